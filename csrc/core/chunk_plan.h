@@ -1,0 +1,79 @@
+// How a list of tensors is cut into chunks: the unit of work of every device.
+//
+// A chunk is a fixed range of element indices of one tensor. The cut depends on the sizes alone,
+// never on threads, blocks or alignment, and partial results are combined in chunk order: that is
+// what makes results reproducible bit by bit.
+#pragma once
+
+#include <vector>
+
+#include "core/dtype.h"
+
+namespace gradkern {
+
+/// Small enough to stay in a core's cache when a chunk has to be read again, large enough to
+/// amortise what a chunk costs besides its elements. The error bound in norm.h relies on 2^15.
+constexpr int64_t kChunkElements = int64_t(1) << 15;
+
+GRADKERN_HD constexpr int64_t chunks_of(int64_t numel, int64_t chunk_elements) {
+  return (numel + chunk_elements - 1) / chunk_elements;
+}
+
+/// The tensor that holds chunk `chunk`: the last index i with first_chunk[i] <= chunk and at least
+/// one chunk. `first_chunk` is non-decreasing with count + 1 entries; an empty tensor repeats the
+/// entry of its successor and is never found.
+template <class Index>
+GRADKERN_HD Index tensor_of_chunk(const Index* first_chunk, Index count, Index chunk) {
+  Index low = 0, high = count;  // invariant: first_chunk[low] <= chunk < first_chunk[high]
+  while (high - low > 1) {
+    const Index middle = low + (high - low) / 2;
+    if (first_chunk[middle] <= chunk) low = middle;
+    else high = middle;
+  }
+  return low;
+}
+
+/// Elements [begin, begin + length) of tensor `tensor`.
+struct Chunk {
+  int64_t tensor, begin, length;
+};
+
+class ChunkPlan {
+ public:
+  ChunkPlan(const TensorRef* tensors, int64_t count, int64_t chunk_elements = kChunkElements)
+      : tensors_(tensors), count_(count), chunk_elements_(chunk_elements) {
+    first_chunk_.reserve(size_t(count) + 1);
+    int64_t chunks = 0;
+    for (int64_t i = 0; i < count; ++i) {
+      first_chunk_.push_back(chunks);
+      chunks += chunks_of(tensors[i].numel, chunk_elements);
+      numel_ += tensors[i].numel;
+    }
+    first_chunk_.push_back(chunks);
+  }
+
+  int64_t tensors() const { return count_; }
+  int64_t chunks() const { return first_chunk_.back(); }
+  int64_t numel() const { return numel_; }
+  int64_t first_chunk(int64_t tensor) const { return first_chunk_[size_t(tensor)]; }
+  const TensorRef& tensor(int64_t i) const { return tensors_[i]; }
+
+  /// The tensor of a chunk, by binary search.
+  int64_t find(int64_t chunk) const {
+    return tensor_of_chunk<int64_t>(first_chunk_.data(), count_, chunk);
+  }
+
+  /// Chunk `chunk`, known to lie in `tensor`.
+  Chunk at(int64_t tensor, int64_t chunk) const {
+    const int64_t begin = (chunk - first_chunk(tensor)) * chunk_elements_;
+    const int64_t rest = tensors_[tensor].numel - begin;
+    return {tensor, begin, rest < chunk_elements_ ? rest : chunk_elements_};
+  }
+
+ private:
+  const TensorRef* tensors_;
+  int64_t count_, chunk_elements_, numel_ = 0;
+  std::vector<int64_t> first_chunk_;
+};
+
+}  // namespace gradkern

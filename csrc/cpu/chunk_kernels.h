@@ -1,0 +1,36 @@
+// What one chunk costs: the interface between the driver (compiled once) and the kernels
+// (compiled once per instruction set).
+#pragma once
+
+#include "core/dtype.h"
+#include "core/norm.h"
+
+namespace gradkern::cpu {
+
+struct MeasureOptions {
+  NormOrder order;
+  bool count_zeros = false;
+};
+
+struct ChunkKernels {
+  const char* name;  ///< "baseline", "avx2", "avx512"
+  /// Reads `length` <= kChunkElements elements once; leaves out.numel alone.
+  void (*measure)(const void* data, DType dtype, int64_t length, const MeasureOptions& options,
+                  Partial& out);
+  /// x *= coef, see core/clip.h.
+  void (*scale)(void* data, DType dtype, int64_t length, double coef);
+  /// x = clamp(x, -limit, limit) for real types; writes only where something changes. Returns
+  /// whether anything did.
+  bool (*clamp)(void* data, DType dtype, int64_t length, double limit);
+};
+
+extern const ChunkKernels kBaselineKernels;
+#if defined(__x86_64__)
+extern const ChunkKernels kAvx2Kernels;
+extern const ChunkKernels kAvx512Kernels;
+#endif
+
+/// The kernels for this processor, or those GRADKERN_CPU_ISA names (it must support them).
+const ChunkKernels& chunk_kernels();
+
+}  // namespace gradkern::cpu

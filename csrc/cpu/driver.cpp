@@ -1,0 +1,97 @@
+#include "cpu/driver.h"
+
+#include <atomic>
+#include <vector>
+
+#include "cpu/floating_point_mode.h"
+
+namespace gradkern::cpu {
+namespace {
+
+/// Below this many elements a thread costs more than it brings.
+constexpr int64_t kElementsPerThread = 1 << 15;
+
+int threads_for(const ChunkPlan& plan, const ThreadPool& pool) {
+  const int64_t useful = 1 + plan.numel() / kElementsPerThread;
+  const int64_t limit = useful < plan.chunks() ? useful : plan.chunks();
+  return int(limit < pool.threads ? limit : pool.threads);
+}
+
+/// Calls body(chunk, index) for every chunk, under the given floating-point mode. Chunks differ in
+/// size and cores in speed, so threads take runs of chunks as they get free; which thread takes
+/// which does not matter to the result.
+template <class Body>
+void for_each_chunk(const ChunkPlan& plan, const ThreadPool& pool, FloatingPointMode mode,
+                    const Body& body) {
+  const int64_t chunks = plan.chunks();
+  if (chunks == 0) return;
+  const int threads = threads_for(plan, pool);
+  const int64_t run = threads == 1 ? chunks : 1 + chunks / (int64_t(threads) * 32);
+  std::atomic<int64_t> next{0};
+  const auto work = [&](int) {
+    ScopedFloatingPointMode scope(mode);
+    for (int64_t begin; (begin = next.fetch_add(run, std::memory_order_relaxed)) < chunks;) {
+      const int64_t end = begin + run < chunks ? begin + run : chunks;
+      int64_t tensor = plan.find(begin);
+      for (int64_t i = begin; i < end; ++i) {
+        while (i >= plan.first_chunk(tensor + 1)) ++tensor;  // also over empty tensors
+        body(plan.at(tensor, i), i);
+      }
+    }
+  };
+  if (threads == 1) work(0);
+  else pool.run(threads, work);
+}
+
+char* address(const ChunkPlan& plan, const Chunk& chunk) {
+  const TensorRef& t = plan.tensor(chunk.tensor);
+  return static_cast<char*>(t.data) + chunk.begin * itemsize(t.dtype);
+}
+
+}  // namespace
+
+Partial measure(const ChunkPlan& plan, const MeasureOptions& options, const ThreadPool& pool,
+                Partial* per_tensor) {
+  const ChunkKernels& kernels = chunk_kernels();
+  const Partial none = empty_partial(options.order);
+  std::vector<Partial> per_chunk(size_t(plan.chunks()), none);
+  for_each_chunk(plan, pool, FloatingPointMode::exact(), [&](const Chunk& chunk, int64_t i) {
+    Partial& out = per_chunk[size_t(i)];
+    kernels.measure(address(plan, chunk), plan.tensor(chunk.tensor).dtype, chunk.length, options, out);
+    out.numel = chunk.length;
+  });
+
+  ScopedFloatingPointMode scope(FloatingPointMode::exact());
+  Partial total = none;
+  for (int64_t t = 0; t < plan.tensors(); ++t) {
+    Partial sum = none;
+    for (int64_t i = plan.first_chunk(t); i < plan.first_chunk(t + 1); ++i)
+      sum = combine(options.order, sum, per_chunk[size_t(i)]);
+    per_tensor[t] = sum;
+    total = combine(options.order, total, sum);
+  }
+  return total;
+}
+
+void scale(const ChunkPlan& plan, double coef, const ThreadPool& pool) {
+  const ChunkKernels& kernels = chunk_kernels();
+  for_each_chunk(plan, pool, FloatingPointMode::current(), [&](const Chunk& chunk, int64_t) {
+    kernels.scale(address(plan, chunk), plan.tensor(chunk.tensor).dtype, chunk.length, coef);
+  });
+}
+
+void clamp(const ChunkPlan& plan, double limit, const ThreadPool& pool, bool* changed) {
+  const ChunkKernels& kernels = chunk_kernels();
+  std::vector<char> chunk_changed(size_t(plan.chunks()), 0);
+  for_each_chunk(plan, pool, FloatingPointMode::current(), [&](const Chunk& chunk, int64_t i) {
+    const DType dtype = plan.tensor(chunk.tensor).dtype;
+    chunk_changed[size_t(i)] = kernels.clamp(address(plan, chunk), dtype, chunk.length, limit);
+  });
+  for (int64_t t = 0; t < plan.tensors(); ++t) {
+    changed[t] = false;
+    for (int64_t i = plan.first_chunk(t); i < plan.first_chunk(t + 1); ++i)
+      changed[t] |= chunk_changed[size_t(i)] != 0;
+  }
+}
+
+}  // namespace gradkern::cpu

@@ -1,0 +1,7 @@
+// The chunk kernels, compiled for: baseline (flags in CMakeLists.txt).
+#include "cpu/measure_chunk.h"
+#include "cpu/write_chunk.h"
+
+namespace gradkern::cpu {
+const ChunkKernels kBaselineKernels{"baseline", measure_chunk, scale_chunk, clamp_chunk};
+}  // namespace gradkern::cpu

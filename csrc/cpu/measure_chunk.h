@@ -1,0 +1,264 @@
+// Reads one chunk: sum of squares, largest magnitude, non-finite count, and what the order needs.
+//
+// Element i of a chunk always adds to lane i % kLanes, whatever the register width and the
+// alignment, and lanes are combined in order: the same bits on every processor for the types
+// whose squares are exact in float64.
+#pragma once
+
+#include "core/chunk_plan.h"
+#include "cpu/chunk_kernels.h"
+#include "cpu/vectors.h"
+
+namespace gradkern::cpu {
+namespace {
+
+/// Adds up kLanes sums, in the order of the elements they belong to.
+template <class T>
+void reduce(const Block& sums, double& hi, double& lo) {
+  for (int i = 0; i < kLanes; ++i) {
+    const Position p = position_of<T>(i);
+    add_compensated(hi, lo, sums[p.reg][p.lane]);
+  }
+}
+
+/// hi + lo += sums, lane by lane (TwoSum, as add_compensated); sums become zero.
+GRADKERN_HD void compensate(Block& sums, Block& hi, Block& lo) {
+#pragma GCC unroll 16
+  for (int r = 0; r < kRegisters; ++r) {
+    const F64 sum = hi[r] + sums[r];
+    const F64 rounded = sum - hi[r];
+    lo[r] += (hi[r] - (sum - rounded)) + (sums[r] - rounded);
+    hi[r] = sum;
+    sums[r] = F64{};
+  }
+}
+
+/// Calls body(pointer to kLanes elements, how many of them are real) over a chunk; the last block
+/// is padded with zeros, which change no sum and no maximum.
+template <class T, class Body>
+GRADKERN_HD void for_each_block(const T* data, int64_t length, const Body& body) {
+  int64_t i = 0;
+  for (; i + kLanes <= length; i += kLanes) body(data + i);
+  if (i < length) {
+    T padded[kLanes];
+    __builtin_memset(padded, 0, sizeof(padded));
+    __builtin_memcpy(padded, data + i, size_t(length - i) * sizeof(T));
+    body(padded);
+  }
+}
+
+/// max of |x| bits and the count of zeros, on full-width integer registers.
+template <class T, bool kCountZeros>
+struct Magnitudes {
+  using Int = typename Bits<T>::Int;
+  static constexpr int kInts = kVectorBytes / int(sizeof(Int));
+  static constexpr int kPerBlock = kLanes / kInts > 0 ? kLanes / kInts : 1;
+  using V = Vec<Int, kLanes / kPerBlock>;
+
+  V largest[kPerBlock] = {};
+  V zero_lanes[kPerBlock] = {};
+
+  GRADKERN_HD void take(const T* block) {
+#pragma GCC unroll 16
+    for (int r = 0; r < kPerBlock; ++r) {
+      const V bits = load<V>(block + r * (kLanes / kPerBlock)) & Bits<T>::kMagnitude;
+      largest[r] = bits > largest[r] ? bits : largest[r];
+      // A 16-bit lane counts at most kChunkElements / kLanes = 1024 zeros.
+      if (kCountZeros) zero_lanes[r] -= (V)(bits == 0);
+    }
+  }
+
+  Int max_bits() const {
+    Int m = 0;
+    for (int r = 0; r < kPerBlock; ++r)
+      for (int i = 0; i < kLanes / kPerBlock; ++i) m = largest[r][i] > m ? largest[r][i] : m;
+    return m;
+  }
+
+  int64_t count_zeros(int64_t length) const {
+    int64_t n = 0;
+    for (int r = 0; r < kPerBlock; ++r)
+      for (int i = 0; i < kLanes / kPerBlock; ++i) n += zero_lanes[r][i];
+    return n - (kLanes - length % kLanes) % kLanes;  // not the padding
+  }
+};
+
+template <class T>
+int64_t count_nonfinite(const T* data, int64_t length) {
+  using Int = typename Bits<T>::Int;
+  int64_t count = 0;
+  for (int64_t i = 0; i < length; ++i) {
+    Int bits;
+    __builtin_memcpy(&bits, data + i, sizeof(bits));
+    count += (bits & Bits<T>::kMagnitude) >= Bits<T>::kInf;
+  }
+  return count;
+}
+
+/// float32, bfloat16, float16: squares and a chunk's sums cannot leave float64 (core/norm.h).
+template <class T, bool kOne, bool kZeros>
+void measure_narrow(const T* data, int64_t length, Partial& out) {
+  Block squares = {}, absolutes = {};
+  Magnitudes<T, kZeros> magnitudes;
+  for_each_block(data, length, [&](const T* block) {
+    Block x;
+    load_block(block, x);
+#pragma GCC unroll 16
+    for (int r = 0; r < kRegisters; ++r) {
+      squares[r] += x[r] * x[r];
+      if (kOne) absolutes[r] += x[r] < 0 ? -x[r] : x[r];
+    }
+    magnitudes.take(block);
+  });
+  reduce<T>(squares, out.sq.hi, out.sq.lo);
+  if (kOne) reduce<T>(absolutes, out.power.hi, out.power.lo);
+  if (kZeros) out.zeros = magnitudes.count_zeros(length);
+  const auto largest = magnitudes.max_bits();
+  out.max_bits = abs_bits(double_of(bit_cast<T>(largest)));
+  if (largest >= Bits<T>::kInf) out.nonfinite = count_nonfinite(data, length);
+}
+
+/// float64: squares can leave the range, and long sums need compensation. `scale` is a power of
+/// two; sums of absolute values and magnitudes are of the unscaled elements.
+template <bool kOne, bool kZeros>
+void measure_double_scaled(const double* data, int64_t length, double scale, Partial& out) {
+  constexpr int64_t kRun = 16 * kLanes;  // 16 additions between two compensations, see core/norm.h
+  Block squares = {}, squares_hi = {}, squares_lo = {};
+  Block absolutes = {}, absolutes_hi = {}, absolutes_lo = {};
+  Magnitudes<double, kZeros> magnitudes;
+  for (int64_t begin = 0; begin < length; begin += kRun) {
+    const int64_t rest = length - begin;
+    for_each_block(data + begin, rest < kRun ? rest : kRun, [&](const double* block) {
+      Block x;
+      load_block(block, x);
+#pragma GCC unroll 16
+      for (int r = 0; r < kRegisters; ++r) {
+        const F64 y = x[r] * scale;
+        squares[r] += y * y;
+        if (kOne) absolutes[r] += x[r] < 0 ? -x[r] : x[r];
+      }
+      magnitudes.take(block);
+    });
+    compensate(squares, squares_hi, squares_lo);
+    if (kOne) compensate(absolutes, absolutes_hi, absolutes_lo);
+  }
+  out.sq = {};
+  out.power = {};
+  reduce<double>(squares_hi, out.sq.hi, out.sq.lo);
+  reduce<double>(squares_lo, out.sq.hi, out.sq.lo);
+  if (kOne) {
+    reduce<double>(absolutes_hi, out.power.hi, out.power.lo);
+    reduce<double>(absolutes_lo, out.power.hi, out.power.lo);
+  }
+  if (kZeros) out.zeros = magnitudes.count_zeros(length);
+  out.max_bits = uint64_t(magnitudes.max_bits());
+}
+
+template <bool kOne, bool kZeros>
+void measure_double(const double* data, int64_t length, Partial& out) {
+  measure_double_scaled<kOne, kZeros>(data, length, 1.0, out);
+  const int32_t bin = bin_of(bit_cast<double>(out.max_bits));
+  if (bin != 0)  // rare, and the chunk is in the cache now
+    measure_double_scaled<kOne, kZeros>(data, length, bin_scale(bin), out);
+  out.sq.bin = bin;
+  if (out.max_bits >= kInfBits) out.nonfinite = count_nonfinite(data, length);
+}
+
+/// The orders without a vector path, one element at a time: -inf and any other p.
+template <class Magnitude>
+void measure_power(int64_t length, const NormOrder& order, double largest, Magnitude magnitude,
+                   PowerSum& out) {
+  double smallest = infinity();
+  for (int64_t i = 0; i < length; ++i) {
+    const double m = magnitude(i);
+    if (!(m >= smallest)) smallest = m;
+    if (m != m) { smallest = m; break; }
+  }
+  if (order.kind == NormKind::kNegInf) {
+    out.ref = smallest;
+    return;
+  }
+  out.ref = order.p > 0 ? largest : smallest;
+  for (int64_t i = 0; i < length; ++i)
+    add_compensated(out.hi, out.lo, power_term(magnitude(i), out.ref, order.p));
+}
+
+template <class T, bool kOne, bool kZeros>
+GRADKERN_HD void measure_real(const T* data, int64_t length, Partial& out) {
+  if constexpr (sizeof(T) == sizeof(double)) measure_double<kOne, kZeros>(data, length, out);
+  else measure_narrow<T, kOne, kZeros>(data, length, out);
+}
+
+template <class T>
+void measure_real(const T* data, int64_t length, const MeasureOptions& options, Partial& out) {
+  const NormKind kind = options.order.kind;
+  const bool zeros = options.count_zeros || kind == NormKind::kZero;
+  if (kind == NormKind::kOne) {
+    if (zeros) measure_real<T, true, true>(data, length, out);
+    else measure_real<T, true, false>(data, length, out);
+  } else {
+    if (zeros) measure_real<T, false, true>(data, length, out);
+    else measure_real<T, false, false>(data, length, out);
+  }
+  if (kind == NormKind::kZero) out.power.hi = double(length - out.zeros);
+  if (kind == NormKind::kNegInf || kind == NormKind::kPower)
+    measure_power(length, options.order, max_abs(out),
+                  [data](int64_t i) { return fabs(double_of(data[i])); }, out.power);
+}
+
+/// |z|; unlike C's hypot, NaN in one part wins over inf in the other.
+GRADKERN_HD double magnitude(Complex<float> z) {
+  const double re = z.re, im = z.im;  // squares exact, their sum rounded once
+  return sqrt(re * re + im * im);
+}
+GRADKERN_HD double magnitude(Complex<double> z) {
+  if (z.re != z.re || z.im != z.im) return quiet_nan();
+  return hypot(z.re, z.im);
+}
+
+/// Squares of |z| are squares of 2n reals; everything else looks at |z|.
+template <class Real>
+void measure_complex(const Complex<Real>* data, int64_t length, const MeasureOptions& options,
+                     Partial& out) {
+  const NormOrder& order = options.order;
+  const Real* reals = reinterpret_cast<const Real*>(data);
+  const int64_t half = length;  // two runs of `length` reals keep each within a chunk's bound
+  Partial first, second;
+  measure_real<Real, false, false>(reals, half, first);
+  measure_real<Real, false, false>(reals + half, half, second);
+  out.sq = combine(first.sq, second.sq);
+
+  for (int64_t i = 0; i < length; ++i) {
+    const double m = magnitude(data[i]);
+    const uint64_t bits = abs_bits(m);
+    out.max_bits = bits > out.max_bits ? bits : out.max_bits;
+    out.zeros += m == 0;
+    if (order.kind == NormKind::kOne) add_compensated(out.power.hi, out.power.lo, m);
+  }
+  // |z| of finite complex128 parts can overflow, so the parts decide.
+  if (first.nonfinite + second.nonfinite)
+    for (int64_t i = 0; i < length; ++i)
+      out.nonfinite += !is_finite(double(data[i].re)) || !is_finite(double(data[i].im));
+  if (order.kind == NormKind::kZero) out.power.hi = double(length - out.zeros);
+  if (!options.count_zeros) out.zeros = 0;
+  if (order.kind == NormKind::kNegInf || order.kind == NormKind::kPower)
+    measure_power(length, order, max_abs(out), [data](int64_t i) { return magnitude(data[i]); },
+                  out.power);
+}
+
+void measure_chunk(const void* data, DType dtype, int64_t length, const MeasureOptions& options,
+                   Partial& out) {
+  switch (dtype) {
+    case DType::kFloat32: return measure_real(static_cast<const float*>(data), length, options, out);
+    case DType::kBFloat16: return measure_real(static_cast<const BFloat16*>(data), length, options, out);
+    case DType::kFloat16: return measure_real(static_cast<const Float16*>(data), length, options, out);
+    case DType::kFloat64: return measure_real(static_cast<const double*>(data), length, options, out);
+    case DType::kComplex64:
+      return measure_complex(static_cast<const Complex<float>*>(data), length, options, out);
+    case DType::kComplex128:
+      return measure_complex(static_cast<const Complex<double>*>(data), length, options, out);
+  }
+}
+
+}  // namespace
+}  // namespace gradkern::cpu
