@@ -1,7 +1,8 @@
-// The clip coefficient, and what it does to one element.
+// The clip coefficient, what is decided with it, and what it does to one element.
 #pragma once
 
 #include "core/dtype.h"
+#include "core/norm.h"
 
 namespace gradkern {
 
@@ -12,10 +13,26 @@ GRADKERN_HD double clip_coefficient(double max_norm, double total_norm) {
   return max_norm / (total_norm + 1e-6);
 }
 
-/// Whether gradients are to be multiplied. Not `coef < 1`: a NaN must reach the gradients, as in
-/// torch. An infinite max_norm means "measure only", also where the total is inf or NaN.
-GRADKERN_HD bool needs_scaling(double max_norm, double coef) {
-  return !(coef >= 1.0) && max_norm != bit_cast<double>(uint64_t(0x7ff0000000000000ull));
+/// What to do with the gradients when some of them are inf or NaN. Raising is the host's part.
+enum class OnNonfinite : uint8_t { kPropagate, kZero, kSkip };
+
+enum class ClipAction : uint8_t { kNone, kScale, kZero };
+
+struct ClipDecision {
+  ClipAction action = ClipAction::kNone;
+  double coef = 1.0;  ///< what the gradients are multiplied by: 1 for kNone, 0 for kZero
+};
+
+/// Decides from the non-finite count, not from the norm: a finite list can have an infinite norm
+/// in float32. A max_norm of infinity means "measure only" and never writes, except for kZero.
+GRADKERN_HD ClipDecision decide_clip(double max_norm, double total_norm, int64_t nonfinite,
+                                     OnNonfinite policy) {
+  if (nonfinite > 0 && policy == OnNonfinite::kSkip) return {};
+  if (nonfinite > 0 && policy == OnNonfinite::kZero) return {ClipAction::kZero, 0.0};
+  if (abs_bits(max_norm) == kInfBits && max_norm > 0) return {};
+  const double coef = clip_coefficient(max_norm, total_norm);
+  if (coef >= 1.0) return {};
+  return {ClipAction::kScale, coef};  // also NaN, which must reach the gradients, as in torch
 }
 
 /// x * coef with the arithmetic in float32 (float64 for float64) and one rounding to T.

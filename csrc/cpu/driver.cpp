@@ -1,6 +1,7 @@
 #include "cpu/driver.h"
 
 #include <atomic>
+#include <cstring>
 #include <vector>
 
 #include "cpu/floating_point_mode.h"
@@ -73,10 +74,14 @@ Partial measure(const ChunkPlan& plan, const MeasureOptions& options, const Thre
   return total;
 }
 
-void scale(const ChunkPlan& plan, double coef, const ThreadPool& pool) {
+void apply(const ChunkPlan& plan, const ClipDecision& decision, const ThreadPool& pool) {
+  if (decision.action == ClipAction::kNone) return;
   const ChunkKernels& kernels = chunk_kernels();
   for_each_chunk(plan, pool, FloatingPointMode::current(), [&](const Chunk& chunk, int64_t) {
-    kernels.scale(address(plan, chunk), plan.tensor(chunk.tensor).dtype, chunk.length, coef);
+    const DType dtype = plan.tensor(chunk.tensor).dtype;
+    void* data = address(plan, chunk);
+    if (decision.action == ClipAction::kZero) std::memset(data, 0, size_t(chunk.length * itemsize(dtype)));
+    else kernels.scale(data, dtype, chunk.length, decision.coef);
   });
 }
 

@@ -4,6 +4,7 @@
 #include <functional>
 
 #include "core/chunk_plan.h"
+#include "core/clip.h"
 #include "core/norm.h"
 #include "cpu/chunk_kernels.h"
 
@@ -21,8 +22,8 @@ struct ThreadPool {
 Partial measure(const ChunkPlan& plan, const MeasureOptions& options, const ThreadPool& pool,
                 Partial* per_tensor);
 
-/// Multiplies every element by coef.
-void scale(const ChunkPlan& plan, double coef, const ThreadPool& pool);
+/// Multiplies every element by decision.coef, or sets it to zero (0 * NaN would not), or nothing.
+void apply(const ChunkPlan& plan, const ClipDecision& decision, const ThreadPool& pool);
 
 /// Limits every element to [-limit, limit]. changed[i] tells whether tensor i was written to.
 void clamp(const ChunkPlan& plan, double limit, const ThreadPool& pool, bool* changed);

@@ -1,0 +1,46 @@
+# gradkern._C: links against the torch of the interpreter that builds it.
+find_package(Python 3.10 REQUIRED COMPONENTS Interpreter Development.Module)
+
+function(ask_python out code)
+  execute_process(COMMAND ${Python_EXECUTABLE} -c "${code}" OUTPUT_VARIABLE answer
+    OUTPUT_STRIP_TRAILING_WHITESPACE RESULT_VARIABLE failed ERROR_VARIABLE error)
+  if(failed)
+    message(FATAL_ERROR "${Python_EXECUTABLE}: ${error}\ngradkern builds against an installed torch "
+      "and pybind11: install both first, and build with --no-build-isolation.")
+  endif()
+  set(${out} "${answer}" PARENT_SCOPE)
+endfunction()
+
+ask_python(torch_dir "import torch, os; print(os.path.dirname(torch.__file__))")
+ask_python(torch_version "import torch; print(torch.__version__)")
+ask_python(pybind11_cmake "import pybind11; print(pybind11.get_cmake_dir())")
+find_package(pybind11 CONFIG REQUIRED PATHS ${pybind11_cmake} NO_DEFAULT_PATH)
+
+# Not find_package(Torch): on a CUDA build of torch it demands the whole toolkit, and the
+# extension needs no symbol of libtorch_cuda.
+foreach(library c10 torch_cpu torch_python)
+  find_library(lib_${library} ${library} PATHS ${torch_dir}/lib NO_DEFAULT_PATH REQUIRED)
+  list(APPEND torch_libraries ${lib_${library}})
+endforeach()
+
+pybind11_add_module(_C MODULE NO_EXTRAS
+  csrc/bindings/build_info.cpp
+  csrc/bindings/engine.cpp
+  csrc/bindings/gradients.cpp
+  csrc/bindings/module.cpp
+  csrc/bindings/operators.cpp
+  csrc/bindings/python_lists.cpp
+  csrc/bindings/thread_pool.cpp)
+target_include_directories(_C SYSTEM PRIVATE
+  ${torch_dir}/include ${torch_dir}/include/torch/csrc/api/include)
+target_compile_definitions(_C PRIVATE
+  AT_PER_OPERATOR_HEADERS TORCH_EXTENSION_NAME=_C
+  GRADKERN_TORCH_VERSION="${torch_version}"
+  GRADKERN_COMPILER="${CMAKE_CXX_COMPILER_ID} ${CMAKE_CXX_COMPILER_VERSION}")
+target_link_libraries(_C PRIVATE gradkern_cpu ${torch_libraries})
+# -fopenmp for the pragmas in ATen/Parallel.h, not for the linker: the OpenMP runtime has to be the
+# one torch has loaded, and its symbols come from there.
+set_source_files_properties(csrc/bindings/thread_pool.cpp PROPERTIES COMPILE_OPTIONS -fopenmp)
+# torch's libraries are loaded before this one (import torch); no path of the build machine stays.
+set_target_properties(_C PROPERTIES SKIP_BUILD_RPATH ON)
+install(TARGETS _C LIBRARY DESTINATION .)

@@ -1,0 +1,163 @@
+#include "bindings/engine.h"
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/scalar_tensor.h>
+#include <ATen/record_function.h>
+#include <c10/core/GradMode.h>
+
+#include <sstream>
+
+#include "bindings/thread_pool.h"
+#include "cpu/floating_point_mode.h"
+
+namespace gradkern {
+namespace {
+
+at::Tensor scalar(double value, bool as_double) {
+  return at::scalar_tensor(value, at::TensorOptions().dtype(as_double ? at::kDouble : at::kFloat));
+}
+
+/// The value a caller will see: rounded once, and read back, so that whatever is computed from it
+/// here is what the caller can compute from it.
+double rounded(double value, bool as_double) { return as_double ? value : double(float(value)); }
+
+at::Tensor row_of_reals(size_t count, bool as_double) {
+  return at::empty({int64_t(count)}, at::TensorOptions().dtype(as_double ? at::kDouble : at::kFloat));
+}
+
+void store(const at::Tensor& row, size_t i, double value) {
+  if (row.scalar_type() == at::kDouble) row.mutable_data_ptr<double>()[i] = value;
+  else row.mutable_data_ptr<float>()[i] = float(value);
+}
+
+void fill_rows(const Prepared& prepared, const std::vector<Partial>& partials,
+               const MeasureRequest& request, Measurement& out) {
+  const NormOrder order = norm_order(request.norm_type);
+  const size_t count = partials.size();
+  const auto longs = at::TensorOptions().dtype(at::kLong);
+  out.norm = row_of_reals(count, out.any_double);
+  out.l2_norm = order.kind == NormKind::kTwo ? out.norm : row_of_reals(count, out.any_double);
+  out.max_abs = row_of_reals(count, out.any_double);
+  out.nonfinite = at::empty({int64_t(count)}, longs);
+  if (request.count_zeros) out.zeros = at::empty({int64_t(count)}, longs);
+  for (size_t i = 0; i < count; ++i) {
+    const Partial& p = partials[size_t(prepared.first[i])];
+    store(out.norm, i, finish(order, p) * request.inv_scale);
+    if (order.kind != NormKind::kTwo) store(out.l2_norm, i, finish(p.sq) * request.inv_scale);
+    store(out.max_abs, i, max_abs(p) * request.inv_scale);
+    out.nonfinite.mutable_data_ptr<int64_t>()[i] = p.nonfinite;
+    if (request.count_zeros) out.zeros.mutable_data_ptr<int64_t>()[i] = p.zeros;
+  }
+}
+
+Measurement measure_prepared(const Prepared& prepared, const MeasureRequest& request,
+                             std::vector<Partial>& partials) {
+  const cpu::MeasureOptions options{norm_order(request.norm_type), request.count_zeros};
+  const ChunkPlan plan(prepared.refs.data(), int64_t(prepared.refs.size()));
+  partials.resize(prepared.refs.size());
+  const Partial total = cpu::measure(plan, options, intraop_pool(), partials.data());
+  cpu::ScopedFloatingPointMode exact(cpu::FloatingPointMode::exact());
+  Measurement out;
+  out.any_double = prepared.any_double;
+  out.total = rounded(finish(options.order, total) * request.inv_scale, out.any_double);
+  out.total_nonfinite = total.nonfinite;
+  out.total_norm = scalar(out.total, out.any_double);
+  if (request.per_tensor) fill_rows(prepared, partials, request, out);
+  return out;
+}
+
+/// "parameters[3] (2 of 100 elements), …": where the non-finite elements are.
+std::string offenders(const CallSite& site, const std::vector<Partial>& partials) {
+  constexpr int kListed = 8;
+  std::ostringstream text;
+  int found = 0;
+  for (size_t i = 0; i < partials.size(); ++i) {
+    if (!partials[i].nonfinite) continue;
+    if (++found > kListed) continue;
+    text << (found > 1 ? ", " : "") << position(site, int64_t(i)) << " (" << partials[i].nonfinite
+         << " of " << partials[i].numel << " elements)";
+  }
+  if (found > kListed) text << " and " << found - kListed << " more";
+  return text.str();
+}
+
+void raise_if_nonfinite(const CallSite& site, const ClipRequest& request, const Measurement& m,
+                        const std::vector<Partial>& partials) {
+  const bool by_norm = request.raise_if_nonfinite_norm && !is_finite(m.total);
+  if (!by_norm && !(request.raise_if_nonfinite_elements && m.total_nonfinite)) return;
+  std::string where = offenders(site, partials);
+  if (where.empty()) where = "no element: the finite gradients' norm is beyond the largest float32";
+  std::ostringstream order;
+  order << request.measure.norm_type;
+  TORCH_CHECK(false, "[", site.operation, "] The total norm of order ", order.str(),
+              " for gradients from `parameters` is non-finite, so it cannot be clipped. Non-finite: ",
+              where, ". Gradients are unchanged; to scale them by the non-finite norm anyway, set ",
+              "`error_if_nonfinite=False` (or on_nonfinite='propagate').");
+}
+
+void apply(const CallSite& site, const GradList& grads, const Prepared& prepared,
+           const ClipDecision& decision) {
+  if (decision.action == ClipAction::kNone) return;
+  const bool in_place = prepared.staged.empty() && !prepared.maybe_overlapping;
+  const Prepared writable = in_place ? Prepared{} : prepare_for_write(site, grads, prepared);
+  const Prepared& target = in_place ? prepared : writable;
+  cpu::apply(ChunkPlan(target.refs.data(), int64_t(target.refs.size())), decision, intraop_pool());
+  write_back(target);
+  bump_versions(grads);
+}
+
+}  // namespace
+
+Measurement measure(const CallSite& site, const GradList& grads, const MeasureRequest& request) {
+  at::NoGradGuard no_grad;
+  const Prepared prepared = prepare(site, grads);
+  std::vector<Partial> partials;
+  return measure_prepared(prepared, request, partials);
+}
+
+ClipResult clip(const CallSite& site, const GradList& grads, const ClipRequest& request) {
+  at::NoGradGuard no_grad;
+  const Prepared prepared = prepare(site, grads);
+  std::vector<Partial> partials;
+  ClipResult result;
+  result.measured = measure_prepared(prepared, request.measure, partials);
+  const Measurement& m = result.measured;
+  raise_if_nonfinite(site, request, m, partials);
+  const ClipDecision decision =
+      decide_clip(request.max_norm, m.total, m.total_nonfinite, request.on_nonfinite);
+  apply(site, grads, prepared, decision);
+  if (request.measure.per_tensor) result.clip_coef = scalar(decision.coef, m.any_double);
+  if (request.on_nonfinite == OnNonfinite::kSkip)
+    result.skip_step = at::scalar_tensor(m.total_nonfinite > 0, at::TensorOptions().dtype(at::kBool));
+  return result;
+}
+
+void clip_with_norm(const CallSite& site, const GradList& grads, double max_norm,
+                    const at::Tensor& total_norm) {
+  at::NoGradGuard no_grad;
+  TORCH_CHECK_VALUE(total_norm.numel() == 1, "[", site.operation, "] total_norm: expected one number, ",
+                    "got a tensor of shape ", total_norm.sizes());
+  const ClipDecision decision = decide_clip(max_norm, total_norm.item().toDouble(), 0, OnNonfinite::kPropagate);
+  apply(site, grads, prepare(site, grads), decision);
+}
+
+void clip_value(const CallSite& site, const GradList& grads, double limit) {
+  at::NoGradGuard no_grad;
+  for (size_t i = 0; i < grads.size(); ++i) {
+    if (!grads[i].defined()) continue;
+    GRADKERN_CHECK_TYPE(!grads[i].is_complex(), site, int64_t(i),
+                        "expected a real gradient (complex numbers have no order), got ",
+                        grads[i].scalar_type());
+    GRADKERN_CHECK_TYPE(!grads[i].is_sparse() || grads[i].is_coalesced(), site, int64_t(i),
+                        "expected a dense or a coalesced sparse gradient, got an uncoalesced one ",
+                        "(its duplicate indices add up after clamping); call .coalesce() on it");
+  }
+  const Prepared prepared = prepare_for_write(site, grads, prepare(site, grads));
+  const size_t count = grads.size();
+  const std::unique_ptr<bool[]> changed(new bool[count]());
+  cpu::clamp(ChunkPlan(prepared.refs.data(), int64_t(count)), limit, intraop_pool(), changed.get());
+  write_back(prepared);
+  bump_versions(grads);
+}
+
+}  // namespace gradkern

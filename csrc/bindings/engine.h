@@ -1,0 +1,58 @@
+// Measure, decide, apply: what every entry point, eager or compiled, ends in.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <optional>
+#include <string>
+
+#include "bindings/gradients.h"
+#include "core/clip.h"
+#include "core/norm.h"
+
+namespace gradkern {
+
+struct MeasureRequest {
+  double norm_type = 2.0;
+  bool per_tensor = false;   ///< whether the per-position results are wanted
+  bool count_zeros = false;
+  double inv_scale = 1.0;    ///< everything reported is multiplied by this
+};
+
+/// Tensors on the gradients' device. Per-position results ([N], float32, or float64 if any
+/// gradient is) are undefined unless asked for; a position without gradient has zeros.
+struct Measurement {
+  at::Tensor norm, l2_norm, max_abs;   ///< [N]
+  at::Tensor nonfinite, zeros;         ///< int64 [N]
+  at::Tensor total_norm;               ///< 0-d
+  bool any_double = false;
+  // Known to the host on the CPU, and what the following decision uses there.
+  double total = 0;
+  int64_t total_nonfinite = 0;
+};
+
+struct ClipRequest {
+  MeasureRequest measure;
+  double max_norm = 0;
+  OnNonfinite on_nonfinite = OnNonfinite::kPropagate;
+  bool raise_if_nonfinite_norm = false;       ///< torch's error_if_nonfinite: by the total norm
+  bool raise_if_nonfinite_elements = false;   ///< GradClipper's "raise": by the count
+};
+
+struct ClipResult {
+  Measurement measured;
+  at::Tensor clip_coef;   ///< 0-d, what the gradients were multiplied by
+  at::Tensor skip_step;   ///< 0-d bool, for OnNonfinite::kSkip only
+};
+
+Measurement measure(const CallSite& site, const GradList& grads, const MeasureRequest& request);
+
+ClipResult clip(const CallSite& site, const GradList& grads, const ClipRequest& request);
+
+/// Scales by max_norm / (total_norm + 1e-6) where that is below 1.
+void clip_with_norm(const CallSite& site, const GradList& grads, double max_norm,
+                    const at::Tensor& total_norm);
+
+void clip_value(const CallSite& site, const GradList& grads, double limit);
+
+}  // namespace gradkern

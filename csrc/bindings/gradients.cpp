@@ -1,0 +1,266 @@
+#include "bindings/gradients.h"
+
+#include <ATen/ops/_unique.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/cat.h>
+#include <c10/core/DispatchKeySet.h>
+#include <c10/core/impl/TorchDispatchModeTLS.h>
+
+#include <algorithm>
+
+namespace gradkern {
+namespace {
+
+bool has_kernel_dtype(at::ScalarType type, DType& dtype) {
+  switch (type) {
+    case at::kFloat: dtype = DType::kFloat32; return true;
+    case at::kBFloat16: dtype = DType::kBFloat16; return true;
+    case at::kHalf: dtype = DType::kFloat16; return true;
+    case at::kDouble: dtype = DType::kFloat64; return true;
+    case at::kComplexFloat: dtype = DType::kComplex64; return true;
+    case at::kComplexDouble: dtype = DType::kComplex128; return true;
+    default: return false;
+  }
+}
+
+void check(const CallSite& site, int64_t index, const at::Tensor& g) {
+  GRADKERN_CHECK_TYPE(!g.is_meta(), site, index, "expected a gradient with data, got a meta tensor");
+  GRADKERN_CHECK_TYPE(g.layout() == at::kStrided || g.layout() == at::kSparse, site, index,
+                      "expected a strided or sparse COO gradient, got layout ", g.layout());
+  GRADKERN_CHECK_TYPE(at::isFloatingType(g.scalar_type()) || at::isComplexType(g.scalar_type()), site,
+                      index, "expected a floating-point or complex gradient, got ", g.scalar_type());
+}
+
+bool in_place_capable(const at::Tensor& g, DType& dtype) {
+  return g.layout() == at::kStrided && has_kernel_dtype(g.scalar_type(), dtype) &&
+         g.is_non_overlapping_and_dense();
+}
+
+TensorRef ref_of(const at::Tensor& g) {
+  DType dtype = DType::kFloat32;
+  has_kernel_dtype(g.scalar_type(), dtype);
+  return {g.mutable_data_ptr(), g.numel(), dtype};
+}
+
+/// The nearest type that has a kernel and holds every value of `type`.
+at::ScalarType kernel_type(at::ScalarType type) {
+  DType ignored;
+  if (has_kernel_dtype(type, ignored)) return type;
+  return at::isComplexType(type) ? at::kComplexFloat : at::kFloat;
+}
+
+at::Tensor dense_copy(const at::Tensor& values) {
+  return values.resolve_conj().resolve_neg().to(kernel_type(values.scalar_type())).contiguous();
+}
+
+void set_staged(Prepared& prepared, size_t position, at::Tensor copy, at::Tensor target) {
+  prepared.refs[position] = ref_of(copy);
+  prepared.staged.push_back({std::move(copy), std::move(target), {}});
+}
+
+/// Positions by data pointer: a table of list positions, open addressing.
+class PointerTable {
+ public:
+  explicit PointerTable(size_t count) {
+    size_t size = 16;
+    while (size < 2 * count) size *= 2;
+    slots_.assign(size, -1);
+  }
+
+  /// The first earlier position for which equal(position) holds among those with this pointer, or
+  /// -1 after having entered `position`. `seen` tells whether the pointer was there at all.
+  template <class PointerAt, class Equal>
+  int64_t find_or_insert(const void* pointer, int64_t position, const PointerAt& pointer_at,
+                         const Equal& equal, bool& seen) {
+    const size_t mask = slots_.size() - 1;
+    size_t slot = (reinterpret_cast<uintptr_t>(pointer) >> 4) * 0x9e3779b97f4a7c15ull >> 20;
+    for (seen = false;; ++slot) {
+      int64_t& entry = slots_[slot & mask];
+      if (entry < 0) {
+        entry = position;
+        return -1;
+      }
+      if (pointer_at(entry) != pointer) continue;
+      seen = true;
+      if (equal(entry)) return entry;
+    }
+  }
+
+ private:
+  std::vector<int64_t> slots_;
+};
+
+bool same_view(const at::Tensor& a, const at::Tensor& b) {
+  return a.scalar_type() == b.scalar_type() && a.sizes() == b.sizes() && a.strides() == b.strides();
+}
+
+/// Only gradients that do not fill their storage can share memory with another one.
+bool fills_its_storage(const at::Tensor& g) {
+  return g.storage().nbytes() <= size_t(g.numel()) * g.element_size();
+}
+
+const void* identity(const at::Tensor& g) {
+  return g.layout() == at::kSparse ? g.unsafeGetTensorImpl() : g.const_data_ptr();
+}
+
+/// The 1-d tensor of all memory a strided tensor spans, and where in it the elements lie.
+struct Span {
+  at::Tensor memory;
+  int64_t begin, end;  // in elements from the start of the storage
+};
+
+Span span_of(const at::Tensor& g) {
+  const int64_t begin = g.storage_offset();
+  int64_t end = begin + 1;
+  for (int64_t d = 0; d < g.dim(); ++d) end += (g.size(d) - 1) * g.stride(d);
+  return {g.as_strided({end - begin}, {1}, begin), begin, end};
+}
+
+/// Indices, from `origin`, of the elements of g within its storage.
+at::Tensor element_offsets(const at::Tensor& g, int64_t origin) {
+  const Span span = span_of(g);
+  const at::Tensor all = at::arange(span.end - span.begin, g.options().dtype(at::kLong));
+  return all.as_strided(g.sizes(), g.strides(), 0).reshape({-1}).add_(span.begin - origin);
+}
+
+struct Interval {
+  uintptr_t begin, end;
+  size_t position;
+};
+
+std::vector<Interval> intervals_of_strided(const GradList& grads, const Prepared& prepared) {
+  std::vector<Interval> intervals;
+  for (size_t i = 0; i < grads.size(); ++i) {
+    if (!grads[i].defined() || grads[i].layout() != at::kStrided || !grads[i].numel()) continue;
+    if (prepared.first[i] != int64_t(i)) continue;
+    const Span span = span_of(grads[i]);
+    const auto begin = reinterpret_cast<uintptr_t>(grads[i].const_data_ptr());
+    intervals.push_back({begin, begin + uintptr_t(span.end - span.begin) * grads[i].element_size(), i});
+  }
+  std::sort(intervals.begin(), intervals.end(),
+            [](const Interval& a, const Interval& b) { return a.begin < b.begin; });
+  return intervals;
+}
+
+/// Several gradients over the same memory: the union of their elements, staged once, at the
+/// position of the first.
+void stage_union(const CallSite& site, const GradList& grads, const std::vector<Interval>& cluster,
+                 Prepared& out) {
+  const at::Tensor& any = grads[cluster.front().position];
+  int64_t origin = any.storage_offset(), end = origin;
+  for (const Interval& member : cluster) {
+    const at::Tensor& g = grads[member.position];
+    GRADKERN_CHECK_VALUE(g.scalar_type() == any.scalar_type() && g.is_alias_of(any), site,
+                         int64_t(member.position), "expected gradients that overlap in memory to be ",
+                         "views of one tensor with one dtype, got ", g.scalar_type(), " over ",
+                         any.scalar_type());
+    const Span span = span_of(g);
+    origin = std::min(origin, span.begin);
+    end = std::max(end, span.end);
+    out.refs[member.position] = {};
+  }
+  std::vector<at::Tensor> offsets;
+  for (const Interval& member : cluster)
+    offsets.push_back(element_offsets(grads[member.position], origin));
+  const at::Tensor unique = std::get<0>(at::_unique(at::cat(offsets)));
+  const at::Tensor memory = any.as_strided({end - origin}, {1}, origin);
+  set_staged(out, cluster.front().position, dense_copy(memory.index_select(0, unique)), memory);
+  out.staged.back().offsets = unique;
+}
+
+}  // namespace
+
+bool is_native(const GradList& grads) {
+  if (c10::impl::dispatch_mode_enabled()) return false;
+  constexpr c10::DispatchKeySet kForeign({c10::DispatchKey::Python, c10::DispatchKey::FuncTorchBatched,
+                                          c10::DispatchKey::FuncTorchGradWrapper,
+                                          c10::DispatchKey::Functionalize});
+  const at::Tensor* first = nullptr;
+  for (const at::Tensor& g : grads) {
+    if (!g.defined()) continue;
+    if (g.key_set().has_any(kForeign) || g.is_nested()) return false;
+    if (!(g.is_cpu() || g.is_meta())) return false;
+    if (!first) first = &g;
+    else if (g.device() != first->device() && !g.is_meta() && !first->is_meta()) return false;
+  }
+  return true;
+}
+
+Prepared prepare(const CallSite& site, const GradList& grads) {
+  const size_t count = grads.size();
+  Prepared out;
+  out.refs.resize(count);
+  out.first.resize(count);
+  PointerTable table(count);
+  for (size_t i = 0; i < count; ++i) {
+    out.first[i] = int64_t(i);
+    const at::Tensor& g = grads[i];
+    if (!g.defined()) continue;
+    check(site, int64_t(i), g);
+    DType dtype = DType::kFloat32;
+    const bool in_place = in_place_capable(g, dtype);
+    if (has_kernel_dtype(g.scalar_type(), dtype)) out.any_double |= is_double(dtype);
+    if (g.numel() == 0) continue;
+
+    bool seen;
+    const int64_t same = table.find_or_insert(
+        identity(g), int64_t(i), [&](int64_t j) { return identity(grads[size_t(j)]); },
+        [&](int64_t j) {
+          const at::Tensor& other = grads[size_t(j)];
+          return g.layout() == other.layout() && (g.is_sparse() || same_view(g, other));
+        },
+        seen);
+    if (same >= 0) {
+      out.first[i] = same;
+      out.any_duplicate = true;
+      continue;
+    }
+    if (g.layout() == at::kSparse) {
+      const at::Tensor values = g.coalesce().values();
+      if (values.numel()) set_staged(out, i, dense_copy(values), {});
+      continue;
+    }
+    out.maybe_overlapping |= seen || !fills_its_storage(g);
+    if (in_place) out.refs[i] = ref_of(g);
+    else set_staged(out, i, dense_copy(g), {});
+  }
+  return out;
+}
+
+Prepared prepare_for_write(const CallSite& site, const GradList& grads, const Prepared& prepared) {
+  Prepared out;
+  out.refs = prepared.refs;
+  out.first = prepared.first;
+  for (size_t i = 0; i < grads.size(); ++i) {
+    if (!grads[i].defined() || !grads[i].is_sparse() || out.first[i] != int64_t(i)) continue;
+    // Duplicate indices of an uncoalesced gradient add up: scaling the terms scales the sum.
+    const at::Tensor values = grads[i]._values();
+    out.refs[i] = {};
+    if (values.numel()) set_staged(out, i, dense_copy(values), values);
+  }
+  const std::vector<Interval> intervals = intervals_of_strided(grads, prepared);
+  for (size_t begin = 0, end; begin < intervals.size(); begin = end) {
+    uintptr_t reach = intervals[begin].end;
+    for (end = begin + 1; end < intervals.size() && intervals[end].begin < reach; ++end)
+      reach = std::max(reach, intervals[end].end);
+    const at::Tensor& g = grads[intervals[begin].position];
+    DType ignored;
+    if (end == begin + 1 && in_place_capable(g, ignored)) continue;
+    stage_union(site, grads, {intervals.begin() + int64_t(begin), intervals.begin() + int64_t(end)}, out);
+  }
+  return out;
+}
+
+void write_back(const Prepared& prepared) {
+  for (const Staged& s : prepared.staged) {
+    if (s.offsets.defined()) s.target.index_copy_(0, s.offsets, s.copy.to(s.target.scalar_type()));
+    else s.target.copy_(s.copy);
+  }
+}
+
+void bump_versions(const GradList& grads) {
+  for (const at::Tensor& g : grads)
+    if (g.defined() && !g.is_inference()) g.unsafeGetTensorImpl()->bump_version();
+}
+
+}  // namespace gradkern

@@ -1,0 +1,150 @@
+// The Python module gradkern._C: eager entry points. Each walks its list with the GIL held, owns
+// the gradients, and computes with the GIL released. None: a kernel cannot take this list, the
+// caller falls back to torch's operations.
+#include <ATen/record_function.h>
+
+#include <optional>
+
+#include "bindings/build_info.h"
+#include "bindings/engine.h"
+#include "bindings/python_lists.h"
+
+namespace gradkern {
+namespace {
+
+template <class Compute>
+auto without_gil(const char* operation, Compute compute) {
+  py::gil_scoped_release release;
+  RECORD_FUNCTION(std::string("gradkern::") + operation, {});
+  return compute();
+}
+
+py::object optional_tensor(const at::Tensor& t) {
+  return t.defined() ? py::cast(t) : py::none().cast<py::object>();
+}
+
+py::dict as_dict(const Measurement& m) {
+  py::dict out;
+  out["norm"] = m.norm;
+  out["l2_norm"] = m.l2_norm;
+  out["max_abs"] = m.max_abs;
+  out["nonfinite"] = m.nonfinite;
+  out["zeros"] = optional_tensor(m.zeros);
+  out["total_norm"] = m.total_norm;
+  return out;
+}
+
+py::list has_grad(const GradList& grads) {
+  py::list flags(grads.size());
+  for (size_t i = 0; i < grads.size(); ++i) flags[i] = py::bool_(grads[i].defined());
+  return flags;
+}
+
+/// A call site whose messages name parameters; `names` is looked at only when something is wrong.
+CallSite named_site(const char* operation, const py::object& names) {
+  CallSite site{operation, "params"};
+  if (!names.is_none())
+    site.name_of = [names = names.ptr()](int64_t index) {
+      py::gil_scoped_acquire gil;
+      return py::reinterpret_borrow<py::sequence>(names)[size_t(index)].cast<std::string>();
+    };
+  return site;
+}
+
+OnNonfinite policy_of(const std::string& name) {
+  if (name == "zero") return OnNonfinite::kZero;
+  if (name == "skip") return OnNonfinite::kSkip;
+  return OnNonfinite::kPropagate;
+}
+
+std::optional<at::Tensor> clip_grad_norm(const py::sequence& parameters, double max_norm,
+                                         double norm_type, bool error_if_nonfinite) {
+  const CallSite site{"clip_grad_norm_", "parameters"};
+  const GradList grads = gradients_of(site, parameters);
+  if (!is_native(grads)) return std::nullopt;
+  ClipRequest request;
+  request.measure.norm_type = norm_type;
+  request.max_norm = max_norm;
+  request.raise_if_nonfinite_norm = error_if_nonfinite;
+  return without_gil(site.operation, [&] { return clip(site, grads, request).measured.total_norm; });
+}
+
+std::optional<at::Tensor> get_total_norm(const py::sequence& tensors, double norm_type,
+                                         bool error_if_nonfinite) {
+  const CallSite site{"get_total_norm", "tensors"};
+  const GradList list = tensors_of(site, tensors);
+  if (!is_native(list)) return std::nullopt;
+  ClipRequest request;  // a max_norm of infinity never writes
+  request.measure.norm_type = norm_type;
+  request.max_norm = infinity();
+  request.raise_if_nonfinite_norm = error_if_nonfinite;
+  return without_gil(site.operation, [&] { return clip(site, list, request).measured.total_norm; });
+}
+
+bool clip_grads_with_norm(const py::sequence& parameters, double max_norm,
+                          const at::Tensor& total_norm) {
+  const CallSite site{"clip_grads_with_norm_", "parameters"};
+  const GradList grads = gradients_of(site, parameters);
+  if (!is_native(grads)) return false;
+  without_gil(site.operation, [&] { clip_with_norm(site, grads, max_norm, total_norm); });
+  return true;
+}
+
+bool clip_grad_value(const py::sequence& parameters, double limit) {
+  const CallSite site{"clip_grad_value_", "parameters"};
+  const GradList grads = gradients_of(site, parameters);
+  if (!is_native(grads)) return false;
+  without_gil(site.operation, [&] { clip_value(site, grads, limit); });
+  return true;
+}
+
+std::optional<py::dict> measure_parameters(const py::sequence& parameters, double norm_type,
+                                           bool count_zeros, double inv_scale,
+                                           const py::object& names) {
+  const CallSite site = named_site("measure", names);
+  const GradList grads = gradients_of(site, parameters);
+  if (!is_native(grads)) return std::nullopt;
+  const MeasureRequest request{norm_type, true, count_zeros, inv_scale};
+  const Measurement m = without_gil(site.operation, [&] { return measure(site, grads, request); });
+  py::dict out = as_dict(m);
+  out["has_grad"] = has_grad(grads);
+  return out;
+}
+
+std::optional<py::dict> clip_parameters(const py::sequence& parameters, double max_norm,
+                                        double norm_type, const std::string& on_nonfinite,
+                                        bool count_zeros, const py::object& names) {
+  const CallSite site = named_site("GradClipper.clip_", names);
+  const GradList grads = gradients_of(site, parameters);
+  if (!is_native(grads)) return std::nullopt;
+  ClipRequest request;
+  request.measure = {norm_type, true, count_zeros, 1.0};
+  request.max_norm = max_norm;
+  request.on_nonfinite = policy_of(on_nonfinite);
+  request.raise_if_nonfinite_elements = on_nonfinite == "raise";
+  const ClipResult result = without_gil(site.operation, [&] { return clip(site, grads, request); });
+  py::dict out = as_dict(result.measured);
+  out["clip_coef"] = result.clip_coef;
+  out["skip_step"] = optional_tensor(result.skip_step);
+  out["has_grad"] = has_grad(grads);
+  return out;
+}
+
+}  // namespace
+}  // namespace gradkern
+
+PYBIND11_MODULE(_C, m) {
+  using namespace gradkern;
+  m.doc() = "gradkern's compiled part; use the functions of the package gradkern";
+  m.def("clip_grad_norm_", &clip_grad_norm);
+  m.def("get_total_norm", &get_total_norm);
+  m.def("clip_grads_with_norm_", &clip_grads_with_norm);
+  m.def("clip_grad_value_", &clip_grad_value);
+  m.def("measure", &measure_parameters);
+  m.def("clip", &clip_parameters);
+  m.def("build_info", [] {
+    py::dict info;
+    for (const auto& [key, value] : build_info()) info[py::str(key)] = value;
+    return info;
+  });
+}

@@ -1,0 +1,63 @@
+// The same engine behind torch's dispatcher, for torch.compile and export: gradients in, declared
+// mutation. Their fakes and what autograd sees are in gradkern/_operators.py.
+#include <torch/library.h>
+
+#include "bindings/engine.h"
+
+namespace gradkern {
+namespace {
+
+GradList as_list(at::TensorList tensors) { return {tensors.begin(), tensors.end()}; }
+
+at::Tensor total_norm_op(at::TensorList grads, double norm_type) {
+  MeasureRequest request;
+  request.norm_type = norm_type;
+  return measure({"get_total_norm", "tensors"}, as_list(grads), request).total_norm;
+}
+
+at::Tensor clip_op(at::TensorList grads, double max_norm, double norm_type, bool error_if_nonfinite) {
+  ClipRequest request;
+  request.measure.norm_type = norm_type;
+  request.max_norm = max_norm;
+  request.raise_if_nonfinite_norm = error_if_nonfinite;
+  return clip({"clip_grad_norm_", "parameters"}, as_list(grads), request).measured.total_norm;
+}
+
+void clip_with_norm_op(at::TensorList grads, double max_norm, const at::Tensor& total_norm) {
+  clip_with_norm({"clip_grads_with_norm_", "parameters"}, as_list(grads), max_norm, total_norm);
+}
+
+void clip_value_op(at::TensorList grads, double clip_value_limit) {
+  clip_value({"clip_grad_value_", "parameters"}, as_list(grads), clip_value_limit);
+}
+
+/// norm, l2_norm, max_abs, nonfinite, zeros (empty unless counted), total_norm.
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> measure_op(
+    at::TensorList grads, double norm_type, bool count_zeros) {
+  const MeasureRequest request{norm_type, true, count_zeros, 1.0};
+  Measurement m = measure({"measure", "params"}, as_list(grads), request);
+  // Outputs of an operator may not alias one another.
+  if (m.l2_norm.is_same(m.norm)) m.l2_norm = m.norm.clone();
+  if (!count_zeros) m.zeros = m.nonfinite.new_empty({0});
+  return {m.norm, m.l2_norm, m.max_abs, m.nonfinite, m.zeros, m.total_norm};
+}
+
+}  // namespace
+}  // namespace gradkern
+
+TORCH_LIBRARY(gradkern, m) {
+  m.def("total_norm(Tensor[] grads, float norm_type) -> Tensor");
+  m.def("clip_(Tensor(a!)[] grads, float max_norm, float norm_type, bool error_if_nonfinite) -> Tensor");
+  m.def("clip_with_norm_(Tensor(a!)[] grads, float max_norm, Tensor total_norm) -> ()");
+  m.def("clip_value_(Tensor(a!)[] grads, float clip_value) -> ()");
+  m.def("measure(Tensor[] grads, float norm_type, bool count_zeros)"
+        " -> (Tensor norm, Tensor l2_norm, Tensor max_abs, Tensor nonfinite, Tensor zeros, Tensor total_norm)");
+}
+
+TORCH_LIBRARY_IMPL(gradkern, CPU, m) {
+  m.impl("total_norm", gradkern::total_norm_op);
+  m.impl("clip_", gradkern::clip_op);
+  m.impl("clip_with_norm_", gradkern::clip_with_norm_op);
+  m.impl("clip_value_", gradkern::clip_value_op);
+  m.impl("measure", gradkern::measure_op);
+}

@@ -1,0 +1,53 @@
+#include "bindings/python_lists.h"
+
+#include <torch/csrc/autograd/python_variable.h>
+
+namespace gradkern {
+namespace {
+
+const at::Tensor& tensor_at(const CallSite& site, PyObject* item, int64_t index) {
+  GRADKERN_CHECK_TYPE(THPVariable_Check(item), site, index, "expected a Tensor or Parameter, got ",
+                      Py_TYPE(item)->tp_name);
+  return THPVariable_Unpack(item);
+}
+
+/// Calls body(item, index) for every entry; a list that Python code shrinks meanwhile is safe,
+/// because the walk itself runs no Python code but isinstance.
+template <class Body>
+void for_each_item(const py::sequence& sequence, const Body& body) {
+  const py::object fast =
+      py::reinterpret_steal<py::object>(PySequence_Fast(sequence.ptr(), "expected a list or tuple"));
+  if (!fast) throw py::error_already_set();
+  for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(fast.ptr()); ++i)
+    body(PySequence_Fast_GET_ITEM(fast.ptr(), i), int64_t(i));
+}
+
+}  // namespace
+
+GradList gradients_of(const CallSite& site, const py::sequence& parameters) {
+  GradList grads;
+  grads.reserve(py::len(parameters));
+  bool any_candidate = false;
+  for_each_item(parameters, [&](PyObject* item, int64_t index) {
+    const at::Tensor& parameter = tensor_at(site, item, index);
+    const at::Tensor& grad = parameter.unsafeGetTensorImpl()->grad();
+    any_candidate = any_candidate || grad.defined() || parameter.requires_grad() ||
+                    Py_TYPE(item) == reinterpret_cast<PyTypeObject*>(ParameterClass);
+    grads.push_back(grad);
+  });
+  TORCH_CHECK_VALUE(any_candidate || grads.empty(), "[", site.operation, "] ", site.list,
+                    ": expected parameters, got ", grads.size(), " plain tensors of which none requires ",
+                    "grad or has a .grad; pass the parameters, or the gradients to get_total_norm");
+  return grads;
+}
+
+GradList tensors_of(const CallSite& site, const py::sequence& tensors) {
+  GradList list;
+  list.reserve(py::len(tensors));
+  for_each_item(tensors, [&](PyObject* item, int64_t index) {
+    list.push_back(tensor_at(site, item, index));
+  });
+  return list;
+}
+
+}  // namespace gradkern

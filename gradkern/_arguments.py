@@ -1,0 +1,65 @@
+"""What callers pass, converted as torch converts it, with errors that say what was wrong."""
+
+from __future__ import annotations
+
+import math
+import types
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def as_list(operation: str, parameters: Tensor | Iterable[Tensor], what: str = "parameters") -> Sequence[Tensor]:
+    """A list or tuple as it is, a single tensor in a list, any other iterable materialised once.
+
+    Raises:
+        TypeError: `parameters` is not iterable (a Module, say).
+
+    Warns:
+        UserWarning: a generator yields nothing, most likely because it was used up before.
+    """
+    if isinstance(parameters, torch.Tensor):
+        return [parameters]
+    if isinstance(parameters, (list, tuple)):
+        return parameters
+    if isinstance(parameters, torch.nn.Module):
+        raise TypeError(
+            f"[{operation}] {what}: expected an iterable of Parameters, got the Module "
+            f"{type(parameters).__name__}; pass {what}=model.parameters()"
+        )
+    try:
+        items = list(parameters)
+    except TypeError as error:
+        raise TypeError(
+            f"[{operation}] {what}: expected a Tensor or an iterable of Tensors, got "
+            f"{type(parameters).__name__}"
+        ) from error
+    if not items and isinstance(parameters, types.GeneratorType):
+        warnings.warn(
+            "`parameters` is an empty generator, no gradient clipping will occur.", stacklevel=3
+        )
+    return items
+
+
+def as_number(operation: str, name: str, value: Any) -> float:
+    """`float(value)`, as torch does it; NaN is refused.
+
+    Raises:
+        TypeError, ValueError: `value` cannot be converted, or is NaN.
+    """
+    try:
+        number = float(value)
+    except (TypeError, ValueError) as error:
+        raise type(error)(
+            f"[{operation}] {name}: expected a number, got {value!r} ({type(value).__name__})"
+        ) from error
+    except RuntimeError as error:  # a tensor with several elements
+        raise ValueError(
+            f"[{operation}] {name}: expected a number, got a tensor of shape {tuple(value.shape)}"
+        ) from error
+    if math.isnan(number):
+        raise ValueError(f"[{operation}] {name}: expected a number, got NaN")
+    return number

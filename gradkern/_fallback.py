@@ -1,0 +1,90 @@
+"""torch's own operations, for what no kernel of ours takes.
+
+Tensor subclasses, dispatch modes, devices without a kernel, lists over several devices, and
+everything under `GRADKERN_DISABLE=1`. The functions of `torch.nn.utils` are captured here at import,
+so that replacing them there (`gradkern.patch_torch`) does not lead back to gradkern.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grad as _torch
+
+clip_grad_norm_ = _torch.clip_grad_norm_
+clip_grad_value_ = _torch.clip_grad_value_
+get_total_norm = _torch._get_total_norm
+clip_grads_with_norm_ = _torch._clip_grads_with_norm_
+
+
+def widest(tensor: Tensor) -> torch.dtype:
+    """The type norms are computed in: float64 wherever the device has it."""
+    return torch.float32 if tensor.device.type == "mps" else torch.float64
+
+
+def magnitudes(grad: Tensor) -> Tensor:
+    """|g| of every element, dense, in the widest type."""
+    dense = grad.detach()
+    if dense.layout == torch.sparse_coo:
+        dense = dense.coalesce().values()
+    elif dense.layout != torch.strided:
+        dense = dense.values()
+    if dense.is_complex():
+        dense = dense.to(torch.complex128 if widest(dense) is torch.float64 else torch.complex64)
+    return dense.abs().to(widest(dense))
+
+
+def vector_norm(x: Tensor, norm_type: float) -> Tensor:
+    """The norm of non-negative `x`, without overflow or underflow inside; of nothing it is 0."""
+    if x.numel() == 0:
+        return x.new_zeros(())
+    if norm_type == 0:
+        return (x != 0).sum().to(x.dtype)
+    if norm_type in (float("inf"), 1.0, -float("inf")):
+        return torch.linalg.vector_norm(x, norm_type)
+    reference = x.amax() if norm_type > 0 else x.amin()
+    safe = torch.where((reference > 0) & reference.isfinite(), reference, torch.ones_like(reference))
+    return torch.linalg.vector_norm(x / safe, norm_type) * safe
+
+
+def measure(
+    params: Sequence[Tensor], norm_type: float, count_zeros: bool, inv_scale: float
+) -> dict[str, Tensor | list[bool] | None]:
+    """What `_C.measure` returns, from torch's operations, one tensor at a time."""
+    grads = [p.grad for p in params]
+    present = [g for g in grads if g is not None]
+    double = any(g.dtype in (torch.float64, torch.complex128) for g in present)
+    device = present[0].device if present else torch.device("cpu")
+    wide = widest(present[0]) if present else torch.float64
+    report = torch.float64 if double and wide is torch.float64 else torch.float32
+
+    columns: dict[str, list[Tensor]] = {k: [] for k in ("norm", "l2_norm", "max_abs", "nonfinite", "zeros")}
+    seen: set[int] = set()
+    for grad in grads:
+        x = torch.zeros(0, dtype=wide, device=device) if grad is None else magnitudes(grad).to(device, wide)
+        columns["norm"].append(vector_norm(x, norm_type))
+        columns["l2_norm"].append(vector_norm(x, 2.0))
+        columns["max_abs"].append(vector_norm(x, float("inf")))
+        columns["nonfinite"].append((~x.isfinite()).sum())
+        columns["zeros"].append((x == 0).sum())
+    counted = []
+    for row, grad in enumerate(grads):
+        if grad is not None and grad.numel() and id(grad) not in seen:
+            seen.add(id(grad))
+            counted.append(columns["norm"][row])
+    total = vector_norm(torch.stack(counted), norm_type) if counted and norm_type != 0 else (
+        torch.stack(counted).sum() if counted else torch.zeros((), dtype=wide, device=device))
+
+    def stacked(name: str, dtype: torch.dtype) -> Tensor:
+        rows = columns[name]
+        return torch.stack(rows).to(dtype) if rows else torch.zeros(0, dtype=dtype, device=device)
+
+    return {
+        **{k: (stacked(k, wide) * inv_scale).to(report) for k in ("norm", "l2_norm", "max_abs")},
+        "nonfinite": stacked("nonfinite", torch.int64),
+        "zeros": stacked("zeros", torch.int64) if count_zeros else None,
+        "total_norm": (total * inv_scale).to(report),
+        "has_grad": [g is not None for g in grads],
+    }

@@ -1,0 +1,62 @@
+"""Loads the compiled extension, or says what to do when it cannot be loaded."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import ModuleType
+
+import torch
+
+REBUILD = "pip install --no-build-isolation --force-reinstall --no-deps gradkern (in a checkout: make build)"
+
+#: `GRADKERN_DISABLE=1` sends every call to torch's own operations.
+DISABLED = os.environ.get("GRADKERN_DISABLE", "0") not in ("", "0")
+
+#: `GRADKERN_VERIFY=1` compares every call with float64.
+VERIFY = os.environ.get("GRADKERN_VERIFY", "0") not in ("", "0")
+
+
+def load_extension() -> ModuleType:
+    """Import `gradkern._C`.
+
+    The check comes before the import: an extension built for another torch can crash the process
+    instead of failing.
+
+    Raises:
+        ImportError: the extension is missing or was built for another torch; names the command
+            that rebuilds it.
+    """
+    record = Path(__file__).with_name("_built_for_torch.txt")
+    if not record.exists():
+        raise ImportError(
+            f"gradkern's compiled extension is missing from {record.parent}. Build it: {REBUILD}"
+        )
+    built_for = record.read_text(encoding="utf-8").strip()
+    if built_for != torch.__version__:
+        raise ImportError(
+            f"gradkern was built for torch {built_for}, and torch {torch.__version__} is installed: "
+            f"compiled extensions fit one version only. Rebuild it: {REBUILD}"
+        )
+    try:
+        from gradkern import _C
+    except ImportError as error:
+        raise ImportError(
+            f"gradkern's compiled extension does not load: {error}. Rebuild it: {REBUILD}"
+        ) from error
+    return _C
+
+
+C = load_extension()
+
+
+def build_info() -> dict[str, str]:
+    """What is installed and what it was built from.
+
+    Returns:
+        version, torch (built for), compiler, the CPU instruction sets compiled and the one in use,
+        the CUDA version and architectures ("" without CUDA kernels).
+    """
+    from gradkern.version import __version__
+
+    return {"version": __version__, **C.build_info()}

@@ -1,0 +1,89 @@
+"""The operators `torch.ops.gradkern.*` for torch.compile and export.
+
+Registered by the extension with declared mutation; here are their fakes (shapes and types without
+data) and the bodies of the public functions as they are traced. Eager calls do not come here: they
+take the shorter way through pybind11.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from gradkern import _load  # noqa: F401  registers the operators
+
+
+def _report_dtype(grads: Sequence[Tensor]) -> torch.dtype:
+    wide = any(g.dtype in (torch.float64, torch.complex128) for g in grads)
+    return torch.float64 if wide else torch.float32
+
+
+def _scalar(grads: Sequence[Tensor]) -> Tensor:
+    device = grads[0].device if grads else torch.device("cpu")
+    return torch.empty((), dtype=_report_dtype(grads), device=device)
+
+
+@torch.library.register_fake("gradkern::total_norm")
+def _(grads: Sequence[Tensor], norm_type: float) -> Tensor:
+    return _scalar(grads)
+
+
+@torch.library.register_fake("gradkern::clip_")
+def _(grads: Sequence[Tensor], max_norm: float, norm_type: float, error_if_nonfinite: bool) -> Tensor:
+    return _scalar(grads)
+
+
+@torch.library.register_fake("gradkern::clip_with_norm_")
+def _(grads: Sequence[Tensor], max_norm: float, total_norm: Tensor) -> None:
+    return None
+
+
+@torch.library.register_fake("gradkern::clip_value_")
+def _(grads: Sequence[Tensor], clip_value: float) -> None:
+    return None
+
+
+@torch.library.register_fake("gradkern::measure")
+def _(
+    grads: Sequence[Tensor], norm_type: float, count_zeros: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    total = _scalar(grads)
+    rows = [total.new_empty(len(grads)) for _ in range(3)]
+    nonfinite = total.new_empty(len(grads), dtype=torch.int64)
+    zeros = total.new_empty(len(grads) if count_zeros else 0, dtype=torch.int64)
+    return rows[0], rows[1], rows[2], nonfinite, zeros, total
+
+
+def gradients(parameters: Sequence[Tensor]) -> list[Tensor]:
+    return [p.grad for p in parameters if p.grad is not None]
+
+
+def get_total_norm(tensors: Sequence[Tensor], norm_type: float, error_if_nonfinite: bool) -> Tensor:
+    if not tensors:
+        return torch.tensor(0.0)
+    if error_if_nonfinite:  # the check is inside the operator; a max_norm of inf never writes
+        return torch.ops.gradkern.clip_(list(tensors), float("inf"), norm_type, True)
+    return torch.ops.gradkern.total_norm(list(tensors), norm_type)
+
+
+def clip_grad_norm_(
+    parameters: Sequence[Tensor], max_norm: float, norm_type: float, error_if_nonfinite: bool
+) -> Tensor:
+    grads = gradients(parameters)
+    if not grads:
+        return torch.tensor(0.0)
+    return torch.ops.gradkern.clip_(grads, max_norm, norm_type, error_if_nonfinite)
+
+
+def clip_grads_with_norm_(parameters: Sequence[Tensor], max_norm: float, total_norm: Tensor) -> None:
+    grads = gradients(parameters)
+    if grads:
+        torch.ops.gradkern.clip_with_norm_(grads, max_norm, total_norm)
+
+
+def clip_grad_value_(parameters: Sequence[Tensor], clip_value: float) -> None:
+    grads = gradients(parameters)
+    if grads:
+        torch.ops.gradkern.clip_value_(grads, clip_value)

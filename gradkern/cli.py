@@ -1,0 +1,36 @@
+"""The command line: `gradkern COMMAND`, also `python -m gradkern COMMAND`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+
+def _info(_: argparse.Namespace) -> int:
+    from gradkern import build_info
+
+    for key, value in build_info().items():
+        print(f"{key.replace('_', ' '):28} {value or '-'}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="gradkern", description="Gradient norms, clipping and diagnosis for PyTorch."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    info = commands.add_parser("info", help="what was compiled, and what this machine uses of it")
+    info.set_defaults(run=_info)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status is 0 if it succeeded."""
+    arguments = _parser().parse_args(argv)
+    status: int = arguments.run(arguments)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,185 @@
+"""Drop-in replacements for the clipping functions of `torch.nn.utils`.
+
+Same names, arguments and defaults. What differs from torch, on purpose:
+
+- the norm is right: accumulated in float64 whatever the gradients' type, returned in float32 (float64
+  if any gradient is float64 or complex128), never overflowing or underflowing inside;
+- nothing is written when nothing is to be clipped, and `max_norm=inf` never writes;
+- a gradient listed twice counts once and is scaled once; sparse COO, sliced and expanded gradients
+  are accepted; empty tensors contribute nothing to any norm;
+- `norm_type=0` counts non-zero elements, not tensors.
+
+All functions are stateless: they walk the list they are given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from gradkern import _fallback, _operators, _verify
+from gradkern._arguments import as_list, as_number
+from gradkern._load import DISABLED, VERIFY, C
+
+Parameters = Tensor | Iterable[Tensor]
+
+
+def clip_grad_norm_(
+    parameters: Parameters,
+    max_norm: float,
+    norm_type: float = 2.0,
+    error_if_nonfinite: bool = False,
+    foreach: bool | None = None,
+) -> Tensor:
+    """Clip the norm of all gradients together, in place.
+
+    ``total_norm = (sum_i sum_j |g_ij|^p)^(1/p)`` with p = `norm_type`, then
+    ``g *= max_norm / (total_norm + 1e-6)`` where that factor is below 1 (the formula of
+    `torch.nn.utils.clip_grad_norm_`).
+
+    Args:
+        parameters: Parameters (or tensors that have a `.grad`); any shapes, dtypes float32, bfloat16,
+            float16, float64, complex64, complex128, mixed as they come. Entries without gradient are
+            skipped.
+        max_norm: largest norm to leave; `inf` only measures.
+        norm_type: order p of the norm: 2, 1, `inf`, `-inf`, 0 or any other number.
+        error_if_nonfinite: raise if the total norm is NaN or infinite. Needs the host to know it.
+        foreach: accepted as in torch; matters only where torch's own operations are used.
+
+    Returns:
+        The total norm before clipping: 0-d float32 (float64 if any gradient is float64 or
+        complex128), on the gradients' device. 0.0 if nothing has a gradient.
+
+    Raises:
+        RuntimeError: `error_if_nonfinite`, and the norm is not finite; names the entries that hold
+            NaN or inf. Gradients are unchanged.
+        TypeError, ValueError: bad arguments, with the index of the offending entry. Gradients are
+            unchanged.
+
+    Notes:
+        Deterministic for any number of threads. No host-device synchronisation unless
+        `error_if_nonfinite`. NaN in a gradient makes the norm NaN and, as in torch, every gradient NaN.
+
+    Equivalent to:
+        ``torch.nn.utils.clip_grad_norm_(parameters, max_norm, norm_type, error_if_nonfinite)``
+    """
+    operation = "clip_grad_norm_"
+    params = as_list(operation, parameters)
+    max_norm = as_number(operation, "max_norm", max_norm)
+    norm_type = as_number(operation, "norm_type", norm_type)
+    if torch.compiler.is_compiling():
+        return _operators.clip_grad_norm_(params, max_norm, norm_type, error_if_nonfinite)
+    total: Tensor | None = None
+    if not DISABLED:
+        before = _verify.snapshot(params) if VERIFY else None
+        total = C.clip_grad_norm_(params, max_norm, norm_type, bool(error_if_nonfinite))
+        if before is not None and total is not None:
+            _verify.check_clip(operation, before, params, max_norm, norm_type, total)
+    if total is not None:
+        return total
+    return _fallback.clip_grad_norm_(params, max_norm, norm_type, error_if_nonfinite, foreach)
+
+
+def get_total_norm(
+    tensors: Parameters,
+    norm_type: float = 2.0,
+    error_if_nonfinite: bool = False,
+    foreach: bool | None = None,
+) -> Tensor:
+    """The norm of all `tensors` together, as if concatenated into one vector.
+
+    Args:
+        tensors: the tensors themselves (gradients, say), not parameters; types and shapes as in
+            `clip_grad_norm_`.
+        norm_type: order p of the norm.
+        error_if_nonfinite: raise if the norm is NaN or infinite.
+        foreach: as in `clip_grad_norm_`.
+
+    Returns:
+        0-d float32 (float64 if any tensor is float64 or complex128), on the tensors' device.
+
+    Raises:
+        RuntimeError: `error_if_nonfinite`, and the norm is not finite.
+        TypeError, ValueError: bad arguments, with the index of the offending entry.
+
+    Equivalent to:
+        ``torch.nn.utils.get_total_norm(tensors, norm_type, error_if_nonfinite)``
+    """
+    operation = "get_total_norm"
+    items = as_list(operation, tensors, "tensors")
+    norm_type = as_number(operation, "norm_type", norm_type)
+    if torch.compiler.is_compiling():
+        return _operators.get_total_norm(items, norm_type, error_if_nonfinite)
+    total: Tensor | None = None
+    if not DISABLED:
+        total = C.get_total_norm(items, norm_type, bool(error_if_nonfinite))
+        if VERIFY and total is not None:
+            _verify.check_total(operation, items, norm_type, total)
+    if total is not None:
+        return total
+    return _fallback.get_total_norm(items, norm_type, error_if_nonfinite, foreach)
+
+
+def clip_grads_with_norm_(
+    parameters: Parameters,
+    max_norm: float,
+    total_norm: Tensor | float,
+    foreach: bool | None = None,
+) -> None:
+    """Scale gradients in place by ``max_norm / (total_norm + 1e-6)`` where that is below 1.
+
+    With the result of `get_total_norm` this gives the same bits as `clip_grad_norm_`.
+
+    Args:
+        parameters: as in `clip_grad_norm_`.
+        max_norm: largest norm to leave.
+        total_norm: the norm to go by; one number, a tensor on any device.
+        foreach: as in `clip_grad_norm_`.
+
+    Raises:
+        TypeError, ValueError: bad arguments. Gradients are unchanged.
+
+    Equivalent to:
+        ``torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, total_norm)``
+    """
+    operation = "clip_grads_with_norm_"
+    params = as_list(operation, parameters)
+    max_norm = as_number(operation, "max_norm", max_norm)
+    if not isinstance(total_norm, Tensor):
+        number = total_norm if total_norm != total_norm else as_number(operation, "total_norm", total_norm)
+        total_norm = torch.tensor(number, dtype=torch.float64)
+    if torch.compiler.is_compiling():
+        return _operators.clip_grads_with_norm_(params, max_norm, total_norm)
+    if DISABLED or not C.clip_grads_with_norm_(params, max_norm, total_norm):
+        _fallback.clip_grads_with_norm_(params, max_norm, total_norm, foreach)
+
+
+def clip_grad_value_(
+    parameters: Parameters,
+    clip_value: float,
+    foreach: bool | None = None,
+) -> None:
+    """Limit every gradient element to ``[-clip_value, clip_value]``, in place, in one pass.
+
+    Memory is written only where an element lies outside. NaN stays NaN.
+
+    Args:
+        parameters: as in `clip_grad_norm_`; real dtypes.
+        clip_value: the limit.
+        foreach: as in `clip_grad_norm_`.
+
+    Raises:
+        TypeError, ValueError: bad arguments, or a complex gradient. Gradients are unchanged.
+
+    Equivalent to:
+        ``torch.nn.utils.clip_grad_value_(parameters, clip_value)``
+    """
+    operation = "clip_grad_value_"
+    params = as_list(operation, parameters)
+    clip_value = as_number(operation, "clip_value", clip_value)
+    if torch.compiler.is_compiling():
+        return _operators.clip_grad_value_(params, clip_value)
+    if DISABLED or not C.clip_grad_value_(params, clip_value):
+        _fallback.clip_grad_value_(params, clip_value, foreach)

@@ -1,0 +1,71 @@
+"""`measure`: the statistics of one pass, without clipping."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradkern import _fallback
+from gradkern._arguments import as_number
+from gradkern._load import DISABLED, C
+from gradkern.names import NamedParameters, resolve
+from gradkern.stats import GradStats
+
+
+def first_rows(params: Sequence[Tensor]) -> tuple[int, ...]:
+    """For each position, the first position of the same parameter."""
+    seen: dict[int, int] = {}
+    return tuple(seen.setdefault(id(p), row) for row, p in enumerate(params))
+
+
+def as_stats(
+    columns: dict[str, Any], names: tuple[str, ...], params: Sequence[Tensor], norm_type: float
+) -> GradStats:
+    """GradStats from the columns that the extension (or the fallback) returns."""
+    return GradStats(
+        names=names,
+        numel=tuple(p.numel() for p in params),
+        has_grad=tuple(columns.pop("has_grad")),
+        norm_type=norm_type,
+        first=first_rows(params),
+        **columns,
+    )
+
+
+def measure(
+    params: NamedParameters,
+    *,
+    norm_type: float = 2.0,
+    count_zeros: bool = False,
+    inv_scale: float | Tensor | None = None,
+) -> GradStats:
+    """Norm, largest magnitude and non-finite count of every gradient, and the total norm: one read.
+
+    Args:
+        params: a Module, an iterable of (name, Parameter) pairs, or an iterable of Parameters (then
+            named "0", "1", …).
+        norm_type: order of `norm` and `total_norm`; the L2 norm is always there besides.
+        count_zeros: count zero elements too; costs a little.
+        inv_scale: the reported norms are of ``gradient * inv_scale``; 1 / loss scale, say. The
+            gradients themselves are not touched.
+
+    Returns:
+        GradStats, its tensors on the gradients' device.
+
+    Raises:
+        TypeError, ValueError: bad arguments, with the position and name of the offending entry.
+
+    Notes:
+        Writes nothing. No host-device synchronisation, unless `inv_scale` is a tensor on a device.
+    """
+    norm_type = as_number("measure", "norm_type", norm_type)
+    scale = 1.0 if inv_scale is None else as_number("measure", "inv_scale", inv_scale)
+    names, tensors = resolve("measure", params)
+    columns = None if DISABLED else C.measure(tensors, norm_type, bool(count_zeros), scale, names)
+    if columns is None:
+        with torch.no_grad():
+            columns = _fallback.measure(tensors, norm_type, bool(count_zeros), scale)
+    return as_stats(columns, names, tensors, norm_type)

@@ -1,0 +1,70 @@
+"""Parameters and their canonical names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+#: What wrappers put into names: torch.compile, FSDP, activation checkpointing.
+_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
+
+NamedParameters = nn.Module | Iterable[tuple[str, Tensor]] | Iterable[Tensor] | Tensor
+
+
+def canonical_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Names without what wrappers add to them.
+
+    `_orig_mod.` and the like go wherever they stand; `module.` (DataParallel, DDP) only where every
+    name starts with it. If two names became one, all stay as they are.
+    """
+    stripped = [".".join(part for part in name.split(".") if part not in _WRAPPERS) for name in names]
+    while stripped and all(name.startswith("module.") for name in stripped):
+        stripped = [name[len("module.") :] for name in stripped]
+    return tuple(stripped if len(set(stripped)) == len(set(names)) else names)
+
+
+def layer_of(name: str, depth: int | None = None) -> str:
+    """The module that owns a parameter: "blocks.1.attn.weight" → "blocks.1.attn".
+
+    With `depth`, at most that many leading components. A parameter of the root module itself
+    belongs to "(root)".
+    """
+    owner = name.rpartition(".")[0]
+    if depth is not None:
+        owner = ".".join(owner.split(".")[:depth])
+    return owner or "(root)"
+
+
+def resolve(operation: str, params: NamedParameters) -> tuple[tuple[str, ...], list[Tensor]]:
+    """Names and parameters of a Module, of (name, Parameter) pairs or of plain Parameters.
+
+    Plain parameters are called "0", "1", ….
+
+    Raises:
+        TypeError: an entry is neither a Tensor nor a (name, Tensor) pair; names its index.
+    """
+    if isinstance(params, nn.Module):
+        params = params.named_parameters()
+    elif isinstance(params, torch.Tensor):
+        params = [params]
+    try:
+        items = list(params)
+    except TypeError as error:
+        raise TypeError(
+            f"[{operation}] params: expected a Module, Parameters or (name, Parameter) pairs, got "
+            f"{type(params).__name__}"
+        ) from error
+    names: list[str] = []
+    tensors: list[Tensor] = []
+    for index, item in enumerate(items):
+        name, tensor = item if isinstance(item, tuple) and len(item) == 2 else (str(index), item)
+        if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
+            raise TypeError(
+                f"[{operation}] params[{index}]: expected a Parameter or a (name, Parameter) pair, got "
+                f"{type(item).__name__}"
+            )
+        names.append(name)
+        tensors.append(tensor)
+    return canonical_names(names), tensors
