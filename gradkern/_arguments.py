@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 
-def as_list(operation: str, parameters: Tensor | Iterable[Tensor], what: str = "parameters") -> Sequence[Tensor]:
+def as_list(
+    operation: str, parameters: Tensor | Iterable[Tensor], what: str = "parameters"
+) -> Sequence[Tensor]:
     """A list or tuple as it is, a single tensor in a list, any other iterable materialised once.
 
     Raises:
@@ -38,9 +40,7 @@ def as_list(operation: str, parameters: Tensor | Iterable[Tensor], what: str = "
             f"{type(parameters).__name__}"
         ) from error
     if not items and isinstance(parameters, types.GeneratorType):
-        warnings.warn(
-            "`parameters` is an empty generator, no gradient clipping will occur.", stacklevel=3
-        )
+        warnings.warn("`parameters` is an empty generator, no gradient clipping will occur.", stacklevel=3)
     return items
 
 

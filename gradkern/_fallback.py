@@ -74,8 +74,11 @@ def measure(
         if grad is not None and grad.numel() and id(grad) not in seen:
             seen.add(id(grad))
             counted.append(columns["norm"][row])
-    total = vector_norm(torch.stack(counted), norm_type) if counted and norm_type != 0 else (
-        torch.stack(counted).sum() if counted else torch.zeros((), dtype=wide, device=device))
+    total = (
+        vector_norm(torch.stack(counted), norm_type)
+        if counted and norm_type != 0
+        else (torch.stack(counted).sum() if counted else torch.zeros((), dtype=wide, device=device))
+    )
 
     def stacked(name: str, dtype: torch.dtype) -> Tensor:
         rows = columns[name]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -47,7 +48,10 @@ def load_extension() -> ModuleType:
     return _C
 
 
-C = load_extension()
+if TYPE_CHECKING:
+    from gradkern import _C as C
+else:
+    C = load_extension()
 
 
 def build_info() -> dict[str, str]:

@@ -59,9 +59,8 @@ class GradClipper:
         self.max_norm = as_number("GradClipper", "max_norm", max_norm)
         self.norm_type = as_number("GradClipper", "norm_type", norm_type)
         if on_nonfinite not in get_args(OnNonfinite):
-            raise ValueError(
-                f"[GradClipper] on_nonfinite: expected one of {', '.join(get_args(OnNonfinite))}, got {on_nonfinite!r}"
-            )
+            policies = ", ".join(get_args(OnNonfinite))
+            raise ValueError(f"[GradClipper] on_nonfinite: expected one of {policies}, got {on_nonfinite!r}")
         self.on_nonfinite: OnNonfinite = on_nonfinite
         self._plan = ParameterPlan("GradClipper", params)
         if not self._plan.params:

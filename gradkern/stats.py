@@ -32,6 +32,8 @@ class GradStats:
     """Whether there was a gradient."""
     norm: Tensor
     """Norm of order `norm_type`: float32 [N] (float64 if any gradient is float64 or complex128)."""
+    l2_norm: Tensor
+    """L2 norm whatever the order is; the same tensor as `norm` for order 2."""
     max_abs: Tensor
     """Largest magnitude, NaN if there is one: type and shape as `norm`."""
     nonfinite: Tensor
@@ -46,14 +48,10 @@ class GradStats:
     """0-d bool, True if the step is to be skipped; None unless on_nonfinite="skip"."""
     norm_type: float = 2.0
     """Order of `norm` and `total_norm`."""
-    l2_norm: Tensor = field(default=None, repr=False)  # type: ignore[assignment]
-    """L2 norm whatever the order is; the same tensor as `norm` for order 2."""
     first: tuple[int, ...] = field(default=(), repr=False)
     """For each row the first row of the same parameter."""
 
     def __post_init__(self) -> None:
-        if self.l2_norm is None:
-            object.__setattr__(self, "l2_norm", self.norm)
         if not self.first:
             object.__setattr__(self, "first", tuple(range(len(self.names))))
 
@@ -103,7 +101,16 @@ class GradStats:
     def cpu(self) -> GradStats:
         """The same on the CPU. Synchronises with the device once."""
         moved: dict[str, Any] = {}
-        for name in ("norm", "l2_norm", "max_abs", "nonfinite", "zeros", "total_norm", "clip_coef", "skip_step"):
+        for name in (
+            "norm",
+            "l2_norm",
+            "max_abs",
+            "nonfinite",
+            "zeros",
+            "total_norm",
+            "clip_coef",
+            "skip_step",
+        ):
             value = getattr(self, name)
             moved[name] = None if value is None else value.cpu()
         return dataclasses.replace(self, **moved)
@@ -141,7 +148,12 @@ class GradStats:
         norm, rms, largest, bad = (t.tolist() for t in (host.norm, host.rms, host.max_abs, host.nonfinite))
         for row, name in enumerate(self.names):
             numbers = (f"{norm[row]:.4g}", f"{rms[row]:.4g}", f"{largest[row]:.4g}")
-            yield (name, str(self.numel[row]), *(numbers if self.has_grad[row] else ("-",) * 3), str(bad[row]))
+            yield (
+                name,
+                str(self.numel[row]),
+                *(numbers if self.has_grad[row] else ("-",) * 3),
+                str(bad[row]),
+            )
 
     def __repr__(self) -> str:
         clipped = "" if self.clip_coef is None else f", clip_coef={float(self.clip_coef):.4g}"
@@ -154,7 +166,7 @@ class GradStats:
     def __str__(self) -> str:
         head = ("name", "numel", "norm", "rms", "max_abs", "nonfinite")
         rows = list(self._table())
-        shown = rows if len(rows) <= 60 else rows[:30] + [("…",) * 6] + rows[-30:]
+        shown = rows if len(rows) <= 60 else [*rows[:30], ("…",) * 6, *rows[-30:]]
         widths = [max(len(r[i]) for r in [head, *shown]) for i in range(6)]
         lines = [repr(self).replace("; print() shows the rows", "")]
         for r in [head, *shown]:

@@ -21,6 +21,15 @@ void reduce(const Block& sums, double& hi, double& lo) {
   }
 }
 
+/// The same for compensated lanes. The low part of an infinite lane is NaN and says nothing.
+void reduce(const Block& sums_hi, const Block& sums_lo, double& hi, double& lo) {
+  reduce<double>(sums_hi, hi, lo);
+  for (int i = 0; i < kLanes; ++i) {
+    const Position p = position_of<double>(i);
+    if (is_finite(sums_hi[p.reg][p.lane])) lo += sums_lo[p.reg][p.lane];
+  }
+}
+
 /// hi + lo += sums, lane by lane (TwoSum, as add_compensated); sums become zero.
 GRADKERN_HD void compensate(Block& sums, Block& hi, Block& lo) {
 #pragma GCC unroll 16
@@ -144,12 +153,8 @@ void measure_double_scaled(const double* data, int64_t length, double scale, Par
   }
   out.sq = {};
   out.power = {};
-  reduce<double>(squares_hi, out.sq.hi, out.sq.lo);
-  reduce<double>(squares_lo, out.sq.hi, out.sq.lo);
-  if (kOne) {
-    reduce<double>(absolutes_hi, out.power.hi, out.power.lo);
-    reduce<double>(absolutes_lo, out.power.hi, out.power.lo);
-  }
+  reduce(squares_hi, squares_lo, out.sq.hi, out.sq.lo);
+  if (kOne) reduce(absolutes_hi, absolutes_lo, out.power.hi, out.power.lo);
   if (kZeros) out.zeros = magnitudes.count_zeros(length);
   out.max_bits = uint64_t(magnitudes.max_bits());
 }

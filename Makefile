@@ -1,0 +1,78 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+# In an existing environment, without network: make test PYTHON=python VENV=
+
+PYTHON ?= python3
+VENV   ?= .venv
+PIP_FLAGS ?= --disable-pip-version-check --quiet
+
+ifeq ($(strip $(VENV)),)
+  PY      := $(PYTHON)
+  READY   :=
+  INSTALL  = $(PY) setup.py --quiet build_ext --inplace
+else
+  PY      := $(VENV)/bin/python
+  READY   := $(VENV)/.ready
+  INSTALL  = $(PY) -m pip install $(PIP_FLAGS) --no-build-isolation --no-deps --editable .
+endif
+
+# In a checkout the package is imported from here, whatever environment runs it.
+export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
+
+SOURCES := $(shell find csrc cmake -type f) CMakeLists.txt setup.py pyproject.toml
+BUILT   := build/.built-$(if $(VENV),$(subst /,_,$(VENV)),existing)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build demo test cpp-test slow-test sanitize bench lint format wheel clean
+
+help:  ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  In an existing environment, without network: make test PYTHON=python VENV="
+
+setup: $(READY)  ## virtual environment with the pinned dependencies
+
+ifneq ($(READY),)
+$(READY): constraints.txt pyproject.toml
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install $(PIP_FLAGS) -c constraints.txt torch==2.13.0
+	$(PY) -m pip install $(PIP_FLAGS) -c constraints.txt numpy pybind11 cmake ninja setuptools wheel \
+	    pytest pytest-timeout hypothesis expecttest matplotlib ruff mypy
+	touch $@
+endif
+
+build: $(BUILT)  ## compile the extension (seconds after touching one file)
+
+$(BUILT): $(READY) $(SOURCES)
+	$(INSTALL)
+	@mkdir -p build && touch $@
+
+demo: build  ## the main job: train with and without clipping, per-layer norms, a picture
+	$(PY) -m gradkern demo
+
+test: build cpp-test  ## the whole test suite
+	$(PY) -m pytest -q -m "not slow and not cuda" $(PYTEST_FLAGS)
+
+cpp-test: $(READY)  ## C++ tests of csrc/core and csrc/cpu; need no torch
+	$(PY) scripts/cpp_tests.py build/cpp-tests
+
+slow-test: build  ## more than 2^31 elements; about 10 GB of memory
+	$(PY) -m pytest -q -m slow $(PYTEST_FLAGS)
+
+sanitize: $(READY)  ## the C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer
+	$(PY) scripts/cpp_tests.py build/cpp-sanitize --sanitize address,undefined
+
+bench: build  ## gradkern beside torch and a raw read of the same memory
+	$(PY) benchmarks/bench_clip.py
+
+lint: $(READY)  ## ruff and mypy
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+format: $(READY)  ## ruff format
+	$(PY) -m ruff format .
+
+wheel: $(READY)  ## a wheel in dist/
+	$(PY) -m pip wheel $(PIP_FLAGS) --no-build-isolation --no-deps --wheel-dir dist .
+
+clean:  ## everything built; the virtual environment stays
+	rm -rf build dist *.egg-info gradkern/*.so gradkern/_built_for_torch.txt .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,30 @@
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+# None (or False): no kernel takes this list, use torch's own operations.
+def clip_grad_norm_(
+    parameters: Sequence[Tensor], max_norm: float, norm_type: float, error_if_nonfinite: bool
+) -> Tensor | None: ...
+def get_total_norm(
+    tensors: Sequence[Tensor], norm_type: float, error_if_nonfinite: bool
+) -> Tensor | None: ...
+def clip_grads_with_norm_(parameters: Sequence[Tensor], max_norm: float, total_norm: Tensor) -> bool: ...
+def clip_grad_value_(parameters: Sequence[Tensor], clip_value: float) -> bool: ...
+def measure(
+    parameters: Sequence[Tensor],
+    norm_type: float,
+    count_zeros: bool,
+    inv_scale: float,
+    names: Sequence[str] | None,
+) -> dict[str, Any] | None: ...
+def clip(
+    parameters: Sequence[Tensor],
+    max_norm: float,
+    norm_type: float,
+    on_nonfinite: str,
+    count_zeros: bool,
+    names: Sequence[str] | None,
+) -> dict[str, Any] | None: ...
+def build_info() -> dict[str, str]: ...
