@@ -49,7 +49,9 @@ def load_extension() -> ModuleType:
 
 
 if TYPE_CHECKING:
-    from gradkern import _C as C
+    from gradkern import _C
+
+    C = _C
 else:
     C = load_extension()
 

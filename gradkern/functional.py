@@ -69,7 +69,7 @@ def clip_grad_norm_(
     params = as_list(operation, parameters)
     max_norm = as_number(operation, "max_norm", max_norm)
     norm_type = as_number(operation, "norm_type", norm_type)
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() and not DISABLED:
         return _operators.clip_grad_norm_(params, max_norm, norm_type, error_if_nonfinite)
     total: Tensor | None = None
     if not DISABLED:
@@ -110,7 +110,7 @@ def get_total_norm(
     operation = "get_total_norm"
     items = as_list(operation, tensors, "tensors")
     norm_type = as_number(operation, "norm_type", norm_type)
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() and not DISABLED:
         return _operators.get_total_norm(items, norm_type, error_if_nonfinite)
     total: Tensor | None = None
     if not DISABLED:
@@ -150,7 +150,7 @@ def clip_grads_with_norm_(
     if not isinstance(total_norm, Tensor):
         number = total_norm if total_norm != total_norm else as_number(operation, "total_norm", total_norm)
         total_norm = torch.tensor(number, dtype=torch.float64)
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() and not DISABLED:
         return _operators.clip_grads_with_norm_(params, max_norm, total_norm)
     if DISABLED or not C.clip_grads_with_norm_(params, max_norm, total_norm):
         _fallback.clip_grads_with_norm_(params, max_norm, total_norm, foreach)
@@ -179,7 +179,7 @@ def clip_grad_value_(
     operation = "clip_grad_value_"
     params = as_list(operation, parameters)
     clip_value = as_number(operation, "clip_value", clip_value)
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() and not DISABLED:
         return _operators.clip_grad_value_(params, clip_value)
     if DISABLED or not C.clip_grad_value_(params, clip_value):
         _fallback.clip_grad_value_(params, clip_value, foreach)
