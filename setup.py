@@ -50,9 +50,19 @@ class CMakeBuild(build_ext):
         )
         subprocess.run([tool("cmake"), "--build", str(build)], check=True)
         subprocess.run([tool("cmake"), "--install", str(build), "--prefix", str(package)], check=True)
-        if self.inplace or getattr(self, "editable_mode", False):  # setuptools copies only the .so
-            package = ROOT / "gradkern"
-        (package / "_built_for_torch.txt").write_text(torch.__version__ + "\n", encoding="utf-8")
+        record_torch(package)
+
+    def copy_extensions_to_source(self) -> None:
+        """In-place and editable builds: setuptools copies the .so only."""
+        super().copy_extensions_to_source()
+        record_torch(ROOT / "gradkern")
+
+
+def record_torch(package: Path) -> None:
+    """What gradkern/_load.py compares with the installed torch before it loads the extension."""
+    import torch
+
+    (package / "_built_for_torch.txt").write_text(torch.__version__ + "\n", encoding="utf-8")
 
 
 setup(

@@ -21,33 +21,56 @@ at::Tensor scalar(double value, bool as_double) {
 /// here is what the caller can compute from it.
 double rounded(double value, bool as_double) { return as_double ? value : double(float(value)); }
 
-at::Tensor row_of_reals(size_t count, bool as_double) {
-  return at::empty({int64_t(count)}, at::TensorOptions().dtype(as_double ? at::kDouble : at::kFloat));
+/// A row of results being filled: float32 or float64.
+class RealRow {
+ public:
+  RealRow(size_t count, bool as_double)
+      : tensor_(at::empty({int64_t(count)}, at::TensorOptions().dtype(as_double ? at::kDouble : at::kFloat))),
+        doubles_(as_double ? tensor_.mutable_data_ptr<double>() : nullptr),
+        floats_(as_double ? nullptr : tensor_.mutable_data_ptr<float>()) {}
+
+  void set(size_t i, double value) {
+    if (doubles_) doubles_[i] = value;
+    else floats_[i] = float(value);
+  }
+  const at::Tensor& tensor() const { return tensor_; }
+
+ private:
+  at::Tensor tensor_;
+  double* doubles_;
+  float* floats_;
+};
+
+void fill_reals(const Prepared& prepared, const std::vector<Partial>& partials,
+                const MeasureRequest& request, Measurement& out) {
+  const NormOrder order = norm_order(request.norm_type);
+  const bool is_l2 = order.kind == NormKind::kTwo;
+  RealRow norm(partials.size(), out.any_double), max(partials.size(), out.any_double);
+  RealRow l2 = is_l2 ? norm : RealRow(partials.size(), out.any_double);
+  for (size_t i = 0; i < partials.size(); ++i) {
+    const Partial& p = partials[size_t(prepared.first[i])];
+    norm.set(i, finish(order, p) * request.inv_scale);
+    if (!is_l2) l2.set(i, finish(p.sq) * request.inv_scale);
+    max.set(i, max_abs(p) * request.inv_scale);
+  }
+  out.norm = norm.tensor();
+  out.l2_norm = l2.tensor();
+  out.max_abs = max.tensor();
 }
 
-void store(const at::Tensor& row, size_t i, double value) {
-  if (row.scalar_type() == at::kDouble) row.mutable_data_ptr<double>()[i] = value;
-  else row.mutable_data_ptr<float>()[i] = float(value);
+at::Tensor counts(const Prepared& prepared, const std::vector<Partial>& partials,
+                  int64_t Partial::*member) {
+  at::Tensor row = at::empty({int64_t(partials.size())}, at::TensorOptions().dtype(at::kLong));
+  int64_t* values = row.mutable_data_ptr<int64_t>();
+  for (size_t i = 0; i < partials.size(); ++i) values[i] = partials[size_t(prepared.first[i])].*member;
+  return row;
 }
 
 void fill_rows(const Prepared& prepared, const std::vector<Partial>& partials,
                const MeasureRequest& request, Measurement& out) {
-  const NormOrder order = norm_order(request.norm_type);
-  const size_t count = partials.size();
-  const auto longs = at::TensorOptions().dtype(at::kLong);
-  out.norm = row_of_reals(count, out.any_double);
-  out.l2_norm = order.kind == NormKind::kTwo ? out.norm : row_of_reals(count, out.any_double);
-  out.max_abs = row_of_reals(count, out.any_double);
-  out.nonfinite = at::empty({int64_t(count)}, longs);
-  if (request.count_zeros) out.zeros = at::empty({int64_t(count)}, longs);
-  for (size_t i = 0; i < count; ++i) {
-    const Partial& p = partials[size_t(prepared.first[i])];
-    store(out.norm, i, finish(order, p) * request.inv_scale);
-    if (order.kind != NormKind::kTwo) store(out.l2_norm, i, finish(p.sq) * request.inv_scale);
-    store(out.max_abs, i, max_abs(p) * request.inv_scale);
-    out.nonfinite.mutable_data_ptr<int64_t>()[i] = p.nonfinite;
-    if (request.count_zeros) out.zeros.mutable_data_ptr<int64_t>()[i] = p.zeros;
-  }
+  fill_reals(prepared, partials, request, out);
+  out.nonfinite = counts(prepared, partials, &Partial::nonfinite);
+  if (request.count_zeros) out.zeros = counts(prepared, partials, &Partial::zeros);
 }
 
 Measurement measure_prepared(const Prepared& prepared, const MeasureRequest& request,

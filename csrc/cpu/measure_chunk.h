@@ -12,21 +12,33 @@
 namespace gradkern::cpu {
 namespace {
 
-/// Adds up kLanes sums, in the order of the elements they belong to.
+/// The kLanes sums of a block, in the order of the elements they belong to.
 template <class T>
-void reduce(const Block& sums, double& hi, double& lo) {
+GRADKERN_HD void in_element_order(const Block& sums, double (&lanes)[kLanes]) {
   for (int i = 0; i < kLanes; ++i) {
     const Position p = position_of<T>(i);
-    add_compensated(hi, lo, sums[p.reg][p.lane]);
+    lanes[i] = sums[p.reg][p.lane];
   }
 }
 
-/// The same for compensated lanes. The low part of an infinite lane is NaN and says nothing.
+/// Their total, as a tree: the same for every register width.
+template <class T>
+GRADKERN_HD double sum_of(const Block& sums) {
+  double lanes[kLanes];
+  in_element_order<T>(sums, lanes);
+  for (int half = kLanes / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+  return lanes[0];
+}
+
+/// The total of compensated float64 lanes. The low part of an infinite lane is NaN and says nothing.
 void reduce(const Block& sums_hi, const Block& sums_lo, double& hi, double& lo) {
-  reduce<double>(sums_hi, hi, lo);
+  double high[kLanes], low[kLanes];
+  in_element_order<double>(sums_hi, high);
+  in_element_order<double>(sums_lo, low);
   for (int i = 0; i < kLanes; ++i) {
-    const Position p = position_of<double>(i);
-    if (is_finite(sums_hi[p.reg][p.lane])) lo += sums_lo[p.reg][p.lane];
+    add_compensated(hi, lo, high[i]);
+    if (is_finite(high[i])) lo += low[i];
   }
 }
 
@@ -119,8 +131,8 @@ void measure_narrow(const T* data, int64_t length, Partial& out) {
     }
     magnitudes.take(block);
   });
-  reduce<T>(squares, out.sq.hi, out.sq.lo);
-  if (kOne) reduce<T>(absolutes, out.power.hi, out.power.lo);
+  out.sq.hi = sum_of<T>(squares);
+  if (kOne) out.power.hi = sum_of<T>(absolutes);
   if (kZeros) out.zeros = magnitudes.count_zeros(length);
   const auto largest = magnitudes.max_bits();
   out.max_bits = abs_bits(double_of(bit_cast<T>(largest)));
