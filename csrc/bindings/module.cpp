@@ -142,6 +142,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("clip_grad_value_", &clip_grad_value);
   m.def("measure", &measure_parameters);
   m.def("clip", &clip_parameters);
+  m.def("dicts_unchanged", &dicts_unchanged);
   m.def("build_info", [] {
     py::dict info;
     for (const auto& [key, value] : build_info()) info[py::str(key)] = value;

@@ -50,4 +50,16 @@ GradList tensors_of(const CallSite& site, const py::sequence& tensors) {
   return list;
 }
 
+bool dicts_unchanged(const py::sequence& snapshots) {
+  for (const py::handle snapshot : snapshots) {
+    PyObject* dict = PyTuple_GET_ITEM(snapshot.ptr(), 0);
+    PyObject* items = PyTuple_GET_ITEM(snapshot.ptr(), 1);
+    if (2 * PyDict_Size(dict) != PyTuple_GET_SIZE(items)) return false;
+    PyObject *key, *value;
+    for (Py_ssize_t position = 0, i = 0; PyDict_Next(dict, &position, &key, &value); i += 2)
+      if (key != PyTuple_GET_ITEM(items, i) || value != PyTuple_GET_ITEM(items, i + 1)) return false;
+  }
+  return true;
+}
+
 }  // namespace gradkern

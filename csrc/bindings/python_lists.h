@@ -15,4 +15,7 @@ GradList gradients_of(const CallSite& site, const py::sequence& parameters);
 /// The tensors themselves; TypeError for an entry that is none.
 GradList tensors_of(const CallSite& site, const py::sequence& tensors);
 
+/// Whether every (dict, its keys and values in turn as a tuple) still holds the very same objects.
+bool dicts_unchanged(const py::sequence& snapshots);
+
 }  // namespace gradkern
