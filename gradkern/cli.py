@@ -6,6 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from gradkern.demo.command import add_command as add_demo
+
 
 def _info(_: argparse.Namespace) -> int:
     from gradkern import build_info
@@ -22,6 +24,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     info = commands.add_parser("info", help="what was compiled, and what this machine uses of it")
     info.set_defaults(run=_info)
+    add_demo(commands)
     return parser
 
 

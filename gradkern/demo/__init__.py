@@ -1,0 +1,1 @@
+"""`gradkern demo`: small language models trained with and without clipping, on the CPU."""

@@ -1,0 +1,152 @@
+"""The subcommand `demo`: its options, and what it does with them."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import math
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gradkern.demo.training import Run
+
+PICTURE, RECORD = "gradients.png", "record.json"
+CHARACTERS = 1_000_000
+
+
+def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register the subcommand."""
+    parser = commands.add_parser(
+        "demo",
+        help="train small language models with and without clipping; a table and a picture",
+        description="Trains a small LSTM and a small transformer on the source of Python's standard library, "
+        "each without clipping at a learning rate where it blows up, and with GradClipper at the same one.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("gradkern-demo"), metavar="DIR", help="results go there"
+    )
+    parser.add_argument(
+        "--model", choices=("both", "lstm", "transformer"), default="both", help="what to train"
+    )
+    parser.add_argument("--steps", type=_whole(2), default=200, metavar="N", help="training steps a run")
+    parser.add_argument("--seed", type=_whole(0), default=0, metavar="N", help="of weights and batches")
+    parser.add_argument(
+        "--max-norm", type=_positive, default=0.5, metavar="NORM", help="for the clipped runs"
+    )
+    parser.add_argument(
+        "--threads",
+        type=_whole(1),
+        default=1,
+        metavar="N",
+        help="CPU threads; small models gain little from more",
+    )
+    parser.add_argument("--no-picture", action="store_true", help="do without matplotlib")
+    parser.add_argument("--quiet", action="store_true", help="no progress, only the result")
+    parser.set_defaults(run=run_command)
+
+
+def _whole(least: int) -> Callable[[str], int]:
+    def convert(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if not least <= value < 2**31:
+            raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, got {text!r}")
+        return value
+
+    return convert
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a finite number above 0, got {text!r}")
+    return value
+
+
+def run_command(arguments: argparse.Namespace) -> int:
+    """Run the demo. Exit status 2 if it cannot start; nothing has been trained then."""
+    try:
+        _prepare(arguments)
+        _run(arguments)
+    except (OSError, RuntimeError) as error:
+        print(f"gradkern demo: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _prepare(arguments: argparse.Namespace) -> None:
+    """What can fail fails before minutes of training."""
+    if not arguments.no_picture and importlib.util.find_spec("matplotlib") is None:
+        raise RuntimeError("the picture needs matplotlib: pip install 'gradkern[demo]', or use --no-picture")
+    output: Path = arguments.output
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        (output / RECORD).open("a", encoding="utf-8").close()
+    except OSError as error:
+        raise OSError(
+            f"--output: expected a folder to write to, got {str(output)!r} ({error.strerror})"
+        ) from error
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    import torch
+
+    from gradkern.demo.report import final_table, write_record
+
+    started = time.perf_counter()
+    threads_before = torch.get_num_threads()
+    torch.set_num_threads(arguments.threads)
+    try:
+        pairs = _train_pairs(arguments)
+        for unclipped, clipped in pairs:
+            print(f"\n{final_table(unclipped, clipped)}")
+    finally:
+        torch.set_num_threads(threads_before)
+    print("\nNorms are from before clipping; largest: the largest finite one; non-finite: elements that")
+    print("were inf or NaN, over all steps.")
+    record = arguments.output / RECORD
+    write_record([run for pair in pairs for run in pair], record)
+    print(f"\nnumbers: {record}")
+    if not arguments.no_picture:
+        from gradkern.demo.picture import draw
+
+        picture = arguments.output / PICTURE
+        draw(pairs, picture)
+        print(f"picture: {picture}")
+    print(f"took {time.perf_counter() - started:.0f} s")
+
+
+def _train_pairs(arguments: argparse.Namespace) -> list[tuple[Run, Run]]:
+    """For each model the run without clipping and the one with it."""
+    from gradkern.demo.progress import Progress
+    from gradkern.demo.text import encode, standard_library_text
+    from gradkern.demo.training import SETTINGS, train
+
+    data = encode(standard_library_text(CHARACTERS))
+    pairs = []
+    for name in list(SETTINGS) if arguments.model == "both" else [arguments.model]:
+        pair = []
+        for max_norm in (math.inf, arguments.max_norm):
+            with Progress(None if arguments.quiet else sys.stdout) as progress:
+                run = train(
+                    SETTINGS[name],
+                    data,
+                    steps=arguments.steps,
+                    max_norm=max_norm,
+                    seed=arguments.seed,
+                    time_clipping=math.isfinite(max_norm),
+                    progress=progress,
+                )
+            pair.append(run)
+        pairs.append((pair[0], pair[1]))
+    return pairs
