@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,6 +108,16 @@ def test_the_picture_is_drawn(demo: Demo) -> None:
             assert 0.005 < ink < 0.5
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Models this small wait for each other's threads on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_timing_does_not_disturb_training() -> None:
     data = encode(standard_library_text(20_000))
     plain, timed = (
