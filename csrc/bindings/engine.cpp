@@ -5,6 +5,7 @@
 #include <ATen/record_function.h>
 #include <c10/core/GradMode.h>
 
+#include <cmath>
 #include <sstream>
 
 #include "bindings/thread_pool.h"
@@ -30,6 +31,11 @@ void store(const at::Tensor& row, size_t i, double value) {
   else row.mutable_data_ptr<float>()[i] = float(value);
 }
 
+/// What a factor on every element does to their norm: nothing to a count of non-zeros.
+double norm_scale(const NormOrder& order, const MeasureRequest& request) {
+  return order.kind == NormKind::kZero ? 1.0 : std::fabs(request.inv_scale);
+}
+
 void fill_rows(const Prepared& prepared, const std::vector<Partial>& partials,
                const MeasureRequest& request, Measurement& out) {
   const NormOrder order = norm_order(request.norm_type);
@@ -42,9 +48,9 @@ void fill_rows(const Prepared& prepared, const std::vector<Partial>& partials,
   if (request.count_zeros) out.zeros = at::empty({int64_t(count)}, longs);
   for (size_t i = 0; i < count; ++i) {
     const Partial& p = partials[size_t(prepared.first[i])];
-    store(out.norm, i, finish(order, p) * request.inv_scale);
-    if (order.kind != NormKind::kTwo) store(out.l2_norm, i, finish(p.sq) * request.inv_scale);
-    store(out.max_abs, i, max_abs(p) * request.inv_scale);
+    store(out.norm, i, finish(order, p) * norm_scale(order, request));
+    if (order.kind != NormKind::kTwo) store(out.l2_norm, i, finish(p.sq) * std::fabs(request.inv_scale));
+    store(out.max_abs, i, max_abs(p) * std::fabs(request.inv_scale));
     out.nonfinite.mutable_data_ptr<int64_t>()[i] = p.nonfinite;
     if (request.count_zeros) out.zeros.mutable_data_ptr<int64_t>()[i] = p.zeros;
   }
@@ -59,7 +65,7 @@ Measurement measure_prepared(const Prepared& prepared, const MeasureRequest& req
   cpu::ScopedFloatingPointMode exact(cpu::FloatingPointMode::exact());
   Measurement out;
   out.any_double = prepared.any_double;
-  out.total = rounded(finish(options.order, total) * request.inv_scale, out.any_double);
+  out.total = rounded(finish(options.order, total) * norm_scale(options.order, request), out.any_double);
   out.total_nonfinite = total.nonfinite;
   out.total_norm = scalar(out.total, out.any_double);
   if (request.per_tensor) fill_rows(prepared, partials, request, out);
