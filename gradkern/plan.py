@@ -29,9 +29,10 @@ class ParameterPlan:
         self.first = first_rows(self.params)
         if self._module is None:
             return
-        modules = list(self._module.modules())
-        self._owners: list[dict[str, Any]] = [m._parameters for m in modules]
-        self._children: list[dict[str, Any]] = [m._modules for m in modules]
+        # Kept alive, so that no module put in another's place can be given its id.
+        self._modules = list(self._module.modules())
+        self._owners: list[dict[str, Any]] = [m._parameters for m in self._modules]
+        self._children: list[dict[str, Any]] = [m._modules for m in self._modules]
         self._dicts = [owner for owner in self._owners for _ in owner]
         self._keys = [key for owner in self._owners for key in owner]
         self._fingerprint = self._look()
