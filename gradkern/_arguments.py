@@ -27,7 +27,8 @@ def as_list(
         return [parameters]
     if isinstance(parameters, (list, tuple)):
         return parameters
-    if isinstance(parameters, torch.nn.Module):
+    # A ParameterList is a Module and iterates over its parameters; torch takes it, so do we.
+    if isinstance(parameters, torch.nn.Module) and not isinstance(parameters, torch.nn.ParameterList):
         raise TypeError(
             f"[{operation}] {what}: expected an iterable of Parameters, got the Module "
             f"{type(parameters).__name__}; pass {what}=model.parameters()"
@@ -48,11 +49,11 @@ def as_number(operation: str, name: str, value: Any) -> float:
     """`float(value)`, as torch does it; NaN is refused.
 
     Raises:
-        TypeError, ValueError: `value` cannot be converted, or is NaN.
+        TypeError, ValueError, OverflowError: `value` cannot be converted, or is NaN.
     """
     try:
         number = float(value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise type(error)(
             f"[{operation}] {name}: expected a number, got {value!r} ({type(value).__name__})"
         ) from error

@@ -84,10 +84,13 @@ def measure(
         rows = columns[name]
         return torch.stack(rows).to(dtype) if rows else torch.zeros(0, dtype=dtype, device=device)
 
+    factor = abs(inv_scale)
+    norm_factor = 1.0 if norm_type == 0 else factor  # a count of non-zeros stays what it is
+    factors = {"norm": norm_factor, "l2_norm": factor, "max_abs": factor}
     return {
-        **{k: (stacked(k, wide) * inv_scale).to(report) for k in ("norm", "l2_norm", "max_abs")},
+        **{k: (stacked(k, wide) * f).to(report) for k, f in factors.items()},
         "nonfinite": stacked("nonfinite", torch.int64),
         "zeros": stacked("zeros", torch.int64) if count_zeros else None,
-        "total_norm": (total * inv_scale).to(report),
+        "total_norm": (total * norm_factor).to(report),
         "has_grad": [g is not None for g in grads],
     }

@@ -66,9 +66,10 @@ class GradClipper:
         if not self._plan.params:
             raise ValueError("[GradClipper] params: expected at least one parameter, got none")
         self._optimizer = optimizer
+        self._found_inf: Tensor | None = None
         if optimizer is not None:
             _require_fused(optimizer, on_nonfinite)
-            optimizer.register_step_post_hook(_forget_found_inf)
+            optimizer.register_step_post_hook(self._forget_found_inf)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -106,8 +107,18 @@ class GradClipper:
             **columns,
         )
         if self._optimizer is not None and stats.skip_step is not None:
-            self._optimizer.found_inf = stats.skip_step.to(torch.float32)  # type: ignore[attr-defined]
+            self._found_inf = stats.skip_step.to(torch.float32)
+            self._optimizer.found_inf = self._found_inf  # type: ignore[attr-defined]
         return stats
+
+    def _forget_found_inf(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        """One verdict is for one step: a stale one would skip steps in silence.
+
+        GradScaler.step puts its own verdict there and takes it off itself: not ours to delete.
+        """
+        if self._found_inf is not None and getattr(optimizer, "found_inf", None) is self._found_inf:
+            del optimizer.found_inf
+        self._found_inf = None
 
     @torch.no_grad()
     def _clip_with_torch(self, params: list[Tensor]) -> dict[str, Any]:
@@ -149,9 +160,3 @@ def _require_fused(optimizer: torch.optim.Optimizer, on_nonfinite: str) -> None:
             "fused=True; construct it with fused=True, or leave `optimizer` out and skip the step "
             "yourself when stats.skip_step is true"
         )
-
-
-def _forget_found_inf(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-    """One verdict is for one step: a stale one would skip steps in silence."""
-    if hasattr(optimizer, "found_inf"):
-        del optimizer.found_inf

@@ -5,6 +5,7 @@
 #include <ATen/record_function.h>
 #include <c10/core/GradMode.h>
 
+#include <cmath>
 #include <sstream>
 
 #include "bindings/thread_pool.h"
@@ -41,6 +42,11 @@ class RealRow {
   float* floats_;
 };
 
+/// What a factor on every element does to their norm: nothing to a count of non-zeros.
+double norm_scale(const NormOrder& order, const MeasureRequest& request) {
+  return order.kind == NormKind::kZero ? 1.0 : std::fabs(request.inv_scale);
+}
+
 void fill_reals(const Prepared& prepared, const std::vector<Partial>& partials,
                 const MeasureRequest& request, Measurement& out) {
   const NormOrder order = norm_order(request.norm_type);
@@ -49,9 +55,9 @@ void fill_reals(const Prepared& prepared, const std::vector<Partial>& partials,
   RealRow l2 = is_l2 ? norm : RealRow(partials.size(), out.any_double);
   for (size_t i = 0; i < partials.size(); ++i) {
     const Partial& p = partials[size_t(prepared.first[i])];
-    norm.set(i, finish(order, p) * request.inv_scale);
-    if (!is_l2) l2.set(i, finish(p.sq) * request.inv_scale);
-    max.set(i, max_abs(p) * request.inv_scale);
+    norm.set(i, finish(order, p) * norm_scale(order, request));
+    if (!is_l2) l2.set(i, finish(p.sq) * std::fabs(request.inv_scale));
+    max.set(i, max_abs(p) * std::fabs(request.inv_scale));
   }
   out.norm = norm.tensor();
   out.l2_norm = l2.tensor();
@@ -82,7 +88,7 @@ Measurement measure_prepared(const Prepared& prepared, const MeasureRequest& req
   cpu::ScopedFloatingPointMode exact(cpu::FloatingPointMode::exact());
   Measurement out;
   out.any_double = prepared.any_double;
-  out.total = rounded(finish(options.order, total) * request.inv_scale, out.any_double);
+  out.total = rounded(finish(options.order, total) * norm_scale(options.order, request), out.any_double);
   out.total_nonfinite = total.nonfinite;
   out.total_norm = scalar(out.total, out.any_double);
   if (request.per_tensor) fill_rows(prepared, partials, request, out);

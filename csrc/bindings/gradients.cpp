@@ -1,5 +1,6 @@
 #include "bindings/gradients.h"
 
+#include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/_unique.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
@@ -120,7 +121,8 @@ Span span_of(const at::Tensor& g) {
 at::Tensor element_offsets(const at::Tensor& g, int64_t origin) {
   const Span span = span_of(g);
   const at::Tensor all = at::arange(span.end - span.begin, g.options().dtype(at::kLong));
-  return all.as_strided(g.sizes(), g.strides(), 0).reshape({-1}).add_(span.begin - origin);
+  // Not add_: the reshape of an expanded tensor is a view that repeats its elements.
+  return all.as_strided(g.sizes(), g.strides(), 0).reshape({-1}).add(span.begin - origin);
 }
 
 struct Interval {
@@ -252,9 +254,18 @@ Prepared prepare_for_write(const CallSite& site, const GradList& grads, const Pr
 }
 
 void write_back(const Prepared& prepared) {
+  // As in the kernels, which write through pointers: no check of inference tensors halfway through.
+  at::AutoDispatchBelowADInplaceOrView below_autograd;
   for (const Staged& s : prepared.staged) {
-    if (s.offsets.defined()) s.target.index_copy_(0, s.offsets, s.copy.to(s.target.scalar_type()));
-    else s.target.copy_(s.copy);
+    if (!s.offsets.defined()) {
+      s.target.copy_(s.copy);
+      continue;
+    }
+    const at::Tensor values = s.copy.to(s.target.scalar_type());
+    if (at::isFloat8Type(values.scalar_type()))  // torch has no index_copy_ for these
+      s.target.view(at::kByte).index_copy_(0, s.offsets, values.view(at::kByte));
+    else
+      s.target.index_copy_(0, s.offsets, values);
   }
 }
 

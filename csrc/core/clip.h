@@ -35,11 +35,15 @@ GRADKERN_HD ClipDecision decide_clip(double max_norm, double total_norm, int64_t
   return {ClipAction::kScale, coef};  // also NaN, which must reach the gradients, as in torch
 }
 
-/// x * coef with the arithmetic in float32 (float64 for float64) and one rounding to T.
+/// x * coef, rounded to T. For float32 the product is formed in float64: a coefficient rounded to
+/// float32 first would put it up to 1.5 ulp off, and lose coefficients below float32's range. For
+/// the 16-bit types float32 has bits to spare.
 template <class T>
 GRADKERN_HD T scaled(T x, double coef) {
   return from_float<T>(to_float(x) * float(coef));
 }
+template <>
+GRADKERN_HD float scaled<float>(float x, double coef) { return float(double(x) * coef); }
 template <>
 GRADKERN_HD double scaled<double>(double x, double coef) { return x * coef; }
 

@@ -1,0 +1,118 @@
+"""The direction of dependencies, what importing costs, and the check against another torch."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+import gradkern
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = sorted(
+    path
+    for folder in ("core", "cpu", "cuda")
+    for path in (ROOT / "csrc" / folder).rglob("*")
+    if path.suffix in {".h", ".cuh", ".cpp", ".cu", ".hpp"}
+)
+INCLUDE = re.compile(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]', re.MULTILINE)
+
+
+def includes(path):
+    return INCLUDE.findall(path.read_text(encoding="utf-8"))
+
+
+def test_there_is_something_to_check():
+    assert {"core", "cpu"} <= {p.parent.name for p in SOURCES}
+    assert len(SOURCES) >= 10
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: f"{p.parent.name}/{p.name}")
+def test_kernels_know_no_torch_and_no_python(path):
+    foreign = re.compile(r"^(torch|ATen|c10|caffe2|pybind11)/|^Python\.h$")
+    assert [name for name in includes(path) if foreign.match(name)] == []
+    text = path.read_text(encoding="utf-8")
+    assert not re.search(r"\b(at|c10|torch)::", text)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: f"{p.parent.name}/{p.name}")
+def test_arrows_run_one_way(path):
+    allowed = {"core": {"core"}, "cpu": {"core", "cpu"}, "cuda": {"core", "cuda"}}[path.relative_to(ROOT / "csrc").parts[0]]
+    ours = [name.split("/")[0] for name in includes(path) if name.split("/")[0] in {"core", "cpu", "cuda", "bindings"}]
+    assert set(ours) <= allowed
+
+
+def test_bindings_use_narrow_headers():
+    for path in (ROOT / "csrc" / "bindings").glob("*"):
+        assert not {"torch/extension.h", "torch/all.h", "torch/torch.h", "ATen/ATen.h"} & set(includes(path)), path.name
+
+
+OPTIONAL = ("matplotlib", "rich", "pandas", "tensorboard", "wandb", "mlflow", "lightning", "transformers", "accelerate")
+
+
+def test_importing_pulls_no_optional_package(run_python):
+    """Beyond what torch itself pulls."""
+    code = f"import sys, torch; before = set(sys.modules); import gradkern; print([m for m in {OPTIONAL} if m in set(sys.modules) - before])"
+    done = run_python(code)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_importing_changes_nothing_in_torch(run_python):
+    code = """
+import torch, torch.nn.utils
+before = (torch.nn.utils.clip_grad_norm_, torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled())
+import gradkern
+print(before == (torch.nn.utils.clip_grad_norm_, torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled()))
+"""
+    assert run_python(code).stdout.strip() == "True"
+
+
+@pytest.fixture
+def package_copy(tmp_path):
+    shutil.copytree(Path(gradkern.__file__).parent, tmp_path / "gradkern", ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
+
+
+class TestAbiCheck:
+    def test_another_torch(self, run_python, package_copy):
+        (package_copy / "gradkern" / "_built_for_torch.txt").write_text("2.9.9+cu999\n")
+        done = run_python("import gradkern", path=package_copy)
+        assert done.returncode == 1
+        assert f"gradkern was built for torch 2.9.9+cu999, and torch {torch.__version__} is installed" in done.stderr
+        assert "Rebuild it: pip install --no-build-isolation" in done.stderr
+
+    def test_no_record(self, run_python, package_copy):
+        (package_copy / "gradkern" / "_built_for_torch.txt").unlink()
+        done = run_python("import gradkern", path=package_copy)
+        assert "ImportError: gradkern's compiled extension is missing from" in done.stderr
+        assert "Build it: pip install --no-build-isolation" in done.stderr
+
+    @pytest.mark.parametrize("damage", [lambda p: p.unlink(), lambda p: p.write_bytes(b"not a library")])
+    def test_no_extension_or_a_broken_one(self, run_python, package_copy, damage):
+        for path in (package_copy / "gradkern").glob("_C*.so"):
+            damage(path)
+        done = run_python("import gradkern", path=package_copy)
+        assert "gradkern's compiled extension does not load" in done.stderr
+        assert "Rebuild it: pip install --no-build-isolation" in done.stderr
+
+    def test_the_copy_itself_works(self, run_python, package_copy):
+        done = run_python("import gradkern; print(gradkern.__file__)", path=package_copy)
+        assert done.stdout.strip() == str(package_copy / "gradkern" / "__init__.py"), done.stderr
+
+
+def test_build_info():
+    info = gradkern.build_info()
+    assert info["version"] == gradkern.__version__
+    assert info["torch"] == torch.__version__
+    assert info["cpu_instruction_set_in_use"] in info["cpu_instruction_sets"].split()
+    assert "baseline" in info["cpu_instruction_sets"].split()
+
+
+def test_public_names():
+    assert sorted(gradkern.__all__) == sorted(set(gradkern.__all__))
+    for name in gradkern.__all__:
+        assert hasattr(gradkern, name)
+    assert (Path(gradkern.__file__).parent / "py.typed").exists()

@@ -1,0 +1,341 @@
+"""What clipping does to the gradients, and what it leaves alone."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import reference as ref
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import CHUNK, DTYPES, LAYOUTS, WRITABLE, lists, parameters, values
+from torch import nn
+
+import gradkern
+
+
+def copies(tensors):
+    return [None if t is None else t.clone() for t in tensors]
+
+
+@given(lists(layouts=WRITABLE), st.sampled_from([2.0, 1.0, math.inf, 3.0]), st.sampled_from([1e-3, 1.0, 1e3]))
+def test_elements_are_scaled_with_one_rounding(tensors, p, max_norm):
+    params = parameters(tensors)
+    before = copies(tensors)
+    total = gradkern.clip_grad_norm_(params, max_norm, norm_type=p)
+    coef = ref.coefficient(max_norm, total)
+    for old, new in zip(before, tensors):
+        if old is None:
+            continue
+        if coef >= 1:
+            assert ref.bits(old) == ref.bits(new)
+        else:
+            ref.assert_scaled(new, old, coef)
+
+
+@given(lists(), st.sampled_from([2.0, 1.0, math.inf, 0.5]))
+def test_nothing_is_written_when_the_norm_is_small_enough(tensors, p):
+    params = parameters(tensors)
+    before = [None if t is None else ref.bits(t) for t in tensors]
+    versions = [None if t is None else t._version for t in tensors]
+    total = gradkern.clip_grad_norm_(params, math.inf, norm_type=p)
+    if math.isfinite(total.item()):
+        gradkern.clip_grad_norm_(params, 2 * total.item() + 1, norm_type=p)
+    assert before == [None if t is None else ref.bits(t) for t in tensors]
+    assert versions == [None if t is None else t._version for t in tensors]
+
+
+@given(lists(), st.sampled_from([2.0, 1.0, math.inf]))
+def test_split_functions_give_the_same_bits(tensors, p):
+    whole = parameters(copies(tensors))
+    split = parameters(copies(tensors))
+    total = gradkern.clip_grad_norm_(whole, 0.5, norm_type=p)
+    grads = [q.grad for q in split if q.grad is not None]
+    norm = gradkern.get_total_norm(grads, p)
+    gradkern.clip_grads_with_norm_(split, 0.5, norm)
+    if grads:
+        assert ref.bits(norm) == ref.bits(total)
+    for a, b in zip(whole, split):
+        assert a.grad is None or ref.bits(a.grad) == ref.bits(b.grad)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n", [1, 15, 16, 33, CHUNK + 1])
+def test_versions_are_bumped_when_written(n, dtype):
+    grad = values("normal", n, dtype, seed=1)
+    version = grad._version
+    gradkern.clip_grad_norm_(parameters([grad]), 1e-3)
+    assert grad._version > version
+
+
+def test_a_saved_gradient_that_was_clipped_is_noticed_by_autograd():
+    weight = nn.Parameter(torch.tensor([3.0, 4.0]))
+    weight.grad = torch.tensor([3.0, 4.0])
+    product = weight * weight.grad
+    gradkern.clip_grad_norm_([weight], 1.0)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        product.sum().backward()
+
+
+@pytest.mark.parametrize("max_norm", [0.0, -1.0, -2.5])
+def test_max_norm_of_zero_and_below_as_torch(max_norm):
+    grads = [torch.tensor([3.0, -4.0]), torch.tensor([12.0, 0.0])]
+    ours, theirs = parameters(copies(grads)), parameters(copies(grads))
+    gradkern.clip_grad_norm_(ours, max_norm)
+    torch.nn.utils.clip_grad_norm_(theirs, max_norm)
+    for a, b in zip(ours, theirs):
+        torch.testing.assert_close(a.grad, b.grad)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_nan_reaches_every_gradient(dtype):
+    bad = torch.ones(CHUNK + 3, dtype=dtype)
+    bad[CHUNK + 1] = math.nan
+    other = torch.ones(5, dtype=torch.float32)
+    total = gradkern.clip_grad_norm_(parameters([other, bad]), 1.0)
+    assert math.isnan(total.item())
+    assert other.isnan().all()
+    assert bad.isnan().all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_inf_zeroes_the_finite_elements_as_in_torch(dtype):
+    grad = torch.ones(40, dtype=dtype)
+    grad[7] = math.inf
+    total = gradkern.clip_grad_norm_(parameters([grad]), 1.0)
+    assert total.item() == math.inf
+    assert grad[7].isnan()
+    assert torch.count_nonzero(torch.cat([grad[:7], grad[8:]])) == 0
+
+
+def test_an_infinite_max_norm_never_writes_not_even_nan():
+    grad = torch.tensor([math.nan, 1.0, math.inf])
+    before, version = ref.bits(grad), grad._version
+    assert math.isnan(gradkern.clip_grad_norm_(parameters([grad]), math.inf).item())
+    assert ref.bits(grad) == before
+    assert grad._version == version
+
+
+@pytest.mark.parametrize("magnitude", [1e-42, 1e-30, 1e30, 1e38])
+@pytest.mark.parametrize("max_norm", [1e-44, 1e-30, 1.0, 1e20])
+def test_extreme_coefficients_keep_the_contract(magnitude, max_norm):
+    """Coefficients below float32's normal range: the product is representable all the same."""
+    grad = torch.tensor([1.0, 1.7, -0.3, 1e-7]) * magnitude
+    old = grad.clone()
+    total = gradkern.clip_grad_norm_(parameters([grad]), max_norm)
+    coef = ref.coefficient(max_norm, total)
+    if coef < 1:
+        ref.assert_scaled(grad, old, coef)
+    else:
+        assert torch.equal(grad, old)
+
+
+def test_every_significand_is_rounded_once():
+    """A significand sweep of both factors: rounding the coefficient first would show here."""
+    grad = (torch.arange(2**14, dtype=torch.float32) + 2**14) * 2.0**-14
+    for total in (1.0000001, 1.3, 1.7, 1.9999999, 1.0 + 2.0**-23):
+        new = grad.clone()
+        gradkern.clip_grads_with_norm_(parameters([new]), 1.0, torch.tensor(total, dtype=torch.float64))
+        ref.assert_scaled(new, grad, 1.0 / (total + 1e-6))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_every_16_bit_value_is_scaled_right(dtype):
+    every = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
+    for coef in (0.5, 1 / 3, 0.9999, 2.0**-12, 1e-5):
+        new = every.clone()
+        gradkern.clip_grads_with_norm_(parameters([new]), coef, 1.0)
+        ref.assert_scaled(new, every, ref.coefficient(coef, torch.tensor(1.0)))
+
+
+class TestOncePerGradient:
+    def test_a_parameter_listed_twice_counts_and_scales_once(self):
+        p = nn.Parameter(torch.zeros(2))
+        p.grad = torch.tensor([3.0, 4.0])
+        assert gradkern.clip_grad_norm_([p, p, p], 1.0).item() == 5.0
+        ref.assert_scaled(p.grad, torch.tensor([3.0, 4.0]), 1 / (5 + 1e-6))
+
+    def test_two_parameters_that_share_a_gradient(self):
+        grad = torch.tensor([3.0, 4.0])
+        params = parameters([grad, torch.zeros(4), grad])
+        stats = gradkern.measure(params)
+        assert stats.norm.tolist() == [5.0, 0.0, 5.0]
+        assert stats.total_norm.item() == 5.0
+        gradkern.clip_grad_norm_(params, 1.0)
+        ref.assert_scaled(grad, torch.tensor([3.0, 4.0]), 1 / (5 + 1e-6))
+
+    def test_a_sparse_gradient_listed_twice(self):
+        grad = torch.sparse_coo_tensor(torch.tensor([[1, 1]]), torch.tensor([1.0, 2.0]), (3,))
+        p = nn.Parameter(torch.zeros(3))
+        p.grad = grad
+        assert gradkern.clip_grad_norm_([p, p], 1.0).item() == 3.0
+        ref.assert_scaled(p.grad.to_dense(), torch.tensor([0.0, 3.0, 0.0]), 1 / (3 + 1e-6))
+
+
+def clip_views(memory, views, max_norm=1.0):
+    """Clips the views; returns the coefficient and which memory locations they cover."""
+    covered = torch.zeros_like(memory, dtype=torch.bool)
+    for v in views:
+        covered.as_strided(v.size(), v.stride(), v.storage_offset()).fill_(True)
+    total = gradkern.clip_grad_norm_(parameters(views), max_norm)
+    return ref.coefficient(max_norm, total), covered
+
+
+OVERLAPS = {
+    "a bucket and its parts": lambda m: [m[:40], m[40:41], m[41:100]],
+    "interleaved columns": lambda m: [m.view(20, 6)[:, 0], m.view(20, 6)[:, 1:3], m.view(20, 6)[:, 5]],
+    "overlapping ranges": lambda m: [m[:50], m[30:80], m[79:90]],
+    "a part and the whole": lambda m: [m[10:20], m],
+    "whole, transposed and flat": lambda m: [m, m.view(12, 10).t(), m.view(10, 12)],
+    "expanded": lambda m: [m[:30, None].expand(30, 4)],
+    "expanded beside its base": lambda m: [m[:30], m[:30, None].expand(30, 4), m[60:]],
+    "self-overlapping windows": lambda m: [m.as_strided((20, 5), (3, 1), 2)],
+    "windows that overlap one another": lambda m: [m.as_strided((20, 5), (3, 1), 2), m.as_strided((30, 2), (2, 3), 7)],
+    "one location": lambda m: [m[7:8].expand(100)],
+    "steps": lambda m: [m[::2], m[1::2], m[::3]],
+}
+
+
+class TestOncePerLocation:
+    @pytest.mark.parametrize("dtype", DTYPES)
+    @pytest.mark.parametrize("make", OVERLAPS.values(), ids=OVERLAPS.keys())
+    def test_overlapping_views(self, make, dtype):
+        memory = values("normal", 120, dtype, seed=5) * 3
+        old = memory.clone()
+        views = make(memory)
+        expected = ref.total_norm(views)
+        ref.assert_norm(
+            gradkern.get_total_norm(views).item(), expected, wide=ref.is_wide(views), ulp=ref.TOTAL_ULP
+        )
+        coef, covered = clip_views(memory, views)
+        assert coef < 1
+        ref.assert_scaled(memory[covered], old[covered], coef)
+        assert ref.bits(memory[~covered]) == ref.bits(old[~covered])
+
+    def test_real_and_imaginary_part_of_one_tensor(self):
+        z = values("normal", 50, torch.complex64, seed=2)
+        old = z.clone()
+        total = gradkern.clip_grad_norm_(parameters([z.real, z.imag]), 1.0)
+        ref.assert_scaled(z, old, ref.coefficient(1.0, total))
+
+    def test_zero_policy_on_overlapping_views(self):
+        memory = torch.ones(100)
+        memory[50] = math.nan
+        params = parameters([memory[:60], memory[40:90]])
+        gradkern.GradClipper(params, 1.0, on_nonfinite="zero").clip_()
+        assert memory.tolist() == [0.0] * 90 + [1.0] * 10
+
+    def test_random_overlaps_in_one_storage(self):
+        for seed in range(40):
+            generator = torch.Generator().manual_seed(seed)
+            pick = lambda low, high: int(torch.randint(low, high, (), generator=generator))  # noqa: B023,E731
+            memory = torch.randn(400, generator=generator) + 2
+            old = memory.clone()
+            views = [
+                memory.as_strided((pick(1, 8), pick(1, 8)), (pick(0, 20), pick(0, 20)), pick(0, 100))
+                for _ in range(pick(1, 6))
+            ]
+            coef, covered = clip_views(memory, views, max_norm=0.1)
+            ref.assert_scaled(memory[covered], old[covered], coef)
+            assert torch.equal(memory[~covered], old[~covered])
+
+
+@pytest.mark.parametrize("layout", WRITABLE)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_layouts_are_written_in_place(layout, dtype):
+    grad = LAYOUTS[layout](values("normal", 252, dtype, seed=3))
+    old = grad.clone()
+    pointer = grad.data_ptr()
+    total = gradkern.clip_grad_norm_(parameters([grad]), 0.25)
+    assert grad.data_ptr() == pointer
+    ref.assert_scaled(grad, old, ref.coefficient(0.25, total))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("coalesced", [True, False])
+def test_sparse_coo(coalesced, dtype):
+    index = torch.tensor([[0, 3, 0], [1, 2, 1]])
+    grad = torch.sparse_coo_tensor(index, torch.tensor([[1.0, 2.0], [4.0, 8.0], [2.0, 2.0]], dtype=dtype), (5, 4, 2))
+    grad = grad.coalesce() if coalesced else grad
+    param = nn.Parameter(torch.zeros(5, 4, 2, dtype=dtype))
+    param.grad = grad
+    old = grad.to_dense()
+    total = gradkern.clip_grad_norm_([param], 1.0)
+    assert total.item() == pytest.approx(math.sqrt(9 + 16 + 16 + 64), rel=1e-6)
+    assert param.grad.is_sparse
+    assert param.grad.is_coalesced() == coalesced
+    coef = ref.coefficient(1.0, total)
+    exact = ref.scaled(old, coef)
+    # Uncoalesced: two scaled terms add up, each rounded.
+    bound = (1 if coalesced else 3) * torch.finfo(dtype).eps
+    assert ((param.grad.to_dense() - exact).abs() <= bound * exact.abs()).all()
+
+
+def test_an_empty_sparse_gradient():
+    param = nn.Parameter(torch.zeros(4))
+    param.grad = torch.sparse_coo_tensor(torch.zeros(1, 0, dtype=torch.long), torch.zeros(0), (4,))
+    assert gradkern.clip_grad_norm_([param], 0.0).item() == 0.0
+
+
+def test_sparse_embedding_beside_dense_layers():
+    model = nn.Sequential(nn.Embedding(50, 8, sparse=True), nn.Linear(8, 4))
+    model(torch.tensor([1, 7, 7, 30])).square().sum().mul(100).backward()
+    dense = [p.grad.to_dense().double() for p in model.parameters()]
+    total = gradkern.clip_grad_norm_(model.parameters(), 0.5)
+    ref.assert_norm(total.item(), ref.total_norm(dense), wide=False, ulp=ref.TOTAL_ULP)
+    after = [p.grad.to_dense() for p in model.parameters()]
+    ref.assert_norm(gradkern.get_total_norm(after).item(), ref.total_norm(after), wide=False, ulp=ref.TOTAL_ULP)
+    assert gradkern.get_total_norm(after).item() == pytest.approx(0.5, rel=1e-5)
+
+
+class TestInferenceTensors:
+    @pytest.mark.parametrize("layout", ["contiguous", "sliced", "expanded"])
+    def test_in_inference_mode(self, layout):
+        with torch.inference_mode():
+            grad = LAYOUTS[layout](torch.full((9,), 2.0))
+            param = nn.Parameter(torch.zeros(grad.shape))
+            param.grad = grad
+            total = gradkern.clip_grad_norm_([param], 1.0)
+            ref.assert_scaled(grad, torch.full(grad.shape, 2.0), ref.coefficient(1.0, total))
+
+    def test_outside_it_all_or_nothing(self):
+        with torch.inference_mode():
+            grad = torch.full((9,), 2.0)[::2]
+            param = nn.Parameter(torch.zeros(5))
+            param.grad = grad
+        other = torch.full((3,), 2.0)
+        before = other.clone()
+        try:
+            total = gradkern.clip_grad_norm_([*parameters([other]), param], 1.0)
+        except RuntimeError:
+            assert torch.equal(other, before)
+        else:
+            coef = ref.coefficient(1.0, total)
+            ref.assert_scaled(other, before, coef)
+            ref.assert_scaled(grad.clone(), torch.full((5,), 2.0), coef)
+
+
+def test_a_gradient_that_has_a_graph_of_its_own():
+    x = nn.Parameter(torch.tensor([1.0, 2.0]))
+    (grad,) = torch.autograd.grad(x.pow(3).sum(), x, create_graph=True)
+    x.grad = grad
+    total = gradkern.clip_grad_norm_([x], 1.0)
+    assert not total.requires_grad
+    assert x.grad.detach().norm().item() == pytest.approx(1.0, rel=1e-5)
+
+
+def test_views_from_unbind_and_split_can_be_written():
+    memory = torch.full((4, 6), 2.0)
+    grads = [*memory[:2].unbind(0), *memory[2:].split(3, dim=1)]
+    old = memory.clone()
+    total = gradkern.clip_grad_norm_(parameters(grads), 1.0)
+    ref.assert_scaled(memory, old, ref.coefficient(1.0, total))
+
+
+def test_rarer_floating_types_take_the_slower_route():
+    for dtype in (torch.float8_e4m3fn, torch.float8_e5m2):
+        grad = torch.tensor([3.0, 4.0]).to(dtype)
+        total = gradkern.clip_grad_norm_(parameters([grad]), 2.5)
+        assert total.item() == 5.0
+        assert grad.float().tolist() == pytest.approx([1.5, 2.0], rel=0.13)

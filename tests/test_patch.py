@@ -1,0 +1,75 @@
+"""Routing torch.nn.utils through gradkern, and back."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from strategies import parameters
+from torch.nn.utils import clip_grad
+
+import gradkern
+
+PUBLIC = ("clip_grad_norm_", "clip_grad_value_", "get_total_norm", "clip_grads_with_norm_")
+PLACES = [(torch.nn.utils, n) for n in PUBLIC] + [
+    (clip_grad, n) for n in ("clip_grad_norm_", "clip_grad_value_", "_get_total_norm", "_clip_grads_with_norm_")
+]
+ORIGINALS = {(m.__name__, n): getattr(m, n) for m, n in PLACES}
+
+
+def patched():
+    return [getattr(m, n).__module__.startswith("gradkern") for m, n in PLACES]
+
+
+@pytest.fixture(autouse=True)
+def _unpatched():
+    assert not any(patched())
+    yield
+    gradkern.unpatch_torch()
+    assert all(getattr(m, n) is ORIGINALS[m.__name__, n] for m, n in PLACES)
+
+
+def test_patch_and_unpatch():
+    gradkern.patch_torch()
+    assert all(patched())
+    gradkern.patch_torch()
+    assert all(patched())
+    gradkern.unpatch_torch()
+    assert not any(patched())
+    gradkern.unpatch_torch()
+
+
+def test_the_patched_function_is_the_accurate_one():
+    tiny = torch.full((100,), 1e-25)
+    assert torch.nn.utils.get_total_norm([tiny]).item() == 0.0
+    with gradkern.patched_torch():
+        assert torch.nn.utils.get_total_norm([tiny]).item() == pytest.approx(1e-24)
+        assert torch.nn.utils.clip_grad_norm_(parameters([tiny]), 1.0).item() == pytest.approx(1e-24)
+    assert torch.nn.utils.get_total_norm([tiny]).item() == 0.0
+
+
+def test_the_context_undoes_itself_when_something_raises():
+    with pytest.raises(ZeroDivisionError), gradkern.patched_torch():
+        assert all(patched())
+        1 / 0  # noqa: B018
+    assert not any(patched())
+
+
+def test_nested_contexts_leave_the_outer_patch():
+    with gradkern.patched_torch():
+        with gradkern.patched_torch():
+            pass
+        assert all(patched())
+    assert not any(patched())
+    gradkern.patch_torch()
+    with gradkern.patched_torch():
+        pass
+    assert all(patched())
+
+
+def test_fallback_does_not_come_back_here():
+    """What has no kernel goes to torch's own functions, also while they are patched."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with gradkern.patched_torch(), FakeTensorMode():
+        params = parameters([torch.ones(3)])
+        assert torch.nn.utils.clip_grad_norm_(params, 1.0).shape == ()
