@@ -55,8 +55,11 @@ def check_clip(
         RuntimeError: they differ; says by how much.
     """
     originals = [p.grad for p in params]
-    aliases = {id(t) for t in _unique(originals)}
-    first = [b if g is not None and id(g) in aliases else None for b, g in zip(before, originals)]
+    counted = {id(t) for t in _unique(originals)}
+    first: list[Tensor | None] = []
+    for old_grad, grad in zip(before, originals):
+        first.append(old_grad if id(grad) in counted else None)
+        counted.discard(id(grad))  # listed again, it counts no second time
     _compare(operation, "total_norm", float(total), reference_norm(first, norm_type), total.dtype)
     coef = max_norm / (float(total) + 1e-6)
     scale = 1.0 if coef >= 1 or max_norm == math.inf else coef

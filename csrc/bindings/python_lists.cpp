@@ -32,7 +32,7 @@ GradList gradients_of(const CallSite& site, const py::sequence& parameters) {
     const at::Tensor& parameter = tensor_at(site, item, index);
     const at::Tensor& grad = parameter.unsafeGetTensorImpl()->grad();
     any_candidate = any_candidate || grad.defined() || parameter.requires_grad() ||
-                    Py_TYPE(item) == reinterpret_cast<PyTypeObject*>(ParameterClass);
+                    PyType_IsSubtype(Py_TYPE(item), reinterpret_cast<PyTypeObject*>(ParameterClass));
     grads.push_back(grad);
   });
   TORCH_CHECK_VALUE(any_candidate || grads.empty(), "[", site.operation, "] ", site.list,

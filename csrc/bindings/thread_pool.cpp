@@ -10,16 +10,14 @@ namespace {
 
 std::atomic<bool> forked_child{false};
 
-void watch_forks() {
-  static const int registered =
-      pthread_atfork(nullptr, nullptr, [] { forked_child.store(true, std::memory_order_relaxed); });
-  (void)registered;
-}
+// From the moment the extension is loaded: torch's threads may be running, and the fork may come,
+// before gradkern computes anything.
+[[maybe_unused]] const int watching_forks =
+    pthread_atfork(nullptr, nullptr, [] { forked_child.store(true, std::memory_order_relaxed); });
 
 }  // namespace
 
 cpu::ThreadPool intraop_pool() {
-  watch_forks();
   cpu::ThreadPool pool;
   if (forked_child.load(std::memory_order_relaxed) || at::in_parallel_region()) return pool;
   pool.threads = at::get_num_threads();
