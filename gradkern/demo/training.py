@@ -142,7 +142,7 @@ def train(
         inputs, targets = batches.draw()
         loss = functional.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         paused = run.cost.sample() if run.cost else 0.0
         stats = clipper.clip_()
         optimizer.step()
