@@ -69,13 +69,13 @@ __device__ __forceinline__ Partial chunk_partial(const Workspace& w, uint32_t ch
   return s;
 }
 
-/// Combines load(0) … load(count - 1) as lane `lane` of `lanes`: a run of neighbours each, so
-/// that lane order is element order.
+/// Lane `lane`'s share of load(0) … load(count - 1): every lanes-th, for coalesced loads. The order
+/// of combination is fixed by count and lanes alone.
 template <class Load>
-__device__ __forceinline__ Partial combine_run(const NormOrder& order, uint32_t count,
-                                               uint32_t lane, uint32_t lanes, const Load& load) {
+__device__ __forceinline__ Partial combine_share(const NormOrder& order, uint32_t count,
+                                                 uint32_t lane, uint32_t lanes,
+                                                 const Load& load) {
   Partial s = empty_partial(order);
-  // Strided, for coalesced loads. The order is fixed by count and lanes alone.
 #pragma unroll 4
   for (uint32_t i = lane; i < count; i += lanes) s = combine(order, s, load(i));
   return s;
@@ -99,7 +99,7 @@ __device__ void finish_small_tensors(const FinishParams& p) {
     const uint32_t first = p.workspace.first_chunk[tensor];
     const uint32_t chunks = p.workspace.first_chunk[tensor + 1] - first;
     if (chunks > kChunksForWarp) continue;
-    Partial s = combine_run(p.order, chunks, lane, kWarpSize, [&](uint32_t i) {
+    Partial s = combine_share(p.order, chunks, lane, kWarpSize, [&](uint32_t i) {
       return chunk_partial(p.workspace, first + i);
     });
     if (chunks > 1) s = warp_combine<kWarpSize>(p.order, s);
@@ -112,7 +112,7 @@ __device__ void finish_large_tensors(const FinishParams& p, Partial* shared) {
     const uint32_t first = p.workspace.first_chunk[tensor];
     const uint32_t chunks = p.workspace.first_chunk[tensor + 1] - first;
     if (chunks <= kChunksForWarp) continue;
-    Partial s = combine_run(p.order, chunks, threadIdx.x, kThreads, [&](uint32_t i) {
+    Partial s = combine_share(p.order, chunks, threadIdx.x, kThreads, [&](uint32_t i) {
       return chunk_partial(p.workspace, first + i);
     });
     s = block_combine(p.order, s, shared);
@@ -136,7 +136,7 @@ __global__ void __launch_bounds__(kThreads) finish_kernel(const __grid_constant_
   finish_small_tensors(p);
   if (p.any_large_tensor) finish_large_tensors(p, shared);
   if (!last_block(p.workspace.blocks_done)) return;
-  Partial s = combine_run(p.order, p.tensors, threadIdx.x, kThreads,
+  Partial s = combine_share(p.order, p.tensors, threadIdx.x, kThreads,
                           [&](uint32_t i) { return p.workspace.rows[i]; });
   s = block_combine(p.order, s, shared);
   if (threadIdx.x == 0) store_total(p, s);
@@ -144,7 +144,7 @@ __global__ void __launch_bounds__(kThreads) finish_kernel(const __grid_constant_
 
 /// A handful of devices: one thread does it, in order.
 __global__ void combine_kernel(const __grid_constant__ CombineParams p) {
-  const Partial s = combine_run(p.finish.order, p.finish.tensors, 0, 1,
+  const Partial s = combine_share(p.finish.order, p.finish.tensors, 0, 1,
                                 [&](uint32_t i) { return p.totals[i]; });
   store_total(p.finish, s);
 }
