@@ -12,6 +12,7 @@ struct FinishParams {
   NormOrder order;
   double max_norm;
   double inv_scale;  ///< not negative
+  OnNonfinite on_nonfinite;
   uint32_t tensors;
   bool any_large_tensor;
 };
@@ -33,14 +34,18 @@ __device__ __forceinline__ double scaled_norm(const FinishParams& p, const Parti
   return p.order.kind == NormKind::kZero ? norm : norm * p.inv_scale;
 }
 
-__device__ void store_tensor(const FinishParams& p, uint32_t tensor, const Partial& s) {
+__device__ void store_results(const FinishParams& p, uint32_t tensor, const Partial& s) {
   const MeasureResults& r = p.results;
-  p.workspace.rows[tensor] = s;
   store_real(r.norm, tensor, scaled_norm(p, s), r.is_double);
   store_real(r.l2, tensor, finish(s.sq) * p.inv_scale, r.is_double);
   store_real(r.max_abs, tensor, max_abs(s) * p.inv_scale, r.is_double);
   if (r.nonfinite) r.nonfinite[tensor] = s.nonfinite;
   if (r.zeros) r.zeros[tensor] = s.zeros;
+}
+
+__device__ void store_tensor(const FinishParams& p, uint32_t tensor, const Partial& s) {
+  p.workspace.rows[tensor] = s;
+  store_results(p, tensor, s);
 }
 
 __device__ void store_total(const FinishParams& p, const Partial& s) {
@@ -49,8 +54,10 @@ __device__ void store_total(const FinishParams& p, const Partial& s) {
   const double total = scaled_norm(p, s);
   const double returned = r.is_double ? total : double(float(total));
   store_real(r.total_norm, 0, returned, r.is_double);
-  store_real(r.clip_coef, 0, clip_coefficient(p.max_norm, returned), r.is_double);
+  const ClipDecision decision = decide_clip(p.max_norm, returned, s.nonfinite, p.on_nonfinite);
+  store_real(r.clip_coef, 0, decision.coef, r.is_double);
   if (r.total_nonfinite) *r.total_nonfinite = s.nonfinite;
+  if (r.skip_step) *r.skip_step = s.nonfinite > 0;
   if (r.total) *r.total = s;
 }
 
@@ -120,6 +127,14 @@ __device__ void finish_large_tensors(const FinishParams& p, Partial* shared) {
   }
 }
 
+/// A tensor listed twice has its row twice, but is in the total once: its own Partial is empty.
+__device__ void repeat_rows(const FinishParams& p) {
+  for (uint32_t tensor = threadIdx.x; tensor < p.tensors; tensor += kThreads) {
+    const uint32_t source = p.workspace.repeats[tensor];
+    if (source != 0 && source - 1 != tensor) store_results(p, tensor, p.workspace.rows[source - 1]);
+  }
+}
+
 /// Whether this block is the last of the grid to get here; what the others wrote is visible then.
 __device__ bool last_block(uint32_t* blocks_done) {
   __shared__ bool last;
@@ -140,6 +155,7 @@ __global__ void __launch_bounds__(kThreads) finish_kernel(const __grid_constant_
                           [&](uint32_t i) { return p.workspace.rows[i]; });
   s = block_combine(p.order, s, shared);
   if (threadIdx.x == 0) store_total(p, s);
+  if (p.workspace.repeats) repeat_rows(p);
 }
 
 /// A handful of devices: one thread does it, in order.
@@ -158,9 +174,13 @@ double absolute(double x) { return x < 0 ? -x : x; }
 void launch_finish(const MeasureLaunch& launch, const Workspace& workspace, bool any_large_tensor,
                    int multiprocessors) {
   const uint32_t tensors = uint32_t(launch.list.count);
-  const FinishParams p{workspace,        launch.results,
-                       launch.options.order, launch.max_norm,
-                       absolute(launch.inv_scale), tensors,
+  const FinishParams p{workspace,
+                       launch.results,
+                       launch.options.order,
+                       launch.max_norm,
+                       absolute(launch.inv_scale),
+                       launch.on_nonfinite,
+                       tensors,
                        any_large_tensor};
   const uint32_t wanted = any_large_tensor ? tensors : uint32_t(chunks_of(tensors, kWarps));
   launch_kernel(finish_kernel, grid_for(wanted, multiprocessors), kThreads, launch.list.stream, p,
@@ -170,6 +190,7 @@ void launch_finish(const MeasureLaunch& launch, const Workspace& workspace, bool
 void launch_combine(const CombineLaunch& launch) {
   DeviceGuard guard(launch.device, "combine");
   CombineParams p{launch.totals, {}};
+  p.finish.on_nonfinite = launch.on_nonfinite;
   p.finish.results = launch.results;
   p.finish.order = launch.order;
   p.finish.max_norm = launch.max_norm;

@@ -9,6 +9,7 @@
 
 #include <cstddef>
 
+#include "core/clip.h"
 #include "core/dtype.h"
 #include "core/norm.h"
 
@@ -21,10 +22,12 @@ struct MeasureOptions {
 
 /// One list of tensors of one device. `tensors` is host memory, read during the call only; its
 /// data pointers are device memory aligned to two bytes at least (16 is fastest). An entry with
-/// numel 0 (empty, no gradient, repeated) has norm 0 and costs nothing.
+/// numel 0 (empty, no gradient) has norm 0 and costs nothing. Where `first` is given, an entry with
+/// numel 0 and first[i] < i reports what entry first[i] reports; totals count that one once.
 struct TensorList {
   const TensorRef* tensors = nullptr;
   int64_t count = 0;
+  const int64_t* first = nullptr;
   int device = 0;
   cudaStream_t stream = nullptr;
 };
@@ -39,15 +42,17 @@ struct MeasureResults {
   int64_t* nonfinite = nullptr;       ///< [count]
   int64_t* zeros = nullptr;           ///< [count], filled if options.count_zeros
   void* total_norm = nullptr;         ///< real, before clipping
-  void* clip_coef = nullptr;          ///< real, max_norm / (total_norm + 1e-6)
+  void* clip_coef = nullptr;          ///< real, decide_clip()'s: 1 where nothing is to be clipped
   int64_t* total_nonfinite = nullptr; ///< one number
+  bool* skip_step = nullptr;          ///< whether total_nonfinite is not zero
   Partial* total = nullptr;           ///< for launch_combine, before inv_scale
 };
 
 struct MeasureLaunch {
   TensorList list;
   MeasureOptions options;
-  double max_norm = 0;   ///< for clip_coef only
+  double max_norm = 0;   ///< for clip_coef only, as is on_nonfinite
+  OnNonfinite on_nonfinite = OnNonfinite::kPropagate;
   double inv_scale = 1;  ///< norms and magnitudes are multiplied by its absolute value
   MeasureResults results;
   void* workspace = nullptr;  ///< device memory, 16-byte aligned, for this stream order alone
@@ -57,8 +62,7 @@ struct MeasureLaunch {
 /// Bytes of workspace that launch_measure needs for this list. One workspace must not be used by
 /// two calls that may run at the same time (two streams, two graphs); its contents need no
 /// preparation and may be dropped in stream order after the call.
-size_t measure_workspace_bytes(const TensorRef* tensors, int64_t count,
-                               const MeasureOptions& options);
+size_t measure_workspace_bytes(const TensorList& list, const MeasureOptions& options);
 
 void launch_measure(const MeasureLaunch& launch);
 
@@ -71,16 +75,14 @@ struct CombineLaunch {
   cudaStream_t stream = nullptr;
   NormOrder order;
   double max_norm = 0;
+  OnNonfinite on_nonfinite = OnNonfinite::kPropagate;
   double inv_scale = 1;
   MeasureResults results;
 };
 void launch_combine(const CombineLaunch& launch);
 
-/// What scaling does when `total_nonfinite` is not zero.
-enum class OnNonfinite : uint32_t { kPropagate, kSkip, kZero };
-
-/// x *= coef where needs_scaling(max_norm, coef), with coef = clip_coefficient(max_norm,
-/// *total_norm) computed on the device in double: the same bits as csrc/cpu. Otherwise no write.
+/// Applies decide_clip(max_norm, *total_norm, *total_nonfinite, on_nonfinite), computed on the
+/// device in double: the same bits as csrc/cpu. Without anything to do, nothing is written.
 struct ScaleLaunch {
   TensorList list;
   const void* total_norm = nullptr;  ///< double if total_norm_is_double, else float

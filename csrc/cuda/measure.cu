@@ -9,6 +9,7 @@ struct MeasureHeader {
   ChunkSums* sums;
   ChunkExtras* extras;
   uint32_t* first_chunk;
+  uint32_t* repeats;
   uint32_t* blocks_done;
   NormOrder order;
   uint32_t chunk_base, tensor_base;  ///< of this launch within the list
@@ -26,6 +27,10 @@ __device__ __forceinline__ void announce_tensors(const Params& p) {
   const uint32_t thread = blockIdx.x * kThreads + threadIdx.x;
   for (uint32_t i = thread; i <= p.tensors; i += gridDim.x * kThreads)
     h.first_chunk[h.tensor_base + i] = h.chunk_base + p.first_chunk[i];
+  if (h.repeats)
+    for (uint32_t i = thread; i < p.tensors; i += gridDim.x * kThreads)
+      h.repeats[h.tensor_base + i] =
+          p.first_chunk[i] == p.first_chunk[i + 1] ? uint32_t(p.data[i]) : 0;
   if (thread == 0) *h.blocks_done = 0;
 }
 
@@ -144,12 +149,14 @@ template <Pass kPass, int... kTableSizes>
 void launch_chunks(const MeasureLaunch& launch, const Workspace& w, ChunkBytes chunk_bytes,
                    int processors) {
   const TensorList& list = launch.list;
-  MeasureHeader header{w.sums, w.extras, w.first_chunk, w.blocks_done, launch.options.order, 0, 0};
+  MeasureHeader header{w.sums,        w.extras,             w.first_chunk, w.repeats,
+                       w.blocks_done, launch.options.order, 0,             0};
   int64_t done = 0;
   do {
     with_smallest_table<MeasureHeader, kTableSizes...>(list.count - done, [&](auto& p) {
       p.header = header;
-      done += fill_table(p, list.tensors + done, list.count - done, chunk_bytes);
+      const int64_t* first = list.first ? list.first + done : nullptr;
+      done += fill_table(p, list.tensors + done, list.count - done, chunk_bytes, first);
       launch_one<kPass>(p, list.stream, processors);
       header.chunk_base += p.chunks();
       header.tensor_base = uint32_t(done);
@@ -173,11 +180,12 @@ void launch_pass(const MeasureLaunch& launch, const Workspace& w, ChunkBytes chu
 
 }  // namespace
 
-size_t measure_workspace_bytes(const TensorRef* tensors, int64_t count,
-                               const MeasureOptions& options) {
+size_t measure_workspace_bytes(const TensorList& list, const MeasureOptions& options) {
+  const ChunkBytes chunk_bytes = chunk_bytes_of(list.tensors, list.count);
   const uint32_t chunks =
-      count_chunks(tensors, count, chunk_bytes_of(tensors, count), "measure_workspace_bytes");
-  return layout_workspace(nullptr, count, chunks, pass_for(options) != Pass::kPlain).bytes;
+      count_chunks(list.tensors, list.count, chunk_bytes, "measure_workspace_bytes");
+  const bool extras = pass_for(options) != Pass::kPlain;
+  return layout_workspace(nullptr, list.count, chunks, extras, list.first != nullptr).bytes;
 }
 
 void launch_measure(const MeasureLaunch& launch) {
@@ -185,7 +193,8 @@ void launch_measure(const MeasureLaunch& launch) {
   const ChunkBytes chunk_bytes = chunk_bytes_of(list.tensors, list.count);
   const uint32_t chunks = count_chunks(list.tensors, list.count, chunk_bytes, kOperation);
   const bool extras = pass_for(launch.options) != Pass::kPlain;
-  const Workspace w = layout_workspace(launch.workspace, list.count, chunks, extras);
+  const Workspace w = layout_workspace(launch.workspace, list.count, chunks, extras,
+                                       list.first != nullptr);
   require(launch.workspace && w.bytes <= launch.workspace_bytes,
           "the workspace is smaller than measure_workspace_bytes() asks for", kOperation);
   DeviceGuard guard(list.device, kOperation);

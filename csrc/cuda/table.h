@@ -53,7 +53,7 @@ struct TableParams {
   static constexpr uint32_t kCapacity = (kBytes - int(sizeof(Header)) - 16) / 16;
 
   Header header;
-  uint64_t data[kCapacity];
+  uint64_t data[kCapacity];        ///< of a tensor without chunks: see fill_table
   uint32_t last_chunk[kCapacity];  ///< bytes of the tensor's last chunk * 8 + dtype
   uint32_t first_chunk[kCapacity + 1];
   uint32_t tensors;
@@ -84,9 +84,11 @@ inline uint32_t chunks_of_tensor(const TensorRef& t, ChunkBytes chunk_bytes) {
   return uint32_t(chunks_of(t.numel * itemsize(t.dtype), chunk_bytes.of(t.dtype)));
 }
 
-/// Fills the table with as many of `tensors` as fit; returns how many did.
+/// Fills the table with as many of `tensors` as fit; returns how many did. `first` (may be null)
+/// names the tensor that an empty one stands for; 1 + that goes where its pointer would be.
 template <class Params>
-int64_t fill_table(Params& p, const TensorRef* tensors, int64_t count, ChunkBytes chunk_bytes) {
+int64_t fill_table(Params& p, const TensorRef* tensors, int64_t count, ChunkBytes chunk_bytes,
+                   const int64_t* first = nullptr) {
   const int64_t taken = count < int64_t(Params::kCapacity) ? count : int64_t(Params::kCapacity);
   p.tensors = uint32_t(taken);
   p.chunk_bytes = chunk_bytes;
@@ -95,7 +97,7 @@ int64_t fill_table(Params& p, const TensorRef* tensors, int64_t count, ChunkByte
     const TensorRef& t = tensors[i];
     const uint32_t own = chunks_of_tensor(t, chunk_bytes);
     const int64_t before_last = own ? int64_t(own - 1) * chunk_bytes.of(t.dtype) : 0;
-    p.data[i] = reinterpret_cast<uint64_t>(t.data);
+    p.data[i] = own ? reinterpret_cast<uint64_t>(t.data) : first ? uint64_t(first[i]) + 1 : 0;
     p.last_chunk[i] =
         uint32_t(t.numel * itemsize(t.dtype) - before_last) << 3 | uint32_t(t.dtype);
     p.first_chunk[i] = chunks;

@@ -36,12 +36,14 @@ struct Workspace {
   ChunkSums* sums;        ///< [chunks]
   ChunkExtras* extras;    ///< [chunks] or null
   uint32_t* first_chunk;  ///< [tensors + 1]
+  uint32_t* repeats;      ///< [tensors] or null: 1 + the tensor whose results a tensor repeats, or 0
   uint32_t* blocks_done;  ///< set to zero by the measure kernel of the same call
   size_t bytes;
 };
 
 /// Lays a workspace out at `base`, which may be null to ask for its size.
-inline Workspace layout_workspace(void* base, int64_t tensors, uint32_t chunks, bool extras) {
+inline Workspace layout_workspace(void* base, int64_t tensors, uint32_t chunks, bool extras,
+                                  bool repeats) {
   size_t offset = 0;
   const auto take = [&](size_t bytes) {
     char* at = static_cast<char*>(base) + offset;
@@ -54,6 +56,8 @@ inline Workspace layout_workspace(void* base, int64_t tensors, uint32_t chunks, 
   w.extras = static_cast<ChunkExtras*>(take(extras ? size_t(chunks) * sizeof(ChunkExtras) : 0));
   if (!extras) w.extras = nullptr;
   w.first_chunk = static_cast<uint32_t*>(take((size_t(tensors) + 1) * sizeof(uint32_t)));
+  w.repeats = static_cast<uint32_t*>(take(repeats ? size_t(tensors) * sizeof(uint32_t) : 0));
+  if (!repeats) w.repeats = nullptr;
   w.blocks_done = static_cast<uint32_t*>(take(sizeof(uint32_t)));
   w.bytes = offset;
   return w;

@@ -18,16 +18,12 @@ struct ClampHeader {
   double limit;
 };
 
-enum class Write { kNothing, kZeros, kScaled };
-
 /// What the device-side numbers ask for; every thread reads them, the host never does.
-__device__ __forceinline__ Write decide(const ScaleHeader& h, double& coef) {
-  if (h.on_nonfinite != OnNonfinite::kPropagate && *h.total_nonfinite != 0)
-    return h.on_nonfinite == OnNonfinite::kZero ? Write::kZeros : Write::kNothing;
+__device__ __forceinline__ ClipDecision decide(const ScaleHeader& h) {
   const double total = h.total_norm_is_double ? *static_cast<const double*>(h.total_norm)
                                               : double(*static_cast<const float*>(h.total_norm));
-  coef = clip_coefficient(h.max_norm, total);
-  return needs_scaling(h.max_norm, coef) ? Write::kScaled : Write::kNothing;
+  const int64_t nonfinite = h.total_nonfinite ? *h.total_nonfinite : 0;
+  return decide_clip(h.max_norm, total, nonfinite, h.on_nonfinite);
 }
 
 /// scaled() of core/clip.h on the elements of a vector, with the machine's own conversions.
@@ -76,11 +72,10 @@ __device__ __forceinline__ void for_each_chunk_backwards(const Params& p, const 
 template <int kBytes>
 __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
     scale_kernel(const __grid_constant__ TableParams<ScaleHeader, kBytes> p) {
-  double coef = 0;
-  const Write write = decide(p.header, coef);
-  if (write == Write::kNothing) return;
+  const ClipDecision decision = decide(p.header);
+  if (decision.action == ClipAction::kNone) return;
   for_each_chunk_backwards(p, [&](const ChunkView& chunk) {
-    if (write == Write::kScaled) scale_chunk(chunk, coef);
+    if (decision.action == ClipAction::kScale) scale_chunk(chunk, decision.coef);
     else zero_chunk(chunk);
   });
 }

@@ -17,6 +17,7 @@ struct Measured {
   std::vector<int64_t> nonfinite, zeros;
   double total = -1, coef = -1;
   int64_t total_nonfinite = -1;
+  bool skip_step = false;
   Partial partial;
   std::vector<unsigned char> raw;  ///< all results' bytes, for bit comparisons
 };
@@ -32,9 +33,14 @@ std::vector<double> reals(const std::vector<unsigned char>& raw, int64_t n, bool
   return is_double ? widened<double>(raw, n) : widened<float>(raw, n);
 }
 
+cuda::TensorList list_of(const TensorSet& set, const int64_t* first = nullptr) {
+  return {set.refs(), set.count(), first, 0, nullptr};
+}
+
 struct Request {
   double p = 2, max_norm = 1, inv_scale = 1;
   bool count_zeros = false;
+  const int64_t* first = nullptr;
 };
 
 Measured run_measure(const TensorSet& set, const Request& request = {}) {
@@ -47,14 +53,14 @@ Measured run_measure(const TensorSet& set, const Request& request = {}) {
   m.zeros.assign(n, -1);
 
   cuda::MeasureLaunch launch;
-  launch.list = {set.refs(), set.count(), 0, nullptr};
+  launch.list = list_of(set, request.first);
   launch.options = {norm_order(request.p), request.count_zeros};
   launch.max_norm = request.max_norm;
   launch.inv_scale = request.inv_scale;
   launch.results = {m.is_double, norm.data(), l2.data(), max_abs.data(), m.nonfinite.data(),
                     request.count_zeros ? m.zeros.data() : nullptr, total.data(), coef.data(),
-                    &m.total_nonfinite, &m.partial};
-  const int64_t bytes = int64_t(cuda::measure_workspace_bytes(set.refs(), set.count(), launch.options));
+                    &m.total_nonfinite, &m.skip_step, &m.partial};
+  const int64_t bytes = int64_t(cuda::measure_workspace_bytes(launch.list, launch.options));
   GuardedBuffer workspace(bytes, 0);
   launch.workspace = workspace.data();
   launch.workspace_bytes = size_t(bytes);
@@ -99,7 +105,8 @@ void check_against_reference(const TensorSet& set, const Request& r, const Measu
   if (set.count() > 64) return;
   check_norm(m.total, total.norm(r.p) * (r.p == 0 ? 1 : (long double)r.inv_scale), r.p, m.is_double, true, "total");
   CHECK(m.total_nonfinite == total.nonfinite, "total_nonfinite");
-  const double coef = clip_coefficient(r.max_norm, m.total);
+  CHECK(m.skip_step == (total.nonfinite > 0), "skip_step");
+  const double coef = decide_clip(r.max_norm, m.total, total.nonfinite, OnNonfinite::kPropagate).coef;
   CHECK(m.coef == (m.is_double ? coef : double(float(coef))) || (coef != coef && m.coef != m.coef), "coef: got %.17g, want %.17g", m.coef, coef);
 }
 
@@ -244,7 +251,7 @@ void test_many_tensors() {
     const TensorSet set(specs);
     cuda_shim::launches = 0;
     const Measured m = run_measure(set);
-    const int tables = int((count + 2042) / 2043);
+    const int tables = int((count + 2041) / 2042);
     CHECK(cuda_shim::launches <= tables + 1, "%d launches", cuda_shim::launches);
     check_against_reference(set, {}, m);
     check_against_cpu(set, {}, m);
@@ -266,14 +273,14 @@ void test_nothing() {
 struct Scaling {
   double total, max_norm;
   bool is_double;
-  cuda::OnNonfinite policy = cuda::OnNonfinite::kPropagate;
+  OnNonfinite policy = OnNonfinite::kPropagate;
   int64_t nonfinite = 0;
 };
 
 void run_scale(const TensorSet& set, const Scaling& s) {
   const float narrow = float(s.total);
   cuda::ScaleLaunch launch;
-  launch.list = {set.refs(), set.count(), 0, nullptr};
+  launch.list = list_of(set);
   launch.total_norm = s.is_double ? static_cast<const void*>(&s.total) : &narrow;
   launch.total_norm_is_double = s.is_double;
   launch.max_norm = s.max_norm;
@@ -313,7 +320,7 @@ void test_scale() {
     run_scale(set, s);
     const double total = s.is_double ? s.total : double(float(s.total));
     const ChunkPlan plan(want.refs(), want.count());
-    cpu::scale(plan, clip_coefficient(s.max_norm, total), serial());
+    cpu::apply(plan, decide_clip(s.max_norm, total, s.nonfinite, s.policy), serial());
     for (int64_t i = 0; i < set.count(); ++i) CHECK(same_elements(set, want, i), "tensor %lld differs from the CPU's", (long long)i);
     CHECK(set.guards_intact(), "wrote outside a tensor");
   }
@@ -323,7 +330,7 @@ void test_no_write() {
   const auto specs = specs_to_write(true);
   for (const Scaling& s : {Scaling{0.5, 1, false}, Scaling{0, 0.001, true}, Scaling{5, HUGE_VAL, false},
                            Scaling{std::nan(""), HUGE_VAL, false}, Scaling{HUGE_VAL, HUGE_VAL, false},
-                           Scaling{9, 1, false, cuda::OnNonfinite::kSkip, 3}}) {
+                           Scaling{9, 1, false, OnNonfinite::kSkip, 3}}) {
     context = "no write, total " + std::to_string(s.total);
     TensorSet set(specs), want(specs);
     run_scale(set, s);
@@ -331,7 +338,7 @@ void test_no_write() {
   }
   context = "zero";
   TensorSet set(specs);
-  run_scale(set, {9, 1, false, cuda::OnNonfinite::kZero, 3});
+  run_scale(set, {9, 1, false, OnNonfinite::kZero, 3});
   for (int64_t i = 0; i < set.count(); ++i)
     for (unsigned char byte : set.bytes(i)) CHECK(byte == 0, "tensor %lld is not zero", (long long)i);
   CHECK(set.guards_intact(), "wrote outside a tensor");
@@ -342,11 +349,26 @@ void test_clamp() {
   for (double limit : {0.5, 0.0, 1e-7, 1e9, -1.0, HUGE_VAL}) {
     context = "clamp, limit " + std::to_string(limit);
     TensorSet set(specs), want(specs);
-    cuda::launch_clamp({{set.refs(), set.count(), 0, nullptr}, limit});
+    cuda::launch_clamp({list_of(set), limit});
     std::unique_ptr<bool[]> changed(new bool[specs.size()]);
     cpu::clamp(ChunkPlan(want.refs(), want.count()), limit, serial(), changed.get());
     for (int64_t i = 0; i < set.count(); ++i) CHECK(same_elements(set, want, i), "tensor %lld differs from the CPU's", (long long)i);
     CHECK(set.guards_intact(), "wrote outside a tensor");
+  }
+}
+
+/// A tensor listed again repeats its row and counts once.
+void test_repeats() {
+  context = "repeats";
+  const TensorSet set({{DType::kFloat32, 5000}, {DType::kFloat32, 0}, {DType::kBFloat16, 77}, {DType::kFloat32, 0}, {DType::kFloat32, 0}});
+  const int64_t first[] = {0, 0, 2, 2, 4};
+  Request r;
+  r.first = first;
+  const Measured m = run_measure(set, r), once = run_measure(set);
+  CHECK(m.total == once.total, "total");
+  for (size_t i = 0; i < 5; ++i) {
+    const size_t k = size_t(first[i]);
+    CHECK(m.norm[i] == once.norm[k] && m.l2[i] == once.l2[k] && m.max_abs[i] == once.max_abs[k] && m.nonfinite[i] == 0, "row %zu", i);
   }
 }
 
@@ -374,7 +396,7 @@ void test_combine() {
     for (int64_t i = 0; i < a.count(); ++i) want.add(a[i]);
     want.add(b[0]);
     check_norm(total, want.norm(p), p, false, true, "total");
-    CHECK(coef == float(clip_coefficient(1, total)) && nonfinite == 0, "coef");
+    CHECK(coef == float(decide_clip(1, total, 0, OnNonfinite::kPropagate).coef) && nonfinite == 0, "coef");
   }
 }
 
@@ -425,13 +447,13 @@ void test_errors() {
   cuda_shim::next_error = cudaErrorInvalidValue;
   const std::string failed = message_of([&] { run_scale(set, {2, 1, false}); });
   CHECK(failed == "[scale] cudaGetDevice failed: a shim error (cudaErrorShim)", "%s", failed.c_str());
-  const std::string small = message_of([&] { cuda::launch_measure({{set.refs(), 1, 0, nullptr}, {}, 1, 1, {}, nullptr, 0}); });
+  const std::string small = message_of([&] { cuda::launch_measure({list_of(set), {}, 1, OnNonfinite::kPropagate, 1, {}, nullptr, 0}); });
   CHECK(small.find("[measure] the workspace is smaller") == 0, "%s", small.c_str());
   const TensorSet complex({{DType::kComplex64, 10}});
-  const std::string refused = message_of([&] { cuda::launch_clamp({{complex.refs(), 1, 0, nullptr}, 1}); });
+  const std::string refused = message_of([&] { cuda::launch_clamp({list_of(complex), 1}); });
   CHECK(refused == "[clamp] expected real tensors, got a complex one", "%s", refused.c_str());
   const TensorRef odd{reinterpret_cast<char*>(set[0].data) + 1, 1, DType::kFloat32};
-  const std::string unaligned = message_of([&] { cuda::launch_clamp({{&odd, 1, 0, nullptr}, 1}); });
+  const std::string unaligned = message_of([&] { cuda::launch_clamp({{&odd, 1, nullptr, 0, nullptr}, 1}); });
   CHECK(unaligned.find("[clamp] a tensor's data pointer is odd") == 0, "%s", unaligned.c_str());
 }
 
@@ -444,7 +466,7 @@ int main(int argc, char** argv) {
       {"sizes_types_orders", test_sizes_types_orders}, {"values", test_values}, {"mixed_list", test_mixed_list},
       {"alignment", test_alignment}, {"determinism", test_determinism}, {"many_tensors", test_many_tensors},
       {"nothing", test_nothing}, {"scale", test_scale}, {"no_write", test_no_write}, {"clamp", test_clamp},
-      {"combine", test_combine}, {"giant_tables", test_giant_tables}, {"larger_chunks", test_larger_chunks}, {"errors", test_errors}};
+      {"repeats", test_repeats}, {"combine", test_combine}, {"giant_tables", test_giant_tables}, {"larger_chunks", test_larger_chunks}, {"errors", test_errors}};
   for (const auto& test : tests) {
     if (argc > 1 && std::string(argv[1]) != test.name) continue;
     const clock_t begin = clock();
