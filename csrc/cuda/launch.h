@@ -101,4 +101,7 @@ struct ClampLaunch {
 };
 void launch_clamp(const ClampLaunch& launch);
 
+/// Whether work on the stream is being captured into a CUDA graph.
+bool is_capturing(int device, cudaStream_t stream);
+
 }  // namespace gradkern::cuda

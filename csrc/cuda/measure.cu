@@ -188,6 +188,13 @@ size_t measure_workspace_bytes(const TensorList& list, const MeasureOptions& opt
   return layout_workspace(nullptr, list.count, chunks, extras, list.first != nullptr).bytes;
 }
 
+bool is_capturing(int device, cudaStream_t stream) {
+  DeviceGuard guard(device, "is_capturing");
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  check(cudaStreamIsCapturing(stream, &status), "cudaStreamIsCapturing", "is_capturing");
+  return status != cudaStreamCaptureStatusNone;
+}
+
 void launch_measure(const MeasureLaunch& launch) {
   const TensorList& list = launch.list;
   const ChunkBytes chunk_bytes = chunk_bytes_of(list.tensors, list.count);
