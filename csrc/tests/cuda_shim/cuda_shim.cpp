@@ -1,8 +1,7 @@
 // Fibers for the threads of a block: see cuda_runtime.h beside this.
 #include <cuda_runtime.h>
 
-#include <setjmp.h>
-#include <ucontext.h>
+#include "context.h"
 
 #include <cstdio>
 #include <cstdlib>
@@ -21,22 +20,13 @@ cudaError_t next_error = cudaSuccess;
 
 namespace {
 
-constexpr size_t kStackBytes = size_t(256) << 10;
+constexpr size_t kStackBytes = size_t(192) << 10;  // a kernel's arguments alone take up to 32 KB
 constexpr unsigned kWarp = 32;
 
-// swapcontext makes two system calls a switch; after the first switch a jump does the same
-// without. AddressSanitizer follows swapcontext only.
-#if defined(__SANITIZE_ADDRESS__)
-constexpr bool kJump = false;
-#else
-constexpr bool kJump = true;
-#endif
-
 struct Fiber {
-  ucontext_t context;
-  jmp_buf jump;
+  Context context;
   std::unique_ptr<char[]> stack;
-  bool started = false, finished = false;
+  bool finished = false;
   unsigned barriers = 0;           // it has arrived at so many
   unsigned exchanges = 0;          // warp operations, likewise
   const unsigned* waits_for = nullptr;  // runs again when *waits_for >= target
@@ -50,17 +40,13 @@ struct Warp {
   unsigned arrived[2];
 };
 
-ucontext_t scheduler;
-jmp_buf scheduler_jump;
+Context scheduler;
 std::vector<Fiber> fibers;
 std::vector<Warp> warps;
 unsigned block_arrived;
 const std::function<void()>* current_body;
 
-void to_scheduler(Fiber& f) {
-  if (!kJump) swapcontext(&f.context, &scheduler);
-  else if (!_setjmp(f.jump)) _longjmp(scheduler_jump, 1);
-}
+void to_scheduler(Fiber& f) { switch_context(f.context, scheduler); }
 
 void entry() {
   Fiber& f = fibers[threadIdx.x];
@@ -70,19 +56,8 @@ void entry() {
 }
 
 void resume(unsigned i) {
-  Fiber& f = fibers[i];
   threadIdx.x = i;
-  if (kJump && _setjmp(scheduler_jump)) return;
-  if (kJump && f.started) _longjmp(f.jump, 1);
-  if (!f.started) {
-    f.started = true;
-    getcontext(&f.context);
-    f.context.uc_stack.ss_sp = f.stack.get();
-    f.context.uc_stack.ss_size = kStackBytes;
-    f.context.uc_link = nullptr;
-    makecontext(&f.context, entry, 0);
-  }
-  swapcontext(&scheduler, &f.context);
+  switch_context(scheduler, fibers[i].context);
 }
 
 void wait_until(Fiber& f, const unsigned* counter, unsigned target) {
@@ -127,7 +102,8 @@ void run_block(unsigned threads, const std::function<void()>& body) {
   current_body = &body;
   for (unsigned i = 0; i < threads; ++i) {
     if (!fibers[i].stack) fibers[i].stack.reset(new char[kStackBytes]);
-    fibers[i].started = fibers[i].finished = false;
+    start_context(fibers[i].context, fibers[i].stack.get(), kStackBytes, entry);
+    fibers[i].finished = false;
     fibers[i].barriers = fibers[i].exchanges = 0;
     fibers[i].waits_for = nullptr;
   }
