@@ -153,7 +153,9 @@ def check_main_loops(name: str, lines: list[str]) -> tuple[int, list[str]]:
         narrow = [codes[i] for i in loads if ".128" not in codes[i]]
         if narrow:
             problems.append(f"a main loop loads less than 16 bytes: {', '.join(narrow)}")
-        arithmetic = [c for c in codes[wide[0] : wide[3]] if re.match(r"(D(ADD|MUL|FMA)|F(ADD|MUL|FMA)|F2F|STG)", c)]
+        arithmetic = [
+            c for c in codes[wide[0] : wide[3]] if re.match(r"(D(ADD|MUL|FMA)|F(ADD|MUL|FMA)|F2F|STG)", c)
+        ]
         if arithmetic:
             problems.append(f"arithmetic between the loads of a batch: {', '.join(arithmetic)}")
     wanted = MAIN_LOOPS.get(name.split("[")[0], 0)
@@ -187,9 +189,13 @@ def check(nvcc: str, nvdisasm: str | None, source: Path, arch: str, folder: Path
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--arch", nargs="+", default=list(ARCHITECTURES), help="architectures to compile for")
-    parser.add_argument("--sass", nargs="*", default=None, help="those to disassemble (default: all compiled)")
+    parser.add_argument(
+        "--sass", nargs="*", default=None, help="those to disassemble (default: all compiled)"
+    )
     parser.add_argument("--jobs", type=int, default=2)
     arguments = parser.parse_args()
     nvcc = find_nvcc()

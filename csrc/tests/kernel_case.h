@@ -93,8 +93,6 @@ T fetch(const unsigned char* from, int64_t i) {
   return x;
 }
 
-inline bool has_double_range(DType d) { return is_double(d); }
-
 /// A value for a real part; `d` decides what tiny and huge mean.
 inline double random_value(Fill fill, DType d, std::mt19937_64& rng, int64_t i) {
   const double normal = std::normal_distribution<double>()(rng);

@@ -72,8 +72,11 @@ def test_nonfinite_elements_are_counted(dtype: torch.dtype) -> None:
     grads[2][77] = math.nan
     stats = gradkern.measure([parameter(g) for g in grads])
     assert stats.nonfinite.tolist() == [0, 3, 1]
-    assert math.isinf(stats.norm[1]) and math.isnan(stats.norm[2]) and math.isnan(stats.total_norm)
-    assert math.isinf(stats.max_abs[1]) and math.isnan(stats.max_abs[2])
+    assert math.isinf(stats.norm[1])
+    assert math.isnan(stats.norm[2])
+    assert math.isnan(stats.total_norm)
+    assert math.isinf(stats.max_abs[1])
+    assert math.isnan(stats.max_abs[2])
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -117,7 +120,8 @@ def test_rows_without_gradient_and_repeated_rows() -> None:
     params = [parameter(grad), parameter(None), parameter(random(0, torch.float32))]
     stats = gradkern.measure([*params, params[0]])
     assert stats.has_grad == (True, False, True, True)
-    assert stats.norm[1] == 0 and stats.norm[2] == 0
+    assert stats.norm[1] == 0
+    assert stats.norm[2] == 0
     assert stats.norm[3] == stats.norm[0]
     assert stats.total_norm == stats.norm[0]
 
@@ -197,9 +201,11 @@ def test_policies_for_nonfinite_gradients(policy: str) -> None:
     if policy == "propagate":
         assert all(p.grad.isnan().all() for p in params)
     elif policy == "zero":
-        assert all((p.grad == 0).all() for p in params) and stats.clip_coef == 0
+        assert all((p.grad == 0).all() for p in params)
+        assert stats.clip_coef == 0
     else:
-        assert stats.skip_step is not None and bool(stats.skip_step)
+        assert stats.skip_step is not None
+        assert bool(stats.skip_step)
         assert all(torch.equal(bits(p.grad), old) for p, old in zip(params, before))
 
 

@@ -82,7 +82,8 @@ def test_results_are_deterministic() -> None:
         copies = clones(params)
         gradkern.clip_grad_norm_(copies, 1.0)
         clipped.append(torch.cat([bits(p.grad) for p in copies]))
-    assert torch.equal(clipped[0], clipped[1]) and torch.equal(clipped[0], clipped[2])
+    assert torch.equal(clipped[0], clipped[1])
+    assert torch.equal(clipped[0], clipped[2])
 
 
 def capture(params: list[torch.nn.Parameter]) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
@@ -184,7 +185,10 @@ def test_five_billion_elements(dtype: torch.dtype) -> None:
     stats = gradkern.measure([p, parameter(random(7, dtype))])
     assert_norm(stats.norm[0], want)
     gradkern.clip_grads_with_norm_([p], 1.0, torch.tensor(2.0 - 1e-6, dtype=torch.float64, device="cuda"))
-    assert grad[-1] == 32768.0 and grad[2**31] == 32768.0 and grad[0] == 0.25 and grad[-2] == 0.25
+    assert grad[-1] == 32768.0
+    assert grad[2**31] == 32768.0
+    assert grad[0] == 0.25
+    assert grad[-2] == 0.25
     assert bool((grad[numel // 2 : numel // 2 + 1000] == 0.25).all())
 
 
