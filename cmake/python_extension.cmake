@@ -38,6 +38,21 @@ target_compile_definitions(_C PRIVATE
   GRADKERN_TORCH_VERSION="${torch_version}"
   GRADKERN_COMPILER="${CMAKE_CXX_COMPILER_ID} ${CMAKE_CXX_COMPILER_VERSION}")
 target_link_libraries(_C PRIVATE gradkern_cpu ${torch_libraries})
+if(torch_version VERSION_LESS 2.13)  # c10::Stream::native_handle knows CUDA since 2.13
+  set(native_handle 0)
+else()
+  set(native_handle 1)
+endif()
+target_compile_definitions(_C PRIVATE GRADKERN_STREAM_HAS_NATIVE_HANDLE=${native_handle})
+if(GRADKERN_WITH_CUDA)
+  target_sources(_C PRIVATE csrc/bindings/cuda_backend.cpp csrc/bindings/cuda_stream.cpp)
+  target_compile_definitions(_C PRIVATE
+    GRADKERN_CUDA_VERSION="${CMAKE_CUDA_COMPILER_VERSION}"
+    GRADKERN_CUDA_ARCHITECTURES="${CMAKE_CUDA_ARCHITECTURES}")
+  target_link_libraries(_C PRIVATE gradkern_cuda)
+else()
+  target_sources(_C PRIVATE csrc/bindings/no_cuda_backend.cpp)
+endif()
 # -fopenmp for the pragmas in ATen/Parallel.h, not for the linker: the OpenMP runtime has to be the
 # one torch has loaded, and its symbols come from there.
 set_source_files_properties(csrc/bindings/thread_pool.cpp PROPERTIES COMPILE_OPTIONS -fopenmp)

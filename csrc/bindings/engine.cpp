@@ -8,6 +8,7 @@
 #include <cmath>
 #include <sstream>
 
+#include "bindings/cuda_backend.h"
 #include "bindings/thread_pool.h"
 #include "cpu/floating_point_mode.h"
 
@@ -110,6 +111,32 @@ std::string offenders(const CallSite& site, const std::vector<Partial>& partials
   return text.str();
 }
 
+void apply(const CallSite& site, const GradList& grads, const Prepared& prepared,
+           const ClipDecision& decision) {
+  if (decision.action == ClipAction::kNone) return;
+  const bool in_place = prepared.staged.empty() && !prepared.maybe_overlapping;
+  const Prepared writable = in_place ? Prepared{} : prepare_for_write(site, grads, prepared);
+  const Prepared& target = in_place ? prepared : writable;
+  cpu::apply(ChunkPlan(target.refs.data(), int64_t(target.refs.size())), decision, intraop_pool());
+  write_back(target);
+  bump_versions(grads);
+}
+
+/// Before anything is written, on every device.
+void check_clampable(const CallSite& site, const GradList& grads) {
+  for (size_t i = 0; i < grads.size(); ++i) {
+    if (!grads[i].defined()) continue;
+    GRADKERN_CHECK_TYPE(!grads[i].is_complex(), site, int64_t(i),
+                        "expected a real gradient (complex numbers have no order), got ",
+                        grads[i].scalar_type());
+    GRADKERN_CHECK_TYPE(!grads[i].is_sparse() || grads[i].is_coalesced(), site, int64_t(i),
+                        "expected a dense or a coalesced sparse gradient, got an uncoalesced one ",
+                        "(its duplicate indices add up after clamping); call .coalesce() on it");
+  }
+}
+
+}  // namespace
+
 void raise_if_nonfinite(const CallSite& site, const ClipRequest& request, const Measurement& m,
                         const std::vector<Partial>& partials) {
   const bool by_norm = request.raise_if_nonfinite_norm && !is_finite(m.total);
@@ -124,20 +151,8 @@ void raise_if_nonfinite(const CallSite& site, const ClipRequest& request, const 
               "`error_if_nonfinite=False` (or on_nonfinite='propagate').");
 }
 
-void apply(const CallSite& site, const GradList& grads, const Prepared& prepared,
-           const ClipDecision& decision) {
-  if (decision.action == ClipAction::kNone) return;
-  const bool in_place = prepared.staged.empty() && !prepared.maybe_overlapping;
-  const Prepared writable = in_place ? Prepared{} : prepare_for_write(site, grads, prepared);
-  const Prepared& target = in_place ? prepared : writable;
-  cpu::apply(ChunkPlan(target.refs.data(), int64_t(target.refs.size())), decision, intraop_pool());
-  write_back(target);
-  bump_versions(grads);
-}
-
-}  // namespace
-
 Measurement measure(const CallSite& site, const GradList& grads, const MeasureRequest& request) {
+  if (cuda_backend::handles(grads)) return cuda_backend::measure(site, grads, request);
   at::NoGradGuard no_grad;
   const Prepared prepared = prepare(site, grads);
   std::vector<Partial> partials;
@@ -145,6 +160,7 @@ Measurement measure(const CallSite& site, const GradList& grads, const MeasureRe
 }
 
 ClipResult clip(const CallSite& site, const GradList& grads, const ClipRequest& request) {
+  if (cuda_backend::handles(grads)) return cuda_backend::clip(site, grads, request);
   at::NoGradGuard no_grad;
   const Prepared prepared = prepare(site, grads);
   std::vector<Partial> partials;
@@ -163,6 +179,8 @@ ClipResult clip(const CallSite& site, const GradList& grads, const ClipRequest& 
 
 void clip_with_norm(const CallSite& site, const GradList& grads, double max_norm,
                     const at::Tensor& total_norm) {
+  if (cuda_backend::handles(grads))
+    return cuda_backend::clip_with_norm(site, grads, max_norm, total_norm);
   at::NoGradGuard no_grad;
   TORCH_CHECK_VALUE(total_norm.numel() == 1, "[", site.operation, "] total_norm: expected one number, ",
                     "got a tensor of shape ", total_norm.sizes());
@@ -172,15 +190,8 @@ void clip_with_norm(const CallSite& site, const GradList& grads, double max_norm
 
 void clip_value(const CallSite& site, const GradList& grads, double limit) {
   at::NoGradGuard no_grad;
-  for (size_t i = 0; i < grads.size(); ++i) {
-    if (!grads[i].defined()) continue;
-    GRADKERN_CHECK_TYPE(!grads[i].is_complex(), site, int64_t(i),
-                        "expected a real gradient (complex numbers have no order), got ",
-                        grads[i].scalar_type());
-    GRADKERN_CHECK_TYPE(!grads[i].is_sparse() || grads[i].is_coalesced(), site, int64_t(i),
-                        "expected a dense or a coalesced sparse gradient, got an uncoalesced one ",
-                        "(its duplicate indices add up after clamping); call .coalesce() on it");
-  }
+  check_clampable(site, grads);
+  if (cuda_backend::handles(grads)) return cuda_backend::clip_value(site, grads, limit);
   const Prepared prepared = prepare_for_write(site, grads, prepare(site, grads));
   const size_t count = grads.size();
   const std::unique_ptr<bool[]> changed(new bool[count]());

@@ -45,6 +45,11 @@ struct ClipResult {
   at::Tensor skip_step;   ///< 0-d bool, for OnNonfinite::kSkip only
 };
 
+/// Raises by what `request` asks for and m.total, m.total_nonfinite say; `partials` hold per position
+/// how many elements are non-finite, of how many.
+void raise_if_nonfinite(const CallSite& site, const ClipRequest& request, const Measurement& m,
+                        const std::vector<Partial>& partials);
+
 Measurement measure(const CallSite& site, const GradList& grads, const MeasureRequest& request);
 
 ClipResult clip(const CallSite& site, const GradList& grads, const ClipRequest& request);

@@ -9,6 +9,8 @@
 
 #include <algorithm>
 
+#include "bindings/cuda_backend.h"
+
 namespace gradkern {
 namespace {
 
@@ -181,9 +183,10 @@ bool is_native(const GradList& grads) {
   for (const at::Tensor& g : grads) {
     if (!g.defined()) continue;
     if (g.key_set().has_any(kForeign) || g.is_nested()) return false;
-    if (!(g.is_cpu() || g.is_meta())) return false;
+    const bool cuda = g.is_cuda() && cuda_backend::available();
+    if (!(g.is_cpu() || cuda || g.is_meta())) return false;
     if (!first) first = &g;
-    else if (g.device() != first->device() && !g.is_meta() && !first->is_meta()) return false;
+    else if (g.device().type() != first->device().type() && !g.is_meta() && !first->is_meta()) return false;
   }
   return true;
 }

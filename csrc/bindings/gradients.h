@@ -15,7 +15,7 @@ namespace gradkern {
 using GradList = std::vector<at::Tensor>;
 
 /// Whether a kernel of ours can work on the list. False: torch's own operations have to
-/// (subclasses such as DTensor, dispatch modes, functorch, other devices, several devices).
+/// (subclasses such as DTensor, dispatch modes, functorch, other devices, CPU and CUDA in one list).
 bool is_native(const GradList& grads);
 
 /// A gradient that no kernel reads in place (sliced, expanded, sparse, rarer dtypes): a dense copy

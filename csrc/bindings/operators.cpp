@@ -54,10 +54,15 @@ TORCH_LIBRARY(gradkern, m) {
         " -> (Tensor norm, Tensor l2_norm, Tensor max_abs, Tensor nonfinite, Tensor zeros, Tensor total_norm)");
 }
 
-TORCH_LIBRARY_IMPL(gradkern, CPU, m) {
+namespace {
+void implement(torch::Library& m) {
   m.impl("total_norm", gradkern::total_norm_op);
   m.impl("clip_", gradkern::clip_op);
   m.impl("clip_with_norm_", gradkern::clip_with_norm_op);
   m.impl("clip_value_", gradkern::clip_value_op);
   m.impl("measure", gradkern::measure_op);
 }
+}  // namespace
+
+TORCH_LIBRARY_IMPL(gradkern, CPU, m) { implement(m); }
+TORCH_LIBRARY_IMPL(gradkern, CUDA, m) { implement(m); }

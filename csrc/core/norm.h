@@ -34,7 +34,7 @@ struct NormOrder {
 constexpr uint64_t kInfBits = 0x7ff0000000000000ull;
 
 GRADKERN_HD double quiet_nan() { return bit_cast<double>(uint64_t(0x7ff8000000000000ull)); }
-GRADKERN_HD double infinity() { return bit_cast<double>(kInfBits); }
+GRADKERN_HD double infinity() { return bit_cast<double>(uint64_t(kInfBits)); }
 GRADKERN_HD uint64_t abs_bits(double x) { return bit_cast<uint64_t>(x) & ~(1ull << 63); }
 GRADKERN_HD bool is_finite(double x) { return abs_bits(x) < kInfBits; }
 

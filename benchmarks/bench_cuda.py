@@ -1,0 +1,260 @@
+"""clip_grad_norm_ on a GPU: gradkern, torch's foreach and single-tensor paths, and memory floors.
+
+Contenders are interleaved in one run and rotate over copies of the gradients that together exceed
+the L2 cache several times (lists too large for copies are larger than the cache anyway). GPU time is
+between two CUDA events around one call, enqueued behind a short sleep, so that the host is never what
+is measured; host time is how long the call takes to return, of the same calls in a loop of their own.
+Reported are medians.
+
+Floors, of the same bytes in the same run: `read`, a reduction of one flat tensor; `copy`, a device
+copy (its bytes are read and written). A clip that clips nothing can at best be `read`, one that clips
+`read` plus a read and a write.
+
+    python benchmarks/bench_cuda.py --output results.json      everything (minutes)
+    python benchmarks/bench_cuda.py --quick --output …         the part that fits four minutes
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import itertools
+import json
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from machine import describe
+from models import Case, gpt2_small
+from torch import nn
+
+import gradkern
+
+ROTATED_BYTES = 256 << 20  # several times the L2 cache of any GPU so far
+SLEEP_CYCLES = 2_000_000  # about a millisecond: longer than the host needs to enqueue a call
+KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+
+
+def llama_7b() -> list[tuple[int, ...]]:
+    """Llama-2-7B: 291 tensors, 6.7 billion elements."""
+    width, hidden = 4096, 11008
+    shapes: list[tuple[int, ...]] = [(32000, width), (32000, width), (width,)]
+    for _ in range(32):
+        shapes += [(width, width)] * 4 + [(hidden, width)] * 2 + [(width, hidden), (width,), (width,)]
+    return shapes
+
+
+def llama_70b_shard() -> list[tuple[int, ...]]:
+    """One of 64 ranks' shard of Llama-2-70B (width 8192, 80 layers, hidden 28672, 8 key-value heads)."""
+    width, hidden, shards = 8192, 28672, 64
+    shapes: list[tuple[int, ...]] = [(32000 // shards, width), (32000 // shards, width), (width // shards,)]
+    for _ in range(80):
+        shapes += [(width // shards, width)] * 2 + [(1024 // shards, width)] * 2
+        shapes += [(hidden // shards, width)] * 2 + [(width // shards, hidden)]
+        shapes += [(width // shards,)] * 2
+    return shapes
+
+
+MODELS = (
+    Case("GPT-2 small", gpt2_small),
+    Case("Llama 7B", llama_7b),
+    Case("Llama 70B, one shard of 64", llama_70b_shard),
+    Case("2,000 tensors of 4,096", lambda: [(4096,)] * 2000),
+    Case("10,000 tensors of 1,024", lambda: [(1024,)] * 10000),
+)
+SIZES = (KIB, 16 * KIB, 256 * KIB, MIB, 4 * MIB, 16 * MIB, 64 * MIB, 256 * MIB, GIB, 4 * GIB, 30 * GIB)
+
+
+def one_tensor(size: int, dtype: torch.dtype) -> Case:
+    return Case(f"one tensor of {size} bytes", lambda: [(size // dtype.itemsize,)])
+
+
+def bytes_of(shapes: list[tuple[int, ...]], dtypes: list[torch.dtype]) -> int:
+    return sum(torch.Size(s).numel() * d.itemsize for s, d in zip(shapes, itertools.cycle(dtypes)))
+
+
+def make_parameters(shapes: list[tuple[int, ...]], dtypes: list[torch.dtype]) -> list[nn.Parameter]:
+    """Gradients without parameters' own memory; dtypes alternate."""
+    result = []
+    for shape, dtype in zip(shapes, itertools.cycle(dtypes)):
+        grad = torch.empty(shape, dtype=dtype, device="cuda").normal_()
+        p = nn.Parameter(torch.empty(1, dtype=dtype, device="cuda").expand(shape))
+        p.grad = grad
+        result.append(p)
+    return result
+
+
+def gpu_seconds(calls: list[Callable[[], object]], rounds: int) -> list[float]:
+    """Median time between two events around each of `calls`, interleaved round by round."""
+    times: list[list[float]] = [[] for _ in calls]
+    for round_ in range(rounds + 2):  # two to warm up
+        events = []
+        for call in calls:
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            torch.cuda._sleep(SLEEP_CYCLES)
+            begin.record()
+            call()
+            end.record()
+            events.append((begin, end))
+        torch.cuda.synchronize()
+        if round_ >= 2:
+            for t, (begin, end) in zip(times, events):
+                t.append(begin.elapsed_time(end) / 1e3)
+    return [statistics.median(t) for t in times]
+
+
+def host_seconds(call: Callable[[], object], rounds: int = 9) -> float:
+    times = []
+    for _ in range(rounds):
+        torch.cuda.synchronize()
+        begin = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - begin)
+    torch.cuda.synchronize()
+    return statistics.median(times)
+
+
+def kernel_count(call: Callable[[], object]) -> int:
+    torch.cuda.synchronize()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        call()
+        torch.cuda.synchronize()
+    return sum(e.device_type == torch.autograd.DeviceType.CUDA for e in profile.events())
+
+
+def rotating(function: Callable[[int], object], copies: int) -> Callable[[], object]:
+    turn = itertools.cycle(range(copies))
+    return lambda: function(next(turn))
+
+
+def floors_of(total_bytes: int, copies: int) -> dict[str, Callable[[], object]]:
+    flats = [torch.zeros(max(1, total_bytes // 4), device="cuda") for _ in range(copies)]
+
+    # Within one buffer, half to half and back, so that no second buffer of 30 GB is needed.
+    def copy(i: int) -> None:
+        half = flats[i].numel() // 2
+        if half:
+            flats[i][:half].copy_(flats[i][half : 2 * half])
+            flats[i][half : 2 * half].copy_(flats[i][:half])
+
+    return {"read": rotating(lambda i: flats[i].sum(), copies), "copy": rotating(copy, copies)}
+
+
+def contenders_of(lists: list[list[nn.Parameter]], max_norm: float) -> dict[str, Callable[[], object]]:
+    copies = len(lists)
+    clippers = [gradkern.GradClipper(params, max_norm) for params in lists]
+    clip = torch.nn.utils.clip_grad_norm_
+    grads = [[p.grad for p in params] for params in lists]
+    return {
+        "gradkern": rotating(lambda i: gradkern.clip_grad_norm_(lists[i], max_norm), copies),
+        "gradkern_norm": rotating(lambda i: gradkern.get_total_norm(grads[i]), copies),
+        "gradkern_statistics": rotating(lambda i: clippers[i].clip_(), copies),
+        "torch_foreach": rotating(lambda i: clip(lists[i], max_norm, foreach=True), copies),
+        "torch_single": rotating(lambda i: clip(lists[i], max_norm, foreach=False), copies),
+    }
+
+
+def measure_case(case: Case, dtypes: list[torch.dtype], clipping: bool, rounds: int) -> dict[str, object]:
+    shapes = case.shapes()
+    total = bytes_of(shapes, dtypes)
+    copies = max(1, min(16, -(-ROTATED_BYTES // total)))
+    lists = [make_parameters(shapes, dtypes) for _ in range(copies)]
+    # A negative max_norm always clips, as in torch. This one multiplies by about -1: the work of a
+    # clip again and again, and the gradients stay as large as they are.
+    norm = float(gradkern.get_total_norm([p.grad for p in lists[0]]))
+    max_norm = -norm if clipping else 1e30
+    calls = contenders_of(lists, max_norm)
+    if len(shapes) > 3000 or total > 8 * GIB:
+        del calls["torch_single"]
+    # Every contender keeps its own rotation, so that no copy is left in L2 by the one before.
+    seconds = dict(zip(calls, gpu_seconds(list(calls.values()), rounds)))
+    hosts = {name: host_seconds(call) for name, call in calls.items()}
+    kernels = {name: kernel_count(call) for name, call in calls.items()}
+    del calls, lists
+    gc.collect()
+    torch.cuda.empty_cache()
+    floors = floors_of(total, copies)
+    seconds.update(zip(floors, gpu_seconds(list(floors.values()), rounds)))
+    return {
+        "case": case.name,
+        "tensors": len(shapes),
+        "dtypes": [str(d).removeprefix("torch.") for d in dtypes],
+        "clipping": clipping,
+        "bytes": total,
+        "copies": copies,
+        "rounds": rounds,
+        "gpu_seconds": seconds,
+        "host_seconds": hosts,
+        "kernels": kernels,
+    }
+
+
+def training_step(clip: Callable[..., object] | None) -> float:
+    """Median GPU seconds of forward, backward, clip and a fused AdamW step of a small transformer."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(768, 12, 3072, dropout=0.0, batch_first=True)
+    model = nn.TransformerEncoder(layer, 12, enable_nested_tensor=False).cuda().bfloat16()
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    x = torch.randn(8, 512, 768, device="cuda", dtype=torch.bfloat16)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        model(x).square().mean().backward()
+        if clip is not None:
+            clip(model.parameters(), 1.0)
+        optimizer.step()
+
+    return gpu_seconds([step], 15)[0]
+
+
+def driver() -> str:
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        return subprocess.run(query, capture_output=True, text=True, check=True).stdout.split("\n")[0]
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def plan(quick: bool) -> list[tuple[Case, list[torch.dtype], bool]]:
+    bf16, fp32, mixed = [torch.bfloat16], [torch.float32], [torch.bfloat16, torch.float32]
+    sizes = [s for s in SIZES if not quick or s in (KIB, MIB, 16 * MIB, 256 * MIB, 4 * GIB)]
+    cases = [(one_tensor(s, d[0]), d, c) for s in sizes for d in (bf16, fp32) for c in (False, True)]
+    dtypes = (bf16, fp32) if quick else (bf16, fp32, mixed)
+    return cases + [(m, d, c) for m in MODELS for d in dtypes for c in (False, True)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--rounds", type=int, default=15)
+    arguments = parser.parse_args()
+    if not torch.cuda.is_available():
+        raise SystemExit("bench_cuda: needs a GPU")
+    record: dict[str, object] = {"machine": {**describe(), "driver": driver()}, "rows": []}
+    rows: list[dict[str, object]] = []
+    for case, dtypes, clipping in plan(arguments.quick):
+        if torch.cuda.mem_get_info()[0] < 1.2 * max(ROTATED_BYTES, bytes_of(case.shapes(), dtypes)):
+            print(f"{case.name}: skipped, needs more device memory")
+            continue
+        row = measure_case(case, dtypes, clipping, arguments.rounds)
+        rows.append(row)
+        micro = {k: f"{v * 1e6:.1f}" for k, v in row["gpu_seconds"].items()}  # type: ignore[attr-defined]
+        print(f"{case.name:34}{'+'.join(row['dtypes']):18}{'clip' if clipping else '':5}{micro}", flush=True)
+        # Written as it grows: a run that is stopped keeps what it has.
+        arguments.output.write_text(json.dumps({**record, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    record["training_step_gpu_seconds"] = {
+        "no_clipping": training_step(None),
+        "gradkern": training_step(gradkern.clip_grad_norm_),
+        "torch": training_step(torch.nn.utils.clip_grad_norm_),
+    }
+    arguments.output.write_text(json.dumps({**record, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

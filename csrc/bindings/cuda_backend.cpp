@@ -1,0 +1,278 @@
+// Allocation, streams and the order of launches; the work itself is in csrc/cuda. No call here
+// waits for the device, except where the host has to know (raise_on_host).
+#include "bindings/cuda_backend.h"
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/stack.h>
+#include <c10/core/GradMode.h>
+
+#include "bindings/cuda_stream.h"
+#include "cuda/launch.h"
+
+namespace gradkern::cuda_backend {
+namespace {
+
+/// The part of a list that lies on one device; entries of others are empty there.
+struct DeviceList {
+  at::Device device;
+  std::vector<TensorRef> refs;
+  const std::vector<int64_t>* first;
+
+  cuda::TensorList on_current_stream(bool with_repeats) const {
+    return {refs.data(), int64_t(refs.size()), with_repeats ? first->data() : nullptr,
+            int(device.index()), current_cuda_stream(device)};
+  }
+};
+
+std::vector<DeviceList> split_by_device(const GradList& grads, const Prepared& prepared) {
+  std::vector<at::Device> device_of(grads.size(), at::kCPU);
+  std::vector<DeviceList> lists;
+  for (size_t i = 0; i < grads.size(); ++i) {
+    if (!grads[i].defined()) continue;
+    device_of[i] = grads[i].device();
+    bool known = false;
+    for (const DeviceList& list : lists) known |= list.device == device_of[i];
+    if (!known) lists.push_back({device_of[i], {}, &prepared.first});
+  }
+  if (lists.size() == 1) {
+    lists[0].refs = prepared.refs;
+    return lists;
+  }
+  for (DeviceList& list : lists) {
+    list.refs.resize(grads.size());
+    for (size_t i = 0; i < grads.size(); ++i)
+      if (device_of[i] == list.device) list.refs[i] = prepared.refs[i];
+  }
+  return lists;
+}
+
+at::Tensor empty_on(at::Device device, at::ScalarType dtype, at::IntArrayRef sizes) {
+  return at::empty(sizes, at::TensorOptions().dtype(dtype).device(device));
+}
+
+template <class T>
+T* pointer(const at::Tensor& t) { return t.defined() ? static_cast<T*>(t.mutable_data_ptr()) : nullptr; }
+
+/// Everything a call may report, on one device; undefined where nobody asked.
+struct Results {
+  at::Tensor norm, l2_norm, max_abs, nonfinite, zeros;
+  at::Tensor total_norm, clip_coef, total_nonfinite, skip_step;
+  at::Tensor partial;  ///< one Partial, for several devices
+
+  cuda::MeasureResults pointers() const {
+    const bool is_double = total_norm.scalar_type() == at::kDouble;
+    return {is_double, pointer<void>(norm), pointer<void>(l2_norm), pointer<void>(max_abs),
+            pointer<int64_t>(nonfinite), pointer<int64_t>(zeros), pointer<void>(total_norm),
+            pointer<void>(clip_coef), pointer<int64_t>(total_nonfinite), pointer<bool>(skip_step),
+            pointer<Partial>(partial)};
+  }
+};
+
+bool wants_counts(const ClipRequest& r) {
+  return r.raise_if_nonfinite_norm || r.raise_if_nonfinite_elements;
+}
+
+Results allocate(at::Device device, const Prepared& prepared, const ClipRequest& request) {
+  const MeasureRequest& m = request.measure;
+  const at::ScalarType real = prepared.any_double ? at::kDouble : at::kFloat;
+  const int64_t count = int64_t(prepared.refs.size());
+  Results r;
+  r.total_norm = empty_on(device, real, {});
+  r.total_nonfinite = empty_on(device, at::kLong, {});
+  if (m.per_tensor || wants_counts(request)) r.nonfinite = empty_on(device, at::kLong, {count});
+  if (request.on_nonfinite == OnNonfinite::kSkip) r.skip_step = empty_on(device, at::kBool, {});
+  if (!m.per_tensor) return r;
+  r.norm = empty_on(device, real, {count});
+  const bool two = norm_order(m.norm_type).kind == NormKind::kTwo;
+  r.l2_norm = two ? r.norm : empty_on(device, real, {count});
+  r.max_abs = empty_on(device, real, {count});
+  if (m.count_zeros) r.zeros = empty_on(device, at::kLong, {count});
+  r.clip_coef = empty_on(device, real, {});
+  return r;
+}
+
+void launch_measure(const DeviceList& list, const Prepared& prepared, const ClipRequest& request,
+                    const Results& results) {
+  cuda::MeasureLaunch launch;
+  launch.list = list.on_current_stream(prepared.any_duplicate && request.measure.per_tensor);
+  launch.options = {norm_order(request.measure.norm_type), request.measure.count_zeros};
+  launch.max_norm = request.max_norm;
+  launch.on_nonfinite = request.on_nonfinite;
+  launch.inv_scale = request.measure.inv_scale;
+  launch.results = results.pointers();
+  launch.workspace_bytes = cuda::measure_workspace_bytes(launch.list, launch.options);
+  // Freed in stream order when this returns; inside a capture it belongs to the graph.
+  const at::Tensor workspace = empty_on(list.device, at::kByte, {int64_t(launch.workspace_bytes)});
+  launch.workspace = workspace.mutable_data_ptr();
+  cuda::launch_measure(launch);
+}
+
+/// Rows of other devices are zero in each device's results: their sum is the whole.
+void add_rows(at::Tensor& to, const at::Tensor& rows) {
+  if (to.defined()) to.add_(rows.to(to.device(), /*non_blocking=*/true));
+}
+
+/// Each device's launches, then one combination on the first device.
+Results measure_devices(const std::vector<DeviceList>& lists, const Prepared& prepared,
+                        const ClipRequest& request) {
+  const at::Device home = lists.front().device;
+  Results all;
+  std::vector<at::Tensor> partials;
+  for (const DeviceList& list : lists) {
+    Results one = allocate(list.device, prepared, request);
+    one.partial = empty_on(list.device, at::kByte, {int64_t(sizeof(Partial))});
+    launch_measure(list, prepared, request, one);
+    partials.push_back(one.partial.to(home, /*non_blocking=*/true));
+    if (list.device == home) {
+      all = one;
+      continue;
+    }
+    add_rows(all.norm, one.norm);
+    if (!all.l2_norm.is_same(all.norm)) add_rows(all.l2_norm, one.l2_norm);
+    add_rows(all.max_abs, one.max_abs);
+    add_rows(all.nonfinite, one.nonfinite);
+    add_rows(all.zeros, one.zeros);
+  }
+  const at::Tensor totals = at::stack(partials);
+  cuda::CombineLaunch combine;
+  combine.totals = static_cast<const Partial*>(totals.const_data_ptr());
+  combine.count = int64_t(lists.size());
+  combine.device = int(home.index());
+  combine.stream = current_cuda_stream(home);
+  combine.order = norm_order(request.measure.norm_type);
+  combine.max_norm = request.max_norm;
+  combine.on_nonfinite = request.on_nonfinite;
+  combine.inv_scale = request.measure.inv_scale;
+  combine.results = all.pointers();
+  combine.results.total = nullptr;
+  cuda::launch_combine(combine);
+  return all;
+}
+
+Results measure_lists(const std::vector<DeviceList>& lists, const Prepared& prepared,
+                      const ClipRequest& request) {
+  if (lists.size() > 1) return measure_devices(lists, prepared, request);
+  const Results results = allocate(lists[0].device, prepared, request);
+  launch_measure(lists[0], prepared, request, results);
+  return results;
+}
+
+Measurement as_measurement(const Results& r, bool any_double) {
+  Measurement m;
+  m.norm = r.norm;
+  m.l2_norm = r.l2_norm;
+  m.max_abs = r.max_abs;
+  m.nonfinite = r.nonfinite;
+  m.zeros = r.zeros;
+  m.total_norm = r.total_norm;
+  m.any_double = any_double;
+  return m;
+}
+
+/// The questions that need the host: synchronises, and therefore cannot be captured.
+void raise_on_host(const CallSite& site, const ClipRequest& request, const Prepared& prepared,
+                   const DeviceList& home, const Results& results, Measurement& m) {
+  TORCH_CHECK(!cuda::is_capturing(int(home.device.index()), current_cuda_stream(home.device)), "[",
+              site.operation, "] expected no CUDA graph capture, because raising an error for a ",
+              "non-finite norm synchronises; use error_if_nonfinite=False (or another on_nonfinite)");
+  m.total = results.total_norm.item().toDouble();
+  m.total_nonfinite = results.total_nonfinite.item().toLong();
+  if (m.total_nonfinite == 0 && is_finite(m.total)) return;
+  const at::Tensor counts = results.nonfinite.cpu();
+  std::vector<Partial> partials(prepared.refs.size());
+  for (size_t i = 0; i < partials.size(); ++i) {
+    partials[i].nonfinite = counts.const_data_ptr<int64_t>()[i];
+    partials[i].numel = prepared.refs[i].numel;
+  }
+  raise_if_nonfinite(site, request, m, partials);
+}
+
+/// `scale_or_clamp(list)` for every device, on memory in which every location appears once.
+template <class Write>
+void write(const CallSite& site, const GradList& grads, const Prepared& prepared, const Write& launch) {
+  const bool in_place = prepared.staged.empty() && !prepared.maybe_overlapping;
+  const Prepared writable = in_place ? Prepared{} : prepare_for_write(site, grads, prepared);
+  const Prepared& target = in_place ? prepared : writable;
+  for (const DeviceList& list : split_by_device(grads, target)) launch(list);
+  write_back(target);
+  bump_versions(grads);
+}
+
+/// A norm as a kernel reads it, on `device`.
+at::Tensor readable_norm(const at::Tensor& total_norm, at::Device device) {
+  if (total_norm.is_cpu())  // its value travels in a kernel's arguments: no copy, may be captured
+    return at::full({}, total_norm.item().toDouble(), at::TensorOptions().dtype(at::kDouble).device(device));
+  const bool real = total_norm.scalar_type() == at::kFloat || total_norm.scalar_type() == at::kDouble;
+  return total_norm.to(device, real ? total_norm.scalar_type() : at::kDouble, /*non_blocking=*/true);
+}
+
+void apply(const CallSite& site, const GradList& grads, const Prepared& prepared, double max_norm,
+           OnNonfinite on_nonfinite, const at::Tensor& total_norm, const at::Tensor& total_nonfinite) {
+  if (max_norm == infinity() && on_nonfinite != OnNonfinite::kZero) return;  // measures only
+  write(site, grads, prepared, [&](const DeviceList& list) {
+    const at::Tensor norm = readable_norm(total_norm, list.device);
+    const at::Tensor count =
+        total_nonfinite.defined() ? total_nonfinite.to(list.device, /*non_blocking=*/true) : at::Tensor();
+    cuda::ScaleLaunch launch;
+    launch.list = list.on_current_stream(false);
+    launch.total_norm = norm.const_data_ptr();
+    launch.total_norm_is_double = norm.scalar_type() == at::kDouble;
+    launch.max_norm = max_norm;
+    launch.on_nonfinite = on_nonfinite;
+    launch.total_nonfinite = count.defined() ? count.const_data_ptr<int64_t>() : nullptr;
+    cuda::launch_scale(launch);
+  });
+}
+
+}  // namespace
+
+bool available() { return true; }
+
+bool handles(const GradList& grads) {
+  for (const at::Tensor& g : grads)
+    if (g.defined()) return g.is_cuda();
+  return false;
+}
+
+Measurement measure(const CallSite& site, const GradList& grads, const MeasureRequest& request) {
+  at::NoGradGuard no_grad;
+  const Prepared prepared = prepare(site, grads);
+  ClipRequest only_measure;
+  only_measure.measure = request;
+  only_measure.max_norm = infinity();
+  return as_measurement(measure_lists(split_by_device(grads, prepared), prepared, only_measure),
+                        prepared.any_double);
+}
+
+ClipResult clip(const CallSite& site, const GradList& grads, const ClipRequest& request) {
+  at::NoGradGuard no_grad;
+  const Prepared prepared = prepare(site, grads);
+  const std::vector<DeviceList> lists = split_by_device(grads, prepared);
+  const Results results = measure_lists(lists, prepared, request);
+  ClipResult out;
+  out.measured = as_measurement(results, prepared.any_double);
+  out.clip_coef = results.clip_coef;
+  out.skip_step = results.skip_step;
+  if (wants_counts(request)) raise_on_host(site, request, prepared, lists.front(), results, out.measured);
+  apply(site, grads, prepared, request.max_norm, request.on_nonfinite, results.total_norm,
+        results.total_nonfinite);
+  return out;
+}
+
+void clip_with_norm(const CallSite& site, const GradList& grads, double max_norm,
+                    const at::Tensor& total_norm) {
+  at::NoGradGuard no_grad;
+  TORCH_CHECK_VALUE(total_norm.numel() == 1, "[", site.operation, "] total_norm: expected one number, ",
+                    "got a tensor of shape ", total_norm.sizes());
+  apply(site, grads, prepare(site, grads), max_norm, OnNonfinite::kPropagate, total_norm, {});
+}
+
+void clip_value(const CallSite& site, const GradList& grads, double limit) {
+  at::NoGradGuard no_grad;
+  write(site, grads, prepare(site, grads), [&](const DeviceList& list) {
+    cuda::launch_clamp({list.on_current_stream(false), limit});
+  });
+}
+
+}  // namespace gradkern::cuda_backend

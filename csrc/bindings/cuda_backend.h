@@ -1,0 +1,21 @@
+// What engine.h promises, for gradients on CUDA devices. One of two files defines it:
+// cuda_backend.cpp, or no_cuda_backend.cpp in a build without CUDA kernels.
+#pragma once
+
+#include "bindings/engine.h"
+
+namespace gradkern::cuda_backend {
+
+/// Whether this build has CUDA kernels.
+bool available();
+
+/// Whether the list is this backend's: its first gradient is on a CUDA device.
+bool handles(const GradList& grads);
+
+Measurement measure(const CallSite& site, const GradList& grads, const MeasureRequest& request);
+ClipResult clip(const CallSite& site, const GradList& grads, const ClipRequest& request);
+void clip_with_norm(const CallSite& site, const GradList& grads, double max_norm,
+                    const at::Tensor& total_norm);
+void clip_value(const CallSite& site, const GradList& grads, double limit);
+
+}  // namespace gradkern::cuda_backend

@@ -1,0 +1,55 @@
+// Every runtime call goes through check(): an error names the call and the operation.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <stdexcept>
+#include <string>
+
+namespace gradkern::cuda {
+
+inline void check(cudaError_t status, const char* call, const char* operation) {
+  if (status == cudaSuccess) return;
+  cudaGetLastError();  // a launch error must not surface again in somebody else's call
+  throw std::runtime_error(std::string("[") + operation + "] " + call + " failed: " +
+                           cudaGetErrorString(status) + " (" + cudaGetErrorName(status) + ")");
+}
+
+inline void require(bool condition, const char* message, const char* operation) {
+  if (!condition) throw std::runtime_error(std::string("[") + operation + "] " + message);
+}
+
+/// Makes `device` current for as long as it lives.
+class DeviceGuard {
+ public:
+  DeviceGuard(int device, const char* operation) : device_(device) {
+    check(cudaGetDevice(&previous_), "cudaGetDevice", operation);
+    if (previous_ != device_) check(cudaSetDevice(device_), "cudaSetDevice", operation);
+  }
+  ~DeviceGuard() {
+    if (previous_ != device_) cudaSetDevice(previous_);
+  }
+  DeviceGuard(const DeviceGuard&) = delete;
+  DeviceGuard& operator=(const DeviceGuard&) = delete;
+
+ private:
+  int device_, previous_ = 0;
+};
+
+inline int multiprocessors(int device, const char* operation) {
+  int count = 0;
+  check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device),
+        "cudaDeviceGetAttribute", operation);
+  return count;
+}
+
+/// kernel<<<blocks, threads, 0, stream>>>(params), checked. `name` is "cudaLaunchKernel(kernel)".
+template <class Params>
+void launch_kernel(void (*kernel)(Params), unsigned blocks, unsigned threads, cudaStream_t stream,
+                   const Params& params, const char* name, const char* operation) {
+  void* arguments[] = {const_cast<Params*>(&params)};
+  check(cudaLaunchKernel(kernel, dim3(blocks), dim3(threads), arguments, 0, stream), name,
+        operation);
+}
+
+}  // namespace gradkern::cuda

@@ -1,0 +1,131 @@
+// The elements of a 16-byte vector, and the conversions that have a machine instruction.
+//
+// Everything here is exact or rounds to nearest even, as core/dtype.h does in integer arithmetic:
+// the same bits, but for the payload of a NaN.
+#pragma once
+
+#include "core/clip.h"
+#include "core/norm.h"
+#include "cuda/vector_io.h"
+
+namespace gradkern::cuda {
+
+__device__ __forceinline__ float widen(float x) { return x; }
+__device__ __forceinline__ double widen(double x) { return x; }
+__device__ __forceinline__ float widen(BFloat16 x) { return to_float(x); }
+__device__ __forceinline__ float widen(Float16 x) {
+#if defined(__CUDA_ARCH__)
+  float y;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x.bits));
+  return y;
+#else
+  return to_float(x);
+#endif
+}
+
+template <class T>
+__device__ __forceinline__ T narrow(float x) { return from_float<T>(x); }
+#if defined(__CUDA_ARCH__)
+template <>
+__device__ __forceinline__ Float16 narrow<Float16>(float x) {
+  Float16 y;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
+  return y;
+}
+#if __CUDA_ARCH__ >= 800
+template <>
+__device__ __forceinline__ BFloat16 narrow<BFloat16>(float x) {
+  BFloat16 y;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
+  return y;
+}
+#endif
+#endif
+
+/// Element i of a vector; i must be a compile-time constant after unrolling.
+template <class T>
+__device__ __forceinline__ T element(const uint4& v, int i);
+template <>
+__device__ __forceinline__ float element<float>(const uint4& v, int i) {
+  return bit_cast<float>(word(v, i));
+}
+template <>
+__device__ __forceinline__ BFloat16 element<BFloat16>(const uint4& v, int i) {
+  return {uint16_t(word(v, i / 2) >> (16 * (i % 2)))};
+}
+template <>
+__device__ __forceinline__ Float16 element<Float16>(const uint4& v, int i) {
+  return {uint16_t(word(v, i / 2) >> (16 * (i % 2)))};
+}
+template <>
+__device__ __forceinline__ double element<double>(const uint4& v, int i) {
+  return bit_cast<double>(uint64_t(word(v, 2 * i)) | uint64_t(word(v, 2 * i + 1)) << 32);
+}
+template <>
+__device__ __forceinline__ Complex<float> element<Complex<float>>(const uint4& v, int i) {
+  return {element<float>(v, 2 * i), element<float>(v, 2 * i + 1)};
+}
+template <>
+__device__ __forceinline__ Complex<double> element<Complex<double>>(const uint4& v, int) {
+  return {element<double>(v, 0), element<double>(v, 1)};
+}
+
+__device__ __forceinline__ void set_element(uint4& v, int i, float x) {
+  word(v, i) = bit_cast<uint32_t>(x);
+}
+__device__ __forceinline__ void set_half(uint4& v, int i, uint16_t bits) {
+  const uint32_t kept = word(v, i / 2) & (i % 2 ? 0x0000ffffu : 0xffff0000u);
+  word(v, i / 2) = kept | uint32_t(bits) << (16 * (i % 2));
+}
+__device__ __forceinline__ void set_element(uint4& v, int i, BFloat16 x) { set_half(v, i, x.bits); }
+__device__ __forceinline__ void set_element(uint4& v, int i, Float16 x) { set_half(v, i, x.bits); }
+__device__ __forceinline__ void set_element(uint4& v, int i, double x) {
+  const uint64_t bits = bit_cast<uint64_t>(x);
+  word(v, 2 * i) = uint32_t(bits);
+  word(v, 2 * i + 1) = uint32_t(bits >> 32);
+}
+
+/// |x| in float64; of complex numbers |z|, where NaN in one part wins over inf in the other.
+template <class T>
+__device__ __forceinline__ double magnitude(T x) { return fabs(double(widen(x))); }
+__device__ __forceinline__ double magnitude(Complex<float> z) {
+  const double re = z.re, im = z.im;  // squares exact, their sum rounded once
+  return sqrt(re * re + im * im);
+}
+__device__ __forceinline__ double magnitude(Complex<double> z) {
+  if (z.re != z.re || z.im != z.im) return quiet_nan();
+  return hypot(z.re, z.im);
+}
+
+template <class T>
+__device__ __forceinline__ bool finite(T x) { return is_finite(double(widen(x))); }
+template <class Real>
+__device__ __forceinline__ bool finite(Complex<Real> z) {
+  return is_finite(double(z.re)) && is_finite(double(z.im));
+}
+
+/// |x * scale|^2 for a power of two.
+template <class T>
+__device__ __forceinline__ double scaled_square(T x, double scale) {
+  const double y = double(widen(x)) * scale;
+  return y * y;
+}
+template <class Real>
+__device__ __forceinline__ double scaled_square(Complex<Real> z, double scale) {
+  const double re = double(z.re) * scale, im = double(z.im) * scale;
+  return re * re + im * im;
+}
+
+/// Calls visit(element) for every element of this thread, without padding. Slow; see
+/// read_chunk_again.
+template <class T, class Visit>
+__device__ __forceinline__ void visit_elements(const char* data, uint32_t bytes,
+                                               const Visit& visit) {
+  read_chunk_again(data, bytes, [&](const uint4& v, uint32_t valid) {
+#pragma unroll
+    for (int i = 0; i < int(kVectorBytes / sizeof(T)); ++i)
+      if (i * sizeof(T) < valid) visit(element<T>(v, i));
+  });
+}
+
+}  // namespace gradkern::cuda

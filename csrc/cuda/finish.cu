@@ -1,0 +1,203 @@
+// From chunks to tensors to the total and the clip coefficient, in one small launch.
+#include "core/clip.h"
+#include "cuda/block.h"
+#include "cuda/workspace.h"
+
+namespace gradkern::cuda {
+namespace {
+
+struct FinishParams {
+  Workspace workspace;
+  MeasureResults results;
+  NormOrder order;
+  double max_norm;
+  double inv_scale;  ///< not negative
+  OnNonfinite on_nonfinite;
+  uint32_t tensors;
+  bool any_large_tensor;
+};
+
+struct CombineParams {
+  const Partial* totals;
+  FinishParams finish;
+};
+
+__device__ __forceinline__ void store_real(void* to, int64_t i, double value, bool is_double) {
+  if (!to) return;
+  if (is_double) static_cast<double*>(to)[i] = value;
+  else static_cast<float*>(to)[i] = float(value);
+}
+
+/// A norm of the gradients times inv_scale; a count does not scale.
+__device__ __forceinline__ double scaled_norm(const FinishParams& p, const Partial& s) {
+  const double norm = finish(p.order, s);
+  return p.order.kind == NormKind::kZero ? norm : norm * p.inv_scale;
+}
+
+__device__ void store_results(const FinishParams& p, uint32_t tensor, const Partial& s) {
+  const MeasureResults& r = p.results;
+  store_real(r.norm, tensor, scaled_norm(p, s), r.is_double);
+  store_real(r.l2, tensor, finish(s.sq) * p.inv_scale, r.is_double);
+  store_real(r.max_abs, tensor, max_abs(s) * p.inv_scale, r.is_double);
+  if (r.nonfinite) r.nonfinite[tensor] = s.nonfinite;
+  if (r.zeros) r.zeros[tensor] = s.zeros;
+}
+
+__device__ void store_tensor(const FinishParams& p, uint32_t tensor, const Partial& s) {
+  p.workspace.rows[tensor] = s;
+  store_results(p, tensor, s);
+}
+
+__device__ void store_total(const FinishParams& p, const Partial& s) {
+  const MeasureResults& r = p.results;
+  // The coefficient belongs to the total as it is returned, see core/clip.h.
+  const double total = scaled_norm(p, s);
+  const double returned = r.is_double ? total : double(float(total));
+  store_real(r.total_norm, 0, returned, r.is_double);
+  const ClipDecision decision = decide_clip(p.max_norm, returned, s.nonfinite, p.on_nonfinite);
+  store_real(r.clip_coef, 0, decision.coef, r.is_double);
+  if (r.total_nonfinite) *r.total_nonfinite = s.nonfinite;
+  if (r.skip_step) *r.skip_step = s.nonfinite > 0;
+  if (r.total) *r.total = s;
+}
+
+__device__ __forceinline__ Partial chunk_partial(const Workspace& w, uint32_t chunk) {
+  const ChunkSums sums = w.sums[chunk];
+  Partial s;
+  s.sq = {sums.sq, 0, sums.bin};
+  s.max_bits = sums.max_bits;
+  s.nonfinite = sums.nonfinite;
+  s.numel = 1;  // finish() asks only whether there is anything
+  if (w.extras) {
+    const ChunkExtras extras = w.extras[chunk];
+    s.power = extras.power;
+    s.zeros = extras.zeros;
+  }
+  return s;
+}
+
+/// Lane `lane`'s share of load(0) … load(count - 1): every lanes-th, for coalesced loads. The order
+/// of combination is fixed by count and lanes alone.
+template <class Load>
+__device__ __forceinline__ Partial combine_share(const NormOrder& order, uint32_t count,
+                                                 uint32_t lane, uint32_t lanes,
+                                                 const Load& load) {
+  Partial s = empty_partial(order);
+#pragma unroll 4
+  for (uint32_t i = lane; i < count; i += lanes) s = combine(order, s, load(i));
+  return s;
+}
+
+/// Everything the block's threads hold, in thread 0.
+__device__ Partial block_combine(const NormOrder& order, Partial s, Partial* shared) {
+  s = warp_combine<kWarpSize>(order, s);
+  const uint32_t warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
+  if (lane == 0) shared[warp] = s;
+  __syncthreads();
+  if (warp == 0) s = warp_combine<kWarps>(order, shared[lane % kWarps]);
+  __syncthreads();
+  return s;
+}
+
+__device__ void finish_small_tensors(const FinishParams& p) {
+  const uint32_t lane = threadIdx.x % kWarpSize;
+  const uint32_t warp = blockIdx.x * kWarps + threadIdx.x / kWarpSize;
+  for (uint32_t tensor = warp; tensor < p.tensors; tensor += gridDim.x * kWarps) {
+    const uint32_t first = p.workspace.first_chunk[tensor];
+    const uint32_t chunks = p.workspace.first_chunk[tensor + 1] - first;
+    if (chunks > kChunksForWarp) continue;
+    Partial s = combine_share(p.order, chunks, lane, kWarpSize, [&](uint32_t i) {
+      return chunk_partial(p.workspace, first + i);
+    });
+    if (chunks > 1) s = warp_combine<kWarpSize>(p.order, s);
+    if (lane == 0) store_tensor(p, tensor, s);
+  }
+}
+
+__device__ void finish_large_tensors(const FinishParams& p, Partial* shared) {
+  for (uint32_t tensor = blockIdx.x; tensor < p.tensors; tensor += gridDim.x) {
+    const uint32_t first = p.workspace.first_chunk[tensor];
+    const uint32_t chunks = p.workspace.first_chunk[tensor + 1] - first;
+    if (chunks <= kChunksForWarp) continue;
+    Partial s = combine_share(p.order, chunks, threadIdx.x, kThreads, [&](uint32_t i) {
+      return chunk_partial(p.workspace, first + i);
+    });
+    s = block_combine(p.order, s, shared);
+    if (threadIdx.x == 0) store_tensor(p, tensor, s);
+  }
+}
+
+/// A tensor listed twice has its row twice, but is in the total once: its own Partial is empty.
+__device__ void repeat_rows(const FinishParams& p) {
+  for (uint32_t tensor = threadIdx.x; tensor < p.tensors; tensor += kThreads) {
+    const uint32_t source = p.workspace.repeats[tensor];
+    if (source != 0 && source - 1 != tensor) store_results(p, tensor, p.workspace.rows[source - 1]);
+  }
+}
+
+/// Whether this block is the last of the grid to get here; what the others wrote is visible then.
+__device__ bool last_block(uint32_t* blocks_done) {
+  __shared__ bool last;
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) last = atomicAdd(blocks_done, 1u) == gridDim.x - 1;
+  __syncthreads();
+  __threadfence();
+  return last;
+}
+
+__global__ void __launch_bounds__(kThreads) finish_kernel(const __grid_constant__ FinishParams p) {
+  __shared__ Partial shared[kWarps];
+  finish_small_tensors(p);
+  if (p.any_large_tensor) finish_large_tensors(p, shared);
+  if (!last_block(p.workspace.blocks_done)) return;
+  Partial s = combine_share(p.order, p.tensors, threadIdx.x, kThreads,
+                          [&](uint32_t i) { return p.workspace.rows[i]; });
+  s = block_combine(p.order, s, shared);
+  if (threadIdx.x == 0) store_total(p, s);
+  if (p.workspace.repeats) repeat_rows(p);
+}
+
+/// A handful of devices: one thread does it, in order.
+__global__ void combine_kernel(const __grid_constant__ CombineParams p) {
+  const Partial s = combine_share(p.finish.order, p.finish.tensors, 0, 1,
+                                [&](uint32_t i) { return p.totals[i]; });
+  store_total(p.finish, s);
+}
+
+// ------------------------------------------------------------------------------- launchers
+
+double absolute(double x) { return x < 0 ? -x : x; }
+
+}  // namespace
+
+void launch_finish(const MeasureLaunch& launch, const Workspace& workspace, bool any_large_tensor,
+                   int multiprocessors) {
+  const uint32_t tensors = uint32_t(launch.list.count);
+  const FinishParams p{workspace,
+                       launch.results,
+                       launch.options.order,
+                       launch.max_norm,
+                       absolute(launch.inv_scale),
+                       launch.on_nonfinite,
+                       tensors,
+                       any_large_tensor};
+  const uint32_t wanted = any_large_tensor ? tensors : uint32_t(chunks_of(tensors, kWarps));
+  launch_kernel(finish_kernel, grid_for(wanted, multiprocessors), kThreads, launch.list.stream, p,
+                "cudaLaunchKernel(finish_kernel)", "measure");
+}
+
+void launch_combine(const CombineLaunch& launch) {
+  DeviceGuard guard(launch.device, "combine");
+  CombineParams p{launch.totals, {}};
+  p.finish.on_nonfinite = launch.on_nonfinite;
+  p.finish.results = launch.results;
+  p.finish.order = launch.order;
+  p.finish.max_norm = launch.max_norm;
+  p.finish.inv_scale = absolute(launch.inv_scale);
+  p.finish.tensors = uint32_t(launch.count);
+  launch_kernel(combine_kernel, 1, 1, launch.stream, p, "cudaLaunchKernel(combine_kernel)",
+                "combine");
+}
+
+}  // namespace gradkern::cuda

@@ -1,0 +1,107 @@
+// The CUDA backend as the bindings see it: raw pointers and a stream in, launches out. Nothing here
+// allocates, waits for the device or knows torch; everything may be captured in a CUDA graph.
+//
+// A clip is `launch_measure` and then `launch_scale` on the same stream: measure kernel (one per
+// ~2,000 tensors), finishing kernel, scale kernel (one per ~2,000 tensors).
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+
+#include "core/clip.h"
+#include "core/dtype.h"
+#include "core/norm.h"
+
+namespace gradkern::cuda {
+
+struct MeasureOptions {
+  NormOrder order;
+  bool count_zeros = false;
+};
+
+/// One list of tensors of one device. `tensors` is host memory, read during the call only; its
+/// data pointers are device memory aligned to two bytes at least (16 is fastest). An entry with
+/// numel 0 (empty, no gradient) has norm 0 and costs nothing. Where `first` is given, an entry with
+/// numel 0 and first[i] < i reports what entry first[i] reports; totals count that one once.
+struct TensorList {
+  const TensorRef* tensors = nullptr;
+  int64_t count = 0;
+  const int64_t* first = nullptr;
+  int device = 0;
+  cudaStream_t stream = nullptr;
+};
+
+/// Where results go, all device memory. "real" is double if `is_double`, else float; it should be
+/// set whenever any tensor of the call is float64 or complex128. Any pointer may be null.
+struct MeasureResults {
+  bool is_double = false;
+  void* norm = nullptr;               ///< real [count], of the order asked for
+  void* l2 = nullptr;                 ///< real [count]
+  void* max_abs = nullptr;            ///< real [count]
+  int64_t* nonfinite = nullptr;       ///< [count]
+  int64_t* zeros = nullptr;           ///< [count], filled if options.count_zeros
+  void* total_norm = nullptr;         ///< real, before clipping
+  void* clip_coef = nullptr;          ///< real, decide_clip()'s: 1 where nothing is to be clipped
+  int64_t* total_nonfinite = nullptr; ///< one number
+  bool* skip_step = nullptr;          ///< whether total_nonfinite is not zero
+  Partial* total = nullptr;           ///< for launch_combine, before inv_scale
+};
+
+struct MeasureLaunch {
+  TensorList list;
+  MeasureOptions options;
+  double max_norm = 0;   ///< for clip_coef only, as is on_nonfinite
+  OnNonfinite on_nonfinite = OnNonfinite::kPropagate;
+  double inv_scale = 1;  ///< norms and magnitudes are multiplied by its absolute value
+  MeasureResults results;
+  void* workspace = nullptr;  ///< device memory, 16-byte aligned, for this stream order alone
+  size_t workspace_bytes = 0;
+};
+
+/// Bytes of workspace that launch_measure needs for this list. One workspace must not be used by
+/// two calls that may run at the same time (two streams, two graphs); its contents need no
+/// preparation and may be dropped in stream order after the call.
+size_t measure_workspace_bytes(const TensorList& list, const MeasureOptions& options);
+
+void launch_measure(const MeasureLaunch& launch);
+
+/// Several devices in one call: combines the `total` of each (copied to one device, in a fixed
+/// order) into total_norm, clip_coef, total_nonfinite of `results`.
+struct CombineLaunch {
+  const Partial* totals = nullptr;  ///< [count], device memory
+  int64_t count = 0;
+  int device = 0;
+  cudaStream_t stream = nullptr;
+  NormOrder order;
+  double max_norm = 0;
+  OnNonfinite on_nonfinite = OnNonfinite::kPropagate;
+  double inv_scale = 1;
+  MeasureResults results;
+};
+void launch_combine(const CombineLaunch& launch);
+
+/// Applies decide_clip(max_norm, *total_norm, *total_nonfinite, on_nonfinite), computed on the
+/// device in double: the same bits as csrc/cpu. Without anything to do, nothing is written.
+struct ScaleLaunch {
+  TensorList list;
+  const void* total_norm = nullptr;  ///< double if total_norm_is_double, else float
+  bool total_norm_is_double = false;
+  double max_norm = 0;
+  OnNonfinite on_nonfinite = OnNonfinite::kPropagate;
+  const int64_t* total_nonfinite = nullptr;  ///< required unless on_nonfinite is kPropagate
+};
+void launch_scale(const ScaleLaunch& launch);
+
+/// x = clamp(x, -limit, limit), writing only the 16-byte words in which something changes. No
+/// complex tensors.
+struct ClampLaunch {
+  TensorList list;
+  double limit = 0;
+};
+void launch_clamp(const ClampLaunch& launch);
+
+/// Whether work on the stream is being captured into a CUDA graph.
+bool is_capturing(int device, cudaStream_t stream);
+
+}  // namespace gradkern::cuda

@@ -1,0 +1,173 @@
+// The two kernels that write: scaling by the clip coefficient and clamping to a limit.
+#include "core/clip.h"
+#include "cuda/elements.h"
+#include "cuda/launch.h"
+
+namespace gradkern::cuda {
+namespace {
+
+struct ScaleHeader {
+  const void* total_norm;
+  const int64_t* total_nonfinite;
+  double max_norm;
+  bool total_norm_is_double;
+  OnNonfinite on_nonfinite;
+};
+
+struct ClampHeader {
+  double limit;
+};
+
+/// What the device-side numbers ask for; every thread reads them, the host never does.
+__device__ __forceinline__ ClipDecision decide(const ScaleHeader& h) {
+  const double total = h.total_norm_is_double ? *static_cast<const double*>(h.total_norm)
+                                              : double(*static_cast<const float*>(h.total_norm));
+  const int64_t nonfinite = h.total_nonfinite ? *h.total_nonfinite : 0;
+  return decide_clip(h.max_norm, total, nonfinite, h.on_nonfinite);
+}
+
+/// scaled() of core/clip.h on the elements of a vector, with the machine's own conversions.
+template <class T>
+__device__ __forceinline__ T scale_one(T x, double coef) {
+  if constexpr (sizeof(T) == 2) return narrow<T>(widen(x) * float(coef));
+  else return scaled(x, coef);
+}
+
+template <class T>
+__device__ __forceinline__ void scale_chunk(const ChunkView& chunk, double coef) {
+  rewrite_chunk(reinterpret_cast<char*>(chunk.data), chunk.bytes, [&](uint4& v) {
+#pragma unroll
+    for (int i = 0; i < int(kVectorBytes / sizeof(T)); ++i)
+      set_element(v, i, scale_one(element<T>(v, i), coef));
+    return true;
+  });
+}
+
+__device__ __forceinline__ void scale_chunk(const ChunkView& chunk, double coef) {
+  switch (chunk.dtype) {
+    case DType::kFloat32:
+    case DType::kComplex64: return scale_chunk<float>(chunk, coef);  // both parts alike
+    case DType::kBFloat16: return scale_chunk<BFloat16>(chunk, coef);
+    case DType::kFloat16: return scale_chunk<Float16>(chunk, coef);
+    case DType::kFloat64:
+    case DType::kComplex128: return scale_chunk<double>(chunk, coef);
+  }
+}
+
+__device__ __forceinline__ void zero_chunk(const ChunkView& chunk) {
+  rewrite_chunk(reinterpret_cast<char*>(chunk.data), chunk.bytes, [](uint4& v) {
+    v = zero_vector();
+    return true;
+  });
+}
+
+/// Last chunk first: the measure kernel's last reads are what is still in L2.
+template <class Params, class Body>
+__device__ __forceinline__ void for_each_chunk_backwards(const Params& p, const Body& body) {
+  const uint32_t chunks = p.chunks();
+  for (uint32_t i = blockIdx.x; i < chunks; i += gridDim.x)
+    body(chunk_view(p, chunks - 1 - i));
+}
+
+template <int kBytes>
+__global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
+    scale_kernel(const __grid_constant__ TableParams<ScaleHeader, kBytes> p) {
+  const ClipDecision decision = decide(p.header);
+  if (decision.action == ClipAction::kNone) return;
+  for_each_chunk_backwards(p, [&](const ChunkView& chunk) {
+    if (decision.action == ClipAction::kScale) scale_chunk(chunk, decision.coef);
+    else zero_chunk(chunk);
+  });
+}
+
+template <class T>
+__device__ __forceinline__ bool clamp_one(T& x, double limit) {
+  if constexpr (sizeof(T) == 8) {
+    if (!(x > limit || x < -limit)) return false;
+    x = clamped(x, limit);
+  } else {
+    const float value = widen(x), bound = float(limit);
+    if (!(value > bound || value < -bound)) return false;
+    x = narrow<T>(clamped(value, bound));
+  }
+  return true;
+}
+
+template <class T>
+__device__ __forceinline__ void clamp_chunk(const ChunkView& chunk, double limit) {
+  rewrite_chunk(reinterpret_cast<char*>(chunk.data), chunk.bytes, [&](uint4& v) {
+    bool changed = false;
+#pragma unroll
+    for (int i = 0; i < int(kVectorBytes / sizeof(T)); ++i) {
+      T x = element<T>(v, i);
+      if (!clamp_one(x, limit)) continue;
+      set_element(v, i, x);
+      changed = true;
+    }
+    return changed;
+  });
+}
+
+template <int kBytes>
+__global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
+    clamp_kernel(const __grid_constant__ TableParams<ClampHeader, kBytes> p) {
+  const double limit = p.header.limit;
+  for_each_chunk_backwards(p, [&](const ChunkView& chunk) {
+    switch (chunk.dtype) {
+      case DType::kFloat32: return clamp_chunk<float>(chunk, limit);
+      case DType::kBFloat16: return clamp_chunk<BFloat16>(chunk, limit);
+      case DType::kFloat16: return clamp_chunk<Float16>(chunk, limit);
+      case DType::kFloat64: return clamp_chunk<double>(chunk, limit);
+      case DType::kComplex64:
+      case DType::kComplex128: return;  // no order on complex numbers; refused by the launcher
+    }
+  });
+}
+
+// ------------------------------------------------------------------------------- launchers
+
+template <int kBytes>
+void launch_one(const TableParams<ScaleHeader, kBytes>& p, unsigned blocks, cudaStream_t stream) {
+  launch_kernel(scale_kernel<kBytes>, blocks, kThreads, stream, p,
+                "cudaLaunchKernel(scale_kernel)", "scale");
+}
+template <int kBytes>
+void launch_one(const TableParams<ClampHeader, kBytes>& p, unsigned blocks, cudaStream_t stream) {
+  launch_kernel(clamp_kernel<kBytes>, blocks, kThreads, stream, p,
+                "cudaLaunchKernel(clamp_kernel)", "clamp");
+}
+
+template <int... kTableSizes, class Header>
+void launch_all(const TensorList& list, const Header& header, const char* operation) {
+  const ChunkBytes chunk_bytes = chunk_bytes_of(list.tensors, list.count);
+  count_chunks(list.tensors, list.count, chunk_bytes, operation);
+  DeviceGuard guard(list.device, operation);
+  const int processors = multiprocessors(list.device, operation);
+  for (int64_t done = 0; done < list.count;) {
+    with_smallest_table<Header, kTableSizes...>(list.count - done, [&](auto& p) {
+      p.header = header;
+      done += fill_table(p, list.tensors + done, list.count - done, chunk_bytes);
+      if (p.chunks()) launch_one(p, grid_for(p.chunks(), processors), list.stream);
+    });
+  }
+}
+
+}  // namespace
+
+void launch_scale(const ScaleLaunch& launch) {
+  require(launch.total_norm, "expected total_norm, got a null pointer", "scale");
+  require(launch.on_nonfinite == OnNonfinite::kPropagate || launch.total_nonfinite,
+          "expected total_nonfinite with this on_nonfinite, got a null pointer", "scale");
+  const ScaleHeader header{launch.total_norm, launch.total_nonfinite, launch.max_norm,
+                           launch.total_norm_is_double, launch.on_nonfinite};
+  launch_all<1024, 4096, kHalfTable, kLargestTable>(launch.list, header, "scale");
+}
+
+void launch_clamp(const ClampLaunch& launch) {
+  for (int64_t i = 0; i < launch.list.count; ++i)
+    require(!is_complex(launch.list.tensors[i].dtype) || launch.list.tensors[i].numel == 0,
+            "expected real tensors, got a complex one", "clamp");
+  launch_all<4096, kLargestTable>(launch.list, ClampHeader{launch.limit}, "clamp");
+}
+
+}  // namespace gradkern::cuda

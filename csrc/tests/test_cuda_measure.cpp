@@ -1,0 +1,244 @@
+// The CUDA kernels' logic, run on the host under tests/cuda_shim: every shape, type, alignment and
+// order of the correctness suite, against exact references and against csrc/cpu.
+#include "tests/kernel_runs.h"
+
+namespace gradkern::test {
+namespace {
+
+std::vector<int64_t> sizes_of(DType d) {
+  const int64_t chunk = (16 << 10) / itemsize(d);
+  return {0, 1, 2, 3, 31, 32, 33, 127, 1009, chunk - 1, chunk, chunk + 1, 0, 3 * chunk + 7, 0};
+}
+
+void measure_and_check(const TensorSet& set, const Request& r) {
+  const Measured m = run_measure(set, r);
+  check_against_reference(set, r, m);
+  check_against_cpu(set, r, m);
+}
+
+void test_sizes_types_orders() {
+  for (DType d : kDTypes) {
+    std::vector<Spec> specs;
+    for (int64_t n : sizes_of(d)) specs.push_back({d, n});
+    const TensorSet set(specs);
+    for (double p : kOrders)
+      for (bool zeros : {false, true}) {
+        context = "sizes, dtype " + std::to_string(int(d)) + ", p " + std::to_string(p);
+        Request r;
+        r.p = p;
+        r.count_zeros = zeros;
+        measure_and_check(set, r);
+      }
+  }
+}
+
+/// One tensor a list: what a spread or a NaN does to the total must be visible.
+void test_values() {
+  for (DType d : kDTypes)
+    for (Fill fill : kFills)
+      for (double p : {2.0, 1.0, HUGE_VAL, -HUGE_VAL, 0.0, 3.0}) {
+        context = "values, dtype " + std::to_string(int(d)) + ", fill " + std::to_string(int(fill)) + ", p " + std::to_string(p);
+        const TensorSet set({{d, 2500, 0, fill}});
+        Request r;
+        r.p = p;
+        r.count_zeros = p == 2;
+        r.max_norm = 0.1;
+        if (p == 3 && (fill == Fill::kSubnormal || fill == Fill::kSpread)) continue;  // pow's own range
+        // A subnormal |z| is rounded to a whole unit: its sum is as coarse on every device.
+        if (p == 1 && d == DType::kComplex128 && fill == Fill::kSubnormal) continue;
+        measure_and_check(set, r);
+      }
+}
+
+void test_mixed_list() {
+  std::vector<Spec> specs;
+  int64_t n = 1;
+  for (int64_t misalign : {0, 2, 4, 8, 6, 0})
+    for (DType d : {DType::kFloat32, DType::kBFloat16, DType::kFloat16, DType::kComplex64}) {
+      // csrc/cpu asks for the alignment of the type.
+      const int64_t offset = misalign - misalign % itemsize(real_of(d));
+      specs.push_back({d, n = (n * 7 + 3) % 5000, offset, n % 3 ? Fill::kNormal : Fill::kTiny});
+    }
+  context = "mixed list, float32 results";
+  for (double p : kOrders) {
+    Request r;
+    r.p = p;
+    measure_and_check(TensorSet(specs), r);
+  }
+  specs.push_back({DType::kFloat64, 777, 8, Fill::kHuge});
+  specs.push_back({DType::kComplex128, 333, 8, Fill::kTiny});
+  context = "mixed list, float64 results";
+  measure_and_check(TensorSet(specs), {});
+  Request scaled;
+  scaled.inv_scale = 1.0 / 1024;
+  measure_and_check(TensorSet(specs), scaled);
+}
+
+/// The same values at every alignment give the same bits.
+void test_alignment() {
+  for (DType d : kDTypes)
+    for (int64_t n : {1, 9, 1023, 10007}) {
+      context = "alignment, dtype " + std::to_string(int(d));
+      Request r;
+      r.p = 1;
+      r.count_zeros = true;
+      const Measured aligned = run_measure(TensorSet({{d, n}}), r);
+      const int64_t step = itemsize(real_of(d));
+      for (int64_t misalign = step; misalign < 16; misalign += step)
+        CHECK(run_measure(TensorSet({{d, n, misalign}}), r).raw == aligned.raw, "offset %lld changes bits", (long long)misalign);
+    }
+}
+
+/// Orders of threads and blocks and the number of multiprocessors must not show in the results.
+void test_determinism() {
+  std::vector<Spec> specs;
+  for (DType d : {DType::kFloat32, DType::kBFloat16, DType::kFloat64}) {
+    specs.push_back({d, (66 * (16 << 10)) / itemsize(d) + 5});  // more chunks than a warp combines
+    specs.push_back({d, 100});
+  }
+  const TensorSet set(specs);
+  context = "determinism";
+  for (double p : {2.0, 1.0, 3.0}) {
+    Request r;
+    r.p = p;
+    const Measured first = run_measure(set, r);
+    if (p != 3) check_against_reference(set, r, first);
+    for (int processors : {1, 7, 132}) {
+      cuda_shim::multiprocessors = processors;
+      cuda_shim::schedule = {processors != 7, processors != 1};
+      CHECK(run_measure(set, r).raw == first.raw, "bits depend on the schedule");
+    }
+    cuda_shim::multiprocessors = 3;
+    cuda_shim::schedule = {};
+  }
+}
+
+/// More tensors than a table of any size holds, with empty ones at every border.
+void test_many_tensors() {
+  for (int64_t count : {58, 59, 60, 251, 252, 253, 1018, 1019, 1020, 2041, 2042, 2043, 2044, 2050, 4100}) {
+    context = "many tensors, " + std::to_string(count);
+    std::vector<Spec> specs;
+    for (int64_t i = 0; i < count; ++i) specs.push_back({i % 3 ? DType::kFloat32 : DType::kBFloat16, i % 5 == 4 ? 0 : i % 11});
+    specs.back().numel = 5;
+    const TensorSet set(specs);
+    cuda_shim::launches = 0;
+    const Measured m = run_measure(set);
+    const int tables = int((count + 2041) / 2042);
+    CHECK(cuda_shim::launches <= tables + 1, "%d launches", cuda_shim::launches);
+    check_against_reference(set, {}, m);
+    check_against_cpu(set, {}, m);
+  }
+}
+
+void test_nothing() {
+  context = "nothing";
+  for (const TensorSet& set : {std::cref(*new TensorSet({})), std::cref(*new TensorSet({{DType::kFloat32, 0}, {DType::kFloat64, 0}}))})
+    for (double p : kOrders) {
+      Request r;
+      r.p = p;
+      const Measured m = run_measure(set, r);
+      CHECK(m.total == 0 && m.total_nonfinite == 0, "total of nothing is %g", m.total);
+      for (double norm : m.norm) CHECK(norm == 0, "norm of nothing is %g", norm);
+    }
+}
+
+/// A tensor listed again repeats its row and counts once.
+void test_repeats() {
+  context = "repeats";
+  const TensorSet set({{DType::kFloat32, 5000}, {DType::kFloat32, 0}, {DType::kBFloat16, 77}, {DType::kFloat32, 0}, {DType::kFloat32, 0}});
+  const int64_t first[] = {0, 0, 2, 2, 4};
+  Request r;
+  r.first = first;
+  const Measured m = run_measure(set, r), once = run_measure(set);
+  CHECK(m.total == once.total, "total");
+  for (size_t i = 0; i < 5; ++i) {
+    const size_t k = size_t(first[i]);
+    CHECK(m.norm[i] == once.norm[k] && m.l2[i] == once.l2[k] && m.max_abs[i] == once.max_abs[k] && m.nonfinite[i] == 0, "row %zu", i);
+  }
+}
+
+/// Several devices: each its own launches, then one combination.
+void test_combine() {
+  const std::vector<Spec> first = {{DType::kFloat32, 5000}, {DType::kBFloat16, 100}}, second = {{DType::kFloat16, 3000, 0, Fill::kTiny}};
+  for (double p : {2.0, 1.0, HUGE_VAL, 3.0}) {
+    context = "combine, p " + std::to_string(p);
+    Request r;
+    r.p = p;
+    const TensorSet a(first), b(second);
+    const Partial totals[] = {run_measure(a, r).partial, run_measure(b, r).partial};
+    float total = -1, coef = -1;
+    int64_t nonfinite = -1;
+    cuda::CombineLaunch launch;
+    launch.totals = totals;
+    launch.count = 2;
+    launch.order = norm_order(p);
+    launch.max_norm = 1;
+    launch.results.total_norm = &total;
+    launch.results.clip_coef = &coef;
+    launch.results.total_nonfinite = &nonfinite;
+    cuda::launch_combine(launch);
+    Reference want;
+    for (int64_t i = 0; i < a.count(); ++i) want.add(a[i]);
+    want.add(b[0]);
+    check_norm(total, want.norm(p), p, false, true, "total");
+    CHECK(coef == float(decide_clip(1, total, 0, OnNonfinite::kPropagate).coef) && nonfinite == 0, "coef");
+  }
+}
+
+/// Tables alone, over tensors that no test machine could hold.
+void test_giant_tables() {
+  context = "giant tables";
+  const int64_t huge = 5'000'000'011;
+  const TensorRef tensors[] = {{reinterpret_cast<void*>(0x100000000000), huge, DType::kBFloat16}, {nullptr, 0, DType::kFloat32},
+                               {reinterpret_cast<void*>(0x200000000000), huge, DType::kComplex128}, {reinterpret_cast<void*>(0x300000000008), 3, DType::kFloat64}};
+  const cuda::ChunkBytes chunk_bytes = cuda::chunk_bytes_of(tensors, 4);
+  CHECK(chunk_bytes.narrow == 1u << 20 && chunk_bytes.wide == 1u << 18, "chunk bytes");
+  struct Header { uint64_t unused; };
+  std::unique_ptr<cuda::TableParams<Header, 1024>> p(new cuda::TableParams<Header, 1024>);
+  CHECK(cuda::fill_table(*p, tensors, 4, chunk_bytes) == 4, "all fit");
+  uint64_t next[4] = {}, covered[4] = {};
+  for (uint32_t chunk = 0; chunk < p->chunks(); ++chunk) {
+    const cuda::ChunkView view = cuda::chunk_view(*p, chunk);
+    const int t = view.dtype == DType::kBFloat16 ? 0 : view.dtype == DType::kComplex128 ? 2 : 3;
+    CHECK(view.data == reinterpret_cast<uint64_t>(tensors[t].data) + next[t], "chunk %u starts where the last one ended", chunk);
+    next[t] += view.bytes;
+    covered[t] += view.bytes;
+  }
+  for (int t : {0, 2, 3}) CHECK(covered[t] == uint64_t(tensors[t].numel * itemsize(tensors[t].dtype)), "tensor %d is covered", t);
+}
+
+/// A list large enough for the second chunk size.
+void test_larger_chunks() {
+  context = "larger chunks";
+  std::vector<Spec> specs = {{DType::kBFloat16, 34 << 20, 0, Fill::kConstant}, {DType::kFloat32, 100003}, {DType::kFloat64, 20011}};
+  const TensorSet set(specs);
+  const Measured m = run_measure(set);
+  check_against_cpu(set, {}, m);
+}
+
+}  // namespace
+
+const std::vector<NamedTest> kMeasureTests = {
+    {"sizes_types_orders", test_sizes_types_orders}, {"values", test_values},
+    {"mixed_list", test_mixed_list},                 {"alignment", test_alignment},
+    {"determinism", test_determinism},               {"many_tensors", test_many_tensors},
+    {"nothing", test_nothing},                       {"repeats", test_repeats},
+    {"combine", test_combine},                       {"giant_tables", test_giant_tables},
+    {"larger_chunks", test_larger_chunks}};
+
+}  // namespace gradkern::test
+
+/// test_cuda_kernels [NAME]: all tests or one.
+int main(int argc, char** argv) {
+  using namespace gradkern::test;
+  for (const auto* tests : {&kMeasureTests, &kWriteTests})
+    for (const NamedTest& test : *tests) {
+      if (argc > 1 && std::string(argv[1]) != test.name) continue;
+      const clock_t begin = clock();
+      test.run();
+      std::printf("%-20s %6.1f s\n", test.name, double(clock() - begin) / CLOCKS_PER_SEC);
+      std::fflush(stdout);
+    }
+  std::printf("%d checks, %d failures\n", checks, failures);
+  return failures != 0;
+}

@@ -1,0 +1,125 @@
+// The CUDA kernels that write, and the launchers' errors; see test_cuda_measure.cpp.
+#include "tests/kernel_runs.h"
+
+namespace gradkern::test {
+namespace {
+
+struct Scaling {
+  double total, max_norm;
+  bool is_double;
+  OnNonfinite policy = OnNonfinite::kPropagate;
+  int64_t nonfinite = 0;
+};
+
+void run_scale(const TensorSet& set, const Scaling& s) {
+  const float narrow = float(s.total);
+  cuda::ScaleLaunch launch;
+  launch.list = list_of(set);
+  launch.total_norm = s.is_double ? static_cast<const void*>(&s.total) : &narrow;
+  launch.total_norm_is_double = s.is_double;
+  launch.max_norm = s.max_norm;
+  launch.on_nonfinite = s.policy;
+  launch.total_nonfinite = &s.nonfinite;
+  cuda::launch_scale(launch);
+}
+
+bool same_elements(const TensorSet& a, const TensorSet& b, int64_t i) {
+  const auto x = a.bytes(i), y = b.bytes(i);
+  const DType real = real_of(a[i].dtype);
+  for (int64_t k = 0; k < a[i].numel * (is_complex(a[i].dtype) ? 2 : 1); ++k) {
+    const double u = real_at(x.data(), real, k), v = real_at(y.data(), real, k);
+    if (u != u && v != v) continue;  // payloads of NaN differ between processors
+    if (std::memcmp(&u, &v, sizeof(u))) return false;
+  }
+  return true;
+}
+
+std::vector<Spec> specs_to_write(bool complex) {
+  std::vector<Spec> specs;
+  for (DType d : kDTypes)
+    if (complex || !is_complex(d))
+      for (int64_t n : {0, 1, 33, 1009, 4096, 20011})
+        for (int64_t misalign : {0, 2, 4, 8})
+          if (misalign % itemsize(real_of(d)) == 0)
+            for (Fill fill : {Fill::kNormal, Fill::kSubnormal, Fill::kNanAndInf}) specs.push_back({d, n, misalign, fill});
+  return specs;
+}
+
+void test_scale() {
+  const auto specs = specs_to_write(true);
+  for (const Scaling& s : {Scaling{3.7, 1, false}, Scaling{3.7, 1, true}, Scaling{HUGE_VAL, 1, false}, Scaling{std::nan(""), 1, false},
+                           Scaling{2, 0, false}, Scaling{2, -1, true}}) {
+    context = "scale, total " + std::to_string(s.total);
+    TensorSet set(specs), want(specs);
+    run_scale(set, s);
+    const double total = s.is_double ? s.total : double(float(s.total));
+    const ChunkPlan plan(want.refs(), want.count());
+    cpu::apply(plan, decide_clip(s.max_norm, total, s.nonfinite, s.policy), serial());
+    for (int64_t i = 0; i < set.count(); ++i) CHECK(same_elements(set, want, i), "tensor %lld differs from the CPU's", (long long)i);
+    CHECK(set.guards_intact(), "wrote outside a tensor");
+  }
+}
+
+void test_no_write() {
+  const auto specs = specs_to_write(true);
+  for (const Scaling& s : {Scaling{0.5, 1, false}, Scaling{0, 0.001, true}, Scaling{5, HUGE_VAL, false},
+                           Scaling{std::nan(""), HUGE_VAL, false}, Scaling{HUGE_VAL, HUGE_VAL, false},
+                           Scaling{9, 1, false, OnNonfinite::kSkip, 3}}) {
+    context = "no write, total " + std::to_string(s.total);
+    TensorSet set(specs), want(specs);
+    run_scale(set, s);
+    for (int64_t i = 0; i < set.count(); ++i) CHECK(set.bytes(i) == want.bytes(i), "tensor %lld was written", (long long)i);
+  }
+  context = "zero";
+  TensorSet set(specs);
+  run_scale(set, {9, 1, false, OnNonfinite::kZero, 3});
+  for (int64_t i = 0; i < set.count(); ++i)
+    for (unsigned char byte : set.bytes(i)) CHECK(byte == 0, "tensor %lld is not zero", (long long)i);
+  CHECK(set.guards_intact(), "wrote outside a tensor");
+}
+
+void test_clamp() {
+  const auto specs = specs_to_write(false);
+  for (double limit : {0.5, 0.0, 1e-7, 1e9, -1.0, HUGE_VAL}) {
+    context = "clamp, limit " + std::to_string(limit);
+    TensorSet set(specs), want(specs);
+    cuda::launch_clamp({list_of(set), limit});
+    std::unique_ptr<bool[]> changed(new bool[specs.size()]);
+    cpu::clamp(ChunkPlan(want.refs(), want.count()), limit, serial(), changed.get());
+    for (int64_t i = 0; i < set.count(); ++i) CHECK(same_elements(set, want, i), "tensor %lld differs from the CPU's", (long long)i);
+    CHECK(set.guards_intact(), "wrote outside a tensor");
+  }
+}
+
+template <class Call>
+std::string message_of(const Call& call) {
+  try {
+    call();
+  } catch (const std::runtime_error& e) {
+    return e.what();
+  }
+  return "no error";
+}
+
+void test_errors() {
+  context = "errors";
+  const TensorSet set({{DType::kFloat32, 10}});
+  cuda_shim::next_error = cudaErrorInvalidValue;
+  const std::string failed = message_of([&] { run_scale(set, {2, 1, false}); });
+  CHECK(failed == "[scale] cudaGetDevice failed: a shim error (cudaErrorShim)", "%s", failed.c_str());
+  const std::string small = message_of([&] { cuda::launch_measure({list_of(set), {}, 1, OnNonfinite::kPropagate, 1, {}, nullptr, 0}); });
+  CHECK(small.find("[measure] the workspace is smaller") == 0, "%s", small.c_str());
+  const TensorSet complex({{DType::kComplex64, 10}});
+  const std::string refused = message_of([&] { cuda::launch_clamp({list_of(complex), 1}); });
+  CHECK(refused == "[clamp] expected real tensors, got a complex one", "%s", refused.c_str());
+  const TensorRef odd{reinterpret_cast<char*>(set[0].data) + 1, 1, DType::kFloat32};
+  const std::string unaligned = message_of([&] { cuda::launch_clamp({{&odd, 1, nullptr, 0, nullptr}, 1}); });
+  CHECK(unaligned.find("[clamp] a tensor's data pointer is odd") == 0, "%s", unaligned.c_str());
+}
+
+}  // namespace
+
+const std::vector<NamedTest> kWriteTests = {
+    {"scale", test_scale}, {"no_write", test_no_write}, {"clamp", test_clamp}, {"errors", test_errors}};
+
+}  // namespace gradkern::test
