@@ -28,3 +28,18 @@ def functions() -> ModuleType:
     from gradkern.distributed import functions as module
 
     return module
+
+
+def together(*args: Any, **options: Any) -> Any:
+    from gradkern.distributed.measure import Distributed
+
+    return Distributed(*args, **options)
+
+
+def written_shards(grads: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """What in-place operations on this rank write to: a DTensor's local tensor, else the gradient."""
+    if not any(is_dtensor(g) for g in grads):
+        return list(grads)
+    from gradkern.distributed.placements import written_shards as local
+
+    return local(grads)

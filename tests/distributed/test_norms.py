@@ -96,7 +96,7 @@ def nonfinite_job(value: float, norm_type: float, rank: int) -> float:
     model = models.as_fsdp(models.build())
     models.fill(model, models.full_gradients(models.build()))
     if dist.get_rank() == rank:
-        next(model.parameters()).grad._local_tensor[0] = value
+        model[1].up.weight.grad._local_tensor[0, 0] = value
     before = [p.grad.to_local().clone() for p in model.parameters()]
     with pytest.raises(RuntimeError, match="is non-finite, so it cannot be clipped"):
         gradkern.clip_grad_norm_(model.parameters(), 1.0, norm_type, error_if_nonfinite=True)
