@@ -156,16 +156,33 @@ def test_pipeline_stages(ranks, world, partition):
     assert set(answers) == {(answers[0][0], "Tensor")}
 
 
-def audit_job(partition: str) -> int:
+def audit_job(partition: str) -> dict[str, tuple[int, int]]:
     model = models.PARTITIONS[partition](models.build())
     models.fill(model, models.full_gradients(models.build()))
     audit = explain_norm(model)
-    assert len(audit.parameters) == len(list(model.parameters()))
-    assert "elements are counted on this rank" in str(audit)
-    return sum(p.counted_here for p in audit.parameters if p.counted_as != "plain")
+    assert f"{audit.counted_here} elements are counted on this rank" in str(audit)
+    meshes = [p.device_mesh.size() for p in model.parameters()]
+    return {p.name: (p.counted_here, size) for p, size in zip(audit.parameters, meshes)}
 
 
 @pytest.mark.parametrize("partition", ["fsdp", "fsdp+tp", "hsdp", "by hand"])
-def test_the_audit_adds_up_to_the_model(ranks, partition):
-    counted = sum(ranks(4)(audit_job, partition=partition))
-    assert counted == sum(p.numel() for p in models.build().parameters())
+def test_every_element_is_counted_once_in_its_mesh(ranks, partition):
+    answers = ranks(4)(audit_job, partition=partition)
+    for name, p in models.build().named_parameters():
+        size = answers[0][name][1]
+        # A parameter on a mesh of two ranks is counted once in each of the two such meshes.
+        assert sum(a[name][0] for a in answers) == p.numel() * (4 // size), name
+
+
+def frozen_and_shared_job() -> None:
+    model = models.as_fsdp(models.build())
+    models.fill(model, models.full_gradients(models.build()))
+    named = list(model.named_parameters())
+    named[0][1].grad = None
+    audit = explain_norm([*named, named[1]])
+    assert [audit.parameters[i].counted_as for i in (0, 1, -1)] == ["no gradient", "shard", "repeat"]
+    assert audit.parameters[1].mesh == "(dp=2) Shard(dim=0)"
+
+
+def test_the_audit_names_what_is_left_out(ranks):
+    ranks(2)(frozen_and_shared_job)
