@@ -30,6 +30,7 @@ pybind11_add_module(_C MODULE NO_EXTRAS
   csrc/bindings/module.cpp
   csrc/bindings/operators.cpp
   csrc/bindings/python_lists.cpp
+  csrc/bindings/shards.cpp
   csrc/bindings/thread_pool.cpp)
 target_include_directories(_C SYSTEM PRIVATE
   ${torch_dir}/include ${torch_dir}/include/torch/csrc/api/include)

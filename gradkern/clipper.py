@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from gradkern import _fallback
+from gradkern import _general
 from gradkern._arguments import as_number
+from gradkern._fold import OptimizerHandover
+from gradkern._general import Groups
 from gradkern._load import DISABLED, C
 from gradkern.names import NamedParameters
 from gradkern.plan import ParameterPlan
 from gradkern.stats import GradStats
+
+if TYPE_CHECKING:
+    from torch.amp.grad_scaler import GradScaler
+    from torch.distributed import ProcessGroup
 
 OnNonfinite = Literal["propagate", "raise", "zero", "skip"]
 
@@ -35,7 +42,16 @@ class GradClipper:
             - "skip": gradients are untouched and `stats.skip_step` is set on the device. With
               `optimizer` (a fused one), it skips the step itself, without a synchronisation;
               otherwise read ``stats.skip_step``.
-        optimizer: a fused optimizer (``torch.optim.AdamW(..., fused=True)``) to be told to skip.
+        optimizer: a fused optimizer (``torch.optim.AdamW(..., fused=True)``): told to skip the step,
+            and for `fold`.
+        fold: leave the gradients as they are and let `optimizer` apply the coefficient, through its
+            `grad_scale`: no scale pass here. Gradients are then clipped by ``optimizer.step()``, which
+            writes the quotients back. Not with on_nonfinite="zero".
+        process_group: ranks that hold different parts of the *plain* parameters (experts, shards made
+            by hand). DTensors know their ranks; other plain parameters are taken to be replicas.
+        in_process_group: which plain parameters, by canonical name, are different parts in
+            `process_group`; default: all.
+        pp_group: ranks that hold different parts of the model: pipeline stages.
 
     Example:
         >>> clipper = GradClipper(model, max_norm=1.0)
@@ -55,6 +71,10 @@ class GradClipper:
         norm_type: float = 2.0,
         on_nonfinite: OnNonfinite = "propagate",
         optimizer: torch.optim.Optimizer | None = None,
+        fold: bool = False,
+        process_group: ProcessGroup | None = None,
+        in_process_group: Callable[[str], bool] | None = None,
+        pp_group: ProcessGroup | None = None,
     ) -> None:
         self.max_norm = as_number("GradClipper", "max_norm", max_norm)
         self.norm_type = as_number("GradClipper", "norm_type", norm_type)
@@ -65,39 +85,55 @@ class GradClipper:
         self._plan = ParameterPlan("GradClipper", params)
         if not self._plan.params:
             raise ValueError("[GradClipper] params: expected at least one parameter, got none")
-        self._optimizer = optimizer
-        self._found_inf: Tensor | None = None
-        if optimizer is not None:
-            _require_fused(optimizer, on_nonfinite)
-            optimizer.register_step_post_hook(self._forget_found_inf)
+        _check_optimizer(optimizer, on_nonfinite, fold)
+        self._handover = None if optimizer is None else OptimizerHandover(optimizer)
+        self._fold = fold
+        inside = None if in_process_group is None else (lambda i: in_process_group(self._plan.names[i]))
+        self._groups = Groups(process_group, pp_group, inside)
 
     @property
     def names(self) -> tuple[str, ...]:
         """Canonical names of the parameters, in the order of the statistics' rows."""
         return self._plan.names
 
-    def clip_(self) -> GradStats:
+    def clip_(
+        self, *, scaler: GradScaler | None = None, optimizer: torch.optim.Optimizer | None = None
+    ) -> GradStats:
         """Clip the gradients in place.
+
+        Args:
+            scaler: a `torch.amp.GradScaler`, between ``scaler.scale(loss).backward()`` and
+                ``scaler.step(optimizer)``: gradients are unscaled, checked and clipped with one read
+                and one write, and the scaler is left as ``scaler.unscale_(optimizer)`` leaves it.
+                Statistics are of the unscaled gradients. Where they hold inf or NaN, they are
+                unscaled only, and the scaler skips the step.
+            optimizer: the optimizer that is stepped by `scaler`; default: the clipper's.
 
         Returns:
             GradStats from before clipping, with `clip_coef` (and `skip_step` for "skip"); its
-            tensors stay on the gradients' device.
+            tensors stay on the gradients' device. Over ranks, rows of DTensors and totals are the
+            same on every rank of a mesh; rows of plain tensors and `has_grad` are this rank's.
 
         Raises:
             RuntimeError: on_nonfinite="raise", and a gradient holds inf or NaN; names the
-                parameters. Gradients are unchanged.
+                parameters. Or the scaler has unscaled or stepped since its last update, as
+                `unscale_` raises. Gradients are unchanged.
+            ValueError: with `scaler`: a float16 gradient, or the optimizer's parameters are not the
+                clipper's. Gradients are unchanged.
 
         Notes:
             No host-device synchronisation, except for "raise".
         """
         params = self._plan.current()
+        if self._handover is not None:
+            self._handover.clear()
         columns = None
-        if not DISABLED:
+        if not (DISABLED or scaler is not None or self._fold or self._groups.named):
             columns = C.clip(
                 params, self.max_norm, self.norm_type, self.on_nonfinite, False, self._plan.names
             )
         if columns is None:
-            columns = self._clip_with_torch(params)
+            columns = self._clip_in_steps(params, scaler, optimizer)
         stats = GradStats(
             names=self._plan.names,
             numel=self._plan.numel,
@@ -106,57 +142,83 @@ class GradClipper:
             first=self._plan.first,
             **columns,
         )
-        if self._optimizer is not None and stats.skip_step is not None:
-            self._found_inf = stats.skip_step.to(torch.float32)
-            self._optimizer.found_inf = self._found_inf  # type: ignore[attr-defined]
+        if self._handover is not None and not self._fold and scaler is None and stats.skip_step is not None:
+            self._handover.give(None, stats.skip_step)
         return stats
 
-    def _forget_found_inf(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        """One verdict is for one step: a stale one would skip steps in silence.
-
-        GradScaler.step puts its own verdict there and takes it off itself: not ours to delete.
-        """
-        if self._found_inf is not None and getattr(optimizer, "found_inf", None) is self._found_inf:
-            del optimizer.found_inf
-        self._found_inf = None
-
     @torch.no_grad()
-    def _clip_with_torch(self, params: list[Tensor]) -> dict[str, Any]:
-        """The same by torch's own operations, for what has no kernel."""
-        columns: dict[str, Any] = _fallback.measure(params, self.norm_type, False, 1.0)
-        total = columns["total_norm"]
-        coef = torch.ones_like(total)
-        if self.max_norm != float("inf"):
-            ratio = self.max_norm / (total + 1e-6)
-            coef = torch.where(ratio >= 1, coef, ratio)
-        bad = columns["nonfinite"].sum() > 0
-        if self.on_nonfinite == "raise" and bool(bad):
-            counts = columns["nonfinite"].tolist()
-            names = [n for n, count in zip(self._plan.names, counts) if count]
-            raise RuntimeError(
-                f"[GradClipper.clip_] expected finite gradients, got inf or NaN in {names}. "
-                "Gradients are unchanged."
-            )
+    def _clip_in_steps(
+        self, params: list[Tensor], scaler: GradScaler | None, optimizer: torch.optim.Optimizer | None
+    ) -> dict[str, Any]:
+        """Measure, decide, apply, with a scaler, a fold, groups, DTensors or torch's operations."""
+        inverse = self._begin_unscaling(params, scaler, optimizer)
+        columns = _general.measure_columns(
+            "GradClipper.clip_",
+            params,
+            self._plan.names,
+            self.norm_type,
+            False,
+            1.0 if inverse is None else inverse,
+            self._groups,
+        )
+        # A scaler skips the step by itself: nothing but unscaling is left to do then.
+        policy = "skip" if inverse is not None and self.on_nonfinite == "propagate" else self.on_nonfinite
+        verdict = _general.decide(columns, self.max_norm, policy)
+        if policy == "raise":
+            _general.raise_if_bad(columns, verdict, self._plan.names, "GradClipper.clip_")
+        factor = verdict.coef if inverse is None else verdict.coef * inverse
+        if self._fold:
+            self._hand_over(verdict, factor, scaler if inverse is not None else None)
+        else:
+            _general.apply(params, factor, verdict.bad if policy == "zero" else None)
+        if scaler is not None and inverse is not None:
+            from gradkern import _amp
+
+            _amp.record(scaler, self._stepped(optimizer), params, verdict.bad)
+        del columns["nonfinite_total"]
+        columns["clip_coef"] = verdict.coef.to(columns["total_norm"].dtype)
         if self.on_nonfinite == "skip":
-            coef = torch.where(bad, torch.ones_like(coef), coef)
-            columns["skip_step"] = bad
-        zero = self.on_nonfinite == "zero"
-        for grad in {id(p.grad): p.grad for p in params if p.grad is not None}.values():
-            grad.mul_(coef.to(grad.device, grad.dtype.to_real()))
-            if zero:
-                grad.masked_fill_(bad.to(grad.device), 0)
-        columns["clip_coef"] = torch.where(bad, torch.zeros_like(coef), coef) if zero else coef
+            columns["skip_step"] = verdict.bad
         return columns
 
+    def _stepped(self, optimizer: torch.optim.Optimizer | None) -> torch.optim.Optimizer:
+        own = None if self._handover is None else self._handover.optimizer
+        if optimizer is None and own is None:
+            raise ValueError("[GradClipper.clip_] optimizer: expected the optimizer that scaler steps, got None")
+        if optimizer is not None and own is not None and optimizer is not own:
+            raise ValueError(
+                "[GradClipper.clip_] optimizer: expected the one the clipper was built with, got another"
+            )
+        return optimizer or own  # type: ignore[return-value]
 
-def _require_fused(optimizer: torch.optim.Optimizer, on_nonfinite: str) -> None:
-    if on_nonfinite != "skip":
-        raise ValueError(
-            f"[GradClipper] optimizer: expected only with on_nonfinite='skip', got {on_nonfinite!r}"
+    def _begin_unscaling(
+        self, params: list[Tensor], scaler: GradScaler | None, optimizer: torch.optim.Optimizer | None
+    ) -> float | Tensor | None:
+        if scaler is None:
+            return None
+        from gradkern import _amp
+
+        return _amp.begin(scaler, self._stepped(optimizer), params, self._plan.names)
+
+    def _hand_over(self, verdict: _general.Verdict, factor: Tensor, scaler: GradScaler | None) -> None:
+        """Let the optimizer's own step divide; on a CPU, only if there is something to divide by."""
+        assert self._handover is not None
+        skip = verdict.bad if self.on_nonfinite == "skip" else torch.zeros_like(verdict.bad)
+        needless = factor.device.type == "cpu" and float(factor) == 1.0
+        self._handover.give(
+            None if needless else factor.reciprocal(), skip, removed_by_scaler=scaler is not None
         )
-    if not all(group.get("fused") for group in optimizer.param_groups):
+
+
+def _check_optimizer(optimizer: torch.optim.Optimizer | None, on_nonfinite: str, fold: bool) -> None:
+    if optimizer is not None and on_nonfinite != "skip" and not fold:
         raise ValueError(
-            f"[GradClipper] optimizer: expected a fused optimizer, got {type(optimizer).__name__} without "
-            "fused=True; construct it with fused=True, or leave `optimizer` out and skip the step "
-            "yourself when stats.skip_step is true"
+            "[GradClipper] optimizer: expected only with on_nonfinite='skip' or fold=True, got "
+            f"{on_nonfinite!r}"
+        )
+    if fold and optimizer is None:
+        raise ValueError("[GradClipper] fold: expected together with a fused optimizer, got optimizer=None")
+    if fold and on_nonfinite == "zero":
+        raise ValueError(
+            "[GradClipper] fold: expected on_nonfinite other than 'zero' (no division makes NaN zero), got 'zero'"
         )

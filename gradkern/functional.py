@@ -15,13 +15,17 @@ All functions are stateless: they walk the list they are given.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from gradkern import _fallback, _operators, _verify
+from gradkern import _fallback, _operators, _route, _verify
 from gradkern._arguments import as_list, as_number
 from gradkern._load import DISABLED, VERIFY, C
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 Parameters = Tensor | Iterable[Tensor]
 
@@ -32,6 +36,9 @@ def clip_grad_norm_(
     norm_type: float = 2.0,
     error_if_nonfinite: bool = False,
     foreach: bool | None = None,
+    *,
+    process_group: ProcessGroup | None = None,
+    pp_group: ProcessGroup | None = None,
 ) -> Tensor:
     """Clip the norm of all gradients together, in place.
 
@@ -47,10 +54,14 @@ def clip_grad_norm_(
         norm_type: order p of the norm: 2, 1, `inf`, `-inf`, 0 or any other number.
         error_if_nonfinite: raise if the total norm is NaN or infinite. Needs the host to know it.
         foreach: accepted as in torch; matters only where torch's own operations are used.
+        process_group: ranks that hold different parts of the *plain* tensors (experts, shards made
+            by hand); without it plain tensors are taken to be replicas. DTensors know their ranks.
+        pp_group: ranks that hold different parts of the model: pipeline stages.
 
     Returns:
         The total norm before clipping: 0-d float32 (float64 if any gradient is float64 or
-        complex128), on the gradients' device. 0.0 if nothing has a gradient.
+        complex128), on the gradients' device. 0.0 if nothing has a gradient. A replicated DTensor,
+        already reduced, where all parameters are DTensors of one mesh and no group is named.
 
     Raises:
         RuntimeError: `error_if_nonfinite`, and the norm is not finite; names the entries that hold
@@ -72,13 +83,18 @@ def clip_grad_norm_(
     if torch.compiler.is_compiling() and not DISABLED:
         return _operators.clip_grad_norm_(params, max_norm, norm_type, error_if_nonfinite)
     total: Tensor | None = None
-    if not DISABLED:
+    grouped = process_group is not None or pp_group is not None
+    if not DISABLED and not grouped:
         before = _verify.snapshot(params) if VERIFY else None
         total = C.clip_grad_norm_(params, max_norm, norm_type, bool(error_if_nonfinite))
         if before is not None and total is not None:
             _verify.check_clip(operation, before, params, max_norm, norm_type, total)
     if total is not None:
         return total
+    if grouped or _route.is_distributed(params):
+        return _route.functions().clip_grad_norm_(
+            params, max_norm, norm_type, bool(error_if_nonfinite), process_group, pp_group
+        )
     return _fallback.clip_grad_norm_(params, max_norm, norm_type, error_if_nonfinite, foreach)
 
 
@@ -87,6 +103,9 @@ def get_total_norm(
     norm_type: float = 2.0,
     error_if_nonfinite: bool = False,
     foreach: bool | None = None,
+    *,
+    process_group: ProcessGroup | None = None,
+    pp_group: ProcessGroup | None = None,
 ) -> Tensor:
     """The norm of all `tensors` together, as if concatenated into one vector.
 
@@ -95,7 +114,7 @@ def get_total_norm(
             `clip_grad_norm_`.
         norm_type: order p of the norm.
         error_if_nonfinite: raise if the norm is NaN or infinite.
-        foreach: as in `clip_grad_norm_`.
+        foreach, process_group, pp_group: as in `clip_grad_norm_`.
 
     Returns:
         0-d float32 (float64 if any tensor is float64 or complex128), on the tensors' device.
@@ -113,12 +132,17 @@ def get_total_norm(
     if torch.compiler.is_compiling() and not DISABLED:
         return _operators.get_total_norm(items, norm_type, error_if_nonfinite)
     total: Tensor | None = None
-    if not DISABLED:
+    grouped = process_group is not None or pp_group is not None
+    if not DISABLED and not grouped:
         total = C.get_total_norm(items, norm_type, bool(error_if_nonfinite))
         if VERIFY and total is not None:
             _verify.check_total(operation, items, norm_type, total)
     if total is not None:
         return total
+    if grouped or _route.is_distributed(items):
+        return _route.functions().get_total_norm(
+            items, norm_type, bool(error_if_nonfinite), process_group, pp_group
+        )
     return _fallback.get_total_norm(items, norm_type, error_if_nonfinite, foreach)
 
 
@@ -152,7 +176,12 @@ def clip_grads_with_norm_(
         total_norm = torch.tensor(number, dtype=torch.float64)
     if torch.compiler.is_compiling() and not DISABLED:
         return _operators.clip_grads_with_norm_(params, max_norm, total_norm)
-    if DISABLED or not C.clip_grads_with_norm_(params, max_norm, total_norm):
+    whole = not _route.is_dtensor(total_norm)
+    if whole and not DISABLED and C.clip_grads_with_norm_(params, max_norm, total_norm):
+        return
+    if not whole or _route.is_distributed(params):
+        _route.functions().clip_grads_with_norm_(params, max_norm, total_norm)
+    else:
         _fallback.clip_grads_with_norm_(params, max_norm, total_norm, foreach)
 
 
@@ -181,5 +210,9 @@ def clip_grad_value_(
     clip_value = as_number(operation, "clip_value", clip_value)
     if torch.compiler.is_compiling() and not DISABLED:
         return _operators.clip_grad_value_(params, clip_value)
-    if DISABLED or not C.clip_grad_value_(params, clip_value):
+    if not DISABLED and C.clip_grad_value_(params, clip_value):
+        return
+    if _route.is_distributed(params):
+        _route.functions().clip_grad_value_(params, clip_value)
+    else:
         _fallback.clip_grad_value_(params, clip_value, foreach)

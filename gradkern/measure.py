@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from gradkern import _fallback
+from gradkern import _fallback, _route
 from gradkern._arguments import as_number
 from gradkern._load import DISABLED, C
 from gradkern.names import NamedParameters, resolve
 from gradkern.stats import GradStats
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 
 def first_rows(params: Sequence[Tensor]) -> tuple[int, ...]:
@@ -41,6 +44,8 @@ def measure(
     norm_type: float = 2.0,
     count_zeros: bool = False,
     inv_scale: float | Tensor | None = None,
+    process_group: ProcessGroup | None = None,
+    pp_group: ProcessGroup | None = None,
 ) -> GradStats:
     """Norm, largest magnitude and non-finite count of every gradient, and the total norm: one read.
 
@@ -51,9 +56,11 @@ def measure(
         count_zeros: count zero elements too; costs a little.
         inv_scale: the reported norms are of ``gradient * inv_scale``; 1 / loss scale, say. The
             gradients themselves are not touched.
+        process_group, pp_group: as in `clip_grad_norm_`.
 
     Returns:
-        GradStats, its tensors on the gradients' device.
+        GradStats, its tensors on the gradients' device. Over ranks, rows of DTensors and totals are
+        the same on every rank of a mesh; rows of plain tensors and `has_grad` are this rank's.
 
     Raises:
         TypeError, ValueError: bad arguments, with the position and name of the offending entry.
@@ -64,7 +71,20 @@ def measure(
     norm_type = as_number("measure", "norm_type", norm_type)
     scale = 1.0 if inv_scale is None else as_number("measure", "inv_scale", inv_scale)
     names, tensors = resolve("measure", params)
-    columns = None if DISABLED else C.measure(tensors, norm_type, bool(count_zeros), scale, names)
+    grouped = process_group is not None or pp_group is not None
+    columns = None if DISABLED or grouped else C.measure(tensors, norm_type, bool(count_zeros), scale, names)
+    if columns is None and (grouped or _route.is_distributed(tensors)):
+        together = _route.together(
+            tensors,
+            [p.grad for p in tensors],
+            process_group=process_group,
+            pp_group=pp_group,
+            operation="measure",
+            names=names,
+        )
+        with torch.no_grad():
+            columns = together.columns(norm_type, bool(count_zeros), scale)
+        del columns["nonfinite_total"]
     if columns is None:
         with torch.no_grad():
             columns = _fallback.measure(tensors, norm_type, bool(count_zeros), scale)

@@ -188,6 +188,12 @@ void clip_with_norm(const CallSite& site, const GradList& grads, double max_norm
   apply(site, grads, prepare(site, grads), decision);
 }
 
+void scale(const CallSite& site, const GradList& grads, double factor) {
+  if (factor == 1.0) return;
+  at::NoGradGuard no_grad;
+  apply(site, grads, prepare(site, grads), {ClipAction::kScale, factor});
+}
+
 void clip_value(const CallSite& site, const GradList& grads, double limit) {
   at::NoGradGuard no_grad;
   check_clampable(site, grads);

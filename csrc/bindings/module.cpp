@@ -8,6 +8,7 @@
 #include "bindings/build_info.h"
 #include "bindings/engine.h"
 #include "bindings/python_lists.h"
+#include "bindings/shards.h"
 
 namespace gradkern {
 namespace {
@@ -130,6 +131,27 @@ std::optional<py::dict> clip_parameters(const py::sequence& parameters, double m
   return out;
 }
 
+/// For gradkern.distributed: local shards (None where this rank counts nothing) to (sums, keys).
+std::optional<std::pair<at::Tensor, at::Tensor>> partials(const py::sequence& shards, double norm_type,
+                                                          bool count_zeros, bool per_tensor,
+                                                          const std::string& operation,
+                                                          const py::object& names) {
+  const CallSite site = named_site(operation.c_str(), names);
+  const GradList list = tensors_of(site, shards, /*none_allowed=*/true);
+  if (!is_native(list)) return std::nullopt;
+  const PackedPartials packed = without_gil(
+      site.operation, [&] { return packed_partials(site, list, norm_type, count_zeros, per_tensor); });
+  return std::pair{packed.sums, packed.keys};
+}
+
+bool scale_tensors(const py::sequence& tensors, double factor) {
+  const CallSite site{"scale_", "tensors"};
+  const GradList list = tensors_of(site, tensors, /*none_allowed=*/true);
+  if (!is_native(list)) return false;
+  without_gil(site.operation, [&] { scale(site, list, factor); });
+  return true;
+}
+
 }  // namespace
 }  // namespace gradkern
 
@@ -143,6 +165,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("measure", &measure_parameters);
   m.def("clip", &clip_parameters);
   m.def("dicts_unchanged", &dicts_unchanged);
+  m.def("partials", &partials);
+  m.def("scale_", &scale_tensors);
   m.def("build_info", [] {
     py::dict info;
     for (const auto& [key, value] : build_info()) info[py::str(key)] = value;

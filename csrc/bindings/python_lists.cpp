@@ -33,7 +33,9 @@ GradList gradients_of(const CallSite& site, const py::sequence& parameters) {
     const at::Tensor& grad = parameter.unsafeGetTensorImpl()->grad();
     any_candidate = any_candidate || grad.defined() || parameter.requires_grad() ||
                     PyType_IsSubtype(Py_TYPE(item), reinterpret_cast<PyTypeObject*>(ParameterClass));
-    grads.push_back(grad);
+    const bool joins_without =
+        !grad.defined() && parameter.key_set().has(c10::DispatchKey::Python) && parameter.requires_grad();
+    grads.push_back(joins_without ? parameter : grad);
   });
   TORCH_CHECK_VALUE(any_candidate || grads.empty(), "[", site.operation, "] ", site.list,
                     ": expected parameters, got ", grads.size(), " plain tensors of which none requires ",
@@ -41,11 +43,12 @@ GradList gradients_of(const CallSite& site, const py::sequence& parameters) {
   return grads;
 }
 
-GradList tensors_of(const CallSite& site, const py::sequence& tensors) {
+GradList tensors_of(const CallSite& site, const py::sequence& tensors, bool none_allowed) {
   GradList list;
   list.reserve(py::len(tensors));
   for_each_item(tensors, [&](PyObject* item, int64_t index) {
-    list.push_back(tensor_at(site, item, index));
+    if (none_allowed && item == Py_None) list.emplace_back();
+    else list.push_back(tensor_at(site, item, index));
   });
   return list;
 }

@@ -8,12 +8,14 @@
 namespace gradkern {
 
 /// The gradients of `parameters` (undefined where there is none). Needs the GIL.
+/// A trainable tensor subclass (DTensor) without gradient stands for its gradient, so that
+/// is_native says no: a rank that has no gradient must still join its mesh's collective.
 /// Raises TypeError for an entry that is no tensor, and ValueError if nothing in a non-empty list
 /// is a Parameter, requires grad or has a gradient: most likely gradients were passed.
 GradList gradients_of(const CallSite& site, const py::sequence& parameters);
 
-/// The tensors themselves; TypeError for an entry that is none.
-GradList tensors_of(const CallSite& site, const py::sequence& tensors);
+/// The tensors themselves, undefined for None if `none_allowed`; TypeError for an entry that is neither.
+GradList tensors_of(const CallSite& site, const py::sequence& tensors, bool none_allowed = false);
 
 /// Whether every (dict, its keys and values in turn as a tuple) still holds the very same objects.
 bool dicts_unchanged(const py::sequence& snapshots);

@@ -1,0 +1,100 @@
+"""What `GradScaler.unscale_` does besides unscaling: its checks and its record, without its pass.
+
+torch.amp keeps, for each optimizer, a stage and the non-finite flags that `scaler.step` and
+`scaler.update` read (`_per_optimizer_states`). They are left here as `unscale_` leaves them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.amp.grad_scaler import GradScaler, OptState
+
+
+def begin(
+    scaler: GradScaler,
+    optimizer: torch.optim.Optimizer,
+    params: Sequence[Tensor],
+    names: Sequence[str],
+) -> float | Tensor | None:
+    """Check as `unscale_` does.
+
+    Returns:
+        What gradients are to be multiplied by: a number if the scale lives on the CPU, else a 0-d
+        float64 tensor on its device. None if the scaler is disabled.
+
+    Raises:
+        RuntimeError: gradients are unscaled already, or the optimizer has stepped, since the last
+            `scaler.update()`.
+        ValueError: a float16 gradient, or parameters that are the clipper's or the optimizer's only.
+    """
+    if not scaler.is_enabled():
+        return None
+    scaler._check_scale_growth_tracker("unscale_")
+    stage = scaler._per_optimizer_states[id(optimizer)]["stage"]
+    if stage is OptState.UNSCALED:
+        raise RuntimeError(
+            "[GradClipper.clip_] unscale_() has already been called on this optimizer since the last update()."
+        )
+    if stage is OptState.STEPPED:
+        raise RuntimeError("[GradClipper.clip_] unscale_() is being called after step().")
+    _check_same_parameters(optimizer, params, names)
+    if not _allows_fp16(scaler):
+        for index, (p, name) in enumerate(zip(params, names)):
+            if p.grad is not None and p.grad.dtype == torch.float16:
+                raise ValueError(
+                    f"[GradClipper.clip_] params[{index}] ('{name}'): Attempting to unscale FP16 gradients."
+                )
+    scale: Tensor = scaler._scale  # type: ignore[assignment]
+    inverse = scale.double().reciprocal().float().double()  # rounded as torch rounds it
+    return float(inverse) if inverse.device.type == "cpu" else inverse
+
+
+def record(
+    scaler: GradScaler, optimizer: torch.optim.Optimizer, params: Sequence[Tensor], bad: Tensor
+) -> None:
+    """Leave the scaler as `unscale_` does: the flag on every gradient's device, the stage."""
+    found = bad.to(torch.float32)
+    found = _over_sharded_ranks(scaler, found)
+    devices = {p.grad.device for p in params if p.grad is not None} or {found.device}
+    state = scaler._per_optimizer_states[id(optimizer)]
+    state["found_inf_per_device"] = {device: found.to(device).clone() for device in devices}
+    state["stage"] = OptState.UNSCALED
+
+
+def _allows_fp16(scaler: GradScaler) -> bool:
+    """FSDP's ShardedGradScaler does: its float16 gradients are reduced, not accumulated, ones."""
+    return hasattr(scaler, "process_group")
+
+
+def _over_sharded_ranks(scaler: GradScaler, found: Tensor) -> Tensor:
+    """ShardedGradScaler makes every rank of its group skip together."""
+    group = getattr(scaler, "process_group", None)
+    if group is None:
+        return found
+    import torch.distributed as dist
+
+    found = found.clone()
+    dist.all_reduce(found, op=dist.ReduceOp.MAX, group=group)
+    return found
+
+
+def _check_same_parameters(
+    optimizer: torch.optim.Optimizer, params: Sequence[Tensor], names: Sequence[str]
+) -> None:
+    """Unscaled would be the clipper's gradients, stepped the optimizer's: they have to be the same."""
+    stepped = {id(p) for group in optimizer.param_groups for p in group["params"] if p.grad is not None}
+    own = {id(p): name for p, name in zip(params, names) if p.grad is not None}
+    extra = next((name for key, name in own.items() if key not in stepped), None)
+    if extra is not None:
+        raise ValueError(
+            f"[GradClipper.clip_] optimizer: expected the clipper's parameters, got one without '{extra}', "
+            "which has a gradient"
+        )
+    if len(stepped) != len(own):
+        raise ValueError(
+            f"[GradClipper.clip_] optimizer: expected the clipper's {len(own)} parameters with gradient, got "
+            f"{len(stepped)}: those the clipper does not know would stay scaled"
+        )

@@ -1,0 +1,122 @@
+"""Clipping in separate steps: measure, decide, apply.
+
+For what the compiled one-call route does not take: DTensors and process groups, tensors without a
+kernel, loss scaling, and folding the coefficient into the optimizer. The formulas are those of
+csrc/core/clip.h; values stay on the gradients' device.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from gradkern import _fallback, _route
+from gradkern._load import DISABLED, C
+from gradkern._write import scale_, zero_where_
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Which further ranks share the list; see `GradClipper`."""
+
+    process_group: ProcessGroup | None = None
+    pp_group: ProcessGroup | None = None
+    in_group: Callable[[int], bool] | None = None
+
+    @property
+    def named(self) -> bool:
+        return self.process_group is not None or self.pp_group is not None
+
+
+NO_GROUPS = Groups()
+
+
+def measure_columns(
+    operation: str,
+    params: Sequence[Tensor],
+    names: Sequence[str],
+    norm_type: float,
+    count_zeros: bool,
+    inv_scale: float | Tensor,
+    groups: Groups = NO_GROUPS,
+) -> dict[str, Any]:
+    """The columns of `_C.measure` by whichever route takes the list, and "nonfinite_total" (0-d)."""
+    if groups.named or _route.is_distributed(params):
+        together = _route.together(
+            params,
+            [p.grad for p in params],
+            process_group=groups.process_group,
+            pp_group=groups.pp_group,
+            in_group=groups.in_group,
+            prefer_world=True,
+            operation=operation,
+            names=names,
+        )
+        found: dict[str, Any] = together.columns(norm_type, count_zeros, inv_scale)
+        return found
+    number = inv_scale if isinstance(inv_scale, float) else 1.0
+    columns = None if DISABLED else C.measure(params, norm_type, count_zeros, number, names)
+    if columns is None:
+        columns = _fallback.measure(params, norm_type, count_zeros, number)
+    if not isinstance(inv_scale, float):  # a scale on a device is multiplied there
+        for key in ("norm", "l2_norm", "max_abs", "total_norm"):
+            columns[key] = columns[key] * inv_scale
+    columns["nonfinite_total"] = columns["nonfinite"].sum()
+    return columns
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is to be done with the gradients, on their device."""
+
+    coef: Tensor
+    """0-d float64: what the gradients are to be multiplied by; 1 where nothing is to be done."""
+    bad: Tensor
+    """0-d bool: whether a gradient holds inf or NaN."""
+
+
+def decide(columns: dict[str, Any], max_norm: float, policy: str) -> Verdict:
+    """`decide_clip` of csrc/core/clip.h with tensors."""
+    total = columns["total_norm"]
+    bad = columns["nonfinite_total"] > 0
+    one = torch.ones((), dtype=_fallback.widest(total), device=total.device)
+    coef = one
+    if max_norm != math.inf:
+        ratio = max_norm / (total.to(one.dtype) + 1e-6)
+        coef = torch.where(ratio >= 1, one, ratio)
+    if policy == "skip":
+        coef = torch.where(bad, one, coef)
+    elif policy == "zero":
+        coef = torch.where(bad, torch.zeros_like(one), coef)
+    return Verdict(coef, bad)
+
+
+def raise_if_bad(columns: dict[str, Any], verdict: Verdict, names: Sequence[str], operation: str) -> None:
+    """on_nonfinite="raise": the same verdict on every rank. Synchronises."""
+    if not bool(verdict.bad):
+        return
+    found = [f"'{n}' ({c} elements)" for n, c in zip(names, columns["nonfinite"].tolist()) if c]
+    listed = ", ".join(found[:8]) + (f" and {len(found) - 8} more" if len(found) > 8 else "")
+    raise RuntimeError(
+        f"[{operation}] expected finite gradients, got inf or NaN in: "
+        f"{listed or 'parameters of other ranks only'}. Gradients are unchanged."
+    )
+
+
+def apply(params: Sequence[Tensor], factor: Tensor, zero: Tensor | None) -> None:
+    """Scale by `factor`; where the 0-d `zero` holds, set to zero instead."""
+    grads = [p.grad for p in params]
+    shards = _route.written_shards(grads)
+    if zero is not None:
+        factor = torch.where(zero, torch.ones_like(factor), factor)
+    scale_(grads, shards, factor)
+    if zero is not None:
+        zero_where_(shards, zero)

@@ -1,0 +1,45 @@
+"""Whether a list is one for `gradkern.distributed`, found out without importing it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+from torch import Tensor
+
+
+def is_dtensor(tensor: Any) -> bool:
+    # Who never imported torch.distributed.tensor has no DTensor.
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
+
+
+def is_distributed(tensors: Sequence[Tensor]) -> bool:
+    """Whether a tensor, or the gradient of one, is a DTensor."""
+    module = sys.modules.get("torch.distributed.tensor")
+    if module is None:
+        return False
+    return any(isinstance(t, module.DTensor) or isinstance(t.grad, module.DTensor) for t in tensors)
+
+
+def functions() -> ModuleType:
+    from gradkern.distributed import functions as module
+
+    return module
+
+
+def together(*args: Any, **options: Any) -> Any:
+    from gradkern.distributed.measure import Distributed
+
+    return Distributed(*args, **options)
+
+
+def written_shards(grads: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """What in-place operations on this rank write to: a DTensor's local tensor, else the gradient."""
+    if not any(is_dtensor(g) for g in grads):
+        return list(grads)
+    from gradkern.distributed.placements import written_shards as local
+
+    return local(grads)

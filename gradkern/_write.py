@@ -1,0 +1,62 @@
+"""Scaling gradients by a factor that may live on a device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from gradkern._load import DISABLED, C
+
+
+def scale_(grads: Sequence[Tensor | None], shards: Sequence[Tensor | None], factor: Tensor) -> None:
+    """Multiply every shard by `factor` in place; a factor of 1 writes nothing on a CPU.
+
+    Args:
+        grads: the gradients, whose version counters are bumped where a shard is not the gradient
+            itself.
+        shards: what is written to (a DTensor's local tensor); entries that are None are skipped.
+        factor: 0-d float64.
+
+    Notes:
+        A list that is all on the factor's device is scaled without a synchronisation.
+    """
+    by_device: dict[torch.device, list[Tensor]] = {}
+    for shard in shards:
+        if shard is not None:
+            by_device.setdefault(shard.device, []).append(shard)
+    for device, listed in by_device.items():
+        if device.type == "cpu":
+            number = float(factor)
+            if number == 1.0:
+                continue
+            if not DISABLED and C.scale_(listed, number):
+                continue
+        _scale_with_torch(listed, factor.to(device))
+    written = [g for g, s in zip(grads, shards) if g is not None and g is not s]
+    if written and not (factor.device.type == "cpu" and float(factor) == 1.0):
+        torch.autograd.graph.increment_version(written)
+
+
+def _scale_with_torch(tensors: Sequence[Tensor], factor: Tensor) -> None:
+    seen: set[object] = set()
+    for t in tensors:
+        key = id(t) if t.is_sparse else (t.data_ptr(), t.dtype, t.shape, t.stride())
+        if key in seen and t.numel():
+            continue
+        seen.add(key)
+        # A 0-d factor of the tensor's own type: multiplied in float32 at least, rounded once.
+        t.mul_(factor.to(torch.float64 if t.dtype in (torch.float64, torch.complex128) else torch.float32))
+
+
+def zero_where_(shards: Sequence[Tensor | None], condition: Tensor) -> None:
+    """Set everything to zero where the 0-d `condition` holds (0 * NaN would not)."""
+    for shard in shards:
+        if shard is None:
+            continue
+        here = condition.to(shard.device)
+        if shard.device.type == "cpu" and not bool(here):
+            continue
+        values = shard._values() if shard.is_sparse else shard
+        values.masked_fill_(here, 0)

@@ -1,0 +1,105 @@
+"""`explain_norm`: which parameter was counted how, on which mesh, by which ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch.distributed.tensor import DTensor
+
+from gradkern.distributed.placements import counts_here, local_shard
+from gradkern.names import NamedParameters, resolve
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+
+@dataclass(frozen=True)
+class CountedParameter:
+    """How one parameter's gradient enters the norm."""
+
+    name: str
+    counted_as: str
+    """"shard", "replica", "partial", "plain", "plain in process_group", "repeat", "no gradient"."""
+    mesh: str
+    """Mesh and placements, "(dp=2, tp=2) Shard(dim=0), Replicate()"; "" for a plain tensor."""
+    numel: int
+    """Elements of the parameter; over all ranks for a DTensor."""
+    counted_here: int
+    """Elements that this rank counts."""
+
+
+@dataclass(frozen=True)
+class NormAudit:
+    """The parameters in order. ``print(audit)`` shows a table."""
+
+    parameters: tuple[CountedParameter, ...]
+
+    @property
+    def counted_here(self) -> int:
+        """Elements that this rank counts; over the ranks of a mesh these add up to its parameters' elements."""
+        return sum(p.counted_here for p in self.parameters)
+
+    def __str__(self) -> str:
+        head = ("name", "counted as", "numel", "here", "mesh and placements")
+        rows = [(p.name, p.counted_as, str(p.numel), str(p.counted_here), p.mesh) for p in self.parameters]
+        widths = [max(len(r[i]) for r in [head, *rows]) for i in range(4)]
+        lines = ["  ".join([*(c.ljust(w) for c, w in zip(r, widths)), r[4]]).rstrip() for r in [head, *rows]]
+        return "\n".join([*lines, f"{self.counted_here} elements are counted on this rank"])
+
+
+def _describe(tensor: DTensor) -> str:
+    mesh = tensor.device_mesh
+    names = mesh.mesh_dim_names or tuple(f"dim{d}" for d in range(mesh.ndim))
+    sizes = ", ".join(f"{name}={mesh.size(d)}" for d, name in enumerate(names))
+    return f"({sizes}) " + ", ".join(repr(p) for p in tensor.placements)
+
+
+def _counted(name: str, tensor: DTensor) -> CountedParameter:
+    partial = any(p.is_partial() for p in tensor.placements)
+    replica = all(p.is_replicate() for p in tensor.placements)
+    kind = "partial" if partial else "replica" if replica else "shard"
+    here = local_shard(tensor).numel() if counts_here(tensor.device_mesh, tensor.placements) else 0
+    return CountedParameter(name, kind, _describe(tensor), tensor.numel(), here)
+
+
+def explain_norm(
+    params: NamedParameters,
+    *,
+    process_group: ProcessGroup | None = None,
+    in_process_group: Callable[[str], bool] | None = None,
+) -> NormAudit:
+    """Say for every parameter how its gradient enters the total norm on this rank.
+
+    Args:
+        params: a Module, (name, Parameter) pairs or Parameters, with their gradients.
+        process_group, in_process_group: as given to `GradClipper`.
+
+    Returns:
+        NormAudit. Sharded parameters count where their shards are, replicas at coordinate 0 of the
+        mesh dimensions they are replicated over, partial gradients after their terms are added
+        (`counted_here` is 0 or the size of the local term then), plain tensors on every rank once
+        and not over ranks, unless they belong to the process group.
+
+    Notes:
+        No collective, no synchronisation.
+    """
+    names, tensors = resolve("explain_norm", params)
+    seen: set[int] = set()
+    rows = []
+    for name, p in zip(names, tensors):
+        carrier = p if p.grad is None else p.grad
+        described = _describe(carrier) if isinstance(carrier, DTensor) else ""
+        if id(p) in seen:
+            rows.append(CountedParameter(name, "repeat", described, p.numel(), 0))
+        elif p.grad is None:
+            rows.append(CountedParameter(name, "no gradient", described, p.numel(), 0))
+        elif isinstance(p.grad, DTensor):
+            rows.append(_counted(name, p.grad))
+        else:
+            inside = process_group is not None and (in_process_group is None or in_process_group(name))
+            kind = "plain in process_group" if inside else "plain"
+            rows.append(CountedParameter(name, kind, "", p.numel(), p.grad.numel()))
+        seen.add(id(p))
+    return NormAudit(tuple(rows))

@@ -1,0 +1,105 @@
+"""The drop-in functions where gradients are DTensors or a process group is named."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from gradkern._write import scale_
+from gradkern.distributed.measure import Distributed
+from gradkern.distributed.placements import written_shards
+
+
+@torch.no_grad()
+def clip_grad_norm_(
+    params: Sequence[Tensor],
+    max_norm: float,
+    norm_type: float,
+    error_if_nonfinite: bool,
+    process_group: dist.ProcessGroup | None = None,
+    pp_group: dist.ProcessGroup | None = None,
+) -> Tensor:
+    grads = [p.grad for p in params]
+    together = Distributed(params, grads, process_group=process_group, pp_group=pp_group)
+    total = together.total(norm_type)
+    if error_if_nonfinite:
+        _raise_if_nonfinite(together, total, norm_type, "parameters")
+    _scale_by_norm(grads, max_norm, total)
+    return together.as_returned(total)
+
+
+@torch.no_grad()
+def get_total_norm(
+    tensors: Sequence[Tensor],
+    norm_type: float,
+    error_if_nonfinite: bool,
+    process_group: dist.ProcessGroup | None = None,
+    pp_group: dist.ProcessGroup | None = None,
+) -> Tensor:
+    together = Distributed(
+        tensors, tensors, process_group=process_group, pp_group=pp_group, operation="get_total_norm"
+    )
+    total = together.total(norm_type)
+    if error_if_nonfinite:
+        _raise_if_nonfinite(together, total, norm_type, "tensors")
+    return together.as_returned(total)
+
+
+@torch.no_grad()
+def clip_grads_with_norm_(params: Sequence[Tensor], max_norm: float, total_norm: Tensor) -> None:
+    """No collective, unless `total_norm` is a DTensor that is not yet reduced."""
+    if isinstance(total_norm, DTensor):
+        total_norm = total_norm.full_tensor()
+    _scale_by_norm([p.grad for p in params], max_norm, total_norm)
+
+
+@torch.no_grad()
+def clip_grad_value_(params: Sequence[Tensor], clip_value: float) -> None:
+    """Local, element by element.
+
+    Raises:
+        ValueError: a Partial gradient: its terms cannot be limited one by one.
+    """
+    from gradkern import functional
+
+    grads = [p.grad for p in params]
+    for index, grad in enumerate(grads):
+        if isinstance(grad, DTensor) and any(p.is_partial() for p in grad.placements):
+            raise ValueError(
+                f"[clip_grad_value_] parameters[{index}]: expected a gradient that is reduced, got "
+                f"placements {tuple(grad.placements)}; call .redistribute() on it first"
+            )
+    holders = []
+    for shard in written_shards(grads):
+        if shard is not None:
+            holder = torch.empty_like(shard, requires_grad=False)
+            holder.grad = shard
+            holders.append(holder)
+    functional.clip_grad_value_(holders, clip_value)
+
+
+def _scale_by_norm(grads: Sequence[Tensor | None], max_norm: float, total: Tensor) -> None:
+    """The factor from the norm as it is returned, so that the split functions give the same bits."""
+    if max_norm == math.inf:
+        return
+    ratio = max_norm / (total.double() + 1e-6)
+    scale_(grads, written_shards(grads), torch.where(ratio >= 1, 1.0, ratio))
+
+
+def _raise_if_nonfinite(together: Distributed, total: Tensor, norm_type: float, what: str) -> None:
+    if math.isfinite(float(total)):
+        return
+    found = together.offenders()
+    listed = ", ".join(f"{what}[{i}] ({count} elements)" for i, count in found[:8])
+    more = f" and {len(found) - 8} more" if len(found) > 8 else ""
+    where = f"on this rank: {listed}{more}" if found else "none on this rank"
+    raise RuntimeError(
+        f"[{together.operation}] The total norm of order {norm_type} for gradients from `parameters` is "
+        f"non-finite, so it cannot be clipped. Non-finite {where}. Gradients are unchanged on every rank; to "
+        "scale them by the non-finite norm anyway, set `error_if_nonfinite=False`."
+    )

@@ -1,0 +1,101 @@
+"""Statistics of pipeline stages (or expert owners) on one rank, for a monitor that writes one history."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from gradkern.distributed.groups import group_device
+from gradkern.stats import GradStats
+
+#: Per row: norm, l2_norm, max_abs, nonfinite, zeros (-1: not counted), has_grad.
+_COLUMNS = 6
+
+
+class StatsGatherer:
+    """Brings the rows of every rank of a group together on rank `dst` of the group.
+
+    The layout (names and sizes of every rank) is agreed at construction, so that a step costs one
+    all-gather of a fixed shape, whatever a rank holds.
+
+    Args:
+        names, numel: this rank's rows, as in its GradStats.
+        group: the ranks, one a pipeline stage; default: all.
+        dst: rank within the group that gets the result.
+
+    Example:
+        >>> gatherer = StatsGatherer(stats.names, stats.numel, pp_group)
+        >>> whole = gatherer(clipper.clip_())  # GradStats on rank 0 of the group, None elsewhere
+    """
+
+    def __init__(
+        self, names: Sequence[str], numel: Sequence[int], group: dist.ProcessGroup | None = None, dst: int = 0
+    ) -> None:
+        self.group = group if group is not None else dist.group.WORLD
+        assert self.group is not None
+        size = dist.get_world_size(self.group)
+        if not 0 <= dst < size:
+            raise ValueError(f"[StatsGatherer] dst: expected a rank of the group, 0 to {size - 1}, got {dst}")
+        self._is_destination = dist.get_rank(self.group) == dst
+        self._names = tuple(names)
+        layouts: list[tuple[tuple[str, ...], tuple[int, ...]]] = [((), ())] * size
+        dist.all_gather_object(layouts, (tuple(names), tuple(numel)), group=self.group)
+        self._rows = max(len(n) for n, _ in layouts)
+        # A name that several ranks have (a tied embedding) keeps the row of the first.
+        owner: dict[str, tuple[int, int, int]] = {}
+        for rank, (rank_names, sizes) in enumerate(layouts):
+            for row, (name, n) in enumerate(zip(rank_names, sizes)):
+                owner.setdefault(name, (rank, row, n))
+        self._all_names = tuple(owner)
+        self._numel = tuple(n for _, _, n in owner.values())
+        self._places = [rank * self._rows + row for rank, row, _ in owner.values()]
+
+    def __call__(self, stats: GradStats) -> GradStats | None:
+        """All ranks call; the destination gets the whole, the others None.
+
+        Raises:
+            ValueError: the rows are not those of construction.
+        """
+        if stats.names != self._names:
+            raise ValueError(
+                f"[StatsGatherer] stats: expected the {len(self._names)} rows of construction, got "
+                f"{len(stats.names)} rows or other names"
+            )
+        sent = self._pack(stats)
+        assert self.group is not None
+        size = dist.get_world_size(self.group)
+        received = [torch.empty_like(sent) for _ in range(size)]
+        dist.all_gather(received, sent, group=self.group)
+        if not self._is_destination:
+            return None
+        return self._unpack(torch.cat(received)[self._places].to(stats.norm.device), stats)
+
+    def _pack(self, stats: GradStats) -> Tensor:
+        table = torch.zeros(self._rows, _COLUMNS, dtype=torch.float64)
+        table[: len(stats), 5] = torch.tensor(stats.has_grad, dtype=torch.float64)
+        assert self.group is not None
+        table = table.to(group_device(self.group), non_blocking=True)
+        columns = (stats.norm, stats.l2_norm, stats.max_abs, stats.nonfinite)
+        for column, values in enumerate(columns):
+            table[: len(stats), column] = values.to(table.device).double()
+        table[: len(stats), 4] = -1.0 if stats.zeros is None else stats.zeros.to(table.device).double()
+        return table
+
+    def _unpack(self, table: Tensor, stats: GradStats) -> GradStats:
+        norm = table[:, 0].to(stats.norm.dtype)
+        return dataclasses.replace(
+            stats,
+            names=self._all_names,
+            numel=self._numel,
+            has_grad=tuple(bool(x) for x in table[:, 5].tolist()),
+            norm=norm,
+            l2_norm=norm if stats.norm_type == 2.0 else table[:, 1].to(stats.norm.dtype),
+            max_abs=table[:, 2].to(stats.norm.dtype),
+            nonfinite=table[:, 3].long(),
+            zeros=None if stats.zeros is None else table[:, 4].long(),
+            first=tuple(range(len(self._all_names))),
+        )

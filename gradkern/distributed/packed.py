@@ -1,0 +1,200 @@
+"""What one rank knows of a norm, as two small tensors that all-reduces combine.
+
+`sums` is float64 and made for SUM, `keys` is int64 and made for MAX. The columns are those of
+csrc/bindings/shards.h:
+
+- squares are kept as three bins, each scaled by a power of two (csrc/core/norm.h, ScaledSum), so that a
+  float64 sum over ranks neither overflows nor underflows, each with its rounding compensation;
+- magnitudes are kept as the bits of a float64, whose integer order is the order of the values with NaN
+  above inf: the MAX of floating-point numbers drops NaN in some backends, the MAX of integers cannot.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gradkern._fallback import magnitudes
+from gradkern._load import DISABLED, C
+
+SQ_HI, SQ_LO = slice(0, 3), slice(3, 6)
+POWER_HI, POWER_LO, NONFINITE, ZEROS, NUMEL, SUMS = 6, 7, 8, 9, 10, 11
+MAX_BITS, REF_KEY, KEYS = 0, 1, 2
+
+_INF_BITS = 0x7FF0000000000000
+_NAN_KEY = 2**63 - 1
+_BIN_ROOTS = (2.0**-600, 1.0, 2.0**600)
+
+
+class Packed(NamedTuple):
+    """Rows of `sums` [R, SUMS] float64 and `keys` [R, KEYS] int64; the last row is of the whole list."""
+
+    sums: Tensor
+    keys: Tensor
+
+    def to(self, device: torch.device) -> Packed:
+        return Packed(self.sums.to(device), self.keys.to(device))
+
+    def rows(self, index: Sequence[int]) -> Packed:
+        return Packed(self.sums[list(index)], self.keys[list(index)])
+
+    @property
+    def total(self) -> Packed:
+        return Packed(self.sums[-1:], self.keys[-1:])
+
+
+def is_power(norm_type: float) -> bool:
+    """Whether the order needs a reference magnitude beside its sum."""
+    return norm_type not in (2.0, 1.0, 0.0) and not math.isinf(norm_type)
+
+
+def _smallest_dominates(norm_type: float) -> bool:
+    return norm_type < 0
+
+
+def encode_reference(reference: Tensor, norm_type: float, present: Tensor) -> Tensor:
+    """The key of a reference magnitude (float64, >= 0 or NaN) that MAX picks the dominant one by."""
+    bits = reference.contiguous().view(torch.int64)
+    ordered = _INF_BITS - bits if _smallest_dominates(norm_type) else bits
+    ordered = torch.where(reference.isnan(), _NAN_KEY, ordered)
+    return torch.where(present, ordered, -1)
+
+
+def decode_reference(keys: Tensor, norm_type: float) -> Tensor:
+    """The reference magnitude of keys; 0 where there is none."""
+    bits = keys.contiguous()
+    if _smallest_dominates(norm_type):
+        bits = torch.where(keys > _INF_BITS, keys, _INF_BITS - keys)
+        bits = torch.where(keys < 0, 0, bits)
+    return bits.clamp(min=0).view(torch.float64)
+
+
+def decode_max(packed: Packed) -> Tensor:
+    """The largest magnitude of each row, float64; NaN if there is one."""
+    return packed.keys[:, MAX_BITS].clamp(min=0).view(torch.float64)
+
+
+def _compensated(hi: Tensor, lo: Tensor) -> Tensor:
+    return torch.where(hi.isfinite(), hi + lo, hi)
+
+
+def finish_l2(packed: Packed) -> Tensor:
+    """The L2 norm of each row, float64 [R]."""
+    roots = _compensated(packed.sums[:, SQ_HI], packed.sums[:, SQ_LO]).sqrt_()
+    roots *= torch.tensor(_BIN_ROOTS, dtype=torch.float64).to(roots.device, non_blocking=True)
+    # NaN and inf lie in the last bin; hypot(NaN, x) is NaN for every finite x.
+    return torch.hypot(torch.hypot(roots[:, 0], roots[:, 1]), roots[:, 2])
+
+
+def finish(packed: Packed, norm_type: float) -> Tensor:
+    """The norm of order `norm_type` of each row, float64 [R]; 0 for a row of nothing."""
+    if norm_type == 2.0:
+        return finish_l2(packed)
+    if norm_type == math.inf:
+        return decode_max(packed)
+    if norm_type == -math.inf:
+        return decode_reference(packed.keys[:, REF_KEY], norm_type)
+    power = _compensated(packed.sums[:, POWER_HI], packed.sums[:, POWER_LO])
+    if not is_power(norm_type):
+        return power
+    root = decode_reference(packed.keys[:, REF_KEY], norm_type) * power ** (1.0 / norm_type)
+    return torch.where(power == 0, 0.0, root)
+
+
+def align(packed: Packed, keys: Tensor, norm_type: float) -> Tensor:
+    """`packed.sums` with the power sums relative to the references of `keys`; see PowerSum."""
+    if not is_power(norm_type):
+        return packed.sums
+    own = decode_reference(packed.keys[:, REF_KEY], norm_type)
+    common = decode_reference(keys[:, REF_KEY], norm_type)
+    factor = torch.where(own == common, 1.0, (own / common) ** norm_type)
+    present = packed.sums[:, POWER_HI] != 0
+    sums = packed.sums.clone()
+    for column in (POWER_HI, POWER_LO):
+        sums[:, column] = torch.where(present, sums[:, column] * factor, 0.0)
+    return sums
+
+
+def merge(parts: Sequence[Packed], norm_type: float) -> Packed:
+    """Row by row, the combination of several parts that share nothing."""
+    if len(parts) == 1:
+        return parts[0]
+    keys = torch.stack([part.keys for part in parts]).amax(dim=0)
+    sums = torch.stack([align(part, keys, norm_type) for part in parts]).sum(dim=0)
+    return Packed(sums, keys)
+
+
+def pack(
+    shards: Sequence[Tensor | None],
+    norm_type: float,
+    device: torch.device,
+    *,
+    per_tensor: bool = False,
+    count_zeros: bool = False,
+    operation: str = "clip_grad_norm_",
+    names: Sequence[str] | None = None,
+) -> Packed:
+    """Measure local shards (None where this rank counts nothing); one read.
+
+    Args:
+        device: where the result is wanted, because the ranks' collective runs there.
+
+    Returns:
+        One row a position if `per_tensor`, then the row of the whole list. A shard listed twice
+        repeats its row and counts once in the whole.
+    """
+    parts = []
+    for kind in sorted({s.device for s in shards if s is not None} or {torch.device("cpu")}, key=str):
+        here = [s if s is not None and s.device == kind else None for s in shards]
+        found = None if DISABLED else C.partials(here, norm_type, count_zeros, per_tensor, operation, names)
+        part = _pack_with_torch(here, norm_type, kind, per_tensor) if found is None else Packed(*found)
+        parts.append(part.to(device))
+    return merge(parts, norm_type)
+
+
+def _pack_with_torch(
+    shards: Sequence[Tensor | None], norm_type: float, device: torch.device, per_tensor: bool
+) -> Packed:
+    """The same by torch's operations, for devices without a kernel. No synchronisation."""
+    nothing = Packed(
+        torch.zeros(1, SUMS, dtype=torch.float64, device=device),
+        torch.full((1, KEYS), -1, dtype=torch.int64, device=device),
+    )
+    rows = [_pack_one(s, norm_type) if s is not None and s.numel() else nothing for s in shards]
+    seen: set[object] = set()
+    unique = []
+    for shard, row in zip(shards, rows):
+        if shard is None or row is nothing:
+            continue
+        same = id(shard) if shard.is_sparse else (shard.data_ptr(), shard.dtype, shard.shape, shard.stride())
+        if same not in seen:
+            seen.add(same)
+            unique.append(row)
+    listed = [*rows, merge(unique or [nothing], norm_type)] if per_tensor else [merge(unique or [nothing], norm_type)]
+    return Packed(torch.cat([r.sums for r in listed]), torch.cat([r.keys for r in listed]))
+
+
+def _pack_one(shard: Tensor, norm_type: float) -> Packed:
+    x = magnitudes(shard).flatten()
+    largest = x.amax()
+    up, down = (largest > 0) & (largest < 2.0**-400), ~(largest <= 2.0**480)
+    scaled = x * torch.where(up, 2.0**600, torch.where(down, 2.0**-600, 1.0))
+    square = scaled.dot(scaled)
+    bins = [torch.where(up, square, 0.0), torch.where(up | down, 0.0, square), torch.where(down, square, 0.0)]
+    reference = x.amin() if _smallest_dominates(norm_type) else largest
+    if norm_type == 1.0:
+        power = x.sum()
+    elif norm_type == 0.0:
+        power = (x != 0).sum().double()
+    else:
+        power = torch.where(x == reference, 1.0, (x / reference) ** norm_type).sum()
+    zero = torch.zeros_like(largest)
+    counts = [(~x.isfinite()).sum().double(), (x == 0).sum().double(), torch.full_like(largest, x.numel())]
+    sums = torch.stack([*bins, zero, zero, zero, power, zero, *counts])
+    present = torch.ones_like(up)
+    keys = torch.stack([largest.view(torch.int64), encode_reference(reference, norm_type, present)])
+    return Packed(sums[None], keys[None])

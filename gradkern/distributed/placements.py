@@ -1,0 +1,145 @@
+"""Which elements a rank counts: its own part of every gradient, and replicas once.
+
+A DTensor's local shard holds, along each mesh dimension, its own part (Shard, _StridedShard), a
+replica (Replicate) or a term of a sum (Partial). Replicas are counted by the ranks at coordinate 0 of
+that dimension alone. Terms have to be added before anything non-linear can be said about them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.distributed.tensor.placement_types import Placement
+
+from gradkern.distributed.groups import group_device, mesh_device, mesh_groups, mesh_key
+
+
+@dataclass
+class Domain:
+    """Positions of a list whose contributions are added over the same ranks."""
+
+    kind: str
+    """"mesh" (DTensors), "group" (plain tensors of a named group) or "local" (plain tensors)."""
+    groups: tuple[dist.ProcessGroup, ...]
+    device: torch.device
+    """Where the ranks' collective runs; also for gradients that are offloaded to the CPU."""
+    mesh: DeviceMesh | None = None
+    positions: list[int] = dataclasses.field(default_factory=list)
+
+
+@dataclass
+class Layout:
+    """How a list of gradients is counted. The domains are in the order of their collectives."""
+
+    domains: list[Domain]
+    single_mesh: DeviceMesh | None
+    """The mesh of all tensors, if they share one and no group is named: the norm is a DTensor then."""
+    pp_group: dist.ProcessGroup | None
+
+
+def is_dtensor(tensor: Tensor | None) -> bool:
+    return isinstance(tensor, DTensor)
+
+
+def carrier(param: Tensor, grad: Tensor | None) -> Tensor:
+    """The tensor whose placements count: the gradient, or the parameter where there is none."""
+    return grad if grad is not None else param
+
+
+def layout_of(
+    carriers: Sequence[Tensor],
+    process_group: dist.ProcessGroup | None = None,
+    pp_group: dist.ProcessGroup | None = None,
+    *,
+    prefer_world: bool = False,
+    in_group: Callable[[int], bool] | None = None,
+) -> Layout:
+    """Sort positions into domains.
+
+    Args:
+        carriers: one tensor a position. DTensors that are frozen and have no gradient should be
+            left to their meshes all the same: every rank has to come to the same domains.
+        process_group: ranks that hold different parts of the plain tensors.
+        pp_group: ranks that hold different parts of the model (pipeline stages).
+        in_group: whether the plain tensor at a position is part of `process_group` (default: all).
+    """
+    meshes: dict[DeviceMesh, Domain] = {}
+    local = Domain("local", (), torch.device("cpu"))
+    group = None if process_group is None else Domain("group", (process_group,), group_device(process_group))
+    for position, tensor in enumerate(carriers):
+        if isinstance(tensor, DTensor):
+            mesh = tensor.device_mesh
+            domain = meshes.get(mesh)
+            if domain is None:
+                groups = mesh_groups(mesh, prefer_world=prefer_world)
+                domain = meshes[mesh] = Domain("mesh", groups, mesh_device(mesh.device_type), mesh)
+            domain.positions.append(position)
+        elif group is not None and (in_group is None or in_group(position)):
+            group.positions.append(position)
+        else:
+            if not local.positions:
+                local.device = tensor.device
+            local.positions.append(position)
+    domains = [meshes[mesh] for mesh in sorted(meshes, key=mesh_key)]
+    alone = len(domains) == 1 and not local.positions and group is None and pp_group is None
+    single = domains[0].mesh if alone else None
+    domains += [] if group is None else [group]
+    domains += [local] if local.positions else []
+    return Layout(domains, single, pp_group)
+
+
+def counts_here(mesh: DeviceMesh, placements: Sequence[Placement]) -> bool:
+    """Whether this rank counts its local shard: no replica of an earlier rank's."""
+    coordinate = mesh.get_coordinate()
+    if coordinate is None:
+        return False
+    return not any(p.is_replicate() and c != 0 for p, c in zip(placements, coordinate))
+
+
+def local_shard(tensor: Tensor) -> Tensor:
+    """The tensor this rank holds, which in-place operations may write to."""
+    if not isinstance(tensor, DTensor):
+        return tensor
+    local: Tensor = tensor._local_tensor
+    wait = getattr(local, "wait", None)  # the result of an asynchronous collective
+    return local if wait is None else wait()
+
+
+def resolve_partial(grad: DTensor) -> DTensor:
+    """A Partial gradient, its terms added: each rank gets a slice of the sum where there is a
+    dimension to slice, so that no full tensor is built. A collective over the mesh."""
+    target: Placement = Shard(0) if grad.ndim else Replicate()
+    return grad.redistribute(placements=[target if p.is_partial() else p for p in grad.placements])
+
+
+def counted_shards(grads: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """What this rank counts of each gradient; None for nothing."""
+    verdicts: dict[tuple[DeviceMesh, tuple[Placement, ...]], tuple[bool, bool]] = {}
+    shards: list[Tensor | None] = []
+    for grad in grads:
+        if not isinstance(grad, DTensor):
+            shards.append(grad)
+            continue
+        key = grad.device_mesh, tuple(grad.placements)
+        verdict = verdicts.get(key)
+        if verdict is None:
+            partial = any(p.is_partial() for p in grad.placements)
+            verdict = verdicts[key] = partial, counts_here(*key)
+        partial, here = verdict
+        if partial:
+            grad = resolve_partial(grad)
+            here = counts_here(grad.device_mesh, grad.placements)
+        shards.append(local_shard(grad) if here else None)
+    return shards
+
+
+def written_shards(grads: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """What this rank scales of each gradient: all it holds, replicas too."""
+    return [None if g is None else local_shard(g) for g in grads]

@@ -1,0 +1,109 @@
+"""Real processes for the tests: a pool of gloo ranks that lives as long as the test session.
+
+Starting processes and importing torch is most of what such a test costs, so ranks are started once a
+world size and then handed jobs. A job is a module-level function called on every rank with the same
+arguments; what it raises on any rank is raised in the test, with the rank's traceback.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import socket
+import tempfile
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import torch.multiprocessing as mp
+
+START_TIMEOUT, JOB_TIMEOUT = 120.0, 90.0
+
+
+def _serve(rank: int, world: int, store: str, pipe: Any) -> None:
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    import torch
+    import torch.distributed as dist
+
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{store}",
+        rank=rank,
+        world_size=world,
+        timeout=datetime.timedelta(seconds=60),
+    )
+    pipe.send(("ready", None))
+    while True:
+        try:
+            job, arguments = pipe.recv()
+        except EOFError:
+            return
+        try:
+            torch.manual_seed(0)
+            pipe.send(("done", job(**arguments)))
+        except BaseException:
+            pipe.send(("failed", traceback.format_exc()))
+
+
+class Ranks:
+    """`world` processes in one gloo group."""
+
+    def __init__(self, world: int) -> None:
+        context = mp.get_context("spawn")
+        store = os.path.join(tempfile.mkdtemp(prefix="gradkern-ranks-"), "store")
+        self.world, self.pipes, self.processes = world, [], []
+        for rank in range(world):
+            here, there = context.Pipe()
+            process = context.Process(target=_serve, args=(rank, world, store, there), daemon=True)
+            process.start()
+            there.close()
+            self.pipes.append(here)
+            self.processes.append(process)
+        self._collect(START_TIMEOUT)
+
+    def __call__(self, job: Callable[..., Any], **arguments: Any) -> list[Any]:
+        """The job's results, one a rank. A rank that hangs or dies is an AssertionError."""
+        for pipe in self.pipes:
+            pipe.send((job, arguments))
+        return self._collect(JOB_TIMEOUT)
+
+    def _collect(self, timeout: float) -> list[Any]:
+        results, failures = [], []
+        for rank, pipe in enumerate(self.pipes):
+            if not pipe.poll(timeout):
+                self.close()
+                raise AssertionError(f"rank {rank} of {self.world} did not answer within {timeout} s: it hangs")
+            try:
+                kind, value = pipe.recv()
+            except EOFError:
+                self.close()
+                raise AssertionError(f"rank {rank} of {self.world} died") from None
+            results.append(value)
+            if kind == "failed":
+                failures.append(f"--- rank {rank} ---\n{value}")
+        if failures:
+            self.close()  # a rank that failed alone leaves the others' collectives out of step
+            raise AssertionError("\n".join(failures))
+        return results
+
+    @property
+    def alive(self) -> bool:
+        return bool(self.processes)
+
+    def close(self) -> None:
+        for pipe in self.pipes:
+            pipe.close()
+        for process in self.processes:
+            process.join(timeout=0.2)
+            if process.is_alive():
+                process.kill()
+                process.join()
+        self.processes = []
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port: int = s.getsockname()[1]
+        return port

@@ -1,0 +1,203 @@
+"""GradScaler in one pass, and the coefficient handed to fused optimizers: beside torch's own steps."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.amp import GradScaler
+from torch.amp.grad_scaler import OptState
+
+import gradkern
+from gradkern import _write
+
+FUSED = {
+    "AdamW": lambda ps: torch.optim.AdamW(ps, lr=1e-2, fused=True),
+    "SGD": lambda ps: torch.optim.SGD(ps, lr=1e-2, momentum=0.9, fused=True),
+}
+
+
+def model_and_input() -> tuple[nn.Module, torch.Tensor]:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3)), torch.randn(8, 6)
+
+
+def scaled_backward(model: nn.Module, x: torch.Tensor, scaler: GradScaler, poison: bool = False) -> None:
+    scaler.scale(model(x).square().sum()).backward()
+    if poison:
+        model[2].weight.grad[0, 0] = math.inf
+
+
+@pytest.mark.parametrize("max_norm", [0.5, 1e6])
+@pytest.mark.parametrize("fused", [False, True])
+def test_training_with_a_scaler_follows_torch(fused, max_norm):
+    ours, x = model_and_input()
+    theirs = copy.deepcopy(ours)
+    scaler, reference = (GradScaler("cpu", init_scale=1024.0, growth_interval=2) for _ in range(2))
+    optimizer, other = (torch.optim.AdamW(m.parameters(), lr=1e-2, fused=fused) for m in (ours, theirs))
+    clipper = gradkern.GradClipper(ours, max_norm)
+    for step in range(6):
+        poison = step == 3
+        scaled_backward(ours, x, scaler, poison)
+        scaled_backward(theirs, x, reference, poison)
+        stats = clipper.clip_(scaler=scaler, optimizer=optimizer)
+        reference.unscale_(other)
+        total = nn.utils.clip_grad_norm_(theirs.parameters(), max_norm)
+        if not poison:
+            torch.testing.assert_close(stats.total_norm, total)  # of the unscaled gradients
+            for p, q in zip(ours.parameters(), theirs.parameters()):
+                torch.testing.assert_close(p.grad, q.grad)
+        for s, o in ((scaler, optimizer), (reference, other)):
+            s.step(o)
+            s.update()
+            o.zero_grad()
+        assert scaler.get_scale() == reference.get_scale()
+        for p, q in zip(ours.parameters(), theirs.parameters()):
+            torch.testing.assert_close(p, q)
+    assert scaler.get_scale() < 8192  # the poisoned step halved it
+
+
+def test_the_scaler_is_left_as_unscale_leaves_it():
+    model, x = model_and_input()
+    scaler, optimizer = GradScaler("cpu"), torch.optim.SGD(model.parameters(), lr=0.1)
+    scaled_backward(model, x, scaler)
+    clipper = gradkern.GradClipper(model, 1.0)
+    clipper.clip_(scaler=scaler, optimizer=optimizer)
+    state = scaler._per_optimizer_states[id(optimizer)]
+    assert state["stage"] is OptState.UNSCALED
+    assert {k: float(v) for k, v in state["found_inf_per_device"].items()} == {torch.device("cpu"): 0.0}
+    before = [p.grad.clone() for p in model.parameters()]
+    with pytest.raises(RuntimeError, match=r"\[GradClipper.clip_\] unscale_\(\) has already been called"):
+        clipper.clip_(scaler=scaler, optimizer=optimizer)
+    scaler.step(optimizer)
+    with pytest.raises(RuntimeError, match=r"unscale_\(\) is being called after step\(\)"):
+        clipper.clip_(scaler=scaler, optimizer=optimizer)
+    assert all(torch.equal(p.grad, b) for p, b in zip(model.parameters(), before))
+
+
+def test_float16_gradients_and_foreign_parameters_are_refused():
+    model, _ = model_and_input()
+    scaler, optimizer = GradScaler("cpu"), torch.optim.SGD(model.parameters(), lr=0.1)
+    scaler.scale(torch.ones(()))
+    half = copy.deepcopy(model).half()
+    for m in (model, half):
+        for p in m.parameters():
+            p.grad = torch.ones_like(p)
+    half_optimizer = torch.optim.SGD(half.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match=r"params\[0\] \('0.weight'\): Attempting to unscale FP16 gradients"):
+        gradkern.GradClipper(half, 1.0).clip_(scaler=scaler, optimizer=half_optimizer)
+    with pytest.raises(ValueError, match=r"got one without '0.weight', which has a gradient"):
+        gradkern.GradClipper(model, 1.0).clip_(
+            scaler=scaler, optimizer=torch.optim.SGD(list(model.parameters())[1:], lr=0.1)
+        )
+    with pytest.raises(ValueError, match=r"expected the clipper's 2 parameters with gradient, got 4"):
+        gradkern.GradClipper(model[2], 1.0).clip_(scaler=scaler, optimizer=optimizer)
+    with pytest.raises(ValueError, match=r"optimizer: expected the optimizer that scaler steps, got None"):
+        gradkern.GradClipper(model, 1.0).clip_(scaler=scaler)
+
+
+def test_a_disabled_scaler_is_no_scaler():
+    model, x = model_and_input()
+    scaler, optimizer = GradScaler("cpu", enabled=False), torch.optim.SGD(model.parameters(), lr=0.1)
+    scaled_backward(model, x, scaler)
+    stats = gradkern.GradClipper(model, 0.5).clip_(scaler=scaler, optimizer=optimizer)
+    norm = torch.cat([p.grad.flatten() for p in model.parameters()]).norm()
+    assert float(stats.total_norm) > 0.5
+    assert float(norm) == pytest.approx(0.5, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", FUSED)
+@pytest.mark.parametrize("scaled", [False, True])
+def test_a_folded_step_is_a_clipped_step(kind, scaled, monkeypatch):
+    folded, x = model_and_input()
+    clipped = copy.deepcopy(folded)
+    optimizer, other = FUSED[kind](folded.parameters()), FUSED[kind](clipped.parameters())
+    scaler, reference = (GradScaler("cpu", init_scale=256.0, enabled=scaled) for _ in range(2))
+    fold = gradkern.GradClipper(folded, 0.5, optimizer=optimizer, fold=True)
+    clip = gradkern.GradClipper(clipped, 0.5)
+    for step in range(4):
+        poison = scaled and step == 2
+        scaled_backward(folded, x, scaler, poison)
+        scaled_backward(clipped, x, reference, poison)
+        with monkeypatch.context() as patch:
+            patch.setattr(_write.C, "scale_", lambda *_: pytest.fail("a scale pass ran"))
+            before = [p.grad.clone() for p in folded.parameters()]
+            a = fold.clip_(scaler=scaler)
+            assert all(torch.equal(p.grad, b) for p, b in zip(folded.parameters(), before))
+        b = clip.clip_(scaler=reference, optimizer=other)
+        torch.testing.assert_close(a.total_norm, b.total_norm)
+        assert float(a.clip_coef) == pytest.approx(float(b.clip_coef))
+        for s, o in ((scaler, optimizer), (reference, other)):
+            s.step(o)
+            s.update()
+            o.zero_grad()
+        assert not hasattr(optimizer, "grad_scale")
+        assert not hasattr(optimizer, "found_inf")
+        for p, q in zip(folded.parameters(), clipped.parameters()):
+            torch.testing.assert_close(p, q)
+
+
+def test_nothing_to_clip_hands_over_no_divisor():
+    model, x = model_and_input()
+    optimizer = FUSED["AdamW"](model.parameters())
+    clipper = gradkern.GradClipper(model, 1e9, optimizer=optimizer, fold=True)
+    model(x).sum().backward()
+    clipper.clip_()
+    assert not hasattr(optimizer, "grad_scale")  # a divisor of 1 would write every gradient back
+    assert float(optimizer.found_inf) == 0.0
+
+
+def test_a_verdict_that_no_step_used_is_forgotten():
+    model, x = model_and_input()
+    optimizer = FUSED["SGD"](model.parameters())
+    clipper = gradkern.GradClipper(model, 0.1, optimizer=optimizer, fold=True)
+    model(x).square().sum().backward()
+    clipper.clip_()
+    assert float(optimizer.grad_scale) > 1
+    for p in model.parameters():
+        p.grad.mul_(1e-6)
+    clipper.clip_()
+    assert not hasattr(optimizer, "grad_scale")
+
+
+def test_a_fold_can_skip_the_step():
+    model, x = model_and_input()
+    optimizer = FUSED["AdamW"](model.parameters())
+    clipper = gradkern.GradClipper(model, 0.1, on_nonfinite="skip", optimizer=optimizer, fold=True)
+    model(x).square().sum().backward()
+    model[0].bias.grad[0] = math.nan
+    before = [p.detach().clone() for p in model.parameters()]
+    assert bool(clipper.clip_().skip_step)
+    optimizer.step()
+    assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"fold": True}, r"fold: expected together with a fused optimizer, got optimizer=None"),
+        ({"fold": True, "optimizer": "fused", "on_nonfinite": "zero"}, r"expected on_nonfinite other than 'zero'"),
+        ({"fold": True, "optimizer": "plain"}, r"expected a fused optimizer, got SGD without fused=True"),
+        ({"optimizer": "fused"}, r"expected only with on_nonfinite='skip' or fold=True, got 'propagate'"),
+    ],
+)
+def test_errors(options, message):
+    model, _ = model_and_input()
+    made = {"fused": FUSED["SGD"], "plain": lambda ps: torch.optim.SGD(ps, lr=0.1)}
+    if "optimizer" in options:
+        options = {**options, "optimizer": made[options["optimizer"]](model.parameters())}
+    with pytest.raises(ValueError, match=message):
+        gradkern.GradClipper(model, 1.0, **options)
+
+
+def test_another_optimizer_than_the_clippers_is_refused():
+    model, x = model_and_input()
+    optimizer, other = (FUSED["SGD"](model.parameters()) for _ in range(2))
+    scaler = GradScaler("cpu")
+    scaled_backward(model, x, scaler)
+    clipper = gradkern.GradClipper(model, 1.0, optimizer=optimizer, fold=True)
+    with pytest.raises(ValueError, match=r"expected the one the clipper was built with, got another"):
+        clipper.clip_(scaler=scaler, optimizer=other)
