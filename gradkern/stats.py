@@ -48,6 +48,8 @@ class GradStats:
     """0-d bool, True if the step is to be skipped; None unless on_nonfinite="skip"."""
     norm_type: float = 2.0
     """Order of `norm` and `total_norm`."""
+    inv_scale: float = 1.0
+    """What the gradients were multiplied by for all norms here (1 / loss scale): `measure`'s argument."""
     first: tuple[int, ...] = field(default=(), repr=False)
     """For each row the first row of the same parameter."""
 
@@ -131,6 +133,7 @@ class GradStats:
         return {
             "total_norm": on_host.total_norm.item(),
             "norm_type": self.norm_type,
+            "inv_scale": self.inv_scale,
             "clip_coef": None if on_host.clip_coef is None else on_host.clip_coef.item(),
             "skip_step": None if on_host.skip_step is None else on_host.skip_step.item(),
             "params": {

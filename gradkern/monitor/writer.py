@@ -45,6 +45,12 @@ class StepRow:
     inv_scale: float = 1.0
     lr: tuple[float, ...] = ()
 
+    def rms(self) -> Floats:
+        """[N] root mean square; NaN where there was no gradient."""
+        l2_norm = self.norm if self.l2_norm is None else self.l2_norm
+        with np.errstate(invalid="ignore"):
+            return np.where(l2_norm < 0, np.nan, l2_norm * self.layout.inverse_roots).astype(np.float32)
+
     @property
     def flags(self) -> int:
         bits = store.HAS_LOSS * (self.loss is not None) + store.HAS_COEF * (self.clip_coef is not None)
@@ -169,6 +175,12 @@ class HistoryWriter:
             self._db.execute("INSERT INTO branches VALUES (0, NULL, 1, 0, ?)", (time.time(),))
         self._db.execute("COMMIT")
 
+    @property
+    def norm_type(self) -> float | None:
+        """The order that the run was recorded with; None if nothing was."""
+        row = self._db.execute("SELECT value FROM meta WHERE key = 'norm_type'").fetchone()
+        return None if row is None else float(store.read_json(row[0], "meta 'norm_type'"))
+
     def set_meta(self, key: str, value: Any) -> None:
         """Note something about the run."""
         self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, json.dumps(value)))
@@ -213,6 +225,8 @@ class HistoryWriter:
         """Rows that go forward, in one transaction."""
         steps: list[tuple[Any, ...]] = []
         values: list[tuple[Any, ...]] = []
+        weights: list[tuple[Any, ...]] = []
+        hists: list[tuple[Any, ...]] = []
         self._db.execute("BEGIN IMMEDIATE")
         for row in rows:
             layout = self._layout_id(row.layout)
@@ -225,18 +239,17 @@ class HistoryWriter:
                 self._aggregate(row)
             elif isinstance(row, WeightsRow):
                 blobs = store.encode(row.weight_norm), store.encode(row.ratio)
-                self._db.execute(
-                    "INSERT INTO weights (branch, step, layout, exact, weight_norm, ratio) VALUES (?,?,?,?,?,?)",
-                    (self._branch, row.step, layout, int(row.exact), *blobs),
-                )
+                weights.append((self._branch, row.step, layout, int(row.exact), *blobs))
             else:
                 counts = store.encode_counts(row.counts.reshape(-1)) or b""
-                self._db.execute(
-                    "INSERT INTO hists (branch, step, layout, counts, underflow) VALUES (?,?,?,?,?)",
-                    (self._branch, row.step, layout, counts, store.encode(row.underflow.reshape(-1))),
-                )
+                fractions = store.encode(row.underflow.reshape(-1))
+                hists.append((self._branch, row.step, layout, counts, fractions))
         self._db.executemany("INSERT INTO steps VALUES (?,?,?,?,?,?,?,?,?,?,?)", steps)
         self._db.executemany("INSERT INTO vals VALUES (?,?,?,?,?,?)", values)
+        query = "INSERT INTO weights (branch, step, layout, exact, weight_norm, ratio) VALUES (?,?,?,?,?,?)"
+        self._db.executemany(query, weights)
+        query = "INSERT INTO hists (branch, step, layout, counts, underflow) VALUES (?,?,?,?,?)"
+        self._db.executemany(query, hists)
         self._db.execute("COMMIT")
 
     def _step_values(self, row: StepRow, layout: int) -> tuple[Any, ...]:
@@ -297,9 +310,8 @@ def _as_rows(rows: Sequence[StepRow], width: int) -> Rows:
     bad = None if all(r.nonfinite is None for r in rows) else np.zeros((len(rows), width), dtype=np.int64)
     for i, row in enumerate(rows):
         at = row.layout.columns
-        l2_norm = row.norm if row.l2_norm is None else row.l2_norm
         with np.errstate(over="ignore"):
-            rms[i, at] = np.where(l2_norm < 0, np.nan, l2_norm * row.layout.inverse_roots)
+            rms[i, at] = row.rms()
         if bad is not None and row.nonfinite is not None:
             bad[i, at] = row.nonfinite
     nan = float("nan")
