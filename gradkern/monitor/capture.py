@@ -15,24 +15,17 @@ from gradkern.monitor.transfer import Arriving, PinnedPool, send
 from gradkern.monitor.writer import HistogramRow, Row, StepRow, WeightsRow
 from gradkern.stats import GradStats
 
-_OPTIONAL = ("zeros", "clip_coef", "skip_step")
+#: Nothing to wait for.
+HERE = Arriving([], None, None, None)
 
 
 class StepCapture:
-    """One recorded step, its tensors on their way."""
+    """One recorded step: its statistics where they are on the host already, else on their way.
 
-    __slots__ = (
-        "_fields",
-        "arriving",
-        "has_grad",
-        "inv_scale",
-        "layout",
-        "loss",
-        "lr",
-        "phase",
-        "step",
-        "time",
-    )
+    Made in the training loop, so it does as little as can be; `row` is for the writing thread.
+    """
+
+    __slots__ = ("arriving", "fields", "layout", "loss", "lr", "phase", "stats", "step", "time")
 
     def __init__(
         self,
@@ -45,27 +38,14 @@ class StepCapture:
         phase: str,
         pool: PinnedPool,
     ) -> None:
-        self.step, self.time, self.layout, self.phase = step, time, layout, phase
-        self.has_grad, self.inv_scale = stats.has_grad, stats.inv_scale
+        self.step, self.time, self.layout, self.phase, self.stats = step, time, layout, phase, stats
         self.loss, self.lr = loss, lr
-        self._fields = ["norm", "max_abs", "nonfinite", "total_norm"]
-        tensors = [stats.norm, stats.max_abs, stats.nonfinite, stats.total_norm]
-        if stats.l2_norm is not stats.norm:
-            self._add("l2_norm", stats.l2_norm, tensors)
-        for name in _OPTIONAL:
-            value = getattr(stats, name)
-            if value is not None:
-                self._add(name, value, tensors)
-        if isinstance(loss, Tensor):
-            self._add("loss", loss.detach(), tensors)
-        for i, value in enumerate(lr):
-            if isinstance(value, Tensor):
-                self._add(f"lr{i}", value.detach(), tensors)
-        self.arriving: Arriving = send(tensors, pool)
-
-    def _add(self, name: str, tensor: Tensor, tensors: list[Tensor]) -> None:
-        self._fields.append(name)
-        tensors.append(tensor)
+        self.arriving = HERE
+        if not stats.norm.is_cpu or not stats.total_norm.is_cpu or isinstance(loss, Tensor):
+            self.fields = _fields(stats, loss, lr)
+            self.arriving = send(list(self.fields.values()), pool)
+        else:  # learning rates of capturable optimizers are changed in place
+            self.lr = tuple([rate.item() if isinstance(rate, Tensor) else rate for rate in lr])
 
     def nbytes(self) -> int:
         """Roughly what it holds."""
@@ -73,8 +53,11 @@ class StepCapture:
 
     def row(self, presence: Presence) -> Row:
         """The row, once arrived; the buffer may be released afterwards."""
-        value: dict[str, Any] = dict(zip(self._fields, self.arriving.tensors))
-        absent = presence.absent(self.has_grad)
+        if self.arriving is HERE:
+            value = _fields(self.stats, None, ())
+        else:
+            value = dict(zip(self.fields, self.arriving.tensors))
+        absent = presence.absent(self.stats.has_grad)
         nonfinite = value["nonfinite"].numpy()
         zeros = value.get("zeros")
         coef, skip = value.get("clip_coef"), value.get("skip_step")
@@ -93,9 +76,23 @@ class StepCapture:
             clip_coef=None if coef is None else float(coef),
             skipped=False if skip is None else bool(skip),
             phase=self.phase,
-            inv_scale=self.inv_scale,
+            inv_scale=self.stats.inv_scale,
             lr=tuple(float(value.get(f"lr{i}", rate)) for i, rate in enumerate(self.lr)),
         )
+
+
+def _fields(stats: GradStats, loss: Any, lr: tuple[Any, ...]) -> dict[str, Tensor]:
+    """All tensors of a step, by what they are."""
+    fields = {name: getattr(stats, name) for name in ("norm", "max_abs", "nonfinite", "total_norm")}
+    if stats.l2_norm is not stats.norm:
+        fields["l2_norm"] = stats.l2_norm
+    for name in ("zeros", "clip_coef", "skip_step"):
+        if getattr(stats, name) is not None:
+            fields[name] = getattr(stats, name)
+    if isinstance(loss, Tensor):
+        fields["loss"] = loss.detach()
+    fields.update({f"lr{i}": rate.detach() for i, rate in enumerate(lr) if isinstance(rate, Tensor)})
+    return fields
 
 
 class WeightsCapture:

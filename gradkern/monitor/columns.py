@@ -62,7 +62,7 @@ class Layout:
             raise HistoryError("[History] layout: a name stands twice")
         arrays = []
         for key, top in (("numel", 2**62), ("first", len(names) - 1)):
-            numbers = value.get(key)
+            numbers: Any = value.get(key)
             good = isinstance(numbers, list) and len(numbers) == len(names)
             if not good or not all(type(n) is int and 0 <= n <= top for n in numbers):
                 raise HistoryError(f"[History] layout: expected {len(names)} integers as {key}")

@@ -216,7 +216,7 @@ class History:
     @property
     def has_loss(self) -> NDArray[np.bool_]:
         """[T] whether a loss was given."""
-        return (self._column("flags") & store.HAS_LOSS) != 0
+        return np.asarray((self._column("flags") & store.HAS_LOSS) != 0)
 
     @property
     def total_norm(self) -> NDArray[np.float64]:
@@ -232,7 +232,7 @@ class History:
     @property
     def has_coef(self) -> NDArray[np.bool_]:
         """[T] whether the statistics came from a clip, so that `clip_coef` means something."""
-        return (self._column("flags") & store.HAS_COEF) != 0
+        return np.asarray((self._column("flags") & store.HAS_COEF) != 0)
 
     @property
     def clipped(self) -> NDArray[np.bool_]:
@@ -249,13 +249,16 @@ class History:
     @property
     def skipped(self) -> NDArray[np.bool_]:
         """[T] whether the policy said to skip the step (GradClipper's on_nonfinite="skip")."""
-        return (self._column("flags") & store.SKIPPED) != 0
+        return np.asarray((self._column("flags") & store.SKIPPED) != 0)
 
     @property
     def phase(self) -> NDArray[np.str_]:
         """[T] what the norms are of: "before_clip" (from the pass that clipped), "measured" (the
         gradients as `record` found them) or "after_clip" (the caller said so)."""
-        return np.array(store.PHASES)[np.minimum((self._column("flags") >> store.PHASE_SHIFT) & 3, 2)]
+        names: NDArray[np.str_] = np.array(store.PHASES)[
+            np.minimum((self._column("flags") >> store.PHASE_SHIFT) & 3, 2)
+        ]
+        return names
 
     @property
     def inv_scale(self) -> NDArray[np.float64]:
@@ -313,7 +316,7 @@ class History:
     @property
     def zeros(self) -> NDArray[np.int64] | None:
         """[T, N] how many elements were zero, -1 where not counted; None if never counted."""
-        return self._matrix("zeros")  # type: ignore[no-any-return]
+        return self._matrix("zeros")
 
     @_names_file
     def window(self, first: int, end: int) -> Columns:
@@ -384,7 +387,14 @@ class History:
         Notes:
             Never scans the whole: reads about ``4 * max_points`` aggregates and a short tail.
         """
-        return read_summary(self, max_points, depth)
+        try:
+            return read_summary(self, max_points, depth)
+        except HistoryError:
+            before = len(self._branch_rows)
+            self.refresh()
+            if len(self._branch_rows) == before:
+                raise
+            return read_summary(self, max_points, depth)  # it went back to an earlier step meanwhile
 
     def layers(self, depth: int | None = None) -> LayerColumns:
         """Rows of modules instead of parameters, as `GradStats.by_layer`.
@@ -396,21 +406,21 @@ class History:
 
     def to_pandas(self) -> Any:
         """A long table (pandas.DataFrame), one line a step and parameter. Needs gradkern[monitor]."""
-        from gradkern.monitor import export
+        from gradkern.monitor.export import to_pandas
 
-        return export.to_pandas(self)
+        return to_pandas(self)
 
     def to_csv(self, file: str | os.PathLike[str]) -> None:
         """The long table as CSV, written in pieces; needs nothing else."""
-        from gradkern.monitor import export
+        from gradkern.monitor.export import to_csv
 
-        export.to_csv(self, file)
+        to_csv(self, file)
 
     def to_parquet(self, file: str | os.PathLike[str]) -> None:
         """The long table as Parquet, written in pieces. Needs gradkern[parquet]."""
-        from gradkern.monitor import export
+        from gradkern.monitor.export import to_parquet
 
-        export.to_parquet(self, file)
+        to_parquet(self, file)
 
     def __repr__(self) -> str:
         if not len(self):
@@ -502,7 +512,7 @@ class History:
         return columns
 
     @_names_file
-    def _weights(self) -> tuple[Any, ...]:
+    def _weights(self) -> tuple[NDArray[np.int64], NDArray[np.bool_], Floats, Floats]:
         if "weights" not in self._cache:
             rows = self._live("weights", "exact, weight_norm, ratio")
             norms = np.full((len(rows), len(self.names)), np.nan, dtype=np.float32)
@@ -516,7 +526,7 @@ class History:
         return self._cache["weights"]  # type: ignore[no-any-return]
 
     @_names_file
-    def _histograms(self) -> tuple[Any, ...]:
+    def _histograms(self) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
         if "histograms" not in self._cache:
             from gradkern.monitor.histogram import EXPONENTS, FORMATS
 

@@ -7,6 +7,7 @@ import os
 import time
 import weakref
 from collections.abc import Iterable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -194,6 +195,8 @@ class GradMonitor:
         if self._recorder is None:  # another rank records
             return
         phase = "before_clip" if stats.clip_coef is not None else "after_clip" if after_clip else "measured"
+        if isinstance(loss, Tensor):
+            loss = _one(loss)
         rates = () if self._optimizer is None else tuple(g["lr"] for g in self._optimizer.param_groups)
         layout = self._layout_for(stats)
         capture = StepCapture(number, time.time(), layout, stats, loss, rates, phase, self._pool)
@@ -223,7 +226,7 @@ class GradMonitor:
             NotImplementedError: this version of gradkern has no diagnosis.
         """
         try:
-            from gradkern.diagnose import diagnose
+            diagnose = import_module("gradkern.diagnose").diagnose
         except ImportError as error:
             raise NotImplementedError(
                 "[GradMonitor.diagnose] this version of gradkern has no diagnosis; the history is in "
@@ -278,8 +281,8 @@ class GradMonitor:
             raise TypeError(f"[GradMonitor.record] stats: expected GradStats, got {type(stats).__name__}")
         if after_clip and stats.clip_coef is not None:
             raise ValueError(
-                "[GradMonitor.record] after_clip: expected False for statistics that come from clip_(): they are "
-                "from before clipping; got True"
+                "[GradMonitor.record] after_clip: expected False for statistics that come from clip_(), "
+                "which are from before clipping; got True"
             )
         if inv_scale is not None and inv_scale != stats.inv_scale:
             raise ValueError(
@@ -292,14 +295,14 @@ class GradMonitor:
                 self._recorder.check_norm_type(stats.norm_type)
         elif stats.norm_type != self._norm_type:
             raise ValueError(
-                f"[GradMonitor.record] stats.norm_type: expected {self._norm_type!r} as before in this run, got "
-                f"{stats.norm_type!r}"
+                f"[GradMonitor.record] stats.norm_type: expected {self._norm_type!r} as before in this run, "
+                f"got {stats.norm_type!r}"
             )
 
     @torch.no_grad()
     def _measure(self, inv_scale: float) -> GradStats:
         params = self._plan.current()
-        columns = None
+        columns: dict[str, Any] | None = None
         if not DISABLED:
             columns = C.measure(params, 2.0, self._count_zeros, inv_scale, self._plan.names)
         if columns is None:
@@ -368,6 +371,15 @@ def _as_step(step: Any) -> int:
     if isinstance(step, bool) or not isinstance(step, int) or not 0 <= step < 2**62:
         raise ValueError(f"[GradMonitor] step: expected an integer of at least 0, got {step!r}")
     return step
+
+
+def _one(loss: Tensor) -> float | Tensor:
+    """The number, where reading it does not wait; else a tensor of one element."""
+    if loss.numel() != 1:
+        raise ValueError(
+            f"[GradMonitor.record] loss: expected one number, got a tensor of shape {tuple(loss.shape)}"
+        )
+    return loss.item() if loss.is_cpu else loss.detach()
 
 
 def _same(new: Sequence[Any], old: Sequence[Any]) -> bool:

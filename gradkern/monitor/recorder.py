@@ -73,12 +73,11 @@ class Recorder:
 
     def submit(self, capture: Capture) -> None:
         """Hand over; returns at once unless the queue is full."""
-        if self._queued_bytes - self._taken_bytes > self._limit:
-            if not self._make_room():
-                self.lost += 1
-                capture.arriving.wait()
-                capture.arriving.release()
-                return
+        if self._queued_bytes - self._taken_bytes > self._limit and not self._make_room():
+            self.lost += 1
+            capture.arriving.wait()
+            capture.arriving.release()
+            return
         self._queued_bytes += capture.nbytes()
         self.submitted += 1
         self._queue.append(capture)

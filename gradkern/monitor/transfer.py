@@ -68,7 +68,7 @@ class PinnedPool:
         self._free.append((buffer, event))
 
     def _new(self, size: int) -> tuple[Tensor, Any]:
-        return torch.empty(size, dtype=torch.uint8, pin_memory=True), torch.cuda.Event()
+        return torch.empty(size, dtype=torch.uint8, pin_memory=True), torch.cuda.Event()  # type: ignore[no-untyped-call]
 
 
 def send(tensors: Sequence[Tensor], pool: PinnedPool) -> Arriving:

@@ -94,6 +94,7 @@ class HistoryWriter:
     def __init__(self, folder: Path, meta: dict[str, Any], journal: str | None = None) -> None:
         self.folder = folder
         self._file = folder / store.DATABASE
+        self._stale = True
         self._db, self.journal = store.connect_writer(folder, journal)
         try:
             self._restore()

@@ -16,5 +16,6 @@ def need(module: str, package: str, extra: str, who: str) -> Any:
         return import_module(module)
     except ImportError as error:
         raise ImportError(
-            f"[{who}] needs the package {package}, which is not installed: pip install gradkern[{extra}] ({error})"
+            f"[{who}] needs the package {package}, which is not installed: pip install gradkern[{extra}] "
+            f"({error})"
         ) from error

@@ -80,7 +80,7 @@ def colours(values: NDArray[Any]) -> NDArray[np.uint8]:
     at = unit * (len(_ANCHORS) - 1)
     below = np.minimum(at.astype(int), len(_ANCHORS) - 2)
     part = (at - below)[..., None]
-    pixels = (_ANCHORS[below] * (1 - part) + _ANCHORS[below + 1] * part).astype(np.uint8)
+    pixels: NDArray[np.uint8] = (_ANCHORS[below] * (1 - part) + _ANCHORS[below + 1] * part).astype(np.uint8)
     pixels[np.isnan(values)] = _MISSING
     pixels[np.isposinf(values)] = _NONFINITE
     return pixels
