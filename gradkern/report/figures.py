@@ -14,9 +14,8 @@ from gradkern.report.data import Matrix, Run, Source
 from gradkern.report.load import load
 
 try:
-    import matplotlib
     from matplotlib.axes import Axes
-    from matplotlib.colors import LogNorm
+    from matplotlib.colors import ListedColormap, LogNorm, to_rgba
     from matplotlib.figure import Figure
 except ImportError as error:
     raise ImportError("gradkern's pictures need matplotlib: pip install 'gradkern[monitor]'") from error
@@ -94,8 +93,10 @@ def plot_total_norm(run: Source, ax: Axes | None = None) -> Figure:
     clipped, bad = data.series["clip_rate"] > 0, data.series["nonfinite"] > 0
     foot = ax.get_xaxis_transform()
     if clipped.any():
-        ax.plot(
-            at[clipped], np.full(int(clipped.sum()), 0.015), "|", color="C1", transform=foot, label="clipped"
+        colors = np.tile(to_rgba("C1"), (int(clipped.sum()), 1))
+        colors[:, 3] = np.clip(0.15 + 0.85 * data.series["clip_rate"][clipped], 0, 1)
+        ax.scatter(
+            at[clipped], np.full(len(colors), 0.015), c=colors, marker="|", transform=foot, label="clipped"
         )
     if bad.any():
         ax.vlines(at[bad], 0, 1, color="C3", alpha=0.4, linewidth=1, transform=foot, label="inf or NaN")
@@ -124,13 +125,13 @@ def plot_clip_rate(run: Source, ax: Axes | None = None) -> Figure:
     at, marker = data.rates.bins.first, "o" if len(data.rates.bins) == 1 else None
     ax.plot(at, data.rates.rate, color="C1", label="steps clipped", marker=marker)
     ax.plot(at, data.rates.coef, color="C4", linestyle="--", label="smallest coefficient", marker=marker)
-    ax.set_ylim(-0.02, 1.04)
-    ax.legend(loc="upper right", fontsize=8, frameon=False)
+    ax.set_ylim(-0.02, 1.2)
+    ax.legend(loc="upper right", ncols=2, fontsize=8, frameon=False)
     return figure
 
 
 def plot_heatmap(run: Source, metric: str = "rms", ax: Axes | None = None) -> Figure:
-    """Layers × steps of a metric, on a log colour scale; inf and NaN in red, nothing recorded in white.
+    """Layers × steps of a metric, on a log colour scale; zeros grey, inf and NaN red, nothing recorded white.
 
     Args:
         run: a History, or the folder of a run.
@@ -165,9 +166,10 @@ def _draw_matrix(figure: Figure, ax: Axes, data: Run, matrix: Matrix) -> None:
     shown = np.ma.array(matrix.values, mask=~usable)
     scale = LogNorm(max(low, 1e-300), max(high, low * 1.01, 1e-299))
     mesh = ax.pcolormesh(edges, rows, shown, norm=scale, cmap="viridis", rasterized=True)
-    if matrix.bad.any():
-        red = np.ma.array(np.ones_like(matrix.values), mask=~matrix.bad)
-        ax.pcolormesh(edges, rows, red, cmap=matplotlib.colors.ListedColormap(["#e0115f"]), rasterized=True)
+    for where, color in ((matrix.values == 0, "#b9c0ca"), (matrix.bad, "#e0115f")):
+        if where.any():
+            flat = np.ma.array(np.ones_like(matrix.values), mask=~where)
+            ax.pcolormesh(edges, rows, flat, cmap=ListedColormap([color]), rasterized=True)
     figure.colorbar(mesh, ax=ax, pad=0.01)
     ax.invert_yaxis()
     every = max(1, -(-len(data.names) // 40))
@@ -186,7 +188,8 @@ def plot_depth_profile(run: Source, steps: Sequence[int] | None = None, ax: Axes
     Returns:
         The matplotlib Figure.
     """
-    data, (figure, ax) = load(run), _figure(ax)
+    data = load(run)
+    figure, ax = _figure(ax, height=4.6)
     _finish(ax, "Profile over depth", "rms of the gradient", "parameter, in model order")
     matrix = data.matrices["rms"]
     if not len(matrix.first):

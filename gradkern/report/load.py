@@ -8,20 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradkern.monitor.history import History
-from gradkern.report.bins import F64, Bins
+from gradkern.report.bins import F64, I64, Bins
 from gradkern.report.data import (
     CURVE_BINS,
-    RATIO_CELLS,
     Clipping,
-    Histogram,
     Matrix,
     Run,
     Source,
     columns_for,
 )
+from gradkern.report.sparse import ratio_note, read_histogram, read_ratios
 
 _PHASES = {"before_clip": "before clipping", "measured": "as measured", "after_clip": "after clipping"}
-_HISTOGRAMS = 100
 
 
 def load(source: Source) -> Run:
@@ -42,14 +40,15 @@ def _from_history(history: History) -> Run:
     steps, coef = history.steps, np.where(history.has_coef, history.clip_coef, np.nan)
     bins = Bins.of(steps, CURVE_BINS)
     matrices = {"rms": _rms(history)}
-    if len(history.update_steps):
-        matrices["ratio"] = _ratios(history)
+    ratios = read_ratios(history)
+    if ratios is not None:
+        matrices["ratio"] = ratios
     thresholds = history.max_norm[np.isfinite(history.max_norm)]
     folder = history.path.resolve().parent
     return Run(
         title=folder.name,
         names=history.names,
-        numel=history.numel,
+        numel=_weights(history),
         records=len(history),
         bins=bins,
         series=_series(history, bins),
@@ -57,8 +56,8 @@ def _from_history(history: History) -> Run:
         matrices=matrices,
         summary=_summary(history),
         max_norm=float(thresholds[-1]) if len(thresholds) else None,
-        ratio_note=_ratio_note(history),
-        histogram=_histogram(history) if len(history.histogram_steps) else None,
+        ratio_note=ratio_note(history),
+        histogram=read_histogram(history),
         phase=_phase(history),
         folder=str(folder),
     )
@@ -138,30 +137,9 @@ def _no_columns(rows: int) -> Matrix:
     return Matrix(empty, empty, np.zeros((rows, 0), np.float32), np.zeros((rows, 0), bool))
 
 
-def _ratios(history: History) -> Matrix:
-    bins = Bins.of(history.update_steps, columns_for(len(history.names), RATIO_CELLS))
-    ratios = history.update_ratio
-    values = np.full((len(history.names), len(bins)), np.nan, dtype=np.float32)
-    for column, (start, end) in enumerate(zip(bins.edges[:-1], bins.edges[1:])):
-        part = ratios[start:end].astype(np.float64)
-        known = np.isfinite(part)
-        total, count = np.where(known, part, 0.0).sum(axis=0), known.sum(axis=0)
-        np.divide(total, count, out=values[:, column], where=count > 0, casting="same_kind")
-    return Matrix(bins.first, bins.last, values, np.zeros(values.shape, dtype=bool))
-
-
-def _ratio_note(history: History) -> str:
-    if not len(history.update_steps):
-        return ""
-    exact = history.update_exact
-    if exact.all():
-        return "Every element was looked at."
-    return "A fixed sample of the elements was looked at" + (
-        "." if not exact.any() else " at some of the steps."
-    )
-
-
-def _histogram(history: History) -> Histogram:
-    """The whole model's histograms, at some of the steps where there are many."""
-    chosen = np.unique(np.linspace(0, len(history.histogram_steps) - 1, _HISTOGRAMS).astype(np.int64))
-    return Histogram(history.histogram_steps[chosen], 0, np.zeros((0, 0)), {}, "")
+def _weights(history: History) -> I64:
+    """Elements of each parameter, 0 for one that is another under a second name."""
+    numel = history.numel.copy()
+    for layout in history.layouts.values():
+        numel[layout.columns[layout.first != np.arange(len(layout.names))]] = 0
+    return numel

@@ -164,9 +164,10 @@ def _rank(history: History) -> tuple[list[Ranked], list[Ranked], list[Ranked], l
         return [Ranked(names[usable[i]], f"×{math.exp(change[i]):.3g}") for i in rows]
 
     risen, fallen = order[::-1][:_TOP], order[:_TOP]
+    half = min(_TOP, (len(shown) + 1) // 2)  # no row in both tables
     return (
-        shown[:_TOP],
-        shown[::-1][:_TOP],
+        shown[:half],
+        shown[half:][::-1][:_TOP],
         moved(risen[change[risen] > 0]),
         moved(fallen[change[fallen] < 0]),
     )

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -26,7 +27,16 @@ class Frame:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         width = options.max_width
         height = options.size.height if self.interactive else 28
-        yield Group(*_lines(self.snapshot, width, height, self.interactive, options.ascii_only))
+        frame = Group(*_lines(self.snapshot, width, height, self.interactive, options.ascii_only))
+        for segment in console.render(frame, options):
+            if options.ascii_only and not segment.control:
+                segment = Segment(_ascii(segment.text), segment.style)
+            yield segment
+
+
+def _ascii(text: str) -> str:
+    """For terminals that know nothing else; other characters become escapes."""
+    return text.replace("×", "x").replace("…", "~").encode("ascii", "backslashreplace").decode("ascii")
 
 
 def _lines(
@@ -65,27 +75,36 @@ def _numbers(snap: Snapshot, width: int) -> list[Text]:
         first.append((f"lr {number(snap.lr, 3)}", ""))
     if snap.skipped:
         first.append((f"skipped {snap.skipped:,}", _WARN))
-    lines = [_joined(first)]
+    lines = _joined(first, width)
     if snap.offender is not None:
-        step, name, more = snap.offender
-        others = f" and {more} more" if more else ""
-        text = f"inf or NaN in {snap.nonfinite_steps:,} steps, first at step {step:,}: "
-        room = max(12, width - len(text) - len(others))
-        lines.append(Text(f"{text}{clip_end(visible(name), room)}{others}", style=_ALARM, no_wrap=True))
+        lines += _offender(snap.nonfinite_steps, *snap.offender, width)
     return lines
+
+
+def _offender(steps: int, step: int, name: str, more: int, width: int) -> list[Text]:
+    others = f" and {more} more" if more else ""
+    text = f"inf or NaN in {steps:,} step{'s' * (steps != 1)}, first at step {step:,}:"
+    room = width - len(others) - 1
+    apart = len(text) + len(visible(name)) > room  # the name gets a line of its own
+    shown = clip_end(visible(name), max(8, room if apart else width)) + others
+    lines = [text, shown] if apart else [f"{text} {shown}"]
+    return [Text(line, style=_ALARM, no_wrap=True, overflow="ellipsis") for line in lines]
 
 
 def _alarm(value: float | None) -> str:
     return _ALARM if value is not None and not math.isfinite(value) else ""
 
 
-def _joined(parts: Sequence[tuple[str, str]]) -> Text:
-    line = Text(no_wrap=False)
-    for index, (text, style) in enumerate(parts):
-        if index:
-            line.append("  |  ", style=_SOFT)
-        line.append(text.replace(" ", "\u00a0"), style=style)
-    return line
+def _joined(parts: Sequence[tuple[str, str]], width: int) -> list[Text]:
+    """Lines of parts, broken between them."""
+    lines = [Text(no_wrap=True, overflow="ellipsis")]
+    for text, style in parts:
+        if lines[-1] and len(lines[-1]) + 5 + len(text) > width:
+            lines.append(Text(no_wrap=True, overflow="ellipsis"))
+        if lines[-1]:
+            lines[-1].append("  |  ", style=_SOFT)
+        lines[-1].append(text, style=style)
+    return lines
 
 
 def _chart(snap: Snapshot, width: int, rows: int, ascii_only: bool) -> list[Text]:

@@ -28,7 +28,8 @@ function tiles(parent) {
   tile(parent, integer(run.steps), run.steps ? `steps recorded (${integer(run.first)} to ${integer(run.last)})` : "steps recorded");
   tile(parent, integer(data.names.length), `parameters, ${integer(data.numel.reduce((a, b) => a + b, 0))} elements`);
   tile(parent, format(run.total_norm), `total norm, ${data.phase}, last step`);
-  if (run.max_norm !== null) tile(parent, percent(run.clip_rate ?? NaN), `of steps clipped (threshold ${format(run.max_norm)})`);
+  const threshold = run.max_norm === null ? "" : ` (threshold ${format(run.max_norm)})`;
+  if (run.clip_rate !== null) tile(parent, percent(run.clip_rate), `of steps clipped${threshold}`);
   if (run.loss !== null) tile(parent, format(run.loss), "loss, last recorded");
   if (run.skipped) tile(parent, integer(run.skipped), "steps skipped", true);
   tile(parent, integer(run.nonfinite_steps), run.first_nonfinite
