@@ -13,11 +13,11 @@ function heatmap(card, state, data) {
   const legend = surface(card, 34, drawLegend, "Colour scale");
   legend.canvas.tabIndex = -1;
   const plot = surface(card, 400, draw, "Heatmap. Arrow keys move, plus and minus zoom, 0 shows all rows.");
-  card.append(element("p", { className: "note" },
-    "Click or arrow keys choose a step and a row; + and − (or double click) zoom into rows, Page Up and Down move, 0 shows all."));
+  const note = element("p", { className: "note" },
+    "Click or arrow keys choose a step and a row; + and − (or double click) zoom into rows, Page Up and Down move, 0 shows all.");
   const empty = element("p", { className: "empty", hidden: true }, "No row matches the filter.");
-  card.append(empty);
-  const view = { table: null, rows: [], start: 0, count: 0, low: 0, high: 1, middles: null };
+  card.append(note, empty);
+  const view = { table: null, rows: [], start: 0, count: 0, low: 0, high: 1, middles: null, image: null };
 
   const zoomOut = element("button", { type: "button", title: "Show more rows" }, "−");
   const zoomIn = element("button", { type: "button", title: "Show fewer rows" }, "+");
@@ -35,11 +35,12 @@ function heatmap(card, state, data) {
     view.start = 0;
     view.count = view.rows.length;
     if (!view.rows.includes(state.row)) state.row = view.rows[0] ?? 0;
-    view.middles = state.relative ? view.table.names.map((_, i) => middleOf(view.table, i)) : null;
+    view.middles = state.relative ? statistics(view.table).middle : null;
+    view.image = null;
     [view.low, view.high] = colourRange();
     plot.height = FOOT + (view.count > 40 ? 620 : Math.max(90, view.count * 19));
     empty.hidden = view.count > 0;
-    plot.canvas.hidden = legend.canvas.hidden = view.count === 0;
+    plot.canvas.hidden = legend.canvas.hidden = note.hidden = view.count === 0;
     plot.redraw();
     legend.redraw();
     tell();
@@ -83,6 +84,12 @@ function heatmap(card, state, data) {
   }
 
   function paint(pen, wide, tall, across, down) {
+    if (!view.image || view.image.width !== wide || view.image.height !== tall) view.image = rendered(wide, tall);
+    pen.imageSmoothingEnabled = false;
+    pen.drawImage(view.image, GUTTER, 0, across, down);
+  }
+
+  function rendered(wide, tall) {
     const image = new ImageData(wide, tall), pixels = new Uint32Array(image.data.buffer);
     const special = { nothing: pack(rgbOf("nothing")), zero: pack(rgbOf("zero")), bad: pack(rgbOf("bad")) };
     const palette = (state.relative ? DIVERGING : SEQUENTIAL).map(pack), scale = 255 / (view.high - view.low);
@@ -100,8 +107,7 @@ function heatmap(card, state, data) {
     }
     const buffer = element("canvas", { width: wide, height: tall });
     buffer.getContext("2d").putImageData(image, 0, 0);
-    pen.imageSmoothingEnabled = false;
-    pen.drawImage(buffer, GUTTER, 0, across, down);
+    return buffer;
   }
 
   const pack = rgb => ((255 << 24) | (rgb[2] << 16) | (rgb[1] << 8) | rgb[0]) >>> 0;
@@ -230,6 +236,7 @@ function heatmap(card, state, data) {
     const all = view.rows.length, count = Math.min(all, Math.max(Math.min(8, all), Math.round(view.count * factor)));
     const centre = around < 0 ? view.start + view.count / 2 : around;
     view.count = count;
+    view.image = null;
     view.start = Math.max(0, Math.min(all - count, Math.round(centre - count / 2)));
     plot.redraw();
   }
@@ -239,6 +246,7 @@ function heatmap(card, state, data) {
     state.row = view.rows[next];
     if (next < view.start) view.start = next;
     if (next >= view.start + view.count) view.start = next - view.count + 1;
+    view.image = null;
     plot.redraw();
     tell();
   }
@@ -266,6 +274,7 @@ function heatmap(card, state, data) {
   });
   state.watchers.push(kind => {
     if (kind === "rows") return refresh();
+    if (kind === "theme") view.image = null;
     if (kind === "step" || kind === "theme") { plot.redraw(); legend.redraw(); tell(); }
   });
   refresh();

@@ -39,16 +39,16 @@ function histogram(card, state, data) {
 
   function drawFormats(pen) {
     pen.fillStyle = colour("orange");
-    pen.setLineDash([4, 3]);
     FORMATS.forEach(([name, exponent], i) => {
       if (exponent < low || exponent > low + count) return;
       const at = Math.round(x(exponent)) + 0.5;
       pen.strokeStyle = colour("orange");
+      pen.setLineDash([4, 3]);
       pen.beginPath(); pen.moveTo(at, EDGE.top); pen.lineTo(at, y(0)); pen.stroke();
+      pen.setLineDash([]);
       pen.textAlign = at > plot.width - 90 ? "right" : "left";
       rimmed(pen, name, at + (pen.textAlign === "left" ? 4 : -4), EDGE.top + i * 13);
     });
-    pen.setLineDash([]);
   }
 
   function tell() {

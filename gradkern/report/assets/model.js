@@ -45,10 +45,17 @@ function layerOf(name, depth) {
   return (depth === "layer" ? parts : parts.slice(0, Number(depth))).join(".") || "(root)";
 }
 
-// Rows of a metric rolled up to a depth: for rms and ratio the root of the mean square weighted by size.
+// Rows of a metric rolled up to a depth, made once: the root of the mean square weighted by size.
+const tables = new Map();
 function rollUp(data, metric, depth) {
+  const key = `${metric} ${depth}`;
+  if (!tables.has(key)) tables.set(key, makeTable(data, metric, depth));
+  return tables.get(key);
+}
+
+function makeTable(data, metric, depth) {
   const source = data.metrics[metric];
-  if (depth === "parameter") return { names: data.names, members: data.names.map((_, i) => [i]), ...source };
+  if (depth === "parameter") return { ...source, names: data.names };
   const groups = new Map();
   data.names.forEach((name, row) => {
     const layer = layerOf(name, depth);
@@ -60,7 +67,7 @@ function rollUp(data, metric, depth) {
   members.forEach((rows, g) => {
     for (let c = 0; c < columns; c++) values[g * columns + c] = combine(data, source, rows, c);
   });
-  return { ...source, names: [...groups.keys()], members, values };
+  return { ...source, names: [...groups.keys()], values };
 }
 
 function combine(data, source, rows, column) {
@@ -81,15 +88,20 @@ function combine(data, source, rows, column) {
   return size && sum ? top + 0.5 * Math.log10(sum / size) : top;
 }
 
-function middleOf(table, row) {
-  const values = [];
-  for (let c = 0; c < table.columns; c++) {
-    const value = table.values[row * table.columns + c];
-    if (ordinary(value)) values.push(value);
+// Lowest, median and highest ordinary value of every row, made once.
+function statistics(table) {
+  if (table.statistics) return table.statistics;
+  const rows = table.names.length, found = { low: new Float32Array(rows), middle: new Float32Array(rows), high: new Float32Array(rows) };
+  for (let row = 0; row < rows; row++) {
+    const values = table.values.subarray(row * table.columns, (row + 1) * table.columns).filter(ordinary).sort();
+    found.low[row] = values.length ? values[0] : NaN;
+    found.middle[row] = values.length ? values[values.length >> 1] : NaN;
+    found.high[row] = values.length ? values[values.length - 1] : NaN;
   }
-  values.sort((a, b) => a - b);
-  return values.length ? values[values.length >> 1] : NaN;
+  table.statistics = found;
+  return found;
 }
+const middleOf = (table, row) => statistics(table).middle[row];
 
 const columnValue = (table, row, column) => table.values[row * table.columns + column];
 

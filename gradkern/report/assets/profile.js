@@ -28,8 +28,11 @@ function depthProfile(card, state, data) {
   function refresh() {
     view.table = rollUp(data, state.metric, state.depth);
     view.rows = arrange(view.table, "model", state.filter, state.step);
-    view.spans = view.rows.map(span);
-    const low = Math.min(...view.spans.map(s => s[0])), high = Math.max(...view.spans.map(s => s[1]));
+    const known = statistics(view.table);
+    view.spans = view.rows.map(row => [known.low[row], known.high[row]]);
+    const low = Math.min(...view.spans.map(s => s[0]).filter(Number.isFinite));
+    const high = Math.max(...view.spans.map(s => s[1]).filter(Number.isFinite));
+    plot.canvas.hidden = !view.rows.length;
     const room = Math.max(0.15, (high - low) * 0.05);
     view.range = low <= high ? [low - room, high + room] : [-1, 1];
     const last = name => (state.depth === "parameter" ? name.slice(name.lastIndexOf(".") + 1) : "layer");
@@ -40,15 +43,6 @@ function depthProfile(card, state, data) {
     view.others = counts.size > 3;
     plot.redraw();
     tell();
-  }
-
-  function span(row) {
-    let low = Infinity, high = -Infinity;
-    for (let c = 0; c < view.table.columns; c++) {
-      const value = columnValue(view.table, row, c);
-      if (ordinary(value)) { low = Math.min(low, value); high = Math.max(high, value); }
-    }
-    return [low, high];
   }
 
   const x = i => EDGE.left + (i + 0.5) / view.rows.length * (plot.width - EDGE.left - EDGE.right);
@@ -83,7 +77,7 @@ function depthProfile(card, state, data) {
     pen.strokeStyle = colour("band");
     pen.lineWidth = Math.max(1, Math.min(6, (x(1) - x(0)) * 0.6 || 1));
     view.spans.forEach(([low, high], i) => {
-      if (low > high) return;
+      if (Number.isNaN(low)) return;
       pen.beginPath(); pen.moveTo(x(i), y(low)); pen.lineTo(x(i), Math.min(y(high), y(low) - 1)); pen.stroke();
     });
     pen.lineWidth = 1;

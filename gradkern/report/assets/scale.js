@@ -91,8 +91,10 @@ function element(tag, properties = {}, ...children) {
 function surface(host, height, draw, label) {
   const canvas = element("canvas", { tabIndex: 0, "aria-label": label });
   host.append(canvas);
-  const made = { canvas, width: 0, height, redraw };
-  function redraw() {
+  const made = { canvas, width: 0, height, redraw: () => { waiting ||= requestAnimationFrame(paint); } };
+  let waiting = 0;  // several changes before the next frame are drawn once
+  function paint() {
+    waiting = 0;
     const width = canvas.clientWidth, ratio = window.devicePixelRatio || 1;
     if (!width) return;
     made.width = width;
@@ -104,8 +106,7 @@ function surface(host, height, draw, label) {
     pen.font = '11.5px system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif';
     draw(pen, width, made.height);
   }
-  const resized = () => { if (canvas.clientWidth !== made.width) redraw(); };
-  new ResizeObserver(() => requestAnimationFrame(resized)).observe(canvas);
+  new ResizeObserver(() => { if (canvas.clientWidth !== made.width) made.redraw(); }).observe(canvas);
   return made;
 }
 
