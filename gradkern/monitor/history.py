@@ -422,6 +422,12 @@ class History:
 
         to_parquet(self, file)
 
+    def _repr_html_(self) -> str:
+        """The run in a few lines, for a notebook; names are escaped."""
+        from gradkern.monitor.reprs import history_html
+
+        return history_html(self)
+
     def __repr__(self) -> str:
         if not len(self):
             return f"History({str(self.path)!r}: nothing recorded yet, {len(self.names)} parameters)"

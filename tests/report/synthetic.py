@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
+from gradkern.monitor.columns import Layout
+from gradkern.monitor.histogram import EXPONENTS, FORMATS
+from gradkern.monitor.writer import HistogramRow, HistoryWriter, StepRow, WeightsRow
 from gradkern.report.bins import Bins
 from gradkern.report.data import CURVE_BINS, Clipping, Histogram, Matrix, Run, columns_for
 
@@ -108,3 +113,55 @@ def _histogram(rng: np.random.Generator, steps: int) -> Histogram:
     shares = np.exp(-(((exponents[None, :] + 14 + 4 * np.linspace(0, 1, len(at))[:, None]) / 4) ** 2))
     shares /= shares.sum(axis=1, keepdims=True)
     return Histogram(at, -40, shares, {"fp16": np.full(len(at), 0.01)}, "A sample of the elements.")
+
+
+def record(
+    folder: Path,
+    names: tuple[str, ...] = ("a.weight", "a.bias", "b.0.weight", "b.1.weight"),
+    steps: int = 40,
+    loss: bool = True,
+    bad_step: int | None = None,
+    extras: bool = True,
+    all_nan: bool = False,
+    first: tuple[int, ...] | None = None,
+) -> None:
+    """Write a run through the recorder's own file writer; values from a formula that tests can repeat."""
+    size = len(names)
+    layout = Layout(names, np.full(size, 16), np.array(first or range(size)))
+    writer = HistoryWriter(folder, {"norm_type": 2.0})
+    rows: list[StepRow | WeightsRow | HistogramRow] = []
+    for step in range(1, steps + 1):
+        norm = norms_at(step, size)
+        nonfinite = None
+        if all_nan or step == bad_step:
+            nonfinite = np.zeros(size, dtype=np.int64)
+            nonfinite[size // 2 :] = 3
+            norm[size // 2 :] = np.nan
+        total = float(np.sqrt((norm.astype(np.float64) ** 2).sum()))
+        rows.append(
+            StepRow(
+                step=step,
+                time=1.7e9 + 0.5 * step,
+                layout=layout,
+                norm=norm,
+                max_abs=norm / 2,
+                total_norm=total,
+                nonfinite=nonfinite,
+                loss=10.0 / step if loss else None,
+                lr=(0.1 / step,),
+                phase="before_clip",
+                clip_coef=min(1.0, 2.0 / (total + 1e-6)) if total == total else float("nan"),
+            )
+        )
+        if extras and step % 10 == 0:
+            rows.append(WeightsRow(step, layout, True, np.ones(size, np.float32), norm * 1e-3))
+            counts = np.zeros((size, len(EXPONENTS)), dtype=np.int64)
+            counts[:, EXPONENTS.index(-9)] = 3
+            counts[:, EXPONENTS.index(-8)] = 1
+            rows.append(HistogramRow(step, layout, counts, np.full((size, len(FORMATS)), 0.25, np.float32)))
+    writer.write(rows)
+    writer.close()
+
+
+def norms_at(step: int, size: int) -> np.ndarray:
+    return (np.arange(1, size + 1) * (1 + 10.0 / step) * 0.1).astype(np.float32)

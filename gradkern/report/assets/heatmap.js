@@ -31,10 +31,12 @@ function heatmap(card, state, data) {
 
   function refresh() {
     view.table = rollUp(data, state.metric, state.depth);
+    const before = view.rows.length, zoomed = view.count;
     view.rows = arrange(view.table, state.order, state.filter, state.step);
-    view.start = 0;
-    view.count = view.rows.length;
     if (!view.rows.includes(state.row)) state.row = view.rows[0] ?? 0;
+    const all = view.rows.length;
+    view.count = before === all ? zoomed : all;  // another order keeps the zoom, around the chosen row
+    view.start = Math.max(0, Math.min(all - view.count, Math.round(view.rows.indexOf(state.row) - view.count / 2)));
     view.middles = state.relative ? statistics(view.table).middle : null;
     view.image = null;
     [view.low, view.high] = colourRange();

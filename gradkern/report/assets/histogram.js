@@ -7,7 +7,7 @@ function histogram(card, state, data) {
   card.append(element("div", { className: "head" }, element("h2", {}, "Magnitudes of elements"), readout));
   if (!recorded) {
     card.append(element("p", { className: "empty" },
-      "No histograms were recorded; they are optional."));
+      "No histograms were recorded. They are optional: GradMonitor(…, histogram_every=100)."));
     return;
   }
   const plot = surface(card, 220, draw, "Histogram of magnitudes. Arrow keys choose a step.");

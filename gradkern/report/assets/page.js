@@ -81,7 +81,7 @@ function curves(parent) {
 
 function updates(parent) {
   const bands = data.ratio_bands, place = card(parent);
-  const empty = "No update ratios were recorded.";
+  const empty = "No update ratios were recorded. They need the optimizer: GradMonitor(model, optimizer, …).";
   if (!bands) {
     place.append(element("div", { className: "head" }, element("h2", {}, "Update ratios")), element("p", { className: "empty" }, empty));
     return;
