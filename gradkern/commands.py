@@ -78,5 +78,5 @@ def _fail(command: str, run_dir: Path, error: Exception) -> int:
 
     print(f"gradkern {command}: {visible(str(error), 2000)}", file=sys.stderr)
     if not (run_dir / "history.db").exists():
-        print(f"RUN is the {_RUN_HELP.split(' of the run: ')[1]}; it holds a history.db.", file=sys.stderr)
+        print("RUN is the run_dir given to GradMonitor; it holds a history.db.", file=sys.stderr)
     return _FAILED
