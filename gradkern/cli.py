@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from gradkern.commands import add_commands as add_looking
 from gradkern.demo.command import add_command as add_demo
 
 
@@ -25,6 +26,7 @@ def _parser() -> argparse.ArgumentParser:
     info = commands.add_parser("info", help="what was compiled, and what this machine uses of it")
     info.set_defaults(run=_info)
     add_demo(commands)
+    add_looking(commands)
     return parser
 
 

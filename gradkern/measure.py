@@ -25,7 +25,11 @@ def first_rows(params: Sequence[Tensor]) -> tuple[int, ...]:
 
 
 def as_stats(
-    columns: dict[str, Any], names: tuple[str, ...], params: Sequence[Tensor], norm_type: float
+    columns: dict[str, Any],
+    names: tuple[str, ...],
+    params: Sequence[Tensor],
+    norm_type: float,
+    inv_scale: float = 1.0,
 ) -> GradStats:
     """GradStats from the columns that the extension (or the fallback) returns."""
     return GradStats(
@@ -33,6 +37,7 @@ def as_stats(
         numel=tuple(p.numel() for p in params),
         has_grad=tuple(columns.pop("has_grad")),
         norm_type=norm_type,
+        inv_scale=inv_scale,
         first=first_rows(params),
         **columns,
     )
@@ -88,4 +93,4 @@ def measure(
     if columns is None:
         with torch.no_grad():
             columns = _fallback.measure(tensors, norm_type, bool(count_zeros), scale)
-    return as_stats(columns, names, tensors, norm_type)
+    return as_stats(columns, names, tensors, norm_type, scale)

@@ -12,7 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradkern._text import html_table, visible
 from gradkern.names import layer_of
+
+_HEAD = ("name", "numel", "norm", "rms", "max_abs", "nonfinite")
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +51,8 @@ class GradStats:
     """0-d bool, True if the step is to be skipped; None unless on_nonfinite="skip"."""
     norm_type: float = 2.0
     """Order of `norm` and `total_norm`."""
+    inv_scale: float = 1.0
+    """What the gradients were multiplied by for all norms here (1 / loss scale): `measure`'s argument."""
     first: tuple[int, ...] = field(default=(), repr=False)
     """For each row the first row of the same parameter."""
 
@@ -131,6 +136,7 @@ class GradStats:
         return {
             "total_norm": on_host.total_norm.item(),
             "norm_type": self.norm_type,
+            "inv_scale": self.inv_scale,
             "clip_coef": None if on_host.clip_coef is None else on_host.clip_coef.item(),
             "skip_step": None if on_host.skip_step is None else on_host.skip_step.item(),
             "params": {
@@ -149,7 +155,7 @@ class GradStats:
         for row, name in enumerate(self.names):
             numbers = (f"{norm[row]:.4g}", f"{rms[row]:.4g}", f"{largest[row]:.4g}")
             yield (
-                name,
+                visible(name),
                 str(self.numel[row]),
                 *(numbers if self.has_grad[row] else ("-",) * 3),
                 str(bad[row]),
@@ -163,13 +169,20 @@ class GradStats:
             f"{float(self.total_norm):.6g}{clipped}, nonfinite={bad}; print() shows the rows)"
         )
 
-    def __str__(self) -> str:
-        head = ("name", "numel", "norm", "rms", "max_abs", "nonfinite")
+    def _shown(self) -> list[tuple[str, str, str, str, str, str]]:
+        """The rows of the table, the middle left out where there are many."""
         rows = list(self._table())
-        shown = rows if len(rows) <= 60 else [*rows[:30], ("…",) * 6, *rows[-30:]]
-        widths = [max(len(r[i]) for r in [head, *shown]) for i in range(6)]
+        return rows if len(rows) <= 60 else [*rows[:30], ("…",) * 6, *rows[-30:]]
+
+    def _repr_html_(self) -> str:
+        """The table for a notebook; names are escaped. Synchronises."""
+        return html_table(repr(self).replace("; print() shows the rows", ""), _HEAD, self._shown())
+
+    def __str__(self) -> str:
+        shown = self._shown()
+        widths = [max(len(r[i]) for r in [_HEAD, *shown]) for i in range(6)]
         lines = [repr(self).replace("; print() shows the rows", "")]
-        for r in [head, *shown]:
+        for r in [_HEAD, *shown]:
             cells = [r[0].ljust(widths[0])] + [r[i].rjust(widths[i]) for i in range(1, 6)]
             lines.append("  ".join(cells).rstrip())
         return "\n".join(lines)

@@ -1,0 +1,82 @@
+"""`gradkern watch` and `gradkern report`: arguments in, exit status out."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+_FAILED = 2
+_RUN_HELP = "folder of the run: the run_dir given to GradMonitor"
+
+
+def add_commands(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the commands to gradkern's parser."""
+    watch = commands.add_parser("watch", help="live view of a run in the terminal")
+    watch.add_argument("run_dir", metavar="RUN", type=Path, help=_RUN_HELP)
+    watch.add_argument("--once", action="store_true", help="print one frame and exit")
+    watch.add_argument(
+        "--interval", type=_seconds, default=1.0, metavar="S", help="seconds between two looks"
+    )
+    watch.set_defaults(run=_watch)
+
+    report = commands.add_parser("report", help="write one self-contained HTML file about a run")
+    report.add_argument("run_dir", metavar="RUN", type=Path, help=_RUN_HELP)
+    report.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: report.html in RUN")
+    report.add_argument("--png", type=Path, metavar="DIR", help="write every figure as a PNG there too")
+    report.set_defaults(run=_report)
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0.05 <= value <= 3600:
+        raise argparse.ArgumentTypeError(f"expected 0.05 to 3600 seconds, got {text}")
+    return value
+
+
+def _watch(arguments: argparse.Namespace) -> int:
+    try:
+        from gradkern.monitor.store import HistoryError
+        from gradkern.watch import show_once, watch
+
+        if arguments.once or not sys.stdout.isatty():
+            show_once(arguments.run_dir)
+        else:
+            watch(arguments.run_dir, interval=arguments.interval)
+    except KeyboardInterrupt:
+        return 0
+    except (HistoryError, ImportError, OSError) as error:
+        return _fail("watch", arguments.run_dir, error)
+    return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    try:
+        from gradkern.monitor.store import HistoryError
+        from gradkern.report import write_report
+        from gradkern.report.load import load
+
+        run = load(arguments.run_dir)
+        path = write_report(run, arguments.output)
+        print(f"{path} ({path.stat().st_size / 1e6:.2f} MB)")
+        if arguments.png is not None:
+            from gradkern.report import save_figures
+
+            for file in save_figures(run, arguments.png):
+                print(file)
+    except (HistoryError, ImportError, OSError) as error:
+        return _fail("report", arguments.run_dir, error)
+    return 0
+
+
+def _fail(command: str, run_dir: Path, error: Exception) -> int:
+    from gradkern._text import visible
+
+    print(f"gradkern {command}: {visible(str(error), 2000)}", file=sys.stderr)
+    if not (run_dir / "history.db").exists():
+        print("RUN is the run_dir given to GradMonitor; it holds a history.db.", file=sys.stderr)
+    return _FAILED

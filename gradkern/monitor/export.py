@@ -1,0 +1,78 @@
+"""A history as a table for other programs: one line a step and parameter that had a gradient."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradkern.sinks._optional import need
+
+if TYPE_CHECKING:
+    from gradkern.monitor.history import History
+
+_PIECE_VALUES = 1 << 18  # lines that are made at a time
+
+#: Of the step, repeated on each of its lines; then of the parameter.
+STEP_COLUMNS = ("step", "time", "loss", "lr", "total_norm", "clip_coef", "skipped", "phase", "inv_scale")
+PARAM_COLUMNS = ("norm", "rms", "max_abs", "nonfinite", "zeros")
+COLUMNS = (*STEP_COLUMNS, "param", *PARAM_COLUMNS)
+
+
+def pieces(history: History) -> Iterator[dict[str, NDArray[Any]]]:
+    """The table in pieces, each a dict of columns; the whole is never in memory."""
+    names = np.array(history.names, dtype=object)
+    at_once = max(1, _PIECE_VALUES // max(len(names), 1))
+    scalars = {name: getattr(history, name) for name in ("steps", *STEP_COLUMNS[1:])}
+    scalars["step"] = scalars.pop("steps")
+    for first in range(0, len(history), at_once):
+        end = min(first + at_once, len(history))
+        columns = history.window(first, end)
+        row, param = np.nonzero(columns.has_grad)
+        rms = columns.l2_norm / np.sqrt(np.maximum(history.numel_rows(first, end), 1))
+        zeros = np.full(columns.norm.shape, -1) if columns.zeros is None else columns.zeros
+        piece = {name: scalars[name][first + row] for name in STEP_COLUMNS}
+        piece["param"] = names[param]
+        blocks = (columns.norm, rms, columns.max_abs, columns.nonfinite, zeros)
+        piece.update({name: block[row, param] for name, block in zip(PARAM_COLUMNS, blocks)})
+        yield piece
+
+
+def to_pandas(history: History) -> Any:
+    """See `History.to_pandas`."""
+    pandas = need("pandas", "pandas", "monitor", "History.to_pandas")
+    frames = [pandas.DataFrame(piece, columns=list(COLUMNS)) for piece in pieces(history)]
+    return pandas.concat(frames, ignore_index=True) if frames else pandas.DataFrame(columns=list(COLUMNS))
+
+
+def to_csv(history: History, file: str | os.PathLike[str]) -> None:
+    """See `History.to_csv`."""
+    with open(file, "w", newline="", encoding="utf-8") as opened:
+        writer = csv.writer(opened)
+        writer.writerow(COLUMNS)
+        for piece in pieces(history):
+            piece["param"] = np.array([_harmless(name) for name in piece["param"]], dtype=object)
+            writer.writerows(zip(*(piece[name].tolist() for name in COLUMNS)))
+
+
+def to_parquet(history: History, file: str | os.PathLike[str]) -> None:
+    """See `History.to_parquet`."""
+    arrow = need("pyarrow", "pyarrow", "parquet", "History.to_parquet")
+    parquet = need("pyarrow.parquet", "pyarrow", "parquet", "History.to_parquet")
+    text, real, count = arrow.string(), arrow.float64(), arrow.int64()
+    kinds = {"step": count, "skipped": arrow.bool_(), "phase": text, "param": text}
+    kinds.update({"nonfinite": count, "zeros": count})
+    schema = arrow.schema([(name, kinds.get(name, real)) for name in COLUMNS])
+    with parquet.ParquetWriter(os.fspath(file), schema) as writer:
+        for piece in pieces(history):
+            columns = [arrow.array(piece[name].tolist(), type=schema.field(name).type) for name in COLUMNS]
+            writer.write_table(arrow.Table.from_arrays(columns, schema=schema))
+
+
+def _harmless(name: str) -> str:
+    """A name that a spreadsheet does not take for a formula."""
+    return f"'{name}" if name[:1] in ("=", "+", "-", "@", "\t", "\r") else name

@@ -1,0 +1,250 @@
+"""The thread that writes: takes captured steps when they have arrived, in batches."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import threading
+import time
+import warnings
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from gradkern.monitor import store
+from gradkern.monitor.capture import Capture, Presence
+from gradkern.monitor.writer import HistoryWriter, Row
+from gradkern.sinks.base import Sink, SinkFeed
+
+#: How often the thread looks for work, in seconds. It is never woken by a step: that would cost
+#: the training thread a system call and a turn at Python's lock.
+INTERVAL = {"WAL": 0.2, "TRUNCATE": 1.0}
+LIMIT_BYTES = 64 << 20
+PATIENCE = 1.0  # the longest that a step waits for a slow disk, once per stall
+RETRY = 1.0
+RETRY_MOST = 30.0
+
+
+class Recorder:
+    """Captures in, rows out. `submit` is for one thread; memory is bounded by `limit` bytes.
+
+    When captures come faster than the disk takes them, `submit` waits once, at most `PATIENCE`
+    seconds; steps that still find no room are dropped, counted in `lost`, and warned of once.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        meta: dict[str, Any],
+        sinks: Sequence[Sink] = (),
+        *,
+        journal: str | None = None,
+        limit: int = LIMIT_BYTES,
+    ) -> None:
+        self._writer = HistoryWriter(folder, meta, journal)
+        self.file = folder / store.DATABASE
+        self.journal = self._writer.journal
+        self.last_step = self._writer.last_step
+        self._norm_type = self._noted_type = self._writer.norm_type
+        self.lost = 0
+        self.submitted = 0
+        self.record_seconds = 0.0
+        self._feed = SinkFeed(sinks, folder)
+        self._queue: deque[Capture] = deque()
+        self._rows: list[Row] = []
+        self._row_bytes = 0
+        self._queued_bytes = 0
+        self._taken_bytes = 0
+        self._limit = limit
+        self._stalled = False
+        self._warned: set[str] = set()
+        self._retry_at, self._retry_after = 0.0, RETRY
+        self._written_rows, self._written_seconds, self._noted_at = 0, 0.0, 0.0
+        self._wake = threading.Event()
+        self._idle = threading.Condition()
+        self._flushes_wanted, self._flushes_done = 0, 0
+        self._stop = False
+        self._presence = Presence()
+        self._thread = threading.Thread(target=self._run, name="gradkern-monitor", daemon=True)
+        self._thread.start()
+
+    # ---- the training thread ----
+
+    def submit(self, capture: Capture) -> None:
+        """Hand over; returns at once unless the queue is full."""
+        if self._queued_bytes - self._taken_bytes > self._limit and not self._make_room():
+            self.lost += 1
+            capture.arriving.wait()
+            capture.arriving.release()
+            return
+        self._queued_bytes += capture.nbytes()
+        self.submitted += 1
+        self._queue.append(capture)
+
+    def check_norm_type(self, norm_type: float) -> None:
+        """Orders are not mixed in one run; the first one is noted.
+
+        Raises:
+            ValueError: the run was recorded with another one.
+        """
+        if self._norm_type is not None and self._norm_type != norm_type:
+            raise ValueError(
+                f"[GradMonitor.record] stats.norm_type: expected {self._norm_type!r} as in "
+                f"{str(self.file)!r}, got {norm_type!r}"
+            )
+        self._norm_type = norm_type
+
+    def _make_room(self) -> bool:
+        if not self._stalled:
+            deadline = time.monotonic() + PATIENCE
+            while time.monotonic() < deadline:
+                self._wake.set()
+                time.sleep(0.005)
+                if self._queued_bytes - self._taken_bytes <= self._limit // 2:
+                    return True
+            self._stalled = True
+            self._warn(
+                "stall",
+                f"[GradMonitor] {str(self.file)!r}: steps come faster than they can be written; those that "
+                "find no room are not recorded. Training goes on.",
+            )
+        if self._queued_bytes - self._taken_bytes <= self._limit // 2:
+            self._stalled = False
+            return True
+        return False
+
+    def flush(self, timeout: float = 30.0) -> bool:
+        """Wait until everything submitted is committed; False if it took longer or cannot be."""
+        with self._idle:
+            self._flushes_wanted += 1
+            target = self._flushes_wanted
+            self._wake.set()
+            self._idle.wait_for(lambda: self._flushes_done >= target or not self._thread.is_alive(), timeout)
+            return self._flushes_done >= target and not self._queue and not self._rows
+
+    def close(self, timeout: float = 60.0) -> None:
+        """Write what is left and stop."""
+        self._stop = True
+        self._wake.set()
+        self._thread.join(timeout)
+        if self._thread.is_alive():
+            self._warn(
+                "close", f"[GradMonitor] {str(self.file)!r}: still being written after {timeout:.0f} s"
+            )
+
+    # ---- the writing thread ----
+
+    def _run(self) -> None:
+        interval = INTERVAL.get(self.journal, 1.0)
+        while not self._stop:
+            self._wake.wait(interval)
+            self._wake.clear()
+            with self._idle:
+                target = self._flushes_wanted
+            self._drain(wait=target > self._flushes_done)
+            if target > self._flushes_done:
+                with self._idle:
+                    self._flushes_done = target
+                    self._idle.notify_all()
+        self._finish()
+
+    def _finish(self) -> None:
+        self._retry_at = 0.0
+        self._drain(wait=True)
+        if self._rows:
+            self.lost += len(self._rows)
+            self._warn(
+                "lost", f"[GradMonitor] {str(self.file)!r}: {len(self._rows)} rows could not be written"
+            )
+        with contextlib.suppress(sqlite3.Error):
+            self._note(force=True)
+        self._writer.close()
+        self._feed.close()
+
+    def _drain(self, wait: bool) -> None:
+        """What has arrived becomes rows, rows are committed, sinks get them."""
+        try:
+            self._collect(wait)
+            if self._rows and (wait or time.monotonic() >= self._retry_at):
+                self._commit()
+            self._note()
+        except Exception as error:  # a bug here must not end in silence, nor end the training
+            self._warn("bug", f"[GradMonitor] {str(self.file)!r}: recording failed: {error!r}")
+            self._rows.clear()
+
+    def _collect(self, wait: bool) -> None:
+        while self._queue:
+            capture = self._queue[0]
+            if wait:
+                capture.arriving.wait()
+            elif not capture.arriving.arrived():
+                return
+            self._queue.popleft()
+            self._rows.append(capture.row(self._presence))
+            capture.arriving.release()
+            self._row_bytes = max(self._row_bytes, capture.nbytes())
+            self._taken_bytes += capture.nbytes()
+            if self._retry_at:
+                self._trim()
+            elif len(self._rows) >= 256:
+                self._commit()
+
+    def _trim(self) -> None:
+        """While nothing can be written: the newest rows that fit stay."""
+        most = max(16, self._limit // max(self._row_bytes, 1))
+        excess = len(self._rows) - most
+        if excess > 0:
+            del self._rows[:excess]
+            self.lost += excess
+
+    def _commit(self) -> None:
+        batch = list(self._rows)
+        start = time.perf_counter()
+        try:
+            if self._noted_type != self._norm_type:
+                self._writer.set_meta("norm_type", self._norm_type)
+                self._noted_type = self._norm_type
+            self._writer.write(self._rows)
+        except sqlite3.Error as error:
+            self._retry_at = time.monotonic() + self._retry_after
+            self._retry_after = min(2 * self._retry_after, RETRY_MOST)
+            reason = store.explain(error, self.file, "GradMonitor")
+            self._warn(
+                "write",
+                f"{reason}. Training goes on; recent steps are kept in memory (at most "
+                f"{self._limit >> 20} MiB of them) and writing is tried again.",
+            )
+        except store.HistoryError as error:
+            self._retry_at = time.monotonic() + self._retry_after
+            self._warn("write", f"{error}. Training goes on; writing is tried again.")
+        else:
+            self._retry_at, self._retry_after = 0.0, RETRY
+            self._warned.discard("write")
+        done = batch[: len(batch) - len(self._rows)]
+        self._written_rows += len(done)
+        self._written_seconds += time.perf_counter() - start
+        for message in self._feed.send(done):
+            self._warn(message, message)
+
+    def _note(self, force: bool = False) -> None:
+        """What the monitor itself costs, for those who watch."""
+        now = time.monotonic()
+        if not self._written_rows or self._retry_at or (now < self._noted_at + 2.0 and not force):
+            return
+        self._noted_at = now
+        self._writer.set_meta(
+            "monitor",
+            {
+                "record_us": round(1e6 * self.record_seconds / max(self.submitted, 1), 2),
+                "write_us": round(1e6 * self._written_seconds / self._written_rows, 2),
+                "rows": self._written_rows,
+                "lost": self.lost,
+                "waiting": len(self._queue),
+            },
+        )
+
+    def _warn(self, key: str, message: str) -> None:
+        if key not in self._warned:
+            self._warned.add(key)
+            warnings.warn(message, RuntimeWarning, stacklevel=2)

@@ -1,0 +1,99 @@
+"""A fixed sample of elements of many tensors, taken with few operations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+EXACT_ELEMENTS = 1 << 20
+ELEMENTS_EACH = 1024
+
+_PRIMES = (1, 2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97)
+
+
+def stride_for(numel: int, shape: Sequence[int], most: int) -> int:
+    """A step through the elements that meets at most about `most` of them.
+
+    It shares no factor with any side of the tensor, so that it does not run down one column.
+    """
+    stride = -(-numel // most)
+    while stride > 1 and any(_shares_factor(stride, side) for side in shape if side > 1):
+        stride += 1
+    return stride
+
+
+def _shares_factor(a: int, b: int) -> bool:
+    while b:
+        a, b = b, a % b
+    return a > 1
+
+
+class Sample:
+    """Which elements of which tensors: every one if there are at most 2**20 in all, else up to
+    about 1,024 of each, a constant stride apart.
+
+    Tensors that hold no plain memory (sparse, meta) are left out; of a DTensor the local part is
+    looked at.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self.exact = sum(local(t).numel() for t in tensors) <= EXACT_ELEMENTS
+        self.strides = [
+            1 if self.exact else stride_for(t.numel(), t.shape, ELEMENTS_EACH) for t in map(local, tensors)
+        ]
+        self.numel = [local(t).numel() for t in tensors]
+
+    def take(self, tensors: Sequence[Tensor | None]) -> list[Piece]:
+        """The sampled elements, one piece a device; a None contributes nothing."""
+        by_device: dict[torch.device, list[tuple[int, Tensor]]] = {}
+        for row, tensor in enumerate(tensors):
+            if tensor is None:
+                continue
+            flat = _flat(local(tensor))
+            if flat is not None:
+                by_device.setdefault(flat.device, []).append((row, flat[:: self.strides[row]]))
+        return [
+            Piece(
+                [row for row, _ in entries],
+                torch.cat(
+                    [part if part.dtype.is_floating_point else part.float() for _, part in entries]
+                ).float(),
+                [part.numel() for _, part in entries],
+            )
+            for entries in by_device.values()
+        ]
+
+
+class Piece:
+    """Elements of some tensors on one device: flat float32 `values`, `lengths` of each tensor `rows`."""
+
+    def __init__(self, rows: list[int], values: Tensor, lengths: list[int]) -> None:
+        self.rows, self.values, self.lengths = rows, values, lengths
+
+    def sums(self, values: Tensor) -> Tensor:
+        """float64 sum of `values` (as long as `self.values`) for each tensor; deterministic."""
+        lengths = torch.tensor(self.lengths).to(values.device, non_blocking=True)
+        sums: Tensor = torch.segment_reduce(values.double(), "sum", lengths=lengths, unsafe=True, initial=0.0)
+        return sums
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The part of a DTensor that is here; any other tensor itself, detached."""
+    to_local: Any = getattr(tensor, "to_local", None)
+    return (tensor if to_local is None else to_local()).detach()
+
+
+def _flat(tensor: Tensor) -> Tensor | None:
+    """The elements in memory order, without a copy where there need be none."""
+    if tensor.layout is not torch.strided or tensor.device.type == "meta":
+        return None
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor)
+    if tensor.is_contiguous():
+        return tensor.view(-1)
+    if torch.ops.aten.is_non_overlapping_and_dense(tensor):
+        return tensor.as_strided((tensor.numel(),), (1,))
+    return tensor.reshape(-1)

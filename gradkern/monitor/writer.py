@@ -1,0 +1,330 @@
+"""Writing a history: rows of host values in, one transaction a batch. Knows nothing of tensors."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradkern.monitor import store
+from gradkern.monitor.columns import Layout
+from gradkern.monitor.history import History
+from gradkern.monitor.summaries import Pyramid, Rows, span_of
+from gradkern.monitor.summary_reader import row_buckets, stored_buckets
+
+Floats = NDArray[np.floating[Any]]
+
+
+@dataclass
+class StepRow:
+    """What one recorded step says, on the host."""
+
+    step: int
+    time: float
+    layout: Layout
+    norm: Floats
+    """[N]; -1 where there was no gradient."""
+    max_abs: Floats
+    total_norm: float
+    l2_norm: Floats | None = None
+    """None where it is `norm`."""
+    nonfinite: NDArray[np.int64] | None = None
+    """None if all are zero."""
+    zeros: NDArray[np.int64] | None = None
+    loss: float | None = None
+    clip_coef: float | None = None
+    skipped: bool = False
+    phase: str = "measured"
+    inv_scale: float = 1.0
+    lr: tuple[float, ...] = ()
+
+    def rms(self) -> Floats:
+        """[N] root mean square; NaN where there was no gradient."""
+        l2_norm = self.norm if self.l2_norm is None else self.l2_norm
+        with np.errstate(invalid="ignore"):
+            return np.where(l2_norm < 0, np.nan, l2_norm * self.layout.inverse_roots).astype(np.float32)
+
+    @property
+    def flags(self) -> int:
+        bits = store.HAS_LOSS * (self.loss is not None) + store.HAS_COEF * (self.clip_coef is not None)
+        return bits + store.SKIPPED * self.skipped + (store.PHASES.index(self.phase) << store.PHASE_SHIFT)
+
+
+@dataclass
+class WeightsRow:
+    """Weight norms and update ratios around one optimizer step."""
+
+    step: int
+    layout: Layout
+    exact: bool
+    weight_norm: Floats
+    ratio: Floats
+
+
+@dataclass
+class HistogramRow:
+    """log2 histograms of one step: counts [N, B], underflow fractions [N, formats]."""
+
+    step: int
+    layout: Layout
+    counts: NDArray[np.int64]
+    underflow: Floats
+
+
+Row = StepRow | WeightsRow | HistogramRow
+
+
+_NEVER = -(2**63)
+
+
+class HistoryWriter:
+    """The one writer of a run. Not thread-safe; one thread at a time.
+
+    A row whose step is not beyond the last one starts a branch: the rows from that step on stay in
+    the file, but are replaced in what readers see.
+    """
+
+    def __init__(self, folder: Path, meta: dict[str, Any], journal: str | None = None) -> None:
+        self.folder = folder
+        self._file = folder / store.DATABASE
+        self._stale = True
+        self._db, self.journal = store.connect_writer(folder, journal)
+        try:
+            self._restore()
+            self._begin_session({**meta, "journal": self.journal})
+        except sqlite3.Error as error:
+            self._db.close()
+            raise store.explain(error, self._file, "GradMonitor") from error
+        except BaseException:
+            self._db.close()
+            raise
+
+    @property
+    def last_step(self) -> int | None:
+        """Of the last live row; None if there is none."""
+        return None if self._last == _NEVER else self._last
+
+    def write(self, rows: list[Row]) -> None:
+        """Add rows, in order; what is committed is taken out of the list.
+
+        Raises:
+            sqlite3.Error: the rows left in the list are not written; may be called again with them.
+        """
+        if self._stale:
+            self._restore()
+        try:
+            while rows:
+                end = self._until_back(rows)
+                if not end:
+                    self._begin_branch(rows[0].step)
+                self._write_batch(rows[:end])
+                del rows[:end]
+        except BaseException:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            self._stale = True  # what is in memory may be ahead of the file
+            raise
+
+    def close(self) -> None:
+        """Close the file; with a WAL, its content moves to the main file."""
+        try:
+            if self.journal == "WAL":
+                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.Error:  # what is in the WAL is safe there
+            pass
+        self._db.close()
+
+    # ---- where the file stands ----
+
+    def _restore(self) -> None:
+        """Take up the state that the file is in."""
+        with History.open(self.folder) as history:
+            self._layouts = {layout.key(): number for number, layout in history.layouts.items()}
+            self._position = {name: i for i, name in enumerate(history.names)}
+            self._last = int(history.steps[-1]) if len(history) else _NEVER
+            auxiliary = [int(s[-1]) for s in (history.update_steps, history.histogram_steps) if len(s)]
+            self._latest = max([self._last, *auxiliary])
+            self._next_seq = history.last_seq + 1
+            self._branch = max((number for number, *_ in history.branch_rows), default=0)
+            self._restore_pyramid(history)
+        self._pending: list[StepRow] = []
+        self._last_layout: tuple[Layout, int] | None = None
+        self._stale = False
+
+    def _restore_pyramid(self, history: History) -> None:
+        self._pyramid = Pyramid()
+        parts: dict[int, list[Any]] = {}
+        for below, first, end in self._pyramid.missing(len(history)):
+            if below:
+                parts[below] = list(stored_buckets(history, below, first, end, len(history.names)))
+            else:
+                parts[0] = list(row_buckets(history, first, end))
+        self._pyramid.restore(len(history), parts)
+
+    def _begin_session(self, meta: dict[str, Any]) -> None:
+        self._db.execute("BEGIN IMMEDIATE")
+        pairs = [(key, json.dumps(value)) for key, value in meta.items()]
+        self._db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", pairs)
+        if not self._db.execute("SELECT count(*) FROM branches").fetchone()[0]:
+            self._db.execute("INSERT INTO branches VALUES (0, NULL, 1, 0, ?)", (time.time(),))
+        self._db.execute("COMMIT")
+
+    @property
+    def norm_type(self) -> float | None:
+        """The order that the run was recorded with; None if nothing was."""
+        row = self._db.execute("SELECT value FROM meta WHERE key = 'norm_type'").fetchone()
+        return None if row is None else float(store.read_json(row[0], "meta 'norm_type'"))
+
+    def set_meta(self, key: str, value: Any) -> None:
+        """Note something about the run."""
+        self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, json.dumps(value)))
+
+    # ---- branches ----
+
+    def _until_back(self, rows: Sequence[Row]) -> int:
+        """How many of the rows come before one that goes back to an earlier step.
+
+        A step recorded twice goes back, too; what belongs to a recorded step (weights, a histogram),
+        or to the one about to be recorded, does not.
+        """
+        last, latest = self._last, self._latest
+        for count, row in enumerate(rows):
+            if row.step < latest or (isinstance(row, StepRow) and row.step <= last):
+                return count
+            latest = row.step
+            if isinstance(row, StepRow):
+                last = row.step
+        return len(rows)
+
+    def _begin_branch(self, from_step: int) -> None:
+        """Rows from that step on are replaced by what is recorded now."""
+        with History.open(self.folder) as history:
+            kept = int(np.searchsorted(history.steps, from_step))
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.execute(
+                "INSERT INTO branches VALUES (?, ?, ?, ?, ?)",
+                (self._branch + 1, from_step, self._next_seq, kept, time.time()),
+            )
+            top = self._db.execute("SELECT max(level) FROM summaries").fetchone()[0] or 0
+            for level in range(1, top + 1):
+                first = kept // span_of(level)
+                self._db.execute("DELETE FROM summaries WHERE level = ? AND idx >= ?", (level, first))
+            self._db.execute("COMMIT")
+        self._restore()
+        self._latest = min(self._latest, from_step - 1)
+
+    # ---- rows ----
+
+    def _write_batch(self, rows: Sequence[Row]) -> None:
+        """Rows that go forward, in one transaction."""
+        steps: list[tuple[Any, ...]] = []
+        values: list[tuple[Any, ...]] = []
+        weights: list[tuple[Any, ...]] = []
+        hists: list[tuple[Any, ...]] = []
+        self._db.execute("BEGIN IMMEDIATE")
+        for row in rows:
+            layout = self._layout_id(row.layout)
+            self._latest = row.step
+            if isinstance(row, StepRow):
+                self._last = row.step
+                steps.append(self._step_values(row, layout))
+                values.append(_column_values(self._next_seq, row))
+                self._next_seq += 1
+                self._aggregate(row)
+            elif isinstance(row, WeightsRow):
+                blobs = store.encode(row.weight_norm), store.encode(row.ratio)
+                weights.append((self._branch, row.step, layout, int(row.exact), *blobs))
+            else:
+                counts = store.encode_counts(row.counts.reshape(-1)) or b""
+                fractions = store.encode(row.underflow.reshape(-1))
+                hists.append((self._branch, row.step, layout, counts, fractions))
+        self._db.executemany("INSERT INTO steps VALUES (?,?,?,?,?,?,?,?,?,?,?)", steps)
+        self._db.executemany("INSERT INTO vals VALUES (?,?,?,?,?,?)", values)
+        query = "INSERT INTO weights (branch, step, layout, exact, weight_norm, ratio) VALUES (?,?,?,?,?,?)"
+        self._db.executemany(query, weights)
+        query = "INSERT INTO hists (branch, step, layout, counts, underflow) VALUES (?,?,?,?,?)"
+        self._db.executemany(query, hists)
+        self._db.execute("COMMIT")
+
+    def _step_values(self, row: StepRow, layout: int) -> tuple[Any, ...]:
+        lr = np.array(row.lr, dtype="<f8").tobytes() if row.lr else None
+        head = (self._next_seq, self._branch, row.step, layout, row.flags, row.time)
+        return (*head, row.loss, row.total_norm, row.clip_coef, row.inv_scale, lr)
+
+    def _layout_id(self, layout: Layout) -> int:
+        if self._last_layout is not None and self._last_layout[0] is layout:
+            return self._last_layout[1]
+        number = self._layouts.get(layout.key())
+        if number is None:
+            number = max(self._layouts.values(), default=0) + 1
+            self._db.execute("INSERT INTO layouts VALUES (?, ?)", (number, json.dumps(layout.to_json())))
+            self._layouts[layout.key()] = number
+        for name in layout.names:
+            self._position.setdefault(name, len(self._position))
+        layout.columns = np.array([self._position[name] for name in layout.names], dtype=np.int64)
+        self._last_layout = (layout, number)
+        return number
+
+    # ---- summaries ----
+
+    def _aggregate(self, row: StepRow) -> None:
+        self._pending.append(row)
+        if len(self._pending) < self._pyramid.room():
+            return
+        done = self._pyramid.add(_as_rows(self._pending, len(self._position)).bucket())
+        self._pending.clear()
+        self._db.executemany(
+            "INSERT INTO summaries VALUES (?, ?, ?, ?, ?, ?)",
+            [
+                (
+                    level,
+                    index,
+                    b.step0,
+                    b.step1,
+                    b.head.astype("<f8").tobytes(),
+                    b.body.astype("<f4").tobytes(),
+                )
+                for level, index, b in done
+            ],
+        )
+
+
+def _column_values(seq: int, row: StepRow) -> tuple[Any, ...]:
+    """The row of `vals`."""
+    counts = [None if c is None else store.encode_counts(c) for c in (row.nonfinite, row.zeros)]
+    if row.zeros is not None and counts[1] is None:
+        counts[1] = b""  # counted, and none found
+    l2_norm = None if row.l2_norm is None else store.encode(row.l2_norm)
+    return (seq, store.encode(row.norm), store.encode(row.max_abs), l2_norm, *counts)
+
+
+def _as_rows(rows: Sequence[StepRow], width: int) -> Rows:
+    """Arrays over `rows`, the parameters in the run's order."""
+    rms = np.full((len(rows), width), np.nan, dtype=np.float32)
+    bad = None if all(r.nonfinite is None for r in rows) else np.zeros((len(rows), width), dtype=np.int64)
+    for i, row in enumerate(rows):
+        at = row.layout.columns
+        with np.errstate(over="ignore"):
+            rms[i, at] = row.rms()
+        if bad is not None and row.nonfinite is not None:
+            bad[i, at] = row.nonfinite
+    nan = float("nan")
+    return Rows(
+        step=np.array([r.step for r in rows], dtype=np.int64),
+        time=np.array([r.time for r in rows]),
+        total_norm=np.array([r.total_norm for r in rows], dtype=np.float64),
+        loss=np.array([nan if r.loss is None else r.loss for r in rows], dtype=np.float64),
+        clip_coef=np.array([nan if r.clip_coef is None else r.clip_coef for r in rows], dtype=np.float64),
+        has_coef=np.array([r.clip_coef is not None for r in rows]),
+        skipped=np.array([r.skipped for r in rows]),
+        lr=np.array([r.lr[0] if r.lr else nan for r in rows], dtype=np.float64),
+        rms=rms,
+        nonfinite=bad,
+    )

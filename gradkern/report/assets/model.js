@@ -1,0 +1,132 @@
+// The data of the page: decoding, roll-up to layers, ordering. No drawing here.
+
+const numbers = values => values.map(v => (v === null ? NaN : typeof v === "string" ? Number(v) : v));
+
+// Codes of a matrix: 0 nothing recorded, 1 zero, 65535 inf or NaN, others linear in log10 between lo and hi.
+const [NOTHING, ZERO, BAD] = [-3e38, -2e38, 2e38].map(Math.fround);  // as a Float32Array keeps them
+const ordinary = v => v > -1e38 && v < 1e38;
+
+function decodeMatrix(packed, rows) {
+  const bytes = Uint8Array.from(atob(packed.data), c => c.charCodeAt(0));
+  const columns = packed.first.length, values = new Float32Array(rows * columns);
+  const scale = (packed.hi - packed.lo) / 65532;
+  for (let i = 0; i < values.length; i++) {
+    const code = bytes[2 * i] | (bytes[2 * i + 1] << 8);
+    values[i] = code === 0 ? NOTHING : code === 1 ? ZERO : code === 65535 ? BAD : packed.lo + (code - 2) * scale;
+  }
+  return { first: packed.first, last: packed.last, columns, values };
+}
+
+function decode(text) {
+  const data = JSON.parse(text);
+  for (const key of Object.keys(data.series)) data.series[key] = numbers(data.series[key]);
+  for (const key of ["rate", "coef"]) data.clipping[key] = numbers(data.clipping[key]);
+  data.metrics = {};
+  for (const key of Object.keys(data.matrices)) {
+    data.metrics[key] = decodeMatrix(data.matrices[key], data.names.length);
+  }
+  delete data.matrices;
+  return data;
+}
+
+// Index of the bin that holds a step: the last one that begins at or before it.
+function binOf(first, step) {
+  let low = 0, high = first.length - 1;
+  while (low < high) {
+    const middle = (low + high + 1) >> 1;
+    if (first[middle] <= step) low = middle; else high = middle - 1;
+  }
+  return low;
+}
+
+function layerOf(name, depth) {
+  if (depth === "parameter") return name;
+  const parts = name.split(".").slice(0, -1);
+  return (depth === "layer" ? parts : parts.slice(0, Number(depth))).join(".") || "(root)";
+}
+
+// Rows of a metric rolled up to a depth, made once: the root of the mean square weighted by size.
+const tables = new Map();
+function rollUp(data, metric, depth) {
+  const key = `${metric} ${depth}`;
+  if (!tables.has(key)) tables.set(key, makeTable(data, metric, depth));
+  return tables.get(key);
+}
+
+function makeTable(data, metric, depth) {
+  const source = data.metrics[metric];
+  if (depth === "parameter") return { ...source, names: data.names };
+  const groups = new Map();
+  data.names.forEach((name, row) => {
+    const layer = layerOf(name, depth);
+    if (!groups.has(layer)) groups.set(layer, []);
+    groups.get(layer).push(row);
+  });
+  const members = [...groups.values()], columns = source.columns;
+  const values = new Float32Array(members.length * columns);
+  members.forEach((rows, g) => {
+    for (let c = 0; c < columns; c++) values[g * columns + c] = combine(data, source, rows, c);
+  });
+  return { ...source, names: [...groups.keys()], values };
+}
+
+function combine(data, source, rows, column) {
+  let top = NOTHING, bad = false;
+  for (const row of rows) {
+    const value = source.values[row * source.columns + column];
+    if (value === BAD) bad = true; else if (value > top) top = value;
+  }
+  if (bad) return BAD;
+  if (!ordinary(top)) return top;
+  let sum = 0, size = 0;
+  for (const row of rows) {
+    const value = source.values[row * source.columns + column];
+    if (value === NOTHING) continue;
+    if (ordinary(value)) sum += data.numel[row] * 10 ** (2 * (value - top));
+    size += data.numel[row];
+  }
+  return size && sum ? top + 0.5 * Math.log10(sum / size) : top;
+}
+
+// Lowest, median and highest ordinary value of every row, made once.
+function statistics(table) {
+  if (table.statistics) return table.statistics;
+  const rows = table.names.length, found = { low: new Float32Array(rows), middle: new Float32Array(rows), high: new Float32Array(rows) };
+  for (let row = 0; row < rows; row++) {
+    const values = table.values.subarray(row * table.columns, (row + 1) * table.columns).filter(ordinary).sort();
+    found.low[row] = values.length ? values[0] : NaN;
+    found.middle[row] = values.length ? values[values.length >> 1] : NaN;
+    found.high[row] = values.length ? values[values.length - 1] : NaN;
+  }
+  table.statistics = found;
+  return found;
+}
+const middleOf = (table, row) => statistics(table).middle[row];
+
+const columnValue = (table, row, column) => table.values[row * table.columns + column];
+
+// Rows to show, in the order asked for, after the filter. `step` serves the orders by value.
+function arrange(table, order, filter, step) {
+  const wanted = filter.trim().toLowerCase();
+  let rows = table.names.map((_, i) => i);
+  if (wanted) rows = rows.filter(i => table.names[i].toLowerCase().includes(wanted));
+  if (!table.columns) return rows;
+  const column = binOf(table.first, step);
+  if (order === "name") {
+    const compare = new Intl.Collator("en", { numeric: true }).compare;
+    rows.sort((a, b) => compare(table.names[a], table.names[b]));
+  } else if (order === "value") {
+    rows.sort((a, b) => columnValue(table, b, column) - columnValue(table, a, column));
+  } else if (order === "change") {
+    const change = rows.reduce((all, i) => all.set(i, changeOf(table, i, column)), new Map());
+    rows.sort((a, b) => change.get(b) - change.get(a));
+  }
+  return rows;
+}
+
+// How far a row is from its own median, in decades; inf or NaN counts as farthest, nothing as none.
+function changeOf(table, row, column) {
+  const value = columnValue(table, row, column);
+  if (value === BAD) return Infinity;
+  return ordinary(value) ? Math.abs(value - middleOf(table, row)) || 0 : -1;
+}

@@ -1,0 +1,110 @@
+"""What a report shows of a run, bounded in size whatever the run's length: downsampled, no pictures yet."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradkern.monitor.history import History
+from gradkern.report.bins import F64, I64, Bins
+
+F32 = NDArray[np.float32]
+
+#: Most bins of a curve over steps.
+CURVE_BINS = 1200
+#: Most cells of the heatmap, and of the update ratios: two bytes each, a third more as base64.
+RMS_CELLS, RATIO_CELLS = 1_400_000, 350_000
+#: Most columns of a matrix, whatever few rows it has.
+MOST_COLUMNS = 1000
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A quantity of every parameter over bins of steps."""
+
+    first: I64
+    last: I64
+    values: F32
+    """[N, C]; NaN where nothing was recorded."""
+    bad: NDArray[np.bool_]
+    """[N, C]; whether inf or NaN was met in the bin."""
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Shares of the gradient's elements by magnitude: column i holds 2^(low+i) ≤ |g| < 2^(low+i+1)."""
+
+    steps: I64
+    low: int
+    shares: F64
+    underflow: dict[str, F64]
+    note: str
+
+
+@dataclass(frozen=True)
+class Clipping:
+    """How often, in bins wide enough for a share to mean something, and how hard."""
+
+    bins: Bins
+    rate: F64
+    """Share of the steps that were clipped; NaN where nothing was to be clipped."""
+    coef: F64
+    """Smallest coefficient."""
+
+    @classmethod
+    def of(cls, steps: I64, coef: F64, clipped: NDArray[np.bool_]) -> Clipping:
+        bins = Bins.of(steps, max(1, min(CURVE_BINS // 3, len(steps) // 20)))
+        known = clipped | np.isfinite(coef)
+        return cls(bins, bins.share(clipped, known), bins.spread(coef)[0])
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run, downsampled."""
+
+    title: str
+    names: tuple[str, ...]
+    numel: I64
+    records: int
+    bins: Bins
+    series: dict[str, F64]
+    """One number a bin; see `_series`."""
+    rates: Clipping
+    matrices: dict[str, Matrix]
+    """"rms" always, "ratio" where update ratios were recorded."""
+    summary: dict[str, Any]
+    """Numbers of the whole run."""
+    max_norm: float | None = None
+    ratio_note: str = ""
+    histogram: Histogram | None = None
+    findings: tuple[dict[str, Any], ...] = field(default=())
+    phase: str = "before clipping"
+    """What the norms are of."""
+    folder: str | None = None
+
+    def ratio_bands(self) -> dict[str, F64] | None:
+        """Tenth, median, nine tenths and largest of the update ratios over parameters, one each a bin."""
+        matrix = self.matrices.get("ratio")
+        if matrix is None or not len(matrix.first):
+            return None
+        values = np.where(np.isfinite(matrix.values) & ~matrix.bad, matrix.values, np.nan).astype(np.float64)
+        empty = np.isnan(values).all(axis=0)
+        values[:, empty] = 0.0
+        low, mid, high, top = np.nanquantile(values, [0.1, 0.5, 0.9, 1.0], axis=0)
+        for band in (low, mid, high, top):
+            band[empty] = math.nan
+        return {"low": low, "mid": mid, "high": high, "top": top}
+
+
+def columns_for(rows: int, cells: int = RMS_CELLS) -> int:
+    """How many columns a matrix with so many rows may have: at least 40, at most 1000."""
+    return max(40, min(MOST_COLUMNS, cells // max(1, rows)))
+
+
+#: What the functions of this package take: a downsampled run, an open History, or the folder of a run.
+Source: TypeAlias = Run | History | str | os.PathLike[str]

@@ -1,0 +1,62 @@
+"""One self-contained HTML file of a run: data, style and script inside, no network."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from gradkern.report.encode import json_in_script
+
+_SCRIPTS = ("model.js", "scale.js", "chart.js", "heatmap.js", "profile.js", "histogram.js", "page.js")
+
+
+@cache
+def _asset(name: str) -> str:
+    return (resources.files("gradkern.report") / "assets" / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii") + "'"
+
+
+def render(payload: dict[str, Any]) -> str:
+    """The page as text.
+
+    Its content security policy allows the one style and the one script below, by their hashes, and no
+    request at all: even if a name got out of the data, nothing of it could run.
+    """
+    style = _asset("report.css")
+    script = '(() => {\n"use strict";\n' + "\n".join(_asset(name) for name in _SCRIPTS) + "})();\n"
+    policy = f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; base-uri 'none'"
+    return (
+        '<!DOCTYPE html>\n<html lang="en" data-theme="light">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{html.escape(str(payload['title']))}</title>\n<style>{style}</style>\n</head>\n"
+        "<body>\n<main></main>\n"
+        "<noscript>This report draws with JavaScript, which is switched off.</noscript>\n"
+        f'<script type="application/json" id="run">{json_in_script(payload)}</script>\n'
+        f"<script>{script}</script>\n</body>\n</html>\n"
+    )
+
+
+def write(payload: dict[str, Any], path: Path) -> int:
+    """Write the page, whole or not at all; returns its size in bytes.
+
+    Raises:
+        OSError: the folder is missing, full or read-only.
+    """
+    content = render(payload).encode("utf-8")
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+    return len(content)

@@ -1,0 +1,79 @@
+"""A downsampled run as the plain data that the page's script reads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gradkern._text import visible
+from gradkern.report.data import Histogram, Matrix, Run
+from gradkern.report.encode import pack_matrix, plain, plain_number
+
+_NAME_LIMIT = 300  # characters; the page stays small even if names are not
+
+
+def payload(run: Run) -> dict[str, Any]:
+    """Everything on the page; `json.dumps` takes it as it is."""
+    bands = run.ratio_bands()
+    ratio = run.matrices.get("ratio")
+    return {
+        "title": visible(run.title),
+        "subtitle": _subtitle(run),
+        "phase": run.phase,
+        "run": {key: _plain_any(value) for key, value in run.summary.items()}
+        | {"steps": run.records, "max_norm": _plain_any(run.max_norm)},
+        "names": [visible(name, _NAME_LIMIT) for name in run.names],
+        "numel": run.numel.tolist(),
+        "series": {"first": run.bins.first.tolist(), "last": run.bins.last.tolist()}
+        | {key: plain(values) for key, values in run.series.items()},
+        "clipping": {
+            "first": run.rates.bins.first.tolist(),
+            "last": run.rates.bins.last.tolist(),
+            "rate": plain(run.rates.rate),
+            "coef": plain(run.rates.coef),
+        },
+        "matrices": {key: _matrix(matrix) for key, matrix in run.matrices.items()},
+        "ratio_bands": None
+        if bands is None or ratio is None
+        else {"first": ratio.first.tolist(), "last": ratio.last.tolist()}
+        | {key: plain(values) for key, values in bands.items()},
+        "ratio_note": run.ratio_note,
+        "histogram": None if run.histogram is None else _histogram(run.histogram),
+        "findings": [_plain_any(finding) for finding in run.findings],
+    }
+
+
+def _subtitle(run: Run) -> str:
+    seconds = run.summary.get("seconds")
+    if not seconds or run.records < 2:
+        return "gradient report"
+    hours, rest = divmod(int(seconds), 3600)
+    return f"gradient report · {hours:d} h {rest // 60:02d} min {rest % 60:02d} s from first to last step"
+
+
+def _matrix(matrix: Matrix) -> dict[str, Any]:
+    return {"first": matrix.first.tolist(), "last": matrix.last.tolist()} | pack_matrix(
+        matrix.values, matrix.bad
+    )
+
+
+def _histogram(histogram: Histogram) -> dict[str, Any]:
+    return {
+        "first": histogram.steps.tolist(),
+        "last": histogram.steps.tolist(),
+        "low": histogram.low,
+        "shares": [plain(row) for row in histogram.shares],
+        "underflow": {name: plain(shares) for name, shares in histogram.underflow.items()},
+        "note": histogram.note,
+    }
+
+
+def _plain_any(value: Any) -> Any:
+    if isinstance(value, float):
+        return plain_number(value)
+    if isinstance(value, str):
+        return visible(value, 4000)
+    if isinstance(value, dict):
+        return {str(key): _plain_any(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain_any(entry) for entry in value]
+    return value

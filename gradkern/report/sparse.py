@@ -1,0 +1,111 @@
+"""What is recorded every so often, read one row at a time: a run may hold more of it than fits in memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradkern.monitor import store
+from gradkern.monitor.histogram import EXPONENTS, FORMATS
+from gradkern.monitor.history import History
+from gradkern.monitor.store import HistoryError
+from gradkern.report.bins import F64, Bins
+from gradkern.report.data import RATIO_CELLS, Histogram, Matrix, columns_for
+
+#: Most steps whose histograms are shown.
+HISTOGRAMS = 100
+
+
+def live_rows(history: History, table: str) -> tuple[list[int], NDArray[np.int64]]:
+    """(ids, steps) of the rows of "weights" or "hists" that no later branch replaced."""
+    assert table in ("weights", "hists")
+    rows = history.connection.execute(f"SELECT id, branch, step FROM {table} ORDER BY id").fetchall()
+    marks = [(number, step) for number, step, *_ in history.branch_rows if step is not None]
+    live = [row for row in rows if all(row[1] >= number or row[2] < step for number, step in marks)]
+    return [row[0] for row in live], np.array([row[2] for row in live], dtype=np.int64)
+
+
+def _row(history: History, table: str, columns: str, number: int) -> tuple[Any, ...]:
+    found = history.connection.execute(
+        f"SELECT layout, {columns} FROM {table} WHERE id = ?", (number,)
+    ).fetchone()
+    if found is None or found[0] not in history.layouts:
+        raise HistoryError(f"[report] {str(history.path)!r}: row {number} of {table} is damaged")
+    return tuple(found)
+
+
+def read_ratios(history: History) -> Matrix | None:
+    """Update ratios, the mean of each bin; None if there are none."""
+    ids, steps = live_rows(history, "weights")
+    if not ids:
+        return None
+    bins = Bins.of(steps, columns_for(len(history.names), RATIO_CELLS))
+    values = np.full((len(history.names), len(bins)), np.nan, dtype=np.float32)
+    for column, (start, end) in enumerate(zip(bins.edges[:-1], bins.edges[1:])):
+        total, count = np.zeros(len(history.names)), np.zeros(len(history.names))
+        for number in ids[start:end]:
+            layout_number, blob = _row(history, "weights", "ratio", number)
+            at = history.layouts[layout_number].columns
+            ratio = store.decode(blob, len(at), "weights").astype(np.float64)
+            known = np.isfinite(ratio)  # NaN: not known; inf: the weights were zero
+            total[at] += np.where(known, ratio, 0.0)
+            count[at] += known
+        values[:, column] = np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0)
+    return Matrix(bins.first, bins.last, values, np.zeros(values.shape, dtype=bool))
+
+
+def ratio_note(history: History) -> str:
+    """Whether ratios are of all elements or of a sample, in words."""
+    exact = [row[0] for row in history.connection.execute("SELECT DISTINCT exact FROM weights").fetchall()]
+    if not exact:
+        return ""
+    if all(exact):
+        return "Every element was looked at."
+    return "A fixed sample of the elements was looked at" + (" at some of the steps." if any(exact) else ".")
+
+
+def read_histogram(history: History) -> Histogram | None:
+    """The whole model's histograms, at up to `HISTOGRAMS` steps; None if there are none."""
+    ids, steps = live_rows(history, "hists")
+    if not ids:
+        return None
+    chosen = np.unique(np.linspace(0, len(ids) - 1, HISTOGRAMS).astype(np.int64))
+    counts = np.zeros((len(chosen), len(EXPONENTS)), dtype=np.float64)
+    under = np.full((len(chosen), len(FORMATS)), np.nan)
+    for i, at in enumerate(chosen):
+        counts[i], under[i] = _one_histogram(history, ids[at])
+    low, high = _occupied(counts)
+    total = np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    return Histogram(
+        steps=steps[chosen],
+        low=EXPONENTS[low],
+        shares=(counts / total)[:, low:high],
+        underflow={name: under[:, i] for i, name in enumerate(FORMATS)},
+        note="Of sampled elements that are not zero, every parameter's sample counted alike. Dashed: what "
+        "rounds to zero in a format lies left of its line.",
+    )
+
+
+def _one_histogram(history: History, number: int) -> tuple[F64, F64]:
+    """Counts [B] and fractions that underflow [formats] of the whole model at one step."""
+    layout_number, blob, fractions = _row(history, "hists", "counts, underflow", number)
+    rows = len(history.layouts[layout_number].columns)
+    flat = store.decode_counts(blob, rows * len(EXPONENTS), "hists").reshape(rows, len(EXPONENTS))
+    part = store.decode(fractions, rows * len(FORMATS), "hists").reshape(rows, len(FORMATS))
+    weight = flat.sum(axis=1, keepdims=True).astype(np.float64)
+    known = np.isfinite(part) & (weight > 0)
+    total = (known * weight).sum(axis=0)
+    lost = np.where(known, part * weight, 0.0).sum(axis=0)
+    return flat.sum(axis=0).astype(np.float64), np.divide(
+        lost, total, out=np.full(len(total), np.nan), where=total > 0
+    )
+
+
+def _occupied(counts: F64) -> tuple[int, int]:
+    """The columns in which anything was ever counted, with one more on either side."""
+    used = np.flatnonzero(counts.any(axis=0))
+    if not len(used):
+        return 0, counts.shape[1]
+    return max(0, int(used[0]) - 1), min(counts.shape[1], int(used[-1]) + 2)

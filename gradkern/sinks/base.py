@@ -1,0 +1,173 @@
+"""What sinks are, and what they are sent: a bounded payload, never thousands of charts."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradkern.monitor.writer import Row, StepRow, WeightsRow
+from gradkern.sinks.heatmap import Heatmap
+
+CLIP_WINDOW = 100
+AFTER_CLIP = "_after_clip"
+
+
+class Sink:
+    """Where a monitor sends its numbers besides the history. Called from the monitor's own thread.
+
+    Args:
+        every: send each `every`-th recorded step.
+        top: how many parameters with the largest rms, and how many with the smallest, are sent by
+            themselves. A parameter once sent is sent from then on; at most ``4 * top`` ever are.
+        all_params: send every parameter instead. Thousands of charts make a web page unusable.
+        heatmap_every: send the heatmap (log10 rms, parameters × steps) each so many sent steps;
+            0 for never.
+
+    Keys: ``grad_norm`` (total, before clipping), ``grad_norm/<param>``, ``grad_rms/<param>``,
+    ``update_ratio/<param>``, ``clip/rate`` (of the last 100 recorded steps), ``clip/coef``, ``loss``,
+    ``lr``, ``grad_nonfinite``. Norms that the caller said to be after clipping are called
+    ``grad_norm_after_clip``, ``grad_rms_after_clip``.
+    """
+
+    def __init__(
+        self, *, every: int = 1, top: int = 8, all_params: bool = False, heatmap_every: int = 100
+    ) -> None:
+        name = type(self).__name__
+        for key, value, least in (("every", every, 1), ("top", top, 0), ("heatmap_every", heatmap_every, 0)):
+            if value < least:
+                raise ValueError(f"[{name}] {key}: expected at least {least}, got {value}")
+        self.every, self.top, self.all_params, self.heatmap_every = every, top, all_params, heatmap_every
+
+    def open(self, run_dir: Path) -> None:
+        """Called once, before anything is recorded, in the thread that makes the monitor."""
+
+    def log(self, step: int, time: float, values: dict[str, float]) -> None:
+        """Numbers of one step; values may be NaN or infinite."""
+        raise NotImplementedError
+
+    def image(self, step: int, key: str, png: bytes) -> None:
+        """A picture; sinks that cannot show one leave it."""
+
+    def close(self) -> None:
+        """Called once, after the last step."""
+
+
+class _Selection:
+    """The parameters that one sink is sent, and its payloads."""
+
+    def __init__(self, sink: Sink) -> None:
+        self.sink = sink
+        self.clipped: deque[bool] = deque(maxlen=CLIP_WINDOW)
+        self.tracked: dict[str, None] = {}
+        self.heatmap = Heatmap()
+        self.ratios: dict[str, float] = {}
+        self.sent = 0
+
+    def add_step(self, row: StepRow) -> None:
+        if row.clip_coef is not None:
+            self.clipped.append(not row.clip_coef >= 1)
+        if row.step % self.sink.every:
+            return
+        rms = row.rms()
+        if self.sink.heatmap_every:
+            self.heatmap.add(row.step, row.layout.names, rms)
+        self.sink.log(row.step, row.time, self._values(row, rms))
+        self.sent += 1
+        if self.sink.heatmap_every and self.sent % self.sink.heatmap_every == 0:
+            self.sink.image(row.step, "grad_rms_heatmap", self.heatmap.png())
+
+    def add_weights(self, row: WeightsRow) -> None:
+        names = row.layout.names
+        wanted = range(len(names)) if self.sink.all_params else self._numbers(names)
+        self.ratios = {
+            f"update_ratio/{names[i]}": float(row.ratio[i]) for i in wanted if not np.isnan(row.ratio[i])
+        }
+
+    def _values(self, row: StepRow, rms: NDArray[Any]) -> dict[str, float]:
+        ending = AFTER_CLIP if row.phase == "after_clip" else ""
+        values = {f"grad_norm{ending}": row.total_norm}
+        if row.loss is not None:
+            values["loss"] = row.loss
+        if row.lr:
+            values["lr"] = row.lr[0]
+        if row.clip_coef is not None:
+            values["clip/coef"] = row.clip_coef
+            values["clip/rate"] = sum(self.clipped) / len(self.clipped)
+        values["grad_nonfinite"] = 0.0 if row.nonfinite is None else float(row.nonfinite.sum())
+        if not self.sink.all_params:
+            self._track(row.layout.names, rms)
+        names = row.layout.names
+        for i in range(len(names)) if self.sink.all_params else self._numbers(names):
+            if row.norm[i] >= 0 or math.isnan(row.norm[i]):  # -1: no gradient
+                values[f"grad_norm{ending}/{names[i]}"] = float(row.norm[i])
+                values[f"grad_rms{ending}/{names[i]}"] = float(rms[i])
+        values.update(self.ratios)
+        self.ratios = {}
+        return values
+
+    def _track(self, names: tuple[str, ...], rms: NDArray[Any]) -> None:
+        """Take in the parameters with the largest and smallest rms, while there is room."""
+        top, room = self.sink.top, 4 * self.sink.top - len(self.tracked)
+        if room <= 0:
+            return
+        known = np.flatnonzero(np.isfinite(rms))
+        order = known[np.argsort(rms[known], kind="stable")]
+        for i in [*order[::-1][:top], *order[:top]]:
+            if names[i] not in self.tracked and room > 0:
+                self.tracked[names[i]] = None
+                room -= 1
+
+    def _numbers(self, names: tuple[str, ...]) -> list[int]:
+        at = {name: i for i, name in enumerate(names) if name in self.tracked}
+        return [at[name] for name in self.tracked if name in at]
+
+
+class SinkFeed:
+    """All sinks of a monitor. One that fails is left out from then on; the others go on."""
+
+    def __init__(self, sinks: Sequence[Sink], run_dir: Path) -> None:
+        self._selections: list[_Selection] = []
+        for sink in sinks:
+            sink.open(run_dir)
+            self._selections.append(_Selection(sink))
+
+    def send(self, rows: Sequence[Row]) -> list[str]:
+        """Committed rows to every sink; returns what is to be warned of."""
+        problems = []
+        for selection in list(self._selections):
+            try:
+                for row in rows:
+                    if isinstance(row, StepRow):
+                        selection.add_step(row)
+                    elif isinstance(row, WeightsRow):
+                        selection.add_weights(row)
+            except Exception as error:  # somebody else's package, somebody else's network
+                self._selections.remove(selection)
+                problems.append(
+                    f"[GradMonitor] {type(selection.sink).__name__} failed and is left out from now on: "
+                    f"{error!r}. The history goes on."
+                )
+        return problems
+
+    def close(self) -> None:
+        for selection in self._selections:
+            try:
+                if selection.sink.heatmap_every and selection.sent % selection.sink.heatmap_every:
+                    selection.sink.image(
+                        selection.heatmap.last_step, "grad_rms_heatmap", selection.heatmap.png()
+                    )
+                selection.sink.close()
+            except Exception as error:
+                import warnings
+
+                warnings.warn(
+                    f"[GradMonitor] {type(selection.sink).__name__}.close() failed: {error!r}",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )

@@ -1,0 +1,100 @@
+"""A picture of log10 rms, parameters × steps, in bounded memory; PNG without any imaging package."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+COLUMNS = 256
+ROWS = 1024
+
+#: Dark blue to yellow, evenly spaced in lightness.
+_ANCHORS = np.array(
+    [
+        (18, 8, 60),
+        (68, 22, 118),
+        (132, 38, 122),
+        (196, 62, 98),
+        (240, 114, 66),
+        (252, 186, 70),
+        (250, 252, 170),
+    ],
+    dtype=np.float64,
+)
+_MISSING = (224, 224, 224)
+_NONFINITE = (0, 200, 255)
+
+
+class Heatmap:
+    """Columns are added; when there are 256, every other one goes and only every second is taken."""
+
+    def __init__(self) -> None:
+        self._position: dict[str, int] = {}
+        self._columns: list[NDArray[np.float32]] = []
+        self._stride, self._seen = 1, 0
+        self.last_step = 0
+
+    def add(self, step: int, names: tuple[str, ...], rms: NDArray[Any]) -> None:
+        """One step; rms [N], NaN where there was no gradient, inf where it was not finite."""
+        self.last_step = step
+        take = self._seen % self._stride == 0
+        self._seen += 1
+        if not take:
+            return
+        at = [self._position.setdefault(name, len(self._position)) for name in names]
+        column = np.full(len(self._position), np.nan, dtype=np.float32)
+        column[at] = rms
+        self._columns.append(column)
+        if len(self._columns) == COLUMNS:
+            del self._columns[1::2]
+            self._stride *= 2
+
+    def matrix(self) -> NDArray[np.float32]:
+        """[parameters, columns] log10 rms."""
+        out = np.full((len(self._position), len(self._columns)), np.nan, dtype=np.float32)
+        for i, column in enumerate(self._columns):
+            out[: len(column), i] = column
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.log10(out)
+
+    def png(self) -> bytes:
+        """The picture: one row a parameter (at most 1,024: then every n-th), one column a step."""
+        values = self.matrix()
+        values = values[:: -(-len(values) // ROWS)] if len(values) else np.zeros((1, 1), dtype=np.float32)
+        pixels = colours(values)
+        scale = max(1, 256 // len(pixels)), max(1, 512 // pixels.shape[1])
+        return encode_png(pixels.repeat(scale[0], axis=0).repeat(scale[1], axis=1))
+
+
+def colours(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """[H, W, 3] from [H, W]: 2nd to 98th percentile over the scale; grey for NaN, cyan for +inf."""
+    finite = values[np.isfinite(values)]
+    low, high = np.percentile(finite, [2, 98]) if len(finite) else (0.0, 1.0)
+    unit = np.clip(
+        (np.nan_to_num(values, nan=low, posinf=high, neginf=low) - low) / max(high - low, 1e-9), 0, 1
+    )
+    at = unit * (len(_ANCHORS) - 1)
+    below = np.minimum(at.astype(int), len(_ANCHORS) - 2)
+    part = (at - below)[..., None]
+    pixels: NDArray[np.uint8] = (_ANCHORS[below] * (1 - part) + _ANCHORS[below + 1] * part).astype(np.uint8)
+    pixels[np.isnan(values)] = _MISSING
+    pixels[np.isposinf(values)] = _NONFINITE
+    return pixels
+
+
+def encode_png(pixels: NDArray[np.uint8]) -> bytes:
+    """An RGB image [H, W, 3] as a PNG file."""
+    height, width, _ = pixels.shape
+    lines = np.zeros((height, 1 + 3 * width), dtype=np.uint8)  # each line starts with filter 0
+    lines[:, 1:] = pixels.reshape(height, 3 * width)
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines.tobytes(), 6)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body

@@ -1,0 +1,45 @@
+"""JSON lines: one object a step, for whatever reads text."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any, TextIO
+
+from gradkern.sinks.base import Sink
+
+
+class JsonlSink(Sink):
+    """Appends one JSON object a step to a file, ``RUN/metrics.jsonl`` unless told otherwise.
+
+    JSON has no NaN and no infinity: they are the strings "NaN", "Infinity" and "-Infinity".
+
+    Args:
+        path: the file.
+        options: as in `Sink`.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | None = None, **options: Any) -> None:
+        super().__init__(**{"heatmap_every": 0, **options})
+        self._path = None if path is None else Path(path)
+        self._file: TextIO | None = None
+
+    def open(self, run_dir: Path) -> None:
+        self._file = (self._path or run_dir / "metrics.jsonl").open("a", encoding="utf-8", buffering=1)
+
+    def log(self, step: int, time: float, values: dict[str, float]) -> None:
+        assert self._file is not None
+        line = {"step": step, "time": time, **{key: _plain(value) for key, value in values.items()}}
+        self._file.write(json.dumps(line, allow_nan=False) + "\n")
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def _plain(value: float) -> float | str:
+    if math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")

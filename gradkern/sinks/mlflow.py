@@ -1,0 +1,71 @@
+"""MLflow tracking."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from gradkern.sinks._optional import need
+from gradkern.sinks.base import Sink
+
+BATCH = 1000  # the most metrics that MLflow takes in one call
+
+
+class MlflowSink(Sink):
+    """Metrics and the heatmap to an MLflow run.
+
+    Args:
+        tracking_uri: server or ``file:`` folder; MLflow's own default if None.
+        experiment: name of the experiment; made if it is not there.
+        run_id: an existing run; by default the active one, and if there is none, one that is made
+            (and ended) here.
+        options: as in `Sink`.
+
+    Raises:
+        ImportError: mlflow is not installed (gradkern[mlflow]).
+    """
+
+    def __init__(
+        self,
+        tracking_uri: str | None = None,
+        experiment: str = "gradkern",
+        run_id: str | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self._mlflow = need("mlflow", "mlflow", "mlflow", "MlflowSink")
+        self._uri, self._experiment, self._run_id, self._own = tracking_uri, experiment, run_id, False
+        self._client: Any = None
+
+    @property
+    def run_id(self) -> str | None:
+        """Of the run that is logged to, once the monitor is there."""
+        return self._run_id
+
+    def open(self, run_dir: Path) -> None:
+        self._client = self._mlflow.MlflowClient(tracking_uri=self._uri)
+        active = self._mlflow.active_run()
+        if self._run_id is None and active is not None and self._uri is None:
+            self._run_id = active.info.run_id
+        if self._run_id is None:
+            found = self._client.get_experiment_by_name(self._experiment)
+            number = found.experiment_id if found else self._client.create_experiment(self._experiment)
+            self._run_id = self._client.create_run(number, run_name=run_dir.name).info.run_id
+            self._own = True
+
+    def log(self, step: int, time: float, values: dict[str, float]) -> None:
+        metric = self._mlflow.entities.Metric
+        metrics = [metric(key, value, int(1000 * time), step) for key, value in values.items()]
+        for first in range(0, len(metrics), BATCH):
+            self._client.log_batch(self._run_id, metrics=metrics[first : first + BATCH])
+
+    def image(self, step: int, key: str, png: bytes) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / f"{key}.png"
+            file.write_bytes(png)
+            self._client.log_artifact(self._run_id, str(file), artifact_path="gradkern")
+
+    def close(self) -> None:
+        if self._own:
+            self._client.set_terminated(self._run_id)

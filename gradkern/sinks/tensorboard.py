@@ -1,0 +1,53 @@
+"""TensorBoard event files."""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+from typing import Any
+
+from gradkern.sinks._optional import need
+from gradkern.sinks.base import Sink
+
+
+class TensorBoardSink(Sink):
+    """Scalars and the heatmap as TensorBoard events, in ``RUN/tensorboard`` unless told otherwise.
+
+    Args:
+        log_dir: the folder of the event files.
+        options: as in `Sink`.
+
+    Raises:
+        ImportError: tensorboard is not installed (gradkern[tensorboard]).
+    """
+
+    def __init__(self, log_dir: str | os.PathLike[str] | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        who = "TensorBoardSink"
+        self._writers = need("torch.utils.tensorboard", "tensorboard", "tensorboard", who)
+        self._protos = need("tensorboard.compat.proto.summary_pb2", "tensorboard", "tensorboard", who)
+        self._log_dir = log_dir
+        self._writer: Any = None
+
+    def open(self, run_dir: Path) -> None:
+        self._writer = self._writers.SummaryWriter(log_dir=str(self._log_dir or run_dir / "tensorboard"))
+
+    def log(self, step: int, time: float, values: dict[str, float]) -> None:
+        summary = self._protos.Summary()
+        for key, value in values.items():
+            summary.value.add(tag=key, simple_value=value)
+        self._writer.file_writer.add_summary(summary, step, time)
+
+    def image(self, step: int, key: str, png: bytes) -> None:
+        width, height = struct.unpack(">II", png[16:24])
+        picture = self._protos.Summary.Image(
+            height=height, width=width, colorspace=3, encoded_image_string=png
+        )
+        summary = self._protos.Summary()
+        summary.value.add(tag=key, image=picture)
+        self._writer.file_writer.add_summary(summary, step)
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()

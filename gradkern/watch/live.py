@@ -1,0 +1,100 @@
+"""The loop of the live view: reads, draws, listens for a key."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from rich.console import Console
+from rich.live import Live
+
+from gradkern.watch.snapshot import Snapshot, Watcher
+from gradkern.watch.view import Frame
+
+_TICK = 0.25  # seconds between looks at the keyboard and the size of the terminal
+
+
+def show_once(run_dir: str | Path, console: Console | None = None) -> None:
+    """One frame on the console."""
+    with contextlib.closing(Watcher(run_dir)) as watcher:
+        (console or Console()).print(Frame(watcher.take()))
+
+
+def watch(run_dir: str | Path, interval: float = 1.0, console: Console | None = None) -> None:
+    """Draw until q or Ctrl-C; the terminal is left as it was, with the last frame below it.
+
+    Args:
+        run_dir: folder of the run; it may be empty or have ended.
+        interval: seconds between two looks at the run.
+        console: where to draw.
+    """
+    console = console or Console()
+    with contextlib.closing(Watcher(run_dir)) as watcher:
+        snapshot = watcher.take()  # what is wrong with the run is said before the screen changes
+        with (
+            contextlib.suppress(KeyboardInterrupt),
+            _keys() as pressed,
+            Live(console=console, screen=True, auto_refresh=False) as live,
+        ):
+            _follow(watcher, snapshot, interval, pressed, live)
+        console.print(Frame(watcher.take()))
+
+
+def _follow(
+    watcher: Watcher, snapshot: Snapshot, interval: float, pressed: Callable[[float], str], live: Live
+) -> None:
+    """Draw until q; nothing is sent down the line unless something changed."""
+    due, drawn = time.monotonic() + interval, None
+    while True:
+        size = live.console.size
+        if drawn != (id(snapshot), size):
+            live.update(Frame(snapshot, interactive=True), refresh=True)
+            drawn = (id(snapshot), size)
+        if pressed(min(_TICK, interval)) in {"q", "Q"}:
+            return
+        if time.monotonic() >= due:
+            taken, due = watcher.take(), time.monotonic() + interval
+            if not taken.same_as(snapshot):
+                snapshot = taken
+
+
+@contextlib.contextmanager
+def _keys() -> Iterator[Callable[[float], str]]:
+    """A function that waits up to some seconds for a key and returns it, or "" if none came."""
+    try:
+        import termios
+        import tty
+
+        descriptor = sys.stdin.fileno()
+        before = termios.tcgetattr(descriptor)
+    except (ImportError, OSError, ValueError, AttributeError):  # no terminal to read keys from
+        yield _sleep
+        return
+    except termios.error:
+        yield _sleep
+        return
+
+    def pressed(seconds: float) -> str:
+        ready, _, _ = select.select([descriptor], [], [], seconds)
+        if not ready:
+            return ""
+        typed = os.read(descriptor, 64)
+        if typed.startswith(b"\x1b"):  # an arrow or function key
+            return ""
+        return typed[:1].decode("latin-1") or "q"  # nothing to read: the terminal has gone
+
+    tty.setcbreak(descriptor)
+    try:
+        yield pressed
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+
+
+def _sleep(seconds: float) -> str:
+    time.sleep(seconds)
+    return ""

@@ -1,0 +1,195 @@
+"""What the live view shows of a run, read from the end of its history: small, whatever the run's length."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradkern.monitor.history import History
+from gradkern.report.load import first_offender
+
+F64 = NDArray[np.float64]
+
+#: Records whose totals are drawn, and whose rows of parameters are compared.
+TAIL, ROWS = 4096, 64
+#: Rows of a table, more than any terminal shows.
+_TOP = 40
+_STALLED_AFTER = 120.0  # seconds
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """One line of a table."""
+
+    name: str
+    text: str
+    alarm: bool = False
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A moment of a run. None means not recorded."""
+
+    title: str
+    status: str
+    stalled: bool = False
+    records: int = 0
+    step: int = 0
+    total_norm: float | None = None
+    max_norm: float | None = None
+    loss: float | None = None
+    lr: float | None = None
+    clip_rate: float | None = None
+    clip_rate_lately: float | None = None
+    skipped: int = 0
+    nonfinite_steps: int = 0
+    offender: tuple[int, str, int] | None = None
+    """Step of the first inf or NaN, name of the first parameter with it, how many more have it."""
+    norms: F64 = field(default_factory=lambda: np.zeros(0))
+    clipped: F64 = field(default_factory=lambda: np.zeros(0))
+    largest: Sequence[Ranked] = ()
+    smallest: Sequence[Ranked] = ()
+    risen: Sequence[Ranked] = ()
+    fallen: Sequence[Ranked] = ()
+    throughput: str = ""
+
+    def same_as(self, other: Snapshot) -> bool:
+        """Whether the other would look the same."""
+        return (self.records, self.step, self.status) == (other.records, other.step, other.status)
+
+
+class Watcher:
+    """Takes snapshots of one run; reads only what was added since the last one."""
+
+    def __init__(self, run_dir: str | Path) -> None:
+        self.run_dir = Path(run_dir)
+        self._history: History | None = None
+        self._offender: tuple[int, str, int] | None = None
+
+    def take(self) -> Snapshot:
+        """The run as it is now; a run that has not begun is no error.
+
+        Raises:
+            HistoryError: there is something else than a run; names the file.
+        """
+        title = self.run_dir.resolve().name
+        if self._history is None:
+            if self.run_dir.is_dir() and not (self.run_dir / "history.db").exists():
+                return Snapshot(title, "waiting for the run to begin")
+            self._history = History.open(self.run_dir)
+        else:
+            self._history.refresh()
+        if not len(self._history):
+            return Snapshot(title, "waiting for the first step")
+        return self._read(title, self._history)
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._history is not None:
+            self._history.close()
+
+    def _read(self, title: str, history: History) -> Snapshot:
+        norms, coef, clipped = history.total_norm, history.has_coef, history.clipped
+        bad = ~np.isfinite(norms)
+        age = time.time() - float(history.time[-1])
+        losses = history.loss[history.has_loss]
+        thresholds = history.max_norm[clipped]
+        thresholds = thresholds[np.isfinite(thresholds)]
+        largest, smallest, risen, fallen = _rank(history)
+        return Snapshot(
+            title=title,
+            status=_status(age),
+            stalled=age > _STALLED_AFTER,
+            records=len(history),
+            step=int(history.steps[-1]),
+            total_norm=float(norms[-1]),
+            max_norm=float(thresholds[-1]) if len(thresholds) else None,
+            loss=float(losses[-1]) if len(losses) else None,
+            lr=_or_none(float(history.lr[-1])),
+            clip_rate=float(clipped[coef].mean()) if coef.any() else None,
+            clip_rate_lately=float(clipped[coef][-100:].mean()) if coef.any() else None,
+            skipped=int(history.skipped.sum()),
+            nonfinite_steps=int(bad.sum()),
+            offender=self._first_offender(history, bad),
+            norms=norms[-TAIL:],
+            clipped=clipped[-TAIL:].astype(np.float64),
+            largest=largest,
+            smallest=smallest,
+            risen=risen,
+            fallen=fallen,
+            throughput=_throughput(history),
+        )
+
+    def _first_offender(self, history: History, bad: NDArray[np.bool_]) -> tuple[int, str, int] | None:
+        if self._offender is None and bad.any():
+            self._offender = first_offender(history, int(np.argmax(bad)))
+        return self._offender
+
+
+def _status(age: float) -> str:
+    if age < _STALLED_AFTER:
+        return "recording"
+    minutes = age / 60
+    if minutes < 120:
+        return f"last step {minutes:.0f} min ago"
+    hours = minutes / 60
+    return f"last step {hours:.0f} h ago" if hours < 48 else f"last step {hours / 24:.0f} days ago"
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _rank(history: History) -> tuple[list[Ranked], list[Ranked], list[Ranked], list[Ranked]]:
+    """Parameters by rms in the last record, and by how it compares with their median of the rows before."""
+    start = max(0, len(history) - ROWS)
+    columns, sizes = history.window(start, len(history)), history.numel_rows(start, len(history))
+    rms = np.asarray(columns.l2_norm, dtype=np.float64) / np.sqrt(np.maximum(sizes, 1))
+    last, names, bad = rms[-1], history.names, columns.nonfinite[-1] > 0
+    known = ~np.isnan(last) | bad
+    by_size = sorted(np.flatnonzero(known), key=lambda i: -math.inf if bad[i] else -last[i])
+    shown = [Ranked(names[i], "inf or NaN" if bad[i] else f"{last[i]:.3g}", bool(bad[i])) for i in by_size]
+    middle = _medians(rms[:-1])
+    usable = np.flatnonzero(known & ~bad & (last > 0) & (middle > 0))
+    change = np.log(last[usable] / middle[usable]) if len(usable) else np.zeros(0)
+    order = np.argsort(change)
+
+    def moved(rows: NDArray[np.int64]) -> list[Ranked]:
+        return [Ranked(names[usable[i]], f"×{math.exp(change[i]):.3g}") for i in rows]
+
+    risen, fallen = order[::-1][:_TOP], order[:_TOP]
+    half = min(_TOP, (len(shown) + 1) // 2)  # no row in both tables
+    return (
+        shown[:half],
+        shown[half:][::-1][:_TOP],
+        moved(risen[change[risen] > 0]),
+        moved(fallen[change[fallen] < 0]),
+    )
+
+
+def _medians(rows: F64) -> F64:
+    """Median of the finite values of each column; NaN where there is none."""
+    middle = np.full(rows.shape[1], np.nan)
+    finite = np.where(np.isfinite(rows), rows, np.nan)
+    some = ~np.isnan(finite).all(axis=0) if len(rows) else np.zeros(rows.shape[1], dtype=bool)
+    if some.any():
+        middle[some] = np.nanmedian(finite[:, some], axis=0)
+    return middle
+
+
+def _throughput(history: History) -> str:
+    """Steps and values a second over the last records."""
+    times = history.time[-101:]
+    elapsed = float(times[-1] - times[0])
+    parameters = f"{len(history.names):,} parameters"
+    if len(times) < 2 or elapsed <= 0:
+        return parameters
+    rate = (len(times) - 1) / elapsed
+    values = rate * len(history.names) * 3  # norm, largest magnitude, non-finite count
+    return f"{rate:.3g} steps/s, {values:,.0f} values/s recorded, {parameters}"

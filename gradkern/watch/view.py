@@ -1,0 +1,177 @@
+"""One frame of the live view, as rich renders it. Text from the run never goes through rich's markup."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.segment import Segment
+from rich.table import Table
+from rich.text import Text
+
+from gradkern._text import clip_end, number, visible
+from gradkern.watch.chart import bars, fold
+from gradkern.watch.snapshot import Ranked, Snapshot
+
+_ALARM, _SOFT, _WARN = "bold red", "dim", "yellow"
+
+
+class Frame:
+    """A snapshot fitted to whatever size the console has when it is drawn."""
+
+    def __init__(self, snapshot: Snapshot, interactive: bool = False) -> None:
+        self.snapshot = snapshot
+        self.interactive = interactive
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        width = options.max_width
+        height = options.size.height if self.interactive else 28
+        frame = Group(*_lines(self.snapshot, width, height, self.interactive, options.ascii_only))
+        for segment in console.render(frame, options):
+            if options.ascii_only and not segment.control:
+                segment = Segment(_ascii(segment.text), segment.style)
+            yield segment
+
+
+def _ascii(text: str) -> str:
+    """For terminals that know nothing else; other characters become escapes."""
+    return text.replace("×", "x").replace("…", "~").encode("ascii", "backslashreplace").decode("ascii")
+
+
+def _lines(
+    snap: Snapshot, width: int, height: int, interactive: bool, ascii_only: bool
+) -> list[RenderableType]:
+    head: list[RenderableType] = [_title(snap, width), *_numbers(snap, width)]
+    foot = [_footer(snap, interactive)]
+    if not snap.records:
+        return [*head, Text("no step recorded yet", style=_SOFT), *foot]
+    left = height - len(head) - len(foot)
+    chart_rows = max(1, min(6, left - 8))
+    chart = _chart(snap, width, chart_rows, ascii_only) if left > 3 else []
+    tables = _tables(snap, width, left - len(chart))
+    return [*head, *chart, *tables, *foot]
+
+
+def _title(snap: Snapshot, width: int) -> Text:
+    line = Text(no_wrap=True, overflow="ellipsis")
+    line.append("gradkern ", style="bold")
+    line.append(clip_end(visible(snap.title), max(10, width - 40)), style="bold cyan")
+    line.append(f"  {snap.status}", style=_WARN if snap.stalled else _SOFT)
+    return line
+
+
+def _numbers(snap: Snapshot, width: int) -> list[Text]:
+    if not snap.records:
+        return []
+    first = [(f"step {snap.step:,}", ""), (f"norm {number(snap.total_norm)}", _alarm(snap.total_norm))]
+    if snap.max_norm is not None:
+        first.append((f"threshold {number(snap.max_norm)}", ""))
+    if snap.clip_rate is not None:
+        first.append((f"clipped {snap.clip_rate:.1%} (lately {snap.clip_rate_lately or 0:.1%})", ""))
+    if snap.loss is not None:
+        first.append((f"loss {number(snap.loss)}", _alarm(snap.loss)))
+    if snap.lr is not None:
+        first.append((f"lr {number(snap.lr, 3)}", ""))
+    if snap.skipped:
+        first.append((f"skipped {snap.skipped:,}", _WARN))
+    lines = _joined(first, width)
+    if snap.offender is not None:
+        lines += _offender(snap.nonfinite_steps, *snap.offender, width)
+    return lines
+
+
+def _offender(steps: int, step: int, name: str, more: int, width: int) -> list[Text]:
+    others = f" and {more} more" if more else ""
+    text = f"inf or NaN in {steps:,} step{'s' * (steps != 1)}, first at step {step:,}:"
+    room = width - len(others) - 1
+    apart = len(text) + len(visible(name)) > room  # the name gets a line of its own
+    shown = clip_end(visible(name), max(8, room if apart else width)) + others
+    lines = [text, shown] if apart else [f"{text} {shown}"]
+    return [Text(line, style=_ALARM, no_wrap=True, overflow="ellipsis") for line in lines]
+
+
+def _alarm(value: float | None) -> str:
+    return _ALARM if value is not None and not math.isfinite(value) else ""
+
+
+def _joined(parts: Sequence[tuple[str, str]], width: int) -> list[Text]:
+    """Lines of parts, broken between them."""
+    lines = [Text(no_wrap=True, overflow="ellipsis")]
+    for text, style in parts:
+        if lines[-1] and len(lines[-1]) + 5 + len(text) > width:
+            lines.append(Text(no_wrap=True, overflow="ellipsis"))
+        if lines[-1]:
+            lines[-1].append("  |  ", style=_SOFT)
+        lines[-1].append(text, style=style)
+    return lines
+
+
+def _chart(snap: Snapshot, width: int, rows: int, ascii_only: bool) -> list[Text]:
+    """The total norm lately, on a log scale, with its range beside it and clipped steps under it."""
+    room = max(10, width - 11)
+    values = fold(snap.norms, room)
+    finite = [v for v in values if math.isfinite(v)]
+    lines = []
+    drawn = bars(list(values), rows, ascii_only)
+    for index, row in enumerate(drawn):
+        edge = ""
+        if finite and index == 0:
+            edge = number(max(finite), 3)
+        elif finite and index == len(drawn) - 1:
+            edge = number(min(finite), 3)
+        line = Text(f"{edge:>9} ", style=_SOFT, no_wrap=True)
+        for glyph in row:
+            line.append(glyph, style=_ALARM if glyph in "×x" else "cyan")
+        lines.append(line)
+    clipped = fold(snap.clipped, room)
+    marks = "".join("^" if c > 0 else " " for c in clipped)
+    if marks.strip():
+        lines.append(Text(f"{'clipped':>9} ", style=_SOFT, no_wrap=True).append(marks, style=_WARN))
+    caption = f"{'':10}total norm, last {len(snap.norms):,} of {snap.records:,} records (log scale)"
+    lines.append(Text(caption, style=_SOFT, no_wrap=True, overflow="ellipsis"))
+    return lines
+
+
+def _tables(snap: Snapshot, width: int, room: int) -> list[RenderableType]:
+    """Four short tables, two beside each other where the terminal is wide enough for that."""
+    blocks = [
+        ("largest rms", snap.largest),
+        ("smallest rms", snap.smallest),
+        ("risen most", snap.risen),
+        ("fallen most", snap.fallen),
+    ]
+    beside = 2 if width >= 76 else 1
+    each = room // (4 // beside) - 1
+    if each < 1:
+        blocks, each = blocks[:beside], room - 1
+    if each < 1:
+        return []
+    made: list[RenderableType] = []
+    for at in range(0, len(blocks), beside):
+        grid = Table.grid(padding=(0, 2), expand=True)
+        cells = [_table(title, rows[:each], width // beside - 2) for title, rows in blocks[at : at + beside]]
+        for _ in cells:
+            grid.add_column(ratio=1)
+        grid.add_row(*cells)
+        made.append(grid)
+    return made
+
+
+def _table(title: str, rows: Sequence[Ranked], width: int) -> Text:
+    block = Text(title, style="bold", no_wrap=True)
+    for row in rows:
+        room = max(6, width - len(row.text) - 1)
+        name = clip_end(visible(row.name), room)
+        block.append(f"\n{name:<{room}} ", style="not bold")
+        block.append(row.text, style=_ALARM if row.alarm else "not bold")
+    if not rows:
+        block.append("\nnone", style="not bold dim")
+    return block
+
+
+def _footer(snap: Snapshot, interactive: bool) -> Text:
+    parts = [snap.throughput] if snap.throughput else []
+    if interactive:
+        parts.append("q quits")
+    return Text("  ".join(parts), style=_SOFT, no_wrap=True, overflow="ellipsis")

@@ -1,0 +1,293 @@
+"""What a training loop records is what it computed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+import torch
+from _loops import small_model, train
+from torch import nn
+
+import gradkern
+from gradkern import GradClipper, GradMonitor, History, HistoryError
+
+
+@pytest.fixture
+def model() -> nn.Sequential:
+    return small_model()
+
+
+def sgd(model: nn.Module, lr: float = 0.05) -> torch.optim.Optimizer:
+    return torch.optim.SGD(model.parameters(), lr=lr)
+
+
+def test_history_holds_what_the_loop_saw(tmp_path, model):
+    optimizer = sgd(model)
+    with GradMonitor(model, optimizer, tmp_path) as monitor:
+        stats = train(model, monitor, optimizer, 30)
+    with History.open(tmp_path) as history:
+        assert history.steps.tolist() == list(range(1, 31))
+        assert history.names == tuple(n for n, _ in model.named_parameters())
+        np.testing.assert_array_equal(history.norm, np.stack([s.norm.numpy() for s in stats]))
+        np.testing.assert_array_equal(history.max_abs, np.stack([s.max_abs.numpy() for s in stats]))
+        np.testing.assert_allclose(history.rms, np.stack([s.rms.numpy() for s in stats]), rtol=1e-6)
+        np.testing.assert_array_equal(history.total_norm, [s.total_norm.item() for s in stats])
+        np.testing.assert_array_equal(history.clip_coef, [s.clip_coef.item() for s in stats])
+        assert history.clipped.tolist() == [s.clip_coef.item() < 1 for s in stats]
+        assert history.clipped.any() and not history.clipped.all()
+        np.testing.assert_allclose(history.max_norm[history.clipped], 0.5, rtol=1e-6)
+        assert np.isnan(history.max_norm[~history.clipped]).all()
+        assert history.lr.tolist() == [0.05] * 30
+        assert history.has_loss.all() and (history.loss > 0).all()
+        assert set(history.phase) == {"before_clip"} and set(history.inv_scale) == {1.0}
+        assert history.has_grad.all() and not history.nonfinite.any() and history.zeros is None
+        assert not history.skipped.any() and (np.diff(history.time) >= 0).all()
+        assert history.params["2.weight"] == {
+            "numel": 32, "shape": [4, 8], "dtype": "float32", "trainable": True, "group": 0, "kind": "Linear"
+        }  # fmt: skip
+        assert "30 steps 1–30" in repr(history)
+
+
+def test_layers_roll_up_as_by_layer_does(tmp_path, model):
+    optimizer = sgd(model)
+    with GradMonitor(model, optimizer, tmp_path) as monitor:
+        stats = train(model, monitor, optimizer, 5)
+        layers = monitor.history().layers(1)
+    rolled = [s.by_layer(1) for s in stats]
+    assert layers.names == rolled[0].names and layers.numel.tolist() == list(rolled[0].numel)
+    np.testing.assert_allclose(layers.rms, np.stack([r.rms.numpy() for r in rolled]), rtol=1e-6)
+    np.testing.assert_allclose(layers.max_abs, np.stack([r.max_abs.numpy() for r in rolled]), rtol=1e-6)
+
+
+def test_measures_by_itself_and_says_so(tmp_path, model):
+    with GradMonitor(model, None, tmp_path, count_zeros=True) as monitor:
+        model(torch.ones(2, 6)).sum().backward()
+        model[0].bias.grad.zero_()
+        monitor.record(inv_scale=0.5)
+        monitor.record(gradkern.measure(model), after_clip=True)
+        history = monitor.history()
+    assert history.phase.tolist() == ["measured", "after_clip"]
+    assert history.inv_scale.tolist() == [0.5, 1.0]
+    np.testing.assert_allclose(2 * history.norm[0], history.norm[1], rtol=1e-6)
+    assert history.zeros[0][1] == 8 and (history.zeros[1] == -1).all()
+    assert not history.has_coef.any() and np.isnan(history.clip_coef).all() and not history.has_loss.any()
+    assert np.isnan(history.lr).all()
+
+
+def test_contradictions_are_refused(tmp_path, model):
+    model(torch.ones(2, 6)).sum().backward()
+    stats = GradClipper(model, 1.0).clip_()
+    with GradMonitor(model, None, tmp_path) as monitor:
+        with pytest.raises(ValueError, match=r"\[GradMonitor.record\] after_clip: expected False"):
+            monitor.record(stats, after_clip=True)
+        with pytest.raises(ValueError, match=r"\[GradMonitor.record\] inv_scale: expected that of the statistics, 1.0"):
+            monitor.record(stats, inv_scale=0.5)
+        with pytest.raises(TypeError, match=r"\[GradMonitor.record\] stats: expected GradStats, got float"):
+            monitor.record(1.0)
+        with pytest.raises(ValueError, match=r"loss: expected one number, got a tensor of shape \(2,\)"):
+            monitor.record(stats, loss=torch.ones(2))
+        with pytest.raises(ValueError, match=r"step: expected an integer of at least 0, got -1"):
+            monitor.record(stats, step=-1)
+        monitor.record(stats)
+        with pytest.raises(ValueError, match=r"norm_type: expected 2.0 as before in this run, got inf"):
+            monitor.record(gradkern.measure(model, norm_type=float("inf")))
+    with pytest.raises(RuntimeError, match="expected an open monitor, got a call although the monitor is closed"):
+        monitor.record(stats)
+    with GradMonitor(model, None, tmp_path) as again, pytest.raises(ValueError, match=r"expected 2.0 as in .*history"):
+        again.record(gradkern.measure(model, norm_type=1.0))
+    for arguments in ({"every": 0}, {"update_every": -1}, {"histogram_every": 1.5}):
+        (key,) = arguments
+        with pytest.raises(ValueError, match=rf"\[GradMonitor\] {key}: expected an integer of at least"):
+            GradMonitor(model, None, tmp_path / "x", **arguments)
+
+
+def test_other_orders_keep_the_l2_norm_beside(tmp_path, model):
+    model(torch.ones(2, 6)).sum().backward()
+    stats = GradClipper(model, 1.0, norm_type=float("inf")).clip_()
+    with GradMonitor(model, None, tmp_path) as monitor:
+        monitor.record(stats)
+        history = monitor.history()
+    assert history.norm_type == float("inf")
+    np.testing.assert_array_equal(history.norm[0], stats.norm.numpy())
+    np.testing.assert_array_equal(history.l2_norm[0], stats.l2_norm.numpy())
+    np.testing.assert_allclose(history.rms[0], stats.rms.numpy(), rtol=1e-6)
+
+
+def test_frozen_and_unused_parameters_have_no_gradient(tmp_path, model):
+    model[0].requires_grad_(False)
+    model.unused = nn.Linear(3, 3)
+    optimizer = sgd(model)
+    with GradMonitor(model, optimizer, tmp_path) as monitor:
+        (model[4](model[3](model[2](model[1](model[0](torch.ones(2, 6))))))).sum().backward()
+        monitor.record(GradClipper(model, 1.0).clip_())
+        history = monitor.history()
+    absent = [n for n, there in zip(history.names, history.has_grad[0]) if not there]
+    assert absent == ["0.weight", "0.bias", "unused.weight", "unused.bias"]
+    assert np.isnan(history.norm[0][~history.has_grad[0]]).all()
+    assert np.isfinite(history.norm[0][history.has_grad[0]]).all()
+    assert history.params["0.weight"]["trainable"] is False
+    assert np.isnan(history.layers().rms[0][list(history.layers().names).index("unused")])
+
+
+def test_shared_parameters_count_once(tmp_path):
+    model = nn.ModuleDict({"a": nn.Linear(4, 4, bias=False), "b": nn.Linear(4, 4, bias=False)})
+    model["b"].weight = model["a"].weight
+    model["b"](model["a"](torch.ones(2, 4))).sum().backward()
+    pairs = [("a.weight", model["a"].weight), ("b.weight", model["b"].weight)]
+    with GradMonitor(pairs, None, tmp_path) as monitor:
+        monitor.record(GradClipper(pairs, 10.0).clip_())
+        history = monitor.history()
+    norms = history.norm[0]
+    assert norms[0] == norms[1] and history.total_norm[0] == pytest.approx(norms[0])
+    np.testing.assert_allclose(history.layers(0).l2_norm[0], [norms[0]], rtol=1e-6)
+
+
+def test_each_group_has_its_learning_rate(tmp_path, model):
+    groups = [{"params": model[0].parameters()}, {"params": model[2].parameters(), "lr": 0.3}]
+    optimizer = torch.optim.SGD(groups, lr=0.1)
+    with GradMonitor(model, optimizer, tmp_path) as monitor:
+        model(torch.ones(2, 6)).sum().backward()
+        monitor.record()
+        optimizer.param_groups[1]["lr"] = torch.tensor(0.2)
+        optimizer.add_param_group({"params": model[4].parameters(), "lr": 0.7})
+        monitor.record()
+        optimizer.param_groups[1]["lr"].fill_(9.0)  # in place, after the record
+        history = monitor.history()
+    np.testing.assert_allclose(history.lr_groups, [[0.1, 0.3, np.nan], [0.1, 0.2, 0.7]], rtol=1e-6)
+    assert history.params["2.weight"]["group"] == 1
+
+
+@pytest.mark.parametrize("wrap", ["compile", "ddp", "plain_parameters"])
+def test_names_are_canonical(tmp_path, model, wrap):
+    names = tuple(n for n, _ in model.named_parameters())
+    wrapped, parameters = model, None
+    if wrap == "compile":
+        wrapped = torch.compile(model, backend="eager")
+        assert next(wrapped.named_parameters())[0].startswith("_orig_mod.")
+    elif wrap == "ddp":
+        store = torch.distributed.FileStore(str(tmp_path / "rendezvous"), 1)
+        torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+        wrapped = nn.parallel.DistributedDataParallel(model)
+    else:
+        parameters = list(model.parameters())
+    try:
+        with GradMonitor(wrapped, None, tmp_path / "run") as monitor:
+            wrapped(torch.ones(2, 6)).sum().backward()
+            monitor.record(GradClipper(parameters or wrapped, 1.0).clip_())
+            monitor.record()
+            history = monitor.history()
+    finally:
+        if wrap == "ddp":
+            torch.distributed.destroy_process_group()
+    assert history.names == names and len(history.layouts) == 1
+
+
+def test_parameters_that_change_mid_run(tmp_path, model):
+    optimizer = sgd(model)
+    with GradMonitor(model, optimizer, tmp_path, update_every=1) as monitor:
+        train(model, monitor, optimizer, 3)
+        model[4] = nn.Linear(4, 2)
+        model.append(nn.Linear(2, 1))
+        optimizer.add_param_group({"params": [*model[4].parameters(), *model[5].parameters()]})
+        train(model, monitor, optimizer, 3)
+        history = monitor.history()
+    assert history.names[-2:] == ("5.weight", "5.bias") and len(history) == 6
+    assert not history.has_grad[:3, -2:].any() and history.has_grad[3:].all()
+    column = history.names.index("4.weight")
+    np.testing.assert_allclose(history.rms[0, column], history.l2_norm[0, column] / 2, rtol=1e-6)
+    np.testing.assert_allclose(history.rms[5, column], history.l2_norm[5, column] / np.sqrt(8), rtol=1e-6)
+    assert history.summary(10).names == history.names
+    assert np.isnan(history.update_ratio[:3, -1]).all() and np.isfinite(history.update_ratio[3:, -1]).all()
+
+
+def test_nan_everywhere(tmp_path, model):
+    model(torch.ones(2, 6)).sum().backward()
+    for p in model.parameters():
+        p.grad.fill_(float("nan"))
+    clipper = GradClipper(model, 1.0, on_nonfinite="skip")
+    with GradMonitor(model, sgd(model), tmp_path, histogram_every=1, sinks=["jsonl"]) as monitor:
+        for _ in range(40):
+            monitor.record(clipper.clip_(), loss=float("nan"))
+        history = monitor.history()
+    assert np.isnan(history.total_norm).all() and np.isnan(history.norm).all() and history.has_grad.all()
+    assert history.nonfinite[0].tolist() == [p.numel() for p in model.parameters()]
+    assert history.skipped.all() and history.has_loss.all() and np.isnan(history.loss).all()
+    summary = history.summary(2)
+    assert np.isnan(summary.rms).all() and summary.total_norm_nonfinite.sum() == 40
+    assert summary.nonfinite.sum() == 40 * sum(p.numel() for p in model.parameters())
+    assert history.histogram.sum() == 0 and np.isnan(history.underflow["fp16"]).all()
+
+
+def test_every_nth_step_only(tmp_path, model):
+    optimizer = sgd(model)
+    with GradMonitor(model, optimizer, tmp_path, every=4) as monitor:
+        train(model, monitor, optimizer, 10)
+        assert monitor.step == 10
+        assert monitor.history().steps.tolist() == [4, 8]
+
+
+def test_names_that_stand_twice_get_a_number(tmp_path):
+    a, b = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(3))
+    a.grad, b.grad = torch.ones(2), torch.ones(3)
+    with GradMonitor([("w", a), ("w", b)], None, tmp_path) as monitor:
+        monitor.record()
+        assert monitor.history().names == ("w", "w#2")
+
+
+def test_two_monitors_on_one_run_are_refused(tmp_path, model):
+    with GradMonitor(model, None, tmp_path), pytest.raises(HistoryError, match="another monitor is recording to it"):
+        GradMonitor(model, None, tmp_path)
+    GradMonitor(model, None, tmp_path).close()
+
+
+def test_only_rank_0_records_unless_asked(tmp_path, model, monkeypatch):
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    model(torch.ones(2, 6)).sum().backward()
+    with GradMonitor(model, None, tmp_path / "a") as monitor:
+        monitor.record()
+        assert monitor.step == 1 and "another rank records" in repr(monitor)
+    assert not (tmp_path / "a").exists()
+    with GradMonitor(model, None, tmp_path / "b", all_ranks=True) as monitor:
+        monitor.record()
+        assert monitor.history().meta["rank"] == 1
+    assert (tmp_path / "b" / "rank1" / "history.db").exists()
+
+
+def test_importing_gradkern_imports_no_optional_package():
+    code = (
+        "import sys, gradkern; gradkern.GradMonitor; gradkern.History; import gradkern.sinks\n"
+        "bad = {'pandas', 'matplotlib', 'rich', 'tensorboard', 'wandb', 'mlflow', 'pyarrow'} & set(sys.modules)\n"
+        "assert not bad, bad\n"
+        "import subprocess\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    light = "import sys, gradkern; assert 'gradkern.monitor' not in sys.modules and 'sqlite3' not in sys.modules"
+    subprocess.run([sys.executable, "-c", light], check=True, timeout=120)
+
+
+def test_diagnose_says_when_there_is_none(tmp_path, model):
+    try:
+        import gradkern.diagnose  # noqa: F401
+    except ImportError:
+        with GradMonitor(model, None, tmp_path) as monitor, pytest.raises(NotImplementedError, match="no diagnosis"):
+            monitor.diagnose()
+    else:
+        with GradMonitor(model, None, tmp_path) as monitor:
+            assert isinstance(monitor.diagnose(), list)
+
+
+def test_a_monitor_that_is_let_go_ends_its_thread(tmp_path, model):
+    monitor = GradMonitor(model, sgd(model), tmp_path)
+    model(torch.ones(2, 6)).sum().backward()
+    monitor.record()
+    thread = monitor._recorder._thread
+    del monitor
+    thread.join(10)
+    assert not thread.is_alive() and thread not in threading.enumerate()
+    assert len(History.open(tmp_path)) == 1

@@ -1,0 +1,89 @@
+"""The page in a real browser: what its script builds. Needs Chromium; run with: pytest -m slow."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from synthetic import HOSTILE, make_run, record
+
+from gradkern.report import html, write_report
+from gradkern.report.payload import payload
+
+pytestmark = pytest.mark.slow
+
+_QUIET = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--enable-logging=stderr",
+    "--virtual-time-budget=3000",
+]
+
+
+def dom(page: Path, profile: Path) -> str:
+    """The document as the script left it; fails if anything was written to the console."""
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    assert browser, "these tests need Chromium on PATH"
+    done = subprocess.run(
+        [browser, *_QUIET, f"--user-data-dir={profile}", "--dump-dom", page.as_uri()],
+        capture_output=True, text=True, timeout=240, check=True,
+    )  # fmt: skip
+    assert "CONSOLE" not in done.stderr, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize(("params", "steps"), [(1, 1), (10, 500), (3000, 100_000)])
+def test_every_card_is_built(params: int, steps: int, tmp_path: Path) -> None:
+    html.write(payload(make_run(params, steps)), tmp_path / "r.html")
+    text = dom(tmp_path / "r.html", tmp_path / "profile")
+    for title in ("Total norm, before clipping", "Loss", "Layers × steps", "Profile over depth",
+                  "Rows that stand out", "Update ratios", "Magnitudes of elements"):  # fmt: skip
+        assert f"<h2>{title}" in text
+    assert text.count("<canvas") == 9
+    assert "Findings" not in text.split("<script")[0]
+
+
+def test_a_hostile_name_runs_nothing(tmp_path: Path) -> None:
+    run = make_run(4, 30)
+    object.__setattr__(run, "names", (HOSTILE, HOSTILE + "2", "]]>", "plain"))
+    object.__setattr__(run, "title", HOSTILE)
+    html.write(payload(run), tmp_path / "r.html")
+    text = dom(tmp_path / "r.html", tmp_path / "profile")
+    assert "<img" not in text
+    assert "<title>owned" not in text
+    assert "&lt;/script&gt;&lt;img src=x" in text
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"steps": 0}, "This run has no step yet."),
+        ({"loss": False, "extras": False}, "No loss was recorded."),
+        ({"all_nan": True}, "No finite total norm was recorded."),
+        ({"extras": False}, "No histograms were recorded."),
+        ({"extras": False}, "No update ratios were recorded."),
+    ],
+    ids=str,
+)
+def test_what_is_not_there_is_said(options: dict[str, object], said: str, tmp_path: Path) -> None:
+    record(tmp_path / "run", **options)
+    text = dom(write_report(tmp_path / "run"), tmp_path / "profile")
+    assert said in text.split('id="run"')[0]
+
+
+def test_findings_are_shown_where_there_are_some(tmp_path: Path) -> None:
+    run = make_run(4, 30)
+    found = {"kind": "vanishing", "severity": "warning", "layers": ["a", HOSTILE], "first_step": 12,
+             "evidence": "rms fell by 1e4", "why": "depth", "remedies": ["normalise"]}  # fmt: skip
+    object.__setattr__(run, "findings", (found,))
+    html.write(payload(run), tmp_path / "r.html")
+    text = dom(tmp_path / "r.html", tmp_path / "profile")
+    assert "warning: vanishing, since step 12" in text
+    assert "<li>normalise</li>" in text

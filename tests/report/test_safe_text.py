@@ -1,0 +1,86 @@
+"""Text from a run cannot steer a terminal or a page."""
+
+from __future__ import annotations
+
+import html.parser
+
+import numpy as np
+import pytest
+import torch
+from synthetic import HOSTILE
+
+from gradkern import measure
+from gradkern._text import clip_end, html_table, number, visible
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("layers.0.weight", "layers.0.weight"),
+        ("\x1b[31mred", "\\x1b[31mred"),
+        ("a\nb\tc\rd", "a\\nb\\tc\\rd"),
+        ("\u202egpj", "\\u202egpj"),
+        ("\x9b2J", "\\x9b2J"),
+        ("\ud800", "\\ud800"),
+        ("größe.重み", "größe.重み"),
+    ],
+)
+def test_what_steers_a_terminal_becomes_an_escape(text: str, shown: str) -> None:
+    assert visible(text) == shown
+
+
+def test_long_text_is_cut() -> None:
+    assert visible("x" * 1000, 10) == "x" * 9 + "…"
+    assert clip_end("blocks.0.attn.weight", 11) == "…ttn.weight"
+    assert clip_end("short", 11) == "short"
+
+
+def test_numbers_in_few_characters() -> None:
+    assert [number(v) for v in (None, float("nan"), float("inf"), 0.0, 1234.5678)] == [
+        "-", "-", "inf", "0", "1235",
+    ]  # fmt: skip
+
+
+class _Tags(html.parser.HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+TABLE = {"table", "caption", "b", "thead", "tbody", "tr", "th", "td"}
+
+
+def test_a_table_has_no_tags_but_its_own() -> None:
+    found = _Tags()
+    found.feed(html_table(HOSTILE, ("name", HOSTILE), [(HOSTILE, "1")]))
+    assert found.tags == TABLE
+    assert found.text.count("</script><img") == 3
+    assert "\x1b" not in found.text
+
+
+def test_stats_have_an_html_table_with_escaped_names() -> None:
+    parameter = torch.nn.Parameter(torch.zeros(4))
+    parameter.grad = torch.full((4,), 0.5)
+    text = measure([(HOSTILE, parameter)])._repr_html_()
+    found = _Tags()
+    found.feed(text)
+    assert found.tags == TABLE
+    assert "total_norm=1" in found.text
+    assert "<img" not in text
+
+
+def test_stats_with_many_rows_stay_small() -> None:
+    parameters = [(f"p{i}", torch.nn.Parameter(torch.zeros(1))) for i in range(3000)]
+    for _, parameter in parameters:
+        parameter.grad = torch.ones(1)
+    stats = measure(parameters)
+    assert stats._repr_html_().count("<tr>") == 62
+    assert "\x1b" not in str(measure([("\x1b[2J", parameters[0][1])]))
+    assert np.isclose(stats.total_norm.item(), np.sqrt(3000))

@@ -1,0 +1,192 @@
+"""The live view: what a frame says, that it fits, and the program in a real pseudo-terminal."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
+from synthetic import HOSTILE
+
+from gradkern.monitor.store import HistoryError
+from gradkern.watch import show_once
+from gradkern.watch.chart import bars, fold, levels
+from gradkern.watch.snapshot import Watcher
+from gradkern.watch.view import Frame
+
+Make = Callable[..., Path]
+
+
+def frame(folder: Path, width: int = 80, height: int = 24, encoding: str = "utf-8") -> list[str]:
+    raw = io.BytesIO()
+    console = Console(file=io.TextIOWrapper(raw, encoding), width=width, height=height, force_terminal=False)
+    console.print(Frame(Watcher(folder).take(), interactive=True))
+    console.file.flush()
+    return raw.getvalue().decode(encoding).splitlines()
+
+
+def test_a_frame_tells_of_the_run(recorded: Make) -> None:
+    text = "\n".join(frame(recorded(steps=40, bad_step=7), width=120))
+    for part in (
+        "gradkern run",
+        "step 40",
+        "threshold 2",
+        "loss 0.25",
+        "lr 0.0025",
+        "inf or NaN in 1 step, first at step 7: b.0.weight and 1 more",
+        "last 40 of 40 records",
+        "largest rms",
+        "2 steps/s, 24 values/s recorded, 4 parameters",
+        "q quits",
+    ):
+        assert part in text
+
+
+def test_rows_are_ranked(recorded: Make) -> None:
+    snapshot = Watcher(recorded(steps=40)).take()
+    assert [row.name for row in snapshot.largest] == ["b.1.weight", "b.0.weight"]
+    assert [row.name for row in snapshot.smallest] == ["a.weight", "a.bias"]
+    assert snapshot.largest[0].text == "0.125"
+    assert snapshot.risen == []
+    assert len(snapshot.fallen) == 4
+
+
+def test_the_sick_come_first(recorded: Make) -> None:
+    snapshot = Watcher(recorded(steps=5, bad_step=5)).take()
+    assert [(row.name, row.text) for row in snapshot.largest] == [
+        ("b.0.weight", "inf or NaN"),
+        ("b.1.weight", "inf or NaN"),
+    ]
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 80, 200])
+@pytest.mark.parametrize("height", [5, 10, 16, 24, 60])
+def test_a_frame_fits_the_terminal(recorded: Make, width: int, height: int) -> None:
+    lines = frame(
+        recorded(steps=30, bad_step=7, names=tuple(f"layer.{i}.weight" for i in range(90))), width, height
+    )
+    assert max(cell_len(line.rstrip()) for line in lines) <= width
+    if width >= 40:  # narrower, the numbers alone may need more lines than there are
+        assert len(lines) <= max(height, 8)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"steps": 0}, {"steps": 1}, {"all_nan": True}, {"loss": False, "extras": False}, {"names": ("w",)}],
+    ids=str,
+)
+def test_every_kind_of_run_gives_a_frame(recorded: Make, options: dict[str, object]) -> None:
+    lines = frame(recorded(**options))
+    assert lines[0].startswith("gradkern run")
+
+
+def test_hostile_names_send_nothing_to_the_terminal(recorded: Make) -> None:
+    text = "\n".join(frame(recorded(names=(HOSTILE, "[red]x[/red]", "\x1b]0;t\x07", "d"), bad_step=4)))
+    assert all(c.isprintable() or c == "\n" for c in text)
+    assert "[red]x[/red]" in text  # no markup either
+
+
+def test_a_terminal_that_knows_ascii_only(recorded: Make) -> None:
+    text = "\n".join(frame(recorded(bad_step=9), encoding="ascii"))
+    assert "x" in text
+    assert "#" in text
+
+
+def test_a_run_that_has_not_begun_is_waited_for(tmp_path: Path) -> None:
+    watcher = Watcher(tmp_path)
+    assert watcher.take().status == "waiting for the run to begin"
+    with pytest.raises(HistoryError, match="expected a recorded run, got no such file"):
+        Watcher(tmp_path / "nothing").take()
+
+
+def test_a_watcher_sees_what_is_added(recorded: Make, tmp_path: Path) -> None:
+    empty = tmp_path / "run"
+    empty.mkdir()
+    watcher = Watcher(empty)
+    assert watcher.take().records == 0
+    recorded(steps=10)
+    first = watcher.take()
+    assert first.records == 10
+    assert watcher.take().same_as(first)
+
+
+def test_bars_are_logarithmic_and_show_what_is_not_finite() -> None:
+    assert bars([1.0, 10.0, 100.0, math.nan, 0.0], 1) == ["▁▄█× "] or bars(
+        [1.0, 10.0, 100.0, math.nan, 0.0], 1
+    ) == ["▁▅█× "]
+    assert levels([1.0, 10.0, 100.0], 2) == [1, 8, 16] or levels([1.0, 10.0, 100.0], 2) == [1, 9, 16]
+    assert bars([math.nan], 2) == ["×", " "]
+    assert bars([5.0, 5.0], 2, ascii_only=True) == ["  ", "##"]
+
+
+def test_folding_keeps_peaks_and_hides_no_nan() -> None:
+    values = np.ones(1000)
+    values[500], values[700] = 9.0, np.nan
+    folded = fold(values, 10)
+    assert folded[5] == 9.0
+    assert np.isnan(folded[7])
+    assert np.isfinite(np.delete(folded, 7)).all()
+
+
+def test_one_frame_on_a_console(recorded: Make) -> None:
+    console = Console(file=io.StringIO(), width=80)
+    show_once(recorded(), console)
+    assert "step 40" in console.file.getvalue()
+
+
+COMMAND = (sys.executable, "-m", "gradkern", "watch")
+
+
+def _until(terminal: int, text: bytes, seconds: float = 120) -> bytes:
+    seen, end = b"", time.monotonic() + seconds
+    while text not in seen and time.monotonic() < end:
+        if select.select([terminal], [], [], 0.2)[0]:
+            try:
+                seen += os.read(terminal, 65536)
+            except OSError:  # the other side is closed
+                break
+    assert text in seen, seen[-2000:]
+    return seen
+
+
+@pytest.mark.parametrize("way", ["q", "interrupt"])
+def test_it_runs_in_a_terminal_and_quits_cleanly(recorded: Make, way: str) -> None:
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [*COMMAND, str(recorded())],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        _until(ours, b"q quits")
+        os.write(ours, b"\x1b[A")  # an arrow key is no reason to leave
+        time.sleep(0.6)
+        assert process.poll() is None
+        if way == "q":
+            os.write(ours, b"q")
+        else:
+            process.send_signal(signal.SIGINT)
+        seen = _until(ours, b"\x1b[?1049l")  # the screen from before comes back
+        assert process.wait(60) == 0
+        assert b"\x1b[?25h" in seen + os.read(ours, 65536)  # and the cursor
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+        os.close(theirs)
