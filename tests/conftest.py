@@ -57,6 +57,7 @@ def run_python() -> Callable[..., subprocess.CompletedProcess[str]]:
         package = Path(gradkern.__file__).parent.parent if path is ROOT else path
         return subprocess.run(
             [sys.executable, "-c", code],
+            cwd=package,  # python -c looks there before PYTHONPATH
             env={**inherited, "PYTHONPATH": os.pathsep.join([str(package), str(ROOT / "tests")]), **environment},
             capture_output=True,
             text=True,
