@@ -46,10 +46,12 @@ else()
 endif()
 target_compile_definitions(_C PRIVATE GRADKERN_STREAM_HAS_NATIVE_HANDLE=${native_handle})
 if(GRADKERN_WITH_CUDA)
+  # As one string: a list's semicolons would end the shell's command.
+  list(JOIN CMAKE_CUDA_ARCHITECTURES " " architectures)
   target_sources(_C PRIVATE csrc/bindings/cuda_backend.cpp csrc/bindings/cuda_stream.cpp)
   target_compile_definitions(_C PRIVATE
     GRADKERN_CUDA_VERSION="${CMAKE_CUDA_COMPILER_VERSION}"
-    GRADKERN_CUDA_ARCHITECTURES="${CMAKE_CUDA_ARCHITECTURES}")
+    GRADKERN_CUDA_ARCHITECTURES="${architectures}")
   target_link_libraries(_C PRIVATE gradkern_cuda)
 else()
   target_sources(_C PRIVATE csrc/bindings/no_cuda_backend.cpp)
