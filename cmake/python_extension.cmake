@@ -46,6 +46,8 @@ else()
 endif()
 target_compile_definitions(_C PRIVATE GRADKERN_STREAM_HAS_NATIVE_HANDLE=${native_handle})
 if(GRADKERN_WITH_CUDA)
+  # As one string: a list's semicolons would end the shell's command.
+  list(JOIN CMAKE_CUDA_ARCHITECTURES " " architectures)
   target_sources(_C PRIVATE csrc/bindings/cuda_backend.cpp csrc/bindings/cuda_stream.cpp)
   string(REPLACE ";" " " architectures "${CMAKE_CUDA_ARCHITECTURES}")
   target_compile_definitions(_C PRIVATE

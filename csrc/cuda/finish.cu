@@ -83,7 +83,7 @@ __device__ __forceinline__ Partial combine_share(const NormOrder& order, uint32_
                                                  uint32_t lane, uint32_t lanes,
                                                  const Load& load) {
   Partial s = empty_partial(order);
-#pragma unroll 4
+#pragma unroll 2
   for (uint32_t i = lane; i < count; i += lanes) s = combine(order, s, load(i));
   return s;
 }
@@ -146,7 +146,7 @@ __device__ bool last_block(uint32_t* blocks_done) {
   return last;
 }
 
-__global__ void __launch_bounds__(kThreads) finish_kernel(const __grid_constant__ FinishParams p) {
+__global__ void __launch_bounds__(kThreads, 1) finish_kernel(const __grid_constant__ FinishParams p) {
   __shared__ Partial shared[kWarps];
   finish_small_tensors(p);
   if (p.any_large_tensor) finish_large_tensors(p, shared);

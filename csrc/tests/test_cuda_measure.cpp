@@ -132,11 +132,12 @@ void test_many_tensors() {
 
 void test_nothing() {
   context = "nothing";
-  for (const TensorSet& set : {std::cref(*new TensorSet({})), std::cref(*new TensorSet({{DType::kFloat32, 0}, {DType::kFloat64, 0}}))})
+  const TensorSet none({}), empty({{DType::kFloat32, 0}, {DType::kFloat64, 0}});
+  for (const TensorSet* list : {&none, &empty})
     for (double p : kOrders) {
       Request r;
       r.p = p;
-      const Measured m = run_measure(set, r);
+      const Measured m = run_measure(*list, r);
       CHECK(m.total == 0 && m.total_nonfinite == 0, "total of nothing is %g", m.total);
       for (double norm : m.norm) CHECK(norm == 0, "norm of nothing is %g", norm);
     }
