@@ -24,7 +24,8 @@ import gradkern
 
 def sharded(blocks: int, width: int) -> nn.Module:
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
-    model = nn.Sequential(*(nn.Sequential(nn.Linear(width, width), nn.LayerNorm(width)) for _ in range(blocks)))
+    made = (nn.Sequential(nn.Linear(width, width), nn.LayerNorm(width)) for _ in range(blocks))
+    model = nn.Sequential(*made)
     for block in model:
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
@@ -69,7 +70,8 @@ def main() -> None:
     if dist.get_rank() == 0:
         print(f"{dist.get_world_size()} ranks, {len(params)} parameters, torch {torch.__version__}, gloo")
         for name, values in times.items():
-            print(f"{name:32} median {statistics.median(values):8.2f} ms  min {min(values):8.2f}  max {max(values):8.2f}")
+            spread = f"min {min(values):8.2f}  max {max(values):8.2f}"
+            print(f"{name:32} median {statistics.median(values):8.2f} ms  {spread}")
     dist.destroy_process_group()
 
 

@@ -174,7 +174,8 @@ def _pack_with_torch(
         if same not in seen:
             seen.add(same)
             unique.append(row)
-    listed = [*rows, merge(unique or [nothing], norm_type)] if per_tensor else [merge(unique or [nothing], norm_type)]
+    whole = merge(unique or [nothing], norm_type)
+    listed = [*rows, whole] if per_tensor else [whole]
     return Packed(torch.cat([r.sums for r in listed]), torch.cat([r.keys for r in listed]))
 
 
