@@ -36,7 +36,8 @@ def begin(
     stage = scaler._per_optimizer_states[id(optimizer)]["stage"]
     if stage is OptState.UNSCALED:
         raise RuntimeError(
-            "[GradClipper.clip_] unscale_() has already been called on this optimizer since the last update()."
+            "[GradClipper.clip_] unscale_() has already been called on this optimizer since the last "
+            "update()."
         )
     if stage is OptState.STEPPED:
         raise RuntimeError("[GradClipper.clip_] unscale_() is being called after step().")

@@ -19,9 +19,9 @@ class OptimizerHandover:
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         if not all(group.get("fused") for group in optimizer.param_groups):
             raise ValueError(
-                f"[GradClipper] optimizer: expected a fused optimizer, got {type(optimizer).__name__} without "
-                "fused=True; construct it with fused=True, or leave `optimizer` out and skip the step "
-                "yourself when stats.skip_step is true"
+                f"[GradClipper] optimizer: expected a fused optimizer, got {type(optimizer).__name__} "
+                "without fused=True; construct it with fused=True, or leave `optimizer` out and skip the "
+                "step yourself when stats.skip_step is true"
             )
         self.optimizer = optimizer
         self._given: dict[str, Tensor] = {}

@@ -184,7 +184,9 @@ class GradClipper:
     def _stepped(self, optimizer: torch.optim.Optimizer | None) -> torch.optim.Optimizer:
         own = None if self._handover is None else self._handover.optimizer
         if optimizer is None and own is None:
-            raise ValueError("[GradClipper.clip_] optimizer: expected the optimizer that scaler steps, got None")
+            raise ValueError(
+                "[GradClipper.clip_] optimizer: expected the optimizer that scaler steps, got None"
+            )
         if optimizer is not None and own is not None and optimizer is not own:
             raise ValueError(
                 "[GradClipper.clip_] optimizer: expected the one the clipper was built with, got another"
@@ -220,5 +222,6 @@ def _check_optimizer(optimizer: torch.optim.Optimizer | None, on_nonfinite: str,
         raise ValueError("[GradClipper] fold: expected together with a fused optimizer, got optimizer=None")
     if fold and on_nonfinite == "zero":
         raise ValueError(
-            "[GradClipper] fold: expected on_nonfinite other than 'zero' (no division makes NaN zero), got 'zero'"
+            "[GradClipper] fold: expected on_nonfinite other than 'zero' (no division makes NaN zero), "
+            "got 'zero'"
         )

@@ -179,7 +179,10 @@ def test_a_fold_can_skip_the_step():
     ("options", "message"),
     [
         ({"fold": True}, r"fold: expected together with a fused optimizer, got optimizer=None"),
-        ({"fold": True, "optimizer": "fused", "on_nonfinite": "zero"}, r"expected on_nonfinite other than 'zero'"),
+        (
+            {"fold": True, "optimizer": "fused", "on_nonfinite": "zero"},
+            r"expected on_nonfinite other than 'zero'",
+        ),
         ({"fold": True, "optimizer": "plain"}, r"expected a fused optimizer, got SGD without fused=True"),
         ({"optimizer": "fused"}, r"expected only with on_nonfinite='skip' or fold=True, got 'propagate'"),
     ],

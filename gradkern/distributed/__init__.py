@@ -15,7 +15,12 @@ if TYPE_CHECKING:
 
 __all__ = ["CountedParameter", "NormAudit", "StatsGatherer", "explain_norm"]
 
-_HOMES = {"CountedParameter": "audit", "NormAudit": "audit", "explain_norm": "audit", "StatsGatherer": "gather"}
+_HOMES = {
+    "CountedParameter": "audit",
+    "NormAudit": "audit",
+    "StatsGatherer": "gather",
+    "explain_norm": "audit",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -38,7 +38,7 @@ class NormAudit:
 
     @property
     def counted_here(self) -> int:
-        """Elements that this rank counts; over the ranks of a mesh these add up to its parameters' elements."""
+        """Elements that this rank counts; over a mesh's ranks they add up to its parameters' elements."""
         return sum(p.counted_here for p in self.parameters)
 
     def __str__(self) -> str:

@@ -64,7 +64,9 @@ class Distributed:
     def report(self) -> torch.dtype:
         return torch.float64 if self.double else torch.float32
 
-    def _pack(self, positions: Sequence[int], norm_type: float, device: torch.device, **options: Any) -> Packed:
+    def _pack(
+        self, positions: Sequence[int], norm_type: float, device: torch.device, **options: Any
+    ) -> Packed:
         shards: list[Tensor | None] = [None] * len(self.grads)  # all positions: messages name them
         for i in positions:
             shards[i] = self._counted[i]

@@ -174,7 +174,8 @@ def _pack_with_torch(
         if same not in seen:
             seen.add(same)
             unique.append(row)
-    listed = [*rows, merge(unique or [nothing], norm_type)] if per_tensor else [merge(unique or [nothing], norm_type)]
+    whole = merge(unique or [nothing], norm_type)
+    listed = [*rows, whole] if per_tensor else [whole]
     return Packed(torch.cat([r.sums for r in listed]), torch.cat([r.keys for r in listed]))
 
 
@@ -182,7 +183,9 @@ def _pack_one(shard: Tensor, norm_type: float) -> Packed:
     x = magnitudes(shard).flatten()
     largest = x.amax()
     up, down = (largest > 0) & (largest < 2.0**-400), ~(largest <= 2.0**480)
-    scaled = x * torch.where(up, 2.0**600, torch.where(down, 2.0**-600, 1.0))
+    # float64 by construction: torch.where of two Python numbers would be float32.
+    bin_scale = torch.where(up, 2.0**600, torch.where(down, 2.0**-600, torch.ones_like(largest)))
+    scaled = x * bin_scale
     square = scaled.dot(scaled)
     bins = [torch.where(up, square, 0.0), torch.where(up | down, 0.0, square), torch.where(down, square, 0.0)]
     reference = x.amin() if _smallest_dominates(norm_type) else largest

@@ -101,7 +101,8 @@ def as_reversed_meshes(model: nn.Sequential) -> nn.Sequential:
     for index, (name, p) in enumerate(list(model.named_parameters())):
         placement = Replicate() if index % 3 == 0 else Shard(min(1, p.ndim - 1) if index % 3 == 1 else 0)
         owner = model.get_submodule(name.rpartition(".")[0])
-        owner.register_parameter(name.rpartition(".")[2], nn.Parameter(distribute_tensor(p, mesh, [placement])))
+        placed = nn.Parameter(distribute_tensor(p, mesh, [placement]))
+        owner.register_parameter(name.rpartition(".")[2], placed)
     return model
 
 

@@ -73,7 +73,7 @@ class Ranks:
         for rank, pipe in enumerate(self.pipes):
             if not pipe.poll(timeout):
                 self.close()
-                raise AssertionError(f"rank {rank} of {self.world} did not answer within {timeout} s: it hangs")
+                raise AssertionError(f"rank {rank} of {self.world} hangs: no answer within {timeout} s")
             try:
                 kind, value = pipe.recv()
             except EOFError:
