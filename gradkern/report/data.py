@@ -102,8 +102,8 @@ class Run:
 
 
 def columns_for(rows: int, cells: int = RMS_CELLS) -> int:
-    """How many columns a matrix with so many rows may have: at least 40, at most 1000."""
-    return max(40, min(MOST_COLUMNS, cells // max(1, rows)))
+    """How many columns a matrix with so many rows may have: at least 16, at most 1000."""
+    return max(16, min(MOST_COLUMNS, cells // max(1, rows)))
 
 
 #: What the functions of this package take: a downsampled run, an open History, or the folder of a run.

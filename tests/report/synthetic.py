@@ -10,7 +10,16 @@ from gradkern.monitor.columns import Layout
 from gradkern.monitor.histogram import EXPONENTS, FORMATS
 from gradkern.monitor.writer import HistogramRow, HistoryWriter, StepRow, WeightsRow
 from gradkern.report.bins import Bins
-from gradkern.report.data import CURVE_BINS, Clipping, Histogram, Matrix, Run, columns_for
+from gradkern.report.data import (
+    CURVE_BINS,
+    RATIO_CELLS,
+    RMS_CELLS,
+    Clipping,
+    Histogram,
+    Matrix,
+    Run,
+    columns_for,
+)
 
 HOSTILE = "</script><img src=x onerror=\"document.title='owned'\">\x1b[2J\u202e&amp;<!--"
 
@@ -91,7 +100,7 @@ def make_run(params: int, steps: int, *, seed: int = 0, loss: bool = True, broke
 def _matrix(
     rng: np.random.Generator, params: int, at: np.ndarray, level: float, share: float, broken: bool
 ) -> Matrix:
-    bins = Bins.of(at, max(1, int(columns_for(params) * share)))
+    bins = Bins.of(at, columns_for(params, RMS_CELLS if share == 1 else RATIO_CELLS))
     depth = np.linspace(0, 1, params)[:, None]
     time = np.linspace(0, 1, len(bins))[None, :]
     logs = (

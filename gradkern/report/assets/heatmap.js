@@ -153,7 +153,7 @@ function heatmap(card, state, data) {
     }
     if (groups.length < 8) return drawSome(pen, down, each);
     pen.strokeStyle = colour("soft");
-    let free = 0;
+    let free = -7;
     for (const { prefix, start, end } of groups) {
       const top = start * each, bottom = end * each, middle = (top + bottom) / 2;
       pen.beginPath();
