@@ -156,6 +156,15 @@ class History:
         return self._numel
 
     @property
+    def repeated(self) -> frozenset[int]:
+        """Columns of parameters that have an earlier column, too: listed twice, under two names."""
+        return frozenset(
+            int(layout.columns[row])
+            for layout in self._layouts.values()
+            for row in np.flatnonzero(layout.first != np.arange(len(layout.first)))
+        )
+
+    @property
     def params(self) -> dict[str, dict[str, Any]]:
         """For each name what is known of the parameter: numel, shape, dtype, trainable, group, kind."""
         return {name: dict(entry) for layout in self._layouts.values() for name, entry in layout.entries()}
