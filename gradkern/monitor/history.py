@@ -31,6 +31,9 @@ def _names_file(method: F) -> F:
             return method(self, *args, **kwargs)
         except sqlite3.Error as error:
             raise store.explain(error, self.path, "History") from error
+        except (TypeError, OverflowError, IndexError, KeyError, UnicodeError) as error:
+            # The types of what SQLite returns are the file's, not ours.
+            raise HistoryError(f"[History] {str(self.path)!r}: a damaged row: {error}") from error
 
     return wrapped  # type: ignore[return-value]
 
@@ -170,6 +173,7 @@ class History:
         return {name: dict(entry) for layout in self._layouts.values() for name, entry in layout.entries()}
 
     @property
+    @_names_file
     def meta(self) -> dict[str, Any]:
         """What the monitor noted: version, norm_type, every, journal, optimizer, …"""
         rows = self._db.execute("SELECT key, value FROM meta").fetchall()
