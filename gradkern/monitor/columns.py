@@ -159,17 +159,21 @@ class LayerColumns:
     has_grad: NDArray[np.bool_]
 
 
-def groups_of(names: Sequence[str], depth: int | None) -> dict[str, NDArray[np.int64]]:
-    """Columns by module, in order of first appearance."""
+def groups_of(
+    names: Sequence[str], depth: int | None, repeated: frozenset[int]
+) -> dict[str, NDArray[np.int64]]:
+    """Columns by module, in order of first appearance; a parameter listed twice counts once."""
     members: dict[str, list[int]] = {}
     for column, name in enumerate(names):
-        members.setdefault(layer_of(name, depth), []).append(column)
+        columns = members.setdefault(layer_of(name, depth), [])
+        if column not in repeated:
+            columns.append(column)
     return {layer: np.array(columns, dtype=np.int64) for layer, columns in members.items()}
 
 
 def roll_up(history: History, depth: int | None) -> LayerColumns:
     """Parameters rolled up to the modules that own them. A shared parameter counts once."""
-    groups = groups_of(history.names, depth)
+    groups = groups_of(history.names, depth, history.repeated)
     shape = (len(history), len(groups))
     numel = history.numel_rows()
     rms, norm, largest = (np.full(shape, np.nan) for _ in range(3))
@@ -184,6 +188,6 @@ def roll_up(history: History, depth: int | None) -> LayerColumns:
         there = has_grad[:, layer]
         norm[there, layer] = np.sqrt(square[there])
         rms[there, layer] = np.sqrt(square[there] / np.maximum(size[there], 1))
-        largest[there, layer] = values.max(axis=1)[there]
+        largest[there, layer] = values.max(axis=1, initial=0.0)[there]
     sizes = np.array([history.numel[columns].sum() for columns in groups.values()], dtype=np.int64)
     return LayerColumns(tuple(groups), sizes, rms, norm, largest, nonfinite, has_grad)

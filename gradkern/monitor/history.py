@@ -31,6 +31,9 @@ def _names_file(method: F) -> F:
             return method(self, *args, **kwargs)
         except sqlite3.Error as error:
             raise store.explain(error, self.path, "History") from error
+        except (TypeError, OverflowError, IndexError, KeyError, UnicodeError) as error:
+            # The types of what SQLite returns are the file's, not ours.
+            raise HistoryError(f"[History] {str(self.path)!r}: a damaged row: {error}") from error
 
     return wrapped  # type: ignore[return-value]
 
@@ -156,11 +159,21 @@ class History:
         return self._numel
 
     @property
+    def repeated(self) -> frozenset[int]:
+        """Columns of parameters that have an earlier column, too: listed twice, under two names."""
+        return frozenset(
+            int(layout.columns[row])
+            for layout in self._layouts.values()
+            for row in np.flatnonzero(layout.first != np.arange(len(layout.first)))
+        )
+
+    @property
     def params(self) -> dict[str, dict[str, Any]]:
         """For each name what is known of the parameter: numel, shape, dtype, trainable, group, kind."""
         return {name: dict(entry) for layout in self._layouts.values() for name, entry in layout.entries()}
 
     @property
+    @_names_file
     def meta(self) -> dict[str, Any]:
         """What the monitor noted: version, norm_type, every, journal, optimizer, …"""
         rows = self._db.execute("SELECT key, value FROM meta").fetchall()

@@ -109,7 +109,7 @@ class GradMonitor:
         self._norm_type: float | None = None
         self._sample: Sample | None = None
         self._sampled: tuple[str, ...] = ()
-        self._recorded_since_step = False
+        self._records_first: bool | None = None  # before the optimizer's step, or after it
         self._closed = False
         self._process = os.getpid()
         self._recorder: Recorder | None = None
@@ -135,7 +135,6 @@ class GradMonitor:
                 lambda: _there(this)._plan.current(),
                 lambda: _there(this)._update_due(),
                 lambda exact, norm, ratio: _there(this)._add_weights(exact, norm, ratio),
-                lambda: _there(this)._after_step(),
             )
         _close_at_exit(self)
 
@@ -185,13 +184,13 @@ class GradMonitor:
             raise RuntimeError(f"[GradMonitor.record] expected an open monitor, got a call although {why}")
         number = self._step + 1 if step is None else _as_step(step)
         if number % self.every:
-            self._step, self._recorded_since_step = number, True
+            self._begin_step(number)
             return
         if stats is None:
             stats = self._measure(1.0 if inv_scale is None else float(inv_scale))
         else:
             self._check(stats, inv_scale, after_clip)
-        self._step, self._recorded_since_step = number, True
+        self._begin_step(number)
         if self._recorder is None:  # another rank records
             return
         phase = "before_clip" if stats.clip_coef is not None else "after_clip" if after_clip else "measured"
@@ -335,17 +334,25 @@ class GradMonitor:
             return self._layout
         return layout_of(plan.names, plan.numel, plan.first, plan, self._model, self._optimizer)
 
+    def _begin_step(self, number: int) -> None:
+        if self._records_first is None:
+            self._records_first = True
+        self._step = number
+
+    def _optimizer_step(self) -> int:
+        """The number of the step that the optimizer is in: `record` may come before or after it."""
+        if self._records_first is None:
+            self._records_first = False
+        return self._step if self._records_first else self._step + 1
+
     def _update_due(self) -> bool:
-        step = self._step if self._recorded_since_step else self._step + 1
+        step = self._optimizer_step()
         return self._update_every > 0 and (step == 1 or step % self._update_every == 0)
 
     def _add_weights(self, exact: bool, norm: Tensor, ratio: Tensor) -> None:
         if self._recorder is not None and not self._closed:
-            step = self._step if self._recorded_since_step else self._step + 1
+            step = self._optimizer_step()
             self._recorder.submit(WeightsCapture(step, self._own_layout(), exact, norm, ratio, self._pool))
-
-    def _after_step(self) -> None:
-        self._recorded_since_step = False
 
     def _add_histogram(self, step: int, stats: GradStats) -> None:
         from gradkern.monitor.histogram import histogram

@@ -167,6 +167,7 @@ def connect_reader(folder: str | os.PathLike[str]) -> sqlite3.Connection:
     try:
         connection = _open_read_only(file)
         connection.execute("PRAGMA trusted_schema=OFF")
+        connection.text_factory = _decode_text
         if sys.version_info >= (3, 11):
             connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 1 << 28)
         _check_schema(connection, file, "History.open")
@@ -188,6 +189,10 @@ def _open_read_only(file: Path) -> sqlite3.Connection:
             raise
         # A WAL database in a folder that cannot be written: all of it is in the main file.
         return sqlite3.connect(uri + "&immutable=1", uri=True, check_same_thread=False)
+
+
+def _decode_text(text: bytes) -> str:
+    return text.decode("utf-8", "replace")
 
 
 def _create(connection: sqlite3.Connection) -> None:

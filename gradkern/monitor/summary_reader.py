@@ -189,7 +189,7 @@ def _by_layer(
     history: History, depth: int, rms: Floats, low: Floats, high: Floats, bad: Floats
 ) -> tuple[tuple[str, ...], tuple[Floats, Floats, Floats, Floats]]:
     """Modules: the root of the size-weighted mean square of the parameters' values."""
-    groups = groups_of(history.names, depth)
+    groups = groups_of(history.names, depth, history.repeated)
     sizes = history.numel.astype(np.float64)
 
     def combined(values: Floats) -> Floats:

@@ -20,7 +20,6 @@ class UpdateTracker:
         due: asked before each step.
         report: called after a step that was due, with exact, weight_norm [N], ratio [N] (float32,
             NaN for what has no plain memory); on the parameters' device. No synchronisation.
-        stepped: called after every step.
     """
 
     def __init__(
@@ -29,9 +28,8 @@ class UpdateTracker:
         params: Callable[[], Sequence[Tensor]],
         due: Callable[[], bool],
         report: Callable[[bool, Tensor, Tensor], None],
-        stepped: Callable[[], None],
     ) -> None:
-        self._params, self._due, self._report, self._stepped = params, due, report, stepped
+        self._params, self._due, self._report = params, due, report
         self._sample: Sample | None = None
         self._watched: list[int] = []
         self._before: list[Piece] | None = None
@@ -64,7 +62,6 @@ class UpdateTracker:
             params = list(self._params())
             if [id(p) for p in params] == self._watched:
                 self._report(self._sample.exact, *_norms(self._sample, before, self._sample.take(params)))
-        self._stepped()
 
 
 def _norms(sample: Sample, before: list[Piece], after: list[Piece]) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,9 @@ BATCH = 1000  # the most metrics that MLflow takes in one call
 class MlflowSink(Sink):
     """Metrics and the heatmap to an MLflow run.
 
+    MLflow's file store keeps a metric as a file, so that there cannot be both ``grad_norm`` and
+    ``grad_norm/<param>``: here the second is called ``grad_norm_of/<param>``.
+
     Args:
         tracking_uri: server or ``file:`` folder; MLflow's own default if None.
         experiment: name of the experiment; made if it is not there.
@@ -56,7 +59,7 @@ class MlflowSink(Sink):
 
     def log(self, step: int, time: float, values: dict[str, float]) -> None:
         metric = self._mlflow.entities.Metric
-        metrics = [metric(key, value, int(1000 * time), step) for key, value in values.items()]
+        metrics = [metric(_key(key), value, int(1000 * time), step) for key, value in values.items()]
         for first in range(0, len(metrics), BATCH):
             self._client.log_batch(self._run_id, metrics=metrics[first : first + BATCH])
 
@@ -69,3 +72,10 @@ class MlflowSink(Sink):
     def close(self) -> None:
         if self._own:
             self._client.set_terminated(self._run_id)
+
+
+def _key(key: str) -> str:
+    """The name of a metric here; MLflow takes letters, digits and ``_-. :/`` only."""
+    if key.startswith("grad_norm"):
+        key = key.replace("/", "_of/", 1)
+    return "".join(c if c.isalnum() and c.isascii() or c in "_-. :/" else "_" for c in key)

@@ -28,7 +28,7 @@ def sgd(model: nn.Module, lr: float = 0.05) -> torch.optim.Optimizer:
 def test_history_holds_what_the_loop_saw(tmp_path, model):
     optimizer = sgd(model)
     with GradMonitor(model, optimizer, tmp_path) as monitor:
-        stats = train(model, monitor, optimizer, 30)
+        stats = train(model, monitor, optimizer, 30, max_norm=10.0)
     with History.open(tmp_path) as history:
         assert history.steps.tolist() == list(range(1, 31))
         assert history.names == tuple(n for n, _ in model.named_parameters())
@@ -39,7 +39,7 @@ def test_history_holds_what_the_loop_saw(tmp_path, model):
         np.testing.assert_array_equal(history.clip_coef, [s.clip_coef.item() for s in stats])
         assert history.clipped.tolist() == [s.clip_coef.item() < 1 for s in stats]
         assert history.clipped.any() and not history.clipped.all()
-        np.testing.assert_allclose(history.max_norm[history.clipped], 0.5, rtol=1e-6)
+        np.testing.assert_allclose(history.max_norm[history.clipped], 10.0, rtol=1e-6)
         assert np.isnan(history.max_norm[~history.clipped]).all()
         assert history.lr.tolist() == [0.05] * 30
         assert history.has_loss.all() and (history.loss > 0).all()

@@ -1,0 +1,77 @@
+"""The table for other programs says what the history says."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from _loops import layout, step_row
+
+from gradkern import History
+from gradkern.monitor.export import COLUMNS
+from gradkern.monitor.writer import HistoryWriter
+
+
+@pytest.fixture
+def history(tmp_path):
+    where = layout(3)
+    where.names = ("a.weight", "=cmd()", 'b,"c"')
+    writer = HistoryWriter(tmp_path / "run", {})
+    rows = [
+        step_row(1, [1.0, 2.0, -1.0], where, loss=0.5, lr=(0.1,), clip_coef=0.25, phase="before_clip"),
+        step_row(2, [np.nan, 4.0, 5.0], where, nonfinite=np.array([7, 0, 0]), zeros=np.array([1, 0, 2])),
+    ]
+    writer.write(rows)
+    writer.close()
+    with History.open(tmp_path / "run") as opened:
+        yield opened
+
+
+EXPECTED = [(1, "a.weight", 1.0, 0), (1, "=cmd()", 2.0, 0), (2, "a.weight", None, 7), (2, "=cmd()", 4.0, 0), (2, 'b,"c"', 5.0, 0)]
+
+
+def test_csv(history, tmp_path):
+    history.to_csv(tmp_path / "table.csv")
+    with open(tmp_path / "table.csv", newline="", encoding="utf-8") as opened:
+        lines = list(csv.DictReader(opened))
+    assert tuple(lines[0]) == COLUMNS
+    found = [(int(x["step"]), x["param"].lstrip("'"), float(x["norm"]), int(x["nonfinite"])) for x in lines]
+    assert [f[:2] + f[3:] for f in found] == [e[:2] + e[3:] for e in EXPECTED]
+    assert [f[2] for f in found] == pytest.approx([1.0, 2.0, np.nan, 4.0, 5.0], nan_ok=True)
+    assert lines[1]["param"] == "'=cmd()"  # no formula for a spreadsheet
+    assert lines[0]["phase"] == "before_clip" and lines[0]["clip_coef"] == "0.25" and lines[0]["zeros"] == "-1"
+    assert float(lines[1]["rms"]) == pytest.approx(0.2)
+
+
+def test_pandas(history):
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    table = history.to_pandas()
+    assert isinstance(table, pandas.DataFrame) and tuple(table.columns) == COLUMNS
+    assert table["param"].tolist() == [e[1] for e in EXPECTED] and table["nonfinite"].tolist() == [0, 0, 7, 0, 0]
+    assert table["norm"].tolist() == pytest.approx([1.0, 2.0, np.nan, 4.0, 5.0], nan_ok=True)
+    assert table["zeros"].tolist() == [-1, -1, 1, 0, 2] and table["skipped"].tolist() == [False] * 5
+
+
+def test_parquet(history, tmp_path):
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    import pyarrow.parquet
+
+    history.to_parquet(tmp_path / "table.parquet")
+    table = pyarrow.parquet.read_table(tmp_path / "table.parquet").to_pydict()
+    assert tuple(table) == COLUMNS and table["param"] == [e[1] for e in EXPECTED]
+    assert table["norm"] == pytest.approx([1.0, 2.0, np.nan, 4.0, 5.0], nan_ok=True)
+    assert table["lr"] == pytest.approx([0.1, 0.1, np.nan, np.nan, np.nan], nan_ok=True)
+
+
+@pytest.mark.parametrize(("method", "extra"), [("to_pandas()", "monitor"), ("to_parquet('x')", "parquet")])
+def test_a_missing_package_names_the_extra(history, method, extra):
+    package = {"monitor": "pandas", "parquet": "pyarrow"}[extra]
+    code = (
+        f"import sys; sys.modules[{package!r}] = None\nfrom gradkern import History\n"
+        f"try: History.open({str(history.path)!r}).{method}\nexcept ImportError as error: print(error)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert f"needs the package {package}, which is not installed: pip install gradkern[{extra}]" in out.stdout

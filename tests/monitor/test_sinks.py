@@ -1,0 +1,257 @@
+"""Each sink against the real package, read back with that package's own reader."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import subprocess
+import sys
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from _loops import layout, small_model, step_row, train
+
+from gradkern import GradMonitor
+from gradkern.monitor.writer import WeightsRow
+from gradkern.sinks import JsonlSink, Sink, make_sinks
+from gradkern.sinks.base import SinkFeed
+from gradkern.sinks.heatmap import COLUMNS, Heatmap, encode_png
+
+
+class Kept(Sink):
+    """Keeps what it is sent."""
+
+    def open(self, run_dir):
+        self.lines, self.images, self.closed = [], [], False
+
+    def log(self, step, time, values):
+        self.lines.append((step, values))
+
+    def image(self, step, key, png):
+        self.images.append((step, key, png))
+
+    def close(self):
+        self.closed = True
+
+
+def run(tmp_path, sinks, steps=12, **options):
+    model = small_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with GradMonitor(model, optimizer, tmp_path / "run", sinks=sinks, update_every=5, **options) as monitor:
+        return train(model, monitor, optimizer, steps, max_norm=10.0)
+
+
+def test_the_keys(tmp_path):
+    sink = Kept(heatmap_every=5)
+    stats = run(tmp_path, [sink])
+    assert [step for step, _ in sink.lines] == list(range(1, 13)) and sink.closed
+    step, values = sink.lines[4]
+    names = stats[0].names
+    clipped = [s.clip_coef.item() < 1 for s in stats]
+    assert values["grad_norm"] == stats[4].total_norm.item() and values["lr"] == 0.01 and values["loss"] > 0
+    assert values["clip/coef"] == stats[4].clip_coef.item()
+    assert values["clip/rate"] == pytest.approx(np.mean(clipped[:5])) and values["grad_nonfinite"] == 0
+    for i, name in enumerate(names):
+        assert values[f"grad_norm/{name}"] == stats[4].norm[i].item()
+        assert values[f"grad_rms/{name}"] == pytest.approx(stats[4].rms[i].item(), rel=1e-6)
+    updates = [sorted(k for k in v if k.startswith("update_ratio/")) for _, v in sink.lines]
+    assert any(len(keys) == len(names) for keys in updates)
+    assert [(step, key) for step, key, _ in sink.images] == [
+        (5, "grad_rms_heatmap"), (10, "grad_rms_heatmap"), (12, "grad_rms_heatmap")
+    ]  # fmt: skip
+
+
+def test_thousands_of_parameters_make_few_charts():
+    where, keys = layout(2000), set()
+    sink, everything = Kept(top=8), Kept(all_params=True)
+    feed = SinkFeed([sink, everything], None)
+    generator = np.random.default_rng(0)
+    for step in range(1, 30):  # the largest and smallest are others in every step
+        feed.send([step_row(step, generator.random(2000), where)])
+    feed.send([WeightsRow(30, where, True, np.ones(2000), np.ones(2000)), step_row(30, np.ones(2000), where)])
+    for _, values in sink.lines:
+        keys |= set(values)
+    assert len({k for k in keys if k.startswith("grad_rms/")}) == 32 and len(keys) < 110
+    assert len({k for k in sink.lines[-1][1] if k.startswith("update_ratio/")}) == 32
+    first = sink.lines[0][1]
+    assert len([k for k in first if k.startswith("grad_rms/")]) == 16
+    assert len([k for k in everything.lines[0][1] if k.startswith("grad_rms/")]) == 2000
+
+
+def test_norms_from_after_clipping_have_another_name():
+    sink = Kept()
+    SinkFeed([sink], None).send([step_row(1, [1.0, 2.0], layout(2), phase="after_clip")])
+    _, values = sink.lines[0]
+    assert "grad_norm" not in values and "grad_norm_after_clip" in values
+    assert not any(k.startswith(("grad_norm/", "grad_rms/")) for k in values)
+    assert values["grad_norm_after_clip/layers.0.bias"] == 2.0
+
+
+def test_every_nth_and_missing_gradients():
+    sink = Kept(every=3)
+    feed = SinkFeed([sink], None)
+    feed.send([step_row(s, [1.0, -1.0], layout(2)) for s in range(1, 8)])
+    assert [s for s, _ in sink.lines] == [3, 6]
+    assert "grad_norm/layers.0.bias" not in sink.lines[0][1]
+
+
+def test_a_sink_that_fails_is_left_out_and_named(tmp_path):
+    class Bad(Kept):
+        def log(self, step, time, values):
+            raise ConnectionError("no network")
+
+    good = Kept()
+    with pytest.warns(RuntimeWarning, match=r"Bad failed and is left out from now on: ConnectionError\('no network'\)"):
+        run(tmp_path, [Bad(), good])
+    assert len(good.lines) == 12
+
+
+def test_arguments_are_checked():
+    with pytest.raises(ValueError, match=r"\[JsonlSink\] every: expected at least 1, got 0"):
+        JsonlSink(every=0)
+    with pytest.raises(TypeError, match=r"sinks\[1\]: expected a Sink or one of jsonl, .*, got 'wandbb'"):
+        make_sinks(["jsonl", "wandbb"])
+
+
+def test_json_lines(tmp_path):
+    stats = run(tmp_path, "jsonl")
+    run(tmp_path, ["jsonl"], steps=3)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, 16))
+    assert lines[3]["grad_norm"] == stats[3].total_norm.item()
+    sink = JsonlSink(tmp_path / "x.jsonl")
+    sink.open(tmp_path)
+    sink.log(1, 2.0, {"a": float("nan"), "b": float("inf"), "c": -float("inf")})
+    sink.close()
+    assert json.loads((tmp_path / "x.jsonl").read_text()) == {
+        "step": 1, "time": 2.0, "a": "NaN", "b": "Infinity", "c": "-Infinity"
+    }  # fmt: skip
+
+
+def decode_png(png: bytes) -> np.ndarray:
+    assert png[:8] == b"\x89PNG\r\n\x1a\n"
+    at, data, size = 8, b"", (0, 0)
+    while at < len(png):
+        (length,) = struct.unpack(">I", png[at : at + 4])
+        kind, body = png[at + 4 : at + 8], png[at + 8 : at + 8 + length]
+        assert struct.unpack(">I", png[at + 8 + length : at + 12 + length])[0] == zlib.crc32(kind + body)
+        size = struct.unpack(">II", body[:8]) if kind == b"IHDR" else size
+        data += body if kind == b"IDAT" else b""
+        at += 12 + length
+    lines = np.frombuffer(zlib.decompress(data), np.uint8).reshape(size[1], 1 + 3 * size[0])
+    assert not lines[:, 0].any()
+    return lines[:, 1:].reshape(size[1], size[0], 3)
+
+
+def test_the_heatmap_is_bounded_and_a_true_png():
+    pixels = np.random.default_rng(0).integers(0, 256, (7, 11, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(decode_png(encode_png(pixels)), pixels)
+    heatmap = Heatmap()
+    names = tuple(f"p{i}" for i in range(3000))
+    for step in range(1, 2001):
+        heatmap.add(step, names, np.full(3000, float(step)))
+        assert len(heatmap._columns) < COLUMNS
+    matrix = heatmap.matrix()
+    assert matrix.shape[0] == 3000 and COLUMNS // 2 <= matrix.shape[1] <= COLUMNS
+    np.testing.assert_allclose(np.diff(10.0 ** matrix[0]), heatmap._stride, rtol=1e-3)
+    assert decode_png(heatmap.png()).shape[0] <= 1024
+    decode_png(Heatmap().png())
+
+
+def test_tensorboard(tmp_path):
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    from gradkern.sinks import TensorBoardSink
+
+    stats = run(tmp_path, [TensorBoardSink(heatmap_every=10)])
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    found = events.Scalars("grad_norm")
+    assert [e.step for e in found] == list(range(1, 13))
+    assert [e.value for e in found] == [s.total_norm.item() for s in stats]
+    assert {"clip/coef", "clip/rate", "grad_rms/0.weight", "grad_norm/0.weight", "update_ratio/0.weight"} <= set(
+        events.Tags()["scalars"]
+    )
+    pictures = events.Images("grad_rms_heatmap")
+    assert [p.step for p in pictures] == [10, 12]
+    assert decode_png(pictures[0].encoded_image_string).shape == (pictures[0].height, pictures[0].width, 3)
+
+
+def wandb_records(content: bytes):
+    """Records of a .wandb file: seven bytes, then LevelDB's log format in blocks of 32 KiB."""
+    assert content[:4] == b":W&B"
+    at, parts = 7, b""
+    while at + 7 <= len(content):
+        if 32768 - at % 32768 < 7:
+            at += 32768 - at % 32768
+            continue
+        length, kind = struct.unpack("<HB", content[at + 4 : at + 7])
+        parts += content[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            yield parts
+            parts = b""
+
+
+def test_wandb_offline(tmp_path, monkeypatch):
+    pytest.importorskip("wandb", reason="wandb is not installed")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    from wandb.proto import wandb_internal_pb2
+
+    from gradkern.sinks import WandbSink
+
+    (tmp_path / "run").mkdir()
+    stats = run(tmp_path, [WandbSink(init={"project": "gradkern-test"}, heatmap_every=10)])
+    (file,) = (tmp_path / "run").rglob("*.wandb")
+    rows = []
+    for data in wandb_records(file.read_bytes()):
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data)
+        if record.WhichOneof("record_type") == "history":
+            items = record.history.item
+            rows.append({i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in items})
+    norms = {row["grad_step"]: row["grad_norm"] for row in rows if "grad_norm" in row}
+    assert norms == {i + 1: pytest.approx(s.total_norm.item()) for i, s in enumerate(stats)}
+    keys = set().union(*rows)
+    assert {"clip/coef", "clip/rate", "grad_rms/0.weight", "update_ratio/0.weight", "grad_rms_heatmap"} <= keys
+
+
+def test_mlflow_file_store(tmp_path, monkeypatch):
+    pytest.importorskip("mlflow", reason="mlflow is not installed")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    from mlflow import MlflowClient
+
+    from gradkern.sinks import MlflowSink
+
+    uri = (tmp_path / "mlruns").as_uri()
+    sink = MlflowSink(uri, heatmap_every=10)
+    stats = run(tmp_path, [sink])
+    client = MlflowClient(uri)
+    found = client.get_metric_history(sink.run_id, "grad_norm")
+    assert [m.step for m in found] == list(range(1, 13))
+    assert [m.value for m in found] == pytest.approx([s.total_norm.item() for s in stats])
+    finished = client.get_run(sink.run_id)
+    assert finished.info.status == "FINISHED"
+    keys = {"clip/coef", "clip/rate", "grad_rms/0.weight", "grad_norm_of/0.weight", "update_ratio/0.weight"}
+    assert keys <= set(finished.data.metrics)
+    assert [a.path for a in client.list_artifacts(sink.run_id, "gradkern")] == ["gradkern/grad_rms_heatmap.png"]
+
+
+@pytest.mark.parametrize(
+    ("sink", "module", "extra"),
+    [("TensorBoardSink", "tensorboard", "tensorboard"), ("WandbSink", "wandb", "wandb"), ("MlflowSink", "mlflow", "mlflow")],
+)
+def test_a_missing_package_names_the_extra(sink, module, extra):
+    code = (
+        f"import sys; sys.modules[{module!r}] = None\nfrom gradkern import sinks\n"
+        f"try: sinks.{sink}()\nexcept ImportError as error: print(error)"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env={**os.environ}, check=True
+    )
+    assert f"[{sink}] needs the package {module}, which is not installed: pip install gradkern[{extra}]" in out.stdout
