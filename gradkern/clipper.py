@@ -117,7 +117,7 @@ class GradClipper:
         GradScaler.step puts its own verdict there and takes it off itself: not ours to delete.
         """
         if self._found_inf is not None and getattr(optimizer, "found_inf", None) is self._found_inf:
-            del optimizer.found_inf
+            del optimizer.found_inf  # type: ignore[attr-defined]
         self._found_inf = None
 
     @torch.no_grad()
