@@ -119,10 +119,14 @@ def assert_norm(got: float, expected: np.longdouble, *, wide: bool, ulp: int) ->
         return
     assert not math.isnan(got), f"expected {expected!r}, got NaN"
     if not wide:
-        assert ulp_distance(got, expected) <= ulp, f"{got!r} is {ulp_distance(got, expected)} ulp from {expected!r}"
+        assert ulp_distance(got, expected) <= ulp, (
+            f"{got!r} is {ulp_distance(got, expected)} ulp from {expected!r}"
+        )
         return
     spacing = 5e-324  # subnormal results have an absolute error
-    assert abs(np.longdouble(got) - expected) <= FLOAT64_RELATIVE * expected + spacing, f"{got!r}, exact {expected!r}"
+    assert abs(np.longdouble(got) - expected) <= FLOAT64_RELATIVE * expected + spacing, (
+        f"{got!r}, exact {expected!r}"
+    )
 
 
 def bits(tensor: Tensor) -> bytes:
@@ -132,8 +136,11 @@ def bits(tensor: Tensor) -> bytes:
 
 
 def scaled(tensor: Tensor, coef: float) -> Tensor:
-    """`tensor * coef` in float64, unrounded."""
-    return tensor.detach().to(torch.complex128 if tensor.is_complex() else torch.float64) * coef
+    """`tensor * coef` in float64, unrounded; complex part by part."""
+    if tensor.is_complex():
+        whole = tensor.detach().to(torch.complex128).resolve_conj().contiguous()
+        return torch.view_as_complex(torch.view_as_real(whole) * coef)
+    return tensor.detach().double() * coef
 
 
 def coefficient(max_norm: float, total: Tensor) -> float:
