@@ -99,7 +99,9 @@ def interleaved(training: Training, ways: dict[str, Any], rounds: int) -> dict[s
             measured = training.step(ways[name])
             if number >= 3:
                 times[name].append(measured)
-    return {n: (statistics.median(t[0] for t in x), statistics.median(t[1] for t in x)) for n, x in times.items()}
+    return {
+        n: (statistics.median(t[0] for t in x), statistics.median(t[1] for t in x)) for n, x in times.items()
+    }
 
 
 def blocks(training: Training, ways: dict[str, Any], pairs: int, length: int) -> dict[str, float]:
@@ -115,7 +117,9 @@ def blocks(training: Training, ways: dict[str, Any], pairs: int, length: int) ->
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--save", metavar="NAME")
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--blocks", type=int, default=16)
@@ -149,7 +153,8 @@ def show(count: int, case: dict[str, Any]) -> None:
         share = 100 * extra / base["step"]
         print(f"  {name:42} {row['between']:10.1f} µs   {extra:+10.1f} µs  {share:+7.2f} % of the step")
     extra, clip = case["blocks_us"]["extra"], case["blocks_us"]["clip"]
-    print(f"  alternating blocks: record() adds {extra:+.1f} µs to {clip / 1e3:.2f} ms ({100 * extra / clip:+.2f} %)")
+    share = 100 * extra / clip
+    print(f"  alternating blocks: record() adds {extra:+.1f} µs to {clip / 1e3:.2f} ms ({share:+.2f} %)")
     print(f"  the writing thread takes {case['writer_us_per_row']} µs a row (wall time)")
 
 

@@ -8,6 +8,7 @@ so that replacing them there (`gradkern.patch_torch`) does not lead back to grad
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,7 +52,7 @@ def vector_norm(x: Tensor, norm_type: float) -> Tensor:
 
 def measure(
     params: Sequence[Tensor], norm_type: float, count_zeros: bool, inv_scale: float
-) -> dict[str, Tensor | list[bool] | None]:
+) -> dict[str, Any]:
     """What `_C.measure` returns, from torch's operations, one tensor at a time."""
     grads = [p.grad for p in params]
     present = [g for g in grads if g is not None]

@@ -15,8 +15,9 @@ def seconds(value: float) -> str:
 
 def cpu_table(record: dict) -> str:
     machine = record["machine"]
+    what = f"{machine['cpu']}, {record['threads']} threads, torch {machine['torch']}"
     lines = [
-        f"{machine['cpu']}, {record['threads']} threads, torch {machine['torch']}, commit {machine['commit']}.",
+        f"{what}, commit {machine['commit']}.",
         "",
         "| gradients | dtype | clipping | gradkern | torch | torch / gradkern | gradkern / floor |",
         "|---|---|---|---:|---:|---:|---:|",

@@ -28,7 +28,7 @@ from gradkern.distributed.packed import (
 
 def _all_reduce(tensor: Tensor, operation: str, group: dist.ProcessGroup) -> Tensor:
     reduced = functional.all_reduce(tensor.contiguous(), operation, group)
-    return functional.wait_tensor(reduced) if type(reduced) is not torch.Tensor else reduced
+    return functional.wait_tensor(reduced) if type(reduced) is not torch.Tensor else reduced  # type: ignore[no-untyped-call]
 
 
 def reduce_total(packed: Packed, groups: Sequence[dist.ProcessGroup], norm_type: float) -> Packed:

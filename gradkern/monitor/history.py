@@ -289,7 +289,7 @@ class History:
         """[T, G] learning rate of each parameter group; NaN where a group was not there."""
         if "lr" not in self._cache:
             self._cache["lr"] = _ragged(self._lr_blobs[i] for i in self._rows)
-        return self._cache["lr"]  # type: ignore[no-any-return]
+        return self._cache["lr"]
 
     # ---- one number a parameter and step ----
 
@@ -309,7 +309,7 @@ class History:
         if "rms" not in self._cache:
             roots = np.sqrt(np.maximum(self.numel_rows(), 1)).astype(self.l2_norm.dtype)
             self._cache["rms"] = self.l2_norm / roots
-        return self._cache["rms"]  # type: ignore[no-any-return]
+        return self._cache["rms"]
 
     @property
     def max_abs(self) -> Floats:
@@ -512,7 +512,7 @@ class History:
     def _matrix(self, name: str) -> NDArray[Any]:
         if "columns" not in self._cache:
             self._cache["columns"] = self.window(0, len(self))
-        return getattr(self._cache["columns"], name)  # type: ignore[no-any-return]
+        return getattr(self._cache["columns"], name)
 
     def _read_columns(self, rows: NDArray[np.int64]) -> Columns:
         columns = Columns(len(rows), len(self.names))
@@ -542,7 +542,7 @@ class History:
                 ratios[i, columns] = store.decode(ratio, len(columns), "weights")
             steps = np.array([row[1] for row in rows], dtype=np.int64)
             self._cache["weights"] = (steps, np.array([bool(r[3]) for r in rows], dtype=bool), norms, ratios)
-        return self._cache["weights"]  # type: ignore[no-any-return]
+        return self._cache["weights"]
 
     @_names_file
     def _histograms(self) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
@@ -561,7 +561,7 @@ class History:
                 underflow[i, columns] = flat_fractions.reshape(len(columns), len(FORMATS))
             steps = np.array([row[1] for row in rows], dtype=np.int64)
             self._cache["histograms"] = (steps, counts, underflow)
-        return self._cache["histograms"]  # type: ignore[no-any-return]
+        return self._cache["histograms"]
 
     def _layout(self, number: Any) -> Layout:
         if number not in self._layouts:

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from gradkern import _fallback
-from gradkern._load import DISABLED, C
+from gradkern import _general
 from gradkern.monitor import lock
 from gradkern.monitor.capture import HistogramCapture, StepCapture, WeightsCapture
 from gradkern.monitor.describe import describe_run, layout_of, matches_plan
@@ -301,11 +300,10 @@ class GradMonitor:
     @torch.no_grad()
     def _measure(self, inv_scale: float) -> GradStats:
         params = self._plan.current()
-        columns: dict[str, Any] | None = None
-        if not DISABLED:
-            columns = C.measure(params, 2.0, self._count_zeros, inv_scale, self._plan.names)
-        if columns is None:
-            columns = _fallback.measure(params, 2.0, self._count_zeros, inv_scale)
+        columns = _general.measure_columns(
+            "GradMonitor.record", params, self._plan.names, 2.0, self._count_zeros, inv_scale
+        )
+        del columns["nonfinite_total"]
         stats = GradStats(
             names=self._plan.names,
             numel=self._plan.numel,

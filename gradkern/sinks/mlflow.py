@@ -78,4 +78,4 @@ def _key(key: str) -> str:
     """The name of a metric here; MLflow takes letters, digits and ``_-. :/`` only."""
     if key.startswith("grad_norm"):
         key = key.replace("/", "_of/", 1)
-    return "".join(c if c.isalnum() and c.isascii() or c in "_-. :/" else "_" for c in key)
+    return "".join(c if (c.isalnum() and c.isascii()) or c in "_-. :/" else "_" for c in key)

@@ -30,7 +30,13 @@ def history(tmp_path):
         yield opened
 
 
-EXPECTED = [(1, "a.weight", 1.0, 0), (1, "=cmd()", 2.0, 0), (2, "a.weight", None, 7), (2, "=cmd()", 4.0, 0), (2, 'b,"c"', 5.0, 0)]
+EXPECTED = [
+    (1, "a.weight", 1.0, 0),
+    (1, "=cmd()", 2.0, 0),
+    (2, "a.weight", None, 7),
+    (2, "=cmd()", 4.0, 0),
+    (2, 'b,"c"', 5.0, 0),
+]
 
 
 def test_csv(history, tmp_path):
@@ -42,7 +48,9 @@ def test_csv(history, tmp_path):
     assert [f[:2] + f[3:] for f in found] == [e[:2] + e[3:] for e in EXPECTED]
     assert [f[2] for f in found] == pytest.approx([1.0, 2.0, np.nan, 4.0, 5.0], nan_ok=True)
     assert lines[1]["param"] == "'=cmd()"  # no formula for a spreadsheet
-    assert lines[0]["phase"] == "before_clip" and lines[0]["clip_coef"] == "0.25" and lines[0]["zeros"] == "-1"
+    assert (
+        lines[0]["phase"] == "before_clip" and lines[0]["clip_coef"] == "0.25" and lines[0]["zeros"] == "-1"
+    )
     assert float(lines[1]["rms"]) == pytest.approx(0.2)
 
 
@@ -50,7 +58,13 @@ def test_pandas(history):
     pandas = pytest.importorskip("pandas", reason="pandas is not installed")
     table = history.to_pandas()
     assert isinstance(table, pandas.DataFrame) and tuple(table.columns) == COLUMNS
-    assert table["param"].tolist() == [e[1] for e in EXPECTED] and table["nonfinite"].tolist() == [0, 0, 7, 0, 0]
+    assert table["param"].tolist() == [e[1] for e in EXPECTED] and table["nonfinite"].tolist() == [
+        0,
+        0,
+        7,
+        0,
+        0,
+    ]
     assert table["norm"].tolist() == pytest.approx([1.0, 2.0, np.nan, 4.0, 5.0], nan_ok=True)
     assert table["zeros"].tolist() == [-1, -1, 1, 0, 2] and table["skipped"].tolist() == [False] * 5
 
@@ -73,5 +87,7 @@ def test_a_missing_package_names_the_extra(history, method, extra):
         f"import sys; sys.modules[{package!r}] = None\nfrom gradkern import History\n"
         f"try: History.open({str(history.path)!r}).{method}\nexcept ImportError as error: print(error)"
     )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
+    )
     assert f"needs the package {package}, which is not installed: pip install gradkern[{extra}]" in out.stdout

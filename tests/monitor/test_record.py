@@ -84,7 +84,9 @@ def test_contradictions_are_refused(tmp_path, model):
     with GradMonitor(model, None, tmp_path) as monitor:
         with pytest.raises(ValueError, match=r"\[GradMonitor.record\] after_clip: expected False"):
             monitor.record(stats, after_clip=True)
-        with pytest.raises(ValueError, match=r"\[GradMonitor.record\] inv_scale: expected that of the statistics, 1.0"):
+        with pytest.raises(
+            ValueError, match=r"\[GradMonitor.record\] inv_scale: expected that of the statistics, 1.0"
+        ):
             monitor.record(stats, inv_scale=0.5)
         with pytest.raises(TypeError, match=r"\[GradMonitor.record\] stats: expected GradStats, got float"):
             monitor.record(1.0)
@@ -95,9 +97,14 @@ def test_contradictions_are_refused(tmp_path, model):
         monitor.record(stats)
         with pytest.raises(ValueError, match=r"norm_type: expected 2.0 as before in this run, got inf"):
             monitor.record(gradkern.measure(model, norm_type=float("inf")))
-    with pytest.raises(RuntimeError, match="expected an open monitor, got a call although the monitor is closed"):
+    with pytest.raises(
+        RuntimeError, match="expected an open monitor, got a call although the monitor is closed"
+    ):
         monitor.record(stats)
-    with GradMonitor(model, None, tmp_path) as again, pytest.raises(ValueError, match=r"expected 2.0 as in .*history"):
+    with (
+        GradMonitor(model, None, tmp_path) as again,
+        pytest.raises(ValueError, match=r"expected 2.0 as in .*history"),
+    ):
         again.record(gradkern.measure(model, norm_type=1.0))
     for arguments in ({"every": 0}, {"update_every": -1}, {"histogram_every": 1.5}):
         (key,) = arguments
@@ -239,7 +246,10 @@ def test_names_that_stand_twice_get_a_number(tmp_path):
 
 
 def test_two_monitors_on_one_run_are_refused(tmp_path, model):
-    with GradMonitor(model, None, tmp_path), pytest.raises(HistoryError, match="another monitor is recording to it"):
+    with (
+        GradMonitor(model, None, tmp_path),
+        pytest.raises(HistoryError, match="another monitor is recording to it"),
+    ):
         GradMonitor(model, None, tmp_path)
     GradMonitor(model, None, tmp_path).close()
 
@@ -262,12 +272,15 @@ def test_only_rank_0_records_unless_asked(tmp_path, model, monkeypatch):
 def test_importing_gradkern_imports_no_optional_package():
     code = (
         "import sys, gradkern; gradkern.GradMonitor; gradkern.History; import gradkern.sinks\n"
-        "bad = {'pandas', 'matplotlib', 'rich', 'tensorboard', 'wandb', 'mlflow', 'pyarrow'} & set(sys.modules)\n"
+        "optional = {'pandas', 'matplotlib', 'rich', 'tensorboard', 'wandb', 'mlflow', 'pyarrow'}\n"
+        "bad = optional & set(sys.modules)\n"
         "assert not bad, bad\n"
         "import subprocess\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
-    light = "import sys, gradkern; assert 'gradkern.monitor' not in sys.modules and 'sqlite3' not in sys.modules"
+    light = (
+        "import sys, gradkern; assert 'gradkern.monitor' not in sys.modules and 'sqlite3' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", light], check=True, timeout=120)
 
 
@@ -275,7 +288,10 @@ def test_diagnose_says_when_there_is_none(tmp_path, model):
     try:
         import gradkern.diagnose  # noqa: F401
     except ImportError:
-        with GradMonitor(model, None, tmp_path) as monitor, pytest.raises(NotImplementedError, match="no diagnosis"):
+        with (
+            GradMonitor(model, None, tmp_path) as monitor,
+            pytest.raises(NotImplementedError, match="no diagnosis"),
+        ):
             monitor.diagnose()
     else:
         with GradMonitor(model, None, tmp_path) as monitor:

@@ -48,7 +48,7 @@ def test_the_keys(tmp_path):
     sink = Kept(heatmap_every=5)
     stats = run(tmp_path, [sink])
     assert [step for step, _ in sink.lines] == list(range(1, 13)) and sink.closed
-    step, values = sink.lines[4]
+    _, values = sink.lines[4]
     names = stats[0].names
     clipped = [s.clip_coef.item() < 1 for s in stats]
     assert values["grad_norm"] == stats[4].total_norm.item() and values["lr"] == 0.01 and values["loss"] > 0
@@ -104,7 +104,9 @@ def test_a_sink_that_fails_is_left_out_and_named(tmp_path):
             raise ConnectionError("no network")
 
     good = Kept()
-    with pytest.warns(RuntimeWarning, match=r"Bad failed and is left out from now on: ConnectionError\('no network'\)"):
+    with pytest.warns(
+        RuntimeWarning, match=r"Bad failed and is left out from now on: ConnectionError\('no network'\)"
+    ):
         run(tmp_path, [Bad(), good])
     assert len(good.lines) == 12
 
@@ -173,9 +175,13 @@ def test_tensorboard(tmp_path):
     found = events.Scalars("grad_norm")
     assert [e.step for e in found] == list(range(1, 13))
     assert [e.value for e in found] == [s.total_norm.item() for s in stats]
-    assert {"clip/coef", "clip/rate", "grad_rms/0.weight", "grad_norm/0.weight", "update_ratio/0.weight"} <= set(
-        events.Tags()["scalars"]
-    )
+    assert {
+        "clip/coef",
+        "clip/rate",
+        "grad_rms/0.weight",
+        "grad_norm/0.weight",
+        "update_ratio/0.weight",
+    } <= set(events.Tags()["scalars"])
     pictures = events.Images("grad_rms_heatmap")
     assert [p.step for p in pictures] == [10, 12]
     assert decode_png(pictures[0].encoded_image_string).shape == (pictures[0].height, pictures[0].width, 3)
@@ -218,7 +224,13 @@ def test_wandb_offline(tmp_path, monkeypatch):
     norms = {row["grad_step"]: row["grad_norm"] for row in rows if "grad_norm" in row}
     assert norms == {i + 1: pytest.approx(s.total_norm.item()) for i, s in enumerate(stats)}
     keys = set().union(*rows)
-    assert {"clip/coef", "clip/rate", "grad_rms/0.weight", "update_ratio/0.weight", "grad_rms_heatmap"} <= keys
+    assert {
+        "clip/coef",
+        "clip/rate",
+        "grad_rms/0.weight",
+        "update_ratio/0.weight",
+        "grad_rms_heatmap",
+    } <= keys
 
 
 def test_mlflow_file_store(tmp_path, monkeypatch):
@@ -239,12 +251,18 @@ def test_mlflow_file_store(tmp_path, monkeypatch):
     assert finished.info.status == "FINISHED"
     keys = {"clip/coef", "clip/rate", "grad_rms/0.weight", "grad_norm_of/0.weight", "update_ratio/0.weight"}
     assert keys <= set(finished.data.metrics)
-    assert [a.path for a in client.list_artifacts(sink.run_id, "gradkern")] == ["gradkern/grad_rms_heatmap.png"]
+    assert [a.path for a in client.list_artifacts(sink.run_id, "gradkern")] == [
+        "gradkern/grad_rms_heatmap.png"
+    ]
 
 
 @pytest.mark.parametrize(
     ("sink", "module", "extra"),
-    [("TensorBoardSink", "tensorboard", "tensorboard"), ("WandbSink", "wandb", "wandb"), ("MlflowSink", "mlflow", "mlflow")],
+    [
+        ("TensorBoardSink", "tensorboard", "tensorboard"),
+        ("WandbSink", "wandb", "wandb"),
+        ("MlflowSink", "mlflow", "mlflow"),
+    ],
 )
 def test_a_missing_package_names_the_extra(sink, module, extra):
     code = (
@@ -252,6 +270,14 @@ def test_a_missing_package_names_the_extra(sink, module, extra):
         f"try: sinks.{sink}()\nexcept ImportError as error: print(error)"
     )
     out = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env={**os.environ}, check=True
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ},
+        check=True,
     )
-    assert f"[{sink}] needs the package {module}, which is not installed: pip install gradkern[{extra}]" in out.stdout
+    assert (
+        f"[{sink}] needs the package {module}, which is not installed: pip install gradkern[{extra}]"
+        in out.stdout
+    )

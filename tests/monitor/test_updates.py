@@ -101,7 +101,12 @@ def test_histogram_counts_every_element_of_a_small_model():
     bins = np.floor(np.log2(magnitude)).astype(int) - EXPONENTS[0]
     np.testing.assert_array_equal(counts[0].numpy(), np.bincount(bins, minlength=len(EXPONENTS)))
     assert counts[1].sum() == 0 and torch.isnan(underflow[1]).all()
-    assert counts[2].sum() == 3 and counts[2][0] == 1 and counts[2][-1] == 1 and counts[2][-EXPONENTS[0] - 60 + 60] == 1
+    assert (
+        counts[2].sum() == 3
+        and counts[2][0] == 1
+        and counts[2][-1] == 1
+        and counts[2][-EXPONENTS[0] - 60 + 60] == 1
+    )
     expected = [(magnitude <= limit).mean() for limit in FORMATS.values()]
     np.testing.assert_allclose(underflow[0].numpy(), expected, rtol=1e-6)
 
