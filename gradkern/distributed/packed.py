@@ -150,7 +150,9 @@ def pack(
     parts = []
     for kind in sorted({s.device for s in shards if s is not None} or {torch.device("cpu")}, key=str):
         here = [s if s is not None and s.device == kind else None for s in shards]
-        found = None if DISABLED else C.partials(here, norm_type, count_zeros, per_tensor, operation, names)
+        # csrc/bindings/shards.cpp packs with the CPU kernels only.
+        compiled = not DISABLED and kind.type == "cpu"
+        found = C.partials(here, norm_type, count_zeros, per_tensor, operation, names) if compiled else None
         part = _pack_with_torch(here, norm_type, kind, per_tensor) if found is None else Packed(*found)
         parts.append(part.to(device))
     return merge(parts, norm_type)
