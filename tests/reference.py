@@ -132,8 +132,11 @@ def bits(tensor: Tensor) -> bytes:
 
 
 def scaled(tensor: Tensor, coef: float) -> Tensor:
-    """`tensor * coef` in float64, unrounded."""
-    return tensor.detach().to(torch.complex128 if tensor.is_complex() else torch.float64) * coef
+    """`tensor * coef` in float64, unrounded; complex part by part."""
+    if tensor.is_complex():
+        whole = tensor.detach().to(torch.complex128).resolve_conj().contiguous()
+        return torch.view_as_complex(torch.view_as_real(whole) * coef)
+    return tensor.detach().double() * coef
 
 
 def coefficient(max_norm: float, total: Tensor) -> float:

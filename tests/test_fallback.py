@@ -1,0 +1,229 @@
+"""Where no kernel applies, torch's own operations answer; and the two switches from the environment."""
+
+from __future__ import annotations
+
+import pytest
+import reference as ref
+import torch
+from strategies import parameters
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import gradkern
+
+
+class Wrapped(torch.Tensor):
+    """A tensor subclass whose operations run on another tensor, behind it."""
+
+    @staticmethod
+    def __new__(cls, inner):
+        return torch.Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype, device=inner.device)
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    @classmethod
+    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+        def unwrap(t):
+            return t.inner if isinstance(t, Wrapped) else t
+
+        args, kwargs = torch.utils._pytree.tree_map(unwrap, (args, kwargs or {}))
+        out = function(*args, **kwargs)
+        return Wrapped(out) if function is torch.ops.aten.detach.default else out
+
+
+def wrapped_parameter():
+    inner = torch.tensor([3.0, 4.0])
+    param = nn.Parameter(Wrapped(torch.zeros(2)))
+    param.grad = Wrapped(inner)
+    return param, inner
+
+
+class TestSubclass:
+    def test_clip(self):
+        param, inner = wrapped_parameter()
+        assert gradkern.clip_grad_norm_([param], 1.0).item() == 5.0
+        torch.testing.assert_close(inner, torch.tensor([0.6, 0.8]))
+
+    def test_clip_value(self):
+        param, inner = wrapped_parameter()
+        gradkern.clip_grad_value_([param], 3.5)
+        assert inner.tolist() == [3.0, 3.5]
+
+    def test_split(self):
+        param, inner = wrapped_parameter()
+        norm = gradkern.get_total_norm([param.grad])
+        assert float(norm) == 5.0
+        gradkern.clip_grads_with_norm_([param], 1.0, norm)
+        torch.testing.assert_close(inner, torch.tensor([0.6, 0.8]))
+
+    def test_clipper_and_measure_beside_a_plain_tensor(self):
+        param, inner = wrapped_parameter()
+        plain = parameters([torch.tensor([12.0])])[0]
+        assert gradkern.measure([param, plain]).norm.tolist() == [5.0, 12.0]
+        stats = gradkern.GradClipper([param, plain], 1.0).clip_()
+        assert stats.total_norm.item() == 13.0
+        torch.testing.assert_close(inner, torch.tensor([3.0, 4.0]) / 13)
+        torch.testing.assert_close(plain.grad, torch.tensor([12.0 / 13]))
+
+    @pytest.mark.parametrize("policy", ["raise", "zero", "skip"])
+    def test_policies(self, policy):
+        param, inner = wrapped_parameter()
+        inner[0] = float("nan")
+        clipper = gradkern.GradClipper([("w", param)], 1.0, on_nonfinite=policy)
+        if policy == "raise":
+            with pytest.raises(RuntimeError, match=r"expected finite gradients, got inf or NaN in \['w'\]"):
+                clipper.clip_()
+            assert inner[1].item() == 4.0
+        else:
+            stats = clipper.clip_()
+            assert inner[1].item() == (0.0 if policy == "zero" else 4.0)
+            assert policy != "zero" or inner[0].item() == 0.0
+            assert policy != "skip" or stats.skip_step.item() is True
+
+
+class TestFakeTensors:
+    def test_shapes_and_types_without_data(self):
+        with FakeTensorMode():
+            model = nn.Linear(3, 2)
+            for p in model.parameters():
+                p.grad = torch.empty_like(p)
+            total = gradkern.clip_grad_norm_(model.parameters(), 1.0)
+            assert total.shape == ()
+            assert total.dtype == torch.float32
+            assert gradkern.get_total_norm([p.grad for p in model.parameters()]).shape == ()
+            gradkern.clip_grad_value_(model.parameters(), 1.0)
+            assert gradkern.measure(model).norm.shape == (2,)
+
+    def test_fake_gradients_outside_their_mode(self):
+        mode = FakeTensorMode()
+        with mode:
+            fake = torch.ones(3)
+        assert gradkern.get_total_norm([fake]).shape == ()
+
+
+class Recorder(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.seen.append(str(function))
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_dispatch_mode_sees_the_operations():
+    params = parameters([torch.tensor([3.0, 4.0])])
+    with Recorder() as recorder:
+        total = gradkern.clip_grad_norm_(params, 1.0)
+    assert total.item() == 5.0
+    assert any("norm" in name for name in recorder.seen)
+    assert any("mul" in name for name in recorder.seen)
+    torch.testing.assert_close(params[0].grad, torch.tensor([0.6, 0.8]))
+
+
+def test_vmap():
+    x = torch.randn(5, 7)
+    torch.testing.assert_close(torch.vmap(lambda row: gradkern.get_total_norm([row], foreach=False))(x), x.norm(dim=1))
+
+
+def test_func_grad_over_a_clip():
+    def f(x):
+        return x.square().sum() / gradkern.get_total_norm([x.detach()])
+
+    x = torch.tensor([3.0, 4.0])
+    torch.testing.assert_close(torch.func.grad(f)(x), 2 * x / 5)
+
+
+def test_disable_goes_to_torch(run_python):
+    code = """
+import math, torch, gradkern
+from strategies import parameters
+tiny = torch.full((100,), 1e-25)
+assert gradkern.get_total_norm([tiny]).item() == 0.0  # torch's own underflow
+p = parameters([torch.tensor([3.0, 4.0])])
+assert gradkern.clip_grad_norm_(p, 1.0).item() == 5.0
+gradkern.clip_grad_value_(p, 0.7)
+gradkern.clip_grads_with_norm_(p, 1.0, torch.tensor(1.0))
+stats = gradkern.measure(p, count_zeros=True)
+assert abs(stats.norm.item() - math.hypot(0.6, 0.7)) < 1e-5
+p[0].grad = torch.tensor([3.0, 4.0])
+assert gradkern.GradClipper(p, 1.0, on_nonfinite="skip").clip_().skip_step.item() is False
+version = p[0].grad._version
+gradkern.clip_grad_norm_(p, 100.0)
+assert p[0].grad._version > version  # torch multiplies always
+print("done")
+"""
+    done = run_python(code, GRADKERN_DISABLE="1")
+    assert done.stdout.strip() == "done", done.stderr
+
+
+VERIFY = """
+import math, torch, gradkern
+from strategies import FINITE, LAYOUTS, NORM_TYPES, values, parameters, DTYPES
+for seed, dtype in enumerate(DTYPES):
+    for p in (2.0, 1.0, math.inf, 3.0, 0.0, -1.0):
+        for kind in ("normal", "zeros", "1e-30", "1e30", "a NaN", "an inf"):
+            grads = [LAYOUTS[name](values(kind, 252, dtype, seed)) for name in LAYOUTS]
+            gradkern.get_total_norm(grads, p)
+            gradkern.clip_grad_norm_(parameters(grads + grads[:2] + [None]), 0.5, p)
+print("done")
+"""
+
+
+def test_verify_agrees_with_what_is_right(run_python):
+    done = run_python(VERIFY, GRADKERN_VERIFY="1")
+    assert done.stdout.strip() == "done", done.stderr
+
+
+PLANTED = """
+import torch, gradkern
+from gradkern import functional
+from strategies import parameters
+real = functional.C
+class Wrong:
+    def clip_grad_norm_(self, params, *args):
+        total = real.clip_grad_norm_(params, *args)
+        {error}
+        return total
+    def get_total_norm(self, *args):
+        return real.get_total_norm(*args) * (1 + 1e-6)
+functional.C = Wrong()
+try:
+    {call}
+except RuntimeError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(("error", "call", "text"), [
+    ("total = total * (1 + 1e-6)", "gradkern.clip_grad_norm_(parameters([torch.ones(9)]), 1.0)",
+     "[clip_grad_norm_] GRADKERN_VERIFY: total_norm is 3.00000"),
+    ("params[0].grad[4] *= 1.0001", "gradkern.clip_grad_norm_(parameters([torch.ones(9)]), 1.0)",
+     "[clip_grad_norm_] GRADKERN_VERIFY: gradient 0 is not 0.333333"),
+    ("params[1].grad[0] = 2.0", "gradkern.clip_grad_norm_(parameters([torch.ones(9), torch.ones(2)]), 100.0)",
+     "[clip_grad_norm_] GRADKERN_VERIFY: gradient 1 is not 1.0 times what it was"),
+    ("pass", "gradkern.get_total_norm([torch.ones(9)])",
+     "[get_total_norm] GRADKERN_VERIFY: total_norm is 3.00000"),
+])
+def test_verify_notices_a_planted_error(run_python, error, call, text):
+    done = run_python(PLANTED.format(error=error, call=call), GRADKERN_VERIFY="1")
+    assert done.stdout.startswith(text), done.stdout + done.stderr
+
+
+def test_without_the_switch_nothing_is_verified(run_python):
+    call = "gradkern.clip_grad_norm_(parameters([torch.ones(9)]), 1.0); print('not noticed')"
+    done = run_python(PLANTED.format(error="total = total * 2", call=call))
+    assert done.stdout.strip() == "not noticed", done.stderr
+
+
+def test_sparse_of_half_precision_matches_torch_s_own_sum():
+    grad = torch.sparse_coo_tensor(torch.tensor([[0, 0, 1]]), torch.tensor([1.0, 2.0, 4.0], dtype=torch.bfloat16), (3,))
+    assert gradkern.get_total_norm([grad]).item() == 5.0
+    param = nn.Parameter(torch.zeros(3, dtype=torch.bfloat16))
+    param.grad = grad
+    gradkern.clip_grad_norm_([param], 1.0)
+    ref.assert_norm(
+        gradkern.get_total_norm([param.grad]).item(), ref.total_norm([param.grad]), wide=False, ulp=ref.NORM_ULP
+    )
