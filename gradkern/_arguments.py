@@ -28,10 +28,11 @@ def as_list(
     if isinstance(parameters, (list, tuple)):
         return parameters
     # A ParameterList is a Module and iterates over its parameters; torch takes it, so do we.
-    if isinstance(parameters, torch.nn.Module) and not isinstance(parameters, torch.nn.ParameterList):
+    listed: object = parameters
+    if isinstance(listed, torch.nn.Module) and not isinstance(listed, torch.nn.ParameterList):
         raise TypeError(
             f"[{operation}] {what}: expected an iterable of Parameters, got the Module "
-            f"{type(parameters).__name__}; pass {what}=model.parameters()"
+            f"{type(listed).__name__}; pass {what}=model.parameters()"
         )
     try:
         items = list(parameters)

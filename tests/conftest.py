@@ -16,9 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # No deadline: the first example of a shape pays for torch's lazy set-up, and a deadline would only
 # report how busy the machine is. `derandomize` keeps a red suite red until it is repaired.
-settings.register_profile(
-    "default", deadline=None, max_examples=60, suppress_health_check=list(HealthCheck)
-)
+settings.register_profile("default", deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
 settings.register_profile("thorough", parent=settings.get_profile("default"), max_examples=1500)
 settings.register_profile("ci", parent=settings.get_profile("default"), derandomize=True)
 settings.load_profile(os.environ.get("GRADKERN_HYPOTHESIS", "ci"))
@@ -27,7 +25,9 @@ settings.load_profile(os.environ.get("GRADKERN_HYPOTHESIS", "ci"))
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests marked slow or cuda run only when they are asked for by mark."""
     wanted = config.getoption("-m") or ""
-    deselected = [item for item in items if any(m in item.keywords and m not in wanted for m in ("slow", "cuda"))]
+    deselected = [
+        item for item in items if any(m in item.keywords and m not in wanted for m in ("slow", "cuda"))
+    ]
     if deselected:
         config.hook.pytest_deselected(items=deselected)
         items[:] = [item for item in items if item not in set(deselected)]
@@ -50,14 +50,20 @@ def threads() -> Iterator[Callable[[int], None]]:
 def run_python() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs code in a fresh interpreter that sees this gradkern, with extra environment variables."""
 
-    def run(code: str, path: Path = ROOT, timeout: float = 240, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        code: str, path: Path = ROOT, timeout: float = 240, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("GRADKERN_")}
         import gradkern
 
         package = Path(gradkern.__file__).parent.parent if path is ROOT else path
         return subprocess.run(
             [sys.executable, "-c", code],
-            env={**inherited, "PYTHONPATH": os.pathsep.join([str(package), str(ROOT / "tests")]), **environment},
+            env={
+                **inherited,
+                "PYTHONPATH": os.pathsep.join([str(package), str(ROOT / "tests")]),
+                **environment,
+            },
             capture_output=True,
             text=True,
             timeout=timeout,

@@ -119,10 +119,14 @@ def assert_norm(got: float, expected: np.longdouble, *, wide: bool, ulp: int) ->
         return
     assert not math.isnan(got), f"expected {expected!r}, got NaN"
     if not wide:
-        assert ulp_distance(got, expected) <= ulp, f"{got!r} is {ulp_distance(got, expected)} ulp from {expected!r}"
+        assert ulp_distance(got, expected) <= ulp, (
+            f"{got!r} is {ulp_distance(got, expected)} ulp from {expected!r}"
+        )
         return
     spacing = 5e-324  # subnormal results have an absolute error
-    assert abs(np.longdouble(got) - expected) <= FLOAT64_RELATIVE * expected + spacing, f"{got!r}, exact {expected!r}"
+    assert abs(np.longdouble(got) - expected) <= FLOAT64_RELATIVE * expected + spacing, (
+        f"{got!r}, exact {expected!r}"
+    )
 
 
 def bits(tensor: Tensor) -> bytes:

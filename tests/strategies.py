@@ -92,7 +92,9 @@ def sliced(flat: Tensor) -> Tensor:
 def sliced_columns(flat: Tensor) -> Tensor:
     if flat.numel() % 3 or not flat.numel():
         return flat
-    return torch.cat([flat.reshape(-1, 3), torch.full((flat.numel() // 3, 2), 7).to(flat.dtype)], dim=1)[:, :3]
+    return torch.cat([flat.reshape(-1, 3), torch.full((flat.numel() // 3, 2), 7).to(flat.dtype)], dim=1)[
+        :, :3
+    ]
 
 
 def expanded(flat: Tensor) -> Tensor:
@@ -120,25 +122,33 @@ def sparse(flat: Tensor) -> Tensor:
         return flat  # added up in another precision by torch; has tests of its own
     index = torch.arange(flat.numel())
     index = torch.cat([index, index[::2]])
-    return torch.sparse_coo_tensor(index[None], torch.cat([flat, torch.zeros_like(flat[::2])]), (flat.numel(),))
+    return torch.sparse_coo_tensor(
+        index[None], torch.cat([flat, torch.zeros_like(flat[::2])]), (flat.numel(),)
+    )
 
 
 LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "contiguous": lambda flat: flat,
-    **{f.__name__: f for f in (
-        offset, transposed, sliced, sliced_columns, expanded, channels_last, negated, sparse)},
+    **{
+        f.__name__: f
+        for f in (offset, transposed, sliced, sliced_columns, expanded, channels_last, negated, sparse)
+    },
 }
 WRITABLE = tuple(name for name in LAYOUTS if name != "sparse")
 
 
 @st.composite
-def gradients(draw: st.DrawFn, *, finite: bool = False, layouts: tuple[str, ...] = tuple(LAYOUTS)) -> Tensor | None:
+def gradients(
+    draw: st.DrawFn, *, finite: bool = False, layouts: tuple[str, ...] = tuple(LAYOUTS)
+) -> Tensor | None:
     """One gradient, or None where there is none."""
     if draw(st.integers(0, 14)) == 0:
         return None
     size = draw(st.sampled_from(SMALL * 4 + LARGE))
     kinds = list(FINITE) * 4 + ([] if finite else list(NONFINITE))
-    flat = values(draw(st.sampled_from(kinds)), size, draw(st.sampled_from(DTYPES)), draw(st.integers(0, 2**20)))
+    flat = values(
+        draw(st.sampled_from(kinds)), size, draw(st.sampled_from(DTYPES)), draw(st.integers(0, 2**20))
+    )
     tensor = LAYOUTS[draw(st.sampled_from(layouts))](flat)
     if finite and not bool(torch.isfinite(tensor.coalesce().values() if tensor.is_sparse else tensor).all()):
         return flat.new_ones(size)  # rounded to inf in its type
@@ -146,7 +156,9 @@ def gradients(draw: st.DrawFn, *, finite: bool = False, layouts: tuple[str, ...]
 
 
 @st.composite
-def lists(draw: st.DrawFn, *, finite: bool = False, layouts: tuple[str, ...] = tuple(LAYOUTS)) -> list[Tensor | None]:
+def lists(
+    draw: st.DrawFn, *, finite: bool = False, layouts: tuple[str, ...] = tuple(LAYOUTS)
+) -> list[Tensor | None]:
     """0 to 200 gradients, some of them twice. Beyond a dozen they are many small ones of one type."""
     one = gradients(finite=finite, layouts=layouts)
     tensors = draw(st.lists(one, max_size=12))
@@ -154,7 +166,9 @@ def lists(draw: st.DrawFn, *, finite: bool = False, layouts: tuple[str, ...] = t
         count = draw(st.integers(12, 200))
         dtype = draw(st.sampled_from(DTYPES))
         seed = draw(st.integers(0, 2**20))
-        tensors += [values("normal", SMALL[(seed + i) % len(SMALL)], dtype, seed + i) for i in range(count - 12)]
+        tensors += [
+            values("normal", SMALL[(seed + i) % len(SMALL)], dtype, seed + i) for i in range(count - 12)
+        ]
     if tensors and draw(st.booleans()):
         again = draw(st.sampled_from(tensors))
         tensors.insert(draw(st.integers(0, len(tensors))), again)

@@ -58,9 +58,19 @@ SUMS = {
     "0.1": constant(0.1),
     "1/3": constant(1 / 3),
     "1 - 2^-24": constant(1 - 2.0**-24),
-    **{f.__name__: f for f in (
-        spike_then_dust, dust_then_spike, spike_in_every_chunk, alternating, one_lane_only, ascending,
-        descending, growing_spread)},
+    **{
+        f.__name__: f
+        for f in (
+            spike_then_dust,
+            dust_then_spike,
+            spike_in_every_chunk,
+            alternating,
+            one_lane_only,
+            ascending,
+            descending,
+            growing_spread,
+        )
+    },
 }
 
 
@@ -97,7 +107,10 @@ def test_a_long_float32_sum():
     x = torch.full(((1 << 26) + 9,), 0.1)
     value = ref.np.longdouble(x[0].item())
     ref.assert_norm(
-        gradkern.get_total_norm([x]).item(), value * ref.np.sqrt(ref.np.longdouble(x.numel())), wide=False, ulp=ref.NORM_ULP
+        gradkern.get_total_norm([x]).item(),
+        value * ref.np.sqrt(ref.np.longdouble(x.numel())),
+        wide=False,
+        ulp=ref.NORM_ULP,
     )
     ref.assert_norm(gradkern.get_total_norm([x], 1.0).item(), value * x.numel(), wide=False, ulp=ref.NORM_ULP)
 
@@ -109,4 +122,6 @@ def test_more_tensors_than_float32_can_count():
     parts = list(memory.split(4096))
     exact = ref.np.sqrt(ref.np.longdouble(memory.numel()))
     ref.assert_norm(gradkern.get_total_norm(parts).item(), exact, wide=False, ulp=ref.TOTAL_ULP)
-    assert gradkern.get_total_norm(parts, 1.0).item() == float(torch.tensor(memory.numel(), dtype=torch.float32))
+    assert gradkern.get_total_norm(parts, 1.0).item() == float(
+        torch.tensor(memory.numel(), dtype=torch.float32)
+    )

@@ -191,7 +191,10 @@ OVERLAPS = {
     "expanded": lambda m: [m[:30, None].expand(30, 4)],
     "expanded beside its base": lambda m: [m[:30], m[:30, None].expand(30, 4), m[60:]],
     "self-overlapping windows": lambda m: [m.as_strided((20, 5), (3, 1), 2)],
-    "windows that overlap one another": lambda m: [m.as_strided((20, 5), (3, 1), 2), m.as_strided((30, 2), (2, 3), 7)],
+    "windows that overlap one another": lambda m: [
+        m.as_strided((20, 5), (3, 1), 2),
+        m.as_strided((30, 2), (2, 3), 7),
+    ],
     "one location": lambda m: [m[7:8].expand(100)],
     "steps": lambda m: [m[::2], m[1::2], m[::3]],
 }
@@ -256,7 +259,9 @@ def test_layouts_are_written_in_place(layout, dtype):
 @pytest.mark.parametrize("coalesced", [True, False])
 def test_sparse_coo(coalesced, dtype):
     index = torch.tensor([[0, 3, 0], [1, 2, 1]])
-    grad = torch.sparse_coo_tensor(index, torch.tensor([[1.0, 2.0], [4.0, 8.0], [2.0, 2.0]], dtype=dtype), (5, 4, 2))
+    grad = torch.sparse_coo_tensor(
+        index, torch.tensor([[1.0, 2.0], [4.0, 8.0], [2.0, 2.0]], dtype=dtype), (5, 4, 2)
+    )
     grad = grad.coalesce() if coalesced else grad
     param = nn.Parameter(torch.zeros(5, 4, 2, dtype=dtype))
     param.grad = grad
@@ -285,7 +290,9 @@ def test_sparse_embedding_beside_dense_layers():
     total = gradkern.clip_grad_norm_(model.parameters(), 0.5)
     ref.assert_norm(total.item(), ref.total_norm(dense), wide=False, ulp=ref.TOTAL_ULP)
     after = [p.grad.to_dense() for p in model.parameters()]
-    ref.assert_norm(gradkern.get_total_norm(after).item(), ref.total_norm(after), wide=False, ulp=ref.TOTAL_ULP)
+    ref.assert_norm(
+        gradkern.get_total_norm(after).item(), ref.total_norm(after), wide=False, ulp=ref.TOTAL_ULP
+    )
     assert gradkern.get_total_norm(after).item() == pytest.approx(0.5, rel=1e-5)
 
 

@@ -18,7 +18,9 @@ import gradkern
 def clamped(tensor, limit):
     """torch's clamp; a limit beyond the type's range (which torch refuses) limits only infinities."""
     reach = torch.finfo(tensor.dtype).max
-    return torch.clamp(tensor.clone(), -limit, limit) if limit <= reach or limit == math.inf else tensor.clone()
+    return (
+        torch.clamp(tensor.clone(), -limit, limit) if limit <= reach or limit == math.inf else tensor.clone()
+    )
 
 
 @given(lists(layouts=WRITABLE), st.sampled_from([0.0, 0.1, 1.0, 1 / 3, 1e-40, 1e30, math.inf]))

@@ -70,7 +70,9 @@ class TestNonfinite:
         model = model_with_gradients()
         poison(model, value)
         before = [ref.bits(p.grad) for p in model.parameters()]
-        with pytest.raises(RuntimeError, match=r"\[GradClipper.clip_\] .*params\[2\] \('2.weight'\) \(1 of 16 elements\)"):
+        with pytest.raises(
+            RuntimeError, match=r"\[GradClipper.clip_\] .*params\[2\] \('2.weight'\) \(1 of 16 elements\)"
+        ):
             gradkern.GradClipper(model, 1.0, on_nonfinite="raise").clip_()
         assert before == [ref.bits(p.grad) for p in model.parameters()]
 
@@ -111,11 +113,15 @@ def step_of(optimizer, parameter):
     return float(optimizer.state[parameter]["step"])
 
 
-@pytest.mark.parametrize("make", [
-    lambda ps: torch.optim.AdamW(ps, lr=0.1, fused=True),
-    lambda ps: torch.optim.Adam(ps, lr=0.1, fused=True),
-    lambda ps: torch.optim.SGD(ps, lr=0.1, momentum=0.9, fused=True),
-], ids=["AdamW", "Adam", "SGD"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda ps: torch.optim.AdamW(ps, lr=0.1, fused=True),
+        lambda ps: torch.optim.Adam(ps, lr=0.1, fused=True),
+        lambda ps: torch.optim.SGD(ps, lr=0.1, momentum=0.9, fused=True),
+    ],
+    ids=["AdamW", "Adam", "SGD"],
+)
 def test_a_fused_optimizer_skips_by_itself(make):
     model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 1))
     optimizer = make(model.parameters())
@@ -127,7 +133,10 @@ def test_a_fused_optimizer_skips_by_itself(make):
         if value is not None:
             model[0].weight.grad[0, 0] = value
         before = [p.detach().clone() for p in model.parameters()]
-        state = [{k: v.clone() for k, v in optimizer.state[p].items() if torch.is_tensor(v)} for p in model.parameters()]
+        state = [
+            {k: v.clone() for k, v in optimizer.state[p].items() if torch.is_tensor(v)}
+            for p in model.parameters()
+        ]
         skipped = clipper.clip_().skip_step.item()
         optimizer.step()
         assert not hasattr(optimizer, "found_inf")

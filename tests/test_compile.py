@@ -41,13 +41,21 @@ def test_opcheck(make, dtype):
 
 def test_every_operator_is_checked():
     names = {n for n in dir(ops) if isinstance(getattr(ops, n), torch._ops.OpOverloadPacket)}
-    schemas = {s.name.split("::")[1] for s in torch._C._jit_get_all_schemas() if s.name.startswith("gradkern::")}
+    schemas = {
+        s.name.split("::")[1] for s in torch._C._jit_get_all_schemas() if s.name.startswith("gradkern::")
+    }
     assert schemas == {make(grads())[0].__name__ for make in OPCHECKS.values()}
     assert names <= schemas
 
 
 def test_declared_mutation():
-    for name, mutates in {"total_norm": False, "clip_": True, "clip_with_norm_": True, "clip_value_": True, "measure": False}.items():
+    for name, mutates in {
+        "total_norm": False,
+        "clip_": True,
+        "clip_with_norm_": True,
+        "clip_value_": True,
+        "measure": False,
+    }.items():
         assert getattr(ops, name).default._schema.is_mutable == mutates
 
 
@@ -83,14 +91,20 @@ def test_clip_grad_norm(backend):
         assert a.grad is None or ref.bits(a.grad) == ref.bits(b.grad)
 
 
-@pytest.mark.parametrize("function", [
-    lambda ps: gradkern.clip_grad_value_(ps, 0.1),
-    lambda ps: gradkern.clip_grads_with_norm_(ps, 0.5, 3.0),
-    lambda ps: gradkern.clip_grads_with_norm_(ps, 0.5, gradkern.get_total_norm([p.grad for p in ps if p.grad is not None])),
-    lambda ps: gradkern.clip_grad_norm_(ps, 0.5, norm_type=1.0, error_if_nonfinite=True),
-    lambda ps: gradkern.get_total_norm([p.grad for p in ps if p.grad is not None], math.inf, True),
-    lambda ps: gradkern.clip_grad_norm_(ps[-2:], 0.5),
-], ids=["value", "with a number", "split", "error_if_nonfinite", "get_total_norm", "no gradients"])
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda ps: gradkern.clip_grad_value_(ps, 0.1),
+        lambda ps: gradkern.clip_grads_with_norm_(ps, 0.5, 3.0),
+        lambda ps: gradkern.clip_grads_with_norm_(
+            ps, 0.5, gradkern.get_total_norm([p.grad for p in ps if p.grad is not None])
+        ),
+        lambda ps: gradkern.clip_grad_norm_(ps, 0.5, norm_type=1.0, error_if_nonfinite=True),
+        lambda ps: gradkern.get_total_norm([p.grad for p in ps if p.grad is not None], math.inf, True),
+        lambda ps: gradkern.clip_grad_norm_(ps[-2:], 0.5),
+    ],
+    ids=["value", "with a number", "split", "error_if_nonfinite", "get_total_norm", "no gradients"],
+)
 def test_the_other_functions(function):
     eager, compiled = model_with_gradients(), model_with_gradients()
     want = function(list(eager.parameters()))
@@ -151,6 +165,12 @@ def test_operators_give_the_bits_of_the_functions():
     assert ref.bits(ops.total_norm(g, 2.0)) == ref.bits(gradkern.get_total_norm(g))
     norm, l2_norm, max_abs, nonfinite, zeros, total = ops.measure(g, 1.0, True)
     stats = gradkern.measure(parameters(g), norm_type=1.0, count_zeros=True)
-    for got, want in ((norm, stats.norm), (l2_norm, stats.l2_norm), (max_abs, stats.max_abs),
-                      (nonfinite, stats.nonfinite), (zeros, stats.zeros), (total, stats.total_norm)):
+    for got, want in (
+        (norm, stats.norm),
+        (l2_norm, stats.l2_norm),
+        (max_abs, stats.max_abs),
+        (nonfinite, stats.nonfinite),
+        (zeros, stats.zeros),
+        (total, stats.total_norm),
+    ):
         assert ref.bits(got) == ref.bits(want)

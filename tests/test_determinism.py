@@ -1,4 +1,4 @@
-"""The same gradients give the same bits: runs, threads, alignments; on every instruction set to the contract."""
+"""The same gradients give the same bits: over runs, threads, alignments and instruction sets."""
 
 from __future__ import annotations
 
@@ -115,12 +115,16 @@ def test_instruction_sets(run_python):
         name, *rest = done.stdout.splitlines()
         assert name == isa
         assert len(rest) == 18
-        lines[isa] = [line for line in rest if "float64" not in line and "complex" not in line and " 3.0" not in line]
+        lines[isa] = [
+            line for line in rest if "float64" not in line and "complex" not in line and " 3.0" not in line
+        ]
     assert len({tuple(v) for v in lines.values()}) == 1
 
 
 def test_an_unknown_instruction_set_is_refused(run_python):
-    done = run_python("import torch, gradkern; gradkern.get_total_norm([torch.ones(3)])", GRADKERN_CPU_ISA="mmx")
+    done = run_python(
+        "import torch, gradkern; gradkern.get_total_norm([torch.ones(3)])", GRADKERN_CPU_ISA="mmx"
+    )
     assert done.returncode != 0
     assert "GRADKERN_CPU_ISA: expected one of" in done.stderr
     assert "got 'mmx'" in done.stderr

@@ -64,8 +64,11 @@ def test_clip_grad_norm(dtype, max_norm, p, foreach):
     assert_close(ours, theirs, 2 * TOLERANCE[dtype])
 
 
-@given(st.lists(st.lists(st.floats(-1e3, 1e3, width=32), min_size=1, max_size=40), min_size=1, max_size=6),
-       st.floats(1e-3, 1e4), st.sampled_from([2.0, 1.0, math.inf]))
+@given(
+    st.lists(st.lists(st.floats(-1e3, 1e3, width=32), min_size=1, max_size=40), min_size=1, max_size=6),
+    st.floats(1e-3, 1e4),
+    st.sampled_from([2.0, 1.0, math.inf]),
+)
 def test_random_lists(rows, max_norm, p):
     def build():
         params = [nn.Parameter(torch.zeros(len(r))) for r in rows]
@@ -160,8 +163,14 @@ def test_numbers_torch_gets_wrong():
     tiny, huge = torch.full((100,), 1e-25), torch.full((100,), 1e20)
     assert torch.nn.utils.get_total_norm([tiny]).item() == 0.0
     assert torch.nn.utils.get_total_norm([huge]).item() == math.inf
-    ref.assert_norm(gradkern.get_total_norm([tiny]).item(), ref.total_norm([tiny]), wide=False, ulp=ref.NORM_ULP)
-    ref.assert_norm(gradkern.get_total_norm([huge]).item(), ref.total_norm([huge]), wide=False, ulp=ref.NORM_ULP)
+    ref.assert_norm(
+        gradkern.get_total_norm([tiny]).item(), ref.total_norm([tiny]), wide=False, ulp=ref.NORM_ULP
+    )
+    ref.assert_norm(
+        gradkern.get_total_norm([huge]).item(), ref.total_norm([huge]), wide=False, ulp=ref.NORM_ULP
+    )
     half = torch.full((5_000,), 31.7, dtype=torch.bfloat16)
     assert ref.ulp_distance(torch.nn.utils.get_total_norm([half]).item(), ref.total_norm([half])) > 1000
-    ref.assert_norm(gradkern.get_total_norm([half]).item(), ref.total_norm([half]), wide=False, ulp=ref.NORM_ULP)
+    ref.assert_norm(
+        gradkern.get_total_norm([half]).item(), ref.total_norm([half]), wide=False, ulp=ref.NORM_ULP
+    )

@@ -82,7 +82,9 @@ def test_unsupported_layouts(good, call):
 @every_call
 def test_plain_tensors_where_parameters_were_meant(call):
     plain = [torch.ones(3), torch.ones(2)]
-    with raises(ValueError, "expected parameters, got 2 plain tensors of which none requires grad or has a .grad"):
+    with raises(
+        ValueError, "expected parameters, got 2 plain tensors of which none requires grad or has a .grad"
+    ):
         CALLS[call](plain)
 
 
@@ -95,7 +97,9 @@ def test_something_not_iterable(call):
 
 def test_a_module_where_parameters_were_meant():
     for name in ("clip_grad_norm_", "clip_grads_with_norm_", "clip_grad_value_"):
-        with raises(TypeError, f"[{name}] parameters: expected an iterable of Parameters, got the Module Linear"):
+        with raises(
+            TypeError, f"[{name}] parameters: expected an iterable of Parameters, got the Module Linear"
+        ):
             CALLS[name](nn.Linear(2, 2))
 
 
@@ -112,8 +116,14 @@ def test_named_parameters_where_parameters_were_meant():
 
 
 NO_NUMBERS = [
-    (None, TypeError), ("abc", ValueError), ([1.0], TypeError), (1j, TypeError), (math.nan, ValueError),
-    (torch.ones(2), ValueError), (torch.tensor(math.nan), ValueError), (object(), TypeError),
+    (None, TypeError),
+    ("abc", ValueError),
+    ([1.0], TypeError),
+    (1j, TypeError),
+    (math.nan, ValueError),
+    (torch.ones(2), ValueError),
+    (torch.tensor(math.nan), ValueError),
+    (object(), TypeError),
 ]
 
 
@@ -162,7 +172,11 @@ def test_norm_type_as_torch_spells_infinity(good):
 
 def test_complex_gradients_cannot_be_limited(good):
     bad = parameters([torch.tensor([1 + 1j])])
-    with raises(TypeError, "[clip_grad_value_] parameters[2]: expected a real gradient (complex numbers have no order), got ComplexFloat"):
+    with raises(
+        TypeError,
+        "[clip_grad_value_] parameters[2]: expected a real gradient (complex numbers have no order), "
+        "got ComplexFloat",
+    ):
         gradkern.clip_grad_value_([*good, *bad], 0.1)
 
 
@@ -177,8 +191,11 @@ class TestNonfinite:
     def test_error_if_nonfinite_names_the_entries(self, good):
         bad = parameters([torch.tensor([1.0, math.nan, math.inf])])
         before = ref.bits(bad[0].grad)
-        with raises(RuntimeError, "[clip_grad_norm_] The total norm of order 2 for gradients from `parameters` is "
-                    "non-finite, so it cannot be clipped. Non-finite: parameters[1] (2 of 3 elements)."):
+        with raises(
+            RuntimeError,
+            "[clip_grad_norm_] The total norm of order 2 for gradients from `parameters` is "
+            "non-finite, so it cannot be clipped. Non-finite: parameters[1] (2 of 3 elements).",
+        ):
             gradkern.clip_grad_norm_([good[0], *bad, good[1]], 1.0, error_if_nonfinite=True)
         assert ref.bits(bad[0].grad) == before
 
@@ -234,7 +251,9 @@ class TestNothing:
     def test_an_exhausted_generator_warns(self):
         generator = nn.Linear(2, 2).parameters()
         list(generator)
-        with pytest.warns(UserWarning, match="`parameters` is an empty generator, no gradient clipping will occur"):
+        with pytest.warns(
+            UserWarning, match="`parameters` is an empty generator, no gradient clipping will occur"
+        ):
             assert gradkern.clip_grad_norm_(generator, 1.0).item() == 0.0
 
     def test_other_empty_iterables_do_not(self):
@@ -249,7 +268,9 @@ def test_overlapping_views_of_different_types_are_refused(good):
     halves = memory.view(torch.bfloat16)
     params = parameters([memory[2:6], halves[2:9]])
     before = ref.bits(memory)
-    with raises(ValueError, "expected gradients that overlap in memory to be views of one tensor with one dtype"):
+    with raises(
+        ValueError, "expected gradients that overlap in memory to be views of one tensor with one dtype"
+    ):
         gradkern.clip_grad_norm_([*good, *params], 0.1)
     assert ref.bits(memory) == before
 
@@ -257,13 +278,19 @@ def test_overlapping_views_of_different_types_are_refused(good):
 def test_measure_names_the_parameter():
     bad = torch.zeros(3, dtype=torch.int64)
     bad.grad = torch.tensor([1, 2, 3])
-    with raises(TypeError, "[measure] params[1] ('head.weight'): expected a floating-point or complex gradient, got Long"):
+    with raises(
+        TypeError,
+        "[measure] params[1] ('head.weight'): expected a floating-point or complex gradient, got Long",
+    ):
         gradkern.measure([("body.weight", nn.Parameter(torch.zeros(2))), ("head.weight", bad)])
 
 
 class TestClipperArguments:
     def test_policy(self):
-        with raises(ValueError, "[GradClipper] on_nonfinite: expected one of propagate, raise, zero, skip, got 'ignore'"):
+        with raises(
+            ValueError,
+            "[GradClipper] on_nonfinite: expected one of propagate, raise, zero, skip, got 'ignore'",
+        ):
             gradkern.GradClipper(nn.Linear(2, 2), 1.0, on_nonfinite="ignore")
 
     def test_no_parameters(self):
@@ -272,11 +299,17 @@ class TestClipperArguments:
 
     def test_an_optimizer_that_is_not_fused(self):
         model = nn.Linear(2, 2)
-        with raises(ValueError, "[GradClipper] optimizer: expected a fused optimizer, got AdamW without fused=True"):
-            gradkern.GradClipper(model, 1.0, on_nonfinite="skip", optimizer=torch.optim.AdamW(model.parameters()))
+        with raises(
+            ValueError, "[GradClipper] optimizer: expected a fused optimizer, got AdamW without fused=True"
+        ):
+            gradkern.GradClipper(
+                model, 1.0, on_nonfinite="skip", optimizer=torch.optim.AdamW(model.parameters())
+            )
 
     def test_an_optimizer_without_the_policy(self):
         model = nn.Linear(2, 2)
         optimizer = torch.optim.AdamW(model.parameters(), fused=True)
-        with raises(ValueError, "[GradClipper] optimizer: expected only with on_nonfinite='skip', got 'zero'"):
+        with raises(
+            ValueError, "[GradClipper] optimizer: expected only with on_nonfinite='skip', got 'zero'"
+        ):
             gradkern.GradClipper(model, 1.0, on_nonfinite="zero", optimizer=optimizer)

@@ -125,7 +125,9 @@ def test_a_dispatch_mode_sees_the_operations():
 
 def test_vmap():
     x = torch.randn(5, 7)
-    torch.testing.assert_close(torch.vmap(lambda row: gradkern.get_total_norm([row], foreach=False))(x), x.norm(dim=1))
+    torch.testing.assert_close(
+        torch.vmap(lambda row: gradkern.get_total_norm([row], foreach=False))(x), x.norm(dim=1)
+    )
 
 
 def test_func_grad_over_a_clip():
@@ -197,16 +199,31 @@ except RuntimeError as error:
 """
 
 
-@pytest.mark.parametrize(("error", "call", "text"), [
-    ("total = total * (1 + 1e-6)", "gradkern.clip_grad_norm_(parameters([torch.ones(9)]), 1.0)",
-     "[clip_grad_norm_] GRADKERN_VERIFY: total_norm is 3.00000"),
-    ("params[0].grad[4] *= 1.0001", "gradkern.clip_grad_norm_(parameters([torch.ones(9)]), 1.0)",
-     "[clip_grad_norm_] GRADKERN_VERIFY: gradient 0 is not 0.333333"),
-    ("params[1].grad[0] = 2.0", "gradkern.clip_grad_norm_(parameters([torch.ones(9), torch.ones(2)]), 100.0)",
-     "[clip_grad_norm_] GRADKERN_VERIFY: gradient 1 is not 1.0 times what it was"),
-    ("pass", "gradkern.get_total_norm([torch.ones(9)])",
-     "[get_total_norm] GRADKERN_VERIFY: total_norm is 3.00000"),
-])
+@pytest.mark.parametrize(
+    ("error", "call", "text"),
+    [
+        (
+            "total = total * (1 + 1e-6)",
+            "gradkern.clip_grad_norm_(parameters([torch.ones(9)]), 1.0)",
+            "[clip_grad_norm_] GRADKERN_VERIFY: total_norm is 3.00000",
+        ),
+        (
+            "params[0].grad[4] *= 1.0001",
+            "gradkern.clip_grad_norm_(parameters([torch.ones(9)]), 1.0)",
+            "[clip_grad_norm_] GRADKERN_VERIFY: gradient 0 is not 0.333333",
+        ),
+        (
+            "params[1].grad[0] = 2.0",
+            "gradkern.clip_grad_norm_(parameters([torch.ones(9), torch.ones(2)]), 100.0)",
+            "[clip_grad_norm_] GRADKERN_VERIFY: gradient 1 is not 1.0 times what it was",
+        ),
+        (
+            "pass",
+            "gradkern.get_total_norm([torch.ones(9)])",
+            "[get_total_norm] GRADKERN_VERIFY: total_norm is 3.00000",
+        ),
+    ],
+)
 def test_verify_notices_a_planted_error(run_python, error, call, text):
     done = run_python(PLANTED.format(error=error, call=call), GRADKERN_VERIFY="1")
     assert done.stdout.startswith(text), done.stdout + done.stderr
@@ -219,11 +236,16 @@ def test_without_the_switch_nothing_is_verified(run_python):
 
 
 def test_sparse_of_half_precision_matches_torch_s_own_sum():
-    grad = torch.sparse_coo_tensor(torch.tensor([[0, 0, 1]]), torch.tensor([1.0, 2.0, 4.0], dtype=torch.bfloat16), (3,))
+    grad = torch.sparse_coo_tensor(
+        torch.tensor([[0, 0, 1]]), torch.tensor([1.0, 2.0, 4.0], dtype=torch.bfloat16), (3,)
+    )
     assert gradkern.get_total_norm([grad]).item() == 5.0
     param = nn.Parameter(torch.zeros(3, dtype=torch.bfloat16))
     param.grad = grad
     gradkern.clip_grad_norm_([param], 1.0)
     ref.assert_norm(
-        gradkern.get_total_norm([param.grad]).item(), ref.total_norm([param.grad]), wide=False, ulp=ref.NORM_ULP
+        gradkern.get_total_norm([param.grad]).item(),
+        ref.total_norm([param.grad]),
+        wide=False,
+        ulp=ref.NORM_ULP,
     )

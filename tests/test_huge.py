@@ -29,7 +29,9 @@ LANDMARKS = {0: 3.0, (1 << 31) - 1: -7.0, 1 << 31: 11.0, MANY - 1: -13.0, MANY -
 
 def exact(p, scale=1.0):
     rest = np.longdouble(MANY - len(LANDMARKS)) * np.longdouble(0.5) ** p
-    return scale * (rest + sum(np.longdouble(abs(v)) ** p for v in LANDMARKS.values())) ** (1 / np.longdouble(p))
+    return scale * (rest + sum(np.longdouble(abs(v)) ** p for v in LANDMARKS.values())) ** (
+        1 / np.longdouble(p)
+    )
 
 
 @pytest.mark.slow
@@ -71,7 +73,12 @@ class TestHuge:
         gradkern.clip_grads_with_norm_(parameters([memory]), 0.5, torch.tensor(1 - 1e-6, dtype=torch.float64))
         for where, value in LANDMARKS.items():
             assert memory[where].item() == value / 2
-        ref.assert_norm(gradkern.get_total_norm([memory]).item(), exact(2, np.longdouble(0.5)), wide=False, ulp=ref.NORM_ULP)
+        ref.assert_norm(
+            gradkern.get_total_norm([memory]).item(),
+            exact(2, np.longdouble(0.5)),
+            wide=False,
+            ulp=ref.NORM_ULP,
+        )
         gradkern.clip_grad_value_(parameters([memory]), 3.0)
         assert memory[MANY - 1].item() == -3.0
         assert memory[1 << 31].item() == 3.0

@@ -110,7 +110,10 @@ def test_no_overflow_or_underflow_in_float32(magnitude):
 @pytest.mark.parametrize("magnitude", [5e-324, 1e-310, 1e-200, 1e-121, 1e144, 1e145, 1e200, 1e300])
 @pytest.mark.parametrize("beside", [0.0, 1.0])
 def test_no_overflow_or_underflow_in_float64(magnitude, beside):
-    lists_of = [torch.full((4096,), magnitude, dtype=torch.float64), torch.full((3,), beside, dtype=torch.float64)]
+    lists_of = [
+        torch.full((4096,), magnitude, dtype=torch.float64),
+        torch.full((3,), beside, dtype=torch.float64),
+    ]
     for order in (lists_of, lists_of[::-1], [torch.cat(lists_of)]):
         for p in (2.0, 1.0, 3.0):
             got = gradkern.get_total_norm(order, p).item()
@@ -146,7 +149,9 @@ def test_every_float16_and_bfloat16_value_is_read_exactly():
         assert torch.equal(stats.max_abs, finite[::7].float().abs())
 
 
-@given(lists(finite=True), st.sampled_from([2.0, 1.0, math.inf, 3.0]), st.sampled_from([0.5, 2.0**-16, 1024.0]))
+@given(
+    lists(finite=True), st.sampled_from([2.0, 1.0, math.inf, 3.0]), st.sampled_from([0.5, 2.0**-16, 1024.0])
+)
 def test_inv_scale_multiplies_what_is_reported(tensors, p, inv_scale):
     plain = gradkern.measure(parameters(tensors), norm_type=p)
     scaled = gradkern.measure(parameters(tensors), norm_type=p, inv_scale=inv_scale)
@@ -170,5 +175,7 @@ def test_a_sparse_sum_is_what_counts():
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_sparse_of_every_type(dtype):
-    grad = torch.sparse_coo_tensor(torch.tensor([[0, 2, 0]]), torch.tensor([3.0, 4.0, 0.0], dtype=dtype), (5,))
+    grad = torch.sparse_coo_tensor(
+        torch.tensor([[0, 2, 0]]), torch.tensor([3.0, 4.0, 0.0], dtype=dtype), (5,)
+    )
     assert gradkern.get_total_norm([grad]).item() == 5.0

@@ -111,16 +111,24 @@ class TestByLayer:
     def test_owners(self, model):
         layers = gradkern.measure(model).by_layer()
         assert layers.names == (
-            "(root)", "blocks.0.attn", "blocks.0.mlp.0", "blocks.0.mlp.1",
-            "blocks.1.attn", "blocks.1.mlp.0", "blocks.1.mlp.1",
+            "(root)",
+            "blocks.0.attn",
+            "blocks.0.mlp.0",
+            "blocks.0.mlp.1",
+            "blocks.1.attn",
+            "blocks.1.mlp.0",
+            "blocks.1.mlp.1",
         )
         assert layers.numel == (4, 20, 40, 36, 20, 40, 36)
 
-    @pytest.mark.parametrize(("depth", "names"), [
-        (1, ("(root)", "blocks")),
-        (2, ("(root)", "blocks.0", "blocks.1")),
-        (3, ("(root)", "blocks.0.attn", "blocks.0.mlp", "blocks.1.attn", "blocks.1.mlp")),
-    ])
+    @pytest.mark.parametrize(
+        ("depth", "names"),
+        [
+            (1, ("(root)", "blocks")),
+            (2, ("(root)", "blocks.0", "blocks.1")),
+            (3, ("(root)", "blocks.0.attn", "blocks.0.mlp", "blocks.1.attn", "blocks.1.mlp")),
+        ],
+    )
     def test_depth(self, model, depth, names):
         assert gradkern.measure(model).by_layer(depth=depth).names == names
 
@@ -128,14 +136,18 @@ class TestByLayer:
         stats = gradkern.measure(model)
         whole = stats.by_layer(0)
         assert len(whole) == 1
-        ref.assert_norm(whole.norm[0].item(), ref.total_norm([p.grad for p in model.parameters()]), wide=False, ulp=2)
+        ref.assert_norm(
+            whole.norm[0].item(), ref.total_norm([p.grad for p in model.parameters()]), wide=False, ulp=2
+        )
 
     @given(lists(), st.sampled_from(NORM_TYPES), st.integers(1, 5))
     def test_norms_of_layers(self, tensors, p, layers):
         params = parameters(tensors)
         # A parameter listed twice (the same object) keeps one layer; here only gradients repeat.
         owners = [f"layer{i % layers}" for i in range(len(params))]
-        stats = gradkern.measure([(f"{o}.w{i}", q) for i, (o, q) in enumerate(zip(owners, params))], norm_type=p, count_zeros=True)
+        stats = gradkern.measure(
+            [(f"{o}.w{i}", q) for i, (o, q) in enumerate(zip(owners, params))], norm_type=p, count_zeros=True
+        )
         rolled = stats.by_layer()
         wide = ref.is_wide(tensors)
         for row, name in enumerate(rolled.names):
@@ -157,8 +169,12 @@ class TestByLayer:
 
     def test_nan_and_inf_stay_in_their_layer(self):
         for p in (2.0, 1.0, 3.0, math.inf):
-            params = [("a.w", torch.tensor([1.0])), ("b.w", torch.tensor([math.nan])), ("b.v", torch.ones(2)),
-                      ("c.w", torch.tensor([math.inf]))]
+            params = [
+                ("a.w", torch.tensor([1.0])),
+                ("b.w", torch.tensor([math.nan])),
+                ("b.v", torch.ones(2)),
+                ("c.w", torch.tensor([math.inf])),
+            ]
             named = [(n, parameters([t])[0]) for n, t in params]
             layers = gradkern.measure(named, norm_type=p).by_layer()
             assert layers.norm[0].item() == 1.0
@@ -182,7 +198,10 @@ class TestNames:
         assert canonical_names(["module.a.weight", "module.b.weight"]) == ("a.weight", "b.weight")
         assert canonical_names(["_orig_mod.module.a.w", "_orig_mod.module.b.w"]) == ("a.w", "b.w")
         assert canonical_names(["module._orig_mod.a", "module._orig_mod.b"]) == ("a", "b")
-        assert canonical_names(["a._checkpoint_wrapped_module.w", "a._fsdp_wrapped_module.v"]) == ("a.w", "a.v")
+        assert canonical_names(["a._checkpoint_wrapped_module.w", "a._fsdp_wrapped_module.v"]) == (
+            "a.w",
+            "a.v",
+        )
 
     def test_a_submodule_called_module_stays(self):
         assert canonical_names(["module.a", "head.w"]) == ("module.a", "head.w")
@@ -237,7 +256,10 @@ def test_it_cannot_be_changed(model):
 def test_repr_and_str(model):
     model.scale.grad[1] = math.nan
     stats = gradkern.measure(model)
-    assert repr(stats) == "GradStats(13 rows, 13 with gradient, total_norm=nan, nonfinite=1; print() shows the rows)"
+    assert (
+        repr(stats)
+        == "GradStats(13 rows, 13 with gradient, total_norm=nan, nonfinite=1; print() shows the rows)"
+    )
     lines = str(stats).splitlines()
     assert len(lines) == 15
     assert lines[1].split() == ["name", "numel", "norm", "rms", "max_abs", "nonfinite"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import threading
 import time
@@ -71,7 +72,7 @@ def test_the_gil_is_released(threads):
         gradkern.get_total_norm([grad], 3.0)  # a call of some tenths of a second
     finished.set()
     ticker.join(10)
-    gaps = [b - a for a, b in zip(ticks, ticks[1:])]
+    gaps = [b - a for a, b in itertools.pairwise(ticks)]
     one_call = time.perf_counter()
     gradkern.get_total_norm([grad], 3.0)
     one_call = time.perf_counter() - one_call
@@ -84,7 +85,9 @@ def test_gradients_dropped_meanwhile_stay_alive(threads):
     params = parameters([values("normal", 1 << 20, torch.float32, seed=i) for i in range(8)])
     expected = gradkern.clip_grad_norm_(params, float("inf"), norm_type=3.0).item()
     result = []
-    worker = threading.Thread(target=lambda: result.append(gradkern.clip_grad_norm_(params, float("inf"), norm_type=3.0)))
+    worker = threading.Thread(
+        target=lambda: result.append(gradkern.clip_grad_norm_(params, float("inf"), norm_type=3.0))
+    )
     worker.start()
     time.sleep(0.02)
     for p in params:
@@ -157,7 +160,10 @@ print(len(os.listdir("/proc/self/task")) - before)
 @pytest.mark.parametrize("count", [1, 2])
 def test_flush_denormal_does_not_change_norms(count, threads):
     threads(count)
-    tiny = [values("subnormal float32", CHUNK * 3, torch.float32, seed=1), torch.full((9,), 5e-324, dtype=torch.float64)]
+    tiny = [
+        values("subnormal float32", CHUNK * 3, torch.float32, seed=1),
+        torch.full((9,), 5e-324, dtype=torch.float64),
+    ]
     half = values("subnormal float16", CHUNK, torch.float16, seed=1)
     wanted = [ref.bits(gradkern.get_total_norm(x, p)) for x in (tiny, [half]) for p in (2.0, 1.0, 3.0)]
     assert torch.set_flush_denormal(True)
