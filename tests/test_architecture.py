@@ -87,7 +87,8 @@ def test_importing_changes_nothing_in_torch(run_python):
     code = """
 import torch, torch.nn.utils
 def look():
-    return torch.nn.utils.clip_grad_norm_, torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled()
+    settings = torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled()
+    return torch.nn.utils.clip_grad_norm_, settings
 before = look()
 import gradkern
 print(before == look())
