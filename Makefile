@@ -35,7 +35,8 @@ $(READY): constraints.txt pyproject.toml
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install $(PIP_FLAGS) -c constraints.txt torch==2.13.0
 	$(PY) -m pip install $(PIP_FLAGS) -c constraints.txt numpy pybind11 cmake ninja setuptools wheel \
-	    pytest pytest-timeout hypothesis expecttest matplotlib ruff mypy
+	    pytest pytest-timeout hypothesis expecttest matplotlib ruff mypy \
+	    rich pandas pyarrow tensorboard wandb mlflow-skinny
 	touch $@
 endif
 
