@@ -7,6 +7,7 @@ import os
 import struct
 import subprocess
 import sys
+import time
 import zlib
 
 import numpy as np
@@ -214,23 +215,23 @@ def test_wandb_offline(tmp_path, monkeypatch):
     (tmp_path / "run").mkdir()
     stats = run(tmp_path, [WandbSink(init={"project": "gradkern-test"}, heatmap_every=10)])
     (file,) = (tmp_path / "run").rglob("*.wandb")
-    rows = []
-    for data in wandb_records(file.read_bytes()):
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(data)
-        if record.WhichOneof("record_type") == "history":
-            items = record.history.item
-            rows.append({i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in items})
+    rows, ended, deadline = [], False, time.monotonic() + 60
+    while not ended and time.monotonic() < deadline:  # another process writes it, after finish() too
+        time.sleep(0.1)
+        rows = []
+        for data in wandb_records(file.read_bytes()):
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(data)
+            ended |= record.WhichOneof("record_type") == "exit"
+            if record.WhichOneof("record_type") == "history":
+                items = record.history.item
+                rows.append({i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in items})
+    assert ended, file.stat().st_size
     norms = {row["grad_step"]: row["grad_norm"] for row in rows if "grad_norm" in row}
     assert norms == {i + 1: pytest.approx(s.total_norm.item()) for i, s in enumerate(stats)}
     keys = set().union(*rows)
-    assert {
-        "clip/coef",
-        "clip/rate",
-        "grad_rms/0.weight",
-        "update_ratio/0.weight",
-        "grad_rms_heatmap",
-    } <= keys
+    assert any(key.startswith("grad_rms_heatmap") for key in keys), sorted(keys)
+    assert {"clip/coef", "clip/rate", "grad_rms/0.weight", "update_ratio/0.weight"} <= keys
 
 
 def test_mlflow_file_store(tmp_path, monkeypatch):
