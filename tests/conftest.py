@@ -65,8 +65,6 @@ def run_python() -> Callable[..., subprocess.CompletedProcess[str]]:
                 "PYTHONPATH": os.pathsep.join([str(package), str(ROOT / "tests")]),
                 **environment,
             },
-            # Python puts the working directory first on its path: not the checkout.
-            cwd=ROOT / "tests" if path is ROOT else path,
             capture_output=True,
             text=True,
             timeout=timeout,
