@@ -310,6 +310,7 @@ class TestClipperArguments:
         model = nn.Linear(2, 2)
         optimizer = torch.optim.AdamW(model.parameters(), fused=True)
         with raises(
-            ValueError, "[GradClipper] optimizer: expected only with on_nonfinite='skip', got 'zero'"
+            ValueError,
+            "[GradClipper] optimizer: expected only with on_nonfinite='skip' or fold=True, got 'zero'",
         ):
             gradkern.GradClipper(model, 1.0, on_nonfinite="zero", optimizer=optimizer)
