@@ -9,7 +9,7 @@ from strategies import CHUNK, DTYPES, values
 
 import gradkern
 
-SIZES = [CHUNK * 5 + 13, 33, CHUNK, 1, CHUNK - 1, 0, 1009, CHUNK * 2 + 1]
+SIZES = [CHUNK * 3 + 13, 33, CHUNK, 1, CHUNK - 1, 0, 1009, CHUNK * 2 + 1]
 ORDERS = [2.0, 1.0, 3.0, -1.0]
 
 
