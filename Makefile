@@ -19,7 +19,8 @@ endif
 export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 
 SOURCES := $(shell find csrc cmake -type f) CMakeLists.txt setup.py pyproject.toml
-BUILT   := build/.built-$(if $(VENV),$(subst /,_,$(VENV)),existing)
+# One stamp an interpreter and a choice about CUDA. After a change of torch: make -B build.
+BUILT   := build/.built-$(subst /,_,$(PY))-cuda_$(or $(GRADKERN_CUDA),auto)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup build demo test cpp-test slow-test sanitize bench lint format wheel clean

@@ -18,6 +18,13 @@ def gpt2_small() -> list[tuple[int, ...]]:
     return [*shapes, (width,), (width,)]
 
 
+def decoder_291() -> list[tuple[int, ...]]:
+    """The 291 tensors of a 32-block gated decoder (nine a block, three besides), at width 512."""
+    width, hidden = 512, 1376
+    block = [(width, width)] * 4 + [(hidden, width)] * 2 + [(width, hidden)] + [(width,)] * 2
+    return [(32000, width), *block * 32, (width,), (32000, width)]
+
+
 def lstm_language_model() -> list[tuple[int, ...]]:
     """The PyTorch word-language-model example's medium LSTM: 11 tensors, 20 million elements."""
     width = 650
@@ -40,9 +47,10 @@ CASES = (
     Case("MLP, 6 tensors, 55 k elements", small_mlp),
     Case("LSTM, 11 tensors, 20 M elements", lstm_language_model),
     Case("GPT-2 small, 148 tensors, 124 M elements", gpt2_small),
+    Case("decoder, 291 tensors, 136 M elements", decoder_291),
     Case("2,000 tensors of 4,096", lambda: [(4096,)] * 2000),
-    Case("8,000 tensors of 100", lambda: [(100,)] * 8000),
-    Case("one tensor of 2^27", lambda: [(1 << 27,)]),
+    Case("10,000 tensors of 256", lambda: [(256,)] * 10000),
+    Case("one tensor of 2^28", lambda: [(1 << 28,)]),
 )
 
 

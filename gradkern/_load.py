@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-REBUILD = "pip install --no-build-isolation --force-reinstall --no-deps gradkern (in a checkout: make build)"
+REBUILD = (
+    "make -B build in the checkout, or: "
+    "pip install --no-build-isolation --force-reinstall --no-deps PATH_TO_CHECKOUT"
+)
 
 #: `GRADKERN_DISABLE=1` sends every call to torch's own operations.
 DISABLED = os.environ.get("GRADKERN_DISABLE", "0") not in ("", "0")

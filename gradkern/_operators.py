@@ -56,8 +56,15 @@ def _(
     return rows[0], rows[1], rows[2], nonfinite, zeros, total
 
 
-def gradients(parameters: Sequence[Tensor]) -> list[Tensor]:
-    return [p.grad for p in parameters if p.grad is not None]
+def gradients(operation: str, parameters: Sequence[Tensor]) -> list[Tensor]:
+    grads = [p.grad for p in parameters if p.grad is not None]
+    candidates = [p for p in parameters if isinstance(p, torch.nn.Parameter) or p.requires_grad]
+    if parameters and not grads and not candidates:
+        raise ValueError(
+            f"[{operation}] parameters: expected parameters, got {len(parameters)} plain tensors of which "
+            "none requires grad or has a .grad; pass the parameters, or the gradients to get_total_norm"
+        )
+    return grads
 
 
 def get_total_norm(tensors: Sequence[Tensor], norm_type: float, error_if_nonfinite: bool) -> Tensor:
@@ -71,19 +78,19 @@ def get_total_norm(tensors: Sequence[Tensor], norm_type: float, error_if_nonfini
 def clip_grad_norm_(
     parameters: Sequence[Tensor], max_norm: float, norm_type: float, error_if_nonfinite: bool
 ) -> Tensor:
-    grads = gradients(parameters)
+    grads = gradients("clip_grad_norm_", parameters)
     if not grads:
         return torch.tensor(0.0)
     return torch.ops.gradkern.clip_(grads, max_norm, norm_type, error_if_nonfinite)
 
 
 def clip_grads_with_norm_(parameters: Sequence[Tensor], max_norm: float, total_norm: Tensor) -> None:
-    grads = gradients(parameters)
+    grads = gradients("clip_grads_with_norm_", parameters)
     if grads:
         torch.ops.gradkern.clip_with_norm_(grads, max_norm, total_norm)
 
 
 def clip_grad_value_(parameters: Sequence[Tensor], clip_value: float) -> None:
-    grads = gradients(parameters)
+    grads = gradients("clip_grad_value_", parameters)
     if grads:
         torch.ops.gradkern.clip_value_(grads, clip_value)

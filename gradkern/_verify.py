@@ -70,7 +70,10 @@ def check_clip(
             old, new = torch.view_as_real(old.resolve_conj()), torch.view_as_real(new.resolve_conj())
         expected = (old.double() * scale).to(old.dtype)
         eps = torch.finfo(old.dtype).eps
-        if not torch.allclose(new, expected, rtol=2 * eps, atol=torch.finfo(old.dtype).tiny, equal_nan=True):
+        close = torch.allclose(
+            new.double(), expected.double(), rtol=2 * eps, atol=torch.finfo(old.dtype).tiny, equal_nan=True
+        )
+        if not close:
             raise RuntimeError(
                 f"[{operation}] GRADKERN_VERIFY: gradient {index} is not {scale} times what it was"
             )

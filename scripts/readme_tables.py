@@ -19,8 +19,9 @@ def cpu_table(record: dict) -> str:
     lines = [
         f"{what}, commit {machine['commit']}.",
         "",
-        "| gradients | dtype | clipping | gradkern | torch | torch / gradkern | gradkern / floor |",
-        "|---|---|---|---:|---:|---:|---:|",
+        "| gradients | dtype | clips | gradkern | `measure` | torch | torch, foreach=False "
+        "| torch / gradkern | gradkern / floor |",
+        "|---|---|---|---:|---:|---:|---:|---:|---:|",
     ]
     for row in record["rows"]:
         s = row["seconds"]
@@ -29,7 +30,9 @@ def cpu_table(record: dict) -> str:
             row["dtype"],
             "yes" if row["clipping"] else "no",
             seconds(s["gradkern"]),
+            seconds(s["measure"]),
             seconds(s["torch"]),
+            seconds(s["torch_single"]),
             f"{s['torch'] / s['gradkern']:.1f}",
             f"{s['gradkern'] / s['floor']:.2f}",
         ]
@@ -44,8 +47,6 @@ def rendered(text: str) -> str:
     """`text` with everything between `<!-- table: NAME -->` and `<!-- end -->` replaced."""
     for name, render in TABLES.items():
         path = ROOT / "benchmarks" / "results" / f"{name}.json"
-        if not path.exists():
-            continue
         head, _, rest = text.partition(f"<!-- table: {name} -->")
         _, _, tail = rest.partition("<!-- end -->")
         table = render(json.loads(path.read_text(encoding="utf-8")))

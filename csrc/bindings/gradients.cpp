@@ -78,9 +78,9 @@ class PointerTable {
     const size_t mask = slots_.size() - 1;
     size_t slot = (reinterpret_cast<uintptr_t>(pointer) >> 4) * 0x9e3779b97f4a7c15ull >> 20;
     for (seen = false;; ++slot) {
-      int64_t& entry = slots_[slot & mask];
+      int32_t& entry = slots_[slot & mask];
       if (entry < 0) {
-        entry = position;
+        entry = int32_t(position);
         return -1;
       }
       if (pointer_at(entry) != pointer) continue;
@@ -90,20 +90,29 @@ class PointerTable {
   }
 
  private:
-  std::vector<int64_t> slots_;
+  std::vector<int32_t> slots_;
 };
 
 bool same_view(const at::Tensor& a, const at::Tensor& b) {
   return a.scalar_type() == b.scalar_type() && a.sizes() == b.sizes() && a.strides() == b.strides();
 }
 
-/// Only gradients that do not fill their storage can share memory with another one.
+/// Only gradients that do not fill their storage can share memory with another one; a storage over
+/// memory that is not torch's own (from_numpy, say; such storages cannot grow) may overlap any.
 bool fills_its_storage(const at::Tensor& g) {
-  return g.storage().nbytes() <= size_t(g.numel()) * g.element_size();
+  return g.storage().nbytes() <= size_t(g.numel()) * g.element_size() && g.storage().resizable();
 }
 
+/// What two mentions of the same gradient have in common: the memory of its (sparse: its values').
 const void* identity(const at::Tensor& g) {
-  return g.layout() == at::kSparse ? g.unsafeGetTensorImpl() : g.const_data_ptr();
+  return g.layout() == at::kSparse ? g._values().const_data_ptr() : g.const_data_ptr();
+}
+
+bool same_gradient(const at::Tensor& a, const at::Tensor& b) {
+  if (a.layout() != b.layout()) return false;
+  if (!a.is_sparse()) return same_view(a, b);
+  return a.sizes() == b.sizes() && same_view(a._values(), b._values()) &&
+         a._indices().const_data_ptr() == b._indices().const_data_ptr();
 }
 
 /// The 1-d tensor of all memory a strided tensor spans, and where in it the elements lie.
@@ -210,10 +219,7 @@ Prepared prepare(const CallSite& site, const GradList& grads) {
     bool seen;
     const int64_t same = table.find_or_insert(
         identity(g), int64_t(i), [&](int64_t j) { return identity(grads[size_t(j)]); },
-        [&](int64_t j) {
-          const at::Tensor& other = grads[size_t(j)];
-          return g.layout() == other.layout() && (g.is_sparse() || same_view(g, other));
-        },
+        [&](int64_t j) { return same_gradient(g, grads[size_t(j)]); },
         seen);
     if (same >= 0) {
       out.first[i] = same;

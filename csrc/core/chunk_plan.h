@@ -46,8 +46,12 @@ class ChunkPlan {
     int64_t chunks = 0;
     for (int64_t i = 0; i < count; ++i) {
       first_chunk_.push_back(chunks);
-      chunks += chunks_of(tensors[i].numel, chunk_elements);
+      const int64_t of_tensor = chunks_of(tensors[i].numel, chunk_elements);
+      chunks += of_tensor;
       numel_ += tensors[i].numel;
+      if (of_tensor <= 1) continue;
+      split_.push_back(i);
+      split_chunks_ += of_tensor;
     }
     first_chunk_.push_back(chunks);
   }
@@ -55,6 +59,9 @@ class ChunkPlan {
   int64_t tensors() const { return count_; }
   int64_t chunks() const { return first_chunk_.back(); }
   int64_t numel() const { return numel_; }
+  /// The tensors of more than one chunk, and how many chunks those have together.
+  const std::vector<int64_t>& split_tensors() const { return split_; }
+  int64_t split_chunks() const { return split_chunks_; }
   int64_t first_chunk(int64_t tensor) const { return first_chunk_[size_t(tensor)]; }
   const TensorRef& tensor(int64_t i) const { return tensors_[i]; }
 
@@ -72,8 +79,8 @@ class ChunkPlan {
 
  private:
   const TensorRef* tensors_;
-  int64_t count_, chunk_elements_, numel_ = 0;
-  std::vector<int64_t> first_chunk_;
+  int64_t count_, chunk_elements_, numel_ = 0, split_chunks_ = 0;
+  std::vector<int64_t> first_chunk_, split_;
 };
 
 }  // namespace gradkern

@@ -40,7 +40,9 @@ GRADKERN_HD ClipDecision decide_clip(double max_norm, double total_norm, int64_t
 /// the 16-bit types float32 has bits to spare.
 template <class T>
 GRADKERN_HD T scaled(T x, double coef) {
-  return from_float<T>(to_float(x) * float(coef));
+  // float32 would round a coefficient below its smallest normal number coarsely, or to zero.
+  const bool tiny = coef < 0x1p-126 && coef > -0x1p-126;
+  return from_float<T>(tiny ? float(double(to_float(x)) * coef) : to_float(x) * float(coef));
 }
 template <>
 GRADKERN_HD float scaled<float>(float x, double coef) { return float(double(x) * coef); }

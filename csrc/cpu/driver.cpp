@@ -1,5 +1,6 @@
 #include "cpu/driver.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cstring>
 #include <vector>
@@ -44,6 +45,34 @@ void for_each_chunk(const ChunkPlan& plan, const ThreadPool& pool, FloatingPoint
   else pool.run(threads, work);
 }
 
+/// Where the chunks of tensors with several of them put their results. A tensor of one chunk needs
+/// none of this: with many small tensors that is most of the memory a call takes.
+class SplitPartials {
+ public:
+  SplitPartials(const ChunkPlan& plan, const Partial& none)
+      : plan_(plan), partials_(size_t(plan.split_chunks()), none) {
+    first_.reserve(plan.split_tensors().size());
+    int64_t chunks = 0;
+    for (int64_t t : plan.split_tensors()) {
+      first_.push_back(chunks);
+      chunks += plan.first_chunk(t + 1) - plan.first_chunk(t);
+    }
+  }
+
+  /// The results of this tensor's chunks, in order; null if it has at most one.
+  Partial* of(int64_t tensor) const {
+    if (plan_.first_chunk(tensor + 1) - plan_.first_chunk(tensor) <= 1) return nullptr;
+    const std::vector<int64_t>& tensors = plan_.split_tensors();
+    const auto at = std::lower_bound(tensors.begin(), tensors.end(), tensor) - tensors.begin();
+    return partials_.data() + first_[size_t(at)];
+  }
+
+ private:
+  const ChunkPlan& plan_;
+  std::vector<int64_t> first_;
+  mutable std::vector<Partial> partials_;
+};
+
 char* address(const ChunkPlan& plan, const Chunk& chunk) {
   const TensorRef& t = plan.tensor(chunk.tensor);
   return static_cast<char*>(t.data) + chunk.begin * itemsize(t.dtype);
@@ -55,9 +84,11 @@ Partial measure(const ChunkPlan& plan, const MeasureOptions& options, const Thre
                 Partial* per_tensor) {
   const ChunkKernels& kernels = chunk_kernels();
   const Partial none = empty_partial(options.order);
-  std::vector<Partial> per_chunk(size_t(plan.chunks()), none);
+  const SplitPartials split(plan, none);
+  std::fill_n(per_tensor, plan.tensors(), none);
   for_each_chunk(plan, pool, FloatingPointMode::exact(), [&](const Chunk& chunk, int64_t i) {
-    Partial& out = per_chunk[size_t(i)];
+    Partial* const shared = split.of(chunk.tensor);
+    Partial& out = shared ? shared[i - plan.first_chunk(chunk.tensor)] : per_tensor[chunk.tensor];
     kernels.measure(address(plan, chunk), plan.tensor(chunk.tensor).dtype, chunk.length, options, out);
     out.numel = chunk.length;
   });
@@ -65,11 +96,10 @@ Partial measure(const ChunkPlan& plan, const MeasureOptions& options, const Thre
   ScopedFloatingPointMode scope(FloatingPointMode::exact());
   Partial total = none;
   for (int64_t t = 0; t < plan.tensors(); ++t) {
-    Partial sum = none;
-    for (int64_t i = plan.first_chunk(t); i < plan.first_chunk(t + 1); ++i)
-      sum = combine(options.order, sum, per_chunk[size_t(i)]);
-    per_tensor[t] = sum;
-    total = combine(options.order, total, sum);
+    const Partial* const shared = split.of(t);
+    for (int64_t i = 0; shared && i < plan.first_chunk(t + 1) - plan.first_chunk(t); ++i)
+      per_tensor[t] = combine(options.order, per_tensor[t], shared[i]);
+    total = combine(options.order, total, per_tensor[t]);
   }
   return total;
 }

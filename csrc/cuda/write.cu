@@ -29,8 +29,12 @@ __device__ __forceinline__ ClipDecision decide(const ScaleHeader& h) {
 /// scaled() of core/clip.h on the elements of a vector, with the machine's own conversions.
 template <class T>
 __device__ __forceinline__ T scale_one(T x, double coef) {
-  if constexpr (sizeof(T) == 2) return narrow<T>(widen(x) * float(coef));
-  else return scaled(x, coef);
+  if constexpr (sizeof(T) == 2) {
+    const bool tiny = coef < 0x1p-126 && coef > -0x1p-126;
+    return narrow<T>(tiny ? float(double(widen(x)) * coef) : widen(x) * float(coef));
+  } else {
+    return scaled(x, coef);
+  }
 }
 
 template <class T>
