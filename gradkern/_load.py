@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 
 REBUILD = (
-    "make -B build in the checkout, or: "
-    "pip install --no-build-isolation --force-reinstall --no-deps PATH_TO_CHECKOUT"
+    "pip install --no-build-isolation --force-reinstall --no-deps PATH_TO_CHECKOUT "
+    "(or there: make -B build)"
 )
 
 #: `GRADKERN_DISABLE=1` sends every call to torch's own operations.

@@ -26,15 +26,12 @@ __device__ __forceinline__ ClipDecision decide(const ScaleHeader& h) {
   return decide_clip(h.max_norm, total, nonfinite, h.on_nonfinite);
 }
 
-/// scaled() of core/clip.h on the elements of a vector, with the machine's own conversions.
+/// scaled() of core/clip.h on the elements of a vector, with the machine's own conversions; without
+/// its way for coefficients below 2^-126, which would spill registers (those lose bits here).
 template <class T>
 __device__ __forceinline__ T scale_one(T x, double coef) {
-  if constexpr (sizeof(T) == 2) {
-    const bool tiny = coef < 0x1p-126 && coef > -0x1p-126;
-    return narrow<T>(tiny ? float(double(widen(x)) * coef) : widen(x) * float(coef));
-  } else {
-    return scaled(x, coef);
-  }
+  if constexpr (sizeof(T) == 2) return narrow<T>(widen(x) * float(coef));
+  else return scaled(x, coef);
 }
 
 template <class T>
