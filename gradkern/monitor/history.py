@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from gradkern.monitor import store
 from gradkern.monitor.columns import Columns, LayerColumns, Layout, roll_up
+from gradkern.monitor.scalars import Scalars
 from gradkern.monitor.store import HistoryError
 from gradkern.monitor.summary_reader import Summary, read_summary
 
@@ -66,7 +67,7 @@ class History:
         self._db = connection
         self.path = path
         self._superseded = superseded
-        self._last_seq = 0
+        self._scalars = Scalars()
         self._cache: dict[str, Any] = {}
         self.refresh()
 
@@ -141,7 +142,7 @@ class History:
     @property
     def last_seq(self) -> int:
         """Number of the last row in the file, replaced ones counted."""
-        return self._last_seq
+        return self._scalars.last_seq
 
     # ---- what is there ----
 
@@ -288,7 +289,7 @@ class History:
     def lr_groups(self) -> NDArray[np.float64]:
         """[T, G] learning rate of each parameter group; NaN where a group was not there."""
         if "lr" not in self._cache:
-            self._cache["lr"] = _ragged(self._lr_blobs[i] for i in self._rows)
+            self._cache["lr"] = self._scalars.lr[self._rows]
         return self._cache["lr"]
 
     # ---- one number a parameter and step ----
@@ -470,29 +471,15 @@ class History:
             self._numel[layout.columns] = layout.numel
 
     def _read_scalars(self) -> int:
-        rows = self._db.execute(
-            "SELECT seq, branch, step, layout, flags, time, loss, total_norm, clip_coef, inv_scale, lr "
-            "FROM steps WHERE seq > ? ORDER BY seq",
-            (self._last_seq,),
-        ).fetchall()
-        columns = list(zip(*rows)) if rows else [()] * 11
         try:
-            fresh = {
-                name: np.array(column, dtype=kind) for (name, kind), column in zip(_SCALARS.items(), columns)
-            }
-        except (TypeError, ValueError, OverflowError) as error:
-            raise HistoryError(f"[History] {str(self.path)!r}: a damaged row in `steps`: {error}") from error
-        for number in set(columns[3]):
+            new = self._scalars.read(self._db)
+        except HistoryError as error:
+            raise HistoryError(f"{error} ({str(self.path)!r})") from error
+        self._all = self._scalars.columns
+        for number in np.unique(self._all["layout"]).tolist():
             if number not in self._layouts:
                 raise HistoryError(f"[History] {str(self.path)!r}: layout {number!r} is missing")
-        if self._last_seq == 0:
-            self._all, self._lr_blobs = fresh, list(columns[10])
-        else:
-            self._all = {name: np.concatenate([self._all[name], fresh[name]]) for name in _SCALARS}
-            self._lr_blobs.extend(columns[10])
-        if rows:
-            self._last_seq = int(rows[-1][0])
-        return len(rows)
+        return new
 
     def _select(self) -> None:
         """Which rows are live: not replaced by a later branch."""
@@ -570,32 +557,3 @@ class History:
 
 
 _PIECE = 1024
-
-_SCALARS: dict[str, Any] = {
-    "seq": np.int64,
-    "branch": np.int64,
-    "step": np.int64,
-    "layout": np.int64,
-    "flags": np.int64,
-    "time": np.float64,
-    "loss": np.float64,
-    "total_norm": np.float64,
-    "clip_coef": np.float64,
-    "inv_scale": np.float64,
-}
-
-
-def _ragged(blobs: Iterator[Any]) -> NDArray[np.float64]:
-    """Rows of float64 of different lengths, padded with NaN."""
-    rows = []
-    for blob in blobs:
-        if blob is not None and (not isinstance(blob, bytes) or len(blob) % 8):
-            raise HistoryError("[History] steps.lr: expected reals, got a damaged row")
-        rows.append(b"" if blob is None else blob)
-    width = max(map(len, rows), default=0) // 8
-    if rows and min(map(len, rows)) == 8 * width:
-        return np.frombuffer(b"".join(rows), dtype="<f8").reshape(len(rows), width).astype(np.float64)
-    padded = np.full((len(rows), width), np.nan)
-    for i, blob in enumerate(rows):
-        padded[i, : len(blob) // 8] = np.frombuffer(blob, dtype="<f8")
-    return padded

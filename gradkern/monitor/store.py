@@ -5,6 +5,7 @@
       layouts   a set of parameters: names, sizes, …; a new one whenever the model's parameters change
       branches  where recording went on from an earlier step (after a resume)
       steps     a narrow row of plain numbers for each recorded step
+      blocks    the rows of `steps` again, 256 packed in one, to read them all at once
       vals      the per-parameter columns of a step: little-endian blobs, one entry a parameter
       weights   weight norms and update ratios, every so often
       hists     log2 histograms, opt-in
@@ -43,6 +44,7 @@ SCHEMA = {
         "layout INTEGER NOT NULL, flags INTEGER NOT NULL, time REAL NOT NULL, loss REAL, "
         "total_norm REAL, clip_coef REAL, inv_scale REAL, lr BLOB)"
     ),
+    "blocks": "CREATE TABLE blocks (idx INTEGER PRIMARY KEY, data BLOB NOT NULL)",
     "vals": (
         "CREATE TABLE vals (seq INTEGER PRIMARY KEY, norm BLOB NOT NULL, max_abs BLOB NOT NULL, "
         "l2_norm BLOB, nonfinite BLOB, zeros BLOB)"
@@ -150,6 +152,8 @@ def connect_writer(folder: Path, journal: str | None = None) -> tuple[sqlite3.Co
             connection.execute("ROLLBACK")
     except sqlite3.Error as error:
         raise HistoryError(_explain(error, file, "GradMonitor")) from error
+    except UnicodeError as error:  # SQLite's own message quotes the damage
+        raise HistoryError(_explain(sqlite3.DatabaseError("malformed"), file, "GradMonitor")) from error
     return connection, mode
 
 
@@ -173,6 +177,8 @@ def connect_reader(folder: str | os.PathLike[str]) -> sqlite3.Connection:
         _check_schema(connection, file, "History.open")
     except sqlite3.Error as error:
         raise HistoryError(_explain(error, file, "History.open")) from error
+    except UnicodeError as error:  # SQLite's own message quotes the damage
+        raise HistoryError(_explain(sqlite3.DatabaseError("malformed"), file, "History.open")) from error
     return connection
 
 

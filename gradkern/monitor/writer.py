@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradkern.monitor import store
+from gradkern.monitor import scalars, store
 from gradkern.monitor.columns import Layout
 from gradkern.monitor.history import History
 from gradkern.monitor.summaries import Pyramid, Rows, span_of
@@ -246,6 +246,7 @@ class HistoryWriter:
                 fractions = store.encode(row.underflow.reshape(-1))
                 hists.append((self._branch, row.step, layout, counts, fractions))
         self._db.executemany("INSERT INTO steps VALUES (?,?,?,?,?,?,?,?,?,?,?)", steps)
+        scalars.write_blocks(self._db, self._next_seq - 1 - len(steps), self._next_seq - 1)
         self._db.executemany("INSERT INTO vals VALUES (?,?,?,?,?,?)", values)
         query = "INSERT INTO weights (branch, step, layout, exact, weight_norm, ratio) VALUES (?,?,?,?,?,?)"
         self._db.executemany(query, weights)

@@ -141,6 +141,39 @@ def test_a_step_given_twice_replaces_the_first(tmp_path):
         assert [(b.from_step, b.replaced) for b in history.branches] == [(3, 1), (2, 2)]
 
 
+@pytest.mark.parametrize("chunks", [[1] * 3, [255, 1, 1], [256, 256], [300, 700, 30], [1030]])
+def test_blocks_say_what_the_rows_say(tmp_path, chunks):
+    where, step = layout(2), 0
+    writer = HistoryWriter(tmp_path, {})
+    live = None
+    for count in chunks:
+        rows = []
+        for _ in range(count):
+            step += 1
+            rates = tuple(0.1 * step + g for g in range(step % 3))
+            loss = None if step % 5 == 0 else float("nan") if step % 7 == 0 else float(step)
+            rows.append(
+                step_row(step, [step, 1.0], where, loss=loss, lr=rates, clip_coef=0.5, inv_scale=0.25)
+            )
+        writer.write(rows)
+        live = live or History.open(tmp_path)  # opened early, refreshed often
+        live.refresh()
+    writer.close()
+    packed = sqlite3.connect(tmp_path / store.DATABASE).execute("SELECT count(*) FROM blocks").fetchone()[0]
+    assert packed == step // 256
+    numbers = np.arange(1, step + 1)
+    for history in (live, History.open(tmp_path)):
+        assert history.steps.tolist() == numbers.tolist()
+        np.testing.assert_array_equal(history.has_loss, numbers % 5 != 0)
+        given = (numbers % 5 != 0) & (numbers % 7 != 0)
+        np.testing.assert_array_equal(history.loss, np.where(given, numbers, np.nan))
+        groups = np.minimum(step, 2)
+        assert history.lr_groups.shape == (step, groups)
+        expected = [[0.1 * n + g if g < n % 3 else np.nan for g in range(groups)] for n in numbers]
+        np.testing.assert_allclose(history.lr_groups, expected)
+        assert set(history.inv_scale) == {0.25} and set(history.clip_coef) == {0.5}
+
+
 # ---- crash ----
 
 LOOP = """
@@ -344,6 +377,8 @@ def damage(folder: Path, *statements: str) -> None:
         ("UPDATE steps SET layout = 7", "layout 7 is missing"),
         ("UPDATE steps SET step = 'x' WHERE seq = 2", "a damaged row in `steps`"),
         ("UPDATE steps SET lr = x'01'", "steps.lr: expected reals"),
+        ("UPDATE blocks SET data = x'00'", "expected packed columns"),
+        ("UPDATE blocks SET idx = 3", "block 3: expected rows from 1, got a damaged block"),
         ("UPDATE layouts SET params = '[1, 2'", "expected JSON"),
         ("UPDATE layouts SET params = '{\"names\": [1]}'", "expected a list of names"),
         ('UPDATE layouts SET params = \'{"names": ["a"], "numel": [-1]}\'', "expected 1 integers as numel"),
@@ -358,7 +393,8 @@ def damage(folder: Path, *statements: str) -> None:
     ],
 )
 def test_hostile_content_gives_an_error(tmp_path, statement, message):
-    write_run(tmp_path, RNG.random((40, 3), dtype=np.float32))
+    rows = 300 if "blocks" in statement else 40
+    write_run(tmp_path, RNG.random((rows, 3), dtype=np.float32))
     damage(tmp_path, statement)
     with pytest.raises(HistoryError, match=message), History.open(tmp_path) as history:
         history.norm, history.summary(2), history.lr, history.meta
