@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 REBUILD = (
-    "pip install --no-build-isolation --force-reinstall --no-deps PATH_TO_CHECKOUT "
-    "(or there: make -B build)"
+    "pip install --no-build-isolation --force-reinstall --no-deps PATH_TO_CHECKOUT (or there: make -B build)"
 )
 
 #: `GRADKERN_DISABLE=1` sends every call to torch's own operations.
