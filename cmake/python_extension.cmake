@@ -49,7 +49,6 @@ if(GRADKERN_WITH_CUDA)
   # As one string: a list's semicolons would end the shell's command.
   list(JOIN CMAKE_CUDA_ARCHITECTURES " " architectures)
   target_sources(_C PRIVATE csrc/bindings/cuda_backend.cpp csrc/bindings/cuda_stream.cpp)
-  string(REPLACE ";" " " architectures "${CMAKE_CUDA_ARCHITECTURES}")
   target_compile_definitions(_C PRIVATE
     GRADKERN_CUDA_VERSION="${CMAKE_CUDA_COMPILER_VERSION}"
     GRADKERN_CUDA_ARCHITECTURES="${architectures}")
