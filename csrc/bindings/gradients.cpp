@@ -10,6 +10,7 @@
 #include <algorithm>
 
 #include "bindings/cuda_backend.h"
+#include "core/prefetch.h"
 
 namespace gradkern {
 namespace {
@@ -181,6 +182,15 @@ void stage_union(const CallSite& site, const GradList& grads, const std::vector<
   out.staged.back().offsets = unique;
 }
 
+/// Entries further on in a loop over the list: what is_native, prepare and measuring will read of them.
+void prefetch_ahead(const GradList& grads, size_t i) {
+  constexpr size_t kTurns = 6;
+  if (i + 2 * kTurns < grads.size())
+    prefetch(grads[i + 2 * kTurns].unsafeGetTensorImpl(), sizeof(at::TensorImpl));
+  if (i + kTurns < grads.size() && grads[i + kTurns].unsafeGetTensorImpl()->has_storage())
+    prefetch(grads[i + kTurns].unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl(), 64);
+}
+
 }  // namespace
 
 bool is_native(const GradList& grads) {
@@ -208,6 +218,7 @@ Prepared prepare(const CallSite& site, const GradList& grads) {
   PointerTable table(count);
   for (size_t i = 0; i < count; ++i) {
     out.first[i] = int64_t(i);
+    prefetch_ahead(grads, i);
     const at::Tensor& g = grads[i];
     if (!g.defined()) continue;
     check(site, int64_t(i), g);

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <vector>
 
+#include "core/prefetch.h"
 #include "cpu/floating_point_mode.h"
 
 namespace gradkern::cpu {
@@ -17,6 +18,19 @@ int threads_for(const ChunkPlan& plan, const ThreadPool& pool) {
   const int64_t useful = 1 + plan.numel() / kElementsPerThread;
   const int64_t limit = useful < plan.chunks() ? useful : plan.chunks();
   return int(limit < pool.threads ? limit : pool.threads);
+}
+
+char* address(const ChunkPlan& plan, const Chunk& chunk) {
+  const TensorRef& t = plan.tensor(chunk.tensor);
+  return static_cast<char*>(t.data) + chunk.begin * itemsize(t.dtype);
+}
+
+/// The beginning of the chunk after this one: the kernels ask for memory ahead within a chunk only.
+void prefetch_next(const ChunkPlan& plan, int64_t tensor, int64_t chunk) {
+  if (++chunk == plan.first_chunk(tensor + 1) && ++tensor == plan.tensors()) return;
+  const Chunk next = plan.at(tensor, chunk);
+  const int64_t bytes = next.length * itemsize(plan.tensor(tensor).dtype);
+  prefetch(address(plan, next), std::min(bytes, kPrefetchBytes));
 }
 
 /// Calls body(chunk, index) for every chunk, under the given floating-point mode. Chunks differ in
@@ -37,6 +51,7 @@ void for_each_chunk(const ChunkPlan& plan, const ThreadPool& pool, FloatingPoint
       int64_t tensor = plan.find(begin);
       for (int64_t i = begin; i < end; ++i) {
         while (i >= plan.first_chunk(tensor + 1)) ++tensor;  // also over empty tensors
+        prefetch_next(plan, tensor, i);
         body(plan.at(tensor, i), i);
       }
     }
@@ -72,11 +87,6 @@ class SplitPartials {
   std::vector<int64_t> first_;
   mutable std::vector<Partial> partials_;
 };
-
-char* address(const ChunkPlan& plan, const Chunk& chunk) {
-  const TensorRef& t = plan.tensor(chunk.tensor);
-  return static_cast<char*>(t.data) + chunk.begin * itemsize(t.dtype);
-}
 
 }  // namespace
 

@@ -6,27 +6,26 @@
 #pragma once
 
 #include "core/chunk_plan.h"
+#include "core/prefetch.h"
 #include "cpu/chunk_kernels.h"
 #include "cpu/vectors.h"
 
 namespace gradkern::cpu {
 namespace {
 
-/// The kLanes sums of a block, in the order of the elements they belong to.
+/// The total of the kLanes sums, as a tree over elements: the same for every register width.
 template <class T>
-GRADKERN_HD void in_element_order(const Block& sums, double (&lanes)[kLanes]) {
-  for (int i = 0; i < kLanes; ++i) {
-    const Position p = position_of<T>(i);
-    lanes[i] = sums[p.reg][p.lane];
-  }
-}
-
-/// Their total, as a tree: the same for every register width.
-template <class T>
-GRADKERN_HD double sum_of(const Block& sums) {
-  double lanes[kLanes];
-  in_element_order<T>(sums, lanes);
-  for (int half = kLanes / 2; half > 0; half /= 2)
+GRADKERN_HD double sum_of(Block& sums) {
+  in_element_order<T>(sums);
+#pragma GCC unroll 8
+  for (int half = kRegisters / 2; half > 0; half /= 2)
+#pragma GCC unroll 8
+    for (int r = 0; r < half; ++r) sums[r] += sums[r + half];
+  double lanes[kWidth];
+  __builtin_memcpy(lanes, &sums[0], sizeof(lanes));
+#pragma GCC unroll 8
+  for (int half = kWidth / 2; half > 0; half /= 2)
+#pragma GCC unroll 8
     for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
   return lanes[0];
 }
@@ -34,8 +33,8 @@ GRADKERN_HD double sum_of(const Block& sums) {
 /// The total of compensated float64 lanes. The low part of an infinite lane is NaN and says nothing.
 void reduce(const Block& sums_hi, const Block& sums_lo, double& hi, double& lo) {
   double high[kLanes], low[kLanes];
-  in_element_order<double>(sums_hi, high);
-  in_element_order<double>(sums_lo, low);
+  __builtin_memcpy(high, sums_hi, sizeof(high));
+  __builtin_memcpy(low, sums_lo, sizeof(low));
   for (int i = 0; i < kLanes; ++i) {
     add_compensated(hi, lo, high[i]);
     if (is_finite(high[i])) lo += low[i];
@@ -54,12 +53,18 @@ GRADKERN_HD void compensate(Block& sums, Block& hi, Block& lo) {
   }
 }
 
-/// Calls body(pointer to kLanes elements, how many of them are real) over a chunk; the last block
-/// is padded with zeros, which change no sum and no maximum.
+/// Calls body(pointer to kLanes elements) over `length` elements, which lie before `end`; the last
+/// block is padded with zeros, which change no sum and no maximum.
 template <class T, class Body>
-GRADKERN_HD void for_each_block(const T* data, int64_t length, const Body& body) {
+GRADKERN_HD void for_each_block(const T* data, int64_t length, const T* end, const Body& body) {
+  constexpr int64_t kAhead = kPrefetchBytes / int64_t(sizeof(T));
+  // Beyond a short chunk lies somebody else's memory.
+  const int64_t ahead = end - data > 4 * kAhead ? kAhead : 0;
   int64_t i = 0;
-  for (; i + kLanes <= length; i += kLanes) body(data + i);
+  for (; i + kLanes <= length; i += kLanes) {
+    prefetch(data + i + ahead, kLanes * sizeof(T));
+    body(data + i);
+  }
   if (i < length) {
     T padded[kLanes];
     __builtin_memset(padded, 0, sizeof(padded));
@@ -90,10 +95,16 @@ struct Magnitudes {
   }
 
   Int max_bits() const {
-    Int m = 0;
-    for (int r = 0; r < kPerBlock; ++r)
-      for (int i = 0; i < kLanes / kPerBlock; ++i) m = largest[r][i] > m ? largest[r][i] : m;
-    return m;
+    constexpr int kCount = kLanes / kPerBlock;
+    V all = largest[0];
+#pragma GCC unroll 16
+    for (int r = 1; r < kPerBlock; ++r) all = largest[r] > all ? largest[r] : all;
+    Int lanes[kCount];
+    __builtin_memcpy(lanes, &all, sizeof(lanes));
+#pragma GCC unroll 8
+    for (int half = kCount / 2; half > 0; half /= 2)
+      for (int i = 0; i < half; ++i) lanes[i] = lanes[i + half] > lanes[i] ? lanes[i + half] : lanes[i];
+    return lanes[0];
   }
 
   int64_t count_zeros(int64_t length) const {
@@ -121,7 +132,7 @@ template <class T, bool kOne, bool kZeros>
 void measure_narrow(const T* data, int64_t length, Partial& out) {
   Block squares = {}, absolutes = {};
   Magnitudes<T, kZeros> magnitudes;
-  for_each_block(data, length, [&](const T* block) {
+  for_each_block(data, length, data + length, [&](const T* block) {
     Block x;
     load_block(block, x);
 #pragma GCC unroll 16
@@ -149,7 +160,7 @@ void measure_double_scaled(const double* data, int64_t length, double scale, Par
   Magnitudes<double, kZeros> magnitudes;
   for (int64_t begin = 0; begin < length; begin += kRun) {
     const int64_t rest = length - begin;
-    for_each_block(data + begin, rest < kRun ? rest : kRun, [&](const double* block) {
+    for_each_block(data + begin, rest < kRun ? rest : kRun, data + length, [&](const double* block) {
       Block x;
       load_block(block, x);
 #pragma GCC unroll 16

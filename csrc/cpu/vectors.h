@@ -42,20 +42,6 @@ GRADKERN_HD V load(const T* from) {
 /// A block of kLanes elements as float64, in registers.
 using Block = F64[kRegisters];
 
-/// Where element `i` of a block lies among the registers. 16-bit brain floats are split into even
-/// and odd elements, because a shift and a mask are cheaper than widening: see load_block.
-struct Position {
-  int reg, lane;
-};
-template <class T>
-GRADKERN_HD Position position_of(int i) {
-  return {i / kWidth, i % kWidth};
-}
-template <>
-GRADKERN_HD Position position_of<BFloat16>(int i) {
-  return {i / (2 * kWidth) * 2 + i % 2, i % (2 * kWidth) / 2};
-}
-
 // Intrinsics, because GCC 12 splits its generic conversions into halves (measured: three times
 // slower). All conversions are exact.
 #if defined(__AVX512F__)
@@ -79,6 +65,8 @@ GRADKERN_HD Floats load_floats(const Float16* from) {
 }
 #endif
 
+/// load_block's registers hold the elements of a block in order, except those of 16-bit brain floats:
+/// a shift and a mask that split them into even and odd elements are cheaper than widening.
 template <class T>
 GRADKERN_HD void load_block(const T* from, Block& to) {
 #pragma GCC unroll 16
@@ -98,6 +86,25 @@ template <>
 GRADKERN_HD void load_block<double>(const double* from, Block& to) {
 #pragma GCC unroll 16
   for (int r = 0; r < kRegisters; ++r) to[r] = load<F64>(from + r * kWidth);
+}
+
+/// Brings what was summed over blocks of T into the order of the elements.
+template <class T>
+GRADKERN_HD void in_element_order(Block&) {}
+template <>
+GRADKERN_HD void in_element_order<BFloat16>(Block& sums) {
+  Vec<int64_t, kWidth> first, second;
+#pragma GCC unroll 8
+  for (int i = 0; i < kWidth; ++i) {
+    first[i] = i / 2 + i % 2 * kWidth;
+    second[i] = first[i] + kWidth / 2;
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < kRegisters; r += 2) {
+    const F64 even = sums[r], odd = sums[r + 1];
+    sums[r] = __builtin_shuffle(even, odd, first);
+    sums[r + 1] = __builtin_shuffle(even, odd, second);
+  }
 }
 
 /// Integer view of a type: bits of |x| order as |x| does, with NaN above inf.
