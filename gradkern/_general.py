@@ -66,6 +66,7 @@ def measure_columns(
     columns = None if DISABLED else C.measure(params, norm_type, count_zeros, number, names)
     if columns is None:
         columns = _fallback.measure(params, norm_type, count_zeros, number)
+    columns.pop("numel", None)
     if not isinstance(inv_scale, float):  # a scale on a device is multiplied there
         for key in ("norm", "l2_norm", "max_abs", "total_norm"):
             columns[key] = columns[key] * inv_scale

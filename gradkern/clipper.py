@@ -136,7 +136,7 @@ class GradClipper:
             columns = self._clip_in_steps(params, scaler, optimizer)
         stats = GradStats(
             names=self._plan.names,
-            numel=self._plan.numel,
+            numel=self._plan.sizes(columns.pop("numel", None)),
             has_grad=tuple(columns.pop("has_grad")),
             norm_type=self.norm_type,
             first=self._plan.first,

@@ -20,8 +20,16 @@ if TYPE_CHECKING:
 
 def first_rows(params: Sequence[Tensor]) -> tuple[int, ...]:
     """For each position, the first position of the same parameter."""
+    identities = list(map(id, params))
+    if len(set(identities)) == len(identities):
+        return tuple(range(len(identities)))
     seen: dict[int, int] = {}
-    return tuple(seen.setdefault(id(p), row) for row, p in enumerate(params))
+    return tuple(seen.setdefault(identity, row) for row, identity in enumerate(identities))
+
+
+def elements_of(param: Tensor) -> int:
+    """`param.numel()`; 0 for a lazy parameter that has no shape yet."""
+    return 0 if isinstance(param, torch.nn.parameter.UninitializedTensorMixin) else param.numel()
 
 
 def as_stats(
@@ -32,9 +40,10 @@ def as_stats(
     inv_scale: float = 1.0,
 ) -> GradStats:
     """GradStats from the columns that the extension (or the fallback) returns."""
+    numel = columns.pop("numel", None)  # the compiled route has it already
     return GradStats(
         names=names,
-        numel=tuple(p.numel() for p in params),
+        numel=tuple(map(elements_of, params)) if numel is None else numel,
         has_grad=tuple(columns.pop("has_grad")),
         norm_type=norm_type,
         inv_scale=inv_scale,

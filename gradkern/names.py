@@ -19,6 +19,9 @@ def canonical_names(names: Sequence[str]) -> tuple[str, ...]:
     `_orig_mod.` and the like go wherever they stand; `module.` (DataParallel, DDP) only where every
     name starts with it. If two names became one, all stay as they are.
     """
+    text = "\n".join(names)  # one search instead of one a name
+    if not (text.startswith("module.") or any(wrapper in text for wrapper in _WRAPPERS)):
+        return tuple(names)
     stripped = [".".join(part for part in name.split(".") if part not in _WRAPPERS) for name in names]
     while stripped and all(name.startswith("module.") for name in stripped):
         stripped = [name[len("module.") :] for name in stripped]
@@ -56,6 +59,8 @@ def resolve(operation: str, params: NamedParameters) -> tuple[tuple[str, ...], l
             f"[{operation}] params: expected a Module, Parameters or (name, Parameter) pairs, got "
             f"{type(params).__name__}"
         ) from error
+    if all(issubclass(kind, torch.Tensor) for kind in set(map(type, items))):
+        return tuple(map(str, range(len(items)))), items
     names: list[str] = []
     tensors: list[Tensor] = []
     for index, item in enumerate(items):

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from gradkern._load import C
-from gradkern.measure import first_rows
+from gradkern.measure import elements_of, first_rows
 from gradkern.names import NamedParameters, resolve
 
 
@@ -26,7 +26,7 @@ class ParameterPlan:
 
     def _build(self, params: NamedParameters) -> None:
         self.names, self.params = resolve(self._operation, params)
-        self.numel = tuple(p.numel() for p in self.params)
+        self.numel = tuple(map(elements_of, self.params))
         self.first = first_rows(self.params)
         modules = () if self._module is None else tuple(self._module.modules())
         owners: list[dict[str, Any]] = [d for m in modules for d in (m._parameters, m._modules)]
@@ -37,3 +37,13 @@ class ParameterPlan:
         if self._module is not None and not C.dicts_unchanged(self._owners):
             self._build(self._module)
         return self.params
+
+    def sizes(self, measured: tuple[int, ...] | None = None) -> tuple[int, ...]:
+        """`numel` as it is now: ``param.data`` can be replaced, lazy parameters get a shape.
+
+        The tuple stays the same object while nothing changes, so that comparing is cheap.
+        """
+        numel = tuple(map(elements_of, self.params)) if measured is None else measured
+        if numel != self.numel:
+            self.numel = numel
+        return self.numel

@@ -35,8 +35,8 @@ py::dict as_dict(const Measurement& m) {
   return out;
 }
 
-py::list has_grad(const GradList& grads) {
-  py::list flags(grads.size());
+py::tuple has_grad(const GradList& grads) {
+  py::tuple flags(grads.size());
   for (size_t i = 0; i < grads.size(); ++i) flags[i] = py::bool_(grads[i].defined());
   return flags;
 }
@@ -109,6 +109,7 @@ std::optional<py::dict> measure_parameters(const py::sequence& parameters, doubl
   const Measurement m = without_gil(site.operation, [&] { return measure(site, grads, request); });
   py::dict out = as_dict(m);
   out["has_grad"] = has_grad(grads);
+  out["numel"] = numels_of(site, parameters);
   return out;
 }
 
@@ -128,6 +129,7 @@ std::optional<py::dict> clip_parameters(const py::sequence& parameters, double m
   out["clip_coef"] = result.clip_coef;
   out["skip_step"] = optional_tensor(result.skip_step);
   out["has_grad"] = has_grad(grads);
+  out["numel"] = numels_of(site, parameters);
   return out;
 }
 

@@ -78,6 +78,14 @@ GradList tensors_of(const CallSite& site, const py::sequence& tensors, bool none
   return list;
 }
 
+py::tuple numels_of(const CallSite& site, const py::sequence& parameters) {
+  py::tuple numels(py::len(parameters));
+  for_each_item(parameters, [&](PyObject* item, int64_t index) {
+    if (size_t(index) < numels.size()) numels[size_t(index)] = tensor_at(site, item, index).numel();
+  });
+  return numels;
+}
+
 bool dicts_unchanged(const py::sequence& snapshots) {
   for (const py::handle snapshot : snapshots) {
     PyObject* dict = PyTuple_GET_ITEM(snapshot.ptr(), 0);

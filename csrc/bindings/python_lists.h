@@ -17,6 +17,9 @@ GradList gradients_of(const CallSite& site, const py::sequence& parameters);
 /// The tensors themselves, undefined for None if `none_allowed`; TypeError for an entry that is neither.
 GradList tensors_of(const CallSite& site, const py::sequence& tensors, bool none_allowed = false);
 
+/// How many elements each parameter has, as a tuple of int; 0 for a lazy one without a shape yet.
+py::tuple numels_of(const CallSite& site, const py::sequence& parameters);
+
 /// Whether every (dict, its keys and values in turn as a tuple) still holds the very same objects.
 bool dicts_unchanged(const py::sequence& snapshots);
 
