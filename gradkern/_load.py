@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -55,7 +56,14 @@ if TYPE_CHECKING:
 
     C = _C
 else:
-    C = load_extension()
+    try:
+        C = load_extension()
+    except ImportError as missing:
+        if not DISABLED:
+            raise
+        # Nothing is computed with it; a machine where it does not load can go on with torch.
+        warnings.warn(f"GRADKERN_DISABLE=1, and {missing}", stacklevel=2)
+        C = None
 
 
 def build_info() -> dict[str, str]:
@@ -67,4 +75,4 @@ def build_info() -> dict[str, str]:
     """
     from gradkern.version import __version__
 
-    return {"version": __version__, **C.build_info()}
+    return {"version": __version__, **({} if C is None else C.build_info())}

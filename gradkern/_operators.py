@@ -8,11 +8,17 @@ take the shorter way through pybind11.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from gradkern import _load  # noqa: F401  registers the operators
+from gradkern._load import DISABLED  # registers the operators as well
+
+
+def _fake(name: str) -> Any:
+    """Registers a fake; where the extension may be missing there is nothing to register it for."""
+    return (lambda function: function) if DISABLED else torch.library.register_fake(f"gradkern::{name}")
 
 
 def _report_dtype(grads: Sequence[Tensor]) -> torch.dtype:
@@ -25,27 +31,27 @@ def _scalar(grads: Sequence[Tensor]) -> Tensor:
     return torch.empty((), dtype=_report_dtype(grads), device=device)
 
 
-@torch.library.register_fake("gradkern::total_norm")
+@_fake("total_norm")
 def _(grads: Sequence[Tensor], norm_type: float) -> Tensor:
     return _scalar(grads)
 
 
-@torch.library.register_fake("gradkern::clip_")
+@_fake("clip_")
 def _(grads: Sequence[Tensor], max_norm: float, norm_type: float, error_if_nonfinite: bool) -> Tensor:
     return _scalar(grads)
 
 
-@torch.library.register_fake("gradkern::clip_with_norm_")
+@_fake("clip_with_norm_")
 def _(grads: Sequence[Tensor], max_norm: float, total_norm: Tensor) -> None:
     return None
 
 
-@torch.library.register_fake("gradkern::clip_value_")
+@_fake("clip_value_")
 def _(grads: Sequence[Tensor], clip_value: float) -> None:
     return None
 
 
-@torch.library.register_fake("gradkern::measure")
+@_fake("measure")
 def _(
     grads: Sequence[Tensor], norm_type: float, count_zeros: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,29 +55,105 @@ def check_clip(
     Raises:
         RuntimeError: they differ; says by how much.
     """
+    expected = reference_norm(_counted_once(before, params), norm_type)
+    _compare(operation, "total_norm", float(total), expected, total.dtype)
+    check_clip_by(operation, before, params, max_norm, float(total))
+
+
+def check_clip_by(
+    operation: str,
+    before: Sequence[Tensor | None],
+    params: Sequence[Tensor],
+    max_norm: float,
+    total: float,
+) -> None:
+    """Compare gradients with ``before * min(1, max_norm / (total + 1e-6))``."""
+    coef = max_norm / (total + 1e-6)
+    check_scaled(operation, before, params, 1.0 if coef >= 1 or max_norm == math.inf else coef)
+
+
+def check_scaled(
+    operation: str,
+    before: Sequence[Tensor | None],
+    params: Sequence[Tensor],
+    scale: float,
+    zeroed: bool = False,
+) -> None:
+    """Compare gradients with ``before * scale``, or with zero."""
+    for index, (old, param) in enumerate(zip(before, params)):
+        if old is None or param.grad is None:
+            continue
+        old, new = _reals(old), _reals(param.grad)
+        wanted = torch.zeros_like(old, dtype=torch.float64) if zeroed else old.double() * scale
+        _compare_elements(operation, index, new, wanted, f"{0.0 if zeroed else scale} times what it was")
+
+
+def check_clamped(
+    operation: str, before: Sequence[Tensor | None], params: Sequence[Tensor], limit: float
+) -> None:
+    """Compare gradients with ``clamp(before, -limit, limit)``."""
+    for index, (old, param) in enumerate(zip(before, params)):
+        if old is not None and param.grad is not None:
+            wanted = _reals(old).double().clamp(-limit, limit)
+            _compare_elements(operation, index, _reals(param.grad), wanted, f"what it was within ±{limit}")
+
+
+def check_rows(
+    operation: str,
+    before: Sequence[Tensor | None],
+    params: Sequence[Tensor],
+    columns: Mapping[str, Any],
+    norm_type: float,
+    inv_scale: float = 1.0,
+) -> None:
+    """Compare statistics with what they should be, `before` being the gradients they are of."""
+    factor = abs(inv_scale)
+    norm_factor = 1.0 if norm_type == 0 else factor
+    total = columns["total_norm"]
+    expected = reference_norm(_counted_once(before, params), norm_type) * norm_factor
+    _compare(operation, "total_norm", float(total), expected, total.dtype)
+    for row, grad in enumerate(before):
+        one = [] if grad is None else [grad]
+        for key, order, scale in (
+            ("norm", norm_type, norm_factor),
+            ("l2_norm", 2.0, factor),
+            ("max_abs", math.inf, factor),
+        ):
+            found, wanted = columns[key][row], reference_norm(one, order) * scale
+            _compare(operation, f"{key}[{row}]", float(found), wanted, found.dtype)
+        values = torch.zeros(0) if grad is None else magnitudes(grad)
+        _compare_count(operation, f"nonfinite[{row}]", columns["nonfinite"][row], ~values.isfinite())
+        if columns.get("zeros") is not None:
+            _compare_count(operation, f"zeros[{row}]", columns["zeros"][row], values == 0)
+
+
+def _counted_once(before: Sequence[Tensor | None], params: Sequence[Tensor]) -> list[Tensor | None]:
+    """The copies of those gradients that are not listed a second time."""
     originals = [p.grad for p in params]
     counted = {id(t) for t in _unique(originals)}
     first: list[Tensor | None] = []
-    for old_grad, grad in zip(before, originals):
-        first.append(old_grad if id(grad) in counted else None)
-        counted.discard(id(grad))  # listed again, it counts no second time
-    _compare(operation, "total_norm", float(total), reference_norm(first, norm_type), total.dtype)
-    coef = max_norm / (float(total) + 1e-6)
-    scale = 1.0 if coef >= 1 or max_norm == math.inf else coef
-    for index, (old, new) in enumerate(zip(before, originals)):
-        if old is None or new is None or old.is_sparse:
-            continue
-        if old.is_complex():  # part by part: inf times a complex number would make NaN of the other part
-            old, new = torch.view_as_real(old.resolve_conj()), torch.view_as_real(new.resolve_conj())
-        expected = (old.double() * scale).to(old.dtype)
-        eps = torch.finfo(old.dtype).eps
-        close = torch.allclose(
-            new.double(), expected.double(), rtol=2 * eps, atol=torch.finfo(old.dtype).tiny, equal_nan=True
-        )
-        if not close:
-            raise RuntimeError(
-                f"[{operation}] GRADKERN_VERIFY: gradient {index} is not {scale} times what it was"
-            )
+    for old, grad in zip(before, originals):
+        first.append(old if id(grad) in counted else None)
+        counted.discard(id(grad))
+    return first
+
+
+def _reals(grad: Tensor) -> Tensor:
+    dense = grad.detach().to_dense() if grad.is_sparse else grad.detach()
+    # Part by part: inf times a complex number would make NaN of the other part.
+    return torch.view_as_real(dense.resolve_conj()) if dense.is_complex() else dense
+
+
+def _compare_elements(operation: str, index: int, new: Tensor, wanted: Tensor, what: str) -> None:
+    limits = torch.finfo(new.dtype)
+    expected = wanted.to(new.dtype).double()
+    if not torch.allclose(new.double(), expected, rtol=2 * limits.eps, atol=limits.tiny, equal_nan=True):
+        raise RuntimeError(f"[{operation}] GRADKERN_VERIFY: gradient {index} is not {what}")
+
+
+def _compare_count(operation: str, name: str, got: Tensor, mask: Tensor) -> None:
+    if int(got) != int(mask.sum()):
+        raise RuntimeError(f"[{operation}] GRADKERN_VERIFY: {name} is {int(got)}, counted {int(mask.sum())}")
 
 
 def _compare(operation: str, name: str, got: float, expected: float, dtype: torch.dtype) -> None:

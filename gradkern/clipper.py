@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from gradkern import _general
+from gradkern import _general, _verify
 from gradkern._arguments import as_number
 from gradkern._fold import OptimizerHandover
 from gradkern._general import Groups
-from gradkern._load import DISABLED, C
+from gradkern._load import DISABLED, VERIFY, C
 from gradkern.names import NamedParameters
 from gradkern.plan import ParameterPlan
 from gradkern.stats import GradStats
@@ -129,9 +129,12 @@ class GradClipper:
             self._handover.clear()
         columns = None
         if not (DISABLED or scaler is not None or self._fold or self._groups.named):
+            before = _verify.snapshot(params) if VERIFY else None
             columns = C.clip(
                 params, self.max_norm, self.norm_type, self.on_nonfinite, False, self._plan.names
             )
+            if before is not None and columns is not None:
+                self._verify(before, params, columns)
         if columns is None:
             columns = self._clip_in_steps(params, scaler, optimizer)
         stats = GradStats(
@@ -145,6 +148,12 @@ class GradClipper:
         if self._handover is not None and not self._fold and scaler is None and stats.skip_step is not None:
             self._handover.give(None, stats.skip_step)
         return stats
+
+    def _verify(self, before: list[Tensor | None], params: list[Tensor], columns: dict[str, Any]) -> None:
+        operation = "GradClipper.clip_"
+        _verify.check_rows(operation, before, params, columns, self.norm_type)
+        zeroed = self.on_nonfinite == "zero" and bool(columns["nonfinite"].sum())
+        _verify.check_scaled(operation, before, params, float(columns["clip_coef"]), zeroed)
 
     @torch.no_grad()
     def _clip_in_steps(

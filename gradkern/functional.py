@@ -177,7 +177,10 @@ def clip_grads_with_norm_(
     if torch.compiler.is_compiling() and not DISABLED:
         return _operators.clip_grads_with_norm_(params, max_norm, total_norm)
     whole = not _route.is_dtensor(total_norm)
+    before = _verify.snapshot(params) if VERIFY else None
     if whole and not DISABLED and C.clip_grads_with_norm_(params, max_norm, total_norm):
+        if before is not None:
+            _verify.check_clip_by(operation, before, params, max_norm, float(total_norm))
         return
     if not whole or _route.is_distributed(params):
         _route.functions().clip_grads_with_norm_(params, max_norm, total_norm)
@@ -210,7 +213,10 @@ def clip_grad_value_(
     clip_value = as_number(operation, "clip_value", clip_value)
     if torch.compiler.is_compiling() and not DISABLED:
         return _operators.clip_grad_value_(params, clip_value)
+    before = _verify.snapshot(params) if VERIFY else None
     if not DISABLED and C.clip_grad_value_(params, clip_value):
+        if before is not None:
+            _verify.check_clamped(operation, before, params, clip_value)
         return
     if _route.is_distributed(params):
         _route.functions().clip_grad_value_(params, clip_value)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from gradkern import _fallback, _route
+from gradkern import _fallback, _route, _verify
 from gradkern._arguments import as_number
-from gradkern._load import DISABLED, C
+from gradkern._load import DISABLED, VERIFY, C
 from gradkern.names import NamedParameters, resolve
 from gradkern.stats import GradStats
 
@@ -29,7 +29,7 @@ def first_rows(params: Sequence[Tensor]) -> tuple[int, ...]:
 
 def elements_of(param: Tensor) -> int:
     """`param.numel()`; 0 for a lazy parameter that has no shape yet."""
-    return 0 if isinstance(param, torch.nn.parameter.UninitializedTensorMixin) else param.numel()
+    return 0 if torch.nn.parameter.is_lazy(param) else param.numel()
 
 
 def as_stats(
@@ -87,6 +87,8 @@ def measure(
     names, tensors = resolve("measure", params)
     grouped = process_group is not None or pp_group is not None
     columns = None if DISABLED or grouped else C.measure(tensors, norm_type, bool(count_zeros), scale, names)
+    if VERIFY and columns is not None:
+        _verify.check_rows("measure", [p.grad for p in tensors], tensors, columns, norm_type, scale)
     if columns is None and (grouped or _route.is_distributed(tensors)):
         together = _route.together(
             tensors,

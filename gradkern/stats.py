@@ -76,12 +76,18 @@ class GradStats:
 
         Args:
             depth: keep at most that many leading components of the module's name:
-                ``by_layer(2)`` counts "blocks.1.attn.weight" under "blocks.1".
+                ``by_layer(2)`` counts "blocks.1.attn.weight" under "blocks.1", ``by_layer(0)``
+                everything under "(root)".
 
         Returns:
             GradStats with one row a layer, in order of first appearance; totals as they are. No
             synchronisation. Deterministic.
+
+        Raises:
+            ValueError: a negative `depth`.
         """
+        if depth is not None and depth < 0:
+            raise ValueError(f"[by_layer] depth: expected None or at least 0 (the whole model), got {depth!r}")
         members: dict[str, list[int]] = {}
         for row, name in enumerate(self.names):
             rows = members.setdefault(layer_of(name, depth), [])

@@ -140,6 +140,22 @@ class TestAbiCheck:
         assert "gradkern's compiled extension does not load" in done.stderr
         assert "Rebuild it: pip install --no-build-isolation" in done.stderr
 
+    def test_disabled_it_need_not_load(self, run_python, package_copy):
+        for path in (package_copy / "gradkern").glob("_C*.so"):
+            path.unlink()
+        code = """
+import torch, gradkern
+model = torch.nn.Linear(2, 1, bias=False)
+model.weight.grad = torch.tensor([[3.0, 4.0]])
+clipper = gradkern.GradClipper(model, 1.0)
+print(clipper.clip_().total_norm.item(), clipper.clip_().total_norm.item(), gradkern.build_info())
+"""
+        done = run_python(ONLY_THIS_COPY + code, path=package_copy, GRADKERN_DISABLE="1")
+        assert done.stdout.startswith("5.0 0.99999"), done.stderr
+        assert (
+            "UserWarning: GRADKERN_DISABLE=1, and gradkern's compiled extension does not load" in done.stderr
+        )
+
     def test_the_copy_itself_works(self, run_python, package_copy):
         done = run_python("import gradkern; print(gradkern.__file__)", path=package_copy)
         assert done.stdout.strip() == str(package_copy / "gradkern" / "__init__.py"), done.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import reference as ref
 import torch
@@ -228,6 +229,23 @@ class TestOncePerLocation:
         params = parameters([memory[:60], memory[40:90]])
         gradkern.GradClipper(params, 1.0, on_nonfinite="zero").clip_()
         assert memory.tolist() == [0.0] * 90 + [1.0] * 10
+
+    def test_overlapping_foreign_memory(self):
+        array = np.arange(1.0, 101.0, dtype=np.float32)
+        old = torch.from_numpy(array.copy())
+        params = parameters([torch.from_numpy(array[40:]), torch.from_numpy(array[:60])])
+        total = gradkern.clip_grad_norm_(params, 1.0)
+        ref.assert_norm(total.item(), ref.total_norm([old[40:], old[:60]]), wide=False, ulp=ref.TOTAL_ULP)
+        ref.assert_scaled(torch.from_numpy(array), old, ref.coefficient(1.0, total))
+
+    def test_memory_that_overlaps_between_elements_is_refused(self):
+        raw = np.zeros(404, dtype=np.uint8)
+        first, second = np.frombuffer(raw, np.float32, 100), np.frombuffer(raw, np.float32, 99, offset=2)
+        params = parameters([torch.from_numpy(first), torch.from_numpy(second)])
+        first[:] = 1.0
+        with pytest.raises(ValueError, match="start a whole number of elements apart"):
+            gradkern.clip_grad_norm_(params, 1.0)
+        assert first[50] == 1.0
 
     def test_random_overlaps_in_one_storage(self):
         for seed in range(40):

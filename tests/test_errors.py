@@ -268,9 +268,7 @@ def test_overlapping_views_of_different_types_are_refused(good):
     halves = memory.view(torch.bfloat16)
     params = parameters([memory[2:6], halves[2:9]])
     before = ref.bits(memory)
-    with raises(
-        ValueError, "expected gradients that overlap in memory to be views of one tensor with one dtype"
-    ):
+    with raises(ValueError, "expected gradients that overlap in memory to have one dtype"):
         gradkern.clip_grad_norm_([*good, *params], 0.1)
     assert ref.bits(memory) == before
 

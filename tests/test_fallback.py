@@ -172,6 +172,12 @@ for seed, dtype in enumerate(DTYPES):
             grads = [LAYOUTS[name](values(kind, 252, dtype, seed)) for name in LAYOUTS]
             gradkern.get_total_norm(grads, p)
             gradkern.clip_grad_norm_(parameters(grads + grads[:2] + [None]), 0.5, p)
+            gradkern.clip_grads_with_norm_(parameters(grads), 0.5, torch.tensor(2.0))
+            gradkern.measure(parameters(grads + [None]), norm_type=p, count_zeros=True, inv_scale=0.25)
+            policy = ("propagate", "zero", "skip")[seed % 3]
+            gradkern.GradClipper(parameters(grads), 0.5, norm_type=p, on_nonfinite=policy).clip_()
+            if not dtype.is_complex:
+                gradkern.clip_grad_value_(parameters([g for g in grads if not g.is_sparse]), 0.5)
 print("done")
 """
 
@@ -182,59 +188,81 @@ def test_verify_agrees_with_what_is_right(run_python):
 
 
 PLANTED = """
-import torch, gradkern
-from gradkern import functional
+import sys, torch, gradkern
+from gradkern import clipper, functional
 from strategies import parameters
+measure = sys.modules["gradkern.measure"]  # the name is the function's
 real = functional.C
 class Wrong:
-    def clip_grad_norm_(self, params, *args):
-        total = real.clip_grad_norm_(params, *args)
-        {error}
-        return total
-    def get_total_norm(self, *args):
-        return real.get_total_norm(*args) * (1 + 1e-6)
-functional.C = Wrong()
-try:
-    {call}
-except RuntimeError as error:
-    print(error)
+    def __init__(self, damage):
+        self.damage = damage
+    def __getattr__(self, operation):
+        def call(params, *args):
+            return self.damage(params, getattr(real, operation)(params, *args))
+        return call
+def grad(index, element, value):
+    def damage(params, result):
+        params[index].grad[element] = value
+        return result
+    return damage
+def column(name):
+    def damage(params, columns):
+        columns[name][0] += 1
+        return columns
+    return damage
+def larger(params, total):
+    return total * (1 + 1e-6)
+grads = lambda: parameters([torch.ones(9), torch.ones(2)])
+CASES = [
+    (larger, lambda: gradkern.clip_grad_norm_(grads(), 1.0)),
+    (grad(0, 4, 0.4), lambda: gradkern.clip_grad_norm_(grads(), 1.0)),
+    (grad(1, 0, 2.0), lambda: gradkern.clip_grad_norm_(grads(), 100.0)),
+    (larger, lambda: gradkern.get_total_norm([torch.ones(9)])),
+    (grad(1, 1, 0.1), lambda: gradkern.clip_grads_with_norm_(grads(), 1.0, torch.tensor(4.0))),
+    (grad(0, 8, 0.7), lambda: gradkern.clip_grad_value_(grads(), 0.5)),
+    (column("norm"), lambda: gradkern.measure(grads())),
+    (column("max_abs"), lambda: gradkern.measure(grads())),
+    (column("nonfinite"), lambda: gradkern.measure(grads())),
+    (column("zeros"), lambda: gradkern.measure(grads(), count_zeros=True)),
+    (column("l2_norm"), lambda: gradkern.GradClipper(grads(), 1.0, norm_type=1.0).clip_()),
+    (grad(0, 0, 1.0), lambda: gradkern.GradClipper(grads(), 1.0).clip_()),
+]
+for damage, call in CASES:
+    functional.C = measure.C = clipper.C = Wrong(damage)
+    try:
+        call()
+        print("not noticed")
+    except RuntimeError as error:
+        print(error)
 """
 
+NOTICED = [
+    "[clip_grad_norm_] GRADKERN_VERIFY: total_norm is 3.3166",
+    "[clip_grad_norm_] GRADKERN_VERIFY: gradient 0 is not 0.3015",
+    "[clip_grad_norm_] GRADKERN_VERIFY: gradient 1 is not 1.0 times what it was",
+    "[get_total_norm] GRADKERN_VERIFY: total_norm is 3.00000",
+    "[clip_grads_with_norm_] GRADKERN_VERIFY: gradient 1 is not 0.2499",
+    "[clip_grad_value_] GRADKERN_VERIFY: gradient 0 is not what it was within ±0.5",
+    "[measure] GRADKERN_VERIFY: norm[0] is 4.0, float64 says 3.0",
+    "[measure] GRADKERN_VERIFY: max_abs[0] is 2.0, float64 says 1.0",
+    "[measure] GRADKERN_VERIFY: nonfinite[0] is 1, counted 0",
+    "[measure] GRADKERN_VERIFY: zeros[0] is 1, counted 0",
+    "[GradClipper.clip_] GRADKERN_VERIFY: l2_norm[0] is 4.0, float64 says 3.0",
+    "[GradClipper.clip_] GRADKERN_VERIFY: gradient 0 is not 0.3015",
+]
 
-@pytest.mark.parametrize(
-    ("error", "call", "text"),
-    [
-        (
-            "total = total * (1 + 1e-6)",
-            "gradkern.clip_grad_norm_(parameters([torch.ones(9)]), 1.0)",
-            "[clip_grad_norm_] GRADKERN_VERIFY: total_norm is 3.00000",
-        ),
-        (
-            "params[0].grad[4] *= 1.0001",
-            "gradkern.clip_grad_norm_(parameters([torch.ones(9)]), 1.0)",
-            "[clip_grad_norm_] GRADKERN_VERIFY: gradient 0 is not 0.333333",
-        ),
-        (
-            "params[1].grad[0] = 2.0",
-            "gradkern.clip_grad_norm_(parameters([torch.ones(9), torch.ones(2)]), 100.0)",
-            "[clip_grad_norm_] GRADKERN_VERIFY: gradient 1 is not 1.0 times what it was",
-        ),
-        (
-            "pass",
-            "gradkern.get_total_norm([torch.ones(9)])",
-            "[get_total_norm] GRADKERN_VERIFY: total_norm is 3.00000",
-        ),
-    ],
-)
-def test_verify_notices_a_planted_error(run_python, error, call, text):
-    done = run_python(PLANTED.format(error=error, call=call), GRADKERN_VERIFY="1")
-    assert done.stdout.startswith(text), done.stdout + done.stderr
+
+def test_verify_notices_planted_errors(run_python):
+    done = run_python(PLANTED, GRADKERN_VERIFY="1")
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(NOTICED), done.stdout + done.stderr
+    for line, expected in zip(lines, NOTICED):
+        assert line.startswith(expected)
 
 
 def test_without_the_switch_nothing_is_verified(run_python):
-    call = "gradkern.clip_grad_norm_(parameters([torch.ones(9)]), 1.0); print('not noticed')"
-    done = run_python(PLANTED.format(error="total = total * 2", call=call))
-    assert done.stdout.strip() == "not noticed", done.stderr
+    done = run_python(PLANTED)
+    assert done.stdout.splitlines() == ["not noticed"] * len(NOTICED), done.stderr
 
 
 def test_sparse_of_half_precision_matches_torch_s_own_sum():

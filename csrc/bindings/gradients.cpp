@@ -4,6 +4,7 @@
 #include <ATen/ops/_unique.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
+#include <ATen/ops/from_blob.h>
 #include <c10/core/DispatchKeySet.h>
 #include <c10/core/impl/TorchDispatchModeTLS.h>
 
@@ -116,25 +117,18 @@ bool same_gradient(const at::Tensor& a, const at::Tensor& b) {
          a._indices().const_data_ptr() == b._indices().const_data_ptr();
 }
 
-/// The 1-d tensor of all memory a strided tensor spans, and where in it the elements lie.
-struct Span {
-  at::Tensor memory;
-  int64_t begin, end;  // in elements from the start of the storage
-};
-
-Span span_of(const at::Tensor& g) {
-  const int64_t begin = g.storage_offset();
-  int64_t end = begin + 1;
-  for (int64_t d = 0; d < g.dim(); ++d) end += (g.size(d) - 1) * g.stride(d);
-  return {g.as_strided({end - begin}, {1}, begin), begin, end};
+/// How many elements lie between the first and the last of a strided tensor, both included.
+int64_t span_of(const at::Tensor& g) {
+  int64_t span = 1;
+  for (int64_t d = 0; d < g.dim(); ++d) span += (g.size(d) - 1) * g.stride(d);
+  return span;
 }
 
-/// Indices, from `origin`, of the elements of g within its storage.
-at::Tensor element_offsets(const at::Tensor& g, int64_t origin) {
-  const Span span = span_of(g);
-  const at::Tensor all = at::arange(span.end - span.begin, g.options().dtype(at::kLong));
+/// Where the elements of g lie, counted in elements from an address `before` elements in front of it.
+at::Tensor element_offsets(const at::Tensor& g, int64_t before) {
+  const at::Tensor all = at::arange(span_of(g), g.options().dtype(at::kLong));
   // Not add_: the reshape of an expanded tensor is a view that repeats its elements.
-  return all.as_strided(g.sizes(), g.strides(), 0).reshape({-1}).add(span.begin - origin);
+  return all.as_strided(g.sizes(), g.strides(), 0).reshape({-1}).add(before);
 }
 
 struct Interval {
@@ -147,9 +141,8 @@ std::vector<Interval> intervals_of_strided(const GradList& grads, const Prepared
   for (size_t i = 0; i < grads.size(); ++i) {
     if (!grads[i].defined() || grads[i].layout() != at::kStrided || !grads[i].numel()) continue;
     if (prepared.first[i] != int64_t(i)) continue;
-    const Span span = span_of(grads[i]);
     const auto begin = reinterpret_cast<uintptr_t>(grads[i].const_data_ptr());
-    intervals.push_back({begin, begin + uintptr_t(span.end - span.begin) * grads[i].element_size(), i});
+    intervals.push_back({begin, begin + uintptr_t(span_of(grads[i])) * grads[i].element_size(), i});
   }
   std::sort(intervals.begin(), intervals.end(),
             [](const Interval& a, const Interval& b) { return a.begin < b.begin; });
@@ -161,23 +154,23 @@ std::vector<Interval> intervals_of_strided(const GradList& grads, const Prepared
 void stage_union(const CallSite& site, const GradList& grads, const std::vector<Interval>& cluster,
                  Prepared& out) {
   const at::Tensor& any = grads[cluster.front().position];
-  int64_t origin = any.storage_offset(), end = origin;
+  const uintptr_t origin = cluster.front().begin;  // the lowest: clusters are sorted
+  uintptr_t end = origin;
+  std::vector<at::Tensor> offsets;
   for (const Interval& member : cluster) {
     const at::Tensor& g = grads[member.position];
-    GRADKERN_CHECK_VALUE(g.scalar_type() == any.scalar_type() && g.is_alias_of(any), site,
-                         int64_t(member.position), "expected gradients that overlap in memory to be ",
-                         "views of one tensor with one dtype, got ", g.scalar_type(), " over ",
+    GRADKERN_CHECK_VALUE(g.scalar_type() == any.scalar_type() && (member.begin - origin) % g.element_size() == 0,
+                         site, int64_t(member.position), "expected gradients that overlap in memory to have ",
+                         "one dtype and to start a whole number of elements apart, got ", g.scalar_type(), " over ",
                          any.scalar_type());
-    const Span span = span_of(g);
-    origin = std::min(origin, span.begin);
-    end = std::max(end, span.end);
-    out.refs[member.position] = {};
+    end = std::max(end, member.end);
+    offsets.push_back(element_offsets(g, int64_t((member.begin - origin) / g.element_size())));
   }
-  std::vector<at::Tensor> offsets;
-  for (const Interval& member : cluster)
-    offsets.push_back(element_offsets(grads[member.position], origin));
+  for (const Interval& member : cluster) out.refs[member.position] = {};
   const at::Tensor unique = std::get<0>(at::_unique(at::cat(offsets)));
-  const at::Tensor memory = any.as_strided({end - origin}, {1}, origin);
+  // Not a view of a gradient: those of foreign memory (from_numpy) have a storage each.
+  const at::Tensor memory = at::from_blob(reinterpret_cast<void*>(origin),
+                                          {int64_t((end - origin) / any.element_size())}, any.options());
   set_staged(out, cluster.front().position, dense_copy(memory.index_select(0, unique)), memory);
   out.staged.back().offsets = unique;
 }

@@ -144,6 +144,23 @@ struct Partial {
   int64_t numel = 0;
 };
 
+/// A Partial of one chunk in less memory: its counts are small, and its length is the plan's to know.
+struct ChunkPartial {
+  double sq_hi, sq_lo;
+  PowerSum power;
+  uint64_t max_bits;
+  int32_t sq_bin;
+  uint16_t nonfinite, zeros;
+};
+
+GRADKERN_HD ChunkPartial packed(const Partial& p) {
+  return {p.sq.hi, p.sq.lo, p.power, p.max_bits, p.sq.bin, uint16_t(p.nonfinite), uint16_t(p.zeros)};
+}
+
+GRADKERN_HD Partial unpacked(const ChunkPartial& p, int64_t length) {
+  return {{p.sq_hi, p.sq_lo, p.sq_bin}, p.power, p.max_bits, p.nonfinite, p.zeros, length};
+}
+
 /// The neutral element of combine: an empty list.
 GRADKERN_HD Partial empty_partial(const NormOrder& order) {
   Partial none;

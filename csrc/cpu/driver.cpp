@@ -64,8 +64,7 @@ void for_each_chunk(const ChunkPlan& plan, const ThreadPool& pool, FloatingPoint
 /// none of this: with many small tensors that is most of the memory a call takes.
 class SplitPartials {
  public:
-  SplitPartials(const ChunkPlan& plan, const Partial& none)
-      : plan_(plan), partials_(size_t(plan.split_chunks()), none) {
+  explicit SplitPartials(const ChunkPlan& plan) : plan_(plan), partials_(size_t(plan.split_chunks())) {
     first_.reserve(plan.split_tensors().size());
     int64_t chunks = 0;
     for (int64_t t : plan.split_tensors()) {
@@ -75,7 +74,7 @@ class SplitPartials {
   }
 
   /// The results of this tensor's chunks, in order; null if it has at most one.
-  Partial* of(int64_t tensor) const {
+  ChunkPartial* of(int64_t tensor) {
     if (plan_.first_chunk(tensor + 1) - plan_.first_chunk(tensor) <= 1) return nullptr;
     const std::vector<int64_t>& tensors = plan_.split_tensors();
     const auto at = std::lower_bound(tensors.begin(), tensors.end(), tensor) - tensors.begin();
@@ -85,7 +84,7 @@ class SplitPartials {
  private:
   const ChunkPlan& plan_;
   std::vector<int64_t> first_;
-  mutable std::vector<Partial> partials_;
+  std::vector<ChunkPartial> partials_;
 };
 
 }  // namespace
@@ -94,21 +93,25 @@ Partial measure(const ChunkPlan& plan, const MeasureOptions& options, const Thre
                 Partial* per_tensor) {
   const ChunkKernels& kernels = chunk_kernels();
   const Partial none = empty_partial(options.order);
-  const SplitPartials split(plan, none);
+  SplitPartials split(plan);
   std::fill_n(per_tensor, plan.tensors(), none);
   for_each_chunk(plan, pool, FloatingPointMode::exact(), [&](const Chunk& chunk, int64_t i) {
-    Partial* const shared = split.of(chunk.tensor);
-    Partial& out = shared ? shared[i - plan.first_chunk(chunk.tensor)] : per_tensor[chunk.tensor];
+    Partial out = none;
     kernels.measure(address(plan, chunk), plan.tensor(chunk.tensor).dtype, chunk.length, options, out);
     out.numel = chunk.length;
+    ChunkPartial* const shared = split.of(chunk.tensor);
+    if (shared) shared[i - plan.first_chunk(chunk.tensor)] = packed(out);
+    else per_tensor[chunk.tensor] = out;
   });
 
   ScopedFloatingPointMode scope(FloatingPointMode::exact());
   Partial total = none;
   for (int64_t t = 0; t < plan.tensors(); ++t) {
-    const Partial* const shared = split.of(t);
-    for (int64_t i = 0; shared && i < plan.first_chunk(t + 1) - plan.first_chunk(t); ++i)
-      per_tensor[t] = combine(options.order, per_tensor[t], shared[i]);
+    const ChunkPartial* const shared = split.of(t);
+    for (int64_t i = 0; shared && i < plan.first_chunk(t + 1) - plan.first_chunk(t); ++i) {
+      const int64_t length = plan.at(t, plan.first_chunk(t) + i).length;
+      per_tensor[t] = combine(options.order, per_tensor[t], unpacked(shared[i], length));
+    }
     total = combine(options.order, total, per_tensor[t]);
   }
   return total;
