@@ -87,9 +87,7 @@ class GradStats:
             ValueError: a negative `depth`.
         """
         if depth is not None and depth < 0:
-            raise ValueError(
-                f"[by_layer] depth: expected None or at least 0 (the whole model), got {depth!r}"
-            )
+            raise ValueError(f"[by_layer] depth: expected None or at least 0, got {depth!r}")
         members: dict[str, list[int]] = {}
         for row, name in enumerate(self.names):
             rows = members.setdefault(layer_of(name, depth), [])
