@@ -364,3 +364,26 @@ def test_rarer_floating_types_take_the_slower_route():
         total = gradkern.clip_grad_norm_(parameters([grad]), 2.5)
         assert total.item() == 5.0
         assert grad.float().tolist() == pytest.approx([1.5, 2.0], rel=0.13)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_coefficient_below_the_smallest_normal_float32(dtype):
+    grad = torch.tensor([3e38, -1e38, 1.0, 0.0], dtype=dtype).repeat(9)
+    old = grad.clone()
+    total = gradkern.clip_grad_norm_(parameters([grad]), 1.0, norm_type=math.inf)
+    coef = ref.coefficient(1.0, total)
+    assert 0 < coef < 2.0**-126
+    ref.assert_scaled(grad, old, coef)
+    assert grad[0].item() == pytest.approx(1.0, rel=2**-8)
+
+
+def test_sparse_gradients_that_share_their_values_are_scaled_once():
+    shared = torch.tensor([3.0, 4.0])
+    first = torch.sparse_coo_tensor([[0, 2]], shared, (4,), is_coalesced=True, check_invariants=True)
+    second = torch.sparse_coo_tensor(
+        first._indices(), first._values(), (4,), is_coalesced=True, check_invariants=True
+    )
+    total = gradkern.clip_grad_norm_(parameters([first, second]), 1.0)
+    assert total.item() == 5.0
+    torch.testing.assert_close(first._values(), torch.tensor([0.6, 0.8]))
+    assert second._values().data_ptr() == first._values().data_ptr()

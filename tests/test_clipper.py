@@ -316,3 +316,24 @@ def test_other_orders(p):
     ref.assert_norm(stats.total_norm.item(), expected, wide=False, ulp=ref.TOTAL_ULP)
     assert stats.norm_type == p
     assert gradkern.get_total_norm(grads_of(model), p).item() == pytest.approx(0.5, rel=1e-5)
+
+
+class TestSizesThatChange:
+    def test_lazy_parameters(self):
+        model = nn.Sequential(nn.LazyLinear(3), nn.Linear(3, 1))
+        assert gradkern.measure(model).numel == (0, 0, 3, 1)
+        clipper = gradkern.GradClipper(model, 1.0)
+        assert clipper.clip_().has_grad == (False,) * 4
+        model(torch.ones(2, 5)).sum().backward()
+        stats = clipper.clip_()
+        assert stats.numel == (15, 3, 3, 1)
+        assert stats.has_grad == (True,) * 4
+
+    def test_a_parameter_whose_data_is_replaced(self):
+        param = nn.Parameter(torch.zeros(4))
+        clipper = gradkern.GradClipper([("w", param)], 100.0)
+        param.data = torch.zeros(16)
+        param.grad = torch.full((16,), 2.0)
+        stats = clipper.clip_()
+        assert stats.numel == (16,)
+        assert stats.rms.tolist() == [2.0]
