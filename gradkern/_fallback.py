@@ -7,6 +7,7 @@ so that replacing them there (`gradkern.patch_torch`) does not lead back to grad
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,10 +15,52 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad as _torch
 
-clip_grad_norm_ = _torch.clip_grad_norm_
-clip_grad_value_ = _torch.clip_grad_value_
-get_total_norm = _torch._get_total_norm
-clip_grads_with_norm_ = _torch._clip_grads_with_norm_
+from gradkern._load import DISABLED, REBUILD, C
+
+_clip_grad_norm_ = _torch.clip_grad_norm_
+_clip_grad_value_ = _torch.clip_grad_value_
+_get_total_norm = _torch._get_total_norm
+_clip_grads_with_norm_ = _torch._clip_grads_with_norm_
+
+
+def clip_grad_norm_(parameters: Sequence[Tensor], *arguments: Any) -> Tensor:
+    warn_of_missing_kernels(parameters)
+    return _clip_grad_norm_(parameters, *arguments)
+
+
+def clip_grad_value_(parameters: Sequence[Tensor], *arguments: Any) -> None:
+    warn_of_missing_kernels(parameters)
+    _clip_grad_value_(parameters, *arguments)
+
+
+def get_total_norm(tensors: Sequence[Tensor], *arguments: Any) -> Tensor:
+    warn_of_missing_kernels(tensors)
+    return _get_total_norm(tensors, *arguments)
+
+
+def clip_grads_with_norm_(parameters: Sequence[Tensor], *arguments: Any) -> None:
+    warn_of_missing_kernels(parameters)
+    _clip_grads_with_norm_(parameters, *arguments)
+
+
+def warn_of_missing_kernels(tensors: Sequence[Tensor]) -> None:
+    """Say once what rebuilds gradkern, where a GPU's gradients go to torch for want of kernels."""
+    global _warned
+    if _warned or DISABLED or not any(_lacks_kernels(t) for t in tensors):
+        return
+    _warned = True
+    warnings.warn(
+        "gradkern was built without CUDA kernels: gradients on a GPU go to torch's own operations, at their "
+        f"speed and precision. Build with nvcc: GRADKERN_CUDA=1 {REBUILD}",
+        stacklevel=4,
+    )
+
+
+_warned = False
+
+
+def _lacks_kernels(tensor: Tensor) -> bool:
+    return tensor.is_cuda and not C.build_info()["cuda"]
 
 
 def widest(tensor: Tensor) -> torch.dtype:
@@ -54,6 +97,7 @@ def measure(
     params: Sequence[Tensor], norm_type: float, count_zeros: bool, inv_scale: float
 ) -> dict[str, Any]:
     """What `_C.measure` returns, from torch's operations, one tensor at a time."""
+    warn_of_missing_kernels(params)
     grads = [p.grad for p in params]
     present = [g for g in grads if g is not None]
     double = any(g.dtype in (torch.float64, torch.complex128) for g in present)

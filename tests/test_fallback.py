@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import gradkern
+from gradkern import _fallback
 
 
 class Wrapped(torch.Tensor):
@@ -83,6 +84,38 @@ class TestSubclass:
             assert inner[1].item() == (0.0 if policy == "zero" else 4.0)
             assert policy != "zero" or inner[0].item() == 0.0
             assert policy != "skip" or stats.skip_step.item() is True
+
+
+class TestMissingKernels:
+    """A GPU's gradients and an extension built without CUDA, which any gradient plays here."""
+
+    @pytest.mark.parametrize(
+        "call",
+        [
+            lambda p: gradkern.clip_grad_norm_(p, 1.0),
+            lambda p: gradkern.clip_grad_value_(p, 1.0),
+            lambda p: gradkern.clip_grads_with_norm_(p, 1.0, torch.tensor(2.0)),
+            lambda p: gradkern.get_total_norm([q.grad for q in p]),
+            gradkern.measure,
+            lambda p: gradkern.GradClipper(p, 1.0).clip_(),
+        ],
+    )
+    def test_one_warning_says_what_to_do(self, monkeypatch, recwarn, call):
+        monkeypatch.setattr(_fallback, "_lacks_kernels", lambda tensor: True)
+        monkeypatch.setattr(_fallback, "_warned", False)
+        param, _ = wrapped_parameter()
+        call([param])
+        call([param])
+        texts = [str(w.message) for w in recwarn if "gradkern" in str(w.message)]
+        assert len(texts) == 1
+        assert texts[0].startswith(
+            "gradkern was built without CUDA kernels: gradients on a GPU go to torch's"
+        )
+        assert "GRADKERN_CUDA=1 pip install --no-build-isolation" in texts[0]
+
+    def test_silent_where_kernels_are_not_what_is_missing(self, recwarn):
+        gradkern.clip_grad_norm_([wrapped_parameter()[0]], 1.0)
+        assert not [w for w in recwarn if "CUDA kernels" in str(w.message)]
 
 
 class TestFakeTensors:

@@ -1,0 +1,90 @@
+"""The flow of scripts/gpu_check.sh, with stand-ins for the tools of a machine with a GPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "gpu_check.sh"
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="a bash script")
+
+
+@pytest.fixture
+def check(tmp_path):
+    """Runs the script; `tools` maps a program to the shell text it runs."""
+
+    def run(*steps, limit=570, **tools):
+        programs = {
+            "nvidia-smi": 'case "$*" in *compute_cap*) echo 9.0;; esac',
+            "nvcc": "exit 0",
+            "compute-sanitizer": "exit 0",
+            "python": 'echo "$*"',
+            **{name.replace("_", "-"): text for name, text in tools.items()},
+        }
+        for name, text in programs.items():
+            (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+            (tmp_path / name).chmod(0o755)
+        environment = {
+            "PATH": f"{tmp_path}:{os.environ['PATH']}",
+            "PYTHON": str(tmp_path / "python"),
+            "OUT": str(tmp_path / "out"),
+            "LIMIT": str(limit),
+        }
+        done = subprocess.run(
+            ["bash", str(SCRIPT), *steps], env=environment, capture_output=True, text=True, timeout=60
+        )
+        lines = (tmp_path / "out" / "summary.json").read_text().splitlines()
+        return done, {(row := json.loads(line))["step"]: row["status"] for line in lines}, tmp_path / "out"
+
+    return run
+
+
+def test_all_steps(check):
+    done, statuses, out = check()
+    order = ["build", "tests", "sanitize-build", "sanitize-memcheck", "sanitize-racecheck", "bench"]
+    assert done.returncode == 0, done.stderr
+    assert list(statuses.items()) == [(name, 0) for name in order]
+    assert "setup.py build_ext --inplace" in (out / "build.log").read_text()
+    assert "-m pytest -q -m cuda and not slow tests/cuda" in (out / "tests.log").read_text()
+    assert f"--output {out}/bench_cuda.json" in (out / "bench.log").read_text()
+
+
+def test_nothing_runs_without_a_build(check):
+    done, statuses, _ = check(python='case "$*" in *setup.py*) exit 3;; esac')
+    assert done.returncode == 1
+    assert statuses == {"build": 3}
+    assert "the build failed" in done.stderr
+
+
+def test_a_failing_step_is_told_and_the_next_runs(check):
+    done, statuses, _ = check(compute_sanitizer='case "$*" in *memcheck*) exit 9;; esac')
+    assert done.returncode == 1
+    assert statuses["sanitize-memcheck"] == 9
+    assert statuses["sanitize-racecheck"] == 0
+    assert statuses["bench"] == 0
+
+
+def test_no_step_runs_past_the_limit(check):
+    done, statuses, out = check("tests", "bench", limit=2, python='case "$*" in *pytest*) sleep 30;; esac')
+    assert done.returncode == 1
+    assert statuses == {"build": 0, "tests": 124, "bench": 124}
+    assert (out / "bench.log").read_text() == "not run: the 2 s in all are over\n"
+
+
+def test_an_unknown_step(check):
+    done, statuses, _ = check("benhc")
+    assert done.returncode == 1
+    assert statuses == {}
+    assert "expected steps among tests, sanitize, bench, got 'benhc'" in done.stderr
+
+
+def test_without_a_gpu(check):
+    done, statuses, _ = check(nvidia_smi="exit 9")
+    assert done.returncode == 1
+    assert statuses == {}
+    assert "nvidia-smi says there is no GPU" in done.stderr
