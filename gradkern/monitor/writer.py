@@ -6,80 +6,17 @@ import json
 import sqlite3
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gradkern.monitor import scalars, store
 from gradkern.monitor.columns import Layout
 from gradkern.monitor.history import History
+from gradkern.monitor.rows import Row, StepRow, WeightsRow
 from gradkern.monitor.summaries import Pyramid, Rows, span_of
 from gradkern.monitor.summary_reader import row_buckets, stored_buckets
-
-Floats = NDArray[np.floating[Any]]
-
-
-@dataclass
-class StepRow:
-    """What one recorded step says, on the host."""
-
-    step: int
-    time: float
-    layout: Layout
-    norm: Floats
-    """[N]; -1 where there was no gradient."""
-    max_abs: Floats
-    total_norm: float
-    l2_norm: Floats | None = None
-    """None where it is `norm`."""
-    nonfinite: NDArray[np.int64] | None = None
-    """None if all are zero."""
-    zeros: NDArray[np.int64] | None = None
-    loss: float | None = None
-    clip_coef: float | None = None
-    skipped: bool = False
-    phase: str = "measured"
-    inv_scale: float = 1.0
-    lr: tuple[float, ...] = ()
-
-    def rms(self) -> Floats:
-        """[N] root mean square; NaN where there was no gradient."""
-        l2_norm = self.norm if self.l2_norm is None else self.l2_norm
-        with np.errstate(invalid="ignore"):
-            return np.where(l2_norm < 0, np.nan, l2_norm * self.layout.inverse_roots).astype(np.float32)
-
-    @property
-    def flags(self) -> int:
-        bits = store.HAS_LOSS * (self.loss is not None) + store.HAS_COEF * (self.clip_coef is not None)
-        return bits + store.SKIPPED * self.skipped + (store.PHASES.index(self.phase) << store.PHASE_SHIFT)
-
-
-@dataclass
-class WeightsRow:
-    """Weight norms and update ratios around one optimizer step."""
-
-    step: int
-    layout: Layout
-    exact: bool
-    weight_norm: Floats
-    ratio: Floats
-
-
-@dataclass
-class HistogramRow:
-    """log2 histograms of one step: counts [N, B], underflow fractions [N, formats]."""
-
-    step: int
-    layout: Layout
-    counts: NDArray[np.int64]
-    underflow: Floats
-
-
-Row = StepRow | WeightsRow | HistogramRow
-
 
 _NEVER = -(2**63)
 
@@ -96,6 +33,8 @@ class HistoryWriter:
         self._file = folder / store.DATABASE
         self._stale = True
         self._db, self.journal = store.connect_writer(folder, journal)
+        opened = self._file.stat()
+        self._identity = opened.st_dev, opened.st_ino
         try:
             self._restore()
             self._begin_session({**meta, "journal": self.journal})
@@ -110,6 +49,16 @@ class HistoryWriter:
     def last_step(self) -> int | None:
         """Of the last live row; None if there is none."""
         return None if self._last == _NEVER else self._last
+
+    def gone(self) -> bool:
+        """Whether the file is no longer where it was: what is written goes nowhere."""
+        try:
+            found = self._file.stat()
+        except FileNotFoundError:
+            return True
+        except OSError:  # a network that is away for a moment
+            return False
+        return (found.st_dev, found.st_ino) != self._identity
 
     def write(self, rows: list[Row]) -> None:
         """Add rows, in order; what is committed is taken out of the list.
@@ -149,8 +98,7 @@ class HistoryWriter:
             self._layouts = {layout.key(): number for number, layout in history.layouts.items()}
             self._position = {name: i for i, name in enumerate(history.names)}
             self._last = int(history.steps[-1]) if len(history) else _NEVER
-            auxiliary = [int(s[-1]) for s in (history.update_steps, history.histogram_steps) if len(s)]
-            self._latest = max([self._last, *auxiliary])
+            self._latest = max(self._last, *(history.last_step_of(t) or _NEVER for t in ("weights", "hists")))
             self._next_seq = history.last_seq + 1
             self._branch = max((number for number, *_ in history.branch_rows), default=0)
             self._restore_pyramid(history)

@@ -11,7 +11,8 @@ from torch import nn
 
 import gradkern
 from gradkern.monitor.columns import Layout
-from gradkern.monitor.writer import HistoryWriter, StepRow
+from gradkern.monitor.rows import StepRow
+from gradkern.monitor.writer import HistoryWriter
 
 
 def small_model(seed: int = 0) -> nn.Sequential:

@@ -19,7 +19,8 @@ from _loops import layout, small_model, step_row, train, write_run
 
 from gradkern import GradClipper, GradMonitor, History, HistoryError
 from gradkern.monitor import recorder, store
-from gradkern.monitor.writer import HistoryWriter, WeightsRow
+from gradkern.monitor.rows import WeightsRow
+from gradkern.monitor.writer import HistoryWriter
 
 RNG = np.random.default_rng(0)
 
