@@ -13,6 +13,9 @@ from torch import Tensor
 
 from gradkern.stats import GradStats
 
+#: What norms are of that do not come from a clip, by `record`'s argument `after_clip`.
+PHASE_SAID = {None: "measured", False: "before_clip", True: "after_clip"}
+
 
 def run_folder(run_dir: str | os.PathLike[str] | None, all_ranks: bool) -> tuple[Path, int, bool]:
     """The folder, this process's rank, and whether it records."""
@@ -55,6 +58,10 @@ def as_loss(loss: Any) -> float | Tensor | None:
     if loss is None or type(loss) is float:
         return loss
     if isinstance(loss, Tensor):
+        if loss.is_cpu and loss.dim() == 0:
+            number = loss.item()
+            if type(number) is float:
+                return number
         return _of_tensor(loss)
     if isinstance(loss, (str, bytes, bytearray)) or getattr(loss, "size", 1) != 1:
         raise _no_number(loss)
@@ -114,6 +121,8 @@ def check_stats(stats: Any, inv_scale: float | None, after_clip: bool | None) ->
     """
     if not isinstance(stats, GradStats):
         raise TypeError(f"[GradMonitor.record] stats: expected GradStats, got {type(stats).__name__}")
+    if after_clip not in PHASE_SAID:
+        raise TypeError(f"[GradMonitor.record] after_clip: expected True, False or None, got {after_clip!r}")
     if after_clip and stats.clip_coef is not None:
         raise ValueError(
             "[GradMonitor.record] after_clip: expected False for statistics that come from clip_(), "
@@ -131,10 +140,3 @@ def check_stats(stats: Any, inv_scale: float | None, after_clip: bool | None) ->
             f"[GradMonitor.record] inv_scale: expected that of the statistics, {stats.inv_scale!r}, got "
             f"{inv_scale!r}; give it to measure()"
         )
-
-
-def phase_of(stats: GradStats, after_clip: bool | None) -> str:
-    """What the norms are of: known of a clip's own, else as the caller said; "measured" if nobody did."""
-    if stats.clip_coef is not None or after_clip is False:
-        return "before_clip"
-    return "measured" if after_clip is None else "after_clip"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +49,6 @@ class History(StepNumbers):
         path = folder / store.DATABASE if folder.is_dir() else folder
         try:
             return cls(connection, path, superseded)
-        except sqlite3.Error as error:
-            connection.close()
-            raise store.explain(error, path, "History.open") from error
         except BaseException:
             connection.close()
             raise
@@ -172,7 +168,6 @@ class History(StepNumbers):
 
     # ---- views ----
 
-    @names_file
     def summary(self, max_points: int = 1000, depth: int | None = None) -> Summary:
         """The whole run in at most `max_points` points, from aggregates kept while it was recorded.
 
@@ -183,6 +178,12 @@ class History(StepNumbers):
         Notes:
             Never scans the whole: reads about ``4 * max_points`` aggregates and a short tail.
         """
+        if max_points < 1:
+            raise ValueError(f"[History.summary] max_points: expected at least 1, got {max_points}")
+        return self._summary(max_points, depth)
+
+    @names_file
+    def _summary(self, max_points: int, depth: int | None) -> Summary:
         try:
             return read_summary(self, max_points, depth)
         except HistoryError:
@@ -192,6 +193,7 @@ class History(StepNumbers):
                 raise
             return read_summary(self, max_points, depth)  # it went back to an earlier step meanwhile
 
+    @names_file
     def layers(self, depth: int | None = None) -> LayerColumns:
         """Rows of modules instead of parameters, as `GradStats.by_layer`.
 

@@ -13,7 +13,15 @@ from torch import Tensor
 
 from gradkern import _general
 from gradkern.monitor import lock
-from gradkern.monitor.arguments import as_count, as_loss, as_rates, as_step, check_stats, phase_of, run_folder
+from gradkern.monitor.arguments import (
+    PHASE_SAID,
+    as_count,
+    as_loss,
+    as_rates,
+    as_step,
+    check_stats,
+    run_folder,
+)
 from gradkern.monitor.capture import StepCapture
 from gradkern.monitor.describe import describe_run
 from gradkern.monitor.history import History
@@ -159,7 +167,7 @@ class GradMonitor:
             No host-device synchronisation; nothing is done for each parameter (docs/monitoring.md
             has the cost, measured).
         """
-        start = time.perf_counter()
+        start = time.time()
         if self._unusable:
             raise RuntimeError(
                 f"[GradMonitor.record] expected an open monitor, got a call although {self._unusable}"
@@ -170,20 +178,21 @@ class GradMonitor:
             return
         if stats is None:
             stats = self._measure(1.0 if inv_scale is None else float(inv_scale))
-        else:
+        if type(stats) is not GradStats or after_clip or inv_scale is not None:
             check_stats(stats, inv_scale, after_clip)
         if stats.norm_type != self._norm_type:
             self._check_norm_type(stats.norm_type)
         loss = as_loss(loss)
         self._begin_step(number)
-        if self._recorder is None:  # another rank records
+        recorder = self._recorder
+        if recorder is None:  # another rank records
             return
-        layout, phase = self._layouts.of(stats), phase_of(stats, after_clip)
-        rates = as_rates(self._optimizer)
-        self._recorder.submit(StepCapture(number, time.time(), layout, stats, loss, rates, phase, self._pool))
+        layout, rates = self._layouts.of(stats), as_rates(self._optimizer)
+        phase = "before_clip" if stats.clip_coef is not None else PHASE_SAID[after_clip]
+        recorder.submit(StepCapture(number, start, layout, stats, loss, rates, phase, self._pool))
         if self._histogram_every and number % self._histogram_every == 0:
             self._occasional.add_histogram(stats)
-        self._recorder.record_seconds += time.perf_counter() - start
+        recorder.record_seconds += time.time() - start
 
     def flush(self) -> bool:
         """Wait until everything recorded is on disk. Synchronises. False if it cannot be written."""
@@ -276,7 +285,9 @@ class GradMonitor:
     def _begin_step(self, number: int) -> None:
         self._step = number
         if self._recorder is not None:
-            self._occasional.recorded(number)
+            self._occasional.step = number
+            if self._occasional.undecided:
+                self._occasional.recorded()
 
     @torch.no_grad()
     def _measure(self, inv_scale: float) -> GradStats:

@@ -71,6 +71,7 @@ class Occasional:
         self._plan, self._layouts, self._pool, self._submit = plan, layouts, pool, submit
         self._update_every = update_every
         self.step = 0
+        """The last one that `record` was called for."""
         self._order = StepOrder()
         self._held: WeightsCapture | None = None
         self._sample: Sample | None = None
@@ -78,12 +79,12 @@ class Occasional:
         self._tracker: UpdateTracker | None = None
         if optimizer is not None and update_every:
             self._tracker = UpdateTracker(optimizer, plan.current, self._due, self._add_weights)
+        self.undecided = self._tracker is not None
+        """Whether it is not known yet if `record` comes before the optimizer's step."""
 
-    def recorded(self, step: int) -> None:
-        """`record` was called for this step."""
-        self.step = step
-        if self._order.records_first is None and self._tracker is not None:
-            self._order.recorded(self._plan.current())
+    def recorded(self) -> None:
+        """`record` was called for `step`; needed only while `undecided`."""
+        self._order.recorded(self._plan.current())
 
     def detach(self) -> None:
         """Take the hooks off."""
@@ -101,6 +102,7 @@ class Occasional:
 
     def _due(self) -> bool:
         if self._order.records_first is None and self._order.stepping(self._plan.current()):
+            self.undecided = False
             self._release(not self._order.records_first)
         step = self._stepped()
         return step == 1 or step % self._update_every == 0

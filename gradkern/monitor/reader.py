@@ -22,17 +22,12 @@ _PIECE = 1024
 
 
 def names_file(method: F) -> F:
-    """SQLite's errors become HistoryErrors that name the file."""
+    """What goes wrong while reading names the file; see `store.reading`."""
 
     @wraps(method)
     def wrapped(self: HistoryReader, *args: Any, **kwargs: Any) -> Any:
-        try:
+        with store.reading(self.path):
             return method(self, *args, **kwargs)
-        except sqlite3.Error as error:
-            raise store.explain(error, self.path, "History") from error
-        except (TypeError, OverflowError, IndexError, KeyError, UnicodeError) as error:
-            # The types of what SQLite returns are the file's, not ours.
-            raise HistoryError(f"[History] {str(self.path)!r}: a damaged row: {error}") from error
 
     return wrapped  # type: ignore[return-value]
 
@@ -127,6 +122,7 @@ class HistoryReader:
         )
 
     @property
+    @names_file
     def params(self) -> dict[str, dict[str, Any]]:
         """For each name what is known of the parameter: numel, shape, dtype, trainable, group, kind."""
         return {name: dict(entry) for layout in self._layouts.values() for name, entry in layout.entries()}
@@ -139,11 +135,13 @@ class HistoryReader:
         return {str(key): store.read_json(value, f"meta {key!r}") for key, value in rows}
 
     @property
+    @names_file
     def norm_type(self) -> float:
         """Order of `norm` and `total_norm`."""
         return float(self.meta.get("norm_type", 2.0))
 
     @property
+    @names_file
     def branches(self) -> list[Branch]:
         """Where recording went on from an earlier step, in order of time."""
         found = []
@@ -175,10 +173,7 @@ class HistoryReader:
             self._numel[layout.columns] = layout.numel
 
     def _read_scalars(self) -> int:
-        try:
-            new = self._scalars.read(self._db)
-        except HistoryError as error:
-            raise HistoryError(f"{error} ({str(self.path)!r})") from error
+        new = self._scalars.read(self._db)
         self._all = self._scalars.columns
         for number in np.unique(self._all["layout"]).tolist():
             if number not in self._layouts:

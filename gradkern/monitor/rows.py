@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,9 +40,7 @@ class StepRow:
 
     def rms(self) -> Floats:
         """[N] root mean square; NaN where there was no gradient."""
-        l2_norm = self.norm if self.l2_norm is None else self.l2_norm
-        with np.errstate(invalid="ignore"):
-            return np.where(l2_norm < 0, np.nan, l2_norm * self.layout.inverse_roots).astype(np.float32)
+        return rms_of([self])[0]
 
     @property
     def flags(self) -> int:
@@ -71,3 +70,12 @@ class HistogramRow:
 
 
 Row = StepRow | WeightsRow | HistogramRow
+
+
+def rms_of(rows: Sequence[StepRow]) -> Floats:
+    """[rows, N] root mean squares of rows of one layout; NaN where there was no gradient."""
+    l2_norm = np.stack([row.norm if row.l2_norm is None else row.l2_norm for row in rows])
+    with np.errstate(invalid="ignore", over="ignore"):
+        rms = (l2_norm * rows[0].layout.inverse_roots).astype(np.float32, copy=False)
+        rms[l2_norm < 0] = np.nan
+    return rms

@@ -17,10 +17,12 @@ view), every blob's length is checked, and nothing in it is ever executed or unp
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sqlite3
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +77,9 @@ NETWORK_FILE_SYSTEMS = frozenset(
     """nfs nfs3 nfs4 cifs smb smb2 smb3 smbfs lustre gpfs beegfs afs ceph glusterfs 9p panfs orangefs
     pvfs2 ocfs2 gfs2 wekafs mapr virtiofs daos quobyte davfs coda""".split()  # noqa: SIM905
 )
+
+
+_F4, _F8 = np.dtype("<f4"), np.dtype("<f8")
 
 
 class HistoryError(RuntimeError):
@@ -270,6 +275,24 @@ def explain(error: sqlite3.Error, file: Path, operation: str) -> HistoryError:
     return HistoryError(_explain(error, file, operation))
 
 
+@contextlib.contextmanager
+def reading(file: Path, operation: str = "History") -> Iterator[None]:
+    """Whatever goes wrong in here with what a file holds becomes a HistoryError that names the file.
+
+    The types and sizes of what SQLite returns are the file's, not ours.
+    """
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise explain(error, file, operation) from error
+    except HistoryError as error:
+        if str(file) in str(error):
+            raise
+        raise HistoryError(f"{error} ({str(file)!r})") from error
+    except (TypeError, ValueError, LookupError, ArithmeticError) as error:
+        raise HistoryError(f"[{operation}] {str(file)!r}: a damaged row: {error}") from error
+
+
 def decode(blob: Any, count: int, what: str) -> NDArray[Any]:
     """A column of `count` reals: float32, or float64 where the blob is twice as long."""
     if not isinstance(blob, bytes) or len(blob) not in (4 * count, 8 * count):
@@ -280,7 +303,9 @@ def decode(blob: Any, count: int, what: str) -> NDArray[Any]:
 
 def encode(values: NDArray[Any]) -> bytes:
     """The blob of a column: float32 or float64 as it comes."""
-    return values.astype("<f8" if values.dtype == np.float64 else "<f4", copy=False).tobytes()
+    if values.dtype in (_F4, _F8):
+        return values.tobytes()
+    return values.astype("<f8" if values.dtype == np.float64 else "<f4").tobytes()
 
 
 def encode_counts(counts: NDArray[np.int64]) -> bytes | None:

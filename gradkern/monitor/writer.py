@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 from gradkern.monitor import scalars, store
 from gradkern.monitor.columns import Layout
 from gradkern.monitor.history import History
-from gradkern.monitor.rows import Row, StepRow, WeightsRow
+from gradkern.monitor.rows import Row, StepRow, WeightsRow, rms_of
 from gradkern.monitor.summaries import Pyramid, Rows, span_of
 from gradkern.monitor.summary_reader import row_buckets, stored_buckets
 
@@ -94,7 +95,7 @@ class HistoryWriter:
 
     def _restore(self) -> None:
         """Take up the state that the file is in."""
-        with History.open(self.folder) as history:
+        with store.reading(self._file, "GradMonitor"), History.open(self.folder) as history:
             self._layouts = {layout.key(): number for number, layout in history.layouts.items()}
             self._position = {name: i for i, name in enumerate(history.names)}
             self._last = int(history.steps[-1]) if len(history) else _NEVER
@@ -128,7 +129,8 @@ class HistoryWriter:
     def norm_type(self) -> float | None:
         """The order that the run was recorded with; None if nothing was."""
         row = self._db.execute("SELECT value FROM meta WHERE key = 'norm_type'").fetchone()
-        return None if row is None else float(store.read_json(row[0], "meta 'norm_type'"))
+        with store.reading(self._file, "GradMonitor"):
+            return None if row is None else float(store.read_json(row[0], "meta 'norm_type'"))
 
     def set_meta(self, key: str, value: Any) -> None:
         """Note something about the run."""
@@ -203,7 +205,7 @@ class HistoryWriter:
         self._db.execute("COMMIT")
 
     def _step_values(self, row: StepRow, layout: int) -> tuple[Any, ...]:
-        lr = np.array(row.lr, dtype="<f8").tobytes() if row.lr else None
+        lr = struct.pack(f"<{len(row.lr)}d", *row.lr) if row.lr else None
         head = (self._next_seq, self._branch, row.step, layout, row.flags, row.time)
         return (*head, row.loss, row.total_norm, row.clip_coef, row.inv_scale, lr)
 
@@ -258,12 +260,12 @@ def _as_rows(rows: Sequence[StepRow], width: int) -> Rows:
     """Arrays over `rows`, the parameters in the run's order."""
     rms = np.full((len(rows), width), np.nan, dtype=np.float32)
     bad = None if all(r.nonfinite is None for r in rows) else np.zeros((len(rows), width), dtype=np.int64)
-    for i, row in enumerate(rows):
-        at = row.layout.columns
-        with np.errstate(over="ignore"):
-            rms[i, at] = row.rms()
-        if bad is not None and row.nonfinite is not None:
-            bad[i, at] = row.nonfinite
+    for first, end in _same_layout(rows):
+        rms[first:end, rows[first].layout.columns] = rms_of(rows[first:end])
+    if bad is not None:
+        for i, row in enumerate(rows):
+            if row.nonfinite is not None:
+                bad[i, row.layout.columns] = row.nonfinite
     nan = float("nan")
     return Rows(
         step=np.array([r.step for r in rows], dtype=np.int64),
@@ -277,3 +279,12 @@ def _as_rows(rows: Sequence[StepRow], width: int) -> Rows:
         rms=rms,
         nonfinite=bad,
     )
+
+
+def _same_layout(rows: Sequence[StepRow]) -> Iterator[tuple[int, int]]:
+    """(first, end) of the stretches of rows that have one layout."""
+    first = 0
+    for i in range(1, len(rows) + 1):
+        if i == len(rows) or rows[i].layout is not rows[first].layout:
+            yield first, i
+            first = i

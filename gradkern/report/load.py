@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gradkern.monitor import store
 from gradkern.monitor.history import History
 from gradkern.report.bins import F64, I64, Bins
 from gradkern.report.data import (
@@ -37,6 +38,11 @@ def load(source: Source) -> Run:
 
 
 def _from_history(history: History) -> Run:
+    with store.reading(history.path, "report"):
+        return _read(history)
+
+
+def _read(history: History) -> Run:
     steps, coef = history.steps, np.where(history.has_coef, history.clip_coef, np.nan)
     bins = Bins.of(steps, CURVE_BINS)
     matrices = {"rms": _rms(history)}

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from gradkern.monitor import store
 from gradkern.monitor.history import History
 from gradkern.report.load import first_offender
 
@@ -87,7 +88,8 @@ class Watcher:
             self._history.refresh()
         if not len(self._history):
             return Snapshot(title, "waiting for the first step")
-        return self._read(title, self._history)
+        with store.reading(self._history.path, "watch"):
+            return self._read(title, self._history)
 
     def close(self) -> None:
         """Close the file."""
