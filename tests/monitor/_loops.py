@@ -46,6 +46,7 @@ def layout(count: int, numel: int = 100) -> Layout:
 
 def step_row(step: int, values: Any, where: Layout, **more: Any) -> StepRow:
     norms = np.asarray(values, dtype=np.float32)
+    more.setdefault("phase", "before_clip")
     return StepRow(step, 1000.0 + step, where, norms, norms, float(np.sqrt((norms**2).sum())), **more)
 
 
