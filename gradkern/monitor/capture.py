@@ -60,6 +60,7 @@ class StepCapture:
         else:
             value = dict(zip(self.fields, self.arriving.tensors))
         absent = presence.absent(self.stats.has_grad)
+        used_again = self.arriving is not HERE  # the pinned memory
         nonfinite = value["nonfinite"].numpy()
         zeros = value.get("zeros")
         coef, skip = value.get("clip_coef"), value.get("skip_step")
@@ -68,10 +69,10 @@ class StepCapture:
             step=self.step,
             time=self.time,
             layout=self.layout,
-            norm=_column(value["norm"], absent),
-            max_abs=_column(value["max_abs"], absent),
+            norm=_column(value["norm"], absent, used_again),
+            max_abs=_column(value["max_abs"], absent, used_again),
             total_norm=float(value["total_norm"]),
-            l2_norm=_column(value["l2_norm"], absent) if "l2_norm" in value else None,
+            l2_norm=_column(value["l2_norm"], absent, used_again) if "l2_norm" in value else None,
             nonfinite=nonfinite.copy() if nonfinite.any() else None,
             zeros=None if zeros is None else zeros.numpy().copy(),
             loss=None if loss is None else float(loss),
@@ -178,9 +179,10 @@ class Presence:
         return self._absent
 
 
-def _column(tensor: Tensor, absent: NDArray[np.int64] | None) -> NDArray[np.floating[Any]]:
+def _column(tensor: Tensor, absent: NDArray[np.int64] | None, used_again: bool) -> NDArray[np.floating[Any]]:
     values: NDArray[np.floating[Any]] = tensor.numpy()
-    values = values.copy()  # the tensor's memory is used again
+    if used_again or absent is not None:
+        values = values.copy()
     if absent is not None:
         values[absent] = -1
     return values

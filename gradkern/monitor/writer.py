@@ -258,10 +258,14 @@ def _column_values(seq: int, row: StepRow) -> tuple[Any, ...]:
 
 def _as_rows(rows: Sequence[StepRow], width: int) -> Rows:
     """Arrays over `rows`, the parameters in the run's order."""
-    rms = np.full((len(rows), width), np.nan, dtype=np.float32)
     bad = None if all(r.nonfinite is None for r in rows) else np.zeros((len(rows), width), dtype=np.int64)
-    for first, end in _same_layout(rows):
-        rms[first:end, rows[first].layout.columns] = rms_of(rows[first:end])
+    stretches = list(_same_layout(rows))
+    if len(stretches) == 1 and np.array_equal(rows[0].layout.columns, np.arange(width)):
+        rms = rms_of(rows)
+    else:
+        rms = np.full((len(rows), width), np.nan, dtype=np.float32)
+        for first, end in stretches:
+            rms[first:end, rows[first].layout.columns] = rms_of(rows[first:end])
     if bad is not None:
         for i, row in enumerate(rows):
             if row.nonfinite is not None:
