@@ -190,9 +190,9 @@ class GradMonitor:
         layout, rates = self._layouts.of(stats), as_rates(self._optimizer)
         phase = "before_clip" if stats.clip_coef is not None else PHASE_SAID[after_clip]
         recorder.submit(StepCapture(number, start, layout, stats, loss, rates, phase, self._pool))
+        recorder.record_seconds.append(time.time() - start)
         if self._histogram_every and number % self._histogram_every == 0:
             self._occasional.add_histogram(stats)
-        recorder.record_seconds += time.time() - start
 
     def flush(self) -> bool:
         """Wait until everything recorded is on disk. Synchronises. False if it cannot be written."""

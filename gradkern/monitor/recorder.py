@@ -10,6 +10,7 @@ import warnings
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from gradkern.monitor import store
@@ -49,8 +50,7 @@ class Recorder:
         self.last_step = self._writer.last_step
         self._norm_type = self._noted_type = self._writer.norm_type
         self.lost = 0
-        self.submitted = 0
-        self.record_seconds = 0.0
+        self.record_seconds: deque[float] = deque(maxlen=100)
         self._feed = SinkFeed(sinks, folder)
         self._queue: deque[Capture] = deque()
         self._rows: list[Row] = []
@@ -80,7 +80,6 @@ class Recorder:
             capture.arriving.release()
             return
         self._queued_bytes += capture.nbytes()
-        self.submitted += 1
         self._queue.append(capture)
 
     def check_norm_type(self, norm_type: float) -> None:
@@ -280,7 +279,7 @@ class Recorder:
         self._writer.set_meta(
             "monitor",
             {
-                "record_us": round(1e6 * self.record_seconds / max(self.submitted, 1), 2),
+                "record_us": round(1e6 * median([*self.record_seconds] or [0.0]), 2),
                 "write_us": round(1e6 * self._written_seconds / self._written_rows, 2),
                 "rows": self._written_rows,
                 "lost": self.lost,
