@@ -19,7 +19,7 @@ import torch
 from _loops import layout, small_model, step_row, train, write_run
 
 from gradkern import GradClipper, GradMonitor, History, HistoryError
-from gradkern.monitor import recorder, store
+from gradkern.monitor import file_systems, recorder, store
 from gradkern.monitor.rows import WeightsRow
 from gradkern.monitor.writer import HistoryWriter
 
@@ -185,8 +185,8 @@ import torch
 torch.set_num_threads(1)
 from _loops import small_model, train
 from gradkern import GradMonitor
-from gradkern.monitor import store
-store.file_system = lambda *_: {file_system!r}
+from gradkern.monitor import file_systems
+file_systems.file_system = lambda *_: {file_system!r}
 model = small_model()
 optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
 monitor = GradMonitor(model, optimizer, {run!r})
@@ -550,12 +550,12 @@ MOUNTS = """
     ],
 )
 def test_network_file_systems_get_another_journal(path, kind, journal):
-    assert store.file_system(path, MOUNTS) == kind
-    assert store.journal_for(path, MOUNTS) == journal
+    assert file_systems.file_system(path, MOUNTS) == kind
+    assert file_systems.journal_for(path, MOUNTS) == journal
 
 
 def test_the_journal_in_use_is_noted(tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "file_system", lambda *_: "nfs4")
+    monkeypatch.setattr(file_systems, "file_system", lambda *_: "nfs4")
     with GradMonitor(small_model(), None, tmp_path) as monitor:
         assert monitor.history().meta["journal"] == "TRUNCATE"
         assert not list(tmp_path.glob("*-wal"))
