@@ -21,12 +21,13 @@ from gradkern.monitor.writer import HistoryWriter
 
 _AHEAD = 1000
 _OPEN = """
-import json, resource, sys, time
+import json, re, sys, time
 from gradkern.monitor import History
 from gradkern.report.load import load
 from gradkern.report import write_report
 def memory():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # Not getrusage: its maximum survives exec, and so is that of the process that started this one.
+    return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024
 before, start = memory(), time.perf_counter()
 history = History.open(sys.argv[1])
 count, last, total = len(history), int(history.steps[-1]), float(history.total_norm[-1])
