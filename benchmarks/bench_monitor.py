@@ -1,26 +1,32 @@
 """What recording costs a training step, beside what others do for the same numbers.
 
-A small MLP of 300 and of 2,000 parameters is trained; every round makes one whole step with every
-contender, in rotating order, and the part between backward() and optimizer.step() is timed by
-itself. Then blocks of steps with and without recording alternate, so that what the writing thread
-takes from the loop shows, too.
+A small MLP of 300 and of 2,000 parameters is trained, one copy for each contender. Every round makes
+one whole step with every contender, in rotating order, and times the step, and by itself the part
+between backward() and optimizer.step(). Then blocks of steps with and without recording alternate, so
+that what the writing thread takes from the loop, and what is done only every so often, shows in means.
+wandb.watch (offline) and Lightning's grad_norm are the real ones, and left out if not installed.
 
     python benchmarks/bench_monitor.py                    prints the table
     python benchmarks/bench_monitor.py --save NAME        writes benchmarks/results/NAME.json too
+    python benchmarks/bench_monitor.py --only history     how fast rows are taken, a long run's opening
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from long_run import measure_history
 from machine import describe
 from torch import nn
 
@@ -28,6 +34,11 @@ import gradkern
 
 RESULTS = Path(__file__).with_name("results")
 MAX_NORM = 1.0
+CLIP, RECORD, TORCH = "gradkern clip_()", "gradkern clip_() + record()", "torch clip"
+#: (parameters, width of a layer, rows of a batch)
+SIZES = ((300, 128, 64), (2000, 48, 64))
+
+Between = Callable[[torch.Tensor], Any]
 
 
 class Training:
@@ -40,6 +51,7 @@ class Training:
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-3, momentum=0.9)
         self.batch = torch.randn(batch, width)
         self.params = dict(self.model.named_parameters())
+        self.between: Between = lambda _: None
 
     def backward(self) -> torch.Tensor:
         self.optimizer.zero_grad(set_to_none=True)
@@ -47,81 +59,158 @@ class Training:
         loss.backward()
         return loss
 
-    def step(self, between: Callable[[torch.Tensor], Any]) -> tuple[float, float]:
+    def step(self) -> tuple[float, float]:
         """Seconds of the whole step, and of `between` alone."""
         start = time.perf_counter()
         loss = self.backward()
         before = time.perf_counter()
-        between(loss)
+        self.between(loss)
         after = time.perf_counter()
         self.optimizer.step()
         return time.perf_counter() - start, after - before
 
-
-def contenders(training: Training, monitor: gradkern.GradMonitor) -> dict[str, Callable[[torch.Tensor], Any]]:
-    params = training.params
-    clipper = gradkern.GradClipper(training.model, MAX_NORM)
-    clip = nn.utils.clip_grad_norm_
-
-    def grad_norm_dict(_: torch.Tensor) -> None:  # as a trainer's grad_norm utility does
-        norms = {name: p.grad.norm(2) for name, p in params.items() if p.grad is not None}
-        total = torch.stack(list(norms.values())).norm(2)
-        {**{n: float(v) for n, v in norms.items()}, "total": float(total)}
-        clip(list(params.values()), MAX_NORM)
-
-    def item_loop(_: torch.Tensor) -> None:
-        [p.grad.norm().item() for p in params.values() if p.grad is not None]
-        clip(list(params.values()), MAX_NORM)
-
-    def histograms(_: torch.Tensor) -> None:  # as a watching logger does: 64 bins of every gradient
-        for p in params.values():
-            flat = p.grad.detach().reshape(-1)
-            low, high = flat.min().item(), flat.max().item()
-            flat.histc(bins=64, min=low, max=high if high > low else low + 1).tolist()
-        clip(list(params.values()), MAX_NORM)
-
-    return {
-        "gradkern clip_()": lambda _: clipper.clip_(),
-        "gradkern clip_() + record()": lambda loss: monitor.record(clipper.clip_(), loss=loss),
-        "torch clip": lambda _: clip(list(params.values()), MAX_NORM),
-        "torch clip + norm.item() per parameter": item_loop,
-        "torch clip + dict of norms": grad_norm_dict,
-        "torch clip + histogram per parameter": histograms,
-    }
+    def torch_clip(self) -> torch.Tensor:
+        return nn.utils.clip_grad_norm_(list(self.params.values()), MAX_NORM)
 
 
-def interleaved(training: Training, ways: dict[str, Any], rounds: int) -> dict[str, tuple[float, float]]:
-    """Median seconds of the whole step and of the part between, for each contender."""
+@contextmanager
+def contenders(size: tuple[int, int, int], folder: Path) -> Iterator[dict[str, Training]]:
+    """A training for each, ready to step."""
+    with ExitStack() as stack:
+        ways = {name: Training(*size) for name in (CLIP, RECORD, TORCH)}
+        for name in (CLIP, RECORD):
+            clipper = gradkern.GradClipper(ways[name].model, MAX_NORM)
+            ways[name].between = lambda _, clipper=clipper: clipper.clip_()
+        watched = ways[RECORD]
+        monitor = stack.enter_context(gradkern.GradMonitor(watched.model, watched.optimizer, folder / "run"))
+        recorder_clipper = gradkern.GradClipper(watched.model, MAX_NORM)
+        watched.between = lambda loss: monitor.record(recorder_clipper.clip_(), loss=loss)
+        ways[TORCH].between = lambda _: ways[TORCH].torch_clip()
+        for add in (_item_loop, _lightning, _wandb):
+            add(ways, size, folder, stack)
+        yield ways
+        monitor.flush()
+
+
+def _item_loop(ways: dict[str, Training], size: tuple[int, int, int], folder: Path, stack: ExitStack) -> None:
+    training = Training(*size)
+
+    def between(_: torch.Tensor) -> None:
+        [p.grad.norm().item() for p in training.params.values() if p.grad is not None]
+        training.torch_clip()
+
+    training.between = between
+    ways["torch clip + norm().item() per parameter"] = training
+
+
+def _lightning(ways: dict[str, Training], size: tuple[int, int, int], folder: Path, stack: ExitStack) -> None:
+    try:
+        import lightning
+        from lightning.pytorch.utilities import grad_norm
+    except ImportError as error:
+        print(f"left out: {error}", file=sys.stderr)
+        return
+    training = Training(*size)
+
+    def between(_: torch.Tensor) -> None:  # a logger needs the numbers
+        [float(value) for value in grad_norm(training.model, norm_type=2).values()]
+        training.torch_clip()
+
+    training.between = between
+    ways[f"torch clip + Lightning {lightning.__version__} grad_norm, as numbers"] = training
+
+
+def _wandb(ways: dict[str, Training], size: tuple[int, int, int], folder: Path, stack: ExitStack) -> None:
+    try:
+        import wandb
+    except ImportError as error:
+        print(f"left out: {error}", file=sys.stderr)
+        return
+    os.environ.update(WANDB_MODE="offline", WANDB_SILENT="true")
+    training = Training(*size)
+    run = wandb.init(dir=str(folder), project="bench")
+    stack.callback(run.finish)
+    run.watch(training.model, log="gradients", log_freq=1)  # hooks that work in backward()
+
+    def between(loss: torch.Tensor) -> None:
+        training.torch_clip()
+        run.log({"loss": loss.item()})
+
+    training.between = between
+    ways[f"torch clip + wandb {wandb.__version__} watch(log_freq=1), log"] = training
+
+
+def interleaved(ways: dict[str, Training], rounds: int) -> dict[str, dict[str, float]]:
+    """Microseconds of the whole step and of the part between, for each contender: median, quartiles."""
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     names = list(ways)
     for number in range(rounds + 3):
-        for name in names[number % len(names) :] + names[: number % len(names)]:
-            measured = training.step(ways[name])
+        at = number % len(names)
+        for name in names[at:] + names[:at]:
+            measured = ways[name].step()
             if number >= 3:
                 times[name].append(measured)
-    return {
-        n: (statistics.median(t[0] for t in x), statistics.median(t[1] for t in x)) for n, x in times.items()
-    }
+    found = {}
+    for name, pairs in times.items():
+        steps, betweens = ([1e6 * pair[i] for pair in pairs] for i in (0, 1))
+        low, middle, high = statistics.quantiles(steps, n=4)
+        found[name] = {
+            "step": middle,
+            "step_q1": low,
+            "step_q3": high,
+            "between": statistics.median(betweens),
+        }
+    return found
 
 
-def blocks(training: Training, ways: dict[str, Any], pairs: int, length: int) -> dict[str, float]:
-    """Alternating blocks of steps: median seconds a step, of the clock and of all threads together."""
-    ends = {"clip": ways["gradkern clip_()"], "record": ways["gradkern clip_() + record()"]}
-    means: dict[str, list[tuple[float, float]]] = {"clip": [], "record": []}
+def blocks(ways: dict[str, Training], pairs: int, length: int) -> dict[str, float]:
+    """Alternating blocks of steps: µs a step, of the clock and of all threads together; the median block."""
+    spent: dict[str, list[tuple[float, float]]] = {CLIP: [], RECORD: []}
     for number in range(pairs):
-        for name in sorted(ends, reverse=bool(number % 2)):
+        for name in sorted(spent, reverse=bool(number % 2)):
             cpu = time.process_time()
-            wall = statistics.fmean(training.step(ends[name])[0] for _ in range(length))
-            if name == "record":  # what the writing thread still has to do belongs to these steps
-                time.sleep(0.3)
-            means[name].append((wall, (time.process_time() - cpu) / length))
-    extra = [[r[i] - c[i] for c, r in zip(means["clip"], means["record"])] for i in (0, 1)]
+            wall = statistics.fmean(ways[name].step()[0] for _ in range(length))
+            time.sleep(0.3)  # what the writing thread still has to do belongs to these steps
+            spent[name].append((1e6 * wall, 1e6 * (time.process_time() - cpu) / length))
+    extra = [[r[i] - c[i] for c, r in zip(spent[CLIP], spent[RECORD])] for i in (0, 1)]
     return {
-        "clip_s": statistics.median(m[0] for m in means["clip"]),
-        "extra_s": statistics.median(extra[0]),
-        "clip_cpu_s": statistics.median(m[1] for m in means["clip"]),
-        "extra_cpu_s": statistics.median(extra[1]),
+        "clip": statistics.median(m[0] for m in spent[CLIP]),
+        "extra": statistics.median(extra[0]),
+        "extra_q1": statistics.quantiles(extra[0], n=4)[0],
+        "extra_q3": statistics.quantiles(extra[0], n=4)[2],
+        "clip_cpu": statistics.median(m[1] for m in spent[CLIP]),
+        "extra_cpu": statistics.median(extra[1]),
     }
+
+
+def measure_steps(arguments: argparse.Namespace) -> dict[str, Any]:
+    cases: dict[str, Any] = {}
+    for size in SIZES:
+        with tempfile.TemporaryDirectory() as name, contenders(size, Path(name)) as ways:
+            case = {"us": interleaved(ways, arguments.rounds)}
+            case["blocks_us"] = blocks(ways, arguments.blocks, 10)
+            cases[str(size[0])] = case
+            show(size[0], case)
+    return cases
+
+
+def show(count: int, case: dict[str, Any]) -> None:
+    base = case["us"][CLIP]
+    print(f"\n{count} parameters; a step with clip_() takes {base['step'] / 1e3:.2f} ms (median)")
+    for name, row in case["us"].items():
+        between, step = row["between"] - base["between"], row["step"] - base["step"]
+        share = 100 * between / base["step"]
+        print(
+            f"  {name:58} between {row['between']:9.1f} µs ({between:+10.1f} µs, {share:+6.2f} % of a step)"
+            f"   whole step {row['step'] / 1e3:8.2f} ms ({step / 1e3:+8.2f})"
+        )
+    b = case["blocks_us"]
+    print(
+        f"  alternating blocks: record() adds {b['extra']:+.1f} µs (quartiles {b['extra_q1']:+.0f}, "
+        f"{b['extra_q3']:+.0f}) to {b['clip'] / 1e3:.2f} ms ({100 * b['extra'] / b['clip']:+.2f} %)"
+    )
+    share = 100 * b["extra_cpu"] / b["clip_cpu"]
+    print(f"  in CPU time of all threads: {b['extra_cpu']:+.1f} µs ({share:+.2f} %)", flush=True)
 
 
 def main() -> None:
@@ -129,47 +218,22 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--save", metavar="NAME")
-    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--only", choices=("steps", "history"))
+    parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--blocks", type=int, default=16)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--rows", type=int, default=100_000, help="of the long run")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    results: dict[str, Any] = {"machine": describe(), "cases": {}}
-    results.update(threads=arguments.threads, rounds=arguments.rounds)
-    for count, width, batch in ((300, 128, 64), (2000, 48, 64)):
-        training = Training(count, width, batch)
-        with tempfile.TemporaryDirectory() as folder:
-            with gradkern.GradMonitor(training.model, training.optimizer, folder) as monitor:
-                ways = contenders(training, monitor)
-                medians = interleaved(training, ways, arguments.rounds)
-                alternating = blocks(training, ways, arguments.blocks, 10)
-                monitor.flush()
-            writing = gradkern.History.open(folder).meta["monitor"]["write_us"]
-        results["cases"][str(count)] = {
-            "medians_us": {n: {"step": 1e6 * s, "between": 1e6 * b} for n, (s, b) in medians.items()},
-            "blocks_us": {k.replace("_s", ""): 1e6 * v for k, v in alternating.items()},
-            "writer_us_per_row": writing,
-        }
-        show(count, results["cases"][str(count)])
+    results: dict[str, Any] = {"machine": describe(), "threads": arguments.threads}
+    results["load"] = os.getloadavg()[0]
+    if arguments.only != "history":
+        results.update(rounds=arguments.rounds, blocks=arguments.blocks, cases=measure_steps(arguments))
+    if arguments.only != "steps":
+        results["history"] = measure_history(arguments.rows)
     if arguments.save:
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / f"{arguments.save}.json").write_text(json.dumps(results, indent=1) + "\n")
-
-
-def show(count: int, case: dict[str, Any]) -> None:
-    base = case["medians_us"]["gradkern clip_()"]
-    print(f"\n{count} parameters; a step with clip_() takes {base['step'] / 1e3:.2f} ms")
-    for name, row in case["medians_us"].items():
-        extra = row["between"] - base["between"]
-        share = 100 * extra / base["step"]
-        print(f"  {name:42} {row['between']:10.1f} µs   {extra:+10.1f} µs  {share:+7.2f} % of the step")
-    extra, clip = case["blocks_us"]["extra"], case["blocks_us"]["clip"]
-    share = 100 * extra / clip
-    print(f"  alternating blocks: record() adds {extra:+.1f} µs to {clip / 1e3:.2f} ms ({share:+.2f} %)")
-    extra, clip = case["blocks_us"]["extra_cpu"], case["blocks_us"]["clip_cpu"]
-    share = 100 * extra / clip
-    print(f"  the same in CPU time of all threads:   {extra:+.1f} µs to {clip / 1e3:.2f} ms ({share:+.2f} %)")
-    print(f"  the writing thread takes {case['writer_us_per_row']} µs a row (wall time)")
 
 
 if __name__ == "__main__":

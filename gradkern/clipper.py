@@ -143,6 +143,7 @@ class GradClipper:
             has_grad=tuple(columns.pop("has_grad")),
             norm_type=self.norm_type,
             first=self._plan.first,
+            applied=not self._fold,
             **columns,
         )
         if self._handover is not None and not self._fold and scaler is None and stats.skip_step is not None:
@@ -185,6 +186,8 @@ class GradClipper:
 
             _amp.record(scaler, self._stepped(optimizer), params, verdict.bad)
         del columns["nonfinite_total"]
+        if inverse is not None:
+            columns["inv_scale"] = inverse
         columns["clip_coef"] = verdict.coef.to(columns["total_norm"].dtype)
         if self.on_nonfinite == "skip":
             columns["skip_step"] = verdict.bad

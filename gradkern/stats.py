@@ -51,10 +51,14 @@ class GradStats:
     """0-d bool, True if the step is to be skipped; None unless on_nonfinite="skip"."""
     norm_type: float = 2.0
     """Order of `norm` and `total_norm`."""
-    inv_scale: float = 1.0
-    """What the gradients were multiplied by for all norms here (1 / loss scale): `measure`'s argument."""
+    inv_scale: float | Tensor = 1.0
+    """1 / loss scale, in all norms here already: `measure`'s argument, or that of the scaler given to
+    `clip_` (0-d float64 where the scaler keeps its scale on a device)."""
     first: tuple[int, ...] = field(default=(), repr=False)
     """For each row the first row of the same parameter."""
+    applied: bool = field(default=False, repr=False)
+    """Whether the gradients themselves have been multiplied by `inv_scale` and `clip_coef`: by `clip_`,
+    unless the optimizer is to do that (`fold`)."""
 
     def __post_init__(self) -> None:
         if not self.first:
@@ -124,6 +128,8 @@ class GradStats:
         ):
             value = getattr(self, name)
             moved[name] = None if value is None else value.cpu()
+        if isinstance(self.inv_scale, Tensor):
+            moved["inv_scale"] = float(self.inv_scale)
         return dataclasses.replace(self, **moved)
 
     def to_dict(self) -> dict[str, Any]:
@@ -142,7 +148,7 @@ class GradStats:
         return {
             "total_norm": on_host.total_norm.item(),
             "norm_type": self.norm_type,
-            "inv_scale": self.inv_scale,
+            "inv_scale": on_host.inv_scale,
             "clip_coef": None if on_host.clip_coef is None else on_host.clip_coef.item(),
             "skip_step": None if on_host.skip_step is None else on_host.skip_step.item(),
             "params": {

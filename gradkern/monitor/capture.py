@@ -11,18 +11,21 @@ from torch import Tensor
 
 from gradkern.monitor.columns import Layout
 from gradkern.monitor.histogram import EXPONENTS, FORMATS
-from gradkern.monitor.transfer import Arriving, PinnedPool, send
-from gradkern.monitor.writer import HistogramRow, Row, StepRow, WeightsRow
+from gradkern.monitor.rows import HistogramRow, Row, StepRow, WeightsRow
+from gradkern.monitor.sample import Part
+from gradkern.monitor.transfer import HERE, PinnedPool, send
 from gradkern.stats import GradStats
-
-#: Nothing to wait for.
-HERE = Arriving([], None, None, None)
 
 
 class StepCapture:
     """One recorded step: its statistics where they are on the host already, else on their way.
 
-    Made in the training loop, so it does as little as can be; `row` is for the writing thread.
+    Made in the training loop, between backward and the optimizer's step, where all code is cold in
+    the processor's caches: it does as little as can be. `row` is for the writing thread.
+
+    Args:
+        loss: a float, or a tensor of one element on a device; None if not given.
+        lr: floats, or 0-d tensors on a device.
     """
 
     __slots__ = ("arriving", "fields", "layout", "loss", "lr", "phase", "stats", "step", "time")
@@ -34,30 +37,30 @@ class StepCapture:
         layout: Layout,
         stats: GradStats,
         loss: float | Tensor | None,
-        lr: tuple[float | Tensor, ...],
+        lr: list[float | Tensor],
         phase: str,
         pool: PinnedPool,
     ) -> None:
         self.step, self.time, self.layout, self.phase, self.stats = step, time, layout, phase, stats
         self.loss, self.lr = loss, lr
-        self.arriving = HERE
-        if not stats.norm.is_cpu or not stats.total_norm.is_cpu or isinstance(loss, Tensor):
+        if stats.norm.is_cpu and stats.total_norm.is_cpu and (type(loss) is float or loss is None):
+            self.arriving = HERE
+        else:
             self.fields = _fields(stats, loss, lr)
             self.arriving = send(list(self.fields.values()), pool)
-        else:  # learning rates of capturable optimizers are changed in place
-            self.lr = tuple([rate.item() if isinstance(rate, Tensor) else rate for rate in lr])
 
     def nbytes(self) -> int:
         """Roughly what it holds."""
-        return 24 * len(self.layout.names) + 1024
+        return self.layout.row_bytes
 
     def row(self, presence: Presence) -> Row:
         """The row, once arrived; the buffer may be released afterwards."""
         if self.arriving is HERE:
-            value = _fields(self.stats, None, ())
+            value = _fields(self.stats, None, self.lr)
         else:
             value = dict(zip(self.fields, self.arriving.tensors))
         absent = presence.absent(self.stats.has_grad)
+        used_again = self.arriving is not HERE  # the pinned memory
         nonfinite = value["nonfinite"].numpy()
         zeros = value.get("zeros")
         coef, skip = value.get("clip_coef"), value.get("skip_step")
@@ -66,67 +69,95 @@ class StepCapture:
             step=self.step,
             time=self.time,
             layout=self.layout,
-            norm=_column(value["norm"], absent),
-            max_abs=_column(value["max_abs"], absent),
+            norm=_column(value["norm"], absent, used_again),
+            max_abs=_column(value["max_abs"], absent, used_again),
             total_norm=float(value["total_norm"]),
-            l2_norm=_column(value["l2_norm"], absent) if "l2_norm" in value else None,
+            l2_norm=_column(value["l2_norm"], absent, used_again) if "l2_norm" in value else None,
             nonfinite=nonfinite.copy() if nonfinite.any() else None,
             zeros=None if zeros is None else zeros.numpy().copy(),
             loss=None if loss is None else float(loss),
             clip_coef=None if coef is None else float(coef),
             skipped=False if skip is None else bool(skip),
             phase=self.phase,
-            inv_scale=self.stats.inv_scale,
-            lr=tuple(float(value.get(f"lr{i}", rate)) for i, rate in enumerate(self.lr)),
+            inv_scale=float(value.get("inv_scale", self.stats.inv_scale)),
+            lr=tuple([float(value.get(f"lr{i}", rate)) for i, rate in enumerate(self.lr)]),
         )
 
 
-def _fields(stats: GradStats, loss: Any, lr: tuple[Any, ...]) -> dict[str, Tensor]:
+def _fields(stats: GradStats, loss: Any, lr: list[Any]) -> dict[str, Tensor]:
     """All tensors of a step, by what they are."""
-    fields = {name: getattr(stats, name) for name in ("norm", "max_abs", "nonfinite", "total_norm")}
+    fields = {"norm": stats.norm, "max_abs": stats.max_abs, "nonfinite": stats.nonfinite}
+    fields["total_norm"] = stats.total_norm
     if stats.l2_norm is not stats.norm:
         fields["l2_norm"] = stats.l2_norm
-    for name in ("zeros", "clip_coef", "skip_step"):
-        if getattr(stats, name) is not None:
-            fields[name] = getattr(stats, name)
+    for name in ("zeros", "clip_coef", "skip_step", "inv_scale"):
+        value = getattr(stats, name)
+        if isinstance(value, Tensor):
+            fields[name] = value
     if isinstance(loss, Tensor):
         fields["loss"] = loss.detach()
     fields.update({f"lr{i}": rate.detach() for i, rate in enumerate(lr) if isinstance(rate, Tensor)})
     return fields
 
 
-class WeightsCapture:
+class PartsCapture:
+    """Columns of some parameters each, from several devices, on their way."""
+
+    columns: tuple[tuple[int, Any, Any], ...]
+    """(entries a row, type, what stands where nothing is known) of each column."""
+
+    def __init__(self, step: int, layout: Layout, parts: list[Part], pool: PinnedPool) -> None:
+        self.step, self.layout = step, layout
+        self._rows = [rows for rows, _ in parts]
+        self.arriving = send([tensor for _, tensors in parts for tensor in tensors], pool)
+
+    def nbytes(self) -> int:
+        """Roughly what it holds."""
+        return sum(8 * width for width, _, _ in self.columns) * len(self.layout.names) + 1024
+
+    def gathered(self) -> list[NDArray[Any]]:
+        """[N] or [N, width] of each column; copies."""
+        tensors = iter(self.arriving.tensors)
+        shapes = [(len(self.layout.names), width)[: 1 + (width > 1)] for width, _, _ in self.columns]
+        found = [np.full(shape, fill, dtype=kind) for shape, (_, kind, fill) in zip(shapes, self.columns)]
+        for rows in self._rows:
+            for column in found:
+                column[rows] = next(tensors).numpy()
+        return found
+
+
+class WeightsCapture(PartsCapture):
     """Weight norms and update ratios on their way."""
 
-    def __init__(
-        self, step: int, layout: Layout, exact: bool, norm: Tensor, ratio: Tensor, pool: PinnedPool
-    ) -> None:
-        self.step, self.layout, self.exact = step, layout, exact
-        self.arriving = send([norm, ratio], pool)
+    columns = ((1, np.float64, np.nan), (1, np.float32, np.nan))
 
-    def nbytes(self) -> int:
-        return 8 * len(self.layout.names) + 1024
+    def __init__(
+        self,
+        step: int,
+        layout: Layout,
+        exact: bool,
+        factors: list[float],
+        parts: list[Part],
+        pool: PinnedPool,
+    ) -> None:
+        super().__init__(step, layout, parts, pool)
+        self._exact, self._factors = exact, factors
 
     def row(self, presence: Presence) -> Row:
-        norm, ratio = (_column(t, None) for t in self.arriving.tensors)
-        return WeightsRow(self.step, self.layout, self.exact, norm, ratio)
+        """The row, once arrived."""
+        norm, ratio = self.gathered()
+        norm = (norm * self._factors).astype(np.float32)
+        return WeightsRow(self.step, self.layout, self._exact, norm, ratio)
 
 
-class HistogramCapture:
+class HistogramCapture(PartsCapture):
     """Histograms on their way."""
 
-    def __init__(
-        self, step: int, layout: Layout, counts: Tensor, underflow: Tensor, pool: PinnedPool
-    ) -> None:
-        self.step, self.layout = step, layout
-        self.arriving = send([counts, underflow], pool)
-
-    def nbytes(self) -> int:
-        return (8 * len(EXPONENTS) + 4 * len(FORMATS)) * len(self.layout.names) + 1024
+    columns = ((len(EXPONENTS), np.int64, 0), (len(FORMATS), np.float32, np.nan))
 
     def row(self, presence: Presence) -> Row:
-        counts, underflow = (t.numpy().copy() for t in self.arriving.tensors)
-        return HistogramRow(self.step, self.layout, counts, underflow)
+        """The row, once arrived."""
+        return HistogramRow(self.step, self.layout, *self.gathered())
 
 
 Capture = StepCapture | WeightsCapture | HistogramCapture
@@ -148,9 +179,10 @@ class Presence:
         return self._absent
 
 
-def _column(tensor: Tensor, absent: NDArray[np.int64] | None) -> NDArray[np.floating[Any]]:
+def _column(tensor: Tensor, absent: NDArray[np.int64] | None, used_again: bool) -> NDArray[np.floating[Any]]:
     values: NDArray[np.floating[Any]] = tensor.numpy()
-    values = values.copy()  # the tensor's memory is used again
+    if used_again or absent is not None:
+        values = values.copy()
     if absent is not None:
         values[absent] = -1
     return values

@@ -42,6 +42,11 @@ class Layout:
         """[N] 1 / sqrt(numel): from an L2 norm to an rms."""
         return (1.0 / np.sqrt(np.maximum(self.numel, 1))).astype(np.float32)
 
+    @cached_property
+    def row_bytes(self) -> int:
+        """Roughly what the statistics of one step hold."""
+        return 24 * len(self.names) + 1024
+
     def key(self) -> tuple[Any, ...]:
         """Equal for equal sets of parameters."""
         return self.names, self.numel.tobytes(), self.first.tobytes(), repr(sorted(self.details.items()))

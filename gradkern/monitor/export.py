@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gradkern.monitor import store
 from gradkern.sinks._optional import need
 
 if TYPE_CHECKING:
@@ -23,9 +24,19 @@ PARAM_COLUMNS = ("norm", "rms", "max_abs", "nonfinite", "zeros")
 COLUMNS = (*STEP_COLUMNS, "param", *PARAM_COLUMNS)
 
 
-def pieces(history: History) -> Iterator[dict[str, NDArray[Any]]]:
-    """The table in pieces, each a dict of columns; the whole is never in memory."""
-    names = np.array(history.names, dtype=object)
+def pieces(
+    history: History, spelled: Callable[[str], str] = lambda name: name
+) -> Iterator[dict[str, NDArray[Any]]]:
+    """The table in pieces, each a dict of columns; the whole is never in memory.
+
+    `spelled` says how a parameter's name is written.
+    """
+    with store.reading(history.path):
+        yield from _pieces(history, spelled)
+
+
+def _pieces(history: History, spelled: Callable[[str], str]) -> Iterator[dict[str, NDArray[Any]]]:
+    names = np.array([_whole(spelled(name)) for name in history.names], dtype=object)
     at_once = max(1, _PIECE_VALUES // max(len(names), 1))
     scalars = {name: getattr(history, name) for name in ("steps", *STEP_COLUMNS[1:])}
     scalars["step"] = scalars.pop("steps")
@@ -54,8 +65,7 @@ def to_csv(history: History, file: str | os.PathLike[str]) -> None:
     with open(file, "w", newline="", encoding="utf-8") as opened:
         writer = csv.writer(opened)
         writer.writerow(COLUMNS)
-        for piece in pieces(history):
-            piece["param"] = np.array([_harmless(name) for name in piece["param"]], dtype=object)
+        for piece in pieces(history, _harmless):
             writer.writerows(zip(*(piece[name].tolist() for name in COLUMNS)))
 
 
@@ -76,3 +86,8 @@ def to_parquet(history: History, file: str | os.PathLike[str]) -> None:
 def _harmless(name: str) -> str:
     """A name that a spreadsheet does not take for a formula."""
     return f"'{name}" if name[:1] in ("=", "+", "-", "@", "\t", "\r") else name
+
+
+def _whole(name: str) -> str:
+    """A name that can be encoded: half a pair of surrogates becomes an escape."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")

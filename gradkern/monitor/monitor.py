@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import time
-import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,20 +13,30 @@ from torch import Tensor
 
 from gradkern import _general
 from gradkern.monitor import lock
-from gradkern.monitor.capture import HistogramCapture, StepCapture, WeightsCapture
-from gradkern.monitor.describe import describe_run, layout_of, matches_plan
+from gradkern.monitor.arguments import (
+    PHASE_SAID,
+    as_count,
+    as_loss,
+    as_rates,
+    as_step,
+    check_stats,
+    run_folder,
+)
+from gradkern.monitor.capture import StepCapture
+from gradkern.monitor.describe import describe_run
 from gradkern.monitor.history import History
+from gradkern.monitor.layouts import Layouts
+from gradkern.monitor.lifetime import follow
+from gradkern.monitor.occasional import Occasional
 from gradkern.monitor.recorder import Recorder
-from gradkern.monitor.sample import Sample
 from gradkern.monitor.transfer import PinnedPool
-from gradkern.monitor.updates import UpdateTracker
 from gradkern.names import NamedParameters
 from gradkern.plan import ParameterPlan
-from gradkern.sinks import Sink, make_sinks
+from gradkern.sinks import make_sinks
 from gradkern.stats import GradStats
 
 if TYPE_CHECKING:
-    from gradkern.monitor.columns import Layout
+    from gradkern.sinks import Sink
 
 
 class GradMonitor:
@@ -87,55 +94,38 @@ class GradMonitor:
         count_zeros: bool = False,
         all_ranks: bool = False,
     ) -> None:
-        for key, value, least in (
-            ("every", every, 1),
-            ("update_every", update_every, 0),
-            ("histogram_every", histogram_every, 0),
-        ):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(
-                    f"[GradMonitor] {key}: expected an integer of at least {least}, got {value!r}"
-                )
-        self.every, self._update_every, self._histogram_every = every, update_every, histogram_every
+        self.every = as_count("every", every, 1)
+        update_every = as_count("update_every", update_every, 0)
+        self._histogram_every = as_count("histogram_every", histogram_every, 0)
         self._count_zeros = count_zeros
         self._plan = ParameterPlan("GradMonitor", model)
-        self._model = model if isinstance(model, torch.nn.Module) else None
         self._optimizer = optimizer
-        self.run_dir, rank, active = _folder(run_dir, all_ranks)
-        self._pool = PinnedPool()
-        self._layout: Layout | None = None
-        self._layout_source: tuple[Any, Any] = (None, None)
         self._norm_type: float | None = None
-        self._sample: Sample | None = None
-        self._sampled: tuple[str, ...] = ()
-        self._records_first: bool | None = None  # before the optimizer's step, or after it
-        self._closed = False
-        self._process = os.getpid()
+        self.run_dir, rank, active = run_folder(run_dir, all_ranks)
+        self._pool = PinnedPool()
+        module = model if isinstance(model, torch.nn.Module) else None
+        self._layouts = Layouts(self._plan, module, optimizer)
+        self._unusable = ""
         self._recorder: Recorder | None = None
-        self._tracker: UpdateTracker | None = None
         self._step = 0
         if active:
-            self._start(sinks, rank)
+            meta = describe_run(optimizer, self.every, update_every, self._histogram_every, rank)
+            self._start(meta, sinks, update_every)
 
-    def _start(self, sinks: Iterable[Sink | str], rank: int) -> None:
+    def _start(self, meta: dict[str, Any], sinks: Iterable[Sink | str], update_every: int) -> None:
         made = make_sinks(sinks)
         self._lock = lock.RunLock(self.run_dir)
         try:
-            meta = describe_run(self._optimizer, self.every, self._update_every, self._histogram_every, rank)
             self._recorder = Recorder(self.run_dir, meta, made)
         except BaseException:
             self._lock.release()
             raise
         self._step = self._recorder.last_step or 0
-        if self._optimizer is not None:
-            this = weakref.ref(self)  # an optimizer must not keep its monitor alive
-            self._tracker = UpdateTracker(
-                self._optimizer,
-                lambda: _there(this)._plan.current(),
-                lambda: _there(this)._update_due(),
-                lambda exact, norm, ratio: _there(this)._add_weights(exact, norm, ratio),
-            )
-        _close_at_exit(self)
+        self._occasional = Occasional(  # an optimizer keeps its hooks alive, and must not keep the monitor
+            self._optimizer, self._plan, self._layouts, update_every, self._pool, self._recorder.submit
+        )
+        self._occasional.step = self._step
+        follow(self)
 
     # ---- recording ----
 
@@ -151,57 +141,58 @@ class GradMonitor:
         loss: float | Tensor | None = None,
         step: int | None = None,
         inv_scale: float | None = None,
-        after_clip: bool = False,
+        after_clip: bool | None = None,
     ) -> None:
         """Record one optimizer step. Call it once a step, not once a micro-batch.
 
         Args:
             stats: what `GradClipper.clip_` (or `measure`) returned: no further pass is made. By
                 default the gradients are measured now, as they are.
-            loss: a number, or a tensor of one element on any device.
+            loss: a number (of any type that `float` takes, but no text), or a tensor of one element on
+                any device.
             step: number of the optimizer step; by default one more than the last. A number that
                 was recorded already starts a branch: the steps from it on are replaced.
             inv_scale: 1 / loss scale, for gradients that still carry the scale when they are
                 measured here. With `stats`, give it to `measure` instead.
-            after_clip: the norms are of gradients already clipped (by something else). Recorded
-                beside the norms; those of `clip_` are always from before clipping.
+            after_clip: whether the norms are of gradients that something else has clipped already
+                (True), or has not (False). If it is not said, norms that do not come from `clip_` are
+                recorded as "measured". Those of `clip_` are always from before clipping.
 
         Raises:
-            ValueError, TypeError: arguments that contradict each other or `stats`.
+            ValueError, TypeError: arguments that contradict each other or `stats`; a loss that is no
+                number. Nothing is recorded then.
             RuntimeError: after `close`, or in a forked process.
 
         Notes:
-            No host-device synchronisation. With `stats` about 10 µs.
+            No host-device synchronisation; nothing is done for each parameter (docs/monitoring.md
+            has the cost, measured).
         """
-        start = time.perf_counter()
-        if self._closed or os.getpid() != self._process:
-            why = (
-                "the monitor is closed"
-                if self._closed
-                else "this process was forked from the one that records"
+        start = time.time()
+        if self._unusable:
+            raise RuntimeError(
+                f"[GradMonitor.record] expected an open monitor, got a call although {self._unusable}"
             )
-            raise RuntimeError(f"[GradMonitor.record] expected an open monitor, got a call although {why}")
-        number = self._step + 1 if step is None else _as_step(step)
+        number = self._step + 1 if step is None else as_step(step)
         if number % self.every:
             self._begin_step(number)
             return
         if stats is None:
             stats = self._measure(1.0 if inv_scale is None else float(inv_scale))
-        else:
-            self._check(stats, inv_scale, after_clip)
+        if type(stats) is not GradStats or after_clip or inv_scale is not None:
+            check_stats(stats, inv_scale, after_clip)
+        if stats.norm_type != self._norm_type:
+            self._check_norm_type(stats.norm_type)
+        loss = as_loss(loss)
         self._begin_step(number)
-        if self._recorder is None:  # another rank records
+        recorder = self._recorder
+        if recorder is None:  # another rank records
             return
-        phase = "before_clip" if stats.clip_coef is not None else "after_clip" if after_clip else "measured"
-        if isinstance(loss, Tensor):
-            loss = _one(loss)
-        rates = () if self._optimizer is None else tuple(g["lr"] for g in self._optimizer.param_groups)
-        layout = self._layout_for(stats)
-        capture = StepCapture(number, time.time(), layout, stats, loss, rates, phase, self._pool)
-        self._recorder.submit(capture)
+        layout, rates = self._layouts.of(stats), as_rates(self._optimizer)
+        phase = "before_clip" if stats.clip_coef is not None else PHASE_SAID[after_clip]
+        recorder.submit(StepCapture(number, start, layout, stats, loss, rates, phase, self._pool))
+        recorder.record_seconds.append(time.time() - start)
         if self._histogram_every and number % self._histogram_every == 0:
-            self._add_histogram(number, stats)
-        self._recorder.record_seconds += time.perf_counter() - start
+            self._occasional.add_histogram(stats)
 
     def flush(self) -> bool:
         """Wait until everything recorded is on disk. Synchronises. False if it cannot be written."""
@@ -227,8 +218,8 @@ class GradMonitor:
             diagnose = import_module("gradkern.diagnose").diagnose
         except ImportError as error:
             raise NotImplementedError(
-                "[GradMonitor.diagnose] this version of gradkern has no diagnosis; the history is in "
-                f"{str(self.run_dir)!r}"
+                "[GradMonitor.diagnose] this version of gradkern has no diagnosis yet; look at the run "
+                f"with `gradkern report {self.run_dir}` or `gradkern watch`, or at GradMonitor.history()"
             ) from error
         with self.history() as history:
             return list(diagnose(history))
@@ -245,18 +236,25 @@ class GradMonitor:
         Steps that the history holds beyond it are replaced as they are recorded again (they stay
         in the file: ``History.open(run, superseded=True)``).
         """
-        self._step = _as_step(state["step"])
+        self._step = as_step(state["step"])
+        if self._recorder is not None:
+            self._occasional.step = self._step
 
     def close(self) -> None:
         """Write what is left, close the file and the sinks, take the hooks off. Twice does no harm."""
-        if self._closed or os.getpid() != self._process:
+        if self._unusable:
             return
-        self._closed = True
-        if self._tracker is not None:
-            self._tracker.remove()
+        self._unusable = "the monitor is closed"
         if self._recorder is not None:
+            self._occasional.close()
             self._recorder.close()
             self._lock.release()
+
+    def forked(self) -> None:
+        """Called in a process forked from the one that records: nothing can be recorded here."""
+        if not self._unusable:
+            self._unusable = "this process was forked from the one that records"
+            self._occasional.detach()
 
     def __enter__(self) -> GradMonitor:
         return self
@@ -269,33 +267,27 @@ class GradMonitor:
             self.close()
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else "recording" if self._recorder else "another rank records"
+        state = "closed" if self._unusable else "recording" if self._recorder else "another rank records"
         return f"GradMonitor({str(self.run_dir)!r}, step {self._step}, {state})"
 
     # ---- inside ----
 
-    def _check(self, stats: GradStats, inv_scale: float | None, after_clip: bool) -> None:
-        if not isinstance(stats, GradStats):
-            raise TypeError(f"[GradMonitor.record] stats: expected GradStats, got {type(stats).__name__}")
-        if after_clip and stats.clip_coef is not None:
-            raise ValueError(
-                "[GradMonitor.record] after_clip: expected False for statistics that come from clip_(), "
-                "which are from before clipping; got True"
-            )
-        if inv_scale is not None and inv_scale != stats.inv_scale:
-            raise ValueError(
-                f"[GradMonitor.record] inv_scale: expected that of the statistics, {stats.inv_scale!r}, got "
-                f"{inv_scale!r}; give it to measure()"
-            )
-        if self._norm_type is None:
-            self._norm_type = stats.norm_type
-            if self._recorder is not None:
-                self._recorder.check_norm_type(stats.norm_type)
-        elif stats.norm_type != self._norm_type:
+    def _check_norm_type(self, norm_type: float) -> None:
+        if self._norm_type is not None:
             raise ValueError(
                 f"[GradMonitor.record] stats.norm_type: expected {self._norm_type!r} as before in this run, "
-                f"got {stats.norm_type!r}"
+                f"got {norm_type!r}"
             )
+        if self._recorder is not None:
+            self._recorder.check_norm_type(norm_type)
+        self._norm_type = norm_type
+
+    def _begin_step(self, number: int) -> None:
+        self._step = number
+        if self._recorder is not None:
+            self._occasional.step = number
+            if self._occasional.undecided:
+                self._occasional.recorded()
 
     @torch.no_grad()
     def _measure(self, inv_scale: float) -> GradStats:
@@ -304,7 +296,7 @@ class GradMonitor:
             "GradMonitor.record", params, self._plan.names, 2.0, self._count_zeros, inv_scale
         )
         del columns["nonfinite_total"]
-        stats = GradStats(
+        return GradStats(
             names=self._plan.names,
             numel=self._plan.numel,
             has_grad=tuple(columns.pop("has_grad")),
@@ -312,99 +304,3 @@ class GradMonitor:
             inv_scale=inv_scale,
             **columns,
         )
-        self._check(stats, None, False)
-        return stats
-
-    def _layout_for(self, stats: GradStats) -> Layout:
-        source = (stats.names, stats.numel)
-        if self._layout is None or not _same(source, self._layout_source):
-            plan = self._plan
-            plan.current()
-            names = plan.names if matches_plan(stats, plan) else stats.names
-            self._layout = layout_of(names, stats.numel, stats.first, plan, self._model, self._optimizer)
-        self._layout_source = source
-        return self._layout
-
-    def _own_layout(self) -> Layout:
-        plan = self._plan
-        same = self._layout is not None and self._layout.names == plan.names
-        if same and self._layout is not None and tuple(self._layout.numel.tolist()) == plan.numel:
-            return self._layout
-        return layout_of(plan.names, plan.numel, plan.first, plan, self._model, self._optimizer)
-
-    def _begin_step(self, number: int) -> None:
-        if self._records_first is None:
-            self._records_first = True
-        self._step = number
-
-    def _optimizer_step(self) -> int:
-        """The number of the step that the optimizer is in: `record` may come before or after it."""
-        if self._records_first is None:
-            self._records_first = False
-        return self._step if self._records_first else self._step + 1
-
-    def _update_due(self) -> bool:
-        step = self._optimizer_step()
-        return self._update_every > 0 and (step == 1 or step % self._update_every == 0)
-
-    def _add_weights(self, exact: bool, norm: Tensor, ratio: Tensor) -> None:
-        if self._recorder is not None and not self._closed:
-            step = self._optimizer_step()
-            self._recorder.submit(WeightsCapture(step, self._own_layout(), exact, norm, ratio, self._pool))
-
-    def _add_histogram(self, step: int, stats: GradStats) -> None:
-        from gradkern.monitor.histogram import histogram
-
-        params = self._plan.current()
-        if self._sample is None or self._sampled is not self._plan.names:
-            self._sample, self._sampled = Sample(params), self._plan.names
-        grads = [p.grad for p in params]
-        counts, underflow = histogram(grads, self._sample, stats.clip_coef, stats.inv_scale)
-        if self._recorder is not None:
-            self._recorder.submit(HistogramCapture(step, self._own_layout(), counts, underflow, self._pool))
-
-
-def _folder(run_dir: str | os.PathLike[str] | None, all_ranks: bool) -> tuple[Path, int, bool]:
-    """The folder, this process's rank, and whether it records."""
-    folder = Path(run_dir) if run_dir is not None else Path("gradkern-runs") / time.strftime("%Y%m%d-%H%M%S")
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    rank = torch.distributed.get_rank() if distributed else 0
-    return (folder / f"rank{rank}" if all_ranks else folder), rank, all_ranks or rank == 0
-
-
-def _as_step(step: Any) -> int:
-    if isinstance(step, bool) or not isinstance(step, int) or not 0 <= step < 2**62:
-        raise ValueError(f"[GradMonitor] step: expected an integer of at least 0, got {step!r}")
-    return step
-
-
-def _one(loss: Tensor) -> float | Tensor:
-    """The number, where reading it does not wait; else a tensor of one element."""
-    if loss.numel() != 1:
-        raise ValueError(
-            f"[GradMonitor.record] loss: expected one number, got a tensor of shape {tuple(loss.shape)}"
-        )
-    return loss.item() if loss.is_cpu else loss.detach()
-
-
-def _same(new: Sequence[Any], old: Sequence[Any]) -> bool:
-    """Equal; at once where they are the very same objects, as they are from step to step."""
-    return all(a is b for a, b in zip(new, old)) or tuple(new) == tuple(old)
-
-
-def _there(reference: weakref.ref[GradMonitor]) -> GradMonitor:
-    monitor = reference()
-    assert monitor is not None  # its end takes the hooks off
-    return monitor
-
-
-def _close_at_exit(monitor: GradMonitor) -> None:
-    reference = weakref.ref(monitor)
-
-    def close() -> None:
-        alive = reference()
-        if alive is not None:
-            alive.close()
-
-    atexit.register(close)
-    weakref.finalize(monitor, atexit.unregister, close)

@@ -10,11 +10,13 @@ import warnings
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from gradkern.monitor import store
 from gradkern.monitor.capture import Capture, Presence
-from gradkern.monitor.writer import HistoryWriter, Row
+from gradkern.monitor.rows import Row
+from gradkern.monitor.writer import HistoryWriter
 from gradkern.sinks.base import Sink, SinkFeed
 
 #: How often the thread looks for work, in seconds. It is never woken by a step: that would cost
@@ -48,8 +50,7 @@ class Recorder:
         self.last_step = self._writer.last_step
         self._norm_type = self._noted_type = self._writer.norm_type
         self.lost = 0
-        self.submitted = 0
-        self.record_seconds = 0.0
+        self.record_seconds: deque[float] = deque(maxlen=100)
         self._feed = SinkFeed(sinks, folder)
         self._queue: deque[Capture] = deque()
         self._rows: list[Row] = []
@@ -79,7 +80,6 @@ class Recorder:
             capture.arriving.release()
             return
         self._queued_bytes += capture.nbytes()
-        self.submitted += 1
         self._queue.append(capture)
 
     def check_norm_type(self, norm_type: float) -> None:
@@ -121,7 +121,8 @@ class Recorder:
             target = self._flushes_wanted
             self._wake.set()
             self._idle.wait_for(lambda: self._flushes_done >= target or not self._thread.is_alive(), timeout)
-            return self._flushes_done >= target and not self._queue and not self._rows
+            written = not self._queue and not self._rows and "gone" not in self._warned
+            return self._flushes_done >= target and written
 
     def close(self, timeout: float = 60.0) -> None:
         """Write what is left and stop."""
@@ -171,7 +172,6 @@ class Recorder:
             self._note()
         except Exception as error:  # a bug here must not end in silence, nor end the training
             self._warn("bug", f"[GradMonitor] {str(self.file)!r}: recording failed: {error!r}")
-            self._rows.clear()
 
     def _collect(self, wait: bool) -> None:
         while self._queue:
@@ -181,14 +181,22 @@ class Recorder:
             elif not capture.arriving.arrived():
                 return
             self._queue.popleft()
-            self._rows.append(capture.row(self._presence))
+            size = capture.nbytes()
+            self._row_bytes = max(self._row_bytes, size)
+            self._taken_bytes += size
+            try:
+                self._rows.append(capture.row(self._presence))
+            except Exception as error:  # the others are not to be lost with it
+                self._lose(1, f"step {capture.step} cannot be recorded", error)
             capture.arriving.release()
-            self._row_bytes = max(self._row_bytes, capture.nbytes())
-            self._taken_bytes += capture.nbytes()
             if self._retry_at:
                 self._trim()
             elif len(self._rows) >= 256:
                 self._commit()
+
+    def _lose(self, rows: int, what: str, error: Exception) -> None:
+        self.lost += rows
+        self._warn("row", f"[GradMonitor] {str(self.file)!r}: {what}: {error!r}. Training goes on.")
 
     def _trim(self) -> None:
         """While nothing can be written: the newest rows that fit stay."""
@@ -199,13 +207,20 @@ class Recorder:
             self.lost += excess
 
     def _commit(self) -> None:
+        if self._writer.gone():
+            self.lost += len(self._rows)
+            self._send(self._rows)
+            self._rows.clear()
+            self._warn(
+                "gone",
+                f"[GradMonitor] {str(self.file)!r}: deleted or replaced while it was recorded to: steps from "
+                "here on are lost. Training goes on; a new monitor would begin a new file.",
+            )
+            return
         batch = list(self._rows)
         start = time.perf_counter()
         try:
-            if self._noted_type != self._norm_type:
-                self._writer.set_meta("norm_type", self._norm_type)
-                self._noted_type = self._norm_type
-            self._writer.write(self._rows)
+            self._write(self._rows)
         except sqlite3.Error as error:
             self._retry_at = time.monotonic() + self._retry_after
             self._retry_after = min(2 * self._retry_after, RETRY_MOST)
@@ -224,19 +239,47 @@ class Recorder:
         done = batch[: len(batch) - len(self._rows)]
         self._written_rows += len(done)
         self._written_seconds += time.perf_counter() - start
-        for message in self._feed.send(done):
+        self._send(done)
+
+    def _send(self, rows: Sequence[Row]) -> None:
+        for message in self._feed.send(rows):
             self._warn(message, message)
+
+    def _write(self, rows: list[Row]) -> None:
+        """Rows to the file; what is committed (or can never be) is taken out of the list."""
+        if self._noted_type != self._norm_type:
+            self._writer.set_meta("norm_type", self._norm_type)
+            self._noted_type = self._norm_type
+        try:
+            self._writer.write(rows)
+        except (sqlite3.Error, store.HistoryError):
+            raise
+        except Exception:  # a row that no file can hold: one at a time, without it
+            while rows:
+                one = [rows[0]]
+                try:
+                    self._writer.write(one)
+                except (sqlite3.Error, store.HistoryError):
+                    raise
+                except Exception as error:
+                    self._lose(1, f"step {rows[0].step} cannot be recorded", error)
+                del rows[0]
 
     def _note(self, force: bool = False) -> None:
         """What the monitor itself costs, for those who watch."""
         now = time.monotonic()
-        if not self._written_rows or self._retry_at or (now < self._noted_at + 2.0 and not force):
+        if (
+            "gone" in self._warned
+            or not self._written_rows
+            or self._retry_at
+            or (now < self._noted_at + 2.0 and not force)
+        ):
             return
         self._noted_at = now
         self._writer.set_meta(
             "monitor",
             {
-                "record_us": round(1e6 * self.record_seconds / max(self.submitted, 1), 2),
+                "record_us": round(1e6 * median([*self.record_seconds] or [0.0]), 2),
                 "write_us": round(1e6 * self._written_seconds / self._written_rows, 2),
                 "rows": self._written_rows,
                 "lost": self.lost,

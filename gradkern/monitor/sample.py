@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,10 +45,17 @@ class Sample:
         self.strides = [
             1 if self.exact else stride_for(t.numel(), t.shape, ELEMENTS_EACH) for t in map(local, tensors)
         ]
-        self.numel = [local(t).numel() for t in tensors]
+        numbers = [local(t).numel() * (2 if t.is_complex() else 1) for t in tensors]
+        #: For each tensor, what a norm of its sample is multiplied by for that of all its elements.
+        self.factors = [math.sqrt(n / max(-(-n // s), 1)) for n, s in zip(numbers, self.strides)]
+        self._lengths: dict[tuple[torch.device, tuple[int, ...]], Tensor] = {}
 
     def take(self, tensors: Sequence[Tensor | None]) -> list[Piece]:
-        """The sampled elements, one piece a device; a None contributes nothing."""
+        """The sampled elements, one piece a device; a None contributes nothing.
+
+        No synchronisation, except that the lengths of the pieces are copied to a device where that
+        set of tensors is sampled for the first time.
+        """
         by_device: dict[torch.device, list[tuple[int, Tensor]]] = {}
         for row, tensor in enumerate(tensors):
             if tensor is None:
@@ -55,29 +63,45 @@ class Sample:
             flat = _flat(local(tensor))
             if flat is not None:
                 by_device.setdefault(flat.device, []).append((row, flat[:: self.strides[row]]))
-        return [
-            Piece(
-                [row for row, _ in entries],
-                torch.cat(
-                    [part if part.dtype.is_floating_point else part.float() for _, part in entries]
-                ).float(),
-                [part.numel() for _, part in entries],
-            )
-            for entries in by_device.values()
-        ]
+        return [self._piece(device, entries) for device, entries in by_device.items()]
+
+    def _piece(self, device: torch.device, entries: list[tuple[int, Tensor]]) -> Piece:
+        parts = [part if part.dtype.is_floating_point else part.float() for _, part in entries]
+        counts = [len(part) for part in parts]
+        key = device, tuple(counts)
+        if key not in self._lengths:
+            if len(self._lengths) >= _MOST_LENGTHS:
+                self._lengths.clear()
+            self._lengths[key] = torch.tensor(counts).to(device)
+        return Piece([row for row, _ in entries], torch.cat(parts).float(), counts, self._lengths[key])
+
+
+#: Sets of tensors whose lengths are kept on a device: which ones have a gradient may vary.
+_MOST_LENGTHS = 16
 
 
 class Piece:
-    """Elements of some tensors on one device: flat float32 `values`, `lengths` of each tensor `rows`."""
+    """Elements of some tensors on one device: flat float32 `values`, of each tensor of `rows` the next
+    `counts` elements; `lengths` is the same int64 on the device."""
 
-    def __init__(self, rows: list[int], values: Tensor, lengths: list[int]) -> None:
-        self.rows, self.values, self.lengths = rows, values, lengths
+    def __init__(self, rows: list[int], values: Tensor, counts: list[int], lengths: Tensor) -> None:
+        self.rows, self.values, self.counts, self.lengths = rows, values, counts, lengths
 
     def sums(self, values: Tensor) -> Tensor:
         """float64 sum of `values` (as long as `self.values`) for each tensor; deterministic."""
-        lengths = torch.tensor(self.lengths).to(values.device, non_blocking=True)
-        sums: Tensor = torch.segment_reduce(values.double(), "sum", lengths=lengths, unsafe=True, initial=0.0)
+        sums: Tensor = torch.segment_reduce(
+            values.double(), "sum", lengths=self.lengths, unsafe=True, initial=0.0
+        )
         return sums
+
+    def owners(self) -> Tensor:
+        """For each element the position of its tensor in `rows`."""
+        index = torch.arange(len(self.rows), device=self.values.device)
+        return torch.repeat_interleave(index, self.lengths, output_size=len(self.values))
+
+
+#: What was found of some tensors on one device: their rows, and columns of as many entries there.
+Part = tuple[list[int], tuple[Tensor, ...]]
 
 
 def local(tensor: Tensor) -> Tensor:

@@ -17,15 +17,19 @@ view), every blob's length is checked, and nothing in it is ever executed or unp
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sqlite3
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from gradkern.monitor import file_systems
 
 DATABASE = "history.db"
 APPLICATION_ID = 0x67726B6E  # "grkn"
@@ -70,47 +74,11 @@ SKIPPED = 4
 PHASE_SHIFT = 4  # two bits: an index into PHASES
 PHASES = ("before_clip", "measured", "after_clip")
 
-#: File systems on which a memory-mapped WAL index is not shared between machines.
-NETWORK_FILE_SYSTEMS = frozenset(
-    """nfs nfs3 nfs4 cifs smb smb2 smb3 smbfs lustre gpfs beegfs afs ceph glusterfs 9p panfs orangefs
-    pvfs2 ocfs2 gfs2 wekafs mapr virtiofs daos quobyte davfs coda""".split()  # noqa: SIM905
-)
+_F4, _F8 = np.dtype("<f4"), np.dtype("<f8")
 
 
 class HistoryError(RuntimeError):
     """A run's file cannot be read or written; the message names the file."""
-
-
-def file_system(path: str | os.PathLike[str], mounts: str | None = None) -> str:
-    """Type of the file system that holds `path` ("ext4", "nfs4"); "" where it cannot be told.
-
-    `mounts` is the text of /proc/self/mountinfo, read if None.
-    """
-    if mounts is None:
-        try:
-            mounts = Path("/proc/self/mountinfo").read_text()
-        except OSError:
-            return ""
-    target = os.path.realpath(path)
-    best, kind = "", ""
-    for line in mounts.splitlines():
-        before, _, after = line.partition(" - ")
-        fields = before.split(" ")
-        if len(fields) < 5 or not after:
-            continue
-        point = fields[4].replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")
-        inside = target == point or target.startswith(point.rstrip("/") + "/")
-        if inside and len(point) >= len(best):  # the last mount over a point is the one seen
-            best, kind = point, after.split(" ")[0]
-    return kind
-
-
-def journal_for(path: str | os.PathLike[str], mounts: str | None = None) -> str:
-    """Journal mode for a folder: "WAL" on a local disk, "TRUNCATE" on a network file system."""
-    kind = file_system(path, mounts)
-    # What a FUSE file system does with a shared memory map is not known: rather not.
-    network = kind in NETWORK_FILE_SYSTEMS or kind.startswith("fuse")
-    return "TRUNCATE" if network else "WAL"
 
 
 def connect_writer(folder: Path, journal: str | None = None) -> tuple[sqlite3.Connection, str]:
@@ -140,7 +108,7 @@ def connect_writer(folder: Path, journal: str | None = None) -> tuple[sqlite3.Co
         fresh = not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         if fresh:
             connection.execute("PRAGMA page_size=8192")
-        wanted = journal or journal_for(folder)
+        wanted = journal or file_systems.journal_for(folder)
         mode = str(connection.execute(f"PRAGMA journal_mode={wanted}").fetchone()[0]).upper()
         connection.execute("PRAGMA synchronous=NORMAL")
         connection.execute("PRAGMA journal_size_limit=16777216")
@@ -270,6 +238,24 @@ def explain(error: sqlite3.Error, file: Path, operation: str) -> HistoryError:
     return HistoryError(_explain(error, file, operation))
 
 
+@contextlib.contextmanager
+def reading(file: Path, operation: str = "History") -> Iterator[None]:
+    """Whatever goes wrong in here with what a file holds becomes a HistoryError that names the file.
+
+    The types and sizes of what SQLite returns are the file's, not ours.
+    """
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise explain(error, file, operation) from error
+    except HistoryError as error:
+        if str(file) in str(error):
+            raise
+        raise HistoryError(f"{error} ({str(file)!r})") from error
+    except (TypeError, ValueError, LookupError, ArithmeticError) as error:
+        raise HistoryError(f"[{operation}] {str(file)!r}: a damaged row: {error}") from error
+
+
 def decode(blob: Any, count: int, what: str) -> NDArray[Any]:
     """A column of `count` reals: float32, or float64 where the blob is twice as long."""
     if not isinstance(blob, bytes) or len(blob) not in (4 * count, 8 * count):
@@ -280,7 +266,9 @@ def decode(blob: Any, count: int, what: str) -> NDArray[Any]:
 
 def encode(values: NDArray[Any]) -> bytes:
     """The blob of a column: float32 or float64 as it comes."""
-    return values.astype("<f8" if values.dtype == np.float64 else "<f4", copy=False).tobytes()
+    if values.dtype in (_F4, _F8):
+        return values.tobytes()
+    return values.astype("<f8" if values.dtype == np.float64 else "<f4").tobytes()
 
 
 def encode_counts(counts: NDArray[np.int64]) -> bytes | None:

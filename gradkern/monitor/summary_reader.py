@@ -66,8 +66,6 @@ class Summary:
 
 def read_summary(history: History, max_points: int, depth: int | None = None) -> Summary:
     """See `History.summary`."""
-    if max_points < 1:
-        raise ValueError(f"[History.summary] max_points: expected at least 1, got {max_points}")
     rows, width = len(history), len(history.names)
     level = 0
     while rows > 4 * max_points * span_of(level):

@@ -15,73 +15,86 @@ _ALIGN = 16
 class Event(Protocol):
     """What is needed of torch.cuda.Event."""
 
-    def record(self) -> None: ...
+    def record(self, stream: Any) -> None: ...
     def query(self) -> bool: ...
     def synchronize(self) -> None: ...
+
+
+#: One event for each device that something was copied from.
+Events = dict[torch.device, Event]
 
 
 class Arriving:
     """Tensors on their way to the host."""
 
-    __slots__ = ("_buffer", "_event", "_pool", "tensors")
+    __slots__ = ("_buffer", "_events", "_pool", "tensors")
 
     def __init__(
-        self, tensors: list[Tensor], event: Event | None, buffer: Tensor | None, pool: PinnedPool | None
+        self,
+        tensors: list[Tensor],
+        events: Events,
+        buffer: Tensor | None,
+        pool: PinnedPool | None,
     ) -> None:
         self.tensors = tensors
-        self._event, self._buffer, self._pool = event, buffer, pool
+        self._events, self._buffer, self._pool = events, buffer, pool
 
     def arrived(self) -> bool:
         """Whether `tensors` may be read."""
-        return self._event is None or self._event.query()
+        return all(event.query() for event in self._events.values())
 
     def wait(self) -> None:
         """Until they may be."""
-        if self._event is not None:
-            self._event.synchronize()
+        for event in self._events.values():
+            event.synchronize()
 
     def release(self) -> None:
         """Give the buffer back: what is in `tensors` is not looked at any more."""
         if self._pool is not None and self._buffer is not None:
-            self._pool.put(self._buffer, self._event)
+            self._pool.put(self._buffer, self._events)
             self._buffer = None
 
 
+#: Nothing to wait for.
+HERE = Arriving([], {}, None, None)
+
+
 class PinnedPool:
-    """Pinned buffers of one size, used again and again. Safe between two threads."""
+    """Pinned buffers of one size with their events, used again and again. Safe between two threads."""
 
     def __init__(self) -> None:
-        self._free: deque[tuple[Tensor, Any]] = deque()
+        self._free: deque[tuple[Tensor, Events]] = deque()
         self._size = 0
 
-    def get(self, size: int) -> tuple[Tensor, Any]:
-        """A buffer of at least `size` bytes and an event."""
-        if size > self._size:
-            self._size = size
+    def get(self, size: int, devices: Sequence[torch.device]) -> tuple[Tensor, Events]:
+        """A buffer of at least `size` bytes and an event for each of the devices."""
+        self._size = max(size, self._size)
+        buffer, events = self._take(size)
+        return buffer, {d: events[d] if d in events else _new_event() for d in devices}
+
+    def _take(self, size: int) -> tuple[Tensor, Events]:
         while self._free:
-            buffer, event = self._free.popleft()
+            buffer, events = self._free.popleft()
             if buffer.numel() >= size:  # smaller ones are of an earlier layout: let go
-                return buffer, event
-        return self._new(self._size)
+                return buffer, events
+        return _new_buffer(self._size), {}
 
-    def put(self, buffer: Tensor, event: Any) -> None:
-        self._free.append((buffer, event))
-
-    def _new(self, size: int) -> tuple[Tensor, Any]:
-        return torch.empty(size, dtype=torch.uint8, pin_memory=True), torch.cuda.Event()  # type: ignore[no-untyped-call]
+    def put(self, buffer: Tensor, events: Events) -> None:
+        self._free.append((buffer, events))
 
 
 def send(tensors: Sequence[Tensor], pool: PinnedPool) -> Arriving:
     """Start copying `tensors` to the host; does not wait.
 
-    Tensors on the CPU are kept as they are. Those of a CUDA device go to pinned memory on the
-    current stream, with an event behind them; those of other devices are copied at once (which
-    waits for that device).
+    Tensors on the CPU are kept as they are. Those of CUDA devices go to pinned memory, each on its
+    own device's current stream with an event of that device behind it; those of other devices are
+    copied at once (which waits for that device).
     """
-    if all(t.device.type == "cpu" for t in tensors):
-        return Arriving(list(tensors), None, None, None)
-    if not all(t.device.type in ("cpu", "cuda") for t in tensors):
-        return Arriving([t.detach().cpu() for t in tensors], None, None, None)
+    kinds = {t.device.type for t in tensors}
+    if kinds <= {"cpu"}:
+        return Arriving(list(tensors), {}, None, None)
+    if not kinds <= {"cpu", "cuda"}:
+        return Arriving([t.detach().cpu() for t in tensors], {}, None, None)
     return _send_pinned(tensors, pool)
 
 
@@ -90,11 +103,34 @@ def _send_pinned(tensors: Sequence[Tensor], pool: PinnedPool) -> Arriving:
     for tensor in tensors:
         offsets.append(size)
         size += -(-tensor.numel() * tensor.element_size() // _ALIGN) * _ALIGN
-    buffer, event = pool.get(max(size, _ALIGN))
+    devices = list(dict.fromkeys(t.device for t in tensors if t.device.type != "cpu"))
+    buffer, events = pool.get(max(size, _ALIGN), devices)
     here: list[Tensor] = []
     for tensor, offset in zip(tensors, offsets):
         length = tensor.numel() * tensor.element_size()
         place = buffer[offset : offset + length].view(tensor.dtype).view(tensor.shape)
-        here.append(place.copy_(tensor.detach(), non_blocking=True))
-    event.record()
-    return Arriving(here, event, buffer, pool)
+        _copy(place, tensor)
+        here.append(place)
+    for device, event in events.items():
+        event.record(_current_stream(device))
+    return Arriving(here, events, buffer, pool)
+
+
+# What there is of CUDA here, by itself so that the rest can be tested without a device.
+
+
+def _copy(place: Tensor, tensor: Tensor) -> None:
+    place.copy_(tensor.detach(), non_blocking=True)  # on the current stream of the tensor's device
+
+
+def _current_stream(device: torch.device) -> Any:
+    return torch.cuda.current_stream(device)
+
+
+def _new_event() -> Event:
+    event: Event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    return event
+
+
+def _new_buffer(size: int) -> Tensor:
+    return torch.empty(size, dtype=torch.uint8, pin_memory=True)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradkern.monitor.sample import Piece, Sample
+from gradkern.monitor.sample import Part, Piece, Sample
 
 
 class UpdateTracker:
@@ -18,8 +18,9 @@ class UpdateTracker:
         optimizer: gets a pre-hook and a post-hook.
         params: the parameters as they are now.
         due: asked before each step.
-        report: called after a step that was due, with exact, weight_norm [N], ratio [N] (float32,
-            NaN for what has no plain memory); on the parameters' device. No synchronisation.
+        report: called after a step that was due, with the sample and, for each device, its rows and
+            (norm of the sampled weights float64, ratio float32) there; rows without plain memory are
+            in none. No synchronisation (see `Sample.take` for the first time).
     """
 
     def __init__(
@@ -27,7 +28,7 @@ class UpdateTracker:
         optimizer: torch.optim.Optimizer,
         params: Callable[[], Sequence[Tensor]],
         due: Callable[[], bool],
-        report: Callable[[bool, Tensor, Tensor], None],
+        report: Callable[[Sample, list[Part]], None],
     ) -> None:
         self._params, self._due, self._report = params, due, report
         self._sample: Sample | None = None
@@ -61,20 +62,15 @@ class UpdateTracker:
         if before is not None and self._sample is not None:
             params = list(self._params())
             if [id(p) for p in params] == self._watched:
-                self._report(self._sample.exact, *_norms(self._sample, before, self._sample.take(params)))
+                self._report(self._sample, _norms(before, self._sample.take(params)))
 
 
-def _norms(sample: Sample, before: list[Piece], after: list[Piece]) -> tuple[Tensor, Tensor]:
-    """(‖w‖, ‖Δw‖ / ‖w‖), each [N]; of a sample, ‖w‖ is scaled up to all elements."""
-    home = before[0].values.device if len(before) == 1 else torch.device("cpu")
-    norm = torch.full((len(sample.numel),), float("nan"), dtype=torch.float32, device=home)
-    ratio = norm.clone()
+def _norms(before: list[Piece], after: list[Piece]) -> list[Part]:
+    """(‖w‖, ‖Δw‖ / ‖w‖) of what was sampled, on each device."""
+    parts: list[Part] = []
     for old, new in zip(before, after):
         squares = old.sums(old.values.double().square())
         changes = old.sums((new.values.double() - old.values.double()).square())
-        shares = [sample.numel[row] / max(n, 1) for row, n in zip(old.rows, old.lengths)]
-        share = torch.tensor(shares, dtype=torch.float64).to(squares.device, non_blocking=True)
-        rows = torch.tensor(old.rows).to(home, non_blocking=True)
-        norm[rows] = (squares * share).sqrt().float().to(home)
-        ratio[rows] = (changes / squares).sqrt().float().to(home)  # 0 / 0: NaN; x / 0: inf
-    return norm, ratio
+        ratio = (changes / squares).sqrt().float()  # 0 / 0: NaN; x / 0: inf
+        parts.append((old.rows, (squares.sqrt(), ratio)))
+    return parts

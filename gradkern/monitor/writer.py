@@ -4,82 +4,20 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import struct
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gradkern.monitor import scalars, store
 from gradkern.monitor.columns import Layout
 from gradkern.monitor.history import History
+from gradkern.monitor.rows import Row, StepRow, WeightsRow, rms_of
 from gradkern.monitor.summaries import Pyramid, Rows, span_of
 from gradkern.monitor.summary_reader import row_buckets, stored_buckets
-
-Floats = NDArray[np.floating[Any]]
-
-
-@dataclass
-class StepRow:
-    """What one recorded step says, on the host."""
-
-    step: int
-    time: float
-    layout: Layout
-    norm: Floats
-    """[N]; -1 where there was no gradient."""
-    max_abs: Floats
-    total_norm: float
-    l2_norm: Floats | None = None
-    """None where it is `norm`."""
-    nonfinite: NDArray[np.int64] | None = None
-    """None if all are zero."""
-    zeros: NDArray[np.int64] | None = None
-    loss: float | None = None
-    clip_coef: float | None = None
-    skipped: bool = False
-    phase: str = "measured"
-    inv_scale: float = 1.0
-    lr: tuple[float, ...] = ()
-
-    def rms(self) -> Floats:
-        """[N] root mean square; NaN where there was no gradient."""
-        l2_norm = self.norm if self.l2_norm is None else self.l2_norm
-        with np.errstate(invalid="ignore"):
-            return np.where(l2_norm < 0, np.nan, l2_norm * self.layout.inverse_roots).astype(np.float32)
-
-    @property
-    def flags(self) -> int:
-        bits = store.HAS_LOSS * (self.loss is not None) + store.HAS_COEF * (self.clip_coef is not None)
-        return bits + store.SKIPPED * self.skipped + (store.PHASES.index(self.phase) << store.PHASE_SHIFT)
-
-
-@dataclass
-class WeightsRow:
-    """Weight norms and update ratios around one optimizer step."""
-
-    step: int
-    layout: Layout
-    exact: bool
-    weight_norm: Floats
-    ratio: Floats
-
-
-@dataclass
-class HistogramRow:
-    """log2 histograms of one step: counts [N, B], underflow fractions [N, formats]."""
-
-    step: int
-    layout: Layout
-    counts: NDArray[np.int64]
-    underflow: Floats
-
-
-Row = StepRow | WeightsRow | HistogramRow
-
 
 _NEVER = -(2**63)
 
@@ -96,6 +34,8 @@ class HistoryWriter:
         self._file = folder / store.DATABASE
         self._stale = True
         self._db, self.journal = store.connect_writer(folder, journal)
+        opened = self._file.stat()
+        self._identity = opened.st_dev, opened.st_ino
         try:
             self._restore()
             self._begin_session({**meta, "journal": self.journal})
@@ -110,6 +50,16 @@ class HistoryWriter:
     def last_step(self) -> int | None:
         """Of the last live row; None if there is none."""
         return None if self._last == _NEVER else self._last
+
+    def gone(self) -> bool:
+        """Whether the file is no longer where it was: what is written goes nowhere."""
+        try:
+            found = self._file.stat()
+        except FileNotFoundError:
+            return True
+        except OSError:  # a network that is away for a moment
+            return False
+        return (found.st_dev, found.st_ino) != self._identity
 
     def write(self, rows: list[Row]) -> None:
         """Add rows, in order; what is committed is taken out of the list.
@@ -145,12 +95,11 @@ class HistoryWriter:
 
     def _restore(self) -> None:
         """Take up the state that the file is in."""
-        with History.open(self.folder) as history:
+        with store.reading(self._file, "GradMonitor"), History.open(self.folder) as history:
             self._layouts = {layout.key(): number for number, layout in history.layouts.items()}
             self._position = {name: i for i, name in enumerate(history.names)}
             self._last = int(history.steps[-1]) if len(history) else _NEVER
-            auxiliary = [int(s[-1]) for s in (history.update_steps, history.histogram_steps) if len(s)]
-            self._latest = max([self._last, *auxiliary])
+            self._latest = max(self._last, *(history.last_step_of(t) or _NEVER for t in ("weights", "hists")))
             self._next_seq = history.last_seq + 1
             self._branch = max((number for number, *_ in history.branch_rows), default=0)
             self._restore_pyramid(history)
@@ -180,7 +129,8 @@ class HistoryWriter:
     def norm_type(self) -> float | None:
         """The order that the run was recorded with; None if nothing was."""
         row = self._db.execute("SELECT value FROM meta WHERE key = 'norm_type'").fetchone()
-        return None if row is None else float(store.read_json(row[0], "meta 'norm_type'"))
+        with store.reading(self._file, "GradMonitor"):
+            return None if row is None else float(store.read_json(row[0], "meta 'norm_type'"))
 
     def set_meta(self, key: str, value: Any) -> None:
         """Note something about the run."""
@@ -255,7 +205,7 @@ class HistoryWriter:
         self._db.execute("COMMIT")
 
     def _step_values(self, row: StepRow, layout: int) -> tuple[Any, ...]:
-        lr = np.array(row.lr, dtype="<f8").tobytes() if row.lr else None
+        lr = struct.pack(f"<{len(row.lr)}d", *row.lr) if row.lr else None
         head = (self._next_seq, self._branch, row.step, layout, row.flags, row.time)
         return (*head, row.loss, row.total_norm, row.clip_coef, row.inv_scale, lr)
 
@@ -308,14 +258,18 @@ def _column_values(seq: int, row: StepRow) -> tuple[Any, ...]:
 
 def _as_rows(rows: Sequence[StepRow], width: int) -> Rows:
     """Arrays over `rows`, the parameters in the run's order."""
-    rms = np.full((len(rows), width), np.nan, dtype=np.float32)
     bad = None if all(r.nonfinite is None for r in rows) else np.zeros((len(rows), width), dtype=np.int64)
-    for i, row in enumerate(rows):
-        at = row.layout.columns
-        with np.errstate(over="ignore"):
-            rms[i, at] = row.rms()
-        if bad is not None and row.nonfinite is not None:
-            bad[i, at] = row.nonfinite
+    stretches = list(_same_layout(rows))
+    if len(stretches) == 1 and np.array_equal(rows[0].layout.columns, np.arange(width)):
+        rms = rms_of(rows)
+    else:
+        rms = np.full((len(rows), width), np.nan, dtype=np.float32)
+        for first, end in stretches:
+            rms[first:end, rows[first].layout.columns] = rms_of(rows[first:end])
+    if bad is not None:
+        for i, row in enumerate(rows):
+            if row.nonfinite is not None:
+                bad[i, row.layout.columns] = row.nonfinite
     nan = float("nan")
     return Rows(
         step=np.array([r.step for r in rows], dtype=np.int64),
@@ -329,3 +283,12 @@ def _as_rows(rows: Sequence[StepRow], width: int) -> Rows:
         rms=rms,
         nonfinite=bad,
     )
+
+
+def _same_layout(rows: Sequence[StepRow]) -> Iterator[tuple[int, int]]:
+    """(first, end) of the stretches of rows that have one layout."""
+    first = 0
+    for i in range(1, len(rows) + 1):
+        if i == len(rows) or rows[i].layout is not rows[first].layout:
+            yield first, i
+            first = i

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gradkern.monitor import store
 from gradkern.monitor.history import History
 from gradkern.report.bins import F64, I64, Bins
 from gradkern.report.data import (
@@ -37,6 +38,11 @@ def load(source: Source) -> Run:
 
 
 def _from_history(history: History) -> Run:
+    with store.reading(history.path, "report"):
+        return _read(history)
+
+
+def _read(history: History) -> Run:
     steps, coef = history.steps, np.where(history.has_coef, history.clip_coef, np.nan)
     bins = Bins.of(steps, CURVE_BINS)
     matrices = {"rms": _rms(history)}
@@ -58,7 +64,7 @@ def _from_history(history: History) -> Run:
         max_norm=float(thresholds[-1]) if len(thresholds) else None,
         ratio_note=ratio_note(history),
         histogram=read_histogram(history),
-        phase=_phase(history),
+        phase=phase_in_words(history.phase, history.inv_scale),
         folder=str(folder),
     )
 
@@ -112,12 +118,12 @@ def first_offender(history: History, row: int) -> tuple[int, str, int]:
     return (step, history.names[rows[0]], len(rows) - 1) if len(rows) else (step, "only the total", 0)
 
 
-def _phase(history: History) -> str:
-    """What the norms are of, in words; where it changed within a run, that too."""
-    if not len(history):
+def phase_in_words(phases: NDArray[np.str_], inv_scale: F64) -> str:
+    """What norms are of; where it changed, that too."""
+    if not len(phases):
         return _PHASES["measured"]
-    words = ", then ".join(_PHASES[str(phase)] for phase in _in_order(history.phase))
-    return words + (", loss scale taken out" if (history.inv_scale != 1).any() else "")
+    words = ", then ".join(_PHASES[str(phase)] for phase in _in_order(phases))
+    return words + (", loss scale taken out" if (inv_scale != 1).any() else "")
 
 
 def _in_order(values: NDArray[np.str_]) -> NDArray[np.str_]:

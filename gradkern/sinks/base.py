@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradkern.monitor.writer import Row, StepRow, WeightsRow
+from gradkern.monitor.rows import Row, StepRow, WeightsRow
 from gradkern.sinks.heatmap import Heatmap
 
 CLIP_WINDOW = 100
-AFTER_CLIP = "_after_clip"
+#: What stands behind "grad_norm" and "grad_rms", by phase.
+ENDINGS = {"before_clip": "", "measured": "_measured", "after_clip": "_after_clip"}
 
 
 class Sink:
@@ -31,8 +32,9 @@ class Sink:
 
     Keys: ``grad_norm`` (total, before clipping), ``grad_norm/<param>``, ``grad_rms/<param>``,
     ``update_ratio/<param>``, ``clip/rate`` (of the last 100 recorded steps), ``clip/coef``, ``loss``,
-    ``lr``, ``grad_nonfinite``. Norms that the caller said to be after clipping are called
-    ``grad_norm_after_clip``, ``grad_rms_after_clip``.
+    ``lr``, ``grad_nonfinite``. Norms of which the caller said that they are from after clipping are
+    called ``grad_norm_after_clip``, ``grad_rms_after_clip``; those of which nobody said anything
+    (`record` measured them, without ``after_clip=``) ``grad_norm_measured``, ``grad_rms_measured``.
     """
 
     def __init__(
@@ -90,7 +92,7 @@ class _Selection:
         }
 
     def _values(self, row: StepRow, rms: NDArray[Any]) -> dict[str, float]:
-        ending = AFTER_CLIP if row.phase == "after_clip" else ""
+        ending = ENDINGS[row.phase]
         values = {f"grad_norm{ending}": row.total_norm}
         if row.loss is not None:
             values["loss"] = row.loss

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gradkern.sinks._optional import need
-from gradkern.sinks.base import Sink
+from gradkern.sinks.base import ENDINGS, Sink
 
 STEP = "grad_step"
 
@@ -42,7 +42,8 @@ class WandbSink(Sink):
             self._own = True
         self._run.define_metric(STEP, hidden=True)
         keys = ("grad_norm", "grad_rms", "update_ratio", "clip", "grad_nonfinite")
-        for key in [*keys, "grad_norm_after_clip", "grad_rms_after_clip"]:
+        others = [f"{key}{ending}" for key in keys[:2] for ending in ENDINGS.values() if ending]
+        for key in [*keys, *others]:
             self._run.define_metric(f"{key}/*", step_metric=STEP)
             self._run.define_metric(key, step_metric=STEP)
 

@@ -7,12 +7,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gradkern.monitor import store
 from gradkern.monitor.history import History
-from gradkern.report.load import first_offender
+from gradkern.report.load import first_offender, phase_in_words
 
 F64 = NDArray[np.float64]
 
@@ -42,6 +44,8 @@ class Snapshot:
     records: int = 0
     step: int = 0
     total_norm: float | None = None
+    phase: str = ""
+    """What the norms are of, in words."""
     max_norm: float | None = None
     loss: float | None = None
     lr: float | None = None
@@ -87,7 +91,8 @@ class Watcher:
             self._history.refresh()
         if not len(self._history):
             return Snapshot(title, "waiting for the first step")
-        return self._read(title, self._history)
+        with store.reading(self._history.path, "watch"):
+            return self._read(title, self._history)
 
     def close(self) -> None:
         """Close the file."""
@@ -109,6 +114,7 @@ class Watcher:
             records=len(history),
             step=int(history.steps[-1]),
             total_norm=float(norms[-1]),
+            phase=phase_in_words(history.phase[-1:], history.inv_scale[-1:]),
             max_norm=float(thresholds[-1]) if len(thresholds) else None,
             loss=float(losses[-1]) if len(losses) else None,
             lr=_or_none(float(history.lr[-1])),
@@ -184,12 +190,21 @@ def _medians(rows: F64) -> F64:
 
 
 def _throughput(history: History) -> str:
-    """Steps and values a second over the last records."""
+    """Steps and values a second over the last records, and what the monitor said of itself."""
     times = history.time[-101:]
     elapsed = float(times[-1] - times[0])
-    parameters = f"{len(history.names):,} parameters"
-    if len(times) < 2 or elapsed <= 0:
-        return parameters
-    rate = (len(times) - 1) / elapsed
-    values = rate * len(history.names) * 3  # norm, largest magnitude, non-finite count
-    return f"{rate:.3g} steps/s, {values:,.0f} values/s recorded, {parameters}"
+    parts = [f"{len(history.names):,} parameters", *_own_cost(history.meta.get("monitor"))]
+    if len(times) >= 2 and elapsed > 0:
+        rate = (len(times) - 1) / elapsed
+        values = rate * len(history.names) * 3  # norm, largest magnitude, non-finite count
+        parts = [f"{rate:.3g} steps/s", f"{values:,.0f} values/s recorded", *parts]
+    return ", ".join(parts)
+
+
+def _own_cost(noted: Any) -> list[str]:
+    if not isinstance(noted, dict):
+        return []
+    numbers = {key: noted.get(key) for key in ("record_us", "lost")}
+    known = {key: value for key, value in numbers.items() if isinstance(value, (int, float))}
+    parts = [f"record() {known['record_us']:.0f} µs"] if "record_us" in known else []
+    return [*parts, f"{known['lost']:,} lost"] if known.get("lost") else parts

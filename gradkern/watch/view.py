@@ -64,7 +64,7 @@ def _title(snap: Snapshot, width: int) -> Text:
 def _numbers(snap: Snapshot, width: int) -> list[Text]:
     if not snap.records:
         return []
-    first = [(f"step {snap.step:,}", ""), (f"norm {number(snap.total_norm)}", _alarm(snap.total_norm))]
+    first = [(f"step {snap.step:,}", ""), (_norm(snap), _alarm(snap.total_norm))]
     if snap.max_norm is not None:
         first.append((f"threshold {number(snap.max_norm)}", ""))
     if snap.clip_rate is not None:
@@ -79,6 +79,10 @@ def _numbers(snap: Snapshot, width: int) -> list[Text]:
     if snap.offender is not None:
         lines += _offender(snap.nonfinite_steps, *snap.offender, width)
     return lines
+
+
+def _norm(snap: Snapshot) -> str:
+    return f"norm {number(snap.total_norm)}" + (f" {snap.phase}" if snap.phase else "")
 
 
 def _offender(steps: int, step: int, name: str, more: int, width: int) -> list[Text]:

@@ -11,7 +11,8 @@ from torch import nn
 
 import gradkern
 from gradkern.monitor.columns import Layout
-from gradkern.monitor.writer import HistoryWriter, StepRow
+from gradkern.monitor.rows import StepRow
+from gradkern.monitor.writer import HistoryWriter
 
 
 def small_model(seed: int = 0) -> nn.Sequential:
@@ -45,6 +46,7 @@ def layout(count: int, numel: int = 100) -> Layout:
 
 def step_row(step: int, values: Any, where: Layout, **more: Any) -> StepRow:
     norms = np.asarray(values, dtype=np.float32)
+    more.setdefault("phase", "before_clip")
     return StepRow(step, 1000.0 + step, where, norms, norms, float(np.sqrt((norms**2).sum())), **more)
 
 

@@ -80,14 +80,34 @@ def test_parquet(history, tmp_path):
     assert table["lr"] == pytest.approx([0.1, 0.1, np.nan, np.nan, np.nan], nan_ok=True)
 
 
-@pytest.mark.parametrize(("method", "extra"), [("to_pandas()", "monitor"), ("to_parquet('x')", "parquet")])
-def test_a_missing_package_names_the_extra(history, method, extra):
-    package = {"monitor": "pandas", "parquet": "pyarrow"}[extra]
+def test_a_missing_package_names_the_extra(history):
     code = (
-        f"import sys; sys.modules[{package!r}] = None\nfrom gradkern import History\n"
-        f"try: History.open({str(history.path)!r}).{method}\nexcept ImportError as error: print(error)"
+        "import sys; sys.modules['pandas'] = sys.modules['pyarrow'] = None\n"
+        f"from gradkern import History\nhistory = History.open({str(history.path)!r})\n"
+        "for method, file in ((history.to_pandas, ()), (history.to_parquet, ('x',))):\n"
+        "    try: method(*file)\n"
+        "    except ImportError as error: print(error)"
     )
     out = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
     )
-    assert f"needs the package {package}, which is not installed: pip install gradkern[{extra}]" in out.stdout
+    expected = {"pandas": "monitor", "pyarrow": "parquet"}
+    for line, (package, extra) in zip(out.stdout.splitlines(), expected.items(), strict=True):
+        assert f"needs the package {package}, which is not installed: pip install gradkern[{extra}]" in line
+
+
+def test_a_name_that_no_file_can_hold_becomes_an_escape(tmp_path):
+    """Half a pair of surrogates: JSON knows it, UTF-8 does not."""
+    where = layout(1)
+    where.names = ("a\ud800b",)
+    writer = HistoryWriter(tmp_path / "run", {})
+    writer.write([step_row(1, [1.0], where)])
+    writer.close()
+    with History.open(tmp_path / "run") as history:
+        assert history.names == ("a\ud800b",)
+        history.to_csv(tmp_path / "table.csv")
+        assert "a\\ud800b" in (tmp_path / "table.csv").read_text(encoding="utf-8")
+        pyarrow = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+        history.to_parquet(tmp_path / "table.parquet")
+        table = pyarrow.read_table(tmp_path / "table.parquet").to_pydict()
+        assert table["param"] == ["a\\ud800b"]

@@ -290,7 +290,9 @@ def test_diagnose_says_when_there_is_none(tmp_path, model):
     except ImportError:
         with (
             GradMonitor(model, None, tmp_path) as monitor,
-            pytest.raises(NotImplementedError, match="no diagnosis"),
+            pytest.raises(
+                NotImplementedError, match="no diagnosis yet; look at the run with `gradkern report"
+            ),
         ):
             monitor.diagnose()
     else:

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,9 @@ import torch
 from _loops import layout, small_model, step_row, train, write_run
 
 from gradkern import GradClipper, GradMonitor, History, HistoryError
-from gradkern.monitor import recorder, store
-from gradkern.monitor.writer import HistoryWriter, WeightsRow
+from gradkern.monitor import file_systems, recorder, store
+from gradkern.monitor.rows import WeightsRow
+from gradkern.monitor.writer import HistoryWriter
 
 RNG = np.random.default_rng(0)
 
@@ -183,6 +185,8 @@ import torch
 torch.set_num_threads(1)
 from _loops import small_model, train
 from gradkern import GradMonitor
+from gradkern.monitor import file_systems
+file_systems.file_system = lambda *_: {file_system!r}
 model = small_model()
 optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
 monitor = GradMonitor(model, optimizer, {run!r})
@@ -193,16 +197,15 @@ while True:
 """
 
 
-def start_loop(run: Path, then: str = "") -> subprocess.Popen[str]:
-    code = LOOP.format(here=str(Path(__file__).parent), run=str(run), then=then)
+def start_loop(run: Path, then: str = "", file_system: str = "ext4") -> subprocess.Popen[str]:
+    here = str(Path(__file__).parent)
+    code = LOOP.format(here=here, run=str(run), then=then, file_system=file_system)
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
 
 
-@pytest.mark.parametrize("journal", ["WAL", "TRUNCATE"])
-def test_kill_9_loses_only_what_is_in_flight(tmp_path, journal, monkeypatch):
-    HistoryWriter(tmp_path, {}, journal).close()
-    then = "import time; time.sleep(0.002)"
-    process = start_loop(tmp_path, then)
+def killed_loop(run: Path, file_system: str) -> int:
+    """A loop that is killed after four seconds; the last step recorded three seconds before that."""
+    process = start_loop(run, "import time; time.sleep(0.002)", file_system)
     assert process.stdout is not None
     said, when = [], []
     for line in process.stdout:
@@ -212,24 +215,34 @@ def test_kill_9_loses_only_what_is_in_flight(tmp_path, journal, monkeypatch):
             break
     process.send_signal(signal.SIGKILL)
     process.wait(30)
-    # Thirty times the interval at which the thread looks for work: the machine may be busy.
-    certain = max((s for s, t in zip(said, when) if when[-1] - t > 3.0), default=0)
-    with History.open(tmp_path) as history:
-        assert history.steps.tolist() == list(range(1, len(history) + 1))
-        assert len(history) >= certain > 0
-        assert np.isfinite(history.norm).all()
-        before = len(history)
-    with GradMonitor(small_model(), None, tmp_path) as monitor:  # and the lock is gone
-        assert monitor.step == before
-    assert sqlite3.connect(tmp_path / store.DATABASE).execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    # Several times the interval at which the thread looks for work: the machine may be busy.
+    return max((s for s, t in zip(said, when) if when[-1] - t > 3.0), default=0)
 
 
-@pytest.mark.parametrize("end", ["raise RuntimeError('diverged')", "sys.exit(0)"])
-def test_what_has_arrived_is_written_when_the_loop_ends(tmp_path, end):
-    process = start_loop(tmp_path, f"if monitor.step >= 20: {end}")
-    process.communicate(timeout=120)
-    with History.open(tmp_path) as history:
-        assert history.steps.tolist() == list(range(1, 21))
+def test_kill_9_loses_only_what_is_in_flight(tmp_path):
+    systems = {"ext4": "WAL", "nfs4": "TRUNCATE"}
+    with ThreadPoolExecutor() as pool:
+        sure = list(pool.map(lambda kind: killed_loop(tmp_path / kind, kind), systems))
+    for certain, (kind, journal) in zip(sure, systems.items()):
+        run = tmp_path / kind
+        with History.open(run) as history:
+            assert history.steps.tolist() == list(range(1, len(history) + 1))
+            assert len(history) >= certain > 0
+            assert np.isfinite(history.norm).all() and history.meta["journal"] == journal
+            before = len(history)
+        with GradMonitor(small_model(), None, run) as monitor:  # and the lock is gone
+            assert monitor.step == before
+        check = sqlite3.connect(run / store.DATABASE).execute("PRAGMA integrity_check").fetchone()
+        assert check == ("ok",)
+
+
+def test_what_has_arrived_is_written_when_the_loop_ends(tmp_path):
+    ends = {"raise": "raise RuntimeError('diverged')", "exit": "sys.exit(0)"}
+    started = [start_loop(tmp_path / k, f"if monitor.step >= 20: {end}") for k, end in ends.items()]
+    for name, process in zip(ends, started, strict=True):
+        process.communicate(timeout=120)
+        with History.open(tmp_path / name) as history:
+            assert history.steps.tolist() == list(range(1, 21))
 
 
 # ---- readers beside a writer ----
@@ -537,12 +550,12 @@ MOUNTS = """
     ],
 )
 def test_network_file_systems_get_another_journal(path, kind, journal):
-    assert store.file_system(path, MOUNTS) == kind
-    assert store.journal_for(path, MOUNTS) == journal
+    assert file_systems.file_system(path, MOUNTS) == kind
+    assert file_systems.journal_for(path, MOUNTS) == journal
 
 
 def test_the_journal_in_use_is_noted(tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "file_system", lambda *_: "nfs4")
+    monkeypatch.setattr(file_systems, "file_system", lambda *_: "nfs4")
     with GradMonitor(small_model(), None, tmp_path) as monitor:
         assert monitor.history().meta["journal"] == "TRUNCATE"
         assert not list(tmp_path.glob("*-wal"))

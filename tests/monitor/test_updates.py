@@ -96,7 +96,10 @@ def test_histogram_counts_every_element_of_a_small_model():
     torch.manual_seed(0)
     grads = [torch.randn(50, 20) * 2.0**-20, None, torch.tensor([0.0, 2.0**-70, 3.0e9, float("nan"), 1.0])]
     params = [torch.empty(50, 20), torch.empty(3), torch.empty(5)]
-    counts, underflow = histogram(grads, Sample(params), None, 1.0)
+    ((rows, (few_counts, few_underflow)),) = histogram(grads, Sample(params), None, 1.0)
+    assert rows == [0, 2]
+    counts, underflow = torch.zeros(3, len(EXPONENTS)), torch.full((3, len(FORMATS)), float("nan"))
+    counts[rows], underflow[rows] = few_counts.float(), few_underflow
     magnitude = grads[0].double().abs().flatten().numpy()
     bins = np.floor(np.log2(magnitude)).astype(int) - EXPONENTS[0]
     np.testing.assert_array_equal(counts[0].numpy(), np.bincount(bins, minlength=len(EXPONENTS)))

@@ -8,7 +8,8 @@ import numpy as np
 
 from gradkern.monitor.columns import Layout
 from gradkern.monitor.histogram import EXPONENTS, FORMATS
-from gradkern.monitor.writer import HistogramRow, HistoryWriter, StepRow, WeightsRow
+from gradkern.monitor.rows import HistogramRow, StepRow, WeightsRow
+from gradkern.monitor.writer import HistoryWriter
 from gradkern.report.bins import Bins
 from gradkern.report.data import (
     CURVE_BINS,

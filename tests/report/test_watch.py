@@ -20,7 +20,10 @@ from rich.cells import cell_len
 from rich.console import Console
 from synthetic import HOSTILE
 
+from gradkern.monitor.columns import Layout
+from gradkern.monitor.rows import StepRow
 from gradkern.monitor.store import HistoryError
+from gradkern.monitor.writer import HistoryWriter
 from gradkern.watch import show_once
 from gradkern.watch.chart import bars, fold, levels
 from gradkern.watch.snapshot import Watcher
@@ -42,6 +45,7 @@ def test_a_frame_tells_of_the_run(recorded: Make) -> None:
     for part in (
         "gradkern run",
         "step 40",
+        "before clipping",
         "threshold 2",
         "loss 0.25",
         "lr 0.0025",
@@ -190,3 +194,17 @@ def test_it_runs_in_a_terminal_and_quits_cleanly(recorded: Make, way: str) -> No
         process.wait()
         os.close(ours)
         os.close(theirs)
+
+
+def test_the_monitor_tells_what_it_costs(tmp_path: Path) -> None:
+    writer = HistoryWriter(tmp_path, {"monitor": {"record_us": 41.7, "lost": 3}})
+    layout = Layout(("w",), np.array([4]), np.array([0]))
+    one = np.ones(1, np.float32)
+    writer.write([StepRow(1, 1e9, layout, one, one, 1.0, phase="after_clip")])
+    writer.close()
+    text = "\n".join(frame(tmp_path, width=120))
+    assert "1 parameters, record() 42 µs, 3 lost" in text
+    assert "norm 1 after clipping" in text
+    writer = HistoryWriter(tmp_path, {"monitor": {"record_us": "x" * 50, "lost": [1]}})
+    writer.close()
+    assert "xx" not in "\n".join(frame(tmp_path, width=120))

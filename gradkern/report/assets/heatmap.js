@@ -306,7 +306,7 @@ function buildControls(place, state, data, buttons) {
   place.append(choice("sort", orders, state.order, set("order")));
   const colours = [["", "value"], ["yes", "against its own median"]];
   place.append(choice("colour", colours, "", value => { state.relative = value === "yes"; state.announce("rows"); }));
-  const filter = element("input", { type: "search", placeholder: "part of a name" });
+  const filter = element("input", { type: "search", placeholder: "name…" });
   filter.addEventListener("input", () => { state.filter = filter.value; state.announce("rows"); });
   place.append(element("label", {}, "filter", filter), ...buttons);
 }

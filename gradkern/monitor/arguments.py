@@ -1,0 +1,142 @@
+"""What callers pass to a monitor: checked, with errors that say what was wrong."""
+
+from __future__ import annotations
+
+import operator
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradkern.stats import GradStats
+
+#: What norms are of that do not come from a clip, by `record`'s argument `after_clip`.
+PHASE_SAID = {None: "measured", False: "before_clip", True: "after_clip"}
+
+
+def run_folder(run_dir: str | os.PathLike[str] | None, all_ranks: bool) -> tuple[Path, int, bool]:
+    """The folder, this process's rank, and whether it records."""
+    folder = Path(run_dir) if run_dir is not None else Path("gradkern-runs") / time.strftime("%Y%m%d-%H%M%S")
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    rank = torch.distributed.get_rank() if distributed else 0
+    return (folder / f"rank{rank}" if all_ranks else folder), rank, all_ranks or rank == 0
+
+
+def as_count(key: str, value: Any, least: int) -> int:
+    """A whole number of any integer type.
+
+    Raises:
+        ValueError: it is none, or less than `least`.
+    """
+    try:
+        number = -1 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = -1
+    if number < least or number >= 2**62:
+        raise ValueError(f"[GradMonitor] {key}: expected an integer of at least {least}, got {value!r}")
+    return number
+
+
+def as_step(step: Any) -> int:
+    """The number of a step.
+
+    Raises:
+        ValueError: it is no integer of at least 0.
+    """
+    return as_count("step", step, 0)
+
+
+def as_loss(loss: Any) -> float | Tensor | None:
+    """The number, where reading it waits for nothing; else a tensor of one element on its device.
+
+    Raises:
+        TypeError, ValueError: it is not one real number.
+    """
+    if loss is None or type(loss) is float:
+        return loss
+    if isinstance(loss, Tensor):
+        if loss.is_cpu and loss.dim() == 0:
+            number = loss.item()
+            if type(number) is float:
+                return number
+        return _of_tensor(loss)
+    if isinstance(loss, (str, bytes, bytearray)) or getattr(loss, "size", 1) != 1:
+        raise _no_number(loss)
+    try:  # an array of one element has `item`, as NumPy's numbers have
+        return float(loss.item() if hasattr(loss, "item") else loss)
+    except OverflowError as error:
+        raise ValueError(
+            "[GradMonitor.record] loss: expected a number that a float can hold, got one that is too large"
+        ) from error
+    except (TypeError, ValueError) as error:
+        raise _no_number(loss) from error
+
+
+def _of_tensor(loss: Tensor) -> float | Tensor:
+    if loss.numel() != 1:
+        raise ValueError(
+            f"[GradMonitor.record] loss: expected one number, got a tensor of shape {tuple(loss.shape)}"
+        )
+    if loss.is_complex():
+        raise _no_number(loss)
+    return float(loss.item()) if loss.is_cpu else loss.detach()
+
+
+def _no_number(loss: Any) -> TypeError:
+    what = f"{loss!r:.80}" if not isinstance(loss, Tensor) else f"a tensor of {loss.dtype}"
+    return TypeError(
+        f"[GradMonitor.record] loss: expected one real number, got {what} ({type(loss).__name__})"
+    )
+
+
+def as_rates(optimizer: torch.optim.Optimizer | None) -> list[Any]:
+    """The learning rate of each group as it is now: a float, or a tensor on a device."""
+    if optimizer is None:
+        return []
+    rates = [group["lr"] for group in optimizer.param_groups]
+    for rate in rates:
+        if type(rate) is not float:
+            return [_as_rate(r) for r in rates]
+    return rates
+
+
+def _as_rate(rate: Any) -> float | Tensor:
+    """Those of capturable optimizers are tensors, and changed in place. NaN for what is no number."""
+    if isinstance(rate, Tensor):
+        return rate if not rate.is_cpu else float(rate) if rate.numel() == 1 else float("nan")
+    try:
+        return float(rate)
+    except (TypeError, ValueError, OverflowError):
+        return float("nan")
+
+
+def check_stats(stats: Any, inv_scale: float | None, after_clip: bool | None) -> None:
+    """That `record`'s arguments do not contradict the statistics.
+
+    Raises:
+        TypeError, ValueError: they do, or the statistics are none.
+    """
+    if not isinstance(stats, GradStats):
+        raise TypeError(f"[GradMonitor.record] stats: expected GradStats, got {type(stats).__name__}")
+    if after_clip not in PHASE_SAID:
+        raise TypeError(f"[GradMonitor.record] after_clip: expected True, False or None, got {after_clip!r}")
+    if after_clip and stats.clip_coef is not None:
+        raise ValueError(
+            "[GradMonitor.record] after_clip: expected False for statistics that come from clip_(), "
+            "which are from before clipping; got True"
+        )
+    if inv_scale is None:
+        return
+    if isinstance(stats.inv_scale, Tensor):
+        raise ValueError(
+            "[GradMonitor.record] inv_scale: expected None with statistics that know the scaler's, got "
+            f"{inv_scale!r}"
+        )
+    if inv_scale != stats.inv_scale:
+        raise ValueError(
+            f"[GradMonitor.record] inv_scale: expected that of the statistics, {stats.inv_scale!r}, got "
+            f"{inv_scale!r}; give it to measure()"
+        )

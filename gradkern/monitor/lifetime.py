@@ -1,0 +1,44 @@
+"""The end of a monitor: with the program, or in a process that was forked from the one that records."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import weakref
+from typing import Protocol
+
+
+class Ending(Protocol):
+    """What is told of both."""
+
+    def close(self) -> None: ...
+    def forked(self) -> None: ...
+
+
+_open: weakref.WeakSet[Ending] = weakref.WeakSet()
+
+
+def follow(monitor: Ending) -> None:
+    """Close `monitor` when the program ends, and tell it when it finds itself in a forked process.
+
+    To ask for the process at every step would be a system call each time.
+    """
+    _open.add(monitor)
+    reference = weakref.ref(monitor)
+
+    def close() -> None:
+        alive = reference()
+        if alive is not None:
+            alive.close()
+
+    atexit.register(close)
+    weakref.finalize(monitor, atexit.unregister, close)
+
+
+def _tell_forked() -> None:
+    for monitor in list(_open):
+        monitor.forked()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_tell_forked)

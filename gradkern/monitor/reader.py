@@ -1,0 +1,228 @@
+"""Reading a history's file: which rows there are, and which of them are live."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradkern.monitor import store
+from gradkern.monitor.columns import Columns, Layout
+from gradkern.monitor.scalars import Scalars
+from gradkern.monitor.store import HistoryError
+
+F = TypeVar("F", bound=Callable[..., Any])
+_PIECE = 1024
+
+
+def names_file(method: F) -> F:
+    """What goes wrong while reading names the file; see `store.reading`."""
+
+    @wraps(method)
+    def wrapped(self: HistoryReader, *args: Any, **kwargs: Any) -> Any:
+        with store.reading(self.path):
+            return method(self, *args, **kwargs)
+
+    return wrapped  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A place where recording went on from an earlier step than the last one."""
+
+    from_step: int
+    """The first step recorded after going back."""
+    time: float
+    """When, in seconds since 1970."""
+    replaced: int
+    """How many recorded steps it replaced."""
+
+
+class HistoryReader:
+    """What `History` reads with: the connection, the layouts, the numbers of all steps, the live rows."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path, superseded: bool) -> None:
+        self._db = connection
+        self.path = path
+        self._superseded = superseded
+        self._scalars = Scalars()
+        self._cache: dict[str, Any] = {}
+        self.refresh()
+
+    @names_file
+    def refresh(self) -> int:
+        """Read what was recorded since; returns how many rows are new. Cheap if nothing is."""
+        self._db.execute("BEGIN")  # one consistent picture of all tables
+        try:
+            self._read_layouts()
+            query = "SELECT id, from_step, first_seq, kept, time FROM branches ORDER BY id"
+            self._branch_rows = self._db.execute(query).fetchall()
+            new = self._read_scalars()
+        finally:
+            self._db.execute("COMMIT")
+        self._select()
+        self._cache.clear()
+        return new
+
+    def close(self) -> None:
+        """Close the file; arrays already read stay."""
+        self._db.close()
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """The read-only connection."""
+        return self._db
+
+    @property
+    def shows_superseded(self) -> bool:
+        """Whether replaced rows are shown too."""
+        return self._superseded
+
+    @property
+    def layouts(self) -> dict[int, Layout]:
+        """The sets of parameters that the run has had."""
+        return self._layouts
+
+    @property
+    def branch_rows(self) -> list[tuple[Any, ...]]:
+        """Rows of `branches` as they are in the file."""
+        return self._branch_rows
+
+    @property
+    def last_seq(self) -> int:
+        """Number of the last row in the file, replaced ones counted."""
+        return self._scalars.last_seq
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Canonical names of all parameters of the run, in order of first appearance."""
+        return self._names
+
+    @property
+    def numel(self) -> NDArray[np.int64]:
+        """[N] elements of each parameter (of the latest, if one changed its size)."""
+        return self._numel
+
+    @property
+    def repeated(self) -> frozenset[int]:
+        """Columns of parameters that have an earlier column, too: listed twice, under two names."""
+        return frozenset(
+            int(layout.columns[row])
+            for layout in self._layouts.values()
+            for row in np.flatnonzero(layout.first != np.arange(len(layout.first)))
+        )
+
+    @property
+    @names_file
+    def params(self) -> dict[str, dict[str, Any]]:
+        """For each name what is known of the parameter: numel, shape, dtype, trainable, group, kind."""
+        return {name: dict(entry) for layout in self._layouts.values() for name, entry in layout.entries()}
+
+    @property
+    @names_file
+    def meta(self) -> dict[str, Any]:
+        """What the monitor noted: version, norm_type, every, journal, optimizer, …"""
+        rows = self._db.execute("SELECT key, value FROM meta").fetchall()
+        return {str(key): store.read_json(value, f"meta {key!r}") for key, value in rows}
+
+    @property
+    @names_file
+    def norm_type(self) -> float:
+        """Order of `norm` and `total_norm`."""
+        return float(self.meta.get("norm_type", 2.0))
+
+    @property
+    @names_file
+    def branches(self) -> list[Branch]:
+        """Where recording went on from an earlier step, in order of time."""
+        found = []
+        for number, from_step, first_seq, _, time in self._branch_rows:
+            if from_step is None:
+                continue
+            earlier = [(n, s) for n, s, *_ in self._branch_rows if s is not None and n < number]
+            gone = (self._all["seq"] < first_seq) & (self._all["step"] >= from_step)
+            for n, step in earlier:  # what was replaced before is not replaced again
+                gone &= (self._all["branch"] >= n) | (self._all["step"] < step)
+            found.append(Branch(int(from_step), float(time), int(np.count_nonzero(gone))))
+        return found
+
+    def _column(self, name: str) -> NDArray[Any]:
+        return self._all[name][self._rows]
+
+    def _read_layouts(self) -> None:
+        self._layouts: dict[int, Layout] = {}
+        position: dict[str, int] = {}
+        for number, text in self._db.execute("SELECT id, params FROM layouts ORDER BY id"):
+            layout = Layout.from_json(store.read_json(text, f"layout {number}"))
+            layout.columns = np.array(
+                [position.setdefault(name, len(position)) for name in layout.names], dtype=np.int64
+            )
+            self._layouts[number] = layout
+        self._names = tuple(position)
+        self._numel = np.zeros(len(position), dtype=np.int64)
+        for layout in self._layouts.values():
+            self._numel[layout.columns] = layout.numel
+
+    def _read_scalars(self) -> int:
+        new = self._scalars.read(self._db)
+        self._all = self._scalars.columns
+        for number in np.unique(self._all["layout"]).tolist():
+            if number not in self._layouts:
+                raise HistoryError(f"[History] {str(self.path)!r}: layout {number!r} is missing")
+        return new
+
+    def _select(self) -> None:
+        """Which rows are live: not replaced by a later branch."""
+        live = np.ones(len(self._all["seq"]), dtype=bool)
+        for number, from_step, *_ in [] if self._superseded else self._branch_rows:
+            if from_step is not None:
+                live &= (self._all["branch"] >= number) | (self._all["step"] < from_step)
+        self._rows = np.flatnonzero(live)
+
+    def _live(self, table: str, columns: str) -> list[tuple[Any, ...]]:
+        """Rows of `weights` or `hists` that no later branch replaced."""
+        query = f"SELECT branch, step, layout, {columns} FROM {table} ORDER BY id"
+        found = self._db.execute(query).fetchall()
+        return [row for row in found if self._is_live(row[0], row[1])]
+
+    def _is_live(self, branch: int, step: int) -> bool:
+        marks = [] if self._superseded else self._branch_rows
+        return all(s is None or branch >= n or step < s for n, s, *_ in marks)
+
+    @names_file
+    def last_step_of(self, table: str) -> int | None:
+        """The step of the last live row of `weights` or `hists`; reads no more than it must."""
+        for branch, step in self._db.execute(f"SELECT branch, step FROM {table} ORDER BY id DESC"):
+            if self._is_live(branch, step):
+                return int(step)
+        return None
+
+    def _read_columns(self, rows: NDArray[np.int64]) -> Columns:
+        columns = Columns(len(rows), len(self._names))
+        seqs, layouts = self._all["seq"][rows], self._all["layout"][rows]
+        for start in range(0, len(rows), _PIECE):  # short reads: a writer without WAL waits for them
+            piece = seqs[start : start + _PIECE]
+            query = "SELECT seq, norm, max_abs, l2_norm, nonfinite, zeros FROM vals WHERE seq BETWEEN ? AND ?"
+            found = {row[0]: row for row in self._db.execute(query, (int(piece.min()), int(piece.max())))}
+            missing = [seq for seq in piece.tolist() if seq not in found]
+            if missing:
+                raise HistoryError(f"[History] {str(self.path)!r}: row {missing[0]} of `vals` is missing")
+            kinds = layouts[start : start + _PIECE]
+            for number in np.unique(kinds):
+                at = np.flatnonzero(kinds == number)
+                columns.put(at + start, self._layouts[int(number)], [found[s] for s in piece[at].tolist()])
+        return columns
+
+    def _layout(self, number: Any) -> Layout:
+        if number not in self._layouts:
+            raise HistoryError(f"[History] {str(self.path)!r}: layout {number!r} is missing")
+        return self._layouts[number]
