@@ -298,7 +298,7 @@ class GradMonitor:
         del columns["nonfinite_total"]
         return GradStats(
             names=self._plan.names,
-            numel=self._plan.numel,
+            numel=self._plan.sizes(),
             has_grad=tuple(columns.pop("has_grad")),
             first=self._plan.first,
             inv_scale=inv_scale,
