@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 import pytest
+import torch
 
 from tests.distributed.ranks import fork_context
 
