@@ -113,7 +113,12 @@ def main() -> None:
     total = measured(arguments, together=True)
     dist.destroy_process_group()  # the other ranks end here
     if rank == 0:
-        entry = {"ranks": world, "width": arguments.width, "total": total, "host": host_only(arguments, world)}
+        entry = {
+            "ranks": world,
+            "width": arguments.width,
+            "total": total,
+            "host": host_only(arguments, world),
+        }
         if arguments.save:
             save(entry)
         print(json.dumps(entry, indent=1))

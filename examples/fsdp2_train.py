@@ -75,7 +75,9 @@ def sharded_model(device: torch.device, bf16: bool) -> nn.Module:
     return fully_shard(model, mesh=mesh, mp_policy=policy)
 
 
-def save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, monitor: gradkern.GradMonitor) -> None:
+def save(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, monitor: gradkern.GradMonitor
+) -> None:
     weights, moments = get_state_dict(model, optimizer)
     state = {"model": weights, "optimizer": moments, "monitor": monitor.state_dict()}
     dcp.save(state, checkpoint_id=str(path / f"step-{monitor.step:06d}"))

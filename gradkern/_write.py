@@ -29,9 +29,12 @@ def scale_(grads: Sequence[Tensor | None], shards: Sequence[Tensor | None], fact
     """
     if is_one(factor):
         return
+    present = [s for s in shards if s is not None]
     by_device: dict[torch.device, list[Tensor]] = {}
-    for shard in shards:
-        if shard is not None:
+    if all(s.is_cpu for s in present):
+        by_device[torch.device("cpu")] = present
+    else:
+        for shard in present:
             by_device.setdefault(shard.device, []).append(shard)
     for device, listed in by_device.items():
         if device.type == "cpu":

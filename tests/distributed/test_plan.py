@@ -113,7 +113,9 @@ def verify_job() -> None:
         before = _verify.snapshot(params)
         with pytest.raises(RuntimeError, match=r"GRADKERN_VERIFY: total_norm is .*, float64 says"):
             _verify.check_total("get_total_norm", [p.grad for p in params], 2.0, total * 1.001)
-        with pytest.raises(RuntimeError, match=r"GRADKERN_VERIFY: gradient 0 is not 0\.\d+ times what it was"):
+        with pytest.raises(
+            RuntimeError, match=r"GRADKERN_VERIFY: gradient 0 is not 0\.\d+ times what it was"
+        ):
             _verify.check_clip("clip_grad_norm_", before, params, float(total) / 2, 2.0, total)
     finally:
         functional.VERIFY = False

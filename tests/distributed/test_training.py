@@ -61,7 +61,8 @@ def backward_job(partition: str, dtype: torch.dtype) -> float:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
-    ("world", "partition"), [(2, "fsdp"), (4, "fsdp"), (4, "hsdp"), (2, "tp"), (4, "fsdp+tp"), (4, "some blocks")]
+    ("world", "partition"),
+    [(2, "fsdp"), (4, "fsdp"), (4, "hsdp"), (2, "tp"), (4, "fsdp+tp"), (4, "some blocks")],
 )
 def test_a_real_backward(ranks, world, partition, dtype):
     assert len(set(ranks(world)(backward_job, partition=partition, dtype=dtype))) == 1
