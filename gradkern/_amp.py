@@ -46,9 +46,8 @@ def begin(
         types = [None if (g := p.grad) is None else g.dtype for p in params]
         if torch.float16 in types:
             index = types.index(torch.float16)
-            raise ValueError(
-                f"[GradClipper.clip_] params[{index}] ('{names[index]}'): Attempting to unscale FP16 gradients."
-            )
+            where = f"[GradClipper.clip_] params[{index}] ('{names[index]}')"
+            raise ValueError(f"{where}: Attempting to unscale FP16 gradients.")
     scale: Tensor = scaler._scale  # type: ignore[assignment]
     inverse = scale.double().reciprocal().float().double()  # rounded as torch rounds it
     return float(inverse) if inverse.device.type == "cpu" else inverse

@@ -42,10 +42,11 @@ class Groups:
     process_group: ProcessGroup | None = None
     pp_group: ProcessGroup | None = None
     in_group: Callable[[int], bool] | None = None
+    elsewhere: Callable[[int], bool] | None = None
 
     @property
     def named(self) -> bool:
-        return self.process_group is not None or self.pp_group is not None
+        return self.process_group is not None or self.pp_group is not None or self.elsewhere is not None
 
     def as_arguments(self) -> dict[str, Any]:
         """For `RankPlan`."""
@@ -53,6 +54,7 @@ class Groups:
             "process_group": self.process_group,
             "pp_group": self.pp_group,
             "in_group": self.in_group,
+            "elsewhere": self.elsewhere,
             "prefer_world": True,
         }
 

@@ -109,6 +109,8 @@ def clip_grad_norm_(
     grads = gradients("clip_grad_norm_", parameters)
     if not grads:
         return torch.tensor(0.0)
+    if error_if_nonfinite:  # something empty for every missing gradient: the message counts parameters
+        grads = [torch.empty(0, device=p.device) if p.grad is None else p.grad for p in parameters]
     return torch.ops.gradkern.clip_(grads, max_norm, norm_type, error_if_nonfinite)
 
 

@@ -52,6 +52,9 @@ class GradClipper:
         in_process_group: which plain parameters, by canonical name, are different parts in
             `process_group`; default: all.
         pp_group: ranks that hold different parts of the model: pipeline stages.
+        counted_elsewhere: which parameters, by canonical name, another rank counts: on the last stage,
+            an embedding that is tied to the first stage's. They are clipped here all the same; their
+            rows are 0 here.
 
     Example:
         >>> clipper = GradClipper(model, max_norm=1.0)
@@ -79,6 +82,7 @@ class GradClipper:
         process_group: ProcessGroup | None = None,
         in_process_group: Callable[[str], bool] | None = None,
         pp_group: ProcessGroup | None = None,
+        counted_elsewhere: Callable[[str], bool] | None = None,
     ) -> None:
         self.max_norm = as_number("GradClipper", "max_norm", max_norm)
         self.norm_type = as_number("GradClipper", "norm_type", norm_type)
@@ -93,7 +97,8 @@ class GradClipper:
         self._handover = None if optimizer is None else OptimizerHandover(optimizer)
         self._fold = fold
         inside = None if in_process_group is None else (lambda i: in_process_group(self._plan.names[i]))
-        self._groups = Groups(process_group, pp_group, inside)
+        elsewhere = None if counted_elsewhere is None else (lambda i: counted_elsewhere(self._plan.names[i]))
+        self._groups = Groups(process_group, pp_group, inside, elsewhere)
         self._cache = _general.Cache()
         plan = self._plan
         _general.agree("GradClipper", plan.params, plan.names, self.norm_type, self._groups, self._cache)

@@ -57,7 +57,8 @@ class Distributed:
         self.held: list[Tensor | None] = held
         self._counted = [h if c else None for h, c in zip(held, plan.counted)]
         for position in plan.partial:
-            self._counted[position] = _resolved(grads[position])
+            added = _resolved(grads[position])  # a collective, whoever counts the sum
+            self._counted[position] = added if plan.counted[position] else None
 
     @property
     def report(self) -> torch.dtype:

@@ -25,6 +25,7 @@ class RankPlan:
         params: parameters, or tensors that stand for themselves if `grads` is the same list.
         grads: a gradient or None for each.
         process_group, pp_group, in_group, prefer_world: see `layout_of`.
+        elsewhere: whether another rank counts the parameter at a position; it is scaled here all the same.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class RankPlan:
         pp_group: dist.ProcessGroup | None = None,
         in_group: Callable[[int], bool] | None = None,
         prefer_world: bool = False,
+        elsewhere: Callable[[int], bool] | None = None,
     ) -> None:
         # Frozen parameters without gradient take no part; trainable ones do on every rank.
         self._carriers = [
@@ -48,6 +50,8 @@ class RankPlan:
         self.double = any(c.dtype in (torch.float64, torch.complex128) for c in present)
         self._seen = [None if c is None else _signature(c) for c in self._carriers]
         self._ownership()
+        if elsewhere is not None:
+            self.counted = [c and not elsewhere(i) for i, c in enumerate(self.counted)]
         self._carriers = []  # gradients are not ours to keep
         order = [i for d in self.layout.domains for i in d.positions]
         self.missing = [i for i, c in enumerate(self._seen) if c is None]
