@@ -70,7 +70,7 @@ def _is_sharded(tensors: Sequence[Tensor]) -> bool:
     return any(isinstance(t, DTensor) for t in tensors)
 
 
-@torch.compiler.disable(
+@torch.compiler.disable(  # type: ignore[no-untyped-call]
     reason="gradkern: gradients that are DTensors are clipped outside the graph, by collectives over their "
     "meshes; compile without fullgraph=True, or clip outside the compiled function"
 )

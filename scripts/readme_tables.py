@@ -101,7 +101,7 @@ def scale_host_table(record: dict) -> str:
                 continue
             base, slope = record["lines"][name]
             cells.append(f"{seconds(value)} ({(base + slope * row['params']) / value - 1:+.0%})")
-        held = row["ranks"] != 8 or row["params"] in record["held_out"]["gradkern"]
+        held = row["ranks"] != 8 or row["params"] in record["held_out"]
         lines.append(
             f"| {row['ranks']} | {row['params']} | {' | '.join(cells)} | {'held out' if held else ''} |"
         )

@@ -21,7 +21,8 @@ class CountedParameter:
 
     name: str
     counted_as: str
-    """"shard", "replica", "partial", "plain", "plain in process_group", "elsewhere", "repeat", "no gradient"."""
+    """"shard", "replica", "partial", "plain", "plain in process_group", "elsewhere", "repeat",
+    "no gradient"."""
     mesh: str
     """Mesh and placements, "(dp=2, tp=2) Shard(dim=0), Replicate()"; "" for a plain tensor."""
     numel: int

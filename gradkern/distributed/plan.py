@@ -49,6 +49,8 @@ class RankPlan:
         present = [c for c in self._carriers if c is not None]
         self.double = any(c.dtype in (torch.float64, torch.complex128) for c in present)
         self._seen = [None if c is None else _signature(c) for c in self._carriers]
+        self.counted: list[bool] = [True] * len(self._seen)
+        self.partial: list[int] = []
         self._ownership()
         if elsewhere is not None:
             self.counted = [c and not elsewhere(i) for i, c in enumerate(self.counted)]
@@ -61,7 +63,6 @@ class RankPlan:
     def _ownership(self) -> None:
         """Which positions this rank counts, and which are to be added over ranks first."""
         verdicts: dict[Any, tuple[bool, bool]] = {}
-        self.counted, self.partial = [True] * len(self._seen), []
         for position, tensor in enumerate(self._carriers):
             if not isinstance(tensor, DTensor):
                 continue
