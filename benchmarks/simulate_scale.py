@@ -3,7 +3,7 @@
     seconds = host(params) + collectives * (hops(ranks) * latency + 2 * bytes / bandwidth)
 
 Host: measured here, on parameters that are sharded over as many ranks as asked for, with torch's fake
-process group, whose collectives do nothing (the fastest of 15 calls); a line is fitted over the number of
+process group, whose collectives do nothing (the fastest of 7 calls); a line is fitted over the number of
 parameters. Collectives: assumed, a tree with 2 * log2(ranks) hops; latency and bandwidth are arguments.
 Checks: the line beside counts of parameters that it was not fitted to, the host cost beside other numbers
 of ranks, and, at 2 and 4 gloo processes of this machine, whole calls beside the line plus bare all-reduces
@@ -79,7 +79,7 @@ def host_seconds(ranks: int, counts: Sequence[int]) -> list[dict[str, Any]]:
     rows = []
     for count in counts:
         calls = contenders(count)
-        seconds = {name: fastest_seconds(call, 5 if name == "torch" else 15) for name, call in calls.items()}
+        seconds = {name: fastest_seconds(call, 7) for name, call in calls.items()}
         rows.append({"ranks": ranks, "params": count, "seconds": seconds})
         print(rows[-1], flush=True)
     dist.destroy_process_group()
@@ -127,7 +127,7 @@ def _gloo_rank(rank: int, world: int, store: str, count: int, results: Any) -> N
     answers = {}
     for name, call in calls.items():
         dist.barrier()
-        answers[name] = fastest_seconds(call, 15)
+        answers[name] = fastest_seconds(call, 10)
     if rank == 0:
         results.put(answers)
     dist.barrier()
