@@ -1,28 +1,37 @@
-"""Clip beside torch's for FSDP2 on gloo: total time a call on rank 0.
+"""Clip beside torch's for FSDP2 on gloo: total and host time a call.
 
-    torchrun --nproc-per-node 2 benchmarks/bench_distributed.py --blocks 20
+    torchrun --nproc-per-node 2 benchmarks/bench_distributed.py --save
 
-Both clip the same gradients of the same model, in turn, in the same process; the median of the calls is
-printed with the spread. On a machine with fewer cores than ranks the figures are those of the scheduler.
+All contenders clip the same gradients of the same model, in turn, in the same process. Total: a call on
+gloo, from a barrier to the norm on the host, median of the slowest rank of each round. Host: the same
+call on torch's fake process group of the same size, whose collectives do nothing, the fastest. On a
+machine with fewer cores than ranks the totals are those of the scheduler.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from machine import describe
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 import gradkern
 
+RESULT = Path(__file__).parent / "results" / "distributed_cpu.json"
+WARM_UP = 3
+
 
 def sharded(blocks: int, width: int) -> nn.Module:
+    """Four parameters a block, every one a DTensor with a gradient."""
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     made = (nn.Sequential(nn.Linear(width, width), nn.LayerNorm(width)) for _ in range(blocks))
     model = nn.Sequential(*made)
@@ -35,44 +44,85 @@ def sharded(blocks: int, width: int) -> nn.Module:
     return model
 
 
-def timed(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Milliseconds of each call, one after the other in every round."""
+def contenders(model: nn.Module, max_norm: float) -> dict[str, Callable[[], object]]:
+    params = list(model.parameters())
+    clipper = gradkern.GradClipper(model, max_norm)
+    return {
+        "torch": lambda: nn.utils.clip_grad_norm_(params, max_norm).full_tensor().item(),
+        "clip_grad_norm_": lambda: gradkern.clip_grad_norm_(params, max_norm).full_tensor().item(),
+        "GradClipper": lambda: clipper.clip_().total_norm.item(),
+    }
+
+
+def timed(calls: dict[str, Callable[[], object]], repeats: int, *, together: bool) -> dict[str, list[float]]:
+    """Seconds of each call, one contender after the other in every round."""
     times: dict[str, list[float]] = {name: [] for name in calls}
-    for round_ in range(repeats + 2):
+    for round_ in range(repeats + WARM_UP):
         for name, call in calls.items():
-            dist.barrier()
+            if together:
+                dist.barrier()
             begin = time.perf_counter()
             call()
-            if round_ >= 2:  # the first rounds warm caches up
-                times[name].append(1e3 * (time.perf_counter() - begin))
+            seconds = torch.tensor(time.perf_counter() - begin, dtype=torch.float64)
+            if together:
+                dist.all_reduce(seconds, op=dist.ReduceOp.MAX)
+            if round_ >= WARM_UP:
+                times[name].append(float(seconds))
     return times
+
+
+def measured(arguments: argparse.Namespace, *, together: bool) -> list[dict[str, object]]:
+    rows = []
+    for blocks in arguments.blocks:
+        for clips in (False, True):
+            # A norm of 1e-6 of the gradients' keeps clipping, round after round.
+            calls = contenders(sharded(blocks, arguments.width), 1e-6 if clips else 1e9)
+            times = timed(calls, arguments.repeats, together=together)
+            typical = statistics.median if together else min
+            seconds = {name: typical(values) for name, values in times.items()}
+            rows.append({"params": 4 * blocks, "clips": clips, "seconds": seconds})
+    return rows
+
+
+def host_only(arguments: argparse.Namespace, world: int) -> list[dict[str, object]]:
+    """The same on a process group whose collectives do nothing."""
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=world)
+    rows = measured(arguments, together=False)
+    dist.destroy_process_group()
+    return rows
+
+
+def save(entry: dict[str, object]) -> None:
+    record = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {"runs": {}}
+    record["machine"] = describe()
+    record["runs"][str(entry["ranks"])] = entry
+    RESULT.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--blocks", type=int, default=20, help="four parameters a block")
+    parser.add_argument("--blocks", type=int, nargs="+", default=[10, 80], help="four parameters a block")
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--save", action="store_true", help=f"into {RESULT.name}")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
-    model = sharded(arguments.blocks, arguments.width)
-    params = list(model.parameters())
-    clipper = gradkern.GradClipper(model, 1e9)
-    times = timed(
-        {
-            "torch.nn.utils.clip_grad_norm_": lambda: nn.utils.clip_grad_norm_(params, 1e9).full_tensor(),
-            "gradkern.clip_grad_norm_": lambda: gradkern.clip_grad_norm_(params, 1e9).full_tensor(),
-            "gradkern.GradClipper.clip_": lambda: clipper.clip_(),
-        },
-        arguments.repeats,
-    )
-    if dist.get_rank() == 0:
-        print(f"{dist.get_world_size()} ranks, {len(params)} parameters, torch {torch.__version__}, gloo")
-        for name, values in times.items():
-            spread = f"min {min(values):8.2f}  max {max(values):8.2f}"
-            print(f"{name:32} median {statistics.median(values):8.2f} ms  {spread}")
-    dist.destroy_process_group()
+    rank, world = dist.get_rank(), dist.get_world_size()
+    total = measured(arguments, together=True)
+    dist.destroy_process_group()  # the other ranks end here
+    if rank == 0:
+        entry = {
+            "ranks": world,
+            "width": arguments.width,
+            "total": total,
+            "host": host_only(arguments, world),
+        }
+        if arguments.save:
+            save(entry)
+        print(json.dumps(entry, indent=1))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""Train a small transformer with FSDP2: sharded parameters, gradkern's clip, checkpoint and resume.
+"""Train a small transformer with FSDP2: sharded parameters, gradkern's clip and monitor, checkpoint, resume.
 
 On two CPU processes (gloo), and again to resume where it stopped:
 
-    torchrun --nproc-per-node 2 examples/fsdp2_train.py --steps 20 --checkpoint /tmp/run
-    torchrun --nproc-per-node 2 examples/fsdp2_train.py --steps 40 --checkpoint /tmp/run
+    torchrun --nproc-per-node 2 examples/fsdp2_train.py --steps 20 --folder /tmp/run
+    torchrun --nproc-per-node 2 examples/fsdp2_train.py --steps 40 --folder /tmp/run
+    gradkern report /tmp/run/gradients
 
-With GPUs in the machine the same command uses NCCL.
+With GPUs in the machine the same command uses NCCL (written for it, not run on it yet).
 """
 
 from __future__ import annotations
@@ -74,22 +75,27 @@ def sharded_model(device: torch.device, bf16: bool) -> nn.Module:
     return fully_shard(model, mesh=mesh, mp_policy=policy)
 
 
-def save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
+def save(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, monitor: gradkern.GradMonitor
+) -> None:
     weights, moments = get_state_dict(model, optimizer)
-    state = {"model": weights, "optimizer": moments, "step": torch.tensor(step)}
-    dcp.save(state, checkpoint_id=str(path / f"step-{step:06d}"))
+    state = {"model": weights, "optimizer": moments, "monitor": monitor.state_dict()}
+    dcp.save(state, checkpoint_id=str(path / f"step-{monitor.step:06d}"))
 
 
-def resume(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Load the last complete checkpoint, if there is one; the step to go on from."""
+def resume(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, monitor: gradkern.GradMonitor
+) -> None:
+    """Load the last complete checkpoint, if there is one; the monitor then knows the step."""
     complete = sorted(p.parent for p in path.glob("step-*/.metadata"))
     if not complete:
-        return 0
+        monitor.load_state_dict({"step": 0})  # what an interrupted run recorded is recorded again
+        return
     weights, moments = get_state_dict(model, optimizer)
-    state = {"model": weights, "optimizer": moments, "step": torch.tensor(0)}
+    state = {"model": weights, "optimizer": moments, "monitor": monitor.state_dict()}
     dcp.load(state, checkpoint_id=str(complete[-1]))
     set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
-    return int(state["step"])
+    monitor.load_state_dict(state["monitor"])
 
 
 def train(arguments: argparse.Namespace, device: torch.device) -> None:
@@ -97,33 +103,37 @@ def train(arguments: argparse.Namespace, device: torch.device) -> None:
     model = sharded_model(device, arguments.bf16)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     clipper = gradkern.GradClipper(model, max_norm=1.0, on_nonfinite="skip")
-    first = resume(arguments.checkpoint, model, optimizer) if arguments.checkpoint else 0
-    if rank == 0 and first:
-        print(f"resumed after step {first}")
-    for step in range(first, arguments.steps):
+    monitor = gradkern.GradMonitor(model, optimizer, arguments.folder / "gradients")  # rank 0 writes
+    resume(arguments.folder / "checkpoints", model, optimizer, monitor)
+    if rank == 0 and monitor.step:
+        print(f"resumed after step {monitor.step}")
+    for step in range(monitor.step, arguments.steps):
         tokens = batch(step, rank, device)
         logits = model(tokens[:, :-1])
         loss = nn.functional.cross_entropy(logits.float().flatten(0, 1), tokens[:, 1:].flatten())
         loss.backward()
-        stats = clipper.clip_()  # one small all-reduce for the total, the same on every rank
+        stats = clipper.clip_()  # the same norm on every rank
+        monitor.record(stats, loss=loss)
         if not bool(stats.skip_step):
             optimizer.step()
         optimizer.zero_grad()
-        if rank == 0 and (step % 5 == 4 or step == first):
+        if rank == 0 and (step + 1) % 5 == 0:
             worst = stats.names[int(stats.rms.argmax())]
             print(
                 f"step {step + 1:4d}  loss {loss.item():.4f}  norm {stats.total_norm.item():.5f}  "
                 f"coef {stats.clip_coef.item():.4f}  largest rms {worst}",
                 flush=True,
             )
-    if arguments.checkpoint and first < arguments.steps:
-        save(arguments.checkpoint, model, optimizer, arguments.steps)
+        if (step + 1) % arguments.save_every == 0 or step + 1 == arguments.steps:
+            save(arguments.folder / "checkpoints", model, optimizer, monitor)
+    monitor.close()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--checkpoint", type=Path, help="folder of checkpoints; resumed from if not empty")
+    parser.add_argument("--folder", type=Path, required=True, help="checkpoints and history; gone on with")
+    parser.add_argument("--save-every", type=int, default=100, help="optimizer steps between checkpoints")
     parser.add_argument("--bf16", action="store_true", help="bfloat16 parameters and gradients on the way")
     arguments = parser.parse_args()
     use_cuda = torch.cuda.is_available()

@@ -43,11 +43,11 @@ def begin(
         raise RuntimeError("[GradClipper.clip_] unscale_() is being called after step().")
     _check_same_parameters(optimizer, params, names)
     if not _allows_fp16(scaler):
-        for index, (p, name) in enumerate(zip(params, names)):
-            if p.grad is not None and p.grad.dtype == torch.float16:
-                raise ValueError(
-                    f"[GradClipper.clip_] params[{index}] ('{name}'): Attempting to unscale FP16 gradients."
-                )
+        types = [None if (g := p.grad) is None else g.dtype for p in params]
+        if torch.float16 in types:
+            index = types.index(torch.float16)
+            where = f"[GradClipper.clip_] params[{index}] ('{names[index]}')"
+            raise ValueError(f"{where}: Attempting to unscale FP16 gradients.")
     scale: Tensor = scaler._scale  # type: ignore[assignment]
     inverse = scale.double().reciprocal().float().double()  # rounded as torch rounds it
     return float(inverse) if inverse.device.type == "cpu" else inverse
@@ -59,7 +59,7 @@ def record(
     """Leave the scaler as `unscale_` does: the flag on every gradient's device, the stage."""
     found = bad.to(torch.float32)
     found = _over_sharded_ranks(scaler, found)
-    devices = {p.grad.device for p in params if p.grad is not None} or {found.device}
+    devices = {g.device for p in params if (g := p.grad) is not None} or {found.device}
     state = scaler._per_optimizer_states[id(optimizer)]
     state["found_inf_per_device"] = {device: found.to(device).clone() for device in devices}
     state["stage"] = OptState.UNSCALED
@@ -86,6 +86,9 @@ def _check_same_parameters(
     optimizer: torch.optim.Optimizer, params: Sequence[Tensor], names: Sequence[str]
 ) -> None:
     """Unscaled would be the clipper's gradients, stepped the optimizer's: they have to be the same."""
+    listed = {i for group in optimizer.param_groups for i in map(id, group["params"])}
+    if listed == set(map(id, params)):
+        return
     stepped = {id(p) for group in optimizer.param_groups for p in group["params"] if p.grad is not None}
     own = {id(p): name for p, name in zip(params, names) if p.grad is not None}
     extra = next((name for key, name in own.items() if key not in stepped), None)

@@ -17,10 +17,22 @@ from torch import Tensor
 
 from gradkern import _fallback, _route
 from gradkern._load import DISABLED, C
-from gradkern._write import scale_, zero_where_
+from gradkern._write import is_one, scale_, zero_where_
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
+
+
+@dataclass
+class Cache:
+    """What a long-lived caller keeps from call to call."""
+
+    plan: Any = None
+    """The `RankPlan` of the last call."""
+    held: Sequence[Tensor | None] | None = None
+    """What this rank held of each gradient in the call under way."""
+    names: Sequence[str] | None = None
+    """The names the plan was made for: another object means other parameters."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +42,21 @@ class Groups:
     process_group: ProcessGroup | None = None
     pp_group: ProcessGroup | None = None
     in_group: Callable[[int], bool] | None = None
+    elsewhere: Callable[[int], bool] | None = None
 
     @property
     def named(self) -> bool:
-        return self.process_group is not None or self.pp_group is not None
+        return self.process_group is not None or self.pp_group is not None or self.elsewhere is not None
+
+    def as_arguments(self) -> dict[str, Any]:
+        """For `RankPlan`."""
+        return {
+            "process_group": self.process_group,
+            "pp_group": self.pp_group,
+            "in_group": self.in_group,
+            "elsewhere": self.elsewhere,
+            "prefer_world": True,
+        }
 
 
 NO_GROUPS = Groups()
@@ -47,19 +70,23 @@ def measure_columns(
     count_zeros: bool,
     inv_scale: float | Tensor,
     groups: Groups = NO_GROUPS,
+    cache: Cache | None = None,
 ) -> dict[str, Any]:
     """The columns of `_C.measure` by whichever route takes the list, and "nonfinite_total" (0-d)."""
-    if groups.named or _route.is_distributed(params):
+    cache = Cache() if cache is None else cache
+    if cache.names is not names:
+        cache.plan, cache.names = None, names
+    cache.held = None
+    if groups.named or cache.plan is not None or _route.is_distributed(params):
         together = _route.together(
             params,
             [p.grad for p in params],
-            process_group=groups.process_group,
-            pp_group=groups.pp_group,
-            in_group=groups.in_group,
-            prefer_world=True,
+            plan=cache.plan,
             operation=operation,
             names=names,
+            **groups.as_arguments(),
         )
+        cache.plan, cache.held = together.plan, together.held
         found: dict[str, Any] = together.columns(norm_type, count_zeros, inv_scale)
         return found
     number = inv_scale if isinstance(inv_scale, float) else 1.0
@@ -112,12 +139,43 @@ def raise_if_bad(columns: dict[str, Any], verdict: Verdict, names: Sequence[str]
     )
 
 
-def apply(params: Sequence[Tensor], factor: Tensor, zero: Tensor | None) -> None:
-    """Scale by `factor`; where the 0-d `zero` holds, set to zero instead."""
+def apply(
+    params: Sequence[Tensor],
+    factor: Tensor,
+    zero: Tensor | None,
+    held: Sequence[Tensor | None] | None = None,
+) -> None:
+    """Scale by `factor`; where the 0-d `zero` holds, set to zero instead.
+
+    `held`: what this rank holds of each gradient, where that is known.
+    """
+    if zero is None and is_one(factor):
+        return
     grads = [p.grad for p in params]
-    shards = _route.written_shards(grads)
+    shards = _route.written_shards(grads) if held is None else held
     if zero is not None:
         factor = torch.where(zero, torch.ones_like(factor), factor)
     scale_(grads, shards, factor)
     if zero is not None:
         zero_where_(shards, zero)
+
+
+def agree(
+    operation: str,
+    params: Sequence[Tensor],
+    names: Sequence[str],
+    norm_type: float,
+    groups: Groups,
+    cache: Cache,
+) -> None:
+    """Let the ranks of every mesh find out whether they list the same parameters; a collective of
+    16 bytes a mesh dimension. Nothing where there is no DTensor.
+
+    Raises:
+        ValueError: they do not; on every rank of the mesh.
+    """
+    if not _route.is_distributed(params):
+        return
+    together = _route.together(params, [p.grad for p in params], operation=operation, **groups.as_arguments())
+    together.plan.agree(operation, names, params, norm_type)
+    cache.plan, cache.names = together.plan, names

@@ -62,6 +62,24 @@ def _(
     return rows[0], rows[1], rows[2], nonfinite, zeros, total
 
 
+def _is_sharded(tensors: Sequence[Tensor]) -> bool:
+    if not torch.distributed.is_available():
+        return False
+    from torch.distributed.tensor import DTensor  # the compiler has imported it already
+
+    return any(isinstance(t, DTensor) for t in tensors)
+
+
+@torch.compiler.disable(  # type: ignore[no-untyped-call]
+    reason="gradkern: gradients that are DTensors are clipped outside the graph, by collectives over their "
+    "meshes; compile without fullgraph=True, or clip outside the compiled function"
+)
+def _outside_the_graph(name: str, *arguments: Any) -> Any:
+    from gradkern import functional
+
+    return getattr(functional, name)(*arguments)
+
+
 def gradients(operation: str, parameters: Sequence[Tensor]) -> list[Tensor]:
     grads = [p.grad for p in parameters if p.grad is not None]
     candidates = [p for p in parameters if isinstance(p, torch.nn.Parameter) or p.requires_grad]
@@ -76,6 +94,8 @@ def gradients(operation: str, parameters: Sequence[Tensor]) -> list[Tensor]:
 def get_total_norm(tensors: Sequence[Tensor], norm_type: float, error_if_nonfinite: bool) -> Tensor:
     if not tensors:
         return torch.tensor(0.0)
+    if _is_sharded(tensors):
+        return _outside_the_graph("get_total_norm", tensors, norm_type, error_if_nonfinite)
     if error_if_nonfinite:  # the check is inside the operator; a max_norm of inf never writes
         return torch.ops.gradkern.clip_(list(tensors), float("inf"), norm_type, True)
     return torch.ops.gradkern.total_norm(list(tensors), norm_type)
@@ -84,19 +104,29 @@ def get_total_norm(tensors: Sequence[Tensor], norm_type: float, error_if_nonfini
 def clip_grad_norm_(
     parameters: Sequence[Tensor], max_norm: float, norm_type: float, error_if_nonfinite: bool
 ) -> Tensor:
+    if _is_sharded(parameters):
+        return _outside_the_graph("clip_grad_norm_", parameters, max_norm, norm_type, error_if_nonfinite)
     grads = gradients("clip_grad_norm_", parameters)
     if not grads:
         return torch.tensor(0.0)
+    if error_if_nonfinite:  # something empty for every missing gradient: the message counts parameters
+        grads = [torch.empty(0, device=p.device) if p.grad is None else p.grad for p in parameters]
     return torch.ops.gradkern.clip_(grads, max_norm, norm_type, error_if_nonfinite)
 
 
 def clip_grads_with_norm_(parameters: Sequence[Tensor], max_norm: float, total_norm: Tensor) -> None:
+    if _is_sharded([*parameters, total_norm]):
+        _outside_the_graph("clip_grads_with_norm_", parameters, max_norm, total_norm)
+        return
     grads = gradients("clip_grads_with_norm_", parameters)
     if grads:
         torch.ops.gradkern.clip_with_norm_(grads, max_norm, total_norm)
 
 
 def clip_grad_value_(parameters: Sequence[Tensor], clip_value: float) -> None:
+    if _is_sharded(parameters):
+        _outside_the_graph("clip_grad_value_", parameters, clip_value)
+        return
     grads = gradients("clip_grad_value_", parameters)
     if grads:
         torch.ops.gradkern.clip_value_(grads, clip_value)

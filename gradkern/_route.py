@@ -21,7 +21,8 @@ def is_distributed(tensors: Sequence[Tensor]) -> bool:
     module = sys.modules.get("torch.distributed.tensor")
     if module is None:
         return False
-    return any(isinstance(t, module.DTensor) or isinstance(t.grad, module.DTensor) for t in tensors)
+    kind = module.DTensor
+    return any(isinstance(t, kind) for t in tensors) or any(isinstance(t.grad, kind) for t in tensors)
 
 
 def functions() -> ModuleType:
@@ -38,7 +39,8 @@ def together(*args: Any, **options: Any) -> Any:
 
 def written_shards(grads: Sequence[Tensor | None]) -> list[Tensor | None]:
     """What in-place operations on this rank write to: a DTensor's local tensor, else the gradient."""
-    if not any(is_dtensor(g) for g in grads):
+    module = sys.modules.get("torch.distributed.tensor")
+    if module is None or not any(isinstance(g, module.DTensor) for g in grads):
         return list(grads)
     from gradkern.distributed.placements import written_shards as local
 

@@ -1,4 +1,8 @@
-"""`GRADKERN_VERIFY=1`: every call is compared with float64, computed by torch. Slow; for debugging."""
+"""`GRADKERN_VERIFY=1`: every call is compared with float64, computed by torch. Slow; for debugging.
+
+DTensors are gathered whole for it, on every rank; a call with `process_group=` or `pp_group=` is not
+compared, because no rank could know the others' tensors.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradkern import _route
 from gradkern._fallback import magnitudes, vector_norm
 
 #: Relative distance that two correct results can have: two units in the last place of the result's
@@ -18,7 +23,21 @@ TOLERANCE = {torch.float32: 2.0**-22, torch.float64: 1e-13}
 
 def snapshot(params: Sequence[Tensor]) -> list[Tensor | None]:
     """Copies of the gradients, before they are clipped."""
-    return [None if p.grad is None else p.grad.detach().clone() for p in params]
+    return [None if g is None else g.clone() for g in _whole([p.grad for p in params])]
+
+
+def _whole(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """DTensors gathered; a tensor listed twice stays one tensor."""
+    gathered: dict[int, Tensor] = {}
+    return [
+        t if t is None or not _route.is_dtensor(t) else gathered.setdefault(id(t), _gather(t))
+        for t in tensors
+    ]
+
+
+def _gather(tensor: Any) -> Tensor:
+    full: Tensor = tensor.detach().full_tensor()
+    return full
 
 
 def _unique(tensors: Sequence[Tensor | None]) -> list[Tensor]:
@@ -39,7 +58,12 @@ def reference_norm(tensors: Sequence[Tensor | None], norm_type: float) -> float:
 
 
 def check_total(operation: str, tensors: Sequence[Tensor], norm_type: float, total: Tensor) -> None:
-    _compare(operation, "total_norm", float(total), reference_norm(tensors, norm_type), total.dtype)
+    expected = reference_norm(_whole(tensors), norm_type)
+    _compare(operation, "total_norm", _number(total), expected, total.dtype)
+
+
+def _number(total: Tensor) -> float:
+    return float(_gather(total)) if _route.is_dtensor(total) else float(total)
 
 
 def check_clip(
@@ -56,8 +80,9 @@ def check_clip(
         RuntimeError: they differ; says by how much.
     """
     expected = reference_norm(_counted_once(before, params), norm_type)
-    _compare(operation, "total_norm", float(total), expected, total.dtype)
-    check_clip_by(operation, before, params, max_norm, float(total))
+    norm = _number(total)
+    _compare(operation, "total_norm", norm, expected, total.dtype)
+    check_clip_by(operation, before, params, max_norm, norm)
 
 
 def check_clip_by(
@@ -129,7 +154,7 @@ def check_rows(
 
 def _counted_once(before: Sequence[Tensor | None], params: Sequence[Tensor]) -> list[Tensor | None]:
     """The copies of those gradients that are not listed a second time."""
-    originals = [p.grad for p in params]
+    originals = _whole([p.grad for p in params])
     counted = {id(t) for t in _unique(originals)}
     first: list[Tensor | None] = []
     for old, grad in zip(before, originals):
@@ -139,6 +164,8 @@ def _counted_once(before: Sequence[Tensor | None], params: Sequence[Tensor]) -> 
 
 
 def _reals(grad: Tensor) -> Tensor:
+    if _route.is_dtensor(grad):
+        grad = _gather(grad)
     dense = grad.detach().to_dense() if grad.is_sparse else grad.detach()
     # Part by part: inf times a complex number would make NaN of the other part.
     return torch.view_as_real(dense.resolve_conj()) if dense.is_complex() else dense

@@ -10,6 +10,11 @@ from torch import Tensor
 from gradkern._load import DISABLED, C
 
 
+def is_one(factor: Tensor) -> bool:
+    """Whether nothing is to be written, where that is known without a synchronisation."""
+    return factor.is_cpu and float(factor) == 1.0
+
+
 def scale_(grads: Sequence[Tensor | None], shards: Sequence[Tensor | None], factor: Tensor) -> None:
     """Multiply every shard by `factor` in place; a factor of 1 writes nothing on a CPU.
 
@@ -22,20 +27,23 @@ def scale_(grads: Sequence[Tensor | None], shards: Sequence[Tensor | None], fact
     Notes:
         A list that is all on the factor's device is scaled without a synchronisation.
     """
+    if is_one(factor):
+        return
+    present = [s for s in shards if s is not None]
     by_device: dict[torch.device, list[Tensor]] = {}
-    for shard in shards:
-        if shard is not None:
+    if all(s.is_cpu for s in present):
+        by_device[torch.device("cpu")] = present
+    else:
+        for shard in present:
             by_device.setdefault(shard.device, []).append(shard)
     for device, listed in by_device.items():
         if device.type == "cpu":
             number = float(factor)
-            if number == 1.0:
-                continue
-            if not DISABLED and C.scale_(listed, number):
+            if number == 1.0 or (not DISABLED and C.scale_(listed, number)):
                 continue
         _scale_with_torch(listed, factor.to(device))
     written = [g for g, s in zip(grads, shards) if g is not None and g is not s]
-    if written and not (factor.device.type == "cpu" and float(factor) == 1.0):
+    if written:
         torch.autograd.graph.increment_version(written)
 
 

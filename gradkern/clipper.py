@@ -52,6 +52,9 @@ class GradClipper:
         in_process_group: which plain parameters, by canonical name, are different parts in
             `process_group`; default: all.
         pp_group: ranks that hold different parts of the model: pipeline stages.
+        counted_elsewhere: which parameters, by canonical name, another rank counts: on the last stage,
+            an embedding that is tied to the first stage's. They are clipped here all the same; their
+            rows are 0 here.
 
     Example:
         >>> clipper = GradClipper(model, max_norm=1.0)
@@ -60,7 +63,11 @@ class GradClipper:
         >>> optimizer.step()
 
     Raises:
-        TypeError, ValueError: bad arguments.
+        TypeError, ValueError: bad arguments; or the ranks of a mesh list different parameters.
+
+    Notes:
+        With DTensors, building it is a collective over their meshes (16 bytes a mesh dimension): the
+        ranks agree on the rows that `clip_` sends.
     """
 
     def __init__(
@@ -75,6 +82,7 @@ class GradClipper:
         process_group: ProcessGroup | None = None,
         in_process_group: Callable[[str], bool] | None = None,
         pp_group: ProcessGroup | None = None,
+        counted_elsewhere: Callable[[str], bool] | None = None,
     ) -> None:
         self.max_norm = as_number("GradClipper", "max_norm", max_norm)
         self.norm_type = as_number("GradClipper", "norm_type", norm_type)
@@ -89,7 +97,11 @@ class GradClipper:
         self._handover = None if optimizer is None else OptimizerHandover(optimizer)
         self._fold = fold
         inside = None if in_process_group is None else (lambda i: in_process_group(self._plan.names[i]))
-        self._groups = Groups(process_group, pp_group, inside)
+        elsewhere = None if counted_elsewhere is None else (lambda i: counted_elsewhere(self._plan.names[i]))
+        self._groups = Groups(process_group, pp_group, inside, elsewhere)
+        self._cache = _general.Cache()
+        plan = self._plan
+        _general.agree("GradClipper", plan.params, plan.names, self.norm_type, self._groups, self._cache)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -128,7 +140,8 @@ class GradClipper:
         if self._handover is not None:
             self._handover.clear()
         columns = None
-        if not (DISABLED or scaler is not None or self._fold or self._groups.named):
+        plain = self._cache.plan is None and not self._groups.named
+        if plain and not (DISABLED or scaler is not None or self._fold):
             before = _verify.snapshot(params) if VERIFY else None
             columns = C.clip(
                 params, self.max_norm, self.norm_type, self.on_nonfinite, False, self._plan.names
@@ -170,6 +183,7 @@ class GradClipper:
             False,
             1.0 if inverse is None else inverse,
             self._groups,
+            self._cache,
         )
         # A scaler skips the step by itself: nothing but unscaling is left to do then.
         policy = "skip" if inverse is not None and self.on_nonfinite == "propagate" else self.on_nonfinite
@@ -180,7 +194,7 @@ class GradClipper:
         if self._fold:
             self._hand_over(verdict, factor, scaler if inverse is not None else None)
         else:
-            _general.apply(params, factor, verdict.bad if policy == "zero" else None)
+            _general.apply(params, factor, verdict.bad if policy == "zero" else None, self._cache.held)
         if scaler is not None and inverse is not None:
             from gradkern import _amp
 

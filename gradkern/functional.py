@@ -84,17 +84,17 @@ def clip_grad_norm_(
         return _operators.clip_grad_norm_(params, max_norm, norm_type, error_if_nonfinite)
     total: Tensor | None = None
     grouped = process_group is not None or pp_group is not None
+    before = _verify.snapshot(params) if VERIFY and not DISABLED and not grouped else None
     if not DISABLED and not grouped:
-        before = _verify.snapshot(params) if VERIFY else None
         total = C.clip_grad_norm_(params, max_norm, norm_type, bool(error_if_nonfinite))
-        if before is not None and total is not None:
-            _verify.check_clip(operation, before, params, max_norm, norm_type, total)
-    if total is not None:
-        return total
-    if grouped or _route.is_distributed(params):
-        return _route.functions().clip_grad_norm_(
+    if total is None and (grouped or _route.is_distributed(params)):
+        total = _route.functions().clip_grad_norm_(
             params, max_norm, norm_type, bool(error_if_nonfinite), process_group, pp_group
         )
+    if total is not None:
+        if before is not None:
+            _verify.check_clip(operation, before, params, max_norm, norm_type, total)
+        return total
     return _fallback.clip_grad_norm_(params, max_norm, norm_type, error_if_nonfinite, foreach)
 
 
@@ -135,14 +135,14 @@ def get_total_norm(
     grouped = process_group is not None or pp_group is not None
     if not DISABLED and not grouped:
         total = C.get_total_norm(items, norm_type, bool(error_if_nonfinite))
-        if VERIFY and total is not None:
-            _verify.check_total(operation, items, norm_type, total)
-    if total is not None:
-        return total
-    if grouped or _route.is_distributed(items):
-        return _route.functions().get_total_norm(
+    if total is None and (grouped or _route.is_distributed(items)):
+        total = _route.functions().get_total_norm(
             items, norm_type, bool(error_if_nonfinite), process_group, pp_group
         )
+    if total is not None:
+        if VERIFY and not grouped:
+            _verify.check_total(operation, items, norm_type, total)
+        return total
     return _fallback.get_total_norm(items, norm_type, error_if_nonfinite, foreach)
 
 

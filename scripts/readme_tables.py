@@ -1,4 +1,4 @@
-"""Writes the measured tables into README.md from benchmarks/results/: readme_tables.py [--check]."""
+"""Writes the measured tables into README.md and docs/: readme_tables.py [--check]."""
 
 from __future__ import annotations
 
@@ -40,14 +40,118 @@ def cpu_table(record: dict) -> str:
     return "\n".join(lines)
 
 
-TABLES = {"cpu": cpu_table}
+def machine_line(record: dict, threads: int) -> str:
+    machine = record["machine"]
+    plural = "s" if threads > 1 else ""
+    return (
+        f"{machine['cpu']}, {machine['cores']} cores, {threads} thread{plural} a process, "
+        f"torch {machine['torch']}, commit {machine['commit']}."
+    )
+
+
+def distributed_table(record: dict) -> str:
+    lines = [
+        machine_line(record, 1),
+        "",
+        "| ranks | parameters | clips | | torch | `clip_grad_norm_` | `GradClipper` |",
+        "|---:|---:|---|---|---:|---:|---:|",
+    ]
+    for ranks, run in sorted(record["runs"].items()):
+        for what in ("total", "host"):
+            for row in run[what]:
+                s = row["seconds"]
+                clips = "yes" if row["clips"] else "no"
+                times = " | ".join(seconds(s[k]) for k in ("torch", "clip_grad_norm_", "GradClipper"))
+                lines.append(f"| {ranks} | {row['params']} | {clips} | {what} | {times} |")
+    return "\n".join(lines)
+
+
+def scaler_table(record: dict) -> str:
+    lines = [
+        machine_line(record, record["threads"]),
+        "",
+        "| | gradients | clips | torch | gradkern | gradkern, folded |",
+        "|---|---|---|---:|---:|---:|",
+    ]
+    for row in record["rows"]:
+        s = row["seconds"]
+        folded = seconds(s["gradkern, folded"]) if "gradkern, folded" in s else ""
+        clips = "yes" if row["clips"] else "no"
+        times = f"{seconds(s['torch'])} | {seconds(s['gradkern'])} | {folded}"
+        lines.append(f"| {row['what']} | {row['case']} | {clips} | {times} |")
+    return "\n".join(lines)
+
+
+CALLS = ("torch", "clip_grad_norm_", "GradClipper")
+
+
+def scale_host_table(record: dict) -> str:
+    lines = [
+        machine_line(record, 1),
+        "",
+        "| ranks | parameters | torch | `clip_grad_norm_` | `GradClipper` | |",
+        "|---:|---:|---:|---:|---:|---|",
+    ]
+    for row in record["host"]:
+        cells = []
+        for name in CALLS:
+            value = row["seconds"].get(name)
+            if value is None:
+                cells.append("")
+                continue
+            base, slope = record["lines"][name]
+            cells.append(f"{seconds(value)} ({(base + slope * row['params']) / value - 1:+.0%})")
+        held = row["ranks"] != 8 or row["params"] in record["held_out"]
+        lines.append(
+            f"| {row['ranks']} | {row['params']} | {' | '.join(cells)} | {'held out' if held else ''} |"
+        )
+    return "\n".join(lines)
+
+
+def scale_gloo_table(record: dict) -> str:
+    lines = [
+        "| ranks | call | parameters | model | measured |",
+        "|---:|---|---:|---:|---:|",
+    ]
+    for row in record["gloo"]:
+        model = seconds(row["model"]) if "model" in row else ""
+        lines.append(
+            f"| {row['ranks']} | {row['call']} | {row['params']} | {model} | {seconds(row['measured'])} |"
+        )
+    return "\n".join(lines)
+
+
+def scale_table(record: dict) -> str:
+    lines = [
+        "| ranks | parameters | torch: host + collective | `clip_grad_norm_` | `GradClipper` |",
+        "|---:|---:|---:|---:|---:|",
+    ]
+    for row in record["simulated"]:
+        parts = (row["seconds"][name] for name in CALLS)
+        cells = " | ".join(f"{seconds(p['host'])} + {seconds(p['travel'])}" for p in parts)
+        lines.append(f"| {row['ranks']:,} | {row['params']:,} | {cells} |")
+    return "\n".join(lines)
+
+
+#: Name: file in benchmarks/results/ and how it is shown.
+TABLES = {
+    "cpu": ("cpu", cpu_table),
+    "distributed": ("distributed_cpu", distributed_table),
+    "scaler": ("scaler_cpu", scaler_table),
+    "scale host": ("scale_cpu", scale_host_table),
+    "scale gloo": ("scale_cpu", scale_gloo_table),
+    "scale": ("scale_cpu", scale_table),
+}
+PAGES = ("README.md", "docs/distributed.md", "docs/scale.md")
 
 
 def rendered(text: str) -> str:
     """`text` with everything between `<!-- table: NAME -->` and `<!-- end -->` replaced."""
-    for name, render in TABLES.items():
-        path = ROOT / "benchmarks" / "results" / f"{name}.json"
-        head, _, rest = text.partition(f"<!-- table: {name} -->")
+    for name, (file, render) in TABLES.items():
+        head, found, rest = text.partition(f"<!-- table: {name} -->")
+        if not found:
+            continue
+        path = ROOT / "benchmarks" / "results" / f"{file}.json"
         _, _, tail = rest.partition("<!-- end -->")
         table = render(json.loads(path.read_text(encoding="utf-8")))
         text = f"{head}<!-- table: {name} -->\n{table}\n<!-- end -->{tail}"
@@ -56,14 +160,19 @@ def rendered(text: str) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="fail if README.md is not up to date")
+    parser.add_argument("--check", action="store_true", help="fail if a page is not up to date")
     arguments = parser.parse_args()
-    readme = ROOT / "README.md"
-    old = readme.read_text(encoding="utf-8")
-    new = rendered(old)
-    if arguments.check:
-        return int(new != old)
-    readme.write_text(new, encoding="utf-8")
+    stale = []
+    for page in (ROOT / name for name in PAGES):
+        old = page.read_text(encoding="utf-8")
+        new = rendered(old)
+        if new != old:
+            stale.append(page.name)
+            if not arguments.check:
+                page.write_text(new, encoding="utf-8")
+    if arguments.check and stale:
+        print(f"not up to date: {', '.join(stale)}; run scripts/readme_tables.py")
+        return 1
     return 0
 
 

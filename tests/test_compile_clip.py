@@ -1,4 +1,4 @@
-"""Clipping inside torch.compile(fullgraph=True): the deferred check."""
+"""Clipping inside torch.compile(fullgraph=True): the deferred check; and clipper and monitor beside it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import math
 
 import pytest
 import torch
+import torch._dynamo.testing
+from torch import nn
 
 import gradkern
 
@@ -22,3 +24,47 @@ def test_the_check_is_made_when_the_graph_runs_and_names_the_gradient():
     p.grad = torch.full((3, 4), math.nan)
     with pytest.raises(RuntimeError, match=r"non-finite.*parameters\[0\] \(12 of 12 elements\)"):
         compiled(p)
+
+
+def test_parameters_without_gradient_are_counted_in_the_message():
+    def clip(ps: list[torch.Tensor]) -> torch.Tensor:
+        return gradkern.clip_grad_norm_(ps, 1.0, error_if_nonfinite=True)
+
+    params = [nn.Parameter(torch.zeros(2)) for _ in range(3)]
+    params[2].grad = torch.tensor([3.0, 4.0])
+    compiled = torch.compile(clip, fullgraph=True, backend="aot_eager")
+    assert float(compiled(params)) == 5.0
+    params[2].grad = torch.tensor([math.inf, 1.0])
+    with pytest.raises(RuntimeError, match=r"non-finite.*parameters\[2\] \(1 of 2 elements\)"):
+        compiled(params)
+
+
+def test_training_steps_compile_once_with_clipper_and_monitor_beside(tmp_path):
+    """A compiled model; and the clip compiled with it, from the loss's end on."""
+    torch.manual_seed(0)
+    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    eager = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+    model = torch.compile(eager, backend=counter)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    clipper = gradkern.GradClipper(model, 0.1)
+    clip = torch.compile(
+        lambda: gradkern.clip_grad_norm_(list(eager.parameters()), 0.05), fullgraph=True, backend=counter
+    )
+    x = torch.randn(16, 4)
+    compiled_frames = []
+    with gradkern.GradMonitor(model, optimizer, tmp_path / "run") as monitor:
+        for _ in range(5):
+            optimizer.zero_grad(set_to_none=False)
+            loss = model(x).square().mean()
+            loss.backward()
+            stats = clipper.clip_()
+            again = clip()
+            assert float(again) == pytest.approx(min(0.1, float(stats.total_norm)), rel=1e-4)
+            monitor.record(stats, loss=loss)
+            optimizer.step()
+            compiled_frames.append(counter.frame_count)
+        history = monitor.history()
+    assert compiled_frames == [compiled_frames[0]] * 5  # no recompilation from step to step
+    assert list(history.names) == ["0.weight", "0.bias", "2.weight", "2.bias"]
+    assert history.steps.tolist() == [1, 2, 3, 4, 5]
+    assert history.loss[-1] < history.loss[0]

@@ -193,7 +193,7 @@ class TestNonfinite:
         before = ref.bits(bad[0].grad)
         with raises(
             RuntimeError,
-            "[clip_grad_norm_] The total norm of order 2 for gradients from `parameters` is "
+            "[clip_grad_norm_] The total norm of order 2.0 for gradients from `parameters` is "
             "non-finite, so it cannot be clipped. Non-finite: parameters[1] (2 of 3 elements).",
         ):
             gradkern.clip_grad_norm_([good[0], *bad, good[1]], 1.0, error_if_nonfinite=True)

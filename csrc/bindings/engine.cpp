@@ -145,6 +145,8 @@ void raise_if_nonfinite(const CallSite& site, const ClipRequest& request, const 
   if (where.empty()) where = "no element: the finite gradients' norm is beyond the largest float32";
   std::ostringstream order;
   order << request.measure.norm_type;
+  // As Python writes a float: code that looks for torch's message finds "order 2.0".
+  if (order.str().find_first_not_of("-0123456789") == std::string::npos) order << ".0";
   TORCH_CHECK(false, "[", site.operation, "] The total norm of order ", order.str(),
               " for gradients from `parameters` is non-finite, so it cannot be clipped. Non-finite: ",
               where, ". Gradients are unchanged; to scale them by the non-finite norm anyway, set ",

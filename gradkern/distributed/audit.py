@@ -21,7 +21,8 @@ class CountedParameter:
 
     name: str
     counted_as: str
-    """"shard", "replica", "partial", "plain", "plain in process_group", "repeat", "no gradient"."""
+    """"shard", "replica", "partial", "plain", "plain in process_group", "elsewhere", "repeat",
+    "no gradient"."""
     mesh: str
     """Mesh and placements, "(dp=2, tp=2) Shard(dim=0), Replicate()"; "" for a plain tensor."""
     numel: int
@@ -69,12 +70,13 @@ def explain_norm(
     *,
     process_group: ProcessGroup | None = None,
     in_process_group: Callable[[str], bool] | None = None,
+    counted_elsewhere: Callable[[str], bool] | None = None,
 ) -> NormAudit:
     """Say for every parameter how its gradient enters the total norm on this rank.
 
     Args:
         params: a Module, (name, Parameter) pairs or Parameters, with their gradients.
-        process_group, in_process_group: as given to `GradClipper`.
+        process_group, in_process_group, counted_elsewhere: as given to `GradClipper`.
 
     Returns:
         NormAudit. Sharded parameters count where their shards are, replicas at coordinate 0 of the
@@ -95,6 +97,8 @@ def explain_norm(
             rows.append(CountedParameter(name, "repeat", described, p.numel(), 0))
         elif p.grad is None:
             rows.append(CountedParameter(name, "no gradient", described, p.numel(), 0))
+        elif counted_elsewhere is not None and counted_elsewhere(name):
+            rows.append(CountedParameter(name, "elsewhere", described, p.numel(), 0))
         elif isinstance(p.grad, DTensor):
             rows.append(_counted(name, p.grad))
         else:

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from gradkern._write import scale_
+from gradkern._write import is_one, scale_
 from gradkern.distributed.measure import Distributed
 from gradkern.distributed.placements import written_shards
 
@@ -29,7 +29,7 @@ def clip_grad_norm_(
     total = together.total(norm_type)
     if error_if_nonfinite:
         _raise_if_nonfinite(together, total, norm_type, "parameters")
-    _scale_by_norm(grads, max_norm, total)
+    _scale_by_norm(grads, max_norm, total, together.held)
     return together.as_returned(total)
 
 
@@ -83,12 +83,19 @@ def clip_grad_value_(params: Sequence[Tensor], clip_value: float) -> None:
     functional.clip_grad_value_(holders, clip_value)
 
 
-def _scale_by_norm(grads: Sequence[Tensor | None], max_norm: float, total: Tensor) -> None:
+def _scale_by_norm(
+    grads: Sequence[Tensor | None],
+    max_norm: float,
+    total: Tensor,
+    held: Sequence[Tensor | None] | None = None,
+) -> None:
     """The factor from the norm as it is returned, so that the split functions give the same bits."""
     if max_norm == math.inf:
         return
     ratio = max_norm / (total.double() + 1e-6)
-    scale_(grads, written_shards(grads), torch.where(ratio >= 1, 1.0, ratio))
+    factor = torch.where(ratio >= 1, 1.0, ratio)
+    if not is_one(factor):
+        scale_(grads, written_shards(grads) if held is None else held, factor)
 
 
 def _raise_if_nonfinite(together: Distributed, total: Tensor, norm_type: float, what: str) -> None:

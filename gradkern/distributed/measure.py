@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate
 
+from gradkern.distributed.groups import group_device
 from gradkern.distributed.packed import (
     NONFINITE,
     ZEROS,
@@ -20,7 +20,8 @@ from gradkern.distributed.packed import (
     merge,
     pack,
 )
-from gradkern.distributed.placements import Layout, counted_shards, layout_of
+from gradkern.distributed.placements import Domain, counts_here, local_shard, resolve_partial
+from gradkern.distributed.plan import RankPlan
 from gradkern.distributed.reduce import reduce_rows, reduce_total
 
 
@@ -30,8 +31,9 @@ class Distributed:
     Args:
         params: parameters, or tensors that stand for themselves if `grads` is the same list.
         grads: a gradient or None for each.
-        process_group, pp_group, in_group, prefer_world: see `layout_of`.
+        plan: an earlier call's, used if it still fits.
         operation, names: for messages.
+        groups: for `RankPlan`.
     """
 
     def __init__(
@@ -39,44 +41,41 @@ class Distributed:
         params: Sequence[Tensor],
         grads: Sequence[Tensor | None],
         *,
-        process_group: dist.ProcessGroup | None = None,
-        pp_group: dist.ProcessGroup | None = None,
-        in_group: Callable[[int], bool] | None = None,
-        prefer_world: bool = False,
+        plan: RankPlan | None = None,
         operation: str = "clip_grad_norm_",
         names: Sequence[str] | None = None,
+        **groups: Any,
     ) -> None:
         self.grads = grads
         self.operation, self.names = operation, names
-        # Frozen parameters without gradient take no part; trainable ones do on every rank.
-        self.rows = [i for i, (p, g) in enumerate(zip(params, grads)) if g is not None or p.requires_grad]
-        carriers = [p if (g := grads[i]) is None else g for i, p in ((i, params[i]) for i in self.rows)]
-        self.double = any(c.dtype in (torch.float64, torch.complex128) for c in carriers)
-        inside = None if in_group is None else (lambda i: in_group(self.rows[i]))
-        self.layout: Layout = layout_of(
-            carriers, process_group, pp_group, prefer_world=prefer_world, in_group=inside
-        )
-        for domain in self.layout.domains:
-            domain.positions = [self.rows[i] for i in domain.positions]
-        self._counted = counted_shards(grads)
+        held = None if plan is None else plan.held(params, grads)
+        if plan is None or held is None:
+            plan = RankPlan(params, grads, **groups)
+            held = [None if g is None else local_shard(g) for g in grads]
+        self.plan = plan
+        #: What this rank holds, and what in-place operations write to.
+        self.held: list[Tensor | None] = held
+        self._counted = [h if c else None for h, c in zip(held, plan.counted)]
+        for position in plan.partial:
+            added = _resolved(grads[position])  # a collective, whoever counts the sum
+            self._counted[position] = added if plan.counted[position] else None
 
     @property
     def report(self) -> torch.dtype:
-        return torch.float64 if self.double else torch.float32
+        return torch.float64 if self.plan.double else torch.float32
 
-    def _pack(
-        self, positions: Sequence[int], norm_type: float, device: torch.device, **options: Any
-    ) -> Packed:
-        shards: list[Tensor | None] = [None] * len(self.grads)  # all positions: messages name them
-        for i in positions:
-            shards[i] = self._counted[i]
-        return pack(shards, norm_type, device, operation=self.operation, names=self.names, **options)
+    def _pack(self, domain: Domain, norm_type: float, **options: Any) -> Packed:
+        shards = self._counted
+        if len(domain.positions) != len(shards):
+            shards = [None] * len(self.grads)  # all positions: messages name them
+            for i in domain.positions:
+                shards[i] = self._counted[i]
+        return pack(shards, norm_type, domain.device, operation=self.operation, names=self.names, **options)
 
     def total(self, norm_type: float) -> Tensor:
         """The norm of everything, 0-d, already reduced; one small all-reduce a mesh dimension."""
         parts = [
-            reduce_total(self._pack(d.positions, norm_type, d.device), d.groups, norm_type)
-            for d in self.layout.domains
+            reduce_total(self._pack(d, norm_type), d.groups, norm_type) for d in self.plan.layout.domains
         ]
         total = self._combine(parts, norm_type, reduce_total)
         return finish(total, norm_type)[0].to(self.report)
@@ -86,10 +85,8 @@ class Distributed:
             parts = [pack([], norm_type, torch.device("cpu"))]
         device = parts[0].sums.device
         total = merge([part.to(device) for part in parts], norm_type)
-        pp_group = self.layout.pp_group
+        pp_group = self.plan.layout.pp_group
         if pp_group is not None:
-            from gradkern.distributed.groups import group_device
-
             total = reduce(total.to(group_device(pp_group)), (pp_group,), norm_type).to(device)
         return total
 
@@ -99,27 +96,34 @@ class Distributed:
         Rows of DTensors and totals are the same on every rank of their meshes; rows of plain
         tensors are this rank's own. `has_grad` is this rank's.
         """
-        count = len(self.grads)
-        parts, order, totals = [], [], []
-        for d in self.layout.domains:
-            local = self._pack(d.positions, norm_type, d.device, per_tensor=True, count_zeros=count_zeros)
-            if d.kind == "mesh":
-                reduced = reduce_rows(local.rows([*d.positions, count]), d.groups, norm_type)
-                rows, total = Packed(reduced.sums[:-1], reduced.keys[:-1]), reduced.total
-            else:
-                rows, total = local.rows(d.positions), reduce_rows(local.total, d.groups, norm_type)
-            order += d.positions
+        parts, totals = [], []
+        for d in self.plan.layout.domains:
+            rows, total = self._domain_rows(d, norm_type, count_zeros)
             parts.append(rows)
             totals.append(total)
         device = totals[0].sums.device if totals else torch.device("cpu")
         everything = self._combine(totals, norm_type, reduce_rows)
-        missing = [i for i in range(count) if i not in set(order)]
-        parts.append(pack([None] * len(missing), norm_type, device, per_tensor=True))
-        table = Packed(
-            torch.cat([p.sums.to(device) for p in parts]), torch.cat([p.keys.to(device) for p in parts])
-        )
-        place = sorted(range(count), key=[*order, *missing].__getitem__)
-        return self._as_columns(table.rows(place), everything, norm_type, count_zeros, inv_scale)
+        if self.plan.missing:
+            parts.append(pack([None] * len(self.plan.missing), norm_type, device, per_tensor=True).upto(-1))
+        if not parts:
+            parts.append(pack([], norm_type, device, per_tensor=True).upto(-1))
+        table = parts[0]
+        if len(parts) > 1:
+            sums, keys = zip(*(part.to(device) for part in parts))
+            table = Packed(torch.cat(sums), torch.cat(keys))
+        if self.plan.place is not None:
+            table = table.rows(self.plan.place)
+        return self._as_columns(table, everything, norm_type, count_zeros, inv_scale)
+
+    def _domain_rows(self, d: Domain, norm_type: float, count_zeros: bool) -> tuple[Packed, Packed]:
+        """The rows of a domain's positions, and their total, over its ranks."""
+        local = self._pack(d, norm_type, per_tensor=True, count_zeros=count_zeros)
+        if len(d.positions) != len(self.grads):
+            local = local.rows(torch.tensor([*d.positions, len(self.grads)]))
+        if d.kind == "mesh":
+            reduced = reduce_rows(local, d.groups, norm_type)
+            return reduced.upto(-1), reduced.total
+        return local.upto(-1), reduce_rows(local.total, d.groups, norm_type)
 
     def _as_columns(
         self, rows: Packed, total: Packed, norm_type: float, count_zeros: bool, inv_scale: float | Tensor
@@ -139,13 +143,21 @@ class Distributed:
 
     def offenders(self) -> list[tuple[int, int]]:
         """(position, count) of the non-finite elements that this rank counts. Synchronises."""
-        packed = self._pack(self.rows, 2.0, torch.device("cpu"), per_tensor=True)
-        counts = packed.sums[:-1, NONFINITE].tolist()
+        everything = Domain("local", (), torch.device("cpu"), positions=list(range(len(self.grads))))
+        counts = self._pack(everything, 2.0, per_tensor=True).sums[:-1, NONFINITE].tolist()
         return [(i, int(c)) for i, c in enumerate(counts) if c]
 
     def as_returned(self, total: Tensor) -> Tensor:
         """A replicated DTensor where all tensors share one mesh, as torch's function returns."""
-        mesh = self.layout.single_mesh
+        mesh = self.plan.layout.single_mesh
         if mesh is None:
             return total
         return DTensor.from_local(total, mesh, [Replicate()] * mesh.ndim, run_check=False)
+
+
+def _resolved(grad: Tensor | None) -> Tensor | None:
+    """What this rank counts of a Partial gradient once its terms are added."""
+    if not isinstance(grad, DTensor):
+        return None
+    added = resolve_partial(grad)
+    return local_shard(added) if counts_here(added.device_mesh, added.placements) else None

@@ -48,13 +48,8 @@ def is_dtensor(tensor: Tensor | None) -> bool:
     return isinstance(tensor, DTensor)
 
 
-def carrier(param: Tensor, grad: Tensor | None) -> Tensor:
-    """The tensor whose placements count: the gradient, or the parameter where there is none."""
-    return grad if grad is not None else param
-
-
 def layout_of(
-    carriers: Sequence[Tensor],
+    carriers: Sequence[Tensor | None],
     process_group: dist.ProcessGroup | None = None,
     pp_group: dist.ProcessGroup | None = None,
     *,
@@ -64,22 +59,24 @@ def layout_of(
     """Sort positions into domains.
 
     Args:
-        carriers: one tensor a position. DTensors that are frozen and have no gradient should be
-            left to their meshes all the same: every rank has to come to the same domains.
+        carriers: a tensor a position, the gradient or else the parameter, or None for what takes no
+            part. Every rank has to come to the same domains, whether it has gradients or not.
         process_group: ranks that hold different parts of the plain tensors.
         pp_group: ranks that hold different parts of the model (pipeline stages).
         in_group: whether the plain tensor at a position is part of `process_group` (default: all).
     """
     meshes: dict[DeviceMesh, Domain] = {}
+    known: dict[int, Domain] = {}  # hashing a mesh costs a microsecond
     local = Domain("local", (), torch.device("cpu"))
     group = None if process_group is None else Domain("group", (process_group,), group_device(process_group))
     for position, tensor in enumerate(carriers):
+        if tensor is None:
+            continue
         if isinstance(tensor, DTensor):
-            mesh = tensor.device_mesh
-            domain = meshes.get(mesh)
+            mesh = tensor._spec.mesh
+            domain = known.get(id(mesh))
             if domain is None:
-                groups = mesh_groups(mesh, prefer_world=prefer_world)
-                domain = meshes[mesh] = Domain("mesh", groups, mesh_device(mesh.device_type), mesh)
+                domain = known[id(mesh)] = meshes.setdefault(mesh, _mesh_domain(mesh, prefer_world))
             domain.positions.append(position)
         elif group is not None and (in_group is None or in_group(position)):
             group.positions.append(position)
@@ -87,12 +84,19 @@ def layout_of(
             if not local.positions:
                 local.device = tensor.device
             local.positions.append(position)
-    domains = [meshes[mesh] for mesh in sorted(meshes, key=mesh_key)]
+    domains = list(meshes.values())
+    if len(domains) > 1:
+        domains = [meshes[mesh] for mesh in sorted(meshes, key=mesh_key)]
     alone = len(domains) == 1 and not local.positions and group is None and pp_group is None
     single = domains[0].mesh if alone else None
     domains += [] if group is None else [group]
     domains += [local] if local.positions else []
     return Layout(domains, single, pp_group)
+
+
+def _mesh_domain(mesh: DeviceMesh, prefer_world: bool) -> Domain:
+    groups = mesh_groups(mesh, prefer_world=prefer_world)
+    return Domain("mesh", groups, mesh_device(mesh.device_type), mesh)
 
 
 def counts_here(mesh: DeviceMesh, placements: Sequence[Placement]) -> bool:
@@ -117,27 +121,6 @@ def resolve_partial(grad: DTensor) -> DTensor:
     dimension to slice, so that no full tensor is built. A collective over the mesh."""
     target: Placement = Shard(0) if grad.ndim else Replicate()
     return grad.redistribute(placements=[target if p.is_partial() else p for p in grad.placements])
-
-
-def counted_shards(grads: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """What this rank counts of each gradient; None for nothing."""
-    verdicts: dict[tuple[DeviceMesh, tuple[Placement, ...]], tuple[bool, bool]] = {}
-    shards: list[Tensor | None] = []
-    for grad in grads:
-        if not isinstance(grad, DTensor):
-            shards.append(grad)
-            continue
-        key = grad.device_mesh, tuple(grad.placements)
-        verdict = verdicts.get(key)
-        if verdict is None:
-            partial = any(p.is_partial() for p in grad.placements)
-            verdict = verdicts[key] = partial, counts_here(*key)
-        partial, here = verdict
-        if partial:
-            grad = resolve_partial(grad)
-            here = counts_here(grad.device_mesh, grad.placements)
-        shards.append(local_shard(grad) if here else None)
-    return shards
 
 
 def written_shards(grads: Sequence[Tensor | None]) -> list[Tensor | None]:

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed import _functional_collectives as functional
 
 from gradkern.distributed.packed import (
     POWER_HI,
@@ -27,8 +26,14 @@ from gradkern.distributed.packed import (
 
 
 def _all_reduce(tensor: Tensor, operation: str, group: dist.ProcessGroup) -> Tensor:
-    reduced = functional.all_reduce(tensor.contiguous(), operation, group)
-    return functional.wait_tensor(reduced) if type(reduced) is not torch.Tensor else reduced  # type: ignore[no-untyped-call]
+    """By torch's functional operator, which its tools for counting communication know."""
+    operators = torch.ops._c10d_functional
+    return operators.wait_tensor(operators.all_reduce(tensor.contiguous(), operation, group.group_name))
+
+
+def all_reduce_(tensor: Tensor, operation: dist.ReduceOp.RedOpType, group: dist.ProcessGroup) -> None:
+    """In place, and at less cost on the host."""
+    dist.all_reduce(tensor, op=operation, group=group)
 
 
 def reduce_total(packed: Packed, groups: Sequence[dist.ProcessGroup], norm_type: float) -> Packed:
@@ -68,6 +73,19 @@ def _reduce_power(packed: Packed, group: dist.ProcessGroup, norm_type: float) ->
 def reduce_rows(packed: Packed, groups: Sequence[dist.ProcessGroup], norm_type: float) -> Packed:
     """Every row over all ranks of the groups: two all-reduces a group, a MAX and a SUM."""
     for group in groups:
-        keys = _all_reduce(packed.keys, "max", group)
-        packed = Packed(_all_reduce(align(packed, keys, norm_type), "sum", group), keys)
+        keys = packed.keys.clone()
+        if is_power(norm_type):  # the sums are relative to a magnitude that has to be known first
+            all_reduce_(keys, dist.ReduceOp.MAX, group)
+            sums = align(packed, keys, norm_type)
+            all_reduce_(sums, dist.ReduceOp.SUM, group)
+        else:
+            sums = packed.sums.clone()
+            both = (
+                dist.all_reduce(keys, op=dist.ReduceOp.MAX, group=group, async_op=True),
+                dist.all_reduce(sums, op=dist.ReduceOp.SUM, group=group, async_op=True),
+            )
+            for work in both:
+                if work is not None:
+                    work.wait()
+        packed = Packed(sums, keys)
     return packed

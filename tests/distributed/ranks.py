@@ -46,11 +46,19 @@ def _serve(rank: int, world: int, store: str, pipe: Any) -> None:
             pipe.send(("failed", traceback.format_exc()))
 
 
+def fork_context() -> Any:
+    """Processes forked from a server that has imported torch once; it runs nothing and has no threads
+    of ours, so that its children are as good as fresh."""
+    context = mp.get_context("forkserver")
+    context.set_forkserver_preload(["tests.distributed.models", "gradkern.distributed.functions"])
+    return context
+
+
 class Ranks:
     """`world` processes in one gloo group."""
 
     def __init__(self, world: int) -> None:
-        context = mp.get_context("spawn")
+        context = fork_context()
         store = os.path.join(tempfile.mkdtemp(prefix="gradkern-ranks-"), "store")
         self.world, self.pipes, self.processes = world, [], []
         for rank in range(world):

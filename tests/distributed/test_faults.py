@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
+
+from tests.distributed.ranks import fork_context
 
 TIMEOUT = 15.0
 
@@ -48,7 +49,7 @@ def _train(rank: int, store: str, fault: str, answers: Any) -> None:
 
 @pytest.mark.parametrize("fault", ["dies", pytest.param("stalls", marks=pytest.mark.slow)])
 def test_the_others_get_an_error(fault):
-    context = mp.get_context("spawn")
+    context = fork_context()
     answers = context.Queue()
     store = os.path.join(tempfile.mkdtemp(prefix="gradkern-fault-"), "store")
     processes = [context.Process(target=_train, args=(rank, store, fault, answers)) for rank in range(2)]

@@ -151,6 +151,29 @@ def stages_job(partition: str | None) -> tuple[float, str]:
     return float(stats.total_norm), type(again).__name__
 
 
+def tied_stages_job() -> float:
+    """Both stages hold the same embedding: it counts once, and both copies are clipped."""
+    rank = dist.get_rank()
+    gradients = {"embed": torch.full((6, 4), 0.5), "own0": torch.ones(5), "own1": torch.full((7,), 2.0)}
+    model = nn.ParameterDict({"embed": torch.zeros(6, 4), f"own{rank}": torch.zeros(5 + 2 * rank)})
+    for name, p in model.items():
+        p.grad = gradients[name].clone()
+    expected = models.reference(gradients)
+    last = {"counted_elsewhere": lambda name: name == "embed"} if rank == 1 else {}
+    clipper = gradkern.GradClipper(model, expected / 2, pp_group=dist.group.WORLD, **last)
+    kinds = [p.counted_as for p in explain_norm(model, **last).parameters]
+    assert kinds == (["plain", "plain"] if rank == 0 else ["elsewhere", "plain"])
+    stats = clipper.clip_()
+    assert float(stats.total_norm) == pytest.approx(expected, rel=3e-7)
+    for name, p in model.items():
+        torch.testing.assert_close(p.grad, gradients[name] / 2, rtol=1e-5, atol=0)
+    return float(stats.total_norm)
+
+
+def test_an_embedding_tied_over_stages_counts_once(ranks):
+    assert len(set(ranks(2)(tied_stages_job))) == 1
+
+
 @pytest.mark.parametrize(("world", "partition"), [(2, None), (4, None), (4, "fsdp")])
 def test_pipeline_stages(ranks, world, partition):
     answers = ranks(world)(stages_job, partition=partition)

@@ -1,0 +1,153 @@
+"""How the ranks share one list of parameters: worked out once, checked against each step's gradients."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from gradkern.distributed.placements import Domain, Layout, counts_here, layout_of, local_shard
+from gradkern.distributed.reduce import all_reduce_
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
+
+class RankPlan:
+    """Domains, ownership and the order of rows, from the parameters and their gradients' placements.
+
+    Args:
+        params: parameters, or tensors that stand for themselves if `grads` is the same list.
+        grads: a gradient or None for each.
+        process_group, pp_group, in_group, prefer_world: see `layout_of`.
+        elsewhere: whether another rank counts the parameter at a position; it is scaled here all the same.
+    """
+
+    def __init__(
+        self,
+        params: Sequence[Tensor],
+        grads: Sequence[Tensor | None],
+        *,
+        process_group: dist.ProcessGroup | None = None,
+        pp_group: dist.ProcessGroup | None = None,
+        in_group: Callable[[int], bool] | None = None,
+        prefer_world: bool = False,
+        elsewhere: Callable[[int], bool] | None = None,
+    ) -> None:
+        # Frozen parameters without gradient take no part; trainable ones do on every rank.
+        self._carriers = [
+            g if g is not None else p if p.requires_grad else None for p, g in zip(params, grads)
+        ]
+        self.layout: Layout = layout_of(
+            self._carriers, process_group, pp_group, prefer_world=prefer_world, in_group=in_group
+        )
+        present = [c for c in self._carriers if c is not None]
+        self.double = any(c.dtype in (torch.float64, torch.complex128) for c in present)
+        self._seen = [None if c is None else _signature(c) for c in self._carriers]
+        self.counted: list[bool] = [True] * len(self._seen)
+        self.partial: list[int] = []
+        self._ownership()
+        if elsewhere is not None:
+            self.counted = [c and not elsewhere(i) for i, c in enumerate(self.counted)]
+        self._carriers = []  # gradients are not ours to keep
+        order = [i for d in self.layout.domains for i in d.positions]
+        self.missing = [i for i, c in enumerate(self._seen) if c is None]
+        place = sorted(range(len(self._seen)), key=[*order, *self.missing].__getitem__)
+        self.place = None if place == list(range(len(place))) else torch.tensor(place)
+
+    def _ownership(self) -> None:
+        """Which positions this rank counts, and which are to be added over ranks first."""
+        verdicts: dict[Any, tuple[bool, bool]] = {}
+        for position, tensor in enumerate(self._carriers):
+            if not isinstance(tensor, DTensor):
+                continue
+            spec = tensor._spec
+            key = id(spec.mesh), spec.placements
+            verdict = verdicts.get(key)
+            if verdict is None:
+                here = counts_here(spec.mesh, spec.placements)
+                verdict = verdicts[key] = here, any(p.is_partial() for p in spec.placements)
+            self.counted[position] = verdict[0]
+            if verdict[1]:
+                self.partial.append(position)
+
+    def held(self, params: Sequence[Tensor], grads: Sequence[Tensor | None]) -> list[Tensor | None] | None:
+        """What this rank holds of each gradient, or None if the plan no longer fits."""
+        if len(params) != len(self._seen):
+            return None
+        local: list[Tensor | None] = []
+        for p, g, seen in zip(params, grads, self._seen):
+            tensor = p if g is None else g
+            if seen is None:
+                if g is not None or p.requires_grad:
+                    return None
+                local.append(None)
+                continue
+            spec, where = seen
+            if tensor.dtype is not where[0]:
+                return None
+            if spec is None:
+                if isinstance(tensor, DTensor) or tensor.device != where[1]:
+                    return None
+                local.append(g)
+                continue
+            if not isinstance(tensor, DTensor):
+                return None
+            own = tensor._spec
+            if own is not spec and (own.placements != spec.placements or own.mesh != spec.mesh):
+                return None
+            shard = None if g is None else tensor._local_tensor
+            local.append(shard if shard is None or type(shard) is Tensor else local_shard(tensor))
+        return local
+
+    def agree(self, operation: str, names: Sequence[str], params: Sequence[Tensor], norm_type: float) -> None:
+        """Make sure that all ranks of every mesh have the same rows. A collective over each mesh.
+
+        Raises:
+            ValueError: they have not; on every rank of the mesh.
+        """
+        for domain in self.layout.domains:
+            if domain.mesh is None or not domain.groups:
+                continue
+            rows = [(names[i], tuple(params[i].shape), str(_placements(params[i]))) for i in domain.positions]
+            digest = hashlib.blake2b(repr((norm_type, rows)).encode(), digest_size=7).digest()
+            number = int.from_bytes(digest, "big")
+            extremes = torch.tensor([number, -number]).to(domain.device)
+            for group in domain.groups:
+                all_reduce_(extremes, dist.ReduceOp.MAX, group)
+            largest, smallest = extremes.tolist()
+            if largest != -smallest:
+                raise ValueError(_disagreement(operation, domain.mesh, [row[0] for row in rows]))
+
+
+def _signature(tensor: Tensor) -> tuple[Any, tuple[torch.dtype, torch.device | None]]:
+    if isinstance(tensor, DTensor):
+        return tensor._spec, (tensor.dtype, None)
+    return None, (tensor.dtype, tensor.device)
+
+
+def _placements(tensor: Tensor) -> Any:
+    return tensor.placements if isinstance(tensor, DTensor) else None
+
+
+def describe_mesh(mesh: DeviceMesh) -> str:
+    """ "(dp=2, tp=2)" """
+    names = mesh.mesh_dim_names or tuple(f"dim{d}" for d in range(mesh.ndim))
+    return "(" + ", ".join(f"{name}={mesh.size(d)}" for d, name in enumerate(names)) + ")"
+
+
+def _disagreement(operation: str, mesh: DeviceMesh, names: Sequence[str]) -> str:
+    shown = ", ".join(repr(n) for n in names[:3]) + (", …" if len(names) > 3 else "")
+    return (
+        f"[{operation}] params: expected the same parameters (names, shapes, placements, in the same order) "
+        f"and the same norm_type on every rank of the mesh {describe_mesh(mesh)}, got different ones; this "
+        f"rank has {len(names)}: {shown}"
+    )
+
+
+__all__ = ["Domain", "RankPlan", "describe_mesh"]

@@ -1,0 +1,157 @@
+"""What GradClipper keeps from step to step: agreed when it is built, and dropped when it no longer fits."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.tensor import DTensor
+
+import gradkern
+from tests.distributed import models
+from tests.distributed.test_norms import close
+
+
+def kept(clipper: gradkern.GradClipper) -> object:
+    return clipper._cache.plan
+
+
+def steps_job() -> None:
+    model = models.as_fsdp(models.build())
+    clipper = gradkern.GradClipper(model, math.inf)  # before there is any gradient
+    plan = kept(clipper)
+    for step in range(3):
+        gradients = models.full_gradients(models.build(), seed=step)
+        models.fill(model, gradients)
+        close(clipper.clip_().total_norm, models.reference(gradients))
+        assert kept(clipper) is plan  # new gradients of the old kind
+        if step == 1:
+            model.zero_grad(set_to_none=True)
+            stats = clipper.clip_()
+            assert float(stats.total_norm) == 0.0 and not any(stats.has_grad)
+            assert kept(clipper) is plan
+
+
+def test_the_plan_outlives_steps(ranks):
+    ranks(2)(steps_job)
+
+
+def changes_job() -> None:
+    """Each change makes another plan, and the norm stays that of the gradients there are."""
+    model = models.as_reversed_meshes(models.build())
+    gradients = models.full_gradients(models.build())
+    models.fill(model, gradients)
+    clipper = gradkern.GradClipper(model, math.inf)
+
+    def check(expected: dict[str, torch.Tensor]) -> object:
+        before = kept(clipper)
+        close(clipper.clip_().total_norm, models.reference(expected))
+        assert kept(clipper) is not before
+        return kept(clipper)
+
+    close(clipper.clip_().total_norm, models.reference(gradients))
+    p = model[0].norm.weight  # replicated
+    world = dist.get_world_size()
+    p.grad = DTensor.from_local(gradients["0.norm.weight"] / world, p.device_mesh, [models.Partial()])
+    check(gradients)  # other placements
+    p.grad = p.grad.redistribute(placements=p.placements)
+    frozen = {name: g for name, g in gradients.items() if name != "0.norm.weight"}
+    p.requires_grad_(False)
+    p.grad = None
+    check(frozen)  # takes no part
+    model[0].gain = nn.Parameter(torch.ones(1))
+    model[0].gain.grad = torch.full((1,), 5.0)
+    frozen["0.gain"] = model[0].gain.grad
+    check(frozen)  # a plain parameter in a sharded one's place
+    del model[2]
+    check({name: g for name, g in frozen.items() if not name.startswith("2.")})
+
+
+def test_changes_make_another_plan(ranks):
+    ranks(2)(changes_job)
+
+
+def disagreement_job(kind: str) -> str:
+    model = models.as_fsdp(models.build())
+    rank = dist.get_rank()
+    params = list(model.named_parameters())
+    options = {}
+    if kind == "fewer":
+        params = params[: len(params) - rank]
+    elif kind == "order":
+        params = params if rank == 0 else params[::-1]
+    else:
+        options = {"norm_type": 2.0 + rank}
+    with pytest.raises(ValueError, match=r"^\[GradClipper\] params: expected the same parameters") as caught:
+        gradkern.GradClipper(params, 1.0, **options)
+    models.fill(model, models.full_gradients(models.build()))
+    gradkern.GradClipper(model, 1.0).clip_()  # the ranks are still in step
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["fewer", "order", "norm_type"])
+def test_ranks_that_disagree_are_told_when_the_clipper_is_built(ranks, kind):
+    messages = ranks(2)(disagreement_job, kind=kind)
+    assert all("every rank of the mesh (dp=2), got different ones; this rank has" in m for m in messages)
+
+
+def verify_job() -> None:
+    from gradkern import _verify, functional
+
+    model = models.as_fsdp_tp(models.build())
+    gradients = models.full_gradients(models.build())
+    functional.VERIFY = True
+    try:
+        models.fill(model, gradients)
+        expected = models.reference(gradients)
+        close(gradkern.clip_grad_norm_(model.parameters(), expected / 2), expected)
+        params = list(model.parameters())
+        total = gradkern.get_total_norm([p.grad for p in params])
+        before = _verify.snapshot(params)
+        with pytest.raises(RuntimeError, match=r"GRADKERN_VERIFY: total_norm is .*, float64 says"):
+            _verify.check_total("get_total_norm", [p.grad for p in params], 2.0, total * 1.001)
+        with pytest.raises(
+            RuntimeError, match=r"GRADKERN_VERIFY: gradient 0 is not 0\.\d+ times what it was"
+        ):
+            _verify.check_clip("clip_grad_norm_", before, params, float(total) / 2, 2.0, total)
+    finally:
+        functional.VERIFY = False
+
+
+def test_verify_compares_sharded_gradients_too(ranks):
+    ranks(4)(verify_job)
+
+
+def compile_job() -> None:
+    """Inside a compiled function DTensors are clipped between graphs; fullgraph=True is refused."""
+    model, gradients = models.as_fsdp(models.build(1)), models.full_gradients(models.build(1))
+    params = list(model.parameters())
+    expected = models.reference(gradients)
+    functions = (
+        lambda: gradkern.clip_grad_norm_(params, expected / 2),
+        lambda: gradkern.clip_grads_with_norm_(
+            params, expected / 2, gradkern.get_total_norm([p.grad for p in params])
+        ),
+        lambda: gradkern.clip_grad_value_(params, 0.25),
+    )
+    for index, function in enumerate(functions):
+        torch._dynamo.reset()
+        models.fill(model, gradients)
+        message = "gradkern: gradients that are DTensors are clipped outside the graph"
+        with pytest.raises(torch._dynamo.exc.Unsupported, match=message):
+            torch.compile(function, fullgraph=True, backend="eager")()
+        torch._dynamo.reset()
+        total = torch.compile(function, backend="eager")()
+        for name, p in model.named_parameters():
+            scaled = gradients[name].clamp(-0.25, 0.25) if index == 2 else gradients[name] / 2
+            torch.testing.assert_close(p.grad.full_tensor(), scaled, rtol=1e-5, atol=1e-6)
+        if index == 0:
+            close(total, expected)
+    torch._dynamo.reset()
+
+
+def test_inside_torch_compile(ranks):
+    ranks(2)(compile_job)
