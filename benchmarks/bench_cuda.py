@@ -27,6 +27,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from cuda_bars import PEERS, bars
+from cuda_peers import TotalNorm, find
 from machine import describe
 from models import Case, gpt2_small
 from torch import nn
@@ -143,7 +145,9 @@ def floors_of(total_bytes: int, copies: int) -> dict[str, Callable[[], object]]:
     return {"read": rotating(lambda i: flats[i].sum(), copies), "copy": rotating(copy, copies)}
 
 
-def contenders_of(lists: list[list[nn.Parameter]], max_norm: float) -> dict[str, Callable[[], object]]:
+def contenders_of(
+    lists: list[list[nn.Parameter]], max_norm: float, peers: dict[str, TotalNorm]
+) -> dict[str, Callable[[], object]]:
     copies = len(lists)
     clippers = [gradkern.GradClipper(params, max_norm) for params in lists]
     clip = torch.nn.utils.clip_grad_norm_
@@ -154,10 +158,14 @@ def contenders_of(lists: list[list[nn.Parameter]], max_norm: float) -> dict[str,
         "gradkern_statistics": rotating(lambda i: clippers[i].clip_(), copies),
         "torch_foreach": rotating(lambda i: clip(lists[i], max_norm, foreach=True), copies),
         "torch_single": rotating(lambda i: clip(lists[i], max_norm, foreach=False), copies),
+        # Their norm alone: compared with gradkern_norm.
+        **{PEERS + name: rotating(lambda i, f=f: f(grads[i]), copies) for name, f in peers.items()},
     }
 
 
-def measure_case(case: Case, dtypes: list[torch.dtype], clipping: bool, rounds: int) -> dict[str, object]:
+def measure_case(
+    case: Case, dtypes: list[torch.dtype], clipping: bool, rounds: int, peers: dict[str, TotalNorm]
+) -> dict[str, object]:
     shapes = case.shapes()
     total = bytes_of(shapes, dtypes)
     copies = max(1, min(16, -(-ROTATED_BYTES // total)))
@@ -166,7 +174,7 @@ def measure_case(case: Case, dtypes: list[torch.dtype], clipping: bool, rounds: 
     # clip again and again, and the gradients stay as large as they are.
     norm = float(gradkern.get_total_norm([p.grad for p in lists[0]]))
     max_norm = -norm if clipping else 1e30
-    calls = contenders_of(lists, max_norm)
+    calls = contenders_of(lists, max_norm, peers)
     if len(shapes) > 3000 or total > 8 * GIB:
         del calls["torch_single"]
     # Every contender keeps its own rotation, so that no copy is left in L2 by the one before.
@@ -233,16 +241,18 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--peer", type=Path, action="append", default=[], help="see cuda_peers.py")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         raise SystemExit("bench_cuda: needs a GPU")
     record: dict[str, object] = {"machine": {**describe(), "driver": driver()}, "rows": []}
     rows: list[dict[str, object]] = []
+    peers = find(arguments.peer)
     for case, dtypes, clipping in plan(arguments.quick):
         if torch.cuda.mem_get_info()[0] < 1.2 * max(ROTATED_BYTES, bytes_of(case.shapes(), dtypes)):
             print(f"{case.name}: skipped, needs more device memory")
             continue
-        row = measure_case(case, dtypes, clipping, arguments.rounds)
+        row = measure_case(case, dtypes, clipping, arguments.rounds, peers)
         rows.append(row)
         micro = {k: f"{v * 1e6:.1f}" for k, v in row["gpu_seconds"].items()}  # type: ignore[attr-defined]
         print(f"{case.name:34}{'+'.join(row['dtypes']):18}{'clip' if clipping else '':5}{micro}", flush=True)
@@ -254,6 +264,8 @@ def main() -> None:
         "torch": training_step(torch.nn.utils.clip_grad_norm_),
     }
     arguments.output.write_text(json.dumps({**record, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    for bar in bars(rows):
+        print(bar)
 
 
 if __name__ == "__main__":

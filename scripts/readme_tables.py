@@ -133,9 +133,55 @@ def scale_table(record: dict) -> str:
     return "\n".join(lines)
 
 
+def cuda_table(record: dict) -> str:
+    machine = record["machine"]
+    lines = [
+        f"{machine['gpu']}, driver {machine['driver']}, torch {machine['torch']}, commit {machine['commit']}."
+        " GPU time; host time in brackets.",
+        "",
+        "| gradients | dtype | clips | gradkern | torch, foreach | norm pass / read floor | kernels |",
+        "|---|---|---|---:|---:|---:|---:|",
+    ]
+    for row in record["rows"]:
+        gpu, host = row["gpu_seconds"], row["host_seconds"]
+        times = (f"{seconds(gpu[n])} ({seconds(host[n])})" for n in ("gradkern", "torch_foreach"))
+        lines.append(
+            f"| {row['case']} | {' + '.join(row['dtypes'])} | {'yes' if row['clipping'] else 'no'} | "
+            f"{' | '.join(times)} | {gpu['gradkern_norm'] / gpu['read']:.2f} | {row['kernels']['gradkern']} |"
+        )
+    return "\n".join(lines)
+
+
+def cuda_plot(record: dict, path: Path) -> None:
+    """GPU time over the size of one tensor: gradkern, torch, and the read of the same bytes."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    rows = [
+        r for r in record["rows"] if r["tensors"] == 1 and r["dtypes"] == ["float32"] and not r["clipping"]
+    ]
+    rows.sort(key=lambda row: row["bytes"])
+    figure, axes = pyplot.subplots(figsize=(7, 4))
+    for name, label in (
+        ("torch_foreach", "torch"),
+        ("gradkern", "gradkern"),
+        ("read", "read of the same bytes"),
+    ):
+        axes.plot([r["bytes"] for r in rows], [r["gpu_seconds"][name] * 1e6 for r in rows], "o-", label=label)
+    axes.set(xscale="log", yscale="log", xlabel="bytes of one float32 gradient", ylabel="GPU time, µs")
+    axes.set_title(f"clip_grad_norm_, nothing to clip ({record['machine']['gpu']})")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=110, bbox_inches="tight")
+    pyplot.close(figure)
+
+
 #: Name: file in benchmarks/results/ and how it is shown.
 TABLES = {
     "cpu": ("cpu", cpu_table),
+    "cuda": ("cuda", cuda_table),
     "distributed": ("distributed_cpu", distributed_table),
     "scaler": ("scaler_cpu", scaler_table),
     "scale host": ("scale_cpu", scale_host_table),
@@ -153,7 +199,8 @@ def rendered(text: str) -> str:
             continue
         path = ROOT / "benchmarks" / "results" / f"{file}.json"
         _, _, tail = rest.partition("<!-- end -->")
-        table = render(json.loads(path.read_text(encoding="utf-8")))
+        known = path.exists()
+        table = render(json.loads(path.read_text(encoding="utf-8"))) if known else "Not measured."
         text = f"{head}<!-- table: {name} -->\n{table}\n<!-- end -->{tail}"
     return text
 
@@ -163,6 +210,9 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="fail if a page is not up to date")
     arguments = parser.parse_args()
     stale = []
+    cuda = ROOT / "benchmarks" / "results" / "cuda.json"
+    if cuda.exists() and not arguments.check:
+        cuda_plot(json.loads(cuda.read_text(encoding="utf-8")), ROOT / "docs" / "images" / "cuda.png")
     for page in (ROOT / name for name in PAGES):
         old = page.read_text(encoding="utf-8")
         new = rendered(old)

@@ -1,0 +1,60 @@
+"""What a run of bench_cuda.py says of the bars that gradkern holds itself to on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+MIB = 1 << 20
+LAUNCH_SECONDS = 5e-6
+PEERS = "peer:"
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One measured value beside what it may be at most; seconds."""
+
+    name: str
+    case: str
+    value: float
+    limit: float
+
+    @property
+    def met(self) -> bool:
+        return self.value <= self.limit
+
+    def __str__(self) -> str:
+        verdict = "met" if self.met else "MISSED"
+        micro = f"{self.value * 1e6:.1f} µs, at most {self.limit * 1e6:.1f} µs"
+        return f"{verdict:7}{self.name}: {self.case}: {micro}"
+
+
+def bandwidth(rows: Sequence[dict[str, Any]]) -> float:
+    """Bytes a second of the read floor of the largest row: what T_floor is computed from."""
+    largest = max(rows, key=lambda row: row["bytes"])
+    return largest["bytes"] / largest["gpu_seconds"]["read"]
+
+
+def bars(rows: Sequence[dict[str, Any]]) -> Iterator[Bar]:
+    rate = bandwidth(rows)
+    for row in rows:
+        gpu, size = row["gpu_seconds"], row["bytes"]
+        case = (
+            f"{row['case']}, {'+'.join(row['dtypes'])}, {'clipping' if row['clipping'] else 'not clipping'}"
+        )
+        factor = 1.10 if size >= 256 * MIB else 1.3 if size >= 16 * MIB else 1.5
+        yield Bar("norm pass", case, gpu["gradkern_norm"], factor * (LAUNCH_SECONDS + size / rate))
+        if row["clipping"]:
+            yield Bar("clip that clips", case, gpu["gradkern"], 1.10 * (gpu["gradkern_norm"] + gpu["copy"]))
+        else:
+            yield Bar("clip that clips nothing", case, gpu["gradkern"], gpu["gradkern_norm"] + 4e-6)
+            if row["dtypes"] == ["float32"]:
+                yield Bar("all statistics", case, gpu["gradkern_statistics"], 1.05 * gpu["gradkern"])
+        for name, seconds in gpu.items():
+            if name.startswith("torch_"):
+                yield Bar(f"no slower than {name}", case, gpu["gradkern"], seconds)
+            elif name.startswith(PEERS):
+                yield Bar(f"no slower than {name}", case, gpu["gradkern_norm"], seconds)
+        if row["tensors"] == 2000:
+            yield Bar("host time of 2,000 tensors", case, row["host_seconds"]["gradkern"], 60e-6)
