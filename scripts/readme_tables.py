@@ -10,6 +10,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def seconds(value: float) -> str:
+    if value >= 1:
+        return f"{value:.3g} s"
     return f"{value * 1e3:.3g} ms" if value >= 1e-3 else f"{value * 1e6:.3g} µs"
 
 
@@ -89,11 +91,11 @@ def scale_host_table(record: dict) -> str:
     lines = [
         machine_line(record, 1),
         "",
-        "| ranks | parameters | torch | `clip_grad_norm_` | `GradClipper` | |",
-        "|---:|---:|---:|---:|---:|---|",
+        "| ranks | parameters | torch, first call | torch | `clip_grad_norm_` | `GradClipper` | |",
+        "|---:|---:|---:|---:|---:|---:|---|",
     ]
     for row in record["host"]:
-        cells = []
+        cells = [seconds(row["first"]["torch"]) if "torch" in row["first"] else ""]
         for name in CALLS:
             value = row["seconds"].get(name)
             if value is None:
