@@ -95,8 +95,10 @@ def measure_columns(
         columns = _fallback.measure(params, norm_type, count_zeros, number)
     columns.pop("numel", None)
     if not isinstance(inv_scale, float):  # a scale on a device is multiplied there
-        for key in ("norm", "l2_norm", "max_abs", "total_norm"):
-            columns[key] = columns[key] * inv_scale
+        # A count of non-zeros stays what it is.
+        scaled = ("l2_norm", "max_abs") if norm_type == 0 else ("norm", "l2_norm", "max_abs", "total_norm")
+        for key in scaled:
+            columns[key] = columns[key] * inv_scale.abs()
     columns["nonfinite_total"] = columns["nonfinite"].sum()
     return columns
 

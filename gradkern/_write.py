@@ -41,7 +41,9 @@ def scale_(grads: Sequence[Tensor | None], shards: Sequence[Tensor | None], fact
             number = float(factor)
             if number == 1.0 or (not DISABLED and C.scale_(listed, number)):
                 continue
-        _scale_with_torch(listed, factor.to(device))
+        here = factor.to(device)
+        if DISABLED or device.type != "cuda" or not C.scale_by_(listed, here):
+            _scale_with_torch(listed, here)
     written = [g for g, s in zip(grads, shards) if g is not None and g is not s]
     if written:
         torch.autograd.graph.increment_version(written)
@@ -54,8 +56,13 @@ def _scale_with_torch(tensors: Sequence[Tensor], factor: Tensor) -> None:
         if key in seen and t.numel():
             continue
         seen.add(key)
-        # A 0-d factor of the tensor's own type: multiplied in float32 at least, rounded once.
-        t.mul_(factor.to(torch.float64 if t.dtype in (torch.float64, torch.complex128) else torch.float32))
+        wide = t.dtype in (torch.float64, torch.complex128)
+        number = factor.to(torch.float64 if wide else torch.float32)
+        if t.is_cpu or t.is_sparse or t.dtype not in (torch.bfloat16, torch.float16):
+            t.mul_(number)
+        else:
+            # A device's mul_ would round a 0-d factor to these types first: 1 part in 256 off.
+            t.copy_(t.float().mul_(number))
 
 
 def zero_where_(shards: Sequence[Tensor | None], condition: Tensor) -> None:

@@ -205,3 +205,17 @@ def test_another_optimizer_than_the_clippers_is_refused():
     clipper = gradkern.GradClipper(model, 1.0, optimizer=optimizer, fold=True)
     with pytest.raises(ValueError, match=r"expected the one the clipper was built with, got another"):
         clipper.clip_(scaler=scaler, optimizer=other)
+
+
+@pytest.mark.parametrize("norm_type", [2.0, 1.0, 0.0])
+def test_a_scale_on_a_device_gives_what_a_number_gives(norm_type):
+    """Scalers keep theirs on a GPU; what is reported does not depend on that, a count of non-zeros least."""
+    from gradkern._general import measure_columns
+
+    model, x = model_and_input()
+    model(x).square().sum().backward()
+    params, names = list(model.parameters()), tuple("abcd")
+    number = measure_columns("test", params, names, norm_type, False, 0.25)
+    tensor = measure_columns("test", params, names, norm_type, False, torch.tensor(0.25, dtype=torch.float64))
+    for key in ("norm", "l2_norm", "max_abs", "total_norm"):
+        assert torch.equal(number[key], tensor[key]), key

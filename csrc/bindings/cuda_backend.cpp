@@ -1,10 +1,12 @@
 // Allocation, streams and the order of launches; the work itself is in csrc/cuda. No call here
-// waits for the device, except where the host has to know (raise_on_host).
+// waits for the device, except where the host has to know (raise_on_host). Devices are made current
+// by torch's guard: the runtime's would leave a context behind on a device that nobody uses.
 #include "bindings/cuda_backend.h"
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/stack.h>
+#include <c10/core/DeviceGuard.h>
 #include <c10/core/GradMode.h>
 
 #include "bindings/cuda_stream.h"
@@ -94,6 +96,7 @@ Results allocate(at::Device device, const Prepared& prepared, const ClipRequest&
 
 void launch_measure(const DeviceList& list, const Prepared& prepared, const ClipRequest& request,
                     const Results& results) {
+  const c10::DeviceGuard guard(list.device);
   cuda::MeasureLaunch launch;
   launch.list = list.on_current_stream(prepared.any_duplicate && request.measure.per_tensor);
   launch.options = {norm_order(request.measure.norm_type), request.measure.count_zeros};
@@ -134,6 +137,7 @@ Results measure_devices(const std::vector<DeviceList>& lists, const Prepared& pr
     add_rows(all.nonfinite, one.nonfinite);
     add_rows(all.zeros, one.zeros);
   }
+  const c10::DeviceGuard guard(home);
   const at::Tensor totals = at::stack(partials);
   cuda::CombineLaunch combine;
   combine.totals = static_cast<const Partial*>(totals.const_data_ptr());
@@ -182,6 +186,7 @@ void raise_on_host(const CallSite& site, const ClipRequest& request, const Prepa
   const at::Tensor counts = results.nonfinite.cpu();
   std::vector<Partial> partials(prepared.refs.size());
   for (size_t i = 0; i < partials.size(); ++i) {
+    if (prepared.first[i] != int64_t(i)) continue;  // a repeated row is named once
     partials[i].nonfinite = counts.const_data_ptr<int64_t>()[i];
     partials[i].numel = prepared.refs[i].numel;
   }
@@ -194,7 +199,10 @@ void write(const CallSite& site, const GradList& grads, const Prepared& prepared
   const bool in_place = prepared.staged.empty() && !prepared.maybe_overlapping;
   const Prepared writable = in_place ? Prepared{} : prepare_for_write(site, grads, prepared);
   const Prepared& target = in_place ? prepared : writable;
-  for (const DeviceList& list : split_by_device(grads, target)) launch(list);
+  for (const DeviceList& list : split_by_device(grads, target)) {
+    const c10::DeviceGuard guard(list.device);
+    launch(list);
+  }
   write_back(target);
   bump_versions(grads);
 }
@@ -266,6 +274,19 @@ void clip_with_norm(const CallSite& site, const GradList& grads, double max_norm
   TORCH_CHECK_VALUE(total_norm.numel() == 1, "[", site.operation, "] total_norm: expected one number, ",
                     "got a tensor of shape ", total_norm.sizes());
   apply(site, grads, prepare(site, grads), max_norm, OnNonfinite::kPropagate, total_norm, {});
+}
+
+void scale_by(const CallSite& site, const GradList& grads, const at::Tensor& factor) {
+  at::NoGradGuard no_grad;
+  write(site, grads, prepare(site, grads), [&](const DeviceList& list) {
+    TORCH_CHECK(factor.device() == list.device && factor.scalar_type() == at::kDouble && factor.numel() == 1,
+                "[", site.operation, "] factor: expected one float64 number on ", list.device, ", got ",
+                factor.scalar_type(), " on ", factor.device());
+    cuda::ScaleLaunch launch;
+    launch.list = list.on_current_stream(false);
+    launch.factor = factor.const_data_ptr<double>();
+    cuda::launch_scale(launch);
+  });
 }
 
 void clip_value(const CallSite& site, const GradList& grads, double limit) {

@@ -58,7 +58,7 @@ ClipResult clip(const CallSite& site, const GradList& grads, const ClipRequest& 
 void clip_with_norm(const CallSite& site, const GradList& grads, double max_norm,
                     const at::Tensor& total_norm);
 
-/// Multiplies every gradient by `factor`, with one rounding; a factor of 1 writes nothing.
+/// Multiplies every gradient (on the CPU) by `factor`, with one rounding; a factor of 1 writes nothing.
 void scale(const CallSite& site, const GradList& grads, double factor);
 
 void clip_value(const CallSite& site, const GradList& grads, double limit);

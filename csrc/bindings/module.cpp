@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "bindings/build_info.h"
+#include "bindings/cuda_backend.h"
 #include "bindings/engine.h"
 #include "bindings/python_lists.h"
 #include "bindings/shards.h"
@@ -140,17 +141,27 @@ std::optional<std::pair<at::Tensor, at::Tensor>> partials(const py::sequence& sh
                                                           const py::object& names) {
   const CallSite site = named_site(operation.c_str(), names);
   const GradList list = tensors_of(site, shards, /*none_allowed=*/true);
-  if (!is_native(list)) return std::nullopt;
+  if (!is_native(list) || cuda_backend::handles(list)) return std::nullopt;  // packed by CPU kernels only
   const PackedPartials packed = without_gil(
       site.operation, [&] { return packed_partials(site, list, norm_type, count_zeros, per_tensor); });
   return std::pair{packed.sums, packed.keys};
 }
 
+/// False for tensors that are not on the CPU: see scale_tensors_by.
 bool scale_tensors(const py::sequence& tensors, double factor) {
   const CallSite site{"scale_", "tensors"};
   const GradList list = tensors_of(site, tensors, /*none_allowed=*/true);
-  if (!is_native(list)) return false;
+  if (!is_native(list) || cuda_backend::handles(list)) return false;
   without_gil(site.operation, [&] { scale(site, list, factor); });
+  return true;
+}
+
+/// By a 0-d float64 tensor on the CUDA device of all tensors; false for those of another device.
+bool scale_tensors_by(const py::sequence& tensors, const at::Tensor& factor) {
+  const CallSite site{"scale_", "tensors"};
+  const GradList list = tensors_of(site, tensors, /*none_allowed=*/true);
+  if (!is_native(list) || !cuda_backend::handles(list)) return false;
+  without_gil(site.operation, [&] { cuda_backend::scale_by(site, list, factor); });
   return true;
 }
 
@@ -169,6 +180,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("dicts_unchanged", &dicts_unchanged);
   m.def("partials", &partials);
   m.def("scale_", &scale_tensors);
+  m.def("scale_by_", &scale_tensors_by);
   m.def("build_info", [] {
     py::dict info;
     for (const auto& [key, value] : build_info()) info[py::str(key)] = value;

@@ -1,5 +1,6 @@
-// A build without CUDA kernels: CUDA gradients are torch's own operations' (is_native() says so),
-// and none of these is reached.
+// A build without CUDA kernels: CUDA gradients are torch's own operations' (is_native() says so).
+// Here arrive only those of compiled graphs, whose operators ask nobody: an error, not a read of
+// device memory by the CPU.
 #include "bindings/cuda_backend.h"
 
 namespace gradkern::cuda_backend {
@@ -14,10 +15,15 @@ namespace {
 }  // namespace
 
 bool available() { return false; }
-bool handles(const GradList&) { return false; }
+bool handles(const GradList& grads) {
+  for (const at::Tensor& g : grads)
+    if (g.defined()) return g.is_cuda();
+  return false;
+}
 Measurement measure(const CallSite& site, const GradList&, const MeasureRequest&) { missing(site); }
 ClipResult clip(const CallSite& site, const GradList&, const ClipRequest&) { missing(site); }
 void clip_with_norm(const CallSite& site, const GradList&, double, const at::Tensor&) { missing(site); }
+void scale_by(const CallSite& site, const GradList&, const at::Tensor&) { missing(site); }
 void clip_value(const CallSite& site, const GradList&, double) { missing(site); }
 
 }  // namespace gradkern::cuda_backend

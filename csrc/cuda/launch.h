@@ -83,8 +83,10 @@ void launch_combine(const CombineLaunch& launch);
 
 /// Applies decide_clip(max_norm, *total_norm, *total_nonfinite, on_nonfinite), computed on the
 /// device in double: the same bits as csrc/cpu. Without anything to do, nothing is written.
+/// Where `factor` is given it is what every element is multiplied by, and the rest is not looked at.
 struct ScaleLaunch {
   TensorList list;
+  const double* factor = nullptr;    ///< device memory, as are those below
   const void* total_norm = nullptr;  ///< double if total_norm_is_double, else float
   bool total_norm_is_double = false;
   double max_norm = 0;

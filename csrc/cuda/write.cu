@@ -7,6 +7,7 @@ namespace gradkern::cuda {
 namespace {
 
 struct ScaleHeader {
+  const double* factor;
   const void* total_norm;
   const int64_t* total_nonfinite;
   double max_norm;
@@ -20,6 +21,7 @@ struct ClampHeader {
 
 /// What the device-side numbers ask for; every thread reads them, the host never does.
 __device__ __forceinline__ ClipDecision decide(const ScaleHeader& h) {
+  if (h.factor) return {*h.factor == 1.0 ? ClipAction::kNone : ClipAction::kScale, *h.factor};
   const double total = h.total_norm_is_double ? *static_cast<const double*>(h.total_norm)
                                               : double(*static_cast<const float*>(h.total_norm));
   const int64_t nonfinite = h.total_nonfinite ? *h.total_nonfinite : 0;
@@ -156,11 +158,11 @@ void launch_all(const TensorList& list, const Header& header, const char* operat
 }  // namespace
 
 void launch_scale(const ScaleLaunch& launch) {
-  require(launch.total_norm, "expected total_norm, got a null pointer", "scale");
+  require(launch.factor || launch.total_norm, "expected total_norm, got a null pointer", "scale");
   require(launch.on_nonfinite == OnNonfinite::kPropagate || launch.total_nonfinite,
           "expected total_nonfinite with this on_nonfinite, got a null pointer", "scale");
-  const ScaleHeader header{launch.total_norm, launch.total_nonfinite, launch.max_norm,
-                           launch.total_norm_is_double, launch.on_nonfinite};
+  const ScaleHeader header{launch.factor,   launch.total_norm,           launch.total_nonfinite,
+                           launch.max_norm, launch.total_norm_is_double, launch.on_nonfinite};
   launch_all<1024, 4096, kHalfTable, kLargestTable>(launch.list, header, "scale");
 }
 

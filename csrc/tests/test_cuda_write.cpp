@@ -60,6 +60,23 @@ void test_scale() {
   }
 }
 
+/// `factor` as the loss scale's inverse times a coefficient: more than 1 as well.
+void test_scale_by_factor() {
+  const auto specs = specs_to_write(true);
+  for (double factor : {0.37, 1.0, -1.0, 0.0, 3.3, std::nan("")}) {
+    context = "scale by " + std::to_string(factor);
+    TensorSet set(specs), want(specs);
+    cuda::ScaleLaunch launch;
+    launch.list = list_of(set);
+    launch.factor = &factor;
+    cuda::launch_scale(launch);
+    const ClipDecision decision{factor == 1 ? ClipAction::kNone : ClipAction::kScale, factor};
+    cpu::apply(ChunkPlan(want.refs(), want.count()), decision, serial());
+    for (int64_t i = 0; i < set.count(); ++i) CHECK(same_elements(set, want, i), "tensor %lld differs from the CPU's", (long long)i);
+    CHECK(set.guards_intact(), "wrote outside a tensor");
+  }
+}
+
 void test_no_write() {
   const auto specs = specs_to_write(true);
   for (const Scaling& s : {Scaling{0.5, 1, false}, Scaling{0, 0.001, true}, Scaling{5, HUGE_VAL, false},
@@ -120,6 +137,6 @@ void test_errors() {
 }  // namespace
 
 const std::vector<NamedTest> kWriteTests = {
-    {"scale", test_scale}, {"no_write", test_no_write}, {"clamp", test_clamp}, {"errors", test_errors}};
+    {"scale", test_scale}, {"scale_by_factor", test_scale_by_factor}, {"no_write", test_no_write}, {"clamp", test_clamp}, {"errors", test_errors}};
 
 }  // namespace gradkern::test

@@ -128,15 +128,17 @@ class Distributed:
     def _as_columns(
         self, rows: Packed, total: Packed, norm_type: float, count_zeros: bool, inv_scale: float | Tensor
     ) -> dict[str, Any]:
-        norm = (finish(rows, norm_type) * inv_scale).to(self.report)
-        l2 = norm if norm_type == 2.0 else (finish_l2(rows) * inv_scale).to(self.report)
+        scale = abs(inv_scale)
+        norm_scale = 1.0 if norm_type == 0 else scale  # a count of non-zeros stays what it is
+        norm = (finish(rows, norm_type) * norm_scale).to(self.report)
+        l2 = norm if norm_type == 2.0 else (finish_l2(rows) * scale).to(self.report)
         return {
             "norm": norm,
             "l2_norm": l2,
-            "max_abs": (decode_max(rows) * inv_scale).to(self.report),
+            "max_abs": (decode_max(rows) * scale).to(self.report),
             "nonfinite": rows.sums[:, NONFINITE].long(),
             "zeros": rows.sums[:, ZEROS].long() if count_zeros else None,
-            "total_norm": (finish(total, norm_type)[0] * inv_scale).to(self.report),
+            "total_norm": (finish(total, norm_type)[0] * norm_scale).to(self.report),
             "nonfinite_total": total.sums[0, NONFINITE],
             "has_grad": [g is not None for g in self.grads],
         }

@@ -40,7 +40,7 @@ def rows_job(partition: str, norm_type: float) -> list[list[float]]:
     return [got.norm.tolist(), [float(got.total_norm), float(clipped.total_norm)]]
 
 
-@pytest.mark.parametrize("norm_type", [2.0, 1.0, 3.0, math.inf])
+@pytest.mark.parametrize("norm_type", [2.0, 1.0, 0.0, 3.0, math.inf])
 @pytest.mark.parametrize("partition", ["fsdp+tp", "hsdp", "some blocks", "by hand"])
 def test_rows_are_those_of_one_process(ranks, partition, norm_type):
     answers = ranks(4)(rows_job, partition=partition, norm_type=norm_type)
