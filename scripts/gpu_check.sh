@@ -64,7 +64,7 @@ step build 240 "$PYTHON" setup.py build_ext --inplace || stop "the build failed:
 
 run_tests() {
   # Some images have no plug-ins for pytest.
-  step tests 200 "$PYTHON" -m pytest -q -m "cuda and not slow" tests -p no:cacheprovider
+  step tests 200 "$PYTHON" -m pytest -q -m "cuda and not slow" tests/cuda -p no:cacheprovider
 }
 
 # A small C++ program: python and torch under the sanitizers take many minutes.

@@ -50,7 +50,7 @@ def test_all_steps(check):
     assert done.returncode == 0, done.stderr
     assert list(statuses.items()) == [(name, 0) for name in order]
     assert "setup.py build_ext --inplace" in (out / "build.log").read_text()
-    assert "-m pytest -q -m cuda and not slow tests" in (out / "tests.log").read_text()
+    assert "-m pytest -q -m cuda and not slow tests/cuda" in (out / "tests.log").read_text()
     assert f"--output {out}/bench_cuda.json" in (out / "bench.log").read_text()
 
 
