@@ -128,8 +128,8 @@ class Distributed:
     def _as_columns(
         self, rows: Packed, total: Packed, norm_type: float, count_zeros: bool, inv_scale: float | Tensor
     ) -> dict[str, Any]:
-        scale = abs(inv_scale)
-        norm_scale = 1.0 if norm_type == 0 else scale  # a count of non-zeros stays what it is
+        scale = inv_scale.abs() if isinstance(inv_scale, Tensor) else abs(inv_scale)
+        norm_scale: float | Tensor = 1.0 if norm_type == 0 else scale  # a count of non-zeros stays what it is
         norm = (finish(rows, norm_type) * norm_scale).to(self.report)
         l2 = norm if norm_type == 2.0 else (finish_l2(rows) * scale).to(self.report)
         return {
