@@ -2,33 +2,56 @@
 # Everything that needs a GPU, in one go and under ten minutes: builds in place with this machine's
 # own python3 and nvcc, runs the device tests, the sanitizers and the benchmarks. No network.
 #
-#     OUT=results-folder scripts/gpu_check.sh [tests|sanitize|bench ...]     (default: all three)
+#     OUT=results-folder scripts/gpu_check.sh [tests|sanitize|bench ...]     (default: all, in this order)
 #
-# Every step writes OUT/<step>.log and, with its exit status and seconds, a line of OUT/summary.json.
-# Without a build nothing else runs; after it a step that fails does not keep the next from running.
-# No step runs past the common limit. The exit status says whether all passed.
-# PYTHON chooses the interpreter, LIMIT the seconds in all.
+# Every step writes OUT/<step>.log; OUT/summary.json has the exit status and seconds of each. Without a
+# build nothing else runs; after it a step that fails does not keep the next from running. Every step has
+# a share of the common limit to itself, and what earlier ones left over. The exit status says whether all
+# passed. PYTHON chooses the interpreter, LIMIT the seconds in all.
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit
 : "${OUT:?set OUT to the folder for the results}"
 PYTHON=${PYTHON:-python3}
 LIMIT=${LIMIT:-570}
 mkdir -p "$OUT"
 OUT=$(cd "$OUT" && pwd)
-: > "$OUT/summary.json"
+rm -f "$OUT/summary.json"
 failed=0
+summary=()
 steps=("$@")
 [ ${#steps[@]} -gt 0 ] || steps=(tests sanitize bench)
 
+# Seconds that are a step's own; together they fit LIMIT.
+declare -A share=([build]=200 [tests]=100 [sanitize-build]=60 [sanitize-memcheck]=30 [sanitize-racecheck]=30
+  [bench]=140)
+
 record() { # record NAME STATUS SECONDS
   [ "$2" = 0 ] || failed=1
-  printf '{"step": "%s", "status": %d, "seconds": %d}\n' "$@" | tee -a "$OUT/summary.json"
+  summary+=("$(printf '{"step": "%s", "status": %d, "seconds": %d}' "$@")")
+  echo "${summary[-1]}"
+  # Written at every step: a run that is ended from outside keeps what it has.
+  {
+    printf '{"steps": [\n %s' "${summary[0]}"
+    [ ${#summary[@]} = 1 ] || printf ',\n %s' "${summary[@]:1}"
+    printf '\n], "seconds": %d, "limit": %d, "failed": %d}\n' "$SECONDS" "$LIMIT" "$failed"
+  } > "$OUT/summary.json"
 }
 
-step() { # step NAME LIMIT_SECONDS COMMAND...: at most that long, and not past LIMIT
-  local name=$1 limit=$2 start=$SECONDS status
-  shift 2
-  ((limit <= LIMIT - SECONDS)) || limit=$((LIMIT - SECONDS))
+find_limit() { # find_limit STEP: sets `limit` to what the steps to come leave over, its share at least
+  local own=${share[$1]-0} left=$((LIMIT - SECONDS)) name
+  limit=$left
+  unset "share[$1]"
+  for name in "${!share[@]}"; do
+    case " ${steps[*]} " in *" ${name%%-*} "*) limit=$((limit - ${share[$name]})) ;; esac
+  done
+  ((limit > own)) || limit=$own
+  limit=$((limit < left ? limit : left))
+}
+
+step() { # step NAME COMMAND...
+  local name=$1 start=$SECONDS status limit
+  shift
+  find_limit "$name"
   if ((limit < 1)); then
     echo "not run: the $LIMIT s in all are over" > "$OUT/$name.log"
     record "$name" 124 0
@@ -60,14 +83,17 @@ export CUDACXX=$nvcc
 export TORCH_CUDA_ARCH_LIST=${TORCH_CUDA_ARCH_LIST:-$capability} # this GPU only: builds in a minute
 export GRADKERN_CUDA=1 PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 
-step build 240 "$PYTHON" setup.py build_ext --inplace || stop "the build failed: see $OUT/build.log"
+step build "$PYTHON" setup.py build_ext --inplace || stop "the build failed: see $OUT/build.log"
 
+# The functions below are called by name: run_STEP.
+# shellcheck disable=SC2317
 run_tests() {
   # Some images have no plug-ins for pytest.
-  step tests 200 "$PYTHON" -m pytest -q -m "cuda and not slow" tests/cuda -p no:cacheprovider
+  step tests "$PYTHON" -m pytest -q -m "cuda and not slow" tests/cuda -p no:cacheprovider
 }
 
 # A small C++ program: python and torch under the sanitizers take many minutes.
+# shellcheck disable=SC2317
 run_sanitize() {
   local sanitizer tool
   sanitizer=$(find_tool compute-sanitizer) || {
@@ -75,15 +101,16 @@ run_sanitize() {
     record sanitize 127 0
     return
   }
-  step sanitize-build 120 "$nvcc" -std=c++20 -O2 -lineinfo -arch="sm_${capability/./}" -Icsrc \
+  step sanitize-build "$nvcc" -std=c++20 -O2 -lineinfo -arch="sm_${capability/./}" -Icsrc \
     -o "$OUT/sanitize_cuda" csrc/tests/sanitize_cuda.cpp csrc/cuda/*.cu || return
   for tool in memcheck racecheck; do
-    step "sanitize-$tool" 60 "$sanitizer" --tool "$tool" --error-exitcode 9 "$OUT/sanitize_cuda"
+    step "sanitize-$tool" "$sanitizer" --tool "$tool" --error-exitcode 9 "$OUT/sanitize_cuda"
   done
 }
 
+# shellcheck disable=SC2317
 run_bench() {
-  step bench 240 "$PYTHON" benchmarks/bench_cuda.py --quick --output "$OUT/bench_cuda.json"
+  step bench "$PYTHON" benchmarks/bench_cuda.py --quick --output "$OUT/bench_cuda.json"
 }
 
 for name in "${steps[@]}"; do "run_$name"; done

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -38,8 +39,9 @@ def check(tmp_path):
         done = subprocess.run(
             ["bash", str(SCRIPT), *steps], env=environment, capture_output=True, text=True, timeout=60
         )
-        lines = (tmp_path / "out" / "summary.json").read_text().splitlines()
-        return done, {(row := json.loads(line))["step"]: row["status"] for line in lines}, tmp_path / "out"
+        summary = tmp_path / "out" / "summary.json"
+        rows = json.loads(summary.read_text())["steps"] if summary.exists() else []
+        return done, {row["step"]: row["status"] for row in rows}, tmp_path / "out"
 
     return run
 
@@ -52,6 +54,8 @@ def test_all_steps(check):
     assert "setup.py build_ext --inplace" in (out / "build.log").read_text()
     assert "-m pytest -q -m cuda and not slow tests/cuda" in (out / "tests.log").read_text()
     assert f"--output {out}/bench_cuda.json" in (out / "bench.log").read_text()
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["failed"], summary["limit"]) == (0, 570)
 
 
 def test_nothing_runs_without_a_build(check):
@@ -74,6 +78,22 @@ def test_no_step_runs_past_the_limit(check):
     assert done.returncode == 1
     assert statuses == {"build": 0, "tests": 124, "bench": 124}
     assert (out / "bench.log").read_text() == "not run: the 2 s in all are over\n"
+
+
+def test_the_shares_fit_the_limit():
+    (text,) = re.findall(r"declare -A share=\((.*?)\)", SCRIPT.read_text(), re.S)
+    shares = {name: int(seconds) for name, seconds in re.findall(r"\[([a-z-]+)\]=(\d+)", text)}
+    assert list(shares)[0] == "build" and len(shares) == 6
+    assert sum(shares.values()) < 570
+
+
+def test_a_step_leaves_the_later_ones_their_shares(check):
+    """`timeout` shows its limit instead of running: 570 less the shares of what is to come."""
+    done, _, out = check("tests", "bench", timeout='echo "limit $1"')
+    limits = [int((out / f"{name}.log").read_text().split()[1]) for name in ("build", "tests", "bench")]
+    # A second may pass between two steps.
+    for limit, most in zip(limits, (570 - 100 - 140, 570 - 140, 570)):
+        assert most - 5 <= limit <= most
 
 
 def test_an_unknown_step(check):
