@@ -83,13 +83,13 @@ def test_no_step_runs_past_the_limit(check):
 def test_the_shares_fit_the_limit():
     (text,) = re.findall(r"declare -A share=\((.*?)\)", SCRIPT.read_text(), re.S)
     shares = {name: int(seconds) for name, seconds in re.findall(r"\[([a-z-]+)\]=(\d+)", text)}
-    assert list(shares)[0] == "build" and len(shares) == 6
+    assert next(iter(shares)) == "build" and len(shares) == 6
     assert sum(shares.values()) < 570
 
 
 def test_a_step_leaves_the_later_ones_their_shares(check):
     """`timeout` shows its limit instead of running: 570 less the shares of what is to come."""
-    done, _, out = check("tests", "bench", timeout='echo "limit $1"')
+    _, _, out = check("tests", "bench", timeout='echo "limit $1"')
     limits = [int((out / f"{name}.log").read_text().split()[1]) for name in ("build", "tests", "bench")]
     # A second may pass between two steps.
     for limit, most in zip(limits, (570 - 100 - 140, 570 - 140, 570)):
