@@ -1,10 +1,12 @@
 """clip_grad_norm_ on a GPU: gradkern, torch's foreach and single-tensor paths, and memory floors.
 
 Contenders are interleaved in one run and rotate over copies of the gradients that together exceed
-the L2 cache several times (lists too large for copies are larger than the cache anyway). GPU time is
-between two CUDA events around one call, enqueued behind a short sleep, so that the host is never what
-is measured; host time is how long the call takes to return, of the same calls in a loop of their own.
-Reported are medians.
+the L2 cache several times (lists too large for copies are larger than the cache anyway); where a few
+copies do not, the cache is filled with other memory before every call. GPU time is between two CUDA
+events around one call, enqueued behind a sleep that is longer than the host takes for the call, so that
+the host is not what is measured (a queue holds about a thousand launches: of torch's single-tensor path
+on longer lists it is). Host time is how long the call takes to return, of the same calls in a loop of
+their own. Reported are medians.
 
 Floors, of the same bytes in the same run: `read`, a reduction of one flat tensor; `copy`, a device
 copy (its bytes are read and written). A clip that clips nothing can at best be `read`, one that clips
@@ -36,7 +38,9 @@ from torch import nn
 import gradkern
 
 ROTATED_BYTES = 256 << 20  # several times the L2 cache of any GPU so far
-SLEEP_CYCLES = 2_000_000  # about a millisecond: longer than the host needs to enqueue a call
+CYCLES_PER_SECOND = 2e9  # no GPU so far is faster
+DEVICE = "cuda"
+WIDTH, TOKENS = 768, 512  # of the training step
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
 
@@ -82,21 +86,30 @@ def make_parameters(shapes: list[tuple[int, ...]], dtypes: list[torch.dtype]) ->
     """Gradients without parameters' own memory; dtypes alternate."""
     result = []
     for shape, dtype in zip(shapes, itertools.cycle(dtypes)):
-        grad = torch.empty(shape, dtype=dtype, device="cuda").normal_()
-        p = nn.Parameter(torch.empty(1, dtype=dtype, device="cuda").expand(shape))
+        grad = torch.empty(shape, dtype=dtype, device=DEVICE).normal_()
+        p = nn.Parameter(torch.empty(1, dtype=dtype, device=DEVICE).expand(shape))
         p.grad = grad
         result.append(p)
     return result
 
 
-def gpu_seconds(calls: list[Callable[[], object]], rounds: int) -> list[float]:
-    """Median time between two events around each of `calls`, interleaved round by round."""
+def gpu_seconds(
+    calls: list[Callable[[], object]],
+    rounds: int,
+    hosts: list[float],
+    flush: Callable[[], object] = lambda: None,
+) -> list[float]:
+    """Median time between two events around each of `calls`, interleaved round by round.
+
+    `hosts`: seconds each call takes to return. `flush` is called before every call.
+    """
     times: list[list[float]] = [[] for _ in calls]
     for round_ in range(rounds + 2):  # two to warm up
         events = []
-        for call in calls:
+        for call, host in zip(calls, hosts):
             begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            torch.cuda._sleep(SLEEP_CYCLES)
+            flush()
+            torch.cuda._sleep(int((1e-3 + 2 * host) * CYCLES_PER_SECOND))
             begin.record()
             call()
             end.record()
@@ -109,6 +122,7 @@ def gpu_seconds(calls: list[Callable[[], object]], rounds: int) -> list[float]:
 
 
 def host_seconds(call: Callable[[], object], rounds: int = 9) -> float:
+    call()  # loads kernels
     times = []
     for _ in range(rounds):
         torch.cuda.synchronize()
@@ -132,8 +146,14 @@ def rotating(function: Callable[[int], object], copies: int) -> Callable[[], obj
     return lambda: function(next(turn))
 
 
+def cache_flush() -> Callable[[], object]:
+    """Reads memory, which leaves the cache full of lines that nobody has to write back."""
+    other = torch.zeros(ROTATED_BYTES // 4, device=DEVICE)
+    return other.sum
+
+
 def floors_of(total_bytes: int, copies: int) -> dict[str, Callable[[], object]]:
-    flats = [torch.zeros(max(1, total_bytes // 4), device="cuda") for _ in range(copies)]
+    flats = [torch.zeros(max(1, total_bytes // 4), device=DEVICE) for _ in range(copies)]
 
     # Within one buffer, half to half and back, so that no second buffer of 30 GB is needed.
     def copy(i: int) -> None:
@@ -178,14 +198,15 @@ def measure_case(
     if len(shapes) > 3000 or total > 8 * GIB:
         del calls["torch_single"]
     # Every contender keeps its own rotation, so that no copy is left in L2 by the one before.
-    seconds = dict(zip(calls, gpu_seconds(list(calls.values()), rounds)))
+    flush = cache_flush() if copies * total < ROTATED_BYTES else lambda: None
     hosts = {name: host_seconds(call) for name, call in calls.items()}
+    seconds = dict(zip(calls, gpu_seconds(list(calls.values()), rounds, list(hosts.values()), flush)))
     kernels = {name: kernel_count(call) for name, call in calls.items()}
     del calls, lists
     gc.collect()
     torch.cuda.empty_cache()
     floors = floors_of(total, copies)
-    seconds.update(zip(floors, gpu_seconds(list(floors.values()), rounds)))
+    seconds.update(zip(floors, gpu_seconds(list(floors.values()), rounds, [0.0] * len(floors), flush)))
     return {
         "case": case.name,
         "tensors": len(shapes),
@@ -203,10 +224,10 @@ def measure_case(
 def training_step(clip: Callable[..., object] | None) -> float:
     """Median GPU seconds of forward, backward, clip and a fused AdamW step of a small transformer."""
     torch.manual_seed(0)
-    layer = nn.TransformerEncoderLayer(768, 12, 3072, dropout=0.0, batch_first=True)
-    model = nn.TransformerEncoder(layer, 12, enable_nested_tensor=False).cuda().bfloat16()
+    layer = nn.TransformerEncoderLayer(WIDTH, 12, 4 * WIDTH, dropout=0.0, batch_first=True)
+    model = nn.TransformerEncoder(layer, 12, enable_nested_tensor=False).to(DEVICE, torch.bfloat16)
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
-    x = torch.randn(8, 512, 768, device="cuda", dtype=torch.bfloat16)
+    x = torch.randn(8, TOKENS, WIDTH, device=DEVICE, dtype=torch.bfloat16)
 
     def step() -> None:
         optimizer.zero_grad()
@@ -215,7 +236,7 @@ def training_step(clip: Callable[..., object] | None) -> float:
             clip(model.parameters(), 1.0)
         optimizer.step()
 
-    return gpu_seconds([step], 15)[0]
+    return gpu_seconds([step], 15, [host_seconds(step, 3)])[0]
 
 
 def driver() -> str:
@@ -234,15 +255,21 @@ def plan(quick: bool) -> list[tuple[Case, list[torch.dtype], bool]]:
     return cases + [(m, d, c) for m in MODELS for d in dtypes for c in (False, True)]
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--peer", type=Path, action="append", default=[], help="see cuda_peers.py")
-    arguments = parser.parse_args()
+    parser.add_argument(
+        "--peer",
+        type=Path,
+        action="append",
+        default=[],
+        help="Python file with PEERS = {name: function}, see cuda_peers.py; those installed are found",
+    )
+    arguments = parser.parse_args(argv)
     if not torch.cuda.is_available():
         raise SystemExit("bench_cuda: needs a GPU")
     record: dict[str, object] = {"machine": {**describe(), "driver": driver()}, "rows": []}

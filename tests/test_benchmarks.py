@@ -1,10 +1,13 @@
 """What is computed from the benchmarks' results: bars and tables, from a made-up run."""
 
 import importlib.util
+import json
 import sys
+import time
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -98,3 +101,88 @@ def test_without_results_the_table_says_so(monkeypatch, tmp_path):
     monkeypatch.setattr(tables, "ROOT", tmp_path)
     shown = tables.rendered("x\n<!-- table: cuda -->\nold\n<!-- end -->\ny")
     assert shown == "x\n<!-- table: cuda -->\nNot measured.\n<!-- end -->\ny"
+
+
+class FakeEvent:
+    """Wall-clock instead of the device's."""
+
+    def __init__(self, enable_timing):
+        assert enable_timing
+
+    def record(self):
+        self.at = time.perf_counter()
+
+    def elapsed_time(self, end):
+        return (end.at - self.at) * 1e3
+
+
+@pytest.fixture
+def bench_cuda(monkeypatch):
+    """The benchmark on the CPU, what it asks of CUDA played."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    bench = load(ROOT / "benchmarks" / "bench_cuda.py")
+    slept = []
+    for name, fake in {
+        "is_available": lambda: True,
+        "get_device_name": lambda: "a GPU",
+        "mem_get_info": lambda: (1 << 20, 1 << 20),
+        "synchronize": lambda: None,
+        "empty_cache": lambda: None,
+        "Event": FakeEvent,
+        "_sleep": slept.append,
+    }.items():
+        monkeypatch.setattr(bench.torch.cuda, name, fake)
+    for name, value in {"DEVICE": "cpu", "ROTATED_BYTES": 1 << 16, "WIDTH": 24, "TOKENS": 2}.items():
+        monkeypatch.setattr(bench, name, value)
+    bench.slept = slept
+    return bench
+
+
+def test_the_cuda_benchmark_runs_and_its_bars_are_judged(bench_cuda, monkeypatch, tmp_path, capsys):
+    small, large = (bench_cuda.one_tensor(size, torch.float32) for size in (1024, 1 << 30))
+    several = bench_cuda.Case("three", lambda: [(5,), (7, 9), (100,)])
+    dtypes = [torch.bfloat16, torch.float32]
+    cases = [(small, [torch.float32], True), (several, dtypes, False), (large, dtypes[1:], False)]
+    monkeypatch.setattr(bench_cuda, "plan", lambda quick: cases)
+    # The profiler has no CUDA here.
+    monkeypatch.setattr(bench_cuda, "kernel_count", lambda call: call() is None or 2)
+    peer = tmp_path / "peer.py"
+    peer.write_text(
+        "import torch\nPEERS = {'mine': lambda grads: torch.stack([g.norm() for g in grads]).norm()}\n"
+    )
+    output = tmp_path / "cuda.json"
+    bench_cuda.main(["--output", str(output), "--rounds", "3", "--peer", str(peer)])
+    record = json.loads(output.read_text())
+    assert record["machine"]["gpu"] == "a GPU"
+    assert {"driver", "torch", "commit"} <= set(record["machine"])
+    assert set(record["training_step_gpu_seconds"]) == {"no_clipping", "gradkern", "torch"}
+    first, second = record["rows"]  # the third asks for more memory than there is
+    assert (first["bytes"], first["clipping"], second["tensors"], second["clipping"]) == (
+        1024,
+        True,
+        3,
+        False,
+    )
+    assert second["dtypes"] == ["bfloat16", "float32"] and second["bytes"] == 5 * 2 + 63 * 4 + 100 * 2
+    for row in record["rows"]:
+        assert {"read", "copy", "peer:mine", "gradkern", "torch_foreach"} <= set(row["gpu_seconds"])
+        assert all(seconds > 0 for seconds in row["gpu_seconds"].values())
+        assert set(row["kernels"]) == set(row["host_seconds"])
+    assert min(bench_cuda.slept) >= 2_000_000  # a millisecond at least, and twice the host's time
+    printed = capsys.readouterr().out
+    assert "one tensor of 1073741824 bytes: skipped, needs more device memory" in printed
+    assert "norm pass: one tensor of 1024 bytes, float32, clipping: " in printed
+    tables = load(ROOT / "scripts" / "readme_tables.py")
+    assert "| three | bfloat16 + float32 | no |" in tables.cuda_table(record)
+
+
+def test_quick_is_a_part_of_the_whole_plan(bench_cuda):
+    whole, quick = ({(c.name, tuple(d), x) for c, d, x in bench_cuda.plan(q)} for q in (False, True))
+    assert quick < whole
+    names = {name for name, _, _ in whole}
+    assert {"one tensor of 1024 bytes", "GPT-2 small", "Llama 7B", "10,000 tensors of 1,024"} <= names
+    assert f"one tensor of {30 << 30} bytes" in names
+    sizes = {"Llama 7B": 6.74e9, "Llama 70B, one shard of 64": 69e9 / 64, "GPT-2 small": 124e6}
+    for case in bench_cuda.MODELS:
+        elements = sum(torch.Size(s).numel() for s in case.shapes())
+        assert elements == pytest.approx(sizes.get(case.name, elements), rel=0.01)
