@@ -89,12 +89,21 @@ def send(tensors: Sequence[Tensor], pool: PinnedPool) -> Arriving:
     Tensors on the CPU are kept as they are. Those of CUDA devices go to pinned memory, each on its
     own device's current stream with an event of that device behind it; those of other devices are
     copied at once (which waits for that device).
+
+    Raises:
+        RuntimeError: a CUDA graph is being captured; nothing is copied.
     """
     kinds = {t.device.type for t in tensors}
     if kinds <= {"cpu"}:
         return Arriving(list(tensors), {}, None, None)
     if not kinds <= {"cpu", "cuda"}:
         return Arriving([t.detach().cpu() for t in tensors], {}, None, None)
+    if _is_capturing():
+        # A replay would write to a buffer that has long been given to another step.
+        raise RuntimeError(
+            "[GradMonitor.record] expected no CUDA graph capture: capture clip_() and call record() with its "
+            "statistics after each replay"
+        )
     return _send_pinned(tensors, pool)
 
 
@@ -117,6 +126,10 @@ def _send_pinned(tensors: Sequence[Tensor], pool: PinnedPool) -> Arriving:
 
 
 # What there is of CUDA here, by itself so that the rest can be tested without a device.
+
+
+def _is_capturing() -> bool:
+    return torch.cuda.is_current_stream_capturing()
 
 
 def _copy(place: Tensor, tensor: Tensor) -> None:

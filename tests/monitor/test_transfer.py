@@ -23,6 +23,7 @@ class Device:
         self.events: list[Event] = []
         self.buffers = 0
         monkeypatch.setattr(transfer, "_copy", self._copy)
+        monkeypatch.setattr(transfer, "_is_capturing", lambda: False)
         monkeypatch.setattr(transfer, "_current_stream", lambda device: ("stream of", device))
         monkeypatch.setattr(transfer, "_new_event", self._new_event)
         monkeypatch.setattr(transfer, "_new_buffer", self._new_buffer)
@@ -102,6 +103,15 @@ def test_buffers_and_events_are_used_again(device):
     assert device.buffers == 2  # a larger one: the small one is let go
     send([device.tensor(0, [1.0])], pool)
     assert device.buffers == 3  # what is under way is not touched
+
+
+def test_a_graph_that_is_being_captured_is_refused(device, monkeypatch):
+    monkeypatch.setattr(transfer, "_is_capturing", lambda: True)
+    with pytest.raises(
+        RuntimeError, match=r"\[GradMonitor.record\] expected no CUDA graph capture: capture clip_"
+    ):
+        send([device.tensor(0, [1.0])], PinnedPool())
+    assert not device.buffers and not device.copied
 
 
 def test_what_is_on_the_host_is_kept_as_it_is(device):
