@@ -95,6 +95,10 @@ int main() {
   cuda::launch_scale(s);
   require(cudaDeviceSynchronize(), "scale");
   const float last = fetch<float>(data + 10006);
-  std::printf("last element %g, expected 1\n", last);
-  return std::fabs(last - 1.0f) < 1e-5f ? 0 : 1;
+  s.factor = device(std::vector<double>{3});
+  cuda::launch_scale(s);
+  require(cudaDeviceSynchronize(), "scale by a factor");
+  const float tripled = fetch<float>(data + 10006);
+  std::printf("last element %g and %g, expected 1 and 3\n", last, tripled);
+  return std::fabs(last - 1.0f) < 1e-5f && std::fabs(tripled - 3.0f) < 3e-5f ? 0 : 1;
 }
