@@ -142,8 +142,7 @@ void launch_one(const TableParams<ClampHeader, kBytes>& p, unsigned blocks, cuda
 
 template <int... kTableSizes, class Header>
 void launch_all(const TensorList& list, const Header& header, const char* operation) {
-  const ChunkBytes chunk_bytes = chunk_bytes_of(list.tensors, list.count);
-  count_chunks(list.tensors, list.count, chunk_bytes, operation);
+  const ChunkBytes chunk_bytes = list.planned(operation).chunk_bytes;
   DeviceGuard guard(list.device, operation);
   const int processors = multiprocessors(list.device, operation);
   for (int64_t done = 0; done < list.count;) {
