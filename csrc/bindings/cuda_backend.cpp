@@ -9,6 +9,8 @@
 #include <c10/core/DeviceGuard.h>
 #include <c10/core/GradMode.h>
 
+#include <algorithm>
+
 #include "bindings/cuda_stream.h"
 #include "cuda/launch.h"
 
@@ -18,33 +20,32 @@ namespace {
 /// The part of a list that lies on one device; entries of others are empty there.
 struct DeviceList {
   at::Device device;
-  std::vector<TensorRef> refs;
-  const std::vector<int64_t>* first;
+  const Prepared& prepared;
+  std::vector<TensorRef> own;  ///< empty where there is one device: prepared.refs are its
+  cuda::ListPlan plan{};
+
+  const std::vector<TensorRef>& refs() const { return own.empty() ? prepared.refs : own; }
 
   cuda::TensorList on_current_stream(bool with_repeats) const {
-    return {refs.data(), int64_t(refs.size()), with_repeats ? first->data() : nullptr,
-            int(device.index()), current_cuda_stream(device)};
+    return {refs().data(), int64_t(refs().size()), with_repeats ? prepared.first.data() : nullptr,
+            int(device.index()), current_cuda_stream(device), &plan};
   }
 };
 
-std::vector<DeviceList> split_by_device(const GradList& grads, const Prepared& prepared) {
-  std::vector<at::Device> device_of(grads.size(), at::kCPU);
+/// One entry a device, in the order of the list; `prepared` has to outlive them.
+std::vector<DeviceList> split_by_device(const CallSite& site, const GradList& grads,
+                                        const Prepared& prepared) {
   std::vector<DeviceList> lists;
-  for (size_t i = 0; i < grads.size(); ++i) {
-    if (!grads[i].defined()) continue;
-    device_of[i] = grads[i].device();
-    bool known = false;
-    for (const DeviceList& list : lists) known |= list.device == device_of[i];
-    if (!known) lists.push_back({device_of[i], {}, &prepared.first});
-  }
-  if (lists.size() == 1) {
-    lists[0].refs = prepared.refs;
-    return lists;
-  }
+  const auto list_of = [&](at::Device device) {
+    return std::find_if(lists.begin(), lists.end(), [&](const DeviceList& l) { return l.device == device; });
+  };
+  for (const at::Tensor& g : grads)
+    if (g.defined() && list_of(g.device()) == lists.end()) lists.push_back({g.device(), prepared, {}});
   for (DeviceList& list : lists) {
-    list.refs.resize(grads.size());
-    for (size_t i = 0; i < grads.size(); ++i)
-      if (device_of[i] == list.device) list.refs[i] = prepared.refs[i];
+    if (lists.size() > 1) list.own.resize(grads.size());
+    for (size_t i = 0; i < list.own.size(); ++i)
+      if (grads[i].defined() && grads[i].device() == list.device) list.own[i] = prepared.refs[i];
+    list.plan = cuda::plan_of(list.refs().data(), int64_t(list.refs().size()), site.operation);
   }
   return lists;
 }
@@ -193,17 +194,26 @@ void raise_on_host(const CallSite& site, const ClipRequest& request, const Prepa
   raise_if_nonfinite(site, request, m, partials);
 }
 
-/// `scale_or_clamp(list)` for every device, on memory in which every location appears once.
-template <class Write>
-void write(const CallSite& site, const GradList& grads, const Prepared& prepared, const Write& launch) {
-  const bool in_place = prepared.staged.empty() && !prepared.maybe_overlapping;
-  const Prepared writable = in_place ? Prepared{} : prepare_for_write(site, grads, prepared);
-  const Prepared& target = in_place ? prepared : writable;
-  for (const DeviceList& list : split_by_device(grads, target)) {
+template <class Launch>
+void on_each(const std::vector<DeviceList>& lists, const Launch& launch) {
+  for (const DeviceList& list : lists) {
     const c10::DeviceGuard guard(list.device);
     launch(list);
   }
-  write_back(target);
+}
+
+/// `launch(list)` for every device, on memory in which every location appears once. `lists` are the
+/// devices' parts of `prepared`.
+template <class Launch>
+void write(const CallSite& site, const GradList& grads, const Prepared& prepared,
+           const std::vector<DeviceList>& lists, const Launch& launch) {
+  if (prepared.staged.empty() && !prepared.maybe_overlapping) {
+    on_each(lists, launch);
+  } else {
+    const Prepared writable = prepare_for_write(site, grads, prepared);
+    on_each(split_by_device(site, grads, writable), launch);
+    write_back(writable);
+  }
   bump_versions(grads);
 }
 
@@ -215,10 +225,11 @@ at::Tensor readable_norm(const at::Tensor& total_norm, at::Device device) {
   return total_norm.to(device, real ? total_norm.scalar_type() : at::kDouble, /*non_blocking=*/true);
 }
 
-void apply(const CallSite& site, const GradList& grads, const Prepared& prepared, double max_norm,
-           OnNonfinite on_nonfinite, const at::Tensor& total_norm, const at::Tensor& total_nonfinite) {
+void apply(const CallSite& site, const GradList& grads, const Prepared& prepared,
+           const std::vector<DeviceList>& lists, double max_norm, OnNonfinite on_nonfinite,
+           const at::Tensor& total_norm, const at::Tensor& total_nonfinite) {
   if (max_norm == infinity() && on_nonfinite != OnNonfinite::kZero) return;  // measures only
-  write(site, grads, prepared, [&](const DeviceList& list) {
+  write(site, grads, prepared, lists, [&](const DeviceList& list) {
     const at::Tensor norm = readable_norm(total_norm, list.device);
     const at::Tensor count =
         total_nonfinite.defined() ? total_nonfinite.to(list.device, /*non_blocking=*/true) : at::Tensor();
@@ -249,21 +260,21 @@ Measurement measure(const CallSite& site, const GradList& grads, const MeasureRe
   ClipRequest only_measure;
   only_measure.measure = request;
   only_measure.max_norm = infinity();
-  return as_measurement(measure_lists(split_by_device(grads, prepared), prepared, only_measure),
+  return as_measurement(measure_lists(split_by_device(site, grads, prepared), prepared, only_measure),
                         prepared.any_double);
 }
 
 ClipResult clip(const CallSite& site, const GradList& grads, const ClipRequest& request) {
   at::NoGradGuard no_grad;
   const Prepared prepared = prepare(site, grads);
-  const std::vector<DeviceList> lists = split_by_device(grads, prepared);
+  const std::vector<DeviceList> lists = split_by_device(site, grads, prepared);
   const Results results = measure_lists(lists, prepared, request);
   ClipResult out;
   out.measured = as_measurement(results, prepared.any_double);
   out.clip_coef = results.clip_coef;
   out.skip_step = results.skip_step;
   if (wants_counts(request)) raise_on_host(site, request, prepared, lists.front(), results, out.measured);
-  apply(site, grads, prepared, request.max_norm, request.on_nonfinite, results.total_norm,
+  apply(site, grads, prepared, lists, request.max_norm, request.on_nonfinite, results.total_norm,
         results.total_nonfinite);
   return out;
 }
@@ -273,12 +284,15 @@ void clip_with_norm(const CallSite& site, const GradList& grads, double max_norm
   at::NoGradGuard no_grad;
   TORCH_CHECK_VALUE(total_norm.numel() == 1, "[", site.operation, "] total_norm: expected one number, ",
                     "got a tensor of shape ", total_norm.sizes());
-  apply(site, grads, prepare(site, grads), max_norm, OnNonfinite::kPropagate, total_norm, {});
+  const Prepared prepared = prepare(site, grads);
+  apply(site, grads, prepared, split_by_device(site, grads, prepared), max_norm, OnNonfinite::kPropagate,
+        total_norm, {});
 }
 
 void scale_by(const CallSite& site, const GradList& grads, const at::Tensor& factor) {
   at::NoGradGuard no_grad;
-  write(site, grads, prepare(site, grads), [&](const DeviceList& list) {
+  const Prepared prepared = prepare(site, grads);
+  write(site, grads, prepared, split_by_device(site, grads, prepared), [&](const DeviceList& list) {
     TORCH_CHECK(factor.device() == list.device && factor.scalar_type() == at::kDouble && factor.numel() == 1,
                 "[", site.operation, "] factor: expected one float64 number on ", list.device, ", got ",
                 factor.scalar_type(), " on ", factor.device());
@@ -291,7 +305,8 @@ void scale_by(const CallSite& site, const GradList& grads, const at::Tensor& fac
 
 void clip_value(const CallSite& site, const GradList& grads, double limit) {
   at::NoGradGuard no_grad;
-  write(site, grads, prepare(site, grads), [&](const DeviceList& list) {
+  const Prepared prepared = prepare(site, grads);
+  write(site, grads, prepared, split_by_device(site, grads, prepared), [&](const DeviceList& list) {
     cuda::launch_clamp({list.on_current_stream(false), limit});
   });
 }

@@ -35,14 +35,15 @@ GRADKERN_HD ClipDecision decide_clip(double max_norm, double total_norm, int64_t
   return {ClipAction::kScale, coef};  // also NaN, which must reach the gradients, as in torch
 }
 
+/// Whether float32 would round a number coarsely, or to zero: below its smallest normal number.
+GRADKERN_HD bool below_float(double x) { return x < 0x1p-126 && x > -0x1p-126; }
+
 /// x * coef, rounded to T. For float32 the product is formed in float64: a coefficient rounded to
 /// float32 first would put it up to 1.5 ulp off, and lose coefficients below float32's range. For
-/// the 16-bit types float32 has bits to spare.
+/// the 16-bit types float32 has bits to spare, except for the smallest coefficients.
 template <class T>
 GRADKERN_HD T scaled(T x, double coef) {
-  // float32 would round a coefficient below its smallest normal number coarsely, or to zero.
-  const bool tiny = coef < 0x1p-126 && coef > -0x1p-126;
-  return from_float<T>(tiny ? float(double(to_float(x)) * coef) : to_float(x) * float(coef));
+  return from_float<T>(below_float(coef) ? float(double(to_float(x)) * coef) : to_float(x) * float(coef));
 }
 template <>
 GRADKERN_HD float scaled<float>(float x, double coef) { return float(double(x) * coef); }

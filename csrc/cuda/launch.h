@@ -5,31 +5,18 @@
 // ~2,000 tensors), finishing kernel, scale kernel (one per ~2,000 tensors).
 #pragma once
 
-#include <cuda_runtime.h>
-
 #include <cstddef>
 
 #include "core/clip.h"
 #include "core/dtype.h"
 #include "core/norm.h"
+#include "cuda/list_plan.h"
 
 namespace gradkern::cuda {
 
 struct MeasureOptions {
   NormOrder order;
   bool count_zeros = false;
-};
-
-/// One list of tensors of one device. `tensors` is host memory, read during the call only; its
-/// data pointers are device memory aligned to two bytes at least (16 is fastest). An entry with
-/// numel 0 (empty, no gradient) has norm 0 and costs nothing. Where `first` is given, an entry with
-/// numel 0 and first[i] < i reports what entry first[i] reports; totals count that one once.
-struct TensorList {
-  const TensorRef* tensors = nullptr;
-  int64_t count = 0;
-  const int64_t* first = nullptr;
-  int device = 0;
-  cudaStream_t stream = nullptr;
 };
 
 /// Where results go, all device memory. "real" is double if `is_double`, else float; it should be

@@ -43,7 +43,7 @@ template <class Params>
 __device__ __forceinline__ void store_extras(const Params& p, uint32_t chunk,
                                              const ChunkView& view, PowerSum power,
                                              uint32_t nonzero) {
-  const int64_t zeros = int64_t(view.bytes / uint32_t(itemsize(view.dtype))) - nonzero;
+  const int64_t zeros = int64_t(view.bytes >> itemsize_log2(view.dtype)) - nonzero;
   p.header.extras[p.header.chunk_base + chunk] = {power, zeros};
 }
 
@@ -137,12 +137,6 @@ void launch_one(const MeasureParams<kBytes>& p, cudaStream_t stream, int process
                   "cudaLaunchKernel(measure_kernel)", kOperation);
 }
 
-bool any_large_tensor(const TensorList& list, ChunkBytes chunk_bytes) {
-  for (int64_t i = 0; i < list.count; ++i)
-    if (chunks_of_tensor(list.tensors[i], chunk_bytes) > kChunksForWarp) return true;
-  return false;
-}
-
 /// The launches over the list, the last one possibly with a smaller table. At least one: it also
 /// resets the counter.
 template <Pass kPass, int... kTableSizes>
@@ -180,10 +174,23 @@ void launch_pass(const MeasureLaunch& launch, const Workspace& w, ChunkBytes chu
 
 }  // namespace
 
+ListPlan plan_of(const TensorRef* tensors, int64_t count, const char* operation) {
+  const ChunkBytes chunk_bytes = chunk_bytes_of(tensors, count);
+  int64_t chunks = 0, most = 0;
+  uint64_t pointers = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t own = chunks_of_tensor(tensors[i], chunk_bytes);
+    chunks += own;
+    most = own > most ? own : most;
+    pointers |= own ? reinterpret_cast<uint64_t>(tensors[i].data) : 0;
+  }
+  require((pointers & 1u) == 0, "a tensor's data pointer is odd; expected one aligned to two bytes", operation);
+  require(chunks < (int64_t(1) << 31), "the list has more than 2^31 chunks", operation);
+  return {chunk_bytes, uint32_t(chunks), uint32_t(most)};
+}
+
 size_t measure_workspace_bytes(const TensorList& list, const MeasureOptions& options) {
-  const ChunkBytes chunk_bytes = chunk_bytes_of(list.tensors, list.count);
-  const uint32_t chunks =
-      count_chunks(list.tensors, list.count, chunk_bytes, "measure_workspace_bytes");
+  const uint32_t chunks = list.planned("measure_workspace_bytes").chunks;
   const bool extras = pass_for(options) != Pass::kPlain;
   return layout_workspace(nullptr, list.count, chunks, extras, list.first != nullptr).bytes;
 }
@@ -197,17 +204,16 @@ bool is_capturing(int device, cudaStream_t stream) {
 
 void launch_measure(const MeasureLaunch& launch) {
   const TensorList& list = launch.list;
-  const ChunkBytes chunk_bytes = chunk_bytes_of(list.tensors, list.count);
-  const uint32_t chunks = count_chunks(list.tensors, list.count, chunk_bytes, kOperation);
+  const ListPlan plan = list.planned(kOperation);
   const bool extras = pass_for(launch.options) != Pass::kPlain;
-  const Workspace w = layout_workspace(launch.workspace, list.count, chunks, extras,
+  const Workspace w = layout_workspace(launch.workspace, list.count, plan.chunks, extras,
                                        list.first != nullptr);
   require(launch.workspace && w.bytes <= launch.workspace_bytes,
           "the workspace is smaller than measure_workspace_bytes() asks for", kOperation);
   DeviceGuard guard(list.device, kOperation);
   const int processors = multiprocessors(list.device, kOperation);
-  launch_pass(launch, w, chunk_bytes, processors);
-  launch_finish(launch, w, any_large_tensor(list, chunk_bytes), processors);
+  launch_pass(launch, w, plan.chunk_bytes, processors);
+  launch_finish(launch, w, plan.most_of_a_tensor > kChunksForWarp, processors);
 }
 
 }  // namespace gradkern::cuda

@@ -5,6 +5,7 @@
 
 #include "core/chunk_plan.h"
 #include "cuda/check.h"
+#include "cuda/list_plan.h"
 
 namespace gradkern::cuda {
 
@@ -19,33 +20,6 @@ constexpr int kLargestTable = 32764;
 constexpr int kLargestTable = 4096;
 #endif
 constexpr int kHalfTable = kLargestTable / 2;
-
-/// Bytes of one chunk, from the size of the whole list alone. Small lists need small chunks to
-/// occupy every multiprocessor; large ones need large chunks to keep what a chunk costs besides
-/// its bytes (a reduction, a partial result) out of sight.
-inline uint32_t chunk_bytes_for(int64_t total_bytes) {
-  constexpr int64_t kMiB = int64_t(1) << 20;
-  if (total_bytes < 64 * kMiB) return 16u << 10;
-  if (total_bytes < 1024 * kMiB) return 64u << 10;
-  if (total_bytes < 4096 * kMiB) return 256u << 10;
-  return 1024u << 10;
-}
-
-/// float64 runs are not compensated within a chunk, see the error bound in lanes.h.
-constexpr uint32_t kLargestDoubleChunk = 256u << 10;
-
-struct ChunkBytes {
-  uint32_t narrow, wide;  ///< for float64 and complex128: wide
-
-  GRADKERN_HD uint32_t of(DType dtype) const { return is_double(dtype) ? wide : narrow; }
-};
-
-inline ChunkBytes chunk_bytes_of(const TensorRef* tensors, int64_t count) {
-  int64_t bytes = 0;
-  for (int64_t i = 0; i < count; ++i) bytes += tensors[i].numel * itemsize(tensors[i].dtype);
-  const uint32_t narrow = chunk_bytes_for(bytes);
-  return {narrow, narrow < kLargestDoubleChunk ? narrow : kLargestDoubleChunk};
-}
 
 /// Kernel arguments: a header of the kernel's own and `tensors` table entries.
 template <class Header, int kBytes>
@@ -74,14 +48,10 @@ GRADKERN_HD ChunkView chunk_view(const Params& p, uint32_t chunk) {
   const uint32_t tensor = tensor_of_chunk<uint32_t>(p.first_chunk, p.tensors, chunk);
   const uint32_t last = p.last_chunk[tensor];
   const DType dtype = DType(last & 7u);
-  const uint32_t chunk_bytes = p.chunk_bytes.of(dtype);
-  const uint64_t offset = uint64_t(chunk - p.first_chunk[tensor]) * chunk_bytes;
+  const uint32_t chunk_log2 = p.chunk_bytes.log2_of(dtype);
+  const uint64_t offset = uint64_t(chunk - p.first_chunk[tensor]) << chunk_log2;
   const bool is_last = chunk + 1 == p.first_chunk[tensor + 1];
-  return {p.data[tensor] + offset, is_last ? last >> 3 : chunk_bytes, dtype};
-}
-
-inline uint32_t chunks_of_tensor(const TensorRef& t, ChunkBytes chunk_bytes) {
-  return uint32_t(chunks_of(t.numel * itemsize(t.dtype), chunk_bytes.of(t.dtype)));
+  return {p.data[tensor] + offset, is_last ? last >> 3 : 1u << chunk_log2, dtype};
 }
 
 /// Fills the table with as many of `tensors` as fit; returns how many did. `first` (may be null)
@@ -95,13 +65,12 @@ int64_t fill_table(Params& p, const TensorRef* tensors, int64_t count, ChunkByte
   uint32_t chunks = 0;
   for (int64_t i = 0; i < taken; ++i) {
     const TensorRef& t = tensors[i];
-    const uint32_t own = chunks_of_tensor(t, chunk_bytes);
-    const int64_t before_last = own ? int64_t(own - 1) * chunk_bytes.of(t.dtype) : 0;
+    const int64_t own = chunks_of_tensor(t, chunk_bytes);
+    const int64_t before_last = own ? (own - 1) << chunk_bytes.log2_of(t.dtype) : 0;
     p.data[i] = own ? reinterpret_cast<uint64_t>(t.data) : first ? uint64_t(first[i]) + 1 : 0;
-    p.last_chunk[i] =
-        uint32_t(t.numel * itemsize(t.dtype) - before_last) << 3 | uint32_t(t.dtype);
+    p.last_chunk[i] = uint32_t(bytes_of(t) - before_last) << 3 | uint32_t(t.dtype);
     p.first_chunk[i] = chunks;
-    chunks += own;
+    chunks += uint32_t(own);
   }
   p.first_chunk[taken] = chunks;
   return taken;
@@ -112,20 +81,6 @@ inline unsigned grid_for(uint32_t chunks, int multiprocessors) {
   const uint32_t resident = uint32_t(multiprocessors) * kBlocksPerMultiprocessor;
   const uint32_t blocks = chunks < resident ? chunks : resident;
   return blocks ? blocks : 1;
-}
-
-/// Number of chunks of the list; refuses what the kernels cannot address.
-inline uint32_t count_chunks(const TensorRef* tensors, int64_t count, ChunkBytes chunk_bytes,
-                             const char* operation) {
-  int64_t chunks = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    const TensorRef& t = tensors[i];
-    require(t.numel == 0 || (reinterpret_cast<uint64_t>(t.data) & 1u) == 0,
-            "a tensor's data pointer is odd; expected one aligned to two bytes", operation);
-    chunks += chunks_of(t.numel * itemsize(t.dtype), chunk_bytes.of(t.dtype));
-  }
-  require(chunks < (int64_t(1) << 31), "the list has more than 2^31 chunks", operation);
-  return uint32_t(chunks);
 }
 
 /// Calls launch(params) with params of the smallest of the sizes that holds `count` tensors, or

@@ -171,4 +171,17 @@ __device__ __forceinline__ void rewrite_chunk(char* data, uint32_t bytes, const 
   }
 }
 
+/// The slow way: change(uint4&) on one vector at a time, all of them written. For what is rare.
+template <class Change>
+__device__ __forceinline__ void rewrite_chunk_slowly(char* data, uint32_t bytes, const Change& change) {
+#pragma unroll 1
+  for (uint32_t begin = threadIdx.x * kVectorBytes; begin < bytes; begin += kThreads * kVectorBytes) {
+    const uint32_t left = bytes - begin;
+    const uint32_t valid = left < kVectorBytes ? left : kVectorBytes;
+    uint4 v = load_part(data + begin, valid);
+    change(v);
+    store_part(data + begin, v, valid);
+  }
+}
+
 }  // namespace gradkern::cuda

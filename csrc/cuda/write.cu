@@ -28,22 +28,36 @@ __device__ __forceinline__ ClipDecision decide(const ScaleHeader& h) {
   return decide_clip(h.max_norm, total, nonfinite, h.on_nonfinite);
 }
 
-/// scaled() of core/clip.h on the elements of a vector, with the machine's own conversions; without
-/// its way for coefficients below 2^-126, which would spill registers (those lose bits here).
+/// scaled() of core/clip.h for a coefficient within float32's range, by the machine's own conversions.
 template <class T>
 __device__ __forceinline__ T scale_one(T x, double coef) {
   if constexpr (sizeof(T) == 2) return narrow<T>(widen(x) * float(coef));
   else return scaled(x, coef);
 }
 
+/// scaled() of core/clip.h with the machine's own conversions, for the 16-bit types and the
+/// coefficients that take float64.
+template <class T>
+__device__ __forceinline__ T scale_one_exactly(T x, double coef) {
+  return narrow<T>(float(double(widen(x)) * coef));
+}
+
 template <class T>
 __device__ __forceinline__ void scale_chunk(const ChunkView& chunk, double coef) {
-  rewrite_chunk(reinterpret_cast<char*>(chunk.data), chunk.bytes, [&](uint4& v) {
+  char* data = reinterpret_cast<char*>(chunk.data);
+  const auto scale_vector = [&](uint4& v, const auto& one) {
 #pragma unroll
     for (int i = 0; i < int(kVectorBytes / sizeof(T)); ++i)
-      set_element(v, i, scale_one(element<T>(v, i), coef));
+      set_element(v, i, one(element<T>(v, i), coef));
     return true;
-  });
+  };
+  if constexpr (sizeof(T) == 2) {
+    // One load at a time: rare, and the batch's registers would not hold the float64 products.
+    if (below_float(coef))
+      return rewrite_chunk_slowly(data, chunk.bytes,
+                                  [&](uint4& v) { scale_vector(v, scale_one_exactly<T>); });
+  }
+  rewrite_chunk(data, chunk.bytes, [&](uint4& v) { return scale_vector(v, scale_one<T>); });
 }
 
 __device__ __forceinline__ void scale_chunk(const ChunkView& chunk, double coef) {
@@ -142,8 +156,7 @@ void launch_one(const TableParams<ClampHeader, kBytes>& p, unsigned blocks, cuda
 
 template <int... kTableSizes, class Header>
 void launch_all(const TensorList& list, const Header& header, const char* operation) {
-  const ChunkBytes chunk_bytes = chunk_bytes_of(list.tensors, list.count);
-  count_chunks(list.tensors, list.count, chunk_bytes, operation);
+  const ChunkBytes chunk_bytes = list.planned(operation).chunk_bytes;
   DeviceGuard guard(list.device, operation);
   const int processors = multiprocessors(list.device, operation);
   for (int64_t done = 0; done < list.count;) {

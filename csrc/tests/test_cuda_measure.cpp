@@ -193,7 +193,7 @@ void test_giant_tables() {
   const TensorRef tensors[] = {{reinterpret_cast<void*>(0x100000000000), huge, DType::kBFloat16}, {nullptr, 0, DType::kFloat32},
                                {reinterpret_cast<void*>(0x200000000000), huge, DType::kComplex128}, {reinterpret_cast<void*>(0x300000000008), 3, DType::kFloat64}};
   const cuda::ChunkBytes chunk_bytes = cuda::chunk_bytes_of(tensors, 4);
-  CHECK(chunk_bytes.narrow == 1u << 20 && chunk_bytes.wide == 1u << 18, "chunk bytes");
+  CHECK(chunk_bytes.narrow_log2 == 20 && chunk_bytes.wide_log2 == 18, "chunk bytes");
   struct Header { uint64_t unused; };
   std::unique_ptr<cuda::TableParams<Header, 1024>> p(new cuda::TableParams<Header, 1024>);
   CHECK(cuda::fill_table(*p, tensors, 4, chunk_bytes) == 4, "all fit");

@@ -77,6 +77,41 @@ void test_scale_by_factor() {
   }
 }
 
+/// Coefficients that float32 holds coarsely or not at all lose no bit of what they leave.
+void test_tiny_factors() {
+  std::vector<Spec> specs;
+  for (DType d : {DType::kBFloat16, DType::kFloat16, DType::kFloat32})
+    for (int64_t n : {1, 33, 20011})
+      for (int64_t misalign : {0, 4}) specs.push_back({d, n, misalign, Fill::kHuge});
+  for (double factor : {0x1p-126, 0x1.fp-127, -1.7e-40, 1e-45, 3e-60}) {
+    context = "tiny factor " + std::to_string(std::log2(std::fabs(factor)));
+    TensorSet set(specs), want(specs);
+    const TensorSet before(specs);
+    cuda::ScaleLaunch launch;
+    launch.list = list_of(set);
+    launch.factor = &factor;
+    cuda::launch_scale(launch);
+    cpu::apply(ChunkPlan(want.refs(), want.count()), {ClipAction::kScale, factor}, serial());
+    int64_t visible = 0;
+    for (int64_t i = 0; i < set.count(); ++i) {
+      CHECK(same_elements(set, want, i), "tensor %lld differs from the CPU's", (long long)i);
+      const auto got = set.bytes(i), old = before.bytes(i);
+      const DType d = set[i].dtype;
+      // One rounding: half a unit of 8, 11 or 24 bits; below the smallest normal number, of that.
+      const double unit = d == DType::kBFloat16 ? 0x1p-8 : d == DType::kFloat16 ? 0x1p-11 : 0x1p-24;
+      const double smallest = d == DType::kFloat16 ? 0x1p-14 : 0x1p-126;
+      for (int64_t k = 0; k < set[i].numel; ++k) {
+        const double exact = real_at(old.data(), d, k) * factor, result = real_at(got.data(), d, k);
+        const double allowed = 1.0001 * unit * std::fmax(std::fabs(exact), smallest);
+        CHECK(std::fabs(result - exact) <= allowed, "element %lld: %g, expected %g", (long long)k, result, exact);
+        visible += result != 0;
+      }
+    }
+    CHECK(visible > 0, "everything vanished");
+    CHECK(set.guards_intact(), "wrote outside a tensor");
+  }
+}
+
 void test_no_write() {
   const auto specs = specs_to_write(true);
   for (const Scaling& s : {Scaling{0.5, 1, false}, Scaling{0, 0.001, true}, Scaling{5, HUGE_VAL, false},
@@ -137,6 +172,6 @@ void test_errors() {
 }  // namespace
 
 const std::vector<NamedTest> kWriteTests = {
-    {"scale", test_scale}, {"scale_by_factor", test_scale_by_factor}, {"no_write", test_no_write}, {"clamp", test_clamp}, {"errors", test_errors}};
+    {"scale", test_scale}, {"scale_by_factor", test_scale_by_factor}, {"tiny_factors", test_tiny_factors}, {"no_write", test_no_write}, {"clamp", test_clamp}, {"errors", test_errors}};
 
 }  // namespace gradkern::test
