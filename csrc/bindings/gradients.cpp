@@ -171,6 +171,8 @@ void stage_union(const CallSite& site, const GradList& grads, const std::vector<
   // Not a view of a gradient: those of foreign memory (from_numpy) have a storage each.
   const at::Tensor memory = at::from_blob(reinterpret_cast<void*>(origin),
                                           {int64_t((end - origin) / any.element_size())}, any.options());
+  memory._set_conj(any.is_conj());  // a negated view's elements are negated as they are read and written
+  memory._set_neg(any.is_neg());
   set_staged(out, cluster.front().position, dense_copy(memory.index_select(0, unique)), memory);
   out.staged.back().offsets = unique;
 }
