@@ -3,7 +3,7 @@
 
 PYTHON ?= python3
 VENV   ?= .venv
-PIP_FLAGS ?= --disable-pip-version-check --quiet
+PIP_FLAGS ?= --disable-pip-version-check --quiet --no-compile
 
 ifeq ($(strip $(VENV)),)
   PY      := $(PYTHON)
@@ -36,7 +36,7 @@ $(READY): constraints.txt pyproject.toml
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install $(PIP_FLAGS) -c constraints.txt torch==2.13.0
 	$(PY) -m pip install $(PIP_FLAGS) -c constraints.txt numpy pybind11 cmake ninja setuptools wheel \
-	    pytest pytest-timeout hypothesis expecttest matplotlib ruff mypy \
+	    pytest pytest-timeout pytest-xdist hypothesis expecttest matplotlib ruff mypy \
 	    rich pandas pyarrow tensorboard wandb mlflow-skinny
 	touch $@
 endif
@@ -50,8 +50,11 @@ $(BUILT): $(READY) $(SOURCES)
 demo: build  ## the main job: train with and without clipping, per-layer norms, a picture
 	$(PY) -m gradkern demo
 
+# Side by side where pytest-xdist is there; threads that wait then leave the cores to others.
+SIDE_BY_SIDE = $(shell $(PY) -c "import xdist" 2>/dev/null && echo -n auto --maxprocesses 4 --dist loadfile)
+
 test: build cpp-test  ## the whole test suite
-	$(PY) -m pytest -q -m "not slow and not cuda" $(PYTEST_FLAGS)
+	OMP_WAIT_POLICY=passive $(PY) -m pytest -q -m "not slow and not cuda" $(SIDE_BY_SIDE) $(PYTEST_FLAGS)
 
 cpp-test: $(READY)  ## C++ tests of csrc/core and csrc/cpu; need no torch
 	$(PY) scripts/cpp_tests.py build/cpp-tests

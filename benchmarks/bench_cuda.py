@@ -32,10 +32,10 @@ import torch
 from cuda_bars import PEERS, bars
 from cuda_peers import TotalNorm, find
 from machine import describe
-from models import Case, gpt2_small
 from torch import nn
 
 import gradkern
+from gradkern.bench.cases import Case, gpt2_small
 
 ROTATED_BYTES = 256 << 20  # several times the L2 cache of any GPU so far
 CYCLES_PER_SECOND = 2e9  # no GPU so far is faster

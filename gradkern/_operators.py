@@ -70,14 +70,10 @@ def _is_sharded(tensors: Sequence[Tensor]) -> bool:
     return any(isinstance(t, DTensor) for t in tensors)
 
 
-@torch.compiler.disable(  # type: ignore[no-untyped-call]
-    reason="gradkern: gradients that are DTensors are clipped outside the graph, by collectives over their "
-    "meshes; compile without fullgraph=True, or clip outside the compiled function"
-)
 def _outside_the_graph(name: str, *arguments: Any) -> Any:
-    from gradkern import functional
+    from gradkern._graph_break import outside_the_graph  # takes the compiler, which is there already
 
-    return getattr(functional, name)(*arguments)
+    return outside_the_graph(name, *arguments)
 
 
 def gradients(operation: str, parameters: Sequence[Tensor]) -> list[Tensor]:

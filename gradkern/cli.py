@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from gradkern.bench.command import add_command as add_bench
 from gradkern.commands import add_commands as add_looking
 from gradkern.demo.command import add_command as add_demo
 
@@ -27,6 +28,7 @@ def _parser() -> argparse.ArgumentParser:
     info.set_defaults(run=_info)
     add_demo(commands)
     add_looking(commands)
+    add_bench(commands)
     return parser
 
 

@@ -28,6 +28,20 @@ def canonical_names(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(stripped if len(set(stripped)) == len(set(names)) else names)
 
 
+def distinct(names: Sequence[str]) -> list[str]:
+    """The names, where one comes again with the number of its occurrence: "weight (2)"."""
+    seen: dict[str, int] = {}
+    result: list[str] = []
+    for name in names:
+        candidate = name
+        while candidate in seen:
+            seen[name] += 1
+            candidate = f"{name} ({seen[name]})"
+        seen[candidate] = 1
+        result.append(candidate)
+    return result
+
+
 def layer_of(name: str, depth: int | None = None) -> str:
     """The module that owns a parameter: "blocks.1.attn.weight" → "blocks.1.attn".
 

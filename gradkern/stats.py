@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gradkern._text import html_table, visible
-from gradkern.names import layer_of
+from gradkern.names import distinct, layer_of
 
 _HEAD = ("name", "numel", "norm", "rms", "max_abs", "nonfinite")
 
@@ -133,7 +133,10 @@ class GradStats:
         return dataclasses.replace(self, **moved)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers: totals, and under "params" a dict for each row. Synchronises."""
+        """Plain numbers: totals, and under "params" a dict for each row. Synchronises.
+
+        Of rows with the same name the second is called "name (2)", and so on.
+        """
         on_host = self.cpu()
         columns: dict[str, list[Any]] = {
             "numel": list(self.numel),
@@ -153,7 +156,7 @@ class GradStats:
             "skip_step": None if on_host.skip_step is None else on_host.skip_step.item(),
             "params": {
                 name: {key: values[row] for key, values in columns.items()}
-                for row, name in enumerate(self.names)
+                for row, name in enumerate(distinct(self.names))
             },
         }
 

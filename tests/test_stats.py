@@ -234,6 +234,19 @@ class TestNames:
         assert layer_of("blocks.1.attn.weight", 9) == "blocks.1.attn"
 
 
+def test_to_dict_keeps_rows_of_the_same_name():
+    params = [torch.nn.Parameter(torch.zeros(n)) for n in (1, 2, 3, 4)]
+    for n, p in enumerate(params, 1):
+        p.grad = torch.full((n,), float(n))
+    rows = gradkern.measure(zip(["w", "w", "w (2)", "w"], params)).to_dict()["params"]
+    assert {name: row["numel"] for name, row in rows.items()} == {
+        "w": 1,
+        "w (2)": 2,
+        "w (2) (2)": 3,
+        "w (3)": 4,
+    }
+
+
 def test_to_dict_is_plain_json(model):
     data = gradkern.measure(model, count_zeros=True).to_dict()
     assert json.loads(json.dumps(data)) == data

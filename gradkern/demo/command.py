@@ -7,9 +7,10 @@ import importlib.util
 import math
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from gradkern._option_types import positive, whole
 
 if TYPE_CHECKING:
     from gradkern.demo.training import Run
@@ -33,14 +34,12 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser.add_argument(
         "--model", choices=("both", "lstm", "transformer"), default="both", help="what to train"
     )
-    parser.add_argument("--steps", type=_whole(2), default=200, metavar="N", help="training steps a run")
-    parser.add_argument("--seed", type=_whole(0), default=0, metavar="N", help="of weights and batches")
-    parser.add_argument(
-        "--max-norm", type=_positive, default=0.5, metavar="NORM", help="for the clipped runs"
-    )
+    parser.add_argument("--steps", type=whole(2), default=200, metavar="N", help="training steps a run")
+    parser.add_argument("--seed", type=whole(0), default=0, metavar="N", help="of weights and batches")
+    parser.add_argument("--max-norm", type=positive, default=0.5, metavar="NORM", help="for the clipped runs")
     parser.add_argument(
         "--threads",
-        type=_whole(1),
+        type=whole(1),
         default=1,
         metavar="N",
         help="CPU threads; small models gain little from more",
@@ -48,29 +47,6 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser.add_argument("--no-picture", action="store_true", help="do without matplotlib")
     parser.add_argument("--quiet", action="store_true", help="no progress, only the result")
     parser.set_defaults(run=run_command)
-
-
-def _whole(least: int) -> Callable[[str], int]:
-    def convert(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = least - 1
-        if not least <= value < 2**31:
-            raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, got {text!r}")
-        return value
-
-    return convert
-
-
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"expected a finite number above 0, got {text!r}")
-    return value
 
 
 def run_command(arguments: argparse.Namespace) -> int:

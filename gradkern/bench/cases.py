@@ -1,38 +1,39 @@
-"""Parameter lists to measure: shapes of real models and the extremes."""
+"""Parameter lists to measure: the shapes of real models, and the extremes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
+Shape = tuple[int, ...]
 
 
-def gpt2_small() -> list[tuple[int, ...]]:
+def gpt2_small() -> list[Shape]:
     """GPT-2 small: 148 tensors, 124 million elements (vocabulary 50257, width 768, 12 blocks)."""
-    width, shapes = 768, [(50257, 768), (1024, 768)]
+    width = 768
+    shapes: list[Shape] = [(50257, width), (1024, width)]
     for _ in range(12):
         shapes += [(width,), (width,), (width, 3 * width), (3 * width,), (width, width), (width,)]
         shapes += [(width,), (width,), (width, 4 * width), (4 * width,), (4 * width, width), (width,)]
     return [*shapes, (width,), (width,)]
 
 
-def decoder_291() -> list[tuple[int, ...]]:
+def decoder_291() -> list[Shape]:
     """The 291 tensors of a 32-block gated decoder (nine a block, three besides), at width 512."""
     width, hidden = 512, 1376
-    block = [(width, width)] * 4 + [(hidden, width)] * 2 + [(width, hidden)] + [(width,)] * 2
+    block: list[Shape] = [(width, width)] * 4
+    block += [(hidden, width)] * 2 + [(width, hidden), (width,), (width,)]
     return [(32000, width), *block * 32, (width,), (32000, width)]
 
 
-def lstm_language_model() -> list[tuple[int, ...]]:
+def lstm_language_model() -> list[Shape]:
     """The PyTorch word-language-model example's medium LSTM: 11 tensors, 20 million elements."""
     width = 650
-    layer = [(4 * width, width), (4 * width, width), (4 * width,), (4 * width,)]
+    layer: list[Shape] = [(4 * width, width), (4 * width, width), (4 * width,), (4 * width,)]
     return [(10000, width), *layer, *layer, (10000, width), (10000,)]
 
 
-def small_mlp() -> list[tuple[int, ...]]:
+def small_mlp() -> list[Shape]:
     """784-64-64-10: six tensors."""
     return [(64, 784), (64,), (64, 64), (64,), (10, 64), (10,)]
 
@@ -40,7 +41,7 @@ def small_mlp() -> list[tuple[int, ...]]:
 @dataclass(frozen=True)
 class Case:
     name: str
-    shapes: Callable[[], list[tuple[int, ...]]]
+    shapes: Callable[[], list[Shape]]
 
 
 CASES = (
@@ -52,15 +53,5 @@ CASES = (
     Case("10,000 tensors of 256", lambda: [(256,)] * 10000),
     Case("one tensor of 2^28", lambda: [(1 << 28,)]),
 )
-
-
-def parameters(shapes: list[tuple[int, ...]], dtype: torch.dtype, seed: int) -> list[nn.Parameter]:
-    """Parameters with normal gradients; the parameters themselves take no memory of their own."""
-    generator = torch.Generator().manual_seed(seed)
-    result = []
-    for shape in shapes:
-        grad: Tensor = torch.randn(shape, generator=generator).to(dtype)
-        p = nn.Parameter(torch.empty(1, dtype=dtype).expand(shape))
-        p.grad = grad
-        result.append(p)
-    return result
+#: The four that a first look needs.
+QUICK_CASES = tuple(CASES[i] for i in (0, 1, 2, 4))

@@ -1,0 +1,157 @@
+"""Clipping by gradkern and by torch, timed side by side on the same gradients."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from gradkern.bench.layouts import Layout
+from gradkern.functional import clip_grad_norm_, get_total_norm
+from gradkern.measure import measure
+
+ROTATED_BYTES = 128 << 20  # a call finds its gradients out of the last-level cache, up to half of this
+LEAST_ROUNDS = 5
+
+Contenders = dict[str, Callable[[int], object]]
+
+
+class GradientCopies:
+    """Copies of a model's gradients, normally distributed, and a limit that is never or always passed.
+
+    Args:
+        layout: shape and dtype of every gradient.
+        device: of the gradients.
+        clipping: whether a call has something to clip. The limit is then minus the norm, and every
+            clip multiplies by about -1: the full work of a clip, again and again, while the gradients
+            stay as large as they are.
+    """
+
+    def __init__(self, layout: Layout, clipping: bool, device: str | torch.device = "cpu") -> None:
+        self.bytes = sum(math.prod(shape) * dtype.itemsize for shape, dtype in layout)
+        self.count = max(2, min(16, 1 + ROTATED_BYTES // max(1, self.bytes)))
+        self.lists = [_parameters(layout, device, seed) for seed in range(self.count)]
+        self.max_norm = -float(get_total_norm(self.grads(0))) if clipping else 1e9
+
+    def grads(self, copy: int) -> list[Tensor]:
+        """The gradients of one copy."""
+        return [p.grad for p in self.lists[copy] if p.grad is not None]
+
+    def contenders(self) -> Contenders:
+        """What to time: functions of a copy's number."""
+        clip, lists, limit = torch.nn.utils.clip_grad_norm_, self.lists, self.max_norm
+        return {
+            "gradkern": lambda i: clip_grad_norm_(lists[i], limit),
+            "measure": lambda i: measure(lists[i]),
+            "torch": lambda i: clip(lists[i], limit),
+            "torch_single": lambda i: clip(lists[i], limit, foreach=False),
+        }
+
+
+def _parameters(layout: Layout, device: str | torch.device, seed: int) -> list[nn.Parameter]:
+    """Parameters with gradients; the parameters themselves take no memory of their own."""
+    generator = torch.Generator(device).manual_seed(seed)
+    params = []
+    for shape, dtype in layout:
+        param = nn.Parameter(torch.empty((), dtype=dtype, device=device).expand(shape))
+        param.grad = torch.randn(shape, generator=generator, device=device).to(dtype)
+        params.append(param)
+    return params
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of every call of one contender."""
+
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+    @property
+    def quartiles(self) -> list[float]:
+        return statistics.quantiles(self.seconds, n=4)
+
+
+def interleaved(
+    contenders: Contenders, copies: int, seconds: float, wait: Callable[[], object] = lambda: None
+) -> dict[str, Times]:
+    """Time every contender once a round, in rotating order, each on the next copy.
+
+    Args:
+        contenders: see GradientCopies.contenders.
+        copies: how many copies there are.
+        seconds: no round begins later than this after the first; there are at least 5.
+        wait: called before a clock is read; waits for the device.
+    """
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    names, copy = list(contenders), itertools.cycle(range(copies))
+    for name in names:  # once unmeasured
+        contenders[name](next(copy))
+    deadline = time.perf_counter() + seconds
+    for round_ in itertools.count():
+        if round_ >= LEAST_ROUNDS and time.perf_counter() > deadline:
+            break
+        shift = round_ % len(names)
+        for name in names[shift:] + names[:shift]:
+            i = next(copy)
+            wait()
+            start = time.perf_counter()
+            contenders[name](i)
+            wait()
+            times[name].append(time.perf_counter() - start)
+    return {name: Times(tuple(taken)) for name, taken in times.items()}
+
+
+@dataclass(frozen=True)
+class Result:
+    """One line of a table: seconds a call of every contender, and how far the norms are off."""
+
+    name: str
+    clipping: bool
+    bytes: int
+    times: dict[str, Times]
+    errors: dict[str, float]
+
+    def as_dict(self) -> dict[str, object]:
+        """What a result file holds."""
+        return {
+            "case": self.name,
+            "clipping": self.clipping,
+            "bytes": self.bytes,
+            "rounds": len(self.times["torch"].seconds),
+            "seconds": {who: times.median for who, times in self.times.items()},
+            "quartiles": {who: times.quartiles for who, times in self.times.items()},
+            "errors": self.errors,
+        }
+
+
+def time_clipping(
+    name: str,
+    layout: Layout,
+    clipping: bool,
+    device: str = "cpu",
+    seconds: float = 1.0,
+    more: Callable[[GradientCopies], Contenders] = lambda _: {},
+) -> Result:
+    """Time all contenders, and those that `more` makes of the copies, on gradients of this layout."""
+    copies = GradientCopies(layout, clipping, device)
+    errors = norm_errors(copies.grads(0))
+    contenders = {**copies.contenders(), **more(copies)}
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+    times = interleaved(contenders, copies.count, seconds, wait)
+    return Result(name, clipping, copies.bytes, times, errors)
+
+
+def norm_errors(grads: list[Tensor]) -> dict[str, float]:
+    """Relative distance of both total norms from the one in float64."""
+    exact = math.sqrt(sum(float(g.double().square().sum()) for g in grads))
+    norms = {"gradkern": get_total_norm(grads), "torch": torch.nn.utils.get_total_norm(grads)}
+    return {who: abs(float(norm) - exact) / (exact or 1.0) for who, norm in norms.items()}

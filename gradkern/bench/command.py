@@ -1,0 +1,131 @@
+"""The subcommand `bench`: its options, and the table it prints."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gradkern._option_types import positive, whole
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from gradkern.bench.clip import Result
+    from gradkern.bench.layouts import Layout
+
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+COLUMNS = {"gradkern": "gradkern", "measure": "measure", "torch": "torch", "torch_single": "foreach=False"}
+NAME_WIDTH, WIDTH = 42, 15
+
+
+def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register the subcommand."""
+    parser = commands.add_parser(
+        "bench",
+        help="clipping beside torch on this machine, on your model's gradients if you name it",
+        description="Times clip_grad_norm_ and measure beside torch's clip_grad_norm_, call by call, in "
+        "turns, and compares both norms with float64. Takes about 15 seconds.",
+    )
+    parser.add_argument(
+        "--model",
+        metavar="MODULE:FUNCTION",
+        help="a function without arguments that returns your nn.Module; only its parameters' shapes and "
+        "dtypes are used, so it may be on the meta device (default: four lists of parameters)",
+    )
+    parser.add_argument(
+        "--dtype", choices=DTYPES, help="of the gradients (default: the model's, else float32)"
+    )
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where torch finds one")
+    parser.add_argument("--threads", type=whole(1), metavar="N", help="CPU threads (default: torch's)")
+    parser.add_argument(
+        "--seconds", type=positive, default=1.0, metavar="S", help="for each line (default: 1)"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there too")
+    parser.set_defaults(run=run_command)
+
+
+def run_command(arguments: argparse.Namespace) -> int:
+    """Run the bench. Exit status 2 if it cannot start or cannot write its results."""
+    from gradkern.bench.layouts import LayoutError
+
+    try:
+        _run(arguments)
+    except KeyboardInterrupt:
+        return 130
+    except (LayoutError, OSError) as error:
+        print(f"gradkern bench: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    import torch
+
+    from gradkern.bench.clip import time_clipping
+
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
+    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise OSError("--device cuda: torch finds no CUDA device here")
+    layouts = list(_layouts(arguments.model, arguments.dtype))
+    about = _about(device)
+    print(", ".join(f"{key} {value}" for key, value in about.items()))
+    heads = "".join(f"{head:>{WIDTH}}" for head in (*COLUMNS.values(), "torch/gradkern"))
+    print(f"{'median of a call':{NAME_WIDTH}}{'clips':>6}{heads}")
+    results = []
+    for name, layout in layouts:
+        for clipping in (False, True):
+            results.append(time_clipping(name, layout, clipping, device, arguments.seconds))
+            print(_line(results[-1]), flush=True)
+    print("\nDistance of the norm from float64's, relative:")
+    for result in results[::2]:
+        print(f"{result.name:{NAME_WIDTH}}" + ", ".join(f"{k} {v:.0e}" for k, v in result.errors.items()))
+    if arguments.json is not None:
+        record = {"about": about, "results": [result.as_dict() for result in results]}
+        arguments.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def _about(device: str) -> dict[str, object]:
+    import torch
+
+    from gradkern._load import DISABLED
+    from gradkern.version import __version__
+
+    version = f"{__version__} (GRADKERN_DISABLE is set: this is torch)" if DISABLED else __version__
+    name = torch.cuda.get_device_name() if device == "cuda" else device
+    return {
+        "gradkern": version,
+        "torch": torch.__version__,
+        "device": name,
+        "CPU threads": torch.get_num_threads(),
+    }
+
+
+def _layouts(model: str | None, dtype: str | None) -> Iterator[tuple[str, Layout]]:
+    import torch
+
+    from gradkern.bench.cases import QUICK_CASES
+    from gradkern.bench.layouts import case_layout, model_layout
+
+    chosen: torch.dtype | None = getattr(torch, dtype) if dtype else None
+    if model is not None:
+        yield model, model_layout(model, chosen)
+        return
+    for case in QUICK_CASES:
+        yield case.name, case_layout(case, chosen or torch.float32)
+
+
+def _line(result: Result) -> str:
+    medians = {who: times.median for who, times in result.times.items()}
+    cells = "".join(f"{_time(medians[who]):>{WIDTH}}" for who in COLUMNS)
+    clips = "yes" if result.clipping else "no"
+    ratio = medians["torch"] / medians["gradkern"]
+    return f"{result.name:{NAME_WIDTH}}{clips:>6}{cells}{ratio:>{WIDTH}.1f}"
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds * 1e6:.1f} µs" if seconds < 1e-3 else f"{seconds * 1e3:.2f} ms"
