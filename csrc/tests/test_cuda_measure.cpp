@@ -1,5 +1,6 @@
 // The CUDA kernels' logic, run on the host under tests/cuda_shim: every shape, type, alignment and
 // order of the correctness suite, against exact references and against csrc/cpu.
+#include "core/packed.h"
 #include "tests/kernel_runs.h"
 
 namespace gradkern::test {
@@ -186,6 +187,55 @@ void test_combine() {
   }
 }
 
+/// What ranks exchange: the rows of the CPU, within their compensation.
+void check_packed(const TensorSet& set, double p, const int64_t* first) {
+  const NormOrder order = norm_order(p);
+  const size_t n = size_t(set.count());
+  std::vector<double> sums((n + 1) * kPackedSums, -1), want(kPackedSums);
+  std::vector<int64_t> keys((n + 1) * kPackedKeys, -7), want_keys(kPackedKeys);
+  cuda::MeasureLaunch launch;
+  launch.list = list_of(set, first);
+  launch.options = {order, true};
+  launch.results.packed_sums = sums.data();
+  launch.results.packed_keys = keys.data();
+  launch.results.packed_rows = true;
+  std::vector<unsigned char> workspace(cuda::measure_workspace_bytes(launch.list, launch.options));
+  launch.workspace = workspace.data();
+  launch.workspace_bytes = workspace.size();
+  cuda::launch_measure(launch);
+
+  std::vector<Partial> rows(n + 1);
+  rows[n] = cpu::measure(ChunkPlan(set.refs(), set.count()), {order, true}, serial(), rows.data());
+  for (size_t i = 0; i <= n; ++i) {
+    const size_t source = i < n && first ? size_t(first[i]) : i;
+    pack(order, rows[source], want.data(), want_keys.data());
+    const double* got = &sums[i * kPackedSums];
+    for (int column : {kNonfinite, kZeros, kNumel}) CHECK(got[column] == want[size_t(column)], "row %zu, column %d: %g, expected %g", i, column, got[column], want[size_t(column)]);
+    for (int bin = 0; bin < 3; ++bin) {
+      const double value = got[kSqHi + bin] + got[kSqLo + bin], expected = want[size_t(kSqHi + bin)] + want[size_t(kSqLo + bin)];
+      CHECK(value == expected || std::fabs(value - expected) <= 0x1p-40 * expected || (value != value && expected != expected), "row %zu, bin %d: %g, expected %g", i, bin, value, expected);
+    }
+    CHECK(keys[i * kPackedKeys + kMaxBits] == want_keys[kMaxBits], "row %zu, largest", i);
+    CHECK(keys[i * kPackedKeys + kRefKey] == want_keys[kRefKey], "row %zu, reference", i);
+    if (order.kind != NormKind::kTwo && order.kind != NormKind::kInf) {
+      const double value = got[kPowerHi] + got[kPowerLo], expected = want[kPowerHi] + want[kPowerLo];
+      CHECK(std::fabs(value - expected) <= 0x1p-40 * expected, "row %zu, power sum: %g, expected %g", i, value, expected);
+    }
+  }
+}
+
+void test_packed() {
+  const TensorSet set({{DType::kFloat32, 50000}, {DType::kFloat32, 0}, {DType::kBFloat16, 77, 2}, {DType::kFloat64, 333, 0, Fill::kTiny}, {DType::kFloat32, 0}, {DType::kFloat64, 333, 0, Fill::kHuge}, {DType::kComplex64, 1000}});
+  const int64_t first[] = {0, 0, 2, 3, 4, 5, 6};
+  for (double p : kOrders)
+    for (const int64_t* repeats : {static_cast<const int64_t*>(nullptr), static_cast<const int64_t*>(first)}) {
+      context = "packed, p " + std::to_string(p);
+      check_packed(set, p, repeats);
+    }
+  context = "packed, not finite";
+  check_packed(TensorSet({{DType::kFloat32, 5000, 0, Fill::kInf}, {DType::kBFloat16, 5000, 0, Fill::kNan}}), 2, nullptr);
+}
+
 /// Tables alone, over tensors that no test machine could hold.
 void test_giant_tables() {
   context = "giant tables";
@@ -224,7 +274,7 @@ const std::vector<NamedTest> kMeasureTests = {
     {"mixed_list", test_mixed_list},                 {"alignment", test_alignment},
     {"determinism", test_determinism},               {"many_tensors", test_many_tensors},
     {"nothing", test_nothing},                       {"repeats", test_repeats},
-    {"combine", test_combine},                       {"giant_tables", test_giant_tables},
+    {"combine", test_combine}, {"packed", test_packed},                       {"giant_tables", test_giant_tables},
     {"larger_chunks", test_larger_chunks}};
 
 }  // namespace gradkern::test
