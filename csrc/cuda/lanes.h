@@ -5,9 +5,9 @@
 //     that a thread adds at most 2^11 terms to each of its two sums, and a block's tree adds 9
 //     more roundings: the chunk is off by at most 2^-41 relative, the norm by 2^-42 before its
 //     one rounding to float32. Together less than 0.50001 ulp.
-//   - The same in pairs of float32 (narrow_lanes.h; v = 2^-24): n <= 2^10 terms a sum leave n errors of
-//     at most v each in `lo`, whose own additions err by n^2 v^2 = 2^-28 at most; the norm is off by
-//     2^-29 before its rounding. Together less than 0.54 ulp.
+//   - The same in pairs of float32 (narrow_lanes.h; v = 2^-24): at most 2^10 terms a sum. Of each, an
+//     error of at most v goes to `lo`, whose own additions err by 2^20 v^2 = 2^-28 at most. The norm is
+//     off by 2^-29 before its rounding. Together less than 0.54 ulp.
 //   - float64, complex128: a chunk is at most 2^18 bytes, 2^7 elements a thread. Squares carry u
 //     (complex128's sums of two 2u), the additions and the tree at most 2^7 + 9: 139 u on the
 //     sum, 70 u on the norm with the root's own, 7.8e-15 against the contract's 1e-14.

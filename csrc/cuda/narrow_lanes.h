@@ -7,6 +7,8 @@
 // or 1 chooses one for all architectures.
 #pragma once
 
+#include <type_traits>
+
 #include "cuda/lane_sums.h"
 
 #if !defined(GRADKERN_COMPENSATED)
@@ -124,10 +126,10 @@ struct FloatPair {
 /// [2^-84, 2^26] (float16 always does): what underflows in a lane of at most 2^11 elements is below
 /// 2^-138 then, 2^-34 of the largest square, and what overflows does not exist. Elsewhere, for
 /// gradients that vanish or explode, the lane's elements are read again.
-template <class T, bool kSums>
+template <class T>
 struct CompensatedLane {
-  FloatPair sq[2], absolute[2];
-  uint32_t largest = 0, nonzero = 0;
+  FloatPair sq[2];
+  uint32_t largest = 0;
 
   __device__ __forceinline__ void take(const uint4& v) {
     for_each_magnitude<T>(v, [this](uint32_t bits, int slot) {
@@ -135,31 +137,23 @@ struct CompensatedLane {
       if constexpr (sizeof(T) == 4) sq[slot].add_square(x);
       else sq[slot].add(FloatPair::times(x, x));
       largest = bits > largest ? bits : largest;
-      if (kSums) {
-        absolute[slot].add(x);
-        nonzero += bits != 0;
-      }
     });
   }
 
   __device__ __forceinline__ LaneSums finish(const char* data, uint32_t bytes) const {
     LaneSums out;
     out.sq = (sq[0].value() + sq[1].value()) * 0x1p-64;
-    out.absolute = (absolute[0].value() + absolute[1].value()) * 0x1p-32;
-    out.nonzero = nonzero;
     if (settle_largest<T>(data, bytes, largest, out) || largest == 0) return out;
     const double x = bit_cast<double>(out.max_bits);
-    if (x < 0x1p-84 || x > 0x1p+26) finish_scaled<T, kSums>(data, bytes, x, out);
+    if (x < 0x1p-84 || x > 0x1p+26) finish_scaled<T, false>(data, bytes, x, out);
     return out;
   }
 };
 
-#if GRADKERN_COMPENSATED
+/// Beside the sum of |x| and the count of zeros, which few ask for, four loads and four pairs would not
+/// fit the registers.
 template <class T, bool kSums>
-using NarrowLane = CompensatedLane<T, kSums>;
-#else
-template <class T, bool kSums>
-using NarrowLane = Float64Lane<T, kSums>;
-#endif
+using NarrowLane =
+    std::conditional_t<GRADKERN_COMPENSATED && !kSums, CompensatedLane<T>, Float64Lane<T, kSums>>;
 
 }  // namespace gradkern::cuda

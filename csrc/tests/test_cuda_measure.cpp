@@ -1,5 +1,7 @@
 // The CUDA kernels' logic, run on the host under tests/cuda_shim: every shape, type, alignment and
 // order of the correctness suite, against exact references and against csrc/cpu.
+#include <algorithm>
+
 #include "core/packed.h"
 #include "tests/kernel_runs.h"
 
@@ -48,6 +50,28 @@ void test_values() {
         // A subnormal |z| is rounded to a whole unit: its sum is as coarse on every device.
         if (p == 1 && d == DType::kComplex128 && fill == Fill::kSubnormal) continue;
         measure_and_check(set, r);
+      }
+}
+
+/// Sums that a long run of float32 gets wrong: constants (59 ulp), a spike and then small values
+/// (123 ulp), magnitudes in turns; whole chunks of them, and at the ends of what float32 pairs hold.
+void test_adversarial_sums() {
+  const int64_t n = 3 * (16 << 10) + 5;
+  for (DType d : {DType::kFloat32, DType::kBFloat16, DType::kFloat16})
+    for (double size : {1.0, 0x1p-90, 0x1p-83, 0x1p+25, 0x1p+27, 0x1p+60})
+      for (int pattern = 0; pattern < 4; ++pattern) {
+        if (d == DType::kFloat16 && size != 1.0) continue;
+        context = "adversarial, dtype " + std::to_string(int(d)) + ", size " + std::to_string(size) + ", pattern " + std::to_string(pattern);
+        const TensorSet set({{d, n}});
+        auto* data = static_cast<unsigned char*>(set[0].data);
+        for (int64_t i = 0; i < n; ++i) {
+          const double turns[] = {1.0 / 3, i == 0 ? 4095.0 : 1.0 / 3, i % 2 ? 1 + 0x1p-7 : 0x1p-11, std::ldexp(1.1, -int(i % 14))};
+          const auto x = float(turns[pattern] * size);
+          if (d == DType::kFloat32) store(data, i, x);
+          else if (d == DType::kBFloat16) store(data, i, from_float<BFloat16>(x));
+          else store(data, i, from_float<Float16>(x));
+        }
+        measure_and_check(set, {});
       }
 }
 
@@ -271,6 +295,7 @@ void test_larger_chunks() {
 
 const std::vector<NamedTest> kMeasureTests = {
     {"sizes_types_orders", test_sizes_types_orders}, {"values", test_values},
+    {"adversarial_sums", test_adversarial_sums},
     {"mixed_list", test_mixed_list},                 {"alignment", test_alignment},
     {"determinism", test_determinism},               {"many_tensors", test_many_tensors},
     {"nothing", test_nothing},                       {"repeats", test_repeats},
@@ -279,12 +304,12 @@ const std::vector<NamedTest> kMeasureTests = {
 
 }  // namespace gradkern::test
 
-/// test_cuda_kernels [NAME]: all tests or one.
+/// test_cuda_kernels [NAME ...]: all tests or those.
 int main(int argc, char** argv) {
   using namespace gradkern::test;
   for (const auto* tests : {&kMeasureTests, &kWriteTests})
     for (const NamedTest& test : *tests) {
-      if (argc > 1 && std::string(argv[1]) != test.name) continue;
+      if (argc > 1 && std::find(argv + 1, argv + argc, std::string(test.name)) == argv + argc) continue;
       const clock_t begin = clock();
       test.run();
       std::printf("%-20s %6.1f s\n", test.name, double(clock() - begin) / CLOCKS_PER_SEC);
