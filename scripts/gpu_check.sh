@@ -22,8 +22,8 @@ steps=("$@")
 [ ${#steps[@]} -gt 0 ] || steps=(tests sanitize bench)
 
 # Seconds that are a step's own; together they fit LIMIT.
-declare -A share=([build]=200 [tests]=100 [sanitize-build]=60 [sanitize-memcheck]=30 [sanitize-racecheck]=30
-  [bench]=140)
+declare -A share=([build]=170 [tests]=90 [sanitize-build]=50 [sanitize-memcheck]=30 [sanitize-racecheck]=30
+  [bench]=130 [bench-accumulation]=60)
 
 record() { # record NAME STATUS SECONDS
   [ "$2" = 0 ] || failed=1
@@ -111,6 +111,15 @@ run_sanitize() {
 # shellcheck disable=SC2317
 run_bench() {
   step bench "$PYTHON" benchmarks/bench_cuda.py --quick --output "$OUT/bench_cuda.json"
+  # Both ways of adding squares up, built side by side.
+  # shellcheck disable=SC2016
+  step bench-accumulation bash -c '
+    build() {
+      "$0" -std=c++20 -O3 -arch="$1" -Icsrc -DGRADKERN_COMPENSATED="$3" -o "$2/accumulation_$3" \
+        benchmarks/accumulation.cu csrc/cuda/measure.cu csrc/cuda/finish.cu
+    }
+    build "$1" "$2" 0 & build "$1" "$2" 1; wait $! && "$2/accumulation_0" && "$2/accumulation_1"
+  ' "$nvcc" "sm_${capability/./}" "$OUT"
 }
 
 for name in "${steps[@]}"; do "run_$name"; done

@@ -62,13 +62,15 @@ struct Results {
   at::Tensor norm, l2_norm, max_abs, nonfinite, zeros;
   at::Tensor total_norm, clip_coef, total_nonfinite, skip_step;
   at::Tensor partial;  ///< one Partial, for several devices
+  at::Tensor packed_sums, packed_keys;
 
   cuda::MeasureResults pointers() const {
-    const bool is_double = total_norm.scalar_type() == at::kDouble;
+    const bool is_double = total_norm.defined() && total_norm.scalar_type() == at::kDouble;
     return {is_double, pointer<void>(norm), pointer<void>(l2_norm), pointer<void>(max_abs),
             pointer<int64_t>(nonfinite), pointer<int64_t>(zeros), pointer<void>(total_norm),
             pointer<void>(clip_coef), pointer<int64_t>(total_nonfinite), pointer<bool>(skip_step),
-            pointer<Partial>(partial)};
+            pointer<Partial>(partial), pointer<double>(packed_sums), pointer<int64_t>(packed_keys),
+            packed_sums.defined() && packed_sums.size(0) > 1};
   }
 };
 
@@ -301,6 +303,22 @@ void scale_by(const CallSite& site, const GradList& grads, const at::Tensor& fac
     launch.factor = factor.const_data_ptr<double>();
     cuda::launch_scale(launch);
   });
+}
+
+PackedPartials packed_partials(const CallSite& site, const GradList& grads, double norm_type,
+                               bool count_zeros, bool per_tensor) {
+  at::NoGradGuard no_grad;
+  const Prepared prepared = prepare(site, grads);
+  const std::vector<DeviceList> lists = split_by_device(site, grads, prepared);
+  TORCH_CHECK(lists.size() == 1, "[", site.operation, "] expected shards on one device, got ", lists.size());
+  ClipRequest request;
+  request.measure = {norm_type, per_tensor, count_zeros, 1.0};
+  const int64_t rows = (per_tensor ? int64_t(grads.size()) : 0) + 1;
+  Results results;
+  results.packed_sums = empty_on(lists[0].device, at::kDouble, {rows, kPackedSums});
+  results.packed_keys = empty_on(lists[0].device, at::kLong, {rows, kPackedKeys});
+  launch_measure(lists[0], prepared, request, results);
+  return {results.packed_sums, results.packed_keys};
 }
 
 void clip_value(const CallSite& site, const GradList& grads, double limit) {

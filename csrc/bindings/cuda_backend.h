@@ -3,6 +3,7 @@
 #pragma once
 
 #include "bindings/engine.h"
+#include "bindings/shards.h"
 
 namespace gradkern::cuda_backend {
 
@@ -19,6 +20,9 @@ void clip_with_norm(const CallSite& site, const GradList& grads, double max_norm
 /// Multiplies every gradient by a 0-d float64 tensor on their device, with one rounding; a factor of 1
 /// writes nothing. The gradients are all on one device.
 void scale_by(const CallSite& site, const GradList& grads, const at::Tensor& factor);
+/// See shards.h. The gradients are all on one device, where the result is.
+PackedPartials packed_partials(const CallSite& site, const GradList& grads, double norm_type,
+                               bool count_zeros, bool per_tensor);
 void clip_value(const CallSite& site, const GradList& grads, double limit);
 
 }  // namespace gradkern::cuda_backend

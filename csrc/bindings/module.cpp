@@ -141,7 +141,7 @@ std::optional<std::pair<at::Tensor, at::Tensor>> partials(const py::sequence& sh
                                                           const py::object& names) {
   const CallSite site = named_site(operation.c_str(), names);
   const GradList list = tensors_of(site, shards, /*none_allowed=*/true);
-  if (!is_native(list) || cuda_backend::handles(list)) return std::nullopt;  // packed by CPU kernels only
+  if (!is_native(list)) return std::nullopt;
   const PackedPartials packed = without_gil(
       site.operation, [&] { return packed_partials(site, list, norm_type, count_zeros, per_tensor); });
   return std::pair{packed.sums, packed.keys};

@@ -24,6 +24,7 @@ Measurement measure(const CallSite& site, const GradList&, const MeasureRequest&
 ClipResult clip(const CallSite& site, const GradList&, const ClipRequest&) { missing(site); }
 void clip_with_norm(const CallSite& site, const GradList&, double, const at::Tensor&) { missing(site); }
 void scale_by(const CallSite& site, const GradList&, const at::Tensor&) { missing(site); }
+PackedPartials packed_partials(const CallSite& site, const GradList&, double, bool, bool) { missing(site); }
 void clip_value(const CallSite& site, const GradList&, double) { missing(site); }
 
 }  // namespace gradkern::cuda_backend

@@ -96,17 +96,6 @@ __device__ __forceinline__ PowerSum warp_combine(const NormOrder& order, PowerSu
   return s;
 }
 
-__device__ __forceinline__ PowerSum block_combine(const NormOrder& order, PowerSum s,
-                                                  PowerSum* shared) {
-  s = warp_combine<kWarpSize>(order, s);
-  const uint32_t warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
-  if (lane == 0) shared[warp] = s;
-  __syncthreads();
-  if (warp == 0) s = warp_combine<kWarps>(order, shared[lane % kWarps]);
-  __syncthreads();
-  return s;
-}
-
 /// The same for whole Partials, by a tree over neighbours: lane i holds what comes before lane
 /// i + 1. Only lane 0's result is meant to be used.
 template <int kWidth>
@@ -126,6 +115,19 @@ __device__ __forceinline__ Partial warp_combine(const NormOrder& order, Partial 
     other.numel = __shfl_down_sync(kFullMask, s.numel, step);
     s = combine(order, s, other);
   }
+  return s;
+}
+
+/// Everything the block's threads hold, in thread 0; T is PowerSum or Partial, `shared` has room for
+/// one a warp.
+template <class T>
+__device__ __forceinline__ T block_combine(const NormOrder& order, T s, T* shared) {
+  s = warp_combine<kWarpSize>(order, s);
+  const uint32_t warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
+  if (lane == 0) shared[warp] = s;
+  __syncthreads();
+  if (warp == 0) s = warp_combine<kWarps>(order, shared[lane % kWarps]);
+  __syncthreads();
   return s;
 }
 

@@ -1,5 +1,6 @@
 // From chunks to tensors to the total and the clip coefficient, in one small launch.
 #include "core/clip.h"
+#include "core/packed.h"
 #include "cuda/block.h"
 #include "cuda/workspace.h"
 
@@ -34,6 +35,12 @@ __device__ __forceinline__ double scaled_norm(const FinishParams& p, const Parti
   return p.order.kind == NormKind::kZero ? norm : norm * p.inv_scale;
 }
 
+/// Row `row` of what is packed for other ranks.
+__device__ __forceinline__ void store_packed(const FinishParams& p, uint32_t row, const Partial& s) {
+  const MeasureResults& r = p.results;
+  pack(p.order, s, r.packed_sums + int64_t(row) * kPackedSums, r.packed_keys + int64_t(row) * kPackedKeys);
+}
+
 __device__ void store_results(const FinishParams& p, uint32_t tensor, const Partial& s) {
   const MeasureResults& r = p.results;
   store_real(r.norm, tensor, scaled_norm(p, s), r.is_double);
@@ -41,6 +48,7 @@ __device__ void store_results(const FinishParams& p, uint32_t tensor, const Part
   store_real(r.max_abs, tensor, max_abs(s) * p.inv_scale, r.is_double);
   if (r.nonfinite) r.nonfinite[tensor] = s.nonfinite;
   if (r.zeros) r.zeros[tensor] = s.zeros;
+  if (r.packed_rows) store_packed(p, tensor, s);
 }
 
 __device__ void store_tensor(const FinishParams& p, uint32_t tensor, const Partial& s) {
@@ -59,6 +67,7 @@ __device__ void store_total(const FinishParams& p, const Partial& s) {
   if (r.total_nonfinite) *r.total_nonfinite = s.nonfinite;
   if (r.skip_step) *r.skip_step = s.nonfinite > 0;
   if (r.total) *r.total = s;
+  if (r.packed_sums) store_packed(p, r.packed_rows ? p.tensors : 0, s);
 }
 
 __device__ __forceinline__ Partial chunk_partial(const Workspace& w, uint32_t chunk) {
@@ -67,7 +76,7 @@ __device__ __forceinline__ Partial chunk_partial(const Workspace& w, uint32_t ch
   s.sq = {sums.sq, 0, sums.bin};
   s.max_bits = sums.max_bits;
   s.nonfinite = sums.nonfinite;
-  s.numel = 1;  // finish() asks only whether there is anything
+  s.numel = sums.numel;
   if (w.extras) {
     const ChunkExtras extras = w.extras[chunk];
     s.power = extras.power;
@@ -85,17 +94,6 @@ __device__ __forceinline__ Partial combine_share(const NormOrder& order, uint32_
   Partial s = empty_partial(order);
 #pragma unroll 2
   for (uint32_t i = lane; i < count; i += lanes) s = combine(order, s, load(i));
-  return s;
-}
-
-/// Everything the block's threads hold, in thread 0.
-__device__ Partial block_combine(const NormOrder& order, Partial s, Partial* shared) {
-  s = warp_combine<kWarpSize>(order, s);
-  const uint32_t warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
-  if (lane == 0) shared[warp] = s;
-  __syncthreads();
-  if (warp == 0) s = warp_combine<kWarps>(order, shared[lane % kWarps]);
-  __syncthreads();
   return s;
 }
 

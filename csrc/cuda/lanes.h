@@ -5,6 +5,9 @@
 //     that a thread adds at most 2^11 terms to each of its two sums, and a block's tree adds 9
 //     more roundings: the chunk is off by at most 2^-41 relative, the norm by 2^-42 before its
 //     one rounding to float32. Together less than 0.50001 ulp.
+//   - The same in pairs of float32 (narrow_lanes.h; v = 2^-24): at most 2^10 terms a sum. Of each, an
+//     error of at most v goes to `lo`, whose own additions err by 2^20 v^2 = 2^-28 at most. The norm is
+//     off by 2^-29 before its rounding. Together less than 0.54 ulp.
 //   - float64, complex128: a chunk is at most 2^18 bytes, 2^7 elements a thread. Squares carry u
 //     (complex128's sums of two 2u), the additions and the tree at most 2^7 + 9: 139 u on the
 //     sum, 70 u on the norm with the root's own, 7.8e-15 against the contract's 1e-14.
@@ -15,166 +18,69 @@
 // over its own elements once more. That is rare and the chunk is in the cache then.
 #pragma once
 
-#include "cuda/elements.h"
+#include "cuda/narrow_lanes.h"
 
 namespace gradkern::cuda {
 
-/// The result of a lane, and of any number of lanes together.
-struct LaneSums {
-  double sq = 0;           ///< sum of squares * 2^(-1200 * bin)
-  double absolute = 0;     ///< sum of |x|, if asked for
-  uint64_t max_bits = 0;   ///< of the largest |x| in float64
-  uint32_t nonfinite = 0;
-  uint32_t nonzero = 0;    ///< if asked for
-  int32_t bin = 0;
-};
-
-template <class T>
-__device__ __forceinline__ uint32_t count_nonfinite(const char* data, uint32_t bytes) {
-  uint32_t count = 0;
-  visit_elements<T>(data, bytes, [&](T x) { count += !finite(x); });
-  return count;
-}
-
-/// |x| of float32 from its bits without the sign.
-__device__ __forceinline__ double widen_magnitude(uint32_t bits, float) {
-  return double(bit_cast<float>(bits));
-}
-/// The 16-bit types: exponent and fraction are put where float64 has them, and one
-/// multiplication repairs the exponent's bias, for subnormals and zero as well. Exact for finite
-/// numbers, and not slowed down by the float32-to-float64 conversion, which is a narrow pipe on
-/// every GPU. Infinity and NaN come out finite and are repaired at the end.
-__device__ __forceinline__ double widen_magnitude(uint32_t bits, BFloat16) {
-  return bit_cast<double>(uint64_t(bits) << 45) * 0x1p+896;
-}
-__device__ __forceinline__ double widen_magnitude(uint32_t bits, Float16) {
-  return bit_cast<double>(uint64_t(bits) << 42) * 0x1p+1008;
-}
-
-__device__ __forceinline__ uint32_t infinity_bits(float) { return 0x7f800000u; }
-__device__ __forceinline__ uint32_t infinity_bits(BFloat16) { return 0x7f80u; }
-__device__ __forceinline__ uint32_t infinity_bits(Float16) { return 0x7c00u; }
-
-/// float32, bfloat16, float16.
-template <class T, bool kSums>
-struct NarrowLane {
+/// What complex64 and float64 gather. The largest: of |z|^2, or of |x|.
+template <bool kSums>
+struct WideSums {
   double sq[2] = {0, 0}, absolute[2] = {0, 0};
-  uint32_t largest = 0, nonzero = 0;
+  uint64_t largest = 0;
+  uint32_t nonzero = 0;
 
-  __device__ __forceinline__ void add(uint32_t bits, int slot) {
-    const double x = widen_magnitude(bits, T{});
-    sq[slot] += x * x;
+  template <class Magnitude>
+  __device__ __forceinline__ void add(int slot, double square, uint64_t bits, const Magnitude& magnitude) {
+    sq[slot] += square;
     largest = bits > largest ? bits : largest;
     if (kSums) {
-      absolute[slot] += x;
+      absolute[slot] += magnitude();
       nonzero += bits != 0;
     }
   }
 
-  __device__ __forceinline__ void take(const uint4& v) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      if constexpr (sizeof(T) == 4) {
-        add(word(v, i) & 0x7fffffffu, i % 2);
-      } else {
-        add(word(v, i) & 0x7fffu, 0);
-        add(word(v, i) >> 16 & 0x7fffu, 1);
-      }
-    }
-  }
-
-  __device__ __forceinline__ LaneSums finish(const char* data, uint32_t bytes) const {
+  __device__ __forceinline__ LaneSums sums() const {
     LaneSums out;
     out.sq = sq[0] + sq[1];
     out.absolute = absolute[0] + absolute[1];
     out.nonzero = nonzero;
-    if constexpr (sizeof(T) == 4) out.max_bits = abs_bits(double(bit_cast<float>(largest)));
-    else out.max_bits = abs_bits(double(widen(T{uint16_t(largest)})));
-    if (largest >= infinity_bits(T{})) {
-      out.sq = out.absolute = largest > infinity_bits(T{}) ? quiet_nan() : infinity();
-      out.nonfinite = count_nonfinite<T>(data, bytes);
-    }
     return out;
   }
 };
 
 /// complex64: squares of |z| are within float64's range, their maximum gives the largest |z|.
 template <bool kSums>
-struct Complex64Lane {
-  double sq[2] = {0, 0}, absolute[2] = {0, 0};
-  uint64_t largest_sq = 0;
-  uint32_t nonzero = 0;
-
+struct Complex64Lane : WideSums<kSums> {
   __device__ __forceinline__ void take(const uint4& v) {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const double s = scaled_square(element<Complex<float>>(v, i), 1.0);
-      const uint64_t bits = abs_bits(s);
-      sq[i] += s;
-      largest_sq = bits > largest_sq ? bits : largest_sq;
-      if (kSums) {
-        absolute[i] += sqrt(s);
-        nonzero += s != 0;
-      }
+      this->add(i, s, abs_bits(s), [s] { return sqrt(s); });
     }
   }
 
   __device__ __forceinline__ LaneSums finish(const char* data, uint32_t bytes) const {
-    LaneSums out;
-    out.sq = sq[0] + sq[1];
-    out.absolute = absolute[0] + absolute[1];
-    out.nonzero = nonzero;
-    out.max_bits = abs_bits(sqrt(bit_cast<double>(largest_sq)));
-    if (largest_sq >= kInfBits) out.nonfinite = count_nonfinite<Complex<float>>(data, bytes);
+    LaneSums out = this->sums();
+    out.max_bits = abs_bits(sqrt(bit_cast<double>(this->largest)));
+    if (this->largest >= kInfBits) out.nonfinite = count_nonfinite<Complex<float>>(data, bytes);
     return out;
   }
 };
 
-/// The wide types again, with squares scaled by the bin of the lane's largest magnitude.
-template <class T, bool kSums>
-__device__ __forceinline__ void finish_scaled(const char* data, uint32_t bytes, double largest,
-                                              LaneSums& out) {
-  out.bin = bin_of(largest);
-  const double scale = bin_scale(out.bin);
-  double sq = 0, absolute = 0;
-  uint32_t nonfinite = 0;
-  visit_elements<T>(data, bytes, [&](T x) {
-    sq += scaled_square(x, scale);
-    if (kSums) absolute += magnitude(x);
-    nonfinite += !finite(x);
-  });
-  out.sq = sq;
-  if (kSums) out.absolute = absolute;
-  out.nonfinite = nonfinite;
-}
-
 template <bool kSums>
-struct DoubleLane {
-  double sq[2] = {0, 0}, absolute[2] = {0, 0};
-  uint64_t largest = 0;
-  uint32_t nonzero = 0;
-
+struct DoubleLane : WideSums<kSums> {
   __device__ __forceinline__ void take(const uint4& v) {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const double x = element<double>(v, i);
-      const uint64_t bits = abs_bits(x);
-      sq[i] += x * x;
-      largest = bits > largest ? bits : largest;
-      if (kSums) {
-        absolute[i] += fabs(x);
-        nonzero += bits != 0;
-      }
+      this->add(i, x * x, abs_bits(x), [x] { return fabs(x); });
     }
   }
 
   __device__ __forceinline__ LaneSums finish(const char* data, uint32_t bytes) const {
-    LaneSums out;
-    out.sq = sq[0] + sq[1];
-    out.absolute = absolute[0] + absolute[1];
-    out.nonzero = nonzero;
-    out.max_bits = largest;
-    const double x = bit_cast<double>(largest);
+    LaneSums out = this->sums();
+    out.max_bits = this->largest;
+    const double x = bit_cast<double>(this->largest);
     if (bin_of(x) != 0) finish_scaled<double, kSums>(data, bytes, x, out);
     return out;
   }

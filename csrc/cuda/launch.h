@@ -33,6 +33,11 @@ struct MeasureResults {
   int64_t* total_nonfinite = nullptr; ///< one number
   bool* skip_step = nullptr;          ///< whether total_nonfinite is not zero
   Partial* total = nullptr;           ///< for launch_combine, before inv_scale
+  // For ranks (core/packed.h), before inv_scale: one row of the whole list, after one a tensor if
+  // packed_rows.
+  double* packed_sums = nullptr;
+  int64_t* packed_keys = nullptr;
+  bool packed_rows = false;
 };
 
 struct MeasureLaunch {

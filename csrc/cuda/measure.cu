@@ -34,16 +34,21 @@ __device__ __forceinline__ void announce_tensors(const Params& p) {
   if (thread == 0) *h.blocks_done = 0;
 }
 
+__device__ __forceinline__ uint32_t numel_of(const ChunkView& view) {
+  return view.bytes >> itemsize_log2(view.dtype);
+}
+
 template <class Params>
-__device__ __forceinline__ void store_sums(const Params& p, uint32_t chunk, const LaneSums& s) {
-  p.header.sums[p.header.chunk_base + chunk] = {s.sq, s.max_bits, s.nonfinite, s.bin};
+__device__ __forceinline__ void store_sums(const Params& p, uint32_t chunk, const ChunkView& view,
+                                           const LaneSums& s) {
+  p.header.sums[p.header.chunk_base + chunk] = {s.sq, s.max_bits, s.nonfinite, s.bin, numel_of(view)};
 }
 
 template <class Params>
 __device__ __forceinline__ void store_extras(const Params& p, uint32_t chunk,
                                              const ChunkView& view, PowerSum power,
                                              uint32_t nonzero) {
-  const int64_t zeros = int64_t(view.bytes >> itemsize_log2(view.dtype)) - nonzero;
+  const int64_t zeros = int64_t(numel_of(view)) - nonzero;
   p.header.extras[p.header.chunk_base + chunk] = {power, zeros};
 }
 
@@ -57,7 +62,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
     const ChunkView view = chunk_view(p, chunk);
     const LaneSums s = block_combine<kSums>(measure_lane<kSums>(view), shared, turn);
     if (threadIdx.x != 0) continue;
-    store_sums(p, chunk, s);
+    store_sums(p, chunk, view, s);
     if (!kSums) continue;
     const double sum = p.header.order.kind == NormKind::kZero ? double(s.nonzero) : s.absolute;
     store_extras(p, chunk, view, {0, sum, 0}, s.nonzero);
@@ -117,7 +122,7 @@ __global__ void __launch_bounds__(kThreads)
     const NormOrder order = p.header.order;
     const PowerSum power = block_combine(order, measure_power(view, order), shared_power);
     if (threadIdx.x != 0) continue;
-    store_sums(p, chunk, s);
+    store_sums(p, chunk, view, s);
     store_extras(p, chunk, view, power, s.nonzero);
   }
 }

@@ -11,7 +11,8 @@ struct ChunkSums {
   double sq;
   uint64_t max_bits;
   uint32_t nonfinite;
-  int32_t bin;
+  int32_t bin : 8;
+  uint32_t numel : 24;
 };
 
 /// Of every chunk, if the order or the zero count asks for it.

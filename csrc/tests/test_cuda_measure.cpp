@@ -1,5 +1,8 @@
 // The CUDA kernels' logic, run on the host under tests/cuda_shim: every shape, type, alignment and
 // order of the correctness suite, against exact references and against csrc/cpu.
+#include <algorithm>
+
+#include "core/packed.h"
 #include "tests/kernel_runs.h"
 
 namespace gradkern::test {
@@ -47,6 +50,28 @@ void test_values() {
         // A subnormal |z| is rounded to a whole unit: its sum is as coarse on every device.
         if (p == 1 && d == DType::kComplex128 && fill == Fill::kSubnormal) continue;
         measure_and_check(set, r);
+      }
+}
+
+/// Sums that a long run of float32 gets wrong: constants (59 ulp), a spike and then small values
+/// (123 ulp), magnitudes in turns; whole chunks of them, and at the ends of what float32 pairs hold.
+void test_adversarial_sums() {
+  const int64_t n = 3 * (16 << 10) + 5;
+  for (DType d : {DType::kFloat32, DType::kBFloat16, DType::kFloat16})
+    for (double size : {1.0, 0x1p-90, 0x1p-83, 0x1p+25, 0x1p+27, 0x1p+60})
+      for (int pattern = 0; pattern < 4; ++pattern) {
+        if (d == DType::kFloat16 && size != 1.0) continue;
+        context = "adversarial, dtype " + std::to_string(int(d)) + ", size " + std::to_string(size) + ", pattern " + std::to_string(pattern);
+        const TensorSet set({{d, n}});
+        auto* data = static_cast<unsigned char*>(set[0].data);
+        for (int64_t i = 0; i < n; ++i) {
+          const double turns[] = {1.0 / 3, i == 0 ? 4095.0 : 1.0 / 3, i % 2 ? 1 + 0x1p-7 : 0x1p-11, std::ldexp(1.1, -int(i % 14))};
+          const auto x = float(turns[pattern] * size);
+          if (d == DType::kFloat32) store(data, i, x);
+          else if (d == DType::kBFloat16) store(data, i, from_float<BFloat16>(x));
+          else store(data, i, from_float<Float16>(x));
+        }
+        measure_and_check(set, {});
       }
 }
 
@@ -186,6 +211,55 @@ void test_combine() {
   }
 }
 
+/// What ranks exchange: the rows of the CPU, within their compensation.
+void check_packed(const TensorSet& set, double p, const int64_t* first) {
+  const NormOrder order = norm_order(p);
+  const size_t n = size_t(set.count());
+  std::vector<double> sums((n + 1) * kPackedSums, -1), want(kPackedSums);
+  std::vector<int64_t> keys((n + 1) * kPackedKeys, -7), want_keys(kPackedKeys);
+  cuda::MeasureLaunch launch;
+  launch.list = list_of(set, first);
+  launch.options = {order, true};
+  launch.results.packed_sums = sums.data();
+  launch.results.packed_keys = keys.data();
+  launch.results.packed_rows = true;
+  std::vector<unsigned char> workspace(cuda::measure_workspace_bytes(launch.list, launch.options));
+  launch.workspace = workspace.data();
+  launch.workspace_bytes = workspace.size();
+  cuda::launch_measure(launch);
+
+  std::vector<Partial> rows(n + 1);
+  rows[n] = cpu::measure(ChunkPlan(set.refs(), set.count()), {order, true}, serial(), rows.data());
+  for (size_t i = 0; i <= n; ++i) {
+    const size_t source = i < n && first ? size_t(first[i]) : i;
+    pack(order, rows[source], want.data(), want_keys.data());
+    const double* got = &sums[i * kPackedSums];
+    for (int column : {kNonfinite, kZeros, kNumel}) CHECK(got[column] == want[size_t(column)], "row %zu, column %d: %g, expected %g", i, column, got[column], want[size_t(column)]);
+    for (int bin = 0; bin < 3; ++bin) {
+      const double value = got[kSqHi + bin] + got[kSqLo + bin], expected = want[size_t(kSqHi + bin)] + want[size_t(kSqLo + bin)];
+      CHECK(value == expected || std::fabs(value - expected) <= 0x1p-40 * expected || (value != value && expected != expected), "row %zu, bin %d: %g, expected %g", i, bin, value, expected);
+    }
+    CHECK(keys[i * kPackedKeys + kMaxBits] == want_keys[kMaxBits], "row %zu, largest", i);
+    CHECK(keys[i * kPackedKeys + kRefKey] == want_keys[kRefKey], "row %zu, reference", i);
+    if (order.kind != NormKind::kTwo && order.kind != NormKind::kInf) {
+      const double value = got[kPowerHi] + got[kPowerLo], expected = want[kPowerHi] + want[kPowerLo];
+      CHECK(std::fabs(value - expected) <= 0x1p-40 * expected, "row %zu, power sum: %g, expected %g", i, value, expected);
+    }
+  }
+}
+
+void test_packed() {
+  const TensorSet set({{DType::kFloat32, 50000}, {DType::kFloat32, 0}, {DType::kBFloat16, 77, 2}, {DType::kFloat64, 333, 0, Fill::kTiny}, {DType::kFloat32, 0}, {DType::kFloat64, 333, 0, Fill::kHuge}, {DType::kComplex64, 1000}});
+  const int64_t first[] = {0, 0, 2, 3, 4, 5, 6};
+  for (double p : kOrders)
+    for (const int64_t* repeats : {static_cast<const int64_t*>(nullptr), static_cast<const int64_t*>(first)}) {
+      context = "packed, p " + std::to_string(p);
+      check_packed(set, p, repeats);
+    }
+  context = "packed, not finite";
+  check_packed(TensorSet({{DType::kFloat32, 5000, 0, Fill::kInf}, {DType::kBFloat16, 5000, 0, Fill::kNan}}), 2, nullptr);
+}
+
 /// Tables alone, over tensors that no test machine could hold.
 void test_giant_tables() {
   context = "giant tables";
@@ -221,20 +295,21 @@ void test_larger_chunks() {
 
 const std::vector<NamedTest> kMeasureTests = {
     {"sizes_types_orders", test_sizes_types_orders}, {"values", test_values},
+    {"adversarial_sums", test_adversarial_sums},
     {"mixed_list", test_mixed_list},                 {"alignment", test_alignment},
     {"determinism", test_determinism},               {"many_tensors", test_many_tensors},
     {"nothing", test_nothing},                       {"repeats", test_repeats},
-    {"combine", test_combine},                       {"giant_tables", test_giant_tables},
+    {"combine", test_combine}, {"packed", test_packed},                       {"giant_tables", test_giant_tables},
     {"larger_chunks", test_larger_chunks}};
 
 }  // namespace gradkern::test
 
-/// test_cuda_kernels [NAME]: all tests or one.
+/// test_cuda_kernels [NAME ...]: all tests or those.
 int main(int argc, char** argv) {
   using namespace gradkern::test;
   for (const auto* tests : {&kMeasureTests, &kWriteTests})
     for (const NamedTest& test : *tests) {
-      if (argc > 1 && std::string(argv[1]) != test.name) continue;
+      if (argc > 1 && std::find(argv + 1, argv + argc, std::string(test.name)) == argv + argc) continue;
       const clock_t begin = clock();
       test.run();
       std::printf("%-20s %6.1f s\n", test.name, double(clock() - begin) / CLOCKS_PER_SEC);

@@ -1,7 +1,7 @@
 """What one rank knows of a norm, as two small tensors that all-reduces combine.
 
 `sums` is float64 and made for SUM, `keys` is int64 and made for MAX. The columns are those of
-csrc/bindings/shards.h:
+csrc/core/packed.h:
 
 - squares are kept as three bins, each scaled by a power of two (csrc/core/norm.h, ScaledSum), so that a
   float64 sum over ranks neither overflows nor underflows, each with its rounding compensation;
@@ -151,15 +151,14 @@ def pack(
         One row a position if `per_tensor`, then the row of the whole list. A shard listed twice
         repeats its row and counts once in the whole.
     """
-    if not DISABLED and all(s is None or s.is_cpu for s in shards):
+    if not DISABLED and len({s.device for s in shards if s is not None}) <= 1:
         found = C.partials(shards, norm_type, count_zeros, per_tensor, operation, names)
         if found is not None:
             return Packed(*found).to(device)
     parts = []
     for kind in sorted({s.device for s in shards if s is not None} or {torch.device("cpu")}, key=str):
         here = [s if s is not None and s.device == kind else None for s in shards]
-        # csrc/bindings/shards.cpp packs with the CPU kernels only.
-        compiled = not DISABLED and kind.type == "cpu"
+        compiled = not DISABLED and kind.type in ("cpu", "cuda")
         found = C.partials(here, norm_type, count_zeros, per_tensor, operation, names) if compiled else None
         part = _pack_with_torch(here, norm_type, kind, per_tensor) if found is None else Packed(*found)
         parts.append(part.to(device))
