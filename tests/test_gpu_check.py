@@ -23,7 +23,8 @@ def check(tmp_path):
         programs = {
             "nvidia-smi": 'case "$*" in *compute_cap*) echo 9.0;; esac',
             # The program asked for says its name.
-            "nvcc": 'while [ "$1" != -o ]; do shift; done\nprintf "#!/bin/sh\\necho $2\\n" > "$2"; chmod +x "$2"',
+            "nvcc": 'while [ "$1" != -o ]; do shift; done\n'
+            'printf "#!/bin/sh\\necho $2\\n" > "$2"; chmod +x "$2"',
             "compute-sanitizer": "exit 0",
             "python": 'echo "$*"',
             **{name.replace("_", "-"): text for name, text in tools.items()},
