@@ -33,6 +33,8 @@ class Cache:
     """What this rank held of each gradient in the call under way."""
     names: Sequence[str] | None = None
     """The names the plan was made for: another object means other parameters."""
+    by_torch: bool = False
+    """Whether the call under way is measured by torch's own operations."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def measure_columns(
     cache = Cache() if cache is None else cache
     if cache.names is not names:
         cache.plan, cache.names = None, names
-    cache.held = None
+    cache.held, cache.by_torch = None, False
     if groups.named or cache.plan is not None or _route.is_distributed(params):
         together = _route.together(
             params,
@@ -92,6 +94,7 @@ def measure_columns(
     number = inv_scale if isinstance(inv_scale, float) else 1.0
     columns = None if DISABLED else C.measure(params, norm_type, count_zeros, number, names)
     if columns is None:
+        cache.by_torch = True
         columns = _fallback.measure(params, norm_type, count_zeros, number)
     columns.pop("numel", None)
     if not isinstance(inv_scale, float):  # a scale on a device is multiplied there

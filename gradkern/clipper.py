@@ -141,15 +141,15 @@ class GradClipper:
             self._handover.clear()
         columns = None
         plain = self._cache.plan is None and not self._groups.named
+        before = _verify.snapshot(params) if VERIFY and not (DISABLED or self._groups.named) else None
         if plain and not (DISABLED or scaler is not None or self._fold):
-            before = _verify.snapshot(params) if VERIFY else None
             columns = C.clip(
                 params, self.max_norm, self.norm_type, self.on_nonfinite, False, self._plan.names
             )
-            if before is not None and columns is not None:
-                self._verify(before, params, columns)
         if columns is None:
             columns = self._clip_in_steps(params, scaler, optimizer)
+        if before is not None and not self._cache.by_torch:
+            self._verify(before, params, columns)
         stats = GradStats(
             names=self._plan.names,
             numel=self._plan.sizes(columns.pop("numel", None)),
@@ -165,9 +165,11 @@ class GradClipper:
 
     def _verify(self, before: list[Tensor | None], params: list[Tensor], columns: dict[str, Any]) -> None:
         operation = "GradClipper.clip_"
-        _verify.check_rows(operation, before, params, columns, self.norm_type)
+        inverse = float(columns.get("inv_scale", 1.0))
+        _verify.check_rows(operation, before, params, columns, self.norm_type, inverse)
+        factor = 1.0 if self._fold else float(columns["clip_coef"]) * inverse
         zeroed = self.on_nonfinite == "zero" and bool(columns["nonfinite"].sum())
-        _verify.check_scaled(operation, before, params, float(columns["clip_coef"]), zeroed)
+        _verify.check_scaled(operation, before, params, factor, zeroed)
 
     @torch.no_grad()
     def _clip_in_steps(

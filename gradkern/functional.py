@@ -177,15 +177,15 @@ def clip_grads_with_norm_(
     if torch.compiler.is_compiling() and not DISABLED:
         return _operators.clip_grads_with_norm_(params, max_norm, total_norm)
     whole = not _route.is_dtensor(total_norm)
-    before = _verify.snapshot(params) if VERIFY else None
-    if whole and not DISABLED and C.clip_grads_with_norm_(params, max_norm, total_norm):
-        if before is not None:
-            _verify.check_clip_by(operation, before, params, max_norm, float(total_norm))
-        return
-    if not whole or _route.is_distributed(params):
+    before = _verify.snapshot(params) if VERIFY and not DISABLED else None
+    done = whole and not DISABLED and C.clip_grads_with_norm_(params, max_norm, total_norm)
+    if not done and (not whole or _route.is_distributed(params)):
         _route.functions().clip_grads_with_norm_(params, max_norm, total_norm)
-    else:
+        done = True
+    if not done:
         _fallback.clip_grads_with_norm_(params, max_norm, total_norm, foreach)
+    elif before is not None:
+        _verify.check_clip_by(operation, before, params, max_norm, _verify.number(total_norm))
 
 
 def clip_grad_value_(
@@ -213,12 +213,12 @@ def clip_grad_value_(
     clip_value = as_number(operation, "clip_value", clip_value)
     if torch.compiler.is_compiling() and not DISABLED:
         return _operators.clip_grad_value_(params, clip_value)
-    before = _verify.snapshot(params) if VERIFY else None
-    if not DISABLED and C.clip_grad_value_(params, clip_value):
-        if before is not None:
-            _verify.check_clamped(operation, before, params, clip_value)
-        return
-    if _route.is_distributed(params):
+    before = _verify.snapshot(params) if VERIFY and not DISABLED else None
+    done = not DISABLED and C.clip_grad_value_(params, clip_value)
+    if not done and _route.is_distributed(params):
         _route.functions().clip_grad_value_(params, clip_value)
-    else:
+        done = True
+    if not done:
         _fallback.clip_grad_value_(params, clip_value, foreach)
+    elif before is not None:
+        _verify.check_clamped(operation, before, params, clip_value)

@@ -87,8 +87,6 @@ def measure(
     names, tensors = resolve("measure", params)
     grouped = process_group is not None or pp_group is not None
     columns = None if DISABLED or grouped else C.measure(tensors, norm_type, bool(count_zeros), scale, names)
-    if VERIFY and columns is not None:
-        _verify.check_rows("measure", [p.grad for p in tensors], tensors, columns, norm_type, scale)
     if columns is None and (grouped or _route.is_distributed(tensors)):
         together = _route.together(
             tensors,
@@ -101,6 +99,8 @@ def measure(
         with torch.no_grad():
             columns = together.columns(norm_type, bool(count_zeros), scale)
         del columns["nonfinite_total"]
+    if VERIFY and columns is not None and not grouped:
+        _verify.check_rows("measure", _verify.snapshot(tensors), tensors, columns, norm_type, scale)
     if columns is None:
         with torch.no_grad():
             columns = _fallback.measure(tensors, norm_type, bool(count_zeros), scale)

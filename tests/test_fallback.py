@@ -211,6 +211,13 @@ for seed, dtype in enumerate(DTYPES):
             gradkern.GradClipper(parameters(grads), 0.5, norm_type=p, on_nonfinite=policy).clip_()
             if not dtype.is_complex:
                 gradkern.clip_grad_value_(parameters([g for g in grads if not g.is_sparse]), 0.5)
+for poison in (1.0, math.inf):
+    params = parameters([torch.randn(9), torch.randn(5) * poison])
+    optimizer = torch.optim.SGD(params, lr=0.1, fused=True)
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    scaler.scale(torch.ones(()))
+    gradkern.GradClipper(params, 0.5).clip_(scaler=scaler, optimizer=optimizer)
+    gradkern.GradClipper(params, 0.5, optimizer=optimizer, fold=True).clip_()
 print("done")
 """
 
@@ -222,7 +229,7 @@ def test_verify_agrees_with_what_is_right(run_python):
 
 PLANTED = """
 import sys, torch, gradkern
-from gradkern import clipper, functional
+from gradkern import _general, clipper, functional
 from strategies import parameters
 measure = sys.modules["gradkern.measure"]  # the name is the function's
 real = functional.C
@@ -246,6 +253,11 @@ def column(name):
 def larger(params, total):
     return total * (1 + 1e-6)
 grads = lambda: parameters([torch.ones(9), torch.ones(2)])
+def scaled():
+    params = grads()
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    scaler.scale(torch.ones(()))
+    gradkern.GradClipper(params, 1.0).clip_(scaler=scaler, optimizer=torch.optim.SGD(params, lr=0.1))
 CASES = [
     (larger, lambda: gradkern.clip_grad_norm_(grads(), 1.0)),
     (grad(0, 4, 0.4), lambda: gradkern.clip_grad_norm_(grads(), 1.0)),
@@ -259,9 +271,11 @@ CASES = [
     (column("zeros"), lambda: gradkern.measure(grads(), count_zeros=True)),
     (column("l2_norm"), lambda: gradkern.GradClipper(grads(), 1.0, norm_type=1.0).clip_()),
     (grad(0, 0, 1.0), lambda: gradkern.GradClipper(grads(), 1.0).clip_()),
+    (column("norm"), scaled),
+    (grad(1, 1, 3.0), scaled),
 ]
 for damage, call in CASES:
-    functional.C = measure.C = clipper.C = Wrong(damage)
+    functional.C = measure.C = clipper.C = _general.C = Wrong(damage)
     try:
         call()
         print("not noticed")
@@ -282,6 +296,8 @@ NOTICED = [
     "[measure] GRADKERN_VERIFY: zeros[0] is 1, counted 0",
     "[GradClipper.clip_] GRADKERN_VERIFY: l2_norm[0] is 4.0, float64 says 3.0",
     "[GradClipper.clip_] GRADKERN_VERIFY: gradient 0 is not 0.3015",
+    "[GradClipper.clip_] GRADKERN_VERIFY: norm[0] is 1.375, float64 says 0.375",
+    "[GradClipper.clip_] GRADKERN_VERIFY: gradient 1 is not 0.125 times what it was",
 ]
 
 

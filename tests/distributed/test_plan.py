@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import sys
+from unittest import mock
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 import gradkern
+from gradkern.distributed import functions as functional_over_ranks
 from tests.distributed import models
 from tests.distributed.test_norms import close
 
@@ -99,11 +102,12 @@ def test_ranks_that_disagree_are_told_when_the_clipper_is_built(ranks, kind):
 
 
 def verify_job() -> None:
-    from gradkern import _verify, functional
+    from gradkern import _verify, clipper, functional
 
+    measure = sys.modules["gradkern.measure"]  # the name is the function's
     model = models.as_fsdp_tp(models.build())
     gradients = models.full_gradients(models.build())
-    functional.VERIFY = True
+    functional.VERIFY = measure.VERIFY = clipper.VERIFY = True
     try:
         models.fill(model, gradients)
         expected = models.reference(gradients)
@@ -117,8 +121,25 @@ def verify_job() -> None:
             RuntimeError, match=r"GRADKERN_VERIFY: gradient 0 is not 0\.\d+ times what it was"
         ):
             _verify.check_clip("clip_grad_norm_", before, params, float(total) / 2, 2.0, total)
+        right_calls(model, params, expected)
+        with (
+            mock.patch.object(functional_over_ranks, "written_shards", return_value=[]),
+            mock.patch.object(functional_over_ranks, "scale_"),
+        ):
+            with pytest.raises(RuntimeError, match=r"\[clip_grads_with_norm_\] GRADKERN_VERIFY: gradient 0"):
+                gradkern.clip_grads_with_norm_(params, float(total) / 9, total)
+            with pytest.raises(RuntimeError, match=r"\[clip_grad_value_\] GRADKERN_VERIFY: gradient 0"):
+                gradkern.clip_grad_value_(params, 1e-9)
     finally:
-        functional.VERIFY = False
+        functional.VERIFY = measure.VERIFY = clipper.VERIFY = False
+
+
+def right_calls(model: torch.nn.Module, params: list[torch.nn.Parameter], expected: float) -> None:
+    gradkern.clip_grads_with_norm_(params, expected / 4, gradkern.get_total_norm([p.grad for p in params]))
+    gradkern.measure(model, norm_type=1.0, count_zeros=True)
+    for policy in ("propagate", "zero", "skip"):
+        gradkern.GradClipper(model, expected / 8, on_nonfinite=policy).clip_()
+    gradkern.clip_grad_value_(params, 1e-3)
 
 
 def test_verify_compares_sharded_gradients_too(ranks):
