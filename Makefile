@@ -51,7 +51,7 @@ demo: build  ## the main job: train with and without clipping, per-layer norms, 
 	$(PY) -m gradkern demo
 
 # Side by side where pytest-xdist is there; threads that wait then leave the cores to others.
-SIDE_BY_SIDE = $(shell $(PY) -c "import xdist" 2>/dev/null && echo -n auto --maxprocesses 4 --dist loadfile)
+SIDE_BY_SIDE = $(shell $(PY) -c "import xdist" 2>/dev/null && printf %s "-n auto --maxprocesses 4 --dist loadfile")
 
 test: build cpp-test  ## the whole test suite
 	OMP_WAIT_POLICY=passive $(PY) -m pytest -q -m "not slow and not cuda" $(SIDE_BY_SIDE) $(PYTEST_FLAGS)

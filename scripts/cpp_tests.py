@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import subprocess
 import sys
@@ -35,9 +36,8 @@ def main() -> int:
         return 1
     if subprocess.run([tool("cmake"), "--build", str(build)], check=False).returncode:
         return 1
-    return subprocess.run(
-        [tool("ctest"), "--test-dir", str(build), "--output-on-failure"], check=False
-    ).returncode
+    test = [tool("ctest"), "--test-dir", str(build), "--output-on-failure", f"-j{os.cpu_count() or 1}"]
+    return subprocess.run(test, check=False).returncode
 
 
 if __name__ == "__main__":
