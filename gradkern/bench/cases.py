@@ -44,14 +44,15 @@ class Case:
     shapes: Callable[[], list[Shape]]
 
 
+#: Smallest first: memory that was used and freed makes small tensors slower to read.
 CASES = (
     Case("MLP, 6 tensors, 55 k elements", small_mlp),
+    Case("10,000 tensors of 256", lambda: [(256,)] * 10000),
+    Case("2,000 tensors of 4,096", lambda: [(4096,)] * 2000),
     Case("LSTM, 11 tensors, 20 M elements", lstm_language_model),
     Case("GPT-2 small, 148 tensors, 124 M elements", gpt2_small),
     Case("decoder, 291 tensors, 136 M elements", decoder_291),
-    Case("2,000 tensors of 4,096", lambda: [(4096,)] * 2000),
-    Case("10,000 tensors of 256", lambda: [(256,)] * 10000),
     Case("one tensor of 2^28", lambda: [(1 << 28,)]),
 )
 #: The four that a first look needs.
-QUICK_CASES = tuple(CASES[i] for i in (0, 1, 2, 4))
+QUICK_CASES = (CASES[0], CASES[2], CASES[3], CASES[4])
