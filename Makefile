@@ -19,8 +19,11 @@ endif
 export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 
 SOURCES := $(shell find csrc cmake -type f) CMakeLists.txt setup.py pyproject.toml
-# One stamp an interpreter and a choice about CUDA. After a change of torch: make -B build.
+# The stamp of the last build: of which interpreter and choice about CUDA. After a change of torch: make -B build.
 BUILT   := build/.built-$(subst /,_,$(PY))-cuda_$(or $(GRADKERN_CUDA),auto)
+ifeq ($(wildcard gradkern/_C*.so),)
+.PHONY: $(BUILT)
+endif
 
 .DEFAULT_GOAL := help
 .PHONY: help setup build demo test cpp-test slow-test sanitize bench lint format wheel clean
@@ -33,7 +36,7 @@ setup: $(READY)  ## virtual environment with the pinned dependencies
 
 ifneq ($(READY),)
 $(READY): constraints.txt pyproject.toml
-	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	$(PY) -m pip install $(PIP_FLAGS) -c constraints.txt torch==2.13.0
 	$(PY) -m pip install $(PIP_FLAGS) -c constraints.txt numpy pybind11 cmake ninja setuptools wheel \
 	    pytest pytest-timeout pytest-xdist hypothesis expecttest matplotlib ruff mypy \
@@ -45,7 +48,7 @@ build: $(BUILT)  ## compile the extension (seconds after touching one file)
 
 $(BUILT): $(READY) $(SOURCES)
 	$(INSTALL)
-	@mkdir -p build && touch $@
+	@mkdir -p build && rm -f build/.built-* && touch $@
 
 demo: build  ## the main job: train with and without clipping, per-layer norms, a picture
 	$(PY) -m gradkern demo

@@ -47,8 +47,10 @@ _LAZY = {
 
 def __getattr__(name: str) -> Any:
     """What not every program needs is imported when it is asked for."""
-    if name in _LAZY:
-        from importlib import import_module
+    from importlib import import_module
 
+    if name == "distributed":
+        return import_module("gradkern.distributed")
+    if name in _LAZY:
         return getattr(import_module(_LAZY[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

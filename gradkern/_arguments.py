@@ -47,7 +47,7 @@ def as_list(
 
 
 def as_number(operation: str, name: str, value: Any) -> float:
-    """`float(value)`, as torch does it; NaN is refused.
+    """`float(value)`, as torch does it; NaN is refused, except in compiled code.
 
     Raises:
         TypeError, ValueError, OverflowError: `value` cannot be converted, or is NaN.
@@ -62,6 +62,14 @@ def as_number(operation: str, name: str, value: Any) -> float:
         raise ValueError(
             f"[{operation}] {name}: expected a number, got a tensor of shape {tuple(value.shape)}"
         ) from error
-    if math.isnan(number):
+    # A traced number has no value yet.
+    if not torch.compiler.is_compiling() and math.isnan(number):
         raise ValueError(f"[{operation}] {name}: expected a number, got NaN")
     return number
+
+
+def as_limit(operation: str, name: str, value: Any) -> Any:
+    """`as_number`; but while a graph is traced a tensor stays one: its value is the graph's input."""
+    if torch.compiler.is_compiling() and isinstance(value, torch.Tensor):
+        return value
+    return as_number(operation, name, value)

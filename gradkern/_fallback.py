@@ -17,30 +17,30 @@ from torch.nn.utils import clip_grad as _torch
 
 from gradkern._load import DISABLED, REBUILD, C
 
-_clip_grad_norm_ = _torch.clip_grad_norm_
-_clip_grad_value_ = _torch.clip_grad_value_
-_get_total_norm = _torch._get_total_norm
-_clip_grads_with_norm_ = _torch._clip_grads_with_norm_
+torch_clip_grad_norm_ = _torch.clip_grad_norm_
+torch_clip_grad_value_ = _torch.clip_grad_value_
+torch_get_total_norm = _torch._get_total_norm
+torch_clip_grads_with_norm_ = _torch._clip_grads_with_norm_
 
 
 def clip_grad_norm_(parameters: Sequence[Tensor], *arguments: Any) -> Tensor:
     warn_of_missing_kernels(parameters)
-    return _clip_grad_norm_(parameters, *arguments)
+    return torch_clip_grad_norm_(parameters, *arguments)
 
 
 def clip_grad_value_(parameters: Sequence[Tensor], *arguments: Any) -> None:
     warn_of_missing_kernels(parameters)
-    _clip_grad_value_(parameters, *arguments)
+    torch_clip_grad_value_(parameters, *arguments)
 
 
 def get_total_norm(tensors: Sequence[Tensor], *arguments: Any) -> Tensor:
     warn_of_missing_kernels(tensors)
-    return _get_total_norm(tensors, *arguments)
+    return torch_get_total_norm(tensors, *arguments)
 
 
 def clip_grads_with_norm_(parameters: Sequence[Tensor], *arguments: Any) -> None:
     warn_of_missing_kernels(parameters)
-    _clip_grads_with_norm_(parameters, *arguments)
+    torch_clip_grads_with_norm_(parameters, *arguments)
 
 
 def warn_of_missing_kernels(tensors: Sequence[Tensor]) -> None:
@@ -86,11 +86,12 @@ def vector_norm(x: Tensor, norm_type: float) -> Tensor:
         return x.new_zeros(())
     if norm_type == 0:
         return (x != 0).sum().to(x.dtype)
-    if norm_type in (float("inf"), 1.0, -float("inf")):
-        return torch.linalg.vector_norm(x, norm_type)
+    if abs(norm_type) == float("inf"):
+        return x.amax() if norm_type > 0 else x.amin()
     reference = x.amax() if norm_type > 0 else x.amin()
     safe = torch.where((reference > 0) & reference.isfinite(), reference, torch.ones_like(reference))
-    return torch.linalg.vector_norm(x / safe, norm_type) * safe
+    # Not linalg.vector_norm: it adds up one after the other, sum() in cascades.
+    return ((x / safe) ** norm_type).sum() ** (1 / norm_type) * safe
 
 
 def measure(

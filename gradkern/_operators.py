@@ -13,7 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradkern._load import DISABLED  # registers the operators as well
+from gradkern import _fallback
+from gradkern._load import DISABLED, build_info  # registers the operators as well
+
+_CUDA = bool(build_info().get("cuda"))
 
 
 def _fake(name: str) -> Any:
@@ -41,8 +44,8 @@ def _(grads: Sequence[Tensor], max_norm: float, norm_type: float, error_if_nonfi
     return _scalar(grads)
 
 
-@_fake("clip_with_norm_")
-def _(grads: Sequence[Tensor], max_norm: float, total_norm: Tensor) -> None:
+@_fake("scale_")
+def _(grads: Sequence[Tensor], factor: Tensor) -> None:
     return None
 
 
@@ -70,10 +73,11 @@ def _is_sharded(tensors: Sequence[Tensor]) -> bool:
     return any(isinstance(t, DTensor) for t in tensors)
 
 
-def _outside_the_graph(name: str, *arguments: Any) -> Any:
+def outside(name: str, *arguments: Any, **groups: Any) -> Any:
+    """Call a function of gradkern.functional between two graphs."""
     from gradkern._graph_break import outside_the_graph  # takes the compiler, which is there already
 
-    return outside_the_graph(name, *arguments)
+    return outside_the_graph(name, *arguments, **groups)
 
 
 def gradients(operation: str, parameters: Sequence[Tensor]) -> list[Tensor]:
@@ -87,42 +91,73 @@ def gradients(operation: str, parameters: Sequence[Tensor]) -> list[Tensor]:
     return grads
 
 
+def _has_kernels(grads: Sequence[Tensor]) -> bool:
+    """Whether the operators are implemented for these; other devices are left to torch."""
+    usable = ("cpu", "cuda") if _CUDA else ("cpu",)
+    return all(g.device.type in usable and g.layout is torch.strided for g in grads)
+
+
+def _scale(grads: Sequence[Tensor], max_norm: Any, total: Tensor) -> None:
+    """The formula of csrc/core/clip.h with tensors: a limit that changes from call to call, or lies on a
+    device, is an input of the graph then and not a constant of it."""
+    by_device: dict[torch.device, list[Tensor]] = {}
+    for grad in grads:
+        by_device.setdefault(grad.device, []).append(grad)
+    for device, listed in by_device.items():
+        one = torch.ones((), dtype=torch.float64, device=device)
+        limit = one * (max_norm.to(device) if isinstance(max_norm, Tensor) else max_norm)
+        ratio = limit / (total.to(device).double() + 1e-6)
+        torch.ops.gradkern.scale_(listed, torch.where((ratio >= 1) | limit.isposinf(), one, ratio))
+
+
 def get_total_norm(tensors: Sequence[Tensor], norm_type: float, error_if_nonfinite: bool) -> Tensor:
     if not tensors:
         return torch.tensor(0.0)
     if _is_sharded(tensors):
-        return _outside_the_graph("get_total_norm", tensors, norm_type, error_if_nonfinite)
+        return outside("get_total_norm", tensors, norm_type, error_if_nonfinite)
+    if not _has_kernels(tensors):
+        return _fallback.torch_get_total_norm(tensors, norm_type, error_if_nonfinite)
     if error_if_nonfinite:  # the check is inside the operator; a max_norm of inf never writes
         return torch.ops.gradkern.clip_(list(tensors), float("inf"), norm_type, True)
     return torch.ops.gradkern.total_norm(list(tensors), norm_type)
 
 
 def clip_grad_norm_(
-    parameters: Sequence[Tensor], max_norm: float, norm_type: float, error_if_nonfinite: bool
+    parameters: Sequence[Tensor], max_norm: Any, norm_type: float, error_if_nonfinite: bool
 ) -> Tensor:
     if _is_sharded(parameters):
-        return _outside_the_graph("clip_grad_norm_", parameters, max_norm, norm_type, error_if_nonfinite)
+        return outside("clip_grad_norm_", parameters, max_norm, norm_type, error_if_nonfinite)
     grads = gradients("clip_grad_norm_", parameters)
     if not grads:
         return torch.tensor(0.0)
+    if not _has_kernels(grads):
+        return _fallback.torch_clip_grad_norm_(parameters, max_norm, norm_type, error_if_nonfinite)
     if error_if_nonfinite:  # something empty for every missing gradient: the message counts parameters
-        grads = [torch.empty(0, device=p.device) if p.grad is None else p.grad for p in parameters]
-    return torch.ops.gradkern.clip_(grads, max_norm, norm_type, error_if_nonfinite)
+        listed = [torch.empty(0, device=p.device) if p.grad is None else p.grad for p in parameters]
+        total = torch.ops.gradkern.clip_(listed, float("inf"), norm_type, True)
+    else:
+        total = torch.ops.gradkern.total_norm(grads, norm_type)
+    _scale(grads, max_norm, total)
+    return total
 
 
-def clip_grads_with_norm_(parameters: Sequence[Tensor], max_norm: float, total_norm: Tensor) -> None:
+def clip_grads_with_norm_(parameters: Sequence[Tensor], max_norm: Any, total_norm: Tensor) -> None:
     if _is_sharded([*parameters, total_norm]):
-        _outside_the_graph("clip_grads_with_norm_", parameters, max_norm, total_norm)
+        outside("clip_grads_with_norm_", parameters, max_norm, total_norm)
         return
     grads = gradients("clip_grads_with_norm_", parameters)
-    if grads:
-        torch.ops.gradkern.clip_with_norm_(grads, max_norm, total_norm)
+    if not _has_kernels(grads):
+        _fallback.torch_clip_grads_with_norm_(parameters, max_norm, total_norm)
+    elif grads:
+        _scale(grads, max_norm, total_norm)
 
 
 def clip_grad_value_(parameters: Sequence[Tensor], clip_value: float) -> None:
     if _is_sharded(parameters):
-        _outside_the_graph("clip_grad_value_", parameters, clip_value)
+        outside("clip_grad_value_", parameters, clip_value)
         return
     grads = gradients("clip_grad_value_", parameters)
-    if grads:
+    if not _has_kernels(grads):
+        _fallback.torch_clip_grad_value_(parameters, clip_value)
+    elif grads:
         torch.ops.gradkern.clip_value_(grads, clip_value)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from gradkern.bench.command import add_command as add_bench
 from gradkern.commands import add_commands as add_looking
 from gradkern.demo.command import add_command as add_demo
+from gradkern.version import __version__
 
 
 def _info(_: argparse.Namespace) -> int:
@@ -23,7 +24,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="gradkern", description="Gradient norms, clipping and diagnosis for PyTorch."
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    parser.add_argument("--version", action="version", version=f"gradkern {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     info = commands.add_parser("info", help="what was compiled, and what this machine uses of it")
     info.set_defaults(run=_info)
     add_demo(commands)
@@ -34,7 +36,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status is 0 if it succeeded."""
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.command is None:
+        parser.print_help()
+        return 2
     status: int = arguments.run(arguments)
     return status
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from gradkern import _general, _verify
+from gradkern import _amp, _general, _verify
 from gradkern._arguments import as_number
 from gradkern._fold import OptimizerHandover
 from gradkern._general import Groups
@@ -84,16 +84,15 @@ class GradClipper:
         pp_group: ProcessGroup | None = None,
         counted_elsewhere: Callable[[str], bool] | None = None,
     ) -> None:
-        self.max_norm = as_number("GradClipper", "max_norm", max_norm)
+        self.max_norm = max_norm
         self.norm_type = as_number("GradClipper", "norm_type", norm_type)
-        if on_nonfinite not in get_args(OnNonfinite):
-            policies = ", ".join(get_args(OnNonfinite))
-            raise ValueError(f"[GradClipper] on_nonfinite: expected one of {policies}, got {on_nonfinite!r}")
-        self.on_nonfinite: OnNonfinite = on_nonfinite
+        self.on_nonfinite = on_nonfinite
         self._plan = ParameterPlan("GradClipper", params)
-        if not self._plan.params:
+        if not self._plan.params and process_group is None and pp_group is None:
             raise ValueError("[GradClipper] params: expected at least one parameter, got none")
         _check_optimizer(optimizer, on_nonfinite, fold)
+        if fold and optimizer is not None:
+            _check_folded(optimizer, self._plan)
         self._handover = None if optimizer is None else OptimizerHandover(optimizer)
         self._fold = fold
         inside = None if in_process_group is None else (lambda i: in_process_group(self._plan.names[i]))
@@ -102,6 +101,27 @@ class GradClipper:
         self._cache = _general.Cache()
         plan = self._plan
         _general.agree("GradClipper", plan.params, plan.names, self.norm_type, self._groups, self._cache)
+
+    @property
+    def max_norm(self) -> float:
+        """Largest norm to leave; can be set between steps."""
+        return self._max_norm
+
+    @max_norm.setter
+    def max_norm(self, value: float) -> None:
+        self._max_norm = as_number("GradClipper", "max_norm", value)
+
+    @property
+    def on_nonfinite(self) -> OnNonfinite:
+        """What happens when a gradient holds inf or NaN; can be set between steps."""
+        return self._on_nonfinite
+
+    @on_nonfinite.setter
+    def on_nonfinite(self, value: OnNonfinite) -> None:
+        if value not in get_args(OnNonfinite):
+            policies = ", ".join(get_args(OnNonfinite))
+            raise ValueError(f"[GradClipper] on_nonfinite: expected one of {policies}, got {value!r}")
+        self._on_nonfinite: OnNonfinite = value
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -137,6 +157,8 @@ class GradClipper:
             No host-device synchronisation, except for "raise".
         """
         params = self._plan.current()
+        if scaler is not None and not scaler.is_enabled():
+            scaler = None  # GradScaler(enabled=False) scales nothing and skips nothing
         if self._handover is not None:
             self._handover.clear()
         columns = None
@@ -191,6 +213,10 @@ class GradClipper:
         policy = "skip" if inverse is not None and self.on_nonfinite == "propagate" else self.on_nonfinite
         verdict = _general.decide(columns, self.max_norm, policy)
         if policy == "raise":
+            if scaler is not None and inverse is not None and bool(verdict.bad):
+                _amp.record(
+                    scaler, self._stepped(optimizer), params, verdict.bad
+                )  # update() lowers the scale
             _general.raise_if_bad(columns, verdict, self._plan.names, "GradClipper.clip_")
         factor = verdict.coef if inverse is None else verdict.coef * inverse
         if self._fold:
@@ -198,8 +224,6 @@ class GradClipper:
         else:
             _general.apply(params, factor, verdict.bad if policy == "zero" else None, self._cache.held)
         if scaler is not None and inverse is not None:
-            from gradkern import _amp
-
             _amp.record(scaler, self._stepped(optimizer), params, verdict.bad)
         del columns["nonfinite_total"]
         if inverse is not None:
@@ -226,8 +250,6 @@ class GradClipper:
     ) -> float | Tensor | None:
         if scaler is None:
             return None
-        from gradkern import _amp
-
         return _amp.begin(scaler, self._stepped(optimizer), params, self._plan.names)
 
     def _hand_over(self, verdict: _general.Verdict, factor: Tensor, scaler: GradScaler | None) -> None:
@@ -240,7 +262,28 @@ class GradClipper:
         )
 
 
+def _check_folded(optimizer: torch.optim.Optimizer, plan: ParameterPlan) -> None:
+    """The optimizer divides its own parameters' gradients: they have to be the clipper's."""
+    stepped = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    for param, name in zip(plan.params, plan.names):
+        if param.requires_grad and id(param) not in stepped:
+            raise ValueError(
+                f"[GradClipper] fold: expected an optimizer of all the clipper's parameters, got one without "
+                f"'{name}', which nothing would clip"
+            )
+    foreign = len(stepped - set(map(id, plan.params)))
+    if foreign:
+        raise ValueError(
+            f"[GradClipper] fold: expected an optimizer of the clipper's parameters alone, got one with "
+            f"{foreign} more, which would be scaled without being counted"
+        )
+
+
 def _check_optimizer(optimizer: torch.optim.Optimizer | None, on_nonfinite: str, fold: bool) -> None:
+    if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
+        raise TypeError(
+            f"[GradClipper] optimizer: expected a torch.optim.Optimizer, got {type(optimizer).__name__}"
+        )
     if optimizer is not None and on_nonfinite != "skip" and not fold:
         raise ValueError(
             "[GradClipper] optimizer: expected only with on_nonfinite='skip' or fold=True, got "

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from gradkern import _fallback, _operators, _route, _verify
-from gradkern._arguments import as_list, as_number
+from gradkern._arguments import as_limit, as_list, as_number
 from gradkern._load import DISABLED, VERIFY, C
 
 if TYPE_CHECKING:
@@ -78,12 +78,15 @@ def clip_grad_norm_(
     """
     operation = "clip_grad_norm_"
     params = as_list(operation, parameters)
-    max_norm = as_number(operation, "max_norm", max_norm)
+    max_norm = as_limit(operation, "max_norm", max_norm)
     norm_type = as_number(operation, "norm_type", norm_type)
+    grouped = process_group is not None or pp_group is not None
     if torch.compiler.is_compiling() and not DISABLED:
+        if grouped:
+            arguments = params, max_norm, norm_type, error_if_nonfinite, foreach
+            return _operators.outside(operation, *arguments, process_group=process_group, pp_group=pp_group)
         return _operators.clip_grad_norm_(params, max_norm, norm_type, error_if_nonfinite)
     total: Tensor | None = None
-    grouped = process_group is not None or pp_group is not None
     before = _verify.snapshot(params) if VERIFY and not DISABLED and not grouped else None
     if not DISABLED and not grouped:
         total = C.clip_grad_norm_(params, max_norm, norm_type, bool(error_if_nonfinite))
@@ -129,10 +132,13 @@ def get_total_norm(
     operation = "get_total_norm"
     items = as_list(operation, tensors, "tensors")
     norm_type = as_number(operation, "norm_type", norm_type)
+    grouped = process_group is not None or pp_group is not None
     if torch.compiler.is_compiling() and not DISABLED:
+        if grouped:
+            arguments = items, norm_type, error_if_nonfinite, foreach
+            return _operators.outside(operation, *arguments, process_group=process_group, pp_group=pp_group)
         return _operators.get_total_norm(items, norm_type, error_if_nonfinite)
     total: Tensor | None = None
-    grouped = process_group is not None or pp_group is not None
     if not DISABLED and not grouped:
         total = C.get_total_norm(items, norm_type, bool(error_if_nonfinite))
     if total is None and (grouped or _route.is_distributed(items)):
@@ -170,7 +176,7 @@ def clip_grads_with_norm_(
     """
     operation = "clip_grads_with_norm_"
     params = as_list(operation, parameters)
-    max_norm = as_number(operation, "max_norm", max_norm)
+    max_norm = as_limit(operation, "max_norm", max_norm)
     if not isinstance(total_norm, Tensor):
         number = total_norm if total_norm != total_norm else as_number(operation, "total_norm", total_norm)
         total_norm = torch.tensor(number, dtype=torch.float64)

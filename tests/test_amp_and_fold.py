@@ -218,3 +218,39 @@ def test_a_scale_on_a_device_gives_what_a_number_gives(norm_type):
     tensor = measure_columns("test", params, names, norm_type, False, torch.tensor(0.25, dtype=torch.float64))
     for key in ("norm", "l2_norm", "max_abs", "total_norm"):
         assert torch.equal(number[key], tensor[key]), key
+
+
+def test_a_disabled_scaler_is_none():
+    model, x = model_and_input()
+    optimizer = FUSED["AdamW"](model.parameters())
+    scaler = GradScaler("cpu", enabled=False)
+    scaled_backward(model, x, scaler, poison=True)
+    before = [p.detach().clone() for p in model.parameters()]
+    clipper = gradkern.GradClipper(model, 1.0, on_nonfinite="skip", optimizer=optimizer)
+    assert clipper.clip_(scaler=scaler, optimizer=optimizer).skip_step
+    scaler.step(optimizer)
+    scaler.update()
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters()))
+
+
+def test_after_a_raise_the_scale_can_fall():
+    model, x = model_and_input()
+    optimizer = FUSED["SGD"](model.parameters())
+    scaler = GradScaler("cpu", init_scale=1024.0)
+    scaled_backward(model, x, scaler, poison=True)
+    before = [p.grad.clone() for p in model.parameters()]
+    with pytest.raises(RuntimeError, match=r"expected finite gradients, got inf or NaN in: '2.weight'"):
+        gradkern.GradClipper(model, 1.0, on_nonfinite="raise").clip_(scaler=scaler, optimizer=optimizer)
+    assert all(torch.equal(a, p.grad) for a, p in zip(before, model.parameters()))
+    scaler.update()
+    assert scaler.get_scale() == 512.0
+
+
+def test_fold_needs_an_optimizer_of_the_same_parameters():
+    model, _ = model_and_input()
+    first = FUSED["SGD"](model[0].parameters())
+    with pytest.raises(ValueError, match=r"got one without '2.weight', which nothing would clip"):
+        gradkern.GradClipper(model, 1.0, optimizer=first, fold=True)
+    whole = FUSED["SGD"](model.parameters())
+    with pytest.raises(ValueError, match=r"got one with 2 more, which would be scaled without being counted"):
+        gradkern.GradClipper(model[0], 1.0, optimizer=whole, fold=True)

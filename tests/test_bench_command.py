@@ -33,6 +33,12 @@ def models(tmp_path, monkeypatch):
         "    return model\n"
         "def frozen():\n"
         "    return build().requires_grad_(False)\n"
+        "def lazy():\n"
+        "    return torch.nn.LazyLinear(3)\n"
+        "def float8():\n"
+        "    return torch.nn.Linear(2, 2).to(torch.float8_e4m3fn)\n"
+        "def sized(width):\n"
+        "    return build()\n"
         "def number():\n"
         "    return 3\n"
         "constant = 3\n"
@@ -134,6 +140,19 @@ def test_a_dtype_for_all(models):
             "bench_models:number",
             "bench_models:number: expected an nn.Module to be returned, got int",
         ),
+        (
+            "bench_models:lazy",
+            "bench_models:lazy: expected parameters with a shape, 'weight' has none before the first forward",
+        ),
+        (
+            "bench_models:float8",
+            "bench_models:float8: expected parameters of float32, bfloat16, float16, float64, got "
+            "torch.float8_e4m3fn; --dtype sets one",
+        ),
+        (
+            "bench_models:sized",
+            "bench_models:sized() raised TypeError: sized() missing 1 required positional argument: 'width'",
+        ),
         ("bench_models:frozen", "bench_models:frozen: no parameter of the model requires a gradient"),
     ],
 )
@@ -141,6 +160,19 @@ def test_a_wrong_model_is_named(models, capsys, name, message):
     assert main(["bench", "--model", name]) == 2
     captured = capsys.readouterr()
     assert captured.err == f"gradkern bench: {message}\n" and captured.out == ""
+
+
+def test_a_path_that_cannot_be_written_is_found_out_first(models, capsys):
+    assert (
+        main(["bench", "--model", "bench_models:build", "--device", "cpu", "--json", "no/such/x.json"]) == 2
+    )
+    captured = capsys.readouterr()
+    assert "no/such/x.json" in captured.err and captured.out == ""
+
+
+def test_without_a_command_the_commands_are_listed(capsys):
+    assert main([]) == 2
+    assert "clipping beside torch on this machine" in capsys.readouterr().out
 
 
 def test_a_device_that_is_not_there(capsys, monkeypatch):

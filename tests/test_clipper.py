@@ -337,3 +337,19 @@ class TestSizesThatChange:
         stats = clipper.clip_()
         assert stats.numel == (16,)
         assert stats.rms.tolist() == [2.0]
+
+
+def test_what_is_set_between_steps_is_checked():
+    param = torch.nn.Parameter(torch.zeros(2))
+    param.grad = torch.tensor([3.0, 4.0])
+    clipper = gradkern.GradClipper([param], 1.0)
+    with pytest.raises(ValueError, match=r"\[GradClipper\] max_norm: expected a number, got NaN"):
+        clipper.max_norm = math.nan
+    with pytest.raises(ValueError, match=r"\[GradClipper\] max_norm: expected a number, got 'much'"):
+        clipper.max_norm = "much"
+    with pytest.raises(ValueError, match=r"on_nonfinite: expected one of propagate, .*, got 'rase'"):
+        clipper.on_nonfinite = "rase"
+    clipper.max_norm = 2.5
+    assert clipper.clip_().clip_coef.item() == pytest.approx(0.5)
+    with pytest.raises(TypeError, match=r"optimizer: expected a torch.optim.Optimizer, got str"):
+        gradkern.GradClipper([param], 1.0, on_nonfinite="skip", optimizer="adam")

@@ -25,7 +25,7 @@ OPCHECKS = {
     "total_norm of order 3": lambda g: (ops.total_norm, (g, 3.0)),
     "clip_": lambda g: (ops.clip_, (g, 0.1, 2.0, False)),
     "clip_ that writes nothing": lambda g: (ops.clip_, (g, math.inf, 2.0, True)),
-    "clip_with_norm_": lambda g: (ops.clip_with_norm_, (g, 0.1, torch.tensor(3.0))),
+    "scale_": lambda g: (ops.scale_, (g, torch.tensor(0.1, dtype=torch.float64))),
     "clip_value_": lambda g: (ops.clip_value_, (g, 0.1)),
     "measure": lambda g: (ops.measure, (g, 2.0, False)),
     "measure with zeros": lambda g: (ops.measure, (g, 1.0, True)),
@@ -52,7 +52,7 @@ def test_declared_mutation():
     for name, mutates in {
         "total_norm": False,
         "clip_": True,
-        "clip_with_norm_": True,
+        "scale_": True,
         "clip_value_": True,
         "measure": False,
     }.items():
@@ -120,7 +120,8 @@ def step(weight, bias, x):
     loss = torch.tanh(x @ weight + bias).square().sum() * 10
     found = torch.autograd.grad(loss, (weight, bias))
     total = gradkern.get_total_norm(found)
-    torch.ops.gradkern.clip_with_norm_(list(found), 0.5, total)
+    factor = torch.clamp(0.5 / (total.double() + 1e-6), max=1.0)
+    torch.ops.gradkern.scale_(list(found), factor)
     return total, found
 
 
@@ -147,6 +148,44 @@ def test_no_recompilation_on_later_calls():
                 p.grad = torch.randn_like(p)
         compiled(params)
     assert counter.frame_count == 1
+
+
+CHANGING = {
+    "max_norm": lambda ps, x: gradkern.clip_grad_norm_(ps, x),
+    "max_norm of a split clip": lambda ps, x: gradkern.clip_grads_with_norm_(ps, x, torch.tensor(3.0)),
+}
+
+
+@pytest.mark.parametrize("function", CHANGING.values(), ids=CHANGING.keys())
+@pytest.mark.parametrize("make", [float, torch.tensor, lambda x: torch.tensor(x, dtype=torch.float64)])
+def test_a_limit_that_changes_is_no_reason_to_compile_again(function, make):
+    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(function, fullgraph=True, backend=counter)
+    for step in range(12):
+        params, expected = (list(model_with_gradients().parameters()) for _ in range(2))
+        limit = 0.5 + step / 8
+        got, want = compiled(params, make(limit)), function(expected, limit)
+        assert (got is None) == (want is None) and (got is None or ref.bits(got) == ref.bits(want))
+        for a, b in zip(params, expected):
+            assert a.grad is None or ref.bits(a.grad) == ref.bits(b.grad)
+    assert counter.frame_count <= 2  # torch's own: a constant first, then a variable
+
+
+def test_an_infinite_limit_never_writes_in_a_graph_either():
+    params = parameters([torch.tensor([1.0, math.nan])])
+    total = torch.compile(lambda ps: gradkern.clip_grad_norm_(ps, math.inf), fullgraph=True, backend="eager")(
+        params
+    )
+    assert math.isnan(total) and params[0].grad[0].item() == 1.0
+
+
+def test_sparse_gradients_are_left_to_torch_in_a_graph(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        gradkern._fallback, "torch_clip_grad_norm_", lambda *a: asked.append(len(a)) or torch.ones(())
+    )
+    params = parameters([torch.ones(3).to_sparse()])
+    assert gradkern._operators.clip_grad_norm_(params, 1.0, 2.0, False) == 1 and asked == [4]
 
 
 def test_error_if_nonfinite_raises_from_compiled_code():

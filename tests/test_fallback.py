@@ -211,6 +211,8 @@ for seed, dtype in enumerate(DTYPES):
             gradkern.GradClipper(parameters(grads), 0.5, norm_type=p, on_nonfinite=policy).clip_()
             if not dtype.is_complex:
                 gradkern.clip_grad_value_(parameters([g for g in grads if not g.is_sparse]), 0.5)
+for p in (1.0, 2.0, 3.0):  # a sum of many equal numbers, added one by one, would be off
+    gradkern.clip_grad_norm_(parameters([torch.full((1_000_000,), 0.1, dtype=torch.float64)]), 1e9, p)
 for poison in (1.0, math.inf):
     params = parameters([torch.randn(9), torch.randn(5) * poison])
     optimizer = torch.optim.SGD(params, lr=0.1, fused=True)

@@ -9,7 +9,7 @@ namespace {
 [[noreturn]] void missing(const CallSite& site) {
   TORCH_CHECK(false, "[", site.operation, "] this build of gradkern has no CUDA kernels. Rebuild it ",
               "where nvcc is installed: GRADKERN_CUDA=1 pip install --no-build-isolation ",
-              "--force-reinstall --no-deps gradkern");
+              "--force-reinstall --no-deps PATH_TO_CHECKOUT (or there: make -B build)");
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 // mutation. Their fakes and what autograd sees are in gradkern/_operators.py.
 #include <torch/library.h>
 
+#include "bindings/cuda_backend.h"
 #include "bindings/engine.h"
 
 namespace gradkern {
@@ -23,8 +24,11 @@ at::Tensor clip_op(at::TensorList grads, double max_norm, double norm_type, bool
   return clip({"clip_grad_norm_", "parameters"}, as_list(grads), request).measured.total_norm;
 }
 
-void clip_with_norm_op(at::TensorList grads, double max_norm, const at::Tensor& total_norm) {
-  clip_with_norm({"clip_grads_with_norm_", "parameters"}, as_list(grads), max_norm, total_norm);
+void scale_op(at::TensorList grads, const at::Tensor& factor) {
+  const CallSite site{"clip_grad_norm_", "parameters"};
+  const GradList list = as_list(grads);
+  if (cuda_backend::handles(list)) cuda_backend::scale_by(site, list, factor);
+  else scale(site, list, factor.item<double>());
 }
 
 void clip_value_op(at::TensorList grads, double clip_value_limit) {
@@ -48,7 +52,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tenso
 TORCH_LIBRARY(gradkern, m) {
   m.def("total_norm(Tensor[] grads, float norm_type) -> Tensor");
   m.def("clip_(Tensor(a!)[] grads, float max_norm, float norm_type, bool error_if_nonfinite) -> Tensor");
-  m.def("clip_with_norm_(Tensor(a!)[] grads, float max_norm, Tensor total_norm) -> ()");
+  m.def("scale_(Tensor(a!)[] grads, Tensor factor) -> ()");  // float64, on the gradients' device
   m.def("clip_value_(Tensor(a!)[] grads, float clip_value) -> ()");
   m.def("measure(Tensor[] grads, float norm_type, bool count_zeros)"
         " -> (Tensor norm, Tensor l2_norm, Tensor max_abs, Tensor nonfinite, Tensor zeros, Tensor total_norm)");
@@ -58,7 +62,7 @@ namespace {
 void implement(torch::Library& m) {
   m.impl("total_norm", gradkern::total_norm_op);
   m.impl("clip_", gradkern::clip_op);
-  m.impl("clip_with_norm_", gradkern::clip_with_norm_op);
+  m.impl("scale_", gradkern::scale_op);
   m.impl("clip_value_", gradkern::clip_value_op);
   m.impl("measure", gradkern::measure_op);
 }

@@ -25,7 +25,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     """Register the subcommand."""
     parser = commands.add_parser(
         "bench",
-        help="clipping beside torch on this machine, on your model's gradients if you name it",
+        help="clipping beside torch on this machine, on gradients of your model's shapes",
         description="Times clip_grad_norm_ and measure beside torch's clip_grad_norm_, call by call, in "
         "turns, and compares both norms with float64. Takes about 15 seconds.",
     )
@@ -55,6 +55,11 @@ def run_command(arguments: argparse.Namespace) -> int:
         _run(arguments)
     except KeyboardInterrupt:
         return 130
+    except RuntimeError as error:
+        if "alloc" not in str(error) and "out of memory" not in str(error):
+            raise
+        print(f"gradkern bench: gradients do not fit the memory: {error}", file=sys.stderr)
+        return 2
     except (LayoutError, OSError) as error:
         print(f"gradkern bench: {error}", file=sys.stderr)
         return 2
@@ -72,6 +77,8 @@ def _run(arguments: argparse.Namespace) -> None:
     if device == "cuda" and not torch.cuda.is_available():
         raise OSError("--device cuda: torch finds no CUDA device here")
     layouts = list(_layouts(arguments.model, arguments.dtype))
+    if arguments.json is not None:
+        arguments.json.touch()  # a path that cannot be written is found out before anything is timed
     about = _about(device)
     print(", ".join(f"{key} {value}" for key, value in about.items()))
     heads = "".join(f"{head:>{WIDTH}}" for head in (*COLUMNS.values(), "torch/gradkern"))

@@ -12,6 +12,10 @@ from torch import nn
 
 from gradkern.bench.cases import Case, Shape
 
+DTYPES = {
+    str(d).removeprefix("torch."): d for d in (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+}
+
 #: Shape and dtype of every gradient.
 Layout = Sequence[tuple[Shape, torch.dtype]]
 
@@ -33,12 +37,26 @@ def model_layout(name: str, dtype: torch.dtype | None = None) -> Layout:
             module is looked for in the current folder too.
         dtype: of all gradients; default: each parameter's own.
     """
-    model = _function(name)()
+    function = _function(name)
+    try:
+        model = function()
+    except Exception as error:
+        raise LayoutError(f"{name}() raised {type(error).__name__}: {error}") from error
     if not isinstance(model, nn.Module):
         raise LayoutError(f"{name}: expected an nn.Module to be returned, got {type(model).__name__}")
+    lazy = next((n for n, p in model.named_parameters() if nn.parameter.is_lazy(p)), None)
+    if lazy is not None:
+        raise LayoutError(
+            f"{name}: expected parameters with a shape, '{lazy}' has none before the first forward"
+        )
     layout = [(tuple(p.shape), dtype or p.dtype) for p in model.parameters() if p.requires_grad]
     if not layout:
         raise LayoutError(f"{name}: no parameter of the model requires a gradient")
+    other = next((kind for _, kind in layout if kind not in DTYPES.values()), None)
+    if other is not None:
+        raise LayoutError(
+            f"{name}: expected parameters of {', '.join(DTYPES)}, got {other}; --dtype sets one"
+        )
     return layout
 
 
@@ -52,6 +70,8 @@ def _function(name: str) -> Callable[[], object]:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise LayoutError(f"{name}: {error}") from error
+    except (ImportError, SyntaxError, TypeError, ValueError) as error:
+        raise LayoutError(f"{name}: {type(error).__name__}: {error}") from error
     function = getattr(module, attribute, None)
     if not callable(function):
         raise LayoutError(f"{name}: {module_name} has no function {attribute!r}")

@@ -63,7 +63,7 @@ def run_command(arguments: argparse.Namespace) -> int:
 def _prepare(arguments: argparse.Namespace) -> None:
     """What can fail fails before minutes of training."""
     if not arguments.no_picture and importlib.util.find_spec("matplotlib") is None:
-        raise RuntimeError("the picture needs matplotlib: pip install 'gradkern[demo]', or use --no-picture")
+        raise RuntimeError("the picture needs matplotlib: pip install matplotlib, or use --no-picture")
     output: Path = arguments.output
     try:
         output.mkdir(parents=True, exist_ok=True)

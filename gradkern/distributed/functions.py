@@ -77,7 +77,7 @@ def clip_grad_value_(params: Sequence[Tensor], clip_value: float) -> None:
     holders = []
     for shard in written_shards(grads):
         if shard is not None:
-            holder = torch.empty_like(shard, requires_grad=False)
+            holder = torch.empty((), dtype=shard.dtype, device=shard.device).expand(shard.shape)
             holder.grad = shard
             holders.append(holder)
     functional.clip_grad_value_(holders, clip_value)
@@ -107,6 +107,6 @@ def _raise_if_nonfinite(together: Distributed, total: Tensor, norm_type: float, 
     where = f"on this rank: {listed}{more}" if found else "none on this rank"
     raise RuntimeError(
         f"[{together.operation}] The total norm of order {norm_type} for gradients from `parameters` is "
-        f"non-finite, so it cannot be clipped. Non-finite {where}. Gradients are unchanged on every rank; to "
+        f"non-finite, so it cannot be clipped. Non-finite {where}. Gradients are unchanged; to "
         "scale them by the non-finite norm anyway, set `error_if_nonfinite=False`."
     )

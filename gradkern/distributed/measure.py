@@ -56,9 +56,12 @@ class Distributed:
         #: What this rank holds, and what in-place operations write to.
         self.held: list[Tensor | None] = held
         self._counted = [h if c else None for h, c in zip(held, plan.counted)]
+        added: dict[int, Tensor | None] = {}  # a gradient listed twice stays one tensor
         for position in plan.partial:
-            added = _resolved(grads[position])  # a collective, whoever counts the sum
-            self._counted[position] = added if plan.counted[position] else None
+            grad = grads[position]
+            if id(grad) not in added:
+                added[id(grad)] = _resolved(grad)  # a collective, whoever counts the sum
+            self._counted[position] = added[id(grad)] if plan.counted[position] else None
 
     @property
     def report(self) -> torch.dtype:

@@ -28,6 +28,7 @@ from gradkern.monitor.history import History
 from gradkern.monitor.layouts import Layouts
 from gradkern.monitor.lifetime import follow
 from gradkern.monitor.occasional import Occasional
+from gradkern.monitor.ranks import agree_on_step
 from gradkern.monitor.recorder import Recorder
 from gradkern.monitor.transfer import PinnedPool
 from gradkern.names import NamedParameters
@@ -108,9 +109,19 @@ class GradMonitor:
         self._unusable = ""
         self._recorder: Recorder | None = None
         self._step = 0
-        if active:
-            meta = describe_run(optimizer, self.every, update_every, self._histogram_every, rank)
-            self._start(meta, sinks, update_every)
+        failed = True
+        try:
+            if active:
+                meta = describe_run(optimizer, self.every, update_every, self._histogram_every, rank)
+                self._start(meta, sinks, update_every)
+            failed = False
+        finally:
+            self._step = agree_on_step(self._plan.params, self._step, failed)
+        self._count_on()
+
+    def _count_on(self) -> None:
+        if self._recorder is not None:
+            self._occasional.step = self._step
 
     def _start(self, meta: dict[str, Any], sinks: Iterable[Sink | str], update_every: int) -> None:
         made = make_sinks(sinks)
@@ -124,7 +135,6 @@ class GradMonitor:
         self._occasional = Occasional(  # an optimizer keeps its hooks alive, and must not keep the monitor
             self._optimizer, self._plan, self._layouts, update_every, self._pool, self._recorder.submit
         )
-        self._occasional.step = self._step
         follow(self)
 
     # ---- recording ----
@@ -237,8 +247,7 @@ class GradMonitor:
         in the file: ``History.open(run, superseded=True)``).
         """
         self._step = as_step(state["step"])
-        if self._recorder is not None:
-            self._occasional.step = self._step
+        self._count_on()
 
     def close(self) -> None:
         """Write what is left, close the file and the sinks, take the hooks off. Twice does no harm."""

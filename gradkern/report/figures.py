@@ -18,7 +18,9 @@ try:
     from matplotlib.colors import ListedColormap, LogNorm, to_rgba
     from matplotlib.figure import Figure
 except ImportError as error:
-    raise ImportError("gradkern's pictures need matplotlib: pip install 'gradkern[monitor]'") from error
+    raise ImportError(
+        "gradkern's pictures need matplotlib: pip install matplotlib (extra: gradkern[monitor])"
+    ) from error
 
 
 class RunFigure(Figure):

@@ -5,7 +5,7 @@ from __future__ import annotations
 try:
     import rich  # noqa: F401
 except ImportError as error:
-    raise ImportError("the live view needs rich: pip install 'gradkern[monitor]'") from error
+    raise ImportError("the live view needs rich: pip install rich (extra: gradkern[monitor])") from error
 
 from gradkern.watch.live import show_once, watch
 

@@ -203,3 +203,17 @@ def tied_job() -> None:
 
 def test_a_parameter_listed_twice_counts_once(ranks):
     ranks(2)(tied_job)
+
+
+def partial_twice_job() -> None:
+    mesh = models.mesh_1d()
+    p = torch.nn.Parameter(DTensor.from_local(torch.zeros(16), mesh, [models.Replicate()]))
+    p.grad = DTensor.from_local(torch.ones(16), mesh, [models.Partial()])  # 2 everywhere, once added
+    close(gradkern.clip_grad_norm_([p, p], math.inf), 8.0)
+    stats = gradkern.GradClipper([("a", p), ("b", p)], math.inf).clip_()
+    close(stats.total_norm, 8.0)
+    assert stats.norm.tolist() == [8.0, 8.0]
+
+
+def test_a_partial_gradient_listed_twice_counts_once(ranks):
+    ranks(2)(partial_twice_job)

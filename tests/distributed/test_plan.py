@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -161,7 +162,7 @@ def compile_job() -> None:
     for index, function in enumerate(functions):
         torch._dynamo.reset()
         models.fill(model, gradients)
-        message = "gradkern: gradients that are DTensors are clipped outside the graph"
+        message = "gradkern: gradients that are DTensors, and named groups, are clipped outside"
         with pytest.raises(torch._dynamo.exc.Unsupported, match=message):
             torch.compile(function, fullgraph=True, backend="eager")()
         torch._dynamo.reset()
@@ -176,3 +177,64 @@ def compile_job() -> None:
 
 def test_inside_torch_compile(ranks):
     ranks(2)(compile_job)
+
+
+def compiled_groups_job() -> None:
+    p = torch.nn.Parameter(torch.zeros(4))
+    expected = math.sqrt(4 * sum((1 + rank) ** 2 for rank in range(dist.get_world_size())))
+    functions = (
+        lambda: gradkern.clip_grad_norm_([p], math.inf, process_group=dist.group.WORLD),
+        lambda: gradkern.clip_grad_norm_([p], math.inf, pp_group=dist.group.WORLD),
+        lambda: gradkern.get_total_norm([p.grad], process_group=dist.group.WORLD),
+    )
+    for function in functions:
+        torch._dynamo.reset()
+        p.grad = torch.full((4,), 1.0 + dist.get_rank())
+        assert torch.compile(function, backend="eager")().item() == pytest.approx(expected)
+        torch._dynamo.reset()
+        with pytest.raises(torch._dynamo.exc.Unsupported, match="named groups, are clipped outside"):
+            torch.compile(function, fullgraph=True, backend="eager")()
+    torch._dynamo.reset()
+
+
+def test_named_groups_are_not_lost_in_a_graph(ranks):
+    ranks(2)(compiled_groups_job)
+
+
+def empty_job() -> None:
+    """A pipeline stage without parameters takes part all the same."""
+    p = torch.nn.Parameter(torch.zeros(4))
+    p.grad = torch.full((4,), 2.0)
+    params = [p] if dist.get_rank() == 0 else []
+    stats = gradkern.GradClipper(params, 1.0, pp_group=dist.group.WORLD).clip_()
+    assert stats.total_norm.item() == 4.0
+    with pytest.raises(ValueError, match=r"params: expected at least one parameter, got none"):
+        gradkern.GradClipper([], 1.0)
+
+
+def test_a_stage_without_parameters(ranks):
+    ranks(2)(empty_job)
+
+
+def resumed_monitor_job(folder: str) -> None:
+    """A run that goes on: every rank counts from the same step, so that all measure in the same one."""
+    model = models.as_fsdp(models.build(1))
+    gradients = models.full_gradients(models.build(1))
+    models.fill(model, gradients)
+    for begin in (0, 2):  # 3 was not recorded: it is counted again
+        with gradkern.GradMonitor(model, run_dir=folder, every=2) as monitor:
+            assert monitor.step == begin
+            for _ in range(3):
+                monitor.record()
+        dist.barrier()
+    with gradkern.History.open(folder) as history:
+        assert history.steps.tolist() == [2, 4]
+    if dist.get_rank() == 0:
+        (Path(folder) / "history.db").write_bytes(b"no history" * 99)
+    dist.barrier()
+    with pytest.raises(Exception, match="history.db" if dist.get_rank() == 0 else "another could not"):
+        gradkern.GradMonitor(model, run_dir=folder)
+
+
+def test_a_monitor_that_resumes_counts_alike_on_every_rank(ranks, tmp_path):
+    ranks(2)(resumed_monitor_job, folder=str(tmp_path / "run"))
