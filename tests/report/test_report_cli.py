@@ -108,5 +108,6 @@ def test_a_missing_package_names_its_extra(recorded: Make) -> None:
     assert done.stdout.splitlines()[-1] == "2 2"
     assert done.stderr.splitlines() == [
         "gradkern watch: the live view needs rich: pip install rich (extra: gradkern[monitor])",
-        "gradkern report: gradkern's pictures need matplotlib: pip install matplotlib (extra: gradkern[monitor])",
+        "gradkern report: gradkern's pictures need matplotlib: "
+        "pip install matplotlib (extra: gradkern[monitor])",
     ]
