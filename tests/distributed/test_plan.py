@@ -229,6 +229,7 @@ def resumed_monitor_job(folder: str) -> None:
         dist.barrier()
     with gradkern.History.open(folder) as history:
         assert history.steps.tolist() == [2, 4]
+    dist.barrier()  # read on every rank, before it is damaged
     if dist.get_rank() == 0:
         (Path(folder) / "history.db").write_bytes(b"no history" * 99)
     dist.barrier()
