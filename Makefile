@@ -3,7 +3,7 @@
 
 PYTHON ?= python3
 VENV   ?= .venv
-PIP_FLAGS ?= --disable-pip-version-check --quiet --no-compile
+PIP_FLAGS ?= --disable-pip-version-check --quiet
 
 ifeq ($(strip $(VENV)),)
   PY      := $(PYTHON)
@@ -12,7 +12,7 @@ ifeq ($(strip $(VENV)),)
 else
   PY      := $(VENV)/bin/python
   READY   := $(VENV)/.ready
-  INSTALL  = $(PY) -m pip install $(PIP_FLAGS) --no-build-isolation --no-deps --editable .
+  INSTALL  = $(PY) -m pip install $(PIP_FLAGS) --no-compile --no-build-isolation --no-deps --editable .
 endif
 
 # In a checkout the package is imported from here, whatever environment runs it.
@@ -37,8 +37,8 @@ setup: $(READY)  ## virtual environment with the pinned dependencies
 ifneq ($(READY),)
 $(READY): constraints.txt pyproject.toml
 	$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	$(PY) -m pip install $(PIP_FLAGS) -c constraints.txt torch==2.13.0
-	$(PY) -m pip install $(PIP_FLAGS) -c constraints.txt numpy pybind11 cmake ninja setuptools wheel \
+	$(PY) -m pip install $(PIP_FLAGS) --no-compile -c constraints.txt torch==2.13.0
+	$(PY) -m pip install $(PIP_FLAGS) --no-compile -c constraints.txt numpy pybind11 cmake ninja setuptools wheel \
 	    pytest pytest-timeout pytest-xdist hypothesis expecttest matplotlib ruff mypy \
 	    rich pandas pyarrow tensorboard wandb mlflow-skinny
 	touch $@

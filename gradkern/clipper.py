@@ -142,7 +142,7 @@ class GradClipper:
             optimizer: the optimizer that is stepped by `scaler`; default: the clipper's.
 
         Returns:
-            GradStats from before clipping, with `clip_coef` (and `skip_step` for "skip"); its
+            GradStats from before clipping, with `clip_coef` (and `skip_step` for "skip" and with a scaler); its
             tensors stay on the gradients' device. Over ranks, rows of DTensors and totals are the
             same on every rank of a mesh; rows of plain tensors and `has_grad` are this rank's.
 
@@ -229,7 +229,7 @@ class GradClipper:
         if inverse is not None:
             columns["inv_scale"] = inverse
         columns["clip_coef"] = verdict.coef.to(columns["total_norm"].dtype)
-        if self.on_nonfinite == "skip":
+        if self.on_nonfinite == "skip" or inverse is not None:  # a scaler skips by itself
             columns["skip_step"] = verdict.bad
         return columns
 

@@ -48,7 +48,8 @@ class GradStats:
     clip_coef: Tensor | None = None
     """What the gradients were multiplied by, 0-d; None if nothing was to be clipped at all."""
     skip_step: Tensor | None = None
-    """0-d bool, True if the step is to be skipped; None unless on_nonfinite="skip"."""
+    """0-d bool, True if the step is to be skipped, or the scaler skips it; None unless on_nonfinite="skip"
+    or a scaler was given."""
     norm_type: float = 2.0
     """Order of `norm` and `total_norm`."""
     inv_scale: float | Tensor = 1.0

@@ -254,3 +254,18 @@ def test_fold_needs_an_optimizer_of_the_same_parameters():
     whole = FUSED["SGD"](model.parameters())
     with pytest.raises(ValueError, match=r"got one with 2 more, which would be scaled without being counted"):
         gradkern.GradClipper(model[0], 1.0, optimizer=whole, fold=True)
+
+
+def test_a_step_that_the_scaler_skips_is_said_to_be_skipped():
+    model, x = model_and_input()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scaler = GradScaler("cpu", init_scale=8.0)
+    clipper = gradkern.GradClipper(model, 1.0)
+    said = []
+    for poison in (False, True, False):
+        optimizer.zero_grad()
+        scaled_backward(model, x, scaler, poison)
+        said.append(bool(clipper.clip_(scaler=scaler, optimizer=optimizer).skip_step))
+        scaler.step(optimizer)
+        scaler.update()
+    assert said == [False, True, False]

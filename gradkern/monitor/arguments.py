@@ -140,3 +140,17 @@ def check_stats(stats: Any, inv_scale: float | None, after_clip: bool | None) ->
             f"[GradMonitor.record] inv_scale: expected that of the statistics, {stats.inv_scale!r}, got "
             f"{inv_scale!r}; give it to measure()"
         )
+
+
+def check_optimizer(optimizer: object) -> None:
+    """Before anything is opened.
+
+    Raises:
+        TypeError: no optimizer (a scheduler, a list, a folder in its place).
+    """
+    wanted = ("param_groups", "register_step_pre_hook")
+    if optimizer is not None and not all(hasattr(optimizer, name) for name in wanted):
+        raise TypeError(
+            f"[GradMonitor] optimizer: expected a torch.optim.Optimizer, got {type(optimizer).__name__}; a run's "
+            "folder is run_dir="
+        )

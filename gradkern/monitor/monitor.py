@@ -19,6 +19,7 @@ from gradkern.monitor.arguments import (
     as_loss,
     as_rates,
     as_step,
+    check_optimizer,
     check_stats,
     run_folder,
 )
@@ -99,6 +100,7 @@ class GradMonitor:
         update_every = as_count("update_every", update_every, 0)
         self._histogram_every = as_count("histogram_every", histogram_every, 0)
         self._count_zeros = count_zeros
+        check_optimizer(optimizer)
         self._plan = ParameterPlan("GradMonitor", model)
         self._optimizer = optimizer
         self._norm_type: float | None = None

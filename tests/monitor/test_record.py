@@ -292,3 +292,12 @@ def test_a_monitor_that_is_let_go_ends_its_thread(tmp_path, model):
     thread.join(10)
     assert not thread.is_alive() and thread not in threading.enumerate()
     assert len(History.open(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("wrong", ["runs/x", [1], torch.nn.Linear(1, 1)])
+def test_a_wrong_optimizer_is_refused_and_leaves_the_folder_free(tmp_path, model, wrong):
+    with pytest.raises(TypeError, match=r"\[GradMonitor\] optimizer: expected a torch.optim.Optimizer, got"):
+        GradMonitor(model, wrong, tmp_path)
+    with GradMonitor(model, None, tmp_path) as monitor:
+        monitor.record()
+    assert list(tmp_path.glob("history.db"))
