@@ -142,8 +142,8 @@ class GradClipper:
             optimizer: the optimizer that is stepped by `scaler`; default: the clipper's.
 
         Returns:
-            GradStats from before clipping, with `clip_coef` (and `skip_step` for "skip" and with a scaler); its
-            tensors stay on the gradients' device. Over ranks, rows of DTensors and totals are the
+            GradStats from before clipping, with `clip_coef` (and `skip_step` for "skip" and with a scaler);
+            its tensors stay on the gradients' device. Over ranks, rows of DTensors and totals are the
             same on every rank of a mesh; rows of plain tensors and `has_grad` are this rank's.
 
         Raises:

@@ -151,6 +151,6 @@ def check_optimizer(optimizer: object) -> None:
     wanted = ("param_groups", "register_step_pre_hook")
     if optimizer is not None and not all(hasattr(optimizer, name) for name in wanted):
         raise TypeError(
-            f"[GradMonitor] optimizer: expected a torch.optim.Optimizer, got {type(optimizer).__name__}; a run's "
-            "folder is run_dir="
+            f"[GradMonitor] optimizer: expected a torch.optim.Optimizer, got {type(optimizer).__name__}; a "
+            "run's folder is run_dir="
         )
