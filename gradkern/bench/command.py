@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gradkern._option_types import positive, whole
+from gradkern.bench.layouts import DTYPES, LayoutError, case_layout, model_layout
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from gradkern.bench.clip import Result
     from gradkern.bench.layouts import Layout
 
-DTYPES = ("float32", "bfloat16", "float16", "float64")
 COLUMNS = {"gradkern": "gradkern", "measure": "measure", "torch": "torch", "torch_single": "foreach=False"}
 NAME_WIDTH, WIDTH = 42, 15
 
@@ -49,8 +49,6 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 def run_command(arguments: argparse.Namespace) -> int:
     """Run the bench. Exit status 2 if it cannot start or cannot write its results."""
-    from gradkern.bench.layouts import LayoutError
-
     try:
         _run(arguments)
     except KeyboardInterrupt:
@@ -113,17 +111,14 @@ def _about(device: str) -> dict[str, object]:
 
 
 def _layouts(model: str | None, dtype: str | None) -> Iterator[tuple[str, Layout]]:
-    import torch
-
     from gradkern.bench.cases import QUICK_CASES
-    from gradkern.bench.layouts import case_layout, model_layout
 
-    chosen: torch.dtype | None = getattr(torch, dtype) if dtype else None
+    chosen = DTYPES[dtype] if dtype else None
     if model is not None:
         yield model, model_layout(model, chosen)
         return
     for case in QUICK_CASES:
-        yield case.name, case_layout(case, chosen or torch.float32)
+        yield case.name, case_layout(case, chosen or DTYPES["float32"])
 
 
 def _line(result: Result) -> str:

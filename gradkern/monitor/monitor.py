@@ -51,7 +51,7 @@ class GradMonitor:
         optimizer: for the learning rates, and for weight norms and update ratios (two hooks around
             its step). Without it those are not recorded.
         run_dir: folder of the run, made if it is not there; a run that is there is gone on with.
-            By default a new one under ``gradkern-runs/``.
+            By default one under ``gradkern-runs/``, named after the second.
         every: record each `every`-th optimizer step.
         sinks: loggers besides (`gradkern.sinks`), or their names: "jsonl", "tensorboard", "wandb",
             "mlflow".
@@ -74,10 +74,14 @@ class GradMonitor:
         >>> monitor.close()
 
     Raises:
-        HistoryError: the folder cannot be written, holds a damaged or foreign file (which is left
-            as it is), or is being recorded to by another monitor.
+        HistoryError: the folder cannot be written, holds a damaged or foreign file (whose content is
+            left as it is), or is being recorded to by another monitor.
+        TypeError: `optimizer` is none.
+        RuntimeError: of a sharded model: another rank could not open its folder.
 
     Notes:
+        Of a model with DTensors, building it is a small collective over the default group: every rank
+        builds one, and all count on from the same step.
         Nothing here waits for a device. Values are copied to pinned memory and written by a thread
         when they have arrived, at the latest a fraction of a second later; a killed process loses
         no more than that. Disk trouble during training is warned of, retried, and never raised.
