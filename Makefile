@@ -34,6 +34,7 @@ help:  ## this list
 
 setup: $(READY)  ## virtual environment with the pinned dependencies
 
+# Byte code is made on all cores, of what every start of Python here imports; pip would use one core for all.
 ifneq ($(READY),)
 $(READY): constraints.txt pyproject.toml
 	$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
@@ -41,6 +42,7 @@ $(READY): constraints.txt pyproject.toml
 	$(PY) -m pip install $(PIP_FLAGS) --no-compile -c constraints.txt numpy pybind11 cmake ninja setuptools wheel \
 	    pytest pytest-timeout pytest-xdist hypothesis expecttest matplotlib ruff mypy \
 	    rich pandas pyarrow tensorboard wandb mlflow-skinny
+	-cd $(VENV)/lib/python*/site-packages && $(abspath $(PY)) -m compileall -q -j 0 torch numpy sympy >/dev/null
 	touch $@
 endif
 

@@ -73,3 +73,26 @@ def as_limit(operation: str, name: str, value: Any) -> Any:
     if torch.compiler.is_compiling() and isinstance(value, torch.Tensor):
         return value
     return as_number(operation, name, value)
+
+
+def check_group(operation: str, name: str, group: Any) -> None:
+    """That a process group is one that this rank is part of.
+
+    Raises:
+        TypeError, ValueError: it is none, or of other ranks.
+    """
+    if group is None:
+        return
+    import torch.distributed as dist
+
+    if dist.is_available() and isinstance(group, dist.ProcessGroup):
+        return
+    if dist.is_available() and group is dist.GroupMember.NON_GROUP_MEMBER:
+        raise ValueError(
+            f"[{operation}] {name}: expected a group that this rank is part of, got the one that new_group() "
+            "returns to the others"
+        )
+    hint = "; pass mesh.get_group()" if type(group).__name__ == "DeviceMesh" else ""
+    raise TypeError(
+        f"[{operation}] {name}: expected a torch.distributed.ProcessGroup, got {type(group).__name__}{hint}"
+    )

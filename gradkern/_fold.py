@@ -26,7 +26,12 @@ class OptimizerHandover:
         self.optimizer = optimizer
         self._given: dict[str, Tensor] = {}
         self._removed_by_scaler = False
-        optimizer.register_step_post_hook(self._after_step)
+        self._hook = optimizer.register_step_post_hook(self._after_step)
+
+    def retire(self) -> None:
+        """The clipper is gone. A verdict that no step has used yet still holds, and is cleared after it."""
+        if not self._given:
+            self._hook.remove()
 
     def clear(self) -> None:
         """Forget a verdict that no step has used. What others put there is not ours to remove."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gradkern import _amp, _general, _verify
-from gradkern._arguments import as_number
+from gradkern._arguments import as_number, check_group
 from gradkern._fold import OptimizerHandover
 from gradkern._general import Groups
 from gradkern._load import DISABLED, VERIFY, C
@@ -87,6 +88,8 @@ class GradClipper:
         self.max_norm = max_norm
         self.norm_type = as_number("GradClipper", "norm_type", norm_type)
         self.on_nonfinite = on_nonfinite
+        check_group("GradClipper", "process_group", process_group)
+        check_group("GradClipper", "pp_group", pp_group)
         self._plan = ParameterPlan("GradClipper", params)
         if not self._plan.params and process_group is None and pp_group is None:
             raise ValueError("[GradClipper] params: expected at least one parameter, got none")
@@ -94,6 +97,8 @@ class GradClipper:
         if fold and optimizer is not None:
             _check_folded(optimizer, self._plan)
         self._handover = None if optimizer is None else OptimizerHandover(optimizer)
+        if self._handover is not None:
+            weakref.finalize(self, self._handover.retire).atexit = False
         self._fold = fold
         inside = None if in_process_group is None else (lambda i: in_process_group(self._plan.names[i]))
         elsewhere = None if counted_elsewhere is None else (lambda i: counted_elsewhere(self._plan.names[i]))
@@ -137,9 +142,12 @@ class GradClipper:
             scaler: a `torch.amp.GradScaler`, between ``scaler.scale(loss).backward()`` and
                 ``scaler.step(optimizer)``: gradients are unscaled, checked and clipped with one read
                 and one write, and the scaler is left as ``scaler.unscale_(optimizer)`` leaves it.
-                Statistics are of the unscaled gradients. Where they hold inf or NaN, they are
-                unscaled only, and the scaler skips the step.
-            optimizer: the optimizer that is stepped by `scaler`; default: the clipper's.
+                Statistics are of the unscaled gradients. Where they hold inf or NaN, the scaler skips
+                the step, and they are unscaled only (set to zero with "zero"). Where nothing has a
+                gradient, ``scaler.step`` goes on to the optimizer (torch: an AssertionError), because
+                other ranks may have some.
+            optimizer: the optimizer that is stepped by `scaler`; default: the clipper's. Without a
+                scaler it is of no use, and ignored.
 
         Returns:
             GradStats from before clipping, with `clip_coef` (and `skip_step` for "skip" and with a scaler);
@@ -157,6 +165,10 @@ class GradClipper:
             No host-device synchronisation, except for "raise".
         """
         params = self._plan.current()
+        if not hasattr(scaler or torch.amp.GradScaler, "is_enabled"):
+            raise TypeError(
+                f"[GradClipper.clip_] scaler: expected a torch.amp.GradScaler, got {type(scaler).__name__}"
+            )
         if scaler is not None and not scaler.is_enabled():
             scaler = None  # GradScaler(enabled=False) scales nothing and skips nothing
         if self._handover is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import types
+import warnings
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -61,9 +63,12 @@ def resolve(operation: str, params: NamedParameters) -> tuple[tuple[str, ...], l
 
     Raises:
         TypeError: an entry is neither a Tensor nor a (name, Tensor) pair; names its index.
+
+    Warns:
+        UserWarning: a generator yields nothing, most likely because it was used up before.
     """
     if isinstance(params, nn.Module):
-        params = params.named_parameters()
+        params = list(params.named_parameters())
     elif isinstance(params, torch.Tensor):
         params = [params]
     try:
@@ -73,6 +78,8 @@ def resolve(operation: str, params: NamedParameters) -> tuple[tuple[str, ...], l
             f"[{operation}] params: expected a Module, Parameters or (name, Parameter) pairs, got "
             f"{type(params).__name__}"
         ) from error
+    if not items and isinstance(params, types.GeneratorType):
+        warnings.warn(f"[{operation}] params: an empty generator, used up before?", stacklevel=3)
     if all(issubclass(kind, torch.Tensor) for kind in set(map(type, items))):
         return tuple(map(str, range(len(items)))), items
     names: list[str] = []

@@ -269,3 +269,28 @@ def test_a_step_that_the_scaler_skips_is_said_to_be_skipped():
         scaler.step(optimizer)
         scaler.update()
     assert said == [False, True, False]
+
+
+def test_what_is_no_scaler_is_refused():
+    param = nn.Parameter(torch.ones(2))
+    param.grad = torch.ones(2)
+    clipper = gradkern.GradClipper([param], 0.1)
+    with pytest.raises(
+        TypeError, match=r"\[GradClipper.clip_\] scaler: expected a torch.amp.GradScaler, got float"
+    ):
+        clipper.clip_(scaler=2.0)
+    assert param.grad.tolist() == [1.0, 1.0]
+
+
+def test_a_clipper_that_is_gone_leaves_the_optimizer_as_it_was():
+    param = nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([param], lr=1.0, fused=True)
+    for _ in range(3):
+        clipper = gradkern.GradClipper([param], 0.1, optimizer=optimizer, fold=True)
+        del clipper
+    assert not optimizer._optimizer_step_post_hooks
+    param.grad = torch.ones(2)
+    gradkern.GradClipper([param], 0.1, optimizer=optimizer, fold=True).clip_()  # its verdict still holds
+    optimizer.step()
+    assert torch.allclose(1 - param.detach(), torch.full((2,), 0.1 / 2**0.5))
+    assert not hasattr(optimizer, "grad_scale")

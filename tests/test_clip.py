@@ -387,3 +387,44 @@ def test_sparse_gradients_that_share_their_values_are_scaled_once():
     assert total.item() == 5.0
     torch.testing.assert_close(first._values(), torch.tensor([0.6, 0.8]))
     assert second._values().data_ptr() == first._values().data_ptr()
+
+
+class MainGrad(nn.Parameter):
+    """A Parameter that keeps its gradient elsewhere, as some frameworks' do."""
+
+    @property
+    def grad(self):
+        return getattr(self, "main_grad", None)
+
+
+class Holder:
+    """No tensor, but with `.grad`: all that torch's functions ask for."""
+
+    def __init__(self, param):
+        self.param = param
+
+    @property
+    def grad(self):
+        return self.param.main_grad
+
+
+@pytest.mark.parametrize("wrap", [lambda p: p, Holder])
+def test_a_grad_property_is_read_and_written(wrap):
+    param = MainGrad(torch.zeros(3))
+    param.main_grad = torch.tensor([3.0, 0.0, 4.0])
+    listed = [wrap(param), MainGrad(torch.zeros(2)), nn.Parameter(torch.zeros(1))]
+    assert float(gradkern.clip_grad_norm_(listed, 1.0)) == 5.0
+    assert torch.allclose(param.main_grad, torch.tensor([0.6, 0.0, 0.8]), rtol=1e-6, atol=0)
+    gradkern.clip_grad_value_(listed, 0.7)
+    assert param.main_grad.max() == torch.tensor(0.7)
+
+
+def test_a_grad_property_that_shortens_the_list():
+    class Shortens(nn.Parameter):
+        @property
+        def grad(self):
+            listed.clear()
+            return torch.tensor([3.0, 4.0])
+
+    listed = [Shortens(torch.zeros(2)), nn.Parameter(torch.zeros(2))]
+    assert float(gradkern.clip_grad_norm_(listed, 10.0)) == 5.0

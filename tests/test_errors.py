@@ -312,3 +312,19 @@ class TestClipperArguments:
             "[GradClipper] optimizer: expected only with on_nonfinite='skip' or fold=True, got 'zero'",
         ):
             gradkern.GradClipper(model, 1.0, on_nonfinite="zero", optimizer=optimizer)
+
+
+def test_a_grad_that_is_no_tensor(good):
+    for kind, expected in (
+        (object, "expected a Tensor or Parameter, got Odd"),
+        (nn.Parameter, "expected .grad to be a Tensor or None, got int"),
+    ):
+        entry = type("Odd", (kind,), {"grad": 5})()
+        with raises(TypeError, f"[clip_grad_norm_] parameters[2]: {expected}"):
+            gradkern.clip_grad_norm_([*good, entry], 1.0)
+
+
+def test_measuring_a_generator_that_is_used_up():
+    params = iter(())
+    with pytest.warns(UserWarning, match=r"\[measure\] params: an empty generator"):
+        assert float(gradkern.measure(p for p in params).total_norm) == 0.0

@@ -1,6 +1,7 @@
 #include "bindings/python_lists.h"
 
 #include <torch/csrc/autograd/python_variable.h>
+#include <torch/csrc/utils/python_strings.h>
 
 #include "core/prefetch.h"
 
@@ -34,8 +35,7 @@ void prefetch_chain(PyObject* list, Py_ssize_t i) {
     prefetch(parameter->grad().unsafeGetTensorImpl(), sizeof(at::TensorImpl));
 }
 
-/// Calls body(item, index) for every entry; a list that Python code shrinks meanwhile is safe,
-/// because the walk itself runs no Python code but isinstance.
+/// Calls body(item, index) for every entry; a list that Python code shrinks meanwhile is safe.
 template <class Body>
 void for_each_item(const py::sequence& sequence, const Body& body) {
   const py::object fast =
@@ -47,6 +47,27 @@ void for_each_item(const py::sequence& sequence, const Body& body) {
   }
 }
 
+/// Whether the object's `.grad` is Tensor's own, so that it can be read without Python.
+bool has_plain_grad(PyObject* item) {
+  if (THPVariable_CheckExact(item)) return true;
+  static PyObject* const name = THPUtils_internString("grad");
+  static PyObject* const plain = _PyType_Lookup(reinterpret_cast<PyTypeObject*>(THPVariableClass), name);
+  return THPVariable_Check(item) && _PyType_Lookup(Py_TYPE(item), name) == plain;
+}
+
+/// `.grad` by Python's rules: a property of a Parameter's subclass, or of an object that wraps one.
+/// TypeError for an object without it.
+at::Tensor grad_attribute(const CallSite& site, PyObject* item, int64_t index) {
+  const py::object owned = py::reinterpret_borrow<py::object>(item);  // its code may change the list
+  const py::object grad = py::getattr(owned, "grad", py::ellipsis());
+  if (grad.is_none()) return {};
+  const bool is_tensor = THPVariable_Check(grad.ptr());
+  if (!is_tensor) tensor_at(site, item, index);
+  GRADKERN_CHECK_TYPE(is_tensor, site, index, "expected .grad to be a Tensor or None, got ",
+                      Py_TYPE(grad.ptr())->tp_name);
+  return THPVariable_Unpack(grad.ptr());
+}
+
 }  // namespace
 
 GradList gradients_of(const CallSite& site, const py::sequence& parameters) {
@@ -54,6 +75,11 @@ GradList gradients_of(const CallSite& site, const py::sequence& parameters) {
   grads.reserve(py::len(parameters));
   bool any_candidate = false;
   for_each_item(parameters, [&](PyObject* item, int64_t index) {
+    if (!has_plain_grad(item)) {
+      grads.push_back(grad_attribute(site, item, index));
+      any_candidate = true;
+      return;
+    }
     const at::Tensor& parameter = tensor_at(site, item, index);
     const at::Tensor& grad = parameter.unsafeGetTensorImpl()->grad();
     any_candidate = any_candidate || grad.defined() || parameter.requires_grad() ||

@@ -1,4 +1,4 @@
-// Walks a Python list of parameters or tensors without going through Python attributes.
+// Walks a Python list of parameters or tensors, without going through Python attributes where it can.
 #pragma once
 
 #include <torch/csrc/utils/pybind.h>
@@ -7,10 +7,11 @@
 
 namespace gradkern {
 
-/// The gradients of `parameters` (undefined where there is none). Needs the GIL.
+/// The gradients of `parameters` (undefined where there is none). Needs the GIL. Python's attribute
+/// `.grad` is asked only where a type has its own.
 /// A trainable tensor subclass (DTensor) without gradient stands for its gradient, so that
 /// is_native says no: a rank that has no gradient must still join its mesh's collective.
-/// Raises TypeError for an entry that is no tensor, and ValueError if nothing in a non-empty list
+/// Raises TypeError for an entry that is no tensor and has no .grad, and ValueError if nothing in a non-empty list
 /// is a Parameter, requires grad or has a gradient: most likely gradients were passed.
 GradList gradients_of(const CallSite& site, const py::sequence& parameters);
 

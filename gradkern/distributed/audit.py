@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch.distributed.tensor import DTensor
 
-from gradkern.distributed.placements import counts_here, local_shard
+from gradkern.distributed.placements import counted_elements
 from gradkern.names import NamedParameters, resolve
 
 if TYPE_CHECKING:
@@ -61,8 +61,7 @@ def _counted(name: str, tensor: DTensor) -> CountedParameter:
     partial = any(p.is_partial() for p in tensor.placements)
     replica = all(p.is_replicate() for p in tensor.placements)
     kind = "partial" if partial else "replica" if replica else "shard"
-    here = local_shard(tensor).numel() if counts_here(tensor.device_mesh, tensor.placements) else 0
-    return CountedParameter(name, kind, _describe(tensor), tensor.numel(), here)
+    return CountedParameter(name, kind, _describe(tensor), tensor.numel(), counted_elements(tensor))
 
 
 def explain_norm(
@@ -81,7 +80,7 @@ def explain_norm(
     Returns:
         NormAudit. Sharded parameters count where their shards are, replicas at coordinate 0 of the
         mesh dimensions they are replicated over, partial gradients after their terms are added
-        (`counted_here` is 0 or the size of the local term then), plain tensors on every rank once
+        (each rank a slice of the sum), plain tensors on every rank once
         and not over ranks, unless they belong to the process group.
 
     Notes:

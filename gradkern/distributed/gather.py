@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from gradkern._arguments import check_group
 from gradkern.distributed.groups import group_device
 from gradkern.stats import GradStats
 
@@ -35,6 +36,7 @@ class StatsGatherer:
     def __init__(
         self, names: Sequence[str], numel: Sequence[int], group: dist.ProcessGroup | None = None, dst: int = 0
     ) -> None:
+        check_group("StatsGatherer", "group", group)
         self.group = group if group is not None else dist.group.WORLD
         assert self.group is not None
         size = dist.get_world_size(self.group)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate
 
+from gradkern._arguments import check_group
 from gradkern.distributed.groups import group_device
 from gradkern.distributed.packed import (
     NONFINITE,
@@ -48,6 +49,8 @@ class Distributed:
     ) -> None:
         self.grads = grads
         self.operation, self.names = operation, names
+        for key in ("process_group", "pp_group"):
+            check_group(operation, key, groups.get(key))
         held = None if plan is None else plan.held(params, grads)
         if plan is None or held is None:
             plan = RankPlan(params, grads, **groups)

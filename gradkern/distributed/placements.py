@@ -8,6 +8,7 @@ that dimension alone. Terms have to be added before anything non-linear can be s
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 from torch.distributed.tensor.placement_types import Placement
 
 from gradkern.distributed.groups import group_device, mesh_device, mesh_groups, mesh_key
@@ -119,8 +121,21 @@ def local_shard(tensor: Tensor) -> Tensor:
 def resolve_partial(grad: DTensor) -> DTensor:
     """A Partial gradient, its terms added: each rank gets a slice of the sum where there is a
     dimension to slice, so that no full tensor is built. A collective over the mesh."""
+    return grad.redistribute(placements=_added_placements(grad))
+
+
+def counted_elements(grad: DTensor) -> int:
+    """How many elements this rank counts, once terms are added. No collective."""
+    placements = _added_placements(grad)
+    if not counts_here(grad.device_mesh, placements):
+        return 0
+    shape, _ = compute_local_shape_and_global_offset(grad.shape, grad.device_mesh, placements)
+    return math.prod(shape)
+
+
+def _added_placements(grad: DTensor) -> list[Placement]:
     target: Placement = Shard(0) if grad.ndim else Replicate()
-    return grad.redistribute(placements=[target if p.is_partial() else p for p in grad.placements])
+    return [target if p.is_partial() else p for p in grad.placements]
 
 
 def written_shards(grads: Sequence[Tensor | None]) -> list[Tensor | None]:

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
 import gradkern
+from gradkern.distributed import explain_norm
 from tests.distributed import models
 
 ULP = 2.0**-23
@@ -146,6 +147,10 @@ def partial_job() -> None:
     q.grad = DTensor.from_local(torch.tensor(float(dist.get_rank())), mesh, [models.Partial()])
     both = {"p": total, "q": torch.tensor(float(sum(range(dist.get_world_size()))))}
     expected = models.reference(both)
+    audit = explain_norm([("p", p), ("q", q)])
+    here = torch.tensor([row.counted_here for row in audit.parameters])
+    dist.all_reduce(here)
+    assert here.tolist() == [15, 1]
     close(gradkern.clip_grad_norm_([p, q], expected / 2), expected)
     torch.testing.assert_close(p.grad.full_tensor(), total / 2)
     message = r"\[clip_grad_value_\] parameters\[0\]: expected a gradient that is reduced"

@@ -239,3 +239,30 @@ def resumed_monitor_job(folder: str) -> None:
 
 def test_a_monitor_that_resumes_counts_alike_on_every_rank(ranks, tmp_path):
     ranks(2)(resumed_monitor_job, folder=str(tmp_path / "run"))
+
+
+def wrong_groups_job() -> None:
+    p = torch.nn.Parameter(torch.ones(2))
+    p.grad = torch.ones(2)
+    mesh = models.mesh_1d()
+    others = [dist.new_group([rank]) for rank in range(2)][1 - dist.get_rank()]
+    calls = {
+        "clip_grad_norm_": lambda **groups: gradkern.clip_grad_norm_([p], 0.1, **groups),
+        "get_total_norm": lambda **groups: gradkern.get_total_norm([p.grad], **groups),
+        "measure": lambda **groups: gradkern.measure([p], **groups),
+        "GradClipper": lambda **groups: gradkern.GradClipper([p], 0.1, **groups),
+    }
+    for operation, call in calls.items():
+        for key in ("process_group", "pp_group"):
+            expected = rf"\[{operation}\] {key}: expected a torch.distributed.ProcessGroup, got "
+            with pytest.raises(TypeError, match=expected + r"DeviceMesh; pass mesh.get_group\(\)"):
+                call(**{key: mesh})
+            with pytest.raises(TypeError, match=expected + "str"):
+                call(**{key: "dp"})
+            with pytest.raises(ValueError, match=rf"\[{operation}\] {key}: .* this rank is part of"):
+                call(**{key: others})
+    assert p.grad.tolist() == [1.0, 1.0]
+
+
+def test_what_is_no_group_of_this_rank_is_refused(ranks):
+    ranks(2)(wrong_groups_job)
