@@ -174,6 +174,9 @@ def test_it_runs_in_a_terminal_and_quits_cleanly(recorded: Make, way: str) -> No
         stdout=theirs,
         stderr=subprocess.PIPE,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # a suite in the background ignores it
     )
     try:
         _until(ours, b"q quits")
