@@ -66,6 +66,7 @@ def record_torch(package: Path) -> None:
 
 
 setup(
+    license="Apache-2.0",
     ext_modules=[Extension("gradkern._C", sources=[])],
     cmdclass={"build_ext": CMakeBuild},
 )
