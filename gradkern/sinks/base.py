@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,9 +24,11 @@ class Sink:
     """Where a monitor sends its numbers besides the history. Called from the monitor's own thread.
 
     Args:
-        every: send each `every`-th recorded step.
+        every: send each `every`-th step of the optimizer; where that one was not recorded, the next
+            that was. Update ratios, rare already, are all sent (``GradMonitor(update_every=)``).
         top: how many parameters with the largest rms, and how many with the smallest, are sent by
-            themselves. A parameter once sent is sent from then on; at most ``4 * top`` ever are.
+            themselves (by update ratio, if one comes before the first step that is sent). A
+            parameter once sent is sent from then on; at most ``4 * top`` ever are.
         all_params: send every parameter instead. Thousands of charts make a web page unusable.
         heatmap_every: send the heatmap (log10 rms, parameters × steps) each so many sent steps;
             0 for never.
@@ -50,7 +53,8 @@ class Sink:
         """Called once, before anything is recorded, in the thread that makes the monitor."""
 
     def log(self, step: int, time: float, values: dict[str, float]) -> None:
-        """Numbers of one step; values may be NaN or infinite."""
+        """Numbers of one step; values may be NaN or infinite. The update ratios of a step come in a
+        call of their own, before or after the others."""
         raise NotImplementedError
 
     def image(self, step: int, key: str, png: bytes) -> None:
@@ -68,17 +72,18 @@ class _Selection:
         self.clipped: deque[bool] = deque(maxlen=CLIP_WINDOW)
         self.tracked: dict[str, None] = {}
         self.heatmap = Heatmap()
-        self.ratios: dict[str, float] = {}
+        self.stretch = 0
         self.sent = 0
 
     def add_step(self, row: StepRow) -> None:
         if row.clip_coef is not None:
             self.clipped.append(not row.clip_coef >= 1)
-        if row.step % self.sink.every:
+        if not self._due(row.step):
             return
         rms = row.rms()
         if self.sink.heatmap_every:
-            self.heatmap.add(row.step, row.layout.names, rms)
+            sick = row.nonfinite is not None and row.nonfinite > 0
+            self.heatmap.add(row.step, row.layout.names, np.where(sick, np.inf, rms))
         self.sink.log(row.step, row.time, self._values(row, rms))
         self.sent += 1
         if self.sink.heatmap_every and self.sent % self.sink.heatmap_every == 0:
@@ -86,10 +91,20 @@ class _Selection:
 
     def add_weights(self, row: WeightsRow) -> None:
         names = row.layout.names
-        wanted = range(len(names)) if self.sink.all_params else self._numbers(names)
-        self.ratios = {
-            f"update_ratio/{names[i]}": float(row.ratio[i]) for i in wanted if not np.isnan(row.ratio[i])
+        if not self.tracked:
+            self._track(names, row.ratio)
+        ratios = {
+            f"update_ratio/{names[i]}": float(row.ratio[i])
+            for i in self._wanted(names)
+            if not np.isnan(row.ratio[i])
         }
+        if ratios:
+            self.sink.log(row.step, time.time(), ratios)
+
+    def _due(self, step: int) -> bool:
+        """Whether a multiple of `every` was reached or passed since the last recorded step."""
+        before, self.stretch = self.stretch, step // self.sink.every
+        return self.stretch != before
 
     def _values(self, row: StepRow, rms: NDArray[Any]) -> dict[str, float]:
         ending = ENDINGS[row.phase]
@@ -102,30 +117,29 @@ class _Selection:
             values["clip/coef"] = row.clip_coef
             values["clip/rate"] = sum(self.clipped) / len(self.clipped)
         values["grad_nonfinite"] = 0.0 if row.nonfinite is None else float(row.nonfinite.sum())
-        if not self.sink.all_params:
-            self._track(row.layout.names, rms)
         names = row.layout.names
-        for i in range(len(names)) if self.sink.all_params else self._numbers(names):
+        self._track(names, rms)
+        for i in self._wanted(names):
             if row.norm[i] >= 0 or math.isnan(row.norm[i]):  # -1: no gradient
                 values[f"grad_norm{ending}/{names[i]}"] = float(row.norm[i])
                 values[f"grad_rms{ending}/{names[i]}"] = float(rms[i])
-        values.update(self.ratios)
-        self.ratios = {}
         return values
 
-    def _track(self, names: tuple[str, ...], rms: NDArray[Any]) -> None:
-        """Take in the parameters with the largest and smallest rms, while there is room."""
+    def _track(self, names: tuple[str, ...], values: NDArray[Any]) -> None:
+        """Take in the parameters with the largest and smallest values, while there is room."""
         top, room = self.sink.top, 4 * self.sink.top - len(self.tracked)
-        if room <= 0:
+        if room <= 0 or self.sink.all_params:
             return
-        known = np.flatnonzero(np.isfinite(rms))
-        order = known[np.argsort(rms[known], kind="stable")]
+        known = np.flatnonzero(np.isfinite(values))
+        order = known[np.argsort(values[known], kind="stable")]
         for i in [*order[::-1][:top], *order[:top]]:
             if names[i] not in self.tracked and room > 0:
                 self.tracked[names[i]] = None
                 room -= 1
 
-    def _numbers(self, names: tuple[str, ...]) -> list[int]:
+    def _wanted(self, names: tuple[str, ...]) -> Sequence[int]:
+        if self.sink.all_params:
+            return range(len(names))
         at = {name: i for i, name in enumerate(names) if name in self.tracked}
         return [at[name] for name in self.tracked if name in at]
 

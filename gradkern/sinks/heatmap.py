@@ -62,9 +62,14 @@ class Heatmap:
             return np.log10(out)
 
     def png(self) -> bytes:
-        """The picture: one row a parameter (at most 1,024: then every n-th), one column a step."""
-        values = self.matrix()
-        values = values[:: -(-len(values) // ROWS)] if len(values) else np.zeros((1, 1), dtype=np.float32)
+        """The picture: one row a parameter, one column a step.
+
+        At most 1,024 rows: of more parameters each row stands for some neighbours, and shows the
+        largest, so that none that explodes is left out.
+        """
+        values = self.matrix() if self._position else np.zeros((1, 1), dtype=np.float32)
+        neighbours = -(-len(values) // ROWS)
+        values = np.fmax.reduceat(values, np.arange(0, len(values), neighbours), axis=0)
         pixels = colours(values)
         scale = max(1, 256 // len(pixels)), max(1, 512 // pixels.shape[1])
         return encode_png(pixels.repeat(scale[0], axis=0).repeat(scale[1], axis=1))

@@ -14,6 +14,8 @@ from gradkern.sinks.base import Sink
 class JsonlSink(Sink):
     """Appends one JSON object a step to a file, ``RUN/metrics.jsonl`` unless told otherwise.
 
+    The update ratios of a step are an object of their own, with the same ``step``.
+
     JSON has no NaN and no infinity: they are the strings "NaN", "Infinity" and "-Infinity".
 
     Args:

@@ -47,8 +47,8 @@ def run(tmp_path, sinks, steps=12, **options):
 def test_the_keys(tmp_path):
     sink = Kept(heatmap_every=5)
     stats = run(tmp_path, [sink])
-    assert [step for step, _ in sink.lines] == list(range(1, 13)) and sink.closed
-    _, values = sink.lines[4]
+    assert [step for step, v in sink.lines if "grad_norm" in v] == list(range(1, 13)) and sink.closed
+    values = next(v for step, v in sink.lines if step == 5)
     names = stats[0].names
     clipped = [s.clip_coef.item() < 1 for s in stats]
     assert values["grad_norm"] == stats[4].total_norm.item() and values["lr"] == 0.01 and values["loss"] > 0
@@ -57,8 +57,8 @@ def test_the_keys(tmp_path):
     for i, name in enumerate(names):
         assert values[f"grad_norm/{name}"] == stats[4].norm[i].item()
         assert values[f"grad_rms/{name}"] == pytest.approx(stats[4].rms[i].item(), rel=1e-6)
-    updates = [sorted(k for k in v if k.startswith("update_ratio/")) for _, v in sink.lines]
-    assert any(len(keys) == len(names) for keys in updates)
+    updates = {step: set(v) for step, v in sink.lines if "grad_norm" not in v}
+    assert updates == {step: {f"update_ratio/{name}" for name in names} for step in (1, 5, 10)}
     assert [(step, key) for step, key, _ in sink.images] == [
         (5, "grad_rms_heatmap"), (10, "grad_rms_heatmap"), (12, "grad_rms_heatmap")
     ]  # fmt: skip
@@ -71,7 +71,7 @@ def test_thousands_of_parameters_make_few_charts():
     generator = np.random.default_rng(0)
     for step in range(1, 30):  # the largest and smallest are others in every step
         feed.send([step_row(step, generator.random(2000), where)])
-    feed.send([WeightsRow(30, where, True, np.ones(2000), np.ones(2000)), step_row(30, np.ones(2000), where)])
+    feed.send([step_row(30, np.ones(2000), where), WeightsRow(30, where, True, np.ones(2000), np.ones(2000))])
     for _, values in sink.lines:
         keys |= set(values)
     assert len({k for k in keys if k.startswith("grad_rms/")}) == 32 and len(keys) < 110
@@ -98,6 +98,31 @@ def test_every_nth_and_missing_gradients():
     assert "grad_norm/layers.0.bias" not in sink.lines[0][1]
 
 
+def test_a_step_that_was_not_recorded_is_replaced_by_the_next(tmp_path):
+    """Of every 10th step, or of steps that the caller numbers, few or none are multiples of 3."""
+    for steps, sent in ((range(10, 60, 10), [10, 20, 30, 40, 50]), (range(1, 12, 2), [3, 7, 9])):
+        sink = Kept(every=3)
+        SinkFeed([sink], None).send([step_row(s, [1.0, 2.0], layout(2)) for s in steps])
+        assert [s for s, _ in sink.lines] == sent
+    sink = Kept(every=25)
+    run(tmp_path, [sink], steps=60, every=10)
+    assert [s for s, v in sink.lines if "grad_norm" in v] == [30, 50]
+
+
+@pytest.mark.parametrize("records_first", [True, False])
+def test_update_ratios_belong_to_their_step_and_none_is_lost(records_first):
+    where, sink = layout(2), Kept(every=4)
+    feed = SinkFeed([sink], None)
+    for step in range(1, 6):
+        rows = [step_row(step, [1.0, 2.0], where)]
+        rows.insert(records_first, WeightsRow(step, where, True, np.ones(2), np.array([0.5 * step, np.nan])))
+        feed.send(rows)
+    feed.close()
+    ratios = {step: values for step, values in sink.lines if "grad_norm" not in values}
+    assert ratios == {step: {"update_ratio/layers.0.weight": 0.5 * step} for step in range(1, 6)}
+    assert [step for step, values in sink.lines if "grad_norm" in values] == [4]
+
+
 def test_a_sink_that_fails_is_left_out_and_named(tmp_path):
     class Bad(Kept):
         def log(self, step, time, values):
@@ -108,7 +133,7 @@ def test_a_sink_that_fails_is_left_out_and_named(tmp_path):
         RuntimeWarning, match=r"Bad failed and is left out from now on: ConnectionError\('no network'\)"
     ):
         run(tmp_path, [Bad(), good])
-    assert len(good.lines) == 12
+    assert {step for step, _ in good.lines} == set(range(1, 13))
 
 
 def test_arguments_are_checked():
@@ -122,7 +147,9 @@ def test_json_lines(tmp_path):
     stats = run(tmp_path, "jsonl")
     run(tmp_path, ["jsonl"], steps=3)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == list(range(1, 16))
+    ratios = [line["step"] for line in lines if "update_ratio/0.weight" in line]
+    lines = [line for line in lines if "grad_norm" in line]
+    assert [line["step"] for line in lines] == list(range(1, 16)) and ratios == [1, 5, 10, 15]
     assert lines[3]["grad_norm"] == stats[3].total_norm.item()
     sink = JsonlSink(tmp_path / "x.jsonl")
     sink.open(tmp_path)
@@ -163,6 +190,26 @@ def test_the_heatmap_is_bounded_and_a_true_png():
     decode_png(Heatmap().png())
 
 
+@pytest.mark.parametrize("count", [3000, 2])
+def test_the_heatmap_hides_no_sick_parameter(count):
+    where, sink = layout(count), Kept(heatmap_every=1)
+    norms = np.ones(count)
+    healthy = np.unique(decode_png(png_of(sink, step_row(1, norms, where))).reshape(-1, 3), axis=0)
+    norms[1] = np.nan
+    nonfinite = np.zeros(count, dtype=np.int64)
+    nonfinite[1] = 7
+    pixels = decode_png(png_of(sink, step_row(2, norms, where, nonfinite=nonfinite)))
+    assert len(healthy) == 1 and (pixels[:, -1] == (0, 200, 255)).all(axis=1).any()
+
+
+def png_of(sink, row):
+    """The heatmap after one more row."""
+    if not hasattr(sink, "feed"):
+        sink.feed = SinkFeed([sink], None)
+    sink.feed.send([row])
+    return sink.images[-1][2]
+
+
 def test_tensorboard(tmp_path):
     pytest.importorskip("tensorboard", reason="tensorboard is not installed")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -182,6 +229,7 @@ def test_tensorboard(tmp_path):
         "grad_norm/0.weight",
         "update_ratio/0.weight",
     } <= set(events.Tags()["scalars"])
+    assert [e.step for e in events.Scalars("update_ratio/0.weight")] == [1, 5, 10]
     pictures = events.Images("grad_rms_heatmap")
     assert [p.step for p in pictures] == [10, 12]
     assert decode_png(pictures[0].encoded_image_string).shape == (pictures[0].height, pictures[0].width, 3)
