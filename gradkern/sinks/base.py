@@ -20,6 +20,11 @@ CLIP_WINDOW = 100
 ENDINGS = {"before_clip": "", "measured": "_measured", "after_clip": "_after_clip"}
 
 
+def apart(key: str) -> str:
+    """The key where other people's numbers are: a training loop logs its own ``loss`` and ``lr``."""
+    return f"gradkern/{key}" if key in ("loss", "lr") else key
+
+
 class Sink:
     """Where a monitor sends its numbers besides the history. Called from the monitor's own thread.
 

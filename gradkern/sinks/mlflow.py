@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gradkern.sinks._optional import need
-from gradkern.sinks.base import Sink
+from gradkern.sinks.base import Sink, apart
 
 BATCH = 1000  # the most metrics that MLflow takes in one call
 
@@ -16,7 +16,11 @@ class MlflowSink(Sink):
     """Metrics and the heatmap to an MLflow run.
 
     MLflow's file store keeps a metric as a file, so that there cannot be both ``grad_norm`` and
-    ``grad_norm/<param>``: here the second is called ``grad_norm_of/<param>``.
+    ``grad_norm/<param>``: here the second is called ``grad_norm_of/<param>``. ``loss`` and ``lr`` are
+    ``gradkern/loss`` and ``gradkern/lr``: the run may have its own.
+
+    Recent versions of MLflow refuse the file store (``file:`` folders, ``./mlruns``) unless the
+    environment variable ``MLFLOW_ALLOW_FILE_STORE=true`` is set; a server or a database needs none.
 
     Args:
         tracking_uri: server or ``file:`` folder; MLflow's own default if None.
@@ -76,6 +80,7 @@ class MlflowSink(Sink):
 
 def _key(key: str) -> str:
     """The name of a metric here; MLflow takes letters, digits and ``_-. :/`` only."""
+    key = apart(key)
     if key.startswith("grad_norm"):
         key = key.replace("/", "_of/", 1)
     return "".join(c if (c.isalnum() and c.isascii()) or c in "_-. :/" else "_" for c in key)

@@ -251,17 +251,11 @@ def wandb_records(content: bytes):
             parts = b""
 
 
-def test_wandb_offline(tmp_path, monkeypatch):
-    pytest.importorskip("wandb", reason="wandb is not installed")
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_SILENT", "true")
+def wandb_rows(folder):
+    """Rows of the one run in a folder, once it is written to its end."""
     from wandb.proto import wandb_internal_pb2
 
-    from gradkern.sinks import WandbSink
-
-    (tmp_path / "run").mkdir()
-    stats = run(tmp_path, [WandbSink(init={"project": "gradkern-test"}, heatmap_every=10)])
-    (file,) = (tmp_path / "run").rglob("*.wandb")
+    (file,) = folder.rglob("*.wandb")
     rows, ended, deadline = [], False, time.monotonic() + 60
     while not ended and time.monotonic() < deadline:  # another process writes it, after finish() too
         time.sleep(0.1)
@@ -274,11 +268,62 @@ def test_wandb_offline(tmp_path, monkeypatch):
                 items = record.history.item
                 rows.append({i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in items})
     assert ended, file.stat().st_size
+    return rows
+
+
+@pytest.fixture
+def wandb(monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    return pytest.importorskip("wandb", reason="wandb is not installed")
+
+
+def test_wandb_offline(tmp_path, wandb):
+    from gradkern.sinks import WandbSink
+
+    (tmp_path / "run").mkdir()
+    stats = run(tmp_path, [WandbSink(init={"project": "gradkern-test"}, heatmap_every=10)])
+    rows = wandb_rows(tmp_path / "run")
     norms = {row["grad_step"]: row["grad_norm"] for row in rows if "grad_norm" in row}
     assert norms == {i + 1: pytest.approx(s.total_norm.item()) for i, s in enumerate(stats)}
     keys = set().union(*rows)
     assert any(key.startswith("grad_rms_heatmap") for key in keys), sorted(keys)
-    assert {"clip/coef", "clip/rate", "grad_rms/0.weight", "update_ratio/0.weight"} <= keys
+    assert {"clip/coef", "clip/rate", "grad_rms/0.weight", "gradkern/loss", "gradkern/lr"} <= keys
+    assert [row["grad_step"] for row in rows if "update_ratio/0.weight" in row] == [1, 5, 10]
+
+
+def test_wandb_beside_the_rows_of_the_user(tmp_path, wandb):
+    from gradkern.sinks import WandbSink
+
+    with wandb.init(project="gradkern-test", dir=str(tmp_path)) as theirs:
+        sink = WandbSink()
+        sink.open(tmp_path)
+        for step in range(1, 6):
+            theirs.log({"loss": float(step)})
+            sink.log(step, 0.0, {"grad_norm": 1.0, "loss": -1.0})
+        sink.close()
+    rows = wandb_rows(tmp_path)
+    assert [row["loss"] for row in rows if "loss" in row] == [1, 2, 3, 4, 5]
+    assert [row["grad_step"] for row in rows if row.get("gradkern/loss") == -1] == [1, 2, 3, 4, 5]
+
+
+def test_wandb_steps_of_the_user_are_warned_of_and_not_dropped(tmp_path, wandb):
+    from gradkern.sinks import WandbSink
+
+    with wandb.init(project="gradkern-test", dir=str(tmp_path)) as theirs:
+        sink = WandbSink()
+        sink.open(tmp_path)
+        theirs.log({"train/loss": 1.0}, step=1)
+        with pytest.warns(RuntimeWarning, match=r"\[WandbSink\] run: expected .* without step="):
+            sink.log(1, 0.0, {"grad_norm": 1.0})
+        for step in range(2, 8):
+            theirs.log({"train/loss": float(step)}, step=step)
+            for late in range(3):
+                sink.log(step, 0.0, {"grad_norm": float(late)})
+        sink.close()
+    rows = wandb_rows(tmp_path)
+    assert [row["train/loss"] for row in rows if "train/loss" in row] == [1, 2, 3, 4, 5, 6, 7]
+    assert [row["grad_step"] for row in rows if "grad_norm" in row] == [1, 2, 3, 4, 5, 6, 7]
 
 
 def test_mlflow_file_store(tmp_path, monkeypatch):
@@ -297,7 +342,8 @@ def test_mlflow_file_store(tmp_path, monkeypatch):
     assert [m.value for m in found] == pytest.approx([s.total_norm.item() for s in stats])
     finished = client.get_run(sink.run_id)
     assert finished.info.status == "FINISHED"
-    keys = {"clip/coef", "clip/rate", "grad_rms/0.weight", "grad_norm_of/0.weight", "update_ratio/0.weight"}
+    assert [m.step for m in client.get_metric_history(sink.run_id, "update_ratio/0.weight")] == [1, 5, 10]
+    keys = {"clip/coef", "clip/rate", "grad_rms/0.weight", "grad_norm_of/0.weight", "gradkern/loss"}
     assert keys <= set(finished.data.metrics)
     assert [a.path for a in client.list_artifacts(sink.run_id, "gradkern")] == [
         "gradkern/grad_rms_heatmap.png"
