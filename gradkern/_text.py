@@ -18,10 +18,10 @@ def visible(text: str, limit: int = 400) -> str:
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """A number in few characters; a dash for None and NaN."""
-    if value is None or math.isnan(value):
+    """A number in few characters; a dash for None, which is what was not recorded."""
+    if value is None:
         return "-"
-    return f"{value:.{digits}g}"
+    return "NaN" if math.isnan(value) else f"{value:.{digits}g}"
 
 
 def clip_end(text: str, width: int) -> str:

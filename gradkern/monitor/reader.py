@@ -130,7 +130,8 @@ class HistoryReader:
     @property
     @names_file
     def meta(self) -> dict[str, Any]:
-        """What the monitor noted: version, norm_type, every, journal, optimizer, …"""
+        """What the monitor noted: version, norm_type, every, journal, optimizer, …, when it was opened
+        and when closed (None while it records, and after it was killed)."""
         rows = self._db.execute("SELECT key, value FROM meta").fetchall()
         return {str(key): store.read_json(value, f"meta {key!r}") for key, value in rows}
 

@@ -44,7 +44,7 @@ class Recorder:
         journal: str | None = None,
         limit: int = LIMIT_BYTES,
     ) -> None:
-        self._writer = HistoryWriter(folder, meta, journal)
+        self._writer = HistoryWriter(folder, {**meta, "closed": None}, journal)
         self.file = folder / store.DATABASE
         self.journal = self._writer.journal
         self.last_step = self._writer.last_step
@@ -160,6 +160,8 @@ class Recorder:
             )
         with contextlib.suppress(sqlite3.Error):
             self._note(force=True)
+            if not self._writer.gone():
+                self._writer.set_meta("closed", time.time())  # a killed run never says so
         self._writer.close()
         self._feed.close()
 

@@ -20,18 +20,25 @@ _TICK = 0.25  # seconds between looks at the keyboard and the size of the termin
 
 
 def show_once(run_dir: str | Path, console: Console | None = None) -> None:
-    """One frame on the console."""
+    """One frame on the console.
+
+    Raises:
+        HistoryError: there is no run (yet), or something else; names the file.
+    """
     with contextlib.closing(Watcher(run_dir)) as watcher:
-        (console or Console()).print(Frame(watcher.take()))
+        (console or Console()).print(Frame(watcher.take(wait=False)))
 
 
 def watch(run_dir: str | Path, interval: float = 1.0, console: Console | None = None) -> None:
     """Draw until q or Ctrl-C; the terminal is left as it was, with the last frame below it.
 
     Args:
-        run_dir: folder of the run; it may be empty or have ended.
+        run_dir: folder of the run; it may have ended, be empty, or not be there yet.
         interval: seconds between two looks at the run.
         console: where to draw.
+
+    Raises:
+        HistoryError: there is something else than a run; names the file.
     """
     console = console or Console()
     with contextlib.closing(Watcher(run_dir)) as watcher:

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gradkern._text import visible
 from gradkern.monitor import store
 from gradkern.monitor.history import History
+from gradkern.monitor.store import HistoryError
 from gradkern.report.load import first_offender, phase_in_words
 
 F64 = NDArray[np.float64]
@@ -23,6 +25,7 @@ TAIL, ROWS = 4096, 64
 #: Rows of a table, more than any terminal shows.
 _TOP = 40
 _STALLED_AFTER = 120.0  # seconds
+_CREATION = 5.0  # seconds that a monitor may take to make its file
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,8 @@ class Snapshot:
     title: str
     status: str
     stalled: bool = False
+    note: str = "no step recorded yet"
+    """What stands in the place of the numbers while there are none."""
     records: int = 0
     step: int = 0
     total_norm: float | None = None
@@ -65,7 +70,10 @@ class Snapshot:
 
     def same_as(self, other: Snapshot) -> bool:
         """Whether the other would look the same."""
-        return (self.records, self.step, self.status) == (other.records, other.step, other.status)
+        return self._looks() == other._looks()
+
+    def _looks(self) -> tuple[object, ...]:
+        return self.records, self.step, self.status, self.note
 
 
 class Watcher:
@@ -75,24 +83,45 @@ class Watcher:
         self.run_dir = Path(run_dir)
         self._history: History | None = None
         self._offender: tuple[int, str, int] | None = None
+        self._missing_at: float | None = None
 
-    def take(self) -> Snapshot:
-        """The run as it is now; a run that has not begun is no error.
+    def take(self, wait: bool = True) -> Snapshot:
+        """The run as it is now.
+
+        Args:
+            wait: a run that has not begun is no error, nor is a folder that is not there.
 
         Raises:
-            HistoryError: there is something else than a run; names the file.
+            HistoryError: there is something else than a run (or nothing at all); names the file.
         """
         title = self.run_dir.resolve().name
         if self._history is None:
-            if self.run_dir.is_dir() and not (self.run_dir / "history.db").exists():
-                return Snapshot(title, "waiting for the run to begin")
-            self._history = History.open(self.run_dir)
+            missing = self._missing() if wait else ""
+            self._history = None if missing else self._open()
+            if self._history is None:
+                return Snapshot(title, "waiting for the run to begin", note=missing)
         else:
             self._history.refresh()
-        if not len(self._history):
-            return Snapshot(title, "waiting for the first step")
         with store.reading(self._history.path, "watch"):
             return self._read(title, self._history)
+
+    def _missing(self) -> str:
+        """What is not there yet, in words."""
+        if self.run_dir.exists() and (not self.run_dir.is_dir() or (self.run_dir / store.DATABASE).exists()):
+            return ""
+        self._missing_at = time.monotonic()
+        where = visible(str(self.run_dir.absolute()))
+        kind = "no run" if self.run_dir.exists() else "no such folder"
+        return f"{kind} yet: {where}\nIt will be shown once a GradMonitor records to it."
+
+    def _open(self) -> History | None:
+        """None if the file has only just appeared: its monitor may not have put the tables into it."""
+        try:
+            return History.open(self.run_dir)
+        except HistoryError:
+            if self._missing_at is None or time.monotonic() - self._missing_at > _CREATION:
+                raise
+            return None
 
     def close(self) -> None:
         """Close the file."""
@@ -100,17 +129,20 @@ class Watcher:
             self._history.close()
 
     def _read(self, title: str, history: History) -> Snapshot:
+        closed = history.meta.get("closed")
+        if not len(history):
+            return Snapshot(title, "waiting for the first step" if closed is None else "ended")
         norms, coef, clipped = history.total_norm, history.has_coef, history.clipped
         bad = ~np.isfinite(norms)
-        age = time.time() - float(history.time[-1])
+        stalled, status = _status(time.time() - float(history.time[-1]), closed is not None)
         losses = history.loss[history.has_loss]
         thresholds = history.max_norm[clipped]
         thresholds = thresholds[np.isfinite(thresholds)]
         largest, smallest, risen, fallen = _rank(history)
         return Snapshot(
             title=title,
-            status=_status(age),
-            stalled=age > _STALLED_AFTER,
+            status=status,
+            stalled=stalled,
             records=len(history),
             step=int(history.steps[-1]),
             total_norm=float(norms[-1]),
@@ -138,14 +170,17 @@ class Watcher:
         return self._offender
 
 
-def _status(age: float) -> str:
+def _status(age: float, ended: bool) -> tuple[bool, str]:
+    """Whether it is to be worried about, and what to call it; `age` is that of the last step."""
     if age < _STALLED_AFTER:
-        return "recording"
+        return False, "ended" if ended else "recording"
     minutes = age / 60
     if minutes < 120:
-        return f"last step {minutes:.0f} min ago"
-    hours = minutes / 60
-    return f"last step {hours:.0f} h ago" if hours < 48 else f"last step {hours / 24:.0f} days ago"
+        ago = f"{minutes:.0f} min ago"
+    else:
+        hours = minutes / 60
+        ago = f"{hours:.0f} h ago" if hours < 48 else f"{hours / 24:.0f} days ago"
+    return not ended, f"ended, last step {ago}" if ended else f"last step {ago}"
 
 
 def _or_none(value: float) -> float | None:

@@ -45,7 +45,7 @@ def _lines(
     head: list[RenderableType] = [_title(snap, width), *_numbers(snap, width)]
     foot = [_footer(snap, interactive)]
     if not snap.records:
-        return [*head, Text("no step recorded yet", style=_SOFT), *foot]
+        return [*head, Text(snap.note, style=_SOFT), *foot]
     left = height - len(head) - len(foot)
     chart_rows = max(1, min(6, left - 8))
     chart = _chart(snap, width, chart_rows, ascii_only) if left > 3 else []

@@ -16,10 +16,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from rich.cells import cell_len
 from rich.console import Console
 from synthetic import HOSTILE
 
+from gradkern import GradMonitor
 from gradkern.monitor.columns import Layout
 from gradkern.monitor.rows import StepRow
 from gradkern.monitor.store import HistoryError
@@ -108,11 +110,83 @@ def test_a_terminal_that_knows_ascii_only(recorded: Make) -> None:
     assert "#" in text
 
 
-def test_a_run_that_has_not_begun_is_waited_for(tmp_path: Path) -> None:
-    watcher = Watcher(tmp_path)
-    assert watcher.take().status == "waiting for the run to begin"
+@pytest.mark.parametrize("there", [True, False])
+def test_a_run_that_has_not_begun_is_waited_for(tmp_path: Path, there: bool) -> None:
+    folder = tmp_path / "run"
+    if there:
+        folder.mkdir()
+    watcher = Watcher(folder)
+    snapshot = watcher.take()
+    assert snapshot.status == "waiting for the run to begin"
+    assert f"{'no run' if there else 'no such folder'} yet: {folder}" in snapshot.note
+    assert str(folder) in "".join(frame(folder, width=200))
     with pytest.raises(HistoryError, match="expected a recorded run, got no such file"):
-        Watcher(tmp_path / "nothing").take()
+        Watcher(folder).take(wait=False)
+    folder.mkdir(exist_ok=True)
+    (folder / "history.db").touch()  # as a monitor does, before it puts its tables in
+    assert watcher.take().status == "waiting for the run to begin"
+    (folder / "history.db").unlink()
+    HistoryWriter(folder, {}).close()
+    assert watcher.take().status == "waiting for the first step"
+
+
+def test_a_file_that_was_there_before_is_no_run_being_made(tmp_path: Path) -> None:
+    (tmp_path / "history.db").touch()
+    with pytest.raises(HistoryError, match="expected a gradkern history"):
+        Watcher(tmp_path).take()
+
+
+def test_what_is_not_a_number_is_said(tmp_path: Path) -> None:
+    one, layout = np.ones(1, np.float32), Layout(("w",), np.array([4]), np.array([0]))
+    writer = HistoryWriter(tmp_path, {})
+    writer.write([StepRow(1, 1e9, layout, one, one, math.nan, loss=math.nan)])
+    assert "norm NaN as measured  |  loss NaN" in "\n".join(frame(tmp_path))
+    writer.write([StepRow(2, 1e9, layout, one, one, math.inf)])
+    assert "norm inf as measured  |  loss NaN" in "\n".join(frame(tmp_path))
+    writer.close()
+
+
+def test_a_run_that_was_closed_has_ended(tmp_path: Path) -> None:
+    watcher = Watcher(tmp_path / "run")
+    model = torch.nn.Linear(2, 1)
+    for session in (1, 2):
+        monitor = GradMonitor(model, run_dir=tmp_path / "run")
+        model(torch.ones(1, 2)).sum().backward()
+        monitor.record()
+        monitor.flush()
+        assert watcher.take().status == "recording", session
+        monitor.close()
+        assert watcher.take().status == "ended", session
+    with GradMonitor(model, run_dir=tmp_path / "none"):
+        pass
+    assert Watcher(tmp_path / "none").take().status == "ended"
+
+
+def test_a_run_that_was_closed_long_ago_is_nothing_to_worry_about(tmp_path: Path) -> None:
+    for closed, stalled in ((1e9, False), (None, True)):
+        folder = tmp_path / str(closed)
+        writer = HistoryWriter(folder, {"closed": closed})
+        one, layout = np.ones(1, np.float32), Layout(("w",), np.array([4]), np.array([0]))
+        writer.write([StepRow(1, time.time() - 3600, layout, one, one, 1.0)])
+        writer.close()
+        snapshot = Watcher(folder).take()
+        assert snapshot.stalled == stalled
+        assert snapshot.status == ("" if stalled else "ended, ") + "last step 60 min ago"
+
+
+def test_a_killed_run_has_not_ended(tmp_path: Path) -> None:
+    code = (
+        "import os, sys, torch, gradkern\n"
+        "model = torch.nn.Linear(2, 1)\n"
+        "monitor = gradkern.GradMonitor(model, run_dir=sys.argv[1])\n"
+        "model(torch.ones(1, 2)).sum().backward()\n"
+        "monitor.record()\n"
+        "monitor.flush()\n"
+        "os.kill(os.getpid(), 9)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "run")], check=False)
+    assert done.returncode == -9
+    assert Watcher(tmp_path / "run").take().status == "recording"
 
 
 def test_a_watcher_sees_what_is_added(recorded: Make, tmp_path: Path) -> None:
