@@ -35,13 +35,18 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the exit status is 0 if it succeeded."""
+    """Run one command; the exit status is 0 if it succeeded, 130 if it was interrupted."""
     parser = _parser()
     arguments = parser.parse_args(argv)
     if arguments.command is None:
         parser.print_help()
         return 2
-    status: int = arguments.run(arguments)
+    try:
+        status: int = arguments.run(arguments)
+    except KeyboardInterrupt:
+        after_echo = "\n" if sys.stderr.isatty() else ""  # the terminal has written ^C
+        print(f"{after_echo}gradkern {arguments.command}: interrupted", file=sys.stderr)
+        return 130
     return status
 
 

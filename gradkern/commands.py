@@ -10,13 +10,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
+    from gradkern.report.data import Run
+
 _FAILED = 2
 _RUN_HELP = "folder of the run: the run_dir given to GradMonitor"
+_HINT = "RUN is the run_dir given to GradMonitor; it holds a history.db."
+_WAITS = " In a terminal, and without --once, watch waits for it."
 
 
 def add_commands(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the commands to gradkern's parser."""
-    watch = commands.add_parser("watch", help="live view of a run in the terminal")
+    watch = commands.add_parser(
+        "watch", help="live view of a run in the terminal", description="Waits for a run that has not begun."
+    )
     watch.add_argument("run_dir", metavar="RUN", type=Path, help=_RUN_HELP)
     watch.add_argument("--once", action="store_true", help="print one frame and exit")
     watch.add_argument(
@@ -26,9 +32,15 @@ def add_commands(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
     report = commands.add_parser("report", help="write one self-contained HTML file about a run")
     report.add_argument("run_dir", metavar="RUN", type=Path, help=_RUN_HELP)
-    report.add_argument("-o", "--output", type=Path, metavar="FILE", help="default: report.html in RUN")
-    report.add_argument("--png", type=Path, metavar="DIR", help="write every figure as a PNG there too")
+    report.add_argument("-o", "--output", type=_path, metavar="FILE", help="or a folder; default: RUN")
+    report.add_argument("--png", type=_path, metavar="DIR", help="write every figure as a PNG there too")
     report.set_defaults(run=_report)
+
+
+def _path(text: str) -> Path:
+    if not text:  # an empty variable of the shell, not this folder
+        raise argparse.ArgumentTypeError("expected a path, got nothing")
+    return Path(text)
 
 
 def _seconds(text: str) -> float:
@@ -57,26 +69,37 @@ def _watch(arguments: argparse.Namespace) -> int:
 def _report(arguments: argparse.Namespace) -> int:
     try:
         from gradkern.monitor.store import HistoryError
-        from gradkern.report import write_report
         from gradkern.report.load import load
 
         run = load(arguments.run_dir)
-        path = write_report(run, arguments.output)
-        print(f"{path} ({path.stat().st_size / 1e6:.2f} MB)")
-        if arguments.png is not None:
-            from gradkern.report import save_figures
-
-            for file in save_figures(run, arguments.png):
-                print(file)
     except (HistoryError, ImportError, OSError) as error:
+        return _fail("report", arguments.run_dir, error)
+    try:
+        _write(run, arguments.output, arguments.png)
+    except OSError as error:
+        reason = f"cannot write {error.filename or 'its output'}: {error.strerror}"
+        return _fail("report", arguments.run_dir, reason)
+    except ImportError as error:
         return _fail("report", arguments.run_dir, error)
     return 0
 
 
-def _fail(command: str, run_dir: Path, error: Exception) -> int:
+def _write(run: Run, output: Path | None, pictures: Path | None) -> None:
+    from gradkern.report import write_report
+
+    path = write_report(run, output)
+    print(f"{path} ({path.stat().st_size / 1e6:.2f} MB)")
+    if pictures is not None:
+        from gradkern.report import save_figures
+
+        for file in save_figures(run, pictures):
+            print(file)
+
+
+def _fail(command: str, run_dir: Path, error: Exception | str) -> int:
     from gradkern._text import visible
 
     print(f"gradkern {command}: {visible(str(error), 2000)}", file=sys.stderr)
     if not (run_dir / "history.db").exists():
-        print("RUN is the run_dir given to GradMonitor; it holds a history.db.", file=sys.stderr)
+        print(_HINT + (_WAITS if command == "watch" else ""), file=sys.stderr)
     return _FAILED

@@ -51,8 +51,6 @@ def run_command(arguments: argparse.Namespace) -> int:
     """Run the bench. Exit status 2 if it cannot start or cannot write its results."""
     try:
         _run(arguments)
-    except KeyboardInterrupt:
-        return 130
     except RuntimeError as error:
         if "alloc" not in str(error) and "out of memory" not in str(error):
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import html
 from functools import cache
@@ -49,14 +50,16 @@ def write(payload: dict[str, Any], path: Path) -> int:
     """Write the page, whole or not at all; returns its size in bytes.
 
     Raises:
-        OSError: the folder is missing, full or read-only.
+        OSError: the folder is missing, full or read-only; names the file.
     """
     content = render(payload).encode("utf-8")
     partial = path.with_name(path.name + ".partial")
     try:
         partial.write_bytes(content)
         partial.replace(path)
-    except OSError:
-        partial.unlink(missing_ok=True)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        error.filename, error.filename2 = str(path), None  # not the partial one
         raise
     return len(content)

@@ -19,16 +19,18 @@ def write_report(run: Source, path: str | os.PathLike[str] | None = None) -> Pat
 
     Args:
         run: a History, or the folder of a run; it may still be recorded.
-        path: the file; ``report.html`` in the folder of the run if None.
+        path: the file, or a folder for a ``report.html``; the folder of the run if None.
 
     Returns:
         The path written.
 
     Raises:
         HistoryError: the folder holds no run that can be read.
-        OSError: the file cannot be written; what was there before is left as it is.
+        OSError: the file cannot be written; names it, and leaves what was there before as it is.
     """
     data = load(run)
-    target = Path(path) if path is not None else Path(data.folder or ".") / "report.html"
+    target = Path(path if path is not None else data.folder or ".")
+    if path is None or target.is_dir():
+        target /= "report.html"
     html.write(payload(data), target)
     return target

@@ -33,8 +33,15 @@ def test_without_a_terminal_one_frame_is_printed(recorded: Make, capsys: pytest.
 
 
 @pytest.mark.parametrize("command", ["watch", "report"])
-def test_a_folder_that_is_not_there(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([command, str(tmp_path / "no\x1b[2Jrun")]) == 2
+@pytest.mark.parametrize("there", [True, False])
+def test_a_run_that_is_not_there(
+    command: str, there: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "no\x1b[2Jrun"
+    if there:
+        folder.mkdir()
+    once = ["--once"] if command == "watch" else []
+    assert main([command, str(folder), *once]) == 2
     error = capsys.readouterr().err
     assert f"gradkern {command}: " in error
     assert "expected a recorded run, got no such file" in error
@@ -66,11 +73,61 @@ def test_a_truncated_run_is_an_error(recorded: Make, capsys: pytest.CaptureFixtu
     assert not (file.parent / "report.html").exists()
 
 
-def test_a_folder_that_cannot_be_written(
+def test_a_report_into_a_folder(recorded: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", str(recorded()), "-o", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.startswith(f"{tmp_path / 'report.html'} (")
+
+
+@pytest.mark.parametrize("place", ["missing/r.html", "file/r.html", "full"])
+def test_a_place_that_cannot_be_written(
+    recorded: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "full.partial").symlink_to("/dev/full")
+    assert main(["report", str(recorded()), "-o", str(tmp_path / place)]) == 2
+    reason = {"m": "No such file or directory", "f": "Not a directory"}[place[0]]
+    reason = "No space left on device" if place == "full" else reason
+    error = capsys.readouterr().err
+    assert error == f"gradkern report: cannot write {tmp_path / place}: {reason}\n"
+    assert not (tmp_path / "full").exists()
+
+
+def test_pictures_that_cannot_be_written(
     recorded: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["report", str(recorded()), "-o", str(tmp_path / "missing" / "r.html")]) == 2
-    assert "No such file or directory" in capsys.readouterr().err
+    pytest.importorskip("matplotlib")
+    (tmp_path / "file").touch()
+    assert main(["report", str(recorded()), "--png", str(tmp_path / "file")]) == 2
+    assert capsys.readouterr().err == f"gradkern report: cannot write {tmp_path / 'file'}: File exists\n"
+
+
+@pytest.mark.parametrize("option", ["-o", "--png"])
+def test_an_empty_path(recorded: Make, capsys: pytest.CaptureFixture[str], option: str) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["report", str(recorded()), option, ""])
+    assert stopped.value.code == 2
+    assert "expected a path, got nothing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "inside"),
+    [
+        (["report", "x"], "gradkern.report.load.load"),
+        (["demo", "--no-picture"], "gradkern.demo.command._run"),
+        (["bench"], "gradkern.bench.command._run"),
+    ],
+)
+def test_an_interrupt_is_one_line(
+    command: list[str], inside: str, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], tmp_path: Path,
+) -> None:  # fmt: skip
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(inside, interrupted)
+    assert main(command) == 130
+    assert capsys.readouterr().err == f"gradkern {command[0]}: interrupted\n"
 
 
 @pytest.mark.parametrize("seconds", ["0", "-1", "nan", "soon"])
