@@ -33,22 +33,25 @@ def load_extension() -> ModuleType:
     """
     record = Path(__file__).with_name("_built_for_torch.txt")
     if not record.exists():
-        raise ImportError(
-            f"gradkern's compiled extension is missing from {record.parent}. Build it: {REBUILD}"
-        )
+        raise _unusable(f"gradkern's compiled extension is missing from {record.parent}. Build it: {REBUILD}")
     built_for = record.read_text(encoding="utf-8").strip()
     if built_for != torch.__version__:
-        raise ImportError(
+        raise _unusable(
             f"gradkern was built for torch {built_for}, and torch {torch.__version__} is installed: "
             f"compiled extensions fit one version only. Rebuild it: {REBUILD}"
         )
     try:
         from gradkern import _C
     except ImportError as error:
-        raise ImportError(
+        raise _unusable(
             f"gradkern's compiled extension does not load: {error}. Rebuild it: {REBUILD}"
         ) from error
     return _C
+
+
+def _unusable(reason: str) -> ImportError:
+    """The name makes ``python -m gradkern`` print the reason alone, without a traceback."""
+    return ImportError(reason, name="gradkern")
 
 
 if TYPE_CHECKING:

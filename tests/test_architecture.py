@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -131,6 +134,20 @@ class TestAbiCheck:
             in done.stderr
         )
         assert "Rebuild it: pip install --no-build-isolation" in done.stderr
+
+    def test_the_command_says_it_without_a_traceback(self, package_copy):
+        (package_copy / "gradkern" / "_built_for_torch.txt").write_text("2.9.9+cu999\n")
+        done = subprocess.run(
+            [sys.executable, "-m", "gradkern", "info"],
+            cwd=package_copy,
+            env={**os.environ, "PYTHONPATH": str(package_copy)},
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "gradkern was built for torch 2.9.9+cu999" in done.stderr
+        assert len(done.stderr.splitlines()) == 1
 
     def test_no_record(self, run_python, package_copy):
         (package_copy / "gradkern" / "_built_for_torch.txt").unlink()
