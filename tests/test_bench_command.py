@@ -5,10 +5,12 @@ import math
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
+import gradkern
 from gradkern.bench.clip import GradientCopies, Times, interleaved, norm_errors, time_clipping
 from gradkern.cli import main
 
@@ -194,7 +196,7 @@ def test_disabled_is_said(models):
     arguments = ["bench", "--model", "bench_models:build", "--seconds", "1e-6", "--device", "cpu"]
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments],
-        env={**os.environ, "GRADKERN_DISABLE": "1"},
+        env={**os.environ, "GRADKERN_DISABLE": "1", "PYTHONPATH": str(Path(gradkern.__file__).parent.parent)},
         capture_output=True,
         text=True,
         timeout=120,

@@ -127,6 +127,7 @@ def bench_cuda(monkeypatch):
         "get_device_name": lambda: "a GPU",
         "mem_get_info": lambda: (1 << 20, 1 << 20),
         "synchronize": lambda: None,
+        "is_current_stream_capturing": lambda: False,  # an optimizer's step asks it
         "empty_cache": lambda: None,
         "Event": FakeEvent,
         "_sleep": slept.append,

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 import pytest
 import torch
@@ -53,7 +54,8 @@ def test_the_unclipped_runs_blow_up_and_the_clipped_ones_learn(demo: Demo) -> No
         assert unclipped["verdict"].startswith(("blew up", "diverged"))
         assert len(clipped["loss"]) == STEPS
         assert all(math.isfinite(float(x)) for x in clipped["loss"])
-        assert clipped["loss"][-1] < clipped["loss"][0]
+        # The text, and with it the course of so few steps, is another one for each version of Python.
+        assert median(clipped["loss"][-10:]) < clipped["loss"][0]
         assert not any(map(any, clipped["nonfinite"]))
         assert clipped["loss"][0] == unclipped["loss"][0]  # same weights, same batch
 
