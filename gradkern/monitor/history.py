@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradkern.monitor import store
+from gradkern.monitor import database, store
 from gradkern.monitor.columns import Columns, LayerColumns, roll_up
 from gradkern.monitor.reader import Branch, names_file
 from gradkern.monitor.step_numbers import StepNumbers
@@ -25,8 +25,9 @@ class History(StepNumbers):
     """A recorded run. Arrays have T rows, the recorded steps, and N columns, the parameters.
 
     Only plain numbers of each step are read when it is opened; the [T, N] arrays are read when they
-    are asked for, and kept until `refresh`. Reading changes nothing, executes nothing from the file
-    and never disturbs the process that records.
+    are asked for, and kept until `refresh`. Reading changes nothing in the file, executes nothing from it
+    and never disturbs the process that records. Beside a run that was not closed, or not while
+    nobody read it, SQLite keeps its two files for a WAL.
 
     Where a run went back to an earlier step (a resume from a checkpoint), the steps recorded
     before and replaced afterwards are left out; ``History.open(run, superseded=True)`` shows every
@@ -44,7 +45,7 @@ class History(StepNumbers):
         Raises:
             HistoryError: there is no run, or its file is damaged or something else; names the file.
         """
-        connection = store.connect_reader(run_dir)
+        connection = database.connect_reader(run_dir)
         folder = Path(run_dir)
         path = folder / store.DATABASE if folder.is_dir() else folder
         try:

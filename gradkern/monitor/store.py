@@ -19,17 +19,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sqlite3
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from gradkern.monitor import file_systems
 
 DATABASE = "history.db"
 APPLICATION_ID = 0x67726B6E  # "grkn"
@@ -81,147 +77,6 @@ class HistoryError(RuntimeError):
     """A run's file cannot be read or written; the message names the file."""
 
 
-def connect_writer(folder: Path, journal: str | None = None) -> tuple[sqlite3.Connection, str]:
-    """The database of a run to write to, created if it is not there.
-
-    Returns:
-        The connection (usable from any one thread at a time) and the journal mode in use.
-
-    Raises:
-        HistoryError: the folder cannot be written, or the file is not a sound history; it is left
-            as it is.
-    """
-    file = folder / DATABASE
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise HistoryError(
-            f"[GradMonitor] run_dir {str(folder)!r}: expected a folder that can be written, got: {error}"
-        ) from error
-    if file.exists() and file.stat().st_size:
-        _check_header(file, "GradMonitor")
-    try:
-        connection = sqlite3.connect(
-            file, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
-        )
-        connection.execute("PRAGMA trusted_schema=OFF")
-        fresh = not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        if fresh:
-            connection.execute("PRAGMA page_size=8192")
-        wanted = journal or file_systems.journal_for(folder)
-        mode = str(connection.execute(f"PRAGMA journal_mode={wanted}").fetchone()[0]).upper()
-        connection.execute("PRAGMA synchronous=NORMAL")
-        connection.execute("PRAGMA journal_size_limit=16777216")
-        if fresh:
-            _create(connection)
-        else:
-            _check_schema(connection, file, "GradMonitor")
-            connection.execute("BEGIN IMMEDIATE")  # says now, not in an hour, that it cannot be written
-            connection.execute("ROLLBACK")
-    except sqlite3.Error as error:
-        raise HistoryError(_explain(error, file, "GradMonitor")) from error
-    except UnicodeError as error:  # SQLite's own message quotes the damage
-        raise HistoryError(_explain(sqlite3.DatabaseError("malformed"), file, "GradMonitor")) from error
-    return connection, mode
-
-
-def connect_reader(folder: str | os.PathLike[str]) -> sqlite3.Connection:
-    """The database of a run to read from, while it is written or afterwards; never changes it.
-
-    Raises:
-        HistoryError: there is none, or it is not a sound history; names the file.
-    """
-    file = Path(folder)
-    file = file / DATABASE if file.is_dir() else file
-    if not file.is_file():
-        raise HistoryError(f"[History.open] {str(file)!r}: expected a recorded run, got no such file")
-    _check_header(file, "History.open")
-    try:
-        connection = _open_read_only(file)
-        connection.execute("PRAGMA trusted_schema=OFF")
-        connection.text_factory = _decode_text
-        if sys.version_info >= (3, 11):
-            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 1 << 28)
-        _check_schema(connection, file, "History.open")
-    except sqlite3.Error as error:
-        raise HistoryError(_explain(error, file, "History.open")) from error
-    except UnicodeError as error:  # SQLite's own message quotes the damage
-        raise HistoryError(_explain(sqlite3.DatabaseError("malformed"), file, "History.open")) from error
-    return connection
-
-
-def _open_read_only(file: Path) -> sqlite3.Connection:
-    uri = file.absolute().as_uri() + "?mode=ro"
-    connection = sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, check_same_thread=False)
-    try:
-        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        return connection
-    except sqlite3.OperationalError:
-        connection.close()
-        wal = Path(f"{file}-wal")
-        if wal.exists() and wal.stat().st_size:
-            raise
-        # A WAL database in a folder that cannot be written: all of it is in the main file.
-        return sqlite3.connect(uri + "&immutable=1", uri=True, check_same_thread=False)
-
-
-def _decode_text(text: bytes) -> str:
-    return text.decode("utf-8", "replace")
-
-
-def _create(connection: sqlite3.Connection) -> None:
-    connection.execute("BEGIN IMMEDIATE")
-    for statement in SCHEMA.values():
-        connection.execute(statement)
-    connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
-    connection.execute(f"PRAGMA user_version={VERSION}")
-    connection.execute("COMMIT")
-
-
-def _check_header(file: Path, operation: str) -> None:
-    """The first 100 bytes: is it SQLite, is it ours, is it all there?"""
-    try:
-        with file.open("rb") as opened:
-            header = opened.read(100)
-            size = opened.seek(0, os.SEEK_END)
-    except OSError as error:
-        raise HistoryError(f"[{operation}] {str(file)!r}: cannot be read: {error}") from error
-    remedy = "it is left as it is: move it away, or use another run_dir"
-    if len(header) < 100 or not header.startswith(b"SQLite format 3\0"):
-        raise HistoryError(
-            f"[{operation}] {str(file)!r}: expected a gradkern history, got another file; {remedy}"
-        )
-    journals = [Path(f"{file}{ending}") for ending in ("-wal", "-journal")]
-    if any(journal.exists() and journal.stat().st_size for journal in journals):
-        return  # being written, or to be recovered: SQLite sees to it
-    if int.from_bytes(header[68:72], "big") not in (APPLICATION_ID, 0):
-        raise HistoryError(
-            f"[{operation}] {str(file)!r}: expected a gradkern history, got another program's "
-            f"database; {remedy}"
-        )
-    page = int.from_bytes(header[16:18], "big")
-    expected = (65536 if page == 1 else page) * int.from_bytes(header[28:32], "big")
-    if header[24:28] == header[92:96] and size < expected:
-        raise HistoryError(
-            f"[{operation}] {str(file)!r}: the file is truncated: expected {expected} bytes, got "
-            f"{size}; {remedy}"
-        )
-
-
-def _check_schema(connection: sqlite3.Connection, file: Path, operation: str) -> None:
-    found = connection.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL").fetchall()
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version > VERSION:
-        raise HistoryError(
-            f"[{operation}] {str(file)!r}: written by a newer gradkern (format {version}, this one reads "
-            f"up to {VERSION}); update gradkern"
-        )
-    if dict(found) != SCHEMA:
-        raise HistoryError(
-            f"[{operation}] {str(file)!r}: expected a gradkern history, got a database with other tables"
-        )
-
-
 def _explain(error: sqlite3.Error, file: Path, operation: str) -> str:
     text = str(error)
     if "not a database" in text or "malformed" in text:
@@ -248,6 +103,12 @@ def reading(file: Path, operation: str = "History") -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise explain(error, file, operation) from error
+    except UnicodeError as error:  # SQLite's own message quotes the damage
+        raise explain(sqlite3.DatabaseError("malformed"), file, operation) from error
+    except MemoryError as error:
+        raise HistoryError(
+            f"[{operation}] {str(file)!r}: too large for this machine's memory; History.window reads less"
+        ) from error
     except HistoryError as error:
         if str(file) in str(error):
             raise

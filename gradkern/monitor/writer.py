@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from gradkern.monitor import scalars, store
+from gradkern.monitor import database, scalars, store
 from gradkern.monitor.columns import Layout
 from gradkern.monitor.history import History
 from gradkern.monitor.rows import Row, StepRow, WeightsRow, rms_of
@@ -33,7 +33,7 @@ class HistoryWriter:
         self.folder = folder
         self._file = folder / store.DATABASE
         self._stale = True
-        self._db, self.journal = store.connect_writer(folder, journal)
+        self._db, self.journal = database.connect_writer(folder, journal)
         opened = self._file.stat()
         self._identity = opened.st_dev, opened.st_ino
         try:
@@ -84,11 +84,8 @@ class HistoryWriter:
 
     def close(self) -> None:
         """Close the file; with a WAL, its content moves to the main file."""
-        try:
-            if self.journal == "WAL":
-                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        except sqlite3.Error:  # what is in the WAL is safe there
-            pass
+        if self.journal == "WAL":
+            database.leave_one_file(self._db)
         self._db.close()
 
     # ---- where the file stands ----

@@ -291,6 +291,7 @@ def test_two_readers_beside_a_writer(tmp_path, journal):
 
 def test_reading_from_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
     write_run(tmp_path, RNG.random((5, 2), dtype=np.float32))
+    damage(tmp_path, "PRAGMA journal_mode=WAL")  # as a run stays that was read when it ended
     os.chmod(tmp_path, 0o555)
     try:
         if os.geteuid() == 0:  # root may write anywhere: make SQLite's first attempt fail as it would
@@ -307,6 +308,92 @@ def test_reading_from_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
             assert len(history) == 5
     finally:
         os.chmod(tmp_path, 0o755)
+
+
+@pytest.mark.parametrize("start", ["CREATE TABLE t (x)", "PRAGMA application_id = 7"])
+@pytest.mark.parametrize("journal", ["DELETE", "WAL"])
+def test_a_foreign_database_is_left_byte_for_byte(tmp_path, start, journal):
+    damage(tmp_path, start, "PRAGMA journal_mode=" + journal)
+    file = tmp_path / store.DATABASE
+    before = file.read_bytes()
+    with pytest.raises(HistoryError, match=r"history\.db': expected a gradkern history, .*left as it is"):
+        GradMonitor(small_model(), None, tmp_path)
+    assert file.read_bytes() == before
+    assert sorted(f.name for f in tmp_path.iterdir()) == [".lock", file.name]
+
+
+def test_a_foreign_database_with_a_wal_is_left_byte_for_byte(tmp_path):
+    foreign = sqlite3.connect(tmp_path / store.DATABASE)
+    foreign.execute("PRAGMA journal_mode=WAL")
+    foreign.execute("CREATE TABLE t (x)")
+    names = (store.DATABASE, store.DATABASE + "-wal")
+    run = tmp_path / "run"  # what a crash of the other program leaves
+    run.mkdir()
+    for name in names:
+        (run / name).write_bytes((tmp_path / name).read_bytes())
+    foreign.close()
+    before = [(run / name).read_bytes() for name in names]
+    with pytest.raises(HistoryError, match="got a database with other tables; it is left as it is"):
+        GradMonitor(small_model(), None, run)
+    assert [(run / name).read_bytes() for name in names] == before
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(f.name for f in folder.iterdir())
+
+
+def test_a_closed_run_is_one_file_and_stays_one_when_it_is_read(tmp_path):
+    for end in (7, 9):  # a writer that begins again finds it as well
+        writer = HistoryWriter(tmp_path, {})
+        assert writer.journal == "WAL"
+        writer.write([step_row(s, [s, s], layout(2)) for s in range((writer.last_step or 0) + 1, end + 1)])
+        writer.close()
+        assert files(tmp_path) == [store.DATABASE]
+        before = (tmp_path / store.DATABASE).read_bytes()
+        with History.open(tmp_path) as history:
+            assert len(history.norm) == end
+        assert files(tmp_path) == [store.DATABASE] and (tmp_path / store.DATABASE).read_bytes() == before
+
+
+def test_a_run_that_is_read_while_it_ends_and_begins_again(tmp_path):
+    where = layout(2)
+    writer = HistoryWriter(tmp_path, {})
+    writer.write([step_row(1, [1, 1], where)])
+    with History.open(tmp_path):
+        start = time.monotonic()
+        writer.close()  # cannot leave its WAL, and does not wait for that
+        assert time.monotonic() - start < 2
+        late = History.open(tmp_path)
+    writer = HistoryWriter(tmp_path, {})
+    writer.write([step_row(2, [2, 2], where)])
+    assert late.refresh() == 1 and late.norm[:, 0].tolist() == [1, 2]
+    late.close()
+    writer.close()
+    assert files(tmp_path) == [store.DATABASE]
+    with History.open(tmp_path) as idle:  # a reader of one file beside a writer that goes on in a WAL
+        writer = HistoryWriter(tmp_path, {})
+        assert writer.journal == "WAL"
+        writer.write([step_row(3, [3, 3], where)])
+        assert idle.refresh() == 1 and len(idle) == 3
+        writer.close()
+
+
+def test_opening_a_run_keeps_the_locks_of_the_process_that_records(tmp_path):
+    """POSIX forgets all locks on a file once the process closes any descriptor of it."""
+    writer = HistoryWriter(tmp_path, {}, "TRUNCATE")
+    writer.write([step_row(1, [1, 1], layout(2))])
+    writer._db.execute("BEGIN IMMEDIATE")
+    History.open(tmp_path).close()
+    code = (
+        "import sqlite3, sys\n"
+        "try: sqlite3.connect(sys.argv[1], timeout=0, isolation_level=None).execute('BEGIN IMMEDIATE')\n"
+        "except sqlite3.OperationalError as error: print(error)"
+    )
+    file = str(tmp_path / store.DATABASE)
+    done = subprocess.run([sys.executable, "-c", code, file], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "database is locked", done
+    writer._db.execute("ROLLBACK")
+    writer.close()
 
 
 # ---- damage and hostility ----

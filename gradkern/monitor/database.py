@@ -1,0 +1,213 @@
+"""Opening a run's database, to write and to read; a file that is none is left byte for byte."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import sys
+from pathlib import Path
+
+from gradkern.monitor import file_systems
+from gradkern.monitor.store import (
+    APPLICATION_ID,
+    BUSY_SECONDS,
+    DATABASE,
+    SCHEMA,
+    VERSION,
+    HistoryError,
+    reading,
+)
+
+_REMEDY = "it is left as it is: move it away, or use another run_dir"
+
+
+def connect_writer(folder: Path, journal: str | None = None) -> tuple[sqlite3.Connection, str]:
+    """The database of a run to write to, created if it is not there.
+
+    Returns:
+        The connection (usable from any one thread at a time) and the journal mode in use.
+
+    Raises:
+        HistoryError: the folder cannot be written, or the file is not a sound history; it is left
+            as it is.
+    """
+    file = folder / DATABASE
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise HistoryError(
+            f"[GradMonitor] run_dir {str(folder)!r}: expected a folder that can be written, got: {error}"
+        ) from error
+    with reading(file, "GradMonitor"):
+        # A rollback journal that is left over has to be played back before anything can be read.
+        if _size(file) and not _size(f"{file}-journal"):
+            _look(file)
+        connection = sqlite3.connect(
+            file, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+        )
+        try:
+            return connection, _prepare(connection, file, journal or file_systems.journal_for(folder))
+        except BaseException:
+            connection.close()
+            raise
+
+
+def connect_reader(folder: str | os.PathLike[str]) -> sqlite3.Connection:
+    """The database of a run to read from, while it is written or afterwards; never changes it.
+
+    Raises:
+        HistoryError: there is none, or it is not a sound history; names the file.
+    """
+    file = Path(folder)
+    file = file / DATABASE if file.is_dir() else file
+    if not file.is_file():
+        raise HistoryError(f"[History.open] {str(file)!r}: expected a recorded run, got no such file")
+    with reading(file, "History.open"):
+        connection = _open_read_only(file, "History.open")
+        try:
+            connection.text_factory = _decode_text
+            if sys.version_info >= (3, 11):
+                connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 1 << 28)
+            _check(connection, file, "History.open")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+def leave_one_file(connection: sqlite3.Connection) -> None:
+    """Before the writer closes: all of a WAL into the main file, which needs no WAL any more.
+
+    Whoever opens it then makes no file beside it. While others have it open, it stays a WAL database.
+    """
+    connection.execute("PRAGMA busy_timeout=0")
+    for statement in ("PRAGMA wal_checkpoint(TRUNCATE)", "PRAGMA journal_mode=DELETE"):
+        try:
+            connection.execute(statement)
+        except sqlite3.Error:  # what is in the WAL is safe there
+            return
+
+
+def _look(file: Path) -> None:
+    """Refuse another program's file before anything is done to it."""
+    connection = _open_read_only(file, "GradMonitor", immutable=not _size(f"{file}-wal"))
+    try:
+        if not _is_fresh(connection):
+            _check(connection, file, "GradMonitor")
+    finally:
+        connection.close()
+
+
+def _prepare(connection: sqlite3.Connection, file: Path, wanted: str) -> str:
+    """Create or check the tables; returns the journal mode in use."""
+    connection.execute("PRAGMA trusted_schema=OFF")
+    fresh = _is_fresh(connection)
+    if fresh:
+        connection.execute("PRAGMA page_size=8192")
+    else:
+        _check(connection, file, "GradMonitor")
+    mode = str(connection.execute(f"PRAGMA journal_mode={wanted}").fetchone()[0]).upper()
+    connection.execute("PRAGMA synchronous=NORMAL")
+    connection.execute("PRAGMA journal_size_limit=16777216")
+    if fresh:
+        _create(connection)
+    else:
+        connection.execute("BEGIN IMMEDIATE")  # says now, not in an hour, that it cannot be written
+        connection.execute("ROLLBACK")
+    return mode
+
+
+def _is_fresh(connection: sqlite3.Connection) -> bool:
+    """No tables yet, nor another program's mark: what a process that died at once leaves."""
+    mark = connection.execute("PRAGMA application_id").fetchone()[0]
+    tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    return not tables and mark in (0, APPLICATION_ID)
+
+
+def _create(connection: sqlite3.Connection) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    for statement in SCHEMA.values():
+        connection.execute(statement)
+    connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version={VERSION}")
+    connection.execute("COMMIT")
+
+
+def _open_read_only(file: Path, operation: str, immutable: bool = False) -> sqlite3.Connection:
+    if 0 < _size(file) < 512:  # less than the smallest page; SQLite would take it for empty
+        raise HistoryError(_damage(file, operation))
+    uri = file.absolute().as_uri() + "?mode=ro"
+    plain = uri + "&immutable=1" if immutable else uri
+    connection = sqlite3.connect(plain, uri=True, timeout=BUSY_SECONDS, check_same_thread=False)
+    try:
+        connection.execute("PRAGMA trusted_schema=OFF")
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        return connection
+    except sqlite3.OperationalError:
+        connection.close()
+        if immutable or _size(f"{file}-wal"):
+            raise
+        # A WAL database in a folder that cannot be written: all of it is in the main file.
+        return sqlite3.connect(uri + "&immutable=1", uri=True, check_same_thread=False)
+    except sqlite3.DatabaseError as error:
+        connection.close()
+        raise HistoryError(_damage(file, operation, error)) from error
+
+
+def _decode_text(text: bytes) -> str:
+    return text.decode("utf-8", "replace")
+
+
+def _check(connection: sqlite3.Connection, file: Path, operation: str) -> None:
+    """Is it ours, is it all there, has it exactly our tables?"""
+    if connection.execute("PRAGMA application_id").fetchone()[0] not in (APPLICATION_ID, 0):
+        raise HistoryError(
+            f"[{operation}] {str(file)!r}: expected a gradkern history, got another program's "
+            f"database; {_REMEDY}"
+        )
+    found = connection.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL").fetchall()
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version > VERSION:
+        raise HistoryError(
+            f"[{operation}] {str(file)!r}: written by a newer gradkern (format {version}, this one reads "
+            f"up to {VERSION}); update gradkern"
+        )
+    if dict(found) != SCHEMA:
+        got = "a database with other tables" if found else "an empty file"
+        raise HistoryError(f"[{operation}] {str(file)!r}: expected a gradkern history, got {got}; {_REMEDY}")
+    pages = connection.execute("PRAGMA page_count").fetchone()[0]
+    page = connection.execute("PRAGMA page_size").fetchone()[0]
+    _check_length(file, operation, pages * page)
+
+
+def _check_length(file: Path, operation: str, expected: int) -> None:
+    """By its length alone: to open the file besides would, once closed, undo this process's locks on it."""
+    if any(_size(f"{file}{ending}") for ending in ("-wal", "-journal")):
+        return  # being written, or to be recovered: SQLite sees to it
+    size = _size(file)
+    if size < expected:
+        raise HistoryError(
+            f"[{operation}] {str(file)!r}: the file is truncated: expected {expected} bytes, got "
+            f"{size}; {_REMEDY}"
+        )
+
+
+def _damage(file: Path, operation: str, error: sqlite3.Error | None = None) -> str:
+    """What is wrong with a file that SQLite does not open."""
+    with file.open("rb") as opened:
+        header = opened.read(100)
+    if len(header) < 100 or not header.startswith(b"SQLite format 3\0"):
+        return f"[{operation}] {str(file)!r}: expected a gradkern history, got another file; {_REMEDY}"
+    page = int.from_bytes(header[16:18], "big")
+    if header[24:28] == header[92:96]:
+        pages = int.from_bytes(header[28:32], "big")
+        _check_length(file, operation, (65536 if page == 1 else page) * pages)
+    return f"[{operation}] {str(file)!r}: the file is corrupt ({error}); {_REMEDY}"
+
+
+def _size(path: str | os.PathLike[str]) -> int:
+    """In bytes; 0 if there is no such file."""
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
