@@ -22,6 +22,8 @@ Floats = NDArray[np.floating[Any]]
 
 #: What a layout may say of each parameter besides its size.
 DETAILS = ("shape", "dtype", "trainable", "group", "kind")
+#: Parameters of one run. More would be no model, but a file that is to use up the reader's memory.
+MOST_NAMES = 2**20
 
 
 @dataclass
@@ -61,7 +63,9 @@ class Layout:
         if not isinstance(value, dict):
             raise HistoryError("[History] layout: expected an object, got a damaged value")
         names = value.get("names")
-        if not isinstance(names, list) or not all(isinstance(n, str) for n in names) or len(names) > 10**7:
+        if isinstance(names, list) and len(names) > MOST_NAMES:
+            raise HistoryError(f"[History] layout: expected at most {MOST_NAMES} names, got {len(names)}")
+        if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
             raise HistoryError("[History] layout: expected a list of names, got a damaged value")
         if len(set(names)) != len(names):
             raise HistoryError("[History] layout: a name stands twice")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradkern.monitor import store
-from gradkern.monitor.columns import Columns, Layout
+from gradkern.monitor.columns import MOST_NAMES, Columns, Layout
 from gradkern.monitor.scalars import Scalars
 from gradkern.monitor.store import HistoryError
 
 F = TypeVar("F", bound=Callable[..., Any])
 _PIECE = 1024
+_BEYOND = 2**63 - 1
 
 
 def names_file(method: F) -> F:
@@ -66,6 +68,7 @@ class HistoryReader:
             new = self._read_scalars()
         finally:
             self._db.execute("COMMIT")
+        self._mark()
         self._select()
         self._cache.clear()
         return new
@@ -145,15 +148,19 @@ class HistoryReader:
     @names_file
     def branches(self) -> list[Branch]:
         """Where recording went on from an earlier step, in order of time."""
-        found = []
-        for number, from_step, first_seq, _, time in self._branch_rows:
+        found: list[Branch] = []
+        seqs, steps = self._all["seq"], self._all["step"].tolist()
+        live: list[int] = []  # steps that no branch so far replaced, ascending
+        before = 0
+        for _, from_step, first_seq, _, time in self._branch_rows:
             if from_step is None:
                 continue
-            earlier = [(n, s) for n, s, *_ in self._branch_rows if s is not None and n < number]
-            gone = (self._all["seq"] < first_seq) & (self._all["step"] >= from_step)
-            for n, step in earlier:  # what was replaced before is not replaced again
-                gone &= (self._all["branch"] >= n) | (self._all["step"] < step)
-            found.append(Branch(int(from_step), float(time), int(np.count_nonzero(gone))))
+            first = int(np.searchsorted(seqs, first_seq))
+            live += steps[before:first]
+            before = max(before, first)
+            kept = bisect.bisect_left(live, from_step)
+            found.append(Branch(int(from_step), float(time), len(live) - kept))
+            del live[kept:]
         return found
 
     def _column(self, name: str) -> NDArray[Any]:
@@ -168,6 +175,8 @@ class HistoryReader:
                 [position.setdefault(name, len(position)) for name in layout.names], dtype=np.int64
             )
             self._layouts[number] = layout
+            if len(position) > MOST_NAMES:
+                raise HistoryError(f"[History] layouts: expected at most {MOST_NAMES} names in all")
         self._names = tuple(position)
         self._numel = np.zeros(len(position), dtype=np.int64)
         for layout in self._layouts.values():
@@ -183,11 +192,9 @@ class HistoryReader:
 
     def _select(self) -> None:
         """Which rows are live: not replaced by a later branch."""
-        live = np.ones(len(self._all["seq"]), dtype=bool)
-        for number, from_step, *_ in [] if self._superseded else self._branch_rows:
-            if from_step is not None:
-                live &= (self._all["branch"] >= number) | (self._all["step"] < from_step)
-        self._rows = np.flatnonzero(live)
+        numbers, limits = self._marks
+        later = np.searchsorted(numbers, self._all["branch"], side="right")
+        self._rows = np.flatnonzero(self._all["step"] < limits[later])
 
     def _live(self, table: str, columns: str) -> list[tuple[Any, ...]]:
         """Rows of `weights` or `hists` that no later branch replaced."""
@@ -196,8 +203,18 @@ class HistoryReader:
         return [row for row in found if self._is_live(row[0], row[1])]
 
     def _is_live(self, branch: int, step: int) -> bool:
-        marks = [] if self._superseded else self._branch_rows
-        return all(s is None or branch >= n or step < s for n, s, *_ in marks)
+        numbers, limits = self._marks
+        return bool(step < limits[np.searchsorted(numbers, branch, side="right")])
+
+    def _mark(self) -> None:
+        """The ids of the branches, and for each the first step that it or one behind it replaced.
+
+        One more for what no branch replaced: beyond every step.
+        """
+        marks = [] if self._superseded else [(n, s) for n, s, *_ in self._branch_rows if s is not None]
+        starts = np.array([s for _, s in marks] + [_BEYOND], dtype=np.int64)
+        limits = np.minimum.accumulate(starts[::-1])[::-1]
+        self._marks = np.array([n for n, _ in marks], dtype=np.int64), limits
 
     @names_file
     def last_step_of(self, table: str) -> int | None:

@@ -53,6 +53,14 @@ def span_of(level: int) -> int:
     return 1 if level == 0 else int(BASE * FACTOR ** (level - 1))
 
 
+def levels_of(rows: int) -> range:
+    """The levels that `rows` rows can have complete buckets of."""
+    top = 0
+    while span_of(top + 1) <= rows:
+        top += 1
+    return range(1, top + 1)
+
+
 @dataclass
 class Bucket:
     """The aggregate of some consecutive rows; of one row at least."""
@@ -160,6 +168,11 @@ class Pyramid:
     def __init__(self) -> None:
         self.rows = 0
         self.open: dict[int, Bucket] = {}
+
+    def copy(self) -> Pyramid:
+        other = Pyramid()
+        other.rows, other.open = self.rows, {level: bucket.copy() for level, bucket in self.open.items()}
+        return other
 
     def room(self) -> int:
         """How many rows complete the bucket of level 1."""

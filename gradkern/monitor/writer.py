@@ -6,7 +6,7 @@ import json
 import sqlite3
 import struct
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,14 @@ import numpy as np
 from gradkern.monitor import database, scalars, store
 from gradkern.monitor.columns import Layout
 from gradkern.monitor.history import History
-from gradkern.monitor.rows import Row, StepRow, WeightsRow, rms_of
-from gradkern.monitor.summaries import Pyramid, Rows, span_of
+from gradkern.monitor.recent import RecentRows
+from gradkern.monitor.rows import Row, StepRow, WeightsRow
+from gradkern.monitor.store import HistoryError
+from gradkern.monitor.summaries import Pyramid, levels_of, span_of
 from gradkern.monitor.summary_reader import row_buckets, stored_buckets
 
 _NEVER = -(2**63)
+_MOST = 2**62  # nothing that is counted up one at a time gets there
 
 
 class HistoryWriter:
@@ -99,20 +102,38 @@ class HistoryWriter:
             self._latest = max(self._last, *(history.last_step_of(t) or _NEVER for t in ("weights", "hists")))
             self._next_seq = history.last_seq + 1
             self._branch = max((number for number, *_ in history.branch_rows), default=0)
+            self._check_numbers()
             self._restore_pyramid(history)
-        self._pending: list[StepRow] = []
         self._last_layout: tuple[Layout, int] | None = None
         self._stale = False
 
+    def _check_numbers(self) -> None:
+        """Those to be counted on from: others than these were not written by us.
+
+        Raises:
+            HistoryError: a number is out of range.
+        """
+        top = self._db.execute("SELECT max(level) FROM summaries").fetchone()[0]
+        if top is not None and top not in levels_of(self._next_seq):
+            raise HistoryError(f"[GradMonitor] summaries: level {top!r} is out of range")
+        for what, number in (
+            ("steps", self._next_seq),
+            ("branches", self._branch),
+            ("layouts", max(self._layouts.values(), default=0)),
+        ):
+            if not 0 <= number < _MOST:
+                raise HistoryError(f"[GradMonitor] {what}: row number {number} is out of range")
+
     def _restore_pyramid(self, history: History) -> None:
-        self._pyramid = Pyramid()
+        pyramid = Pyramid()
         parts: dict[int, list[Any]] = {}
-        for below, first, end in self._pyramid.missing(len(history)):
+        for below, first, end in pyramid.missing(len(history)):
             if below:
                 parts[below] = list(stored_buckets(history, below, first, end, len(history.names)))
             else:
                 parts[0] = list(row_buckets(history, first, end))
-        self._pyramid.restore(len(history), parts)
+        pyramid.restore(len(history), parts)
+        self._recent = RecentRows(pyramid, self._last)
 
     def _begin_session(self, meta: dict[str, Any]) -> None:
         self._db.execute("BEGIN IMMEDIATE")
@@ -152,19 +173,25 @@ class HistoryWriter:
 
     def _begin_branch(self, from_step: int) -> None:
         """Rows from that step on are replaced by what is recorded now."""
-        with History.open(self.folder) as history:
-            kept = int(np.searchsorted(history.steps, from_step))
-            self._db.execute("BEGIN IMMEDIATE")
-            self._db.execute(
-                "INSERT INTO branches VALUES (?, ?, ?, ?, ?)",
-                (self._branch + 1, from_step, self._next_seq, kept, time.time()),
-            )
-            top = self._db.execute("SELECT max(level) FROM summaries").fetchone()[0] or 0
-            for level in range(1, top + 1):
-                first = kept // span_of(level)
-                self._db.execute("DELETE FROM summaries WHERE level = ? AND idx >= ?", (level, first))
-            self._db.execute("COMMIT")
-        self._restore()
+        short = self._recent.back_to(from_step)
+        if short is None:
+            with History.open(self.folder) as history:
+                kept = int(np.searchsorted(history.steps, from_step))
+        else:
+            kept, self._last = short
+        number = self._branch + 1
+        self._db.execute("BEGIN IMMEDIATE")
+        self._db.execute(
+            "INSERT INTO branches VALUES (?, ?, ?, ?, ?)",
+            (number, from_step, self._next_seq, kept, time.time()),
+        )
+        for level in levels_of(self._next_seq):
+            first = kept // span_of(level)
+            self._db.execute("DELETE FROM summaries WHERE level = ? AND idx >= ?", (level, first))
+        self._db.execute("COMMIT")
+        self._branch = number
+        if short is None:
+            self._restore()
         self._latest = min(self._latest, from_step - 1)
 
     # ---- rows ----
@@ -223,11 +250,9 @@ class HistoryWriter:
     # ---- summaries ----
 
     def _aggregate(self, row: StepRow) -> None:
-        self._pending.append(row)
-        if len(self._pending) < self._pyramid.room():
+        done = self._recent.add(row, len(self._position))
+        if not done:
             return
-        done = self._pyramid.add(_as_rows(self._pending, len(self._position)).bucket())
-        self._pending.clear()
         self._db.executemany(
             "INSERT INTO summaries VALUES (?, ?, ?, ?, ?, ?)",
             [
@@ -251,41 +276,3 @@ def _column_values(seq: int, row: StepRow) -> tuple[Any, ...]:
         counts[1] = b""  # counted, and none found
     l2_norm = None if row.l2_norm is None else store.encode(row.l2_norm)
     return (seq, store.encode(row.norm), store.encode(row.max_abs), l2_norm, *counts)
-
-
-def _as_rows(rows: Sequence[StepRow], width: int) -> Rows:
-    """Arrays over `rows`, the parameters in the run's order."""
-    bad = None if all(r.nonfinite is None for r in rows) else np.zeros((len(rows), width), dtype=np.int64)
-    stretches = list(_same_layout(rows))
-    if len(stretches) == 1 and np.array_equal(rows[0].layout.columns, np.arange(width)):
-        rms = rms_of(rows)
-    else:
-        rms = np.full((len(rows), width), np.nan, dtype=np.float32)
-        for first, end in stretches:
-            rms[first:end, rows[first].layout.columns] = rms_of(rows[first:end])
-    if bad is not None:
-        for i, row in enumerate(rows):
-            if row.nonfinite is not None:
-                bad[i, row.layout.columns] = row.nonfinite
-    nan = float("nan")
-    return Rows(
-        step=np.array([r.step for r in rows], dtype=np.int64),
-        time=np.array([r.time for r in rows]),
-        total_norm=np.array([r.total_norm for r in rows], dtype=np.float64),
-        loss=np.array([nan if r.loss is None else r.loss for r in rows], dtype=np.float64),
-        clip_coef=np.array([nan if r.clip_coef is None else r.clip_coef for r in rows], dtype=np.float64),
-        has_coef=np.array([r.clip_coef is not None for r in rows]),
-        skipped=np.array([r.skipped for r in rows]),
-        lr=np.array([r.lr[0] if r.lr else nan for r in rows], dtype=np.float64),
-        rms=rms,
-        nonfinite=bad,
-    )
-
-
-def _same_layout(rows: Sequence[StepRow]) -> Iterator[tuple[int, int]]:
-    """(first, end) of the stretches of rows that have one layout."""
-    first = 0
-    for i in range(1, len(rows) + 1):
-        if i == len(rows) or rows[i].layout is not rows[first].layout:
-            yield first, i
-            first = i

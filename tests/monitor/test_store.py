@@ -75,6 +75,53 @@ def test_summaries_survive_reopening_and_going_back_anywhere(tmp_path):
             assert_summary_is_right(history, 7)
 
 
+@pytest.mark.parametrize("rows", [1, 15, 16, 17, 64, 200])
+def test_one_step_recorded_again_and_again_opens_nothing_again(tmp_path, rows, monkeypatch):
+    where, generator = layout(3), np.random.default_rng(rows)
+    values = generator.random((rows + 40, 3), dtype=np.float32)
+    writer = HistoryWriter(tmp_path, {})
+    writer.write([step_row(1 + i, values[i], where) for i in range(rows)])
+    opened: list[Path] = []
+    real = History.open
+    monkeypatch.setattr(History, "open", lambda run, **kw: opened.append(run) or real(run, **kw))
+    for again in range(40):
+        for _ in range(3):
+            writer.write([step_row(rows, values[rows + again], where)])
+    assert not opened
+    monkeypatch.undo()
+    writer.write([step_row(rows + 1 + i, values[rows + i], where) for i in range(40)])
+    writer.close()
+    with History.open(tmp_path) as history:
+        assert history.steps.tolist() == list(range(1, rows + 41))
+        np.testing.assert_array_equal(history.norm[rows - 1], values[-1])
+        assert [(b.from_step, b.replaced) for b in history.branches] == [(rows, 1)] * 120
+        assert_summary_is_right(history, 7)
+
+
+def test_short_steps_back_anywhere_without_reopening(tmp_path):
+    where, generator, steps = layout(2), np.random.default_rng(8), 0
+    shown: list[float] = []
+    writer = HistoryWriter(tmp_path, {})
+    replaced = []
+    for _ in range(200):
+        back = int(generator.integers(0, min(steps, 12) + 1)) if generator.random() < 0.7 else 0
+        count = int(generator.integers(1, 16))
+        steps -= back
+        del shown[steps:]
+        replaced += [back] * (back > 0)
+        values = generator.random((count, 2), dtype=np.float32)
+        writer.write([step_row(steps + 1 + i, row, where) for i, row in enumerate(values)])
+        steps += count
+        shown += values[:, 0].tolist()
+    writer.close()
+    with History.open(tmp_path) as history:
+        assert history.steps.tolist() == list(range(1, steps + 1))
+        assert history.norm[:, 0].tolist() == shown
+        assert [b.replaced for b in history.branches] == replaced
+        for points in (1, 5, 40):
+            assert_summary_is_right(history, points)
+
+
 def test_summary_rolls_up_to_layers(tmp_path):
     write_run(tmp_path, RNG.random((40, 6), dtype=np.float32))
     with History.open(tmp_path) as history:
@@ -498,6 +545,51 @@ def test_hostile_content_gives_an_error(tmp_path, statement, message):
     damage(tmp_path, statement)
     with pytest.raises(HistoryError, match=message), History.open(tmp_path) as history:
         history.norm, history.summary(2), history.lr, history.meta
+
+
+LARGEST = 2**63 - 1
+
+
+@pytest.mark.parametrize(
+    ("statement", "message"),
+    [
+        (f"UPDATE summaries SET level = {2**60}", f"level {2**60} is out of range"),
+        ("UPDATE summaries SET level = 'x'", "level 'x' is out of range"),
+        (f"INSERT INTO branches VALUES ({LARGEST}, NULL, 1, 0, 0)", "branches: row number .* out of range"),
+        (
+            f"UPDATE layouts SET id = {2**63 - 1}; UPDATE steps SET layout = {2**63 - 1}",
+            "layouts: row number",
+        ),
+        (f"UPDATE steps SET seq = {LARGEST} WHERE seq = 17", "steps: row number .* out of range"),
+    ],
+)
+def test_numbers_that_nobody_counted_to_stop_a_monitor(tmp_path, statement, message):
+    write_run(tmp_path, RNG.random((17, 3), dtype=np.float32))
+    damage(tmp_path, *statement.split("; "))
+    with pytest.raises(HistoryError, match=rf"{message}.*history\.db"):
+        GradMonitor(small_model(), None, tmp_path)
+
+
+def test_a_layout_of_more_names_than_a_model_has(tmp_path):
+    write_run(tmp_path, RNG.random((3, 3), dtype=np.float32))
+    count = 2**20 + 1
+    names, zeros = ",".join(f'"{i}"' for i in range(count)), ",".join("0" * count)
+    params = f'{{"names":[{names}],"numel":[{zeros}],"first":[{zeros}]}}'
+    damage(tmp_path, f"UPDATE layouts SET params = '{params}'")
+    with pytest.raises(HistoryError, match=r"expected at most 1048576 names, got 1048577 .*history\.db"):
+        History.open(tmp_path)
+
+
+def test_what_does_not_fit_into_memory_names_the_file(tmp_path, monkeypatch):
+    write_run(tmp_path, RNG.random((3, 3), dtype=np.float32))
+
+    def full(*_):
+        raise MemoryError
+
+    with History.open(tmp_path) as history:
+        monkeypatch.setattr("gradkern.monitor.reader.Columns", full)
+        with pytest.raises(HistoryError, match=r"history\.db': too large for this machine's memory"):
+            history.norm  # noqa: B018
 
 
 def test_nothing_is_unpickled():
