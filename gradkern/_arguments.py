@@ -68,6 +68,18 @@ def as_number(operation: str, name: str, value: Any) -> float:
     return number
 
 
+def as_positive(operation: str, name: str, value: Any) -> float:
+    """`as_number` above zero and finite; in compiled code any number.
+
+    Raises:
+        TypeError, ValueError, OverflowError: `value` is none.
+    """
+    number = as_number(operation, name, value)
+    if not torch.compiler.is_compiling() and not 0 < number < math.inf:
+        raise ValueError(f"[{operation}] {name}: expected a positive finite number, got {number!r}")
+    return number
+
+
 def as_limit(operation: str, name: str, value: Any) -> Any:
     """`as_number`; but while a graph is traced a tensor stays one: its value is the graph's input."""
     if torch.compiler.is_compiling() and isinstance(value, torch.Tensor):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gradkern import _fallback, _route, _verify
-from gradkern._arguments import as_number
+from gradkern._arguments import as_number, as_positive
 from gradkern._load import DISABLED, VERIFY, C
 from gradkern.names import NamedParameters, resolve
 from gradkern.stats import GradStats
@@ -68,8 +68,8 @@ def measure(
             named "0", "1", …).
         norm_type: order of `norm` and `total_norm`; the L2 norm is always there besides.
         count_zeros: count zero elements too; costs a little.
-        inv_scale: the reported norms are of ``gradient * inv_scale``; 1 / loss scale, say. The
-            gradients themselves are not touched.
+        inv_scale: a positive number: the reported norms are of ``gradient * inv_scale``; 1 / loss scale,
+            say. The gradients themselves are not touched.
         process_group, pp_group: as in `clip_grad_norm_`.
 
     Returns:
@@ -83,7 +83,7 @@ def measure(
         Writes nothing. No host-device synchronisation, unless `inv_scale` is a tensor on a device.
     """
     norm_type = as_number("measure", "norm_type", norm_type)
-    scale = 1.0 if inv_scale is None else as_number("measure", "inv_scale", inv_scale)
+    scale = 1.0 if inv_scale is None else as_positive("measure", "inv_scale", inv_scale)
     names, tensors = resolve("measure", params)
     grouped = process_group is not None or pp_group is not None
     columns = None if DISABLED or grouped else C.measure(tensors, norm_type, bool(count_zeros), scale, names)

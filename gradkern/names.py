@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import operator
 import types
 import warnings
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +44,23 @@ def distinct(names: Sequence[str]) -> list[str]:
         seen[candidate] = 1
         result.append(candidate)
     return result
+
+
+def as_depth(operation: str, depth: Any) -> int | None:
+    """How many components of a module's name are kept; None for all.
+
+    Raises:
+        ValueError: neither None nor an integer of at least 0.
+    """
+    if depth is None:
+        return None
+    try:
+        number = -1 if isinstance(depth, bool) else operator.index(depth)
+    except TypeError:
+        number = -1
+    if number < 0:
+        raise ValueError(f"[{operation}] depth: expected None or an integer of at least 0, got {depth!r}")
+    return number
 
 
 def layer_of(name: str, depth: int | None = None) -> str:

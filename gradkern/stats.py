@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gradkern._text import html_table, visible
-from gradkern.names import distinct, layer_of
+from gradkern.names import as_depth, distinct, layer_of
 
 _HEAD = ("name", "numel", "norm", "rms", "max_abs", "nonfinite")
 
@@ -89,10 +89,9 @@ class GradStats:
             synchronisation. Deterministic.
 
         Raises:
-            ValueError: a negative `depth`.
+            ValueError: `depth` is negative, or no integer.
         """
-        if depth is not None and depth < 0:
-            raise ValueError(f"[by_layer] depth: expected None or at least 0, got {depth!r}")
+        depth = as_depth("by_layer", depth)
         members: dict[str, list[int]] = {}
         for row, name in enumerate(self.names):
             rows = members.setdefault(layer_of(name, depth), [])

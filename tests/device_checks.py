@@ -59,7 +59,7 @@ def check_inv_scale(device: str, p: float, factor: float) -> None:
     grads = mixed_gradients(device, (torch.float32, torch.bfloat16))
     params = [parameter(g) for g in grads]
     before = [ref.bits(g) for g in host(grads)]
-    here = np.longdouble(abs(factor))
+    here = np.longdouble(factor)
     for given in (factor, torch.tensor(factor, dtype=torch.float64, device=device)):
         stats = gradkern.measure(params, norm_type=p, inv_scale=given).cpu()
         for row, grad in enumerate(host(grads)):

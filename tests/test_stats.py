@@ -132,9 +132,11 @@ class TestByLayer:
     def test_depth(self, model, depth, names):
         assert gradkern.measure(model).by_layer(depth=depth).names == names
 
-    def test_a_negative_depth_is_refused(self, model):
-        with pytest.raises(ValueError, match=r"\[by_layer\] depth: expected None or at least 0, got -1"):
-            gradkern.measure(model).by_layer(-1)
+    @pytest.mark.parametrize("depth", [-1, "2", 1.5, True])
+    def test_a_depth_that_is_no_count_is_refused(self, model, depth):
+        expected = rf"\[by_layer\] depth: expected None or an integer of at least 0, got {depth!r}"
+        with pytest.raises(ValueError, match=expected):
+            gradkern.measure(model).by_layer(depth)
 
     def test_depth_zero_is_the_model(self, model):
         stats = gradkern.measure(model)
@@ -296,7 +298,7 @@ def test_measuring_writes_nothing(model):
     assert before == [(ref.bits(p.grad), p.grad._version) for p in model.parameters()]
 
 
-def test_a_negative_inv_scale_gives_norms():
-    stats = gradkern.measure(parameters([torch.tensor([3.0, 4.0])]), inv_scale=-2.0)
-    assert stats.norm.tolist() == [10.0]
-    assert stats.max_abs.tolist() == [8.0]
+@pytest.mark.parametrize("inv_scale", [0, -2.0, float("inf"), torch.tensor(-1.0)])
+def test_an_inv_scale_that_no_scaler_has_is_refused(model, inv_scale):
+    with pytest.raises(ValueError, match=r"\[measure\] inv_scale: expected a positive finite number, got"):
+        gradkern.measure(model, inv_scale=inv_scale)

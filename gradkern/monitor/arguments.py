@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import operator
 import os
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from gradkern._arguments import as_positive
+from gradkern.monitor.ranks import made_by_rank_0
+from gradkern.monitor.store import HistoryError
 from gradkern.stats import GradStats
 
 #: What norms are of that do not come from a clip, by `record`'s argument `after_clip`.
@@ -18,11 +24,40 @@ PHASE_SAID = {None: "measured", False: "before_clip", True: "after_clip"}
 
 
 def run_folder(run_dir: str | os.PathLike[str] | None, all_ranks: bool) -> tuple[Path, int, bool]:
-    """The folder, this process's rank, and whether it records."""
-    folder = Path(run_dir) if run_dir is not None else Path("gradkern-runs") / time.strftime("%Y%m%d-%H%M%S")
+    """The folder, this process's rank, and whether it records.
+
+    Without `run_dir` it is a new one; with `all_ranks` the ranks then agree on it (a collective).
+
+    Raises:
+        HistoryError: a new folder cannot be made.
+    """
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     rank = torch.distributed.get_rank() if distributed else 0
+    if run_dir is not None:
+        folder = Path(run_dir)
+    else:
+        folder = Path("gradkern-runs") / time.strftime("%Y%m%d-%H%M%S")
+        if distributed and all_ranks:
+            folder = made_by_rank_0(lambda: new_folder(folder))
+        elif rank == 0:
+            folder = new_folder(folder)
     return (folder / f"rank{rank}" if all_ranks else folder), rank, all_ranks or rank == 0
+
+
+def new_folder(wanted: Path) -> Path:
+    """A folder made now, by this process: another name where there is one."""
+    try:
+        wanted.parent.mkdir(parents=True, exist_ok=True)
+        for number in itertools.count(1):
+            folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
+            with contextlib.suppress(FileExistsError):
+                folder.mkdir()
+                break
+        return folder
+    except OSError as error:
+        raise HistoryError(
+            f"[GradMonitor] run_dir {str(wanted)!r}: expected a folder that can be written, got: {error}"
+        ) from error
 
 
 def as_count(key: str, value: Any, least: int) -> int:
@@ -113,16 +148,24 @@ def _as_rate(rate: Any) -> float | Tensor:
         return float("nan")
 
 
-def check_stats(stats: Any, inv_scale: float | None, after_clip: bool | None) -> None:
-    """That `record`'s arguments do not contradict the statistics.
+def check_said(stats: Any, inv_scale: Any, after_clip: Any) -> float | None:
+    """`inv_scale` as a number, once `record`'s arguments are what they should be.
 
     Raises:
-        TypeError, ValueError: they do, or the statistics are none.
+        TypeError, ValueError: they are not, or contradict the statistics.
     """
-    if not isinstance(stats, GradStats):
+    if not (stats is None or isinstance(stats, GradStats)):
         raise TypeError(f"[GradMonitor.record] stats: expected GradStats, got {type(stats).__name__}")
-    if after_clip not in PHASE_SAID:
+    if not (after_clip is None or isinstance(after_clip, (bool, np.bool_))):
         raise TypeError(f"[GradMonitor.record] after_clip: expected True, False or None, got {after_clip!r}")
+    if inv_scale is not None:
+        inv_scale = as_positive("GradMonitor.record", "inv_scale", inv_scale)
+    if stats is not None:
+        _check_contradictions(stats, inv_scale, after_clip)
+    return inv_scale
+
+
+def _check_contradictions(stats: GradStats, inv_scale: float | None, after_clip: Any) -> None:
     if after_clip and stats.clip_coef is not None:
         raise ValueError(
             "[GradMonitor.record] after_clip: expected False for statistics that come from clip_(), "

@@ -15,6 +15,7 @@ from gradkern.monitor.reader import Branch, names_file
 from gradkern.monitor.step_numbers import StepNumbers
 from gradkern.monitor.store import HistoryError
 from gradkern.monitor.summary_reader import Summary, read_summary
+from gradkern.names import as_depth
 
 __all__ = ["Branch", "History"]
 
@@ -176,12 +177,15 @@ class History(StepNumbers):
             max_points: how many points at most; a shorter run gives one a step.
             depth: roll parameters up to modules, as `layers`.
 
+        Raises:
+            ValueError: `max_points` is less than 1; `depth` is negative, or no integer.
+
         Notes:
             Never scans the whole: reads about ``4 * max_points`` aggregates and a short tail.
         """
         if max_points < 1:
             raise ValueError(f"[History.summary] max_points: expected at least 1, got {max_points}")
-        return self._summary(max_points, depth)
+        return self._summary(max_points, as_depth("History.summary", depth))
 
     @names_file
     def _summary(self, max_points: int, depth: int | None) -> Summary:
@@ -194,13 +198,19 @@ class History(StepNumbers):
                 raise
             return read_summary(self, max_points, depth)  # it went back to an earlier step meanwhile
 
-    @names_file
     def layers(self, depth: int | None = None) -> LayerColumns:
         """Rows of modules instead of parameters, as `GradStats.by_layer`.
 
         Args:
             depth: keep at most that many leading components of the module's name.
+
+        Raises:
+            ValueError: `depth` is negative, or no integer.
         """
+        return self._layers(as_depth("History.layers", depth))
+
+    @names_file
+    def _layers(self, depth: int | None) -> LayerColumns:
         return roll_up(self, depth)
 
     def to_pandas(self) -> Any:

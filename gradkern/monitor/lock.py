@@ -54,4 +54,7 @@ class RunLock:
 
 
 def _taken(folder: Path) -> str:
-    return f"[GradMonitor] run_dir {str(folder)!r}: another monitor is recording to it; use another run_dir"
+    return (
+        f"[GradMonitor] run_dir {str(folder)!r}: another monitor is recording to it; use another run_dir, or "
+        "close that one first (in a notebook: .close() the earlier monitor before its cell is run again)"
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from gradkern.monitor.arguments import (
     as_rates,
     as_step,
     check_optimizer,
-    check_stats,
+    check_said,
     run_folder,
 )
 from gradkern.monitor.capture import StepCapture
@@ -51,7 +51,7 @@ class GradMonitor:
         optimizer: for the learning rates, and for weight norms and update ratios (two hooks around
             its step). Without it those are not recorded.
         run_dir: folder of the run, made if it is not there; a run that is there is gone on with.
-            By default one under ``gradkern-runs/``, named after the second.
+            By default a new one under ``gradkern-runs/``, named after the second.
         every: record each `every`-th optimizer step.
         sinks: loggers besides (`gradkern.sinks`), or their names: "jsonl", "tensorboard", "wandb",
             "mlflow".
@@ -60,7 +60,8 @@ class GradMonitor:
             elements of each gradient); 0 for never.
         count_zeros: where `record` measures by itself, count zero elements too.
         all_ranks: in a distributed program rank 0 alone records, unless this is set: then each rank
-            does, to ``run_dir/rank<N>`` (pipeline stages hold different parameters).
+            does, to ``run_dir/rank<N>`` (pipeline stages hold different parameters). Without
+            `run_dir`, the ranks then agree on a folder: every rank builds its monitor.
 
     Example:
         >>> monitor = GradMonitor(model, optimizer, "runs/first")
@@ -108,7 +109,6 @@ class GradMonitor:
         self._plan = ParameterPlan("GradMonitor", model)
         self._optimizer = optimizer
         self._norm_type: float | None = None
-        self.run_dir, rank, active = run_folder(run_dir, all_ranks)
         self._pool = PinnedPool()
         module = model if isinstance(model, torch.nn.Module) else None
         self._layouts = Layouts(self._plan, module, optimizer)
@@ -117,6 +117,7 @@ class GradMonitor:
         self._step = 0
         failed = True
         try:
+            self.run_dir, rank, active = run_folder(run_dir, all_ranks)
             if active:
                 meta = describe_run(optimizer, self.every, update_every, self._histogram_every, rank)
                 self._start(meta, sinks, update_every)
@@ -168,15 +169,15 @@ class GradMonitor:
                 any device.
             step: number of the optimizer step; by default one more than the last. A number that
                 was recorded already starts a branch: the steps from it on are replaced.
-            inv_scale: 1 / loss scale, for gradients that still carry the scale when they are
-                measured here. With `stats`, give it to `measure` instead.
+            inv_scale: 1 / loss scale, a positive number, for gradients that still carry the scale
+                when they are measured here. With `stats`, give it to `measure` instead.
             after_clip: whether the norms are of gradients that something else has clipped already
                 (True), or has not (False). If it is not said, norms that do not come from `clip_` are
                 recorded as "measured". Those of `clip_` are always from before clipping.
 
         Raises:
             ValueError, TypeError: arguments that contradict each other or `stats`; a loss that is no
-                number. Nothing is recorded then.
+                number. Nothing is recorded then. Types are checked at every call, whatever `every` is.
             RuntimeError: after `close`, or in a forked process.
 
         Notes:
@@ -189,16 +190,16 @@ class GradMonitor:
                 f"[GradMonitor.record] expected an open monitor, got a call although {self._unusable}"
             )
         number = self._step + 1 if step is None else as_step(step)
+        if type(stats) is not GradStats or after_clip is not None or inv_scale is not None:
+            inv_scale = check_said(stats, inv_scale, after_clip)
+        loss = as_loss(loss)
         if number % self.every:
             self._begin_step(number)
             return
         if stats is None:
-            stats = self._measure(1.0 if inv_scale is None else float(inv_scale))
-        if type(stats) is not GradStats or after_clip or inv_scale is not None:
-            check_stats(stats, inv_scale, after_clip)
+            stats = self._measure(1.0 if inv_scale is None else inv_scale)
         if stats.norm_type != self._norm_type:
             self._check_norm_type(stats.norm_type)
-        loss = as_loss(loss)
         self._begin_step(number)
         recorder = self._recorder
         if recorder is None:  # another rank records
@@ -246,12 +247,19 @@ class GradMonitor:
         """What a checkpoint needs, so that steps keep their numbers after a resume."""
         return {"step": self._step}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Go on from a checkpoint: the next step recorded is the one after the checkpoint's.
 
         Steps that the history holds beyond it are replaced as they are recorded again (they stay
         in the file: ``History.open(run, superseded=True)``).
+
+        Raises:
+            ValueError: `state` is not what `state_dict` returns.
         """
+        if not isinstance(state, Mapping) or "step" not in state:
+            raise ValueError(
+                f"[GradMonitor.load_state_dict] state: expected what state_dict() returned, got {state!r:.80}"
+            )
         self._step = as_step(state["step"])
         self._count_on()
 

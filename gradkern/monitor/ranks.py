@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -40,3 +41,24 @@ def agree_on_step(params: Sequence[Tensor], step: int, failed: bool) -> int:
             "[GradMonitor] expected every rank to open its run folder, another could not; its error says why"
         )
     return int(last)
+
+
+def made_by_rank_0(make: Callable[[], Path]) -> Path:
+    """What `make` returns on rank 0, on every rank: one broadcast over the default group.
+
+    Raises:
+        RuntimeError: `make` failed on rank 0, which raises what `make` raised.
+    """
+    import torch.distributed as dist
+
+    name: list[str | None] = [None]
+    try:
+        if dist.get_rank() == 0:
+            name = [str(make())]
+    finally:
+        dist.broadcast_object_list(name)
+    if name[0] is None:
+        raise RuntimeError(
+            "[GradMonitor] expected rank 0 to make the run folder, it could not; its error says why"
+        )
+    return Path(name[0])

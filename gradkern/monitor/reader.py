@@ -127,7 +127,11 @@ class HistoryReader:
     @property
     @names_file
     def params(self) -> dict[str, dict[str, Any]]:
-        """For each name what is known of the parameter: numel, shape, dtype, trainable, group, kind."""
+        """For each name what is known of the parameter: numel, shape, dtype, trainable, group, kind.
+
+        As it was when these parameters were first recorded: one that is frozen or unfrozen later shows
+        in `has_grad`.
+        """
         return {name: dict(entry) for layout in self._layouts.values() for name, entry in layout.entries()}
 
     @property

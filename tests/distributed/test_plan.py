@@ -237,6 +237,26 @@ def resumed_monitor_job(folder: str) -> None:
         gradkern.GradMonitor(model, run_dir=folder)
 
 
+def default_folder_job(folder: str) -> None:
+    """Ranks whose clocks differ find one folder all the same; where it cannot be made, none waits."""
+    rank = dist.get_rank()
+    runs = Path(folder) / "gradkern-runs"
+    with mock.patch("time.strftime", return_value=f"{runs}/at-{rank}"):
+        for name in ("at-0", "at-0-2"):
+            with gradkern.GradMonitor(models.build(1), all_ranks=True) as monitor:
+                assert monitor.run_dir == runs / name / f"rank{rank}"
+        dist.barrier()
+        if rank == 0:
+            runs.rename(Path(folder) / "elsewhere")
+            runs.touch()
+        with pytest.raises(Exception, match="can be written" if rank == 0 else "rank 0 to make"):
+            gradkern.GradMonitor(models.build(1), all_ranks=True)
+
+
+def test_all_ranks_share_a_folder_by_default(ranks, tmp_path):
+    ranks(2)(default_folder_job, folder=str(tmp_path))
+
+
 def test_a_monitor_that_resumes_counts_alike_on_every_rank(ranks, tmp_path):
     ranks(2)(resumed_monitor_job, folder=str(tmp_path / "run"))
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -108,6 +110,50 @@ def test_contradictions_are_refused(tmp_path, model):
         (key,) = arguments
         with pytest.raises(ValueError, match=rf"\[GradMonitor\] {key}: expected an integer of at least"):
             GradMonitor(model, None, tmp_path / "x", **arguments)
+
+
+WRONG = [
+    ({"stats": 1.0}, TypeError, "stats: expected GradStats, got float"),
+    ({"loss": "low"}, TypeError, "loss: expected one real number, got 'low'"),
+    ({"after_clip": "yes"}, TypeError, "after_clip: expected True, False or None, got 'yes'"),
+    ({"after_clip": []}, TypeError, "after_clip: expected True, False or None, got []"),
+    ({"inv_scale": "x"}, ValueError, "inv_scale: expected a number, got 'x' (str)"),
+    ({"inv_scale": 0}, ValueError, "inv_scale: expected a positive finite number, got 0.0"),
+    ({"inv_scale": -1.0}, ValueError, "inv_scale: expected a positive finite number, got -1.0"),
+    ({"inv_scale": float("nan")}, ValueError, "inv_scale: expected a number, got NaN"),
+    ({"inv_scale": float("inf")}, ValueError, "inv_scale: expected a positive finite number, got inf"),
+]
+
+
+@pytest.mark.parametrize("every", [1, 10])
+def test_wrong_arguments_are_found_at_the_first_call(tmp_path, model, every):
+    model(torch.ones(2, 6)).sum().backward()
+    stats = gradkern.measure(model)
+    with GradMonitor(model, None, tmp_path, every=every) as monitor:
+        for wrong, kind, message in WRONG:
+            for given in ({}, {"stats": stats}):
+                with pytest.raises(kind, match=re.escape(f"[GradMonitor.record] {message}")):
+                    monitor.record(**{**given, **wrong})
+        for state in ({}, None, {"steps": 3}):
+            expected = r"\[GradMonitor.load_state_dict\] state: expected what state_dict\(\) returned, got"
+            with pytest.raises(ValueError, match=expected):
+                monitor.load_state_dict(state)
+        assert monitor.step == 0
+
+
+def test_runs_of_one_second_get_a_folder_each(tmp_path, model, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(time, "strftime", lambda _: "20250101-000000")
+    folders = []
+    for _ in range(3):
+        with GradMonitor(model) as monitor:
+            folders.append(str(monitor.run_dir))
+    base = "gradkern-runs/20250101-000000"
+    assert folders == [base, f"{base}-2", f"{base}-3"]
+    monkeypatch.chdir(tmp_path / base)
+    (tmp_path / base / "gradkern-runs").symlink_to("nowhere")
+    with pytest.raises(HistoryError, match=r"\[GradMonitor\] run_dir 'grad.*: expected a folder that can be"):
+        GradMonitor(model)
 
 
 def test_other_orders_keep_the_l2_norm_beside(tmp_path, model):
@@ -246,7 +292,7 @@ def test_names_that_stand_twice_get_a_number(tmp_path):
 def test_two_monitors_on_one_run_are_refused(tmp_path, model):
     with (
         GradMonitor(model, None, tmp_path),
-        pytest.raises(HistoryError, match="another monitor is recording to it"),
+        pytest.raises(HistoryError, match=r"another monitor is recording to it; use .*notebook: \.close\(\)"),
     ):
         GradMonitor(model, None, tmp_path)
     GradMonitor(model, None, tmp_path).close()

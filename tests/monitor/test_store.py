@@ -130,6 +130,10 @@ def test_summary_rolls_up_to_layers(tmp_path):
         np.testing.assert_allclose(summary.rms, history.layers(2).rms, rtol=1e-5)
         with pytest.raises(ValueError, match=r"\[History.summary\] max_points: expected at least 1, got 0"):
             history.summary(0)
+        for depth in (-1, "2", 1.5):
+            for ask, name in ((history.layers, "layers"), (lambda d: history.summary(5, d), "summary")):
+                with pytest.raises(ValueError, match=rf"\[History.{name}\] depth: expected None or an int"):
+                    ask(depth)
 
 
 def test_a_summary_does_not_read_the_rows(tmp_path):
