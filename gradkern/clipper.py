@@ -190,6 +190,7 @@ class GradClipper:
             has_grad=tuple(columns.pop("has_grad")),
             norm_type=self.norm_type,
             first=self._plan.first,
+            _identities=self._plan.identities,
             applied=not self._fold,
             **columns,
         )

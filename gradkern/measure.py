@@ -18,9 +18,8 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 
-def first_rows(params: Sequence[Tensor]) -> tuple[int, ...]:
+def first_rows(identities: Sequence[int]) -> tuple[int, ...]:
     """For each position, the first position of the same parameter."""
-    identities = list(map(id, params))
     if len(set(identities)) == len(identities):
         return tuple(range(len(identities)))
     seen: dict[int, int] = {}
@@ -41,13 +40,15 @@ def as_stats(
 ) -> GradStats:
     """GradStats from the columns that the extension (or the fallback) returns."""
     numel = columns.pop("numel", None)  # the compiled route has it already
+    identities = tuple(map(id, params))
     return GradStats(
         names=names,
         numel=tuple(map(elements_of, params)) if numel is None else numel,
         has_grad=tuple(columns.pop("has_grad")),
         norm_type=norm_type,
         inv_scale=inv_scale,
-        first=first_rows(params),
+        first=first_rows(identities),
+        _identities=() if torch.compiler.is_compiling() else identities,
         **columns,
     )
 

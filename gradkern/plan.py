@@ -27,7 +27,8 @@ class ParameterPlan:
     def _build(self, params: NamedParameters) -> None:
         self.names, self.params = resolve(self._operation, params)
         self.numel = tuple(map(elements_of, self.params))
-        self.first = first_rows(self.params)
+        self.identities = tuple(map(id, self.params))
+        self.first = first_rows(self.identities)
         modules = () if self._module is None else tuple(self._module.modules())
         owners: list[dict[str, Any]] = [d for m in modules for d in (m._parameters, m._modules)]
         self._owners = [(owner, tuple(chain.from_iterable(owner.items()))) for owner in owners]

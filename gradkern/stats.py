@@ -61,6 +61,10 @@ class GradStats:
     """Whether the gradients themselves have been multiplied by `inv_scale` and `clip_coef`: by `clip_`,
     unless the optimizer is to do that (`fold`)."""
 
+    _identities: tuple[int, ...] = field(default=(), repr=False)
+    """`id` of each row's parameter, for a monitor that knows it by another name; empty if not known.
+    Numbers, so that statistics that are kept keep no parameter alive."""
+
     def __post_init__(self) -> None:
         if not self.first:
             object.__setattr__(self, "first", tuple(range(len(self.names))))
@@ -111,6 +115,7 @@ class GradStats:
             nonfinite=groups.gather(self.nonfinite, 0).sum(dim=1),
             zeros=None if self.zeros is None else groups.gather(self.zeros, 0).sum(dim=1),
             first=tuple(range(len(members))),
+            _identities=(),
         )
 
     def cpu(self) -> GradStats:

@@ -100,4 +100,5 @@ class StatsGatherer:
             nonfinite=table[:, 3].long(),
             zeros=None if stats.zeros is None else table[:, 4].long(),
             first=tuple(range(len(self._all_names))),
+            _identities=(),
         )

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from gradkern.monitor.columns import Layout
 from gradkern.plan import ParameterPlan
@@ -26,51 +27,72 @@ class Layouts:
         self._layout: Layout | None = None
         self._names: Any = None
         self._numel: Any = None
+        self._identities: Any = None
 
     def of(self, stats: GradStats) -> Layout:
         """That of some statistics."""
-        if self._layout is not None and stats.names is self._names and stats.numel is self._numel:
-            return self._layout
-        if self._layout is None or (self._names, self._numel) != (stats.names, stats.numel):
-            plan = self._plan
-            plan.current()
-            names = plan.names if matches_plan(stats, plan) else stats.names
-            self._layout = layout_of(names, stats.numel, stats.first, plan, self._model, self._optimizer)
-        self._names, self._numel = stats.names, stats.numel
-        return self._layout
+        names, numel, identities = stats.names, stats.numel, stats._identities
+        known = self._layout
+        if known and names is self._names and numel is self._numel and identities is self._identities:
+            return known
+        if known is None or (self._names, self._numel, self._identities) != (names, numel, identities):
+            known = self._layout = self._find(stats)
+        self._names, self._numel, self._identities = names, numel, identities
+        return known
+
+    def _find(self, stats: GradStats) -> Layout:
+        self._plan.current()
+        names, params = rows_of(stats, self._plan)
+        return layout_of(names, stats.numel, stats.first, params, self._model, self._optimizer)
 
     def own(self) -> Layout:
         """That of the model's parameters as they are now."""
         plan, layout = self._plan, self._layout
         if layout is not None and _same(layout, plan.names, plan.numel):
             return layout
-        return layout_of(plan.names, plan.numel, plan.first, plan, self._model, self._optimizer)
+        return layout_of(plan.names, plan.numel, plan.first, plan.params, self._model, self._optimizer)
 
 
 def _same(layout: Layout, names: Sequence[str], numel: Sequence[int]) -> bool:
     return layout.names == names and layout.numel.tolist() == list(numel)
 
 
-def matches_plan(stats: GradStats, plan: ParameterPlan) -> bool:
-    """Whether the statistics are of the plan's parameters without knowing their names.
+def rows_of(stats: GradStats, plan: ParameterPlan) -> tuple[tuple[str, ...], list[Tensor | None]]:
+    """The name and the parameter of each row of some statistics.
 
-    That is so for a clipper made with ``model.parameters()``: it calls them "0", "1", ….
+    A clipper made with ``model.parameters()`` calls them "0", "1", …, one of a submodule leaves its
+    beginning out: the model's name is that of the very same parameter. A row whose parameter is not
+    the model's keeps its own, and so do all if the model's names are only numbers. Statistics that do
+    not know their parameters are told by the names.
     """
-    if stats.numel != plan.numel:
-        return False
-    return all(name == str(i) for i, name in enumerate(stats.names))
+    if len(stats._identities) != len(stats.names):
+        by_name: dict[str, Tensor] = dict(zip(plan.names, plan.params))
+        return stats.names, [by_name.get(name) for name in stats.names]
+    pairs = set(zip(plan.identities, plan.names))
+    own = {identity: row for row, identity in reversed(list(enumerate(plan.identities)))}
+    names, rows = list(stats.names), [own.get(identity) for identity in stats._identities]
+    keep = _numbered(plan.names) and not _numbered(stats.names)
+    for row, (name, identity, found) in enumerate(zip(stats.names, stats._identities, rows)):
+        # A parameter that the model lists twice has two names.
+        if found is not None and not keep and (identity, name) not in pairs:
+            names[row] = plan.names[found]
+    return tuple(names), [None if found is None else plan.params[found] for found in rows]
+
+
+def _numbered(names: Sequence[str]) -> bool:
+    """Whether they only say the position, as those of ``model.parameters()``."""
+    return all(name == str(row) for row, name in enumerate(names))
 
 
 def layout_of(
     names: tuple[str, ...],
     numel: tuple[int, ...],
     first: tuple[int, ...],
-    plan: ParameterPlan,
+    params: Sequence[Tensor | None],
     model: torch.nn.Module | None,
     optimizer: torch.optim.Optimizer | None,
 ) -> Layout:
-    """The layout of statistics with these names, with what the plan's parameters say of them."""
-    known = dict(zip(plan.names, plan.params))
+    """The layout of statistics with these names; with details, if all parameters are known."""
     groups = (
         {}
         if optimizer is None
@@ -78,14 +100,14 @@ def layout_of(
     )
     kinds = _module_kinds(model)
     details: dict[str, list[Any]] = {}
-    if all(name in known for name in names):
-        params = [known[name] for name in names]
+    known = [p for p in params if p is not None]
+    if len(known) == len(names):
         details = {
-            "shape": [list(p.shape) for p in params],
-            "dtype": [str(p.dtype).removeprefix("torch.") for p in params],
-            "trainable": [p.requires_grad for p in params],
-            "group": [groups.get(id(p), -1) for p in params],
-            "kind": [kinds.get(id(p), "") for p in params],
+            "shape": [list(p.shape) for p in known],
+            "dtype": [str(p.dtype).removeprefix("torch.") for p in known],
+            "trainable": [p.requires_grad for p in known],
+            "group": [groups.get(id(p), -1) for p in known],
+            "kind": [kinds.get(id(p), "") for p in known],
         }
     return Layout(_unique(names), np.array(numel, dtype=np.int64), np.array(first, dtype=np.int64), details)
 

@@ -324,6 +324,7 @@ class GradMonitor:
             numel=self._plan.sizes(),
             has_grad=tuple(columns.pop("has_grad")),
             first=self._plan.first,
+            _identities=self._plan.identities,
             inv_scale=inv_scale,
             **columns,
         )

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import gc
+import pickle
 import re
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -235,6 +239,46 @@ def test_names_are_canonical(tmp_path, model, wrap):
         if wrap == "ddp":
             torch.distributed.destroy_process_group()
     assert history.names == names and len(history.layouts) == 1
+
+
+def test_rows_get_the_name_of_their_very_parameter(tmp_path):
+    model = nn.Sequential(*[nn.Linear(4, 4, bias=False) for _ in range(3)])
+    model(torch.randn(2, 4)).sum().backward()
+    expected = [p.grad.norm().item() for p in model.parameters()]
+    names = tuple(n for n, _ in model.named_parameters())
+    given = list(reversed(list(model.parameters())))
+    foreign = nn.Parameter(torch.ones(4, 4))
+    with GradMonitor(model, None, tmp_path / "a") as monitor:
+        monitor.record(GradClipper(given, 100.0).clip_())
+        monitor.record(gradkern.measure(given).cpu())
+        monitor.record(gradkern.measure([("mine", given[0]), ("2.weight", given[1]), ("x", given[2])]))
+        history = monitor.history()
+    assert sorted(history.names) == list(names)
+    columns = [history.names.index(name) for name in names]
+    np.testing.assert_allclose(history.norm[:, columns], [expected] * 3, rtol=1e-6)
+    assert history.params["1.weight"]["kind"] == "Linear"
+    with GradMonitor(model, None, tmp_path / "b") as monitor:
+        monitor.record(GradClipper([given[0], foreign, given[2]], 100.0).clip_())
+        assert monitor.history().names == ("2.weight", "1", "0.weight")
+        monitor.record(GradClipper(model[1], 100.0).clip_())  # calls it "weight"
+        assert monitor.history().names == ("2.weight", "1", "0.weight", "1.weight")
+    with GradMonitor(given, None, tmp_path / "c") as monitor:  # knows no names itself
+        monitor.record(GradClipper(model, 100.0).clip_())
+        assert monitor.history().names == names
+
+
+def test_statistics_keep_no_parameter_alive_and_can_be_copied(model):
+    model(torch.ones(2, 6)).sum().backward()
+    stats = [GradClipper(model, 1.0).clip_(), gradkern.measure(list(model.parameters()))]
+    gone = weakref.ref(model[0].weight)
+    copies = pickle.loads(pickle.dumps(copy.deepcopy(stats)))
+    assert [len(s.by_layer()._identities) for s in copies] == [0, 0]
+    assert not any(
+        word in f"{s!r}{s}{s.to_dict()}" for s in copies for word in ("identities", str(id(gone())))
+    )
+    del model[0]
+    gc.collect()
+    assert gone() is None
 
 
 def test_parameters_that_change_mid_run(tmp_path, model):
