@@ -55,7 +55,7 @@ class GradMonitor:
         every: record each `every`-th optimizer step.
         sinks: loggers besides (`gradkern.sinks`), or their names: "jsonl", "tensorboard", "wandb",
             "mlflow".
-        update_every: look at weights each so many optimizer steps; 0 for never.
+        update_every: look at weights each so many optimizer steps, as `record` counts them; 0 for never.
         histogram_every: take log2 histograms each so many optimizer steps (a sample of up to 1,024
             elements of each gradient); 0 for never.
         count_zeros: where `record` measures by itself, count zero elements too.
@@ -128,7 +128,7 @@ class GradMonitor:
 
     def _count_on(self) -> None:
         if self._recorder is not None:
-            self._occasional.step = self._step
+            self._occasional.go_on(self._step)
 
     def _start(self, meta: dict[str, Any], sinks: Iterable[Sink | str], update_every: int) -> None:
         made = make_sinks(sinks)
@@ -160,7 +160,7 @@ class GradMonitor:
         inv_scale: float | None = None,
         after_clip: bool | None = None,
     ) -> None:
-        """Record one optimizer step. Call it once a step, not once a micro-batch.
+        """Record one optimizer step. Call it at every one (`every` leaves some out), not once a micro-batch.
 
         Args:
             stats: what `GradClipper.clip_` (or `measure`) returned: no further pass is made. By

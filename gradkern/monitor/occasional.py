@@ -72,6 +72,8 @@ class Occasional:
         self._update_every = update_every
         self.step = 0
         """The last one that `record` was called for."""
+        self._asked = -1
+        """The step that the optimizer was in when it stepped last."""
         self._order = StepOrder()
         self._held: WeightsCapture | None = None
         self._sample: Sample | None = None
@@ -81,6 +83,10 @@ class Occasional:
             self._tracker = UpdateTracker(optimizer, plan.current, self._due, self._add_weights)
         self.undecided = self._tracker is not None
         """Whether it is not known yet if `record` comes before the optimizer's step."""
+
+    def go_on(self, step: int) -> None:
+        """Count on from a step, which may be an earlier one."""
+        self.step, self._asked = step, -1
 
     def recorded(self) -> None:
         """`record` was called for `step`; needed only while `undecided`."""
@@ -101,11 +107,15 @@ class Occasional:
         return self.step if self._order.records_first else self.step + 1
 
     def _due(self) -> bool:
-        if self._order.records_first is None and self._order.stepping(self._plan.current()):
-            self.undecided = False
-            self._release(not self._order.records_first)
-        step = self._stepped()
-        return step == 1 or step % self._update_every == 0
+        if self._order.records_first is None:
+            if self._order.stepping(self._plan.current()):
+                self.undecided = False
+                self._release(not self._order.records_first)
+            again = False
+        else:  # not recorded since: an optimizer step that has no number of its own
+            again = self._stepped() == self._asked
+        self._asked = step = self._stepped()
+        return not again and (step == 1 or step % self._update_every == 0)
 
     def _add_weights(self, sample: Sample, parts: list[Part]) -> None:
         layout = self._layouts.own()

@@ -44,6 +44,28 @@ def test_small_models_are_exact(tmp_path, record_first):
         np.testing.assert_allclose(history.update_ratio[row], expected[step][1], rtol=1e-5)
 
 
+def test_optimizer_steps_that_are_not_recorded_are_not_taken_for_the_recorded_one(tmp_path):
+    weight = nn.Parameter(torch.full((4,), 1.0))
+    optimizer, expected = torch.optim.SGD([weight], lr=1.0), {}
+    with GradMonitor([("w", weight)], optimizer, tmp_path, update_every=10) as monitor:
+        for step in range(1, 41):
+            weight.grad = torch.full((4,), float(step))
+            before = weight.detach().norm().item()
+            if step % 5 == 0:
+                monitor.record(step=step)
+                expected[step] = step * 2 / before
+            optimizer.step()
+        history = monitor.history()
+        assert history.update_steps.tolist() == [10, 20, 30, 40]
+        wanted = [expected[step] for step in (10, 20, 30, 40)]
+        np.testing.assert_allclose(history.update_ratio[:, 0], wanted, rtol=1e-6)
+        monitor.load_state_dict({"step": 39})  # the same number again is another step
+        monitor.record()
+        optimizer.step()
+        assert monitor.history().update_steps.tolist() == [10, 20, 30, 40]
+        assert monitor.history().update_ratio[-1, 0] != history.update_ratio[-1, 0]
+
+
 def test_large_models_are_sampled_and_say_so(tmp_path):
     torch.manual_seed(0)
     weight = nn.Parameter(torch.randn(1200, 1000))
