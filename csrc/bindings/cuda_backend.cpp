@@ -180,6 +180,7 @@ Measurement as_measurement(const Results& r, bool any_double) {
 /// The questions that need the host: synchronises, and therefore cannot be captured.
 void raise_on_host(const CallSite& site, const ClipRequest& request, const Prepared& prepared,
                    const DeviceList& home, const Results& results, Measurement& m) {
+  const c10::DeviceGuard guard(home.device);
   TORCH_CHECK(!cuda::is_capturing(int(home.device.index()), current_cuda_stream(home.device)), "[",
               site.operation, "] expected no CUDA graph capture, because raising an error for a ",
               "non-finite norm synchronises; use error_if_nonfinite=False (or another on_nonfinite)");
@@ -209,10 +210,11 @@ void on_each(const std::vector<DeviceList>& lists, const Launch& launch) {
 template <class Launch>
 void write(const CallSite& site, const GradList& grads, const Prepared& prepared,
            const std::vector<DeviceList>& lists, const Launch& launch) {
-  if (prepared.staged.empty() && !prepared.maybe_overlapping) {
+  const bool in_place = prepared.staged.empty() && !prepared.maybe_overlapping;
+  const Prepared writable = in_place ? Prepared{} : prepare_for_write(site, grads, prepared);
+  if (prepared.staged.empty() && writable.staged.empty()) {  // views that turned out to be disjoint, too
     on_each(lists, launch);
   } else {
-    const Prepared writable = prepare_for_write(site, grads, prepared);
     on_each(split_by_device(site, grads, writable), launch);
     write_back(writable);
   }

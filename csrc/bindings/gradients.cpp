@@ -9,6 +9,7 @@
 #include <c10/core/impl/TorchDispatchModeTLS.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "bindings/cuda_backend.h"
 #include "core/prefetch.h"
@@ -124,6 +125,21 @@ int64_t span_of(const at::Tensor& g) {
   return span;
 }
 
+/// Whether no two elements of a strided tensor share memory, as far as its strides show: each is larger
+/// than all that the smaller ones reach.
+bool has_distinct_elements(const at::Tensor& g) {
+  c10::SmallVector<std::pair<int64_t, int64_t>, 6> dimensions;  // stride, size - 1
+  for (int64_t d = 0; d < g.dim(); ++d)
+    if (g.size(d) > 1) dimensions.emplace_back(g.stride(d), g.size(d) - 1);
+  std::sort(dimensions.begin(), dimensions.end());
+  int64_t reach = 0;
+  for (const auto& [stride, steps] : dimensions) {
+    if (stride <= reach) return false;
+    reach += stride * steps;
+  }
+  return true;
+}
+
 /// Where the elements of g lie, counted in elements from an address `before` elements in front of it.
 at::Tensor element_offsets(const at::Tensor& g, int64_t before) {
   const at::Tensor all = at::arange(span_of(g), g.options().dtype(at::kLong));
@@ -144,8 +160,12 @@ std::vector<Interval> intervals_of_strided(const GradList& grads, const Prepared
     const auto begin = reinterpret_cast<uintptr_t>(grads[i].const_data_ptr());
     intervals.push_back({begin, begin + uintptr_t(span_of(grads[i])) * grads[i].element_size(), i});
   }
-  std::sort(intervals.begin(), intervals.end(),
-            [](const Interval& a, const Interval& b) { return a.begin < b.begin; });
+  const auto before = [](const Interval& a, const Interval& b) { return a.begin < b.begin; };
+  // Views of one buffer (DDP's buckets, FSDP's) come in its order, or in reverse.
+  if (std::is_sorted(intervals.rbegin(), intervals.rend(), before))
+    std::reverse(intervals.begin(), intervals.end());
+  if (!std::is_sorted(intervals.begin(), intervals.end(), before))
+    std::sort(intervals.begin(), intervals.end(), before);
   return intervals;
 }
 
@@ -260,9 +280,13 @@ Prepared prepare_for_write(const CallSite& site, const GradList& grads, const Pr
     uintptr_t reach = intervals[begin].end;
     for (end = begin + 1; end < intervals.size() && intervals[end].begin < reach; ++end)
       reach = std::max(reach, intervals[end].end);
-    const at::Tensor& g = grads[intervals[begin].position];
-    DType ignored;
-    if (end == begin + 1 && in_place_capable(g, ignored)) continue;
+    const size_t position = intervals[begin].position;
+    const at::Tensor& g = grads[position];
+    if (end == begin + 1 && has_distinct_elements(g)) {
+      DType ignored;
+      if (!in_place_capable(g, ignored)) set_staged(out, position, dense_copy(g), g);
+      continue;
+    }
     stage_union(site, grads, {intervals.begin() + int64_t(begin), intervals.begin() + int64_t(end)}, out);
   }
   return out;

@@ -7,6 +7,7 @@
 
 #include "bindings/build_info.h"
 #include "bindings/cuda_backend.h"
+#include "bindings/cuda_stream.h"
 #include "bindings/engine.h"
 #include "bindings/python_lists.h"
 #include "bindings/shards.h"
@@ -14,10 +15,12 @@
 namespace gradkern {
 namespace {
 
+/// `compute()`, which works on `list`, without Python's lock.
 template <class Compute>
-auto without_gil(const char* operation, Compute compute) {
+auto without_gil(const CallSite& site, const GradList& list, Compute compute) {
+  const KnownStreams streams(list);
   py::gil_scoped_release release;
-  RECORD_FUNCTION(std::string("gradkern::") + operation, {});
+  RECORD_FUNCTION(std::string("gradkern::") + site.operation, {});
   return compute();
 }
 
@@ -68,7 +71,7 @@ std::optional<at::Tensor> clip_grad_norm(const py::sequence& parameters, double 
   request.measure.norm_type = norm_type;
   request.max_norm = max_norm;
   request.raise_if_nonfinite_norm = error_if_nonfinite;
-  return without_gil(site.operation, [&] { return clip(site, grads, request).measured.total_norm; });
+  return without_gil(site, grads, [&] { return clip(site, grads, request).measured.total_norm; });
 }
 
 std::optional<at::Tensor> get_total_norm(const py::sequence& tensors, double norm_type,
@@ -80,7 +83,7 @@ std::optional<at::Tensor> get_total_norm(const py::sequence& tensors, double nor
   request.measure.norm_type = norm_type;
   request.max_norm = infinity();
   request.raise_if_nonfinite_norm = error_if_nonfinite;
-  return without_gil(site.operation, [&] { return clip(site, list, request).measured.total_norm; });
+  return without_gil(site, list, [&] { return clip(site, list, request).measured.total_norm; });
 }
 
 bool clip_grads_with_norm(const py::sequence& parameters, double max_norm,
@@ -88,7 +91,7 @@ bool clip_grads_with_norm(const py::sequence& parameters, double max_norm,
   const CallSite site{"clip_grads_with_norm_", "parameters"};
   const GradList grads = gradients_of(site, parameters);
   if (!is_native(grads)) return false;
-  without_gil(site.operation, [&] { clip_with_norm(site, grads, max_norm, total_norm); });
+  without_gil(site, grads, [&] { clip_with_norm(site, grads, max_norm, total_norm); });
   return true;
 }
 
@@ -96,7 +99,7 @@ bool clip_grad_value(const py::sequence& parameters, double limit) {
   const CallSite site{"clip_grad_value_", "parameters"};
   const GradList grads = gradients_of(site, parameters);
   if (!is_native(grads)) return false;
-  without_gil(site.operation, [&] { clip_value(site, grads, limit); });
+  without_gil(site, grads, [&] { clip_value(site, grads, limit); });
   return true;
 }
 
@@ -107,7 +110,7 @@ std::optional<py::dict> measure_parameters(const py::sequence& parameters, doubl
   const GradList grads = gradients_of(site, parameters);
   if (!is_native(grads)) return std::nullopt;
   const MeasureRequest request{norm_type, true, count_zeros, inv_scale};
-  const Measurement m = without_gil(site.operation, [&] { return measure(site, grads, request); });
+  const Measurement m = without_gil(site, grads, [&] { return measure(site, grads, request); });
   py::dict out = as_dict(m);
   out["has_grad"] = has_grad(grads);
   out["numel"] = numels_of(site, parameters);
@@ -125,7 +128,7 @@ std::optional<py::dict> clip_parameters(const py::sequence& parameters, double m
   request.max_norm = max_norm;
   request.on_nonfinite = policy_of(on_nonfinite);
   request.raise_if_nonfinite_elements = on_nonfinite == "raise";
-  const ClipResult result = without_gil(site.operation, [&] { return clip(site, grads, request); });
+  const ClipResult result = without_gil(site, grads, [&] { return clip(site, grads, request); });
   py::dict out = as_dict(result.measured);
   out["clip_coef"] = result.clip_coef;
   out["skip_step"] = optional_tensor(result.skip_step);
@@ -143,7 +146,7 @@ std::optional<std::pair<at::Tensor, at::Tensor>> partials(const py::sequence& sh
   const GradList list = tensors_of(site, shards, /*none_allowed=*/true);
   if (!is_native(list)) return std::nullopt;
   const PackedPartials packed = without_gil(
-      site.operation, [&] { return packed_partials(site, list, norm_type, count_zeros, per_tensor); });
+      site, list, [&] { return packed_partials(site, list, norm_type, count_zeros, per_tensor); });
   return std::pair{packed.sums, packed.keys};
 }
 
@@ -152,7 +155,7 @@ bool scale_tensors(const py::sequence& tensors, double factor) {
   const CallSite site{"scale_", "tensors"};
   const GradList list = tensors_of(site, tensors, /*none_allowed=*/true);
   if (!is_native(list) || cuda_backend::handles(list)) return false;
-  without_gil(site.operation, [&] { scale(site, list, factor); });
+  without_gil(site, list, [&] { scale(site, list, factor); });
   return true;
 }
 
@@ -161,7 +164,7 @@ bool scale_tensors_by(const py::sequence& tensors, const at::Tensor& factor) {
   const CallSite site{"scale_", "tensors"};
   const GradList list = tensors_of(site, tensors, /*none_allowed=*/true);
   if (!is_native(list) || !cuda_backend::handles(list)) return false;
-  without_gil(site.operation, [&] { cuda_backend::scale_by(site, list, factor); });
+  without_gil(site, list, [&] { cuda_backend::scale_by(site, list, factor); });
   return true;
 }
 

@@ -2,8 +2,14 @@
 // Here arrive only those of compiled graphs, whose operators ask nobody: an error, not a read of
 // device memory by the CPU.
 #include "bindings/cuda_backend.h"
+#include "bindings/cuda_stream.h"
 
-namespace gradkern::cuda_backend {
+namespace gradkern {
+
+KnownStreams::KnownStreams(const GradList&) {}
+KnownStreams::~KnownStreams() {}
+
+namespace cuda_backend {
 namespace {
 
 [[noreturn]] void missing(const CallSite& site) {
@@ -27,4 +33,5 @@ void scale_by(const CallSite& site, const GradList&, const at::Tensor&) { missin
 PackedPartials packed_partials(const CallSite& site, const GradList&, double, bool, bool) { missing(site); }
 void clip_value(const CallSite& site, const GradList&, double) { missing(site); }
 
-}  // namespace gradkern::cuda_backend
+}  // namespace cuda_backend
+}  // namespace gradkern

@@ -106,9 +106,11 @@ __device__ __forceinline__ Partial warp_combine(const NormOrder& order, Partial 
     other.sq.hi = __shfl_down_sync(kFullMask, s.sq.hi, step);
     other.sq.lo = __shfl_down_sync(kFullMask, s.sq.lo, step);
     other.sq.bin = __shfl_down_sync(kFullMask, s.sq.bin, step);
-    other.power.ref = __shfl_down_sync(kFullMask, s.power.ref, step);
-    other.power.hi = __shfl_down_sync(kFullMask, s.power.hi, step);
-    other.power.lo = __shfl_down_sync(kFullMask, s.power.lo, step);
+    if (order.kind != NormKind::kTwo && order.kind != NormKind::kInf) {
+      other.power.ref = __shfl_down_sync(kFullMask, s.power.ref, step);
+      other.power.hi = __shfl_down_sync(kFullMask, s.power.hi, step);
+      other.power.lo = __shfl_down_sync(kFullMask, s.power.lo, step);
+    }
     other.max_bits = __shfl_down_sync(kFullMask, s.max_bits, step);
     other.nonfinite = __shfl_down_sync(kFullMask, s.nonfinite, step);
     other.zeros = __shfl_down_sync(kFullMask, s.zeros, step);

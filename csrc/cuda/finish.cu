@@ -70,6 +70,11 @@ __device__ void store_total(const FinishParams& p, const Partial& s) {
   if (r.packed_sums) store_packed(p, r.packed_rows ? p.tensors : 0, s);
 }
 
+/// How many loads are under way at once; a combination of power sums is long, and its code large.
+template <bool kPower>
+constexpr uint32_t kBatch = kPower ? 1 : 4;
+
+template <bool kPower>
 __device__ __forceinline__ Partial chunk_partial(const Workspace& w, uint32_t chunk) {
   const ChunkSums sums = w.sums[chunk];
   Partial s;
@@ -79,48 +84,69 @@ __device__ __forceinline__ Partial chunk_partial(const Workspace& w, uint32_t ch
   s.numel = sums.numel;
   if (w.extras) {
     const ChunkExtras extras = w.extras[chunk];
-    s.power = extras.power;
+    if (kPower) s.power = extras.power;
     s.zeros = extras.zeros;
   }
   return s;
 }
 
+/// The order as far as combining asks for it: known to the compiler where there are no power sums, so that
+/// nothing of theirs is left in the kernel that almost every call runs.
+template <bool kPower>
+__device__ __forceinline__ NormOrder combined_order(const FinishParams& p) {
+  return kPower ? p.order : NormOrder{};
+}
+
 /// Lane `lane`'s share of load(0) … load(count - 1): every lanes-th, for coalesced loads. The order
 /// of combination is fixed by count and lanes alone.
-template <class Load>
+template <uint32_t kBatch, class Load>
 __device__ __forceinline__ Partial combine_share(const NormOrder& order, uint32_t count,
                                                  uint32_t lane, uint32_t lanes,
                                                  const Load& load) {
   Partial s = empty_partial(order);
-#pragma unroll 2
-  for (uint32_t i = lane; i < count; i += lanes) s = combine(order, s, load(i));
+  // Combining branches on what was loaded: a batch is loaded before, so that its loads are waited for once.
+  for (uint32_t i = lane; i < count; i += kBatch * lanes) {
+    Partial batch[kBatch];
+#pragma unroll
+    for (uint32_t k = 0; k < kBatch; ++k) {
+      const uint32_t at = i + k * lanes;
+      batch[k] = load(at < count ? at : i);
+    }
+#pragma unroll
+    for (uint32_t k = 0; k < kBatch; ++k)
+      if (i + k * lanes < count) s = combine(order, s, batch[k]);
+  }
   return s;
 }
 
+template <bool kPower>
 __device__ void finish_small_tensors(const FinishParams& p) {
+  const NormOrder order = combined_order<kPower>(p);
   const uint32_t lane = threadIdx.x % kWarpSize;
   const uint32_t warp = blockIdx.x * kWarps + threadIdx.x / kWarpSize;
   for (uint32_t tensor = warp; tensor < p.tensors; tensor += gridDim.x * kWarps) {
     const uint32_t first = p.workspace.first_chunk[tensor];
     const uint32_t chunks = p.workspace.first_chunk[tensor + 1] - first;
     if (chunks > kChunksForWarp) continue;
-    Partial s = combine_share(p.order, chunks, lane, kWarpSize, [&](uint32_t i) {
-      return chunk_partial(p.workspace, first + i);
+    Partial s = combine_share<kBatch<kPower>>(order, chunks, lane, kWarpSize, [&](uint32_t i) {
+      return chunk_partial<kPower>(p.workspace, first + i);
     });
-    if (chunks > 1) s = warp_combine<kWarpSize>(p.order, s);
+    if (chunks > 1) s = warp_combine<kWarpSize>(order, s);
     if (lane == 0) store_tensor(p, tensor, s);
   }
 }
 
+template <bool kPower>
 __device__ void finish_large_tensors(const FinishParams& p, Partial* shared) {
+  const NormOrder order = combined_order<kPower>(p);
   for (uint32_t tensor = blockIdx.x; tensor < p.tensors; tensor += gridDim.x) {
     const uint32_t first = p.workspace.first_chunk[tensor];
     const uint32_t chunks = p.workspace.first_chunk[tensor + 1] - first;
     if (chunks <= kChunksForWarp) continue;
-    Partial s = combine_share(p.order, chunks, threadIdx.x, kThreads, [&](uint32_t i) {
-      return chunk_partial(p.workspace, first + i);
+    Partial s = combine_share<kBatch<kPower>>(order, chunks, threadIdx.x, kThreads, [&](uint32_t i) {
+      return chunk_partial<kPower>(p.workspace, first + i);
     });
-    s = block_combine(p.order, s, shared);
+    s = block_combine(order, s, shared);
     if (threadIdx.x == 0) store_tensor(p, tensor, s);
   }
 }
@@ -144,22 +170,24 @@ __device__ bool last_block(uint32_t* blocks_done) {
   return last;
 }
 
+template <bool kPower>
 __global__ void __launch_bounds__(kThreads, 1) finish_kernel(const __grid_constant__ FinishParams p) {
   __shared__ Partial shared[kWarps];
-  finish_small_tensors(p);
-  if (p.any_large_tensor) finish_large_tensors(p, shared);
+  finish_small_tensors<kPower>(p);
+  if (p.any_large_tensor) finish_large_tensors<kPower>(p, shared);
   if (!last_block(p.workspace.blocks_done)) return;
-  Partial s = combine_share(p.order, p.tensors, threadIdx.x, kThreads,
-                          [&](uint32_t i) { return p.workspace.rows[i]; });
-  s = block_combine(p.order, s, shared);
+  const NormOrder order = combined_order<kPower>(p);
+  Partial s = combine_share<kBatch<kPower>>(order, p.tensors, threadIdx.x, kThreads,
+                                            [&](uint32_t i) { return p.workspace.rows[i]; });
+  s = block_combine(order, s, shared);
   if (threadIdx.x == 0) store_total(p, s);
   if (p.workspace.repeats) repeat_rows(p);
 }
 
 /// A handful of devices: one thread does it, in order.
 __global__ void combine_kernel(const __grid_constant__ CombineParams p) {
-  const Partial s = combine_share(p.finish.order, p.finish.tensors, 0, 1,
-                                [&](uint32_t i) { return p.totals[i]; });
+  const Partial s = combine_share<1>(p.finish.order, p.finish.tensors, 0, 1,
+                                     [&](uint32_t i) { return p.totals[i]; });
   store_total(p.finish, s);
 }
 
@@ -181,7 +209,8 @@ void launch_finish(const MeasureLaunch& launch, const Workspace& workspace, bool
                        tensors,
                        any_large_tensor};
   const uint32_t wanted = any_large_tensor ? tensors : uint32_t(chunks_of(tensors, kWarps));
-  launch_kernel(finish_kernel, grid_for(wanted, multiprocessors), kThreads, launch.list.stream, p,
+  const bool power = launch.options.order.kind != NormKind::kTwo && launch.options.order.kind != NormKind::kInf;
+  launch_kernel(power ? finish_kernel<true> : finish_kernel<false>, grid_for(wanted, multiprocessors), kThreads, launch.list.stream, p,
                 "cudaLaunchKernel(finish_kernel)", "measure");
 }
 
