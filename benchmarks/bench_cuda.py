@@ -1,8 +1,7 @@
 """clip_grad_norm_ on a GPU: gradkern, torch's foreach and single-tensor paths, and memory floors.
 
-Contenders are interleaved in one run and rotate over copies of the gradients that together exceed
-the L2 cache several times (lists too large for copies are larger than the cache anyway); where a few
-copies do not, the cache is filled with other memory before every call. GPU time is between two CUDA
+Contenders are interleaved in one run; before every call the L2 cache is filled with other memory, several
+times its size. Small lists rotate over copies besides, for the host's caches. GPU time is between two CUDA
 events around one call, enqueued behind a sleep that is longer than the host takes for the call, so that
 the host is not what is measured (a queue holds about a thousand launches: of torch's single-tensor path
 on longer lists it is). Host time is how long the call takes to return, of the same calls in a loop of
@@ -153,7 +152,8 @@ def cache_flush() -> Callable[[], object]:
 
 
 def floors_of(total_bytes: int, copies: int) -> dict[str, Callable[[], object]]:
-    flats = [torch.zeros(max(1, total_bytes // 4), device=DEVICE) for _ in range(copies)]
+    # Not zeros: a GPU reads those faster than other numbers.
+    flats = [torch.empty(max(1, total_bytes // 4), device=DEVICE).normal_() for _ in range(copies)]
 
     # Within one buffer, half to half and back, so that no second buffer of 30 GB is needed.
     def copy(i: int) -> None:
@@ -197,8 +197,8 @@ def measure_case(
     calls = contenders_of(lists, max_norm, peers)
     if len(shapes) > 3000 or total > 8 * GIB:
         del calls["torch_single"]
-    # Every contender keeps its own rotation, so that no copy is left in L2 by the one before.
-    flush = cache_flush() if copies * total < ROTATED_BYTES else lambda: None
+    # The contenders take turns with the same copies: what the one before has read lies in L2.
+    flush = cache_flush()
     hosts = {name: host_seconds(call) for name, call in calls.items()}
     seconds = dict(zip(calls, gpu_seconds(list(calls.values()), rounds, list(hosts.values()), flush)))
     kernels = {name: kernel_count(call) for name, call in calls.items()}

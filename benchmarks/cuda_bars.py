@@ -31,9 +31,11 @@ class Bar:
 
 
 def bandwidth(rows: Sequence[dict[str, Any]]) -> float:
-    """Bytes a second of the read floor of the largest row: what T_floor is computed from."""
+    """Bytes a second, what T_floor is computed from: of the faster floor of the largest row, because a
+    reduction need not reach what the memory gives."""
     largest = max(rows, key=lambda row: row["bytes"])
-    return largest["bytes"] / largest["gpu_seconds"]["read"]
+    seconds = largest["gpu_seconds"]
+    return largest["bytes"] / min(seconds["read"], seconds["copy"] / 2)
 
 
 def bars(rows: Sequence[dict[str, Any]]) -> Iterator[Bar]:

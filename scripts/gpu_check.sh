@@ -4,7 +4,8 @@
 #
 #     OUT=results-folder scripts/gpu_check.sh [tests|sanitize|bench ...]     (default: all, in this order)
 #
-# Every step writes OUT/<step>.log; OUT/summary.json has the exit status and seconds of each. Without a
+# Every step adds what it prints to OUT/log.txt; OUT/summary.json has the exit status and seconds of each,
+# OUT/bench_cuda.json the measurements, OUT/nvidia-smi.txt the machine. Without a
 # build nothing else runs; after it a step that fails does not keep the next from running. Every step has
 # a share of the common limit to itself, and what earlier ones left over. The exit status says whether all
 # passed. PYTHON chooses the interpreter, LIMIT the seconds in all.
@@ -15,15 +16,17 @@ PYTHON=${PYTHON:-python3}
 LIMIT=${LIMIT:-570}
 mkdir -p "$OUT"
 OUT=$(cd "$OUT" && pwd)
-rm -f "$OUT/summary.json"
+rm -f "$OUT/summary.json" "$OUT/log.txt"
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
 failed=0
 summary=()
 steps=("$@")
 [ ${#steps[@]} -gt 0 ] || steps=(tests sanitize bench)
 
 # Seconds that are a step's own; together they fit LIMIT.
-declare -A share=([build]=170 [tests]=90 [sanitize-build]=50 [sanitize-memcheck]=30 [sanitize-racecheck]=30
-  [bench]=130 [bench-accumulation]=60)
+declare -A share=([build]=160 [tests]=90 [sanitize-build]=40 [sanitize-memcheck]=25 [sanitize-racecheck]=25
+  [sanitize-initcheck]=20 [sanitize-synccheck]=20 [bench]=130 [bench-accumulation]=50)
 
 record() { # record NAME STATUS SECONDS
   [ "$2" = 0 ] || failed=1
@@ -53,13 +56,14 @@ step() { # step NAME COMMAND...
   shift
   find_limit "$name"
   if ((limit < 1)); then
-    echo "not run: the $LIMIT s in all are over" > "$OUT/$name.log"
+    printf '\n== %s\nnot run: the %s s in all are over\n' "$name" "$LIMIT" >> "$OUT/log.txt"
     record "$name" 124 0
     return 124
   fi
-  timeout "$limit" "$@" > "$OUT/$name.log" 2>&1
+  printf '\n== %s\n' "$name" >> "$OUT/log.txt"
+  timeout "$limit" "$@" >> "$OUT/log.txt" 2>&1
   status=$?
-  tail -n 3 "$OUT/$name.log"
+  tail -n 3 "$OUT/log.txt"
   record "$name" $status $((SECONDS - start))
   return $status
 }
@@ -83,7 +87,7 @@ export CUDACXX=$nvcc
 export TORCH_CUDA_ARCH_LIST=${TORCH_CUDA_ARCH_LIST:-$capability} # this GPU only: builds in a minute
 export GRADKERN_CUDA=1 PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 
-step build "$PYTHON" setup.py build_ext --inplace || stop "the build failed: see $OUT/build.log"
+step build "$PYTHON" setup.py build_ext --inplace || stop "the build failed: see $OUT/log.txt"
 
 # The functions below are called by name: run_STEP.
 # shellcheck disable=SC2317
@@ -97,14 +101,14 @@ run_tests() {
 run_sanitize() {
   local sanitizer tool
   sanitizer=$(find_tool compute-sanitizer) || {
-    echo "compute-sanitizer was not found" > "$OUT/sanitize.log"
+    printf '\n== sanitize\ncompute-sanitizer was not found\n' >> "$OUT/log.txt"
     record sanitize 127 0
     return
   }
-  step sanitize-build "$nvcc" -std=c++20 -O2 -lineinfo -arch="sm_${capability/./}" -Icsrc \
-    -o "$OUT/sanitize_cuda" csrc/tests/sanitize_cuda.cpp csrc/cuda/*.cu || return
-  for tool in memcheck racecheck; do
-    step "sanitize-$tool" "$sanitizer" --tool "$tool" --error-exitcode 9 "$OUT/sanitize_cuda"
+  step sanitize-build "$nvcc" -std=c++20 -O2 -lineinfo -t 0 -arch="sm_${capability/./}" -Icsrc \
+    -o "$scratch/sanitize_cuda" csrc/tests/sanitize_cuda.cpp csrc/cuda/*.cu || return
+  for tool in memcheck racecheck initcheck synccheck; do
+    step "sanitize-$tool" "$sanitizer" --tool "$tool" --error-exitcode 9 "$scratch/sanitize_cuda"
   done
 }
 
@@ -119,7 +123,7 @@ run_bench() {
         benchmarks/accumulation.cu csrc/cuda/measure.cu csrc/cuda/finish.cu
     }
     build "$1" "$2" 0 & build "$1" "$2" 1; wait $! && "$2/accumulation_0" && "$2/accumulation_1"
-  ' "$nvcc" "sm_${capability/./}" "$OUT"
+  ' "$nvcc" "sm_${capability/./}" "$scratch"
 }
 
 for name in "${steps[@]}"; do "run_$name"; done

@@ -3,7 +3,9 @@
 //
 // A multiprocessor of sm_80, sm_90 and sm_100 does 32 or 64 float64 operations a cycle, more than memory
 // can feed (two an element); those of the other architectures do two, which is up to 2.5 times
-// too few. benchmarks/accumulation.cu measures both ways on a GPU; CUDAFLAGS=-DGRADKERN_COMPENSATED=0
+// too few. The choice is made for the architecture that is compiled for: where a binary runs on a relative
+// with slower float64 (sm_80's on sm_86, sm_100's on sm_103), list that one in TORCH_CUDA_ARCH_LIST too.
+// benchmarks/accumulation.cu measures both ways on a GPU; CUDAFLAGS=-DGRADKERN_COMPENSATED=0
 // or 1 chooses one for all architectures.
 #pragma once
 

@@ -22,7 +22,9 @@ def clones(params: list[torch.nn.Parameter]) -> list[torch.nn.Parameter]:
 
 
 def test_no_synchronisation() -> None:
-    params = some_parameters()
+    bucket, matrix = random(5000, torch.float32), random(60, torch.float32).reshape(6, 10)
+    views = [bucket[:1000], bucket[1000:], matrix[:, ::2]]  # DDP's buckets; a gradient that no kernel writes
+    params = [*some_parameters(), *map(parameter, views)]
     clipper = gradkern.GradClipper(params, 1.0, on_nonfinite="skip")
     for _ in range(2):  # once for the allocator, once in earnest
         torch.cuda.set_sync_debug_mode("error")
@@ -140,6 +142,22 @@ def test_capture_refuses_what_needs_the_host() -> None:
         gradkern.clip_grad_norm_(params, 1.0, error_if_nonfinite=True)
     torch.cuda.synchronize()
     gradkern.clip_grad_norm_(params, 1.0)  # and nothing is broken afterwards
+
+
+def test_the_first_call_of_a_process_can_be_captured(run_python) -> None:
+    """The runtime and the kernels are loaded by then."""
+    code = """
+import torch, gradkern
+param = torch.nn.Parameter(torch.zeros(10_000, device="cuda"))
+param.grad = torch.full_like(param, 2.0)
+graph = torch.cuda.CUDAGraph()
+with torch.cuda.graph(graph):
+    total = gradkern.clip_grad_norm_([param], 1.0)
+graph.replay()
+print(float(total), round(float(param.grad.norm()), 5))
+"""
+    done = run_python(code)
+    assert done.stdout == "200.0 1.0\n", done.stderr
 
 
 def kernels_of(call: object) -> list[str]:
