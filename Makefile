@@ -61,7 +61,7 @@ SIDE_BY_SIDE = $(shell $(PY) -c "import xdist" 2>/dev/null && printf %s "-n auto
 test: build cpp-test  ## the whole test suite
 	OMP_WAIT_POLICY=passive $(PY) -m pytest -q -m "not slow and not cuda" $(SIDE_BY_SIDE) $(PYTEST_FLAGS)
 
-cpp-test: $(READY)  ## C++ tests of csrc/core and csrc/cpu; need no torch
+cpp-test: $(READY)  ## C++ tests of csrc/core, cpu and cuda (modelled); no torch
 	$(PY) scripts/cpp_tests.py build/cpp-tests
 
 slow-test: build  ## more than 2^31 elements; about 10 GB of memory

@@ -35,7 +35,7 @@ pybind11_add_module(_C MODULE NO_EXTRAS
 target_include_directories(_C SYSTEM PRIVATE
   ${torch_dir}/include ${torch_dir}/include/torch/csrc/api/include)
 target_compile_definitions(_C PRIVATE
-  AT_PER_OPERATOR_HEADERS TORCH_EXTENSION_NAME=_C
+  AT_PER_OPERATOR_HEADERS
   GRADKERN_TORCH_VERSION="${torch_version}"
   GRADKERN_COMPILER="${CMAKE_CXX_COMPILER_ID} ${CMAKE_CXX_COMPILER_VERSION}")
 target_link_libraries(_C PRIVATE gradkern_cpu ${torch_libraries})

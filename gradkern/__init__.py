@@ -1,4 +1,4 @@
-"""gradkern: gradient norms of every tensor, layer and the model in one read, clipping, diagnosis."""
+"""gradkern: gradient norms of every tensor, layer and the model in one read, clipping, monitoring."""
 
 from __future__ import annotations
 

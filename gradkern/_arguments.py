@@ -72,7 +72,7 @@ def as_positive(operation: str, name: str, value: Any) -> float:
     """`as_number` above zero and finite; in compiled code any number.
 
     Raises:
-        TypeError, ValueError, OverflowError: `value` is none.
+        TypeError, ValueError, OverflowError: `value` is not such a number.
     """
     number = as_number(operation, name, value)
     if not torch.compiler.is_compiling() and not 0 < number < math.inf:
@@ -91,7 +91,7 @@ def check_group(operation: str, name: str, group: Any) -> None:
     """That a process group is one that this rank is part of.
 
     Raises:
-        TypeError, ValueError: it is none, or of other ranks.
+        TypeError, ValueError: `group` is not a process group, or one of other ranks.
     """
     if group is None:
         return

@@ -54,17 +54,6 @@ def _(grads: Sequence[Tensor], clip_value: float) -> None:
     return None
 
 
-@_fake("measure")
-def _(
-    grads: Sequence[Tensor], norm_type: float, count_zeros: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    total = _scalar(grads)
-    rows = [total.new_empty(len(grads)) for _ in range(3)]
-    nonfinite = total.new_empty(len(grads), dtype=torch.int64)
-    zeros = total.new_empty(len(grads) if count_zeros else 0, dtype=torch.int64)
-    return rows[0], rows[1], rows[2], nonfinite, zeros, total
-
-
 def _is_sharded(tensors: Sequence[Tensor]) -> bool:
     if not torch.distributed.is_available():
         return False

@@ -22,7 +22,7 @@ def _info(_: argparse.Namespace) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="gradkern", description="Gradient norms, clipping and diagnosis for PyTorch."
+        prog="gradkern", description="Gradient norms, clipping and monitoring for PyTorch."
     )
     parser.add_argument("--version", action="version", version=f"gradkern {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")

@@ -33,6 +33,7 @@ class GradClipper:
             Parameters.
         max_norm: largest norm to leave; `inf` only measures.
         norm_type: order of the norm that is clipped.
+        count_zeros: count zero elements too (`stats.zeros`); costs a little.
         on_nonfinite: what happens when a gradient holds inf or NaN (decided by the count of such
             elements, not by the norm, which can overflow for finite gradients):
 
@@ -77,6 +78,7 @@ class GradClipper:
         max_norm: float,
         *,
         norm_type: float = 2.0,
+        count_zeros: bool = False,
         on_nonfinite: OnNonfinite = "propagate",
         optimizer: torch.optim.Optimizer | None = None,
         fold: bool = False,
@@ -87,6 +89,7 @@ class GradClipper:
     ) -> None:
         self.max_norm = max_norm
         self.norm_type = as_number("GradClipper", "norm_type", norm_type)
+        self._count_zeros = bool(count_zeros)
         self.on_nonfinite = on_nonfinite
         check_group("GradClipper", "process_group", process_group)
         check_group("GradClipper", "pp_group", pp_group)
@@ -165,7 +168,7 @@ class GradClipper:
             No host-device synchronisation, except for "raise".
         """
         params = self._plan.current()
-        if not hasattr(scaler or torch.amp.GradScaler, "is_enabled"):
+        if scaler is not None and not hasattr(scaler, "is_enabled"):
             raise TypeError(
                 f"[GradClipper.clip_] scaler: expected a torch.amp.GradScaler, got {type(scaler).__name__}"
             )
@@ -178,7 +181,12 @@ class GradClipper:
         before = _verify.snapshot(params) if VERIFY and not (DISABLED or self._groups.named) else None
         if plain and not (DISABLED or scaler is not None or self._fold):
             columns = C.clip(
-                params, self.max_norm, self.norm_type, self.on_nonfinite, False, self._plan.names
+                params,
+                self.max_norm,
+                self.norm_type,
+                self.on_nonfinite,
+                self._count_zeros,
+                self._plan.names,
             )
         if columns is None:
             columns = self._clip_in_steps(params, scaler, optimizer)
@@ -217,7 +225,7 @@ class GradClipper:
             params,
             self._plan.names,
             self.norm_type,
-            False,
+            self._count_zeros,
             1.0 if inverse is None else inverse,
             self._groups,
             self._cache,

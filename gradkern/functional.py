@@ -70,8 +70,10 @@ def clip_grad_norm_(
             unchanged.
 
     Notes:
-        Deterministic for any number of threads. No host-device synchronisation unless
-        `error_if_nonfinite`. NaN in a gradient makes the norm NaN and, as in torch, every gradient NaN.
+        Deterministic for any number of threads. NaN in a gradient makes the norm NaN and, as in torch,
+        every gradient NaN. No host-device synchronisation, except: `error_if_nonfinite`; `max_norm` as a
+        tensor on a device (its value is read); sparse gradients on a device; gradients on devices without
+        a kernel or on several kinds of device, which go to torch's operations.
 
     Equivalent to:
         ``torch.nn.utils.clip_grad_norm_(parameters, max_norm, norm_type, error_if_nonfinite)``
@@ -126,6 +128,9 @@ def get_total_norm(
         RuntimeError: `error_if_nonfinite`, and the norm is not finite.
         TypeError, ValueError: bad arguments, with the index of the offending entry.
 
+    Notes:
+        Deterministic; synchronises where `clip_grad_norm_` does.
+
     Equivalent to:
         ``torch.nn.utils.get_total_norm(tensors, norm_type, error_if_nonfinite)``
     """
@@ -171,6 +176,10 @@ def clip_grads_with_norm_(
     Raises:
         TypeError, ValueError: bad arguments. Gradients are unchanged.
 
+    Notes:
+        Synchronises where `total_norm` is on another device than the gradients and where
+        `clip_grad_norm_` does; not where both are on one GPU.
+
     Equivalent to:
         ``torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, total_norm)``
     """
@@ -209,7 +218,12 @@ def clip_grad_value_(
         foreach: as in `clip_grad_norm_`.
 
     Raises:
-        TypeError, ValueError: bad arguments, or a complex gradient. Gradients are unchanged.
+        TypeError, ValueError: bad arguments, a complex gradient, a sparse gradient that is not coalesced
+            (its sums are not known before they are made), or a DTensor gradient with a Partial
+            placement. Gradients are unchanged.
+
+    Notes:
+        Deterministic. Synchronises only where `clip_grad_norm_` does.
 
     Equivalent to:
         ``torch.nn.utils.clip_grad_value_(parameters, clip_value)``

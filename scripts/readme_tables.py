@@ -135,6 +135,32 @@ def scale_table(record: dict) -> str:
     return "\n".join(lines)
 
 
+def monitor_table(record: dict) -> str:
+    cases = record["cases"]
+    first = "gradkern clip_()"
+    heads = [
+        f"{count} parameters, step {seconds(c['us'][first]['step'] / 1e6)}" for count, c in cases.items()
+    ]
+    lines = [
+        f"{machine_line(record, record['threads'])} Medians of {record['rounds']} rounds.",
+        "",
+        f"| between `backward()` and `optimizer.step()` | {' | '.join(heads)} |",
+        "|---|" + "---|" * len(cases),
+    ]
+    for name in cases["300"]["us"]:
+        cells = []
+        for case in cases.values():
+            row, base = case["us"][name], case["us"][first]
+            extra = row["between"] - base["between"]
+            # wandb.watch works in hooks, which run in backward().
+            whole = (
+                f"; the whole step +{seconds((row['step'] - base['step']) / 1e6)}" if "watch" in name else ""
+            )
+            cells.append(f"{seconds(row['between'] / 1e6)} ({extra / base['step']:+.2%} of a step{whole})")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def cuda_table(record: dict) -> str:
     machine = record["machine"]
     lines = [
@@ -186,11 +212,12 @@ TABLES = {
     "cuda": ("cuda", cuda_table),
     "distributed": ("distributed_cpu", distributed_table),
     "scaler": ("scaler_cpu", scaler_table),
+    "monitor": ("monitor_cpu", monitor_table),
     "scale host": ("scale_cpu", scale_host_table),
     "scale gloo": ("scale_cpu", scale_gloo_table),
     "scale": ("scale_cpu", scale_table),
 }
-PAGES = ("README.md", "docs/distributed.md", "docs/scale.md")
+PAGES = ("README.md", "docs/distributed.md", "docs/monitoring.md", "docs/scale.md")
 
 
 def rendered(text: str) -> str:

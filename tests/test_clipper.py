@@ -353,3 +353,13 @@ def test_what_is_set_between_steps_is_checked():
     assert clipper.clip_().clip_coef.item() == pytest.approx(0.5)
     with pytest.raises(TypeError, match=r"optimizer: expected a torch.optim.Optimizer, got str"):
         gradkern.GradClipper([param], 1.0, on_nonfinite="skip", optimizer="adam")
+
+
+@pytest.mark.parametrize("fold", [False, True])
+def test_zeros_are_counted_where_asked(fold):
+    p = torch.nn.Parameter(torch.ones(5))
+    p.grad = torch.tensor([0.0, 3.0, 0.0, -0.0, 4.0])
+    optimizer = torch.optim.AdamW([p], fused=True) if fold else None
+    counting = gradkern.GradClipper([p], 1.0, count_zeros=True, optimizer=optimizer, fold=fold)
+    assert counting.clip_().zeros.tolist() == [3]
+    assert gradkern.GradClipper([p], 1.0).clip_().zeros is None

@@ -27,8 +27,6 @@ OPCHECKS = {
     "clip_ that writes nothing": lambda g: (ops.clip_, (g, math.inf, 2.0, True)),
     "scale_": lambda g: (ops.scale_, (g, torch.tensor(0.1, dtype=torch.float64))),
     "clip_value_": lambda g: (ops.clip_value_, (g, 0.1)),
-    "measure": lambda g: (ops.measure, (g, 2.0, False)),
-    "measure with zeros": lambda g: (ops.measure, (g, 1.0, True)),
 }
 
 
@@ -54,7 +52,6 @@ def test_declared_mutation():
         "clip_": True,
         "scale_": True,
         "clip_value_": True,
-        "measure": False,
     }.items():
         assert getattr(ops, name).default._schema.is_mutable == mutates
 
@@ -202,14 +199,3 @@ def test_error_if_nonfinite_raises_from_compiled_code():
 def test_operators_give_the_bits_of_the_functions():
     g = grads()
     assert ref.bits(ops.total_norm(g, 2.0)) == ref.bits(gradkern.get_total_norm(g))
-    norm, l2_norm, max_abs, nonfinite, zeros, total = ops.measure(g, 1.0, True)
-    stats = gradkern.measure(parameters(g), norm_type=1.0, count_zeros=True)
-    for got, want in (
-        (norm, stats.norm),
-        (l2_norm, stats.l2_norm),
-        (max_abs, stats.max_abs),
-        (nonfinite, stats.nonfinite),
-        (zeros, stats.zeros),
-        (total, stats.total_norm),
-    ):
-        assert ref.bits(got) == ref.bits(want)

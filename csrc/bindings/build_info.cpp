@@ -2,7 +2,7 @@
 
 #include "cpu/chunk_kernels.h"
 
-// Set by CMakeLists.txt; empty without CUDA.
+// Set by cmake/python_extension.cmake; empty without CUDA.
 #ifndef GRADKERN_CUDA_VERSION
 #define GRADKERN_CUDA_VERSION ""
 #define GRADKERN_CUDA_ARCHITECTURES ""

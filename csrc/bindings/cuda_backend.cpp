@@ -252,12 +252,6 @@ void apply(const CallSite& site, const GradList& grads, const Prepared& prepared
 
 bool available() { return true; }
 
-bool handles(const GradList& grads) {
-  for (const at::Tensor& g : grads)
-    if (g.defined()) return g.is_cuda();
-  return false;
-}
-
 Measurement measure(const CallSite& site, const GradList& grads, const MeasureRequest& request) {
   at::NoGradGuard no_grad;
   const Prepared prepared = prepare(site, grads);
@@ -286,8 +280,6 @@ ClipResult clip(const CallSite& site, const GradList& grads, const ClipRequest& 
 void clip_with_norm(const CallSite& site, const GradList& grads, double max_norm,
                     const at::Tensor& total_norm) {
   at::NoGradGuard no_grad;
-  TORCH_CHECK_VALUE(total_norm.numel() == 1, "[", site.operation, "] total_norm: expected one number, ",
-                    "got a tensor of shape ", total_norm.sizes());
   const Prepared prepared = prepare(site, grads);
   apply(site, grads, prepared, split_by_device(site, grads, prepared), max_norm, OnNonfinite::kPropagate,
         total_norm, {});

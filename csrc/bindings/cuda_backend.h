@@ -11,7 +11,11 @@ namespace gradkern::cuda_backend {
 bool available();
 
 /// Whether the list is this backend's: its first gradient is on a CUDA device.
-bool handles(const GradList& grads);
+inline bool handles(const GradList& grads) {
+  for (const at::Tensor& g : grads)
+    if (g.defined()) return g.is_cuda();
+  return false;
+}
 
 Measurement measure(const CallSite& site, const GradList& grads, const MeasureRequest& request);
 ClipResult clip(const CallSite& site, const GradList& grads, const ClipRequest& request);

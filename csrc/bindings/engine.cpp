@@ -2,7 +2,6 @@
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/scalar_tensor.h>
-#include <ATen/record_function.h>
 #include <c10/core/GradMode.h>
 
 #include <cmath>
@@ -181,11 +180,11 @@ ClipResult clip(const CallSite& site, const GradList& grads, const ClipRequest& 
 
 void clip_with_norm(const CallSite& site, const GradList& grads, double max_norm,
                     const at::Tensor& total_norm) {
+  TORCH_CHECK_VALUE(total_norm.numel() == 1, "[", site.operation, "] total_norm: expected one number, ",
+                    "got a tensor of shape ", total_norm.sizes());
   if (cuda_backend::handles(grads))
     return cuda_backend::clip_with_norm(site, grads, max_norm, total_norm);
   at::NoGradGuard no_grad;
-  TORCH_CHECK_VALUE(total_norm.numel() == 1, "[", site.operation, "] total_norm: expected one number, ",
-                    "got a tensor of shape ", total_norm.sizes());
   const ClipDecision decision = decide_clip(max_norm, total_norm.item().toDouble(), 0, OnNonfinite::kPropagate);
   apply(site, grads, prepare(site, grads), decision);
 }

@@ -3,8 +3,6 @@
 
 #include <ATen/core/Tensor.h>
 
-#include <optional>
-#include <string>
 
 #include "bindings/gradients.h"
 #include "core/clip.h"

@@ -21,11 +21,6 @@ namespace {
 }  // namespace
 
 bool available() { return false; }
-bool handles(const GradList& grads) {
-  for (const at::Tensor& g : grads)
-    if (g.defined()) return g.is_cuda();
-  return false;
-}
 Measurement measure(const CallSite& site, const GradList&, const MeasureRequest&) { missing(site); }
 ClipResult clip(const CallSite& site, const GradList&, const ClipRequest&) { missing(site); }
 void clip_with_norm(const CallSite& site, const GradList&, double, const at::Tensor&) { missing(site); }

@@ -1,5 +1,5 @@
 // The same engine behind torch's dispatcher, for torch.compile and export: gradients in, declared
-// mutation. Their fakes and what autograd sees are in gradkern/_operators.py.
+// mutation. Their fakes are in gradkern/_operators.py.
 #include <torch/library.h>
 
 #include "bindings/cuda_backend.h"
@@ -35,17 +35,6 @@ void clip_value_op(at::TensorList grads, double clip_value_limit) {
   clip_value({"clip_grad_value_", "parameters"}, as_list(grads), clip_value_limit);
 }
 
-/// norm, l2_norm, max_abs, nonfinite, zeros (empty unless counted), total_norm.
-std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> measure_op(
-    at::TensorList grads, double norm_type, bool count_zeros) {
-  const MeasureRequest request{norm_type, true, count_zeros, 1.0};
-  Measurement m = measure({"measure", "params"}, as_list(grads), request);
-  // Outputs of an operator may not alias one another.
-  if (m.l2_norm.is_same(m.norm)) m.l2_norm = m.norm.clone();
-  if (!count_zeros) m.zeros = m.nonfinite.new_empty({0});
-  return {m.norm, m.l2_norm, m.max_abs, m.nonfinite, m.zeros, m.total_norm};
-}
-
 }  // namespace
 }  // namespace gradkern
 
@@ -54,8 +43,6 @@ TORCH_LIBRARY(gradkern, m) {
   m.def("clip_(Tensor(a!)[] grads, float max_norm, float norm_type, bool error_if_nonfinite) -> Tensor");
   m.def("scale_(Tensor(a!)[] grads, Tensor factor) -> ()");  // float64, on the gradients' device
   m.def("clip_value_(Tensor(a!)[] grads, float clip_value) -> ()");
-  m.def("measure(Tensor[] grads, float norm_type, bool count_zeros)"
-        " -> (Tensor norm, Tensor l2_norm, Tensor max_abs, Tensor nonfinite, Tensor zeros, Tensor total_norm)");
 }
 
 namespace {
@@ -64,7 +51,6 @@ void implement(torch::Library& m) {
   m.impl("clip_", gradkern::clip_op);
   m.impl("scale_", gradkern::scale_op);
   m.impl("clip_value_", gradkern::clip_value_op);
-  m.impl("measure", gradkern::measure_op);
 }
 }  // namespace
 

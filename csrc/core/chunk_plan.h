@@ -40,13 +40,12 @@ struct Chunk {
 
 class ChunkPlan {
  public:
-  ChunkPlan(const TensorRef* tensors, int64_t count, int64_t chunk_elements = kChunkElements)
-      : tensors_(tensors), count_(count), chunk_elements_(chunk_elements) {
+  ChunkPlan(const TensorRef* tensors, int64_t count) : tensors_(tensors), count_(count) {
     first_chunk_.reserve(size_t(count) + 1);
     int64_t chunks = 0;
     for (int64_t i = 0; i < count; ++i) {
       first_chunk_.push_back(chunks);
-      const int64_t of_tensor = chunks_of(tensors[i].numel, chunk_elements);
+      const int64_t of_tensor = chunks_of(tensors[i].numel, kChunkElements);
       chunks += of_tensor;
       numel_ += tensors[i].numel;
       if (of_tensor <= 1) continue;
@@ -72,14 +71,14 @@ class ChunkPlan {
 
   /// Chunk `chunk`, known to lie in `tensor`.
   Chunk at(int64_t tensor, int64_t chunk) const {
-    const int64_t begin = (chunk - first_chunk(tensor)) * chunk_elements_;
+    const int64_t begin = (chunk - first_chunk(tensor)) * kChunkElements;
     const int64_t rest = tensors_[tensor].numel - begin;
-    return {tensor, begin, rest < chunk_elements_ ? rest : chunk_elements_};
+    return {tensor, begin, rest < kChunkElements ? rest : kChunkElements};
   }
 
  private:
   const TensorRef* tensors_;
-  int64_t count_, chunk_elements_, numel_ = 0, split_chunks_ = 0;
+  int64_t count_, numel_ = 0, split_chunks_ = 0;
   std::vector<int64_t> first_chunk_, split_;
 };
 

@@ -234,16 +234,6 @@ void measure_real(const T* data, int64_t length, const MeasureOptions& options, 
                   [data](int64_t i) { return fabs(double_of(data[i])); }, out.power);
 }
 
-/// |z|; unlike C's hypot, NaN in one part wins over inf in the other.
-GRADKERN_HD double magnitude(Complex<float> z) {
-  const double re = z.re, im = z.im;  // squares exact, their sum rounded once
-  return sqrt(re * re + im * im);
-}
-GRADKERN_HD double magnitude(Complex<double> z) {
-  if (z.re != z.re || z.im != z.im) return quiet_nan();
-  return hypot(z.re, z.im);
-}
-
 /// Squares of |z| are squares of 2n reals; everything else looks at |z|.
 template <class Real>
 void measure_complex(const Complex<Real>* data, int64_t length, const MeasureOptions& options,

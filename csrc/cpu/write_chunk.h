@@ -18,9 +18,8 @@ void scale_real(T* data, int64_t length, double coef) {
 template <>
 void scale_real<Float16>(Float16* data, int64_t length, double coef) {
   const __m256 factor = _mm256_set1_ps(float(coef));
-  const bool tiny = coef < 0x1p-126 && coef > -0x1p-126;  // see scaled()
   int64_t i = 0;
-  for (; !tiny && i + 8 <= length; i += 8) {
+  for (const bool coarse = below_float(coef); !coarse && i + 8 <= length; i += 8) {
     const __m256 product = _mm256_mul_ps(_mm256_cvtph_ps(load<__m128i>(data + i)), factor);
     const __m128i half = _mm256_cvtps_ph(product, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     __builtin_memcpy(data + i, &half, sizeof(half));

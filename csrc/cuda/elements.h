@@ -85,17 +85,9 @@ __device__ __forceinline__ void set_element(uint4& v, int i, double x) {
   word(v, 2 * i + 1) = uint32_t(bits >> 32);
 }
 
-/// |x| in float64; of complex numbers |z|, where NaN in one part wins over inf in the other.
+/// |x| in float64; of complex numbers see core/norm.h.
 template <class T>
 __device__ __forceinline__ double magnitude(T x) { return fabs(double(widen(x))); }
-__device__ __forceinline__ double magnitude(Complex<float> z) {
-  const double re = z.re, im = z.im;  // squares exact, their sum rounded once
-  return sqrt(re * re + im * im);
-}
-__device__ __forceinline__ double magnitude(Complex<double> z) {
-  if (z.re != z.re || z.im != z.im) return quiet_nan();
-  return hypot(z.re, z.im);
-}
 
 template <class T>
 __device__ __forceinline__ bool finite(T x) { return is_finite(double(widen(x))); }

@@ -46,10 +46,6 @@ class Layout:
     pp_group: dist.ProcessGroup | None
 
 
-def is_dtensor(tensor: Tensor | None) -> bool:
-    return isinstance(tensor, DTensor)
-
-
 def layout_of(
     carriers: Sequence[Tensor | None],
     process_group: dist.ProcessGroup | None = None,

@@ -64,7 +64,7 @@ def as_count(key: str, value: Any, least: int) -> int:
     """A whole number of any integer type.
 
     Raises:
-        ValueError: it is none, or less than `least`.
+        ValueError: `value` is not an integer, or less than `least`.
     """
     try:
         number = -1 if isinstance(value, bool) else operator.index(value)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Mapping
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -77,7 +76,7 @@ class GradMonitor:
     Raises:
         HistoryError: the folder cannot be written, holds a damaged or foreign file (whose content is
             left as it is), or is being recorded to by another monitor.
-        TypeError: `optimizer` is none.
+        TypeError: `optimizer` is not a torch optimizer.
         RuntimeError: of a sharded model: another rank could not open its folder.
 
     Notes:
@@ -224,22 +223,6 @@ class GradMonitor:
     def lost(self) -> int:
         """How many steps could not be recorded."""
         return 0 if self._recorder is None else self._recorder.lost
-
-    def diagnose(self) -> list[Any]:
-        """Findings about the run so far; see `gradkern.diagnose`. Synchronises.
-
-        Raises:
-            NotImplementedError: this version of gradkern has no diagnosis.
-        """
-        try:
-            diagnose = import_module("gradkern.diagnose").diagnose
-        except ImportError as error:
-            raise NotImplementedError(
-                "[GradMonitor.diagnose] this version of gradkern has no diagnosis yet; look at the run "
-                f"with `gradkern report {self.run_dir}` or `gradkern watch`, or at GradMonitor.history()"
-            ) from error
-        with self.history() as history:
-            return list(diagnose(history))
 
     # ---- life ----
 

@@ -12,8 +12,6 @@ from torch import Tensor
 EXACT_ELEMENTS = 1 << 20
 ELEMENTS_EACH = 1024
 
-_PRIMES = (1, 2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97)
-
 
 def stride_for(numel: int, shape: Sequence[int], most: int) -> int:
     """A step through the elements that meets at most about `most` of them.

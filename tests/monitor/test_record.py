@@ -357,22 +357,6 @@ def test_only_rank_0_records_unless_asked(tmp_path, model, monkeypatch):
     assert (tmp_path / "b" / "rank1" / "history.db").exists()
 
 
-def test_diagnose_says_when_there_is_none(tmp_path, model):
-    try:
-        import gradkern.diagnose  # noqa: F401
-    except ImportError:
-        with (
-            GradMonitor(model, None, tmp_path) as monitor,
-            pytest.raises(
-                NotImplementedError, match="no diagnosis yet; look at the run with `gradkern report"
-            ),
-        ):
-            monitor.diagnose()
-    else:
-        with GradMonitor(model, None, tmp_path) as monitor:
-            assert isinstance(monitor.diagnose(), list)
-
-
 def test_a_monitor_that_is_let_go_ends_its_thread(tmp_path, model):
     monitor = GradMonitor(model, sgd(model), tmp_path)
     model(torch.ones(2, 6)).sum().backward()
