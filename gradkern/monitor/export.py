@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradkern.monitor import store
-from gradkern.sinks._optional import need
+from gradkern.monitor.optional import need
 
 if TYPE_CHECKING:
     from gradkern.monitor.history import History
