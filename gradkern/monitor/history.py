@@ -87,10 +87,7 @@ class History(StepNumbers):
     @property
     def rms(self) -> Floats:
         """[T, N] root mean square, ``l2_norm / sqrt(numel)``: comparable across sizes."""
-        if "rms" not in self._cache:
-            roots = np.sqrt(np.maximum(self.numel_rows(), 1)).astype(self.l2_norm.dtype)
-            self._cache["rms"] = self.l2_norm / roots
-        return self._cache["rms"]
+        return self._matrix("rms")
 
     @property
     def max_abs(self) -> Floats:
@@ -117,7 +114,7 @@ class History(StepNumbers):
         """The per-parameter columns of rows ``[first, end)`` only (negative: from the end), without
         reading the others. T is then the number of those rows."""
         first, end, _ = slice(first, end).indices(len(self))
-        return self._read_columns(self._rows[first : max(first, end)])
+        return self._read_columns(self._rows[first : max(first, end)], self.numel_rows(first, end))
 
     # ---- every so often ----
 

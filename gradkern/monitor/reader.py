@@ -242,8 +242,8 @@ class HistoryReader:
                 return int(step)
         return None
 
-    def _read_columns(self, rows: NDArray[np.int64]) -> Columns:
-        columns = Columns(len(rows), len(self._names))
+    def _read_columns(self, rows: NDArray[np.int64], numel: NDArray[np.int64]) -> Columns:
+        columns = Columns(len(rows), numel)
         seqs, layouts = self._all["seq"][rows], self._all["layout"][rows]
         for start in range(0, len(rows), _PIECE):  # short reads: a writer without WAL waits for them
             piece = seqs[start : start + _PIECE]

@@ -181,9 +181,8 @@ def _or_none(value: float) -> float | None:
 
 def _rank(history: History) -> tuple[list[Ranked], list[Ranked], list[Ranked], list[Ranked]]:
     """Parameters by rms in the last record, and by how it compares with their median of the rows before."""
-    start = max(0, len(history) - ROWS)
-    columns, sizes = history.window(start, len(history)), history.numel_rows(start, len(history))
-    rms = np.asarray(columns.l2_norm, dtype=np.float64) / np.sqrt(np.maximum(sizes, 1))
+    columns = history.window(max(0, len(history) - ROWS), len(history))
+    rms = columns.rms.astype(np.float64)
     last, names, bad = rms[-1], history.names, columns.nonfinite[-1] > 0
     known = ~np.isnan(last) | bad
     by_size = sorted(np.flatnonzero(known), key=lambda i: -math.inf if bad[i] else -last[i])
