@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gradkern.monitor.columns import Layout
+from gradkern.names import distinct
 from gradkern.plan import ParameterPlan
 from gradkern.stats import GradStats
 
@@ -109,7 +110,10 @@ def layout_of(
             "group": [groups.get(id(p), -1) for p in known],
             "kind": [kinds.get(id(p), "") for p in known],
         }
-    return Layout(_unique(names), np.array(numel, dtype=np.int64), np.array(first, dtype=np.int64), details)
+    # What is written is read again only where no name stands twice.
+    return Layout(
+        tuple(distinct(names)), np.array(numel, dtype=np.int64), np.array(first, dtype=np.int64), details
+    )
 
 
 def _module_kinds(model: torch.nn.Module | None) -> dict[int, str]:
@@ -117,15 +121,3 @@ def _module_kinds(model: torch.nn.Module | None) -> dict[int, str]:
     if model is None:
         return {}
     return {id(p): type(m).__name__ for m in model.modules() for p in m._parameters.values() if p is not None}
-
-
-def _unique(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Names with a number behind those that stand there already."""
-    if len(set(names)) == len(names):
-        return names
-    seen: dict[str, int] = {}
-    out = []
-    for name in names:
-        seen[name] = seen.get(name, 0) + 1
-        out.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
-    return tuple(out)

@@ -29,11 +29,10 @@ from gradkern.monitor.layouts import Layouts
 from gradkern.monitor.lifetime import follow
 from gradkern.monitor.occasional import Occasional
 from gradkern.monitor.ranks import agree_on_step
-from gradkern.monitor.recorder import Recorder
+from gradkern.monitor.recorder import Feed, Recorder
 from gradkern.monitor.transfer import PinnedPool
 from gradkern.names import NamedParameters
 from gradkern.plan import ParameterPlan
-from gradkern.sinks import make_sinks
 from gradkern.stats import GradStats
 
 if TYPE_CHECKING:
@@ -130,10 +129,10 @@ class GradMonitor:
             self._occasional.go_on(self._step)
 
     def _start(self, meta: dict[str, Any], sinks: Iterable[Sink | str], update_every: int) -> None:
-        made = make_sinks(sinks)
+        feed = _feed(sinks)
         self._lock = lock.RunLock(self.run_dir)
         try:
-            self._recorder = Recorder(self.run_dir, meta, made)
+            self._recorder = Recorder(self.run_dir, meta, feed)
         except BaseException:
             self._lock.release()
             raise
@@ -311,3 +310,11 @@ class GradMonitor:
             inv_scale=inv_scale,
             **columns,
         )
+
+
+def _feed(sinks: Iterable[Sink | str]) -> Feed:
+    """The one place where a monitor meets its sinks, which are built on what it records."""
+    from gradkern.sinks import make_sinks
+    from gradkern.sinks.base import SinkFeed
+
+    return SinkFeed(make_sinks(sinks))

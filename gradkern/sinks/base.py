@@ -152,11 +152,13 @@ class _Selection:
 class SinkFeed:
     """All sinks of a monitor. One that fails is left out from then on; the others go on."""
 
-    def __init__(self, sinks: Sequence[Sink], run_dir: Path) -> None:
-        self._selections: list[_Selection] = []
-        for sink in sinks:
-            sink.open(run_dir)
-            self._selections.append(_Selection(sink))
+    def __init__(self, sinks: Sequence[Sink]) -> None:
+        self._selections = [_Selection(sink) for sink in sinks]
+
+    def open(self, run_dir: Path) -> None:
+        """Before anything is sent; what a sink raises here is not caught."""
+        for selection in self._selections:
+            selection.sink.open(run_dir)
 
     def send(self, rows: Sequence[Row]) -> list[str]:
         """Committed rows to every sink; returns what is to be warned of."""

@@ -200,6 +200,16 @@ def test_a_watcher_sees_what_is_added(recorded: Make, tmp_path: Path) -> None:
     assert watcher.take().same_as(first)
 
 
+def test_a_watcher_forgets_what_a_branch_replaced(recorded: Make) -> None:
+    folder = recorded(steps=8, bad_step=5)
+    watcher = Watcher(folder)
+    offender = watcher.take().offender
+    assert offender is not None and (offender.step, str(offender)) == (5, "b.0.weight and 1 more")
+    recorded(steps=3)
+    after = watcher.take()
+    assert (after.step, after.nonfinite_steps, after.offender) == (3, 0, None)
+
+
 def test_bars_are_logarithmic_and_show_what_is_not_finite() -> None:
     assert bars([1.0, 10.0, 100.0, math.nan, 0.0], 1) == ["▁▄█× "] or bars(
         [1.0, 10.0, 100.0, math.nan, 0.0], 1
