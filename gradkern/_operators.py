@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gradkern import _fallback
 from gradkern._load import DISABLED, build_info  # registers the operators as well
+from gradkern._write import coefficient
 
 _CUDA = bool(build_info().get("cuda"))
 
@@ -86,17 +87,25 @@ def _has_kernels(grads: Sequence[Tensor]) -> bool:
     return all(g.device.type in usable and g.layout is torch.strided for g in grads)
 
 
+def _without_kernels(name: str, grads: Sequence[Tensor], *arguments: Any) -> Any:
+    """Sparse gradients, which no graph takes, outside of it; other devices by torch's operations inside."""
+    if any(g.layout is not torch.strided for g in grads):
+        return outside(name, *arguments)
+    return getattr(_fallback, f"torch_{name}")(*arguments)
+
+
 def _scale(grads: Sequence[Tensor], max_norm: Any, total: Tensor) -> None:
-    """The formula of csrc/core/clip.h with tensors: a limit that changes from call to call, or lies on a
-    device, is an input of the graph then and not a constant of it."""
+    """With tensors: a limit that changes from call to call, or lies on a device, is an input of the graph
+    then and not a constant of it."""
     by_device: dict[torch.device, list[Tensor]] = {}
     for grad in grads:
         by_device.setdefault(grad.device, []).append(grad)
     for device, listed in by_device.items():
         one = torch.ones((), dtype=torch.float64, device=device)
         limit = one * (max_norm.to(device) if isinstance(max_norm, Tensor) else max_norm)
-        ratio = limit / (total.to(device).double() + 1e-6)
-        torch.ops.gradkern.scale_(listed, torch.where((ratio >= 1) | limit.isposinf(), one, ratio))
+        torch.ops.gradkern.scale_(
+            listed, torch.where(limit.isposinf(), one, coefficient(total.to(device), limit))
+        )
 
 
 def get_total_norm(tensors: Sequence[Tensor], norm_type: float, error_if_nonfinite: bool) -> Tensor:
@@ -105,7 +114,7 @@ def get_total_norm(tensors: Sequence[Tensor], norm_type: float, error_if_nonfini
     if _is_sharded(tensors):
         return outside("get_total_norm", tensors, norm_type, error_if_nonfinite)
     if not _has_kernels(tensors):
-        return _fallback.torch_get_total_norm(tensors, norm_type, error_if_nonfinite)
+        return _without_kernels("get_total_norm", tensors, tensors, norm_type, error_if_nonfinite)
     if error_if_nonfinite:  # the check is inside the operator; a max_norm of inf never writes
         return torch.ops.gradkern.clip_(list(tensors), float("inf"), norm_type, True)
     return torch.ops.gradkern.total_norm(list(tensors), norm_type)
@@ -120,7 +129,8 @@ def clip_grad_norm_(
     if not grads:
         return torch.tensor(0.0)
     if not _has_kernels(grads):
-        return _fallback.torch_clip_grad_norm_(parameters, max_norm, norm_type, error_if_nonfinite)
+        arguments = parameters, max_norm, norm_type, error_if_nonfinite
+        return _without_kernels("clip_grad_norm_", grads, *arguments)
     if error_if_nonfinite:  # something empty for every missing gradient: the message counts parameters
         listed = [torch.empty(0, device=p.device) if p.grad is None else p.grad for p in parameters]
         total = torch.ops.gradkern.clip_(listed, float("inf"), norm_type, True)
@@ -136,7 +146,7 @@ def clip_grads_with_norm_(parameters: Sequence[Tensor], max_norm: Any, total_nor
         return
     grads = gradients("clip_grads_with_norm_", parameters)
     if not _has_kernels(grads):
-        _fallback.torch_clip_grads_with_norm_(parameters, max_norm, total_norm)
+        _without_kernels("clip_grads_with_norm_", grads, parameters, max_norm, total_norm)
     elif grads:
         _scale(grads, max_norm, total_norm)
 
@@ -147,6 +157,6 @@ def clip_grad_value_(parameters: Sequence[Tensor], clip_value: float) -> None:
         return
     grads = gradients("clip_grad_value_", parameters)
     if not _has_kernels(grads):
-        _fallback.torch_clip_grad_value_(parameters, clip_value)
+        _without_kernels("clip_grad_value_", grads, parameters, clip_value)
     elif grads:
         torch.ops.gradkern.clip_value_(grads, clip_value)
