@@ -13,6 +13,17 @@ from torch import Tensor
 from torch.amp.grad_scaler import GradScaler, OptState
 
 
+def is_enabled(scaler: GradScaler) -> bool:
+    """
+    Raises:
+        TypeError: it is no scaler. What behaves as one is (FSDP has its own).
+    """
+    if isinstance(scaler, type) or not callable(getattr(scaler, "is_enabled", None)):
+        got = f"the class {scaler.__name__}" if isinstance(scaler, type) else type(scaler).__name__
+        raise TypeError(f"[GradClipper.clip_] scaler: expected a torch.amp.GradScaler, got {got}")
+    return bool(scaler.is_enabled())
+
+
 def begin(
     scaler: GradScaler,
     optimizer: torch.optim.Optimizer,

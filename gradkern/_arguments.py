@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import types
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -58,10 +58,10 @@ def as_number(operation: str, name: str, value: Any) -> float:
         raise type(error)(
             f"[{operation}] {name}: expected a number, got {value!r} ({type(value).__name__})"
         ) from error
-    except RuntimeError as error:  # a tensor with several elements
-        raise ValueError(
-            f"[{operation}] {name}: expected a number, got a tensor of shape {tuple(value.shape)}"
-        ) from error
+    except RuntimeError as error:  # a tensor with several elements, or with none that has a value
+        valueless = "a meta tensor, which has no value"
+        got = valueless if value.is_meta else f"a tensor of shape {tuple(value.shape)}"
+        raise ValueError(f"[{operation}] {name}: expected a number, got {got}") from error
     # A traced number has no value yet.
     if not torch.compiler.is_compiling() and math.isnan(number):
         raise ValueError(f"[{operation}] {name}: expected a number, got NaN")
@@ -108,3 +108,29 @@ def check_group(operation: str, name: str, group: Any) -> None:
     raise TypeError(
         f"[{operation}] {name}: expected a torch.distributed.ProcessGroup, got {type(group).__name__}{hint}"
     )
+
+
+def check_selections(
+    operation: str,
+    process_group: Any,
+    in_process_group: Callable[[str], bool] | None,
+    counted_elsewhere: Callable[[str], bool] | None,
+) -> None:
+    """That what selects parameters by name can, and selects for a group.
+
+    Raises:
+        TypeError: it is not callable.
+        ValueError: `in_process_group` without `process_group`.
+    """
+    selections = {"in_process_group": in_process_group, "counted_elsewhere": counted_elsewhere}
+    for name, selection in selections.items():
+        if selection is not None and not callable(selection):
+            raise TypeError(
+                f"[{operation}] {name}: expected a function of a parameter's name, got "
+                f"{type(selection).__name__}"
+            )
+    if in_process_group is not None and process_group is None:
+        raise ValueError(
+            f"[{operation}] in_process_group: expected together with process_group, got process_group=None: "
+            "every parameter would count as a replica"
+        )

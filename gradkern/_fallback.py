@@ -60,7 +60,9 @@ _warned = False
 
 
 def _lacks_kernels(tensor: Tensor) -> bool:
-    return tensor.is_cuda and not C.build_info()["cuda"]
+    # As with torch, an entry may be anything that has a gradient.
+    carrier = tensor if isinstance(tensor, Tensor) else tensor.grad
+    return carrier is not None and carrier.is_cuda and not C.build_info()["cuda"]
 
 
 def widest(tensor: Tensor) -> torch.dtype:

@@ -7,6 +7,7 @@ gradients in silence.
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import torch
@@ -14,49 +15,101 @@ from torch import Tensor
 
 
 class OptimizerHandover:
-    """Sets the two attributes, and removes them after the step or before the next verdict."""
+    """One clipper's verdict on the next step of an optimizer, beside those of its other clippers."""
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
-        if not all(group.get("fused") for group in optimizer.param_groups):
+        self.optimizer = optimizer
+        self.check_fused("GradClipper")
+        self._own = object()  # outlives this in the verdicts, as an id() would not
+        self._verdicts = _VERDICTS.setdefault(optimizer, _Verdicts())
+        self._verdicts.join(optimizer)
+
+    def check_fused(self, operation: str) -> None:
+        """
+        Raises:
+            ValueError: a group of the optimizer is not fused (any more: a loaded state says that too).
+        """
+        if not all(group.get("fused") for group in self.optimizer.param_groups):
             raise ValueError(
-                f"[GradClipper] optimizer: expected a fused optimizer, got {type(optimizer).__name__} "
+                f"[{operation}] optimizer: expected a fused optimizer, got {type(self.optimizer).__name__} "
                 "without fused=True; construct it with fused=True, or leave `optimizer` out and skip the "
                 "step yourself when stats.skip_step is true"
             )
-        self.optimizer = optimizer
-        self._given: dict[str, Tensor] = {}
-        self._removed_by_scaler = False
-        self._hook = optimizer.register_step_post_hook(self._after_step)
 
     def retire(self) -> None:
         """The clipper is gone. A verdict that no step has used yet still holds, and is cleared after it."""
-        if not self._given:
-            self._hook.remove()
+        self._verdicts.leave()
 
     def clear(self) -> None:
-        """Forget a verdict that no step has used. What others put there is not ours to remove."""
-        for name, value in self._given.items():
-            if getattr(self.optimizer, name, None) is value:
-                delattr(self.optimizer, name)
-        self._given = {}
+        """Forget this clipper's verdict, if no step has used it."""
+        if self._verdicts.pending.pop(self._own, None) is not None:
+            self._verdicts.show(self.optimizer)
 
-    def give(self, divisor: Tensor | None, found_inf: Tensor, *, removed_by_scaler: bool = False) -> None:
+    def give(self, divisor: Tensor | None, found_inf: Tensor) -> None:
         """Hand over a verdict.
 
         Args:
             divisor: 0-d; None for 1, so that the step need not write gradients.
             found_inf: 0-d, non-zero to skip the step.
-            removed_by_scaler: `scaler.step` removes the attributes itself, and fails if it cannot.
         """
-        self._given = {"found_inf": found_inf.to(torch.float32)}
+        given = {"found_inf": found_inf.to(torch.float32)}
         if divisor is not None:
-            self._given["grad_scale"] = divisor.to(torch.float32)
-        for name, value in self._given.items():
-            setattr(self.optimizer, name, value)
-        self._removed_by_scaler = removed_by_scaler
+            given["grad_scale"] = divisor.to(torch.float32)
+        self._verdicts.pending[self._own] = given
+        self._verdicts.show(self.optimizer)
 
-    def _after_step(self, *_: Any) -> None:
-        if self._removed_by_scaler:
-            self._given = {}
-        else:
-            self.clear()
+
+class _Verdicts:
+    """What the clippers of one optimizer say of its next step; a step uses all of it.
+
+    One hook does for all clippers: a hook cannot be removed while it runs, so a clipper that is gone
+    before its step would leave its own behind.
+    """
+
+    def __init__(self) -> None:
+        self.pending: dict[object, dict[str, Tensor]] = {}
+        self._shown: dict[str, Tensor] = {}
+        self._clippers = 0
+        self._hook: Any = None
+
+    def join(self, optimizer: torch.optim.Optimizer) -> None:
+        self._clippers += 1
+        if self._hook is None:
+            self._hook = optimizer.register_step_post_hook(self._after_step)
+
+    def leave(self) -> None:
+        self._clippers -= 1
+        if self._clippers == 0 and not self.pending:
+            self._hook.remove()
+            self._hook = None
+
+    def show(self, optimizer: torch.optim.Optimizer) -> None:
+        """Set on the optimizer what the verdicts come to: each of them can skip the step."""
+        self._remove(optimizer)
+        for verdict in self.pending.values():
+            before = self._shown.get("found_inf")
+            self._shown = {**self._shown, **verdict}
+            if before is not None:
+                latest = verdict["found_inf"]
+                self._shown["found_inf"] = torch.maximum(latest, before.to(latest.device))
+        for name, value in self._shown.items():
+            setattr(optimizer, name, value)
+
+    def _remove(self, optimizer: torch.optim.Optimizer) -> None:
+        """What others put there is not ours to remove."""
+        for name, value in self._shown.items():
+            if getattr(optimizer, name, None) is value:
+                delattr(optimizer, name)
+        self._shown = {}
+
+    def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        self.pending.clear()
+        # A scaler's step sets a found_inf of its own, removes both itself, and fails where it cannot.
+        used = getattr(optimizer, "found_inf", None)
+        if used is None or used is self._shown.get("found_inf"):
+            self._remove(optimizer)
+        self._shown = {}
+
+
+#: Shared by the clippers of an optimizer, which is not kept alive by it.
+_VERDICTS: weakref.WeakKeyDictionary[torch.optim.Optimizer, _Verdicts] = weakref.WeakKeyDictionary()

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gradkern import _fallback, _route
 from gradkern._load import DISABLED, C
-from gradkern._write import is_one, scale_, zero_where_
+from gradkern._write import coefficient, is_one, scale_, zero_where_
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -121,10 +121,7 @@ def decide(columns: dict[str, Any], max_norm: float, policy: str) -> Verdict:
     total = columns["total_norm"]
     bad = columns["nonfinite_total"] > 0
     one = torch.ones((), dtype=_fallback.widest(total), device=total.device)
-    coef = one
-    if max_norm != math.inf:
-        ratio = max_norm / (total.to(one.dtype) + 1e-6)
-        coef = torch.where(ratio >= 1, one, ratio)
+    coef = one if max_norm == math.inf else coefficient(total, max_norm)
     if policy == "skip":
         coef = torch.where(bad, one, coef)
     elif policy == "zero":

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gradkern import _fallback
 from gradkern._load import DISABLED, build_info  # registers the operators as well
+from gradkern._write import coefficient
 
 _CUDA = bool(build_info().get("cuda"))
 
@@ -54,13 +55,17 @@ def _(grads: Sequence[Tensor], clip_value: float) -> None:
     return None
 
 
-def is_sharded(tensors: Sequence[Tensor]) -> bool:
-    """Whether a list is clipped `outside` the graph."""
+def leaves_graph(tensors: Sequence[Tensor], parameters: bool = True) -> bool:
+    """Whether a list is clipped `outside` the graph: with DTensors, and with sparse gradients, which no
+    graph takes."""
+    listed = [*tensors, *(p.grad for p in tensors if p.grad is not None)] if parameters else tensors
+    if any(t.layout is not torch.strided for t in listed):
+        return True
     if not torch.distributed.is_available():
         return False
     from torch.distributed.tensor import DTensor  # the compiler has imported it already
 
-    return any(isinstance(t, DTensor) for t in tensors)
+    return any(isinstance(t, DTensor) for t in listed)
 
 
 def outside(function: Callable[..., Any], *arguments: Any, **groups: Any) -> Any:
@@ -84,20 +89,21 @@ def gradients(operation: str, parameters: Sequence[Tensor]) -> list[Tensor]:
 def _has_kernels(grads: Sequence[Tensor]) -> bool:
     """Whether the operators are implemented for these; other devices are left to torch."""
     usable = ("cpu", "cuda") if _CUDA else ("cpu",)
-    return all(g.device.type in usable and g.layout is torch.strided for g in grads)
+    return all(g.device.type in usable for g in grads)
 
 
 def _scale(grads: Sequence[Tensor], max_norm: Any, total: Tensor) -> None:
-    """The formula of csrc/core/clip.h with tensors: a limit that changes from call to call, or lies on a
-    device, is an input of the graph then and not a constant of it."""
+    """With tensors: a limit that changes from call to call, or lies on a device, is an input of the graph
+    then and not a constant of it."""
     by_device: dict[torch.device, list[Tensor]] = {}
     for grad in grads:
         by_device.setdefault(grad.device, []).append(grad)
     for device, listed in by_device.items():
         one = torch.ones((), dtype=torch.float64, device=device)
         limit = one * (max_norm.to(device) if isinstance(max_norm, Tensor) else max_norm)
-        ratio = limit / (total.to(device).double() + 1e-6)
-        torch.ops.gradkern.scale_(listed, torch.where((ratio >= 1) | limit.isposinf(), one, ratio))
+        torch.ops.gradkern.scale_(
+            listed, torch.where(limit.isposinf(), one, coefficient(total.to(device), limit))
+        )
 
 
 def get_total_norm(tensors: Sequence[Tensor], norm_type: float, error_if_nonfinite: bool) -> Tensor:

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from gradkern._fallback import widest
 from gradkern._load import DISABLED, C
+
+
+def coefficient(total: Tensor, max_norm: float | Tensor) -> Tensor:
+    """The factor of csrc/core/clip.h with tensors, for a finite limit: 0-d, on `total`'s device.
+
+    ``max_norm / (total + 1e-6)`` where that is below 1, or NaN; else 1.
+    """
+    one = torch.ones((), dtype=widest(total), device=total.device)
+    # A tensor divided: a number divided by a tensor would be rounded twice.
+    ratio = one * max_norm / (total.to(one.dtype) + 1e-6)
+    return torch.where(ratio >= 1, one, ratio)
 
 
 def is_one(factor: Tensor) -> bool:
@@ -74,4 +87,7 @@ def zero_where_(shards: Sequence[Tensor | None], condition: Tensor) -> None:
         if shard.device.type == "cpu" and not bool(here):
             continue
         values = shard._values() if shard.is_sparse else shard
-        values.masked_fill_(here, 0)
+        if values.dtype.itemsize == 1:  # masked_fill_ knows no float8, whose zeros are zero bytes
+            values = values.view(torch.uint8)
+        with torch.inference_mode() if values.is_inference() else contextlib.nullcontext():
+            values.masked_fill_(here, 0)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, SupportsIndex, get_args
 
 import torch
 from torch import Tensor
 
 from gradkern import _amp, _general, _verify
-from gradkern._arguments import as_number, check_group
+from gradkern._arguments import as_number, check_group, check_selections
 from gradkern._fold import OptimizerHandover
 from gradkern._general import Groups
 from gradkern._load import DISABLED, VERIFY, C
@@ -32,8 +32,9 @@ class GradClipper:
         params: a Module (looked at again when its parameters change), (name, Parameter) pairs, or
             Parameters.
         max_norm: largest norm to leave; `inf` only measures.
-        norm_type: order of the norm that is clipped.
-        count_zeros: count zero elements too (`stats.zeros`); costs a little.
+        norm_type: order of the norm that is clipped, as in `clip_grad_norm_`.
+        count_zeros: count zero elements too (`stats.zeros`), of sparse gradients the stored ones; costs a
+            little.
         on_nonfinite: what happens when a gradient holds inf or NaN (decided by the count of such
             elements, not by the norm, which can overflow for finite gradients):
 
@@ -45,7 +46,7 @@ class GradClipper:
               `optimizer` (a fused one), it skips the step itself, without a synchronisation;
               otherwise read ``stats.skip_step``.
         optimizer: a fused optimizer (``torch.optim.AdamW(..., fused=True)``): told to skip the step,
-            and for `fold`.
+            and for `fold`. Of several clippers of one optimizer each can have the step skipped.
         fold: leave the gradients as they are and let `optimizer` apply the coefficient, through its
             `grad_scale`: no scale pass here. Gradients are then clipped by ``optimizer.step()``, which
             writes the quotients back. Not with on_nonfinite="zero".
@@ -68,6 +69,8 @@ class GradClipper:
         TypeError, ValueError: bad arguments; or the ranks of a mesh list different parameters.
 
     Notes:
+        Is not copied and not pickled, nor is what holds it: build another for the copied model.
+
         With DTensors, building it is a collective over their meshes (16 bytes a mesh dimension): the
         ranks agree on the rows that `clip_` sends.
     """
@@ -90,19 +93,21 @@ class GradClipper:
         self.max_norm = max_norm
         self.norm_type = as_number("GradClipper", "norm_type", norm_type)
         self._count_zeros = bool(count_zeros)
+        self._fold = bool(fold)
         self.on_nonfinite = on_nonfinite
         check_group("GradClipper", "process_group", process_group)
         check_group("GradClipper", "pp_group", pp_group)
+        check_selections("GradClipper", process_group, in_process_group, counted_elsewhere)
         self._plan = ParameterPlan("GradClipper", params)
         if not self._plan.params and process_group is None and pp_group is None:
             raise ValueError("[GradClipper] params: expected at least one parameter, got none")
         _check_optimizer(optimizer, on_nonfinite, fold)
+        self._folded: tuple[Any, Any] = (None, None)
         if fold and optimizer is not None:
-            _check_folded(optimizer, self._plan)
+            self._check_folded("GradClipper", optimizer)
         self._handover = None if optimizer is None else OptimizerHandover(optimizer)
         if self._handover is not None:
             weakref.finalize(self, self._handover.retire).atexit = False
-        self._fold = fold
         inside = None if in_process_group is None else (lambda i: in_process_group(self._plan.names[i]))
         elsewhere = None if counted_elsewhere is None else (lambda i: counted_elsewhere(self._plan.names[i]))
         self._groups = Groups(process_group, pp_group, inside, elsewhere)
@@ -129,6 +134,11 @@ class GradClipper:
         if value not in get_args(OnNonfinite):
             policies = ", ".join(get_args(OnNonfinite))
             raise ValueError(f"[GradClipper] on_nonfinite: expected one of {policies}, got {value!r}")
+        if self._fold and value == "zero":
+            raise ValueError(
+                "[GradClipper] fold: expected on_nonfinite other than 'zero' (no division makes NaN zero), "
+                "got 'zero'"
+            )
         self._on_nonfinite: OnNonfinite = value
 
     @property
@@ -161,21 +171,21 @@ class GradClipper:
             RuntimeError: on_nonfinite="raise", and a gradient holds inf or NaN; names the
                 parameters. Or the scaler has unscaled or stepped since its last update, as
                 `unscale_` raises. Gradients are unchanged.
-            ValueError: with `scaler`: a float16 gradient, or the optimizer's parameters are not the
-                clipper's. Gradients are unchanged.
+            TypeError: `scaler` is no GradScaler.
+            ValueError: with `scaler`: a float16 gradient. With `scaler` or `fold`: the optimizer's
+                parameters are not the clipper's (any more). Gradients are unchanged.
 
         Notes:
             No host-device synchronisation, except for "raise".
         """
         params = self._plan.current()
-        if scaler is not None and not hasattr(scaler, "is_enabled"):
-            raise TypeError(
-                f"[GradClipper.clip_] scaler: expected a torch.amp.GradScaler, got {type(scaler).__name__}"
-            )
-        if scaler is not None and not scaler.is_enabled():
+        if scaler is not None and not _amp.is_enabled(scaler):
             scaler = None  # GradScaler(enabled=False) scales nothing and skips nothing
         if self._handover is not None:
             self._handover.clear()
+            self._handover.check_fused("GradClipper.clip_")
+            if self._fold:
+                self._check_folded("GradClipper.clip_", self._handover.optimizer)
         columns = None
         plain = self._cache.plan is None and not self._groups.named
         before = _verify.snapshot(params) if VERIFY and not (DISABLED or self._groups.named) else None
@@ -241,7 +251,7 @@ class GradClipper:
             _general.raise_if_bad(columns, verdict, self._plan.names, "GradClipper.clip_")
         factor = verdict.coef if inverse is None else verdict.coef * inverse
         if self._fold:
-            self._hand_over(verdict, factor, scaler if inverse is not None else None)
+            self._hand_over(verdict, factor)
         else:
             _general.apply(params, factor, verdict.bad if policy == "zero" else None, self._cache.held)
         if scaler is not None and inverse is not None:
@@ -273,29 +283,41 @@ class GradClipper:
             return None
         return _amp.begin(scaler, self._stepped(optimizer), params, self._plan.names)
 
-    def _hand_over(self, verdict: _general.Verdict, factor: Tensor, scaler: GradScaler | None) -> None:
+    def _hand_over(self, verdict: _general.Verdict, factor: Tensor) -> None:
         """Let the optimizer's own step divide; on a CPU, only if there is something to divide by."""
         assert self._handover is not None
         skip = verdict.bad if self.on_nonfinite == "skip" else torch.zeros_like(verdict.bad)
         needless = factor.device.type == "cpu" and float(factor) == 1.0
-        self._handover.give(
-            None if needless else factor.reciprocal(), skip, removed_by_scaler=scaler is not None
+        self._handover.give(None if needless else factor.reciprocal(), skip)
+
+    def _check_folded(self, operation: str, optimizer: torch.optim.Optimizer) -> None:
+        """Again only where the clipper's parameters or the sizes of the optimizer's groups are other ones."""
+        names, sizes = self._plan.names, [len(group["params"]) for group in optimizer.param_groups]
+        if self._folded[0] is not names or self._folded[1] != sizes:
+            _check_folded(operation, optimizer, self._plan)
+            self._folded = names, sizes
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        """copy, deepcopy and pickle come here."""
+        raise TypeError(
+            "[GradClipper] copy: expected no copy and no pickle of a clipper, which is tied to its model, "
+            "optimizer and process groups; build another one for the copies of these"
         )
 
 
-def _check_folded(optimizer: torch.optim.Optimizer, plan: ParameterPlan) -> None:
+def _check_folded(operation: str, optimizer: torch.optim.Optimizer, plan: ParameterPlan) -> None:
     """The optimizer divides its own parameters' gradients: they have to be the clipper's."""
     stepped = {id(p) for group in optimizer.param_groups for p in group["params"]}
     for param, name in zip(plan.params, plan.names):
         if param.requires_grad and id(param) not in stepped:
             raise ValueError(
-                f"[GradClipper] fold: expected an optimizer of all the clipper's parameters, got one without "
+                f"[{operation}] fold: expected an optimizer of all the clipper's parameters, got one without "
                 f"'{name}', which nothing would clip"
             )
     foreign = len(stepped - set(map(id, plan.params)))
     if foreign:
         raise ValueError(
-            f"[GradClipper] fold: expected an optimizer of the clipper's parameters alone, got one with "
+            f"[{operation}] fold: expected an optimizer of the clipper's parameters alone, got one with "
             f"{foreign} more, which would be scaled without being counted"
         )
 
@@ -312,8 +334,3 @@ def _check_optimizer(optimizer: torch.optim.Optimizer | None, on_nonfinite: str,
         )
     if fold and optimizer is None:
         raise ValueError("[GradClipper] fold: expected together with a fused optimizer, got optimizer=None")
-    if fold and on_nonfinite == "zero":
-        raise ValueError(
-            "[GradClipper] fold: expected on_nonfinite other than 'zero' (no division makes NaN zero), "
-            "got 'zero'"
-        )

@@ -51,7 +51,8 @@ def clip_grad_norm_(
             float16, float64, complex64, complex128, mixed as they come. Entries without gradient are
             skipped.
         max_norm: largest norm to leave; `inf` only measures.
-        norm_type: order p of the norm: 2, 1, `inf`, `-inf`, 0 or any other number.
+        norm_type: order p of the norm: 2, 1, `inf`, `-inf`, 0 or any other number. Of a sparse gradient
+            the elements that are stored count: a negative order does not see the others, which are 0.
         error_if_nonfinite: raise if the total norm is NaN or infinite. Needs the host to know it.
         foreach: accepted as in torch; matters only where torch's own operations are used.
         process_group: ranks that hold different parts of the *plain* tensors (experts, shards made
@@ -84,7 +85,7 @@ def clip_grad_norm_(
     norm_type = as_number(operation, "norm_type", norm_type)
     grouped = process_group is not None or pp_group is not None
     if torch.compiler.is_compiling() and not DISABLED:
-        if grouped or _operators.is_sharded(params):
+        if grouped or _operators.leaves_graph(params):
             arguments = params, max_norm, norm_type, error_if_nonfinite, foreach
             groups = {"process_group": process_group, "pp_group": pp_group}
             return _operators.outside(clip_grad_norm_, *arguments, **groups)
@@ -118,7 +119,7 @@ def get_total_norm(
     Args:
         tensors: the tensors themselves (gradients, say), not parameters; types and shapes as in
             `clip_grad_norm_`.
-        norm_type: order p of the norm.
+        norm_type: order p of the norm, as in `clip_grad_norm_`.
         error_if_nonfinite: raise if the norm is NaN or infinite.
         foreach, process_group, pp_group: as in `clip_grad_norm_`.
 
@@ -140,7 +141,7 @@ def get_total_norm(
     norm_type = as_number(operation, "norm_type", norm_type)
     grouped = process_group is not None or pp_group is not None
     if torch.compiler.is_compiling() and not DISABLED:
-        if grouped or _operators.is_sharded(items):
+        if grouped or _operators.leaves_graph(items, parameters=False):
             arguments = items, norm_type, error_if_nonfinite, foreach
             groups = {"process_group": process_group, "pp_group": pp_group}
             return _operators.outside(get_total_norm, *arguments, **groups)
@@ -192,9 +193,11 @@ def clip_grads_with_norm_(
         number = total_norm if total_norm != total_norm else as_number(operation, "total_norm", total_norm)
         total_norm = torch.tensor(number, dtype=torch.float64)
     if torch.compiler.is_compiling() and not DISABLED:
-        if _operators.is_sharded([*params, total_norm]):
+        if _operators.leaves_graph(params) or _operators.leaves_graph([total_norm], parameters=False):
             return _operators.outside(clip_grads_with_norm_, params, max_norm, total_norm)
         return _operators.clip_grads_with_norm_(params, max_norm, total_norm)
+    if total_norm.device.type == "meta":
+        raise ValueError(f"[{operation}] total_norm: expected a value, got a meta tensor, which has none")
     whole = not _route.is_dtensor(total_norm)
     before = _verify.snapshot(params) if VERIFY and not DISABLED else None
     done = whole and not DISABLED and C.clip_grads_with_norm_(params, max_norm, total_norm)
@@ -236,7 +239,7 @@ def clip_grad_value_(
     params = as_list(operation, parameters)
     clip_value = as_number(operation, "clip_value", clip_value)
     if torch.compiler.is_compiling() and not DISABLED:
-        if _operators.is_sharded(params):
+        if _operators.leaves_graph(params):
             return _operators.outside(clip_grad_value_, params, clip_value)
         return _operators.clip_grad_value_(params, clip_value)
     before = _verify.snapshot(params) if VERIFY and not DISABLED else None

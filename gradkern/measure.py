@@ -54,8 +54,9 @@ def measure(
     Args:
         params: a Module, an iterable of (name, Parameter) pairs, or an iterable of Parameters (then
             named "0", "1", …).
-        norm_type: order of `norm` and `total_norm`; the L2 norm is always there besides.
-        count_zeros: count zero elements too; costs a little.
+        norm_type: order of `norm` and `total_norm`, as in `clip_grad_norm_`; the L2 norm is always there
+            besides.
+        count_zeros: count zero elements too, of sparse gradients the stored ones; costs a little.
         inv_scale: a positive number: the reported norms are of ``gradient * inv_scale``; 1 / loss scale,
             say. The gradients themselves are not touched.
         process_group, pp_group: as in `clip_grad_norm_`.

@@ -42,7 +42,7 @@ class GradStats:
     nonfinite: Tensor
     """How many elements are inf or NaN: int64 [N]."""
     zeros: Tensor | None
-    """How many elements are zero: int64 [N]; None unless counted."""
+    """How many elements are zero (of a sparse gradient: are stored as 0): int64 [N]; None unless counted."""
     total_norm: Tensor
     """Norm of order `norm_type` of everything, before clipping: 0-d."""
     clip_coef: Tensor | None = None

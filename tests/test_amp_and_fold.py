@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+import pickle
+import types
 
 import pytest
 import torch
@@ -294,3 +296,157 @@ def test_a_clipper_that_is_gone_leaves_the_optimizer_as_it_was():
     optimizer.step()
     assert torch.allclose(1 - param.detach(), torch.full((2,), 0.1 / 2**0.5))
     assert not hasattr(optimizer, "grad_scale")
+
+
+def halves() -> tuple[list[nn.Parameter], torch.optim.Optimizer, list[gradkern.GradClipper]]:
+    """Two parameters, each with a clipper of its own, in one optimizer."""
+    params = [nn.Parameter(torch.ones(2)) for _ in range(2)]
+    optimizer = torch.optim.SGD(params, lr=1.0, fused=True)
+    made = [gradkern.GradClipper([p], 9.0, on_nonfinite="skip", optimizer=optimizer) for p in params]
+    return params, optimizer, made
+
+
+def fill(params: list[nn.Parameter], *values: float) -> None:
+    for p, value in zip(params, values):
+        p.grad = torch.full_like(p, value)
+
+
+@pytest.mark.parametrize("bad", [0, 1])
+def test_of_two_clippers_each_can_skip_the_step(bad):
+    params, optimizer, (first, second) = halves()
+    fill(params, *(math.nan if i == bad else 1.0 for i in range(2)))
+    assert [bool(c.clip_().skip_step) for c in (first, second)] == [bad == 0, bad == 1]
+    optimizer.step()
+    assert all(p.tolist() == [1.0, 1.0] for p in params)
+    assert not hasattr(optimizer, "found_inf")
+    fill(params, 1.0, 1.0)
+    for clipper in (first, second):
+        clipper.clip_()
+    optimizer.step()
+    assert all(p.tolist() == [0.0, 0.0] for p in params)
+
+
+def test_a_clipper_replaces_its_own_verdict_and_no_other():
+    params, optimizer, (first, second) = halves()
+    fill(params, math.nan, 1.0)
+    first.clip_()
+    second.clip_()
+    fill(params, 1.0, 1.0)
+    first.clip_()  # no step was taken: what it said of the other gradients is void
+    assert float(optimizer.found_inf) == 0.0
+    fill(params, 1.0, math.nan)
+    second.clip_()
+    first.clip_()
+    assert float(optimizer.found_inf) == 1.0
+    second.on_nonfinite = "propagate"
+    second.clip_()
+    assert float(optimizer.found_inf) == 0.0
+    optimizer.step()
+    assert params[0].tolist() == [0.0, 0.0]
+
+
+def test_a_fold_keeps_its_divisor_beside_another_clipper():
+    params, optimizer, (first, _) = halves()
+    fold = gradkern.GradClipper(params, 1.0, optimizer=optimizer, fold=True)
+    fill(params, 3.0, 3.0)
+    fold.clip_()
+    first.clip_()
+    assert float(optimizer.grad_scale) == pytest.approx(6.0)
+    assert float(optimizer.found_inf) == 0.0
+    optimizer.step()
+    assert params[1].tolist() == pytest.approx([0.5, 0.5])
+    assert not hasattr(optimizer, "grad_scale")
+
+
+def test_a_fold_after_the_scaler_s_own_unscaling():
+    """`scaler.step` takes over `grad_scale`, and removes it itself."""
+    model, x = model_and_input()
+    optimizer = FUSED["SGD"](model.parameters())
+    scaler = GradScaler("cpu", init_scale=8.0)
+    clipper = gradkern.GradClipper(model, 0.1, optimizer=optimizer, fold=True)
+    scaled_backward(model, x, scaler)
+    scaler.unscale_(optimizer)
+    clipper.clip_()
+    scaler.step(optimizer)
+    assert not hasattr(optimizer, "grad_scale")
+    assert not hasattr(optimizer, "found_inf")
+
+
+def test_clippers_that_are_gone_before_their_step_leave_no_hooks():
+    param = nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([param], lr=1.0, fused=True)
+    for step in range(5):
+        param.grad = torch.full((2,), math.nan if step < 4 else 1.0)
+        gradkern.GradClipper([param], 9.0, on_nonfinite="skip", optimizer=optimizer).clip_()
+        optimizer.step()
+        assert len(optimizer._optimizer_step_post_hooks) <= 1
+    assert param.tolist() == [0.0, 0.0]
+    gradkern.GradClipper([param], 9.0, on_nonfinite="skip", optimizer=optimizer)
+    assert not optimizer._optimizer_step_post_hooks
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps, lambda c: copy.deepcopy([c])])
+def test_a_clipper_is_not_copied(copied):
+    param = nn.Parameter(torch.ones(2))
+    with pytest.raises(TypeError, match=r"\[GradClipper\] copy: expected no copy .*; build another one"):
+        copied(gradkern.GradClipper([param], 0.1))
+
+
+def test_a_fold_cannot_be_set_to_zero_later():
+    model, _ = model_and_input()
+    clipper = gradkern.GradClipper(model, 0.1, optimizer=FUSED["SGD"](model.parameters()), fold=True)
+    with pytest.raises(ValueError, match=r"fold: expected on_nonfinite other than 'zero'"):
+        clipper.on_nonfinite = "zero"
+    assert clipper.on_nonfinite == "propagate"
+    clipper.on_nonfinite = "skip"
+
+
+def test_a_fold_looks_again_at_an_optimizer_that_grows():
+    model, x = model_and_input()
+    model[2].requires_grad_(False)
+    optimizer = FUSED["SGD"](model[0].parameters())
+    clipper = gradkern.GradClipper(model, 0.1, optimizer=optimizer, fold=True)
+    model[2].requires_grad_(True)
+    optimizer.add_param_group({"params": list(model[2].parameters())})
+    model(x).square().sum().backward()
+    clipper.clip_()  # still the clipper's parameters alone
+    optimizer.step()
+    before = [p.grad.clone() for p in model.parameters()]
+    optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1))]})
+    with pytest.raises(ValueError, match=r"\[GradClipper.clip_\] fold: expected .*, got one with 1 more"):
+        clipper.clip_()
+    assert all(torch.equal(p.grad, b) for p, b in zip(model.parameters(), before))
+    assert not hasattr(optimizer, "grad_scale")
+
+
+def test_a_loaded_state_that_is_not_fused_is_noticed():
+    model, x = model_and_input()
+    optimizer = FUSED["AdamW"](model.parameters())
+    clipper = gradkern.GradClipper(model, 0.1, optimizer=optimizer, fold=True)
+    optimizer.load_state_dict(torch.optim.AdamW(model.parameters()).state_dict())
+    model(x).square().sum().backward()
+    with pytest.raises(ValueError, match=r"\[GradClipper.clip_\] optimizer: expected a fused optimizer"):
+        clipper.clip_()
+
+
+def test_anything_that_can_say_whether_it_is_enabled_is_a_scaler():
+    model, x = model_and_input()
+    model(x).sum().backward()
+    clipper = gradkern.GradClipper(model, 0.1)
+    for scaler, got in ((GradScaler, "the class GradScaler"), (False, "bool"), (0, "int")):
+        with pytest.raises(TypeError, match=f"scaler: expected a torch.amp.GradScaler, got {got}"):
+            clipper.clip_(scaler=scaler)
+    disabled = types.SimpleNamespace(is_enabled=lambda: False)
+    assert float(clipper.clip_(scaler=disabled).clip_coef) < 1
+
+
+@pytest.mark.parametrize("kind", ["float8", "inference"])
+def test_zero_with_a_scaler(kind):
+    dtype = torch.float8_e4m3fn if kind == "float8" else torch.float32
+    param = torch.zeros(3).to(dtype).requires_grad_()
+    with torch.inference_mode(kind == "inference"):
+        param.grad = torch.tensor([1.0, math.nan, 2.0]).to(dtype)
+    scaler, optimizer = GradScaler("cpu", init_scale=8.0), torch.optim.SGD([param], lr=0.1)
+    scaler.scale(torch.ones(()))
+    gradkern.GradClipper([param], 1.0, on_nonfinite="zero").clip_(scaler=scaler, optimizer=optimizer)
+    assert param.grad.float().tolist() == [0.0, 0.0, 0.0]

@@ -12,6 +12,7 @@ from strategies import parameters
 from torch import nn
 
 import gradkern
+from gradkern._write import coefficient
 
 
 def model_with_gradients(scale=10.0):
@@ -363,3 +364,12 @@ def test_zeros_are_counted_where_asked(fold):
     counting = gradkern.GradClipper([p], 1.0, count_zeros=True, optimizer=optimizer, fold=fold)
     assert counting.clip_().zeros.tolist() == [3]
     assert gradkern.GradClipper([p], 1.0).clip_().zeros is None
+
+
+@pytest.mark.parametrize("total", [0.1, 3.0, 7.7, 1e-3, 1e30])
+def test_the_factor_of_every_route_has_the_kernels_bits(total):
+    """A division, rounded once: not the product with a reciprocal."""
+    for max_norm in (0.05, 0.3, 1.0, 1e-30):
+        expected = min(1.0, max_norm / (total + 1e-6))
+        assert float(coefficient(torch.tensor(total, dtype=torch.float64), max_norm)) == expected
+    assert math.isnan(coefficient(torch.tensor(math.nan), 1.0))

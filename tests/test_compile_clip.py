@@ -39,6 +39,24 @@ def test_parameters_without_gradient_are_counted_in_the_message():
         compiled(params)
 
 
+def test_sparse_gradients_are_clipped_outside_the_graph():
+    dense, sparse = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(4))
+
+    def fill() -> None:
+        dense.grad = torch.tensor([3.0, 4.0])
+        sparse.grad = torch.tensor([0.0, 12.0, 0.0, 0.0]).to_sparse()
+
+    @torch.compile(backend="aot_eager")
+    def clip() -> torch.Tensor:
+        gradkern.clip_grad_value_([dense, sparse], 100.0)
+        return gradkern.clip_grad_norm_([dense, sparse], 6.5)
+
+    fill()
+    assert clip().item() == 13.0
+    torch.testing.assert_close(dense.grad, torch.tensor([1.5, 2.0]))
+    torch.testing.assert_close(sparse.grad.to_dense(), torch.tensor([0.0, 6.0, 0.0, 0.0]))
+
+
 def test_training_steps_compile_once_with_clipper_and_monitor_beside(tmp_path):
     """A compiled model; and the clip compiled with it, from the loss's end on."""
     torch.manual_seed(0)

@@ -123,6 +123,7 @@ NO_NUMBERS = [
     (math.nan, ValueError),
     (torch.ones(2), ValueError),
     (torch.tensor(math.nan), ValueError),
+    (torch.ones((), device="meta"), ValueError),
     (object(), TypeError),
 ]
 
@@ -328,3 +329,19 @@ def test_measuring_a_generator_that_is_used_up():
     params = iter(())
     with pytest.warns(UserWarning, match=r"\[measure\] params: an empty generator"):
         assert float(gradkern.measure(p for p in params).total_norm) == 0.0
+
+
+def test_a_number_on_no_device(good):
+    nowhere = torch.ones((), device="meta")
+    with raises(ValueError, "max_norm: expected a number, got a meta tensor, which has no value"):
+        gradkern.clip_grad_norm_(good, nowhere)
+    with raises(ValueError, "total_norm: expected a value, got a meta tensor, which has none"):
+        gradkern.clip_grads_with_norm_(good, 1.0, nowhere)
+
+
+def test_what_selects_parameters_by_name(good):
+    with raises(ValueError, "[GradClipper] in_process_group: expected together with process_group"):
+        gradkern.GradClipper(good, 1.0, in_process_group=lambda name: True)
+    for option in ("in_process_group", "counted_elsewhere"):
+        with raises(TypeError, f"[GradClipper] {option}: expected a function of a parameter's name, got str"):
+            gradkern.GradClipper(good, 1.0, **{option: "experts"})

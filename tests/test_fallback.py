@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import reference as ref
 import torch
@@ -156,6 +158,15 @@ def test_a_dispatch_mode_sees_the_operations():
     assert any("norm" in name for name in recorder.seen)
     assert any("mul" in name for name in recorder.seen)
     torch.testing.assert_close(params[0].grad, torch.tensor([0.6, 0.8]))
+
+
+def test_what_merely_has_a_gradient():
+    holders = [SimpleNamespace(grad=torch.tensor([3.0, 4.0])), SimpleNamespace(grad=None)]
+    with Recorder():
+        assert gradkern.clip_grad_norm_(holders, 100.0).item() == 5.0
+        gradkern.clip_grads_with_norm_(holders, 100.0, torch.tensor(5.0))
+        gradkern.clip_grad_value_(holders, 3.5)
+    assert holders[0].grad.tolist() == [3.0, 3.5]
 
 
 def test_vmap():

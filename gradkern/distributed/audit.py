@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch.distributed.tensor import DTensor
 
+from gradkern._arguments import check_group, check_selections
 from gradkern.distributed.placements import counted_elements
 from gradkern.names import NamedParameters, resolve
 
@@ -83,9 +84,14 @@ def explain_norm(
         (each rank a slice of the sum), plain tensors on every rank once
         and not over ranks, unless they belong to the process group.
 
+    Raises:
+        TypeError, ValueError: bad arguments.
+
     Notes:
         No collective, no synchronisation.
     """
+    check_group("explain_norm", "process_group", process_group)
+    check_selections("explain_norm", process_group, in_process_group, counted_elsewhere)
     names, tensors = resolve("explain_norm", params)
     seen: set[int] = set()
     rows = []

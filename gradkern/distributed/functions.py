@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor
 
 from gradkern import _fallback
 from gradkern._load import DISABLED, C
-from gradkern._write import is_one, scale_
+from gradkern._write import coefficient, is_one, scale_
 from gradkern.distributed.measure import Distributed
 from gradkern.distributed.placements import written_shards
 
@@ -93,8 +93,7 @@ def _scale_by_norm(
     """The factor from the norm as it is returned, so that the split functions give the same bits."""
     if max_norm == math.inf:
         return
-    ratio = max_norm / (total.double() + 1e-6)
-    factor = torch.where(ratio >= 1, 1.0, ratio)
+    factor = coefficient(total, max_norm)
     if not is_one(factor):
         scale_(grads, written_shards(grads) if held is None else held, factor)
 

@@ -121,10 +121,15 @@ def resolve_partial(grad: DTensor) -> DTensor:
 
 
 def counted_elements(grad: DTensor) -> int:
-    """How many elements this rank counts, once terms are added. No collective."""
+    """How many elements this rank counts, once terms are added. No collective.
+
+    Shards made by hand need not be of the sizes that torch would have given them.
+    """
     placements = _added_placements(grad)
     if not counts_here(grad.device_mesh, placements):
         return 0
+    if not any(p.is_partial() for p in grad.placements):
+        return grad._local_tensor.numel()
     shape, _ = compute_local_shape_and_global_offset(grad.shape, grad.device_mesh, placements)
     return math.prod(shape)
 

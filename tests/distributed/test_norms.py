@@ -163,6 +163,27 @@ def test_partial_gradients_are_added_before_they_are_counted(ranks, world):
     ranks(world)(partial_job)
 
 
+def uneven_audit_job() -> None:
+    rank, mesh = dist.get_rank(), models.init_device_mesh("cpu", (2,))
+    rows = (1, 4)[rank]
+    p = torch.nn.Parameter(
+        DTensor.from_local(torch.ones(rows, 7), mesh, [models.Shard(0)], shape=(5, 7), stride=(7, 1))
+    )
+    p.grad = DTensor.from_local(torch.ones(rows, 7), mesh, [models.Shard(0)], shape=(5, 7), stride=(7, 1))
+    assert explain_norm([p]).counted_here == 7 * rows
+    close(gradkern.clip_grad_norm_([p], 100.0), 35**0.5)
+    with pytest.raises(
+        TypeError, match=r"\[explain_norm\] process_group: expected .*, got DeviceMesh; pass mesh"
+    ):
+        explain_norm([p], process_group=mesh)
+    with pytest.raises(ValueError, match=r"\[explain_norm\] in_process_group: expected together with"):
+        explain_norm([p], in_process_group=lambda name: True)
+
+
+def test_shards_made_by_hand_are_counted_as_they_are(ranks):
+    ranks(2)(uneven_audit_job)
+
+
 def split_functions_job() -> None:
     once, twice = (models.as_fsdp_tp(models.build()) for _ in range(2))
     gradients = models.full_gradients(models.build())
