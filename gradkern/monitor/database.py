@@ -22,8 +22,30 @@ from gradkern.monitor.store import (
 _REMEDY = "it is left as it is: move it away, or use another run_dir"
 
 
+def look(folder: Path) -> bool:
+    """Whether there is a history to go on with; changes nothing (but see `play_back`).
+
+    Raises:
+        HistoryError: there is another program's file, or a damaged one.
+    """
+    file = folder / DATABASE
+    with reading(file, "GradMonitor"):
+        if not _size(file):
+            return False
+        # Immutable, a WAL database of somebody else gets no two files beside it.
+        beside = any(_size(f"{file}{ending}") for ending in ("-wal", "-journal"))
+        connection = _open_read_only(file, "GradMonitor", immutable=not beside)
+        try:
+            if _is_fresh(connection):
+                return False
+            _check(connection, file, "GradMonitor")
+            return True
+        finally:
+            connection.close()
+
+
 def connect_writer(folder: Path, journal: str | None = None) -> tuple[sqlite3.Connection, str]:
-    """The database of a run to write to, created if it is not there.
+    """The database of a run to write to, created if it is not there; what is there was looked at (`look`).
 
     Returns:
         The connection (usable from any one thread at a time) and the journal mode in use.
@@ -36,9 +58,6 @@ def connect_writer(folder: Path, journal: str | None = None) -> tuple[sqlite3.Co
     with making(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with reading(file, "GradMonitor"):
-        # A rollback journal that is left over has to be played back before anything can be read.
-        if _size(file) and not _size(f"{file}-journal"):
-            _look(file)
         connection = sqlite3.connect(
             file, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
         )
@@ -50,10 +69,13 @@ def connect_writer(folder: Path, journal: str | None = None) -> tuple[sqlite3.Co
 
 
 def connect_reader(folder: str | os.PathLike[str]) -> sqlite3.Connection:
-    """The database of a run to read from, while it is written or afterwards; never changes it.
+    """The database of a run to read from, while it is written or afterwards.
+
+    Never changes it, but for what a process that was killed has left half written (`play_back`).
 
     Raises:
-        HistoryError: there is none, or it is not a sound history; names the file.
+        HistoryError: there is none, or it is not a sound history, or a process holds it for as long as
+            this one waits; names the file.
     """
     file = Path(folder)
     file = file / DATABASE if file.is_dir() else file
@@ -85,12 +107,25 @@ def leave_one_file(connection: sqlite3.Connection) -> None:
             return
 
 
-def _look(file: Path) -> None:
-    """Refuse another program's file before anything is done to it."""
-    connection = _open_read_only(file, "GradMonitor", immutable=not _size(f"{file}-wal"))
+def play_back(file: Path, operation: str) -> None:
+    """Undo what a process that was killed has half written, as SQLite does once it may write.
+
+    Raises:
+        HistoryError: the journal with what was there before cannot be played back here; names it.
+    """
+    uri = file.absolute().as_uri() + "?mode=rw"
+    connection = sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS)
     try:
-        if not _is_fresh(connection):
-            _check(connection, file, "GradMonitor")
+        connection.execute("PRAGMA trusted_schema=OFF")
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.OperationalError as error:
+        if "locked" in str(error):
+            raise
+        raise HistoryError(
+            f"[{operation}] {str(file)!r}: a process was killed while it wrote, and {f'{file}-journal'!r}, "
+            f"which undoes what it left half done, cannot be played back here ({error}); open the run where "
+            "its folder can be written, or copy both files to such a place and open that"
+        ) from error
     finally:
         connection.close()
 
@@ -133,22 +168,33 @@ def _create(connection: sqlite3.Connection) -> None:
 def _open_read_only(file: Path, operation: str, immutable: bool = False) -> sqlite3.Connection:
     if 0 < _size(file) < 512:  # less than the smallest page; SQLite would take it for empty
         raise HistoryError(_damage(file, operation))
-    uri = file.absolute().as_uri() + "?mode=ro"
-    plain = uri + "&immutable=1" if immutable else uri
-    connection = sqlite3.connect(plain, uri=True, timeout=BUSY_SECONDS, check_same_thread=False)
+    try:
+        return _connect_read_only(file, immutable)
+    except sqlite3.OperationalError as error:
+        # Not if a process holds it: what is read without locks may be half written, and is never new.
+        if immutable or not any(text in str(error) for text in ("readonly", "unable to open")):
+            raise
+        if _size(f"{file}-journal"):
+            play_back(file, operation)
+            return _connect_read_only(file)
+        if _size(f"{file}-wal"):
+            raise
+        # A WAL database in a folder that cannot be written: all of it is in the main file.
+        return _connect_read_only(file, immutable=True)
+    except sqlite3.DatabaseError as error:
+        raise HistoryError(_damage(file, operation, error)) from error
+
+
+def _connect_read_only(file: Path, immutable: bool = False) -> sqlite3.Connection:
+    uri = file.absolute().as_uri() + ("?mode=ro&immutable=1" if immutable else "?mode=ro")
+    connection = sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, check_same_thread=False)
     try:
         connection.execute("PRAGMA trusted_schema=OFF")
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        return connection
-    except sqlite3.OperationalError:
+    except BaseException:
         connection.close()
-        if immutable or _size(f"{file}-wal"):
-            raise
-        # A WAL database in a folder that cannot be written: all of it is in the main file.
-        return sqlite3.connect(uri + "&immutable=1", uri=True, check_same_thread=False)
-    except sqlite3.DatabaseError as error:
-        connection.close()
-        raise HistoryError(_damage(file, operation, error)) from error
+        raise
+    return connection
 
 
 def _decode_text(text: bytes) -> str:

@@ -26,9 +26,10 @@ class History(StepNumbers):
     """A recorded run. Arrays have T rows, the recorded steps, and N columns, the parameters.
 
     Only plain numbers of each step are read when it is opened; the [T, N] arrays are read when they
-    are asked for, and kept until `refresh`. Reading changes nothing in the file, executes nothing from it
-    and never disturbs the process that records. Beside a run that was not closed, or not while
-    nobody read it, SQLite keeps its two files for a WAL.
+    are asked for, and kept until `refresh`. Reading changes nothing in the file (but undoes what a
+    process that was killed left half written), executes nothing from it and never disturbs the process
+    that records. Beside a run that was not closed, or not while nobody read it, SQLite keeps its two
+    files for a WAL.
 
     Where a run went back to an earlier step (a resume from a checkpoint), the steps recorded
     before and replaced afterwards are left out; ``History.open(run, superseded=True)`` shows every
@@ -44,7 +45,8 @@ class History(StepNumbers):
             superseded: show the rows that a later branch replaced, too.
 
         Raises:
-            HistoryError: there is no run, or its file is damaged or something else; names the file.
+            HistoryError: there is no run, its file is damaged or something else, or a process holds it
+                for more than 5 s; names the file.
         """
         connection = database.connect_reader(run_dir)
         folder = Path(run_dir)

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from gradkern.monitor import store
+from gradkern.monitor import database, store
 from gradkern.monitor.columns import MOST_NAMES, Columns, Layout
 from gradkern.monitor.scalars import Scalars
 from gradkern.monitor.store import HistoryError
@@ -21,6 +21,7 @@ from gradkern.monitor.store import HistoryError
 F = TypeVar("F", bound=Callable[..., Any])
 _PIECE = 1024
 _FEW = 16  # rows whose blobs may be large
+_GAP = 64  # replaced rows that are read as well rather than asking once more
 _BEYOND = 2**63 - 1
 
 
@@ -61,6 +62,15 @@ class HistoryReader:
     @names_file
     def refresh(self) -> int:
         """Read what was recorded since; returns how many rows are new. Cheap if nothing is."""
+        try:
+            return self._refresh()
+        except sqlite3.OperationalError as error:
+            if "readonly" not in str(error):
+                raise
+            database.play_back(self.path, "History.refresh")  # its writer was killed in the middle of one
+            return self._refresh()
+
+    def _refresh(self) -> int:
         self._db.execute("BEGIN")  # one consistent picture of all tables
         try:
             self._read_layouts()
@@ -245,10 +255,12 @@ class HistoryReader:
     def _read_columns(self, rows: NDArray[np.int64], numel: NDArray[np.int64]) -> Columns:
         columns = Columns(len(rows), numel)
         seqs, layouts = self._all["seq"][rows], self._all["layout"][rows]
+        query = "SELECT seq, norm, max_abs, l2_norm, nonfinite, zeros FROM vals WHERE seq BETWEEN ? AND ?"
         for start in range(0, len(rows), _PIECE):  # short reads: a writer without WAL waits for them
             piece = seqs[start : start + _PIECE]
-            query = "SELECT seq, norm, max_abs, l2_norm, nonfinite, zeros FROM vals WHERE seq BETWEEN ? AND ?"
-            found = {row[0]: row for row in self._db.execute(query, (int(piece.min()), int(piece.max())))}
+            found = {}
+            for part in np.split(piece, np.flatnonzero(np.diff(piece) > _GAP) + 1):
+                found.update({row[0]: row for row in self._db.execute(query, (int(part[0]), int(part[-1])))})
             missing = [seq for seq in piece.tolist() if seq not in found]
             if missing:
                 raise HistoryError(f"[History] {str(self.path)!r}: row {missing[0]} of `vals` is missing")

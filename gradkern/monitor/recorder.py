@@ -170,8 +170,8 @@ class Recorder:
                 "lost", f"[GradMonitor] {str(self.file)!r}: {len(self._rows)} rows could not be written"
             )
         with contextlib.suppress(sqlite3.Error):
-            self._note(force=True)
             if not self._writer.gone():
+                self._note(force=True)
                 self._writer.set_meta("closed", time.time())  # a killed run never says so
         self._writer.close()
         self._feed.close()
@@ -227,7 +227,7 @@ class Recorder:
             self._warn(
                 "gone",
                 f"[GradMonitor] {str(self.file)!r}: deleted or replaced while it was recorded to: steps from "
-                "here on are lost. Training goes on; a new monitor would begin a new file.",
+                "here on are lost. Training goes on; to record again, close this monitor and make a new one.",
             )
             return
         batch = list(self._rows)

@@ -84,7 +84,7 @@ def _explain(error: sqlite3.Error, file: Path, operation: str) -> str:
     if "readonly" in text or "unable to open" in text:
         return f"[{operation}] {str(file)!r}: expected a folder and file that can be written, got: {text}"
     if "locked" in text:
-        return f"[{operation}] {str(file)!r}: another process holds it ({text})"
+        return f"[{operation}] {str(file)!r}: another process that writes to it holds it ({text}); try again"
     return f"[{operation}] {str(file)!r}: {text}"
 
 

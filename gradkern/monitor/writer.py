@@ -36,11 +36,14 @@ class HistoryWriter:
         self.folder = folder
         self._file = folder / store.DATABASE
         self._stale = True
+        if database.look(folder):
+            self._restore()  # damage is found before anything is done to the file
         self._db, self.journal = database.connect_writer(folder, journal)
-        opened = self._file.stat()
-        self._identity = opened.st_dev, opened.st_ino
         try:
-            self._restore()
+            opened = self._file.stat()
+            self._identity = opened.st_dev, opened.st_ino
+            if self._stale:
+                self._restore()
             self._begin_session({**meta, "journal": self.journal})
         except sqlite3.Error as error:
             self._db.close()
@@ -87,7 +90,7 @@ class HistoryWriter:
 
     def close(self) -> None:
         """Close the file; with a WAL, its content moves to the main file."""
-        if self.journal == "WAL":
+        if self.journal == "WAL" and not self.gone():  # beside a new file there is its own WAL
             database.leave_one_file(self._db)
         self._db.close()
 
@@ -102,18 +105,18 @@ class HistoryWriter:
             self._latest = max(self._last, *(history.last_step_of(t) or _NEVER for t in ("weights", "hists")))
             self._next_seq = history.last_seq + 1
             self._branch = max((number for number, *_ in history.branch_rows), default=0)
-            self._check_numbers()
+            self._check_numbers(history)
             self._restore_pyramid(history)
         self._last_layout: tuple[Layout, int] | None = None
         self._stale = False
 
-    def _check_numbers(self) -> None:
+    def _check_numbers(self, history: History) -> None:
         """Those to be counted on from: others than these were not written by us.
 
         Raises:
             HistoryError: a number is out of range.
         """
-        top = self._db.execute("SELECT max(level) FROM summaries").fetchone()[0]
+        top = history.connection.execute("SELECT max(level) FROM summaries").fetchone()[0]
         if top is not None and top not in levels_of(self._next_seq):
             raise HistoryError(f"[GradMonitor] summaries: level {top!r} is out of range")
         for what, number in (
