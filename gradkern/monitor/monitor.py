@@ -193,6 +193,8 @@ class GradMonitor:
         loss = as_loss(loss)
         if number % self.every:
             self._begin_step(number)
+            if self._recorder is not None:
+                self._occasional.recorded()
             return
         if stats is None:
             stats = self._measure(1.0 if inv_scale is None else inv_scale)
@@ -208,6 +210,7 @@ class GradMonitor:
         recorder.record_seconds.append(time.time() - start)
         if self._histogram_every and number % self._histogram_every == 0:
             self._occasional.add_histogram(stats)
+        self._occasional.recorded()
 
     def flush(self) -> bool:
         """Wait until everything recorded is on disk. Synchronises. False if it cannot be written."""
@@ -291,8 +294,6 @@ class GradMonitor:
         self._step = number
         if self._recorder is not None:
             self._occasional.step = number
-            if self._occasional.undecided:
-                self._occasional.recorded()
 
     @torch.no_grad()
     def _measure(self, inv_scale: float) -> GradStats:

@@ -2,54 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from gradkern.monitor.capture import HistogramCapture, WeightsCapture
 from gradkern.monitor.layouts import Layouts
 from gradkern.monitor.sample import Part, Sample
+from gradkern.monitor.step_order import StepOrder
 from gradkern.monitor.transfer import PinnedPool
 from gradkern.monitor.updates import UpdateTracker
 from gradkern.plan import ParameterPlan
 from gradkern.stats import GradStats
 
 
-class StepOrder:
-    """Finds out whether `record` comes before the optimizer's step or after it.
+@dataclass
+class _Held:
+    """Weights looked at around a step whose number is not known yet."""
 
-    A step before the first record says nothing: the loop may step first, or something before the loop
-    has. The first step after the first record tells: are the gradients those that were recorded?
-    """
-
-    def __init__(self) -> None:
-        self.records_first: bool | None = None
-        self._recorded = self._stepped = False
-        self._grad: Tensor | None = None
-        self._version = 0
-
-    def recorded(self, params: Sequence[Tensor]) -> None:
-        """`record` was called."""
-        if self.records_first is None:
-            self._recorded = True
-            self._grad = next((p.grad for p in params if p.grad is not None), None)
-            self._version = _version(self._grad)
-
-    def stepping(self, params: Sequence[Tensor]) -> bool:
-        """The optimizer is about to step; returns whether that decided it."""
-        if self.records_first is not None or not self._recorded:
-            self._stepped = True
-            return False
-        grad = next((p.grad for p in params if p.grad is not None), None)
-        same = grad is not None and grad is self._grad and _version(grad) == self._version
-        self.records_first = same or not self._stepped
-        self._grad = None
-        return True
-
-
-def _version(grad: Tensor | None) -> int:
-    return -1 if grad is None or grad.is_inference() else grad._version
+    capture: WeightsCapture
+    before: int | None
+    """Its number if `record` comes before the optimizer's step; None if it was not called since the last."""
+    after: int | None = None
+    """Its number if `record` comes after; known with the next call."""
 
 
 class Occasional:
@@ -72,64 +48,92 @@ class Occasional:
         self._update_every = update_every
         self.step = 0
         """The last one that `record` was called for."""
-        self._asked = -1
-        """The step that the optimizer was in when it stepped last."""
+        self._since = 1
+        """Steps of the optimizer since the last `record`; not 0 before the first."""
         self._order = StepOrder()
-        self._held: WeightsCapture | None = None
+        self._held: list[_Held] = []
         self._sample: Sample | None = None
         self._sampled: tuple[str, ...] = ()
         self._tracker: UpdateTracker | None = None
         if optimizer is not None and update_every:
             self._tracker = UpdateTracker(optimizer, plan.current, self._due, self._add_weights)
-        self.undecided = self._tracker is not None
+            self._post_hook = optimizer.register_step_post_hook(self._stepped)
+        self._undecided = self._tracker is not None
         """Whether it is not known yet if `record` comes before the optimizer's step."""
 
     def go_on(self, step: int) -> None:
         """Count on from a step, which may be an earlier one."""
-        self.step, self._asked = step, -1
+        self.step = step
+        self._since = 0 if self._order.records_first is False else 1
+        self._held.clear()
 
     def recorded(self) -> None:
-        """`record` was called for `step`; needed only while `undecided`."""
-        self._order.recorded(self._plan.current())
+        """`record` was called for `step`, and what it captured is submitted."""
+        since, self._since = self._since, 0
+        if not (self._undecided or self._held):
+            return
+        if self._held and self._held[-1].after is None:
+            held = self._held[-1]
+            # Of several steps since the last record it is the first one, with the number expected then.
+            alone = self._undecided or since == 1
+            held.after = self.step if alone else min(held.capture.step, self.step)
+        if self._undecided and self._order.recorded(self._plan.current()):
+            self._decided()
+        elif self._order.records_first is False:
+            self._release(False)
 
     def detach(self) -> None:
         """Take the hooks off."""
         if self._tracker is not None:
             self._tracker.remove()
+            self._post_hook.remove()
 
     def close(self) -> None:
         """Take the hooks off, and let go of what is held."""
         self.detach()
-        self._release(self._order.records_first is None and self.step > 0)
+        if self._undecided:
+            self._release(self._order.guess())
 
-    def _stepped(self) -> int:
-        """The number of the step that the optimizer is in: `record` comes before or after it."""
-        return self.step if self._order.records_first else self.step + 1
+    def _is_due(self, step: int) -> bool:
+        return step == 1 or step % self._update_every == 0
 
     def _due(self) -> bool:
-        if self._order.records_first is None:
-            if self._order.stepping(self._plan.current()):
-                self.undecided = False
-                self._release(not self._order.records_first)
-            again = False
-        else:  # not recorded since: an optimizer step that has no number of its own
-            again = self._stepped() == self._asked
-        self._asked = step = self._stepped()
-        return not again and (step == 1 or step % self._update_every == 0)
+        if self._undecided and self._order.stepping(self._plan.current()):
+            self._decided()
+        since, self._since = self._since, self._since + 1
+        first = self._order.records_first
+        if first is None:
+            return (not since and self._is_due(self.step)) or self._is_due(self.step + 1)
+        # Not recorded since: an optimizer step that has no number of its own.
+        return not since and self._is_due(self.step if first else self.step + 1)
+
+    def _stepped(self, *_: object) -> None:
+        self._order.stepped(self._plan.current())
+
+    def _decided(self) -> None:
+        self._undecided = False
+        self._post_hook.remove()
+        self._release(self._order.records_first is True)
 
     def _add_weights(self, sample: Sample, parts: list[Part]) -> None:
-        layout = self._layouts.own()
-        capture = WeightsCapture(self._stepped(), layout, sample.exact, sample.factors, parts, self._pool)
-        if self._order.records_first is None:  # of a step of the loop, or of one before it: not yet known
-            self._release(False)
-            self._held = capture
-        else:
+        first = self._order.records_first
+        number = self.step if first else self.step + 1
+        capture = WeightsCapture(number, self._layouts.own(), sample.exact, sample.factors, parts, self._pool)
+        if first:
             self._submit(capture)
+            return
+        # What has got no number, and is not the last step before the next record, gets none any more.
+        self._held = [held for held in self._held if held.before is not None or held.after is not None]
+        self._held.append(_Held(capture, self.step if self._since == 1 else None))
 
-    def _release(self, wanted: bool) -> None:
-        held, self._held = self._held, None
-        if held is not None and wanted:
-            self._submit(held)
+    def _release(self, first: bool) -> None:
+        """What is held gets its number."""
+        for held in self._held:
+            number = held.before if first else held.after
+            if number is not None and self._is_due(number):
+                held.capture.step = number
+                self._submit(held.capture)
+        self._held = []
 
     def add_histogram(self, stats: GradStats) -> None:
         """Of the gradients as they are now, made what they were before clipping."""

@@ -216,10 +216,17 @@ class HistoryReader:
 
     @names_file
     def live_rows(self, table: str) -> tuple[list[int], NDArray[np.int64]]:
-        """(ids, steps) of the live rows of `weights` or `hists`; their blobs are not read."""
+        """(ids, steps) of the live rows of `weights` or `hists`; their blobs are not read.
+
+        Recorded after a step back to a step that is no row of `steps` (``every=``), they start no
+        branch: one replaces those before it of its own step and of later ones.
+        """
         found = self._db.execute(f"SELECT id, branch, step FROM {table} ORDER BY id").fetchall()
         ids, branches, steps = np.array(found, dtype=np.int64).reshape(-1, 3).T
-        live = self._live(branches, steps)
+        live = np.flatnonzero(self._live(branches, steps))
+        if not self._superseded and len(live):
+            least = np.minimum.accumulate(steps[live][::-1])[::-1]  # of it and those behind it
+            live = live[np.append(steps[live][:-1] < least[1:], True)]
         return ids[live].tolist(), steps[live]
 
     def read_rows(self, table: str, columns: str, ids: Sequence[int]) -> Iterator[tuple[Any, ...]]:

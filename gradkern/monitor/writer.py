@@ -162,16 +162,16 @@ class HistoryWriter:
     def _until_back(self, rows: Sequence[Row]) -> int:
         """How many of the rows come before one that goes back to an earlier step.
 
-        A step recorded twice goes back, too; what belongs to a recorded step (weights, a histogram),
-        or to the one about to be recorded, does not.
+        A step recorded twice goes back, too. What belongs to a step (weights, a histogram) never does: it
+        would take later steps with it.
         """
         last, latest = self._last, self._latest
         for count, row in enumerate(rows):
-            if row.step < latest or (isinstance(row, StepRow) and row.step <= last):
-                return count
-            latest = row.step
             if isinstance(row, StepRow):
+                if row.step <= last or row.step < latest:
+                    return count
                 last = row.step
+            latest = max(last, row.step)
         return len(rows)
 
     def _begin_branch(self, from_step: int) -> None:
@@ -208,7 +208,6 @@ class HistoryWriter:
         self._db.execute("BEGIN IMMEDIATE")
         for row in rows:
             layout = self._layout_id(row.layout)
-            self._latest = row.step
             if isinstance(row, StepRow):
                 self._last = row.step
                 steps.append(self._step_values(row, layout))
@@ -222,6 +221,7 @@ class HistoryWriter:
                 counts = store.encode_counts(row.counts.reshape(-1)) or b""
                 fractions = store.encode(row.underflow.reshape(-1))
                 hists.append((self._branch, row.step, layout, counts, fractions))
+            self._latest = max(self._last, row.step)
         self._db.executemany("INSERT INTO steps VALUES (?,?,?,?,?,?,?,?,?,?,?)", steps)
         scalars.write_blocks(self._db, self._next_seq - 1 - len(steps), self._next_seq - 1)
         self._db.executemany("INSERT INTO vals VALUES (?,?,?,?,?,?)", values)
