@@ -51,7 +51,11 @@ class Recorder:
         self._norm_type = self._noted_type = self._writer.norm_type
         self.lost = 0
         self.record_seconds: deque[float] = deque(maxlen=100)
-        self._feed = SinkFeed(sinks, folder)
+        try:
+            self._feed = SinkFeed(sinks, folder)
+        except BaseException:
+            self._writer.close()
+            raise
         self._queue: deque[Capture] = deque()
         self._rows: list[Row] = []
         self._row_bytes = 0
