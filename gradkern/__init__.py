@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from gradkern import _lazy
 from gradkern._load import build_info
 from gradkern.clipper import GradClipper
 from gradkern.functional import (
@@ -18,7 +19,11 @@ from gradkern.stats import GradStats
 from gradkern.version import __version__
 
 if TYPE_CHECKING:
+    from gradkern import distributed as distributed
     from gradkern.monitor import GradMonitor, History, HistoryError
+else:  # what not every program needs
+    _HOMES = dict.fromkeys(("GradMonitor", "History", "HistoryError"), "gradkern.monitor")
+    __getattr__, __dir__ = _lazy.attach(__name__, _HOMES, submodules=["distributed"])
 
 __all__ = [
     "GradClipper",
@@ -37,20 +42,3 @@ __all__ = [
     "patched_torch",
     "unpatch_torch",
 ]
-
-_LAZY = {
-    "GradMonitor": "gradkern.monitor",
-    "History": "gradkern.monitor",
-    "HistoryError": "gradkern.monitor",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """What not every program needs is imported when it is asked for."""
-    from importlib import import_module
-
-    if name == "distributed":
-        return import_module("gradkern.distributed")
-    if name in _LAZY:
-        return getattr(import_module(_LAZY[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from gradkern.version import __version__
+
 REBUILD = (
     "pip install --no-build-isolation --force-reinstall --no-deps PATH_TO_CHECKOUT (or there: make -B build)"
 )
@@ -76,6 +78,4 @@ def build_info() -> dict[str, str]:
         version, torch (built for), compiler, the CPU instruction sets compiled and the one in use,
         the CUDA version and architectures ("" without CUDA kernels).
     """
-    from gradkern.version import __version__
-
     return {"version": __version__, **({} if C is None else C.build_info())}

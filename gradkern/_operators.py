@@ -7,7 +7,7 @@ take the shorter way through pybind11.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -54,7 +54,8 @@ def _(grads: Sequence[Tensor], clip_value: float) -> None:
     return None
 
 
-def _is_sharded(tensors: Sequence[Tensor]) -> bool:
+def is_sharded(tensors: Sequence[Tensor]) -> bool:
+    """Whether a list is clipped `outside` the graph."""
     if not torch.distributed.is_available():
         return False
     from torch.distributed.tensor import DTensor  # the compiler has imported it already
@@ -62,11 +63,11 @@ def _is_sharded(tensors: Sequence[Tensor]) -> bool:
     return any(isinstance(t, DTensor) for t in tensors)
 
 
-def outside(name: str, *arguments: Any, **groups: Any) -> Any:
-    """Call a function of gradkern.functional between two graphs."""
+def outside(function: Callable[..., Any], *arguments: Any, **groups: Any) -> Any:
+    """Call an eager function between two graphs."""
     from gradkern._graph_break import outside_the_graph  # takes the compiler, which is there already
 
-    return outside_the_graph(name, *arguments, **groups)
+    return outside_the_graph(function, *arguments, **groups)
 
 
 def gradients(operation: str, parameters: Sequence[Tensor]) -> list[Tensor]:
@@ -102,8 +103,6 @@ def _scale(grads: Sequence[Tensor], max_norm: Any, total: Tensor) -> None:
 def get_total_norm(tensors: Sequence[Tensor], norm_type: float, error_if_nonfinite: bool) -> Tensor:
     if not tensors:
         return torch.tensor(0.0)
-    if _is_sharded(tensors):
-        return outside("get_total_norm", tensors, norm_type, error_if_nonfinite)
     if not _has_kernels(tensors):
         return _fallback.torch_get_total_norm(tensors, norm_type, error_if_nonfinite)
     if error_if_nonfinite:  # the check is inside the operator; a max_norm of inf never writes
@@ -114,8 +113,6 @@ def get_total_norm(tensors: Sequence[Tensor], norm_type: float, error_if_nonfini
 def clip_grad_norm_(
     parameters: Sequence[Tensor], max_norm: Any, norm_type: float, error_if_nonfinite: bool
 ) -> Tensor:
-    if _is_sharded(parameters):
-        return outside("clip_grad_norm_", parameters, max_norm, norm_type, error_if_nonfinite)
     grads = gradients("clip_grad_norm_", parameters)
     if not grads:
         return torch.tensor(0.0)
@@ -131,9 +128,6 @@ def clip_grad_norm_(
 
 
 def clip_grads_with_norm_(parameters: Sequence[Tensor], max_norm: Any, total_norm: Tensor) -> None:
-    if _is_sharded([*parameters, total_norm]):
-        outside("clip_grads_with_norm_", parameters, max_norm, total_norm)
-        return
     grads = gradients("clip_grads_with_norm_", parameters)
     if not _has_kernels(grads):
         _fallback.torch_clip_grads_with_norm_(parameters, max_norm, total_norm)
@@ -142,9 +136,6 @@ def clip_grads_with_norm_(parameters: Sequence[Tensor], max_norm: Any, total_nor
 
 
 def clip_grad_value_(parameters: Sequence[Tensor], clip_value: float) -> None:
-    if _is_sharded(parameters):
-        outside("clip_grad_value_", parameters, clip_value)
-        return
     grads = gradients("clip_grad_value_", parameters)
     if not _has_kernels(grads):
         _fallback.torch_clip_grad_value_(parameters, clip_value)

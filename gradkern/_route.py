@@ -1,4 +1,8 @@
-"""Whether a list is one for `gradkern.distributed`, found out without importing it."""
+"""Whether a list is one for `gradkern.distributed`, found out without importing it.
+
+`gradkern.distributed` lies below the functions that come here and imports none of them. It is imported
+inside functions, here alone, because it takes torch.distributed.tensor, which most programs never need.
+"""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from gradkern._load import build_info
 from gradkern.bench.command import add_command as add_bench
 from gradkern.commands import add_commands as add_looking
 from gradkern.demo.command import add_command as add_demo
@@ -13,8 +14,6 @@ from gradkern.version import __version__
 
 
 def _info(_: argparse.Namespace) -> int:
-    from gradkern import build_info
-
     for key, value in build_info().items():
         print(f"{key.replace('_', ' '):28} {value or '-'}")
     return 0

@@ -84,9 +84,10 @@ def clip_grad_norm_(
     norm_type = as_number(operation, "norm_type", norm_type)
     grouped = process_group is not None or pp_group is not None
     if torch.compiler.is_compiling() and not DISABLED:
-        if grouped:
+        if grouped or _operators.is_sharded(params):
             arguments = params, max_norm, norm_type, error_if_nonfinite, foreach
-            return _operators.outside(operation, *arguments, process_group=process_group, pp_group=pp_group)
+            groups = {"process_group": process_group, "pp_group": pp_group}
+            return _operators.outside(clip_grad_norm_, *arguments, **groups)
         return _operators.clip_grad_norm_(params, max_norm, norm_type, error_if_nonfinite)
     total: Tensor | None = None
     before = _verify.snapshot(params) if VERIFY and not DISABLED and not grouped else None
@@ -139,9 +140,10 @@ def get_total_norm(
     norm_type = as_number(operation, "norm_type", norm_type)
     grouped = process_group is not None or pp_group is not None
     if torch.compiler.is_compiling() and not DISABLED:
-        if grouped:
+        if grouped or _operators.is_sharded(items):
             arguments = items, norm_type, error_if_nonfinite, foreach
-            return _operators.outside(operation, *arguments, process_group=process_group, pp_group=pp_group)
+            groups = {"process_group": process_group, "pp_group": pp_group}
+            return _operators.outside(get_total_norm, *arguments, **groups)
         return _operators.get_total_norm(items, norm_type, error_if_nonfinite)
     total: Tensor | None = None
     if not DISABLED and not grouped:
@@ -190,6 +192,8 @@ def clip_grads_with_norm_(
         number = total_norm if total_norm != total_norm else as_number(operation, "total_norm", total_norm)
         total_norm = torch.tensor(number, dtype=torch.float64)
     if torch.compiler.is_compiling() and not DISABLED:
+        if _operators.is_sharded([*params, total_norm]):
+            return _operators.outside(clip_grads_with_norm_, params, max_norm, total_norm)
         return _operators.clip_grads_with_norm_(params, max_norm, total_norm)
     whole = not _route.is_dtensor(total_norm)
     before = _verify.snapshot(params) if VERIFY and not DISABLED else None
@@ -232,6 +236,8 @@ def clip_grad_value_(
     params = as_list(operation, parameters)
     clip_value = as_number(operation, "clip_value", clip_value)
     if torch.compiler.is_compiling() and not DISABLED:
+        if _operators.is_sharded(params):
+            return _operators.outside(clip_grad_value_, params, clip_value)
         return _operators.clip_grad_value_(params, clip_value)
     before = _verify.snapshot(params) if VERIFY and not DISABLED else None
     done = not DISABLED and C.clip_grad_value_(params, clip_value)

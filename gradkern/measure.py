@@ -11,24 +11,11 @@ from torch import Tensor
 from gradkern import _fallback, _route, _verify
 from gradkern._arguments import as_number, as_positive
 from gradkern._load import DISABLED, VERIFY, C
-from gradkern.names import NamedParameters, resolve
+from gradkern.names import NamedParameters, elements_of, first_rows, resolve
 from gradkern.stats import GradStats
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
-
-
-def first_rows(identities: Sequence[int]) -> tuple[int, ...]:
-    """For each position, the first position of the same parameter."""
-    if len(set(identities)) == len(identities):
-        return tuple(range(len(identities)))
-    seen: dict[int, int] = {}
-    return tuple(seen.setdefault(identity, row) for row, identity in enumerate(identities))
-
-
-def elements_of(param: Tensor) -> int:
-    """`param.numel()`; 0 for a lazy parameter that has no shape yet."""
-    return 0 if torch.nn.parameter.is_lazy(param) else param.numel()
 
 
 def as_stats(

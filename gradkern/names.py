@@ -1,4 +1,4 @@
-"""Parameters and their canonical names."""
+"""Parameters: their canonical names, and which of them are listed again."""
 
 from __future__ import annotations
 
@@ -113,3 +113,16 @@ def resolve(operation: str, params: NamedParameters) -> tuple[tuple[str, ...], l
         names.append(name)
         tensors.append(tensor)
     return canonical_names(names), tensors
+
+
+def first_rows(identities: Sequence[int]) -> tuple[int, ...]:
+    """For each position, the first position of the same parameter."""
+    if len(set(identities)) == len(identities):
+        return tuple(range(len(identities)))
+    seen: dict[int, int] = {}
+    return tuple(seen.setdefault(identity, row) for row, identity in enumerate(identities))
+
+
+def elements_of(param: Tensor) -> int:
+    """`param.numel()`; 0 for a lazy parameter that has no shape yet."""
+    return 0 if torch.nn.parameter.is_lazy(param) else param.numel()

@@ -31,7 +31,11 @@ _originals: dict[tuple[int, str], Any] = {}
 
 
 def patch_torch() -> None:
-    """Replace the clipping functions of `torch.nn.utils` by gradkern's. Twice is as good as once."""
+    """Replace the clipping functions of `torch.nn.utils` by gradkern's. Twice is as good as once.
+
+    Not reached: names that other modules imported before with ``from torch.nn.utils import
+    clip_grad_norm_``, FSDP1's method, DeepSpeed and Megatron.
+    """
     for module, name, replacement in _ROUTES:
         if (id(module), name) not in _originals:
             _originals[id(module), name] = getattr(module, name)

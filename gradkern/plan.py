@@ -8,8 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from gradkern._load import DISABLED, C
-from gradkern.measure import elements_of, first_rows
-from gradkern.names import NamedParameters, resolve
+from gradkern.names import NamedParameters, elements_of, first_rows, resolve
 
 
 class ParameterPlan:

@@ -181,13 +181,16 @@ class GradStats:
                 str(bad[row]),
             )
 
-    def __repr__(self) -> str:
+    def _headline(self) -> str:
         clipped = "" if self.clip_coef is None else f", clip_coef={float(self.clip_coef):.4g}"
         bad = sum(self.nonfinite.tolist())
         return (
-            f"GradStats({len(self)} rows, {sum(self.has_grad)} with gradient, total_norm="
-            f"{float(self.total_norm):.6g}{clipped}, nonfinite={bad}; print() shows the rows)"
+            f"{len(self)} rows, {sum(self.has_grad)} with gradient, total_norm="
+            f"{float(self.total_norm):.6g}{clipped}, nonfinite={bad}"
         )
+
+    def __repr__(self) -> str:
+        return f"GradStats({self._headline()}; print() shows the rows)"
 
     def _shown(self) -> list[tuple[str, str, str, str, str, str]]:
         """The rows of the table, the middle left out where there are many."""
@@ -196,12 +199,12 @@ class GradStats:
 
     def _repr_html_(self) -> str:
         """The table for a notebook; names are escaped. Synchronises."""
-        return html_table(repr(self).replace("; print() shows the rows", ""), _HEAD, self._shown())
+        return html_table(f"GradStats({self._headline()})", _HEAD, self._shown())
 
     def __str__(self) -> str:
         shown = self._shown()
         widths = [max(len(r[i]) for r in [_HEAD, *shown]) for i in range(6)]
-        lines = [repr(self).replace("; print() shows the rows", "")]
+        lines = [f"GradStats({self._headline()})"]
         for r in [_HEAD, *shown]:
             cells = [r[0].ljust(widths[0])] + [r[i].rjust(widths[i]) for i in range(1, 6)]
             lines.append("  ".join(cells).rstrip())

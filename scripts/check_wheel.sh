@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# A wheel must install without the checkout, work, and leave nothing behind when it is removed.
+# A source distribution must hold all that a build reads; a wheel must install without the checkout, work,
+# and leave nothing behind when it is removed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 VENV="${VENV:-.venv}"
@@ -7,6 +8,11 @@ make wheel
 scratch="$(mktemp -d)"
 trap 'rm -rf "$scratch"' EXIT
 python="$(cd "$VENV/bin" && pwd)/python"
+"$python" setup.py --quiet sdist --formats=gztar --dist-dir "$scratch/sdist"
+tar -xzf "$scratch"/sdist/gradkern-*.tar.gz -C "$scratch/sdist"
+while read -r file; do
+  [ -e "$scratch"/sdist/gradkern-*/"$file" ] || { echo "not in the source distribution: $file"; exit 1; }
+done < <(git ls-files csrc cmake gradkern CMakeLists.txt setup.py pyproject.toml constraints.txt LICENSE README.md)
 "$python" -m venv "$scratch/venv"
 # torch is seen from the first environment, not installed again.
 "$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \

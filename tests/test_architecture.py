@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import graphlib
 import os
 import re
 import shutil
@@ -61,6 +63,85 @@ def test_bindings_use_narrow_headers():
         ), path.name
 
 
+#: Python's layers, the lowest first. A module imports from layers below its own, from its own package, and
+#: if it lies in none, from its neighbours: at its top, in a function and for types alike. That importing
+#: gradkern imports neither the distributed nor the monitor package is another matter, tested below.
+LAYERS = (
+    {"_C", "version", "_lazy", "_load", "_text", "_option_types"},
+    {"_arguments", "_fallback", "_write", "names", "stats"},
+    {"distributed"},  # reached by the functions above it through _route
+    {"_route", "_verify", "_graph_break", "_operators", "functional", "measure", "patch"},
+    {"_amp", "_fold", "_general", "plan", "clipper"},
+    {"monitor"},
+    {"sinks", "report", "watch", "demo", "bench"},
+    {"commands", "cli", "__main__"},
+    {"__init__"},  # what users import; nothing in here does
+)
+#: Arrows against the layers, and why each is there. One that has gone goes from here too.
+AGAINST = {
+    ("monitor.monitor", "sinks.__init__"): "turns sinks= into sinks",
+    ("monitor.monitor", "sinks.base"): "feeds them what it records",
+}
+PACKAGE = ROOT / "gradkern"
+MODULES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")}
+
+
+def module_named(name):
+    """The module of MODULES that a module's, a package's or an attribute's whole name is about."""
+    parts = name.split(".")[1:]
+    for inside in (parts, [*parts, "__init__"], parts[:-1], [*parts[:-1], "__init__"]):
+        if ".".join(inside) in {*MODULES, "_C"}:
+            return ".".join(inside)
+    raise AssertionError(f"{name}: expected something of gradkern's")
+
+
+class WithoutTypes(ast.NodeTransformer):
+    def visit_If(self, node):
+        if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            return node.orelse
+        return self.generic_visit(node)
+
+
+def imported_by(module, types=True):
+    """What of gradkern a module's import statements name, in functions too."""
+    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    if not types:
+        tree = WithoutTypes().visit(tree)
+    names = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: expected absolute imports"
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+    return {module_named(name) for name in names if name.split(".")[0] == "gradkern"}
+
+
+def runs_down(importer, imported):
+    height = {name: index for index, layer in enumerate(LAYERS) for name in layer}
+    above, below = importer.split("."), imported.split(".")
+    if above[0] == below[0] or (len(above) == len(below) == 1 and height[above[0]] == height[below[0]]):
+        return True
+    return height[above[0]] > height[below[0]]
+
+
+def test_every_module_has_its_layer():
+    stated = [name for layer in LAYERS for name in layer]
+    assert sorted(stated) == sorted({"_C", *(module.split(".")[0] for module in MODULES)})
+
+
+def test_python_arrows_run_one_way():
+    arrows = {(module, name) for module in MODULES for name in imported_by(module)}
+    assert len(arrows) > 200
+    assert {arrow for arrow in arrows if not runs_down(*arrow)} == set(AGAINST)
+
+
+def test_modules_import_in_no_circle():
+    """Not even by imports in functions; what is imported for types alone does not count."""
+    graph = {module: imported_by(module, types=False) for module in MODULES}
+    graphlib.TopologicalSorter(graph).prepare()  # its CycleError shows the circle
+
+
 OPTIONAL = (
     "matplotlib",
     "rich",
@@ -90,6 +171,16 @@ print([m for m in {OPTIONAL} if m in sys.modules and m not in before])
 """
     done = run_python(code)
     assert done.stdout.split("\n") == ["[]", "[]", "[]", ""], done.stderr
+
+
+def test_importing_a_monitor_imports_nothing_above_it(run_python):
+    code = """
+import sys
+from gradkern.monitor import monitor, export, words
+print([m for m in sys.modules if m.startswith(("gradkern.sinks", "gradkern.report", "gradkern.watch"))])
+"""
+    done = run_python(code)
+    assert done.stdout.strip() == "[]", done.stderr
 
 
 def test_importing_changes_nothing_in_torch(run_python):

@@ -428,3 +428,78 @@ def test_a_grad_property_that_shortens_the_list():
 
     listed = [Shortens(torch.zeros(2)), nn.Parameter(torch.zeros(2))]
     assert float(gradkern.clip_grad_norm_(listed, 10.0)) == 5.0
+
+
+class Raising(nn.Parameter):
+    """A Parameter whose gradient cannot be had."""
+
+    error: BaseException = RuntimeError("the shard was freed")
+
+    @property
+    def grad(self):
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [RuntimeError("freed"), AttributeError("main_grad"), KeyboardInterrupt()])
+@pytest.mark.parametrize(
+    "wrap", [lambda p: p, lambda p: type("Wrap", (), {"grad": Raising.grad, "error": p.error})()]
+)
+def test_what_a_grad_property_raises_is_seen(monkeypatch, error, wrap):
+    monkeypatch.setattr(Raising, "error", error)
+    (first,) = parameters([torch.tensor([30.0, 40.0])])
+    with pytest.raises(type(error)) as caught:
+        gradkern.clip_grad_norm_([first, wrap(Raising(torch.zeros(3)))], 1.0)
+    assert caught.value is error
+    assert first.grad.tolist() == [30.0, 40.0]
+
+
+def test_sparse_gradients_whose_values_repeat_are_clipped():
+    embedding, plain = nn.Embedding(5, 3, sparse=True), nn.Parameter(torch.ones(2))
+    loss = embedding(torch.tensor([1, 1, 4])).sum() * 10 + (plain * 10).sum()
+    plain.grad, embedding.weight.grad = torch.autograd.grad(loss, [plain, embedding.weight])
+    assert embedding.weight.grad._values().stride() == (0, 0)
+    exact = ref.total_norm([plain.grad, embedding.weight.grad.to_dense()])
+    total = gradkern.clip_grad_norm_([plain, embedding.weight], 1.0)
+    ref.assert_norm(total.item(), exact, wide=False, ulp=ref.TOTAL_ULP)
+    after = [plain.grad, embedding.weight.grad.to_dense()]
+    torch.testing.assert_close(gradkern.get_total_norm(after), torch.tensor(1.0), rtol=1e-6, atol=0)
+    plain.grad.fill_(math.nan)
+    gradkern.GradClipper([plain, embedding.weight], 1.0, on_nonfinite="zero").clip_()
+    assert not plain.grad.any() and not embedding.weight.grad.to_dense().any()
+
+
+def test_values_of_a_sparse_gradient_that_are_another_gradient_are_scaled_once():
+    dense = torch.tensor([3.0, 4.0])
+    sparse = torch.sparse_coo_tensor([[0, 2]], dense, (4,), is_coalesced=True, check_invariants=True)
+    assert sparse._values().data_ptr() == dense.data_ptr()
+    total = gradkern.clip_grad_norm_(parameters([dense, sparse]), 1.0)
+    torch.testing.assert_close(total, torch.tensor(50.0).sqrt())
+    torch.testing.assert_close(dense, torch.tensor([3.0, 4.0]) / 50**0.5)
+
+
+def test_interleaved_views_are_no_duplicates():
+    whole = torch.arange(1.0, 31.0).reshape(5, 6)
+    before, views = whole.clone(), [whole[:, :2], whole[:, 2:3], whole[1:4, 3:], whole[0, 3:]]
+    exact = ref.total_norm(views)
+    total = gradkern.clip_grad_norm_(parameters(views), 1.0)
+    ref.assert_norm(total.item(), exact, wide=False, ulp=ref.TOTAL_ULP)
+    coef = ref.coefficient(1.0, total)
+    for view, old in zip(views, [before[:, :2], before[:, 2:3], before[1:4, 3:], before[0, 3:]]):
+        ref.assert_scaled(view, old, coef)
+    assert torch.equal(whole[4, 3:], before[4, 3:])
+
+
+def test_clones_that_are_not_written_yet_are_two_gradients():
+    base = torch.ones(4, 4)
+    other = torch._lazy_clone(base)
+    views = [base[:, :2], other[:, :2]]
+    assert gradkern.clip_grad_norm_(parameters(views), 1.0).item() == 4.0
+    for tensor in (base, other):
+        torch.testing.assert_close(tensor[:, :2], torch.full((4, 2), 0.25))
+        assert torch.equal(tensor[:, 2:], torch.ones(4, 2))
+
+
+def test_a_zero_tensor_is_torchs_to_handle():
+    (param,) = parameters([torch.ones(3)])
+    param.grad = torch._efficientzerotensor((3,))
+    assert gradkern.get_total_norm([param.grad]).item() == 0.0

@@ -46,9 +46,14 @@ CUstream_st* ask_python(c10::Device device) {
 }  // namespace
 
 KnownStreams::KnownStreams(const GradList& grads) {
-  for (const at::Tensor& g : grads)
-    if (g.defined() && g.is_cuda() && !find_known(g.device()))
-      known_streams.emplace_back(g.device(), ask_python(g.device()));
+  try {
+    for (const at::Tensor& g : grads)
+      if (g.defined() && g.is_cuda() && !find_known(g.device()))
+        known_streams.emplace_back(g.device(), ask_python(g.device()));
+  } catch (...) {  // no destructor runs then
+    known_streams.clear();
+    throw;
+  }
 }
 
 KnownStreams::~KnownStreams() { known_streams.clear(); }

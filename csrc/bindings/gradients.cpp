@@ -6,12 +6,14 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/from_blob.h>
 #include <c10/core/DispatchKeySet.h>
+#include <c10/core/impl/COW.h>
 #include <c10/core/impl/TorchDispatchModeTLS.h>
 
 #include <algorithm>
 #include <utility>
 
 #include "bindings/cuda_backend.h"
+#include "bindings/overlap.h"
 #include "core/prefetch.h"
 
 namespace gradkern {
@@ -97,7 +99,9 @@ class PointerTable {
 };
 
 bool same_view(const at::Tensor& a, const at::Tensor& b) {
-  return a.scalar_type() == b.scalar_type() && a.sizes() == b.sizes() && a.strides() == b.strides();
+  return a.scalar_type() == b.scalar_type() && a.sizes() == b.sizes() && a.strides() == b.strides() &&
+         // Clones that have not been written to yet: of one memory, and different gradients.
+         (a.is_alias_of(b) || !c10::impl::cow::is_cow_data_ptr(a.storage().data_ptr()));
 }
 
 /// Only gradients that do not fill their storage can share memory with another one; a storage over
@@ -118,28 +122,6 @@ bool same_gradient(const at::Tensor& a, const at::Tensor& b) {
          a._indices().const_data_ptr() == b._indices().const_data_ptr();
 }
 
-/// How many elements lie between the first and the last of a strided tensor, both included.
-int64_t span_of(const at::Tensor& g) {
-  int64_t span = 1;
-  for (int64_t d = 0; d < g.dim(); ++d) span += (g.size(d) - 1) * g.stride(d);
-  return span;
-}
-
-/// Whether no two elements of a strided tensor share memory, as far as its strides show: each is larger
-/// than all that the smaller ones reach.
-bool has_distinct_elements(const at::Tensor& g) {
-  c10::SmallVector<std::pair<int64_t, int64_t>, 6> dimensions;  // stride, size - 1
-  for (int64_t d = 0; d < g.dim(); ++d)
-    if (g.size(d) > 1) dimensions.emplace_back(g.stride(d), g.size(d) - 1);
-  std::sort(dimensions.begin(), dimensions.end());
-  int64_t reach = 0;
-  for (const auto& [stride, steps] : dimensions) {
-    if (stride <= reach) return false;
-    reach += stride * steps;
-  }
-  return true;
-}
-
 /// Where the elements of g lie, counted in elements from an address `before` elements in front of it.
 at::Tensor element_offsets(const at::Tensor& g, int64_t before) {
   const at::Tensor all = at::arange(span_of(g), g.options().dtype(at::kLong));
@@ -147,38 +129,30 @@ at::Tensor element_offsets(const at::Tensor& g, int64_t before) {
   return all.as_strided(g.sizes(), g.strides(), 0).reshape({-1}).add(before);
 }
 
-struct Interval {
-  uintptr_t begin, end;
-  size_t position;
-};
+/// What a write to a gradient writes to: a sparse one's values.
+at::Tensor written_of(const at::Tensor& g) { return g.is_sparse() ? g._values() : g; }
 
-std::vector<Interval> intervals_of_strided(const GradList& grads, const Prepared& prepared) {
-  std::vector<Interval> intervals;
+/// Per position; undefined where there is nothing to write, or an earlier position does it.
+std::vector<at::Tensor> written_memory(const GradList& grads, const Prepared& prepared) {
+  std::vector<at::Tensor> memory(grads.size());
   for (size_t i = 0; i < grads.size(); ++i) {
-    if (!grads[i].defined() || grads[i].layout() != at::kStrided || !grads[i].numel()) continue;
-    if (prepared.first[i] != int64_t(i)) continue;
-    const auto begin = reinterpret_cast<uintptr_t>(grads[i].const_data_ptr());
-    intervals.push_back({begin, begin + uintptr_t(span_of(grads[i])) * grads[i].element_size(), i});
+    if (!grads[i].defined() || prepared.first[i] != int64_t(i)) continue;
+    at::Tensor written = written_of(grads[i]);
+    if (written.numel()) memory[i] = std::move(written);
   }
-  const auto before = [](const Interval& a, const Interval& b) { return a.begin < b.begin; };
-  // Views of one buffer (DDP's buckets, FSDP's) come in its order, or in reverse.
-  if (std::is_sorted(intervals.rbegin(), intervals.rend(), before))
-    std::reverse(intervals.begin(), intervals.end());
-  if (!std::is_sorted(intervals.begin(), intervals.end(), before))
-    std::sort(intervals.begin(), intervals.end(), before);
-  return intervals;
+  return memory;
 }
 
 /// Several gradients over the same memory: the union of their elements, staged once, at the
 /// position of the first.
-void stage_union(const CallSite& site, const GradList& grads, const std::vector<Interval>& cluster,
-                 Prepared& out) {
-  const at::Tensor& any = grads[cluster.front().position];
+void stage_union(const CallSite& site, const std::vector<at::Tensor>& memory_of,
+                 const std::vector<Interval>& cluster, Prepared& out) {
+  const at::Tensor& any = memory_of[cluster.front().position];
   const uintptr_t origin = cluster.front().begin;  // the lowest: clusters are sorted
   uintptr_t end = origin;
   std::vector<at::Tensor> offsets;
   for (const Interval& member : cluster) {
-    const at::Tensor& g = grads[member.position];
+    const at::Tensor& g = memory_of[member.position];
     GRADKERN_CHECK_VALUE(g.scalar_type() == any.scalar_type() && (member.begin - origin) % g.element_size() == 0,
                          site, int64_t(member.position), "expected gradients that overlap in memory to have ",
                          "one dtype and to start a whole number of elements apart, got ", g.scalar_type(), " over ",
@@ -212,7 +186,7 @@ bool is_native(const GradList& grads) {
   if (c10::impl::dispatch_mode_enabled()) return false;
   constexpr c10::DispatchKeySet kForeign({c10::DispatchKey::Python, c10::DispatchKey::FuncTorchBatched,
                                           c10::DispatchKey::FuncTorchGradWrapper,
-                                          c10::DispatchKey::Functionalize});
+                                          c10::DispatchKey::Functionalize, c10::DispatchKey::ZeroTensor});
   const at::Tensor* first = nullptr;
   for (const at::Tensor& g : grads) {
     if (!g.defined()) continue;
@@ -268,26 +242,19 @@ Prepared prepare_for_write(const CallSite& site, const GradList& grads, const Pr
   Prepared out;
   out.refs = prepared.refs;
   out.first = prepared.first;
-  for (size_t i = 0; i < grads.size(); ++i) {
-    if (!grads[i].defined() || !grads[i].is_sparse() || out.first[i] != int64_t(i)) continue;
-    // Duplicate indices of an uncoalesced gradient add up: scaling the terms scales the sum.
-    const at::Tensor values = grads[i]._values();
-    out.refs[i] = {};
-    if (values.numel()) set_staged(out, i, dense_copy(values), values);
-  }
-  const std::vector<Interval> intervals = intervals_of_strided(grads, prepared);
-  for (size_t begin = 0, end; begin < intervals.size(); begin = end) {
-    uintptr_t reach = intervals[begin].end;
-    for (end = begin + 1; end < intervals.size() && intervals[end].begin < reach; ++end)
-      reach = std::max(reach, intervals[end].end);
-    const size_t position = intervals[begin].position;
-    const at::Tensor& g = grads[position];
-    if (end == begin + 1 && has_distinct_elements(g)) {
-      DType ignored;
-      if (!in_place_capable(g, ignored)) set_staged(out, position, dense_copy(g), g);
+  const std::vector<at::Tensor> memory = written_memory(grads, prepared);
+  for (const std::vector<Interval>& cluster : clusters_of(memory)) {
+    if (!has_distinct_elements(memory, cluster)) {
+      stage_union(site, memory, cluster, out);
       continue;
     }
-    stage_union(site, grads, {intervals.begin() + int64_t(begin), intervals.begin() + int64_t(end)}, out);
+    for (const Interval& member : cluster) {
+      const at::Tensor& written = memory[member.position];
+      DType ignored;
+      out.refs[member.position] = {};
+      if (in_place_capable(written, ignored)) out.refs[member.position] = ref_of(written);
+      else set_staged(out, member.position, dense_copy(written), written);
+    }
   }
   return out;
 }

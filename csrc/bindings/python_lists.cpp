@@ -47,19 +47,31 @@ void for_each_item(const py::sequence& sequence, const Body& body) {
   }
 }
 
+PyObject* grad_name() {
+  static PyObject* const name = THPUtils_internString("grad");
+  return name;
+}
+
 /// Whether the object's `.grad` is Tensor's own, so that it can be read without Python.
 bool has_plain_grad(PyObject* item) {
   if (THPVariable_CheckExact(item)) return true;
-  static PyObject* const name = THPUtils_internString("grad");
+  PyObject* const name = grad_name();
   static PyObject* const plain = _PyType_Lookup(reinterpret_cast<PyTypeObject*>(THPVariableClass), name);
   return THPVariable_Check(item) && _PyType_Lookup(Py_TYPE(item), name) == plain;
 }
 
 /// `.grad` by Python's rules: a property of a Parameter's subclass, or of an object that wraps one.
-/// TypeError for an object without it.
+/// TypeError for an object without it; what a property itself raises goes through.
 at::Tensor grad_attribute(const CallSite& site, PyObject* item, int64_t index) {
   const py::object owned = py::reinterpret_borrow<py::object>(item);  // its code may change the list
-  const py::object grad = py::getattr(owned, "grad", py::ellipsis());
+  PyObject* const name = grad_name();
+  const py::object grad = py::reinterpret_steal<py::object>(PyObject_GetAttr(item, name));
+  if (!grad) {
+    if (!PyErr_ExceptionMatches(PyExc_AttributeError) || _PyType_Lookup(Py_TYPE(item), name))
+      throw py::error_already_set();
+    PyErr_Clear();
+    tensor_at(site, item, index);  // says what was expected
+  }
   if (grad.is_none()) return {};
   const bool is_tensor = THPVariable_Check(grad.ptr());
   if (!is_tensor) tensor_at(site, item, index);

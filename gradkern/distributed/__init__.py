@@ -7,25 +7,23 @@ before it is needed, and no process group is ever created.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from gradkern import _lazy
 
 if TYPE_CHECKING:
     from gradkern.distributed.audit import CountedParameter, NormAudit, explain_norm
     from gradkern.distributed.gather import StatsGatherer
+else:
+    _AUDIT = "gradkern.distributed.audit"
+    __getattr__, __dir__ = _lazy.attach(
+        __name__,
+        {
+            "CountedParameter": _AUDIT,
+            "NormAudit": _AUDIT,
+            "StatsGatherer": "gradkern.distributed.gather",
+            "explain_norm": _AUDIT,
+        },
+    )
 
 __all__ = ["CountedParameter", "NormAudit", "StatsGatherer", "explain_norm"]
-
-_HOMES = {
-    "CountedParameter": "audit",
-    "NormAudit": "audit",
-    "StatsGatherer": "gather",
-    "explain_norm": "audit",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -10,6 +10,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from gradkern import _fallback
+from gradkern._load import DISABLED, C
 from gradkern._write import is_one, scale_
 from gradkern.distributed.measure import Distributed
 from gradkern.distributed.placements import written_shards
@@ -65,8 +67,6 @@ def clip_grad_value_(params: Sequence[Tensor], clip_value: float) -> None:
     Raises:
         ValueError: a Partial gradient: its terms cannot be limited one by one.
     """
-    from gradkern import functional
-
     grads = [p.grad for p in params]
     for index, grad in enumerate(grads):
         if isinstance(grad, DTensor) and any(p.is_partial() for p in grad.placements):
@@ -80,7 +80,8 @@ def clip_grad_value_(params: Sequence[Tensor], clip_value: float) -> None:
             holder = torch.empty((), dtype=shard.dtype, device=shard.device).expand(shard.shape)
             holder.grad = shard
             holders.append(holder)
-    functional.clip_grad_value_(holders, clip_value)
+    if DISABLED or not C.clip_grad_value_(holders, clip_value):
+        _fallback.clip_grad_value_(holders, clip_value)
 
 
 def _scale_by_norm(

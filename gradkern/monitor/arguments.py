@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gradkern._arguments import as_positive
 from gradkern.monitor.ranks import made_by_rank_0
-from gradkern.monitor.store import HistoryError
+from gradkern.monitor.store import making
 from gradkern.stats import GradStats
 
 #: What norms are of that do not come from a clip, by `record`'s argument `after_clip`.
@@ -46,7 +46,7 @@ def run_folder(run_dir: str | os.PathLike[str] | None, all_ranks: bool) -> tuple
 
 def new_folder(wanted: Path) -> Path:
     """A folder made now, by this process: another name where there is one."""
-    try:
+    with making(wanted):
         wanted.parent.mkdir(parents=True, exist_ok=True)
         for number in itertools.count(1):
             folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
@@ -54,10 +54,6 @@ def new_folder(wanted: Path) -> Path:
                 folder.mkdir()
                 break
         return folder
-    except OSError as error:
-        raise HistoryError(
-            f"[GradMonitor] run_dir {str(wanted)!r}: expected a folder that can be written, got: {error}"
-        ) from error
 
 
 def as_count(key: str, value: Any, least: int) -> int:

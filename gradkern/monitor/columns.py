@@ -96,16 +96,27 @@ class Layout:
 
 
 class Columns:
-    """The per-parameter columns of T rows; [T, N] arrays as `History` has them."""
+    """The per-parameter columns of T rows; [T, N] arrays as `History` has them.
 
-    def __init__(self, rows: int, width: int) -> None:
-        self._shape = (rows, width)
+    Args:
+        rows: T.
+        numel: [1, N] or [T, N] elements of each parameter.
+    """
+
+    def __init__(self, rows: int, numel: NDArray[np.int64]) -> None:
+        self._shape = (rows, numel.shape[1])
+        self.numel = numel
         self.norm: Floats = np.full(self._shape, np.nan, dtype=np.float32)
         self.max_abs: Floats = self.norm.copy()
         self.l2_norm: Floats = self.norm
         self.has_grad = np.zeros(self._shape, dtype=bool)
         self.nonfinite = np.zeros(self._shape, dtype=np.int64)
         self.zeros: NDArray[np.int64] | None = None
+
+    @cached_property
+    def rms(self) -> Floats:
+        """Root mean square, ``l2_norm / sqrt(numel)``; of all rows, once they are put."""
+        return self.l2_norm / np.sqrt(np.maximum(self.numel, 1)).astype(self.l2_norm.dtype)
 
     def put(self, at: NDArray[np.int64], layout: Layout, found: Sequence[tuple[Any, ...]]) -> None:
         """Fill in the rows `at` (ascending), all of one layout, from the file's rows."""

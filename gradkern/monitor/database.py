@@ -15,6 +15,7 @@ from gradkern.monitor.store import (
     SCHEMA,
     VERSION,
     HistoryError,
+    making,
     reading,
 )
 
@@ -32,12 +33,8 @@ def connect_writer(folder: Path, journal: str | None = None) -> tuple[sqlite3.Co
             as it is.
     """
     file = folder / DATABASE
-    try:
+    with making(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise HistoryError(
-            f"[GradMonitor] run_dir {str(folder)!r}: expected a folder that can be written, got: {error}"
-        ) from error
     with reading(file, "GradMonitor"):
         # A rollback journal that is left over has to be played back before anything can be read.
         if _size(file) and not _size(f"{file}-journal"):

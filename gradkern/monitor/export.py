@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradkern.monitor import store
-from gradkern.sinks._optional import need
+from gradkern.monitor.optional import need
 
 if TYPE_CHECKING:
     from gradkern.monitor.history import History
@@ -44,11 +44,10 @@ def _pieces(history: History, spelled: Callable[[str], str]) -> Iterator[dict[st
         end = min(first + at_once, len(history))
         columns = history.window(first, end)
         row, param = np.nonzero(columns.has_grad)
-        rms = columns.l2_norm / np.sqrt(np.maximum(history.numel_rows(first, end), 1))
         zeros = np.full(columns.norm.shape, -1) if columns.zeros is None else columns.zeros
         piece = {name: scalars[name][first + row] for name in STEP_COLUMNS}
         piece["param"] = names[param]
-        blocks = (columns.norm, rms, columns.max_abs, columns.nonfinite, zeros)
+        blocks = (columns.norm, columns.rms, columns.max_abs, columns.nonfinite, zeros)
         piece.update({name: block[row, param] for name, block in zip(PARAM_COLUMNS, blocks)})
         yield piece
 

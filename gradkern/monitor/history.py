@@ -87,10 +87,7 @@ class History(StepNumbers):
     @property
     def rms(self) -> Floats:
         """[T, N] root mean square, ``l2_norm / sqrt(numel)``: comparable across sizes."""
-        if "rms" not in self._cache:
-            roots = np.sqrt(np.maximum(self.numel_rows(), 1)).astype(self.l2_norm.dtype)
-            self._cache["rms"] = self.l2_norm / roots
-        return self._cache["rms"]
+        return self._matrix("rms")
 
     @property
     def max_abs(self) -> Floats:
@@ -117,7 +114,7 @@ class History(StepNumbers):
         """The per-parameter columns of rows ``[first, end)`` only (negative: from the end), without
         reading the others. T is then the number of those rows."""
         first, end, _ = slice(first, end).indices(len(self))
-        return self._read_columns(self._rows[first : max(first, end)])
+        return self._read_columns(self._rows[first : max(first, end)], self.numel_rows(first, end))
 
     # ---- every so often ----
 
@@ -256,15 +253,16 @@ class History(StepNumbers):
     @names_file
     def _weights(self) -> tuple[NDArray[np.int64], NDArray[np.bool_], Floats, Floats]:
         if "weights" not in self._cache:
-            rows = self._live("weights", "exact, weight_norm, ratio")
-            norms = np.full((len(rows), len(self.names)), np.nan, dtype=np.float32)
+            ids, steps = self.live_rows("weights")
+            exact = np.zeros(len(ids), dtype=bool)
+            norms = np.full((len(ids), len(self.names)), np.nan, dtype=np.float32)
             ratios = norms.copy()
-            for i, (_, _, number, _, norm, ratio) in enumerate(rows):
-                columns = self._layout(number).columns
+            found = self.read_rows("weights", "exact, weight_norm, ratio", ids)
+            for i, (layout, every, norm, ratio) in enumerate(found):
+                exact[i], columns = bool(every), layout.columns
                 norms[i, columns] = store.decode(norm, len(columns), "weights")
                 ratios[i, columns] = store.decode(ratio, len(columns), "weights")
-            steps = np.array([row[1] for row in rows], dtype=np.int64)
-            self._cache["weights"] = (steps, np.array([bool(r[3]) for r in rows], dtype=bool), norms, ratios)
+            self._cache["weights"] = (steps, exact, norms, ratios)
         return self._cache["weights"]
 
     @names_file
@@ -272,16 +270,16 @@ class History(StepNumbers):
         if "histograms" not in self._cache:
             from gradkern.monitor.histogram import EXPONENTS, FORMATS
 
-            rows = self._live("hists", "counts, underflow")
+            ids, steps = self.live_rows("hists")
             width = len(self.names)
-            counts = np.zeros((len(rows), width, len(EXPONENTS)), dtype=np.int64)
-            underflow = np.full((len(rows), width, len(FORMATS)), np.nan, dtype=np.float32)
-            for i, (_, _, number, blob, fractions) in enumerate(rows):
-                columns = self._layout(number).columns
+            counts = np.zeros((len(ids), width, len(EXPONENTS)), dtype=np.int64)
+            underflow = np.full((len(ids), width, len(FORMATS)), np.nan, dtype=np.float32)
+            found = self.read_rows("hists", "counts, underflow", ids)
+            for i, (layout, blob, fractions) in enumerate(found):
+                columns = layout.columns
                 flat = store.decode_counts(blob, len(columns) * len(EXPONENTS), "hists")
                 counts[i, columns] = flat.reshape(len(columns), len(EXPONENTS))
                 flat_fractions = store.decode(fractions, len(columns) * len(FORMATS), "hists")
                 underflow[i, columns] = flat_fractions.reshape(len(columns), len(FORMATS))
-            steps = np.array([row[1] for row in rows], dtype=np.int64)
             self._cache["histograms"] = (steps, counts, underflow)
         return self._cache["histograms"]

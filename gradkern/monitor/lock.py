@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from gradkern.monitor.store import HistoryError
+from gradkern.monitor.store import HistoryError, making
 
 _held: set[str] = set()
 
@@ -21,16 +21,12 @@ class RunLock:
     """
 
     def __init__(self, folder: Path) -> None:
-        try:
+        with making(folder):
             folder.mkdir(parents=True, exist_ok=True)
             self._key = str(folder.resolve())
             if self._key in _held:
                 raise HistoryError(_taken(folder))
             self._file: Any = (folder / ".lock").open("a")
-        except OSError as error:
-            raise HistoryError(
-                f"[GradMonitor] run_dir {str(folder)!r}: expected a folder that can be written, got: {error}"
-            ) from error
         try:
             import fcntl
 

@@ -29,11 +29,10 @@ from gradkern.monitor.layouts import Layouts
 from gradkern.monitor.lifetime import follow
 from gradkern.monitor.occasional import Occasional
 from gradkern.monitor.ranks import agree_on_step
-from gradkern.monitor.recorder import Recorder
+from gradkern.monitor.recorder import Feed, Recorder
 from gradkern.monitor.transfer import PinnedPool
 from gradkern.names import NamedParameters
 from gradkern.plan import ParameterPlan
-from gradkern.sinks import make_sinks
 from gradkern.stats import GradStats
 
 if TYPE_CHECKING:
@@ -132,11 +131,11 @@ class GradMonitor:
             self._occasional.go_on(self._step)
 
     def _start(self, meta: dict[str, Any], sinks: Iterable[Sink | str], update_every: int) -> None:
-        made = make_sinks(sinks)
+        feed = _feed(sinks)
         self._lock = lock.RunLock(self.run_dir)
         recorder = None
         try:
-            recorder = Recorder(self.run_dir, meta, made)
+            recorder = Recorder(self.run_dir, meta, feed)
             # An optimizer keeps its hooks alive, and must not keep the monitor.
             self._occasional = Occasional(
                 self._optimizer, self._plan, self._layouts, update_every, self._pool, recorder.submit
@@ -317,3 +316,11 @@ class GradMonitor:
             inv_scale=inv_scale,
             **columns,
         )
+
+
+def _feed(sinks: Iterable[Sink | str]) -> Feed:
+    """The one place where a monitor meets its sinks, which are built on what it records."""
+    from gradkern.sinks import make_sinks
+    from gradkern.sinks.base import SinkFeed
+
+    return SinkFeed(make_sinks(sinks))

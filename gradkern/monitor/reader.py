@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -20,6 +20,7 @@ from gradkern.monitor.store import HistoryError
 
 F = TypeVar("F", bound=Callable[..., Any])
 _PIECE = 1024
+_FEW = 16  # rows whose blobs may be large
 _BEYOND = 2**63 - 1
 
 
@@ -204,20 +205,33 @@ class HistoryReader:
         return new
 
     def _select(self) -> None:
-        """Which rows are live: not replaced by a later branch."""
-        numbers, limits = self._marks
-        later = np.searchsorted(numbers, self._all["branch"], side="right")
-        self._rows = np.flatnonzero(self._all["step"] < limits[later])
+        """Which steps are live."""
+        self._rows = np.flatnonzero(self._live(self._all["branch"], self._all["step"]))
 
-    def _live(self, table: str, columns: str) -> list[tuple[Any, ...]]:
-        """Rows of `weights` or `hists` that no later branch replaced."""
-        query = f"SELECT branch, step, layout, {columns} FROM {table} ORDER BY id"
-        found = self._db.execute(query).fetchall()
-        return [row for row in found if self._is_live(row[0], row[1])]
-
-    def _is_live(self, branch: int, step: int) -> bool:
+    def _live(self, branch: Any, step: Any) -> NDArray[np.bool_]:
+        """Whether rows of a branch (one, or an array) were not replaced by a later one."""
         numbers, limits = self._marks
-        return bool(step < limits[np.searchsorted(numbers, branch, side="right")])
+        return np.asarray(step < limits[np.searchsorted(numbers, branch, side="right")])
+
+    @names_file
+    def live_rows(self, table: str) -> tuple[list[int], NDArray[np.int64]]:
+        """(ids, steps) of the live rows of `weights` or `hists`; their blobs are not read."""
+        found = self._db.execute(f"SELECT id, branch, step FROM {table} ORDER BY id").fetchall()
+        ids, branches, steps = np.array(found, dtype=np.int64).reshape(-1, 3).T
+        live = self._live(branches, steps)
+        return ids[live].tolist(), steps[live]
+
+    def read_rows(self, table: str, columns: str, ids: Sequence[int]) -> Iterator[tuple[Any, ...]]:
+        """(layout, *columns) of those rows of `weights` or `hists`, a few at a time in memory."""
+        for start in range(0, len(ids), _FEW):
+            piece = ids[start : start + _FEW]
+            query = f"SELECT id, layout, {columns} FROM {table} WHERE id IN ({','.join('?' * len(piece))})"
+            found = {row[0]: row[1:] for row in self._db.execute(query, piece)}
+            for number in piece:
+                layout, *values = found.get(number, (None,))
+                if layout not in self._layouts:
+                    raise HistoryError(f"[History] {str(self.path)!r}: row {number} of {table} is damaged")
+                yield self._layouts[layout], *values
 
     def _mark(self) -> None:
         """The ids of the branches, and for each the first step that it or one behind it replaced.
@@ -233,12 +247,12 @@ class HistoryReader:
     def last_step_of(self, table: str) -> int | None:
         """The step of the last live row of `weights` or `hists`; reads no more than it must."""
         for branch, step in self._db.execute(f"SELECT branch, step FROM {table} ORDER BY id DESC"):
-            if self._is_live(branch, step):
+            if self._live(branch, step):
                 return int(step)
         return None
 
-    def _read_columns(self, rows: NDArray[np.int64]) -> Columns:
-        columns = Columns(len(rows), len(self._names))
+    def _read_columns(self, rows: NDArray[np.int64], numel: NDArray[np.int64]) -> Columns:
+        columns = Columns(len(rows), numel)
         seqs, layouts = self._all["seq"][rows], self._all["layout"][rows]
         for start in range(0, len(rows), _PIECE):  # short reads: a writer without WAL waits for them
             piece = seqs[start : start + _PIECE]
@@ -252,8 +266,3 @@ class HistoryReader:
                 at = np.flatnonzero(kinds == number)
                 columns.put(at + start, self._layouts[int(number)], [found[s] for s in piece[at].tolist()])
         return columns
-
-    def _layout(self, number: Any) -> Layout:
-        if number not in self._layouts:
-            raise HistoryError(f"[History] {str(self.path)!r}: layout {number!r} is missing")
-        return self._layouts[number]

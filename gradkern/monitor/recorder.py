@@ -11,13 +11,12 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Protocol
 
 from gradkern.monitor import store
 from gradkern.monitor.capture import Capture, Presence
 from gradkern.monitor.rows import Row
 from gradkern.monitor.writer import HistoryWriter
-from gradkern.sinks.base import Sink, SinkFeed
 
 #: How often the thread looks for work, in seconds. It is never woken by a step: that would cost
 #: the training thread a system call and a turn at Python's lock.
@@ -26,6 +25,17 @@ LIMIT_BYTES = 64 << 20
 PATIENCE = 1.0  # the longest that a step waits for a slow disk, once per stall
 RETRY = 1.0
 RETRY_MOST = 30.0
+
+
+class Feed(Protocol):
+    """Where committed rows go besides the file."""
+
+    def open(self, run_dir: Path) -> None: ...
+    def send(self, rows: Sequence[Row]) -> list[str]:
+        """Returns what is to be warned of."""
+        ...
+
+    def close(self) -> None: ...
 
 
 class Recorder:
@@ -39,7 +49,7 @@ class Recorder:
         self,
         folder: Path,
         meta: dict[str, Any],
-        sinks: Sequence[Sink] = (),
+        feed: Feed,
         *,
         journal: str | None = None,
         limit: int = LIMIT_BYTES,
@@ -51,8 +61,9 @@ class Recorder:
         self._norm_type = self._noted_type = self._writer.norm_type
         self.lost = 0
         self.record_seconds: deque[float] = deque(maxlen=100)
+        self._feed = feed
         try:
-            self._feed = SinkFeed(sinks, folder)
+            feed.open(folder)
         except BaseException:
             self._writer.close()
             raise

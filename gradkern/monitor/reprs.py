@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gradkern._text import html_table, number
+from gradkern.monitor.words import first_offender, phase_in_words
 
 if TYPE_CHECKING:
     from gradkern.monitor.history import History
@@ -26,16 +27,13 @@ def _recorded(history: History) -> list[tuple[str, str]]:
     losses, clips = history.loss[history.has_loss], history.clipped[history.has_coef]
     rows = [
         ("steps", f"{len(history):,} ({history.steps[0]:,} to {history.steps[-1]:,})"),
-        (f"total norm ({str(history.phase[-1]).replace('_', ' ')}), last", number(history.total_norm[-1])),
+        (f"total norm ({phase_in_words(history, slice(-1, None))}), last", number(history.total_norm[-1])),
         ("steps clipped", f"{clips.mean():.1%}" if len(clips) else "-"),
         ("loss, last", number(losses[-1]) if len(losses) else "-"),
         ("steps skipped", f"{np.count_nonzero(history.skipped):,}"),
     ]
-    bad = np.flatnonzero(~np.isfinite(history.total_norm))
-    rows.append(("steps with inf or NaN", f"{len(bad):,}"))
-    if len(bad):
-        first = int(bad[0])
-        names = [history.names[i] for i in np.flatnonzero(history.window(first, first + 1).nonfinite[0])]
-        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        rows.append((f"first, at step {history.steps[first]:,}", (names or ["only the total"])[0] + more))
+    rows.append(("steps with inf or NaN", f"{np.count_nonzero(~np.isfinite(history.total_norm)):,}"))
+    offender = first_offender(history)
+    if offender is not None:
+        rows.append((f"first, at step {offender.step:,}", str(offender)))
     return rows

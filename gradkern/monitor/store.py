@@ -128,6 +128,17 @@ def reading(file: Path, operation: str = "History") -> Iterator[None]:
         raise HistoryError(f"[{operation}] {str(file)!r}: a damaged row: {error}") from error
 
 
+@contextlib.contextmanager
+def making(folder: Path) -> Iterator[None]:
+    """Whatever the file system refuses in here becomes a HistoryError that names the run's folder."""
+    try:
+        yield
+    except OSError as error:
+        raise HistoryError(
+            f"[GradMonitor] run_dir {str(folder)!r}: expected a folder that can be written, got: {error}"
+        ) from error
+
+
 def decode(blob: Any, count: int, what: str) -> NDArray[Any]:
     """A column of `count` reals: float32, or float64 where the blob is twice as long."""
     if not isinstance(blob, bytes) or len(blob) not in (4 * count, 8 * count):

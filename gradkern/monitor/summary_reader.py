@@ -133,13 +133,12 @@ def row_buckets(history: History, first: int, end: int) -> Iterator[Bucket]:
         stop = min(start + 512, end)
         columns = history.window(start, stop)
         piece = slice(start, stop)
-        rms = columns.l2_norm / np.sqrt(np.maximum(history.numel_rows(start, stop), 1))
         whole = {name: getattr(history, name)[piece] for name in _SCALARS}
         whole["step"] = history.steps[piece]
         for row in range(stop - start):
             one = {name: values[row : row + 1] for name, values in whole.items()}
             bad = columns.nonfinite[row : row + 1]
-            yield Rows(**one, rms=rms[row : row + 1], nonfinite=bad).bucket()
+            yield Rows(**one, rms=columns.rms[row : row + 1], nonfinite=bad).bucket()
 
 
 _SCALARS = ("time", "total_norm", "loss", "clip_coef", "has_coef", "skipped", "lr")

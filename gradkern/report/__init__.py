@@ -5,8 +5,9 @@ matplotlib is imported only by what draws with it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from gradkern import _lazy
 from gradkern.report.write import write_report
 
 if TYPE_CHECKING:
@@ -33,10 +34,6 @@ __all__ = [
     "write_report",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name in __all__:  # only the figures are left to come here
-        from gradkern.report import figures
-
-        return getattr(figures, name)
-    raise AttributeError(f"module 'gradkern.report' has no attribute {name!r}")
+if not TYPE_CHECKING:
+    _figures = [name for name in __all__ if name != "write_report"]
+    __getattr__, __dir__ = _lazy.attach(__name__, dict.fromkeys(_figures, "gradkern.report.figures"))

@@ -17,7 +17,8 @@ F32 = NDArray[np.float32]
 
 #: Most bins of a curve over steps.
 CURVE_BINS = 1200
-#: Most cells of the heatmap, and of the update ratios: two bytes each, a third more as base64.
+#: Most cells of the heatmap, and of the update ratios: two bytes each, a third more as base64. More
+#: only where `columns_for` keeps its 16 columns for very many parameters.
 RMS_CELLS, RATIO_CELLS = 1_400_000, 350_000
 #: Most columns of a matrix, whatever few rows it has.
 MOST_COLUMNS = 1000

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gradkern.monitor import store
 from gradkern.monitor.history import History
+from gradkern.monitor.words import first_offender, phase_in_words
 from gradkern.report.bins import F64, I64, Bins
 from gradkern.report.data import (
     CURVE_BINS,
@@ -19,8 +19,6 @@ from gradkern.report.data import (
     columns_for,
 )
 from gradkern.report.sparse import ratio_note, read_histogram, read_ratios
-
-_PHASES = {"before_clip": "before clipping", "measured": "as measured", "after_clip": "after clipping"}
 
 
 def load(source: Source) -> Run:
@@ -64,7 +62,7 @@ def _read(history: History) -> Run:
         max_norm=float(thresholds[-1]) if len(thresholds) else None,
         ratio_note=ratio_note(history),
         histogram=read_histogram(history),
-        phase=phase_in_words(history.phase, history.inv_scale),
+        phase=phase_in_words(history),
         folder=str(folder),
     )
 
@@ -87,12 +85,12 @@ def _series(history: History, bins: Bins) -> dict[str, F64]:
 
 
 def _summary(history: History) -> dict[str, Any]:
-    count, bad = len(history), ~np.isfinite(history.total_norm)
-    if not count:
+    if not len(history):
         return {"first": 0, "last": 0, "seconds": 0.0, "total_norm": None, "clip_rate": None, "loss": None,
                 "skipped": 0, "nonfinite_steps": 0, "first_nonfinite": None}  # fmt: skip
     losses = history.loss[history.has_loss]
     clips = history.clipped[history.has_coef]
+    offender = first_offender(history)
     return {
         "first": int(history.steps[0]),
         "last": int(history.steps[-1]),
@@ -101,34 +99,9 @@ def _summary(history: History) -> dict[str, Any]:
         "clip_rate": float(clips.mean()) if len(clips) else None,
         "loss": float(losses[-1]) if len(losses) else None,
         "skipped": int(history.skipped.sum()),
-        "nonfinite_steps": int(bad.sum()),
-        "first_nonfinite": _offender(history, int(np.argmax(bad))) if bad.any() else None,
+        "nonfinite_steps": int((~np.isfinite(history.total_norm)).sum()),
+        "first_nonfinite": None if offender is None else {"step": offender.step, "text": str(offender)},
     }
-
-
-def _offender(history: History, row: int) -> dict[str, Any]:
-    step, name, more = first_offender(history, row)
-    return {"step": step, "text": name if not more else f"{name} and {more} more"}
-
-
-def first_offender(history: History, row: int) -> tuple[int, str, int]:
-    """(step, name, how many more) of the parameters with inf or NaN in one row of a history."""
-    rows = np.flatnonzero(history.window(row, row + 1).nonfinite[0])
-    step = int(history.steps[row])
-    return (step, history.names[rows[0]], len(rows) - 1) if len(rows) else (step, "only the total", 0)
-
-
-def phase_in_words(phases: NDArray[np.str_], inv_scale: F64) -> str:
-    """What norms are of; where it changed, that too."""
-    if not len(phases):
-        return _PHASES["measured"]
-    words = ", then ".join(_PHASES[str(phase)] for phase in _in_order(phases))
-    return words + (", loss scale taken out" if (inv_scale != 1).any() else "")
-
-
-def _in_order(values: NDArray[np.str_]) -> NDArray[np.str_]:
-    found, first = np.unique(values, return_index=True)
-    return found[np.argsort(first)]
 
 
 def _rms(history: History) -> Matrix:

@@ -1,16 +1,14 @@
-"""What is recorded every so often, read one row at a time: a run may hold more of it than fits in memory."""
+"""What is recorded every so often, a few rows at a time: a run may hold more of it than fits in memory."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gradkern.monitor import store
 from gradkern.monitor.histogram import EXPONENTS, FORMATS
 from gradkern.monitor.history import History
-from gradkern.monitor.store import HistoryError
 from gradkern.report.bins import F64, Bins
 from gradkern.report.data import RATIO_CELLS, Histogram, Matrix, columns_for
 
@@ -18,36 +16,17 @@ from gradkern.report.data import RATIO_CELLS, Histogram, Matrix, columns_for
 HISTOGRAMS = 100
 
 
-def live_rows(history: History, table: str) -> tuple[list[int], NDArray[np.int64]]:
-    """(ids, steps) of the rows of "weights" or "hists" that no later branch replaced."""
-    assert table in ("weights", "hists")
-    rows = history.connection.execute(f"SELECT id, branch, step FROM {table} ORDER BY id").fetchall()
-    marks = [(number, step) for number, step, *_ in history.branch_rows if step is not None]
-    live = [row for row in rows if all(row[1] >= number or row[2] < step for number, step in marks)]
-    return [row[0] for row in live], np.array([row[2] for row in live], dtype=np.int64)
-
-
-def _row(history: History, table: str, columns: str, number: int) -> tuple[Any, ...]:
-    found = history.connection.execute(
-        f"SELECT layout, {columns} FROM {table} WHERE id = ?", (number,)
-    ).fetchone()
-    if found is None or found[0] not in history.layouts:
-        raise HistoryError(f"[report] {str(history.path)!r}: row {number} of {table} is damaged")
-    return tuple(found)
-
-
 def read_ratios(history: History) -> Matrix | None:
     """Update ratios, the mean of each bin; None if there are none."""
-    ids, steps = live_rows(history, "weights")
+    ids, steps = history.live_rows("weights")
     if not ids:
         return None
     bins = Bins.of(steps, columns_for(len(history.names), RATIO_CELLS))
     values = np.full((len(history.names), len(bins)), np.nan, dtype=np.float32)
     for column, (start, end) in enumerate(zip(bins.edges[:-1], bins.edges[1:])):
         total, count = np.zeros(len(history.names)), np.zeros(len(history.names))
-        for number in ids[start:end]:
-            layout_number, blob = _row(history, "weights", "ratio", number)
-            at = history.layouts[layout_number].columns
+        for layout, blob in history.read_rows("weights", "ratio", ids[start:end]):
+            at = layout.columns
             ratio = store.decode(blob, len(at), "weights").astype(np.float64)
             known = np.isfinite(ratio)  # NaN: not known; inf: the weights were zero
             total[at] += np.where(known, ratio, 0.0)
@@ -68,14 +47,15 @@ def ratio_note(history: History) -> str:
 
 def read_histogram(history: History) -> Histogram | None:
     """The whole model's histograms, at up to `HISTOGRAMS` steps; None if there are none."""
-    ids, steps = live_rows(history, "hists")
+    ids, steps = history.live_rows("hists")
     if not ids:
         return None
     chosen = np.unique(np.linspace(0, len(ids) - 1, HISTOGRAMS).astype(np.int64))
     counts = np.zeros((len(chosen), len(EXPONENTS)), dtype=np.float64)
     under = np.full((len(chosen), len(FORMATS)), np.nan)
-    for i, at in enumerate(chosen):
-        counts[i], under[i] = _one_histogram(history, ids[at])
+    found = history.read_rows("hists", "counts, underflow", [ids[at] for at in chosen])
+    for i, (layout, blob, fractions) in enumerate(found):
+        counts[i], under[i] = _one_histogram(len(layout.columns), blob, fractions)
     low, high = _occupied(counts)
     total = np.maximum(counts.sum(axis=1, keepdims=True), 1)
     return Histogram(
@@ -88,10 +68,8 @@ def read_histogram(history: History) -> Histogram | None:
     )
 
 
-def _one_histogram(history: History, number: int) -> tuple[F64, F64]:
-    """Counts [B] and fractions that underflow [formats] of the whole model at one step."""
-    layout_number, blob, fractions = _row(history, "hists", "counts, underflow", number)
-    rows = len(history.layouts[layout_number].columns)
+def _one_histogram(rows: int, blob: Any, fractions: Any) -> tuple[F64, F64]:
+    """Counts [B] and fractions that underflow [formats] of the whole model of so many rows at one step."""
     flat = store.decode_counts(blob, rows * len(EXPONENTS), "hists").reshape(rows, len(EXPONENTS))
     part = store.decode(fractions, rows * len(FORMATS), "hists").reshape(rows, len(FORMATS))
     weight = flat.sum(axis=1, keepdims=True).astype(np.float64)

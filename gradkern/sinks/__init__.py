@@ -7,16 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING
 
+from gradkern import _lazy
 from gradkern.sinks.base import Sink
 
-_SINKS = {
-    "JsonlSink": "gradkern.sinks.jsonl",
-    "TensorBoardSink": "gradkern.sinks.tensorboard",
-    "WandbSink": "gradkern.sinks.wandb",
-    "MlflowSink": "gradkern.sinks.mlflow",
-}
 _SHORT = {
     "jsonl": "JsonlSink",
     "tensorboard": "TensorBoardSink",
@@ -24,13 +19,16 @@ _SHORT = {
     "mlflow": "MlflowSink",
 }
 
+if TYPE_CHECKING:
+    from gradkern.sinks.jsonl import JsonlSink
+    from gradkern.sinks.mlflow import MlflowSink
+    from gradkern.sinks.tensorboard import TensorBoardSink
+    from gradkern.sinks.wandb import WandbSink
+else:
+    _HOMES = {sink: f"gradkern.sinks.{short}" for short, sink in _SHORT.items()}
+    __getattr__, __dir__ = _lazy.attach(__name__, _HOMES)
+
 __all__ = ["JsonlSink", "MlflowSink", "Sink", "TensorBoardSink", "WandbSink", "make_sinks"]
-
-
-def __getattr__(name: str) -> Any:
-    if name in _SINKS:
-        return getattr(import_module(_SINKS[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def make_sinks(sinks: Iterable[Sink | str]) -> list[Sink]:
@@ -44,7 +42,7 @@ def make_sinks(sinks: Iterable[Sink | str]) -> list[Sink]:
         raise TypeError(f"[GradMonitor] sinks: expected a list of sinks, got {sinks!r}")
     for index, sink in enumerate([sinks] if isinstance(sinks, str) else sinks):
         if isinstance(sink, str) and sink in _SHORT:
-            made.append(__getattr__(_SHORT[sink])())
+            made.append(getattr(import_module(f"{__name__}.{sink}"), _SHORT[sink])())
         elif isinstance(sink, Sink):
             made.append(sink)
         else:

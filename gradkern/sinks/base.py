@@ -171,19 +171,23 @@ def _open(sink: Sink, run_dir: Path) -> None:
 
 
 class SinkFeed:
-    """All sinks of a monitor. One that fails is left out from then on; the others go on.
+    """All sinks of a monitor. One that fails is left out from then on; the others go on."""
 
-    Raises:
-        RuntimeError: a sink cannot be opened; those before it are closed.
-        ValueError: a sink is in use already.
-    """
+    def __init__(self, sinks: Sequence[Sink]) -> None:
+        self._selections = [_Selection(sink) for sink in sinks]
 
-    def __init__(self, sinks: Sequence[Sink], run_dir: Path) -> None:
-        self._selections: list[_Selection] = []
+    def open(self, run_dir: Path) -> None:
+        """Before anything is sent.
+
+        Raises:
+            RuntimeError: a sink cannot be opened; those before it are closed.
+            ValueError: a sink is in use already.
+        """
+        wanted, self._selections = self._selections, []
         try:
-            for sink in sinks:
-                _open(sink, run_dir)
-                self._selections.append(_Selection(sink))
+            for selection in wanted:
+                _open(selection.sink, run_dir)
+                self._selections.append(selection)
         except BaseException:
             self.close()  # those before it
             raise

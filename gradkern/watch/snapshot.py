@@ -16,7 +16,7 @@ from gradkern._text import visible
 from gradkern.monitor import store
 from gradkern.monitor.history import History
 from gradkern.monitor.store import HistoryError
-from gradkern.report.load import first_offender, phase_in_words
+from gradkern.monitor.words import Offender, first_offender, phase_in_words
 
 F64 = NDArray[np.float64]
 
@@ -58,8 +58,7 @@ class Snapshot:
     clip_rate_lately: float | None = None
     skipped: int = 0
     nonfinite_steps: int = 0
-    offender: tuple[int, str, int] | None = None
-    """Step of the first inf or NaN, name of the first parameter with it, how many more have it."""
+    offender: Offender | None = None
     norms: F64 = field(default_factory=lambda: np.zeros(0))
     clipped: F64 = field(default_factory=lambda: np.zeros(0))
     largest: Sequence[Ranked] = ()
@@ -85,8 +84,7 @@ class Watcher:
         self.run_dir = Path(run_dir)
         self._history: History | None = None
         self._file: tuple[int, int] | None = None
-        self._changes = (0, 0)
-        self._offender: tuple[int, str, int] | None = None
+        self._opened = 0
         self._missing_at: float | None = None
 
     def take(self, wait: bool = True) -> Snapshot:
@@ -135,7 +133,7 @@ class Watcher:
         try:
             self._file = _identity(self.run_dir / store.DATABASE if self.run_dir.is_dir() else self.run_dir)
             history = History.open(self.run_dir)
-            self._changes, self._offender = (self._changes[0] + 1, 0), None
+            self._opened += 1
             return history
         except HistoryError:
             if self._missing_at is None or time.monotonic() - self._missing_at > _CREATION:
@@ -149,13 +147,9 @@ class Watcher:
 
     def _read(self, title: str, history: History) -> Snapshot:
         closed = history.meta.get("closed")
-        changes = self._changes[0], len(history.branch_rows)
-        if changes != self._changes:  # the offender may have been replaced
-            self._changes, self._offender = changes, None
         if not len(history):
             return Snapshot(title, "waiting for the first step" if closed is None else "ended")
         norms, coef, clipped = history.total_norm, history.has_coef, history.clipped
-        bad = ~np.isfinite(norms)
         stalled, status = _status(time.time() - float(history.time[-1]), closed is not None)
         losses = history.loss[history.has_loss]
         thresholds = history.max_norm[clipped]
@@ -168,15 +162,15 @@ class Watcher:
             records=len(history),
             step=int(history.steps[-1]),
             total_norm=float(norms[-1]),
-            phase=phase_in_words(history.phase[-1:], history.inv_scale[-1:]),
+            phase=phase_in_words(history, slice(-1, None)),
             max_norm=float(thresholds[-1]) if len(thresholds) else None,
             loss=float(losses[-1]) if len(losses) else None,
             lr=_or_none(float(history.lr[-1])),
             clip_rate=float(clipped[coef].mean()) if coef.any() else None,
             clip_rate_lately=float(clipped[coef][-100:].mean()) if coef.any() else None,
             skipped=int(history.skipped.sum()),
-            nonfinite_steps=int(bad.sum()),
-            offender=self._first_offender(history, bad),
+            nonfinite_steps=int((~np.isfinite(norms)).sum()),
+            offender=first_offender(history),
             norms=norms[-TAIL:],
             clipped=clipped[-TAIL:].astype(np.float64),
             largest=largest,
@@ -184,13 +178,8 @@ class Watcher:
             risen=risen,
             fallen=fallen,
             throughput=_throughput(history),
-            changes=changes,
+            changes=(self._opened, len(history.branch_rows)),
         )
-
-    def _first_offender(self, history: History, bad: NDArray[np.bool_]) -> tuple[int, str, int] | None:
-        if self._offender is None and bad.any():
-            self._offender = first_offender(history, int(np.argmax(bad)))
-        return self._offender
 
 
 def _identity(file: Path, unknown: tuple[int, int] | None = None) -> tuple[int, int] | None:
@@ -223,9 +212,8 @@ def _or_none(value: float) -> float | None:
 
 def _rank(history: History) -> tuple[list[Ranked], list[Ranked], list[Ranked], list[Ranked]]:
     """Parameters by rms in the last record, and by how it compares with their median of the rows before."""
-    start = max(0, len(history) - ROWS)
-    columns, sizes = history.window(start, len(history)), history.numel_rows(start, len(history))
-    rms = np.asarray(columns.l2_norm, dtype=np.float64) / np.sqrt(np.maximum(sizes, 1))
+    columns = history.window(max(0, len(history) - ROWS), len(history))
+    rms = columns.rms.astype(np.float64)
     last, names, bad = rms[-1], history.names, columns.nonfinite[-1] > 0
     known = ~np.isnan(last) | bad
     by_size = sorted(np.flatnonzero(known), key=lambda i: -math.inf if bad[i] else -last[i])

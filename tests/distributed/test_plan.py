@@ -233,7 +233,8 @@ def resumed_monitor_job(folder: str) -> None:
     if dist.get_rank() == 0:
         (Path(folder) / "history.db").write_bytes(b"no history" * 99)
     dist.barrier()
-    with pytest.raises(Exception, match="history.db" if dist.get_rank() == 0 else "another could not"):
+    wrong = gradkern.HistoryError if dist.get_rank() == 0 else RuntimeError
+    with pytest.raises(wrong, match="history.db" if dist.get_rank() == 0 else "another could not"):
         gradkern.GradMonitor(model, run_dir=folder)
 
 
@@ -249,7 +250,8 @@ def default_folder_job(folder: str) -> None:
         if rank == 0:
             runs.rename(Path(folder) / "elsewhere")
             runs.touch()
-        with pytest.raises(Exception, match="can be written" if rank == 0 else "rank 0 to make"):
+        wrong = gradkern.HistoryError if rank == 0 else RuntimeError
+        with pytest.raises(wrong, match="can be written" if rank == 0 else "rank 0 to make"):
             gradkern.GradMonitor(models.build(1), all_ranks=True)
 
 

@@ -387,12 +387,23 @@ def test_every_nth_step_only(tmp_path, model):
         assert monitor.history().steps.tolist() == [4, 8]
 
 
-def test_names_that_stand_twice_get_a_number(tmp_path):
-    a, b = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(3))
-    a.grad, b.grad = torch.ones(2), torch.ones(3)
-    with GradMonitor([("w", a), ("w", b)], None, tmp_path) as monitor:
+@pytest.mark.parametrize(
+    ("names", "shown"),
+    [
+        (("w", "w"), ("w", "w (2)")),
+        (("w", "w", "w#2"), ("w", "w (2)", "w#2")),
+        (("w", "w", "w (2)"), ("w", "w (2)", "w (2) (2)")),
+    ],
+)
+def test_names_that_stand_twice_get_a_number(tmp_path, names, shown):
+    params = [nn.Parameter(torch.ones(size)) for size in range(1, len(names) + 1)]
+    for param in params:
+        param.grad = torch.ones_like(param)
+    with GradMonitor(list(zip(names, params)), None, tmp_path) as monitor:
         monitor.record()
-        assert monitor.history().names == ("w", "w (2)")
+        history = monitor.history()
+    assert history.names == shown
+    assert history.norm[0].tolist() == pytest.approx([np.sqrt(p.numel()) for p in params])
 
 
 def test_two_monitors_on_one_run_are_refused(tmp_path, model):

@@ -37,6 +37,13 @@ class Kept(Sink):
         self.closed = True
 
 
+def fed(*sinks):
+    """What sends rows to these sinks, opened."""
+    feed = SinkFeed(sinks)
+    feed.open(None)
+    return feed
+
+
 def run(tmp_path, sinks, steps=12, **options):
     model = small_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
@@ -67,7 +74,7 @@ def test_the_keys(tmp_path):
 def test_thousands_of_parameters_make_few_charts():
     where, keys = layout(2000), set()
     sink, everything = Kept(top=8), Kept(all_params=True)
-    feed = SinkFeed([sink, everything], None)
+    feed = fed(sink, everything)
     generator = np.random.default_rng(0)
     for step in range(1, 30):  # the largest and smallest are others in every step
         feed.send([step_row(step, generator.random(2000), where)])
@@ -83,7 +90,7 @@ def test_thousands_of_parameters_make_few_charts():
 
 def test_norms_from_after_clipping_have_another_name():
     sink = Kept()
-    SinkFeed([sink], None).send([step_row(1, [1.0, 2.0], layout(2), phase="after_clip")])
+    fed(sink).send([step_row(1, [1.0, 2.0], layout(2), phase="after_clip")])
     _, values = sink.lines[0]
     assert "grad_norm" not in values and "grad_norm_after_clip" in values
     assert not any(k.startswith(("grad_norm/", "grad_rms/")) for k in values)
@@ -92,7 +99,7 @@ def test_norms_from_after_clipping_have_another_name():
 
 def test_every_nth_and_missing_gradients():
     sink = Kept(every=3)
-    feed = SinkFeed([sink], None)
+    feed = fed(sink)
     feed.send([step_row(s, [1.0, -1.0], layout(2)) for s in range(1, 8)])
     assert [s for s, _ in sink.lines] == [3, 6]
     assert "grad_norm/layers.0.bias" not in sink.lines[0][1]
@@ -102,10 +109,10 @@ def test_a_step_that_was_not_recorded_is_replaced_by_the_next(tmp_path):
     """Of every 10th step, or of steps that the caller numbers, few or none are multiples of 3."""
     for steps, sent in ((range(10, 60, 10), [20, 30, 40, 50]), (range(1, 12, 2), [3, 7, 9])):
         sink = Kept(every=3)
-        SinkFeed([sink], None).send([step_row(s, [1.0, 2.0], layout(2)) for s in steps])
+        fed(sink).send([step_row(s, [1.0, 2.0], layout(2)) for s in steps])
         assert [s for s, _ in sink.lines] == sent
     sink = Kept(every=50)  # gone on with: 100 is not known to have been passed
-    SinkFeed([sink], None).send([step_row(s, [1.0, 2.0], layout(2)) for s in range(101, 160)])
+    fed(sink).send([step_row(s, [1.0, 2.0], layout(2)) for s in range(101, 160)])
     assert [s for s, _ in sink.lines] == [150]
     sink = Kept(every=25)
     run(tmp_path, [sink], steps=60, every=10)
@@ -122,14 +129,14 @@ def test_step_0_and_steps_recorded_again_are_sent():
         (3, [2, 4, 2, 4], [4, 4]),
     ):
         sink = Kept(every=every)
-        SinkFeed([sink], None).send([step_row(s, [1.0, 2.0], layout(2)) for s in steps])
+        fed(sink).send([step_row(s, [1.0, 2.0], layout(2)) for s in steps])
         assert [s for s, _ in sink.lines] == sent, (every, steps)
 
 
 @pytest.mark.parametrize("records_first", [True, False])
 def test_update_ratios_belong_to_their_step_and_none_is_lost(records_first):
     where, sink = layout(2), Kept(every=4)
-    feed = SinkFeed([sink], None)
+    feed = fed(sink)
     for step in range(1, 6):
         rows = [step_row(step, [1.0, 2.0], where)]
         rows.insert(records_first, WeightsRow(step, where, True, np.ones(2), np.array([0.5 * step, np.nan])))
@@ -253,7 +260,7 @@ def test_the_heatmap_hides_no_sick_parameter(count):
 def png_of(sink, row):
     """The heatmap after one more row."""
     if not hasattr(sink, "feed"):
-        sink.feed = SinkFeed([sink], None)
+        sink.feed = fed(sink)
     sink.feed.send([row])
     return sink.images[-1][2]
 
@@ -293,7 +300,8 @@ def test_tensorboard_drops_what_was_replaced_in_its_own_folder(tmp_path, place):
     where = layout(2)
     folder = tmp_path / (place or "tensorboard")
     for steps in ([*range(1, 9), *range(5, 8)], range(4, 6)):  # back in one session, and in the next
-        feed = SinkFeed([TensorBoardSink(place and folder, heatmap_every=0)], tmp_path)
+        feed = SinkFeed([TensorBoardSink(place and folder, heatmap_every=0)])
+        feed.open(tmp_path)
         feed.send([step_row(s, [1.0, 2.0], where) for s in steps])
         feed.close()
         time.sleep(1.01 - time.time() % 1)  # files are read in the order of their names, which hold seconds

@@ -71,6 +71,18 @@ def test_update_ratios_and_histograms(recorded: Make) -> None:
     assert run.ratio_note == "Every element was looked at."
 
 
+@pytest.mark.parametrize(("superseded", "steps"), [(False, [10, 20]), (True, [10, 20, 30, 40, 10, 20])])
+def test_what_a_branch_replaced_is_shown_where_the_history_shows_it(
+    recorded: Make, superseded: bool, steps: list[int]
+) -> None:
+    recorded(steps=40)
+    with History.open(recorded(steps=20), superseded=superseded) as history:
+        run = load(history)
+        assert history.update_steps.tolist() == history.histogram_steps.tolist() == steps
+    assert run.histogram is not None
+    assert run.matrices["ratio"].first.tolist() == run.histogram.steps.tolist() == steps
+
+
 def test_a_parameter_under_two_names_weighs_once(recorded: Make) -> None:
     assert load(recorded(first=(0, 1, 0, 3))).numel.tolist() == [16, 16, 0, 16]
 

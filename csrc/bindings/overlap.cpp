@@ -1,0 +1,109 @@
+#include "bindings/overlap.h"
+
+#include <algorithm>
+#include <functional>
+#include <optional>
+
+namespace gradkern {
+namespace {
+
+/// A strided tensor as a box in a grid. The grid's steps, from large to small, are the strides met in its
+/// cluster; an address is written in them as a number is in digits, the smaller steps never reaching the
+/// next larger one. Different coordinates are different addresses then.
+struct Box {
+  c10::SmallVector<int64_t, 6> first, last;  // per step
+};
+
+std::vector<int64_t> steps_of(const std::vector<at::Tensor>& tensors, const std::vector<Interval>& cluster) {
+  std::vector<int64_t> steps = {1};
+  for (const Interval& member : cluster) {
+    const at::Tensor& t = tensors[member.position];
+    for (int64_t d = 0; d < t.dim(); ++d)
+      if (t.size(d) > 1) steps.push_back(t.stride(d));
+  }
+  std::sort(steps.begin(), steps.end(), std::greater<>());
+  steps.erase(std::unique(steps.begin(), steps.end()), steps.end());
+  return steps;
+}
+
+/// None if the tensor, `offset` elements into the grid, is no box in it.
+std::optional<Box> box_of(const at::Tensor& t, int64_t offset, const std::vector<int64_t>& steps) {
+  Box box;
+  for (const int64_t step : steps) {
+    if (step == 0) return std::nullopt;  // expanded
+    box.first.push_back(offset / step);
+    box.last.push_back(box.first.back());
+    offset %= step;
+  }
+  for (int64_t d = 0; d < t.dim(); ++d) {
+    if (t.size(d) <= 1) continue;
+    const auto level = std::lower_bound(steps.begin(), steps.end(), t.stride(d), std::greater<>()) - steps.begin();
+    if (box.last[level] != box.first[level]) return std::nullopt;  // two dimensions of one stride
+    box.last[level] += t.size(d) - 1;
+  }
+  int64_t reach = 0;  // of the smaller steps
+  for (size_t level = steps.size(); level-- > 1;) {
+    reach += box.last[level] * steps[level];
+    if (reach >= steps[level - 1]) return std::nullopt;
+  }
+  return box;
+}
+
+bool apart(const Box& a, const Box& b) {
+  for (size_t level = 0; level < a.first.size(); ++level)
+    if (a.last[level] < b.first[level] || b.last[level] < a.first[level]) return true;
+  return false;
+}
+
+}  // namespace
+
+int64_t span_of(const at::Tensor& g) {
+  int64_t span = 1;
+  for (int64_t d = 0; d < g.dim(); ++d) span += (g.size(d) - 1) * g.stride(d);
+  return span;
+}
+
+std::vector<std::vector<Interval>> clusters_of(const std::vector<at::Tensor>& tensors) {
+  std::vector<Interval> intervals;
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    if (!tensors[i].defined()) continue;
+    const auto begin = reinterpret_cast<uintptr_t>(tensors[i].const_data_ptr());
+    intervals.push_back({begin, begin + uintptr_t(span_of(tensors[i])) * tensors[i].element_size(), i});
+  }
+  const auto before = [](const Interval& a, const Interval& b) { return a.begin < b.begin; };
+  // Views of one buffer (DDP's buckets, FSDP's) come in its order, or in reverse.
+  if (std::is_sorted(intervals.rbegin(), intervals.rend(), before))
+    std::reverse(intervals.begin(), intervals.end());
+  if (!std::is_sorted(intervals.begin(), intervals.end(), before))
+    std::sort(intervals.begin(), intervals.end(), before);
+  std::vector<std::vector<Interval>> clusters;
+  uintptr_t reach = 0;
+  for (const Interval& interval : intervals) {
+    if (clusters.empty() || interval.begin >= reach) clusters.emplace_back();
+    clusters.back().push_back(interval);
+    reach = std::max(reach, interval.end);
+  }
+  return clusters;
+}
+
+bool has_distinct_elements(const std::vector<at::Tensor>& tensors, const std::vector<Interval>& cluster) {
+  constexpr size_t kPairwise = 1024;  // boxes are compared with one another
+  if (cluster.size() > kPairwise) return false;
+  const std::vector<int64_t> steps = steps_of(tensors, cluster);
+  const at::ScalarType type = tensors[cluster.front().position].scalar_type();
+  const uintptr_t origin = cluster.front().begin;
+  std::vector<Box> boxes;
+  for (const Interval& member : cluster) {
+    const at::Tensor& t = tensors[member.position];
+    const uintptr_t offset = member.begin - origin;
+    if (t.scalar_type() != type || offset % t.element_size()) return false;
+    const std::optional<Box> box = box_of(t, int64_t(offset / t.element_size()), steps);
+    if (!box) return false;
+    for (const Box& other : boxes)
+      if (!apart(*box, other)) return false;
+    boxes.push_back(*box);
+  }
+  return true;
+}
+
+}  // namespace gradkern

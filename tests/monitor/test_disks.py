@@ -1,0 +1,125 @@
+"""Folders that cannot be written, disks that are full or slow: the recorder's side."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from _files import assert_summary_is_right
+from _loops import small_model, train, write_run
+
+from gradkern import GradClipper, GradMonitor, History, HistoryError
+from gradkern.monitor import recorder
+
+RNG = np.random.default_rng(0)
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(
+        HistoryError, match=r"\[GradMonitor\] run_dir '.*run': expected a folder that can be written"
+    ):
+        GradMonitor(small_model(), None, tmp_path / "file" / "run")
+
+
+def test_a_read_only_folder_is_an_error_before_training(tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    write_run(run, RNG.random((5, 2), dtype=np.float32))
+    code = (
+        f"import os, sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from _loops import small_model\nfrom gradkern import GradMonitor, HistoryError\n"
+        "if os.geteuid() == 0: os.setegid(65534); os.seteuid(65534)\n"
+        f"try: GradMonitor(small_model(), None, {str(run)!r})\n"
+        "except HistoryError as error: print(error)\n"
+    )
+    for directory in [run, *run.parents]:
+        if directory == Path("/tmp"):
+            break
+        os.chmod(directory, 0o555)
+    try:
+        out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    finally:
+        os.chmod(run, 0o755)
+    assert "run': expected a folder that can be written, got: [Errno 13] Permission denied" in out.stdout, out
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(recorder, "RETRY", 0.05)
+    monkeypatch.setattr(recorder, "RETRY_MOST", 0.1)
+    monkeypatch.setattr(recorder, "PATIENCE", 0.1)
+
+
+def fill_disk(monitor: GradMonitor, full: bool) -> None:
+    """A database that may not grow gives SQLite's own "database or disk is full"."""
+    database = monitor._recorder._writer._db
+    pages = database.execute("PRAGMA page_count").fetchone()[0] if full else 1 << 30
+    database.execute(f"PRAGMA max_page_count={pages}")
+
+
+def test_a_full_disk_is_warned_of_and_training_goes_on(tmp_path, quick):
+    model = small_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with GradMonitor(model, optimizer, tmp_path, update_every=0) as monitor:
+        train(model, monitor, optimizer, 10)
+        assert monitor.flush()
+        fill_disk(monitor, True)
+        with pytest.warns(RuntimeWarning, match=r"history\.db': database or disk is full\. Training goes on"):
+            train(model, monitor, optimizer, 300)
+            assert not monitor.flush()
+        fill_disk(monitor, False)
+        train(model, monitor, optimizer, 10)
+        assert monitor.flush()
+        history = monitor.history()
+        assert history.steps.tolist() == list(range(1, 321)) and monitor.lost == 0
+        assert_summary_is_right(history, 30)
+
+
+def test_a_disk_that_stays_full_costs_no_memory(tmp_path, quick):
+    model = small_model()
+    model(torch.ones(2, 6)).sum().backward()
+    stats = GradClipper(model, 1.0).clip_()
+    monitor = GradMonitor(model, None, tmp_path)
+    monitor._recorder._limit = 64 * 1024
+    monitor.record(stats)
+    assert monitor.flush()
+    fill_disk(monitor, True)
+    with pytest.warns(RuntimeWarning) as warned:
+        for _ in range(20):
+            for _ in range(100):
+                monitor.record(stats)
+            monitor.flush()
+        held = len(monitor._recorder._rows) + len(monitor._recorder._queue)
+        monitor.close()
+    assert held < 200
+    assert any("rows could not be written" in str(w.message) for w in warned)
+    written = len(History.open(tmp_path))
+    assert written + monitor.lost == 2001 and monitor.lost > 1000
+
+
+def test_a_stalled_disk_costs_the_loop_one_bounded_wait(tmp_path, quick, monkeypatch):
+    model = small_model()
+    model(torch.ones(2, 6)).sum().backward()
+    stats = GradClipper(model, 1.0).clip_()
+    with GradMonitor(model, None, tmp_path) as monitor:
+        monitor._recorder._limit = 64 * 1024
+        hold = threading.Event()
+        real = monitor._recorder._writer.write
+        monkeypatch.setattr(monitor._recorder._writer, "write", lambda rows: (hold.wait(30), real(rows)))
+        start = time.monotonic()
+        with pytest.warns(RuntimeWarning, match="steps come faster than they can be written"):
+            for _ in range(3000):
+                monitor.record(stats)
+        assert time.monotonic() - start < 10
+        hold.set()
+        lost = monitor.lost
+        assert lost > 0 and monitor.flush()
+        monitor.record(stats)
+        assert monitor.history().steps[-1] == 3001 and len(monitor.history()) == 3001 - lost
