@@ -1,10 +1,10 @@
 """Train a small transformer with FSDP2: sharded parameters, gradkern's clip and monitor, checkpoint, resume.
 
-On two CPU processes (gloo), and again to resume where it stopped:
+On two CPU processes (gloo), and again to resume where it stopped; RUN is a folder of yours:
 
-    torchrun --nproc-per-node 2 examples/fsdp2_train.py --steps 20 --folder /tmp/run
-    torchrun --nproc-per-node 2 examples/fsdp2_train.py --steps 40 --folder /tmp/run
-    gradkern report /tmp/run/gradients
+    torchrun --nproc-per-node 2 examples/fsdp2_train.py --steps 20 --folder RUN
+    torchrun --nproc-per-node 2 examples/fsdp2_train.py --steps 40 --folder RUN
+    gradkern report RUN/gradients
 
 With GPUs in the machine the same command uses NCCL (written for it, not run on it yet).
 """

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _FAILED = 2
 _RUN_HELP = "folder of the run: the run_dir given to GradMonitor"
-_HINT = "RUN is the run_dir given to GradMonitor; it holds a history.db."
+_HINT = "RUN is the run_dir given to GradMonitor (with all_ranks, a rank<N> in it): it holds a history.db."
 _WAITS = " In a terminal, and without --once, watch waits for it."
 
 
@@ -32,15 +32,19 @@ def add_commands(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
     report = commands.add_parser("report", help="write one self-contained HTML file about a run")
     report.add_argument("run_dir", metavar="RUN", type=Path, help=_RUN_HELP)
-    report.add_argument("-o", "--output", type=_path, metavar="FILE", help="or a folder; default: RUN")
+    report.add_argument("-o", "--output", type=_text, metavar="FILE", help="or a folder; default: RUN")
     report.add_argument("--png", type=_path, metavar="DIR", help="write every figure as a PNG there too")
     report.set_defaults(run=_report)
 
 
-def _path(text: str) -> Path:
+def _text(text: str) -> str:
     if not text:  # an empty variable of the shell, not this folder
         raise argparse.ArgumentTypeError("expected a path, got nothing")
-    return Path(text)
+    return text
+
+
+def _path(text: str) -> Path:
+    return Path(_text(text))
 
 
 def _seconds(text: str) -> float:
@@ -84,7 +88,7 @@ def _report(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _write(run: Run, output: Path | None, pictures: Path | None) -> None:
+def _write(run: Run, output: str | None, pictures: Path | None) -> None:
     from gradkern.report import write_report
 
     path = write_report(run, output)
@@ -98,8 +102,10 @@ def _write(run: Run, output: Path | None, pictures: Path | None) -> None:
 
 def _fail(command: str, run_dir: Path, error: Exception | str) -> int:
     from gradkern._text import visible
+    from gradkern.monitor import store
 
     print(f"gradkern {command}: {visible(str(error), 2000)}", file=sys.stderr)
-    if not (run_dir / "history.db").exists():
-        print(_HINT + (_WAITS if command == "watch" else ""), file=sys.stderr)
+    if not (run_dir / store.DATABASE).exists():
+        hint = _HINT + (_WAITS if command == "watch" else "")
+        print(visible(store.ranks_in_words(run_dir)) or hint, file=sys.stderr)
     return _FAILED

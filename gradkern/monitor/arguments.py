@@ -127,7 +127,7 @@ def as_rates(optimizer: torch.optim.Optimizer | None) -> list[Any]:
     """The learning rate of each group as it is now: a float, or a tensor on a device."""
     if optimizer is None:
         return []
-    rates = [group["lr"] for group in optimizer.param_groups]
+    rates = [group.get("lr") for group in optimizer.param_groups]
     for rate in rates:
         if type(rate) is not float:
             return [_as_rate(r) for r in rates]
@@ -181,15 +181,20 @@ def _check_contradictions(stats: GradStats, inv_scale: float | None, after_clip:
         )
 
 
-def check_optimizer(optimizer: object) -> None:
-    """Before anything is opened.
+def as_optimizer(optimizer: Any) -> torch.optim.Optimizer | None:
+    """The optimizer that takes hooks: some wrappers (Accelerate's) are one by class only, and have theirs
+    as `.optimizer`.
 
     Raises:
         TypeError: no optimizer (a scheduler, a list, a folder in its place).
     """
+    found = optimizer
+    while isinstance(found, torch.optim.Optimizer) and not hasattr(found, "_optimizer_step_pre_hooks"):
+        found = getattr(found, "optimizer", None) or ()
     wanted = ("param_groups", "register_step_pre_hook")
-    if optimizer is not None and not all(hasattr(optimizer, name) for name in wanted):
+    if found is not None and not all(hasattr(found, name) for name in wanted):
         raise TypeError(
             f"[GradMonitor] optimizer: expected a torch.optim.Optimizer, got {type(optimizer).__name__}; a "
             "run's folder is run_dir="
         )
+    return found

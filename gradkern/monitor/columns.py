@@ -35,7 +35,7 @@ class Layout:
     first: NDArray[np.int64]
     """For each row the first row of the same parameter."""
     details: dict[str, list[Any]] = field(default_factory=dict)
-    """DETAILS: a list each, one entry a row; what is not known is left out."""
+    """DETAILS: a list each, one entry a row; None, or no list at all, where it is not known."""
     columns: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     """Where the rows stand among all names of the run."""
 
@@ -43,6 +43,11 @@ class Layout:
     def inverse_roots(self) -> Floats:
         """[N] 1 / sqrt(numel): from an L2 norm to an rms."""
         return (1.0 / np.sqrt(np.maximum(self.numel, 1))).astype(np.float32)
+
+    @cached_property
+    def repeats(self) -> NDArray[np.bool_]:
+        """[N] whether an earlier row is of the same parameter."""
+        return self.first != np.arange(len(self.first))
 
     @cached_property
     def row_bytes(self) -> int:
@@ -86,7 +91,7 @@ class Layout:
     def entries(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """(name, what is known of the parameter)."""
         for row, name in enumerate(self.names):
-            known = {key: values[row] for key, values in self.details.items()}
+            known = {key: values[row] for key, values in self.details.items() if values[row] is not None}
             yield name, {"numel": int(self.numel[row]), **known}
 
 
@@ -195,15 +200,15 @@ def roll_up(history: History, depth: int | None) -> LayerColumns:
     """Parameters rolled up to the modules that own them. A shared parameter counts once."""
     groups = groups_of(history.names, depth, history.repeated)
     shape = (len(history), len(groups))
-    numel = history.numel_rows()
+    numel, once = history.numel_rows(), history.has_grad & ~history.repeats
     rms, norm, largest = (np.full(shape, np.nan) for _ in range(3))
     nonfinite, has_grad = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=bool)
     for layer, columns in enumerate(groups.values()):
-        present = history.has_grad[:, columns]
+        present = once[:, columns]
         square = np.where(present, history.l2_norm[:, columns].astype(np.float64) ** 2, 0.0).sum(axis=1)
         size = np.where(present, numel[..., columns], 0).sum(axis=1)
         has_grad[:, layer] = present.any(axis=1)
-        nonfinite[:, layer] = history.nonfinite[:, columns].sum(axis=1)
+        nonfinite[:, layer] = np.where(present, history.nonfinite[:, columns], 0).sum(axis=1)
         values = np.where(present, history.max_abs[:, columns], 0.0)
         there = has_grad[:, layer]
         norm[there, layer] = np.sqrt(square[there])

@@ -49,9 +49,10 @@ class Layouts:
     def own(self) -> Layout:
         """That of the model's parameters as they are now."""
         plan, layout = self._plan, self._layout
-        if layout is not None and _same(layout, plan.names, plan.numel):
+        names = tuple(distinct(plan.names))
+        if layout is not None and _same(layout, names, plan.numel):
             return layout
-        return layout_of(plan.names, plan.numel, plan.first, plan.params, self._model, self._optimizer)
+        return layout_of(names, plan.numel, plan.first, plan.params, self._model, self._optimizer)
 
 
 def _same(layout: Layout, names: Sequence[str], numel: Sequence[int]) -> bool:
@@ -59,25 +60,41 @@ def _same(layout: Layout, names: Sequence[str], numel: Sequence[int]) -> bool:
 
 
 def rows_of(stats: GradStats, plan: ParameterPlan) -> tuple[tuple[str, ...], list[Tensor | None]]:
-    """The name and the parameter of each row of some statistics.
+    """The name, no two alike, and the parameter of each row of some statistics.
 
     A clipper made with ``model.parameters()`` calls them "0", "1", …, one of a submodule leaves its
     beginning out: the model's name is that of the very same parameter. A row whose parameter is not
-    the model's keeps its own, and so do all if the model's names are only numbers. Statistics that do
-    not know their parameters are told by the names.
+    the model's keeps its own, with a number behind it where the model has that name too. All keep
+    theirs if the model's names are only numbers. Statistics that do not know their parameters are
+    told by the names.
     """
     if len(stats._identities) != len(stats.names):
         by_name: dict[str, Tensor] = dict(zip(plan.names, plan.params))
-        return stats.names, [by_name.get(name) for name in stats.names]
-    pairs = set(zip(plan.identities, plan.names))
-    own = {identity: row for row, identity in reversed(list(enumerate(plan.identities)))}
-    names, rows = list(stats.names), [own.get(identity) for identity in stats._identities]
+        return tuple(distinct(stats.names)), [by_name.get(name) for name in stats.names]
     keep = _numbered(plan.names) and not _numbered(stats.names)
-    for row, (name, identity, found) in enumerate(zip(stats.names, stats._identities, rows)):
-        # A parameter that the model lists twice has two names.
-        if found is not None and not keep and (identity, name) not in pairs:
-            names[row] = plan.names[found]
-    return tuple(names), [None if found is None else plan.params[found] for found in rows]
+    names = distinct(stats.names) if keep else _named_by(plan, stats)
+    params = dict(zip(plan.identities, plan.params))
+    return tuple(names), [params.get(identity) for identity in stats._identities]
+
+
+def _named_by(plan: ParameterPlan, stats: GradStats) -> list[str]:
+    """The model's names for its own parameters; the others' are told apart from all of these."""
+    mine = distinct(plan.names)
+    free: dict[int, list[str]] = {}  # a parameter that the model lists twice has two names
+    for name, identity in zip(mine, plan.identities):
+        free.setdefault(identity, []).append(name)
+    names: dict[int, str] = {}
+    rows = list(enumerate(zip(stats.names, stats._identities)))
+    for row, (name, identity) in rows:
+        if name in free.get(identity, ()):
+            free[identity].remove(name)
+            names[row] = name
+    for row, (_, identity) in rows:
+        if row not in names and free.get(identity):
+            names[row] = free[identity].pop(0)
+    others = [row for row, _ in rows if row not in names]
+    names.update(zip(others, distinct([*mine, *(stats.names[row] for row in others)])[len(mine) :]))
+    return [names[row] for row, _ in rows]
 
 
 def _numbered(names: Sequence[str]) -> bool:
@@ -93,7 +110,7 @@ def layout_of(
     model: torch.nn.Module | None,
     optimizer: torch.optim.Optimizer | None,
 ) -> Layout:
-    """The layout of statistics with these names; with details, if all parameters are known."""
+    """The layout of statistics with these names; with details of the parameters that are known."""
     groups = (
         {}
         if optimizer is None
@@ -101,19 +118,15 @@ def layout_of(
     )
     kinds = _module_kinds(model)
     details: dict[str, list[Any]] = {}
-    known = [p for p in params if p is not None]
-    if len(known) == len(names):
+    if any(p is not None for p in params):
         details = {
-            "shape": [list(p.shape) for p in known],
-            "dtype": [str(p.dtype).removeprefix("torch.") for p in known],
-            "trainable": [p.requires_grad for p in known],
-            "group": [groups.get(id(p), -1) for p in known],
-            "kind": [kinds.get(id(p), "") for p in known],
+            "shape": [p if p is None else list(p.shape) for p in params],
+            "dtype": [p if p is None else str(p.dtype).removeprefix("torch.") for p in params],
+            "trainable": [p if p is None else p.requires_grad for p in params],
+            "group": [p if p is None else groups.get(id(p), -1) for p in params],
+            "kind": [p if p is None else kinds.get(id(p), "") for p in params],
         }
-    # What is written is read again only where no name stands twice.
-    return Layout(
-        tuple(distinct(names)), np.array(numel, dtype=np.int64), np.array(first, dtype=np.int64), details
-    )
+    return Layout(names, np.array(numel, dtype=np.int64), np.array(first, dtype=np.int64), details)
 
 
 def _module_kinds(model: torch.nn.Module | None) -> dict[int, str]:

@@ -16,9 +16,9 @@ from gradkern.monitor.arguments import (
     PHASE_SAID,
     as_count,
     as_loss,
+    as_optimizer,
     as_rates,
     as_step,
-    check_optimizer,
     check_said,
     run_folder,
 )
@@ -47,7 +47,8 @@ class GradMonitor:
         model: a Module (looked at again when its parameters change), (name, Parameter) pairs or
             Parameters; its wrappers (DDP, FSDP, torch.compile) leave no trace in the names.
         optimizer: for the learning rates, and for weight norms and update ratios (two hooks around
-            its step). Without it those are not recorded.
+            its step; of a wrapper like Accelerate's, around that of the one within). Without it those
+            are not recorded.
         run_dir: folder of the run, made if it is not there; a run that is there is gone on with.
             By default a new one under ``gradkern-runs/``, named after the second.
         every: record each `every`-th optimizer step.
@@ -75,8 +76,9 @@ class GradMonitor:
     Raises:
         HistoryError: the folder cannot be written, holds a damaged or foreign file (whose content is
             left as it is), or is being recorded to by another monitor.
-        TypeError: `optimizer` is not a torch optimizer.
-        RuntimeError: of a sharded model: another rank could not open its folder.
+        TypeError: `optimizer` is not a torch optimizer, `sinks` no list of sinks.
+        ValueError: a sink is in use by another monitor.
+        RuntimeError: a sink cannot be opened; of a sharded model: another rank could not open its folder.
 
     Notes:
         Of a model with DTensors, building it is a small collective over the default group: every rank
@@ -103,7 +105,7 @@ class GradMonitor:
         update_every = as_count("update_every", update_every, 0)
         self._histogram_every = as_count("histogram_every", histogram_every, 0)
         self._count_zeros = count_zeros
-        check_optimizer(optimizer)
+        optimizer = as_optimizer(optimizer)
         self._plan = ParameterPlan("GradMonitor", model)
         self._optimizer = optimizer
         self._norm_type: float | None = None
@@ -131,15 +133,19 @@ class GradMonitor:
     def _start(self, meta: dict[str, Any], sinks: Iterable[Sink | str], update_every: int) -> None:
         feed = _feed(sinks)
         self._lock = lock.RunLock(self.run_dir)
+        recorder = None
         try:
-            self._recorder = Recorder(self.run_dir, meta, feed)
+            recorder = Recorder(self.run_dir, meta, feed)
+            # An optimizer keeps its hooks alive, and must not keep the monitor.
+            self._occasional = Occasional(
+                self._optimizer, self._plan, self._layouts, update_every, self._pool, recorder.submit
+            )
         except BaseException:
+            if recorder is not None:
+                recorder.close()
             self._lock.release()
             raise
-        self._step = self._recorder.last_step or 0
-        self._occasional = Occasional(  # an optimizer keeps its hooks alive, and must not keep the monitor
-            self._optimizer, self._plan, self._layouts, update_every, self._pool, self._recorder.submit
-        )
+        self._recorder, self._step = recorder, recorder.last_step or 0
         follow(self)
 
     # ---- recording ----

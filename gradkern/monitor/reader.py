@@ -128,12 +128,21 @@ class HistoryReader:
 
     @property
     def repeated(self) -> frozenset[int]:
-        """Columns of parameters that have an earlier column, too: listed twice, under two names."""
-        return frozenset(
-            int(layout.columns[row])
-            for layout in self._layouts.values()
-            for row in np.flatnonzero(layout.first != np.arange(len(layout.first)))
-        )
+        """Columns of parameters that always had an earlier column, too: listed twice, under two names."""
+        twice, once = set[int](), set[int]()
+        for layout in self._layouts.values():
+            twice.update(layout.columns[layout.repeats].tolist())
+            once.update(layout.columns[~layout.repeats].tolist())
+        return frozenset(twice - once)
+
+    @property
+    def repeats(self) -> NDArray[np.bool_]:
+        """[T, N] whether the parameter had an earlier column at that step."""
+        found = np.zeros((len(self), len(self._names)), dtype=bool)
+        for number, layout in self._layouts.items():
+            if layout.repeats.any():
+                found[np.ix_(self._column("layout") == number, layout.columns[layout.repeats])] = True
+        return found
 
     @property
     @names_file

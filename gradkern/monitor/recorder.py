@@ -62,7 +62,11 @@ class Recorder:
         self.lost = 0
         self.record_seconds: deque[float] = deque(maxlen=100)
         self._feed = feed
-        feed.open(folder)
+        try:
+            feed.open(folder)
+        except BaseException:
+            self._writer.close()
+            raise
         self._queue: deque[Capture] = deque()
         self._rows: list[Row] = []
         self._row_bytes = 0

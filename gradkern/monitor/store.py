@@ -77,6 +77,17 @@ class HistoryError(RuntimeError):
     """A run's file cannot be read or written; the message names the file."""
 
 
+def ranks_in_words(folder: Path) -> str:
+    """That the runs are in folders below this one, each rank's in its own; empty if it is not so."""
+    found = sorted(
+        (file.parent.name for file in folder.glob(f"rank*/{DATABASE}")), key=lambda name: (len(name), name)
+    )
+    if not found:
+        return ""
+    more = f", … ({len(found)} in all)" if len(found) > 4 else ""
+    return f"Each rank has a run of its own in there, to be given as RUN: {', '.join(found[:4])}{more}."
+
+
 def _explain(error: sqlite3.Error, file: Path, operation: str) -> str:
     text = str(error)
     if "not a database" in text or "malformed" in text:

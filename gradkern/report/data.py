@@ -91,7 +91,7 @@ class Run:
     def ratio_bands(self) -> dict[str, F64] | None:
         """Tenth, median, nine tenths and largest of the update ratios over parameters, one each a bin."""
         matrix = self.matrices.get("ratio")
-        if matrix is None or not len(matrix.first):
+        if matrix is None or not matrix.values.size:
             return None
         values = np.where(np.isfinite(matrix.values) & ~matrix.bad, matrix.values, np.nan).astype(np.float64)
         empty = np.isnan(values).all(axis=0)

@@ -199,7 +199,7 @@ def plot_depth_profile(run: Source, steps: Sequence[int] | None = None, ax: Axes
         return figure
     if steps is None:
         steps = [int(matrix.first[i]) for i in (0, len(matrix.first) // 2, len(matrix.first) - 1)]
-    size = max(1.0, min(5.0, 300 / len(data.names)))
+    size = max(1.0, min(5.0, 300 / max(1, len(data.names))))
     for step in dict.fromkeys(steps):
         column = max(0, int(np.searchsorted(matrix.first, step, side="right")) - 1)
         values = np.where(matrix.bad[:, column], np.nan, matrix.values[:, column])

@@ -119,6 +119,5 @@ def _no_columns(rows: int) -> Matrix:
 def _weights(history: History) -> I64:
     """Elements of each parameter, 0 for one that is another under a second name."""
     numel = history.numel.copy()
-    for layout in history.layouts.values():
-        numel[layout.columns[layout.first != np.arange(len(layout.names))]] = 0
+    numel[list(history.repeated)] = 0
     return numel

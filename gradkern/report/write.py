@@ -19,7 +19,8 @@ def write_report(run: Source, path: str | os.PathLike[str] | None = None) -> Pat
 
     Args:
         run: a History, or the folder of a run; it may still be recorded.
-        path: the file, or a folder for a ``report.html``; the folder of the run if None.
+        path: the file, or a folder (one that is there, or a text that ends with a slash) for a
+            ``report.html``; the folder of the run if None.
 
     Returns:
         The path written.
@@ -30,7 +31,7 @@ def write_report(run: Source, path: str | os.PathLike[str] | None = None) -> Pat
     """
     data = load(run)
     target = Path(path if path is not None else data.folder or ".")
-    if path is None or target.is_dir():
+    if path is None or os.fspath(path).endswith(("/", os.sep)) or target.is_dir():
         target /= "report.html"
     html.write(payload(data), target)
     return target

@@ -32,8 +32,14 @@ __all__ = ["JsonlSink", "MlflowSink", "Sink", "TensorBoardSink", "WandbSink", "m
 
 
 def make_sinks(sinks: Iterable[Sink | str]) -> list[Sink]:
-    """Sinks, with names ("jsonl", "tensorboard", "wandb", "mlflow") turned into sinks with defaults."""
+    """Sinks, with names ("jsonl", "tensorboard", "wandb", "mlflow") turned into sinks with defaults.
+
+    Raises:
+        TypeError: `sinks` is no list of sinks and names.
+    """
     made: list[Sink] = []
+    if not isinstance(sinks, Iterable):
+        raise TypeError(f"[GradMonitor] sinks: expected a list of sinks, got {sinks!r}")
     for index, sink in enumerate([sinks] if isinstance(sinks, str) else sinks):
         if isinstance(sink, str) and sink in _SHORT:
             made.append(getattr(import_module(f"{__name__}.{sink}"), _SHORT[sink])())

@@ -29,8 +29,10 @@ class Sink:
     """Where a monitor sends its numbers besides the history. Called from the monitor's own thread.
 
     Args:
-        every: send each `every`-th step of the optimizer; where that one was not recorded, the next
-            that was. Update ratios, rare already, are all sent (``GradMonitor(update_every=)``).
+        every: send the steps whose number is a multiple of `every`; where one was passed without
+            being recorded, the next that was (not before the first step that this monitor records).
+            A step that is recorded again is sent again. Update ratios, rare already, are all sent
+            (``GradMonitor(update_every=)``).
         top: how many parameters with the largest rms, and how many with the smallest, are sent by
             themselves (by update ratio, if one comes before the first step that is sent). A
             parameter once sent is sent from then on; at most ``4 * top`` ever are.
@@ -44,6 +46,8 @@ class Sink:
     called ``grad_norm_after_clip``, ``grad_rms_after_clip``; those of which nobody said anything
     (`record` measured them, without ``after_clip=``) ``grad_norm_measured``, ``grad_rms_measured``.
     """
+
+    _in_use = False  # by a monitor
 
     def __init__(
         self, *, every: int = 1, top: int = 8, all_params: bool = False, heatmap_every: int = 100
@@ -77,7 +81,8 @@ class _Selection:
         self.clipped: deque[bool] = deque(maxlen=CLIP_WINDOW)
         self.tracked: dict[str, None] = {}
         self.heatmap = Heatmap()
-        self.stretch = 0
+        self.last: int | None = None
+        self.due = False
         self.sent = 0
 
     def add_step(self, row: StepRow) -> None:
@@ -107,9 +112,12 @@ class _Selection:
             self.sink.log(row.step, time.time(), ratios)
 
     def _due(self, step: int) -> bool:
-        """Whether a multiple of `every` was reached or passed since the last recorded step."""
-        before, self.stretch = self.stretch, step // self.sink.every
-        return self.stretch != before
+        """Whether the step is a multiple of `every`, or the first recorded behind one."""
+        before, self.last = self.last, step
+        if step != before:  # one recorded again is due as it was
+            passed = before is not None and step // self.sink.every > before // self.sink.every
+            self.due = passed or step % self.sink.every == 0
+        return self.due
 
     def _values(self, row: StepRow, rms: NDArray[Any]) -> dict[str, float]:
         ending = ENDINGS[row.phase]
@@ -149,6 +157,19 @@ class _Selection:
         return [at[name] for name in self.tracked if name in at]
 
 
+def _open(sink: Sink, run_dir: Path) -> None:
+    name = type(sink).__name__
+    if sink._in_use:
+        raise ValueError(
+            f"[GradMonitor] sinks: expected a sink for each monitor, got a {name} that is in use already"
+        )
+    try:
+        sink.open(run_dir)
+    except Exception as error:
+        raise RuntimeError(f"[GradMonitor] sinks: {name}.open() failed: {error!r}") from error
+    sink._in_use = True
+
+
 class SinkFeed:
     """All sinks of a monitor. One that fails is left out from then on; the others go on."""
 
@@ -156,9 +177,20 @@ class SinkFeed:
         self._selections = [_Selection(sink) for sink in sinks]
 
     def open(self, run_dir: Path) -> None:
-        """Before anything is sent; what a sink raises here is not caught."""
-        for selection in self._selections:
-            selection.sink.open(run_dir)
+        """Before anything is sent.
+
+        Raises:
+            RuntimeError: a sink cannot be opened; those before it are closed.
+            ValueError: a sink is in use already.
+        """
+        wanted, self._selections = self._selections, []
+        try:
+            for selection in wanted:
+                _open(selection.sink, run_dir)
+                self._selections.append(selection)
+        except BaseException:
+            self.close()  # those before it
+            raise
 
     def send(self, rows: Sequence[Row]) -> list[str]:
         """Committed rows to every sink; returns what is to be warned of."""
@@ -172,6 +204,7 @@ class SinkFeed:
                         selection.add_weights(row)
             except Exception as error:  # somebody else's package, somebody else's network
                 self._selections.remove(selection)
+                selection.sink._in_use = False
                 problems.append(
                     f"[GradMonitor] {type(selection.sink).__name__} failed and is left out from now on: "
                     f"{error!r}. The history goes on."
@@ -180,6 +213,7 @@ class SinkFeed:
 
     def close(self) -> None:
         for selection in self._selections:
+            selection.sink._in_use = False
             try:
                 if selection.sink.heatmap_every and selection.sent % selection.sink.heatmap_every:
                     selection.sink.image(

@@ -14,8 +14,12 @@ from gradkern.sinks.base import Sink
 class TensorBoardSink(Sink):
     """Scalars and the heatmap as TensorBoard events, in ``RUN/tensorboard`` unless told otherwise.
 
+    Where a run goes back to an earlier step, TensorBoard is told to drop what that folder has from
+    that step on; write nothing of your own to it.
+
     Args:
-        log_dir: the folder of the event files.
+        log_dir: the folder of the event files. It may hold events of yours, so nothing is dropped there:
+            after going back a curve then has both.
         options: as in `Sink`.
 
     Raises:
@@ -26,14 +30,25 @@ class TensorBoardSink(Sink):
         super().__init__(**options)
         who = "TensorBoardSink"
         self._writers = need("torch.utils.tensorboard", "tensorboard", "tensorboard", who)
+        self._events = need("tensorboard.compat.proto.event_pb2", "tensorboard", "tensorboard", who)
         self._protos = need("tensorboard.compat.proto.summary_pb2", "tensorboard", "tensorboard", who)
         self._log_dir = log_dir
         self._writer: Any = None
+        self._last: int | None = None
 
     def open(self, run_dir: Path) -> None:
         self._writer = self._writers.SummaryWriter(log_dir=str(self._log_dir or run_dir / "tensorboard"))
+        self._last = None
+
+    def _drop_from(self, step: int) -> None:
+        """As SummaryWriter does with `purge_step`, which has to be known when it is made."""
+        session = self._events.SessionLog(status=self._events.SessionLog.START)
+        self._writer.file_writer.add_event(self._events.Event(session_log=session), step)
 
     def log(self, step: int, time: float, values: dict[str, float]) -> None:
+        if self._log_dir is None and (self._last is None or step < self._last):
+            self._drop_from(step)
+        self._last = step
         summary = self._protos.Summary()
         for key, value in values.items():
             summary.value.add(tag=key, simple_value=value)

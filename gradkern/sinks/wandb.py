@@ -73,6 +73,7 @@ class WandbSink(Sink):
     def close(self) -> None:
         if self._own:
             self._run.finish()
+            self._run, self._own = None, False  # a later monitor gets a new one
 
     def _add(self, row: dict[str, Any]) -> None:
         if not self._steps_given and _steps_given(self._run):

@@ -66,13 +66,15 @@ class Snapshot:
     risen: Sequence[Ranked] = ()
     fallen: Sequence[Ranked] = ()
     throughput: str = ""
+    changes: tuple[int, int] = (0, 0)
+    """How often the file was opened, and the run went back to an earlier step."""
 
     def same_as(self, other: Snapshot) -> bool:
         """Whether the other would look the same."""
         return self._looks() == other._looks()
 
     def _looks(self) -> tuple[object, ...]:
-        return self.records, self.step, self.status, self.note
+        return self.records, self.step, self.status, self.note, self.changes
 
 
 class Watcher:
@@ -81,6 +83,8 @@ class Watcher:
     def __init__(self, run_dir: str | Path) -> None:
         self.run_dir = Path(run_dir)
         self._history: History | None = None
+        self._file: tuple[int, int] | None = None
+        self._opened = 0
         self._missing_at: float | None = None
 
     def take(self, wait: bool = True) -> Snapshot:
@@ -93,6 +97,7 @@ class Watcher:
             HistoryError: there is something else than a run (or nothing at all); names the file.
         """
         title = self.run_dir.resolve().name
+        self._let_go_if_replaced()
         if self._history is None:
             missing = self._missing() if wait else ""
             self._history = None if missing else self._open()
@@ -103,19 +108,33 @@ class Watcher:
         with store.reading(self._history.path, "watch"):
             return self._read(title, self._history)
 
+    def _let_go_if_replaced(self) -> None:
+        """A run that was deleted is waited for again, and one begun in its place is another."""
+        if self._history is None or _identity(self._history.path, self._file) == self._file:
+            return
+        self.close()
+        self._history = None
+        self._missing_at = time.monotonic()
+
     def _missing(self) -> str:
         """What is not there yet, in words."""
         if self.run_dir.exists() and (not self.run_dir.is_dir() or (self.run_dir / store.DATABASE).exists()):
             return ""
         self._missing_at = time.monotonic()
         where = visible(str(self.run_dir.absolute()))
+        ranks = visible(store.ranks_in_words(self.run_dir))
+        if ranks:
+            return f"no run, but those of ranks: {where}\n{ranks}"
         kind = "no run" if self.run_dir.exists() else "no such folder"
         return f"{kind} yet: {where}\nIt will be shown once a GradMonitor records to it."
 
     def _open(self) -> History | None:
         """None if the file has only just appeared: its monitor may not have put the tables into it."""
         try:
-            return History.open(self.run_dir)
+            self._file = _identity(self.run_dir / store.DATABASE if self.run_dir.is_dir() else self.run_dir)
+            history = History.open(self.run_dir)
+            self._opened += 1
+            return history
         except HistoryError:
             if self._missing_at is None or time.monotonic() - self._missing_at > _CREATION:
                 raise
@@ -159,7 +178,19 @@ class Watcher:
             risen=risen,
             fallen=fallen,
             throughput=_throughput(history),
+            changes=(self._opened, len(history.branch_rows)),
         )
+
+
+def _identity(file: Path, unknown: tuple[int, int] | None = None) -> tuple[int, int] | None:
+    """Which file stands there; None for none, `unknown` where that cannot be told (no network)."""
+    try:
+        found = file.stat()
+    except FileNotFoundError:
+        return None
+    except OSError:
+        return unknown
+    return found.st_dev, found.st_ino
 
 
 def _status(age: float, ended: bool) -> tuple[bool, str]:

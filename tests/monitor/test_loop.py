@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 import warnings
 from decimal import Decimal
 from fractions import Fraction
@@ -95,6 +96,67 @@ def test_a_learning_rate_that_is_no_number_is_nan(tmp_path, model):
             optimizer.param_groups[0]["lr"] = rate
             monitor.record()
         np.testing.assert_allclose(monitor.history().lr, [0.1, 0.2, 1.0, np.nan, np.nan], rtol=1e-6)
+
+
+def test_a_group_without_a_learning_rate_has_nan(tmp_path, model):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1))]})
+    del optimizer.param_groups[1]["lr"]
+    with GradMonitor(model, optimizer, tmp_path) as monitor:
+        monitor.record()
+        history = monitor.history()
+    assert len(history) == 1 and history.lr.tolist() == [0.1]
+    np.testing.assert_array_equal(history.lr_groups, [[0.1, np.nan]])
+
+
+class Wrapper(torch.optim.Optimizer):
+    """An optimizer by class only, as Accelerate's: `Optimizer.__init__` is never called."""
+
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+
+    @property
+    def param_groups(self):
+        return self.optimizer.param_groups
+
+    def step(self, closure=None):
+        self.optimizer.step(closure)
+
+
+def accelerated(optimizer):
+    pytest.importorskip("accelerate", reason="accelerate is not installed")
+    from accelerate.optimizer import AcceleratedOptimizer
+
+    return AcceleratedOptimizer(optimizer, device_placement=False)
+
+
+@pytest.mark.parametrize("wrap", [Wrapper, lambda o: Wrapper(Wrapper(o)), accelerated])
+def test_a_wrapped_optimizer_is_watched_by_the_one_within(tmp_path, model, wrap):
+    inner = torch.optim.SGD(model.parameters(), lr=0.1)
+    wrapped = wrap(inner)
+    with GradMonitor(model, wrapped, tmp_path, update_every=1) as monitor:
+        monitor.record()
+        wrapped.step()
+        history = monitor.history()
+    assert history.meta["optimizer"] == "SGD" and history.lr.tolist() == [0.1]
+    assert history.update_steps.tolist() == [1] and np.isfinite(history.update_ratio).any()
+    assert not inner._optimizer_step_pre_hooks
+
+
+def test_an_optimizer_that_takes_no_hook_leaves_nothing_behind(tmp_path, model):
+    class Broken(torch.optim.SGD):
+        def register_step_post_hook(self, hook):
+            raise AttributeError("no hooks")
+
+    with pytest.raises(TypeError, match=r"expected a torch.optim.Optimizer, got Wrapper"):
+        GradMonitor(model, Wrapper(None), tmp_path)
+    before = set(threading.enumerate())
+    with pytest.raises(AttributeError, match="no hooks"):
+        GradMonitor(model, Broken(model.parameters(), lr=0.1), tmp_path)
+    assert set(threading.enumerate()) == before
+    with GradMonitor(model, None, tmp_path) as monitor:
+        monitor.record()
+    assert len(History.open(tmp_path)) == 1
 
 
 # ---- before or after clipping, scaled or not ----

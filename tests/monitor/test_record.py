@@ -201,6 +201,19 @@ def test_shared_parameters_count_once(tmp_path):
     np.testing.assert_allclose(history.layers(0).l2_norm[0], [norms[0]], rtol=1e-6)
 
 
+def test_a_parameter_that_is_shared_no_more_counts_by_itself(tmp_path):
+    a, b = nn.Parameter(torch.ones(4)), nn.Parameter(torch.ones(4))
+    a.grad, b.grad = torch.ones(4), torch.full((4,), 3.0)
+    with GradMonitor([("a.weight", a), ("b.weight", a)], None, tmp_path) as monitor:
+        monitor.record()
+    with GradMonitor([("a.weight", a), ("b.weight", b)], None, tmp_path) as monitor:
+        monitor.record()
+        history = monitor.history()
+    np.testing.assert_allclose(history.layers().rms, [[1.0, np.nan], [1.0, 3.0]])
+    np.testing.assert_allclose(history.layers(0).l2_norm, [[2.0], [np.sqrt(40.0)]])
+    np.testing.assert_allclose(history.summary(10, depth=1).rms[1], [1.0, 3.0])
+
+
 def test_each_group_has_its_learning_rate(tmp_path, model):
     groups = [{"params": model[0].parameters()}, {"params": model[2].parameters(), "lr": 0.3}]
     optimizer = torch.optim.SGD(groups, lr=0.1)
@@ -265,6 +278,55 @@ def test_rows_get_the_name_of_their_very_parameter(tmp_path):
     with GradMonitor(given, None, tmp_path / "c") as monitor:  # knows no names itself
         monitor.record(GradClipper(model, 100.0).clip_())
         assert monitor.history().names == names
+
+
+def test_a_foreign_parameter_takes_no_name_of_the_model(tmp_path):
+    """One clipper over a generator and a discriminator, both with "0.weight", and a monitor of one."""
+    other, model = (nn.Sequential(nn.Linear(6, 6, bias=False)) for _ in range(2))
+    with torch.no_grad():
+        model[0].weight.fill_(1.0)
+    other[0].weight.grad, model[0].weight.grad = torch.full((6, 6), 100.0), torch.full((6, 6), 1.0)
+    both = GradClipper([*other.named_parameters(), *model.named_parameters()], 1e9)
+    optimizer = sgd(model, 1e-3)
+    with GradMonitor(model, optimizer, tmp_path / "a", update_every=1) as monitor:
+        monitor.record(gradkern.measure(other))  # the model's name is its own, even where it is not listed
+        monitor.record(both.clip_())
+        optimizer.step()
+        monitor.record()
+        history = monitor.history()
+    nan = float("nan")
+    assert history.names == ("0.weight (2)", "0.weight")
+    np.testing.assert_allclose(history.norm, [[600.0, nan], [600.0, 6.0], [nan, 6.0]])
+    np.testing.assert_allclose(history.update_ratio, [[nan, 1e-3]], rtol=1e-3)
+    mine, theirs = history.params["0.weight"], history.params["0.weight (2)"]
+    assert theirs == {"numel": 36}
+    assert (mine["kind"], mine["group"], mine["shape"]) == ("Linear", 0, [6, 6])
+    numbered = [nn.Parameter(torch.ones(4)) for _ in range(3)]
+    for i, p in enumerate(numbered):
+        p.grad = torch.full((4,), 10.0**i)
+    with GradMonitor(numbered[1:], None, tmp_path / "b") as monitor:
+        monitor.record(GradClipper(numbered, 1e9).clip_())
+        monitor.record()
+        history = monitor.history()
+    assert history.names == ("0 (2)", "0", "1")
+    np.testing.assert_allclose(history.norm, [[2.0, 20.0, 200.0], [nan, 20.0, 200.0]])
+
+
+def test_a_parameter_listed_twice_has_both_its_names(tmp_path):
+    a, b = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
+    a.grad, b.grad = torch.ones(3), torch.full((3,), 2.0)
+    with GradMonitor([("a", a), ("b", a), ("c", b)], None, tmp_path / "a") as monitor:
+        monitor.record(GradClipper([a, a, b], 1e9).clip_())
+        monitor.record(gradkern.measure([("x", b), ("b", a), ("y", a)]))
+        monitor.record()
+        history = monitor.history()
+    assert history.names == ("a", "b", "c") and len(np.unique(history.norm, axis=0)) == 1
+    with GradMonitor([("w", a), ("w", b), ("w (2)", a)], None, tmp_path / "b") as monitor:
+        monitor.record()
+        monitor.record(GradClipper([("w", b), ("w", a)], 1e9).clip_())
+        assert monitor.history().norm[:, :2].argmax(axis=1).tolist() == [1, 1]
+        assert monitor.history().names == ("w", "w (2)", "w (2) (2)")
+    GradMonitor([a], None, tmp_path / "b").close()
 
 
 def test_statistics_keep_no_parameter_alive_and_can_be_copied(model):

@@ -107,13 +107,30 @@ def test_every_nth_and_missing_gradients():
 
 def test_a_step_that_was_not_recorded_is_replaced_by_the_next(tmp_path):
     """Of every 10th step, or of steps that the caller numbers, few or none are multiples of 3."""
-    for steps, sent in ((range(10, 60, 10), [10, 20, 30, 40, 50]), (range(1, 12, 2), [3, 7, 9])):
+    for steps, sent in ((range(10, 60, 10), [20, 30, 40, 50]), (range(1, 12, 2), [3, 7, 9])):
         sink = Kept(every=3)
         fed(sink).send([step_row(s, [1.0, 2.0], layout(2)) for s in steps])
         assert [s for s, _ in sink.lines] == sent
+    sink = Kept(every=50)  # gone on with: 100 is not known to have been passed
+    fed(sink).send([step_row(s, [1.0, 2.0], layout(2)) for s in range(101, 160)])
+    assert [s for s, _ in sink.lines] == [150]
     sink = Kept(every=25)
     run(tmp_path, [sink], steps=60, every=10)
     assert [s for s, v in sink.lines if "grad_norm" in v] == [30, 50]
+
+
+def test_step_0_and_steps_recorded_again_are_sent():
+    for every, steps, sent in (
+        (1, [0, 1, 2], [0, 1, 2]),
+        (1, [1, 2, 2, 3], [1, 2, 2, 3]),
+        (10, range(31), [0, 10, 20, 30]),
+        (10, [*range(1, 21), *range(17, 31)], [10, 20, 20, 30]),
+        (3, [2, 4, 4, 5, 6, 6], [4, 4, 6, 6]),
+        (3, [2, 4, 2, 4], [4, 4]),
+    ):
+        sink = Kept(every=every)
+        fed(sink).send([step_row(s, [1.0, 2.0], layout(2)) for s in steps])
+        assert [s for s, _ in sink.lines] == sent, (every, steps)
 
 
 @pytest.mark.parametrize("records_first", [True, False])
@@ -143,11 +160,42 @@ def test_a_sink_that_fails_is_left_out_and_named(tmp_path):
     assert {step for step, _ in good.lines} == set(range(1, 13))
 
 
-def test_arguments_are_checked():
+def test_arguments_are_checked(tmp_path):
     with pytest.raises(ValueError, match=r"\[JsonlSink\] every: expected at least 1, got 0"):
         JsonlSink(every=0)
     with pytest.raises(TypeError, match=r"sinks\[1\]: expected a Sink or one of jsonl, .*, got 'wandbb'"):
         make_sinks(["jsonl", "wandbb"])
+    for wrong in (None, JsonlSink(), 3):
+        with pytest.raises(TypeError, match=r"\[GradMonitor\] sinks: expected a list of sinks, got "):
+            GradMonitor(small_model(), None, tmp_path, sinks=wrong)
+    GradMonitor(small_model(), None, tmp_path).close()
+
+
+def test_a_sink_that_cannot_be_opened_is_named_and_the_others_are_closed(tmp_path):
+    class Bad(Kept):
+        def open(self, run_dir):
+            raise ConnectionError("no network")
+
+    first = Kept()
+    with pytest.raises(
+        RuntimeError, match=r"\[GradMonitor\] sinks: Bad.open\(\) failed: ConnectionError\('no network'\)"
+    ):
+        GradMonitor(small_model(), None, tmp_path / "run", sinks=[first, Bad()])
+    assert first.closed
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [".lock", "history.db"]
+    run(tmp_path, [first])  # both are free again
+    assert first.lines
+
+
+def test_a_sink_is_for_one_monitor_at_a_time(tmp_path):
+    sink = JsonlSink()
+    with (
+        GradMonitor(small_model(), None, tmp_path / "a", sinks=[sink]),
+        pytest.raises(ValueError, match=r"sinks: expected a sink for each monitor, got a JsonlSink that is"),
+    ):
+        GradMonitor(small_model(), None, tmp_path / "b", sinks=[sink])
+    run(tmp_path, [sink])
+    assert (tmp_path / "run" / "metrics.jsonl").read_text()
 
 
 def test_json_lines(tmp_path):
@@ -242,6 +290,28 @@ def test_tensorboard(tmp_path):
     assert decode_png(pictures[0].encoded_image_string).shape == (pictures[0].height, pictures[0].width, 3)
 
 
+@pytest.mark.parametrize("place", [None, "mine"])
+def test_tensorboard_drops_what_was_replaced_in_its_own_folder(tmp_path, place):
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    from gradkern.sinks import TensorBoardSink
+
+    where = layout(2)
+    folder = tmp_path / (place or "tensorboard")
+    for steps in ([*range(1, 9), *range(5, 8)], range(4, 6)):  # back in one session, and in the next
+        feed = SinkFeed([TensorBoardSink(place and folder, heatmap_every=0)])
+        feed.open(tmp_path)
+        feed.send([step_row(s, [1.0, 2.0], where) for s in steps])
+        feed.close()
+        time.sleep(1.01 - time.time() % 1)  # files are read in the order of their names, which hold seconds
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    dropped = [1, 2, 3, 4, 5]
+    both = [*range(1, 9), *range(5, 8), 4, 5]
+    assert [e.step for e in events.Scalars("grad_norm")] == (both if place else dropped)
+
+
 def wandb_records(content: bytes):
     """Records of a .wandb file: seven bytes, then LevelDB's log format in blocks of 32 KiB."""
     assert content[:4] == b":W&B"
@@ -297,6 +367,16 @@ def test_wandb_offline(tmp_path, wandb):
     assert any(key.startswith("grad_rms_heatmap") for key in keys), sorted(keys)
     assert {"clip/coef", "clip/rate", "grad_rms/0.weight", "gradkern/loss", "gradkern/lr"} <= keys
     assert [row["grad_step"] for row in rows if "update_ratio/0.weight" in row] == [1, 5, 10]
+
+
+def test_a_wandb_sink_used_again_has_another_run(tmp_path, wandb):
+    from gradkern.sinks import WandbSink
+
+    sink = WandbSink(init={"project": "gradkern-test"}, heatmap_every=0)
+    for name in ("a", "b"):
+        (tmp_path / name / "run").mkdir(parents=True)
+        run(tmp_path / name, [sink], steps=3)
+        assert [r["grad_step"] for r in wandb_rows(tmp_path / name) if "grad_norm" in r] == [1, 2, 3]
 
 
 def test_wandb_beside_the_rows_of_the_user(tmp_path, wandb):

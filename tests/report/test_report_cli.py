@@ -50,6 +50,17 @@ def test_a_run_that_is_not_there(
 
 
 @pytest.mark.parametrize("command", ["watch", "report"])
+def test_runs_of_ranks_are_pointed_at(
+    recorded: Make, command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for rank in range(2):
+        recorded(name=f"run/rank{rank}", steps=3)
+    assert main([command, str(tmp_path / "run")]) == 2
+    hint = capsys.readouterr().err.splitlines()[1]
+    assert hint == "Each rank has a run of its own in there, to be given as RUN: rank0, rank1."
+
+
+@pytest.mark.parametrize("command", ["watch", "report"])
 @pytest.mark.parametrize(
     "content", [b"", b"not a database at all" * 10, b"SQLite format 3\0" + b"\xff" * 300]
 )
@@ -76,6 +87,18 @@ def test_a_truncated_run_is_an_error(recorded: Make, capsys: pytest.CaptureFixtu
 def test_a_report_into_a_folder(recorded: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(recorded()), "-o", str(tmp_path)]) == 0
     assert capsys.readouterr().out.startswith(f"{tmp_path / 'report.html'} (")
+
+
+def test_a_path_that_ends_with_a_slash_is_a_folder(
+    recorded: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "new"
+    assert main(["report", str(recorded()), "-o", f"{target}/"]) == 2
+    assert f"cannot write {target / 'report.html'}: No such file" in capsys.readouterr().err
+    assert not target.exists()
+    target.mkdir()
+    assert main(["report", str(recorded()), "-o", f"{target}/"]) == 0
+    assert (target / "report.html").exists()
 
 
 @pytest.mark.parametrize("place", ["missing/r.html", "file/r.html", "full"])

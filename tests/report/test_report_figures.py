@@ -17,7 +17,9 @@ Make = Callable[..., Path]
 
 
 @pytest.mark.parametrize("name", list(FIGURES))
-@pytest.mark.parametrize("options", [{}, {"steps": 0}, {"steps": 1}, {"all_nan": True}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"steps": 0}, {"steps": 1}, {"all_nan": True}, {"names": ()}], ids=str
+)
 def test_every_figure_draws_every_kind_of_run(recorded: Make, name: str, options: dict[str, object]) -> None:
     figure = FIGURES[name](recorded(**options))
     assert isinstance(figure, Figure)

@@ -7,6 +7,7 @@ import math
 import os
 import pty
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -198,6 +199,51 @@ def test_a_watcher_sees_what_is_added(recorded: Make, tmp_path: Path) -> None:
     first = watcher.take()
     assert first.records == 10
     assert watcher.take().same_as(first)
+
+
+def test_a_watcher_follows_a_run_that_goes_back_and_one_that_is_begun_again(tmp_path: Path) -> None:
+    folder, layout = tmp_path / "run", Layout(("w",), np.array([4]), np.array([0]))
+
+    def row(step: int, norm: float = 1.0) -> StepRow:
+        values, bad = np.full(1, norm, np.float32), np.array([int(math.isnan(norm))])
+        return StepRow(step, time.time(), layout, values, values, norm, nonfinite=bad)
+
+    writer = HistoryWriter(folder, {"closed": None})
+    writer.write([row(1), row(2), row(3, math.nan)])
+    watcher = Watcher(folder)
+    first = watcher.take()
+    assert first.offender is not None
+    assert first.offender.step == 3
+    writer.write([row(2), row(3)])
+    second = watcher.take()
+    assert second.offender is None
+    assert second.nonfinite_steps == 0
+    writer.write([row(3, 50.0)])
+    third = watcher.take()
+    assert third.total_norm == 50.0
+    assert not third.same_as(second)
+    assert watcher.take().same_as(third)
+    writer.close()
+    shutil.rmtree(folder)
+    assert watcher.take().status == "waiting for the run to begin"
+    for _ in range(2):  # seen to be away, and replaced between two looks
+        writer = HistoryWriter(folder, {"closed": None})
+        writer.write([row(2), row(3, 50.0)])
+        again = watcher.take()
+        assert again.records == 2
+        assert not again.same_as(third)
+        third = again
+        writer.close()
+        folder.rename(tmp_path / f"old-{again.changes[0]}")
+    watcher.close()
+
+
+def test_a_watcher_of_the_folder_above_those_of_ranks_says_so(tmp_path: Path) -> None:
+    for rank in (0, 1, 2, 3, 10):
+        HistoryWriter(tmp_path / f"rank{rank}", {}).close()
+    snapshot = Watcher(tmp_path).take()
+    assert "to be given as RUN: rank0, rank1, rank2, rank3, … (5 in all)." in snapshot.note
+    assert "will be shown" not in snapshot.note
 
 
 def test_a_watcher_forgets_what_a_branch_replaced(recorded: Make) -> None:
