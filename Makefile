@@ -41,7 +41,7 @@ $(READY): constraints.txt pyproject.toml
 	$(PY) -m pip install $(PIP_FLAGS) --no-compile -c constraints.txt torch==2.13.0
 	$(PY) -m pip install $(PIP_FLAGS) --no-compile -c constraints.txt numpy pybind11 cmake ninja setuptools wheel \
 	    pytest pytest-timeout pytest-xdist hypothesis expecttest matplotlib ruff mypy \
-	    rich pandas pyarrow tensorboard wandb mlflow-skinny
+	    rich pandas pyarrow tensorboard wandb mlflow-skinny accelerate
 	-cd $(VENV)/lib/python*/site-packages && $(abspath $(PY)) -m compileall -q -j 0 torch numpy sympy >/dev/null
 	touch $@
 endif

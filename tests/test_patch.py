@@ -77,3 +77,13 @@ def test_fallback_does_not_come_back_here():
     with gradkern.patched_torch(), FakeTensorMode():
         params = parameters([torch.ones(3)])
         assert torch.nn.utils.clip_grad_norm_(params, 1.0).shape == ()
+
+
+def test_a_loop_that_accelerate_owns_is_reached():
+    accelerate = pytest.importorskip("accelerate", reason="accelerate is not installed")
+    accelerator = accelerate.Accelerator(cpu=True)
+    (param,) = parameters([torch.full((100,), 1e20)])
+    with gradkern.patched_torch():
+        total = accelerator.clip_grad_norm_([param], 1.0)
+    assert total.item() == pytest.approx(1e21)
+    assert param.grad.norm().item() == pytest.approx(1.0)
