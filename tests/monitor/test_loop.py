@@ -124,10 +124,8 @@ class Wrapper(torch.optim.Optimizer):
 
 
 def accelerated(optimizer):
-    pytest.importorskip("accelerate", reason="accelerate is not installed")
-    from accelerate.optimizer import AcceleratedOptimizer
-
-    return AcceleratedOptimizer(optimizer, device_placement=False)
+    accelerate = pytest.importorskip("accelerate", reason="accelerate is not installed")
+    return accelerate.Accelerator(cpu=True).prepare_optimizer(optimizer)
 
 
 @pytest.mark.parametrize("wrap", [Wrapper, lambda o: Wrapper(Wrapper(o)), accelerated])
