@@ -503,3 +503,20 @@ def test_a_zero_tensor_is_torchs_to_handle():
     (param,) = parameters([torch.ones(3)])
     param.grad = torch._efficientzerotensor((3,))
     assert gradkern.get_total_norm([param.grad]).item() == 0.0
+
+
+def test_an_unwritten_clone_listed_twice_is_one_gradient():
+    (param,) = parameters([torch.ones(1000)])
+    param.grad = torch._lazy_clone(base := torch.ones(1000))
+    total = gradkern.clip_grad_norm_([param, param], 1.0)
+    assert total.item() == pytest.approx(1000**0.5)
+    torch.testing.assert_close(param.grad, torch.full((1000,), 1000**-0.5))
+    assert torch.equal(base, torch.ones(1000))
+
+
+def test_overlapping_views_of_an_unwritten_clone_leave_its_origin_alone():
+    base = torch.ones(10)
+    clone = torch._lazy_clone(base)
+    gradkern.clip_grad_norm_(parameters([clone[:7], clone[3:]]), 1.0)
+    assert torch.equal(base, torch.ones(10))
+    torch.testing.assert_close(clone, torch.full((10,), 14**-0.5))

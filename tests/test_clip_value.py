@@ -104,3 +104,18 @@ def test_overlapping_views():
 def test_nothing_to_do():
     assert gradkern.clip_grad_value_([], 1.0) is None
     assert gradkern.clip_grad_value_(parameters([None, torch.zeros(0)]), 1.0) is None
+
+
+@pytest.mark.parametrize(
+    "limit", [0.1, 1.0, 65504.0, 65519.0, 65520.0, 3e38, math.inf, 2.0**-24, 2.0**-25, 0.0, -0.0, -1.0]
+)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_every_number_of_16_bits(dtype, limit):
+    old = torch.arange(-(2**15), 2**15).to(torch.int16).view(dtype)
+    (param,) = parameters([old.clone()])
+    gradkern.clip_grad_value_([param], limit)
+    bound = torch.tensor(limit, dtype=torch.float32).double()
+    want = torch.minimum(torch.maximum(old.double(), -bound), bound).to(dtype)
+    numbers = ~old.isnan()
+    assert torch.equal(param.grad[numbers], want[numbers])
+    assert torch.equal(param.grad[~numbers].view(torch.int16), old[~numbers].view(torch.int16))

@@ -210,7 +210,7 @@ void on_each(const std::vector<DeviceList>& lists, const Launch& launch) {
 template <class Launch>
 void write(const CallSite& site, const GradList& grads, const Prepared& prepared,
            const std::vector<DeviceList>& lists, const Launch& launch) {
-  const bool in_place = prepared.staged.empty() && !prepared.maybe_overlapping;
+  const bool in_place = writable_in_place(prepared);
   const Prepared writable = in_place ? Prepared{} : prepare_for_write(site, grads, prepared);
   if (prepared.staged.empty() && writable.staged.empty()) {  // views that turned out to be disjoint, too
     on_each(lists, launch);

@@ -113,7 +113,7 @@ std::string offenders(const CallSite& site, const std::vector<Partial>& partials
 void apply(const CallSite& site, const GradList& grads, const Prepared& prepared,
            const ClipDecision& decision) {
   if (decision.action == ClipAction::kNone) return;
-  const bool in_place = prepared.staged.empty() && !prepared.maybe_overlapping;
+  const bool in_place = writable_in_place(prepared);
   const Prepared writable = in_place ? Prepared{} : prepare_for_write(site, grads, prepared);
   const Prepared& target = in_place ? prepared : writable;
   cpu::apply(ChunkPlan(target.refs.data(), int64_t(target.refs.size())), decision, intraop_pool());
@@ -199,7 +199,8 @@ void clip_value(const CallSite& site, const GradList& grads, double limit) {
   at::NoGradGuard no_grad;
   check_clampable(site, grads);
   if (cuda_backend::handles(grads)) return cuda_backend::clip_value(site, grads, limit);
-  const Prepared prepared = prepare_for_write(site, grads, prepare(site, grads));
+  Prepared prepared = prepare(site, grads);
+  if (!writable_in_place(prepared)) prepared = prepare_for_write(site, grads, prepared);
   const size_t count = grads.size();
   const std::unique_ptr<bool[]> changed(new bool[count]());
   cpu::clamp(ChunkPlan(prepared.refs.data(), int64_t(count)), limit, intraop_pool(), changed.get());

@@ -3,7 +3,6 @@
 
 #include <ATen/core/Tensor.h>
 
-
 #include "bindings/gradients.h"
 #include "core/clip.h"
 #include "core/norm.h"

@@ -9,7 +9,7 @@
 #include <c10/core/impl/COW.h>
 #include <c10/core/impl/TorchDispatchModeTLS.h>
 
-#include <algorithm>
+#include <deque>
 #include <utility>
 
 #include "bindings/cuda_backend.h"
@@ -64,6 +64,13 @@ at::Tensor dense_copy(const at::Tensor& values) {
 void set_staged(Prepared& prepared, size_t position, at::Tensor copy, at::Tensor target) {
   prepared.refs[position] = ref_of(copy);
   prepared.staged.push_back({std::move(copy), std::move(target), {}});
+}
+
+void set_written(Prepared& prepared, size_t position, const at::Tensor& memory) {
+  DType ignored;
+  prepared.refs[position] = {};
+  if (in_place_capable(memory, ignored)) prepared.refs[position] = ref_of(memory);
+  else set_staged(prepared, position, dense_copy(memory), memory);
 }
 
 /// Positions by data pointer: a table of list positions, open addressing.
@@ -129,30 +136,27 @@ at::Tensor element_offsets(const at::Tensor& g, int64_t before) {
   return all.as_strided(g.sizes(), g.strides(), 0).reshape({-1}).add(before);
 }
 
-/// What a write to a gradient writes to: a sparse one's values.
-at::Tensor written_of(const at::Tensor& g) { return g.is_sparse() ? g._values() : g; }
-
-/// Per position; undefined where there is nothing to write, or an earlier position does it.
-std::vector<at::Tensor> written_memory(const GradList& grads, const Prepared& prepared) {
-  std::vector<at::Tensor> memory(grads.size());
+/// What a write to each gradient writes to (a sparse one's values, kept in `values`); null where there is
+/// nothing to write, or an earlier position does it.
+Memory written_memory(const GradList& grads, const Prepared& prepared, std::deque<at::Tensor>& values) {
+  Memory memory(grads.size());
   for (size_t i = 0; i < grads.size(); ++i) {
     if (!grads[i].defined() || prepared.first[i] != int64_t(i)) continue;
-    at::Tensor written = written_of(grads[i]);
-    if (written.numel()) memory[i] = std::move(written);
+    const at::Tensor* written = grads[i].is_sparse() ? &values.emplace_back(grads[i]._values()) : &grads[i];
+    if (written->numel()) memory[i] = written;
   }
   return memory;
 }
 
 /// Several gradients over the same memory: the union of their elements, staged once, at the
 /// position of the first.
-void stage_union(const CallSite& site, const std::vector<at::Tensor>& memory_of,
-                 const std::vector<Interval>& cluster, Prepared& out) {
-  const at::Tensor& any = memory_of[cluster.front().position];
+void stage_union(const CallSite& site, const Memory& memory_of, Cluster cluster, Prepared& out) {
+  const at::Tensor& any = *memory_of[cluster.front().position];
   const uintptr_t origin = cluster.front().begin;  // the lowest: clusters are sorted
   uintptr_t end = origin;
   std::vector<at::Tensor> offsets;
   for (const Interval& member : cluster) {
-    const at::Tensor& g = memory_of[member.position];
+    const at::Tensor& g = *memory_of[member.position];
     GRADKERN_CHECK_VALUE(g.scalar_type() == any.scalar_type() && (member.begin - origin) % g.element_size() == 0,
                          site, int64_t(member.position), "expected gradients that overlap in memory to have ",
                          "one dtype and to start a whole number of elements apart, got ", g.scalar_type(), " over ",
@@ -216,6 +220,7 @@ Prepared prepare(const CallSite& site, const GradList& grads) {
     if (has_kernel_dtype(g.scalar_type(), dtype)) out.any_double |= is_double(dtype);
     if (g.numel() == 0) continue;
 
+    if (in_place) g.mutable_data_ptr();  // a clone gets its own memory now, not after its address was noted
     bool seen;
     const int64_t same = table.find_or_insert(
         identity(g), int64_t(i), [&](int64_t j) { return identity(grads[size_t(j)]); },
@@ -242,18 +247,19 @@ Prepared prepare_for_write(const CallSite& site, const GradList& grads, const Pr
   Prepared out;
   out.refs = prepared.refs;
   out.first = prepared.first;
-  const std::vector<at::Tensor> memory = written_memory(grads, prepared);
-  for (const std::vector<Interval>& cluster : clusters_of(memory)) {
-    if (!has_distinct_elements(memory, cluster)) {
+  std::deque<at::Tensor> values;
+  const Memory memory = written_memory(grads, prepared, values);
+  const std::vector<Interval> intervals = intervals_of(memory);
+  for (Cluster rest = intervals; !rest.empty();) {
+    const Cluster cluster = first_cluster(rest);
+    rest = rest.slice(cluster.size());
+    const size_t first = cluster.front().position;
+    if (cluster.size() == 1 && memory[first]->is_non_overlapping_and_dense()) {  // most are
+      set_written(out, first, *memory[first]);
+    } else if (has_distinct_elements(memory, cluster)) {
+      for (const Interval& member : cluster) set_written(out, member.position, *memory[member.position]);
+    } else {
       stage_union(site, memory, cluster, out);
-      continue;
-    }
-    for (const Interval& member : cluster) {
-      const at::Tensor& written = memory[member.position];
-      DType ignored;
-      out.refs[member.position] = {};
-      if (in_place_capable(written, ignored)) out.refs[member.position] = ref_of(written);
-      else set_staged(out, member.position, dense_copy(written), written);
     }
   }
   return out;

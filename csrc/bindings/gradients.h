@@ -40,8 +40,13 @@ struct Prepared {
 Prepared prepare(const CallSite& site, const GradList& grads);
 
 /// The list to write to: as prepared for reading, except that every memory location appears once.
-/// `prepared` can serve as it is unless it is staged or may overlap.
+/// `prepared` can serve as it is unless it is staged or may overlap: see `writable_in_place`.
 Prepared prepare_for_write(const CallSite& site, const GradList& grads, const Prepared& prepared);
+
+/// Whether what was prepared for reading can be written to as it is.
+inline bool writable_in_place(const Prepared& prepared) {
+  return prepared.staged.empty() && !prepared.maybe_overlapping;
+}
 
 /// Copies staged results back.
 void write_back(const Prepared& prepared);

@@ -14,10 +14,10 @@ struct Box {
   c10::SmallVector<int64_t, 6> first, last;  // per step
 };
 
-std::vector<int64_t> steps_of(const std::vector<at::Tensor>& tensors, const std::vector<Interval>& cluster) {
+std::vector<int64_t> steps_of(const Memory& tensors, Cluster cluster) {
   std::vector<int64_t> steps = {1};
   for (const Interval& member : cluster) {
-    const at::Tensor& t = tensors[member.position];
+    const at::Tensor& t = *tensors[member.position];
     for (int64_t d = 0; d < t.dim(); ++d)
       if (t.size(d) > 1) steps.push_back(t.stride(d));
   }
@@ -63,12 +63,15 @@ int64_t span_of(const at::Tensor& g) {
   return span;
 }
 
-std::vector<std::vector<Interval>> clusters_of(const std::vector<at::Tensor>& tensors) {
+std::vector<Interval> intervals_of(const Memory& tensors) {
   std::vector<Interval> intervals;
+  intervals.reserve(tensors.size());
   for (size_t i = 0; i < tensors.size(); ++i) {
-    if (!tensors[i].defined()) continue;
-    const auto begin = reinterpret_cast<uintptr_t>(tensors[i].const_data_ptr());
-    intervals.push_back({begin, begin + uintptr_t(span_of(tensors[i])) * tensors[i].element_size(), i});
+    if (!tensors[i]) continue;
+    const at::Tensor& t = *tensors[i];
+    const auto begin = reinterpret_cast<uintptr_t>(t.mutable_data_ptr());
+    const int64_t span = t.is_non_overlapping_and_dense() ? t.numel() : span_of(t);
+    intervals.push_back({begin, begin + uintptr_t(span) * t.element_size(), i});
   }
   const auto before = [](const Interval& a, const Interval& b) { return a.begin < b.begin; };
   // Views of one buffer (DDP's buckets, FSDP's) come in its order, or in reverse.
@@ -76,25 +79,26 @@ std::vector<std::vector<Interval>> clusters_of(const std::vector<at::Tensor>& te
     std::reverse(intervals.begin(), intervals.end());
   if (!std::is_sorted(intervals.begin(), intervals.end(), before))
     std::sort(intervals.begin(), intervals.end(), before);
-  std::vector<std::vector<Interval>> clusters;
-  uintptr_t reach = 0;
-  for (const Interval& interval : intervals) {
-    if (clusters.empty() || interval.begin >= reach) clusters.emplace_back();
-    clusters.back().push_back(interval);
-    reach = std::max(reach, interval.end);
-  }
-  return clusters;
+  return intervals;
 }
 
-bool has_distinct_elements(const std::vector<at::Tensor>& tensors, const std::vector<Interval>& cluster) {
+Cluster first_cluster(Cluster intervals) {
+  uintptr_t reach = intervals.front().end;
+  size_t count = 1;
+  for (; count < intervals.size() && intervals[count].begin < reach; ++count)
+    reach = std::max(reach, intervals[count].end);
+  return intervals.slice(0, count);
+}
+
+bool has_distinct_elements(const Memory& tensors, Cluster cluster) {
   constexpr size_t kPairwise = 1024;  // boxes are compared with one another
   if (cluster.size() > kPairwise) return false;
   const std::vector<int64_t> steps = steps_of(tensors, cluster);
-  const at::ScalarType type = tensors[cluster.front().position].scalar_type();
+  const at::ScalarType type = tensors[cluster.front().position]->scalar_type();
   const uintptr_t origin = cluster.front().begin;
   std::vector<Box> boxes;
   for (const Interval& member : cluster) {
-    const at::Tensor& t = tensors[member.position];
+    const at::Tensor& t = *tensors[member.position];
     const uintptr_t offset = member.begin - origin;
     if (t.scalar_type() != type || offset % t.element_size()) return false;
     const std::optional<Box> box = box_of(t, int64_t(offset / t.element_size()), steps);

@@ -16,11 +16,20 @@ struct Interval {
 /// How many elements lie between the first and the last of a strided tensor, both included.
 int64_t span_of(const at::Tensor& g);
 
-/// The defined tensors (strided, not empty), those whose intervals touch together, each cluster in the
-/// order of addresses.
-std::vector<std::vector<Interval>> clusters_of(const std::vector<at::Tensor>& tensors);
+/// Tensors to write (strided, not empty), or null.
+using Memory = std::vector<const at::Tensor*>;
+
+/// Intervals that touch one another, in the order of addresses.
+using Cluster = at::ArrayRef<Interval>;
+
+/// Of all the tensors, in the order of addresses. Tensors that share their memory until one of them is
+/// written (copy on write) part here.
+std::vector<Interval> intervals_of(const Memory& tensors);
+
+/// The cluster that a run of whole clusters begins with.
+Cluster first_cluster(Cluster intervals);
 
 /// Whether no two elements of a cluster share memory, as far as strides show it: "false" may be caution.
-bool has_distinct_elements(const std::vector<at::Tensor>& tensors, const std::vector<Interval>& cluster);
+bool has_distinct_elements(const Memory& tensors, Cluster cluster);
 
 }  // namespace gradkern

@@ -40,45 +40,54 @@ void scale_chunk(void* data, DType dtype, int64_t length, double coef) {
   }
 }
 
-template <class T>
-struct Arithmetic {
-  using Real = float;
-};
-template <>
-struct Arithmetic<double> {
-  using Real = double;
-};
-
-template <class T>
-GRADKERN_HD T clamp_one(T x, float limit) { return from_float<T>(clamped(to_float(x), limit)); }
-GRADKERN_HD double clamp_one(double x, double limit) { return clamped(x, limit); }
-
-template <class T>
-bool clamp_real(T* data, int64_t length, double limit) {
-  using Real = typename Arithmetic<T>::Real;
-  const Real bound = Real(limit);
+/// Blocks in which nothing lies outside are not written: no memory traffic. Elements are compared in
+/// vector lanes of their own width, which is why flags are not bools.
+template <class T, class Outside, class Clamp>
+bool clamp_blocks(T* data, int64_t length, const Outside& outside, const Clamp& clamp) {
   constexpr int64_t kBlock = 256;
   bool changed = false;
   for (int64_t begin = 0; begin < length; begin += kBlock) {
     const int64_t end = begin + kBlock < length ? begin + kBlock : length;
-    bool outside = false;
-    for (int64_t i = begin; i < end; ++i) {
-      const Real x = Real(double_of(data[i]));
-      outside |= (x > bound) | (x < -bound);
-    }
-    if (!outside) continue;  // no write, no memory traffic
+    decltype(outside(T())) any = 0;
+    for (int64_t i = begin; i < end; ++i) any |= outside(data[i]);
+    if (!any) continue;
     changed = true;
-    for (int64_t i = begin; i < end; ++i) data[i] = clamp_one(data[i], bound);
+    for (int64_t i = begin; i < end; ++i) data[i] = clamp(data[i]);
   }
   return changed;
 }
 
+template <class Flag, class Real>
+bool clamp_real(Real* data, int64_t length, Real limit) {
+  return clamp_blocks(
+      data, length, [=](Real x) { return Flag(fabs(x) > limit); }, [=](Real x) { return clamped(x, limit); });
+}
+
+/// Numbers of 16 bits are in the order of their bits, without the sign: no conversion.
+template <class T>
+bool clamp_16_bits(T* data, int64_t length, float limit) {
+  if (!(limit > 0))  // every number lies outside, and becomes one of two
+    return clamp_blocks(
+        data, length, [=](T x) { return int16_t(fabs(to_float(x)) > limit); },
+        [=](T x) { return fabs(to_float(x)) > limit ? from_float<T>(clamped(to_float(x), limit)) : x; });
+  const int16_t inf = int16_t(from_float<T>(float(infinity())).bits);
+  const int16_t edge = int16_t(from_float<T>(limit).bits);
+  const int16_t largest = to_float(T{uint16_t(edge)}) > limit ? edge - 1 : edge;  // that stays
+  const auto outside = [=](T x) {
+    const int16_t magnitude = int16_t(x.bits & 0x7fff);
+    return int16_t((magnitude > largest) & (magnitude <= inf));  // NaN stays
+  };
+  return clamp_blocks(data, length, outside, [=](T x) {
+    return outside(x) ? T{uint16_t((x.bits & 0x8000) | uint16_t(edge))} : x;
+  });
+}
+
 bool clamp_chunk(void* data, DType dtype, int64_t length, double limit) {
   switch (dtype) {
-    case DType::kFloat32: return clamp_real(static_cast<float*>(data), length, limit);
-    case DType::kBFloat16: return clamp_real(static_cast<BFloat16*>(data), length, limit);
-    case DType::kFloat16: return clamp_real(static_cast<Float16*>(data), length, limit);
-    case DType::kFloat64: return clamp_real(static_cast<double*>(data), length, limit);
+    case DType::kFloat32: return clamp_real<uint32_t>(static_cast<float*>(data), length, float(limit));
+    case DType::kBFloat16: return clamp_16_bits(static_cast<BFloat16*>(data), length, float(limit));
+    case DType::kFloat16: return clamp_16_bits(static_cast<Float16*>(data), length, float(limit));
+    case DType::kFloat64: return clamp_real<uint64_t>(static_cast<double*>(data), length, limit);
     case DType::kComplex64:
     case DType::kComplex128: break;  // no order on complex numbers; refused before
   }
