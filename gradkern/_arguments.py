@@ -87,6 +87,15 @@ def as_limit(operation: str, name: str, value: Any) -> Any:
     return as_number(operation, name, value)
 
 
+def innermost(optimizer: Any) -> Any:
+    """The optimizer that takes hooks and steps: some wrappers (Accelerate's) are one by class only, and have
+    theirs as `.optimizer`. None where there is none within."""
+    found = optimizer
+    while isinstance(found, torch.optim.Optimizer) and not hasattr(found, "_optimizer_step_pre_hooks"):
+        found = getattr(found, "optimizer", None)
+    return found
+
+
 def check_group(operation: str, name: str, group: Any) -> None:
     """That a process group is one that this rank is part of.
 

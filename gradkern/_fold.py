@@ -8,6 +8,8 @@ gradients in silence.
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,12 +19,18 @@ from torch import Tensor
 class OptimizerHandover:
     """One clipper's verdict on the next step of an optimizer, beside those of its other clippers."""
 
-    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+    def __init__(self, optimizer: torch.optim.Optimizer, identities: Sequence[int]) -> None:
+        """
+        Args:
+            optimizer: what steps; of a wrapper (Accelerate's), the optimizer within.
+            identities: `id` of the clipper's parameters.
+        """
         self.optimizer = optimizer
         self.check_fused("GradClipper")
-        self._own = object()  # outlives this in the verdicts, as an id() would not
-        self._verdicts = _VERDICTS.setdefault(optimizer, _Verdicts())
-        self._verdicts.join(optimizer)
+        self._own = _Clipper(frozenset(identities))
+        if optimizer not in _VERDICTS:
+            _VERDICTS[optimizer] = _Verdicts(optimizer)
+        self._verdicts = _VERDICTS[optimizer]
 
     def check_fused(self, operation: str) -> None:
         """
@@ -36,9 +44,10 @@ class OptimizerHandover:
                 "step yourself when stats.skip_step is true"
             )
 
-    def retire(self) -> None:
-        """The clipper is gone. A verdict that no step has used yet still holds, and is cleared after it."""
-        self._verdicts.leave()
+    def retire_with(self, clipper: object) -> None:
+        """When the clipper is gone, its verdict holds if no step has used it yet, until another clipper of
+        its parameters has one. Keeps neither optimizer nor clipper alive."""
+        weakref.finalize(clipper, setattr, self._own, "gone", True).atexit = False
 
     def clear(self) -> None:
         """Forget this clipper's verdict, if no step has used it."""
@@ -55,33 +64,35 @@ class OptimizerHandover:
         given = {"found_inf": found_inf.to(torch.float32)}
         if divisor is not None:
             given["grad_scale"] = divisor.to(torch.float32)
+        self._verdicts.drop_replaced(self._own)
         self._verdicts.pending[self._own] = given
         self._verdicts.show(self.optimizer)
+
+
+@dataclass(eq=False)
+class _Clipper:
+    """What outlives a clipper, as long as its verdict does."""
+
+    identities: frozenset[int]
+    gone: bool = False
 
 
 class _Verdicts:
     """What the clippers of one optimizer say of its next step; a step uses all of it.
 
-    One hook does for all clippers: a hook cannot be removed while it runs, so a clipper that is gone
-    before its step would leave its own behind.
+    One hook does for all clippers, for good: none can be removed while hooks run, and that may be when a
+    clipper goes.
     """
 
-    def __init__(self) -> None:
-        self.pending: dict[object, dict[str, Tensor]] = {}
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.pending: dict[_Clipper, dict[str, Tensor]] = {}
         self._shown: dict[str, Tensor] = {}
-        self._clippers = 0
-        self._hook: Any = None
+        optimizer.register_step_post_hook(self._after_step)
 
-    def join(self, optimizer: torch.optim.Optimizer) -> None:
-        self._clippers += 1
-        if self._hook is None:
-            self._hook = optimizer.register_step_post_hook(self._after_step)
-
-    def leave(self) -> None:
-        self._clippers -= 1
-        if self._clippers == 0 and not self.pending:
-            self._hook.remove()
-            self._hook = None
+    def drop_replaced(self, newer: _Clipper) -> None:
+        """Forget clippers that are gone, and whose parameters another one clips now."""
+        for older in [c for c in self.pending if c.gone and not c.identities.isdisjoint(newer.identities)]:
+            del self.pending[older]
 
     def show(self, optimizer: torch.optim.Optimizer) -> None:
         """Set on the optimizer what the verdicts come to: each of them can skip the step."""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, SupportsIndex, get_args
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, get_args
 
 import torch
 from torch import Tensor
 
 from gradkern import _amp, _general, _verify
-from gradkern._arguments import as_number, check_group, check_selections
+from gradkern._arguments import as_number, check_group, check_selections, innermost
 from gradkern._fold import OptimizerHandover
 from gradkern._general import Groups
 from gradkern._load import DISABLED, VERIFY, C
@@ -105,9 +104,11 @@ class GradClipper:
         self._folded: tuple[Any, Any] = (None, None)
         if fold and optimizer is not None:
             self._check_folded("GradClipper", optimizer)
-        self._handover = None if optimizer is None else OptimizerHandover(optimizer)
-        if self._handover is not None:
-            weakref.finalize(self, self._handover.retire).atexit = False
+        self._optimizer = optimizer
+        self._handover = None
+        if optimizer is not None:
+            self._handover = OptimizerHandover(innermost(optimizer), self._plan.identities)
+            self._handover.retire_with(self)
         inside = None if in_process_group is None else (lambda i: in_process_group(self._plan.names[i]))
         elsewhere = None if counted_elsewhere is None else (lambda i: counted_elsewhere(self._plan.names[i]))
         self._groups = Groups(process_group, pp_group, inside, elsewhere)
@@ -265,12 +266,12 @@ class GradClipper:
         return columns
 
     def _stepped(self, optimizer: torch.optim.Optimizer | None) -> torch.optim.Optimizer:
-        own = None if self._handover is None else self._handover.optimizer
+        own = self._optimizer
         if optimizer is None and own is None:
             raise ValueError(
                 "[GradClipper.clip_] optimizer: expected the optimizer that scaler steps, got None"
             )
-        if optimizer is not None and own is not None and optimizer is not own:
+        if optimizer is not None and own is not None and innermost(optimizer) is not innermost(own):
             raise ValueError(
                 "[GradClipper.clip_] optimizer: expected the one the clipper was built with, got another"
             )
@@ -297,11 +298,13 @@ class GradClipper:
             _check_folded(operation, optimizer, self._plan)
             self._folded = names, sizes
 
-    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
         """copy, deepcopy and pickle come here."""
+        if self._optimizer is None and not self._groups.named and self._cache.plan is None:
+            return super().__reduce_ex__(protocol)
         raise TypeError(
-            "[GradClipper] copy: expected no copy and no pickle of a clipper, which is tied to its model, "
-            "optimizer and process groups; build another one for the copies of these"
+            "[GradClipper] copy: expected no copy and no pickle of a clipper that is tied to an optimizer, "
+            "to process groups or to other ranks' shards; build another one for the copies of these"
         )
 
 
@@ -323,7 +326,7 @@ def _check_folded(operation: str, optimizer: torch.optim.Optimizer, plan: Parame
 
 
 def _check_optimizer(optimizer: torch.optim.Optimizer | None, on_nonfinite: str, fold: bool) -> None:
-    if optimizer is not None and not isinstance(optimizer, torch.optim.Optimizer):
+    if optimizer is not None and not isinstance(innermost(optimizer), torch.optim.Optimizer):
         raise TypeError(
             f"[GradClipper] optimizer: expected a torch.optim.Optimizer, got {type(optimizer).__name__}"
         )

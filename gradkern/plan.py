@@ -32,6 +32,11 @@ class ParameterPlan:
         owners: list[dict[str, Any]] = [d for m in modules for d in (m._parameters, m._modules)]
         self._owners = [(owner, tuple(chain.from_iterable(owner.items()))) for owner in owners]
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Of a copy, made with the model it is of (a pickle has ids of nothing)."""
+        self.__dict__.update(state)
+        self.identities = tuple(map(id, self.params))
+
     def current(self) -> list[Tensor]:
         """The parameters as they are now."""
         if self._module is not None and not _unchanged(self._owners):

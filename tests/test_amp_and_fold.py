@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import gc
 import math
 import pickle
 import types
+import weakref
 
 import pytest
 import torch
@@ -284,13 +286,13 @@ def test_what_is_no_scaler_is_refused():
     assert param.grad.tolist() == [1.0, 1.0]
 
 
-def test_a_clipper_that_is_gone_leaves_the_optimizer_as_it_was():
+def test_clippers_that_are_gone_leave_one_hook_that_does_nothing():
     param = nn.Parameter(torch.ones(2))
     optimizer = torch.optim.SGD([param], lr=1.0, fused=True)
     for _ in range(3):
         clipper = gradkern.GradClipper([param], 0.1, optimizer=optimizer, fold=True)
         del clipper
-    assert not optimizer._optimizer_step_post_hooks
+    assert len(optimizer._optimizer_step_post_hooks) == 1
     param.grad = torch.ones(2)
     gradkern.GradClipper([param], 0.1, optimizer=optimizer, fold=True).clip_()  # its verdict still holds
     optimizer.step()
@@ -382,14 +384,108 @@ def test_clippers_that_are_gone_before_their_step_leave_no_hooks():
         assert len(optimizer._optimizer_step_post_hooks) <= 1
     assert param.tolist() == [0.0, 0.0]
     gradkern.GradClipper([param], 9.0, on_nonfinite="skip", optimizer=optimizer)
-    assert not optimizer._optimizer_step_post_hooks
+    assert len(optimizer._optimizer_step_post_hooks) == 1
+
+
+@pytest.mark.parametrize("options", [{"on_nonfinite": "skip"}, {"fold": True}])
+def test_a_clipper_that_is_gone_skips_no_step_of_its_successor(options):
+    param = nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([param], lr=1.0, fused=True)
+    param.grad = torch.tensor([math.nan, 1.0]) if "fold" not in options else torch.full((2,), 1e6)
+    gradkern.GradClipper([param], 9.0, optimizer=optimizer, **options).clip_()  # and no step
+    param.grad = torch.ones(2)
+    clipper = gradkern.GradClipper([param], 9.0, optimizer=optimizer, **options)
+    assert clipper.clip_().clip_coef == 1.0
+    optimizer.step()
+    assert param.tolist() == [0.0, 0.0]
+
+
+def test_a_clipper_that_is_gone_still_skips_the_step_of_others():
+    encoder, decoder = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([encoder, decoder], lr=1.0, fused=True)
+    encoder.grad, decoder.grad = torch.full((2,), math.nan), torch.ones(2)
+    for param in (encoder, decoder):
+        gradkern.GradClipper([param], 9.0, on_nonfinite="skip", optimizer=optimizer).clip_()
+    optimizer.step()
+    assert encoder.tolist() == decoder.tolist() == [1.0, 1.0]
+
+
+def test_a_clipper_may_go_while_hooks_run():
+    param = nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([param], lr=1.0, fused=True)
+    optimizer.register_step_post_hook(lambda *_: held.clear())
+    held = [gradkern.GradClipper([param], 9.0, on_nonfinite="skip", optimizer=optimizer)]
+    optimizer.register_step_post_hook(lambda *_: None)
+    param.grad = torch.ones(2)
+    optimizer.step()
+    assert not held and param.tolist() == [0.0, 0.0]
+
+
+def test_a_clipper_keeps_no_optimizer_alive():
+    class Trainer:
+        pass
+
+    trainer = Trainer()
+    param = nn.Parameter(torch.ones(2))
+    trainer.optimizer = FUSED["SGD"]([param])
+    trainer.optimizer.register_step_post_hook(lambda *_, owner=trainer: None)
+    trainer.clipper = gradkern.GradClipper([param], 9.0, on_nonfinite="skip", optimizer=trainer.optimizer)
+    gone = weakref.ref(trainer)
+    del trainer
+    gc.collect()
+    assert gone() is None
+
+
+class Wrapped(torch.optim.Optimizer):
+    """An optimizer by class only, as Accelerate's is."""
+
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+
+    @property
+    def param_groups(self):
+        return self.optimizer.param_groups
+
+    def step(self, closure=None):
+        return self.optimizer.step(closure)
+
+
+@pytest.mark.parametrize("options", [{"on_nonfinite": "skip"}, {"fold": True}])
+def test_a_wrapped_optimizer_gets_the_verdict_within(options):
+    param = nn.Parameter(torch.ones(2))
+    optimizer = Wrapped(torch.optim.SGD([param], lr=1.0, fused=True))
+    clipper = gradkern.GradClipper([param], 1.0, optimizer=optimizer, **options)
+    param.grad = torch.tensor([0.6, 0.8]) * 10
+    if "fold" not in options:
+        param.grad[0] = math.nan
+    clipper.clip_()
+    optimizer.step()
+    moved = torch.zeros(2) if "fold" not in options else torch.tensor([0.6, 0.8])
+    torch.testing.assert_close(param.detach(), 1.0 - moved)
+    assert not hasattr(optimizer.optimizer, "found_inf")
 
 
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps, lambda c: copy.deepcopy([c])])
-def test_a_clipper_is_not_copied(copied):
+def test_a_clipper_with_an_optimizer_is_not_copied(copied):
     param = nn.Parameter(torch.ones(2))
+    clipper = gradkern.GradClipper([param], 0.1, on_nonfinite="skip", optimizer=FUSED["SGD"]([param]))
     with pytest.raises(TypeError, match=r"\[GradClipper\] copy: expected no copy .*; build another one"):
-        copied(gradkern.GradClipper([param], 0.1))
+        copied(clipper)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_a_clipper_within_a_model_is_copied_with_it(copied):
+    model, x = model_and_input()
+    model.clipper = gradkern.GradClipper(model, 0.1)
+    twin = copied(model)
+    model.clipper.clip_()
+    for net in (model, twin):
+        net(x).square().sum().backward()
+    stats = twin.clipper.clip_()
+    assert stats.names == model.clipper.names and stats.total_norm > 0.1
+    torch.testing.assert_close(gradkern.measure(twin).total_norm, torch.tensor(0.1))
+    assert gradkern.measure(model).total_norm == stats.total_norm  # untouched
+    assert stats._identities == tuple(map(id, twin.parameters()))
 
 
 def test_a_fold_cannot_be_set_to_zero_later():

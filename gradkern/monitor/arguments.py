@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradkern._arguments import as_positive
+from gradkern._arguments import as_positive, innermost
 from gradkern.monitor.ranks import made_by_rank_0
 from gradkern.monitor.store import making
 from gradkern.stats import GradStats
@@ -182,17 +182,16 @@ def _check_contradictions(stats: GradStats, inv_scale: float | None, after_clip:
 
 
 def as_optimizer(optimizer: Any) -> torch.optim.Optimizer | None:
-    """The optimizer that takes hooks: some wrappers (Accelerate's) are one by class only, and have theirs
-    as `.optimizer`.
+    """The optimizer that takes hooks; see `innermost`.
 
     Raises:
         TypeError: no optimizer (a scheduler, a list, a folder in its place).
     """
-    found = optimizer
-    while isinstance(found, torch.optim.Optimizer) and not hasattr(found, "_optimizer_step_pre_hooks"):
-        found = getattr(found, "optimizer", None) or ()
+    if optimizer is None:
+        return None
+    found: torch.optim.Optimizer = innermost(optimizer)
     wanted = ("param_groups", "register_step_pre_hook")
-    if found is not None and not all(hasattr(found, name) for name in wanted):
+    if not all(hasattr(found, name) for name in wanted):
         raise TypeError(
             f"[GradMonitor] optimizer: expected a torch.optim.Optimizer, got {type(optimizer).__name__}; a "
             "run's folder is run_dir="
