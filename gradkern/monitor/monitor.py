@@ -135,15 +135,16 @@ class GradMonitor:
         self._lock = lock.RunLock(self.run_dir)
         recorder = None
         try:
-            recorder = Recorder(self.run_dir, meta, feed)
+            recorder = Recorder(self.run_dir, meta, feed, ended=self._lock.release)
             # An optimizer keeps its hooks alive, and must not keep the monitor.
             self._occasional = Occasional(
                 self._optimizer, self._plan, self._layouts, update_every, self._pool, recorder.submit
             )
         except BaseException:
-            if recorder is not None:
+            if recorder is None:
+                self._lock.release()
+            else:
                 recorder.close()
-            self._lock.release()
             raise
         self._recorder, self._step = recorder, recorder.last_step or 0
         follow(self)
@@ -260,9 +261,10 @@ class GradMonitor:
             return
         self._unusable = "the monitor is closed"
         if self._recorder is not None:
-            self._occasional.close()
-            self._recorder.close()
-            self._lock.release()
+            try:
+                self._occasional.close()
+            finally:
+                self._recorder.close()
 
     def forked(self) -> None:
         """Called in a process forked from the one that records: nothing can be recorded here."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from gradkern.monitor.capture import HistogramCapture, WeightsCapture
+from gradkern.monitor.hooks import take_off
 from gradkern.monitor.layouts import Layouts
 from gradkern.monitor.sample import Part, Sample
 from gradkern.monitor.step_order import StepOrder
@@ -86,7 +87,7 @@ class Occasional:
         """Take the hooks off."""
         if self._tracker is not None:
             self._tracker.remove()
-            self._post_hook.remove()
+            take_off([self._post_hook])
 
     def close(self) -> None:
         """Take the hooks off, and let go of what is held."""
@@ -108,11 +109,11 @@ class Occasional:
         return not since and self._is_due(self.step if first else self.step + 1)
 
     def _stepped(self, *_: object) -> None:
-        self._order.stepped(self._plan.current())
+        if self._undecided:
+            self._order.stepped(self._plan.current())
 
     def _decided(self) -> None:
         self._undecided = False
-        self._post_hook.remove()
         self._release(self._order.records_first is True)
 
     def _add_weights(self, sample: Sample, parts: list[Part]) -> None:

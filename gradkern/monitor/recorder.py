@@ -8,7 +8,7 @@ import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any, Protocol
@@ -43,6 +43,9 @@ class Recorder:
 
     When captures come faster than the disk takes them, `submit` waits once, at most `PATIENCE`
     seconds; steps that still find no room are dropped, counted in `lost`, and warned of once.
+
+    Args:
+        ended: called when nothing is written any more, in the thread that wrote.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class Recorder:
         *,
         journal: str | None = None,
         limit: int = LIMIT_BYTES,
+        ended: Callable[[], None] = lambda: None,
     ) -> None:
         self._writer = HistoryWriter(folder, {**meta, "closed": None}, journal)
         self.file = folder / store.DATABASE
@@ -73,6 +77,7 @@ class Recorder:
         self._queued_bytes = 0
         self._taken_bytes = 0
         self._limit = limit
+        self._ended = ended
         self._stalled = False
         self._warned: set[str] = set()
         self._retry_at, self._retry_after = 0.0, RETRY
@@ -142,6 +147,8 @@ class Recorder:
     def close(self, timeout: float = 60.0) -> None:
         """Write what is left and stop."""
         self._stop = True
+        if threading.current_thread() is self._thread:  # the collector found the monitor here
+            return  # ends with what it is doing; it may hold what `_wake` needs
         self._wake.set()
         self._thread.join(timeout)
         if self._thread.is_alive():
@@ -152,6 +159,13 @@ class Recorder:
     # ---- the writing thread ----
 
     def _run(self) -> None:
+        try:
+            self._write_until_stopped()
+            self._finish()
+        finally:
+            self._ended()
+
+    def _write_until_stopped(self) -> None:
         interval = INTERVAL.get(self.journal, 1.0)
         while not self._stop:
             self._wake.wait(interval)
@@ -163,7 +177,6 @@ class Recorder:
                 with self._idle:
                     self._flushes_done = target
                     self._idle.notify_all()
-        self._finish()
 
     def _finish(self) -> None:
         self._retry_at = 0.0

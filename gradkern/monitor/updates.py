@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradkern.monitor.hooks import take_off
 from gradkern.monitor.sample import Part, Piece, Sample
 
 
@@ -41,8 +42,7 @@ class UpdateTracker:
 
     def remove(self) -> None:
         """Take the hooks off."""
-        for hook in self._hooks:
-            hook.remove()
+        take_off(self._hooks)
         self._before = None
 
     @torch.no_grad()

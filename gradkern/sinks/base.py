@@ -61,9 +61,13 @@ class Sink:
     def open(self, run_dir: Path) -> None:
         """Called once, before anything is recorded, in the thread that makes the monitor."""
 
+    def begin_at(self, step: int) -> None:
+        """Called with the first step, and with one that the run goes back to, sent or not: what there is
+        of it and of later ones is replaced by what comes. Nothing need be done."""
+
     def log(self, step: int, time: float, values: dict[str, float]) -> None:
         """Numbers of one step; values may be NaN or infinite. The update ratios of a step come in a
-        call of their own, before or after the others."""
+        call of their own, before or after the others, and maybe some steps late."""
         raise NotImplementedError
 
     def image(self, step: int, key: str, png: bytes) -> None:
@@ -81,9 +85,17 @@ class _Selection:
         self.clipped: deque[bool] = deque(maxlen=CLIP_WINDOW)
         self.tracked: dict[str, None] = {}
         self.heatmap = Heatmap()
+        self.begun = False
         self.last: int | None = None
         self.due = False
         self.sent = 0
+
+    def follow(self, row: Row) -> None:
+        """Tell where the run begins and goes back; as in the history, no row that comes late goes back."""
+        back = isinstance(row, StepRow) and self.last is not None and row.step <= self.last
+        if back or not self.begun:
+            self.begun = True
+            self.sink.begin_at(row.step)
 
     def add_step(self, row: StepRow) -> None:
         if row.clip_coef is not None:
@@ -198,6 +210,7 @@ class SinkFeed:
         for selection in list(self._selections):
             try:
                 for row in rows:
+                    selection.follow(row)
                     if isinstance(row, StepRow):
                         selection.add_step(row)
                     elif isinstance(row, WeightsRow):

@@ -42,7 +42,8 @@ class MlflowSink(Sink):
     ) -> None:
         super().__init__(**options)
         self._mlflow = need("mlflow", "mlflow", "mlflow", "MlflowSink")
-        self._uri, self._experiment, self._run_id, self._own = tracking_uri, experiment, run_id, False
+        self._uri, self._experiment, self._given, self._run_id = tracking_uri, experiment, run_id, run_id
+        self._own = False
         self._client: Any = None
 
     @property
@@ -53,6 +54,7 @@ class MlflowSink(Sink):
     def open(self, run_dir: Path) -> None:
         self._client = self._mlflow.MlflowClient(tracking_uri=self._uri)
         active = self._mlflow.active_run()
+        self._run_id, self._own = self._given, False  # not that of an earlier monitor
         if self._run_id is None and active is not None and self._uri is None:
             self._run_id = active.info.run_id
         if self._run_id is None:

@@ -34,21 +34,18 @@ class TensorBoardSink(Sink):
         self._protos = need("tensorboard.compat.proto.summary_pb2", "tensorboard", "tensorboard", who)
         self._log_dir = log_dir
         self._writer: Any = None
-        self._last: int | None = None
 
     def open(self, run_dir: Path) -> None:
         self._writer = self._writers.SummaryWriter(log_dir=str(self._log_dir or run_dir / "tensorboard"))
-        self._last = None
 
-    def _drop_from(self, step: int) -> None:
-        """As SummaryWriter does with `purge_step`, which has to be known when it is made."""
+    def begin_at(self, step: int) -> None:
+        if self._log_dir is not None:
+            return
+        # As SummaryWriter does with `purge_step`, which has to be known when it is made.
         session = self._events.SessionLog(status=self._events.SessionLog.START)
         self._writer.file_writer.add_event(self._events.Event(session_log=session), step)
 
     def log(self, step: int, time: float, values: dict[str, float]) -> None:
-        if self._log_dir is None and (self._last is None or step < self._last):
-            self._drop_from(step)
-        self._last = step
         summary = self._protos.Summary()
         for key, value in values.items():
             summary.value.add(tag=key, simple_value=value)

@@ -45,13 +45,14 @@ class WandbSink(Sink):
     def __init__(self, run: Any = None, init: dict[str, Any] | None = None, **options: Any) -> None:
         super().__init__(**options)
         self._wandb = need("wandb", "wandb", "wandb", "WandbSink")
-        self._run, self._init, self._own = run, dict(init or {}), False
+        self._given, self._init = run, dict(init or {})
+        self._run, self._own = run, False
         self._folder = Path(".")
         self._steps_given = False
 
     def open(self, run_dir: Path) -> None:
         self._folder = run_dir
-        self._run = self._run or self._wandb.run
+        self._run, self._steps_given = self._given or self._wandb.run, False  # not an earlier monitor's
         if self._run is None:
             self._run = self._wandb.init(**{"dir": str(run_dir), **self._init})
             self._own = True

@@ -18,6 +18,7 @@ from torch import nn
 
 import gradkern
 from gradkern import GradClipper, GradMonitor, History, HistoryError
+from gradkern.sinks import Sink
 
 
 @pytest.fixture
@@ -439,6 +440,30 @@ def test_a_monitor_that_is_let_go_ends_its_thread(tmp_path, model):
     thread.join(10)
     assert not thread.is_alive() and thread not in threading.enumerate()
     assert len(History.open(tmp_path)) == 1
+
+
+def test_a_monitor_that_its_own_thread_collects_ends_too(tmp_path, model):
+    dropped = threading.Event()
+
+    class Collecting(Sink):
+        def log(self, step, time, values):
+            assert dropped.wait(10)
+            gc.collect()
+
+    gc.disable()
+    try:
+        monitor = GradMonitor(model, sgd(model), tmp_path, sinks=[Collecting()])
+        model(torch.ones(2, 6)).sum().backward()
+        monitor.record()
+        thread, monitor.itself = monitor._recorder._thread, monitor
+        del monitor
+        dropped.set()
+        thread.join(10)
+    finally:
+        gc.enable()
+    assert not thread.is_alive()
+    assert History.open(tmp_path).meta["closed"] is not None
+    GradMonitor(model, None, tmp_path).close()
 
 
 @pytest.mark.parametrize("wrong", ["runs/x", [1], torch.nn.Linear(1, 1)])

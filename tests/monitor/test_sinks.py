@@ -312,6 +312,66 @@ def test_tensorboard_drops_what_was_replaced_in_its_own_folder(tmp_path, place):
     assert [e.step for e in events.Scalars("grad_norm")] == (both if place else dropped)
 
 
+def plain_loop(model, optimizer, monitor, steps=range(6)):
+    """Norms from before torch's clip: whether `record` comes first shows at the third step only."""
+    for _ in steps:
+        optimizer.zero_grad()
+        model(torch.ones(2, 6)).square().sum().backward()
+        monitor.record(after_clip=False)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.01)
+        optimizer.step()
+
+
+def every_tenth(model, optimizer, monitor):
+    """The update ratios are of the step after the last recorded one, and known with the next."""
+    for number in range(1, 41):
+        optimizer.zero_grad()
+        model(torch.ones(2, 6)).square().sum().backward()
+        optimizer.step()
+        if number % 10 == 0:
+            monitor.record(step=number, after_clip=False)
+
+
+def back_by_one(model, optimizer, monitor):
+    plain_loop(model, optimizer, monitor, range(5))
+    monitor.load_state_dict({"step": 4})
+    plain_loop(model, optimizer, monitor, range(2))
+
+
+@pytest.mark.parametrize("loop", [plain_loop, every_tenth, back_by_one])
+@pytest.mark.parametrize("update_every", [1, 100])
+def test_tensorboard_has_the_steps_that_the_history_has(tmp_path, loop, update_every):
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    model = small_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with GradMonitor(model, optimizer, tmp_path, sinks=["tensorboard"], update_every=update_every) as monitor:
+        loop(model, optimizer, monitor)
+        steps = monitor.history().steps.tolist()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [e.step for e in events.Scalars("grad_norm")] == steps
+    assert steps == ([10, 20, 30, 40] if loop is every_tenth else [1, 2, 3, 4, 5, 6])
+
+
+def test_sinks_are_told_where_the_run_begins_and_goes_back():
+    class Told(Kept):
+        def open(self, run_dir):
+            super().open(run_dir)
+            self.told = []
+
+        def begin_at(self, step):
+            self.told.append((step, len(self.lines)))
+
+    where, sink = layout(2), Told(every=2)
+    feed = fed(sink)
+    weights = WeightsRow(2, where, True, np.ones(2), np.ones(2))
+    steps = [step_row(s, [1.0, 2.0], where) for s in (1, 2, 3, 4, 4, 5, 3, 4)]
+    feed.send([*steps[:3], weights, *steps[3:]])  # one that comes late goes nowhere
+    assert sink.told == [(1, 0), (4, 3), (3, 4)]
+
+
 def wandb_records(content: bytes):
     """Records of a .wandb file: seven bytes, then LevelDB's log format in blocks of 32 KiB."""
     assert content[:4] == b":W&B"
@@ -435,6 +495,14 @@ def test_mlflow_file_store(tmp_path, monkeypatch):
     assert [a.path for a in client.list_artifacts(sink.run_id, "gradkern")] == [
         "gradkern/grad_rms_heatmap.png"
     ]
+    first = sink.run_id
+    run(tmp_path / "again", [sink], steps=3)
+    assert sink.run_id != first and len(client.get_metric_history(first, "grad_norm")) == 12
+    assert len(client.get_metric_history(sink.run_id, "grad_norm")) == 3
+    named = MlflowSink(uri, run_id=first)
+    for name in ("b", "c"):
+        run(tmp_path / name, [named], steps=1)
+        assert named.run_id == first
 
 
 def test_a_missing_package_names_the_extra():

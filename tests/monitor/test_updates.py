@@ -8,7 +8,7 @@ import torch
 from _loops import small_model, train
 from torch import nn
 
-from gradkern import GradClipper, GradMonitor
+from gradkern import GradClipper, GradMonitor, History
 from gradkern.monitor.histogram import EXPONENTS, FORMATS, histogram
 from gradkern.monitor.sample import Sample, stride_for
 
@@ -89,6 +89,48 @@ def test_hooks_are_taken_off(tmp_path):
     with GradMonitor(model, optimizer, tmp_path):
         assert len(optimizer._optimizer_step_pre_hooks) == 1
     assert not optimizer._optimizer_step_pre_hooks and not optimizer._optimizer_step_post_hooks
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_recorded_in_a_hook_of_the_optimizer(tmp_path, at):
+    model = small_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    if at == 0:
+        optimizer.register_step_post_hook(lambda *_: monitor.record())
+    with GradMonitor(model, optimizer, tmp_path, update_every=1) as monitor:
+        if at == 1:
+            optimizer.register_step_post_hook(lambda *_: monitor.record())
+        ratios = {}
+        for step in range(1, 6):
+            optimizer.zero_grad()
+            model(torch.ones(2, 6)).square().sum().backward()
+            before = model[0].weight.detach().clone()
+            optimizer.step()
+            ratios[step] = ((model[0].weight.detach() - before).norm() / before.norm()).item()
+        history = monitor.history()
+        assert history.steps.tolist() == [1, 2, 3, 4, 5]
+        assert history.update_steps.tolist() == [1, 2, 3, 4, 5][1 - at :]
+        wanted = [ratios[step] for step in history.update_steps.tolist()]
+        np.testing.assert_allclose(history.update_ratio[:, 0], wanted, rtol=1e-5)
+
+
+@pytest.mark.parametrize("when", ["pre", "post"])
+@pytest.mark.parametrize("late", [False, True])
+def test_closed_in_a_hook_of_the_optimizer(tmp_path, when, late):
+    model, called = small_model(), []
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    register = getattr(optimizer, f"register_step_{when}_hook")
+    if not late:
+        register(lambda *_: monitor.close())
+    with GradMonitor(model, optimizer, tmp_path, update_every=1) as monitor:
+        if late:
+            register(lambda *_: monitor.close())
+        register(lambda *_: called.append(1))
+        model(torch.ones(2, 6)).sum().backward()
+        monitor.record()
+        for _ in range(2):
+            optimizer.step()
+    assert len(called) == 2 and len(History.open(tmp_path)) == 1
 
 
 def test_zero_weights_give_an_infinite_ratio(tmp_path):
