@@ -68,7 +68,8 @@ class GradClipper:
         TypeError, ValueError: bad arguments; or the ranks of a mesh list different parameters.
 
     Notes:
-        Is not copied and not pickled, nor is what holds it: build another for the copied model.
+        With an optimizer, groups or DTensors it is not copied and not pickled (TypeError), nor is what holds
+        it: build another for the copied model.
 
         With DTensors, building it is a collective over their meshes (16 bytes a mesh dimension): the
         ranks agree on the rows that `clip_` sends.
