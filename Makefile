@@ -42,7 +42,7 @@ $(READY): constraints.txt pyproject.toml
 	$(PY) -m pip install $(PIP_FLAGS) --no-compile -c constraints.txt numpy pybind11 cmake ninja setuptools wheel \
 	    pytest pytest-timeout pytest-xdist hypothesis expecttest matplotlib ruff mypy \
 	    rich pandas pyarrow tensorboard wandb mlflow-skinny accelerate
-	-cd $(VENV)/lib/python*/site-packages && $(abspath $(PY)) -m compileall -q -j 0 torch numpy sympy >/dev/null
+	cd $(VENV)/lib/python*/site-packages && { $(abspath $(PY)) -m compileall -q -j 0 torch numpy sympy >/dev/null || true; }
 	touch $@
 endif
 
@@ -72,6 +72,7 @@ sanitize: $(READY)  ## the C++ tests under AddressSanitizer and UndefinedBehavio
 
 bench: build  ## gradkern beside torch and a raw read of the same memory
 	$(PY) benchmarks/bench_clip.py
+	$(PY) benchmarks/bench_value.py
 
 lint: $(READY)  ## ruff and mypy
 	$(PY) -m ruff check .

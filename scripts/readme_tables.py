@@ -51,6 +51,23 @@ def machine_line(record: dict, threads: int) -> str:
     )
 
 
+def value_table(record: dict) -> str:
+    lines = [
+        machine_line(record, record["threads"]),
+        "",
+        "| `clip_grad_value_` | dtype | limits | gradkern | torch | torch / gradkern | gradkern / floor |",
+        "|---|---|---|---:|---:|---:|---:|",
+    ]
+    for row in record["rows"]:
+        s = row["seconds"]
+        lines.append(
+            f"| {row['case']} | {row['dtype']} | {'yes' if row['limiting'] else 'no'} | "
+            f"{seconds(s['gradkern'])} | {seconds(s['torch'])} | {s['torch'] / s['gradkern']:.1f} | "
+            f"{s['gradkern'] / s['floor']:.2f} |"
+        )
+    return "\n".join(lines)
+
+
 def distributed_table(record: dict) -> str:
     lines = [
         machine_line(record, 1),
@@ -209,6 +226,7 @@ def cuda_plot(record: dict, path: Path) -> None:
 #: Name: file in benchmarks/results/ and how it is shown.
 TABLES = {
     "cpu": ("cpu", cpu_table),
+    "value": ("value_cpu", value_table),
     "cuda": ("cuda", cuda_table),
     "distributed": ("distributed_cpu", distributed_table),
     "scaler": ("scaler_cpu", scaler_table),
