@@ -1,7 +1,8 @@
 """clip_grad_value_ on the CPU: gradkern, torch, and a bare read of the same bytes, interleaved in one run.
 
-Where elements are limited, the limit shrinks by 3 % from call to call (and starts again every 100 calls),
-so that every call meets what the last one left at its limit. Reported are medians.
+Where elements are limited, the limit shrinks by 3 % from call to call, so that every call meets what the
+last one left at its limit. Every 100 calls the gradients are made anew, in one call of 100: reported are
+medians.
 
     python benchmarks/bench_value.py               prints the table, writes benchmarks/results/value_cpu.json
 """
@@ -28,13 +29,18 @@ SHOWN = ("MLP, 6", "2,000 tensors", "GPT-2 small")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def limits(limiting: bool) -> Iterator[float]:
-    for call in itertools.count():
-        yield 2 * 0.97 ** (call % 100) if limiting else 1e4
+def limits(copies: GradientCopies, limiting: bool) -> Iterator[float]:
+    if not limiting:
+        yield from itertools.repeat(1e4)
+    grads = [grad for i in range(copies.count) for grad in copies.grads(i)]
+    before = [grad.clone() for grad in grads]
+    while True:
+        torch._foreach_copy_(grads, before)
+        yield from (2 * 0.97**call for call in range(100))
 
 
 def contenders(copies: GradientCopies, limiting: bool) -> Contenders:
-    limit = limits(limiting)
+    limit = limits(copies, limiting)
     floors = [floor(copies.grads(i), limiting) for i in range(copies.count)]
     return {
         "gradkern": lambda i: gradkern.clip_grad_value_(copies.lists[i], next(limit)),
