@@ -10,18 +10,14 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
-from pathlib import Path
 
 import torch
 from floor import floor
-from machine import describe
+from machine import describe, save
 
 from gradkern.bench.cases import CASES, Case
 from gradkern.bench.clip import Contenders, GradientCopies, time_clipping
 from gradkern.bench.layouts import case_layout
-
-RESULTS = Path(__file__).with_name("results")
 
 
 def measure_case(case: Case, dtype: torch.dtype, clipping: bool, seconds: float) -> dict[str, object]:
@@ -54,10 +50,7 @@ def main() -> None:
             + f"{s['torch'] / s['gradkern']:9.2f}x{s['gradkern'] / s['floor']:9.2f}x",
             flush=True,
         )
-    RESULTS.mkdir(exist_ok=True)
-    record = {"machine": describe(), "threads": arguments.threads, "rows": rows}
-    path = RESULTS / f"{arguments.save}.json"
-    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    save(arguments.save, {"machine": describe(), "threads": arguments.threads, "rows": rows})
 
 
 if __name__ == "__main__":

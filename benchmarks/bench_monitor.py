@@ -14,7 +14,6 @@ wandb.watch (offline) and Lightning's grad_norm are the real ones, and left out 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import sys
@@ -27,12 +26,11 @@ from typing import Any
 
 import torch
 from long_run import measure_history
-from machine import describe
+from machine import describe, save
 from torch import nn
 
 import gradkern
 
-RESULTS = Path(__file__).with_name("results")
 MAX_NORM = 1.0
 CLIP, RECORD, TORCH = "gradkern clip_()", "gradkern clip_() + record()", "torch clip"
 #: (parameters, width of a layer, rows of a batch)
@@ -247,8 +245,7 @@ def main() -> None:
     if arguments.only != "steps":
         results["history"] = measure_history(arguments.rows)
     if arguments.save:
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"{arguments.save}.json").write_text(json.dumps(results, indent=1) + "\n")
+        save(arguments.save, results)
 
 
 if __name__ == "__main__":

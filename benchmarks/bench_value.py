@@ -11,20 +11,17 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 from floor import floor
-from machine import describe
+from machine import describe, save
 
 import gradkern
 from gradkern.bench.cases import CASES, Case
 from gradkern.bench.clip import Contenders, GradientCopies, interleaved
 from gradkern.bench.layouts import case_layout
 
-RESULTS = Path(__file__).with_name("results")
 SHOWN = ("MLP, 6", "2,000 tensors", "GPT-2 small")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -81,10 +78,7 @@ def main() -> None:
             f"{s['torch'] / s['gradkern']:8.2f}x{s['gradkern'] / s['floor']:8.2f}x",
             flush=True,
         )
-    RESULTS.mkdir(exist_ok=True)
-    record = {"machine": describe(), "threads": arguments.threads, "rows": rows}
-    path = RESULTS / f"{arguments.save}.json"
-    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    save(arguments.save, {"machine": describe(), "threads": arguments.threads, "rows": rows})
 
 
 if __name__ == "__main__":

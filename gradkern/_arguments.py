@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import types
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -66,6 +67,14 @@ def as_number(operation: str, name: str, value: Any) -> float:
     if not torch.compiler.is_compiling() and math.isnan(number):
         raise ValueError(f"[{operation}] {name}: expected a number, got NaN")
     return number
+
+
+def as_index(value: Any) -> int:
+    """`value` where it is a whole number of any integer type; -1 for everything else."""
+    try:
+        return -1 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return -1
 
 
 def as_positive(operation: str, name: str, value: Any) -> float:

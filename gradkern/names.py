@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import types
 import warnings
 from collections.abc import Iterable, Sequence
@@ -10,6 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from gradkern._arguments import as_index
 
 #: What wrappers put into names: torch.compile, FSDP, activation checkpointing.
 _WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
@@ -54,10 +55,7 @@ def as_depth(operation: str, depth: Any) -> int | None:
     """
     if depth is None:
         return None
-    try:
-        number = -1 if isinstance(depth, bool) else operator.index(depth)
-    except TypeError:
-        number = -1
+    number = as_index(depth)
     if number < 0:
         raise ValueError(f"[{operation}] depth: expected None or an integer of at least 0, got {depth!r}")
     return number

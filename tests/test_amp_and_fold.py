@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.amp import GradScaler
 from torch.amp.grad_scaler import OptState
+from wrapped import WrappedOptimizer
 
 import gradkern
 from gradkern import _write
@@ -436,24 +437,10 @@ def test_a_clipper_keeps_no_optimizer_alive():
     assert gone() is None
 
 
-class Wrapped(torch.optim.Optimizer):
-    """An optimizer by class only, as Accelerate's is."""
-
-    def __init__(self, optimizer):
-        self.optimizer = optimizer
-
-    @property
-    def param_groups(self):
-        return self.optimizer.param_groups
-
-    def step(self, closure=None):
-        return self.optimizer.step(closure)
-
-
 @pytest.mark.parametrize("options", [{"on_nonfinite": "skip"}, {"fold": True}])
 def test_a_wrapped_optimizer_gets_the_verdict_within(options):
     param = nn.Parameter(torch.ones(2))
-    optimizer = Wrapped(torch.optim.SGD([param], lr=1.0, fused=True))
+    optimizer = WrappedOptimizer(torch.optim.SGD([param], lr=1.0, fused=True))
     clipper = gradkern.GradClipper([param], 1.0, optimizer=optimizer, **options)
     param.grad = torch.tensor([0.6, 0.8]) * 10
     if "fold" not in options:

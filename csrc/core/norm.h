@@ -14,8 +14,8 @@
 //     a sum carries at most 18 u and a norm at most 10 u + the root's own u: 1.3e-15, against
 //     the contract's 1e-14.
 // Order 1 sums exact magnitudes the same way, without a root: at most 2^-43. Order inf is exact. Any
-// other p multiplies the error of its sum (2^-43, and pow's own) by 1/|p|: the contract holds for
-// |p| >= 2^-8, and a p nearer to 0 is as coarse as that factor makes it.
+// other p multiplies the error of its sum (2^-43, of float64 gradients 20 u, with pow's own) by 1/|p|. One
+// rounding to float32 hides that down to |p| = 2^-8; float64 norms may leave 1e-14 below |p| = 1/4.
 // Range: float32 squares lie within [2^-298, 2^256] and cannot leave float64. float64 squares
 // can: see ScaledSum.
 #pragma once

@@ -66,7 +66,7 @@ bool clamp_real(Real* data, int64_t length, Real limit) {
 /// Numbers of 16 bits are in the order of their bits, without the sign: no conversion.
 template <class T>
 bool clamp_16_bits(T* data, int64_t length, float limit) {
-  if (!(limit > 0))  // every number lies outside, and becomes one of two
+  if (!(limit > 0))  // both limits are of one sign then, or 0: not what the bits below are for
     return clamp_blocks(
         data, length, [=](T x) { return int16_t(fabs(to_float(x)) > limit); },
         [=](T x) { return fabs(to_float(x)) > limit ? from_float<T>(clamped(to_float(x), limit)) : x; });

@@ -210,7 +210,8 @@ void launch_finish(const MeasureLaunch& launch, const Workspace& workspace, bool
                        any_large_tensor};
   const uint32_t wanted = any_large_tensor ? tensors : uint32_t(chunks_of(tensors, kWarps));
   const bool power = launch.options.order.kind != NormKind::kTwo && launch.options.order.kind != NormKind::kInf;
-  launch_kernel(power ? finish_kernel<true> : finish_kernel<false>, grid_for(wanted, multiprocessors), kThreads, launch.list.stream, p,
+  const auto kernel = power ? finish_kernel<true> : finish_kernel<false>;
+  launch_kernel(kernel, grid_for(wanted, multiprocessors), kThreads, launch.list.stream, p,
                 "cudaLaunchKernel(finish_kernel)", "measure");
 }
 

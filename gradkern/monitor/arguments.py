@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import operator
 import os
 import time
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradkern._arguments import as_positive, innermost
+from gradkern._arguments import as_index, as_positive, innermost
 from gradkern.monitor.ranks import made_by_rank_0
 from gradkern.monitor.store import making
 from gradkern.stats import GradStats
@@ -62,10 +61,7 @@ def as_count(key: str, value: Any, least: int) -> int:
     Raises:
         ValueError: `value` is not an integer, or less than `least`.
     """
-    try:
-        number = -1 if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = -1
+    number = as_index(value)
     if number < least or number >= 2**62:
         raise ValueError(f"[GradMonitor] {key}: expected an integer of at least {least}, got {value!r}")
     return number

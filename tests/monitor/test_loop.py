@@ -14,6 +14,7 @@ import pytest
 import torch
 from _loops import small_model, train
 from torch import nn
+from wrapped import WrappedOptimizer
 
 import gradkern
 from gradkern import GradClipper, GradMonitor, History
@@ -109,26 +110,14 @@ def test_a_group_without_a_learning_rate_has_nan(tmp_path, model):
     np.testing.assert_array_equal(history.lr_groups, [[0.1, np.nan]])
 
 
-class Wrapper(torch.optim.Optimizer):
-    """An optimizer by class only, as Accelerate's: `Optimizer.__init__` is never called."""
-
-    def __init__(self, optimizer):
-        self.optimizer = optimizer
-
-    @property
-    def param_groups(self):
-        return self.optimizer.param_groups
-
-    def step(self, closure=None):
-        self.optimizer.step(closure)
-
-
 def accelerated(optimizer):
     accelerate = pytest.importorskip("accelerate", reason="accelerate is not installed")
     return accelerate.Accelerator(cpu=True).prepare_optimizer(optimizer)
 
 
-@pytest.mark.parametrize("wrap", [Wrapper, lambda o: Wrapper(Wrapper(o)), accelerated])
+@pytest.mark.parametrize(
+    "wrap", [WrappedOptimizer, lambda o: WrappedOptimizer(WrappedOptimizer(o)), accelerated]
+)
 def test_a_wrapped_optimizer_is_watched_by_the_one_within(tmp_path, model, wrap):
     inner = torch.optim.SGD(model.parameters(), lr=0.1)
     wrapped = wrap(inner)
@@ -146,8 +135,8 @@ def test_an_optimizer_that_takes_no_hook_leaves_nothing_behind(tmp_path, model):
         def register_step_post_hook(self, hook):
             raise AttributeError("no hooks")
 
-    with pytest.raises(TypeError, match=r"expected a torch.optim.Optimizer, got Wrapper"):
-        GradMonitor(model, Wrapper(None), tmp_path)
+    with pytest.raises(TypeError, match=r"expected a torch.optim.Optimizer, got WrappedOptimizer"):
+        GradMonitor(model, WrappedOptimizer(None), tmp_path)
     before = set(threading.enumerate())
     with pytest.raises(AttributeError, match="no hooks"):
         GradMonitor(model, Broken(model.parameters(), lr=0.1), tmp_path)

@@ -1,0 +1,19 @@
+"""What stands in for a framework's objects around torch's."""
+
+from __future__ import annotations
+
+import torch
+
+
+class WrappedOptimizer(torch.optim.Optimizer):
+    """An optimizer by class only, as Accelerate's: `Optimizer.__init__` is never called."""
+
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+
+    @property
+    def param_groups(self):
+        return self.optimizer.param_groups
+
+    def step(self, closure=None):
+        return self.optimizer.step(closure)
