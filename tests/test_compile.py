@@ -181,11 +181,11 @@ def test_an_infinite_limit_never_writes_in_a_graph_either():
 def test_devices_without_kernels_are_left_to_torch_in_a_graph(monkeypatch):
     asked = []
     monkeypatch.setattr(
-        gradkern._fallback, "torch_clip_grad_norm_", lambda *a: asked.append(len(a)) or torch.ones(())
+        gradkern.kernels.torch_ops, "torch_clip_grad_norm_", lambda *a: asked.append(len(a)) or torch.ones(())
     )
     param = nn.Parameter(torch.ones(3, device="meta"))
     param.grad = torch.ones(3, device="meta")
-    assert gradkern._operators.clip_grad_norm_([param], 1.0, 2.0, False) == 1 and asked == [4]
+    assert gradkern.clipping.compiled.clip_grad_norm_([param], 1.0, 2.0, False) == 1 and asked == [4]
 
 
 def test_error_if_nonfinite_raises_from_compiled_code():

@@ -1,5 +1,5 @@
 // The same engine behind torch's dispatcher, for torch.compile and export: gradients in, declared
-// mutation. Their fakes are in gradkern/_operators.py.
+// mutation. Their fakes are in gradkern/clipping/compiled.py.
 #include <torch/library.h>
 
 #include "bindings/cuda_backend.h"
