@@ -1,4 +1,4 @@
-"""The documentation: its Python runs, its pages are short paragraphs, and the site builds without a warning."""
+"""The documentation: its Python runs, paragraphs are short, and the site builds without a warning."""
 
 from __future__ import annotations
 
