@@ -17,8 +17,8 @@ from torch import nn
 from wrapped import WrappedOptimizer
 
 import gradkern
-from gradkern.history.batch import Batch
 from gradkern import GradClipper, GradMonitor, History
+from gradkern.history.batch import Batch
 from gradkern.monitor.capture import StepCapture
 
 
