@@ -7,7 +7,6 @@ so that replacing them there (`gradkern.patch_torch`) does not lead back to grad
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad as _torch
 
+from gradkern._util.warning import warn
 from gradkern.kernels.extension import DISABLED, REBUILD, C
 
 torch_clip_grad_norm_ = _torch.clip_grad_norm_
@@ -49,10 +49,9 @@ def warn_of_missing_kernels(tensors: Sequence[Tensor]) -> None:
     if _warned or DISABLED or not any(_lacks_kernels(t) for t in tensors):
         return
     _warned = True
-    warnings.warn(
+    warn(
         "gradkern was built without CUDA kernels: gradients on a GPU go to torch's own operations, at their "
-        f"speed and precision. Build with nvcc: GRADKERN_CUDA=1 {REBUILD}",
-        stacklevel=4,
+        f"speed and precision. Build with nvcc: GRADKERN_CUDA=1 {REBUILD}"
     )
 
 
