@@ -35,7 +35,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
-ARCHITECTURES = ("80", "86", "89", "90", "100", "120")
+ARCHITECTURES = ("80", "86", "89", "90", "100", "103", "120")
 
 REGISTERS_PER_MULTIPROCESSOR = 65536
 #: Blocks of 256 threads that have to fit a multiprocessor: __launch_bounds__ in the sources.

@@ -26,7 +26,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Tests marked slow or cuda run only when they are asked for by mark."""
     wanted = config.getoption("-m") or ""
     deselected = [
-        item for item in items if any(m in item.keywords and m not in wanted for m in ("slow", "cuda"))
+        item
+        for item in items
+        if any(item.get_closest_marker(m) and m not in wanted for m in ("slow", "cuda"))
     ]
     if deselected:
         config.hook.pytest_deselected(items=deselected)

@@ -9,10 +9,15 @@
 #include <c10/core/DeviceGuard.h>
 #include <c10/core/GradMode.h>
 
+#include <pybind11/pybind11.h>
+
 #include <algorithm>
+#include <array>
+#include <atomic>
 
 #include "bindings/cuda_stream.h"
 #include "cuda/launch.h"
+#include "cuda/usable.h"
 
 namespace gradkern::cuda_backend {
 namespace {
@@ -252,7 +257,23 @@ void apply(const CallSite& site, const GradList& grads, const Prepared& prepared
 
 }  // namespace
 
-bool available() { return true; }
+std::string why_unusable(at::Device device) {
+  const c10::DeviceGuard guard(device);
+  return cuda::why_unusable(int(device.index()));
+}
+
+bool usable(at::Device device) {
+  enum : signed char { kUnknown, kUsable, kUnusable };
+  static std::array<std::atomic<signed char>, 64> known{};
+  const size_t index = size_t(device.index());
+  if (index >= known.size()) return why_unusable(device).empty();
+  if (known[index] != kUnknown) return known[index] == kUsable;
+  const std::string reason = why_unusable(device);
+  const bool first = known[index].exchange(reason.empty() ? kUsable : kUnusable) == kUnknown;
+  if (first && !reason.empty())
+    pybind11::module_::import("gradkern.kernels.usable").attr("tell_unusable")(device.str(), reason);
+  return reason.empty();
+}
 
 Measurement measure(const CallSite& site, const GradList& grads, const MeasureRequest& request) {
   at::NoGradGuard no_grad;

@@ -7,8 +7,12 @@
 
 namespace gradkern::cuda_backend {
 
-/// Whether this build has CUDA kernels.
-bool available();
+/// Whether the kernels of this build run on a CUDA device; found out once for each. Where they do not, the first
+/// call warns. Call it with the GIL held.
+bool usable(at::Device device);
+
+/// Empty, or why they do not.
+std::string why_unusable(at::Device device);
 
 /// Whether the list is this backend's: its first gradient is on a CUDA device.
 inline bool handles(const GradList& grads) {

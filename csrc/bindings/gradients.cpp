@@ -197,7 +197,7 @@ bool is_native(const GradList& grads) {
   for (const at::Tensor& g : grads) {
     if (!g.defined()) continue;
     if (g.key_set().has_any(kForeign) || g.is_nested()) return false;
-    const bool cuda = g.is_cuda() && cuda_backend::available();
+    const bool cuda = g.is_cuda() && cuda_backend::usable(g.device());
     if (!(g.is_cpu() || cuda || g.is_meta())) return false;
     if (!first) first = &g;
     else if (g.device().type() != first->device().type() && !g.is_meta() && !first->is_meta()) return false;

@@ -196,6 +196,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("partials", &partials);
   m.def("scale_", &scale_gradients, py::arg("grads"), py::arg("factor"), py::arg("zero") = py::none());
   m.def("clamp_", &clamp_gradients);
+  m.def("why_unusable", [](int index) { return cuda_backend::why_unusable({at::kCUDA, at::DeviceIndex(index)}); });
   m.def("build_info", [] {
     py::dict info;
     for (const auto& [key, value] : build_info()) info[py::str(key)] = value;

@@ -20,7 +20,8 @@ namespace {
 
 }  // namespace
 
-bool available() { return false; }
+bool usable(at::Device) { return false; }
+std::string why_unusable(at::Device) { return "this build of gradkern has no CUDA kernels"; }
 Measurement measure(const CallSite& site, const GradList&, const MeasureRequest&) { missing(site); }
 ClipResult clip(const CallSite& site, const GradList&, const ClipRequest&) { missing(site); }
 void clip_with_norm(const CallSite& site, const GradList&, double, const at::Tensor&) { missing(site); }

@@ -43,6 +43,25 @@ inline int multiprocessors(int device, const char* operation) {
   return count;
 }
 
+/// CUDA's version numbers as the runtime writes them: 13020 is 13.2.
+inline int driver_version(const char* operation) {
+  int version = 0;
+  check(cudaDriverGetVersion(&version), "cudaDriverGetVersion", operation);
+  return version;
+}
+
+/// Loads the kernels' code on the current device; the first error where there is none that it can run.
+template <class... Kernels>
+cudaError_t load_kernels(Kernels... kernels) {
+  cudaError_t status = cudaSuccess;
+  const auto load = [&](const void* kernel) {
+    cudaFuncAttributes attributes;
+    if (status == cudaSuccess) status = cudaFuncGetAttributes(&attributes, kernel);
+  };
+  (load(reinterpret_cast<const void*>(kernels)), ...);
+  return status;
+}
+
 /// kernel<<<blocks, threads, 0, stream>>>(params), checked. `name` is "cudaLaunchKernel(kernel)".
 template <class Params>
 void launch_kernel(void (*kernel)(Params), unsigned blocks, unsigned threads, cudaStream_t stream,

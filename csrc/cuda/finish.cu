@@ -2,6 +2,7 @@
 #include "core/clip.h"
 #include "core/packed.h"
 #include "cuda/block.h"
+#include "cuda/usable.h"
 #include "cuda/workspace.h"
 
 namespace gradkern::cuda {
@@ -225,6 +226,10 @@ void launch_combine(const CombineLaunch& launch) {
   p.finish.tensors = uint32_t(launch.count);
   launch_kernel(combine_kernel, 1, 1, launch.stream, p, "cudaLaunchKernel(combine_kernel)",
                 "combine");
+}
+
+cudaError_t load_finish_kernels() {
+  return load_kernels(finish_kernel<false>, finish_kernel<true>, combine_kernel);
 }
 
 }  // namespace gradkern::cuda

@@ -136,7 +136,7 @@ __device__ __forceinline__ LaneSums measure_with(const char* data, uint32_t byte
 /// This thread's part of a chunk, the type decided here.
 template <bool kSums>
 __device__ __forceinline__ LaneSums measure_lane(const ChunkView& chunk) {
-  const char* data = reinterpret_cast<const char*>(chunk.data);
+  const char* data = global_bytes(chunk);
   switch (chunk.dtype) {
     case DType::kFloat32: return measure_with<NarrowLane<float, kSums>>(data, chunk.bytes);
     case DType::kBFloat16: return measure_with<NarrowLane<BFloat16, kSums>>(data, chunk.bytes);

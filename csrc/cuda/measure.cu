@@ -1,5 +1,8 @@
 // One read of all tensors: what every chunk contributes goes into the workspace.
+#include <algorithm>
+
 #include "cuda/block.h"
+#include "cuda/usable.h"
 #include "cuda/workspace.h"
 
 namespace gradkern::cuda {
@@ -73,7 +76,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
 /// the powers relative to the dominant one (core/norm.h).
 template <class T>
 __device__ PowerSum measure_power(const ChunkView& chunk, const NormOrder& order) {
-  const char* data = reinterpret_cast<const char*>(chunk.data);
+  const char* data = global_bytes(chunk);
   double smallest = infinity();
   uint64_t largest = 0;
   bool any = false;
@@ -150,12 +153,14 @@ void launch_chunks(const MeasureLaunch& launch, const Workspace& w, ChunkBytes c
   const TensorList& list = launch.list;
   MeasureHeader header{w.sums,        w.extras,             w.first_chunk, w.repeats,
                        w.blocks_done, launch.options.order, 0,             0};
+  const int64_t most = largest_table_tensors<MeasureHeader>(kOperation);
   int64_t done = 0;
   do {
-    with_smallest_table<MeasureHeader, kTableSizes...>(list.count - done, [&](auto& p) {
+    const int64_t next = std::min(list.count - done, most);
+    with_smallest_table<MeasureHeader, kTableSizes...>(next, [&](auto& p) {
       p.header = header;
       const int64_t* first = list.first ? list.first + done : nullptr;
-      done += fill_table(p, list.tensors + done, list.count - done, chunk_bytes, first);
+      done += fill_table(p, list.tensors + done, next, chunk_bytes, first);
       launch_one<kPass>(p, list.stream, processors);
       header.chunk_base += p.chunks();
       header.tensor_base = uint32_t(done);
@@ -168,12 +173,12 @@ void launch_pass(const MeasureLaunch& launch, const Workspace& w, ChunkBytes chu
                  int processors) {
   switch (pass_for(launch.options)) {
     case Pass::kPlain:
-      return launch_chunks<Pass::kPlain, 1024, 4096, kHalfTable, kLargestTable>(
+      return launch_chunks<Pass::kPlain, 1024, kSmallTable, kHalfTable, kLargestTable>(
           launch, w, chunk_bytes, processors);
     case Pass::kSums:
-      return launch_chunks<Pass::kSums, 4096, kLargestTable>(launch, w, chunk_bytes, processors);
+      return launch_chunks<Pass::kSums, kSmallTable, kLargestTable>(launch, w, chunk_bytes, processors);
     case Pass::kPower:
-      return launch_chunks<Pass::kPower, kLargestTable>(launch, w, chunk_bytes, processors);
+      return launch_chunks<Pass::kPower, kSmallTable, kLargestTable>(launch, w, chunk_bytes, processors);
   }
 }
 
@@ -219,6 +224,14 @@ void launch_measure(const MeasureLaunch& launch) {
   const int processors = multiprocessors(list.device, kOperation);
   launch_pass(launch, w, plan.chunk_bytes, processors);
   launch_finish(launch, w, plan.most_of_a_tensor > kChunksForWarp, processors);
+}
+
+cudaError_t load_measure_kernels(bool large_tables) {
+  const cudaError_t small = load_kernels(measure_kernel<false, 1024>, measure_kernel<false, kSmallTable>,
+                                         measure_kernel<true, kSmallTable>, measure_power_kernel<kSmallTable>);
+  if (small != cudaSuccess || !large_tables) return small;
+  return load_kernels(measure_kernel<false, kHalfTable>, measure_kernel<false, kLargestTable>,
+                      measure_kernel<true, kLargestTable>, measure_power_kernel<kLargestTable>);
 }
 
 }  // namespace gradkern::cuda

@@ -20,6 +20,8 @@ constexpr int kLargestTable = 32764;
 constexpr int kLargestTable = 4096;
 #endif
 constexpr int kHalfTable = kLargestTable / 2;
+constexpr int kSmallTable = 4096;
+constexpr int kLargeTableDriver = 12010;  ///< drivers of CUDA 12.1 (530) and later take more than kSmallTable
 
 /// Kernel arguments: a header of the kernel's own and `tensors` table entries.
 template <class Header, int kBytes>
@@ -43,6 +45,16 @@ struct ChunkView {
   DType dtype;
   uint32_t tensor;  ///< in the table
 };
+
+/// A chunk's bytes, known to the compiler to lie in global memory: it emits LDG and STG then, not the
+/// generic LD and ST.
+__device__ __forceinline__ char* global_bytes(const ChunkView& chunk) {
+  char* data = reinterpret_cast<char*>(chunk.data);
+#if defined(__CUDA_ARCH__)
+  __builtin_assume(__isGlobal(data));
+#endif
+  return data;
+}
 
 template <class Params>
 GRADKERN_HD ChunkView chunk_view(const Params& p, uint32_t chunk) {
@@ -75,6 +87,13 @@ int64_t fill_table(Params& p, const TensorRef* tensors, int64_t count, ChunkByte
   }
   p.first_chunk[taken] = chunks;
   return taken;
+}
+
+/// How many tensors the largest table holds that the driver takes.
+template <class Header>
+int64_t largest_table_tensors(const char* operation) {
+  return driver_version(operation) >= kLargeTableDriver ? TableParams<Header, kLargestTable>::kCapacity
+                                                        : TableParams<Header, kSmallTable>::kCapacity;
 }
 
 /// A persistent grid: as many blocks as are resident at a time, never more than chunks.

@@ -69,23 +69,32 @@ __device__ __forceinline__ void store_part(char* to, uint4 v, uint32_t bytes) {
     if (2u * i < bytes) halves[i] = uint16_t(word(v, i / 2) >> (16 * (i % 2)));
 }
 
-/// A whole vector from an address that is not 16-byte aligned, in words as wide as it allows.
-__device__ __forceinline__ uint4 load_misaligned(const char* from) {
-  if (reinterpret_cast<uint64_t>(from) & 3u) return load_part(from, kVectorBytes);
-  const uint32_t* words = reinterpret_cast<const uint32_t*>(from);
-  return make_uint4(words[0], words[1], words[2], words[3]);
-}
-
-__device__ __forceinline__ void store_misaligned(char* to, uint4 v) {
-  if (reinterpret_cast<uint64_t>(to) & 3u) return store_part(to, v, kVectorBytes);
-  uint32_t* words = reinterpret_cast<uint32_t*>(to);
+/// A whole vector from an even address, out of the two aligned ones that it lies in.
+__device__ __forceinline__ uint4 load_across(const char* from) {
+  const uint64_t address = reinterpret_cast<uint64_t>(from);
+  const uint4* aligned = reinterpret_cast<const uint4*>(from - (address & 15u));
+  const uint4 a = aligned[0], b = aligned[1];
+  const bool two = address & 8u, one = address & 4u;
+  uint32_t w[6], x[5];
 #pragma unroll
-  for (int i = 0; i < 4; ++i) words[i] = word(v, i);
+  for (int i = 0; i < 6; ++i) {
+    const uint32_t low = i < 4 ? word(a, i) : word(b, i - 4), high = i < 2 ? word(a, i + 2) : word(b, i - 2);
+    w[i] = two ? high : low;
+  }
+#pragma unroll
+  for (int i = 0; i < 5; ++i) x[i] = one ? w[i + 1] : w[i];
+  const auto shifted = [&](int i) {
+    return uint32_t((uint64_t(x[i + 1]) << 32 | x[i]) >> (address & 2u) * 8);  // SHF, a funnel shift
+  };
+  return make_uint4(shifted(0), shifted(1), shifted(2), shifted(3));
 }
 
 __device__ __forceinline__ bool is_aligned(const void* data) {
   return (reinterpret_cast<uint64_t>(data) & (kVectorBytes - 1)) == 0;
 }
+
+/// Whether vector v of a misaligned chunk lies across two aligned vectors of nothing but the chunk's bytes.
+__device__ __forceinline__ bool is_inside(uint32_t v, uint32_t vectors) { return v != 0 && v + 1 < vectors; }
 
 /// Calls take(vector) for every vector of this thread. The end of a chunk is padded with zeros,
 /// and take may be called with a vector of nothing but padding.
@@ -114,7 +123,10 @@ __device__ __forceinline__ void read_chunk(const char* data, uint32_t bytes, con
     }
   } else {
 #pragma unroll 1
-    for (; v < vectors; v += kThreads) take(load_misaligned(data + v * kVectorBytes));
+    for (; v < vectors; v += kThreads) {
+      const char* from = data + v * kVectorBytes;
+      take(is_inside(v, vectors) ? load_across(from) : load_part(from, kVectorBytes));
+    }
   }
   const uint32_t rest = bytes % kVectorBytes;
   if (rest != 0 && threadIdx.x == vectors % kThreads)
@@ -131,47 +143,12 @@ __device__ __forceinline__ void read_chunk_again(const char* data, uint32_t byte
        begin += kThreads * kVectorBytes) {
     const uint32_t left = bytes - begin;
     const uint32_t valid = left < kVectorBytes ? left : kVectorBytes;
-    take(load_part(data + begin, valid), valid);
+    const bool whole = valid == kVectorBytes && is_aligned(data);
+    take(whole ? load_once(reinterpret_cast<const uint4*>(data + begin)) : load_part(data + begin, valid), valid);
   }
 }
 
-/// Replaces every vector by change(vector), writing those for which it returns true.
-/// `change(uint4&)` sees the end of a chunk padded with zeros; the padding is not written.
-template <class Change>
-__device__ __forceinline__ void rewrite_chunk(char* data, uint32_t bytes, const Change& change) {
-  const uint32_t vectors = bytes / kVectorBytes;
-  uint32_t v = threadIdx.x;
-  if (is_aligned(data)) {
-    uint4* at = reinterpret_cast<uint4*>(data);
-#pragma unroll 1
-    for (; v + 3 * kThreads < vectors; v += kBatch) {
-      uint4 x[kLoadsInFlight];
-#pragma unroll
-      for (uint32_t k = 0; k < kLoadsInFlight; ++k) x[k] = load_to_write(at + v + k * kThreads);
-#pragma unroll
-      for (uint32_t k = 0; k < kLoadsInFlight; ++k)
-        if (change(x[k])) at[v + k * kThreads] = x[k];
-    }
-#pragma unroll 1
-    for (; v < vectors; v += kThreads) {
-      uint4 x = load_to_write(at + v);
-      if (change(x)) at[v] = x;
-    }
-  } else {
-#pragma unroll 1
-    for (; v < vectors; v += kThreads) {
-      uint4 x = load_misaligned(data + v * kVectorBytes);
-      if (change(x)) store_misaligned(data + v * kVectorBytes, x);
-    }
-  }
-  const uint32_t rest = bytes % kVectorBytes;
-  if (rest != 0 && threadIdx.x == vectors % kThreads) {
-    uint4 x = load_part(data + vectors * kVectorBytes, rest);
-    if (change(x)) store_part(data + vectors * kVectorBytes, x, rest);
-  }
-}
-
-/// The slow way: change(uint4&) on one vector at a time, all of them written. For what is rare.
+/// The slow way: change(uint4&) on one vector at a time from the start on. For what is rare.
 template <class Change>
 __device__ __forceinline__ void rewrite_chunk_slowly(char* data, uint32_t bytes, const Change& change) {
 #pragma unroll 1
@@ -179,9 +156,43 @@ __device__ __forceinline__ void rewrite_chunk_slowly(char* data, uint32_t bytes,
     const uint32_t left = bytes - begin;
     const uint32_t valid = left < kVectorBytes ? left : kVectorBytes;
     uint4 v = load_part(data + begin, valid);
-    change(v);
-    store_part(data + begin, v, valid);
+    if (change(v)) store_part(data + begin, v, valid);
   }
+}
+
+/// Replaces the elements of a chunk, 16 bytes at a time: change(uint4&) is called once for every element's bytes
+/// and returns whether to write. What lies before the first aligned address and after the last one comes padded
+/// with zeros; the padding is not written.
+template <class Real, class Change>
+__device__ __forceinline__ void rewrite_chunk(char* data, uint32_t bytes, const Change& change) {
+  const uint64_t address = reinterpret_cast<uint64_t>(data);
+  if (address % sizeof(Real) != 0) return rewrite_chunk_slowly(data, bytes, change);
+  const uint32_t to_aligned = uint32_t(-address) % kVectorBytes, head = to_aligned < bytes ? to_aligned : bytes;
+  const uint32_t vectors = (bytes - head) / kVectorBytes, rest = (bytes - head) % kVectorBytes;
+  uint4* at = reinterpret_cast<uint4*>(data + head);
+  uint32_t v = threadIdx.x;
+#pragma unroll 1
+  for (; v + 3 * kThreads < vectors; v += kBatch) {
+    uint4 x[kLoadsInFlight];
+#pragma unroll
+    for (uint32_t k = 0; k < kLoadsInFlight; ++k) x[k] = load_to_write(at + v + k * kThreads);
+#pragma unroll
+    for (uint32_t k = 0; k < kLoadsInFlight; ++k)
+      if (change(x[k])) at[v + k * kThreads] = x[k];
+  }
+#pragma unroll 1
+  for (; v < vectors; v += kThreads) {
+    uint4 x = load_to_write(at + v);
+    if (change(x)) at[v] = x;
+  }
+  // The two ends: one warp's, beside the others' last vectors.
+  if (threadIdx.x / 2 != kThreads / 2 - 1) return;
+  const bool first = threadIdx.x % 2 == 0;
+  const uint32_t part = first ? head : rest;
+  if (part == 0) return;
+  char* end = first ? data : reinterpret_cast<char*>(at + vectors);
+  uint4 x = load_part(end, part);
+  if (change(x)) store_part(end, x, part);
 }
 
 }  // namespace gradkern::cuda

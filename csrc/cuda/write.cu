@@ -2,6 +2,7 @@
 #include "core/clip.h"
 #include "cuda/elements.h"
 #include "cuda/launch.h"
+#include "cuda/usable.h"
 
 namespace gradkern::cuda {
 namespace {
@@ -56,7 +57,7 @@ __device__ __forceinline__ T scale_one_exactly(T x, double coef) {
 
 template <class T>
 __device__ __forceinline__ void scale_chunk(const ChunkView& chunk, double coef) {
-  char* data = reinterpret_cast<char*>(chunk.data);
+  char* data = global_bytes(chunk);
   const auto scale_vector = [&](uint4& v, const auto& one) {
 #pragma unroll
     for (int i = 0; i < int(kVectorBytes / sizeof(T)); ++i)
@@ -67,9 +68,9 @@ __device__ __forceinline__ void scale_chunk(const ChunkView& chunk, double coef)
     // One load at a time: rare, and the batch's registers would not hold the float64 products.
     if (below_float(coef))
       return rewrite_chunk_slowly(data, chunk.bytes,
-                                  [&](uint4& v) { scale_vector(v, scale_one_exactly<T>); });
+                                  [&](uint4& v) { return scale_vector(v, scale_one_exactly<T>); });
   }
-  rewrite_chunk(data, chunk.bytes, [&](uint4& v) { return scale_vector(v, scale_one<T>); });
+  rewrite_chunk<T>(data, chunk.bytes, [&](uint4& v) { return scale_vector(v, scale_one<T>); });
 }
 
 __device__ __forceinline__ void scale_chunk(const ChunkView& chunk, double coef) {
@@ -84,7 +85,7 @@ __device__ __forceinline__ void scale_chunk(const ChunkView& chunk, double coef)
 }
 
 __device__ __forceinline__ void zero_chunk(const ChunkView& chunk) {
-  rewrite_chunk(reinterpret_cast<char*>(chunk.data), chunk.bytes, [](uint4& v) {
+  rewrite_chunk<uint16_t>(global_bytes(chunk), chunk.bytes, [](uint4& v) {
     v = zero_vector();
     return true;
   });
@@ -126,7 +127,7 @@ __device__ __forceinline__ bool clamp_one(T& x, double limit) {
 
 template <class T>
 __device__ __forceinline__ void clamp_chunk(const ChunkView& chunk, double limit) {
-  rewrite_chunk(reinterpret_cast<char*>(chunk.data), chunk.bytes, [&](uint4& v) {
+  rewrite_chunk<T>(global_bytes(chunk), chunk.bytes, [&](uint4& v) {
     bool changed = false;
 #pragma unroll
     for (int i = 0; i < int(kVectorBytes / sizeof(T)); ++i) {
@@ -168,17 +169,21 @@ void launch_one(const TableParams<ClampHeader, kBytes>& p, unsigned blocks, cuda
                 "cudaLaunchKernel(clamp_kernel)", "clamp");
 }
 
+/// The last table first, as within a table: the measure kernels' last reads are what is still in L2.
 template <int... kTableSizes, class Header>
 void launch_all(const TensorList& list, const Header& header, const char* operation) {
   const ChunkBytes chunk_bytes = list.planned(operation).chunk_bytes;
   DeviceGuard guard(list.device, operation);
   const int processors = multiprocessors(list.device, operation);
-  for (int64_t done = 0; done < list.count;) {
-    with_smallest_table<Header, kTableSizes...>(list.count - done, [&](auto& p) {
-      p.header = header.advanced(done);
-      done += fill_table(p, list.tensors + done, list.count - done, chunk_bytes);
+  const int64_t most = largest_table_tensors<Header>(operation);
+  for (int64_t end = list.count; end > 0; ) {
+    const int64_t begin = (end - 1) / most * most;
+    with_smallest_table<Header, kTableSizes...>(end - begin, [&](auto& p) {
+      p.header = header.advanced(begin);
+      fill_table(p, list.tensors + begin, end - begin, chunk_bytes);
       if (p.chunks()) launch_one(p, grid_for(p.chunks(), processors), list.stream);
     });
+    end = begin;
   }
 }
 
@@ -197,14 +202,20 @@ void launch_scale(const ScaleLaunch& launch) {
                            .total_norm_is_double = launch.total_norm_is_double,
                            .factor_per_tensor = launch.factor_per_tensor,
                            .on_nonfinite = launch.on_nonfinite};
-  launch_all<1024, 4096, kHalfTable, kLargestTable>(launch.list, header, "scale");
+  launch_all<1024, kSmallTable, kHalfTable, kLargestTable>(launch.list, header, "scale");
 }
 
 void launch_clamp(const ClampLaunch& launch) {
   for (int64_t i = 0; i < launch.list.count; ++i)
     require(!is_complex(launch.list.tensors[i].dtype) || launch.list.tensors[i].numel == 0,
             "expected real tensors, got a complex one", "clamp");
-  launch_all<4096, kLargestTable>(launch.list, ClampHeader{launch.limit}, "clamp");
+  launch_all<kSmallTable, kLargestTable>(launch.list, ClampHeader{launch.limit}, "clamp");
+}
+
+cudaError_t load_write_kernels(bool large_tables) {
+  const cudaError_t small = load_kernels(scale_kernel<1024>, scale_kernel<kSmallTable>, clamp_kernel<kSmallTable>);
+  if (small != cudaSuccess || !large_tables) return small;
+  return load_kernels(scale_kernel<kHalfTable>, scale_kernel<kLargestTable>, clamp_kernel<kLargestTable>);
 }
 
 }  // namespace gradkern::cuda

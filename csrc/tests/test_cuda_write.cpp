@@ -1,4 +1,5 @@
 // The CUDA kernels that write, and the launchers' errors; see test_cuda_measure.cpp.
+#include "cuda/usable.h"
 #include "tests/kernel_runs.h"
 
 namespace gradkern::test {
@@ -192,10 +193,86 @@ void test_errors() {
   CHECK(unaligned.find("[clamp] a tensor's data pointer is odd") == 0, "%s", unaligned.c_str());
 }
 
+/// Views that start anywhere: every element is scaled once, whatever its place in a 16-byte word.
+void test_misaligned_writes() {
+  for (DType d : kDTypes)
+    for (int64_t n : {1, 2, 3, 5, 8, 9, 17, 1500, 5000})
+      for (int64_t misalign = itemsize(real_of(d)); misalign < 16; misalign += itemsize(real_of(d))) {
+        context = "misaligned, dtype " + std::to_string(int(d)) + ", " + std::to_string(misalign);
+        TensorSet set({{d, n, misalign}}), want({{d, n, misalign}});
+        run_scale(set, {3.7, 1, true});
+        cpu::apply(ChunkPlan(want.refs(), 1), decide_clip(1, 3.7, 0, OnNonfinite::kPropagate), serial());
+        CHECK(same_elements(set, want, 0), "%lld elements", (long long)n);
+        CHECK(set.guards_intact(), "wrote outside the tensor");
+      }
+}
+
+/// What the measure kernels read last is scaled first: the chunks of the last table.
+void test_order_of_tables() {
+  context = "order of tables";
+  std::vector<Spec> specs(4100, Spec{DType::kFloat32, 3});
+  TensorSet set(specs);
+  std::vector<TensorRef> refs(set.refs(), set.refs() + set.count());
+  // Two entries of the same memory, in the first table and in the last: what comes second sees the other's work.
+  auto* value = static_cast<float*>(refs[0].data);
+  value[0] = 3;
+  refs[4099].data = value;
+  refs[0].numel = refs[4099].numel = 1;
+  std::vector<double> factors(4100, 1.0);
+  factors[0] = std::nan("");
+  factors[4099] = 0x1p-120;
+  cuda::ScaleLaunch launch;
+  launch.list = {refs.data(), int64_t(refs.size()), nullptr, 0, nullptr};
+  launch.factor = factors.data();
+  launch.factor_per_tensor = true;
+  cuda_shim::watched = value;
+  cuda_shim::seen.clear();
+  cuda::launch_scale(launch);
+  cuda_shim::watched = nullptr;
+  CHECK(cuda_shim::seen.size() >= 2 && cuda_shim::seen[0] == 3 * 0x1p-120f, "the first launch scaled the first table");
+}
+
+/// Drivers before 12.1 take 4 KB of arguments: more launches, the same results.
+void test_old_driver() {
+  context = "old driver";
+  std::vector<Spec> specs(1000, Spec{DType::kFloat32, 5});
+  TensorSet set(specs), want(specs);
+  const Measured expected = run_measure(set);
+  cuda_shim::driver_version = 12000;
+  cuda_shim::largest_params = 0;
+  CHECK(run_measure(set).raw == expected.raw, "bits");
+  CHECK(run_measure(set, {3}).total > 0, "order 3");
+  run_scale(set, {2, 1, true});
+  CHECK(cuda_shim::largest_params <= 4096, "arguments of %zu bytes", cuda_shim::largest_params);
+  cuda_shim::driver_version = CUDART_VERSION;
+  cpu::apply(ChunkPlan(want.refs(), want.count()), decide_clip(1, 2, 0, OnNonfinite::kPropagate), serial());
+  for (int64_t i = 0; i < set.count(); ++i) CHECK(same_elements(set, want, i), "tensor %lld", (long long)i);
+}
+
+/// Why a GPU cannot be used; a GPU that can has every kernel loaded.
+void test_usable() {
+  context = "usable";
+  cuda_shim::loaded = 0;
+  CHECK(cuda::why_unusable(0).empty(), "%s", cuda::why_unusable(0).c_str());
+  const int all = cuda_shim::loaded;
+  cuda_shim::driver_version = CUDART_VERSION / 1000 * 1000;  // an older minor version
+  CHECK(cuda::why_unusable(0).empty() && all > 0, "minor version compatibility");
+  cuda_shim::driver_version = 12020;
+  const std::string old = cuda::why_unusable(0);
+  CHECK(old == "the driver supports CUDA 12.2, and the kernels were built with CUDA 13.0, which needs a newer driver", "%s", old.c_str());
+  cuda_shim::driver_version = CUDART_VERSION;
+  cuda_shim::load_error = cudaErrorNoKernelImageForDevice;
+  const std::string none = cuda::why_unusable(0);
+  cuda_shim::load_error = cudaSuccess;
+  CHECK(none == "this build has no kernels for compute capability 7.5", "%s", none.c_str());
+  CHECK(cuda::why_unusable(3).find("cudaSetDevice failed") != std::string::npos, "no such device");
+}
+
 }  // namespace
 
 const std::vector<NamedTest> kWriteTests = {
     {"scale", test_scale}, {"scale_by_factor", test_scale_by_factor}, {"scale_by_factors", test_scale_by_factors},
-    {"tiny_factors", test_tiny_factors}, {"no_write", test_no_write}, {"clamp", test_clamp}, {"errors", test_errors}};
+    {"tiny_factors", test_tiny_factors}, {"no_write", test_no_write}, {"clamp", test_clamp}, {"errors", test_errors},
+    {"misaligned_writes", test_misaligned_writes}, {"order_of_tables", test_order_of_tables}, {"old_driver", test_old_driver}, {"usable", test_usable}};
 
 }  // namespace gradkern::test

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <vector>
 
 #define __CUDA_SHIM__ 1
 #define CUDART_VERSION 13000
@@ -39,9 +40,15 @@ struct dim3 {
 extern uint3 threadIdx, blockIdx;
 extern dim3 blockDim, gridDim;
 
-enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorInvalidDevice = 101 };
+enum cudaError_t {
+  cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorInvalidDeviceFunction = 98, cudaErrorInvalidDevice = 101,
+  cudaErrorNoKernelImageForDevice = 209, cudaErrorUnsupportedPtxVersion = 222
+};
 enum cudaStreamCaptureStatus { cudaStreamCaptureStatusNone = 0 };
-enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16 };
+enum cudaDeviceAttr {
+  cudaDevAttrMultiProcessorCount = 16, cudaDevAttrComputeCapabilityMajor = 75, cudaDevAttrComputeCapabilityMinor = 76
+};
+struct cudaFuncAttributes {};
 using cudaStream_t = struct CUstream_st*;
 
 inline const char* cudaGetErrorString(cudaError_t e) { return e ? "a shim error" : "no error"; }
@@ -56,6 +63,12 @@ extern Schedule schedule;
 extern int multiprocessors;      ///< what the device claims to have
 extern int launches;             ///< kernels launched so far
 extern cudaError_t next_error;   ///< what the next call returns
+extern cudaError_t load_error;   ///< what loading a kernel returns
+extern int driver_version;
+extern const float* watched;     ///< if set: its value after every launch is appended to `seen`
+extern std::vector<float> seen;
+extern int loaded;               ///< kernels loaded so far
+extern size_t largest_params;    ///< bytes of the largest arguments a kernel was launched with
 
 /// Runs body(thread) for every thread of one block, as fibers.
 void run_block(unsigned threads, const std::function<void()>& body);
@@ -93,8 +106,15 @@ inline cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* 
 inline cudaError_t cudaGetLastError() { return cuda_shim::take_error(); }
 inline cudaError_t cudaGetDevice(int* device) { return *device = 0, cuda_shim::take_error(); }
 inline cudaError_t cudaSetDevice(int device) { return device ? cudaErrorInvalidDevice : cudaSuccess; }
-inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
-  return *value = cuda_shim::multiprocessors, cudaSuccess;
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  *value = attribute == cudaDevAttrMultiProcessorCount ? cuda_shim::multiprocessors
+           : attribute == cudaDevAttrComputeCapabilityMajor ? 7 : 5;
+  return cudaSuccess;
+}
+inline cudaError_t cudaDriverGetVersion(int* version) { return *version = cuda_shim::driver_version, cudaSuccess; }
+inline cudaError_t cudaRuntimeGetVersion(int* version) { return *version = CUDART_VERSION, cudaSuccess; }
+inline cudaError_t cudaFuncGetAttributes(cudaFuncAttributes*, const void*) {
+  return ++cuda_shim::loaded, cuda_shim::load_error;
 }
 
 /// As on a device, the parameters are copied when the kernel is launched.
@@ -104,7 +124,9 @@ cudaError_t cudaLaunchKernel(void (*kernel)(Params), dim3 grid, dim3 block, void
   if (const cudaError_t e = cuda_shim::take_error()) return e;
   if (sizeof(Params) > 32764 || grid.x == 0 || block.x > 1024) return cudaErrorInvalidValue;
   const Params& params = *static_cast<const Params*>(arguments[0]);
+  if (sizeof(Params) > cuda_shim::largest_params) cuda_shim::largest_params = sizeof(Params);
   cuda_shim::run_grid(grid, block, [&] { kernel(params); });
+  if (cuda_shim::watched) cuda_shim::seen.push_back(*cuda_shim::watched);
   return cudaSuccess;
 }
 

@@ -16,7 +16,12 @@ namespace cuda_shim {
 Schedule schedule;
 int multiprocessors = 3;
 int launches = 0;
-cudaError_t next_error = cudaSuccess;
+cudaError_t next_error = cudaSuccess, load_error = cudaSuccess;
+int driver_version = CUDART_VERSION;
+int loaded = 0;
+size_t largest_params = 0;
+const float* watched = nullptr;
+std::vector<float> seen;
 
 namespace {
 
