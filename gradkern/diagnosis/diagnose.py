@@ -1,0 +1,35 @@
+"""`diagnose`: every rule over the evidence, causes before consequences."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gradkern.diagnosis.evidence import RunEvidence
+from gradkern.diagnosis.finding import KINDS, SEVERITIES, Finding
+from gradkern.diagnosis.load import read_evidence
+
+if TYPE_CHECKING:
+    from gradkern.monitor import History
+
+__all__ = ["diagnose"]
+
+RULES = ()
+
+
+def diagnose(run: History | RunEvidence) -> list[Finding]:
+    """What ails a run.
+
+    Args:
+        run: a History, or the evidence itself.
+
+    Returns:
+        The findings: the first is the headline, the others are also seen. Alarms come before those that
+        are only "info"; causes come before their consequences. Empty for a run with nothing to say.
+
+    Notes:
+        Reads a bounded part of the run, whatever its length: 100,000 steps of 2,000 parameters take
+        seconds. Needs no torch.
+    """
+    evidence = run if isinstance(run, RunEvidence) else read_evidence(run)
+    found = [finding for rule in RULES for finding in rule(evidence)]
+    return sorted(found, key=lambda f: (f.is_alarm is False, KINDS.index(f.kind), -SEVERITIES.index(f.severity)))
