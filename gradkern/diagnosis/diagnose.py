@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gradkern.diagnosis.case import Case
 from gradkern.diagnosis.evidence import RunEvidence
 from gradkern.diagnosis.finding import KINDS, SEVERITIES, Finding
 from gradkern.diagnosis.load import read_evidence
+from gradkern.diagnosis.rules import RULES
 
 if TYPE_CHECKING:
     from gradkern.monitor import History
 
 __all__ = ["diagnose"]
-
-RULES = ()
-
 
 def diagnose(run: History | RunEvidence) -> list[Finding]:
     """What ails a run.
@@ -31,5 +30,6 @@ def diagnose(run: History | RunEvidence) -> list[Finding]:
         seconds. Needs no torch.
     """
     evidence = run if isinstance(run, RunEvidence) else read_evidence(run)
-    found = [finding for rule in RULES for finding in rule(evidence)]
-    return sorted(found, key=lambda f: (f.is_alarm is False, KINDS.index(f.kind), -SEVERITIES.index(f.severity)))
+    case = Case(evidence)
+    found = [finding for rule in RULES for finding in rule(case)] if len(evidence.steps) else []
+    return sorted(found, key=lambda f: (not f.is_alarm, KINDS.index(f.kind), -SEVERITIES.index(f.severity)))
