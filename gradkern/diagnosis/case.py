@@ -63,12 +63,14 @@ class Case:
     @cached_property
     def unmoved(self) -> NDArray[np.bool_]:
         """[N] parameters whose weights never changed between looks, though others' did."""
-        e = self.evidence
-        ratios = e.update_ratio
-        known = np.isfinite(ratios) & (e.weight_norm > 0)
-        still = (np.where(known, ratios, 0.0) == 0).all(axis=0) & (known.sum(axis=0) >= 3)
-        anything = bool((np.where(known, ratios, 0.0) > 0).any())
-        return still & anything
+        norms = self.evidence.weight_norm
+        known = np.isfinite(norms) & (norms > 0)
+        if known.sum(axis=0).max(initial=0) < 3:
+            return np.zeros(norms.shape[1], dtype=bool)
+        first = norms[np.argmax(known, axis=0), np.arange(norms.shape[1])]
+        same = ((norms == first) | ~known).all(axis=0)
+        still = same & (known.sum(axis=0) >= 3) & (np.nan_to_num(self.evidence.update_ratio) == 0).all(axis=0)
+        return still & bool((~same & known.any(axis=0)).any())
 
     @cached_property
     def finite(self) -> NDArray[np.int64]:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from gradkern.diagnosis.case import Case
 from gradkern.diagnosis.evidence import RunEvidence
-from gradkern.diagnosis.finding import KINDS, SEVERITIES, Finding
+from gradkern.diagnosis.finding import Finding
 from gradkern.diagnosis.load import read_evidence
+from gradkern.diagnosis.precedence import in_order
 from gradkern.diagnosis.rules import RULES
 
 if TYPE_CHECKING:
@@ -32,4 +33,4 @@ def diagnose(run: History | RunEvidence) -> list[Finding]:
     evidence = run if isinstance(run, RunEvidence) else read_evidence(run)
     case = Case(evidence)
     found = [finding for rule in RULES for finding in rule(case)] if len(evidence.steps) else []
-    return sorted(found, key=lambda f: (not f.is_alarm, KINDS.index(f.kind), -SEVERITIES.index(f.severity)))
+    return in_order(found)

@@ -18,6 +18,8 @@ GROWTH, STILL = 100.0, 33.0
 #: The norm of the first steps over what it comes to, with a loss that jumped or weights thrown away meanwhile.
 START = 100.0
 THROWN = 0.3
+#: A step that moves the weights by this part of their norm is at the edge of health.
+MOVED = 0.1
 #: Steps without spikes in a baseline.
 BASELINE = 64
 #: A spike with a jump of the loss: so many median absolute deviations, and so many times the baseline.
@@ -26,8 +28,9 @@ DEVIATIONS, TIMES = 8.0, 10.0
 TIMES_ALONE = 100.0
 #: More spikes than this part of the steps are noise.
 COMMON = 0.02
-#: A spike below twice the norm that the run started with does no harm (converged runs have small norms).
-OF_THE_START = 2.0
+#: Spikes have to stand out of the whole run: of twice the norm at its start (converged runs have small norms),
+#: and of three times what one step in twenty has (near the end of training norms are heavy-tailed: measured 1.9).
+OF_THE_START, OF_THE_RUN = 2.0, 3.0
 
 
 def exploding_over_time(case: Case) -> list[Finding]:
@@ -54,6 +57,8 @@ def _common_norm(case: Case) -> Floats:
 
 def _growing(case: Case, at: NDArray[np.int64], values: Floats) -> list[Finding]:
     e, trend = case.evidence, case.trend
+    if not _weights_suffer(case):
+        return []
     base = float(np.median(values[: max(min(10, len(values) // 5), 2)]))
     tail = values[-max(len(values) // 10, 3) :]
     windows = [float(np.median(w)) for w in np.array_split(values, min(20, len(values)))]
@@ -66,6 +71,14 @@ def _growing(case: Case, at: NDArray[np.int64], values: Floats) -> list[Finding]
     why = f"The norm of the gradient grew from {base:.2g} to {max(peak, float(tail[-1])):.2g} and stays there, and the loss got worse."
     numbers = {"norm_at_start": base, "norm_at_end": end, "growth": max(peak, float(tail[-1])) / base}
     return [case.finding("exploding_gradient", "severe", why, numbers, first=onset, last=int(e.steps[at[-1]]))]
+
+
+def _weights_suffer(case: Case) -> bool:
+    """The weights are thrown about too: an adaptive optimizer divides a large gradient by itself."""
+    e, size = case.evidence, case.weight_size[np.isfinite(case.weight_size)]
+    if not len(size) or not np.isfinite(e.total_norm).all():
+        return True
+    return bool(np.nanmax(np.append(case.movement, 0.0)) >= MOVED or size.max() >= 2 * size[0])
 
 
 def _starting(case: Case, at: NDArray[np.int64], values: Floats) -> list[Finding]:
@@ -95,7 +108,10 @@ def gradient_spike(case: Case) -> list[Finding]:
     base = baseline(norm)
     usable = np.isfinite(norm) & np.isfinite(base) & (base > 0)
     usable[: BASELINE // 4] = False
-    level = OF_THE_START * float(np.median(norm[case.finite[:20]])) if len(case.finite) else 0.0
+    finite = norm[case.finite]
+    if len(finite) < BASELINE // 4:
+        return []
+    level = max(OF_THE_START * float(np.median(finite[:20])), OF_THE_RUN * float(np.percentile(finite, 95)))
     with np.errstate(invalid="ignore", over="ignore"):
         far = np.flatnonzero(usable & (norm > TIMES * base) & (norm > level))
     if not len(far) or len(far) > max(COMMON * len(norm), 3):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gradkern.diagnosis.case import FEW_STEPS, Case
+from gradkern.diagnosis.case import FEW_STEPS, Case, Floats
 from gradkern.diagnosis.finding import Finding
 from gradkern.diagnosis.model import LEAKY, GATING, Layer
 
@@ -26,11 +26,12 @@ def saturation(case: Case) -> list[Finding]:
         return []
     limit = TANH_ARGUMENT if "tanh" in model.words else SIGMOID_ARGUMENT
     layers = model.layers[:-1]
-    arguments = {i: _argument(case, layer, first=i == 0) for i, layer in enumerate(layers)}
-    sick = {i: value for i, value in arguments.items() if value >= limit}
+    courses = {i: _arguments(case, layer, first=i == 0) for i, layer in enumerate(layers)}
+    sick = {i: c for i, c in courses.items() if len(c) and np.median(c) >= limit}
     if not sick:
         return []
-    worst = max(sick.values())
+    worst = max(float(np.median(course)) for course in sick.values())
+    onset = min(int(np.argmax(course >= limit)) for course in sick.values())
     names = case.of_layers([layers[i] for i in sick])
     why = (
         f"The argument of the {'tanh' if limit == TANH_ARGUMENT else 'sigmoid'} behind {names[0]} has a standard "
@@ -38,21 +39,19 @@ def saturation(case: Case) -> list[Finding]:
     )
     numbers = {"argument_std": worst, "layers": len(sick), "input_rms": _input_rms(case, layers[0])}
     severity = "warning" if case.trend.fell else "severe"
-    return [case.finding("saturation", severity, why, numbers, layers=names)]
+    first = int(e.update_steps[onset])
+    return [case.finding("saturation", severity, why, numbers, layers=names, first=first)]
 
 
-def _argument(case: Case, layer: Layer, first: bool) -> float:
+def _arguments(case: Case, layer: Layer, first: bool) -> Floats:
+    """[U] standard deviation of the argument at each look."""
     e = case.evidence
-    if not len(e.weight_norm) or not layer.shape:
-        return 0.0
-    norms = e.weight_norm[:, layer.weight]
-    norms = norms[np.isfinite(norms)]
-    if not len(norms):
-        return 0.0
+    if not layer.shape:
+        return np.zeros(0)
+    norms = np.nan_to_num(e.weight_norm[:, layer.weight].astype(np.float64), posinf=0.0)
     fan_in = int(np.prod(layer.shape[1:]))
-    rms = float(np.median(norms)) / np.sqrt(max(e.numel[layer.weight], 1))
     signal = _input_rms(case, layer)
-    return float(rms * np.sqrt(fan_in) * (signal if first else min(signal, 1.0)))
+    return norms * np.sqrt(fan_in / max(e.numel[layer.weight], 1)) * (signal if first else min(signal, 1.0))
 
 
 def _input_rms(case: Case, layer: Layer) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 
 from gradkern.diagnosis.case import FEW_STEPS, Case
 from gradkern.diagnosis.finding import Finding
-from gradkern.diagnosis.model import Layer
+from gradkern.diagnosis.model import Layer, role_of
 
 #: A layer is silent after so many steps with a gradient of exactly zero while others have one.
 SILENT_STEPS = 20
@@ -35,8 +35,9 @@ def no_gradient(case: Case) -> list[Finding]:
     columns = np.flatnonzero(never & trainable)
     if not len(columns):
         return []
-    listed = _in_an_optimizer(case)
+    listed, conditional = _in_an_optimizer(case), _conditional_roles(case)
     asked = [c for c in columns.tolist() if listed is None or e.names[c] in listed]
+    asked = [c for c in asked if role_of(e.names[c]) not in conditional]
     layers = case.names(asked or columns.tolist())
     share = float(e.numel[columns].sum() / max(e.numel[trainable].sum(), 1))
     why = (
@@ -45,6 +46,13 @@ def no_gradient(case: Case) -> list[Finding]:
     )
     numbers = {"parameters": len(layers), "share_of_elements": share}
     return [case.finding("no_gradient", "warning" if asked else "info", why, numbers, layers=layers)]
+
+
+def _conditional_roles(case: Case) -> set[str]:
+    """Roles whose members are absent from some steps: experts, heads in turn."""
+    e = case.evidence
+    often = e.has_grad.mean(axis=0)
+    return {role_of(e.names[c]) for c in np.flatnonzero((often > 0) & (often < 1)).tolist()}
 
 
 def _in_an_optimizer(case: Case) -> set[str] | None:

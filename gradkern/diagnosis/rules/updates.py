@@ -8,12 +8,15 @@ long as its learning rate is seen to fall.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
-from gradkern.diagnosis.case import FEW_STEPS, Case, Floats
+from gradkern.diagnosis.case import FEW_STEPS, Case
 from gradkern.diagnosis.finding import Finding
 
 #: Healthy runs stay below 0.10 at every look.
 LARGE, HUGE = 0.2, 0.7
+#: A loss that jumped in the first steps is above its first value by this factor.
+JUMP = 1.5
 #: Healthy runs have a median above 2e-5.
 SMALL = 5e-6
 #: 16-bit weights lose every change below half their precision: 2**-9 of the weight for bfloat16, and with it most
@@ -37,7 +40,7 @@ def update_too_large(case: Case) -> list[Finding]:
     harmed = _harmed(case)
     if largest < HUGE and not harmed:
         return []
-    if _healed(case, at):
+    if _only_at_first(case, at):
         return []
     severity = "severe" if harmed else "warning"
     why = (
@@ -61,9 +64,11 @@ def _harmed(case: Case) -> bool:
     return not trend.fell or trend.end > before or above
 
 
-def _healed(case: Case, at: Floats) -> bool:
-    """Only the very first steps (weights near zero, a warm-up by the optimizer), and the loss fell."""
-    return bool(len(case.movement) > 4 and at.max() <= 1 and case.trend.fell and not _harmed(case))
+def _only_at_first(case: Case, at: NDArray[np.int64]) -> bool:
+    """Only the first two steps were large (small weights, an adaptive optimizer), and the loss did not jump."""
+    loss = case.evidence.loss[:FEW_STEPS]
+    jumped = not np.isfinite(loss).all() or loss.max() > JUMP * abs(loss[0])
+    return bool(len(case.movement) > 4 and at.max() <= 1 and case.trend.fell and not jumped)
 
 
 def update_too_small(case: Case) -> list[Finding]:
