@@ -59,7 +59,7 @@ class CMakeBuild(build_ext):
 
 
 def record_torch(package: Path) -> None:
-    """What gradkern/_load.py compares with the installed torch before it loads the extension."""
+    """What gradkern/kernels/extension.py compares with the installed torch before it loads the extension."""
     import torch
 
     (package / "_built_for_torch.txt").write_text(torch.__version__ + "\n", encoding="utf-8")

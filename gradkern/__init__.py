@@ -1,34 +1,38 @@
-"""gradkern: gradient norms of every tensor, layer and the model in one read, clipping, monitoring."""
+"""gradkern: gradient norms of every tensor, layer and the model in one read; clipping, monitoring.
+
+Names are imported when they are first used: looking at a run needs no torch.
+"""
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
-from gradkern import _lazy
-from gradkern._load import build_info
-from gradkern.clipper import GradClipper
-from gradkern.functional import (
-    clip_grad_norm_,
-    clip_grad_value_,
-    clip_grads_with_norm_,
-    get_total_norm,
-)
-from gradkern.measure import measure
-from gradkern.patch import patch_torch, patched_torch, unpatch_torch
-from gradkern.stats import GradStats
+from gradkern._util import lazy, moved
+from gradkern._util.warning import GradkernWarning
 from gradkern.version import __version__
 
 if TYPE_CHECKING:
     from gradkern import distributed as distributed
-    from gradkern.monitor import GradMonitor, History, HistoryError
-else:  # what not every program needs
-    _HOMES = dict.fromkeys(("GradMonitor", "History", "HistoryError"), "gradkern.monitor")
-    __getattr__, __dir__ = _lazy.attach(__name__, _HOMES, submodules=["distributed"])
+    from gradkern.clipping.clipper import GradClipper
+    from gradkern.clipping.functional import (
+        clip_grad_norm_,
+        clip_grad_value_,
+        clip_grads_with_norm_,
+        get_total_norm,
+    )
+    from gradkern.clipping.measure import measure
+    from gradkern.history import History, HistoryError
+    from gradkern.integrations.torch_utils import patch_torch, patched_torch, unpatch_torch
+    from gradkern.kernels.extension import build_info
+    from gradkern.monitor import GradMonitor
+    from gradkern.params.stats import GradStats
 
 __all__ = [
     "GradClipper",
     "GradMonitor",
     "GradStats",
+    "GradkernWarning",
     "History",
     "HistoryError",
     "__version__",
@@ -42,3 +46,26 @@ __all__ = [
     "patched_torch",
     "unpatch_torch",
 ]
+
+if not TYPE_CHECKING:
+    _HOMES = {
+        "GradClipper": "gradkern.clipping.clipper",
+        "GradMonitor": "gradkern.monitor.monitor",
+        "GradStats": "gradkern.params.stats",
+        "History": "gradkern.history",
+        "HistoryError": "gradkern.history",
+        "build_info": "gradkern.kernels.extension",
+        "clip_grad_norm_": "gradkern.clipping.functional",
+        "clip_grad_value_": "gradkern.clipping.functional",
+        "clip_grads_with_norm_": "gradkern.clipping.functional",
+        "get_total_norm": "gradkern.clipping.functional",
+        "measure": "gradkern.clipping.measure",
+        "patch_torch": "gradkern.integrations.torch_utils",
+        "patched_torch": "gradkern.integrations.torch_utils",
+        "unpatch_torch": "gradkern.integrations.torch_utils",
+    }
+    __getattr__, __dir__ = lazy.attach(__name__, _HOMES, submodules=["distributed"])
+
+moved.install()
+if sys.modules.get("torch") is not None:  # a training program: its operators are registered now
+    from gradkern.clipping import functional as _functional  # noqa: F401

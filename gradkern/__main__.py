@@ -1,4 +1,4 @@
-from gradkern.cli import main
+from gradkern.cli.main import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -75,7 +75,7 @@ def check_inv_scale(device: str, p: float, factor: float) -> None:
 
 def check_scaling_by_a_tensor(device: str, dtype: torch.dtype, factor: float) -> None:
     """What a loss scale and a fold's coefficient go through: one rounding, whatever the type."""
-    from gradkern._write import scale_
+    from gradkern.kernels.scale import scale_
 
     grads = mixed_gradients(device, (dtype, dtype))
     before = host([g.clone() for g in grads])

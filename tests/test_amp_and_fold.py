@@ -17,7 +17,7 @@ from torch.amp.grad_scaler import OptState
 from wrapped import WrappedOptimizer
 
 import gradkern
-from gradkern import _write
+from gradkern.kernels import scale
 
 FUSED = {
     "AdamW": lambda ps: torch.optim.AdamW(ps, lr=1e-2, fused=True),
@@ -128,7 +128,7 @@ def test_a_folded_step_is_a_clipped_step(kind, scaled, monkeypatch):
         scaled_backward(folded, x, scaler, poison)
         scaled_backward(clipped, x, reference, poison)
         with monkeypatch.context() as patch:
-            patch.setattr(_write.C, "scale_", lambda *_: pytest.fail("a scale pass ran"))
+            patch.setattr(scale.C, "scale_", lambda *_: pytest.fail("a scale pass ran"))
             before = [p.grad.clone() for p in folded.parameters()]
             a = fold.clip_(scaler=scaler)
             assert all(torch.equal(p.grad, b) for p, b in zip(folded.parameters(), before))
@@ -214,7 +214,7 @@ def test_another_optimizer_than_the_clippers_is_refused():
 @pytest.mark.parametrize("norm_type", [2.0, 1.0, 0.0])
 def test_a_scale_on_a_device_gives_what_a_number_gives(norm_type):
     """Scalers keep theirs on a GPU; what is reported does not depend on that, a count of non-zeros least."""
-    from gradkern._general import measure_columns
+    from gradkern.clipping.pipeline import measure_columns
 
     model, x = model_and_input()
     model(x).square().sum().backward()

@@ -12,7 +12,7 @@ import torch
 
 import gradkern
 from gradkern.bench.clip import GradientCopies, Times, interleaved, norm_errors, time_clipping
-from gradkern.cli import main
+from gradkern.cli.main import main
 
 LAYOUT = [((7, 5), torch.float32), ((33,), torch.bfloat16), ((), torch.float64)]
 
@@ -192,7 +192,7 @@ def test_wrong_numbers(arguments, capsys):
 
 
 def test_disabled_is_said(models):
-    code = "import sys; from gradkern.cli import main; sys.exit(main(sys.argv[1:]))"
+    code = "import sys; from gradkern.cli.main import main; sys.exit(main(sys.argv[1:]))"
     arguments = ["bench", "--model", "bench_models:build", "--seconds", "1e-6", "--device", "cpu"]
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments],

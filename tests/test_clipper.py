@@ -12,7 +12,7 @@ from strategies import parameters
 from torch import nn
 
 import gradkern
-from gradkern._write import coefficient
+from gradkern.kernels.scale import coefficient
 
 
 def model_with_gradients(scale=10.0):

@@ -24,6 +24,8 @@ OPCHECKS = {
     "total_norm": lambda g: (ops.total_norm, (g, 2.0)),
     "total_norm of order 3": lambda g: (ops.total_norm, (g, 3.0)),
     "clip_": lambda g: (ops.clip_, (g, 0.1, 2.0, False)),
+    "total_norm for a decision": lambda g: (ops.total_norm, (g, 2.0, True)),
+    "clip_ for a decision": lambda g: (ops.clip_, (g, 0.1, 2.0, False, True)),
     "clip_ that writes nothing": lambda g: (ops.clip_, (g, math.inf, 2.0, True)),
     "scale_": lambda g: (ops.scale_, (g, torch.tensor(0.1, dtype=torch.float64))),
     "clip_value_": lambda g: (ops.clip_value_, (g, 0.1)),
@@ -179,11 +181,11 @@ def test_an_infinite_limit_never_writes_in_a_graph_either():
 def test_devices_without_kernels_are_left_to_torch_in_a_graph(monkeypatch):
     asked = []
     monkeypatch.setattr(
-        gradkern._fallback, "torch_clip_grad_norm_", lambda *a: asked.append(len(a)) or torch.ones(())
+        gradkern.kernels.torch_ops, "torch_clip_grad_norm_", lambda *a: asked.append(len(a)) or torch.ones(())
     )
     param = nn.Parameter(torch.ones(3, device="meta"))
     param.grad = torch.ones(3, device="meta")
-    assert gradkern._operators.clip_grad_norm_([param], 1.0, 2.0, False) == 1 and asked == [4]
+    assert gradkern.clipping.compiled.clip_grad_norm_([param], 1.0, 2.0, False) == 1 and asked == [4]
 
 
 def test_error_if_nonfinite_raises_from_compiled_code():

@@ -15,7 +15,7 @@ from statistics import median
 import pytest
 import torch
 
-from gradkern.cli import main
+from gradkern.cli.main import main
 from gradkern.demo.text import ALPHABET, Batches, encode, standard_library_text
 from gradkern.demo.training import SETTINGS, train
 

@@ -15,7 +15,7 @@ from strategies import NORM_TYPES, lists, parameters
 from torch import nn
 
 import gradkern
-from gradkern.names import canonical_names, layer_of
+from gradkern._util.names import canonical_names, layer_of
 
 
 class Block(nn.Module):

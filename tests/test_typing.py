@@ -19,7 +19,6 @@ PACKAGE = Path(gradkern.__file__).parent
 LAZY = {
     "gradkern": "GradMonitr",
     "gradkern.distributed": "explain_nrom",
-    "gradkern.monitor": "GradMonitr",
     "gradkern.report": "plot_los",
     "gradkern.sinks": "JsonSink",
 }

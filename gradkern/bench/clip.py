@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from gradkern.bench.layouts import Layout
-from gradkern.functional import clip_grad_norm_, get_total_norm
-from gradkern.measure import measure
+from gradkern.clipping.functional import clip_grad_norm_, get_total_norm
+from gradkern.clipping.measure import measure
 
 ROTATED_BYTES = 128 << 20  # copies together, but 2 to 16 of them: small lists stay in a cache
 LEAST_ROUNDS = 5

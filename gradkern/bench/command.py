@@ -8,8 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gradkern._option_types import positive, whole
-from gradkern.bench.layouts import DTYPES, LayoutError, case_layout, model_layout
+from gradkern._util.options import positive, whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from gradkern.bench.clip import Result
     from gradkern.bench.layouts import Layout
 
+DTYPES = ("float32", "bfloat16", "float16", "float64")
 COLUMNS = {"gradkern": "gradkern", "measure": "measure", "torch": "torch", "torch_single": "foreach=False"}
 NAME_WIDTH, WIDTH = 42, 15
 
@@ -49,6 +49,8 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 def run_command(arguments: argparse.Namespace) -> int:
     """Run the bench. Exit status 2 if it cannot start or cannot write its results."""
+    from gradkern.bench.layouts import LayoutError
+
     try:
         _run(arguments)
     except RuntimeError as error:
@@ -95,7 +97,7 @@ def _run(arguments: argparse.Namespace) -> None:
 def _about(device: str) -> dict[str, object]:
     import torch
 
-    from gradkern._load import DISABLED
+    from gradkern.kernels.extension import DISABLED
     from gradkern.version import __version__
 
     version = f"{__version__} (GRADKERN_DISABLE is set: this is torch)" if DISABLED else __version__
@@ -109,14 +111,17 @@ def _about(device: str) -> dict[str, object]:
 
 
 def _layouts(model: str | None, dtype: str | None) -> Iterator[tuple[str, Layout]]:
-    from gradkern.bench.cases import QUICK_CASES
+    import torch
 
-    chosen = DTYPES[dtype] if dtype else None
+    from gradkern.bench.cases import QUICK_CASES
+    from gradkern.bench.layouts import case_layout, model_layout
+
+    chosen = getattr(torch, dtype) if dtype else None
     if model is not None:
         yield model, model_layout(model, chosen)
         return
     for case in QUICK_CASES:
-        yield case.name, case_layout(case, chosen or DTYPES["float32"])
+        yield case.name, case_layout(case, chosen or torch.float32)
 
 
 def _line(result: Result) -> str:

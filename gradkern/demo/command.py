@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gradkern._option_types import positive, whole
+from gradkern._util.options import positive, whole
 
 if TYPE_CHECKING:
     from gradkern.demo.training import Run

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradkern.clipper import GradClipper
-from gradkern.functional import clip_grad_norm_
+from gradkern.clipping.clipper import GradClipper
+from gradkern.clipping.functional import clip_grad_norm_
 
 TORCH = "torch.nn.utils.clip_grad_norm_"
 FUNCTION = "gradkern.clip_grad_norm_"

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gradkern.clipper import GradClipper
+from gradkern.clipping.clipper import GradClipper
 from gradkern.demo.cost import ClipCost
 from gradkern.demo.models import LSTMModel, TransformerModel
 from gradkern.demo.text import ALPHABET, Batches
-from gradkern.stats import GradStats
+from gradkern.params.stats import GradStats
 
 BATCH, LENGTH, MOMENTUM = 16, 48, 0.9
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gradkern import _lazy
+from gradkern._util import lazy
 
 if TYPE_CHECKING:
     from gradkern.distributed.audit import CountedParameter, NormAudit, explain_norm
     from gradkern.distributed.gather import StatsGatherer
 else:
     _AUDIT = "gradkern.distributed.audit"
-    __getattr__, __dir__ = _lazy.attach(
+    __getattr__, __dir__ = lazy.attach(
         __name__,
         {
             "CountedParameter": _AUDIT,

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from torch.distributed.tensor import DTensor
 
-from gradkern._arguments import check_group, check_selections
 from gradkern.distributed.placements import counted_elements
-from gradkern.names import NamedParameters, resolve
+from gradkern.params.arguments import check_group, check_selections
+from gradkern.params.names import NamedParameters, resolve
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup

@@ -10,11 +10,11 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from gradkern import _fallback
-from gradkern._load import DISABLED, C
-from gradkern._write import coefficient, is_one, scale_
 from gradkern.distributed.measure import Distributed
 from gradkern.distributed.placements import written_shards
+from gradkern.kernels import torch_ops
+from gradkern.kernels.extension import DISABLED, C
+from gradkern.kernels.scale import coefficient, is_one, scale_
 
 
 @torch.no_grad()
@@ -81,7 +81,7 @@ def clip_grad_value_(params: Sequence[Tensor], clip_value: float) -> None:
             holder.grad = shard
             holders.append(holder)
     if DISABLED or not C.clip_grad_value_(holders, clip_value):
-        _fallback.clip_grad_value_(holders, clip_value)
+        torch_ops.clip_grad_value_(holders, clip_value)
 
 
 def _scale_by_norm(

@@ -9,9 +9,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from gradkern._arguments import check_group
 from gradkern.distributed.groups import group_device
-from gradkern.stats import GradStats
+from gradkern.params.arguments import check_group
+from gradkern.params.stats import GradStats
 
 #: Per row: norm, l2_norm, max_abs, nonfinite, zeros (-1: not counted), has_grad.
 _COLUMNS = 6

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate
 
-from gradkern._arguments import check_group
 from gradkern.distributed.groups import group_device
 from gradkern.distributed.packed import (
     NONFINITE,
@@ -24,6 +23,7 @@ from gradkern.distributed.packed import (
 from gradkern.distributed.placements import Domain, counts_here, local_shard, resolve_partial
 from gradkern.distributed.plan import RankPlan
 from gradkern.distributed.reduce import reduce_rows, reduce_total
+from gradkern.params.arguments import check_group
 
 
 class Distributed:

@@ -18,8 +18,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gradkern._fallback import magnitudes
-from gradkern._load import DISABLED, C
+from gradkern.kernels.extension import DISABLED, C
+from gradkern.kernels.torch_ops import magnitudes
 
 SQ_HI, SQ_LO = slice(0, 3), slice(3, 6)
 POWER_HI, POWER_LO, NONFINITE, ZEROS, NUMEL, SUMS = 6, 7, 8, 9, 10, 11

@@ -1,16 +1,21 @@
-"""Recording gradient statistics of a training run, and reading them."""
+"""Recording gradient statistics of a training run."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import warnings
+from typing import TYPE_CHECKING, Any
 
-from gradkern import _lazy
-from gradkern.monitor.history import History
-from gradkern.monitor.store import HistoryError
+from gradkern.monitor.monitor import GradMonitor
 
-if TYPE_CHECKING:
-    from gradkern.monitor.monitor import GradMonitor
-else:  # looking at a run needs no more than reading it
-    __getattr__, __dir__ = _lazy.attach(__name__, {"GradMonitor": "gradkern.monitor.monitor"})
+__all__ = ["GradMonitor"]
 
-__all__ = ["GradMonitor", "History", "HistoryError"]
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        if name in ("History", "HistoryError"):  # moved in 0.2
+            from gradkern import history
+
+            new = f"gradkern.{name}"
+            warnings.warn(f"gradkern.monitor.{name} has moved to {new}", DeprecationWarning, stacklevel=2)
+            return getattr(history, name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

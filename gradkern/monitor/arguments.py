@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradkern._arguments import as_index, as_positive, innermost
+from gradkern._util.names import as_index
+from gradkern.history.format import making
 from gradkern.monitor.ranks import made_by_rank_0
-from gradkern.monitor.store import making
-from gradkern.stats import GradStats
+from gradkern.params.arguments import as_positive, innermost
+from gradkern.params.stats import GradStats
 
 #: What norms are of that do not come from a clip, by `record`'s argument `after_clip`.
 PHASE_SAID = {None: "measured", False: "before_clip", True: "after_clip"}

@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gradkern.monitor.columns import Layout
-from gradkern.monitor.histogram import EXPONENTS, FORMATS
-from gradkern.monitor.rows import HistogramRow, Row, StepRow, WeightsRow
+from gradkern.history.format import EXPONENTS, FORMATS
+from gradkern.history.layout import Layout
+from gradkern.history.rows import HistogramRow, Row, StepRow, WeightsRow
 from gradkern.monitor.sample import Part
 from gradkern.monitor.transfer import HERE, PinnedPool, send
-from gradkern.stats import GradStats
+from gradkern.params.stats import GradStats
 
 
 class StepCapture:

@@ -7,15 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from gradkern.history.format import EXPONENTS, FORMATS
 from gradkern.monitor.sample import Part, Piece, Sample
-
-#: Bin b holds magnitudes in [2**e, 2**(e+1)); the first everything smaller but zero, the last
-#: everything larger. Zero, NaN and inf are in none.
-EXPONENTS = tuple(range(-60, 20))
-
-#: Number formats, and the largest magnitude that rounds to zero in them: half the smallest
-#: subnormal (ties go to even, that is to zero).
-FORMATS = {"fp16": 2.0**-25, "bf16": 2.0**-134, "fp8_e4m3": 2.0**-10, "fp8_e5m2": 2.0**-17}
 
 
 @torch.no_grad()

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradkern.monitor.columns import Layout
-from gradkern.names import distinct
-from gradkern.plan import ParameterPlan
-from gradkern.stats import GradStats
+from gradkern._util.names import distinct
+from gradkern.history.layout import Layout
+from gradkern.params.plan import ParameterPlan
+from gradkern.params.stats import GradStats
 
 
 class Layouts:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from gradkern import _general
-from gradkern.monitor import lock
+from gradkern.clipping import pipeline
+from gradkern.history import lock
+from gradkern.history.facade import History
 from gradkern.monitor.arguments import (
     PHASE_SAID,
     as_count,
@@ -24,16 +25,15 @@ from gradkern.monitor.arguments import (
 )
 from gradkern.monitor.capture import StepCapture
 from gradkern.monitor.describe import describe_run
-from gradkern.monitor.history import History
 from gradkern.monitor.layouts import Layouts
 from gradkern.monitor.lifetime import follow
-from gradkern.monitor.occasional import Occasional
+from gradkern.monitor.periodic import Occasional
 from gradkern.monitor.ranks import agree_on_step
 from gradkern.monitor.recorder import Feed, Recorder
 from gradkern.monitor.transfer import PinnedPool
-from gradkern.names import NamedParameters
-from gradkern.plan import ParameterPlan
-from gradkern.stats import GradStats
+from gradkern.params.names import NamedParameters
+from gradkern.params.plan import ParameterPlan
+from gradkern.params.stats import GradStats
 
 if TYPE_CHECKING:
     from gradkern.sinks import Sink
@@ -306,7 +306,7 @@ class GradMonitor:
     @torch.no_grad()
     def _measure(self, inv_scale: float) -> GradStats:
         params = self._plan.current()
-        columns = _general.measure_columns(
+        columns = pipeline.measure_columns(
             "GradMonitor.record", params, self._plan.names, 2.0, self._count_zeros, inv_scale
         )
         del columns["nonfinite_total"]

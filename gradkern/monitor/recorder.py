@@ -13,10 +13,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Protocol
 
-from gradkern.monitor import store
+from gradkern.history import format
+from gradkern.history.rows import Row
+from gradkern.history.writer import HistoryWriter
 from gradkern.monitor.capture import Capture, Presence
-from gradkern.monitor.rows import Row
-from gradkern.monitor.writer import HistoryWriter
 
 #: How often the thread looks for work, in seconds. It is never woken by a step: that would cost
 #: the training thread a system call and a turn at Python's lock.
@@ -59,7 +59,7 @@ class Recorder:
         ended: Callable[[], None] = lambda: None,
     ) -> None:
         self._writer = HistoryWriter(folder, {**meta, "closed": None}, journal)
-        self.file = folder / store.DATABASE
+        self.file = folder / format.DATABASE
         self.journal = self._writer.journal
         self.last_step = self._writer.last_step
         self._norm_type = self._noted_type = self._writer.norm_type
@@ -254,13 +254,13 @@ class Recorder:
         except sqlite3.Error as error:
             self._retry_at = time.monotonic() + self._retry_after
             self._retry_after = min(2 * self._retry_after, RETRY_MOST)
-            reason = store.explain(error, self.file, "GradMonitor")
+            reason = format.explain(error, self.file, "GradMonitor")
             self._warn(
                 "write",
                 f"{reason}. Training goes on; recent steps are kept in memory (at most "
                 f"{self._limit >> 20} MiB of them) and writing is tried again.",
             )
-        except store.HistoryError as error:
+        except format.HistoryError as error:
             self._retry_at = time.monotonic() + self._retry_after
             self._warn("write", f"{error}. Training goes on; writing is tried again.")
         else:
@@ -282,14 +282,14 @@ class Recorder:
             self._noted_type = self._norm_type
         try:
             self._writer.write(rows)
-        except (sqlite3.Error, store.HistoryError):
+        except (sqlite3.Error, format.HistoryError):
             raise
         except Exception:  # a row that no file can hold: one at a time, without it
             while rows:
                 one = [rows[0]]
                 try:
                     self._writer.write(one)
-                except (sqlite3.Error, store.HistoryError):
+                except (sqlite3.Error, format.HistoryError):
                     raise
                 except Exception as error:
                     self._lose(1, f"step {rows[0].step} cannot be recorded", error)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gradkern import _lazy
+from gradkern._util import lazy
 from gradkern.report.write import write_report
 
 if TYPE_CHECKING:
@@ -36,4 +36,4 @@ __all__ = [
 
 if not TYPE_CHECKING:
     _figures = [name for name in __all__ if name != "write_report"]
-    __getattr__, __dir__ = _lazy.attach(__name__, dict.fromkeys(_figures, "gradkern.report.figures"))
+    __getattr__, __dir__ = lazy.attach(__name__, dict.fromkeys(_figures, "gradkern.report.figures"))

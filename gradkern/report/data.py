@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from gradkern.monitor.history import History
+from gradkern.history.facade import History
 from gradkern.report.bins import F64, I64, Bins
 
 F32 = NDArray[np.float32]

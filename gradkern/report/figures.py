@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gradkern._text import clip_end, visible
+from gradkern._util.text import clip_end, visible
 from gradkern.report.data import Matrix, Run, Source
 from gradkern.report.load import load
 

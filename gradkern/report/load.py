@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from gradkern.monitor import store
-from gradkern.monitor.history import History
-from gradkern.monitor.words import first_offender, phase_in_words
+from gradkern.history import format
+from gradkern.history.facade import History
+from gradkern.history.words import first_offender, phase_in_words
 from gradkern.report.bins import F64, I64, Bins
 from gradkern.report.data import (
     CURVE_BINS,
@@ -36,7 +36,7 @@ def load(source: Source) -> Run:
 
 
 def _from_history(history: History) -> Run:
-    with store.reading(history.path, "report"):
+    with format.reading(history.path, "report"):
         return _read(history)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gradkern._text import visible
+from gradkern._util.text import visible
 from gradkern.report.data import Histogram, Matrix, Run
 from gradkern.report.encode import pack_matrix, plain, plain_number
 

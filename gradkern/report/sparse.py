@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from gradkern.monitor import store
-from gradkern.monitor.histogram import EXPONENTS, FORMATS
-from gradkern.monitor.history import History
+from gradkern.history import format
+from gradkern.history.facade import History
+from gradkern.history.format import EXPONENTS, FORMATS
 from gradkern.report.bins import F64, Bins
 from gradkern.report.data import RATIO_CELLS, Histogram, Matrix, columns_for
 
@@ -27,7 +27,7 @@ def read_ratios(history: History) -> Matrix | None:
         total, count = np.zeros(len(history.names)), np.zeros(len(history.names))
         for layout, blob in history.read_rows("weights", "ratio", ids[start:end]):
             at = layout.columns
-            ratio = store.decode(blob, len(at), "weights").astype(np.float64)
+            ratio = format.decode(blob, len(at), "weights").astype(np.float64)
             known = np.isfinite(ratio)  # NaN: not known; inf: the weights were zero
             total[at] += np.where(known, ratio, 0.0)
             count[at] += known
@@ -70,8 +70,8 @@ def read_histogram(history: History) -> Histogram | None:
 
 def _one_histogram(rows: int, blob: Any, fractions: Any) -> tuple[F64, F64]:
     """Counts [B] and fractions that underflow [formats] of the whole model of so many rows at one step."""
-    flat = store.decode_counts(blob, rows * len(EXPONENTS), "hists").reshape(rows, len(EXPONENTS))
-    part = store.decode(fractions, rows * len(FORMATS), "hists").reshape(rows, len(FORMATS))
+    flat = format.decode_counts(blob, rows * len(EXPONENTS), "hists").reshape(rows, len(EXPONENTS))
+    part = format.decode(fractions, rows * len(FORMATS), "hists").reshape(rows, len(FORMATS))
     weight = flat.sum(axis=1, keepdims=True).astype(np.float64)
     known = np.isfinite(part) & (weight > 0)
     total = (known * weight).sum(axis=0)

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from gradkern import _lazy
+from gradkern._util import lazy
 from gradkern.sinks.base import Sink
 
 _SHORT = {
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from gradkern.sinks.wandb import WandbSink
 else:
     _HOMES = {sink: f"gradkern.sinks.{short}" for short, sink in _SHORT.items()}
-    __getattr__, __dir__ = _lazy.attach(__name__, _HOMES)
+    __getattr__, __dir__ = lazy.attach(__name__, _HOMES)
 
 __all__ = ["JsonlSink", "MlflowSink", "Sink", "TensorBoardSink", "WandbSink", "make_sinks"]
 

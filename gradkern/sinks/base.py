@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradkern.monitor.rows import Row, StepRow, WeightsRow
+from gradkern.history.rows import Row, StepRow, WeightsRow
 from gradkern.sinks.heatmap import Heatmap
 
 CLIP_WINDOW = 100

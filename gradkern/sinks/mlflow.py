@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from gradkern.monitor.optional import need
+from gradkern._util.optional import need
 from gradkern.sinks.base import Sink, apart
 
 BATCH = 1000  # the most metrics that MLflow takes in one call

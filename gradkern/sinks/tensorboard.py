@@ -7,7 +7,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from gradkern.monitor.optional import need
+from gradkern._util.optional import need
 from gradkern.sinks.base import Sink
 
 

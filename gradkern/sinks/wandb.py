@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from gradkern.monitor.optional import need
+from gradkern._util.optional import need
 from gradkern.sinks.base import ENDINGS, Sink, apart
 
 STEP = "grad_step"

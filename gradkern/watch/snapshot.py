@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradkern._text import visible
-from gradkern.monitor import store
-from gradkern.monitor.history import History
-from gradkern.monitor.store import HistoryError
-from gradkern.monitor.words import Offender, first_offender, phase_in_words
+from gradkern._util.text import visible
+from gradkern.history import format
+from gradkern.history.facade import History
+from gradkern.history.format import HistoryError
+from gradkern.history.words import Offender, first_offender, phase_in_words
 
 F64 = NDArray[np.float64]
 
@@ -105,7 +105,7 @@ class Watcher:
                 return Snapshot(title, "waiting for the run to begin", note=missing)
         else:
             self._history.refresh()
-        with store.reading(self._history.path, "watch"):
+        with format.reading(self._history.path, "watch"):
             return self._read(title, self._history)
 
     def _let_go_if_replaced(self) -> None:
@@ -118,11 +118,11 @@ class Watcher:
 
     def _missing(self) -> str:
         """What is not there yet, in words."""
-        if self.run_dir.exists() and (not self.run_dir.is_dir() or (self.run_dir / store.DATABASE).exists()):
+        if self.run_dir.exists() and (not self.run_dir.is_dir() or (self.run_dir / format.DATABASE).exists()):
             return ""
         self._missing_at = time.monotonic()
         where = visible(str(self.run_dir.absolute()))
-        ranks = visible(store.ranks_in_words(self.run_dir))
+        ranks = visible(format.ranks_in_words(self.run_dir))
         if ranks:
             return f"no run, but those of ranks: {where}\n{ranks}"
         kind = "no run" if self.run_dir.exists() else "no such folder"
@@ -131,7 +131,7 @@ class Watcher:
     def _open(self) -> History | None:
         """None if the file has only just appeared: its monitor may not have put the tables into it."""
         try:
-            self._file = _identity(self.run_dir / store.DATABASE if self.run_dir.is_dir() else self.run_dir)
+            self._file = _identity(self.run_dir / format.DATABASE if self.run_dir.is_dir() else self.run_dir)
             history = History.open(self.run_dir)
             self._opened += 1
             return history

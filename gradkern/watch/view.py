@@ -10,7 +10,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from gradkern._text import clip_end, number, visible
+from gradkern._util.text import clip_end, number, visible
 from gradkern.watch.chart import bars, fold
 from gradkern.watch.snapshot import Ranked, Snapshot
 

@@ -103,7 +103,7 @@ def test_ranks_that_disagree_are_told_when_the_clipper_is_built(ranks, kind):
 
 
 def verify_job() -> None:
-    from gradkern import _verify, clipper, functional
+    from gradkern.clipping import clipper, functional, verify
 
     measure = sys.modules["gradkern.measure"]  # the name is the function's
     model = models.as_fsdp_tp(models.build())
@@ -115,13 +115,13 @@ def verify_job() -> None:
         close(gradkern.clip_grad_norm_(model.parameters(), expected / 2), expected)
         params = list(model.parameters())
         total = gradkern.get_total_norm([p.grad for p in params])
-        before = _verify.snapshot(params)
+        before = verify.snapshot(params)
         with pytest.raises(RuntimeError, match=r"GRADKERN_VERIFY: total_norm is .*, float64 says"):
-            _verify.check_total("get_total_norm", [p.grad for p in params], 2.0, total * 1.001)
+            verify.check_total("get_total_norm", [p.grad for p in params], 2.0, total * 1.001)
         with pytest.raises(
             RuntimeError, match=r"GRADKERN_VERIFY: gradient 0 is not 0\.\d+ times what it was"
         ):
-            _verify.check_clip("clip_grad_norm_", before, params, float(total) / 2, 2.0, total)
+            verify.check_clip("clip_grad_norm_", before, params, float(total) / 2, 2.0, total)
         right_calls(model, params, expected)
         with (
             mock.patch.object(functional_over_ranks, "written_shards", return_value=[]),

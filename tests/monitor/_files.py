@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from gradkern import History
-from gradkern.monitor import store
+from gradkern.history import format
 
 
 def assert_summary_is_right(history: History, points: int) -> None:
@@ -33,7 +33,7 @@ def assert_summary_is_right(history: History, points: int) -> None:
 
 
 def damage(folder: Path, *statements: str) -> None:
-    connection = sqlite3.connect(folder / store.DATABASE)
+    connection = sqlite3.connect(folder / format.DATABASE)
     for statement in statements:
         connection.execute(statement)
     connection.commit()

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 import gradkern
-from gradkern.monitor.columns import Layout
-from gradkern.monitor.rows import StepRow
-from gradkern.monitor.writer import HistoryWriter
+from gradkern.history.layout import Layout
+from gradkern.history.rows import StepRow
+from gradkern.history.writer import HistoryWriter
 
 
 def small_model(seed: int = 0) -> nn.Sequential:

@@ -11,8 +11,8 @@ from _files import assert_summary_is_right
 from _loops import layout, small_model, step_row, train
 
 from gradkern import GradMonitor, History
-from gradkern.monitor.rows import WeightsRow
-from gradkern.monitor.writer import HistoryWriter
+from gradkern.history.rows import WeightsRow
+from gradkern.history.writer import HistoryWriter
 
 
 def test_resume_goes_on_where_the_run_was(tmp_path):

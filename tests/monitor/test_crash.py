@@ -14,7 +14,7 @@ import numpy as np
 from _loops import small_model
 
 from gradkern import GradMonitor, History
-from gradkern.monitor import store
+from gradkern.history import format
 
 LOOP = """
 import sys, warnings
@@ -23,7 +23,7 @@ import torch
 torch.set_num_threads(1)
 from _loops import small_model, train
 from gradkern import GradMonitor
-from gradkern.monitor import file_systems
+from gradkern.history import file_systems
 file_systems.file_system = lambda *_: {file_system!r}
 model = small_model()
 optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
@@ -70,7 +70,7 @@ def test_kill_9_loses_only_what_is_in_flight(tmp_path):
             before = len(history)
         with GradMonitor(small_model(), None, run) as monitor:  # and the lock is gone
             assert monitor.step == before
-        check = sqlite3.connect(run / store.DATABASE).execute("PRAGMA integrity_check").fetchone()
+        check = sqlite3.connect(run / format.DATABASE).execute("PRAGMA integrity_check").fetchone()
         assert check == ("ok",)
 
 

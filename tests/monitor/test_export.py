@@ -11,8 +11,8 @@ import pytest
 from _loops import layout, step_row
 
 from gradkern import History
-from gradkern.monitor.export import COLUMNS
-from gradkern.monitor.writer import HistoryWriter
+from gradkern.history.export import COLUMNS
+from gradkern.history.writer import HistoryWriter
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from _files import damage
 from _loops import small_model, write_run
 
 from gradkern import GradMonitor, History, HistoryError
-from gradkern.monitor import store
+from gradkern.history import format
 
 RNG = np.random.default_rng(0)
 
@@ -23,7 +23,7 @@ def test_no_run_is_an_error(tmp_path):
 
 @pytest.mark.parametrize("content", [b"", b"x", b"garbage" * 1000, b"SQLite format 3\0" + b"\xff" * 5000])
 def test_another_file_is_named_and_left(tmp_path, content):
-    file = tmp_path / store.DATABASE
+    file = tmp_path / format.DATABASE
     file.write_bytes(content)
     with pytest.raises(HistoryError, match=r"\[History.open\] .*history\.db'"):
         History.open(tmp_path)
@@ -40,7 +40,7 @@ def test_another_file_is_named_and_left(tmp_path, content):
 @pytest.mark.parametrize("journal", ["DELETE", "WAL"])
 def test_a_foreign_database_is_left_byte_for_byte(tmp_path, start, journal):
     damage(tmp_path, start, "PRAGMA journal_mode=" + journal)
-    file = tmp_path / store.DATABASE
+    file = tmp_path / format.DATABASE
     before = file.read_bytes()
     with pytest.raises(HistoryError, match=r"history\.db': expected a gradkern history, .*left as it is"):
         GradMonitor(small_model(), None, tmp_path)
@@ -49,10 +49,10 @@ def test_a_foreign_database_is_left_byte_for_byte(tmp_path, start, journal):
 
 
 def test_a_foreign_database_with_a_wal_is_left_byte_for_byte(tmp_path):
-    foreign = sqlite3.connect(tmp_path / store.DATABASE)
+    foreign = sqlite3.connect(tmp_path / format.DATABASE)
     foreign.execute("PRAGMA journal_mode=WAL")
     foreign.execute("CREATE TABLE t (x)")
-    names = (store.DATABASE, store.DATABASE + "-wal")
+    names = (format.DATABASE, format.DATABASE + "-wal")
     run = tmp_path / "run"  # what a crash of the other program leaves
     run.mkdir()
     for name in names:
@@ -67,7 +67,7 @@ def test_a_foreign_database_with_a_wal_is_left_byte_for_byte(tmp_path):
 @pytest.mark.parametrize("part", [0.1, 0.5, 0.9, 0.999])
 def test_a_truncated_file_is_named_not_restarted(tmp_path, part):
     write_run(tmp_path, RNG.random((200, 30), dtype=np.float32))
-    file = tmp_path / store.DATABASE
+    file = tmp_path / format.DATABASE
     whole = file.read_bytes()
     file.write_bytes(whole[: int(part * len(whole))])
     for open_it in (History.open, lambda run: GradMonitor(small_model(), None, run)):
@@ -80,14 +80,14 @@ def test_a_truncated_file_is_named_not_restarted(tmp_path, part):
 
 def test_flipped_bytes_never_crash_the_reader(tmp_path):
     write_run(tmp_path / "good", RNG.random((60, 5), dtype=np.float32))
-    whole = (tmp_path / "good" / store.DATABASE).read_bytes()
+    whole = (tmp_path / "good" / format.DATABASE).read_bytes()
     generator = np.random.default_rng(3)
     messages = []
     for _ in range(150):
         damaged = bytearray(whole)
         for at in generator.integers(0, len(whole), 40):
             damaged[at] = generator.integers(0, 256)
-        (tmp_path / store.DATABASE).write_bytes(bytes(damaged))
+        (tmp_path / format.DATABASE).write_bytes(bytes(damaged))
         try:
             with History.open(tmp_path) as history:
                 assert history.norm.shape == (len(history), len(history.names))
@@ -177,13 +177,13 @@ def test_what_does_not_fit_into_memory_names_the_file(tmp_path, monkeypatch):
         raise MemoryError
 
     with History.open(tmp_path) as history:
-        monkeypatch.setattr("gradkern.monitor.reader.Columns", full)
+        monkeypatch.setattr("gradkern.history.reader.Columns", full)
         with pytest.raises(HistoryError, match=r"history\.db': too large for this machine's memory"):
             history.norm  # noqa: B018
 
 
 def test_nothing_is_unpickled():
-    folder = Path(store.__file__).parent
+    folder = Path(format.__file__).parent
     text = "".join(file.read_text() for file in folder.glob("*.py"))
     for word in ("pickle", "eval(", "exec(", "torch.load", "allow_pickle"):
         assert word not in text.replace("unpickled", "")

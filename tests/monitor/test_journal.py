@@ -9,8 +9,8 @@ import pytest
 from _loops import layout, small_model, step_row
 
 from gradkern import GradMonitor, History
-from gradkern.monitor import file_systems, store
-from gradkern.monitor.writer import HistoryWriter
+from gradkern.history import file_systems, format
+from gradkern.history.writer import HistoryWriter
 
 MOUNTS = """
 22 1 8:1 / / rw,relatime - ext4 /dev/sda1 rw
@@ -54,11 +54,11 @@ def test_a_closed_run_is_one_file_and_stays_one_when_it_is_read(tmp_path):
         assert writer.journal == "WAL"
         writer.write([step_row(s, [s, s], layout(2)) for s in range((writer.last_step or 0) + 1, end + 1)])
         writer.close()
-        assert files(tmp_path) == [store.DATABASE]
-        before = (tmp_path / store.DATABASE).read_bytes()
+        assert files(tmp_path) == [format.DATABASE]
+        before = (tmp_path / format.DATABASE).read_bytes()
         with History.open(tmp_path) as history:
             assert len(history.norm) == end
-        assert files(tmp_path) == [store.DATABASE] and (tmp_path / store.DATABASE).read_bytes() == before
+        assert files(tmp_path) == [format.DATABASE] and (tmp_path / format.DATABASE).read_bytes() == before
 
 
 def test_a_run_that_is_read_while_it_ends_and_begins_again(tmp_path):
@@ -75,7 +75,7 @@ def test_a_run_that_is_read_while_it_ends_and_begins_again(tmp_path):
     assert late.refresh() == 1 and late.norm[:, 0].tolist() == [1, 2]
     late.close()
     writer.close()
-    assert files(tmp_path) == [store.DATABASE]
+    assert files(tmp_path) == [format.DATABASE]
     with History.open(tmp_path) as idle:  # a reader of one file beside a writer that goes on in a WAL
         writer = HistoryWriter(tmp_path, {})
         assert writer.journal == "WAL"

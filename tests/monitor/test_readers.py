@@ -15,8 +15,8 @@ from _files import damage
 from _loops import layout, step_row, write_run
 
 from gradkern import History, HistoryError
-from gradkern.monitor import store
-from gradkern.monitor.writer import HistoryWriter
+from gradkern.history import format
+from gradkern.history.writer import HistoryWriter
 
 RNG = np.random.default_rng(0)
 
@@ -80,7 +80,7 @@ def test_blocks_say_what_the_rows_say(tmp_path, chunks):
         live = live or History.open(tmp_path)  # opened early, refreshed often
         live.refresh()
     writer.close()
-    packed = sqlite3.connect(tmp_path / store.DATABASE).execute("SELECT count(*) FROM blocks").fetchone()[0]
+    packed = sqlite3.connect(tmp_path / format.DATABASE).execute("SELECT count(*) FROM blocks").fetchone()[0]
     assert packed == step // 256
     numbers = np.arange(1, step + 1)
     for history in (live, History.open(tmp_path)):
@@ -106,7 +106,7 @@ def test_reading_from_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
             def connect(name, **kw):
                 return real("file:/nonexistent/x?mode=ro", **kw)
 
-            monkeypatch.setattr(store.sqlite3, "connect", connect)
+            monkeypatch.setattr(format.sqlite3, "connect", connect)
             with pytest.raises(HistoryError, match="can be written, got: unable to open"):
                 History.open(tmp_path)
             monkeypatch.undo()
@@ -127,7 +127,7 @@ def test_opening_a_run_keeps_the_locks_of_the_process_that_records(tmp_path):
         "try: sqlite3.connect(sys.argv[1], timeout=0, isolation_level=None).execute('BEGIN IMMEDIATE')\n"
         "except sqlite3.OperationalError as error: print(error)"
     )
-    file = str(tmp_path / store.DATABASE)
+    file = str(tmp_path / format.DATABASE)
     done = subprocess.run([sys.executable, "-c", code, file], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "database is locked", done
     writer._db.execute("ROLLBACK")

@@ -13,10 +13,10 @@ from _files import damage
 from _loops import layout, small_model, step_row, write_run
 
 from gradkern import GradMonitor, History, HistoryError
-from gradkern.monitor import database, store
-from gradkern.monitor.writer import HistoryWriter
+from gradkern.history import database, format
+from gradkern.history.writer import HistoryWriter
 
-FILE, JOURNAL, WAL = (store.DATABASE + ending for ending in ("", "-journal", "-wal"))
+FILE, JOURNAL, WAL = (format.DATABASE + ending for ending in ("", "-journal", "-wal"))
 
 
 def as_killed(run: Path, copy: Path) -> None:

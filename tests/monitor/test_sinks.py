@@ -15,7 +15,7 @@ import torch
 from _loops import layout, small_model, step_row, train
 
 from gradkern import GradMonitor
-from gradkern.monitor.rows import WeightsRow
+from gradkern.history.rows import WeightsRow
 from gradkern.sinks import JsonlSink, Sink, make_sinks
 from gradkern.sinks.base import SinkFeed
 from gradkern.sinks.heatmap import COLUMNS, Heatmap, encode_png

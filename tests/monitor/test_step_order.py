@@ -11,8 +11,8 @@ from _loops import layout, small_model, step_row
 from torch import nn
 
 from gradkern import GradMonitor, History
-from gradkern.monitor.rows import WeightsRow
-from gradkern.monitor.writer import HistoryWriter
+from gradkern.history.rows import WeightsRow
+from gradkern.history.writer import HistoryWriter
 
 
 class Loop:

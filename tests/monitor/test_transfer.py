@@ -9,9 +9,9 @@ import pytest
 import torch
 from _loops import layout
 
+from gradkern.history.format import EXPONENTS, FORMATS
 from gradkern.monitor import transfer
 from gradkern.monitor.capture import HistogramCapture, Presence, WeightsCapture
-from gradkern.monitor.histogram import EXPONENTS, FORMATS
 from gradkern.monitor.transfer import PinnedPool, send
 
 

@@ -9,7 +9,8 @@ from _loops import small_model, train
 from torch import nn
 
 from gradkern import GradClipper, GradMonitor, History
-from gradkern.monitor.histogram import EXPONENTS, FORMATS, histogram
+from gradkern.history.format import EXPONENTS, FORMATS
+from gradkern.monitor.histogram import histogram
 from gradkern.monitor.sample import Sample, stride_for
 
 

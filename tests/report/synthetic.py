@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from gradkern.monitor.columns import Layout
-from gradkern.monitor.histogram import EXPONENTS, FORMATS
-from gradkern.monitor.rows import HistogramRow, StepRow, WeightsRow
-from gradkern.monitor.writer import HistoryWriter
+from gradkern.history.format import EXPONENTS, FORMATS
+from gradkern.history.layout import Layout
+from gradkern.history.rows import HistogramRow, StepRow, WeightsRow
+from gradkern.history.writer import HistoryWriter
 from gradkern.report.bins import Bins
 from gradkern.report.data import (
     CURVE_BINS,

@@ -13,8 +13,8 @@ import torch
 from synthetic import record
 
 from gradkern import GradMonitor, History, HistoryError
-from gradkern.cli import main
-from gradkern.monitor.store import SCHEMA
+from gradkern.cli.main import main
+from gradkern.history.format import SCHEMA
 
 Use = Callable[[Path], None]
 VALUES = (

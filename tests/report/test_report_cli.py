@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gradkern.cli import main
+from gradkern.cli.main import main
 
 Make = Callable[..., Path]
 
@@ -181,7 +181,7 @@ def test_a_missing_package_names_its_extra(recorded: Make) -> None:
     code = (
         "import sys\n"
         "sys.modules['rich'] = sys.modules['matplotlib'] = None\n"
-        "from gradkern.cli import main\n"
+        "from gradkern.cli.main import main\n"
         "print(main(['watch', sys.argv[1]]), main(['report', sys.argv[1], '--png', sys.argv[1]]))"
     )
     done = python(code, str(recorded()))

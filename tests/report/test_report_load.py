@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from synthetic import HOSTILE, norms_at
 
-from gradkern.monitor.history import History
-from gradkern.monitor.store import HistoryError
+from gradkern.history.facade import History
+from gradkern.history.format import HistoryError
 from gradkern.report import html, write_report
 from gradkern.report.load import load
 from gradkern.report.payload import payload

@@ -10,7 +10,7 @@ import torch
 from synthetic import HOSTILE
 
 from gradkern import measure
-from gradkern._text import clip_end, html_table, number, visible
+from gradkern._util.text import clip_end, html_table, number, visible
 
 
 @pytest.mark.parametrize(

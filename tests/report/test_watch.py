@@ -23,10 +23,10 @@ from rich.console import Console
 from synthetic import HOSTILE
 
 from gradkern import GradMonitor
-from gradkern.monitor.columns import Layout
-from gradkern.monitor.rows import StepRow
-from gradkern.monitor.store import HistoryError
-from gradkern.monitor.writer import HistoryWriter
+from gradkern.history.format import HistoryError
+from gradkern.history.layout import Layout
+from gradkern.history.rows import StepRow
+from gradkern.history.writer import HistoryWriter
 from gradkern.watch import show_once
 from gradkern.watch.chart import bars, fold, levels
 from gradkern.watch.snapshot import Watcher

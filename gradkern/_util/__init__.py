@@ -1,0 +1,1 @@
+"""Small helpers that every room uses: lazy names, text for people, command-line numbers. No torch."""

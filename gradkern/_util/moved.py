@@ -1,0 +1,67 @@
+"""Import paths of earlier versions: they work for one more, with a DeprecationWarning."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+#: Public modules that moved in 0.2; the name they had, and the one they have. Pickles name them, too.
+MOVED = {
+    "gradkern.clipper": "gradkern.clipping.clipper",
+    "gradkern.commands": "gradkern.cli.looking",
+    "gradkern.functional": "gradkern.clipping.functional",
+    "gradkern.names": "gradkern.params.names",
+    "gradkern.patch": "gradkern.integrations.torch_utils",
+    "gradkern.plan": "gradkern.params.plan",
+    "gradkern.stats": "gradkern.params.stats",
+    "gradkern.monitor.columns": "gradkern.history.columns",
+    "gradkern.monitor.database": "gradkern.history.database",
+    "gradkern.monitor.export": "gradkern.history.export",
+    "gradkern.monitor.history": "gradkern.history.facade",
+    "gradkern.monitor.lock": "gradkern.history.lock",
+    "gradkern.monitor.reader": "gradkern.history.reader",
+    "gradkern.monitor.recent": "gradkern.history.recent",
+    "gradkern.monitor.rows": "gradkern.history.rows",
+    "gradkern.monitor.scalars": "gradkern.history.scalars",
+    "gradkern.monitor.store": "gradkern.history.format",
+    "gradkern.monitor.summaries": "gradkern.history.pyramid",
+    "gradkern.monitor.summary_reader": "gradkern.history.summary",
+    "gradkern.monitor.words": "gradkern.history.words",
+    "gradkern.monitor.writer": "gradkern.history.writer",
+}
+
+
+class _Forward(Loader):
+    """Makes a module whose every attribute is that of the module that took its place."""
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        return None
+
+    def exec_module(self, module: ModuleType) -> None:
+        new = MOVED[module.__name__]
+        warnings.warn(f"{module.__name__} has moved to {new}", DeprecationWarning, stacklevel=2)
+        target = import_module(new)
+
+        def get(name: str) -> Any:
+            return getattr(target, name)
+
+        module.__dict__.update(__getattr__=get, __dir__=lambda: dir(target))
+
+
+class _Finder(MetaPathFinder):
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        return ModuleSpec(fullname, _Forward()) if fullname in MOVED else None
+
+
+def install() -> None:
+    """Let `import` find what moved, after everything else failed to. Idempotent."""
+    if not any(type(finder).__name__ == _Finder.__name__ for finder in sys.meta_path):
+        sys.meta_path.append(_Finder())

@@ -1,0 +1,73 @@
+"""Names of parameters and layers, as text: no torch is needed to read them."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+#: What wrappers put into names: torch.compile, FSDP, activation checkpointing.
+_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
+
+
+def as_index(value: Any) -> int:
+    """`value` where it is a whole number of any integer type; -1 for everything else."""
+    try:
+        return -1 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return -1
+
+
+def canonical_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Names without what wrappers add to them.
+
+    `_orig_mod.` and the like go wherever they stand; `module.` (DataParallel, DDP) only where every
+    name starts with it. If two names became one, all stay as they are.
+    """
+    text = "\n".join(names)  # one search instead of one a name
+    if not (text.startswith("module.") or any(wrapper in text for wrapper in _WRAPPERS)):
+        return tuple(names)
+    stripped = [".".join(part for part in name.split(".") if part not in _WRAPPERS) for name in names]
+    while stripped and all(name.startswith("module.") for name in stripped):
+        stripped = [name[len("module.") :] for name in stripped]
+    return tuple(stripped if len(set(stripped)) == len(set(names)) else names)
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """The names, where one comes again with the number of its occurrence: "weight (2)"."""
+    seen: dict[str, int] = {}
+    result: list[str] = []
+    for name in names:
+        candidate = name
+        while candidate in seen:
+            seen[name] += 1
+            candidate = f"{name} ({seen[name]})"
+        seen[candidate] = 1
+        result.append(candidate)
+    return result
+
+
+def as_depth(operation: str, depth: Any) -> int | None:
+    """How many components of a module's name are kept; None for all.
+
+    Raises:
+        ValueError: neither None nor an integer of at least 0.
+    """
+    if depth is None:
+        return None
+    number = as_index(depth)
+    if number < 0:
+        raise ValueError(f"[{operation}] depth: expected None or an integer of at least 0, got {depth!r}")
+    return number
+
+
+def layer_of(name: str, depth: int | None = None) -> str:
+    """The module that owns a parameter: "blocks.1.attn.weight" → "blocks.1.attn".
+
+    With `depth`, at most that many leading components. A parameter of the root module itself
+    belongs to "(root)".
+    """
+    owner = name.rpartition(".")[0]
+    if depth is not None:
+        owner = ".".join(owner.split(".")[:depth])
+    return owner or "(root)"

@@ -1,0 +1,59 @@
+"""The command line: `gradkern COMMAND`, also `python -m gradkern COMMAND`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from gradkern.bench.command import add_command as add_bench
+from gradkern.cli.looking import add_commands as add_looking
+from gradkern.demo.command import add_command as add_demo
+from gradkern.version import __version__
+
+
+def _info(_: argparse.Namespace) -> int:
+    from gradkern.kernels.extension import build_info
+
+    for key, value in build_info().items():
+        print(f"{key.replace('_', ' '):28} {value or '-'}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="gradkern", description="Gradient norms, clipping and monitoring for PyTorch."
+    )
+    parser.add_argument("--version", action="version", version=f"gradkern {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    info = commands.add_parser("info", help="what was compiled, and what this machine uses of it")
+    info.set_defaults(run=_info)
+    add_demo(commands)
+    add_looking(commands)
+    add_bench(commands)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status is 0 if it succeeded, 130 if it was interrupted."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.command is None:
+        parser.print_help()
+        return 2
+    try:
+        status: int = arguments.run(arguments)
+    except ImportError as error:
+        if error.name != "gradkern":  # the extension does not load: the message says what to do
+            raise
+        print(f"gradkern {arguments.command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        after_echo = "\n" if sys.stderr.isatty() else ""  # the terminal has written ^C
+        print(f"{after_echo}gradkern {arguments.command}: interrupted", file=sys.stderr)
+        return 130
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

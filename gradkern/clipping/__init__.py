@@ -1,0 +1,1 @@
+"""Clipping: the drop-in functions, `GradClipper` and `measure`."""

@@ -1,0 +1,340 @@
+"""`GradClipper`: clipping for a training loop, with statistics and a policy for NaN and inf."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, get_args
+
+import torch
+from torch import Tensor
+
+from gradkern.clipping import grad_scaler, pipeline, verify
+from gradkern.clipping.fused_step import OptimizerHandover
+from gradkern.clipping.pipeline import Groups
+from gradkern.kernels.extension import DISABLED, VERIFY, C
+from gradkern.params.arguments import as_number, check_group, check_selections, innermost
+from gradkern.params.names import NamedParameters
+from gradkern.params.plan import ParameterPlan
+from gradkern.params.stats import GradStats
+
+if TYPE_CHECKING:
+    from torch.amp.grad_scaler import GradScaler
+    from torch.distributed import ProcessGroup
+
+OnNonfinite = Literal["propagate", "raise", "zero", "skip"]
+
+
+class GradClipper:
+    """Clips gradients by their global norm and returns what one read of them tells.
+
+    Args:
+        params: a Module (looked at again when its parameters change), (name, Parameter) pairs, or
+            Parameters.
+        max_norm: largest norm to leave; `inf` only measures.
+        norm_type: order of the norm that is clipped, as in `clip_grad_norm_`.
+        count_zeros: count zero elements too (`stats.zeros`), of sparse gradients the stored ones; costs a
+            little.
+        on_nonfinite: what happens when a gradient holds inf or NaN (decided by the count of such
+            elements, not by the norm, which can overflow for finite gradients):
+
+            - "propagate": as torch: the norm is inf or NaN and the gradients become 0 or NaN.
+            - "raise": RuntimeError that names the parameters; gradients are untouched. Synchronises.
+            - "zero": all gradients become zero. An optimizer with momentum or weight decay still
+              moves the parameters.
+            - "skip": gradients are untouched and `stats.skip_step` is set on the device. With
+              `optimizer` (a fused one), it skips the step itself, without a synchronisation;
+              otherwise read ``stats.skip_step``.
+        optimizer: a fused optimizer (``torch.optim.AdamW(..., fused=True)``): told to skip the step,
+            and for `fold`. Of several clippers of one optimizer each can have the step skipped.
+        fold: leave the gradients as they are and let `optimizer` apply the coefficient, through its
+            `grad_scale`: no scale pass here. Gradients are then clipped by ``optimizer.step()``, which
+            writes the quotients back. Not with on_nonfinite="zero".
+        process_group: ranks that hold different parts of the *plain* parameters (experts, shards made
+            by hand). DTensors know their ranks; other plain parameters are taken to be replicas.
+        in_process_group: which plain parameters, by canonical name, are different parts in
+            `process_group`; default: all.
+        pp_group: ranks that hold different parts of the model: pipeline stages.
+        counted_elsewhere: which parameters, by canonical name, another rank counts: on the last stage,
+            an embedding that is tied to the first stage's. They are clipped here all the same; their
+            rows are 0 here.
+
+    Example:
+        >>> clipper = GradClipper(model, max_norm=1.0)
+        >>> loss.backward()
+        >>> stats = clipper.clip_()
+        >>> optimizer.step()
+
+    Raises:
+        TypeError, ValueError: bad arguments; or the ranks of a mesh list different parameters.
+
+    Notes:
+        With an optimizer, groups or DTensors it is not copied and not pickled (TypeError), nor is what holds
+        it: build another for the copied model.
+
+        With DTensors, building it is a collective over their meshes (16 bytes a mesh dimension): the
+        ranks agree on the rows that `clip_` sends.
+    """
+
+    def __init__(
+        self,
+        params: NamedParameters,
+        max_norm: float,
+        *,
+        norm_type: float = 2.0,
+        count_zeros: bool = False,
+        on_nonfinite: OnNonfinite = "propagate",
+        optimizer: torch.optim.Optimizer | None = None,
+        fold: bool = False,
+        process_group: ProcessGroup | None = None,
+        in_process_group: Callable[[str], bool] | None = None,
+        pp_group: ProcessGroup | None = None,
+        counted_elsewhere: Callable[[str], bool] | None = None,
+    ) -> None:
+        self.max_norm = max_norm
+        self.norm_type = as_number("GradClipper", "norm_type", norm_type)
+        self._count_zeros = bool(count_zeros)
+        self._fold = bool(fold)
+        self.on_nonfinite = on_nonfinite
+        check_group("GradClipper", "process_group", process_group)
+        check_group("GradClipper", "pp_group", pp_group)
+        check_selections("GradClipper", process_group, in_process_group, counted_elsewhere)
+        self._plan = ParameterPlan("GradClipper", params)
+        if not self._plan.params and process_group is None and pp_group is None:
+            raise ValueError("[GradClipper] params: expected at least one parameter, got none")
+        _check_optimizer(optimizer, on_nonfinite, fold)
+        self._folded: tuple[Any, Any] = (None, None)
+        if fold and optimizer is not None:
+            self._check_folded("GradClipper", optimizer)
+        self._optimizer = optimizer
+        self._handover = None
+        if optimizer is not None:
+            self._handover = OptimizerHandover(innermost(optimizer), self._plan.identities)
+            self._handover.retire_with(self)
+        inside = None if in_process_group is None else (lambda i: in_process_group(self._plan.names[i]))
+        elsewhere = None if counted_elsewhere is None else (lambda i: counted_elsewhere(self._plan.names[i]))
+        self._groups = Groups(process_group, pp_group, inside, elsewhere)
+        self._cache = pipeline.Cache()
+        plan = self._plan
+        pipeline.agree("GradClipper", plan.params, plan.names, self.norm_type, self._groups, self._cache)
+
+    @property
+    def max_norm(self) -> float:
+        """Largest norm to leave; can be set between steps."""
+        return self._max_norm
+
+    @max_norm.setter
+    def max_norm(self, value: float) -> None:
+        self._max_norm = as_number("GradClipper", "max_norm", value)
+
+    @property
+    def on_nonfinite(self) -> OnNonfinite:
+        """What happens when a gradient holds inf or NaN; can be set between steps."""
+        return self._on_nonfinite
+
+    @on_nonfinite.setter
+    def on_nonfinite(self, value: OnNonfinite) -> None:
+        if value not in get_args(OnNonfinite):
+            policies = ", ".join(get_args(OnNonfinite))
+            raise ValueError(f"[GradClipper] on_nonfinite: expected one of {policies}, got {value!r}")
+        if self._fold and value == "zero":
+            raise ValueError(
+                "[GradClipper] fold: expected on_nonfinite other than 'zero' (no division makes NaN zero), "
+                "got 'zero'"
+            )
+        self._on_nonfinite: OnNonfinite = value
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Canonical names of the parameters, in the order of the statistics' rows."""
+        return self._plan.names
+
+    def clip_(
+        self, *, scaler: GradScaler | None = None, optimizer: torch.optim.Optimizer | None = None
+    ) -> GradStats:
+        """Clip the gradients in place.
+
+        Args:
+            scaler: a `torch.amp.GradScaler`, between ``scaler.scale(loss).backward()`` and
+                ``scaler.step(optimizer)``: gradients are unscaled, checked and clipped with one read
+                and one write, and the scaler is left as ``scaler.unscale_(optimizer)`` leaves it.
+                Statistics are of the unscaled gradients. Where they hold inf or NaN, the scaler skips
+                the step, and they are unscaled only (set to zero with "zero"). Where nothing has a
+                gradient, ``scaler.step`` goes on to the optimizer (torch: an AssertionError), because
+                other ranks may have some.
+            optimizer: the optimizer that is stepped by `scaler`; default: the clipper's. Without a
+                scaler it is of no use, and ignored.
+
+        Returns:
+            GradStats from before clipping, with `clip_coef` (and `skip_step` for "skip" and with a scaler);
+            its tensors stay on the gradients' device. Over ranks, rows of DTensors and totals are the
+            same on every rank of a mesh; rows of plain tensors and `has_grad` are this rank's.
+
+        Raises:
+            RuntimeError: on_nonfinite="raise", and a gradient holds inf or NaN; names the
+                parameters. Or the scaler has unscaled or stepped since its last update, as
+                `unscale_` raises. Gradients are unchanged.
+            TypeError: `scaler` is no GradScaler.
+            ValueError: with `scaler`: a float16 gradient. With `scaler` or `fold`: the optimizer's
+                parameters are not the clipper's (any more). Gradients are unchanged.
+
+        Notes:
+            No host-device synchronisation, except for "raise".
+        """
+        params = self._plan.current()
+        if scaler is not None and not grad_scaler.is_enabled(scaler):
+            scaler = None  # GradScaler(enabled=False) scales nothing and skips nothing
+        if self._handover is not None:
+            self._handover.clear()
+            self._handover.check_fused("GradClipper.clip_")
+            if self._fold:
+                self._check_folded("GradClipper.clip_", self._handover.optimizer)
+        columns = None
+        plain = self._cache.plan is None and not self._groups.named
+        before = verify.snapshot(params) if VERIFY and not (DISABLED or self._groups.named) else None
+        if plain and not (DISABLED or scaler is not None or self._fold):
+            columns = C.clip(
+                params,
+                self.max_norm,
+                self.norm_type,
+                self.on_nonfinite,
+                self._count_zeros,
+                self._plan.names,
+            )
+        if columns is None:
+            columns = self._clip_in_steps(params, scaler, optimizer)
+        if before is not None and not self._cache.by_torch:
+            self._verify(before, params, columns)
+        stats = GradStats(
+            names=self._plan.names,
+            numel=self._plan.sizes(columns.pop("numel", None)),
+            has_grad=tuple(columns.pop("has_grad")),
+            norm_type=self.norm_type,
+            first=self._plan.first,
+            _identities=self._plan.identities,
+            applied=not self._fold,
+            **columns,
+        )
+        if self._handover is not None and not self._fold and scaler is None and stats.skip_step is not None:
+            self._handover.give(None, stats.skip_step)
+        return stats
+
+    def _verify(self, before: list[Tensor | None], params: list[Tensor], columns: dict[str, Any]) -> None:
+        operation = "GradClipper.clip_"
+        inverse = float(columns.get("inv_scale", 1.0))
+        verify.check_rows(operation, before, params, columns, self.norm_type, inverse)
+        factor = 1.0 if self._fold else float(columns["clip_coef"]) * inverse
+        zeroed = self.on_nonfinite == "zero" and bool(columns["nonfinite"].sum())
+        verify.check_scaled(operation, before, params, factor, zeroed)
+
+    @torch.no_grad()
+    def _clip_in_steps(
+        self, params: list[Tensor], scaler: GradScaler | None, optimizer: torch.optim.Optimizer | None
+    ) -> dict[str, Any]:
+        """Measure, decide, apply, with a scaler, a fold, groups, DTensors or torch's operations."""
+        inverse = self._begin_unscaling(params, scaler, optimizer)
+        columns = pipeline.measure_columns(
+            "GradClipper.clip_",
+            params,
+            self._plan.names,
+            self.norm_type,
+            self._count_zeros,
+            1.0 if inverse is None else inverse,
+            self._groups,
+            self._cache,
+        )
+        # A scaler skips the step by itself: nothing but unscaling is left to do then.
+        policy = "skip" if inverse is not None and self.on_nonfinite == "propagate" else self.on_nonfinite
+        verdict = pipeline.decide(columns, self.max_norm, policy)
+        if policy == "raise":
+            if scaler is not None and inverse is not None and bool(verdict.bad):
+                grad_scaler.record(
+                    scaler, self._stepped(optimizer), params, verdict.bad
+                )  # update() lowers the scale
+            pipeline.raise_if_bad(columns, verdict, self._plan.names, "GradClipper.clip_")
+        factor = verdict.coef if inverse is None else verdict.coef * inverse
+        if self._fold:
+            self._hand_over(verdict, factor)
+        else:
+            pipeline.apply(params, factor, verdict.bad if policy == "zero" else None, self._cache.held)
+        if scaler is not None and inverse is not None:
+            grad_scaler.record(scaler, self._stepped(optimizer), params, verdict.bad)
+        del columns["nonfinite_total"]
+        if inverse is not None:
+            columns["inv_scale"] = inverse
+        columns["clip_coef"] = verdict.coef.to(columns["total_norm"].dtype)
+        if self.on_nonfinite == "skip" or inverse is not None:  # a scaler skips by itself
+            columns["skip_step"] = verdict.bad
+        return columns
+
+    def _stepped(self, optimizer: torch.optim.Optimizer | None) -> torch.optim.Optimizer:
+        own = self._optimizer
+        if optimizer is None and own is None:
+            raise ValueError(
+                "[GradClipper.clip_] optimizer: expected the optimizer that scaler steps, got None"
+            )
+        if optimizer is not None and own is not None and innermost(optimizer) is not innermost(own):
+            raise ValueError(
+                "[GradClipper.clip_] optimizer: expected the one the clipper was built with, got another"
+            )
+        return optimizer or own  # type: ignore[return-value]
+
+    def _begin_unscaling(
+        self, params: list[Tensor], scaler: GradScaler | None, optimizer: torch.optim.Optimizer | None
+    ) -> float | Tensor | None:
+        if scaler is None:
+            return None
+        return grad_scaler.begin(scaler, self._stepped(optimizer), params, self._plan.names)
+
+    def _hand_over(self, verdict: pipeline.Verdict, factor: Tensor) -> None:
+        """Let the optimizer's own step divide; on a CPU, only if there is something to divide by."""
+        assert self._handover is not None
+        skip = verdict.bad if self.on_nonfinite == "skip" else torch.zeros_like(verdict.bad)
+        needless = factor.device.type == "cpu" and float(factor) == 1.0
+        self._handover.give(None if needless else factor.reciprocal(), skip)
+
+    def _check_folded(self, operation: str, optimizer: torch.optim.Optimizer) -> None:
+        """Again only where the clipper's parameters or the sizes of the optimizer's groups are other ones."""
+        names, sizes = self._plan.names, [len(group["params"]) for group in optimizer.param_groups]
+        if self._folded[0] is not names or self._folded[1] != sizes:
+            _check_folded(operation, optimizer, self._plan)
+            self._folded = names, sizes
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
+        """copy, deepcopy and pickle come here."""
+        if self._optimizer is None and not self._groups.named and self._cache.plan is None:
+            return super().__reduce_ex__(protocol)
+        raise TypeError(
+            "[GradClipper] copy: expected no copy and no pickle of a clipper that is tied to an optimizer, "
+            "to process groups or to other ranks' shards; build another one for the copies of these"
+        )
+
+
+def _check_folded(operation: str, optimizer: torch.optim.Optimizer, plan: ParameterPlan) -> None:
+    """The optimizer divides its own parameters' gradients: they have to be the clipper's."""
+    stepped = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    for param, name in zip(plan.params, plan.names):
+        if param.requires_grad and id(param) not in stepped:
+            raise ValueError(
+                f"[{operation}] fold: expected an optimizer of all the clipper's parameters, got one without "
+                f"'{name}', which nothing would clip"
+            )
+    foreign = len(stepped - set(map(id, plan.params)))
+    if foreign:
+        raise ValueError(
+            f"[{operation}] fold: expected an optimizer of the clipper's parameters alone, got one with "
+            f"{foreign} more, which would be scaled without being counted"
+        )
+
+
+def _check_optimizer(optimizer: torch.optim.Optimizer | None, on_nonfinite: str, fold: bool) -> None:
+    if optimizer is not None and not isinstance(innermost(optimizer), torch.optim.Optimizer):
+        raise TypeError(
+            f"[GradClipper] optimizer: expected a torch.optim.Optimizer, got {type(optimizer).__name__}"
+        )
+    if optimizer is not None and on_nonfinite != "skip" and not fold:
+        raise ValueError(
+            "[GradClipper] optimizer: expected only with on_nonfinite='skip' or fold=True, got "
+            f"{on_nonfinite!r}"
+        )
+    if fold and optimizer is None:
+        raise ValueError("[GradClipper] fold: expected together with a fused optimizer, got optimizer=None")

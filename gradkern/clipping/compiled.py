@@ -1,0 +1,156 @@
+"""The operators `torch.ops.gradkern.*` for torch.compile and export.
+
+Registered by the extension with declared mutation; here are their fakes (shapes and types without
+data) and the bodies of the public functions as they are traced. Eager calls do not come here: they
+take the shorter way through pybind11.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradkern.kernels import torch_ops
+from gradkern.kernels.extension import DISABLED, build_info  # registers the operators as well
+from gradkern.kernels.scale import coefficient
+
+_CUDA = bool(build_info().get("cuda"))
+
+
+def _fake(name: str) -> Any:
+    """Registers a fake; where the extension may be missing there is nothing to register it for."""
+    return (lambda function: function) if DISABLED else torch.library.register_fake(f"gradkern::{name}")
+
+
+def _report_dtype(grads: Sequence[Tensor]) -> torch.dtype:
+    wide = any(g.dtype in (torch.float64, torch.complex128) for g in grads)
+    return torch.float64 if wide else torch.float32
+
+
+def _scalar(grads: Sequence[Tensor], for_decision: bool) -> Tensor:
+    device = grads[0].device if grads else torch.device("cpu")
+    dtype = torch.float64 if for_decision else _report_dtype(grads)
+    return torch.empty((), dtype=dtype, device=device)
+
+
+@_fake("total_norm")
+def _(grads: Sequence[Tensor], norm_type: float, for_decision: bool = False) -> Tensor:
+    return _scalar(grads, for_decision)
+
+
+@_fake("clip_")
+def _(
+    grads: Sequence[Tensor],
+    max_norm: float,
+    norm_type: float,
+    error_if_nonfinite: bool,
+    for_decision: bool = False,
+) -> Tensor:
+    return _scalar(grads, for_decision)
+
+
+@_fake("scale_")
+def _(grads: Sequence[Tensor], factor: Tensor) -> None:
+    return None
+
+
+@_fake("clip_value_")
+def _(grads: Sequence[Tensor], clip_value: float) -> None:
+    return None
+
+
+def leaves_graph(tensors: Sequence[Tensor], parameters: bool = True) -> bool:
+    """Whether a list is clipped `outside` the graph: with DTensors, and with sparse gradients, which no
+    graph takes."""
+    listed = [*tensors, *(p.grad for p in tensors if p.grad is not None)] if parameters else tensors
+    if any(t.layout is not torch.strided for t in listed):
+        return True
+    if not torch.distributed.is_available():
+        return False
+    from torch.distributed.tensor import DTensor  # the compiler has imported it already
+
+    return any(isinstance(t, DTensor) for t in listed)
+
+
+def outside(function: Callable[..., Any], *arguments: Any, **groups: Any) -> Any:
+    """Call an eager function between two graphs."""
+    from gradkern.clipping.graph_break import outside_the_graph  # takes the compiler, which is there already
+
+    return outside_the_graph(function, *arguments, **groups)
+
+
+def gradients(operation: str, parameters: Sequence[Tensor]) -> list[Tensor]:
+    grads = [p.grad for p in parameters if p.grad is not None]
+    candidates = [p for p in parameters if isinstance(p, torch.nn.Parameter) or p.requires_grad]
+    if parameters and not grads and not candidates:
+        raise ValueError(
+            f"[{operation}] parameters: expected parameters, got {len(parameters)} plain tensors of which "
+            "none requires grad or has a .grad; pass the parameters, or the gradients to get_total_norm"
+        )
+    return grads
+
+
+def _has_kernels(grads: Sequence[Tensor]) -> bool:
+    """Whether the operators are implemented for these; other devices are left to torch."""
+    usable = ("cpu", "cuda") if _CUDA else ("cpu",)
+    return all(g.device.type in usable for g in grads)
+
+
+def _scale(grads: Sequence[Tensor], max_norm: Any, total: Tensor) -> None:
+    """With tensors: a limit that changes from call to call, or lies on a device, is an input of the graph
+    then and not a constant of it."""
+    by_device: dict[torch.device, list[Tensor]] = {}
+    for grad in grads:
+        by_device.setdefault(grad.device, []).append(grad)
+    for device, listed in by_device.items():
+        one = torch.ones((), dtype=torch.float64, device=device)
+        limit = one * (max_norm.to(device) if isinstance(max_norm, Tensor) else max_norm)
+        torch.ops.gradkern.scale_(
+            listed, torch.where(limit.isposinf(), one, coefficient(total.to(device), limit))
+        )
+
+
+def get_total_norm(tensors: Sequence[Tensor], norm_type: float, error_if_nonfinite: bool) -> Tensor:
+    if not tensors:
+        return torch.tensor(0.0)
+    if not _has_kernels(tensors):
+        return torch_ops.torch_get_total_norm(tensors, norm_type, error_if_nonfinite)
+    if error_if_nonfinite:  # the check is inside the operator; a max_norm of inf never writes
+        return torch.ops.gradkern.clip_(list(tensors), float("inf"), norm_type, True)
+    return torch.ops.gradkern.total_norm(list(tensors), norm_type)
+
+
+def clip_grad_norm_(
+    parameters: Sequence[Tensor], max_norm: Any, norm_type: float, error_if_nonfinite: bool
+) -> Tensor:
+    grads = gradients("clip_grad_norm_", parameters)
+    if not grads:
+        return torch.tensor(0.0)
+    if not _has_kernels(grads):
+        return torch_ops.torch_clip_grad_norm_(parameters, max_norm, norm_type, error_if_nonfinite)
+    if error_if_nonfinite:  # something empty for every missing gradient: the message counts parameters
+        listed = [torch.empty(0, device=p.device) if p.grad is None else p.grad for p in parameters]
+        total = torch.ops.gradkern.clip_(listed, float("inf"), norm_type, True, True)
+    else:
+        total = torch.ops.gradkern.total_norm(grads, norm_type, True)
+    _scale(grads, max_norm, total)
+    return total.to(_report_dtype(grads))
+
+
+def clip_grads_with_norm_(parameters: Sequence[Tensor], max_norm: Any, total_norm: Tensor) -> None:
+    grads = gradients("clip_grads_with_norm_", parameters)
+    if not _has_kernels(grads):
+        torch_ops.torch_clip_grads_with_norm_(parameters, max_norm, total_norm)
+    elif grads:
+        _scale(grads, max_norm, total_norm)
+
+
+def clip_grad_value_(parameters: Sequence[Tensor], clip_value: float) -> None:
+    grads = gradients("clip_grad_value_", parameters)
+    if not _has_kernels(grads):
+        torch_ops.torch_clip_grad_value_(parameters, clip_value)
+    elif grads:
+        torch.ops.gradkern.clip_value_(grads, clip_value)

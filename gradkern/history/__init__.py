@@ -1,0 +1,7 @@
+"""A run's file and everything that reads it. Needs NumPy and sqlite3, not torch."""
+
+from gradkern.history.facade import History
+from gradkern.history.format import HistoryError
+from gradkern.history.summary import Summary
+
+__all__ = ["History", "HistoryError", "Summary"]

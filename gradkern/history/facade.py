@@ -1,0 +1,139 @@
+"""`History`: what a run has recorded, while it is recorded or afterwards."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gradkern._util.names import as_depth
+from gradkern.history import database, format
+from gradkern.history.format import HistoryError
+from gradkern.history.layers import LayerColumns, roll_up
+from gradkern.history.reader import names_file
+from gradkern.history.recorded import Recorded
+from gradkern.history.summary import Summary, read_summary
+
+__all__ = ["History"]
+
+
+class History(Recorded):
+    """A recorded run. Arrays have T rows, the recorded steps, and N columns, the parameters.
+
+    Only plain numbers of each step are read when it is opened; the [T, N] arrays are read when they
+    are asked for, and kept until `refresh`. Reading changes nothing in the file (but undoes what a
+    process that was killed left half written), executes nothing from it and never disturbs the process
+    that records. Beside a run that was not closed, or not while nobody read it, SQLite keeps its two
+    files for a WAL.
+
+    Where a run went back to an earlier step (a resume from a checkpoint), the steps recorded
+    before and replaced afterwards are left out; ``History.open(run, superseded=True)`` shows every
+    row in the order it was written.
+    """
+
+    @classmethod
+    def open(cls, run_dir: str | os.PathLike[str], *, superseded: bool = False) -> History:
+        """Open a run to read.
+
+        Args:
+            run_dir: the folder given to `GradMonitor` (or its history.db).
+            superseded: show the rows that a later branch replaced, too.
+
+        Raises:
+            HistoryError: there is no run, its file is damaged or something else, or a process holds it
+                for more than 5 s; names the file.
+        """
+        connection = database.connect_reader(run_dir)
+        folder = Path(run_dir)
+        path = folder / format.DATABASE if folder.is_dir() else folder
+        try:
+            return cls(connection, path, superseded)
+        except BaseException:
+            connection.close()
+            raise
+
+    def __enter__(self) -> History:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # ---- views ----
+
+    def summary(self, max_points: int = 1000, depth: int | None = None) -> Summary:
+        """The whole run in at most `max_points` points, from aggregates kept while it was recorded.
+
+        Args:
+            max_points: how many points at most; a shorter run gives one a step.
+            depth: roll parameters up to modules, as `layers`.
+
+        Raises:
+            ValueError: `max_points` is less than 1; `depth` is negative, or no integer.
+
+        Notes:
+            Never scans the whole: reads about ``4 * max_points`` aggregates and a short tail.
+        """
+        if max_points < 1:
+            raise ValueError(f"[History.summary] max_points: expected at least 1, got {max_points}")
+        return self._summary(max_points, as_depth("History.summary", depth))
+
+    @names_file
+    def _summary(self, max_points: int, depth: int | None) -> Summary:
+        try:
+            return read_summary(self, max_points, depth)
+        except HistoryError:
+            before = len(self._branch_rows)
+            self.refresh()
+            if len(self._branch_rows) == before:
+                raise
+            return read_summary(self, max_points, depth)  # it went back to an earlier step meanwhile
+
+    def layers(self, depth: int | None = None) -> LayerColumns:
+        """Rows of modules instead of parameters, as `GradStats.by_layer`.
+
+        Args:
+            depth: keep at most that many leading components of the module's name.
+
+        Raises:
+            ValueError: `depth` is negative, or no integer.
+        """
+        return self._layers(as_depth("History.layers", depth))
+
+    @names_file
+    def _layers(self, depth: int | None) -> LayerColumns:
+        return roll_up(self, depth)
+
+    def to_pandas(self) -> Any:
+        """A long table (pandas.DataFrame), one line a step and parameter. Needs gradkern[monitor]."""
+        from gradkern.history.export import to_pandas
+
+        return to_pandas(self)
+
+    def to_csv(self, file: str | os.PathLike[str]) -> None:
+        """The long table as CSV, written in pieces; needs nothing else."""
+        from gradkern.history.export import to_csv
+
+        to_csv(self, file)
+
+    def to_parquet(self, file: str | os.PathLike[str]) -> None:
+        """The long table as Parquet, written in pieces. Needs gradkern[parquet]."""
+        from gradkern.history.export import to_parquet
+
+        to_parquet(self, file)
+
+    def _repr_html_(self) -> str:
+        """The run in a few lines, for a notebook; names are escaped."""
+        from gradkern.history.reprs import history_html
+
+        return history_html(self)
+
+    def __repr__(self) -> str:
+        if not len(self):
+            return f"History({str(self.path)!r}: nothing recorded yet, {len(self.names)} parameters)"
+        return (
+            f"History({str(self.path)!r}: {len(self)} steps {self.steps[0]}–{self.steps[-1]}, "
+            f"{len(self.names)} parameters, total_norm {self.total_norm[-1]:.4g}, "
+            f"{np.count_nonzero(self.clipped)} clipped, {np.count_nonzero(self.skipped)} skipped)"
+        )

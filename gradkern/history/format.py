@@ -1,0 +1,192 @@
+"""The file behind a history: one SQLite database, one compact row a step.
+
+    RUN/history.db
+      meta      key, value (JSON)
+      layouts   a set of parameters: names, sizes, …; a new one whenever the model's parameters change
+      branches  where recording went on from an earlier step (after a resume)
+      steps     a narrow row of plain numbers for each recorded step
+      blocks    the rows of `steps` again, 256 packed in one, to read them all at once
+      vals      the per-parameter columns of a step: little-endian blobs, one entry a parameter
+      weights   weight norms and update ratios, every so often
+      hists     log2 histograms, opt-in
+      summaries aggregates of 16, 64, 256, … steps, written with the step that completes them
+
+Nothing read from the file is trusted: its schema must be exactly the one below (no trigger, no
+view), every blob's length is checked, and nothing in it is ever executed or unpickled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+DATABASE = "history.db"
+APPLICATION_ID = 0x67726B6E  # "grkn"
+VERSION = 1
+BUSY_SECONDS = 5.0
+
+SCHEMA = {
+    "meta": "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
+    "layouts": "CREATE TABLE layouts (id INTEGER PRIMARY KEY, params TEXT NOT NULL)",
+    "branches": (
+        "CREATE TABLE branches (id INTEGER PRIMARY KEY, from_step INTEGER, first_seq INTEGER NOT NULL, "
+        "kept INTEGER NOT NULL, time REAL NOT NULL)"
+    ),
+    "steps": (
+        "CREATE TABLE steps (seq INTEGER PRIMARY KEY, branch INTEGER NOT NULL, step INTEGER NOT NULL, "
+        "layout INTEGER NOT NULL, flags INTEGER NOT NULL, time REAL NOT NULL, loss REAL, "
+        "total_norm REAL, clip_coef REAL, inv_scale REAL, lr BLOB)"
+    ),
+    "blocks": "CREATE TABLE blocks (idx INTEGER PRIMARY KEY, data BLOB NOT NULL)",
+    "vals": (
+        "CREATE TABLE vals (seq INTEGER PRIMARY KEY, norm BLOB NOT NULL, max_abs BLOB NOT NULL, "
+        "l2_norm BLOB, nonfinite BLOB, zeros BLOB)"
+    ),
+    "weights": (
+        "CREATE TABLE weights (id INTEGER PRIMARY KEY, branch INTEGER NOT NULL, step INTEGER NOT NULL, "
+        "layout INTEGER NOT NULL, exact INTEGER NOT NULL, weight_norm BLOB NOT NULL, ratio BLOB NOT NULL)"
+    ),
+    "hists": (
+        "CREATE TABLE hists (id INTEGER PRIMARY KEY, branch INTEGER NOT NULL, step INTEGER NOT NULL, "
+        "layout INTEGER NOT NULL, counts BLOB NOT NULL, underflow BLOB NOT NULL)"
+    ),
+    "summaries": (
+        "CREATE TABLE summaries (level INTEGER, idx INTEGER, step0 INTEGER NOT NULL, step1 INTEGER NOT NULL, "
+        "head BLOB NOT NULL, body BLOB NOT NULL, PRIMARY KEY (level, idx)) WITHOUT ROWID"
+    ),
+}
+
+# Bits of steps.flags. SQLite keeps NaN as NULL, so that a value is there is said by a bit.
+HAS_LOSS = 1
+HAS_COEF = 2
+SKIPPED = 4
+PHASE_SHIFT = 4  # two bits: an index into PHASES
+PHASES = ("before_clip", "measured", "after_clip")
+
+#: Bin b holds magnitudes in [2**e, 2**(e+1)); the first everything smaller but zero, the last
+#: everything larger. Zero, NaN and inf are in none.
+EXPONENTS = tuple(range(-60, 20))
+
+#: Number formats, and the largest magnitude that rounds to zero in them: half the smallest
+#: subnormal (ties go to even, that is to zero).
+FORMATS = {"fp16": 2.0**-25, "bf16": 2.0**-134, "fp8_e4m3": 2.0**-10, "fp8_e5m2": 2.0**-17}
+
+_F4, _F8 = np.dtype("<f4"), np.dtype("<f8")
+
+
+class HistoryError(RuntimeError):
+    """A run's file cannot be read or written; the message names the file."""
+
+
+def ranks_in_words(folder: Path) -> str:
+    """That the runs are in folders below this one, each rank's in its own; empty if it is not so."""
+    found = sorted(
+        (file.parent.name for file in folder.glob(f"rank*/{DATABASE}")), key=lambda name: (len(name), name)
+    )
+    if not found:
+        return ""
+    more = f", … ({len(found)} in all)" if len(found) > 4 else ""
+    return f"Each rank has a run of its own in there, to be given as RUN: {', '.join(found[:4])}{more}."
+
+
+def _explain(error: sqlite3.Error, file: Path, operation: str) -> str:
+    text = str(error)
+    if "not a database" in text or "malformed" in text:
+        return f"[{operation}] {str(file)!r}: the file is corrupt ({text}); it is left as it is: move it away"
+    if "readonly" in text or "unable to open" in text:
+        return f"[{operation}] {str(file)!r}: expected a folder and file that can be written, got: {text}"
+    if "locked" in text:
+        return f"[{operation}] {str(file)!r}: another process that writes to it holds it ({text}); try again"
+    return f"[{operation}] {str(file)!r}: {text}"
+
+
+def explain(error: sqlite3.Error, file: Path, operation: str) -> HistoryError:
+    """The error to raise for one of SQLite's, naming the file."""
+    return HistoryError(_explain(error, file, operation))
+
+
+@contextlib.contextmanager
+def reading(file: Path, operation: str = "History") -> Iterator[None]:
+    """Whatever goes wrong in here with what a file holds becomes a HistoryError that names the file.
+
+    The types and sizes of what SQLite returns are the file's, not ours.
+    """
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise explain(error, file, operation) from error
+    except UnicodeError as error:  # SQLite's own message quotes the damage
+        raise explain(sqlite3.DatabaseError("malformed"), file, operation) from error
+    except MemoryError as error:
+        raise HistoryError(
+            f"[{operation}] {str(file)!r}: too large for this machine's memory; History.window reads less"
+        ) from error
+    except HistoryError as error:
+        if str(file) in str(error):
+            raise
+        raise HistoryError(f"{error} ({str(file)!r})") from error
+    except (TypeError, ValueError, LookupError, ArithmeticError) as error:
+        raise HistoryError(f"[{operation}] {str(file)!r}: a damaged row: {error}") from error
+
+
+@contextlib.contextmanager
+def making(folder: Path) -> Iterator[None]:
+    """Whatever the file system refuses in here becomes a HistoryError that names the run's folder."""
+    try:
+        yield
+    except OSError as error:
+        raise HistoryError(
+            f"[GradMonitor] run_dir {str(folder)!r}: expected a folder that can be written, got: {error}"
+        ) from error
+
+
+def decode(blob: Any, count: int, what: str) -> NDArray[Any]:
+    """A column of `count` reals: float32, or float64 where the blob is twice as long."""
+    if not isinstance(blob, bytes) or len(blob) not in (4 * count, 8 * count):
+        raise HistoryError(f"[History] {what}: expected {count} numbers, got a damaged row")
+    wide = count > 0 and len(blob) == 8 * count
+    return np.frombuffer(blob, dtype="<f8" if wide else "<f4")
+
+
+def encode(values: NDArray[Any]) -> bytes:
+    """The blob of a column: float32 or float64 as it comes."""
+    if values.dtype in (_F4, _F8):
+        return values.tobytes()
+    return values.astype("<f8" if values.dtype == np.float64 else "<f4").tobytes()
+
+
+def encode_counts(counts: NDArray[np.int64]) -> bytes | None:
+    """Counts that are almost always zero: (row, count) pairs of the others, None if there are none."""
+    rows = np.flatnonzero(counts)
+    if not len(rows):
+        return None
+    return np.stack([rows.astype(np.int64), counts[rows].astype(np.int64)]).astype("<i8").tobytes()
+
+
+def decode_counts(blob: Any, count: int, what: str) -> NDArray[np.int64]:
+    """The reverse of `encode_counts`, dense."""
+    dense = np.zeros(count, dtype=np.int64)
+    if blob is None:
+        return dense
+    if not isinstance(blob, bytes) or len(blob) % 16:
+        raise HistoryError(f"[History] {what}: expected pairs of integers, got a damaged row")
+    rows, counts = np.frombuffer(blob, dtype="<i8").reshape(2, -1)
+    if len(rows) and (rows.min() < 0 or rows.max() >= count):
+        raise HistoryError(f"[History] {what}: a row number is out of range")
+    dense[rows] = counts
+    return dense
+
+
+def read_json(text: Any, what: str) -> Any:
+    """A JSON value from the file, or a HistoryError."""
+    try:
+        return json.loads(text)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise HistoryError(f"[History] {what}: expected JSON, got a damaged value") from error

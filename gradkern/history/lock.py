@@ -1,0 +1,56 @@
+"""One monitor a run: two would mix their steps."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from gradkern.history.format import HistoryError, making
+
+_held: set[str] = set()
+
+
+class RunLock:
+    """An advisory lock on ``RUN/.lock``; gone with the process, however it ends.
+
+    Where the file system has no locks, two monitors of one process are still told apart.
+
+    Raises:
+        HistoryError: somebody else holds it, or the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        with making(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._key = str(folder.resolve())
+            if self._key in _held:
+                raise HistoryError(_taken(folder))
+            self._file: Any = (folder / ".lock").open("a")
+        try:
+            import fcntl
+
+            # Not flock: a forked data loader would inherit it and outlive its parent with it.
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:  # no such thing on this system
+            pass
+        except (BlockingIOError, PermissionError) as error:
+            self._file.close()
+            raise HistoryError(_taken(folder)) from error
+        except OSError:  # no locks on this file system
+            pass
+        _held.add(self._key)
+        self._process = os.getpid()
+
+    def release(self) -> None:
+        """Let go."""
+        if os.getpid() == self._process:
+            _held.discard(self._key)
+            self._file.close()
+
+
+def _taken(folder: Path) -> str:
+    return (
+        f"[GradMonitor] run_dir {str(folder)!r}: another monitor is recording to it; use another run_dir, or "
+        "close that one first (in a notebook: .close() the earlier monitor before its cell is run again)"
+    )

@@ -1,0 +1,288 @@
+"""Reading a history's file: which rows there are, and which of them are live."""
+
+from __future__ import annotations
+
+import bisect
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradkern.history import database, format
+from gradkern.history.columns import Columns
+from gradkern.history.format import HistoryError
+from gradkern.history.layout import MOST_NAMES, Layout
+from gradkern.history.scalars import Scalars
+
+F = TypeVar("F", bound=Callable[..., Any])
+_PIECE = 1024
+_FEW = 16  # rows whose blobs may be large
+_GAP = 64  # replaced rows that are read as well rather than asking once more
+_BEYOND = 2**63 - 1
+
+
+def names_file(method: F) -> F:
+    """What goes wrong while reading names the file; see `format.reading`."""
+
+    @wraps(method)
+    def wrapped(self: HistoryReader, *args: Any, **kwargs: Any) -> Any:
+        with format.reading(self.path):
+            return method(self, *args, **kwargs)
+
+    return wrapped  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A place where recording went on from an earlier step than the last one."""
+
+    from_step: int
+    """The first step recorded after going back."""
+    time: float
+    """When, in seconds since 1970."""
+    replaced: int
+    """How many recorded steps it replaced."""
+
+
+class HistoryReader:
+    """What `History` reads with: the connection, the layouts, the numbers of all steps, the live rows."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path, superseded: bool) -> None:
+        self._db = connection
+        self.path = path
+        self._superseded = superseded
+        self._scalars = Scalars()
+        self._cache: dict[str, Any] = {}
+        self.refresh()
+
+    @names_file
+    def refresh(self) -> int:
+        """Read what was recorded since; returns how many rows are new. Cheap if nothing is."""
+        try:
+            return self._refresh()
+        except sqlite3.OperationalError as error:
+            if "readonly" not in str(error):
+                raise
+            database.play_back(self.path, "History.refresh")  # its writer was killed in the middle of one
+            return self._refresh()
+
+    def _refresh(self) -> int:
+        self._db.execute("BEGIN")  # one consistent picture of all tables
+        try:
+            self._read_layouts()
+            query = "SELECT id, from_step, first_seq, kept, time FROM branches ORDER BY id"
+            self._branch_rows = self._db.execute(query).fetchall()
+            new = self._read_scalars()
+        finally:
+            self._db.execute("COMMIT")
+        self._mark()
+        self._select()
+        self._cache.clear()
+        return new
+
+    def close(self) -> None:
+        """Close the file; arrays already read stay."""
+        self._db.close()
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """The read-only connection."""
+        return self._db
+
+    @property
+    def shows_superseded(self) -> bool:
+        """Whether replaced rows are shown too."""
+        return self._superseded
+
+    @property
+    def layouts(self) -> dict[int, Layout]:
+        """The sets of parameters that the run has had."""
+        return self._layouts
+
+    @property
+    def branch_rows(self) -> list[tuple[Any, ...]]:
+        """Rows of `branches` as they are in the file."""
+        return self._branch_rows
+
+    @property
+    def last_seq(self) -> int:
+        """Number of the last row in the file, replaced ones counted."""
+        return self._scalars.last_seq
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Canonical names of all parameters of the run, in order of first appearance."""
+        return self._names
+
+    @property
+    def numel(self) -> NDArray[np.int64]:
+        """[N] elements of each parameter (of the latest, if one changed its size)."""
+        return self._numel
+
+    @property
+    def repeated(self) -> frozenset[int]:
+        """Columns of parameters that always had an earlier column, too: listed twice, under two names."""
+        twice, once = set[int](), set[int]()
+        for layout in self._layouts.values():
+            twice.update(layout.columns[layout.repeats].tolist())
+            once.update(layout.columns[~layout.repeats].tolist())
+        return frozenset(twice - once)
+
+    @property
+    def repeats(self) -> NDArray[np.bool_]:
+        """[T, N] whether the parameter had an earlier column at that step."""
+        found = np.zeros((len(self), len(self._names)), dtype=bool)
+        for number, layout in self._layouts.items():
+            if layout.repeats.any():
+                found[np.ix_(self._column("layout") == number, layout.columns[layout.repeats])] = True
+        return found
+
+    @property
+    @names_file
+    def params(self) -> dict[str, dict[str, Any]]:
+        """For each name what is known of the parameter: numel, shape, dtype, trainable, group, kind.
+
+        As it was when these parameters were first recorded: one that is frozen or unfrozen later shows
+        in `has_grad`.
+        """
+        return {name: dict(entry) for layout in self._layouts.values() for name, entry in layout.entries()}
+
+    @property
+    @names_file
+    def meta(self) -> dict[str, Any]:
+        """What the monitor noted: version, norm_type, every, journal, optimizer, …, when it was opened
+        and when closed (None while it records, and after it was killed)."""
+        rows = self._db.execute("SELECT key, value FROM meta").fetchall()
+        return {str(key): format.read_json(value, f"meta {key!r}") for key, value in rows}
+
+    @property
+    @names_file
+    def norm_type(self) -> float:
+        """Order of `norm` and `total_norm`."""
+        return float(self.meta.get("norm_type", 2.0))
+
+    @property
+    @names_file
+    def branches(self) -> list[Branch]:
+        """Where recording went on from an earlier step, in order of time."""
+        found: list[Branch] = []
+        seqs, steps = self._all["seq"], self._all["step"].tolist()
+        live: list[int] = []  # steps that no branch so far replaced, ascending
+        before = 0
+        for _, from_step, first_seq, _, time in self._branch_rows:
+            if from_step is None:
+                continue
+            first = int(np.searchsorted(seqs, first_seq))
+            live += steps[before:first]
+            before = max(before, first)
+            kept = bisect.bisect_left(live, from_step)
+            found.append(Branch(int(from_step), float(time), len(live) - kept))
+            del live[kept:]
+        return found
+
+    def _column(self, name: str) -> NDArray[Any]:
+        return self._all[name][self._rows]
+
+    def _read_layouts(self) -> None:
+        self._layouts: dict[int, Layout] = {}
+        position: dict[str, int] = {}
+        for number, text in self._db.execute("SELECT id, params FROM layouts ORDER BY id"):
+            layout = Layout.from_json(format.read_json(text, f"layout {number}"))
+            layout.columns = np.array(
+                [position.setdefault(name, len(position)) for name in layout.names], dtype=np.int64
+            )
+            self._layouts[number] = layout
+            if len(position) > MOST_NAMES:
+                raise HistoryError(f"[History] layouts: expected at most {MOST_NAMES} names in all")
+        self._names = tuple(position)
+        self._numel = np.zeros(len(position), dtype=np.int64)
+        for layout in self._layouts.values():
+            self._numel[layout.columns] = layout.numel
+
+    def _read_scalars(self) -> int:
+        new = self._scalars.read(self._db)
+        self._all = self._scalars.columns
+        for number in np.unique(self._all["layout"]).tolist():
+            if number not in self._layouts:
+                raise HistoryError(f"[History] {str(self.path)!r}: layout {number!r} is missing")
+        return new
+
+    def _select(self) -> None:
+        """Which steps are live."""
+        self._rows = np.flatnonzero(self._live(self._all["branch"], self._all["step"]))
+
+    def _live(self, branch: Any, step: Any) -> NDArray[np.bool_]:
+        """Whether rows of a branch (one, or an array) were not replaced by a later one."""
+        numbers, limits = self._marks
+        return np.asarray(step < limits[np.searchsorted(numbers, branch, side="right")])
+
+    @names_file
+    def live_rows(self, table: str) -> tuple[list[int], NDArray[np.int64]]:
+        """(ids, steps) of the live rows of `weights` or `hists`; their blobs are not read.
+
+        Recorded after a step back to a step that is no row of `steps` (``every=``), they start no
+        branch: one replaces those before it of its own step and of later ones.
+        """
+        found = self._db.execute(f"SELECT id, branch, step FROM {table} ORDER BY id").fetchall()
+        ids, branches, steps = np.array(found, dtype=np.int64).reshape(-1, 3).T
+        live = np.flatnonzero(self._live(branches, steps))
+        if not self._superseded and len(live):
+            least = np.minimum.accumulate(steps[live][::-1])[::-1]  # of it and those behind it
+            live = live[np.append(steps[live][:-1] < least[1:], True)]
+        return ids[live].tolist(), steps[live]
+
+    def read_rows(self, table: str, columns: str, ids: Sequence[int]) -> Iterator[tuple[Any, ...]]:
+        """(layout, *columns) of those rows of `weights` or `hists`, a few at a time in memory."""
+        for start in range(0, len(ids), _FEW):
+            piece = ids[start : start + _FEW]
+            query = f"SELECT id, layout, {columns} FROM {table} WHERE id IN ({','.join('?' * len(piece))})"
+            found = {row[0]: row[1:] for row in self._db.execute(query, piece)}
+            for number in piece:
+                layout, *values = found.get(number, (None,))
+                if layout not in self._layouts:
+                    raise HistoryError(f"[History] {str(self.path)!r}: row {number} of {table} is damaged")
+                yield self._layouts[layout], *values
+
+    def _mark(self) -> None:
+        """The ids of the branches, and for each the first step that it or one behind it replaced.
+
+        One more for what no branch replaced: beyond every step.
+        """
+        marks = [] if self._superseded else [(n, s) for n, s, *_ in self._branch_rows if s is not None]
+        starts = np.array([s for _, s in marks] + [_BEYOND], dtype=np.int64)
+        limits = np.minimum.accumulate(starts[::-1])[::-1]
+        self._marks = np.array([n for n, _ in marks], dtype=np.int64), limits
+
+    @names_file
+    def last_step_of(self, table: str) -> int | None:
+        """The step of the last live row of `weights` or `hists`; reads no more than it must."""
+        for branch, step in self._db.execute(f"SELECT branch, step FROM {table} ORDER BY id DESC"):
+            if self._live(branch, step):
+                return int(step)
+        return None
+
+    def _read_columns(self, rows: NDArray[np.int64], numel: NDArray[np.int64]) -> Columns:
+        columns = Columns(len(rows), numel)
+        seqs, layouts = self._all["seq"][rows], self._all["layout"][rows]
+        query = "SELECT seq, norm, max_abs, l2_norm, nonfinite, zeros FROM vals WHERE seq BETWEEN ? AND ?"
+        for start in range(0, len(rows), _PIECE):  # short reads: a writer without WAL waits for them
+            piece = seqs[start : start + _PIECE]
+            found = {}
+            for part in np.split(piece, np.flatnonzero(np.diff(piece) > _GAP) + 1):
+                found.update({row[0]: row for row in self._db.execute(query, (int(part[0]), int(part[-1])))})
+            missing = [seq for seq in piece.tolist() if seq not in found]
+            if missing:
+                raise HistoryError(f"[History] {str(self.path)!r}: row {missing[0]} of `vals` is missing")
+            kinds = layouts[start : start + _PIECE]
+            for number in np.unique(kinds):
+                at = np.flatnonzero(kinds == number)
+                columns.put(at + start, self._layouts[int(number)], [found[s] for s in piece[at].tolist()])
+        return columns

@@ -1,0 +1,93 @@
+"""A history's plain numbers: one of each a recorded step."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradkern.history import format
+from gradkern.history.reader import HistoryReader
+
+
+class StepNumbers(HistoryReader):
+    """[T] arrays of what was recorded once a step."""
+
+    @property
+    def steps(self) -> NDArray[np.int64]:
+        """[T] step numbers (ascending, unless opened with superseded=True)."""
+        return self._column("step")
+
+    @property
+    def time(self) -> NDArray[np.float64]:
+        """[T] wall time of `record`, seconds since 1970."""
+        return self._column("time")
+
+    @property
+    def loss(self) -> NDArray[np.float64]:
+        """[T] loss; NaN where it was NaN or not given (see `has_loss`)."""
+        return self._column("loss")
+
+    @property
+    def has_loss(self) -> NDArray[np.bool_]:
+        """[T] whether a loss was given."""
+        return np.asarray((self._column("flags") & format.HAS_LOSS) != 0)
+
+    @property
+    def total_norm(self) -> NDArray[np.float64]:
+        """[T] norm of all gradients together, of the phase that `phase` says."""
+        return self._column("total_norm")
+
+    @property
+    def clip_coef(self) -> NDArray[np.float64]:
+        """[T] what gradients were multiplied by; NaN where the norm was NaN, or nothing was to be
+        clipped (`has_coef`)."""
+        return self._column("clip_coef")
+
+    @property
+    def has_coef(self) -> NDArray[np.bool_]:
+        """[T] whether the statistics came from a clip, so that `clip_coef` means something."""
+        return np.asarray((self._column("flags") & format.HAS_COEF) != 0)
+
+    @property
+    def clipped(self) -> NDArray[np.bool_]:
+        """[T] whether gradients were changed by clipping: a coefficient below 1, or NaN."""
+        return self.has_coef & ~(self.clip_coef >= 1)
+
+    @property
+    def max_norm(self) -> NDArray[np.float64]:
+        """[T] the clipping threshold, deduced where something was clipped; NaN elsewhere."""
+        with np.errstate(invalid="ignore"):
+            deduced = self.clip_coef * (self.total_norm + 1e-6)
+        return np.where(self.clipped & np.isfinite(deduced), deduced, np.nan)
+
+    @property
+    def skipped(self) -> NDArray[np.bool_]:
+        """[T] whether the policy said to skip the step (GradClipper's on_nonfinite="skip")."""
+        return np.asarray((self._column("flags") & format.SKIPPED) != 0)
+
+    @property
+    def phase(self) -> NDArray[np.str_]:
+        """[T] what the norms are of: "before_clip" (from the pass that clipped), "measured" (the
+        gradients as `record` found them) or "after_clip" (the caller said so)."""
+        names: NDArray[np.str_] = np.array(format.PHASES)[
+            np.minimum((self._column("flags") >> format.PHASE_SHIFT) & 3, 2)
+        ]
+        return names
+
+    @property
+    def inv_scale(self) -> NDArray[np.float64]:
+        """[T] the factor (1 / loss scale) already in all norms of the step; 1.0 without loss scaling."""
+        return self._column("inv_scale")
+
+    @property
+    def lr(self) -> NDArray[np.float64]:
+        """[T] learning rate of the first parameter group; NaN without an optimizer."""
+        groups = self.lr_groups
+        return groups[:, 0] if groups.shape[1] else np.full(len(self), np.nan)
+
+    @property
+    def lr_groups(self) -> NDArray[np.float64]:
+        """[T, G] learning rate of each parameter group; NaN where a group was not there."""
+        if "lr" not in self._cache:
+            self._cache["lr"] = self._scalars.lr[self._rows]
+        return self._cache["lr"]

@@ -1,0 +1,204 @@
+"""Reading a whole run in a few hundred points, from the aggregates kept while it was recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradkern.history.format import HistoryError
+from gradkern.history.layers import groups_of
+from gradkern.history.pyramid import BODY_FIELDS, HEAD_FIELDS, Bucket, Pyramid, Rows, pad, span_of
+
+if TYPE_CHECKING:
+    from gradkern.history.recorded import Recorded
+
+Floats = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A run in P points, each the aggregate of some consecutive recorded steps.
+
+    Means, minima and maxima are over the finite values; NaN where there is none.
+    """
+
+    names: tuple[str, ...]
+    """N parameters (or modules)."""
+    step0: NDArray[np.int64]
+    """[P] first step of each point."""
+    step1: NDArray[np.int64]
+    """[P] last step of each point."""
+    rows: NDArray[np.int64]
+    """[P] how many recorded steps a point stands for."""
+    time: Floats
+    """[P] wall time of the first step of each point."""
+    total_norm: Floats
+    """[P] mean."""
+    total_norm_min: Floats
+    total_norm_max: Floats
+    total_norm_nonfinite: NDArray[np.int64]
+    """[P] in how many steps the total norm was NaN or inf."""
+    loss: Floats
+    """[P] mean."""
+    loss_min: Floats
+    loss_max: Floats
+    lr: Floats
+    """[P] learning rate of the first group at the last step of each point."""
+    clip_rate: Floats
+    """[P] fraction of the steps that clipped, NaN where nothing was to be clipped."""
+    clip_coef_min: Floats
+    skipped: NDArray[np.int64]
+    """[P] how many steps were to be skipped."""
+    rms: Floats
+    """[P, N] mean."""
+    rms_min: Floats
+    rms_max: Floats
+    nonfinite: NDArray[np.int64]
+    """[P, N] inf and NaN elements, summed."""
+
+    def __len__(self) -> int:
+        return len(self.step0)
+
+
+def read_summary(history: Recorded, max_points: int, depth: int | None = None) -> Summary:
+    """See `History.summary`."""
+    rows, width = len(history), len(history.names)
+    level = 0
+    while rows > 4 * max_points * span_of(level):
+        level += 1
+    if history.shows_superseded:
+        level = 0  # aggregates are of live rows
+    span = span_of(level)
+    count = -(-rows // span)
+    merge = -(-count // max_points)
+    points: list[Bucket] = []
+    for index, bucket in enumerate(_buckets(history, level, rows, width)):
+        if index % merge:
+            points[-1].add(bucket)
+        else:
+            points.append(bucket)
+    return _as_summary(history, points, width, depth)
+
+
+def _buckets(history: Recorded, level: int, rows: int, width: int) -> Iterator[Bucket]:
+    """The buckets of a level, and the end that none covers as one more."""
+    if level == 0:
+        yield from row_buckets(history, 0, rows)
+        return
+    complete = rows // span_of(level)
+    for first in range(0, complete, 256):
+        yield from stored_buckets(history, level, first, min(first + 256, complete), width)
+    parts = [part for part in Pyramid().missing(rows) if part[0] < level]
+    tail: Bucket | None = None
+    for below, first, end in parts[::-1]:  # coarse parts come first in time
+        finer = (
+            stored_buckets(history, below, first, end, width) if below else row_buckets(history, first, end)
+        )
+        for bucket in finer:
+            if tail is None:
+                tail = bucket
+            else:
+                tail.add(bucket)
+    if tail is not None:
+        yield tail
+
+
+def stored_buckets(history: Recorded, level: int, first: int, end: int, width: int) -> Iterator[Bucket]:
+    """Aggregates from the file, checked."""
+    query = "SELECT step0, step1, head, body FROM summaries WHERE level=? AND idx>=? AND idx<? ORDER BY idx"
+    found = history.connection.execute(query, (level, first, end)).fetchall()
+    if len(found) != end - first:
+        raise HistoryError(f"[History.summary] {str(history.path)!r}: aggregates are missing")
+    for step0, step1, head, body in found:
+        yield decode_bucket(step0, step1, head, body, width)
+
+
+def decode_bucket(step0: Any, step1: Any, head: Any, body: Any, width: int) -> Bucket:
+    """A bucket from its row in the file."""
+    fields = len(BODY_FIELDS)
+    good = isinstance(head, bytes) and len(head) == 8 * len(HEAD_FIELDS) and isinstance(body, bytes)
+    if not good or len(body) % (4 * fields) or len(body) > 4 * fields * width:
+        raise HistoryError("[History.summary] expected an aggregate, got a damaged row")
+    values = np.frombuffer(body, dtype="<f4").reshape(fields, -1)
+    return Bucket(int(step0), int(step1), np.frombuffer(head, dtype="<f8").copy(), pad(values, width).copy())
+
+
+def row_buckets(history: Recorded, first: int, end: int) -> Iterator[Bucket]:
+    """Single rows as buckets."""
+    for start in range(first, end, 512):
+        stop = min(start + 512, end)
+        columns = history.window(start, stop)
+        piece = slice(start, stop)
+        whole = {name: getattr(history, name)[piece] for name in _SCALARS}
+        whole["step"] = history.steps[piece]
+        for row in range(stop - start):
+            one = {name: values[row : row + 1] for name, values in whole.items()}
+            bad = columns.nonfinite[row : row + 1]
+            yield Rows(**one, rms=columns.rms[row : row + 1], nonfinite=bad).bucket()
+
+
+_SCALARS = ("time", "total_norm", "loss", "clip_coef", "has_coef", "skipped", "lr")
+
+
+def _as_summary(history: Recorded, points: list[Bucket], width: int, depth: int | None) -> Summary:
+    head = np.array([p.head for p in points]).reshape(len(points), len(HEAD_FIELDS))
+    h = dict(zip(HEAD_FIELDS, head.T))
+    body = np.array([pad(p.body, width) for p in points]).reshape(len(points), len(BODY_FIELDS), width)
+    b = dict(zip(BODY_FIELDS, np.moveaxis(body, 1, 0)))
+    names: tuple[str, ...] = history.names
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rms = np.where(b["finite"] > 0, b["rms_sum"] / b["finite"], np.nan)
+        norm = h["norm_sum"] / (h["rows"] - h["norm_bad"])
+        loss = h["loss_sum"] / h["loss_count"]
+        clip_rate = h["clipped"] / h["with_coef"]
+    low, high, bad = b["rms_min"], b["rms_max"], b["nonfinite"]
+    if depth is not None:
+        names, (rms, low, high, bad) = _by_layer(history, depth, rms, low, high, bad)
+    return Summary(
+        names=names,
+        step0=np.array([p.step0 for p in points], dtype=np.int64),
+        step1=np.array([p.step1 for p in points], dtype=np.int64),
+        rows=h["rows"].astype(np.int64),
+        time=h["time0"],
+        total_norm=norm,
+        total_norm_min=h["norm_min"],
+        total_norm_max=h["norm_max"],
+        total_norm_nonfinite=h["norm_bad"].astype(np.int64),
+        loss=loss,
+        loss_min=h["loss_min"],
+        loss_max=h["loss_max"],
+        lr=h["lr"],
+        clip_rate=clip_rate,
+        clip_coef_min=h["coef_min"],
+        skipped=h["skipped"].astype(np.int64),
+        rms=rms,
+        rms_min=low,
+        rms_max=high,
+        nonfinite=bad.astype(np.int64),
+    )
+
+
+def _by_layer(
+    history: Recorded, depth: int, rms: Floats, low: Floats, high: Floats, bad: Floats
+) -> tuple[tuple[str, ...], tuple[Floats, Floats, Floats, Floats]]:
+    """Modules: the root of the size-weighted mean square of the parameters' values."""
+    groups = groups_of(history.names, depth, history.repeated)
+    sizes = history.numel.astype(np.float64)
+
+    def combined(values: Floats) -> Floats:
+        out = np.full((len(values), len(groups)), np.nan)
+        for layer, columns in enumerate(groups.values()):
+            part = values[:, columns].astype(np.float64)
+            known = np.isfinite(part)
+            weight = np.where(known, sizes[columns], 0).sum(axis=1)
+            square = np.where(known, part**2 * sizes[columns], 0.0).sum(axis=1)
+            there = known.any(axis=1)
+            out[there, layer] = np.sqrt(square[there] / np.maximum(weight[there], 1))
+        return out
+
+    counts = np.stack([bad[:, columns].sum(axis=1) for columns in groups.values()], axis=1)
+    return tuple(groups), (combined(rms), combined(low), combined(high), counts)

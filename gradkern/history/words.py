@@ -1,0 +1,44 @@
+"""What a run says, in words for people."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from gradkern.history.recorded import Recorded
+
+_PHASES = {"before_clip": "before clipping", "measured": "as measured", "after_clip": "after clipping"}
+
+
+class Offender(NamedTuple):
+    """Where inf or NaN came first."""
+
+    step: int
+    name: str
+    """The first parameter with it."""
+    more: int
+    """How many more have it in that step."""
+
+    def __str__(self) -> str:
+        return f"{self.name} and {self.more} more" if self.more else self.name
+
+
+def first_offender(history: Recorded) -> Offender | None:
+    """None where every total norm is finite. Reads one row of the parameters."""
+    bad = np.flatnonzero(~np.isfinite(history.total_norm))
+    if not len(bad):
+        return None
+    row = int(bad[0])
+    rows = np.flatnonzero(history.window(row, row + 1).nonfinite[0])
+    name = history.names[rows[0]] if len(rows) else "only the total"
+    return Offender(int(history.steps[row]), name, max(len(rows) - 1, 0))
+
+
+def phase_in_words(history: Recorded, rows: slice = slice(None)) -> str:
+    """What the norms of some rows are of; where it changed, that too."""
+    found, first = np.unique(history.phase[rows], return_index=True)
+    words = ", then ".join(_PHASES[str(phase)] for phase in found[np.argsort(first)])
+    scaled = (history.inv_scale[rows] != 1).any()
+    return (words or _PHASES["measured"]) + (", loss scale taken out" if scaled else "")

@@ -1,0 +1,281 @@
+"""Writing a history: rows of host values in, one transaction a batch. Knows nothing of tensors."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import struct
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gradkern.history import database, format, scalars
+from gradkern.history.facade import History
+from gradkern.history.format import HistoryError
+from gradkern.history.layout import Layout
+from gradkern.history.pyramid import Pyramid, levels_of, span_of
+from gradkern.history.recent import RecentRows
+from gradkern.history.rows import Row, StepRow, WeightsRow
+from gradkern.history.summary import row_buckets, stored_buckets
+
+_NEVER = -(2**63)
+_MOST = 2**62  # nothing that is counted up one at a time gets there
+
+
+class HistoryWriter:
+    """The one writer of a run. Not thread-safe; one thread at a time.
+
+    A row whose step is not beyond the last one starts a branch: the rows from that step on stay in
+    the file, but are replaced in what readers see.
+    """
+
+    def __init__(self, folder: Path, meta: dict[str, Any], journal: str | None = None) -> None:
+        self.folder = folder
+        self._file = folder / format.DATABASE
+        self._stale = True
+        if database.look(folder):
+            self._restore()  # damage is found before anything is done to the file
+        self._db, self.journal = database.connect_writer(folder, journal)
+        try:
+            opened = self._file.stat()
+            self._identity = opened.st_dev, opened.st_ino
+            if self._stale:
+                self._restore()
+            self._begin_session({**meta, "journal": self.journal})
+        except sqlite3.Error as error:
+            self._db.close()
+            raise format.explain(error, self._file, "GradMonitor") from error
+        except BaseException:
+            self._db.close()
+            raise
+
+    @property
+    def last_step(self) -> int | None:
+        """Of the last live row; None if there is none."""
+        return None if self._last == _NEVER else self._last
+
+    def gone(self) -> bool:
+        """Whether the file is no longer where it was: what is written goes nowhere."""
+        try:
+            found = self._file.stat()
+        except FileNotFoundError:
+            return True
+        except OSError:  # a network that is away for a moment
+            return False
+        return (found.st_dev, found.st_ino) != self._identity
+
+    def write(self, rows: list[Row]) -> None:
+        """Add rows, in order; what is committed is taken out of the list.
+
+        Raises:
+            sqlite3.Error: the rows left in the list are not written; may be called again with them.
+        """
+        if self._stale:
+            self._restore()
+        try:
+            while rows:
+                end = self._until_back(rows)
+                if not end:
+                    self._begin_branch(rows[0].step)
+                self._write_batch(rows[:end])
+                del rows[:end]
+        except BaseException:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            self._stale = True  # what is in memory may be ahead of the file
+            raise
+
+    def close(self) -> None:
+        """Close the file; with a WAL, its content moves to the main file."""
+        if self.journal == "WAL" and not self.gone():  # beside a new file there is its own WAL
+            database.leave_one_file(self._db)
+        self._db.close()
+
+    # ---- where the file stands ----
+
+    def _restore(self) -> None:
+        """Take up the state that the file is in."""
+        with format.reading(self._file, "GradMonitor"), History.open(self.folder) as history:
+            self._layouts = {layout.key(): number for number, layout in history.layouts.items()}
+            self._position = {name: i for i, name in enumerate(history.names)}
+            self._last = int(history.steps[-1]) if len(history) else _NEVER
+            self._latest = max(self._last, *(history.last_step_of(t) or _NEVER for t in ("weights", "hists")))
+            self._next_seq = history.last_seq + 1
+            self._branch = max((number for number, *_ in history.branch_rows), default=0)
+            self._check_numbers(history)
+            self._restore_pyramid(history)
+        self._last_layout: tuple[Layout, int] | None = None
+        self._stale = False
+
+    def _check_numbers(self, history: History) -> None:
+        """Those to be counted on from: others than these were not written by us.
+
+        Raises:
+            HistoryError: a number is out of range.
+        """
+        top = history.connection.execute("SELECT max(level) FROM summaries").fetchone()[0]
+        if top is not None and top not in levels_of(self._next_seq):
+            raise HistoryError(f"[GradMonitor] summaries: level {top!r} is out of range")
+        for what, number in (
+            ("steps", self._next_seq),
+            ("branches", self._branch),
+            ("layouts", max(self._layouts.values(), default=0)),
+        ):
+            if not 0 <= number < _MOST:
+                raise HistoryError(f"[GradMonitor] {what}: row number {number} is out of range")
+
+    def _restore_pyramid(self, history: History) -> None:
+        pyramid = Pyramid()
+        parts: dict[int, list[Any]] = {}
+        for below, first, end in pyramid.missing(len(history)):
+            if below:
+                parts[below] = list(stored_buckets(history, below, first, end, len(history.names)))
+            else:
+                parts[0] = list(row_buckets(history, first, end))
+        pyramid.restore(len(history), parts)
+        self._recent = RecentRows(pyramid, self._last)
+
+    def _begin_session(self, meta: dict[str, Any]) -> None:
+        self._db.execute("BEGIN IMMEDIATE")
+        pairs = [(key, json.dumps(value)) for key, value in meta.items()]
+        self._db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", pairs)
+        if not self._db.execute("SELECT count(*) FROM branches").fetchone()[0]:
+            self._db.execute("INSERT INTO branches VALUES (0, NULL, 1, 0, ?)", (time.time(),))
+        self._db.execute("COMMIT")
+
+    @property
+    def norm_type(self) -> float | None:
+        """The order that the run was recorded with; None if nothing was."""
+        row = self._db.execute("SELECT value FROM meta WHERE key = 'norm_type'").fetchone()
+        with format.reading(self._file, "GradMonitor"):
+            return None if row is None else float(format.read_json(row[0], "meta 'norm_type'"))
+
+    def set_meta(self, key: str, value: Any) -> None:
+        """Note something about the run."""
+        self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, json.dumps(value)))
+
+    # ---- branches ----
+
+    def _until_back(self, rows: Sequence[Row]) -> int:
+        """How many of the rows come before one that goes back to an earlier step.
+
+        A step recorded twice goes back, too. What belongs to a step (weights, a histogram) never does: it
+        would take later steps with it.
+        """
+        last, latest = self._last, self._latest
+        for count, row in enumerate(rows):
+            if isinstance(row, StepRow):
+                if row.step <= last or row.step < latest:
+                    return count
+                last = row.step
+            latest = max(last, row.step)
+        return len(rows)
+
+    def _begin_branch(self, from_step: int) -> None:
+        """Rows from that step on are replaced by what is recorded now."""
+        short = self._recent.back_to(from_step)
+        if short is None:
+            with History.open(self.folder) as history:
+                kept = int(np.searchsorted(history.steps, from_step))
+        else:
+            kept, self._last = short
+        number = self._branch + 1
+        self._db.execute("BEGIN IMMEDIATE")
+        self._db.execute(
+            "INSERT INTO branches VALUES (?, ?, ?, ?, ?)",
+            (number, from_step, self._next_seq, kept, time.time()),
+        )
+        for level in levels_of(self._next_seq):
+            first = kept // span_of(level)
+            self._db.execute("DELETE FROM summaries WHERE level = ? AND idx >= ?", (level, first))
+        self._db.execute("COMMIT")
+        self._branch = number
+        if short is None:
+            self._restore()
+        self._latest = min(self._latest, from_step - 1)
+
+    # ---- rows ----
+
+    def _write_batch(self, rows: Sequence[Row]) -> None:
+        """Rows that go forward, in one transaction."""
+        steps: list[tuple[Any, ...]] = []
+        values: list[tuple[Any, ...]] = []
+        weights: list[tuple[Any, ...]] = []
+        hists: list[tuple[Any, ...]] = []
+        self._db.execute("BEGIN IMMEDIATE")
+        for row in rows:
+            layout = self._layout_id(row.layout)
+            if isinstance(row, StepRow):
+                self._last = row.step
+                steps.append(self._step_values(row, layout))
+                values.append(_column_values(self._next_seq, row))
+                self._next_seq += 1
+                self._aggregate(row)
+            elif isinstance(row, WeightsRow):
+                blobs = format.encode(row.weight_norm), format.encode(row.ratio)
+                weights.append((self._branch, row.step, layout, int(row.exact), *blobs))
+            else:
+                counts = format.encode_counts(row.counts.reshape(-1)) or b""
+                fractions = format.encode(row.underflow.reshape(-1))
+                hists.append((self._branch, row.step, layout, counts, fractions))
+            self._latest = max(self._last, row.step)
+        self._db.executemany("INSERT INTO steps VALUES (?,?,?,?,?,?,?,?,?,?,?)", steps)
+        scalars.write_blocks(self._db, self._next_seq - 1 - len(steps), self._next_seq - 1)
+        self._db.executemany("INSERT INTO vals VALUES (?,?,?,?,?,?)", values)
+        query = "INSERT INTO weights (branch, step, layout, exact, weight_norm, ratio) VALUES (?,?,?,?,?,?)"
+        self._db.executemany(query, weights)
+        query = "INSERT INTO hists (branch, step, layout, counts, underflow) VALUES (?,?,?,?,?)"
+        self._db.executemany(query, hists)
+        self._db.execute("COMMIT")
+
+    def _step_values(self, row: StepRow, layout: int) -> tuple[Any, ...]:
+        lr = struct.pack(f"<{len(row.lr)}d", *row.lr) if row.lr else None
+        head = (self._next_seq, self._branch, row.step, layout, row.flags, row.time)
+        return (*head, row.loss, row.total_norm, row.clip_coef, row.inv_scale, lr)
+
+    def _layout_id(self, layout: Layout) -> int:
+        if self._last_layout is not None and self._last_layout[0] is layout:
+            return self._last_layout[1]
+        number = self._layouts.get(layout.key())
+        if number is None:
+            number = max(self._layouts.values(), default=0) + 1
+            self._db.execute("INSERT INTO layouts VALUES (?, ?)", (number, json.dumps(layout.to_json())))
+            self._layouts[layout.key()] = number
+        for name in layout.names:
+            self._position.setdefault(name, len(self._position))
+        layout.columns = np.array([self._position[name] for name in layout.names], dtype=np.int64)
+        self._last_layout = (layout, number)
+        return number
+
+    # ---- summaries ----
+
+    def _aggregate(self, row: StepRow) -> None:
+        done = self._recent.add(row, len(self._position))
+        if not done:
+            return
+        self._db.executemany(
+            "INSERT INTO summaries VALUES (?, ?, ?, ?, ?, ?)",
+            [
+                (
+                    level,
+                    index,
+                    b.step0,
+                    b.step1,
+                    b.head.astype("<f8").tobytes(),
+                    b.body.astype("<f4").tobytes(),
+                )
+                for level, index, b in done
+            ],
+        )
+
+
+def _column_values(seq: int, row: StepRow) -> tuple[Any, ...]:
+    """The row of `vals`."""
+    counts = [None if c is None else format.encode_counts(c) for c in (row.nonfinite, row.zeros)]
+    if row.zeros is not None and counts[1] is None:
+        counts[1] = b""  # counted, and none found
+    l2_norm = None if row.l2_norm is None else format.encode(row.l2_norm)
+    return (seq, format.encode(row.norm), format.encode(row.max_abs), l2_norm, *counts)

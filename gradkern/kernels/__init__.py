@@ -1,0 +1,1 @@
+"""The compiled extension, torch's own operations as its fallback, and scaling."""

@@ -1,0 +1,1 @@
+"""Parameters: arguments, names, the plan of a model's parameters, and `GradStats`."""

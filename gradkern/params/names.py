@@ -1,0 +1,66 @@
+"""Parameters: their canonical names, and which of them are listed again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from gradkern._util.names import canonical_names
+from gradkern.params.arguments import warn_of_used_up
+
+NamedParameters = nn.Module | Iterable[tuple[str, Tensor]] | Iterable[Tensor] | Tensor
+
+
+def resolve(operation: str, params: NamedParameters) -> tuple[tuple[str, ...], list[Tensor]]:
+    """Names and parameters of a Module, of (name, Parameter) pairs or of plain Parameters.
+
+    Plain parameters are called "0", "1", ….
+
+    Raises:
+        TypeError: an entry is neither a Tensor nor a (name, Tensor) pair; names its index.
+
+    Warns:
+        GradkernWarning: an iterator yields nothing, most likely because it was used up before.
+    """
+    if isinstance(params, nn.Module):
+        params = list(params.named_parameters())
+    elif isinstance(params, torch.Tensor):
+        params = [params]
+    try:
+        items = list(params)
+    except TypeError as error:
+        raise TypeError(
+            f"[{operation}] params: expected a Module, Parameters or (name, Parameter) pairs, got "
+            f"{type(params).__name__}"
+        ) from error
+    if not items:
+        warn_of_used_up(operation, "params", params)
+    if all(issubclass(kind, torch.Tensor) for kind in set(map(type, items))):
+        return tuple(map(str, range(len(items)))), items
+    names: list[str] = []
+    tensors: list[Tensor] = []
+    for index, item in enumerate(items):
+        name, tensor = item if isinstance(item, tuple) and len(item) == 2 else (str(index), item)
+        if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
+            raise TypeError(
+                f"[{operation}] params[{index}]: expected a Parameter or a (name, Parameter) pair, got "
+                f"{type(item).__name__}"
+            )
+        names.append(name)
+        tensors.append(tensor)
+    return canonical_names(names), tensors
+
+
+def first_rows(identities: Sequence[int]) -> tuple[int, ...]:
+    """For each position, the first position of the same parameter."""
+    if len(set(identities)) == len(identities):
+        return tuple(range(len(identities)))
+    seen: dict[int, int] = {}
+    return tuple(seen.setdefault(identity, row) for row, identity in enumerate(identities))
+
+
+def elements_of(param: Tensor) -> int:
+    """`param.numel()`; 0 for a lazy parameter that has no shape yet."""
+    return 0 if torch.nn.parameter.is_lazy(param) else param.numel()
