@@ -9,12 +9,14 @@ from gradkern.diagnosis.evidence import RunEvidence
 from gradkern.diagnosis.finding import Finding
 from gradkern.diagnosis.load import read_evidence
 from gradkern.diagnosis.precedence import in_order
+from gradkern.diagnosis.remedies import with_remedies
 from gradkern.diagnosis.rules import RULES
 
 if TYPE_CHECKING:
-    from gradkern.monitor import History
+    from gradkern.history import History
 
 __all__ = ["diagnose"]
+
 
 def diagnose(run: History | RunEvidence) -> list[Finding]:
     """What ails a run.
@@ -33,4 +35,4 @@ def diagnose(run: History | RunEvidence) -> list[Finding]:
     evidence = run if isinstance(run, RunEvidence) else read_evidence(run)
     case = Case(evidence)
     found = [finding for rule in RULES for finding in rule(case)] if len(evidence.steps) else []
-    return in_order(found)
+    return with_remedies(case, in_order(found))

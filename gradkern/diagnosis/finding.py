@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from gradkern._util.text import number, visible
 
 __all__ = ["KINDS", "SEVERITIES", "Finding", "Remedy"]
 
@@ -32,6 +35,9 @@ KINDS = (
 )
 #: From the least to the worst. "info" is worth knowing and never an alarm.
 SEVERITIES = ("info", "warning", "severe")
+#: Remedies and names that are shown of a finding.
+MOST_REMEDIES, MOST_NAMES = 3, 4
+_COLORS = {"severe": "#c0392b", "warning": "#b9770e", "info": "#707b7c"}
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,11 @@ class Remedy:
     """One sentence: what to do and why it helps here."""
     code: str = ""
     """Python to paste; empty where there is none."""
+
+    def as_html(self) -> str:
+        """The reason and the code for a page, escaped."""
+        code = f"<pre style='margin:4px 0'>{html.escape(self.code)}</pre>" if self.code else ""
+        return html.escape(visible(self.because, 2000)) + code
 
     def to_json(self) -> dict[str, str]:
         return {"action": self.action, "because": self.because, "code": self.code}
@@ -88,6 +99,40 @@ class Finding:
     def is_alarm(self) -> bool:
         """Whether something should be done: "warning" or "severe"."""
         return self.severity != "info"
+
+    @property
+    def title(self) -> str:
+        """The kind in words: "vanishing gradient"."""
+        return self.kind.replace("_", " ")
+
+    @property
+    def where(self) -> str:
+        """Steps and parameters, in a few words."""
+        steps = f"step {self.first_step}"
+        if self.last_step != self.first_step:
+            steps = f"steps {self.first_step}–{self.last_step}"
+        if not self.layers:
+            return f"{steps}, the whole model"
+        more = len(self.layers) - MOST_NAMES
+        names = ", ".join(visible(name, 80) for name in self.layers[:MOST_NAMES])
+        return f"{steps}, in {names}" + (f" and {more} more" if more > 0 else "")
+
+    @property
+    def numbers(self) -> str:
+        """The evidence on one line."""
+        return " · ".join(f"{name.replace('_', ' ')} {number(v, 3)}" for name, v in self.evidence.items())
+
+    def _repr_html_(self) -> str:
+        """The finding in a notebook, everything escaped."""
+        color = _COLORS[self.severity]
+        remedies = "".join(f"<li>{r.as_html()}</li>" for r in self.remedies[:MOST_REMEDIES])
+        return (
+            f"<div style='border-left:4px solid {color};padding:4px 12px;margin:6px 0'>"
+            f"<b style='color:{color}'>{self.title} · {self.severity}</b>"
+            f"<div>{html.escape(visible(self.why, 2000))}</div>"
+            f"<small>{html.escape(self.where)}<br>{html.escape(visible(self.numbers, 2000))}</small>"
+            f"<ol style='margin:4px 0'>{remedies}</ol></div>"
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for `json.dumps`; numbers that are not finite become strings ("inf", "nan")."""

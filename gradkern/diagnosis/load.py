@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from gradkern.diagnosis.evidence import RunEvidence
 
 if TYPE_CHECKING:
-    from gradkern.monitor import History
+    from gradkern.history import History
 
 #: Numbers of one [R, N] array. At 2,000 parameters these are 1,000 rows; the six arrays then take 80 MB.
 MOST_CELLS = 2_000_000
@@ -32,7 +32,7 @@ def read_evidence(history: History) -> RunEvidence:
     """
     rows = choose_rows(len(history), len(history.names), _moments(history))
     columns = _read_rows(history, rows)
-    steps, exact, weights, ratios = _looks(history)
+    steps, weights, ratios = _looks(history)
     hist_steps, histogram = _histograms(history)
     facts: dict[str, Any] = getattr(history, "facts", {})
     nothing = np.full(len(history), np.nan)
@@ -93,7 +93,7 @@ def _moments(history: History) -> NDArray[np.int64]:
     return np.unique(np.concatenate([bad, top]))
 
 
-def _read_rows(history: History, rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+def _read_rows(history: History, rows: NDArray[np.int64]) -> dict[str, Any]:
     """The [R, N] columns of those rows, read in runs of consecutive ones."""
     names = ("rms", "max_abs", "has_grad", "nonfinite", "zeros")
     found: dict[str, list[NDArray[Any]]] = {name: [] for name in names}
@@ -109,10 +109,10 @@ def _read_rows(history: History, rows: NDArray[np.int64]) -> dict[str, NDArray[A
     return {name: np.concatenate(v) if v else np.zeros(shape, kinds[name]) for name, v in found.items()}
 
 
-def _looks(history: History) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[Any], NDArray[Any]]:
-    steps, exact = history.update_steps, history.update_exact
+def _looks(history: History) -> tuple[NDArray[np.int64], NDArray[Any], NDArray[Any]]:
+    steps = history.update_steps
     few = _few(len(steps), MOST_LOOKS)
-    return steps[few], exact[few], history.weight_norm[few], history.update_ratio[few]
+    return steps[few], history.weight_norm[few], history.update_ratio[few]
 
 
 def _histograms(history: History) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

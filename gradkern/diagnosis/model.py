@@ -64,7 +64,7 @@ class Model:
 
     def _is_matrix(self, name: str, shape: tuple[int, ...]) -> bool:
         if shape:
-            return len(shape) >= 2 and min(shape[0], _product(shape[1:])) > 1 or (
+            return (len(shape) >= 2 and min(shape[0], _product(shape[1:])) > 1) or (
                 len(shape) >= 2 and _product(shape) > 1 and name.endswith("weight")
             )
         return name.endswith("weight") and not self._known(name, "kind", "").endswith("Norm")

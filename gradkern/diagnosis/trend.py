@@ -59,7 +59,7 @@ def trend_of(loss: Floats) -> LossTrend:
     """See `LossTrend`."""
     count = len(loss)
     if not count:
-        return LossTrend(*[float("nan")] * 4, 0)
+        return LossTrend(np.nan, np.nan, np.nan, np.nan, 0)
     tail = loss[-max(count // 10, min(count, 5)) :]
     windows = [float(np.median(piece)) for piece in np.array_split(loss, min(20, count))]
     noise = 1.4826 * float(np.median(np.abs(np.diff(loss)))) / np.sqrt(2) if count > 1 else 0.0

@@ -1,7 +1,7 @@
 """A threshold that always clips, or never.
 
-Wrong for normalized gradient descent on purpose (a small max_norm with a learning rate to match): always clipping
-is an alarm only where the loss does not fall.
+Wrong for normalized gradient descent on purpose (a small max_norm with a learning rate to match): always
+clipping is an alarm only where the loss does not fall.
 """
 
 from __future__ import annotations
@@ -33,10 +33,14 @@ def always_clipping(case: Case) -> list[Finding]:
     strong = typical <= STRONGLY
     severity = "warning" if strong and not case.trend.fell else "info"
     why = (
-        f"{rate:.0%} of the steps were clipped, typically to {typical:.2g} of the gradient: the step size is set by "
-        "max_norm, not by the gradient."
+        f"{rate:.0%} of the steps were clipped, typically to {typical:.2g} of the gradient: the step size is "
+        "set by max_norm, not by the gradient."
     )
-    numbers = {"clip_rate": rate, "median_factor": typical, "median_norm": float(np.median(e.total_norm[case.finite]))}
+    numbers = {
+        "clip_rate": rate,
+        "median_factor": typical,
+        "median_norm": float(np.median(e.total_norm[case.finite])),
+    }
     return [case.finding("always_clipping", severity, why, numbers)]
 
 

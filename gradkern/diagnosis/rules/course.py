@@ -1,7 +1,7 @@
 """The course of the total norm: growth without end, an explosion at the start, single spikes.
 
-NaN and spikes stay out of every baseline. Wrong for batches of very different sizes or difficulty: where spikes
-are common they are the noise of the run, and nothing is said.
+NaN and spikes stay out of every baseline. Wrong for batches of very different sizes or difficulty: where
+spikes are common they are the noise of the run, and nothing is said.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from gradkern.diagnosis.finding import Finding
 
 #: The norm grew a hundredfold, and is still a third of that at the end.
 GROWTH, STILL = 100.0, 33.0
-#: The norm of the first steps over what it comes to, with a loss that jumped or weights thrown away meanwhile.
+#: The norm of the first steps over what it comes to, with a loss that jumped or weights thrown away
+#: meanwhile.
 START = 100.0
 THROWN = 0.3
 #: A step that moves the weights by this part of their norm is at the edge of health.
@@ -28,14 +29,14 @@ DEVIATIONS, TIMES = 8.0, 10.0
 TIMES_ALONE = 100.0
 #: More spikes than this part of the steps are noise.
 COMMON = 0.02
-#: Spikes have to stand out of the whole run: of twice the norm at its start (converged runs have small norms),
-#: and of three times what one step in twenty has (near the end of training norms are heavy-tailed: measured 1.9).
+#: Spikes have to stand out of the whole run: of twice the norm at its start (converged runs have small
+#: norms), and of three times what one step in twenty has (near the end of training norms are heavy-tailed:
+#: measured 1.9).
 OF_THE_START, OF_THE_RUN = 2.0, 3.0
 
 
 def exploding_over_time(case: Case) -> list[Finding]:
     """The norm grows a hundredfold and the loss with it, or starts a hundred times too large."""
-    e = case.evidence
     norm = _common_norm(case)
     at = np.flatnonzero(np.isfinite(norm) & (norm > 0))
     if len(at) < FEW_STEPS:
@@ -64,13 +65,17 @@ def _growing(case: Case, at: NDArray[np.int64], values: Floats) -> list[Finding]
     windows = [float(np.median(w)) for w in np.array_split(values, min(20, len(values)))]
     peak, end = max(max(windows), float(np.median(tail))), float(np.median(tail))
     diverged = not np.isfinite(e.total_norm).all() and float(tail[-1]) >= GROWTH * base
-    worse = trend.known and (trend.rose or trend.end > 2 * abs(trend.lowest) + 3 * trend.error)
-    if not (worse or not trend.known and diverged) or not (peak >= GROWTH * base and end >= STILL * base or diverged):
+    grew = diverged or (peak >= GROWTH * base and end >= STILL * base)
+    worse = trend.rose or trend.end > 2 * abs(trend.lowest) + 3 * trend.error if trend.known else diverged
+    if not grew or not worse:
         return []
+    peak = max(peak, float(tail[-1]))
     onset = int(e.steps[at[np.flatnonzero(values >= 10 * base)[0]]])
-    why = f"The norm of the gradient grew from {base:.2g} to {max(peak, float(tail[-1])):.2g} and stays there, and the loss got worse."
-    numbers = {"norm_at_start": base, "norm_at_end": end, "growth": max(peak, float(tail[-1])) / base}
-    return [case.finding("exploding_gradient", "severe", why, numbers, first=onset, last=int(e.steps[at[-1]]))]
+    why = f"The norm of the gradient grew from {base:.2g} to {peak:.2g} and stays there; the loss got worse."
+    numbers = {"norm_at_start": base, "norm_at_end": end, "growth": peak / base}
+    return [
+        case.finding("exploding_gradient", "severe", why, numbers, first=onset, last=int(e.steps[at[-1]]))
+    ]
 
 
 def _weights_suffer(case: Case) -> bool:
@@ -83,7 +88,7 @@ def _weights_suffer(case: Case) -> bool:
 
 def _starting(case: Case, at: NDArray[np.int64], values: Floats) -> list[Finding]:
     e = case.evidence
-    first, later = float(np.median(values[:2])), float(np.median(values[len(values) // 2 :]))
+    first, later = float(values[0]), float(np.median(values[len(values) // 2 :]))
     looks = case.movement[e.update_steps <= e.steps[min(3, len(e.steps) - 1)]]
     thrown = bool(len(looks)) and float(np.nanmax(np.append(looks, 0.0))) >= THROWN
     losses = e.loss[np.isfinite(e.loss)]
@@ -93,8 +98,8 @@ def _starting(case: Case, at: NDArray[np.int64], values: Floats) -> list[Finding
     until = np.flatnonzero(values < 10 * later)
     last = int(e.steps[at[until[0]]]) if len(until) else case.last_step
     why = (
-        f"The first gradients have a norm of {first:.2g}, {first / later:.0f} times what the run comes to: the first "
-        "steps throw the weights away."
+        f"The first gradient has a norm of {first:.2g}, {first / later:.0f} times what the run comes to: "
+        "the first steps throw the weights away."
     )
     numbers = {"norm_at_start": first, "norm_later": later, "growth": first / later}
     severity = "warning" if case.trend.fell else "severe"
@@ -123,8 +128,8 @@ def gradient_spike(case: Case) -> list[Finding]:
     clipped = all(e.clip_coef[i] < 1 for i in spikes)
     layers = _spiking(case, worst)
     why = (
-        f"At step {e.steps[worst]} the norm was {norm[worst]:.3g}, {norm[worst] / base[worst]:.0f} times the steps "
-        f"before{', and clipped' if clipped else ''}; {len(spikes)} such steps in all."
+        f"At step {e.steps[worst]} the norm was {norm[worst]:.3g}, {norm[worst] / base[worst]:.0f} times the "
+        f"steps before{', and clipped' if clipped else ''}; {len(spikes)} such steps in all."
     )
     numbers = {"spikes": len(spikes), "largest": float(norm[worst]), "baseline": float(base[worst])}
     first, last = int(e.steps[spikes[0]]), int(e.steps[spikes[-1]])

@@ -1,11 +1,11 @@
 """Gradients that vanish or explode over the depth of the model.
 
 Three profiles over each chain of layers (`profile`) are looked at: the weights' gradients, the biases' (the
-backward signal), and their ratio (the forward signal). A wrong gain shows in the last two only: over depth one
-grows as the other shrinks, and the weights' gradients, their product, stay level.
+backward signal), and their ratio (the forward signal). A wrong gain shows in the last two only: over depth
+one grows as the other shrinks, and the weights' gradients, their product, stay level.
 
-Wrong where layers of one role do not follow one another, which the order of execution tells where it is known,
-and for a run that is still in its first steps out of a plateau.
+Wrong where layers of one role do not follow one another, which the order of execution tells where it is
+known, and for a run that is still in its first steps out of a plateau.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from gradkern.diagnosis.case import FEW_STEPS, Case
 from gradkern.diagnosis.finding import Finding
 from gradkern.diagnosis.profile import Profile, decades, median
 
-#: Decades of rms from the first layer to the last. Healthy models: -1.7 … 1.7 once they learn; vanishing ones:
-#: 3.6 … 25.
+#: Decades of rms from the first layer to the last. Healthy models: -1.7 … 1.7 once they learn; vanishing
+#: ones: 3.6 … 25.
 VANISHING = 2.7
 EXPLODING = -2.7
-#: Backward signal of a network whose forward signal grows as well (`FORWARD`): healthy -1.0 … 2, sick -3 … -14.
+#: Backward signal of a network whose forward signal grows as well (`FORWARD`): healthy -1.0 … 2, sick -3 …
+#: -14.
 EXPLODING_BACKWARD, FORWARD = -2.0, 1.5
-#: Normalization without residual connections makes gradients grow towards the input by up to 1.47 a layer (Yang
-#: et al., "A mean field theory of batch normalization", 2019): 0.17 decades.
+#: Normalization without residual connections makes gradients grow towards the input by up to 1.47 a layer
+#: (Yang et al., "A mean field theory of batch normalization", 2019): 0.17 decades.
 NORMALIZED_SLOPE = 0.17
 #: Part of the run's second half that must show it.
 LASTING = 0.5
@@ -64,11 +65,13 @@ def vanishing_gradient(case: Case) -> list[Finding]:
     worst = max(sights, key=lambda s: s.typical)
     layers, factor = _starved(case, worst), 10.0**-worst.typical
     why = (
-        f"Over {len(worst.profile.layers)} layers the gradient falls to {factor:.0e} of what it is at the output "
-        f"({'the signal that the biases get' if worst.signal == 'biases' else 'rms of the weights'}): the first "
-        "layers hardly learn."
+        f"Over {len(worst.profile.layers)} layers the gradient falls to {factor:.0e} of what it is at the "
+        f"output ({'the signal that the biases get' if worst.signal == 'biases' else 'rms of the weights'}): "
+        "the first layers hardly learn."
     )
-    return [_finding(case, "vanishing_gradient", worst, layers, why, "warning" if _recovers(worst) else "severe")]
+    return [
+        _finding(case, "vanishing_gradient", worst, layers, why, "warning" if _recovers(worst) else "severe")
+    ]
 
 
 def exploding_over_depth(case: Case) -> list[Finding]:
@@ -85,15 +88,17 @@ def exploding_over_depth(case: Case) -> list[Finding]:
         return []
     worst = min(sights, key=lambda s: s.typical)
     why = (
-        f"Over {len(worst.profile.layers)} layers the gradient grows {10.0 ** -worst.typical:.0e} times from the "
-        "output to the input: each layer multiplies it."
+        f"Over {len(worst.profile.layers)} layers the gradient grows {10.0**-worst.typical:.0e} times from "
+        "the output to the input: each layer multiplies it."
     )
     severity = "warning" if case.trend.fell else "severe"
     return [_finding(case, "exploding_gradient", worst, _swollen(case, worst), why, severity)]
 
 
 def _usable(case: Case) -> list[Profile]:
-    return [p for p in case.profiles if len(p.at) >= FEW_STEPS] if len(case.evidence.steps) >= FEW_STEPS else []
+    return (
+        [p for p in case.profiles if len(p.at) >= FEW_STEPS] if len(case.evidence.steps) >= FEW_STEPS else []
+    )
 
 
 def _lasting(sight: Sight) -> list[Sight]:
@@ -129,7 +134,9 @@ def _swollen(case: Case, sight: Sight) -> tuple[str, ...]:
     return case.of_layers([x for x, sick in zip(sight.profile.layers, high) if sick])
 
 
-def _finding(case: Case, kind: str, sight: Sight, layers: tuple[str, ...], why: str, severity: str) -> Finding:
+def _finding(
+    case: Case, kind: str, sight: Sight, layers: tuple[str, ...], why: str, severity: str
+) -> Finding:
     at = np.flatnonzero(sight.mask)
     profile = sight.profile
     numbers = {

@@ -1,7 +1,7 @@
 """Weights that start wrong: all alike, all zero, or on a scale that the signal does not survive.
 
-Wrong for a layer that is meant to start at zero (the second half of LoRA, a gate, a last layer): one of these is
-no finding. Where the first loss is looked at: for a model resumed on other data.
+Wrong for a layer that is meant to start at zero (the second half of LoRA, a gate, a last layer): one of these
+is no finding. Where the first loss is looked at: for a model resumed on other data.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CLASSIFYING = ("nll_loss", "cross_entropy", "nllloss", "crossentropyloss")
 
 
 def poor_initialization(case: Case) -> list[Finding]:
-    """The first of: constant weights, zero weights, a forward signal that grows or fades, a huge first loss."""
+    """The first of: constant weights, zero weights, a signal that grows or fades, a huge first loss."""
     if not len(case.evidence.rows):
         return []
     for rule in (_constant, _zero, _forward, _first_loss):
@@ -58,8 +58,8 @@ def _constant(case: Case) -> list[Finding]:
         return []
     names = case.of_layers(alike)
     why = (
-        f"All elements of the gradient of {names[0]} are equal: its weights started as one constant, so its units "
-        "learn the same and stay the same."
+        f"All elements of the gradient of {names[0]} are equal: its weights started as one constant, so its "
+        "units learn the same and stay the same."
     )
     numbers = {"crest": max(crests), "layers": len(alike)}
     return [case.finding("poor_initialization", "severe", why, numbers, layers=names)]
@@ -75,8 +75,8 @@ def _zero(case: Case) -> list[Finding]:
     if len(layers) < 2:
         return []
     why = (
-        f"{len(layers)} matrices are zero and have a gradient of exactly zero: through zero weights no gradient "
-        "comes, so they stay zero."
+        f"{len(layers)} matrices are zero and have a gradient of exactly zero: through zero weights no "
+        "gradient comes, so they stay zero."
     )
     names = case.names(layer.weight for layer in layers)
     return [case.finding("poor_initialization", "severe", why, {"zero_layers": len(layers)}, layers=names)]
@@ -86,7 +86,9 @@ def _forward(case: Case) -> list[Finding]:
     """The forward signal grows or fades by orders of magnitude from the first step on."""
     worst, layers = 0.0, None
     for profile in case.profiles:
-        inner = profile.forward[:FIRST_STEPS, 1:] if len(profile.layers) > 3 else profile.forward[:FIRST_STEPS]
+        inner = (
+            profile.forward[:FIRST_STEPS, 1:] if len(profile.layers) > 3 else profile.forward[:FIRST_STEPS]
+        )
         value = _median(decades(inner))
         if abs(value) > abs(worst):
             worst, layers = value, profile.layers
@@ -94,8 +96,8 @@ def _forward(case: Case) -> list[Finding]:
         return []
     word = "grows" if worst > 0 else "fades"
     why = (
-        f"From the first step on the signal {word} by {abs(worst):.1f} decades over {len(layers)} layers on its way "
-        f"forward: the weights start too {'large' if worst > 0 else 'small'}."
+        f"From the first step on the signal {word} by {abs(worst):.1f} decades over {len(layers)} layers on "
+        f"its way forward: the weights start too {'large' if worst > 0 else 'small'}."
     )
     numbers = {"decades_of_forward_signal": worst, "layers_in_chain": len(layers)}
     names = case.names(layer.weight for layer in layers)
@@ -108,7 +110,7 @@ def _median(values: Floats) -> float:
 
 
 def _first_loss(case: Case) -> list[Finding]:
-    """Compared with ln C, the loss of a classifier that knows nothing; only where the loss is known to be one."""
+    """Compared with ln C, what guessing gives; only where the loss is known to be a classifier's."""
     e = case.evidence
     loss = str((e.facts.get("graph") or {}).get("loss", "")).lower().removesuffix("backward0")
     last = case.model.layers[-1] if case.model.layers else None
@@ -118,8 +120,8 @@ def _first_loss(case: Case) -> list[Finding]:
     if not math.isfinite(e.loss[0]) or e.loss[0] < FIRST_LOSS * expected:
         return []
     why = (
-        f"The first loss is {e.loss[0]:.3g}; guessing gives ln {last.shape[0]} = {expected:.2f}. The outputs start "
-        "far too large."
+        f"The first loss is {e.loss[0]:.3g}; guessing gives ln {last.shape[0]} = {expected:.2f}. The outputs "
+        "start far too large."
     )
     numbers = {"first_loss": float(e.loss[0]), "ln_classes": expected}
     return [case.finding("poor_initialization", _severity(case), why, numbers, layers=case.of_layers([last]))]

@@ -1,8 +1,8 @@
 """A loss that swings, or does not fall.
 
-A loss that is not monotone is normal (training at the edge of stability), and label noise, GANs, reinforcement
-learning and resumed runs all have one that does not fall: "not decreasing" is never an alarm by itself, and
-swinging only where the steps are large as well.
+A loss that is not monotone is normal (training at the edge of stability), and label noise, GANs,
+reinforcement learning and resumed runs all have one that does not fall: "not decreasing" is never an alarm by
+itself, and swinging only where the steps are large as well.
 """
 
 from __future__ import annotations
@@ -43,7 +43,11 @@ def loss_oscillating(case: Case) -> list[Finding]:
         return []
     how = "jumps to and fro from step to step" if alternating else f"came back to its start {returns} times"
     numbers = {"lag_1_correlation": correlation, "swing": swing, "returns": returns}
-    return [case.finding("loss_oscillating", "warning", f"The loss {how}: the steps are too large to settle.", numbers)]
+    return [
+        case.finding(
+            "loss_oscillating", "warning", f"The loss {how}: the steps are too large to settle.", numbers
+        )
+    ]
 
 
 def alternation(loss: Floats) -> tuple[float, float]:

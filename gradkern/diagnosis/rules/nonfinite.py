@@ -90,7 +90,7 @@ def _source(case: Case, columns: NDArray[np.int64]) -> list[int]:
 def _poisoned_weights(case: Case) -> list[int]:
     """Weights that were NaN when they were looked at while others were not."""
     e = case.evidence
-    for norms, ratios in zip(e.weight_norm, e.update_ratio):
+    for norms in e.weight_norm:
         sick = np.isinf(norms) | (np.isnan(norms) & np.isfinite(np.nanmax(e.weight_norm, axis=0, initial=-1)))
         sick &= (e.weight_norm > 0).any(axis=0)
         if sick.any():

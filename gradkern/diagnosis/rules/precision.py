@@ -1,6 +1,7 @@
 """Gradients too small for the format they are held in.
 
-Wrong where 16-bit gradients are small because the run has converged; a loss that has fallen far is left alone.
+Wrong where 16-bit gradients are small because the run has converged; a loss that has fallen far is left
+alone.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ def low_precision_underflow(case: Case) -> list[Finding]:
     if np.isfinite(e.loss_scale).any() or (case.trend.known and case.trend.fall > 1 - CONVERGED):
         return []
     share = _share_below(case, columns)
-    total = float(np.average(np.nan_to_num(share), weights=e.numel[columns])) if np.isfinite(share).any() else 0
+    total = (
+        float(np.average(np.nan_to_num(share), weights=e.numel[columns])) if np.isfinite(share).any() else 0
+    )
     if total <= UNDERFLOWING:
         return []
     worst = columns[np.nan_to_num(share) > UNDERFLOWING]
@@ -51,7 +54,9 @@ def _half_columns(case: Case) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     names = next((v for k, v in stated.items() if "float16" in k and "bfloat16" not in k), ())
     if names == "all":
         return np.arange(len(e.names))
-    half = {n for n in e.names if str(e.params.get(n, {}).get("dtype", "")).removeprefix("torch.") == "float16"}
+    half = {
+        n for n in e.names if str(e.params.get(n, {}).get("dtype", "")).removeprefix("torch.") == "float16"
+    }
     return np.array([i for i, n in enumerate(e.names) if n in half or n in names], dtype=np.int64)
 
 

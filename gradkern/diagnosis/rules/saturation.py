@@ -1,8 +1,9 @@
 """Sigmoid and tanh units driven so far that their derivative is nearly zero.
 
-The scale of a unit's argument is estimated as ``rms(W) * sqrt(fan_in) * rms(h)``; rms(h) comes from the gradients
-(`profile`) and is at most 1 behind a sigmoid or tanh. Wrong where a module between the layers rescales the signal
-(then there is a normalization, and nothing is said), and for activations that cannot be told.
+The scale of a unit's argument is estimated as ``rms(W) * sqrt(fan_in) * rms(h)``; rms(h) comes from the
+gradients (`profile`) and is at most 1 behind a sigmoid or tanh. Wrong where a module between the layers
+rescales the signal (then there is a normalization, and nothing is said), and for activations that cannot be
+told.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import numpy as np
 
 from gradkern.diagnosis.case import FEW_STEPS, Case, Floats
 from gradkern.diagnosis.finding import Finding
-from gradkern.diagnosis.model import LEAKY, GATING, Layer
+from gradkern.diagnosis.model import GATING, LEAKY, Layer
 
 #: Standard deviation of the argument. At 4 three quarters of tanh's derivatives are below 0.02; Xavier's
 #: initialization gives 1, trained healthy layers up to 2.4. A sigmoid is half as steep.
@@ -34,8 +35,9 @@ def saturation(case: Case) -> list[Finding]:
     onset = min(int(np.argmax(course >= limit)) for course in sick.values())
     names = case.of_layers([layers[i] for i in sick])
     why = (
-        f"The argument of the {'tanh' if limit == TANH_ARGUMENT else 'sigmoid'} behind {names[0]} has a standard "
-        f"deviation of about {worst:.0f}: most units are at the ends of its range, where it has no slope."
+        f"The argument of the {'tanh' if limit == TANH_ARGUMENT else 'sigmoid'} behind {names[0]} has a "
+        f"standard deviation of about {worst:.0f}: most units are at the ends of its range, where it has no "
+        "slope."
     )
     numbers = {"argument_std": worst, "layers": len(sick), "input_rms": _input_rms(case, layers[0])}
     severity = "warning" if case.trend.fell else "severe"

@@ -87,8 +87,9 @@ def _silent_layer(case: Case) -> list[Finding]:
     onset = _onset(zero[:, layer.weight if layer.bias is None else layer.bias])
     parallel = len(cut_off) < index and any(e.rms[tail][:, x.weight].any() for x in layers[:index])
     why = (
-        f"The gradient of {case.evidence.names[layer.weight]} is exactly zero since step {case.step(onset)}: none "
-        f"of its units is active for any input" + (f", and {len(cut_off)} layers before it get nothing." if cut_off else ".")
+        f"The gradient of {case.evidence.names[layer.weight]} is exactly zero since step {case.step(onset)}: "
+        f"none of its units is active for any input"
+        + (f", and {len(cut_off)} layers before it get nothing." if cut_off else ".")
     )
     return [
         case.finding(
@@ -102,7 +103,9 @@ def _silent_layer(case: Case) -> list[Finding]:
     ]
 
 
-def _nearest_output(layers: list[Layer], dead: list[int], silent: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> int:
+def _nearest_output(
+    layers: list[Layer], dead: list[int], silent: np.ndarray[tuple[int], np.dtype[np.bool_]]
+) -> int:
     """Blame by the bias: behind a dead layer the matrix has no gradient (its input is zero), the bias has."""
     with_bias = [i for i in dead if layers[i].bias is not None and silent[layers[i].bias or 0]]
     if with_bias:
@@ -137,7 +140,7 @@ def _onset(zero: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> int:
 
 def _dead_share(case: Case) -> list[Finding]:
     """Layers most of whose units never get a gradient, by the zeros in their bias."""
-    e, model = case.evidence, case.model
+    model = case.model
     if model.knows_activations and not model.gates:
         return []
     shares: dict[int, float] = {}
@@ -152,9 +155,13 @@ def _dead_share(case: Case) -> list[Finding]:
         return []
     worst = max(shares.values())
     named = case.of_layers([layers[i] for i in shares])
-    why = f"In {named[0]} {worst:.0%} of the units get no gradient at any step: they are dead for every input."
+    why = (
+        f"In {named[0]} {worst:.0%} of the units get no gradient at any step: they are dead for every input."
+    )
     severity = "severe" if worst >= NEARLY_ALL and not case.trend.fell else "warning"
-    return [case.finding("dead_units", severity, why, {"dead_share": worst, "layers": len(shares)}, layers=named)]
+    return [
+        case.finding("dead_units", severity, why, {"dead_share": worst, "layers": len(shares)}, layers=named)
+    ]
 
 
 def _bias_share(case: Case, layer: Layer) -> float | None:

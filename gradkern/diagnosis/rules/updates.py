@@ -1,8 +1,8 @@
 """The size of the optimizer's steps against the weights: too large, too small, or none at all.
 
-‖Δw‖ / ‖w‖ is taken over all matrices together. Wrong for weights that are meant to be small (a zero-initialized
-adapter counts as little as it should), and for a resumed run at the end of its schedule, which is left alone as
-long as its learning rate is seen to fall.
+‖Δw‖ / ‖w‖ is taken over all matrices together. Wrong for weights that are meant to be small (a
+zero-initialized adapter counts as little as it should), and for a resumed run at the end of its schedule,
+which is left alone as long as its learning rate is seen to fall.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ LARGE, HUGE = 0.2, 0.7
 JUMP = 1.5
 #: Healthy runs have a median above 2e-5.
 SMALL = 5e-6
-#: 16-bit weights lose every change below half their precision: 2**-9 of the weight for bfloat16, and with it most
-#: of the changes of 1e-4 on average.
+#: 16-bit weights lose every change below half their precision: 2**-9 of the weight for bfloat16, and with it
+#: most of the changes of 1e-4 on average.
 SMALL_16_BIT = 1e-4
 #: Part of the weights that moved in the whole run.
 MOVED = 0.01
+#: A parameter with less than this part of the others' gradient may stand still by rounding.
+COUNTS = 1e-2
 #: A schedule that has come to this part of its highest rate is at its end.
 DECAYED = 0.5
 
@@ -44,8 +46,8 @@ def update_too_large(case: Case) -> list[Finding]:
         return []
     severity = "severe" if harmed else "warning"
     why = (
-        f"At step {e.update_steps[at[0]]} one optimizer step changed the weights by {movement[at[0]]:.0%} of their "
-        "norm; healthy steps stay below 10 %."
+        f"At step {e.update_steps[at[0]]} one optimizer step changed the weights by {movement[at[0]]:.0%} of "
+        "their norm; healthy steps stay below 10 %."
     )
     numbers = {"largest_update_ratio": largest, "looks_above_0.2": len(at), "lr": float(e.lr[0])}
     first, last = int(e.update_steps[at[0]]), int(e.update_steps[at[-1]])
@@ -65,7 +67,7 @@ def _harmed(case: Case) -> bool:
 
 
 def _only_at_first(case: Case, at: NDArray[np.int64]) -> bool:
-    """Only the first two steps were large (small weights, an adaptive optimizer), and the loss did not jump."""
+    """Only the first two steps were large (small weights, adaptive steps), and the loss did not jump."""
     loss = case.evidence.loss[:FEW_STEPS]
     jumped = not np.isfinite(loss).all() or loss.max() > JUMP * abs(loss[0])
     return bool(len(case.movement) > 4 and at.max() <= 1 and case.trend.fell and not jumped)
@@ -93,8 +95,8 @@ def _no_movement(case: Case) -> list[Finding]:
         why = "The weights do not change at all: optimizer.step() is not called, or moves something else."
     else:
         why = (
-            f"A step changes the weights by {typical:.0e} of their norm, {in_all:.1e} in all {len(e.steps)} steps: the "
-            "model stays where it began, and so does the loss."
+            f"A step changes the weights by {typical:.0e} of their norm, {in_all:.1e} in all {len(e.steps)} "
+            "steps: the model stays where it began, and so does the loss."
         )
     numbers = {"median_update_ratio": typical, "moved_in_all": in_all, "lr": float(e.lr[-1])}
     severity = "severe" if case.trend.known else "warning"
@@ -104,15 +106,17 @@ def _no_movement(case: Case) -> list[Finding]:
 def _left_out(case: Case) -> list[Finding]:
     """Parameters with a gradient whose weights never changed: no optimizer has them."""
     e = case.evidence
-    gradient = (np.nan_to_num(e.rms) > 0).mean(axis=0) > 0.5 if len(e.rows) else np.zeros(len(e.names), bool)
-    columns = np.flatnonzero(case.unmoved & gradient)
+    if not case.unmoved.any() or not len(e.rows):
+        return []
+    typical = np.nanmedian(np.where(e.has_grad, np.nan_to_num(e.rms), 0.0), axis=0)
+    columns = np.flatnonzero(case.unmoved & (typical > COUNTS * np.median(typical[~case.unmoved])))
     if not len(columns):
         return []
     names = case.names(columns.tolist())
     share = float(e.numel[columns].sum() / max(e.numel.sum(), 1))
     why = (
-        f"{len(names)} parameters ({names[0]}, …) have a gradient, but their weights never change: no optimizer has "
-        "them, or their learning rate is zero."
+        f"{len(names)} parameters ({names[0]}, …) have a gradient, but their weights never change: no "
+        "optimizer has them, or their learning rate is zero."
     )
     numbers = {"parameters": len(names), "share_of_elements": share, "median_update_ratio": 0.0}
     return [case.finding("update_too_small", "warning", why, numbers, layers=names)]

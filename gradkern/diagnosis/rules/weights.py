@@ -1,7 +1,7 @@
 """Weights that grow or fade over the run.
 
-Wrong for weights that start near zero on purpose, and for a fine-tuned model whose new head grows; both are small
-against all matrices together.
+Wrong for weights that start near zero on purpose, and for a fine-tuned model whose new head grows; both are
+small against all matrices together.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def weight_growth(case: Case) -> list[Finding]:
         grew = norms[at[-1]] / norms[at[0]]
     worst = [c for c, g in zip(case.model.matrices, grew) if np.isfinite(g) and g >= GREW]
     why = (
-        f"The norm of the weights went from {size[0]:.3g} to {size[-1]:.3g} ({factor:.0f} times) and still grows: "
-        "nothing holds them."
+        f"The norm of the weights went from {size[0]:.3g} to {size[-1]:.3g} ({factor:.0f} times) and still "
+        "grows: nothing holds them."
     )
     severity = "warning" if case.trend.fell else "severe"
     layers = case.names(worst) if len(worst) < len(case.model.matrices) else ()
@@ -57,11 +57,13 @@ def weight_collapse(case: Case) -> list[Finding]:
     gone = [c for c, r in zip(case.model.matrices, ratios) if r <= LAYER_SHRANK]
     if factor > SHRANK and not gone:
         return []
-    onset = int(e.update_steps[at[np.flatnonzero(size <= (1 + factor) / 2 * size[0])[0]]]) if factor < 1 else None
+    onset = (
+        int(e.update_steps[at[np.flatnonzero(size <= (1 + factor) / 2 * size[0])[0]]]) if factor < 1 else None
+    )
     what = "the weights" if factor <= SHRANK else case.names(gone)[0]
     why = (
-        f"The norm of {what} fell to {min(factor, float(np.nanmin(ratios))):.1e} of its start: weight decay takes more "
-        "than the gradient gives."
+        f"The norm of {what} fell to {min(factor, float(np.nanmin(ratios))):.1e} of its start: weight decay "
+        "takes more than the gradient gives."
     )
     severity = "warning" if case.trend.fell else "severe"
     layers = case.names(gone) if gone and len(gone) < len(case.model.matrices) else ()
