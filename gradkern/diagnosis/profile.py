@@ -72,22 +72,22 @@ def points(rows: int) -> NDArray[np.int64]:
 
 
 def _log_rms(evidence: RunEvidence, columns: list[int], at: NDArray[np.int64]) -> Floats:
-    """[P, L] log10 of the median rms over a few rows from each point on."""
-    values = np.full((len(at), len(columns)), np.nan)
+    """[P, L] log10 of the median rms over a few rows up to each point."""
     with np.errstate(divide="ignore", invalid="ignore"):
         logs = np.log10(evidence.rms[:, columns].astype(np.float64))
     logs[~np.isfinite(logs)] = np.nan
-    for point, row in enumerate(at.tolist()):
-        piece = logs[max(0, row - AVERAGED + 1) : row + 1]
-        values[point] = median(piece)
-    return values
+    window = np.maximum(at[:, None] - np.arange(AVERAGED), 0)
+    return median(logs[window], axis=1)
 
 
 def median(values: Floats, axis: int = 0) -> Floats:
-    """`nanmedian` without its warning: NaN where there is nothing."""
-    known = np.isfinite(values).any(axis=axis)
-    filled = np.where(np.expand_dims(known, axis), values, 0.0)
-    return np.where(known, np.nanmedian(filled, axis=axis), np.nan)
+    """The median of what is not NaN; NaN where nothing is."""
+    ordered = np.moveaxis(np.sort(values, axis=axis), axis, 0)  # NaN last
+    count = np.isfinite(ordered).sum(axis=0)
+    low, high = np.maximum(count - 1, 0) // 2, np.maximum(count, 1) // 2
+    high = np.minimum(high, len(ordered) - 1)
+    found = [np.take_along_axis(ordered, i[None], axis=0)[0] for i in (low, high)]
+    return np.where(count > 0, (found[0] + found[1]) / 2, np.nan)
 
 
 def decades(profile: Floats) -> Floats:
@@ -96,16 +96,20 @@ def decades(profile: Floats) -> Floats:
     Theil and Sen's robust slope times the depth; the difference between the medians of the last and
     the first third where that says more and the slope agrees (one layer that differs is no trend).
     """
-    return np.array([_decades(row) for row in profile])
+    found = np.full(len(profile), np.nan)
+    known = np.isfinite(profile)
+    for mask in np.unique(known, axis=0) if len(profile) else known:
+        rows, layers = (known == mask).all(axis=1), np.flatnonzero(mask)
+        if len(layers) >= 3:
+            found[rows] = _decades(profile[np.ix_(rows, layers)], layers)
+    return found
 
 
-def _decades(row: Floats) -> float:
-    known = np.flatnonzero(np.isfinite(row))
-    if len(known) < 3:
-        return float("nan")
-    values = row[known]
-    i, j = np.triu_indices(len(known), 1)
-    slope = float(np.median((values[j] - values[i]) / (known[j] - known[i]))) * float(known[-1] - known[0])
-    third = max(1, len(known) // 3)
-    ends = float(np.median(values[-third:]) - np.median(values[:third]))
-    return ends if abs(slope) < abs(ends) <= 3 * abs(slope) and ends * slope > 0 else slope
+def _decades(values: Floats, at: NDArray[np.int64]) -> Floats:
+    """Of rows in which the same layers are known."""
+    i, j = np.triu_indices(len(at), 1)
+    slope = np.median((values[:, j] - values[:, i]) / (at[j] - at[i]), axis=1) * (at[-1] - at[0])
+    third = max(1, len(at) // 3)
+    ends = np.median(values[:, -third:], axis=1) - np.median(values[:, :third], axis=1)
+    agrees = (np.abs(slope) < np.abs(ends)) & (np.abs(ends) <= 3 * np.abs(slope)) & (ends * slope > 0)
+    return np.where(agrees, ends, slope)
