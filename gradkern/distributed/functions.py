@@ -13,7 +13,8 @@ from torch.distributed.tensor import DTensor
 from gradkern.distributed.measure import Distributed
 from gradkern.distributed.placements import written_shards
 from gradkern.kernels import torch_ops
-from gradkern.kernels.extension import DISABLED, C
+from gradkern.kernels.backend import C
+from gradkern.kernels.measured import decision_norm
 from gradkern.kernels.scale import coefficient, is_one, scale_
 
 
@@ -28,10 +29,11 @@ def clip_grad_norm_(
 ) -> Tensor:
     grads = [p.grad for p in params]
     together = Distributed(params, grads, process_group=process_group, pp_group=pp_group)
-    total = together.total(norm_type)
+    whole = together.total(norm_type)
+    total = whole.to(together.report)
     if error_if_nonfinite:
         _raise_if_nonfinite(together, total, norm_type, "parameters")
-    _scale_by_norm(grads, max_norm, total, together.held)
+    _scale_by_norm(grads, max_norm, decision_norm(whole, total), together.held)
     return together.as_returned(total)
 
 
@@ -46,7 +48,7 @@ def get_total_norm(
     together = Distributed(
         tensors, tensors, process_group=process_group, pp_group=pp_group, operation="get_total_norm"
     )
-    total = together.total(norm_type)
+    total = together.total(norm_type).to(together.report)
     if error_if_nonfinite:
         _raise_if_nonfinite(together, total, norm_type, "tensors")
     return together.as_returned(total)
@@ -80,7 +82,7 @@ def clip_grad_value_(params: Sequence[Tensor], clip_value: float) -> None:
             holder = torch.empty((), dtype=shard.dtype, device=shard.device).expand(shard.shape)
             holder.grad = shard
             holders.append(holder)
-    if DISABLED or not C.clip_grad_value_(holders, clip_value):
+    if not C.clip_grad_value_(holders, clip_value):
         torch_ops.clip_grad_value_(holders, clip_value)
 
 
@@ -90,7 +92,6 @@ def _scale_by_norm(
     total: Tensor,
     held: Sequence[Tensor | None] | None = None,
 ) -> None:
-    """The factor from the norm as it is returned, so that the split functions give the same bits."""
     if max_norm == math.inf:
         return
     factor = coefficient(total, max_norm)
