@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from gradkern._util import lazy, moved
+from gradkern._util.warning import GradkernWarning
 from gradkern.version import __version__
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ __all__ = [
     "GradClipper",
     "GradMonitor",
     "GradStats",
+    "GradkernWarning",
     "History",
     "HistoryError",
     "__version__",

@@ -290,7 +290,8 @@ print(clipper.clip_().total_norm.item(), clipper.clip_().total_norm.item(), grad
         done = run_python(ONLY_THIS_COPY + code, path=package_copy, GRADKERN_DISABLE="1")
         assert done.stdout.startswith("5.0 0.99999"), done.stderr
         assert (
-            "UserWarning: GRADKERN_DISABLE=1, and gradkern's compiled extension does not load" in done.stderr
+            "GradkernWarning: GRADKERN_DISABLE=1, and gradkern's compiled extension does not load"
+            in done.stderr
         )
 
     def test_the_copy_itself_works(self, run_python, package_copy):

@@ -14,6 +14,7 @@ from strategies import CHUNK, DTYPES, LAYOUTS, WRITABLE, lists, parameters, valu
 from torch import nn
 
 import gradkern
+from gradkern import _C
 
 
 def copies(tensors):
@@ -79,14 +80,81 @@ def test_a_saved_gradient_that_was_clipped_is_noticed_by_autograd():
         product.sum().backward()
 
 
-@pytest.mark.parametrize("max_norm", [0.0, -1.0, -2.5])
-def test_max_norm_of_zero_and_below_as_torch(max_norm):
+def test_max_norm_of_zero_as_torch():
     grads = [torch.tensor([3.0, -4.0]), torch.tensor([12.0, 0.0])]
     ours, theirs = parameters(copies(grads)), parameters(copies(grads))
-    gradkern.clip_grad_norm_(ours, max_norm)
-    torch.nn.utils.clip_grad_norm_(theirs, max_norm)
+    gradkern.clip_grad_norm_(ours, 0.0)
+    torch.nn.utils.clip_grad_norm_(theirs, 0.0)
     for a, b in zip(ours, theirs):
         torch.testing.assert_close(a.grad, b.grad)
+
+
+NEGATIVE = {
+    "max_norm": lambda ps: gradkern.clip_grad_norm_(ps, -1.0),
+    "max_norm of a split clip": lambda ps: gradkern.clip_grads_with_norm_(ps, -1.0, torch.tensor(5.0)),
+    "total_norm": lambda ps: gradkern.clip_grads_with_norm_(ps, 1.0, torch.tensor(-1.0)),
+    "max_norm of a clipper": lambda ps: gradkern.GradClipper(ps, -1.0).clip_(),
+    "clip_value": lambda ps: gradkern.clip_grad_value_(ps, -1.0),
+    "operator": lambda ps: torch.ops.gradkern.clip_([p.grad for p in ps], -1.0, 2.0, False),
+    "value operator": lambda ps: torch.ops.gradkern.clip_value_([p.grad for p in ps], -1.0),
+}
+
+
+@pytest.mark.parametrize("call", NEGATIVE.values(), ids=NEGATIVE.keys())
+def test_negative_limits_are_refused_before_anything_is_written(call):
+    params = parameters([torch.tensor([3.0, -4.0]), torch.tensor([12.0, 0.0])])
+    with pytest.raises(ValueError, match="negative, got -1"):
+        call(params)
+    assert params[0].grad.tolist() == [3.0, -4.0]
+    assert params[1].grad.tolist() == [12.0, 0.0]
+    assert params[0].grad._version == 0
+
+
+def test_a_total_norm_of_nan_makes_gradients_nan_as_in_torch():
+    (param,) = parameters([torch.tensor([3.0, -4.0])])
+    gradkern.clip_grads_with_norm_([param], 1.0, torch.tensor(math.nan))
+    assert param.grad.isnan().all()
+
+
+OVERFLOWING = {
+    "clip_grad_norm_": lambda ps: gradkern.clip_grad_norm_(ps, 1.0),
+    "GradClipper": lambda ps: gradkern.GradClipper(ps, 1.0).clip_().total_norm,
+    "GradClipper, raise": lambda ps: gradkern.GradClipper(ps, 1.0, on_nonfinite="raise").clip_().total_norm,
+    "GradClipper, skip": lambda ps: gradkern.GradClipper(ps, 1.0, on_nonfinite="skip").clip_().total_norm,
+    "GradClipper, zero": lambda ps: gradkern.GradClipper(ps, 1.0, on_nonfinite="zero").clip_().total_norm,
+    "operator": lambda ps: torch.ops.gradkern.clip_([p.grad for p in ps], 1.0, 2.0, False),
+    "compiled": lambda ps: torch.compile(gradkern.clip_grad_norm_, fullgraph=True, backend="aot_eager")(
+        ps, 1.0
+    ),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.complex64])
+@pytest.mark.parametrize("call", OVERFLOWING.values(), ids=OVERFLOWING.keys())
+def test_finite_gradients_whose_norm_overflows_float32_are_scaled(call, dtype):
+    value = 3.375e38 if dtype is torch.bfloat16 else 3.4e38
+    params = parameters([torch.full((1,), value, dtype=dtype) for _ in range(4)])
+    assert call(params).item() == math.inf  # what is returned is rounded
+    for param in params:
+        assert param.grad.item() == 0.5
+
+
+def test_an_overflowing_norm_of_order_1():
+    params = parameters([torch.full((4,), -3e38)])
+    assert gradkern.clip_grad_norm_(params, 1.0, norm_type=1.0).item() == math.inf
+    assert params[0].grad.tolist() == [-0.25] * 4
+
+
+def test_what_decisions_go_by_is_what_is_returned_unless_float32_cannot_hold_it():
+    for size, held in ((4, False), (1, True)):
+        columns = _C.measure(parameters([torch.full((size,), 3e38)]), 2.0, False, 1.0, None)
+        decision, returned = columns["decision_norm"], columns["total_norm"]
+        assert decision.dtype == torch.float64
+        if held:
+            assert decision.item() == returned.item()
+        else:
+            assert returned.item() == math.inf
+            assert decision.item() == pytest.approx(6e38, rel=1e-7)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

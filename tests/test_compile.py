@@ -24,6 +24,8 @@ OPCHECKS = {
     "total_norm": lambda g: (ops.total_norm, (g, 2.0)),
     "total_norm of order 3": lambda g: (ops.total_norm, (g, 3.0)),
     "clip_": lambda g: (ops.clip_, (g, 0.1, 2.0, False)),
+    "total_norm for a decision": lambda g: (ops.total_norm, (g, 2.0, True)),
+    "clip_ for a decision": lambda g: (ops.clip_, (g, 0.1, 2.0, False, True)),
     "clip_ that writes nothing": lambda g: (ops.clip_, (g, math.inf, 2.0, True)),
     "scale_": lambda g: (ops.scale_, (g, torch.tensor(0.1, dtype=torch.float64))),
     "clip_value_": lambda g: (ops.clip_value_, (g, 0.1)),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import warnings
+from pathlib import Path
 
 import pytest
 import reference as ref
@@ -249,19 +251,40 @@ class TestNothing:
             assert torch.nn.utils.clip_grad_norm_(params, 1.0).item() == 0.0
             assert gradkern.clip_grad_norm_(params, 1.0).item() == 0.0
 
-    def test_an_exhausted_generator_warns(self):
-        generator = nn.Linear(2, 2).parameters()
-        list(generator)
-        with pytest.warns(
-            UserWarning, match="`parameters` is an empty generator, no gradient clipping will occur"
+    @pytest.mark.parametrize("kind", ["generator", "filter", "map", "chain", "zip", "iter"])
+    def test_an_iterator_that_is_used_up_warns(self, kind):
+        model = nn.Linear(2, 2)
+        params = {
+            "generator": lambda: model.parameters(),
+            "filter": lambda: filter(lambda p: p.requires_grad, model.parameters()),
+            "map": lambda: map(lambda p: p, model.parameters()),
+            "chain": lambda: itertools.chain(model.parameters()),
+            "zip": lambda: zip(model.parameters()),
+            "iter": lambda: iter([*model.parameters()]),
+        }[kind]()
+        list(params)
+        calls = [
+            lambda: gradkern.clip_grad_norm_(params, 1.0),
+            lambda: gradkern.clip_grad_value_(params, 1.0),
+            lambda: gradkern.clip_grads_with_norm_(params, 1.0, torch.tensor(1.0)),
+            lambda: gradkern.get_total_norm(params),
+            lambda: gradkern.measure(params),
+        ]
+        for call in calls:
+            with pytest.warns(gradkern.GradkernWarning, match="yields nothing.*pass a list") as caught:
+                call()
+            assert [Path(w.filename).name for w in caught] == ["test_errors.py"]
+        with (
+            pytest.warns(gradkern.GradkernWarning, match=r"\[GradClipper\] params: this .* yields nothing"),
+            raises(ValueError, "expected at least one parameter"),
         ):
-            assert gradkern.clip_grad_norm_(generator, 1.0).item() == 0.0
+            gradkern.GradClipper(params, 1.0)
 
     def test_other_empty_iterables_do_not(self):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             assert gradkern.clip_grad_norm_([], 1.0).item() == 0.0
-            assert gradkern.clip_grad_norm_(iter(()), 1.0).item() == 0.0
+            assert gradkern.clip_grad_norm_({}.values(), 1.0).item() == 0.0
 
 
 def test_overlapping_views_of_different_types_are_refused(good):
@@ -323,12 +346,6 @@ def test_a_grad_that_is_no_tensor(good):
         entry = type("Odd", (kind,), {"grad": 5})()
         with raises(TypeError, f"[clip_grad_norm_] parameters[2]: {expected}"):
             gradkern.clip_grad_norm_([*good, entry], 1.0)
-
-
-def test_measuring_a_generator_that_is_used_up():
-    params = iter(())
-    with pytest.warns(UserWarning, match=r"\[measure\] params: an empty generator"):
-        assert float(gradkern.measure(p for p in params).total_norm) == 0.0
 
 
 def test_a_number_on_no_device(good):

@@ -60,7 +60,7 @@ T* pointer(const at::Tensor& t) { return t.defined() ? static_cast<T*>(t.mutable
 /// Everything a call may report, on one device; undefined where nobody asked.
 struct Results {
   at::Tensor norm, l2_norm, max_abs, nonfinite, zeros;
-  at::Tensor total_norm, clip_coef, total_nonfinite, skip_step;
+  at::Tensor total_norm, decision_norm, clip_coef, total_nonfinite, skip_step;
   at::Tensor partial;  ///< one Partial, for several devices
   at::Tensor packed_sums, packed_keys;
 
@@ -68,7 +68,7 @@ struct Results {
     const bool is_double = total_norm.defined() && total_norm.scalar_type() == at::kDouble;
     return {is_double, pointer<void>(norm), pointer<void>(l2_norm), pointer<void>(max_abs),
             pointer<int64_t>(nonfinite), pointer<int64_t>(zeros), pointer<void>(total_norm),
-            pointer<void>(clip_coef), pointer<int64_t>(total_nonfinite), pointer<bool>(skip_step),
+            pointer<double>(decision_norm), pointer<void>(clip_coef), pointer<int64_t>(total_nonfinite), pointer<bool>(skip_step),
             pointer<Partial>(partial), pointer<double>(packed_sums), pointer<int64_t>(packed_keys),
             packed_sums.defined() && packed_sums.size(0) > 1};
   }
@@ -84,6 +84,7 @@ Results allocate(at::Device device, const Prepared& prepared, const ClipRequest&
   const int64_t count = int64_t(prepared.refs.size());
   Results r;
   r.total_norm = empty_on(device, real, {});
+  r.decision_norm = empty_on(device, at::kDouble, {});
   r.total_nonfinite = empty_on(device, at::kLong, {});
   if (m.per_tensor || wants_counts(request)) r.nonfinite = empty_on(device, at::kLong, {count});
   if (request.on_nonfinite == OnNonfinite::kSkip) r.skip_step = empty_on(device, at::kBool, {});
@@ -165,7 +166,7 @@ Results measure_lists(const std::vector<DeviceList>& lists, const Prepared& prep
   return results;
 }
 
-Measurement as_measurement(const Results& r, bool any_double) {
+Measurement as_measurement(const Results& r, const MeasureRequest& request, bool any_double) {
   Measurement m;
   m.norm = r.norm;
   m.l2_norm = r.l2_norm;
@@ -173,6 +174,7 @@ Measurement as_measurement(const Results& r, bool any_double) {
   m.nonfinite = r.nonfinite;
   m.zeros = r.zeros;
   m.total_norm = r.total_norm;
+  if (request.decision_norm) m.decision_norm = r.decision_norm;
   m.any_double = any_double;
   return m;
 }
@@ -184,9 +186,9 @@ void raise_on_host(const CallSite& site, const ClipRequest& request, const Prepa
   TORCH_CHECK(!cuda::is_capturing(int(home.device.index()), current_cuda_stream(home.device)), "[",
               site.operation, "] expected no CUDA graph capture, because raising an error for a ",
               "non-finite norm synchronises; use error_if_nonfinite=False (or another on_nonfinite)");
-  m.total = results.total_norm.item().toDouble();
+  m.total = results.decision_norm.item().toDouble();
   m.total_nonfinite = results.total_nonfinite.item().toLong();
-  if (m.total_nonfinite == 0 && is_finite(m.total)) return;
+  if (m.total_nonfinite == 0 && m.returns_finite_total()) return;
   const at::Tensor counts = results.nonfinite.cpu();
   std::vector<Partial> partials(prepared.refs.size());
   for (size_t i = 0; i < partials.size(); ++i) {
@@ -258,8 +260,8 @@ Measurement measure(const CallSite& site, const GradList& grads, const MeasureRe
   ClipRequest only_measure;
   only_measure.measure = request;
   only_measure.max_norm = infinity();
-  return as_measurement(measure_lists(split_by_device(site, grads, prepared), prepared, only_measure),
-                        prepared.any_double);
+  const Results results = measure_lists(split_by_device(site, grads, prepared), prepared, only_measure);
+  return as_measurement(results, request, prepared.any_double);
 }
 
 ClipResult clip(const CallSite& site, const GradList& grads, const ClipRequest& request) {
@@ -268,11 +270,11 @@ ClipResult clip(const CallSite& site, const GradList& grads, const ClipRequest& 
   const std::vector<DeviceList> lists = split_by_device(site, grads, prepared);
   const Results results = measure_lists(lists, prepared, request);
   ClipResult out;
-  out.measured = as_measurement(results, prepared.any_double);
+  out.measured = as_measurement(results, request.measure, prepared.any_double);
   out.clip_coef = results.clip_coef;
   out.skip_step = results.skip_step;
   if (wants_counts(request)) raise_on_host(site, request, prepared, lists.front(), results, out.measured);
-  apply(site, grads, prepared, lists, request.max_norm, request.on_nonfinite, results.total_norm,
+  apply(site, grads, prepared, lists, request.max_norm, request.on_nonfinite, results.decision_norm,
         results.total_nonfinite);
   return out;
 }

@@ -15,12 +15,9 @@ namespace gradkern {
 namespace {
 
 at::Tensor scalar(double value, bool as_double) {
-  return at::scalar_tensor(value, at::TensorOptions().dtype(as_double ? at::kDouble : at::kFloat));
+  if (as_double) return at::scalar_tensor(value, at::kDouble);
+  return at::scalar_tensor(double(float(value)), at::kFloat);  // torch refuses what rounds to inf
 }
-
-/// The value a caller will see: rounded once, and read back, so that whatever is computed from it
-/// here is what the caller can compute from it.
-double rounded(double value, bool as_double) { return as_double ? value : double(float(value)); }
 
 /// A row of results being filled: float32 or float64.
 class RealRow {
@@ -88,9 +85,10 @@ Measurement measure_prepared(const Prepared& prepared, const MeasureRequest& req
   cpu::ScopedFloatingPointMode exact(cpu::FloatingPointMode::exact());
   Measurement out;
   out.any_double = prepared.any_double;
-  out.total = rounded(finish(options.order, total) * norm_scale(options.order, request), out.any_double);
+  out.total = decision_norm(finish(options.order, total) * norm_scale(options.order, request), out.any_double);
   out.total_nonfinite = total.nonfinite;
   out.total_norm = scalar(out.total, out.any_double);
+  if (request.decision_norm) out.decision_norm = scalar(out.total, true);
   if (request.per_tensor) fill_rows(prepared, partials, request, out);
   return out;
 }
@@ -121,6 +119,12 @@ void apply(const CallSite& site, const GradList& grads, const Prepared& prepared
   bump_versions(grads);
 }
 
+/// A limit, or a norm that the host knows: a negative one would turn gradients round.
+void check_not_negative(const CallSite& site, const char* argument, double value) {
+  TORCH_CHECK_VALUE(!(value < 0), "[", site.operation, "] ", argument, ": expected a number that is not ",
+                    "negative, got ", value);
+}
+
 /// Before anything is written, on every device.
 void check_clampable(const CallSite& site, const GradList& grads) {
   for (size_t i = 0; i < grads.size(); ++i) {
@@ -138,7 +142,7 @@ void check_clampable(const CallSite& site, const GradList& grads) {
 
 void raise_if_nonfinite(const CallSite& site, const ClipRequest& request, const Measurement& m,
                         const std::vector<Partial>& partials) {
-  const bool by_norm = request.raise_if_nonfinite_norm && !is_finite(m.total);
+  const bool by_norm = request.raise_if_nonfinite_norm && !m.returns_finite_total();
   if (!by_norm && !(request.raise_if_nonfinite_elements && m.total_nonfinite)) return;
   std::string where = offenders(site, partials);
   if (where.empty()) where = "no element: the finite gradients' norm is beyond the largest float32";
@@ -161,6 +165,7 @@ Measurement measure(const CallSite& site, const GradList& grads, const MeasureRe
 }
 
 ClipResult clip(const CallSite& site, const GradList& grads, const ClipRequest& request) {
+  check_not_negative(site, "max_norm", request.max_norm);
   if (cuda_backend::handles(grads)) return cuda_backend::clip(site, grads, request);
   at::NoGradGuard no_grad;
   const Prepared prepared = prepare(site, grads);
@@ -182,6 +187,8 @@ void clip_with_norm(const CallSite& site, const GradList& grads, double max_norm
                     const at::Tensor& total_norm) {
   TORCH_CHECK_VALUE(total_norm.numel() == 1, "[", site.operation, "] total_norm: expected one number, ",
                     "got a tensor of shape ", total_norm.sizes());
+  check_not_negative(site, "max_norm", max_norm);
+  if (total_norm.is_cpu()) check_not_negative(site, "total_norm", total_norm.item().toDouble());
   if (cuda_backend::handles(grads))
     return cuda_backend::clip_with_norm(site, grads, max_norm, total_norm);
   at::NoGradGuard no_grad;
@@ -196,6 +203,7 @@ void scale(const CallSite& site, const GradList& grads, double factor) {
 }
 
 void clip_value(const CallSite& site, const GradList& grads, double limit) {
+  check_not_negative(site, "clip_value", limit);
   at::NoGradGuard no_grad;
   check_clampable(site, grads);
   if (cuda_backend::handles(grads)) return cuda_backend::clip_value(site, grads, limit);

@@ -14,6 +14,7 @@ struct MeasureRequest {
   bool per_tensor = false;   ///< whether the per-position results are wanted
   bool count_zeros = false;
   double inv_scale = 1.0;    ///< everything reported is multiplied by this
+  bool decision_norm = false;
 };
 
 /// Tensors on the gradients' device. Per-position results ([N], float32, or float64 if any
@@ -22,10 +23,13 @@ struct Measurement {
   at::Tensor norm, l2_norm, max_abs;   ///< [N]
   at::Tensor nonfinite, zeros;         ///< int64 [N]
   at::Tensor total_norm;               ///< 0-d
+  at::Tensor decision_norm;            ///< 0-d float64 (core/clip.h); undefined unless asked for
   bool any_double = false;
   // Known to the host on the CPU, and what the following decision uses there.
-  double total = 0;
+  double total = 0;                    ///< the decision_norm
   int64_t total_nonfinite = 0;
+
+  bool returns_finite_total() const { return is_finite(any_double ? total : double(float(total))); }
 };
 
 struct ClipRequest {

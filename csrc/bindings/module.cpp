@@ -36,6 +36,7 @@ py::dict as_dict(const Measurement& m) {
   out["nonfinite"] = m.nonfinite;
   out["zeros"] = optional_tensor(m.zeros);
   out["total_norm"] = m.total_norm;
+  if (m.decision_norm.defined()) out["decision_norm"] = m.decision_norm;
   return out;
 }
 
@@ -109,7 +110,7 @@ std::optional<py::dict> measure_parameters(const py::sequence& parameters, doubl
   const CallSite site = named_site("measure", names);
   const GradList grads = gradients_of(site, parameters);
   if (!is_native(grads)) return std::nullopt;
-  const MeasureRequest request{norm_type, true, count_zeros, inv_scale};
+  const MeasureRequest request{norm_type, true, count_zeros, inv_scale, /*decision_norm=*/true};
   const Measurement m = without_gil(site, grads, [&] { return measure(site, grads, request); });
   py::dict out = as_dict(m);
   out["has_grad"] = has_grad(grads);
@@ -124,7 +125,7 @@ std::optional<py::dict> clip_parameters(const py::sequence& parameters, double m
   const GradList grads = gradients_of(site, parameters);
   if (!is_native(grads)) return std::nullopt;
   ClipRequest request;
-  request.measure = {norm_type, true, count_zeros, 1.0};
+  request.measure = {norm_type, true, count_zeros};
   request.max_norm = max_norm;
   request.on_nonfinite = policy_of(on_nonfinite);
   request.raise_if_nonfinite_elements = on_nonfinite == "raise";

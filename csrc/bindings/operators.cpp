@@ -10,18 +10,27 @@ namespace {
 
 GradList as_list(at::TensorList tensors) { return {tensors.begin(), tensors.end()}; }
 
-at::Tensor total_norm_op(at::TensorList grads, double norm_type) {
+MeasureRequest request_of(double norm_type, bool for_decision) {
   MeasureRequest request;
   request.norm_type = norm_type;
-  return measure({"get_total_norm", "tensors"}, as_list(grads), request).total_norm;
+  request.decision_norm = for_decision;
+  return request;
 }
 
-at::Tensor clip_op(at::TensorList grads, double max_norm, double norm_type, bool error_if_nonfinite) {
+at::Tensor total_norm_op(at::TensorList grads, double norm_type, bool for_decision) {
+  const MeasureRequest request = request_of(norm_type, for_decision);
+  const Measurement m = measure({"get_total_norm", "tensors"}, as_list(grads), request);
+  return for_decision ? m.decision_norm : m.total_norm;
+}
+
+at::Tensor clip_op(at::TensorList grads, double max_norm, double norm_type, bool error_if_nonfinite,
+                   bool for_decision) {
   ClipRequest request;
-  request.measure.norm_type = norm_type;
+  request.measure = request_of(norm_type, for_decision);
   request.max_norm = max_norm;
   request.raise_if_nonfinite_norm = error_if_nonfinite;
-  return clip({"clip_grad_norm_", "parameters"}, as_list(grads), request).measured.total_norm;
+  const Measurement m = clip({"clip_grad_norm_", "parameters"}, as_list(grads), request).measured;
+  return for_decision ? m.decision_norm : m.total_norm;
 }
 
 void scale_op(at::TensorList grads, const at::Tensor& factor) {
@@ -38,9 +47,11 @@ void clip_value_op(at::TensorList grads, double clip_value_limit) {
 }  // namespace
 }  // namespace gradkern
 
+// for_decision: the norm that clipping goes by (core/clip.h), float64, in place of the one that is returned.
 TORCH_LIBRARY(gradkern, m) {
-  m.def("total_norm(Tensor[] grads, float norm_type) -> Tensor");
-  m.def("clip_(Tensor(a!)[] grads, float max_norm, float norm_type, bool error_if_nonfinite) -> Tensor");
+  m.def("total_norm(Tensor[] grads, float norm_type, bool for_decision=False) -> Tensor");
+  m.def("clip_(Tensor(a!)[] grads, float max_norm, float norm_type, bool error_if_nonfinite, "
+        "bool for_decision=False) -> Tensor");
   m.def("scale_(Tensor(a!)[] grads, Tensor factor) -> ()");  // float64, on the gradients' device
   m.def("clip_value_(Tensor(a!)[] grads, float clip_value) -> ()");
 }

@@ -6,9 +6,16 @@
 
 namespace gradkern {
 
-/// coef = max_norm / (total_norm + 1e-6), in float64 from the total norm as it is returned to the
-/// caller (torch.nn.utils.clip_grads_with_norm_ has the same formula), so that get_total_norm
-/// followed by clip_grads_with_norm_ gives the same bits as clip_grad_norm_.
+/// The norm a decision is taken on, of a total that is returned in float32 or (`as_double`) in float64.
+/// Where float32 holds it, this is the rounded number that the caller sees: get_total_norm followed by
+/// clip_grads_with_norm_ gives the same bits as clip_grad_norm_. Beyond the largest float32 it is the
+/// total itself, so that finite gradients are scaled and not multiplied by 1 / inf.
+GRADKERN_HD double decision_norm(double total, bool as_double) {
+  const double returned = as_double ? total : double(float(total));
+  return is_finite(returned) ? returned : total;
+}
+
+/// coef = max_norm / (total_norm + 1e-6) in float64, the formula of torch.nn.utils.clip_grads_with_norm_.
 GRADKERN_HD double clip_coefficient(double max_norm, double total_norm) {
   return max_norm / (total_norm + 1e-6);
 }
@@ -23,13 +30,14 @@ struct ClipDecision {
   double coef = 1.0;  ///< what the gradients are multiplied by: 1 for kNone, 0 for kZero
 };
 
-/// Decides from the non-finite count, not from the norm: a finite list can have an infinite norm
-/// in float32. A max_norm of infinity means "measure only" and never writes, except for kZero.
+/// Decides from the non-finite count, not from the norm, and from the decision_norm(). A max_norm of
+/// infinity means "measure only" and never writes, except for kZero. A negative total_norm, which only
+/// a caller can have made, changes nothing: on a device it is too late for an error.
 GRADKERN_HD ClipDecision decide_clip(double max_norm, double total_norm, int64_t nonfinite,
                                      OnNonfinite policy) {
   if (nonfinite > 0 && policy == OnNonfinite::kSkip) return {};
   if (nonfinite > 0 && policy == OnNonfinite::kZero) return {ClipAction::kZero, 0.0};
-  if (abs_bits(max_norm) == kInfBits && max_norm > 0) return {};
+  if ((abs_bits(max_norm) == kInfBits && max_norm > 0) || total_norm < 0) return {};
   const double coef = clip_coefficient(max_norm, total_norm);
   if (coef >= 1.0) return {};
   return {ClipAction::kScale, coef};  // also NaN, which must reach the gradients, as in torch

@@ -58,11 +58,10 @@ __device__ void store_tensor(const FinishParams& p, uint32_t tensor, const Parti
 
 __device__ void store_total(const FinishParams& p, const Partial& s) {
   const MeasureResults& r = p.results;
-  // The coefficient belongs to the total as it is returned, see core/clip.h.
-  const double total = scaled_norm(p, s);
-  const double returned = r.is_double ? total : double(float(total));
-  store_real(r.total_norm, 0, returned, r.is_double);
-  const ClipDecision decision = decide_clip(p.max_norm, returned, s.nonfinite, p.on_nonfinite);
+  const double total = decision_norm(scaled_norm(p, s), r.is_double);
+  store_real(r.total_norm, 0, total, r.is_double);
+  store_real(r.decision_norm, 0, total, true);
+  const ClipDecision decision = decide_clip(p.max_norm, total, s.nonfinite, p.on_nonfinite);
   store_real(r.clip_coef, 0, decision.coef, r.is_double);
   if (r.total_nonfinite) *r.total_nonfinite = s.nonfinite;
   if (r.skip_step) *r.skip_step = s.nonfinite > 0;

@@ -29,6 +29,7 @@ struct MeasureResults {
   int64_t* nonfinite = nullptr;       ///< [count]
   int64_t* zeros = nullptr;           ///< [count], filled if options.count_zeros
   void* total_norm = nullptr;         ///< real, before clipping
+  double* decision_norm = nullptr;    ///< what launch_scale decides on, see core/clip.h
   void* clip_coef = nullptr;          ///< real, decide_clip()'s: 1 where nothing is to be clipped
   int64_t* total_nonfinite = nullptr; ///< one number
   bool* skip_step = nullptr;          ///< whether total_nonfinite is not zero

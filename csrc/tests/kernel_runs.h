@@ -15,7 +15,7 @@ struct Measured {
   bool is_double = false;
   std::vector<double> norm, l2, max_abs;
   std::vector<int64_t> nonfinite, zeros;
-  double total = -1, coef = -1;
+  double total = -1, decision_norm = -1, coef = -1;
   int64_t total_nonfinite = -1;
   bool skip_step = false;
   Partial partial;
@@ -58,7 +58,7 @@ inline Measured run_measure(const TensorSet& set, const Request& request = {}) {
   launch.max_norm = request.max_norm;
   launch.inv_scale = request.inv_scale;
   launch.results = {m.is_double, norm.data(), l2.data(), max_abs.data(), m.nonfinite.data(),
-                    request.count_zeros ? m.zeros.data() : nullptr, total.data(), coef.data(),
+                    request.count_zeros ? m.zeros.data() : nullptr, total.data(), &m.decision_norm, coef.data(),
                     &m.total_nonfinite, &m.skip_step, &m.partial};
   const int64_t bytes = int64_t(cuda::measure_workspace_bytes(launch.list, launch.options));
   GuardedBuffer workspace(bytes, 0);
@@ -106,7 +106,10 @@ inline void check_against_reference(const TensorSet& set, const Request& r, cons
   check_norm(m.total, total.norm(r.p) * (r.p == 0 ? 1 : (long double)r.inv_scale), r.p, m.is_double, true, "total");
   CHECK(m.total_nonfinite == total.nonfinite, "total_nonfinite");
   CHECK(m.skip_step == (total.nonfinite > 0), "skip_step");
-  const double coef = decide_clip(r.max_norm, m.total, total.nonfinite, OnNonfinite::kPropagate).coef;
+  CHECK((m.is_double ? m.decision_norm : double(float(m.decision_norm))) == m.total || m.total != m.total,
+        "decision_norm: got %.17g beside a total of %.17g", m.decision_norm, m.total);
+  if (is_finite(m.total)) CHECK(m.decision_norm == m.total, "decision_norm: not what is returned");
+  const double coef = decide_clip(r.max_norm, m.decision_norm, total.nonfinite, OnNonfinite::kPropagate).coef;
   CHECK(m.coef == (m.is_double ? coef : double(float(coef))) || (coef != coef && m.coef != m.coef), "coef: got %.17g, want %.17g", m.coef, coef);
 }
 

@@ -186,7 +186,14 @@ void test_decisions() {
     CHECK(action(kInfinity, total, 0, kPropagate) == ClipAction::kNone);
   CHECK(action(1, NAN, 1, OnNonfinite::kSkip) == ClipAction::kNone);
   CHECK(action(1, NAN, 1, OnNonfinite::kZero) == ClipAction::kZero);
-  CHECK(action(1, kInfinity, 0, OnNonfinite::kSkip) == ClipAction::kScale);  // finite, norm overflowed
+  CHECK(action(1, kInfinity, 0, OnNonfinite::kSkip) == ClipAction::kScale);  // beyond float64
+  CHECK(action(1, -1, 0, kPropagate) == ClipAction::kNone);
+  CHECK(action(1, -kInfinity, 0, kPropagate) == ClipAction::kNone);
+  CHECK_EQ(decision_norm(0.1, false), double(0.1f));
+  CHECK_EQ(decision_norm(0.1, true), 0.1);
+  CHECK_EQ(decision_norm(6.8e38, false), 6.8e38);
+  CHECK_EQ(decision_norm(kInfinity, false), kInfinity);
+  CHECK(std::isnan(decision_norm(NAN, false)));
   CHECK_EQ(clamped(double(NAN), 1.0), NAN);
   CHECK_EQ(clamped(-3.0, 2.0), -2.0);
   CHECK_EQ(clamped(3.0, 2.0), 2.0);

@@ -193,6 +193,7 @@ void test_combine() {
     const TensorSet a(first), b(second);
     const Partial totals[] = {run_measure(a, r).partial, run_measure(b, r).partial};
     float total = -1, coef = -1;
+    double decision = -1;
     int64_t nonfinite = -1;
     cuda::CombineLaunch launch;
     launch.totals = totals;
@@ -200,6 +201,7 @@ void test_combine() {
     launch.order = norm_order(p);
     launch.max_norm = 1;
     launch.results.total_norm = &total;
+    launch.results.decision_norm = &decision;
     launch.results.clip_coef = &coef;
     launch.results.total_nonfinite = &nonfinite;
     cuda::launch_combine(launch);
@@ -207,7 +209,8 @@ void test_combine() {
     for (int64_t i = 0; i < a.count(); ++i) want.add(a[i]);
     want.add(b[0]);
     check_norm(total, want.norm(p), p, false, true, "total");
-    CHECK(coef == float(decide_clip(1, total, 0, OnNonfinite::kPropagate).coef) && nonfinite == 0, "coef");
+    CHECK(decision == double(total), "decision_norm");
+    CHECK(coef == float(decide_clip(1, decision, 0, OnNonfinite::kPropagate).coef) && nonfinite == 0, "coef");
   }
 }
 

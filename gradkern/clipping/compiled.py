@@ -30,19 +30,26 @@ def _report_dtype(grads: Sequence[Tensor]) -> torch.dtype:
     return torch.float64 if wide else torch.float32
 
 
-def _scalar(grads: Sequence[Tensor]) -> Tensor:
+def _scalar(grads: Sequence[Tensor], for_decision: bool) -> Tensor:
     device = grads[0].device if grads else torch.device("cpu")
-    return torch.empty((), dtype=_report_dtype(grads), device=device)
+    dtype = torch.float64 if for_decision else _report_dtype(grads)
+    return torch.empty((), dtype=dtype, device=device)
 
 
 @_fake("total_norm")
-def _(grads: Sequence[Tensor], norm_type: float) -> Tensor:
-    return _scalar(grads)
+def _(grads: Sequence[Tensor], norm_type: float, for_decision: bool = False) -> Tensor:
+    return _scalar(grads, for_decision)
 
 
 @_fake("clip_")
-def _(grads: Sequence[Tensor], max_norm: float, norm_type: float, error_if_nonfinite: bool) -> Tensor:
-    return _scalar(grads)
+def _(
+    grads: Sequence[Tensor],
+    max_norm: float,
+    norm_type: float,
+    error_if_nonfinite: bool,
+    for_decision: bool = False,
+) -> Tensor:
+    return _scalar(grads, for_decision)
 
 
 @_fake("scale_")
@@ -126,11 +133,11 @@ def clip_grad_norm_(
         return torch_ops.torch_clip_grad_norm_(parameters, max_norm, norm_type, error_if_nonfinite)
     if error_if_nonfinite:  # something empty for every missing gradient: the message counts parameters
         listed = [torch.empty(0, device=p.device) if p.grad is None else p.grad for p in parameters]
-        total = torch.ops.gradkern.clip_(listed, float("inf"), norm_type, True)
+        total = torch.ops.gradkern.clip_(listed, float("inf"), norm_type, True, True)
     else:
-        total = torch.ops.gradkern.total_norm(grads, norm_type)
+        total = torch.ops.gradkern.total_norm(grads, norm_type, True)
     _scale(grads, max_norm, total)
-    return total
+    return total.to(_report_dtype(grads))
 
 
 def clip_grads_with_norm_(parameters: Sequence[Tensor], max_norm: Any, total_norm: Tensor) -> None:

@@ -28,6 +28,7 @@ def as_stats(
 ) -> GradStats:
     """GradStats from the columns that the extension (or the fallback) returns."""
     numel = columns.pop("numel", None)  # the compiled route has it already
+    columns.pop("decision_norm", None)
     identities = tuple(map(id, params))
     return GradStats(
         names=names,

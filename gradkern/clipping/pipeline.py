@@ -98,6 +98,7 @@ def measure_columns(
         cache.by_torch = True
         columns = torch_ops.measure(params, norm_type, count_zeros, number)
     columns.pop("numel", None)
+    columns.pop("decision_norm", None)
     if not isinstance(inv_scale, float):  # a scale on a device is multiplied there
         # A count of non-zeros stays what it is.
         scaled = ("l2_norm", "max_abs") if norm_type == 0 else ("norm", "l2_norm", "max_abs", "total_norm")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import warnings
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
 
+from gradkern._util.warning import warn
 from gradkern.version import __version__
 
 REBUILD = (
@@ -63,7 +63,7 @@ def _load_unless_disabled() -> Any:
         if not DISABLED:
             raise
         # Nothing is computed with it; a machine where it does not load can go on with torch.
-        warnings.warn(f"GRADKERN_DISABLE=1, and {missing}", stacklevel=2)
+        warn(f"GRADKERN_DISABLE=1, and {missing}")
         return None
 
 

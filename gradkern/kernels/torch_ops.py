@@ -7,13 +7,13 @@ everything under ``GRADKERN_DISABLE=1``.
 from __future__ import annotations
 
 import importlib.util
-import warnings
 from collections.abc import Callable, Sequence
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
+from gradkern._util.warning import warn
 from gradkern.kernels.extension import DISABLED, EXTENSION, REBUILD
 from gradkern.kernels.measured import Measured, decision_norm
 
@@ -119,10 +119,9 @@ def warn_of_missing_kernels(tensors: Sequence[Tensor]) -> None:
     if _warned or DISABLED or not any(_lacks_kernels(t) for t in tensors):
         return
     _warned = True
-    warnings.warn(
+    warn(
         "gradkern was built without CUDA kernels: gradients on a GPU go to torch's own operations, at their "
-        f"speed and precision. Build with nvcc: GRADKERN_CUDA=1 {REBUILD}",
-        stacklevel=4,
+        f"speed and precision. Build with nvcc: GRADKERN_CUDA=1 {REBUILD}"
     )
 
 

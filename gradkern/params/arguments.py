@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import types
-import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from gradkern._util.warning import warn
 
 
 def as_list(
@@ -21,7 +21,7 @@ def as_list(
         TypeError: `parameters` is not iterable (a Module, say).
 
     Warns:
-        UserWarning: a generator yields nothing, most likely because it was used up before.
+        GradkernWarning: an iterator yields nothing, most likely because it was used up before.
     """
     if isinstance(parameters, torch.Tensor):
         return [parameters]
@@ -41,9 +41,19 @@ def as_list(
             f"[{operation}] {what}: expected a Tensor or an iterable of Tensors, got "
             f"{type(parameters).__name__}"
         ) from error
-    if not items and isinstance(parameters, types.GeneratorType):
-        warnings.warn("`parameters` is an empty generator, no gradient clipping will occur.", stacklevel=3)
+    if not items:
+        warn_of_used_up(operation, what, parameters)
     return items
+
+
+def warn_of_used_up(operation: str, what: str, empty: object) -> None:
+    """Warn of an iterator (generator, ``filter``, ``map``, ``chain``, …) that yielded nothing."""
+    if isinstance(empty, Iterator) and not torch.compiler.is_compiling():
+        warn(
+            f"[{operation}] {what}: this {type(empty).__name__} yields nothing, so nothing is done. An "
+            f"iterator can be read only once: if an optimizer or an earlier call has read it, pass a list, "
+            f"{what}=list(...), to both"
+        )
 
 
 def as_number(operation: str, name: str, value: Any) -> float:

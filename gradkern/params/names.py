@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import types
-import warnings
 from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from gradkern._util.names import canonical_names
+from gradkern.params.arguments import warn_of_used_up
 
 NamedParameters = nn.Module | Iterable[tuple[str, Tensor]] | Iterable[Tensor] | Tensor
 
@@ -23,7 +22,7 @@ def resolve(operation: str, params: NamedParameters) -> tuple[tuple[str, ...], l
         TypeError: an entry is neither a Tensor nor a (name, Tensor) pair; names its index.
 
     Warns:
-        UserWarning: a generator yields nothing, most likely because it was used up before.
+        GradkernWarning: an iterator yields nothing, most likely because it was used up before.
     """
     if isinstance(params, nn.Module):
         params = list(params.named_parameters())
@@ -36,8 +35,8 @@ def resolve(operation: str, params: NamedParameters) -> tuple[tuple[str, ...], l
             f"[{operation}] params: expected a Module, Parameters or (name, Parameter) pairs, got "
             f"{type(params).__name__}"
         ) from error
-    if not items and isinstance(params, types.GeneratorType):
-        warnings.warn(f"[{operation}] params: an empty generator, used up before?", stacklevel=3)
+    if not items:
+        warn_of_used_up(operation, "params", params)
     if all(issubclass(kind, torch.Tensor) for kind in set(map(type, items))):
         return tuple(map(str, range(len(items)))), items
     names: list[str] = []

@@ -1,0 +1,34 @@
+"""The category of gradkern's warnings."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+
+_PACKAGE = str(Path(__file__).resolve().parents[1])
+
+
+class GradkernWarning(UserWarning):
+    """What is legal and almost certainly a mistake; the message says what to do.
+
+    Example:
+        >>> warnings.filterwarnings("error", category=gradkern.GradkernWarning)
+    """
+
+    __module__ = "gradkern"
+
+
+def warn(message: str) -> None:
+    """Issue a `GradkernWarning` at the line that called gradkern."""
+    frame = sys._getframe()
+    while frame.f_back is not None and frame.f_code.co_filename.startswith((_PACKAGE, "<frozen importlib")):
+        frame = frame.f_back
+    warnings.warn_explicit(
+        message,
+        GradkernWarning,
+        frame.f_code.co_filename,
+        frame.f_lineno,
+        frame.f_globals.get("__name__"),
+        frame.f_globals.setdefault("__warningregistry__", {}),
+    )
