@@ -131,7 +131,7 @@ def on_home_device(measured: Measured, params: Sequence[Tensor]) -> Measured:
     """Without gradients the results lie on the parameters' device."""
     if not params or params[0].device == measured.total_norm.device or any(measured.has_grad):
         return measured
-    moved = {
+    moved: dict[str, Any] = {
         field.name: value.to(params[0].device)
         for field in dataclasses.fields(measured)
         if isinstance(value := getattr(measured, field.name), Tensor)

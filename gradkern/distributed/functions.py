@@ -56,9 +56,7 @@ def get_total_norm(
 
 @torch.no_grad()
 def clip_grads_with_norm_(params: Sequence[Tensor], max_norm: float, total_norm: Tensor) -> None:
-    """No collective, unless `total_norm` is a DTensor that is not yet reduced."""
-    if isinstance(total_norm, DTensor):
-        total_norm = total_norm.full_tensor()
+    """No collective."""
     _scale_by_norm([p.grad for p in params], max_norm, total_norm)
 
 

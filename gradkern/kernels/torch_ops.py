@@ -82,7 +82,7 @@ def get_total_norm(
 def clip_grads_with_norm_(
     parameters: Sequence[Tensor], max_norm: float, total_norm: Tensor, foreach: bool | None = None
 ) -> None:
-    """A negative `total_norm` (on a device its sign is not known to the host) leaves gradients as they are."""
+    """A negative `total_norm` (its sign is not known to the host) leaves gradients as they are."""
     warn_of_missing_kernels(parameters)
     if max_norm != float("inf"):
         negative = total_norm < 0
@@ -165,9 +165,7 @@ def vector_norm(x: Tensor, norm_type: float) -> Tensor:
     return ((x / safe) ** norm_type).sum() ** (1 / norm_type) * safe
 
 
-def measure(
-    params: Sequence[Tensor], norm_type: float, count_zeros: bool, inv_scale: float
-) -> Measured:
+def measure(params: Sequence[Tensor], norm_type: float, count_zeros: bool, inv_scale: float) -> Measured:
     """What `gradkern._C.measure` tells, from torch's operations, one tensor at a time."""
     warn_of_missing_kernels(params)
     grads = [p.grad for p in params]
@@ -211,6 +209,8 @@ def home(params: Sequence[Tensor], present: Sequence[Tensor]) -> torch.device:
 
 
 def _total(norm: Tensor, grads: Sequence[Tensor | None], norm_type: float) -> Tensor:
-    counted = {same_memory(g): row for row, g in reversed(list(enumerate(grads))) if g is not None and g.numel()}
+    counted = {
+        same_memory(g): row for row, g in reversed(list(enumerate(grads))) if g is not None and g.numel()
+    }
     rows = norm[sorted(counted.values())]
     return rows.sum() if norm_type == 0 else vector_norm(rows, norm_type)

@@ -104,9 +104,7 @@ def snapshot(grads: Sequence[Tensor | None]) -> list[Tensor | None]:
 def _whole(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
     """DTensors gathered; a tensor listed twice stays one tensor."""
     found: dict[int, Tensor] = {}
-    return [
-        t if t is None or not is_dtensor(t) else found.setdefault(id(t), gathered(t)) for t in tensors
-    ]
+    return [t if t is None or not is_dtensor(t) else found.setdefault(id(t), gathered(t)) for t in tensors]
 
 
 def reference_norm(tensors: Sequence[Tensor | None], norm_type: float) -> float:

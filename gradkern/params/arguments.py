@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gradkern._util.warning import warn
+from gradkern.kernels.dtensors import gathered
 
 
 def as_list(
@@ -63,8 +64,6 @@ def as_number(operation: str, name: str, value: Any) -> float:
         TypeError, ValueError, OverflowError: `value` cannot be converted, or is NaN.
     """
     try:
-        if isinstance(value, str):
-            raise TypeError
         number = float(value)
     except (TypeError, ValueError, OverflowError) as error:
         raise type(error)(
@@ -102,6 +101,8 @@ def as_limit(operation: str, name: str, value: Any) -> Any:
     """
     if torch.compiler.is_compiling() and isinstance(value, torch.Tensor):
         return value
+    if isinstance(value, str):
+        raise TypeError(f"[{operation}] {name}: expected a number, got {value!r} (str)")
     number = as_number(operation, name, value)
     if number < 0:
         raise ValueError(f"[{operation}] {name}: expected a number that is not negative, got {number!r}")
@@ -122,11 +123,13 @@ def as_norm(operation: str, total_norm: Any) -> Tensor:
         return total_norm
     if total_norm.device.type == "meta":
         raise ValueError(f"[{operation}] total_norm: expected a value, got a meta tensor, which has none")
-    if type(total_norm) is Tensor and total_norm.is_cpu and total_norm.numel() == 1 and total_norm.item() < 0:
+    total_norm = gathered(total_norm)
+    norm: Tensor = total_norm
+    if type(norm) is Tensor and norm.is_cpu and norm.numel() == 1 and norm.item() < 0:
         raise ValueError(
-            f"[{operation}] total_norm: expected a number that is not negative, got {total_norm.item()!r}"
+            f"[{operation}] total_norm: expected a number that is not negative, got {norm.item()!r}"
         )
-    return total_norm
+    return norm
 
 
 def innermost(optimizer: Any) -> Any:

@@ -52,4 +52,3 @@ class ParameterPlan:
         if numel != self.numel:
             self.numel = numel
         return self.numel
-

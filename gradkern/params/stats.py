@@ -80,6 +80,9 @@ class GradStats:
     threshold: float | Tensor | None = None
     """The norm above which the policy scales in this step; 0-d, or [N] where each row has its own. None, or
     infinity, where there is none."""
+    policy: Mapping[str, Any] | None = field(default=None, repr=False)
+    """What decided, as plain values: {"class": "GlobalNorm", "max_norm": 1.0, …}. The same object from step
+    to step while nothing changes."""
     decision_norm: Tensor | None = field(default=None, repr=False)
     """What decisions go by, 0-d float64: `total_norm` where its type holds it, else the norm before it is
     rounded to infinity. None where `clip_` measured and decided in one call."""
@@ -142,6 +145,13 @@ class GradStats:
     def groups(self) -> Mapping[str, GroupStats]:
         """The named groups of the clipper, in its order; empty without groups."""
         return {} if self._groups is None else self._groups
+
+    def deciding(self) -> Tensor:
+        """The total norm that decisions go by: `decision_norm`, or else `total_norm`; 0-d, float64 wherever
+        the device has it."""
+        if self.decision_norm is not None:
+            return self.decision_norm
+        return self.total_norm if self.total_norm.device.type == "mps" else self.total_norm.double()
 
     @functools.cached_property
     def rms(self) -> Tensor:
