@@ -55,8 +55,9 @@ def clip_grad_norm_(
 
 
 def _is_inf(total: Tensor) -> bool:
-    # A batched norm (torch.vmap) has no single value.
-    return not torch._C._functorch.is_batchedtensor(total) and bool(total.isinf())
+    # A batched norm (torch.vmap) or a fake one has no value to look at.
+    has_value = type(total) is Tensor and not torch._C._functorch.is_batchedtensor(total)
+    return has_value and not total.is_meta and bool(total.isinf())
 
 
 def _scale_in_double(grads: Sequence[Tensor], factor: Tensor) -> None:
@@ -96,12 +97,10 @@ def same_memory(tensor: Tensor) -> object:
     This is the rule for lists in which memory occurs more than once. Such entries count once in a norm.
     Others count each in full, whether they overlap or not. Either way each location is scaled once.
     """
-    if tensor.layout is not torch.strided or tensor.is_nested or torch._is_functional_tensor(tensor):
-        return id(tensor)
-    try:
-        return tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
-    except RuntimeError:  # a wrapper subclass or a batched tensor has no memory of its own
-        return id(tensor)
+    plain = type(tensor) in (Tensor, torch.nn.Parameter) and tensor.layout is torch.strided
+    if not plain or tensor.is_nested or torch._C._functorch.is_batchedtensor(tensor):
+        return id(tensor)  # no memory of its own
+    return tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
 
 
 def distinct(tensors: Sequence[Tensor | None]) -> list[Tensor]:

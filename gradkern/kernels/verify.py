@@ -88,9 +88,10 @@ class Verified:
             check_scaled("GradClipper.clip_", before, grads, float(measured.clip_coef), zeroed)
         return columns
 
-    def scale_(self, grads: Sequence[Tensor | None], factor: Tensor, zero: Tensor | None = None) -> bool:
+    def scale_(self, grads: Sequence[Tensor | None], factor: Tensor, *zeroing: Tensor | None) -> bool:
+        zero = zeroing[0] if zeroing else None
         before = snapshot(grads)
-        done: bool = self._backend.scale_(grads, factor, zero)
+        done: bool = self._backend.scale_(grads, factor, *zeroing)
         if done:
             check_scaled("scale_", before, grads, factor, zero is not None and bool(zero))
         return done

@@ -101,8 +101,6 @@ def as_limit(operation: str, name: str, value: Any) -> Any:
     """
     if torch.compiler.is_compiling() and isinstance(value, torch.Tensor):
         return value
-    if isinstance(value, str):
-        raise TypeError(f"[{operation}] {name}: expected a number, got {value!r} (str)")
     number = as_number(operation, name, value)
     if number < 0:
         raise ValueError(f"[{operation}] {name}: expected a number that is not negative, got {number!r}")
