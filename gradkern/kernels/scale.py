@@ -53,27 +53,17 @@ def scale_(
         zero = zero if bool(zero) else None
     if zero is None and is_one(factor):
         return
-    by_device: dict[torch.device, list[int]] = {}
-    for position, shard in enumerate(shards):
-        if shard is not None:
-            by_device.setdefault(shard.device, []).append(position)
-    for device, positions in by_device.items():
-        if len(by_device) == 1:
-            here, listed = factor.to(device), shards
-        else:
-            here = (factor[positions] if factor.ndim else factor).to(device)
-            listed = [shards[i] for i in positions]
-        _scale_on_device(listed, here, None if zero is None else zero.to(device))
+    for device in {s.device for s in shards if s is not None}:
+        listed = [s if s is not None and s.device == device else None for s in shards]
+        _scale_on_device(listed, factor.to(device), None if zero is None else zero.to(device))
     written = [g for g, s in zip(grads, shards) if g is not None and g is not s]
     if written:
         torch.autograd.graph.increment_version(written)
 
 
 def _scale_on_device(shards: Sequence[Tensor | None], factor: Tensor, zero: Tensor | None) -> None:
-    if zero is None and factor.ndim == 0:
-        by = C.scale_(shards, float(factor)) if factor.is_cpu else C.scale_by_(shards, factor)
-        if by:
-            return
+    if C.scale_(shards, factor, zero):
+        return
     if zero is not None:
         factor = torch.where(zero, torch.ones_like(factor), factor)
     _scale_with_torch(shards, factor)
