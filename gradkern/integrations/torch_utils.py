@@ -1,8 +1,9 @@
 """Route `torch.nn.utils`' clipping functions through gradkern, for loops one does not own.
 
 Reached are callers that look the functions up when they call them (Lightning, accelerate and the
-Hugging Face Trainer, timm, torchtitan). Not reached: names imported before with
-``from torch.nn.utils import clip_grad_norm_``, FSDP1's method, DeepSpeed and Megatron.
+Hugging Face Trainer, timm, torchtitan), and a `clip_grad_norm_` that was imported before by name:
+torch's own looks up what it consists of in its module, and finds gradkern there. Not reached: the other
+functions where they were imported before by name, FSDP1's method, DeepSpeed and Megatron.
 """
 
 from __future__ import annotations
@@ -33,8 +34,9 @@ _originals: dict[tuple[int, str], Any] = {}
 def patch_torch() -> None:
     """Replace the clipping functions of `torch.nn.utils` by gradkern's. Twice is as good as once.
 
-    Not reached: names that other modules imported before with ``from torch.nn.utils import
-    clip_grad_norm_``, FSDP1's method, DeepSpeed and Megatron.
+    Not reached: `get_total_norm`, `clip_grads_with_norm_` and `clip_grad_value_` where other modules
+    imported them before by name, FSDP1's method, DeepSpeed and Megatron. A `clip_grad_norm_` that was
+    imported before is reached.
     """
     for module, name, replacement in _ROUTES:
         if (id(module), name) not in _originals:
