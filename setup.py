@@ -14,7 +14,7 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "build_tools"))
 
-from torches import Torch, torches
+from torches import Torch, torches  # noqa: E402
 
 
 def tool(name: str) -> str:
