@@ -61,6 +61,8 @@ class GradStats:
     """Whether the gradients themselves have been multiplied by `inv_scale` and `clip_coef`: by `clip_`,
     unless the optimizer is to do that (`fold`)."""
 
+    threshold: Any = None
+    _factor: Any = None
     _identities: tuple[int, ...] = field(default=(), repr=False)
     """`id` of each row's parameter, for a monitor that knows it by another name; empty if not known.
     Numbers, so that statistics that are kept keep no parameter alive."""
@@ -68,6 +70,9 @@ class GradStats:
     def __post_init__(self) -> None:
         if not self.first:
             object.__setattr__(self, "first", tuple(range(len(self.names))))
+
+    def deciding(self) -> Tensor:
+        return self.total_norm.double()
 
     def __len__(self) -> int:
         return len(self.names)
