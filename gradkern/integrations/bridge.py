@@ -8,8 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import threading
-import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -30,13 +29,13 @@ Parameters = Tensor | Iterable[Tensor]
 class _Attached:
     """A monitor, and which parameters are its own."""
 
-    def __init__(self, monitor: GradMonitor) -> None:
-        self.monitor = weakref.ref(monitor)
+    def __init__(self, monitor: GradMonitor, when: Callable[[], bool] | None) -> None:
+        self.monitor, self.when = monitor, when
         self._identities: tuple[int, ...] = ()
         self._members: frozenset[int] = frozenset()
 
-    def members(self, monitor: GradMonitor) -> frozenset[int]:
-        identities = monitor.identities()
+    def members(self) -> frozenset[int]:
+        identities = self.monitor.identities()
         if identities is not self._identities:
             self._identities, self._members = identities, frozenset(identities)
         return self._members
@@ -46,19 +45,23 @@ _attached: list[_Attached] = []
 _lock = threading.Lock()
 
 
-def attach(monitor: GradMonitor) -> None:
-    """Hand the clips of a monitor's parameters to it. Idempotent; the monitor is not kept alive."""
+def attach(monitor: GradMonitor, when: Callable[[], bool] | None = None) -> None:
+    """Hand the clips of a monitor's parameters to it, until it is closed or detached. Idempotent."""
     if not isinstance(monitor, GradMonitor):
         raise TypeError(f"[patch_torch] monitor: expected a GradMonitor, got {type(monitor).__name__}")
     with _lock:
-        _attached[:] = [entry for entry in _attached if entry.monitor() not in (None, monitor)]
-        _attached.append(_Attached(monitor))
+        _attached[:] = _others(monitor)
+        _attached.append(_Attached(monitor, when))
 
 
 def detach(monitor: GradMonitor) -> None:
     """Hand nothing to a monitor any more."""
     with _lock:
-        _attached[:] = [entry for entry in _attached if entry.monitor() not in (None, monitor)]
+        _attached[:] = _others(monitor)
+
+
+def _others(monitor: GradMonitor) -> list[_Attached]:
+    return [entry for entry in _attached if entry.monitor is not monitor and entry.monitor.is_open]
 
 
 def detach_all() -> None:
@@ -69,7 +72,7 @@ def detach_all() -> None:
 
 def is_attached(monitor: GradMonitor) -> bool:
     """Whether a monitor gets the clips of its parameters."""
-    return any(entry.monitor() is monitor for entry in _attached)
+    return any(entry.monitor is monitor for entry in _attached)
 
 
 def clip_grad_norm_(
@@ -142,11 +145,10 @@ def _owners(params: Sequence[Tensor]) -> list[tuple[GradMonitor, frozenset[int]]
         return []
     found = []
     for entry in list(_attached):
-        monitor = entry.monitor()
-        if monitor is not None and monitor.is_open:
-            members = entry.members(monitor)
+        if entry.monitor.is_open and (entry.when is None or entry.when()):
+            members = entry.members()
             if any(id(p) in members for p in params):
-                found.append((monitor, members))
+                found.append((entry.monitor, members))
     return found
 
 

@@ -68,7 +68,8 @@ class GradkernCallback(Callback):  # type: ignore[misc]
         """Start recording."""
         default = Path(trainer.default_root_dir) / "gradkern"
         optimizers = [innermost(optimizer) for optimizer in trainer.optimizers]
-        self._last = self._training.start(pl_module, optimizers, default).step
+        one_or_all = optimizers[0] if len(optimizers) == 1 else optimizers
+        self._last = self._training.start(pl_module, one_or_all, default).step
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         """Measure here where nothing will clip, or has clipped."""

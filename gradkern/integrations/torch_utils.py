@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch.nn.utils
@@ -60,7 +60,7 @@ class Patch:
         return f"Patch(replaced={self.replaced}, older={self.older})"
 
 
-def patch_torch(monitor: GradMonitor | None = None) -> Patch:
+def patch_torch(monitor: GradMonitor | None = None, *, when: Callable[[], bool] | None = None) -> Patch:
     """Replace the clipping functions of `torch.nn.utils` by gradkern's. Idempotent.
 
     Args:
@@ -68,6 +68,7 @@ def patch_torch(monitor: GradMonitor | None = None) -> Patch:
             with the limit, from the read that clips. The step is recorded when the monitor's optimizers step,
             when a parameter is clipped again, or by ``monitor.record(loss=loss)``. Several monitors can be
             given, one a call; each gets the clips of its own parameters.
+        when: asked at each clip whether the monitor is to have it; default: always.
 
     Returns:
         What was replaced, and which modules hold older names.
@@ -88,7 +89,7 @@ def patch_torch(monitor: GradMonitor | None = None) -> Patch:
                 _originals[key] = getattr(module, name)
                 setattr(module, name, replacement)
         if monitor is not None:
-            bridge.attach(monitor)
+            bridge.attach(monitor, when)
     return Patch()
 
 
@@ -103,12 +104,14 @@ def unpatch_torch() -> None:
 
 
 @contextlib.contextmanager
-def patched_torch(monitor: GradMonitor | None = None) -> Iterator[Patch]:
+def patched_torch(
+    monitor: GradMonitor | None = None, *, when: Callable[[], bool] | None = None
+) -> Iterator[Patch]:
     """`patch_torch` for the length of a with-block; leaves an outer patch as it is."""
     with _lock:
         already = bool(_originals)
         attached = monitor is not None and bridge.is_attached(monitor)
-        patch = patch_torch(monitor)
+        patch = patch_torch(monitor, when=when)
     try:
         yield patch
     finally:

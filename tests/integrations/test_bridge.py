@@ -248,21 +248,27 @@ def test_patching_from_several_threads():
     assert all(function.__module__ == "torch.nn.utils.clip_grad" for function in originals)
 
 
-def test_a_monitor_is_not_kept_alive(tmp_path):
+def test_a_closed_monitor_is_let_go(tmp_path):
     import gc
     import weakref
 
     model = model_of()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    monitor = gradkern.GradMonitor(model, optimizer, tmp_path)
-    gradkern.patch_torch(monitor)
+    gradkern.patch_torch(gradkern.GradMonitor(model, optimizer, tmp_path))  # kept by the patch alone
     backward(model, batches(1)[0])
     torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+    optimizer.step()
+    gradkern.unpatch_torch()
+    gc.collect()
+    assert recorded(tmp_path).steps.tolist() == [1]
+    monitor = gradkern.GradMonitor(model, optimizer, tmp_path)
     alive = weakref.ref(monitor)
+    gradkern.patch_torch(monitor)
+    monitor.close()
+    gradkern.patch_torch(gradkern.GradMonitor(model, optimizer, tmp_path / "next"))
     del monitor
     gc.collect()
     assert alive() is None
-    optimizer.step()
 
 
 def test_what_is_no_monitor_is_refused():
