@@ -6,7 +6,7 @@ import itertools
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -28,16 +28,18 @@ class GradientCopies:
     Args:
         layout: shape and dtype of every gradient.
         device: of the gradients.
-        clipping: whether a call has something to clip. The limit is then minus the norm, and every
-            clip multiplies by about -1: the full work of a clip, again and again, while the gradients
-            stay as large as they are.
+        clipping: whether a call has something to clip. The limit then falls by a factor of 1 - 1e-4 from
+            call to call, so that every call finds norms above it, and gradients stay about as large as
+            they are.
     """
 
     def __init__(self, layout: Layout, clipping: bool, device: str | torch.device = "cpu") -> None:
         self.bytes = sum(math.prod(shape) * dtype.itemsize for shape, dtype in layout)
         self.count = max(2, min(16, 1 + ROTATED_BYTES // max(1, self.bytes)))
         self.lists = [_parameters(layout, device, seed) for seed in range(self.count)]
-        self.max_norm = -float(get_total_norm(self.grads(0))) if clipping else 1e9
+        start = min(float(get_total_norm(self.grads(i))) for i in range(self.count))
+        #: What the next call is given as max_norm.
+        self.limits = _falling(0.5 * start) if clipping else itertools.repeat(1e9)
 
     def grads(self, copy: int) -> list[Tensor]:
         """The gradients of one copy."""
@@ -45,13 +47,19 @@ class GradientCopies:
 
     def contenders(self) -> Contenders:
         """What to time: functions of a copy's number."""
-        clip, lists, limit = torch.nn.utils.clip_grad_norm_, self.lists, self.max_norm
+        clip, lists, limits = torch.nn.utils.clip_grad_norm_, self.lists, self.limits
         return {
-            "gradkern": lambda i: clip_grad_norm_(lists[i], limit),
+            "gradkern": lambda i: clip_grad_norm_(lists[i], next(limits)),
             "measure": lambda i: measure(lists[i]),
-            "torch": lambda i: clip(lists[i], limit),
-            "torch_single": lambda i: clip(lists[i], limit, foreach=False),
+            "torch": lambda i: clip(lists[i], next(limits)),
+            "torch_single": lambda i: clip(lists[i], next(limits), foreach=False),
         }
+
+
+def _falling(limit: float) -> Iterator[float]:
+    while True:
+        yield limit
+        limit *= 1 - 1e-4
 
 
 def _parameters(layout: Layout, device: str | torch.device, seed: int) -> list[nn.Parameter]:

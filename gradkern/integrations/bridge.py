@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gradkern.clipping import functional
 from gradkern.clipping.measure import measure
-from gradkern.clipping.route import is_distributed
+from gradkern.kernels.dtensors import is_distributed
 from gradkern.kernels.scale import coefficient
 from gradkern.monitor import GradMonitor
 from gradkern.params.arguments import as_limit, as_list

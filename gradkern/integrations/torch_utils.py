@@ -1,9 +1,10 @@
 """Route `torch.nn.utils`' clipping functions through gradkern, for loops one does not own.
 
-Reached are callers that look the functions up when they call them: Lightning, Accelerate and the
-Hugging Face Trainer, timm, torchtitan, most training scripts. Not reached are names that a module imported
-before with ``from torch.nn.utils import clip_grad_norm_`` (`Patch.older` lists them), FSDP1's method,
-DeepSpeed and Megatron.
+Reached are callers that look the functions up when they call them (Lightning, Accelerate and the Hugging
+Face Trainer, timm, torchtitan, most training scripts), and a `clip_grad_norm_` that was imported before by
+name: torch's own looks up what it consists of in its module, and finds gradkern there. Not reached are the
+other functions where they were imported before by name (`Patch.older` lists them), FSDP1's method, DeepSpeed
+and Megatron.
 """
 
 from __future__ import annotations
@@ -45,9 +46,9 @@ class Patch:
 
     @property
     def older(self) -> list[str]:
-        """Names in other modules that are still torch's functions, imported before the patch. Walks all
-        imported modules."""
-        torchs = {id(function) for function in _originals.values()}
+        """Names in other modules that are still torch's functions, imported before the patch: not reached.
+        Walks all imported modules."""
+        torchs = {id(f) for (_, name), f in _originals.items() if name != "clip_grad_norm_"}
         found = []
         for module_name, module in list(sys.modules.items()):
             if module_name.split(".")[0] in ("torch", "gradkern"):
@@ -79,8 +80,8 @@ def patch_torch(monitor: GradMonitor | None = None, *, when: Callable[[], bool] 
         >>> train(model, optimizer)  # calls torch.nn.utils.clip_grad_norm_ somewhere
 
     Notes:
-        Clips by `get_total_norm` and `clip_grads_with_norm_` are recorded too, with one more read. Clips inside
-        a compiled graph are not recorded.
+        Clips by `get_total_norm` and `clip_grads_with_norm_` are recorded too, with one more read; so are those
+        of a `clip_grad_norm_` that was imported before the patch. Clips inside a compiled graph are not recorded.
     """
     with _lock:
         for module, name, replacement in _ROUTES:

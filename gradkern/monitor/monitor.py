@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from gradkern.clipping import pipeline
+from gradkern.clipping import ladder
 from gradkern.history import lock
 from gradkern.history.facade import History
 from gradkern.monitor.arguments import (
@@ -356,18 +356,10 @@ class GradMonitor:
     @torch.no_grad()
     def _measure(self, inv_scale: float) -> GradStats:
         params = self._plan.current()
-        columns = pipeline.measure_columns(
-            "GradMonitor.record", params, self._plan.names, 2.0, self._count_zeros, inv_scale
-        )
-        del columns["nonfinite_total"]
-        return GradStats(
-            names=self._plan.names,
-            numel=self._plan.sizes(),
-            has_grad=tuple(columns.pop("has_grad")),
-            first=self._plan.first,
-            _identities=self._plan.identities,
-            inv_scale=inv_scale,
-            **columns,
+        plan = self._plan
+        measured = ladder.measure("GradMonitor.record", params, plan.names, 2.0, self._count_zeros, inv_scale)
+        return GradStats.of(
+            measured, plan.names, plan.sizes(), plan.first, plan.identities, 2.0, inv_scale=inv_scale
         )
 
 
