@@ -80,8 +80,9 @@ def patch_torch(monitor: GradMonitor | None = None, *, when: Callable[[], bool] 
         >>> train(model, optimizer)  # calls torch.nn.utils.clip_grad_norm_ somewhere
 
     Notes:
-        Clips by `get_total_norm` and `clip_grads_with_norm_` are recorded too, with one more read; so are those
-        of a `clip_grad_norm_` that was imported before the patch. Clips inside a compiled graph are not recorded.
+        Clips by `get_total_norm` and `clip_grads_with_norm_` are recorded too, with one more read; so are
+        those of a `clip_grad_norm_` that was imported before the patch. Clips inside a compiled graph are
+        not recorded.
     """
     with _lock:
         for module, name, replacement in _ROUTES:

@@ -223,21 +223,6 @@ class GradMonitor:
             self._occasional.add_histogram(stats)
         self._occasional.recorded()
 
-    def amend(self, step: int, *, loss: Any = None) -> None:  # TEMP
-        from gradkern.history.rows import AmendmentRow
-
-        class H:
-            from gradkern.monitor.transfer import HERE as arriving
-
-            def nbytes(self) -> int:
-                return 1
-
-            def row(self, presence: Any) -> Any:
-                return AmendmentRow(step, {"loss": float(loss)})
-
-        if self._recorder is not None:
-            self._recorder.submit(H())
-
     def collect(self, stats: GradStats) -> None:
         """Take statistics of the step under way that other code measured, before clipping.
 

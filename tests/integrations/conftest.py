@@ -26,7 +26,7 @@ def run(tmp_path):
 
 
 class Measured(list):
-    """float64 norms of every parameter with a gradient, taken where torch's clip is called; without gradkern."""
+    """float64 norms of every parameter, taken where torch's clip is called; without gradkern."""
 
     @contextlib.contextmanager
     def watching(self):
@@ -56,8 +56,7 @@ def measured():
 
 @pytest.fixture
 def assert_same_weights():
-    """Weights of two runs; gradkern's norm is float64 inside, torch's is not, so the factor differs in the last
-    bits."""
+    """That weights of two runs agree but for the last bits: gradkern's norm is float64 inside."""
 
     def check(one, two, rtol=1e-5, atol=1e-7):
         pairs = list(zip(one.parameters(), two.parameters(), strict=True))
