@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         status: int = arguments.run(arguments)
     except ImportError as error:
-        if error.name != "gradkern":  # the extension does not load: the message says what to do
+        if error.name != "gradkern":  # the message says what to do
             raise
         print(f"gradkern {arguments.command}: {error}", file=sys.stderr)
         return 1
