@@ -14,6 +14,7 @@ cudaError_t load_all(int driver) {
   const bool large_tables = driver >= kLargeTableDriver;
   cudaError_t status = load_measure_kernels(large_tables);
   if (status == cudaSuccess) status = load_finish_kernels();
+  if (status == cudaSuccess) status = load_policy_kernels();
   if (status == cudaSuccess) status = load_write_kernels(large_tables);
   return status;
 }

@@ -14,6 +14,7 @@ std::string why_unusable(int device);
 // Of each file of kernels, on the current device; `large_tables`: see table.h.
 cudaError_t load_measure_kernels(bool large_tables);
 cudaError_t load_finish_kernels();
+cudaError_t load_policy_kernels();
 cudaError_t load_write_kernels(bool large_tables);
 
 }  // namespace gradkern::cuda
