@@ -16,14 +16,14 @@ from gradkern.bench.layouts import Layout
 from gradkern.clipping.functional import clip_grad_norm_, get_total_norm
 from gradkern.clipping.measure import measure
 
-ROTATED_BYTES = 128 << 20  # copies together, but 2 to 16 of them: small lists stay in a cache
+ROTATED_BYTES = 128 << 20  # of all copies together; there are 2 to 16
 LEAST_ROUNDS = 5
 
 Contenders = dict[str, Callable[[int], object]]
 
 
 class GradientCopies:
-    """Copies of a model's gradients, normally distributed, and a limit that is never or always passed.
+    """Copies of a model's gradients, normally distributed, and a limit that is never or always exceeded.
 
     Args:
         layout: shape and dtype of every gradient.
@@ -46,7 +46,7 @@ class GradientCopies:
         return [p.grad for p in self.lists[copy] if p.grad is not None]
 
     def contenders(self) -> Contenders:
-        """What to time: functions of a copy's number."""
+        """The contenders: functions of a copy's number."""
         clip, lists, limits = torch.nn.utils.clip_grad_norm_, self.lists, self.limits
         return {
             "gradkern": lambda i: clip_grad_norm_(lists[i], next(limits)),
@@ -63,7 +63,7 @@ def _falling(limit: float) -> Iterator[float]:
 
 
 def _parameters(layout: Layout, device: str | torch.device, seed: int) -> list[nn.Parameter]:
-    """Parameters with gradients; the parameters themselves take no memory of their own."""
+    """Parameters with gradients; the parameters themselves take no memory."""
     generator = torch.Generator(device).manual_seed(seed)
     params = []
     for shape, dtype in layout:
@@ -75,7 +75,7 @@ def _parameters(layout: Layout, device: str | torch.device, seed: int) -> list[n
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds of every call of one contender."""
+    """The seconds of each call of one contender."""
 
     seconds: tuple[float, ...]
 
@@ -91,7 +91,7 @@ class Times:
 def interleaved(
     contenders: Contenders, copies: int, seconds: float, wait: Callable[[], object] = lambda: None
 ) -> dict[str, Times]:
-    """Time every contender once a round, in rotating order, each on the next copy.
+    """Time every contender once in each round, in rotating order, on the next copy.
 
     Args:
         contenders: see GradientCopies.contenders.
@@ -101,7 +101,7 @@ def interleaved(
     """
     times: dict[str, list[float]] = {name: [] for name in contenders}
     names, copy = list(contenders), itertools.cycle(range(copies))
-    for name in names:  # once unmeasured
+    for name in names:  # warm-up
         contenders[name](next(copy))
     deadline = time.perf_counter() + seconds
     for round_ in itertools.count():
@@ -120,7 +120,7 @@ def interleaved(
 
 @dataclass(frozen=True)
 class Result:
-    """One line of a table: seconds a call of every contender, and how far the norms are off."""
+    """One line of the table: each contender's seconds a call, and the errors of the norms."""
 
     name: str
     clipping: bool
@@ -129,7 +129,7 @@ class Result:
     errors: dict[str, float]
 
     def as_dict(self) -> dict[str, object]:
-        """What a result file holds."""
+        """The entry of a result file."""
         return {
             "case": self.name,
             "clipping": self.clipping,
@@ -149,7 +149,7 @@ def time_clipping(
     seconds: float = 1.0,
     more: Callable[[GradientCopies], Contenders] = lambda _: {},
 ) -> Result:
-    """Time all contenders, and those that `more` makes of the copies, on gradients of this layout."""
+    """Time all contenders, and those that `more` adds, on gradients of this layout."""
     copies = GradientCopies(layout, clipping, device)
     errors = norm_errors(copies.grads(0))
     contenders = {**copies.contenders(), **more(copies)}
@@ -159,7 +159,7 @@ def time_clipping(
 
 
 def norm_errors(grads: list[Tensor]) -> dict[str, float]:
-    """Relative distance of both total norms from the one in float64."""
+    """Relative errors of both total norms against float64."""
     exact = math.sqrt(sum(float(g.double().square().sum()) for g in grads))
     norms = {"gradkern": get_total_norm(grads), "torch": torch.nn.utils.get_total_norm(grads)}
     return {who: abs(float(norm) - exact) / (exact or 1.0) for who, norm in norms.items()}

@@ -27,6 +27,7 @@ from gradkern.monitor.capture import StepCapture
 from gradkern.monitor.describe import describe_run
 from gradkern.monitor.layouts import Layouts
 from gradkern.monitor.lifetime import follow
+from gradkern.monitor.pending import PendingStep
 from gradkern.monitor.periodic import Occasional
 from gradkern.monitor.ranks import agree_on_step
 from gradkern.monitor.recorder import Feed, Recorder
@@ -113,6 +114,7 @@ class GradMonitor:
         module = model if isinstance(model, torch.nn.Module) else None
         self._layouts = Layouts(self._plan, module, optimizer)
         self._unusable = ""
+        self._pending = PendingStep([] if optimizer is None else [optimizer], self._record_pending)
         self._recorder: Recorder | None = None
         self._step = 0
         failed = True
@@ -204,6 +206,8 @@ class GradMonitor:
                 self._occasional.recorded()
             return
         if stats is None:
+            stats = self._pending.take()
+        if stats is None:
             stats = self._measure(1.0 if inv_scale is None else inv_scale)
         if stats.norm_type != self._norm_type:
             self._check_norm_type(stats.norm_type)
@@ -219,8 +223,42 @@ class GradMonitor:
             self._occasional.add_histogram(stats)
         self._occasional.recorded()
 
+    def collect(self, stats: GradStats) -> None:
+        """Take statistics of the step under way that other code measured, before clipping.
+
+        Several calls may each be about some of the parameters. They become one step when all of the monitor's
+        optimizers have stepped, when a parameter comes again, or with ``record(loss=loss)``.
+        `patch_torch(monitor)` calls this for each clip.
+        """
+        self._pending.add(stats)
+
+    @property
+    def has_pending(self) -> bool:
+        """Whether something is collected that is not recorded yet."""
+        return bool(self._pending)
+
+    @property
+    def records(self) -> bool:
+        """Whether this process writes the run: another rank may."""
+        return self._recorder is not None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether `record` can be called."""
+        return not self._unusable
+
+    def identities(self) -> tuple[int, ...]:
+        """`id` of each parameter as they are now; the same object while they are the same."""
+        self._plan.current()
+        return self._plan.identities
+
+    def _record_pending(self) -> None:
+        if self._pending and not self._unusable:
+            self.record(self._pending.take(), after_clip=False)
+
     def flush(self) -> bool:
         """Wait until everything recorded is on disk. Synchronises. False if it cannot be written."""
+        self._record_pending()
         return self._recorder is None or self._recorder.flush()
 
     def history(self) -> History:
@@ -259,6 +297,8 @@ class GradMonitor:
         """Write what is left, close the file and the sinks, take the hooks off. Twice does no harm."""
         if self._unusable:
             return
+        self._record_pending()
+        self._pending.remove_hooks()
         self._unusable = "the monitor is closed"
         if self._recorder is not None:
             try:
