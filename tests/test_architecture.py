@@ -78,7 +78,7 @@ LAYERS = (
     {"monitor"},
     {"report", "watch", "demo", "bench", "integrations"},
     {"cli"},
-    {"__init__", "__main__"},  # what users import; nothing in here does
+    {"__init__", "__main__", "policies"},  # what users import; nothing in here does
 )
 #: Looking at a run: these import neither torch nor a room that does.
 TORCH_FREE = {"_util", "history", "diagnosis", "sinks", "watch", "report", "cli"}

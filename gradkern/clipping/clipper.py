@@ -133,7 +133,9 @@ class GradClipper:
         self._grouped: tuple[str, ...] | None = None
         self._form_groups()
         plan, grouped = self._plan, self._norm_groups
-        named: dict[str, list[int]] = {} if grouped is None else {group.name: group.rows for group in grouped.groups}
+        named: dict[str, list[int]] = (
+            {} if grouped is None else {group.name: group.rows for group in grouped.groups}
+        )
         ladder.agree("GradClipper", plan.params, plan.names, self.norm_type, self._ranks, self._cache, named)
 
     def _choose_policies(self, max_norm: Any, policy: Any, groups: Any) -> None:

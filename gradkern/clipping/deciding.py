@@ -38,8 +38,10 @@ def facts_of(policy: Policy | None) -> dict[str, Any]:
     """A policy's class and settings, as plain values."""
     if policy is None:
         return {}
-    fields = {k.lstrip("_"): v for k, v in vars(policy).items()}
-    plain = {k: v for k, v in fields.items() if isinstance(v, str | int | float | bool)}
+    settings = {k: v for k, v in vars(policy).items() if not k.startswith("_")}
+    if isinstance(policy, GlobalNorm):
+        settings["max_norm"] = policy.max_norm
+    plain = {k: v for k, v in settings.items() if isinstance(v, str | int | float) and v != math.inf}
     return {"class": type(policy).__name__.lstrip("_"), **plain}
 
 

@@ -37,7 +37,8 @@ def members_of(
         if group is None:
             raise ValueError(
                 f"[GradClipper] groups: expected every parameter in a group, got '{name}', which no selector "
-                f"of {_listed(selectors)} matches; add a last group '*': (\"*\", None) for what is only measured"
+                f"of {_listed(selectors)} matches; add a last group with the selector '*', and None if its "
+                "gradients are only measured"
             )
         chosen[id(param)] = group
         members[group].append(row)
@@ -71,8 +72,8 @@ def _test_of(group: str, selector: Any) -> Callable[[str, Tensor], bool]:
         listed = [None]
     if not all(isinstance(p, Tensor) for p in listed):
         raise TypeError(
-            f"[GradClipper] groups: expected for '{group}' a glob over names, a function of name and parameter, "
-            f"an optimizer, a module or parameters, got {type(selector).__name__}"
+            f"[GradClipper] groups: expected for '{group}' a glob over names, a function of name and "
+            f"parameter, an optimizer, a module or parameters, got {type(selector).__name__}"
         )
     identities = {id(p) for p in listed}
     return lambda _, param: id(param) in identities

@@ -204,6 +204,7 @@ class GradStats:
             nonfinite=groups.gather(self.nonfinite, 0).sum(dim=1),
             zeros=None if self.zeros is None else groups.gather(self.zeros, 0).sum(dim=1),
             first=tuple(range(len(members))),
+            threshold=None if isinstance(self.threshold, Tensor) and self.threshold.ndim else self.threshold,
             _factor=self._layer_factor(nonempty, l2_norm),
             _wide_norm=None,
             _identities=(),

@@ -85,7 +85,7 @@ class _Unit:
                     f"[{operation}] '{name}': expected a gradient that is reduced for the policy AGC, got "
                     f"placements {tuple(param.grad.placements)}; call .redistribute() on it first"
                 )
-            self.cut = tuple(i for i, p in enumerate(self.placements) if p.is_shard() and p.dim in dims)
+            self.cut = tuple(i for i, p in enumerate(self.placements) if _splits(p) and p.dim in dims)
         local = param._local_tensor if is_dtensor(param) else param
         self.weights = _squares(local, dims)
         self.grads = torch.zeros_like(self.weights) if grad is None else _squares(grad, dims)
@@ -100,6 +100,11 @@ class _Unit:
         if not (self.factor.is_cpu and bool((self.factor == 1).all())):
             wide = torch.complex128 if self.grad.is_complex() else torch.float64
             self.grad.copy_(self.grad.to(wide) * self.factor)
+
+
+def _splits(placement: Any) -> bool:
+    """Whether ranks hold different parts; torch's strided shards are no shards by `is_shard`."""
+    return not placement.is_replicate() and not placement.is_partial()
 
 
 def _squares(x: Tensor, dims: tuple[int, ...]) -> Tensor:
@@ -139,7 +144,7 @@ def _ratios(units: list[_Unit]) -> Tensor:
     )
     meshes: dict[Any, list[int]] = {}
     for row, unit in enumerate(units):
-        split = tuple(i for i, p in enumerate(unit.placements) if p.is_shard())
+        split = tuple(i for i, p in enumerate(unit.placements) if _splits(p))
         if split:
             meshes.setdefault((unit.mesh, split), []).append(row)
     for (mesh, split), rows in meshes.items():
