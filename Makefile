@@ -26,7 +26,7 @@ ifeq ($(wildcard gradkern/_C*.so),)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test cpp-test slow-test sanitize bench lint format wheel clean
+.PHONY: help setup build demo test cpp-test slow-test sanitize bench lint docs format wheel clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,7 @@ $(READY): constraints.txt pyproject.toml
 	$(PY) -m pip install $(PIP_FLAGS) --no-compile -c constraints.txt torch==2.13.0
 	$(PY) -m pip install $(PIP_FLAGS) --no-compile -c constraints.txt numpy pybind11 cmake ninja setuptools wheel \
 	    pytest pytest-timeout pytest-xdist hypothesis expecttest matplotlib ruff mypy \
+	    mkdocs mkdocs-material mkdocstrings mkdocstrings-python \
 	    rich pandas pyarrow tensorboard wandb mlflow-skinny accelerate
 	cd $(VENV)/lib/python*/site-packages && { $(abspath $(PY)) -m compileall -q -j 0 torch numpy sympy >/dev/null || true; }
 	touch $@
@@ -78,6 +79,9 @@ lint: $(READY)  ## ruff and mypy
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+
+docs: $(READY)  ## the documentation site in build/site
+	$(PY) -m mkdocs build --strict
 
 format: $(READY)  ## ruff format
 	$(PY) -m ruff format .

@@ -235,7 +235,7 @@ TABLES = {
     "scale gloo": ("scale_cpu", scale_gloo_table),
     "scale": ("scale_cpu", scale_table),
 }
-PAGES = ("README.md", "docs/distributed.md", "docs/monitoring.md", "docs/scale.md")
+PAGES = ("docs/benchmarks.md", "docs/distributed.md", "docs/monitoring.md", "docs/scale.md")
 
 
 def rendered(text: str) -> str:

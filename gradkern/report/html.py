@@ -13,7 +13,13 @@ from typing import Any
 
 from gradkern.report.encode import json_in_script
 
-_SCRIPTS = ("model.js", "scale.js", "chart.js", "heatmap.js", "profile.js", "histogram.js", "page.js")
+#: In the order in which they use one another. uPlot draws the line charts.
+_SCRIPTS = (
+    "vendor/uPlot.iife.min.js",
+    *("model.js", "text.js", "dom.js", "state.js", "charts.js", "controls.js", "heatmap.js"),
+    *("profile.js", "extremes.js", "histogram.js", "findings.js", "page.js"),
+)
+_STYLES = ("vendor/uPlot.min.css", "report.css")
 
 
 @cache
@@ -31,7 +37,7 @@ def render(payload: dict[str, Any]) -> str:
     Its content security policy allows the one style and the one script below, by their hashes, and no
     request at all: even if a name got out of the data, nothing of it could run.
     """
-    style = _asset("report.css")
+    style = "\n".join(_asset(name) for name in _STYLES)
     script = '(() => {\n"use strict";\n' + "\n".join(_asset(name) for name in _SCRIPTS) + "})();\n"
     policy = f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; base-uri 'none'"
     return (

@@ -43,11 +43,13 @@ def dom(page: Path, profile: Path) -> str:
 def test_every_card_is_built(params: int, steps: int, tmp_path: Path) -> None:
     html.write(payload(make_run(params, steps)), tmp_path / "r.html")
     text = dom(tmp_path / "r.html", tmp_path / "profile")
-    for title in ("Total norm, before clipping", "Loss", "Layers × steps", "Profile over depth",
-                  "Rows that stand out", "Update ratios", "Magnitudes of elements"):  # fmt: skip
+    for title in (
+        *("Total norm, before clipping", "Loss", "Layers × steps", "Profile over depth"),
+        *("Rows that stand out", "Update ratios", "Magnitudes of elements", "Learning rate"),
+    ):
         assert f"<h2>{title}" in text
-    assert text.count("<canvas") == 9
-    assert "Findings" not in text.split("<script")[0]
+    assert text.count("<canvas") == 9  # seven charts, the heatmap and its colours
+    assert "Diagnosis" not in text.split("<script")[0]
 
 
 def test_a_hostile_name_runs_nothing(tmp_path: Path) -> None:
@@ -80,10 +82,15 @@ def test_what_is_not_there_is_said(options: dict[str, object], said: str, tmp_pa
 
 def test_findings_are_shown_where_there_are_some(tmp_path: Path) -> None:
     run = make_run(4, 30)
-    found = {"kind": "vanishing", "severity": "warning", "layers": ["a", HOSTILE], "first_step": 12,
-             "evidence": "rms fell by 1e4", "why": "depth", "remedies": ["normalise"]}  # fmt: skip
-    object.__setattr__(run, "findings", (found,))
+    remedy = {"action": "normalise", "because": f"Normalise. {HOSTILE}", "code": "nn.LayerNorm(64)"}
+    found = {"kind": "vanishing_gradient", "severity": "severe", "layers": ["a", HOSTILE],
+             "first_step": 12, "last_step": 30,
+             "evidence": {"decades": 7.25}, "why": "The gradient falls.", "remedies": [remedy]}  # fmt: skip
+    also = {**found, "kind": "never_clipping", "severity": "info", "remedies": []}
+    object.__setattr__(run, "findings", (found, also))
     html.write(payload(run), tmp_path / "r.html")
-    text = dom(tmp_path / "r.html", tmp_path / "profile")
-    assert "warning: vanishing, since step 12" in text
-    assert "<li>normalise</li>" in text
+    text = dom(tmp_path / "r.html", tmp_path / "profile").split('id="run"')[0]
+    assert "Vanishing gradient (severe), since " in text and ">step 12</button>" in text
+    assert "decades 7.25" in text and "<code>nn.LayerNorm(64)</code>" in text
+    assert text.index("Vanishing gradient") < text.index("Also seen") < text.index("Never clipping")
+    assert "<img" not in text

@@ -1,110 +1,149 @@
-// Layers × steps. Where there are more rows than pixels a pixel shows the mean of its rows, and inf or NaN
-// in any of them.
+// Layers × steps on a canvas. Where there are more rows than pixels a pixel shows the mean of its rows, and
+// inf or NaN in any of them.
 
-const GUTTER = 250, FOOT = 24;
+const GUTTER = 250, FOOT = 24, RIGHT = 14;
+const METRICS = { rms: "rms of the gradient", ratio: "update ratio" };
+const HINT = "Click or arrow keys choose a step and a row; + and − (or double click) zoom into rows, Page Up and Down move, 0 shows all. "
+  + "Drag over a curve to zoom into steps. A frame marks where a finding begins.";
 
-function heatmap(card, state, data) {
-  const readout = element("span", { className: "readout" });
-  readout.setAttribute("aria-live", "polite");
-  const title = element("h2", {}, "Layers × steps");
-  card.append(element("div", { className: "head" }, title, readout));
-  const controls = element("div", { className: "controls" });
-  card.append(controls);
-  const legend = surface(card, 34, drawLegend, "Colour scale");
-  legend.canvas.tabIndex = -1;
-  const plot = surface(card, 400, draw, "Heatmap. Arrow keys move, plus and minus zoom, 0 shows all rows.");
-  const note = element("p", { className: "note" },
-    "Click or arrow keys choose a step and a row; + and − (or double click) zoom into rows, Page Up and Down move, 0 shows all.");
-  const empty = element("p", { className: "empty", hidden: true }, "No row matches the filter.");
-  card.append(note, empty);
-  const view = { table: null, rows: [], start: 0, count: 0, low: 0, high: 1, middles: null, image: null };
-
-  const zoomOut = element("button", { type: "button", title: "Show more rows" }, "−");
-  const zoomIn = element("button", { type: "button", title: "Show fewer rows" }, "+");
-  const zoomAll = element("button", { type: "button" }, "All rows");
-  zoomOut.setAttribute("aria-label", "Show more rows");
-  zoomIn.setAttribute("aria-label", "Show fewer rows");
-  buildControls(controls, state, data, [zoomOut, zoomIn, zoomAll]);
-  zoomIn.addEventListener("click", () => zoom(0.5));
-  zoomOut.addEventListener("click", () => zoom(2));
-  zoomAll.addEventListener("click", () => zoom(Infinity));
-
-  function refresh() {
-    view.table = rollUp(data, state.metric, state.depth);
-    const before = view.rows.length, zoomed = view.count;
-    view.rows = arrange(view.table, state.order, state.filter, state.step);
-    if (!view.rows.includes(state.row)) state.row = view.rows[0] ?? 0;
-    const all = view.rows.length;
-    view.count = before === all ? zoomed : all;  // another order keeps the zoom, around the chosen row
-    view.start = Math.max(0, Math.min(all - view.count, Math.round(view.rows.indexOf(state.row) - view.count / 2)));
-    view.middles = state.relative ? statistics(view.table).middle : null;
-    view.image = null;
-    [view.low, view.high] = colourRange();
-    plot.height = FOOT + (view.count > 40 ? 620 : Math.max(90, view.count * 19));
-    empty.hidden = view.count > 0;
-    plot.canvas.hidden = legend.canvas.hidden = note.hidden = view.count === 0;
-    plot.redraw();
-    legend.redraw();
-    tell();
+// A canvas as wide as its place, drawn again when that, the theme or the data changes.
+class Surface {
+  constructor(host, height, draw, label) {
+    this.canvas = element("canvas", { tabIndex: 0, "aria-label": label });
+    Object.assign(this, { width: 0, height, draw, waiting: 0 });
+    host.append(this.canvas);
+    new ResizeObserver(() => { if (this.canvas.clientWidth !== this.width) this.redraw(); }).observe(this.canvas);
   }
 
-  const shown = (row, column) => {
-    const value = columnValue(view.table, row, column);
-    return view.middles && ordinary(value) ? value - view.middles[row] : value;
-  };
+  // Several changes before the next frame are drawn once.
+  redraw() { this.waiting ||= requestAnimationFrame(() => this.paint()); }
 
-  // From the 1st to the 99th of a hundred parts, so that one outlier does not take all the colours.
-  function colourRange() {
-    const sample = [], total = view.table.columns * view.rows.length, stride = Math.max(1, Math.floor(total / 40000));
-    for (let i = 0; i < total; i += stride) {
-      const value = shown(view.rows[Math.floor(i / view.table.columns)], i % view.table.columns);
-      if (ordinary(value)) sample.push(value);
-    }
-    sample.sort((a, b) => a - b);
-    if (!sample.length) return state.relative ? [-1, 1] : [-1, 0];
-    const low = sample[Math.floor(0.01 * (sample.length - 1))], high = sample[Math.ceil(0.99 * (sample.length - 1))];
-    if (!state.relative) return high - low < 0.2 ? [low - 0.1, high + 0.1] : [low, high];
-    const far = Math.max(0.3, -low, high);
-    return [-far, far];
+  paint() {
+    this.waiting = 0;
+    const width = this.canvas.clientWidth, ratio = devicePixelRatio || 1;
+    if (!width) return;
+    this.width = width;
+    this.canvas.style.height = `${this.height}px`;
+    this.canvas.width = Math.round(width * ratio);
+    this.canvas.height = Math.round(this.height * ratio);
+    const pen = this.canvas.getContext("2d");
+    pen.setTransform(ratio, 0, 0, ratio, 0, 0);
+    pen.font = FONT;
+    pen.clearRect(0, 0, width, this.height);
+    this.draw(pen, width, this.height);
+  }
+}
+
+// Text that fits: the end of a name says more than its beginning.
+function fitLeft(pen, text, room) {
+  if (pen.measureText(text).width <= room) return text;
+  let low = 0, high = text.length;
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (pen.measureText(`…${text.slice(middle)}`).width <= room) high = middle; else low = middle + 1;
+  }
+  return `…${text.slice(low)}`;
+}
+
+class Heatmap {
+  constructor(card, state, data) {
+    Object.assign(this, { state, data, table: null, rows: [], start: 0, count: 0, low: 0, high: 1, image: null });
+    this.readout = heading(card, "Layers × steps");
+    this.readout.setAttribute("aria-live", "polite");
+    buildControls(card, state, data, factor => this.zoom(factor));
+    this.legend = new Surface(card, 34, (pen, width) => this.drawLegend(pen, width), "Colour scale");
+    this.legend.canvas.tabIndex = -1;
+    this.plot = new Surface(card, 400, (pen, width, height) => this.draw(pen, width, height),
+      "Heatmap. Arrow keys move, plus and minus zoom, 0 shows all rows.");
+    this.note = element("p", { className: "note" }, HINT);
+    this.empty = element("p", { className: "empty", hidden: true }, "No row matches the filter.");
+    card.append(this.note, this.empty);
+    this.listen();
+    this.refresh();
   }
 
-  function draw(pen, width, height) {
-    pen.clearRect(0, 0, width, height);
-    if (!view.count || !view.table.columns) return;
-    const across = width - GUTTER - EDGE.right, down = height - FOOT, ratio = window.devicePixelRatio || 1;
-    paint(pen, Math.max(1, Math.round(across * ratio)), Math.max(1, Math.round(down * ratio)), across, down);
-    drawLabels(pen, down);
-    const from = view.table.first[0], to = view.table.last[view.table.columns - 1];
-    drawStepAxis(pen, step => GUTTER + (to === from ? 0.5 : (step - from) / (to - from)) * across, from, to, width, height);
-    drawChosen(pen, across, down);
+  listen() {
+    const canvas = this.plot.canvas;
+    canvas.addEventListener("pointermove", event => this.point(event));
+    canvas.addEventListener("pointerleave", () => { hideTip(); this.state.hover(null); });
+    canvas.addEventListener("click", event => this.choose(event));
+    canvas.addEventListener("dblclick", event => { const cell = this.cellAt(event); if (cell) this.zoom(0.35, cell.at); });
+    canvas.addEventListener("keydown", event => this.press(event));
+    this.state.watch(kind => this.changed(kind));
   }
 
-  // Columns keep their place on the step axis, whatever number of steps each holds.
-  function columnAt(share) {
-    const from = view.table.first[0], to = view.table.last[view.table.columns - 1];
-    return binOf(view.table.first, from + share * (to - from));
+  changed(kind) {
+    if (kind === "rows") { this.refresh(); return; }
+    if (kind === "theme" || kind === "zoom") this.image = null;
+    this.plot.redraw();
+    if (kind === "theme") this.legend.redraw();
+    if (kind === "step") this.tell();
   }
 
-  function paint(pen, wide, tall, across, down) {
-    if (!view.image || view.image.width !== wide || view.image.height !== tall) view.image = rendered(wide, tall);
+  refresh() {
+    const { state } = this;
+    this.table = rollUp(this.data, state.metric, state.depth);
+    const before = this.rows.length, zoomed = this.count;
+    this.rows = arrange(this.table, state.order, state.filter, state.step);
+    if (!this.rows.includes(state.row)) state.row = this.rows[0] ?? 0;
+    const all = this.rows.length;
+    this.count = before === all ? zoomed : all;  // another order keeps the zoom, around the chosen row
+    this.start = Math.max(0, Math.min(all - this.count, Math.round(this.rows.indexOf(state.row) - this.count / 2)));
+    this.image = null;
+    [this.low, this.high] = colourRange(this.table, this.rows);
+    this.plot.height = FOOT + (this.count > 40 ? 620 : Math.max(90, this.count * 19));
+    this.empty.hidden = this.count > 0;
+    this.plot.canvas.hidden = this.legend.canvas.hidden = this.note.hidden = this.count === 0;
+    this.plot.redraw();
+    this.legend.redraw();
+    this.tell();
+  }
+
+  // ---- where a step, a column and a row lie ----
+
+  xOf(step) {
+    const [from, to] = this.state.extent();
+    return GUTTER + (step - from) / (to - from) * (this.plot.width - GUTTER - RIGHT);
+  }
+
+  stepAt(share) {
+    const [from, to] = this.state.extent();
+    return from + share * (to - from);
+  }
+
+  cellAt(event) {
+    const box = this.plot.canvas.getBoundingClientRect();
+    const share = (event.clientX - box.left - GUTTER) / (this.plot.width - GUTTER - RIGHT);
+    const at = this.start + Math.floor((event.clientY - box.top) / (this.plot.height - FOOT) * this.count);
+    if (at < this.start || at >= this.start + this.count || share > 1) return null;
+    return { row: this.rows[at], at, column: binOf(this.table.first, this.stepAt(Math.max(0, share))) };
+  }
+
+  // ---- drawing ----
+
+  draw(pen, width, height) {
+    if (!this.count || !this.table.columns) return;
+    const across = width - GUTTER - RIGHT, down = height - FOOT, ratio = devicePixelRatio || 1;
+    const wide = Math.max(1, Math.round(across * ratio)), tall = Math.max(1, Math.round(down * ratio));
+    if (!this.image || this.image.width !== wide || this.image.height !== tall) this.image = this.rendered(wide, tall);
     pen.imageSmoothingEnabled = false;
-    pen.drawImage(view.image, GUTTER, 0, across, down);
+    pen.drawImage(this.image, GUTTER, 0, across, down);
+    this.drawLabels(pen, down);
+    this.drawSteps(pen, width, down);
+    this.drawFindings(pen, across, down);
+    this.drawChosen(pen, across, down);
   }
 
-  function rendered(wide, tall) {
+  rendered(wide, tall) {
     const image = new ImageData(wide, tall), pixels = new Uint32Array(image.data.buffer);
-    const special = { nothing: pack(rgbOf("nothing")), zero: pack(rgbOf("zero")), bad: pack(rgbOf("bad")) };
-    const palette = (state.relative ? DIVERGING : SEQUENTIAL).map(pack), scale = 255 / (view.high - view.low);
-    const columns = Array.from({ length: wide }, (_, px) => columnAt((px + 0.5) / wide));
-    const line = new Uint32Array(view.table.columns);
-    let painted = "";
+    const paint = { nothing: pack(rgbOf("nothing")), zero: pack(rgbOf("zero")), bad: pack(rgbOf("bad")), palette: SEQUENTIAL.map(pack) };
+    const columns = Array.from({ length: wide }, (_, px) => binOf(this.table.first, this.stepAt((px + 0.5) / wide)));
+    let line = null, painted = "";
     for (let py = 0; py < tall; py++) {
-      const first = view.start + Math.floor(py * view.count / tall);
-      const last = Math.max(first + 1, view.start + Math.floor((py + 1) * view.count / tall));
-      if (painted !== `${first} ${last}`) {
-        for (let c = 0; c < line.length; c++) line[c] = cellColour(first, last, c, palette, scale, special);
-        painted = `${first} ${last}`;
-      }
+      const first = this.start + Math.floor(py * this.count / tall);
+      const last = Math.max(first + 1, this.start + Math.floor((py + 1) * this.count / tall));
+      if (painted !== `${first} ${last}`) line = this.lineOf(first, last, paint);
+      painted = `${first} ${last}`;
       for (let px = 0; px < wide; px++) pixels[py * wide + px] = line[columns[px]];
     }
     const buffer = element("canvas", { width: wide, height: tall });
@@ -112,38 +151,41 @@ function heatmap(card, state, data) {
     return buffer;
   }
 
-  const pack = rgb => ((255 << 24) | (rgb[2] << 16) | (rgb[1] << 8) | rgb[0]) >>> 0;
-  function cellColour(first, last, column, palette, scale, special) {
-    let sum = 0, seen = 0, zero = false;
-    for (let i = first; i < last; i++) {
-      const value = shown(view.rows[i], column);
-      if (value === BAD) return special.bad;
-      if (value === ZERO) zero = true;
-      else if (value !== NOTHING && value === value) { sum += value; seen++; }
-    }
-    if (!seen) return zero ? special.zero : special.nothing;
-    return palette[Math.max(0, Math.min(255, Math.round((sum / seen - view.low) * scale)))];
+  lineOf(first, last, paint) {
+    return Uint32Array.from({ length: this.table.columns }, (_, column) => {
+      const value = meanOf(this.table, this.rows.slice(first, last), column);
+      if (value === BAD) return paint.bad;
+      if (value === ZERO) return paint.zero;
+      if (value === NOTHING) return paint.nothing;
+      return paint.palette[Math.max(0, Math.min(255, Math.round((value - this.low) * 255 / (this.high - this.low))))];
+    });
   }
 
-  function drawLabels(pen, down) {
-    const each = down / view.count, names = view.table.names;
+  drawLabels(pen, down) {
+    const each = down / this.count;
     pen.textAlign = "right";
     pen.textBaseline = "middle";
     pen.fillStyle = colour("ink");
     if (each >= 11.5) {
-      for (let i = 0; i < view.count; i++) label(names[view.rows[view.start + i]], (i + 0.5) * each);
-    } else if (state.order === "model") drawGroups(pen, down, each);
-    else drawSome(pen, down, each);
-    function label(name, at) { pen.fillText(fitLeft(pen, name, GUTTER - 14), GUTTER - 8, at); }
+      for (let i = 0; i < this.count; i++) this.label(pen, i, (i + 0.5) * each);
+      return;
+    }
+    const groups = this.state.order === "model" ? this.stretches(down) : [];
+    if (groups.length >= 8) drawStretches(pen, groups, down, each);
+    else for (let at = 8; at < down; at += 22) this.label(pen, Math.floor(at / each), at);
   }
 
-  // Too many rows to name: name the stretches that share leading components, as deep as there is room for.
-  function drawGroups(pen, down, each) {
+  label(pen, i, at) {
+    pen.fillText(fitLeft(pen, this.table.names[this.rows[this.start + i]], GUTTER - 14), GUTTER - 8, at);
+  }
+
+  // Rows that share leading components of their names, as deep as there is room for.
+  stretches(down) {
     let groups = [];
     for (let depth = 1; depth <= 8; depth++) {
       const finer = [];
-      for (let i = 0; i < view.count; i++) {
-        const parts = view.table.names[view.rows[view.start + i]].split(".");
+      for (let i = 0; i < this.count; i++) {
+        const parts = this.table.names[this.rows[this.start + i]].split(".");
         const prefix = parts.slice(0, Math.min(depth, Math.max(1, parts.length - 1))).join(".");
         const current = finer[finer.length - 1];
         if (current && current.prefix === prefix) current.end = i + 1; else finer.push({ prefix, start: i, end: i + 1 });
@@ -151,162 +193,148 @@ function heatmap(card, state, data) {
       if (groups.length && finer.length * 14 > down) break;
       groups = finer;
     }
-    if (groups.length < 8) return drawSome(pen, down, each);
-    pen.strokeStyle = colour("soft");
-    let free = -7;
-    for (const { prefix, start, end } of groups) {
-      const top = start * each, bottom = end * each, middle = (top + bottom) / 2;
-      pen.beginPath();
-      pen.moveTo(GUTTER - 3.5, top + 1);
-      pen.lineTo(GUTTER - 3.5, Math.max(top + 2, bottom - 1));
-      pen.stroke();
-      if (middle - 6.5 < free) continue;
-      pen.fillText(fitLeft(pen, prefix, GUTTER - 18), GUTTER - 9, Math.max(7, Math.min(down - 7, middle)));
-      free = middle + 6.5;
+    return groups;
+  }
+
+  drawSteps(pen, width, down) {
+    const [from, to] = this.state.extent();
+    pen.fillStyle = colour("soft");
+    pen.textBaseline = "top";
+    for (const step of ticks(from, to, Math.max(2, Math.floor(width / 130))).filter(Number.isInteger)) {
+      pen.textAlign = this.xOf(step) > width - 50 ? "right" : "center";
+      pen.fillText(integer(step), this.xOf(step), down + 6);
     }
   }
 
-  // Neither every row nor every group has room: names of rows at even distances.
-  function drawSome(pen, down, each) {
-    for (let at = 8; at < down; at += 22) {
-      const name = view.table.names[view.rows[view.start + Math.floor(at / each)]];
-      pen.fillText(fitLeft(pen, name, GUTTER - 14), GUTTER - 8, at);
+  drawFindings(pen, across, down) {
+    const each = down / this.count, right = GUTTER + across, shown = this.rows.slice(this.start, this.start + this.count);
+    pen.lineWidth = 2;
+    pen.setLineDash([5, 3]);
+    for (const finding of this.state.findings) {
+      const layers = new Set(finding.layers.map(name => layerOf(name, this.state.depth)));
+      const left = Math.max(GUTTER, this.xOf(finding.first_step));
+      if (left > right) continue;
+      pen.strokeStyle = colour(SEVERITY[finding.severity]);
+      for (const [first, end] of stretchesOf(shown.map(row => layers.has(this.table.names[row])))) {
+        pen.strokeRect(left, first * each + 1, right - left - 1, Math.max(2, (end - first) * each - 2));
+      }
     }
+    pen.setLineDash([]);
+    pen.lineWidth = 1;
   }
 
-  function drawChosen(pen, across, down) {
-    const from = view.table.first[0], to = view.table.last[view.table.columns - 1];
-    pen.strokeStyle = colour("ink");
-    const x = Math.round(GUTTER + (to === from ? 0.5 : (state.step - from) / (to - from)) * across) + 0.5;
-    pen.globalAlpha = 0.75;
-    pen.beginPath(); pen.moveTo(x, 0); pen.lineTo(x, down); pen.stroke();
-    const at = view.rows.indexOf(state.row) - view.start;
-    if (at >= 0 && at < view.count) {
-      const each = down / view.count;
+  drawChosen(pen, across, down) {
+    const upright = (step, ink) => {
+      if (step === null) return;
+      const x = Math.round(this.xOf(step)) + 0.5;
+      if (x < GUTTER || x > GUTTER + across) return;
+      pen.strokeStyle = colour(ink);
+      pen.strokeRect(x, 0, 0, down);
+    };
+    upright(this.state.hovered, "soft");
+    upright(this.state.step, "ink");
+    const at = this.rows.indexOf(this.state.row) - this.start, each = down / this.count;
+    if (at >= 0 && at < this.count) {
+      pen.strokeStyle = colour("ink");
       pen.strokeRect(GUTTER + 0.5, at * each + 0.5, across - 1, Math.max(2, each - 1));
     }
-    pen.globalAlpha = 1;
   }
 
-  function drawLegend(pen, width, height) {
-    pen.clearRect(0, 0, width, height);
-    const palette = state.relative ? DIVERGING : SEQUENTIAL, long = Math.min(300, width - GUTTER - 30);
+  drawLegend(pen, width) {
+    const long = Math.min(320, Math.max(60, width - GUTTER - RIGHT - 330));
     for (let i = 0; i < long; i++) {
-      pen.fillStyle = `rgb(${palette[Math.floor(i / long * 256)].join(",")})`;
+      pen.fillStyle = `rgb(${SEQUENTIAL[Math.floor(i / long * 256)].join(",")})`;
       pen.fillRect(GUTTER + i, 2, 1.5, 12);
     }
     pen.fillStyle = colour("soft");
     pen.textBaseline = "top";
-    for (const at of logTicks(view.low, view.high, 5)) {
-      pen.textAlign = "center";
-      const text = state.relative ? `×${format(Number((10 ** at).toPrecision(2)))}` : decade(at);
-      pen.fillText(text, GUTTER + (at - view.low) / (view.high - view.low) * long, 17);
-    }
+    pen.textAlign = "center";
+    const marks = ticks(this.low, this.high, 5);
+    for (const at of marks) pen.fillText(decade(at), GUTTER + (at - this.low) / (this.high - this.low) * long, 17);
     pen.textAlign = "right";
-    pen.fillText(state.relative ? `${METRICS[state.metric]} against its own median` : METRICS[state.metric], GUTTER - 8, 2);
-    let x = GUTTER + long + 26;
-    pen.textAlign = "left";
-    for (const [name, text] of [["zero", "zero"], ["nothing", "not recorded"], ["bad", "inf or NaN"]]) {
-      pen.fillStyle = colour(name);
-      pen.fillRect(x, 2, 12, 12);
-      pen.fillStyle = colour("soft");
-      pen.fillText(text, x + 17, 2);
-      x += 17 + pen.measureText(text).width + 18;
-    }
+    pen.fillText(METRICS[this.state.metric], GUTTER - 8, 2);
+    drawSpecials(pen, GUTTER + long + 26);
   }
 
-  function cellAt(event) {
-    const box = plot.canvas.getBoundingClientRect(), across = plot.width - GUTTER - EDGE.right;
-    const share = (event.clientX - box.left - GUTTER) / across;
-    const at = Math.floor((event.clientY - box.top) / (plot.height - FOOT) * view.count);
-    if (at < 0 || at >= view.count || share > 1) return null;
-    return { row: view.rows[view.start + at], at: view.start + at, column: columnAt(Math.max(0, share)) };
+  // ---- what a person does ----
+
+  point(event) {
+    const cell = this.cellAt(event);
+    if (!cell) { hideTip(); return; }
+    showTip(event, `${this.table.names[cell.row]}\n${this.describe(cell.row, cell.column)}`);
+    this.state.hover(this.table.first[cell.column]);
   }
 
-  function describe(row, column) {
-    const value = columnValue(view.table, row, column), middle = middleOf(view.table, row);
-    const against = ordinary(value) && !Number.isNaN(middle) ? `, ×${format(10 ** (value - middle))} its median` : "";
-    return `${stepRange(view.table.first[column], view.table.last[column])}, ${METRICS[state.metric]} ${cellText(value)}${against}`;
-  }
-
-  function tell() {
-    if (!view.count || !view.table.columns) { readout.textContent = ""; return; }
-    readout.textContent = `${view.table.names[state.row]} · ${describe(state.row, binOf(view.table.first, state.step))}`;
-  }
-
-  function zoom(factor, around = view.rows.indexOf(state.row)) {
-    const all = view.rows.length, count = Math.min(all, Math.max(Math.min(8, all), Math.round(view.count * factor)));
-    const centre = around < 0 ? view.start + view.count / 2 : around;
-    view.count = count;
-    view.image = null;
-    view.start = Math.max(0, Math.min(all - count, Math.round(centre - count / 2)));
-    plot.redraw();
-  }
-
-  function moveRow(by) {
-    const at = view.rows.indexOf(state.row), next = Math.max(0, Math.min(view.rows.length - 1, at + by));
-    state.row = view.rows[next];
-    if (next < view.start) view.start = next;
-    if (next >= view.start + view.count) view.start = next - view.count + 1;
-    view.image = null;
-    plot.redraw();
-    tell();
-  }
-
-  plot.canvas.addEventListener("pointermove", event => {
-    const cell = cellAt(event);
-    if (cell) showTip(event, `${view.table.names[cell.row]}\n${describe(cell.row, cell.column)}`); else hideTip();
-  });
-  plot.canvas.addEventListener("pointerleave", hideTip);
-  plot.canvas.addEventListener("click", event => {
-    const cell = cellAt(event);
+  choose(event) {
+    const cell = this.cellAt(event);
     if (!cell) return;
-    state.row = cell.row;
-    state.choose(view.table.first[cell.column]);
-  });
-  plot.canvas.addEventListener("dblclick", event => { const cell = cellAt(event); if (cell) zoom(0.35, cell.at); });
-  plot.canvas.addEventListener("keydown", event => {
-    if (stepKeys(event, state, view.table)) return;
-    const page = Math.max(1, Math.round(view.count * 0.8));
+    this.state.row = cell.row;
+    this.state.choose(this.table.first[cell.column]);
+  }
+
+  press(event) {
+    if (stepKeys(event, this.state, this.table)) return;
+    const page = Math.max(1, Math.round(this.count * 0.8));
     const rows = { ArrowUp: -1, ArrowDown: 1, PageUp: -page, PageDown: page }[event.key];
     const factor = { "+": 0.5, "=": 0.5, "-": 2, 0: Infinity }[event.key];
     if (rows === undefined && factor === undefined) return;
     event.preventDefault();
-    if (rows !== undefined) moveRow(rows); else zoom(factor);
-  });
-  state.watchers.push(kind => {
-    if (kind === "rows") return refresh();
-    if (kind === "theme") view.image = null;
-    if (kind === "step" || kind === "theme") { plot.redraw(); legend.redraw(); tell(); }
-  });
-  refresh();
-}
-
-const METRICS = { rms: "rms of the gradient", max_abs: "largest magnitude", ratio: "update ratio" };
-
-function choice(label, options, value, change) {
-  const made = element("select");
-  for (const [key, text] of options) made.append(element("option", { value: key, selected: key === value }, text));
-  made.addEventListener("change", () => change(made.value));
-  return element("label", {}, label, made);
-}
-
-function buildControls(place, state, data, buttons) {
-  const depths = Math.max(...data.names.map(name => name.split(".").length - 1), 0);
-  const levels = [["parameter", "every parameter"]];
-  if (depths > 0) levels.push(["layer", "layer"]);
-  for (let d = Math.min(depths, 4); d > 0; d--) levels.push([String(d), `depth ${d}`]);
-  const set = key => value => { state[key] = value; state.announce("rows"); };
-  if (Object.keys(data.metrics).length > 1) {
-    const metrics = Object.keys(data.metrics).map(key => [key, METRICS[key]]);
-    place.append(choice("value", metrics, state.metric, set("metric")));
+    if (rows !== undefined) this.moveRow(rows); else this.zoom(factor);
   }
-  place.append(choice("rows", levels, state.depth, set("depth")));
-  const orders = [["model", "model order"], ["name", "name"], ["value", "value at the step"], ["change", "change from median"]];
-  place.append(choice("sort", orders, state.order, set("order")));
-  const colours = [["", "value"], ["yes", "against its own median"]];
-  place.append(choice("colour", colours, "", value => { state.relative = value === "yes"; state.announce("rows"); }));
-  const filter = element("input", { type: "search", placeholder: "name…" });
-  filter.addEventListener("input", () => { state.filter = filter.value; state.announce("rows"); });
-  place.append(element("label", {}, "filter", filter), ...buttons);
+
+  zoom(factor, around = this.rows.indexOf(this.state.row)) {
+    const all = this.rows.length, count = Math.min(all, Math.max(Math.min(8, all), Math.round(this.count * factor)));
+    const centre = around < 0 ? this.start + this.count / 2 : around;
+    this.count = count;
+    this.image = null;
+    this.start = Math.max(0, Math.min(all - count, Math.round(centre - count / 2)));
+    this.plot.redraw();
+  }
+
+  moveRow(by) {
+    const at = this.rows.indexOf(this.state.row), next = Math.max(0, Math.min(this.rows.length - 1, at + by));
+    this.state.row = this.rows[next];
+    if (next < this.start) this.start = next;
+    if (next >= this.start + this.count) this.start = next - this.count + 1;
+    this.image = null;
+    this.plot.redraw();
+    this.tell();
+  }
+
+  describe(row, column) {
+    const value = columnValue(this.table, row, column), middle = middleOf(this.table, row);
+    const against = ordinary(value) && !Number.isNaN(middle) ? `, ×${format(10 ** (value - middle))} its median` : "";
+    return `${stepRange(this.table.first[column], this.table.last[column])}, ${METRICS[this.state.metric]} ${cellText(value)}${against}`;
+  }
+
+  tell() {
+    const there = this.count && this.table.columns;
+    this.readout.textContent = there
+      ? `${this.table.names[this.state.row]} · ${this.describe(this.state.row, binOf(this.table.first, this.state.step))}` : "";
+  }
+}
+
+const pack = rgb => ((255 << 24) | (rgb[2] << 16) | (rgb[1] << 8) | rgb[0]) >>> 0;
+
+function drawStretches(pen, groups, down, each) {
+  pen.strokeStyle = colour("soft");
+  let free = -7;
+  for (const { prefix, start, end } of groups) {
+    const top = start * each, bottom = end * each, middle = (top + bottom) / 2;
+    pen.strokeRect(GUTTER - 3.5, top + 1, 0, Math.max(1, bottom - top - 2));
+    if (middle - 6.5 < free) continue;
+    pen.fillText(fitLeft(pen, prefix, GUTTER - 18), GUTTER - 9, Math.max(7, Math.min(down - 7, middle)));
+    free = middle + 6.5;
+  }
+}
+
+function drawSpecials(pen, x) {
+  pen.textAlign = "left";
+  for (const [name, text] of [["zero", "zero"], ["nothing", "not recorded"], ["bad", "inf or NaN"]]) {
+    pen.fillStyle = colour(name);
+    pen.fillRect(x, 2, 12, 12);
+    pen.fillStyle = colour("soft");
+    pen.fillText(text, x + 17, 2);
+    x += 17 + pen.measureText(text).width + 18;
+  }
 }

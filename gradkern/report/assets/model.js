@@ -130,3 +130,47 @@ function changeOf(table, row, column) {
   if (value === BAD) return Infinity;
   return ordinary(value) ? Math.abs(value - middleOf(table, row)) || 0 : -1;
 }
+
+// From the 1st to the 99th of a hundred parts of the values, so that one outlier does not take all the colours.
+function colourRange(table, rows) {
+  const sample = [], total = table.columns * rows.length, stride = Math.max(1, Math.floor(total / 40000));
+  for (let i = 0; i < total; i += stride) {
+    const value = columnValue(table, rows[Math.floor(i / table.columns)], i % table.columns);
+    if (ordinary(value)) sample.push(value);
+  }
+  sample.sort((a, b) => a - b);
+  if (!sample.length) return [-1, 0];
+  const low = sample[Math.floor(0.01 * (sample.length - 1))], high = sample[Math.ceil(0.99 * (sample.length - 1))];
+  return high - low < 0.2 ? [low - 0.1, high + 0.1] : [low, high];
+}
+
+// The mean of some rows in a column; BAD if any of them is, ZERO or NOTHING if none has a value.
+function meanOf(table, rows, column) {
+  let sum = 0, seen = 0, zero = false;
+  for (const row of rows) {
+    const value = columnValue(table, row, column);
+    if (value === BAD) return BAD;
+    if (value === ZERO) zero = true;
+    else if (value !== NOTHING) { sum += value; seen++; }
+  }
+  return seen ? sum / seen : zero ? ZERO : NOTHING;
+}
+
+// At most eight rows each: the largest, the smallest, and those farthest from their own median.
+function standOut(table, rows, column) {
+  const value = row => columnValue(table, row, column);
+  const recorded = rows.filter(row => value(row) !== NOTHING).sort((a, b) => value(b) - value(a));
+  const moved = recorded.map(row => [row, changeOf(table, row, column)]).filter(([, change]) => change > 0);
+  moved.sort((a, b) => b[1] - a[1]);
+  return { largest: recorded.slice(0, 8), smallest: recorded.slice(-8).reverse(), moved: moved.slice(0, 8).map(([row]) => row) };
+}
+
+// [first, end) of every stretch of true values.
+function stretchesOf(flags) {
+  const found = [];
+  flags.forEach((flag, i) => {
+    if (flag && !flags[i - 1]) found.push([i, i + 1]);
+    else if (flag) found[found.length - 1][1] = i + 1;
+  });
+  return found;
+}

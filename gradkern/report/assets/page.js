@@ -2,16 +2,7 @@
 
 const data = decode(document.getElementById("run").textContent);
 const bins = data.series;
-const state = {
-  step: bins.last.length ? data.metrics.rms.first[data.metrics.rms.columns - 1] ?? bins.first[bins.first.length - 1] : 0,
-  row: 0, pinned: null, metric: "rms", depth: data.names.length > 400 ? "layer" : "parameter",
-  order: "model", filter: "", relative: false, watchers: [],
-  announce(kind) { for (const watcher of this.watchers) watcher(kind); },
-  choose(step) {
-    this.step = step;
-    this.announce(this.order === "value" || this.order === "change" ? "rows" : "step");
-  },
-};
+const state = new State(data);
 
 function card(parent, wide) {
   const made = element("section", { className: wide ? "card wide" : "card" });
@@ -37,70 +28,48 @@ function tiles(parent) {
     : "steps with inf or NaN", run.nonfinite_steps > 0);
 }
 
-function findings(parent) {
-  if (!data.findings.length) return;
-  const place = card(parent, true);
-  place.append(element("div", { className: "head" }, element("h2", {}, "Findings")));
-  for (const found of data.findings) {
-    const made = element("article", { className: "finding" },
-      element("h3", {}, `${found.severity}: ${found.kind}${found.first_step === null ? "" : `, since step ${integer(found.first_step)}`}`));
-    if (["critical", "error", "warning"].includes(found.severity)) made.classList.add(found.severity);
-    if (found.layers.length) made.append(element("p", {}, `Where: ${found.layers.join(", ")}`));
-    for (const text of [found.evidence, found.why]) if (text) made.append(element("p", {}, text));
-    if (found.remedies.length) made.append(element("ul", {}, ...found.remedies.map(text => element("li", {}, text))));
-    place.append(made);
-  }
-}
-
 function curves(parent) {
-  const bad = { at: bins.nonfinite, colour: "bad", full: true, tell: i => `${integer(bins.nonfinite[i])} with inf or NaN` };
-  const clipped = { at: bins.clip_rate, colour: "orange", tell: i => `${percent(bins.clip_rate[i])} clipped` };
-  const skipped = { at: bins.skipped, colour: "red", full: true, tell: i => `${integer(bins.skipped[i])} skipped` };
-  curveChart(card(parent, true), state, bins, {
-    title: `Total norm, ${data.phase}`, log: true, marks: [clipped, bad, skipped],
-    curves: [{ label: "total norm", colour: "blue", mid: bins.norm, low: bins.norm_low, high: bins.norm_high }],
+  const bad = { at: bins.nonfinite, colour: "bad", full: true }, skipped = { at: bins.skipped, colour: "red", full: true };
+  stepChart(card(parent, true), state, bins, {
+    title: `Total norm, ${data.phase}`, log: true, marks: [{ at: bins.clip_rate, colour: "orange" }, bad, skipped],
+    curves: [{ label: "total norm", colour: "blue", values: bins.norm, low: bins.norm_low, high: bins.norm_high }],
     threshold: data.run.max_norm === null ? null : { value: data.run.max_norm, label: `threshold ${format(data.run.max_norm)}` },
     empty: "No finite total norm was recorded.",
     note: "Line: mean of a bin; band: lowest to highest. Orange marks at the foot: steps that were clipped. "
-      + "Coloured bars at full height: inf, NaN or skipped steps.",
+      + "Coloured bars at full height: inf, NaN or skipped steps. Dashed uprights: where a finding begins. Drag to zoom, double click to show all.",
   });
-  curveChart(card(parent), state, bins, {
-    title: "Loss", curves: [{ label: "loss", colour: "green", mid: bins.loss, low: bins.loss_low, high: bins.loss_high }],
+  stepChart(card(parent), state, bins, {
+    title: "Loss", curves: [{ label: "loss", colour: "green", values: bins.loss, low: bins.loss_low, high: bins.loss_high }],
     marks: [bad], empty: "No loss was recorded. Give it to record(stats, loss=loss).",
   });
   const rates = data.clipping;
-  curveChart(card(parent), state, rates, {
-    title: "Clip rate and coefficient", unit: "%", range: rates.rate.some(Number.isFinite) ? [0, 1.2] : null,
+  stepChart(card(parent), state, rates, {
+    title: "Clip rate and coefficient", unit: "%", range: [0, 1.05],
     curves: [
-      { label: "steps clipped", colour: "orange", mid: rates.rate },
-      { label: "smallest coefficient", colour: "violet", mid: rates.coef, dash: [4, 3] },
+      { label: "steps clipped", colour: "orange", values: rates.rate },
+      { label: "smallest coefficient", colour: "violet", values: rates.coef, dash: [4, 3] },
     ],
     empty: "No clipping was recorded. record(clipper.clip_()) records it.",
   });
 }
 
 function updates(parent) {
-  const bands = data.ratio_bands, place = card(parent);
-  const empty = "No update ratios were recorded. They need the optimizer: GradMonitor(model, optimizer, …).";
-  if (!bands) {
-    place.append(element("div", { className: "head" }, element("h2", {}, "Update ratios")), element("p", { className: "empty" }, empty));
-    return;
-  }
+  const bands = data.ratio_bands ?? { first: [], last: [], low: [], mid: [], high: [], top: [] };
   for (const key of ["low", "mid", "high", "top"]) bands[key] = numbers(bands[key]);
-  curveChart(place, state, bands, {
-    title: "Update ratios ‖Δw‖ / ‖w‖", log: true, empty,
-    threshold: { value: 1e-3, label: "1e-3, a common rule of thumb" },
+  stepChart(card(parent), state, bands, {
+    title: "Update ratios ‖Δw‖ / ‖w‖", log: true, threshold: { value: 1e-3, label: "1e-3, a common rule of thumb" },
+    empty: "No update ratios were recorded. They need the optimizer: GradMonitor(model, optimizer, …).",
     curves: [
-      { label: "median", colour: "blue", mid: bands.mid, low: bands.low, high: bands.high },
-      { label: "largest", colour: "red", mid: bands.top, dash: [4, 3] },
+      { label: "median", colour: "blue", values: bands.mid, low: bands.low, high: bands.high },
+      { label: "largest", colour: "red", values: bands.top, dash: [4, 3] },
     ],
     note: `Over parameters; band: a tenth to nine tenths of them. ${data.ratio_note}`,
   });
 }
 
 function learningRate(parent) {
-  curveChart(card(parent, true), state, bins, {
-    title: "Learning rate", height: 130, curves: [{ label: "learning rate", colour: "violet", mid: bins.lr }],
+  stepChart(card(parent, true), state, bins, {
+    title: "Learning rate", height: 160, curves: [{ label: "learning rate", colour: "violet", values: bins.lr }],
     empty: "No learning rate was recorded. Give the optimizer to GradMonitor.",
   });
 }
@@ -130,15 +99,15 @@ function build() {
   tiles(summary);
   const cards = element("div", { className: "cards" });
   main.append(cards);
-  findings(cards);
+  findings(cards, state, data);
   if (!data.run.steps) {
     card(cards, true).append(element("p", { className: "empty" }, "This run has no step yet."));
     return;
   }
   curves(cards);
-  heatmap(card(cards, true), state, data);
-  depthProfile(card(cards, true), state, data);
-  extremes(card(cards, true), state, data);
+  new Heatmap(card(cards, true), state, data);
+  new Profile(card(cards, true), state, data);
+  new Extremes(card(cards, true), state, data);
   updates(cards);
   histogram(card(cards), state, data);
   learningRate(cards);
