@@ -2,6 +2,8 @@
 
 from gradkern.history.facade import History
 from gradkern.history.format import HistoryError
+from gradkern.history.named import GroupColumns
+from gradkern.history.noted import Event
 from gradkern.history.summary import Summary
 
-__all__ = ["History", "HistoryError", "Summary"]
+__all__ = ["Event", "GroupColumns", "History", "HistoryError", "Summary"]

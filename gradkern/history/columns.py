@@ -30,6 +30,7 @@ class Columns:
         self.has_grad = np.zeros(self._shape, dtype=bool)
         self.nonfinite = np.zeros(self._shape, dtype=np.int64)
         self.zeros: NDArray[np.int64] | None = None
+        self.factor: Floats | None = None
 
     @cached_property
     def rms(self) -> Floats:
@@ -53,9 +54,24 @@ class Columns:
             if values[4] is not None:
                 self.nonfinite[row, layout.columns] = format.decode_counts(values[4], count, what)
             if values[5] is not None:
-                if self.zeros is None:
-                    self.zeros = np.full(self._shape, -1, dtype=np.int64)
-                self.zeros[row, layout.columns] = format.decode_counts(values[5], count, what)
+                self._put_zeros(row, layout.columns, format.decode_counts(values[5], count, what))
+            if values[6] is not None:
+                self._put_factor(row, layout.columns, format.decode(values[6], count, what))
+
+    def put_looks(self, row: int, columns: NDArray[np.int64], zeros: NDArray[np.int64]) -> None:
+        """Fill in zero counts that were taken at a look, where the step's own row has none."""
+        missing = zeros >= 0 if self.zeros is None else (zeros >= 0) & (self.zeros[row, columns] < 0)
+        self._put_zeros(row, columns[missing], zeros[missing])
+
+    def _put_zeros(self, row: int, columns: NDArray[np.int64], zeros: NDArray[np.int64]) -> None:
+        if self.zeros is None:
+            self.zeros = np.full(self._shape, -1, dtype=np.int64)
+        self.zeros[row, columns] = zeros
+
+    def _put_factor(self, row: int, columns: NDArray[np.int64], factor: Floats) -> None:
+        if self.factor is None:
+            self.factor = np.full(self._shape, np.nan, dtype=np.float32)
+        self.factor[row, columns] = factor
 
     def _where(self, at: NDArray[np.int64], layout: Layout) -> Any:
         """An index for a block: slices where the block is one (much faster)."""

@@ -7,17 +7,9 @@ import sqlite3
 import sys
 from pathlib import Path
 
-from gradkern.history import file_systems
-from gradkern.history.format import (
-    APPLICATION_ID,
-    BUSY_SECONDS,
-    DATABASE,
-    SCHEMA,
-    VERSION,
-    HistoryError,
-    making,
-    reading,
-)
+from gradkern.history import file_systems, migration
+from gradkern.history.format import BUSY_SECONDS, DATABASE, HistoryError, making, reading
+from gradkern.history.schema import APPLICATION_ID, SCHEMA, VERSION, VERSIONS
 
 _REMEDY = "it is left as it is: move it away, or use another run_dir"
 
@@ -87,7 +79,7 @@ def connect_reader(folder: str | os.PathLike[str]) -> sqlite3.Connection:
             connection.text_factory = _decode_text
             if sys.version_info >= (3, 11):
                 connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 1 << 28)
-            _check(connection, file, "History.open")
+            migration.show_as_current(connection, _check(connection, file, "History.open"))
         except BaseException:
             connection.close()
             raise
@@ -134,10 +126,11 @@ def _prepare(connection: sqlite3.Connection, file: Path, wanted: str) -> str:
     """Create or check the tables; returns the journal mode in use."""
     connection.execute("PRAGMA trusted_schema=OFF")
     fresh = _is_fresh(connection)
+    version = VERSION
     if fresh:
         connection.execute("PRAGMA page_size=8192")
     else:
-        _check(connection, file, "GradMonitor")
+        version = _check(connection, file, "GradMonitor")
     mode = str(connection.execute(f"PRAGMA journal_mode={wanted}").fetchone()[0]).upper()
     connection.execute("PRAGMA synchronous=NORMAL")
     connection.execute("PRAGMA journal_size_limit=16777216")
@@ -146,6 +139,7 @@ def _prepare(connection: sqlite3.Connection, file: Path, wanted: str) -> str:
     else:
         connection.execute("BEGIN IMMEDIATE")  # says now, not in an hour, that it cannot be written
         connection.execute("ROLLBACK")
+        migration.migrate(connection, version)
     return mode
 
 
@@ -201,26 +195,41 @@ def _decode_text(text: bytes) -> str:
     return text.decode("utf-8", "replace")
 
 
-def _check(connection: sqlite3.Connection, file: Path, operation: str) -> None:
-    """Is it ours, is it all there, has it exactly our tables?"""
+def _check(connection: sqlite3.Connection, file: Path, operation: str) -> int:
+    """Is it ours, is it all there, has it exactly the tables of its version? Returns the version."""
     if connection.execute("PRAGMA application_id").fetchone()[0] not in (APPLICATION_ID, 0):
         raise HistoryError(
             f"[{operation}] {str(file)!r}: expected a gradkern history, got another program's "
             f"database; {_REMEDY}"
         )
-    found = connection.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL").fetchall()
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version > VERSION:
         raise HistoryError(
             f"[{operation}] {str(file)!r}: written by a newer gradkern (format {version}, this one reads "
             f"up to {VERSION}); update gradkern"
         )
-    if dict(found) != SCHEMA:
+    found = connection.execute("SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL").fetchall()
+    if not _are_tables_of(version, found):
         got = "a database with other tables" if found else "an empty file"
         raise HistoryError(f"[{operation}] {str(file)!r}: expected a gradkern history, got {got}; {_REMEDY}")
     pages = connection.execute("PRAGMA page_count").fetchone()[0]
     page = connection.execute("PRAGMA page_size").fetchone()[0]
     _check_length(file, operation, pages * page)
+    return int(version)
+
+
+def _are_tables_of(version: int, found: list[tuple[str, str, str]]) -> bool:
+    """All that a file of that version has, and besides nothing but plain tables that we do not know."""
+    wanted = VERSIONS.get(version, {})
+    known = {**SCHEMA, **wanted}
+    tables = {name: sql for kind, name, sql in found if kind == "table"}
+    return (
+        bool(wanted)
+        and len(tables) == len(found)
+        and wanted.keys() <= tables.keys()
+        and all(known.get(name, sql) == sql for name, sql in tables.items())
+        and all(sql.startswith("CREATE TABLE ") for sql in tables.values())  # none that is virtual
+    )
 
 
 def _check_length(file: Path, operation: str, expected: int) -> None:

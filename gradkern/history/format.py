@@ -1,17 +1,6 @@
-"""The file behind a history: one SQLite database, one compact row a step.
+"""What a run's file holds, value by value: flags, blobs and JSON; and the errors that name the file.
 
-    RUN/history.db
-      meta      key, value (JSON)
-      layouts   a set of parameters: names, sizes, …; a new one whenever the model's parameters change
-      branches  where recording went on from an earlier step (after a resume)
-      steps     a narrow row of plain numbers for each recorded step
-      blocks    the rows of `steps` again, 256 packed in one, to read them all at once
-      vals      the per-parameter columns of a step: little-endian blobs, one entry a parameter
-      weights   weight norms and update ratios, every so often
-      hists     log2 histograms, opt-in
-      summaries aggregates of 16, 64, 256, … steps, written with the step that completes them
-
-Nothing read from the file is trusted: its schema must be exactly the one below (no trigger, no
+Nothing read from the file is trusted: its tables must be exactly those of its version (no trigger, no
 view), every blob's length is checked, and nothing in it is ever executed or unpickled.
 """
 
@@ -19,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,40 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 DATABASE = "history.db"
-APPLICATION_ID = 0x67726B6E  # "grkn"
-VERSION = 1
 BUSY_SECONDS = 5.0
-
-SCHEMA = {
-    "meta": "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
-    "layouts": "CREATE TABLE layouts (id INTEGER PRIMARY KEY, params TEXT NOT NULL)",
-    "branches": (
-        "CREATE TABLE branches (id INTEGER PRIMARY KEY, from_step INTEGER, first_seq INTEGER NOT NULL, "
-        "kept INTEGER NOT NULL, time REAL NOT NULL)"
-    ),
-    "steps": (
-        "CREATE TABLE steps (seq INTEGER PRIMARY KEY, branch INTEGER NOT NULL, step INTEGER NOT NULL, "
-        "layout INTEGER NOT NULL, flags INTEGER NOT NULL, time REAL NOT NULL, loss REAL, "
-        "total_norm REAL, clip_coef REAL, inv_scale REAL, lr BLOB)"
-    ),
-    "blocks": "CREATE TABLE blocks (idx INTEGER PRIMARY KEY, data BLOB NOT NULL)",
-    "vals": (
-        "CREATE TABLE vals (seq INTEGER PRIMARY KEY, norm BLOB NOT NULL, max_abs BLOB NOT NULL, "
-        "l2_norm BLOB, nonfinite BLOB, zeros BLOB)"
-    ),
-    "weights": (
-        "CREATE TABLE weights (id INTEGER PRIMARY KEY, branch INTEGER NOT NULL, step INTEGER NOT NULL, "
-        "layout INTEGER NOT NULL, exact INTEGER NOT NULL, weight_norm BLOB NOT NULL, ratio BLOB NOT NULL)"
-    ),
-    "hists": (
-        "CREATE TABLE hists (id INTEGER PRIMARY KEY, branch INTEGER NOT NULL, step INTEGER NOT NULL, "
-        "layout INTEGER NOT NULL, counts BLOB NOT NULL, underflow BLOB NOT NULL)"
-    ),
-    "summaries": (
-        "CREATE TABLE summaries (level INTEGER, idx INTEGER, step0 INTEGER NOT NULL, step1 INTEGER NOT NULL, "
-        "head BLOB NOT NULL, body BLOB NOT NULL, PRIMARY KEY (level, idx)) WITHOUT ROWID"
-    ),
-}
 
 # Bits of steps.flags. SQLite keeps NaN as NULL, so that a value is there is said by a bit.
 HAS_LOSS = 1
@@ -182,6 +139,25 @@ def decode_counts(blob: Any, count: int, what: str) -> NDArray[np.int64]:
         raise HistoryError(f"[History] {what}: a row number is out of range")
     dense[rows] = counts
     return dense
+
+
+def write_json(value: Any) -> str:
+    """The text of a JSON value, which every JSON reader takes: NaN and infinities become null.
+
+    Raises:
+        TypeError, ValueError: it is no JSON value.
+    """
+    return json.dumps(_plain(value), allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_json(text: Any, what: str) -> Any:

@@ -8,8 +8,6 @@ three buckets of each finer level and 15 rows for the end that no bucket covers 
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,33 +17,7 @@ from numpy.typing import NDArray
 BASE = 16
 FACTOR = 4
 
-HEAD_FIELDS = (
-    "rows",
-    "time0",
-    "time1",
-    "norm_sum",
-    "norm_min",
-    "norm_max",
-    "norm_bad",
-    "loss_sum",
-    "loss_min",
-    "loss_max",
-    "loss_count",
-    "clipped",
-    "with_coef",
-    "coef_min",
-    "skipped",
-    "lr",
-)
 BODY_FIELDS = ("rms_sum", "rms_min", "rms_max", "finite", "nonfinite")
-
-_H = {name: i for i, name in enumerate(HEAD_FIELDS)}
-_MIN = [_H["time0"], _H["norm_min"], _H["loss_min"], _H["coef_min"]]
-_MAX = [_H["time1"], _H["norm_max"], _H["loss_max"]]
-_SUM = [
-    _H[n]
-    for n in ("rows", "norm_sum", "norm_bad", "loss_sum", "loss_count", "clipped", "with_coef", "skipped")
-]
 
 
 def span_of(level: int) -> int:
@@ -65,21 +37,13 @@ def levels_of(rows: int) -> range:
 class Bucket:
     """The aggregate of some consecutive rows; of one row at least."""
 
-    step0: int
-    step1: int
-    head: NDArray[np.float64]
-    """[HEAD_FIELDS]"""
+    rows: int
     body: NDArray[np.float32]
     """[BODY_FIELDS, N]: columns in order of first appearance in the run."""
 
     def add(self, other: Bucket) -> None:
         """Take in the bucket that follows; N may have grown."""
-        self.step0, self.step1 = min(self.step0, other.step0), max(self.step1, other.step1)
-        mine, head = self.head, other.head
-        mine[_SUM] += head[_SUM]
-        mine[_MIN] = np.fmin(mine[_MIN], head[_MIN])
-        mine[_MAX] = np.fmax(mine[_MAX], head[_MAX])
-        mine[_H["lr"]] = head[_H["lr"]]
+        self.rows += other.rows
         width = max(self.body.shape[1], other.body.shape[1])
         self.body, theirs = pad(self.body, width), pad(other.body, width)
         with np.errstate(over="ignore"):
@@ -88,7 +52,7 @@ class Bucket:
         self.body[2] = np.fmax(self.body[2], theirs[2])
 
     def copy(self) -> Bucket:
-        return dataclasses.replace(self, head=self.head.copy(), body=self.body.copy())
+        return Bucket(self.rows, self.body.copy())
 
 
 def pad(body: NDArray[np.float32], width: int) -> NDArray[np.float32]:
@@ -101,65 +65,26 @@ def pad(body: NDArray[np.float32], width: int) -> NDArray[np.float32]:
     return wider
 
 
-@dataclass
-class Rows:
-    """K consecutive recorded rows, as plain arrays."""
+def aggregate(rms: NDArray[np.floating[Any]], nonfinite: NDArray[np.int64] | None) -> Bucket:
+    """The bucket of K consecutive rows.
 
-    step: NDArray[np.int64]
-    time: NDArray[np.float64]
-    total_norm: NDArray[np.float64]
-    loss: NDArray[np.float64]
-    """NaN where not given."""
-    clip_coef: NDArray[np.float64]
-    has_coef: NDArray[np.bool_]
-    skipped: NDArray[np.bool_]
-    lr: NDArray[np.float64]
-    rms: NDArray[np.floating[Any]]
-    """[K, N]; NaN where there was no gradient, or it held NaN."""
-    nonfinite: NDArray[np.int64] | None
-    """[K, N]; None if all are zero."""
-
-    def bucket(self) -> Bucket:
-        """Their aggregate."""
-        rms = self.rms.astype(np.float32, copy=False)
-        body = np.zeros((len(BODY_FIELDS), rms.shape[1]), dtype=np.float32)
-        finite = np.isfinite(rms)
-        if finite.all():
-            body[0], body[1], body[2], body[3] = rms.sum(axis=0), rms.min(axis=0), rms.max(axis=0), len(rms)
-        else:
-            body[0] = np.where(finite, rms, 0.0).sum(axis=0)
-            body[1] = np.fmin.reduce(np.where(finite, rms, np.float32(np.nan)), axis=0)
-            body[2] = np.fmax.reduce(np.where(finite, rms, np.float32(np.nan)), axis=0)
-            body[3] = finite.sum(axis=0)
-        if self.nonfinite is not None:
-            body[4] = self.nonfinite.sum(axis=0)
-        return Bucket(int(self.step.min()), int(self.step.max()), self._head(), body)
-
-    def _head(self) -> NDArray[np.float64]:
-        # Python's own sums and extremes: of sixteen numbers they cost a fraction of NumPy's.
-        norms = [x for x in self.total_norm.tolist() if math.isfinite(x)]
-        losses = [x for x in self.loss.tolist() if math.isfinite(x)]
-        coefs = self.clip_coef[self.has_coef].tolist()
-        values = (
-            len(self.step),
-            self.time[0],
-            self.time[-1],
-            *_spread(norms),
-            len(self.step) - len(norms),
-            *_spread(losses),
-            len(losses),
-            sum(not x >= 1 for x in coefs),
-            len(coefs),
-            min((x for x in coefs if not math.isnan(x)), default=math.nan),
-            int(self.skipped.sum()),
-            self.lr[-1],
-        )
-        return np.array(values, dtype=np.float64)
-
-
-def _spread(values: list[float]) -> tuple[float, float, float]:
-    """(sum, smallest, largest)"""
-    return sum(values), min(values, default=math.nan), max(values, default=math.nan)
+    Args:
+        rms: [K, N]; NaN where there was no gradient, or it held NaN.
+        nonfinite: [K, N]; None if all are zero.
+    """
+    rms = rms.astype(np.float32, copy=False)
+    body = np.zeros((len(BODY_FIELDS), rms.shape[1]), dtype=np.float32)
+    finite = np.isfinite(rms)
+    if finite.all():
+        body[0], body[1], body[2], body[3] = rms.sum(axis=0), rms.min(axis=0), rms.max(axis=0), len(rms)
+    else:
+        body[0] = np.where(finite, rms, 0.0).sum(axis=0)
+        body[1] = np.fmin.reduce(np.where(finite, rms, np.float32(np.nan)), axis=0)
+        body[2] = np.fmax.reduce(np.where(finite, rms, np.float32(np.nan)), axis=0)
+        body[3] = finite.sum(axis=0)
+    if nonfinite is not None:
+        body[4] = nonfinite.sum(axis=0)
+    return Bucket(len(rms), body)
 
 
 class Pyramid:
@@ -180,7 +105,7 @@ class Pyramid:
 
     def add(self, rows: Bucket) -> list[tuple[int, int, Bucket]]:
         """Take in the aggregate of at most `room()` rows; returns the (level, index, bucket)s completed."""
-        self.rows += int(rows.head[0])
+        self.rows += rows.rows
         done: list[tuple[int, int, Bucket]] = []
         level, part = 1, rows
         while True:

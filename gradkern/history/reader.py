@@ -24,6 +24,8 @@ _PIECE = 1024
 _FEW = 16  # rows whose blobs may be large
 _GAP = 64  # replaced rows that are read as well rather than asking once more
 _BEYOND = 2**63 - 1
+#: Tables with rows that belong to a step and a layout, at some of the steps.
+PERIODIC = ("weights", "hists", "looks")
 
 
 def names_file(method: F) -> F:
@@ -57,7 +59,7 @@ class HistoryReader:
         self.path = path
         self._superseded = superseded
         self._scalars = Scalars()
-        self._cache: dict[str, Any] = {}
+        self._cache: dict[Any, Any] = {}
         self.refresh()
 
     @names_file
@@ -226,21 +228,24 @@ class HistoryReader:
 
     @names_file
     def live_rows(self, table: str) -> tuple[list[int], NDArray[np.int64]]:
-        """(ids, steps) of the live rows of `weights` or `hists`; their blobs are not read.
+        """(ids, steps) of the live rows of one of `PERIODIC`; their blobs are not read.
 
         Recorded after a step back to a step that is no row of `steps` (``every=``), they start no
         branch: one replaces those before it of its own step and of later ones.
         """
+        if ("live", table) in self._cache:
+            return self._cache["live", table]
         found = self._db.execute(f"SELECT id, branch, step FROM {table} ORDER BY id").fetchall()
         ids, branches, steps = np.array(found, dtype=np.int64).reshape(-1, 3).T
         live = np.flatnonzero(self._live(branches, steps))
         if not self._superseded and len(live):
             least = np.minimum.accumulate(steps[live][::-1])[::-1]  # of it and those behind it
             live = live[np.append(steps[live][:-1] < least[1:], True)]
-        return ids[live].tolist(), steps[live]
+        self._cache["live", table] = ids[live].tolist(), steps[live]
+        return self._cache["live", table]
 
     def read_rows(self, table: str, columns: str, ids: Sequence[int]) -> Iterator[tuple[Any, ...]]:
-        """(layout, *columns) of those rows of `weights` or `hists`, a few at a time in memory."""
+        """(layout, *columns) of those rows of one of `PERIODIC`, a few at a time in memory."""
         for start in range(0, len(ids), _FEW):
             piece = ids[start : start + _FEW]
             query = f"SELECT id, layout, {columns} FROM {table} WHERE id IN ({','.join('?' * len(piece))})"
@@ -263,7 +268,7 @@ class HistoryReader:
 
     @names_file
     def last_step_of(self, table: str) -> int | None:
-        """The step of the last live row of `weights` or `hists`; reads no more than it must."""
+        """The step of the last live row of one of `PERIODIC`; reads no more than it must."""
         for branch, step in self._db.execute(f"SELECT branch, step FROM {table} ORDER BY id DESC"):
             if self._live(branch, step):
                 return int(step)
@@ -272,7 +277,9 @@ class HistoryReader:
     def _read_columns(self, rows: NDArray[np.int64], numel: NDArray[np.int64]) -> Columns:
         columns = Columns(len(rows), numel)
         seqs, layouts = self._all["seq"][rows], self._all["layout"][rows]
-        query = "SELECT seq, norm, max_abs, l2_norm, nonfinite, zeros FROM vals WHERE seq BETWEEN ? AND ?"
+        query = (
+            "SELECT seq, norm, max_abs, l2_norm, nonfinite, zeros, factor FROM vals WHERE seq BETWEEN ? AND ?"
+        )
         for start in range(0, len(rows), _PIECE):  # short reads: a writer without WAL waits for them
             piece = seqs[start : start + _PIECE]
             found = {}
@@ -285,4 +292,16 @@ class HistoryReader:
             for number in np.unique(kinds):
                 at = np.flatnonzero(kinds == number)
                 columns.put(at + start, self._layouts[int(number)], [found[s] for s in piece[at].tolist()])
+        self._put_looks(columns, self._all["step"][rows])
         return columns
+
+    def _put_looks(self, columns: Columns, steps: NDArray[np.int64]) -> None:
+        """The zero counts of the looks that belong to some steps."""
+        ids, at = self.live_rows("looks")
+        row_of = {step: row for row, step in enumerate(steps.tolist())}
+        wanted = [(number, row_of[step]) for number, step in zip(ids, at.tolist()) if step in row_of]
+        found = self.read_rows("looks", "zeros", [number for number, _ in wanted])
+        for (_, row), (layout, blob) in zip(wanted, found):
+            if not isinstance(blob, bytes) or len(blob) != 8 * len(layout.columns):
+                raise HistoryError("[History] looks: expected a count for each parameter, got a damaged row")
+            columns.put_looks(row, layout.columns, np.frombuffer(blob, dtype="<i8"))

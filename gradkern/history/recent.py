@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from gradkern.history.pyramid import Bucket, Pyramid, Rows
+from gradkern.history.pyramid import Bucket, Pyramid, aggregate
 from gradkern.history.rows import StepRow, rms_of
 
 
@@ -34,7 +34,7 @@ class RecentRows:
         if len(self._rows) < self._before.room():
             return []
         self._after = self._before.copy()
-        return self._after.add(_as_rows(self._rows, width).bucket())
+        return self._after.add(_bucket(self._rows, width))
 
     def back_to(self, step: int) -> tuple[int, int] | None:
         """Take off the rows from that step on.
@@ -51,8 +51,8 @@ class RecentRows:
         return self._before.rows + len(self._rows), last
 
 
-def _as_rows(rows: Sequence[StepRow], width: int) -> Rows:
-    """Arrays over `rows`, the parameters in the run's order."""
+def _bucket(rows: Sequence[StepRow], width: int) -> Bucket:
+    """The aggregate of `rows`, the parameters in the run's order."""
     bad = None if all(r.nonfinite is None for r in rows) else np.zeros((len(rows), width), dtype=np.int64)
     stretches = list(_same_layout(rows))
     if len(stretches) == 1 and np.array_equal(rows[0].layout.columns, np.arange(width)):
@@ -65,19 +65,7 @@ def _as_rows(rows: Sequence[StepRow], width: int) -> Rows:
         for i, row in enumerate(rows):
             if row.nonfinite is not None:
                 bad[i, row.layout.columns] = row.nonfinite
-    nan = float("nan")
-    return Rows(
-        step=np.array([r.step for r in rows], dtype=np.int64),
-        time=np.array([r.time for r in rows]),
-        total_norm=np.array([r.total_norm for r in rows], dtype=np.float64),
-        loss=np.array([nan if r.loss is None else r.loss for r in rows], dtype=np.float64),
-        clip_coef=np.array([nan if r.clip_coef is None else r.clip_coef for r in rows], dtype=np.float64),
-        has_coef=np.array([r.clip_coef is not None for r in rows]),
-        skipped=np.array([r.skipped for r in rows]),
-        lr=np.array([r.lr[0] if r.lr else nan for r in rows], dtype=np.float64),
-        rms=rms,
-        nonfinite=bad,
-    )
+    return aggregate(rms, bad)
 
 
 def _same_layout(rows: Sequence[StepRow]) -> Iterator[tuple[int, int]]:

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from gradkern.history import format
 from gradkern.history.columns import Columns
 from gradkern.history.format import EXPONENTS, FORMATS
+from gradkern.history.noted import Noted
 from gradkern.history.reader import names_file
-from gradkern.history.step_numbers import StepNumbers
 
 Floats = NDArray[np.floating[Any]]
 
 
-class Recorded(StepNumbers):
+class Recorded(Noted):
     """[T, N] arrays of statistics, and what was recorded every so often.
 
     The views of a history (summary, layers, export, words) take this; `History` adds them.
@@ -69,6 +69,13 @@ class Recorded(StepNumbers):
     def zeros(self) -> NDArray[np.int64] | None:
         """[T, N] how many elements were zero, -1 where not counted; None if never counted."""
         return self._matrix("zeros")
+
+    @property
+    def factor(self) -> Floats | None:
+        """[T, N] what each gradient was multiplied by; None if it was always the same for all
+        (`clip_coef`)."""
+        factor = self._matrix("factor")
+        return factor if factor is None else np.where(np.isnan(factor), self.clip_coef[:, None], factor)
 
     @names_file
     def window(self, first: int, end: int) -> Columns:

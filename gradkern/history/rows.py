@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,14 @@ from gradkern.history import format
 from gradkern.history.layout import Layout
 
 Floats = NDArray[np.floating[Any]]
+
+
+class GroupValues(NamedTuple):
+    """What one step says of a named group of parameters; NaN where it says nothing."""
+
+    total_norm: float
+    factor: float
+    threshold: float
 
 
 @dataclass
@@ -37,6 +45,12 @@ class StepRow:
     phase: str = "measured"
     inv_scale: float = 1.0
     lr: tuple[float, ...] = ()
+    threshold: float | None = None
+    """`max_norm` of the step; None if there was none."""
+    factor: Floats | None = None
+    """[N] what each gradient was multiplied by; None where it is `clip_coef` for all."""
+    extra: dict[str, float] = field(default_factory=dict)
+    groups: dict[str, GroupValues] = field(default_factory=dict)
 
     def rms(self) -> Floats:
         """[N] root mean square; NaN where there was no gradient."""
@@ -69,7 +83,45 @@ class HistogramRow:
     underflow: Floats
 
 
-Row = StepRow | WeightsRow | HistogramRow
+@dataclass
+class LookRow:
+    """What was found out of the gradients of one step besides: zeros [N], fractions [N]."""
+
+    step: int
+    layout: Layout
+    nonzero: Floats
+    """Fraction of the sampled elements that were not zero at one look so far; NaN where not known."""
+    zeros: NDArray[np.int64]
+    """Zero elements; -1 where not counted."""
+
+
+@dataclass
+class EventRow:
+    """Something that happened at a step."""
+
+    step: int
+    kind: str
+    data: dict[str, Any]
+    time: float
+
+
+@dataclass
+class AmendmentRow:
+    """Numbers of an earlier step; "loss" is its loss."""
+
+    step: int
+    values: dict[str, float]
+
+
+@dataclass
+class FactsRow:
+    """What is known of the run besides the numbers; each replaces what was known under its key."""
+
+    step: int
+    facts: dict[str, Any]
+
+
+Row = StepRow | WeightsRow | HistogramRow | LookRow | EventRow | AmendmentRow | FactsRow
 
 
 def rms_of(rows: Sequence[StepRow]) -> Floats:

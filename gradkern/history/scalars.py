@@ -24,6 +24,7 @@ KINDS: dict[str, Any] = {
     "total_norm": np.float64,
     "clip_coef": np.float64,
     "inv_scale": np.float64,
+    "threshold": np.float64,
 }
 _QUERY = f"SELECT {', '.join(KINDS)}, lr FROM steps WHERE seq > ? AND seq <= ? ORDER BY seq"
 

@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradkern.history import format
-from gradkern.history.reader import HistoryReader
+from gradkern.history.named import F64, LOSS, read_named
+from gradkern.history.reader import HistoryReader, names_file
 
 
 class StepNumbers(HistoryReader):
@@ -24,13 +25,19 @@ class StepNumbers(HistoryReader):
 
     @property
     def loss(self) -> NDArray[np.float64]:
-        """[T] loss; NaN where it was NaN or not given (see `has_loss`)."""
-        return self._column("loss")
+        """[T] loss, as last amended; NaN where it was NaN or not given (see `has_loss`)."""
+        amended = self._amendments().get(LOSS)
+        if amended is None:
+            return self._column("loss")
+        later = amended[self._rows, 0]
+        return np.where(np.isnan(later), self._column("loss"), later)
 
     @property
     def has_loss(self) -> NDArray[np.bool_]:
         """[T] whether a loss was given."""
-        return np.asarray((self._column("flags") & format.HAS_LOSS) != 0)
+        given = np.asarray((self._column("flags") & format.HAS_LOSS) != 0)
+        amended = self._amendments().get(LOSS)
+        return given if amended is None else given | ~np.isnan(amended[self._rows, 0])
 
     @property
     def total_norm(self) -> NDArray[np.float64]:
@@ -55,10 +62,16 @@ class StepNumbers(HistoryReader):
 
     @property
     def max_norm(self) -> NDArray[np.float64]:
-        """[T] the clipping threshold, deduced where something was clipped; NaN elsewhere."""
+        """[T] `threshold`; where none was recorded, deduced from what was clipped; else NaN."""
         with np.errstate(invalid="ignore"):
             deduced = self.clip_coef * (self.total_norm + 1e-6)
-        return np.where(self.clipped & np.isfinite(deduced), deduced, np.nan)
+        deduced = np.where(self.clipped & np.isfinite(deduced), deduced, np.nan)
+        return np.where(np.isnan(self.threshold), deduced, self.threshold)
+
+    @property
+    def threshold(self) -> NDArray[np.float64]:
+        """[T] `max_norm` of the policy at that step; NaN where none was in force, or it is not known."""
+        return self._column("threshold")
 
     @property
     def skipped(self) -> NDArray[np.bool_]:
@@ -80,6 +93,12 @@ class StepNumbers(HistoryReader):
         return self._column("inv_scale")
 
     @property
+    def loss_scale(self) -> NDArray[np.float64]:
+        """[T] the loss scale that was taken out of the gradients; NaN where none was."""
+        with np.errstate(divide="ignore"):
+            return np.where(self.inv_scale == 1, np.nan, 1 / self.inv_scale)
+
+    @property
     def lr(self) -> NDArray[np.float64]:
         """[T] learning rate of the first parameter group; NaN without an optimizer."""
         groups = self.lr_groups
@@ -91,3 +110,10 @@ class StepNumbers(HistoryReader):
         if "lr" not in self._cache:
             self._cache["lr"] = self._scalars.lr[self._rows]
         return self._cache["lr"]
+
+    @names_file
+    def _amendments(self) -> dict[str, F64]:
+        """For each name the numbers that came later, of all rows [R, 1]; NaN where none did."""
+        if "amendments" not in self._cache:
+            self._cache["amendments"] = read_named(self._db, "amendments", self._all["seq"], 1)
+        return self._cache["amendments"]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gradkern.history.format import HistoryError
 from gradkern.history.layers import groups_of
-from gradkern.history.pyramid import BODY_FIELDS, HEAD_FIELDS, Bucket, Pyramid, Rows, pad, span_of
+from gradkern.history.pyramid import BODY_FIELDS, Bucket, Pyramid, aggregate, pad, span_of
 
 if TYPE_CHECKING:
     from gradkern.history.recorded import Recorded
@@ -109,22 +109,20 @@ def _buckets(history: Recorded, level: int, rows: int, width: int) -> Iterator[B
 
 def stored_buckets(history: Recorded, level: int, first: int, end: int, width: int) -> Iterator[Bucket]:
     """Aggregates from the file, checked."""
-    query = "SELECT step0, step1, head, body FROM summaries WHERE level=? AND idx>=? AND idx<? ORDER BY idx"
+    query = "SELECT body FROM summaries WHERE level=? AND idx>=? AND idx<? ORDER BY idx"
     found = history.connection.execute(query, (level, first, end)).fetchall()
     if len(found) != end - first:
         raise HistoryError(f"[History.summary] {str(history.path)!r}: aggregates are missing")
-    for step0, step1, head, body in found:
-        yield decode_bucket(step0, step1, head, body, width)
+    for (body,) in found:
+        yield Bucket(span_of(level), decode_body(body, width))
 
 
-def decode_bucket(step0: Any, step1: Any, head: Any, body: Any, width: int) -> Bucket:
-    """A bucket from its row in the file."""
+def decode_body(body: Any, width: int) -> NDArray[np.float32]:
+    """[BODY_FIELDS, width] from the row of a bucket in the file; a copy."""
     fields = len(BODY_FIELDS)
-    good = isinstance(head, bytes) and len(head) == 8 * len(HEAD_FIELDS) and isinstance(body, bytes)
-    if not good or len(body) % (4 * fields) or len(body) > 4 * fields * width:
+    if not isinstance(body, bytes) or len(body) % (4 * fields) or len(body) > 4 * fields * width:
         raise HistoryError("[History.summary] expected an aggregate, got a damaged row")
-    values = np.frombuffer(body, dtype="<f4").reshape(fields, -1)
-    return Bucket(int(step0), int(step1), np.frombuffer(head, dtype="<f8").copy(), pad(values, width).copy())
+    return pad(np.frombuffer(body, dtype="<f4").reshape(fields, -1), width).copy()
 
 
 def row_buckets(history: Recorded, first: int, end: int) -> Iterator[Bucket]:
@@ -132,54 +130,75 @@ def row_buckets(history: Recorded, first: int, end: int) -> Iterator[Bucket]:
     for start in range(first, end, 512):
         stop = min(start + 512, end)
         columns = history.window(start, stop)
-        piece = slice(start, stop)
-        whole = {name: getattr(history, name)[piece] for name in _SCALARS}
-        whole["step"] = history.steps[piece]
         for row in range(stop - start):
-            one = {name: values[row : row + 1] for name, values in whole.items()}
-            bad = columns.nonfinite[row : row + 1]
-            yield Rows(**one, rms=columns.rms[row : row + 1], nonfinite=bad).bucket()
-
-
-_SCALARS = ("time", "total_norm", "loss", "clip_coef", "has_coef", "skipped", "lr")
+            yield aggregate(columns.rms[row : row + 1], columns.nonfinite[row : row + 1])
 
 
 def _as_summary(history: Recorded, points: list[Bucket], width: int, depth: int | None) -> Summary:
-    head = np.array([p.head for p in points]).reshape(len(points), len(HEAD_FIELDS))
-    h = dict(zip(HEAD_FIELDS, head.T))
     body = np.array([pad(p.body, width) for p in points]).reshape(len(points), len(BODY_FIELDS), width)
     b = dict(zip(BODY_FIELDS, np.moveaxis(body, 1, 0)))
     names: tuple[str, ...] = history.names
     with np.errstate(divide="ignore", invalid="ignore"):
         rms = np.where(b["finite"] > 0, b["rms_sum"] / b["finite"], np.nan)
-        norm = h["norm_sum"] / (h["rows"] - h["norm_bad"])
-        loss = h["loss_sum"] / h["loss_count"]
-        clip_rate = h["clipped"] / h["with_coef"]
     low, high, bad = b["rms_min"], b["rms_max"], b["nonfinite"]
     if depth is not None:
         names, (rms, low, high, bad) = _by_layer(history, depth, rms, low, high, bad)
+    rows = np.array([p.rows for p in points], dtype=np.int64)
     return Summary(
         names=names,
-        step0=np.array([p.step0 for p in points], dtype=np.int64),
-        step1=np.array([p.step1 for p in points], dtype=np.int64),
-        rows=h["rows"].astype(np.int64),
-        time=h["time0"],
-        total_norm=norm,
-        total_norm_min=h["norm_min"],
-        total_norm_max=h["norm_max"],
-        total_norm_nonfinite=h["norm_bad"].astype(np.int64),
-        loss=loss,
-        loss_min=h["loss_min"],
-        loss_max=h["loss_max"],
-        lr=h["lr"],
-        clip_rate=clip_rate,
-        clip_coef_min=h["coef_min"],
-        skipped=h["skipped"].astype(np.int64),
+        rows=rows,
         rms=rms,
         rms_min=low,
         rms_max=high,
         nonfinite=bad.astype(np.int64),
+        **_step_numbers(history, rows),
     )
+
+
+def _step_numbers(history: Recorded, rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+    """What a summary says of the plain numbers of each step, which are all in memory."""
+    ends = np.cumsum(rows)
+    starts = ends - rows
+    norm, loss = _Spread.of(history.total_norm, starts), _Spread.of(history.loss, starts)
+    with_coef = np.add.reduceat(history.has_coef, starts, dtype=np.int64)
+    coef = np.where(history.has_coef, history.clip_coef, np.nan)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        clip_rate = np.add.reduceat(history.clipped, starts, dtype=np.int64) / with_coef
+    return {
+        "step0": np.minimum.reduceat(history.steps, starts),
+        "step1": np.maximum.reduceat(history.steps, starts),
+        "time": history.time[starts],
+        "total_norm": norm.mean,
+        "total_norm_min": norm.low,
+        "total_norm_max": norm.high,
+        "total_norm_nonfinite": rows - norm.known,
+        "loss": loss.mean,
+        "loss_min": loss.low,
+        "loss_max": loss.high,
+        "lr": history.lr[ends - 1],
+        "clip_rate": clip_rate,
+        "clip_coef_min": np.fmin.reduceat(coef, starts),
+        "skipped": np.add.reduceat(history.skipped, starts, dtype=np.int64),
+    }
+
+
+class _Spread(NamedTuple):
+    """Of the finite values of each point; NaN where there is none."""
+
+    mean: Floats
+    low: Floats
+    high: Floats
+    known: NDArray[np.int64]
+    """How many are finite."""
+
+    @classmethod
+    def of(cls, values: NDArray[np.float64], starts: NDArray[np.int64]) -> _Spread:
+        finite = np.isfinite(values)
+        known = np.where(finite, values, np.nan)
+        count = np.add.reduceat(finite, starts, dtype=np.int64)
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            mean = np.add.reduceat(np.where(finite, values, 0.0), starts) / count
+        return cls(mean, np.fmin.reduceat(known, starts), np.fmax.reduceat(known, starts), count)
 
 
 def _by_layer(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import struct
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,12 +12,24 @@ from typing import Any
 import numpy as np
 
 from gradkern.history import database, format, scalars
+from gradkern.history.batch import Batch
 from gradkern.history.facade import History
 from gradkern.history.format import HistoryError
 from gradkern.history.layout import Layout
+from gradkern.history.named import NameLists
 from gradkern.history.pyramid import Pyramid, levels_of, span_of
+from gradkern.history.reader import PERIODIC
 from gradkern.history.recent import RecentRows
-from gradkern.history.rows import Row, StepRow, WeightsRow
+from gradkern.history.rows import (
+    AmendmentRow,
+    EventRow,
+    FactsRow,
+    HistogramRow,
+    LookRow,
+    Row,
+    StepRow,
+    WeightsRow,
+)
 from gradkern.history.summary import row_buckets, stored_buckets
 
 _NEVER = -(2**63)
@@ -44,6 +55,7 @@ class HistoryWriter:
             self._identity = opened.st_dev, opened.st_ino
             if self._stale:
                 self._restore()
+            self._lists = NameLists(self._db)
             self._begin_session({**meta, "journal": self.journal})
         except sqlite3.Error as error:
             self._db.close()
@@ -75,6 +87,7 @@ class HistoryWriter:
         """
         if self._stale:
             self._restore()
+            self._lists = NameLists(self._db)
         try:
             while rows:
                 end = self._until_back(rows)
@@ -102,7 +115,7 @@ class HistoryWriter:
             self._layouts = {layout.key(): number for number, layout in history.layouts.items()}
             self._position = {name: i for i, name in enumerate(history.names)}
             self._last = int(history.steps[-1]) if len(history) else _NEVER
-            self._latest = max(self._last, *(history.last_step_of(t) or _NEVER for t in ("weights", "hists")))
+            self._latest = max(self._last, *(history.last_step_of(t) or _NEVER for t in PERIODIC))
             self._next_seq = history.last_seq + 1
             self._branch = max((number for number, *_ in history.branch_rows), default=0)
             self._check_numbers(history)
@@ -171,7 +184,8 @@ class HistoryWriter:
                 if row.step <= last or row.step < latest:
                     return count
                 last = row.step
-            latest = max(last, row.step)
+            if not isinstance(row, (EventRow, AmendmentRow, FactsRow)):
+                latest = max(last, row.step)
         return len(rows)
 
     def _begin_branch(self, from_step: int) -> None:
@@ -201,40 +215,24 @@ class HistoryWriter:
 
     def _write_batch(self, rows: Sequence[Row]) -> None:
         """Rows that go forward, in one transaction."""
-        steps: list[tuple[Any, ...]] = []
-        values: list[tuple[Any, ...]] = []
-        weights: list[tuple[Any, ...]] = []
-        hists: list[tuple[Any, ...]] = []
         self._db.execute("BEGIN IMMEDIATE")
+        batch = Batch(self._db, self._lists)
+        before = self._next_seq - 1
         for row in rows:
-            layout = self._layout_id(row.layout)
             if isinstance(row, StepRow):
                 self._last = row.step
-                steps.append(self._step_values(row, layout))
-                values.append(_column_values(self._next_seq, row))
+                batch.add_step(self._next_seq, self._branch, self._layout_id(row.layout), row)
                 self._next_seq += 1
-                self._aggregate(row)
-            elif isinstance(row, WeightsRow):
-                blobs = format.encode(row.weight_norm), format.encode(row.ratio)
-                weights.append((self._branch, row.step, layout, int(row.exact), *blobs))
+                batch.add_summaries(self._recent.add(row, len(self._position)))
+            elif isinstance(row, (WeightsRow, HistogramRow, LookRow)):
+                batch.add_periodic(self._branch, self._layout_id(row.layout), row)
             else:
-                counts = format.encode_counts(row.counts.reshape(-1)) or b""
-                fractions = format.encode(row.underflow.reshape(-1))
-                hists.append((self._branch, row.step, layout, counts, fractions))
-            self._latest = max(self._last, row.step)
-        self._db.executemany("INSERT INTO steps VALUES (?,?,?,?,?,?,?,?,?,?,?)", steps)
-        scalars.write_blocks(self._db, self._next_seq - 1 - len(steps), self._next_seq - 1)
-        self._db.executemany("INSERT INTO vals VALUES (?,?,?,?,?,?)", values)
-        query = "INSERT INTO weights (branch, step, layout, exact, weight_norm, ratio) VALUES (?,?,?,?,?,?)"
-        self._db.executemany(query, weights)
-        query = "INSERT INTO hists (branch, step, layout, counts, underflow) VALUES (?,?,?,?,?)"
-        self._db.executemany(query, hists)
+                batch.add_other(self._branch, row)
+            if not isinstance(row, (EventRow, AmendmentRow, FactsRow)):
+                self._latest = max(self._last, row.step)
+        batch.insert()
+        scalars.write_blocks(self._db, before, self._next_seq - 1)
         self._db.execute("COMMIT")
-
-    def _step_values(self, row: StepRow, layout: int) -> tuple[Any, ...]:
-        lr = struct.pack(f"<{len(row.lr)}d", *row.lr) if row.lr else None
-        head = (self._next_seq, self._branch, row.step, layout, row.flags, row.time)
-        return (*head, row.loss, row.total_norm, row.clip_coef, row.inv_scale, lr)
 
     def _layout_id(self, layout: Layout) -> int:
         if self._last_layout is not None and self._last_layout[0] is layout:
@@ -249,33 +247,3 @@ class HistoryWriter:
         layout.columns = np.array([self._position[name] for name in layout.names], dtype=np.int64)
         self._last_layout = (layout, number)
         return number
-
-    # ---- summaries ----
-
-    def _aggregate(self, row: StepRow) -> None:
-        done = self._recent.add(row, len(self._position))
-        if not done:
-            return
-        self._db.executemany(
-            "INSERT INTO summaries VALUES (?, ?, ?, ?, ?, ?)",
-            [
-                (
-                    level,
-                    index,
-                    b.step0,
-                    b.step1,
-                    b.head.astype("<f8").tobytes(),
-                    b.body.astype("<f4").tobytes(),
-                )
-                for level, index, b in done
-            ],
-        )
-
-
-def _column_values(seq: int, row: StepRow) -> tuple[Any, ...]:
-    """The row of `vals`."""
-    counts = [None if c is None else format.encode_counts(c) for c in (row.nonfinite, row.zeros)]
-    if row.zeros is not None and counts[1] is None:
-        counts[1] = b""  # counted, and none found
-    l2_norm = None if row.l2_norm is None else format.encode(row.l2_norm)
-    return (seq, format.encode(row.norm), format.encode(row.max_abs), l2_norm, *counts)

@@ -18,6 +18,7 @@ from wrapped import WrappedOptimizer
 
 import gradkern
 from gradkern import GradClipper, GradMonitor, History
+from gradkern.history.batch import Batch
 from gradkern.monitor.capture import StepCapture
 
 
@@ -303,15 +304,14 @@ def test_a_row_that_cannot_be_made_takes_no_other_with_it(tmp_path, model, monke
 
 def test_a_row_that_cannot_be_written_takes_no_other_with_it(tmp_path, model, monkeypatch):
     with GradMonitor(model, None, tmp_path) as monitor:
-        writer = monitor._recorder._writer
-        values = writer._step_values
+        add_step = Batch.add_step
 
-        def refusing(row, layout):
+        def refusing(batch, seq, branch, layout, row):
             if row.step == 3:
                 raise ValueError("no such number")
-            return values(row, layout)
+            add_step(batch, seq, branch, layout, row)
 
-        monkeypatch.setattr(writer, "_step_values", refusing)
+        monkeypatch.setattr(Batch, "add_step", refusing)
         with pytest.warns(RuntimeWarning, match="step 3 cannot be recorded: ValueError"):
             for _ in range(5):
                 monitor.record()

@@ -14,7 +14,7 @@ from synthetic import record
 
 from gradkern import GradMonitor, History, HistoryError
 from gradkern.cli.main import main
-from gradkern.history.format import SCHEMA
+from gradkern.history.schema import SCHEMA
 
 Use = Callable[[Path], None]
 VALUES = (

@@ -1,0 +1,104 @@
+"""What was noted of a run besides its statistics: the caller's numbers, groups, events and facts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradkern.history import format
+from gradkern.history.format import HistoryError
+from gradkern.history.named import F64, LOSS, GroupColumns, read_named
+from gradkern.history.reader import names_file
+from gradkern.history.step_numbers import StepNumbers
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened at a step: a finding, a skipped step, a rollback, a new threshold."""
+
+    step: int
+    kind: str
+    """"finding", "skip", "spike", "rollback", "threshold", or the caller's own."""
+    data: dict[str, Any]
+    """What is known of it; JSON."""
+    time: float = 0.0
+    """When it was noted, in seconds since 1970."""
+
+
+class Noted(StepNumbers):
+    """Numbers with names, events and facts."""
+
+    @property
+    @names_file
+    def extra(self) -> Mapping[str, F64]:
+        """The caller's own numbers (``record(extra=…)``): for each name [T], NaN where it was not given.
+
+        Where a number was amended later, the last one counts.
+        """
+        if "extra" not in self._cache:
+            seqs = self._all["seq"]
+            found = read_named(self._db, "extras", seqs, 1)
+            for name, values in self._amendments().items():
+                if name != LOSS:
+                    known = ~np.isnan(values)
+                    column = found.setdefault(name, np.full(values.shape, np.nan))
+                    column[known] = values[known]
+            live = {name: values[self._rows, 0] for name, values in found.items()}
+            self._cache["extra"] = MappingProxyType(live)
+        return self._cache["extra"]
+
+    @property
+    @names_file
+    def groups(self) -> Mapping[str, GroupColumns]:
+        """For each named group (of a clipper with groups, or a part of a step) its [T] numbers."""
+        if "groups" not in self._cache:
+            found = read_named(self._db, "groups", self._all["seq"], 3)
+            live = {name: GroupColumns(*values[self._rows].T) for name, values in found.items()}
+            self._cache["groups"] = MappingProxyType(live)
+        return self._cache["groups"]
+
+    @property
+    @names_file
+    def events(self) -> list[Event]:
+        """What happened, in the order in which it was noted; without what a later branch replaced."""
+        found = []
+        query = "SELECT branch, step, time, kind, data FROM events ORDER BY id"
+        for branch, step, time, kind, text in self._db.execute(query):
+            data = format.read_json(text, f"event of step {step!r}")
+            if not isinstance(data, dict) or not isinstance(kind, str):
+                raise HistoryError(
+                    f"[History] event of step {step!r}: expected an object, got a damaged value"
+                )
+            if self._live(int(branch), int(step)):
+                found.append(Event(int(step), kind, data, float(time)))
+        return found
+
+    @property
+    @names_file
+    def facts(self) -> dict[str, Any]:
+        """What the monitor found out of the model, its optimizers and the policy; empty if nothing.
+
+        "modules": kinds by name; "graph": order of execution, operations, serial and unused parameters;
+        "optimizers": an entry for each parameter group; "policy"; "gradient_dtypes"; "loss_scale".
+        """
+        rows = self._db.execute("SELECT key, value FROM facts").fetchall()
+        return {str(key): format.read_json(value, f"fact {key!r}") for key, value in rows}
+
+    @property
+    @names_file
+    def ever_nonzero(self) -> NDArray[np.float32]:
+        """[N] fraction of the sampled elements whose gradient was not zero at one look at least; NaN if
+        none was looked at."""
+        if "nonzero" not in self._cache:
+            ids, _ = self.live_rows("looks")
+            fractions = np.full(len(self.names), np.nan, dtype=np.float32)
+            for layout, blob in self.read_rows("looks", "nonzero", ids):
+                values = format.decode(blob, len(layout.columns), "looks").astype(np.float32)
+                fractions[layout.columns] = np.fmax(fractions[layout.columns], values)
+            self._cache["nonzero"] = fractions
+        return self._cache["nonzero"]
