@@ -27,7 +27,7 @@ from gradkern.monitor.capture import StepCapture
 from gradkern.monitor.describe import describe_run
 from gradkern.monitor.layouts import Layouts
 from gradkern.monitor.lifetime import follow
-from gradkern.monitor.periodic import Occasional
+from gradkern.monitor.periodic import Periodic
 from gradkern.monitor.ranks import agree_on_step
 from gradkern.monitor.recorder import Feed, Recorder
 from gradkern.monitor.transfer import PinnedPool
@@ -128,7 +128,7 @@ class GradMonitor:
 
     def _count_on(self) -> None:
         if self._recorder is not None:
-            self._occasional.go_on(self._step)
+            self._periodic.resume(self._step)
 
     def _start(self, meta: dict[str, Any], sinks: Iterable[Sink | str], update_every: int) -> None:
         feed = _feed(sinks)
@@ -137,8 +137,13 @@ class GradMonitor:
         try:
             recorder = Recorder(self.run_dir, meta, feed, ended=self._lock.release)
             # An optimizer keeps its hooks alive, and must not keep the monitor.
-            self._occasional = Occasional(
-                self._optimizer, self._plan, self._layouts, update_every, self._pool, recorder.submit
+            self._periodic = Periodic(
+                () if self._optimizer is None else (self._optimizer,),
+                self._plan,
+                self._layouts,
+                update_every,
+                self._pool,
+                recorder.submit,
             )
         except BaseException:
             if recorder is None:
@@ -201,7 +206,7 @@ class GradMonitor:
         if number % self.every:
             self._begin_step(number)
             if self._recorder is not None:
-                self._occasional.recorded()
+                self._periodic.recorded(None)
             return
         if stats is None:
             stats = self._measure(1.0 if inv_scale is None else inv_scale)
@@ -216,8 +221,8 @@ class GradMonitor:
         recorder.submit(StepCapture(number, start, layout, stats, loss, rates, phase, self._pool))
         recorder.record_seconds.append(time.time() - start)
         if self._histogram_every and number % self._histogram_every == 0:
-            self._occasional.add_histogram(stats)
-        self._occasional.recorded()
+            self._periodic.add_histogram(stats)
+        self._periodic.recorded(stats)
 
     def flush(self) -> bool:
         """Wait until everything recorded is on disk. Synchronises. False if it cannot be written."""
@@ -262,7 +267,7 @@ class GradMonitor:
         self._unusable = "the monitor is closed"
         if self._recorder is not None:
             try:
-                self._occasional.close()
+                self._periodic.close()
             finally:
                 self._recorder.close()
 
@@ -270,7 +275,7 @@ class GradMonitor:
         """Called in a process forked from the one that records: nothing can be recorded here."""
         if not self._unusable:
             self._unusable = "this process was forked from the one that records"
-            self._occasional.detach()
+            self._periodic.detach()
 
     def __enter__(self) -> GradMonitor:
         return self
@@ -301,7 +306,7 @@ class GradMonitor:
     def _begin_step(self, number: int) -> None:
         self._step = number
         if self._recorder is not None:
-            self._occasional.step = number
+            self._periodic.begin(number)
 
     @torch.no_grad()
     def _measure(self, inv_scale: float) -> GradStats:

@@ -42,7 +42,7 @@ class Sample:
     """
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
-        flat = [_flat(tensor) for tensor in tensors]
+        flat = [elements(tensor) for tensor in tensors]
         self.exact = sum(0 if f is None else f.numel() for f in flat) <= EXACT_ELEMENTS
         self.strides = [
             1 if self.exact or f is None else stride_for(f.numel(), _sides(t), ELEMENTS_EACH)
@@ -63,7 +63,7 @@ class Sample:
         for row, tensor in enumerate(tensors):
             if tensor is None:
                 continue
-            flat = _flat(tensor)
+            flat = elements(tensor)
             if flat is not None:
                 by_device.setdefault(flat.device, []).append((row, flat[:: self.strides[row]]))
         return [self._piece(device, entries) for device, entries in by_device.items()]
@@ -116,7 +116,7 @@ def local(tensor: Tensor) -> Tensor:
     return (tensor if to_local is None else to_local()).detach()
 
 
-def _flat(tensor: Tensor) -> Tensor | None:
+def elements(tensor: Tensor) -> Tensor | None:
     """The elements in memory order, without a copy where there need be none; None where there are no
     numbers in plain memory."""
     tensor = local(tensor)
@@ -142,7 +142,7 @@ def _is_plain(tensor: Tensor) -> bool:
 
 
 def _sides(tensor: Tensor) -> tuple[int, ...]:
-    """The sides that a stride through `_flat` must not run along; of a complex number both parts."""
+    """The sides that a stride through `elements` must not run along; of a complex number both parts."""
     shape = tuple(local(tensor).shape)
     return (*shape, 2) if tensor.is_complex() else shape
 

@@ -71,7 +71,7 @@ def _containers(module: nn.Module) -> Iterator[Mapping[str, Any]]:
         yield module._parameters
 
 
-def _unchanged(owners: list[tuple[dict[str, Any], tuple[Any, ...]]]) -> bool:
+def _unchanged(owners: list[tuple[Any, tuple[Any, ...]]]) -> bool:
     """Whether every dict still holds the very same objects."""
     return _same(owners) if DISABLED else C.dicts_unchanged(owners)
 
