@@ -287,16 +287,17 @@ void clip_with_norm(const CallSite& site, const GradList& grads, double max_norm
         total_norm, {});
 }
 
-void scale_by(const CallSite& site, const GradList& grads, const at::Tensor& factor) {
+void scale(const CallSite& site, const GradList& grads, const at::Tensor& factor, const at::Tensor& zero) {
   at::NoGradGuard no_grad;
   const Prepared prepared = prepare(site, grads);
   write(site, grads, prepared, split_by_device(site, grads, prepared), [&](const DeviceList& list) {
-    TORCH_CHECK(factor.device() == list.device && factor.scalar_type() == at::kDouble && factor.numel() == 1,
-                "[", site.operation, "] factor: expected one float64 number on ", list.device, ", got ",
-                factor.scalar_type(), " on ", factor.device());
+    const at::Tensor here = factor.contiguous().to(list.device, /*non_blocking=*/true);
+    const at::Tensor zero_here = zero.defined() ? zero.to(list.device, /*non_blocking=*/true) : at::Tensor();
     cuda::ScaleLaunch launch;
     launch.list = list.on_current_stream(false);
-    launch.factor = factor.const_data_ptr<double>();
+    launch.factor = here.const_data_ptr<double>();
+    launch.factor_per_tensor = factor.dim() == 1;
+    launch.zero = zero_here.defined() ? zero_here.const_data_ptr<bool>() : nullptr;
     cuda::launch_scale(launch);
   });
 }

@@ -21,9 +21,7 @@ Measurement measure(const CallSite& site, const GradList& grads, const MeasureRe
 ClipResult clip(const CallSite& site, const GradList& grads, const ClipRequest& request);
 void clip_with_norm(const CallSite& site, const GradList& grads, double max_norm,
                     const at::Tensor& total_norm);
-/// Multiplies every gradient by a 0-d float64 tensor on their device, with one rounding; a factor of 1
-/// writes nothing. The gradients are all on one device.
-void scale_by(const CallSite& site, const GradList& grads, const at::Tensor& factor);
+void scale(const CallSite& site, const GradList& grads, const at::Tensor& factor, const at::Tensor& zero);
 /// See shards.h. The gradients are all on one device, where the result is.
 PackedPartials packed_partials(const CallSite& site, const GradList& grads, double norm_type,
                                bool count_zeros, bool per_tensor);

@@ -4,6 +4,7 @@
 #include <ATen/ops/scalar_tensor.h>
 #include <c10/core/GradMode.h>
 
+#include <algorithm>
 #include <cmath>
 #include <sstream>
 
@@ -119,6 +120,34 @@ void apply(const CallSite& site, const GradList& grads, const Prepared& prepared
   bump_versions(grads);
 }
 
+/// Gradient i by factors[i].
+void scale_each(const CallSite& site, const GradList& grads, const double* factors) {
+  const Prepared prepared = prepare(site, grads);
+  Prepared target = writable_in_place(prepared) ? prepared : prepare_for_write(site, grads, prepared);
+  std::erase_if(target.staged, [&](const Staged& s) { return factors[s.position] == 1.0; });
+  cpu::apply(ChunkPlan(target.refs.data(), int64_t(target.refs.size())), factors, intraop_pool());
+  write_back(target);
+  const bool any_shared = std::any_of(target.staged.begin(), target.staged.end(),
+                                      [](const Staged& s) { return s.offsets.defined(); });
+  for (size_t i = 0; i < grads.size(); ++i)
+    if (any_shared || factors[prepared.first[i]] != 1.0) bump_version(grads[i]);
+}
+
+void check_factor(const CallSite& site, const GradList& grads, const at::Tensor& factor, const at::Tensor& zero) {
+  const auto beside = [&](const at::Tensor& t) {
+    return std::none_of(grads.begin(), grads.end(),
+                        [&](const at::Tensor& g) { return g.defined() && g.device().type() != t.device().type(); });
+  };
+  const bool shaped = factor.dim() == 0 || (factor.dim() == 1 && factor.size(0) == int64_t(grads.size()));
+  TORCH_CHECK_VALUE(factor.scalar_type() == at::kDouble && shaped && beside(factor), "[", site.operation,
+                    "] factor: expected float64 of shape [] or [", grads.size(), "] on the gradients' device, got ",
+                    factor.scalar_type(), " of shape ", factor.sizes(), " on ", factor.device());
+  if (!zero.defined()) return;
+  TORCH_CHECK_VALUE(zero.scalar_type() == at::kBool && zero.numel() == 1 && beside(zero), "[", site.operation,
+                    "] zero: expected one bool on the gradients' device, got ", zero.scalar_type(), " of shape ",
+                    zero.sizes(), " on ", zero.device());
+}
+
 /// A limit, or a norm that the host knows: a negative one would turn gradients round.
 void check_not_negative(const CallSite& site, const char* argument, double value) {
   TORCH_CHECK_VALUE(!(value < 0), "[", site.operation, "] ", argument, ": expected a number that is not ",
@@ -196,10 +225,16 @@ void clip_with_norm(const CallSite& site, const GradList& grads, double max_norm
   apply(site, grads, prepare(site, grads), decision);
 }
 
-void scale(const CallSite& site, const GradList& grads, double factor) {
-  if (factor == 1.0) return;
+void scale(const CallSite& site, const GradList& grads, const at::Tensor& factor, const at::Tensor& zero) {
+  check_factor(site, grads, factor, zero);
+  if (cuda_backend::handles(grads)) return cuda_backend::scale(site, grads, factor, zero);
   at::NoGradGuard no_grad;
-  apply(site, grads, prepare(site, grads), {ClipAction::kScale, factor});
+  if (zero.defined() && *zero.const_data_ptr<bool>())
+    return apply(site, grads, prepare(site, grads), {ClipAction::kZero, 0.0});
+  const at::Tensor row = factor.contiguous();
+  if (factor.dim()) return scale_each(site, grads, row.const_data_ptr<double>());
+  const ClipDecision decision = decide_factor(*row.const_data_ptr<double>());
+  if (decision.action != ClipAction::kNone) apply(site, grads, prepare(site, grads), decision);
 }
 
 void clip_value(const CallSite& site, const GradList& grads, double limit) {

@@ -59,8 +59,11 @@ ClipResult clip(const CallSite& site, const GradList& grads, const ClipRequest& 
 void clip_with_norm(const CallSite& site, const GradList& grads, double max_norm,
                     const at::Tensor& total_norm);
 
-/// Multiplies every gradient (on the CPU) by `factor`, with one rounding; a factor of 1 writes nothing.
-void scale(const CallSite& site, const GradList& grads, double factor);
+/// Multiplies every gradient by `factor`, or gradient i by factor[i], with one rounding; where the 0-d bool
+/// `zero` (may be undefined) holds, everything is set to zero instead. `factor` is float64, `zero` bool, both
+/// on the gradients' device. A factor of 1 writes nothing. A gradient listed twice, and gradients over the
+/// same memory, are scaled once, by the factor of the one that comes first in the list.
+void scale(const CallSite& site, const GradList& grads, const at::Tensor& factor, const at::Tensor& zero);
 
 void clip_value(const CallSite& site, const GradList& grads, double limit);
 

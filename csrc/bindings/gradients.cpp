@@ -63,7 +63,7 @@ at::Tensor dense_copy(const at::Tensor& values) {
 
 void set_staged(Prepared& prepared, size_t position, at::Tensor copy, at::Tensor target) {
   prepared.refs[position] = ref_of(copy);
-  prepared.staged.push_back({std::move(copy), std::move(target), {}});
+  prepared.staged.push_back({std::move(copy), std::move(target), {}, position});
 }
 
 void set_written(Prepared& prepared, size_t position, const at::Tensor& memory) {
@@ -149,11 +149,12 @@ Memory written_memory(const GradList& grads, const Prepared& prepared, std::dequ
 }
 
 /// Several gradients over the same memory: the union of their elements, staged once, at the
-/// position of the first.
+/// position that comes first in the list.
 void stage_union(const CallSite& site, const Memory& memory_of, Cluster cluster, Prepared& out) {
   const at::Tensor& any = *memory_of[cluster.front().position];
   const uintptr_t origin = cluster.front().begin;  // the lowest: clusters are sorted
   uintptr_t end = origin;
+  size_t earliest = cluster.front().position;
   std::vector<at::Tensor> offsets;
   for (const Interval& member : cluster) {
     const at::Tensor& g = *memory_of[member.position];
@@ -162,6 +163,7 @@ void stage_union(const CallSite& site, const Memory& memory_of, Cluster cluster,
                          "one dtype and to start a whole number of elements apart, got ", g.scalar_type(), " over ",
                          any.scalar_type());
     end = std::max(end, member.end);
+    earliest = std::min(earliest, member.position);
     offsets.push_back(element_offsets(g, int64_t((member.begin - origin) / g.element_size())));
   }
   for (const Interval& member : cluster) out.refs[member.position] = {};
@@ -171,7 +173,7 @@ void stage_union(const CallSite& site, const Memory& memory_of, Cluster cluster,
                                           {int64_t((end - origin) / any.element_size())}, any.options());
   memory._set_conj(any.is_conj());  // a negated view's elements are negated as they are read and written
   memory._set_neg(any.is_neg());
-  set_staged(out, cluster.front().position, dense_copy(memory.index_select(0, unique)), memory);
+  set_staged(out, earliest, dense_copy(memory.index_select(0, unique)), memory);
   out.staged.back().offsets = unique;
 }
 
@@ -281,9 +283,12 @@ void write_back(const Prepared& prepared) {
   }
 }
 
+void bump_version(const at::Tensor& grad) {
+  if (grad.defined() && !grad.is_inference()) grad.unsafeGetTensorImpl()->bump_version();
+}
+
 void bump_versions(const GradList& grads) {
-  for (const at::Tensor& g : grads)
-    if (g.defined() && !g.is_inference()) g.unsafeGetTensorImpl()->bump_version();
+  for (const at::Tensor& g : grads) bump_version(g);
 }
 
 }  // namespace gradkern

@@ -23,6 +23,7 @@ bool is_native(const GradList& grads);
 struct Staged {
   at::Tensor copy, target;
   at::Tensor offsets;  ///< if defined: the elements of the 1-d target that `copy` holds
+  size_t position;     ///< in the list
 };
 
 /// The list as the kernels see it.
@@ -52,6 +53,7 @@ inline bool writable_in_place(const Prepared& prepared) {
 void write_back(const Prepared& prepared);
 
 /// What any in-place operation does to autograd's version counter (inference tensors have none).
+void bump_version(const at::Tensor& grad);
 void bump_versions(const GradList& grads);
 
 }  // namespace gradkern

@@ -104,18 +104,30 @@ bool clip_grad_value(const py::sequence& parameters, double limit) {
   return true;
 }
 
-std::optional<py::dict> measure_parameters(const py::sequence& parameters, double norm_type,
-                                           bool count_zeros, double inv_scale,
-                                           const py::object& names) {
-  const CallSite site = named_site("measure", names);
-  const GradList grads = gradients_of(site, parameters);
+std::optional<py::dict> measured(const CallSite& site, const GradList& grads, double norm_type,
+                                 bool count_zeros, double inv_scale) {
   if (!is_native(grads)) return std::nullopt;
   const MeasureRequest request{norm_type, true, count_zeros, inv_scale, /*decision_norm=*/true};
   const Measurement m = without_gil(site, grads, [&] { return measure(site, grads, request); });
   py::dict out = as_dict(m);
   out["has_grad"] = has_grad(grads);
-  out["numel"] = numels_of(site, parameters);
   return out;
+}
+
+std::optional<py::dict> measure_parameters(const py::sequence& parameters, double norm_type,
+                                           bool count_zeros, double inv_scale,
+                                           const py::object& names) {
+  const CallSite site = named_site("measure", names);
+  std::optional<py::dict> out =
+      measured(site, gradients_of(site, parameters), norm_type, count_zeros, inv_scale);
+  if (out) (*out)["numel"] = numels_of(site, parameters);
+  return out;
+}
+
+std::optional<py::dict> measure_gradients(const py::sequence& grads, double norm_type, bool count_zeros,
+                                          double inv_scale, const py::object& names) {
+  const CallSite site = named_site("measure", names);
+  return measured(site, tensors_of(site, grads, /*none_allowed=*/true), norm_type, count_zeros, inv_scale);
 }
 
 std::optional<py::dict> clip_parameters(const py::sequence& parameters, double max_norm,
@@ -151,21 +163,19 @@ std::optional<std::pair<at::Tensor, at::Tensor>> partials(const py::sequence& sh
   return std::pair{packed.sums, packed.keys};
 }
 
-/// False for tensors that are not on the CPU: see scale_tensors_by.
-bool scale_tensors(const py::sequence& tensors, double factor) {
-  const CallSite site{"scale_", "tensors"};
-  const GradList list = tensors_of(site, tensors, /*none_allowed=*/true);
-  if (!is_native(list) || cuda_backend::handles(list)) return false;
-  without_gil(site, list, [&] { scale(site, list, factor); });
+bool scale_gradients(const py::sequence& grads, const at::Tensor& factor, const std::optional<at::Tensor>& zero) {
+  const CallSite site{"scale_", "gradients"};
+  const GradList list = tensors_of(site, grads, /*none_allowed=*/true);
+  if (!is_native(list)) return false;
+  without_gil(site, list, [&] { scale(site, list, factor, zero.value_or(at::Tensor())); });
   return true;
 }
 
-/// By a 0-d float64 tensor on the CUDA device of all tensors; false for those of another device.
-bool scale_tensors_by(const py::sequence& tensors, const at::Tensor& factor) {
-  const CallSite site{"scale_", "tensors"};
-  const GradList list = tensors_of(site, tensors, /*none_allowed=*/true);
-  if (!is_native(list) || !cuda_backend::handles(list)) return false;
-  without_gil(site, list, [&] { cuda_backend::scale_by(site, list, factor); });
+bool clamp_gradients(const py::sequence& grads, double limit) {
+  const CallSite site{"clip_grad_value_", "gradients"};
+  const GradList list = tensors_of(site, grads, /*none_allowed=*/true);
+  if (!is_native(list)) return false;
+  without_gil(site, list, [&] { clip_value(site, list, limit); });
   return true;
 }
 
@@ -180,11 +190,12 @@ PYBIND11_MODULE(_C, m) {
   m.def("clip_grads_with_norm_", &clip_grads_with_norm);
   m.def("clip_grad_value_", &clip_grad_value);
   m.def("measure", &measure_parameters);
+  m.def("measure_gradients", &measure_gradients);
   m.def("clip", &clip_parameters);
   m.def("dicts_unchanged", &dicts_unchanged);
   m.def("partials", &partials);
-  m.def("scale_", &scale_tensors);
-  m.def("scale_by_", &scale_tensors_by);
+  m.def("scale_", &scale_gradients, py::arg("grads"), py::arg("factor"), py::arg("zero") = py::none());
+  m.def("clamp_", &clamp_gradients);
   m.def("build_info", [] {
     py::dict info;
     for (const auto& [key, value] : build_info()) info[py::str(key)] = value;

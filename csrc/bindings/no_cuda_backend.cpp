@@ -24,7 +24,7 @@ bool available() { return false; }
 Measurement measure(const CallSite& site, const GradList&, const MeasureRequest&) { missing(site); }
 ClipResult clip(const CallSite& site, const GradList&, const ClipRequest&) { missing(site); }
 void clip_with_norm(const CallSite& site, const GradList&, double, const at::Tensor&) { missing(site); }
-void scale_by(const CallSite& site, const GradList&, const at::Tensor&) { missing(site); }
+void scale(const CallSite& site, const GradList&, const at::Tensor&, const at::Tensor&) { missing(site); }
 PackedPartials packed_partials(const CallSite& site, const GradList&, double, bool, bool) { missing(site); }
 void clip_value(const CallSite& site, const GradList&, double) { missing(site); }
 

@@ -2,7 +2,6 @@
 // mutation. Their fakes are in gradkern/clipping/compiled.py.
 #include <torch/library.h>
 
-#include "bindings/cuda_backend.h"
 #include "bindings/engine.h"
 
 namespace gradkern {
@@ -34,10 +33,7 @@ at::Tensor clip_op(at::TensorList grads, double max_norm, double norm_type, bool
 }
 
 void scale_op(at::TensorList grads, const at::Tensor& factor) {
-  const CallSite site{"clip_grad_norm_", "parameters"};
-  const GradList list = as_list(grads);
-  if (cuda_backend::handles(list)) cuda_backend::scale_by(site, list, factor);
-  else scale(site, list, factor.item<double>());
+  scale({"clip_grad_norm_", "parameters"}, as_list(grads), factor, {});
 }
 
 void clip_value_op(at::TensorList grads, double clip_value_limit) {
@@ -52,7 +48,7 @@ TORCH_LIBRARY(gradkern, m) {
   m.def("total_norm(Tensor[] grads, float norm_type, bool for_decision=False) -> Tensor");
   m.def("clip_(Tensor(a!)[] grads, float max_norm, float norm_type, bool error_if_nonfinite, "
         "bool for_decision=False) -> Tensor");
-  m.def("scale_(Tensor(a!)[] grads, Tensor factor) -> ()");  // float64, on the gradients' device
+  m.def("scale_(Tensor(a!)[] grads, Tensor factor) -> ()");  // float64, [] or [N], on their device
   m.def("clip_value_(Tensor(a!)[] grads, float clip_value) -> ()");
 }
 

@@ -43,6 +43,11 @@ GRADKERN_HD ClipDecision decide_clip(double max_norm, double total_norm, int64_t
   return {ClipAction::kScale, coef};  // also NaN, which must reach the gradients, as in torch
 }
 
+/// The decision that a given factor is: 1 writes nothing.
+GRADKERN_HD ClipDecision decide_factor(double factor) {
+  return {factor == 1.0 ? ClipAction::kNone : ClipAction::kScale, factor};
+}
+
 /// Whether float32 would round a number coarsely, or to zero: below its smallest normal number.
 GRADKERN_HD bool below_float(double x) { return x < 0x1p-126 && x > -0x1p-126; }
 

@@ -60,6 +60,13 @@ void for_each_chunk(const ChunkPlan& plan, const ThreadPool& pool, FloatingPoint
   else pool.run(threads, work);
 }
 
+void apply_to(const ChunkPlan& plan, const Chunk& chunk, const ClipDecision& decision) {
+  const DType dtype = plan.tensor(chunk.tensor).dtype;
+  void* const data = address(plan, chunk);
+  if (decision.action == ClipAction::kZero) std::memset(data, 0, size_t(chunk.length * itemsize(dtype)));
+  if (decision.action == ClipAction::kScale) chunk_kernels().scale(data, dtype, chunk.length, decision.coef);
+}
+
 /// Where the chunks of tensors with several of them put their results. A tensor of one chunk needs
 /// none of this: with many small tensors that is most of the memory a call takes.
 class SplitPartials {
@@ -119,12 +126,13 @@ Partial measure(const ChunkPlan& plan, const MeasureOptions& options, const Thre
 
 void apply(const ChunkPlan& plan, const ClipDecision& decision, const ThreadPool& pool) {
   if (decision.action == ClipAction::kNone) return;
-  const ChunkKernels& kernels = chunk_kernels();
+  for_each_chunk(plan, pool, FloatingPointMode::current(),
+                 [&](const Chunk& chunk, int64_t) { apply_to(plan, chunk, decision); });
+}
+
+void apply(const ChunkPlan& plan, const double* factors, const ThreadPool& pool) {
   for_each_chunk(plan, pool, FloatingPointMode::current(), [&](const Chunk& chunk, int64_t) {
-    const DType dtype = plan.tensor(chunk.tensor).dtype;
-    void* data = address(plan, chunk);
-    if (decision.action == ClipAction::kZero) std::memset(data, 0, size_t(chunk.length * itemsize(dtype)));
-    else kernels.scale(data, dtype, chunk.length, decision.coef);
+    apply_to(plan, chunk, decide_factor(factors[chunk.tensor]));
   });
 }
 

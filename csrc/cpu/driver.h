@@ -25,6 +25,9 @@ Partial measure(const ChunkPlan& plan, const MeasureOptions& options, const Thre
 /// Multiplies every element by decision.coef, or sets it to zero (0 * NaN would not), or nothing.
 void apply(const ChunkPlan& plan, const ClipDecision& decision, const ThreadPool& pool);
 
+/// Multiplies every element of tensor i by factors[i].
+void apply(const ChunkPlan& plan, const double* factors, const ThreadPool& pool);
+
 /// Limits every element to [-limit, limit]. changed[i] tells whether tensor i was written to.
 void clamp(const ChunkPlan& plan, double limit, const ThreadPool& pool, bool* changed);
 

@@ -76,10 +76,13 @@ void launch_combine(const CombineLaunch& launch);
 
 /// Applies decide_clip(max_norm, *total_norm, *total_nonfinite, on_nonfinite), computed on the
 /// device in double: the same bits as csrc/cpu. Without anything to do, nothing is written.
-/// Where `factor` is given it is what every element is multiplied by, and the rest is not looked at.
+/// Where `factor` is given it is what every element is multiplied by (those of tensor i by factor[i] if
+/// factor_per_tensor), unless *zero holds, which sets everything to zero; the rest is not looked at.
 struct ScaleLaunch {
   TensorList list;
   const double* factor = nullptr;    ///< device memory, as are those below
+  bool factor_per_tensor = false;
+  const bool* zero = nullptr;
   const void* total_norm = nullptr;  ///< double if total_norm_is_double, else float
   bool total_norm_is_double = false;
   double max_norm = 0;

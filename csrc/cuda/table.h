@@ -41,6 +41,7 @@ struct ChunkView {
   uint64_t data;
   uint32_t bytes;
   DType dtype;
+  uint32_t tensor;  ///< in the table
 };
 
 template <class Params>
@@ -51,7 +52,7 @@ GRADKERN_HD ChunkView chunk_view(const Params& p, uint32_t chunk) {
   const uint32_t chunk_log2 = p.chunk_bytes.log2_of(dtype);
   const uint64_t offset = uint64_t(chunk - p.first_chunk[tensor]) << chunk_log2;
   const bool is_last = chunk + 1 == p.first_chunk[tensor + 1];
-  return {p.data[tensor] + offset, is_last ? last >> 3 : 1u << chunk_log2, dtype};
+  return {p.data[tensor] + offset, is_last ? last >> 3 : 1u << chunk_log2, dtype, tensor};
 }
 
 /// Fills the table with as many of `tensors` as fit; returns how many did. `first` (may be null)

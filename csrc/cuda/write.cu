@@ -7,21 +7,33 @@ namespace gradkern::cuda {
 namespace {
 
 struct ScaleHeader {
-  const double* factor;
+  const double* factor;  ///< of the table's first tensor, if factor_per_tensor
+  const bool* zero;
   const void* total_norm;
   const int64_t* total_nonfinite;
   double max_norm;
   bool total_norm_is_double;
+  bool factor_per_tensor;
   OnNonfinite on_nonfinite;
+
+  /// The header of a table that begins `tensors` further on in the list.
+  ScaleHeader advanced(int64_t tensors) const {
+    ScaleHeader next = *this;
+    if (factor_per_tensor) next.factor += tensors;
+    return next;
+  }
 };
 
 struct ClampHeader {
   double limit;
+
+  ClampHeader advanced(int64_t) const { return *this; }
 };
 
 /// What the device-side numbers ask for; every thread reads them, the host never does.
 __device__ __forceinline__ ClipDecision decide(const ScaleHeader& h) {
-  if (h.factor) return {*h.factor == 1.0 ? ClipAction::kNone : ClipAction::kScale, *h.factor};
+  if (h.zero && *h.zero) return {ClipAction::kZero, 0.0};
+  if (h.factor) return decide_factor(*h.factor);
   const double total = h.total_norm_is_double ? *static_cast<const double*>(h.total_norm)
                                               : double(*static_cast<const float*>(h.total_norm));
   const int64_t nonfinite = h.total_nonfinite ? *h.total_nonfinite : 0;
@@ -89,11 +101,13 @@ __device__ __forceinline__ void for_each_chunk_backwards(const Params& p, const 
 template <int kBytes>
 __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
     scale_kernel(const __grid_constant__ TableParams<ScaleHeader, kBytes> p) {
-  const ClipDecision decision = decide(p.header);
-  if (decision.action == ClipAction::kNone) return;
+  ClipDecision decision = decide(p.header);
+  const bool each = p.header.factor_per_tensor && decision.action != ClipAction::kZero;
+  if (decision.action == ClipAction::kNone && !each) return;
   for_each_chunk_backwards(p, [&](const ChunkView& chunk) {
+    if (each) decision = decide_factor(p.header.factor[chunk.tensor]);
     if (decision.action == ClipAction::kScale) scale_chunk(chunk, decision.coef);
-    else zero_chunk(chunk);
+    else if (decision.action == ClipAction::kZero) zero_chunk(chunk);
   });
 }
 
@@ -161,7 +175,7 @@ void launch_all(const TensorList& list, const Header& header, const char* operat
   const int processors = multiprocessors(list.device, operation);
   for (int64_t done = 0; done < list.count;) {
     with_smallest_table<Header, kTableSizes...>(list.count - done, [&](auto& p) {
-      p.header = header;
+      p.header = header.advanced(done);
       done += fill_table(p, list.tensors + done, list.count - done, chunk_bytes);
       if (p.chunks()) launch_one(p, grid_for(p.chunks(), processors), list.stream);
     });
@@ -174,8 +188,15 @@ void launch_scale(const ScaleLaunch& launch) {
   require(launch.factor || launch.total_norm, "expected total_norm, got a null pointer", "scale");
   require(launch.on_nonfinite == OnNonfinite::kPropagate || launch.total_nonfinite,
           "expected total_nonfinite with this on_nonfinite, got a null pointer", "scale");
-  const ScaleHeader header{launch.factor,   launch.total_norm,           launch.total_nonfinite,
-                           launch.max_norm, launch.total_norm_is_double, launch.on_nonfinite};
+  require(launch.factor || !launch.factor_per_tensor, "expected factor, got a null pointer", "scale");
+  const ScaleHeader header{.factor = launch.factor,
+                           .zero = launch.zero,
+                           .total_norm = launch.total_norm,
+                           .total_nonfinite = launch.total_nonfinite,
+                           .max_norm = launch.max_norm,
+                           .total_norm_is_double = launch.total_norm_is_double,
+                           .factor_per_tensor = launch.factor_per_tensor,
+                           .on_nonfinite = launch.on_nonfinite};
   launch_all<1024, 4096, kHalfTable, kLargestTable>(launch.list, header, "scale");
 }
 

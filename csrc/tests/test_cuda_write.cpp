@@ -77,6 +77,29 @@ void test_scale_by_factor() {
   }
 }
 
+/// A factor of its own for every tensor, over several tables; a verdict of zero overrules them.
+void test_scale_by_factors() {
+  std::vector<Spec> specs = specs_to_write(true);
+  while (specs.size() < 5000) specs.push_back({DType::kFloat32, int64_t(specs.size() % 7)});
+  for (const bool zero : {false, true}) {
+    context = zero ? "factors and zero" : "factors";
+    TensorSet set(specs), want(specs);
+    std::vector<double> factors(specs.size());
+    for (size_t i = 0; i < factors.size(); ++i) factors[i] = i % 3 ? 1.0 / double(i) : 1.0;
+    cuda::ScaleLaunch launch;
+    launch.list = list_of(set);
+    launch.factor = factors.data();
+    launch.factor_per_tensor = true;
+    launch.zero = &zero;
+    cuda::launch_scale(launch);
+    const ChunkPlan plan(want.refs(), want.count());
+    if (zero) cpu::apply(plan, {ClipAction::kZero, 0.0}, serial());
+    else cpu::apply(plan, factors.data(), serial());
+    for (int64_t i = 0; i < set.count(); ++i) CHECK(same_elements(set, want, i), "tensor %lld differs from the CPU's", (long long)i);
+    CHECK(set.guards_intact(), "wrote outside a tensor");
+  }
+}
+
 /// Coefficients that float32 holds coarsely or not at all lose no bit of what they leave.
 void test_tiny_factors() {
   std::vector<Spec> specs;
@@ -172,6 +195,7 @@ void test_errors() {
 }  // namespace
 
 const std::vector<NamedTest> kWriteTests = {
-    {"scale", test_scale}, {"scale_by_factor", test_scale_by_factor}, {"tiny_factors", test_tiny_factors}, {"no_write", test_no_write}, {"clamp", test_clamp}, {"errors", test_errors}};
+    {"scale", test_scale}, {"scale_by_factor", test_scale_by_factor}, {"scale_by_factors", test_scale_by_factors},
+    {"tiny_factors", test_tiny_factors}, {"no_write", test_no_write}, {"clamp", test_clamp}, {"errors", test_errors}};
 
 }  // namespace gradkern::test

@@ -12,7 +12,6 @@ from torch.distributed.tensor import DTensor
 
 from gradkern.distributed.measure import Distributed
 from gradkern.distributed.placements import written_shards
-from gradkern.kernels import torch_ops
 from gradkern.kernels.extension import DISABLED, C
 from gradkern.kernels.scale import coefficient, is_one, scale_
 
@@ -74,14 +73,11 @@ def clip_grad_value_(params: Sequence[Tensor], clip_value: float) -> None:
                 f"[clip_grad_value_] parameters[{index}]: expected a gradient that is reduced, got "
                 f"placements {tuple(grad.placements)}; call .redistribute() on it first"
             )
-    holders = []
-    for shard in written_shards(grads):
-        if shard is not None:
-            holder = torch.empty((), dtype=shard.dtype, device=shard.device).expand(shard.shape)
-            holder.grad = shard
-            holders.append(holder)
-    if DISABLED or not C.clip_grad_value_(holders, clip_value):
-        torch_ops.clip_grad_value_(holders, clip_value)
+    shards = written_shards(grads)
+    if DISABLED or not C.clamp_(shards, clip_value):
+        for shard in shards:
+            if shard is not None:
+                shard.clamp_(-clip_value, clip_value)
 
 
 def _scale_by_norm(

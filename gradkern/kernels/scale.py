@@ -29,48 +29,42 @@ def is_one(factor: Tensor) -> bool:
 
 
 def scale_(grads: Sequence[Tensor | None], shards: Sequence[Tensor | None], factor: Tensor) -> None:
-    """Multiply every shard by `factor` in place; a factor of 1 writes nothing on a CPU.
+    """Multiply every shard by `factor`, or shard i by ``factor[i]``, in place.
 
     Args:
         grads: the gradients, whose version counters are bumped where a shard is not the gradient
             itself.
         shards: what is written to (a DTensor's local tensor); entries that are None are skipped.
-        factor: 0-d float64.
+        factor: float64, 0-d or one number a shard. A factor of 1 writes nothing.
 
     Notes:
-        A list that is all on the factor's device is scaled without a synchronisation.
+        A list that is all on the factor's device is scaled without a synchronisation. A shard listed
+        twice is scaled once, by its first factor.
     """
-    if is_one(factor):
+    if factor.dim() == 0 and is_one(factor):
         return
-    present = [s for s in shards if s is not None]
-    by_device: dict[torch.device, list[Tensor]] = {}
-    if all(s.is_cpu for s in present):
-        by_device[torch.device("cpu")] = present
-    else:
-        for shard in present:
-            by_device.setdefault(shard.device, []).append(shard)
-    for device, listed in by_device.items():
-        if device.type == "cpu":
-            number = float(factor)
-            if number == 1.0 or (not DISABLED and C.scale_(listed, number)):
-                continue
+    devices = {s.device for s in shards if s is not None}
+    for device in devices:
+        listed = [s if s is not None and s.device == device else None for s in shards]
         here = factor.to(device)
-        if DISABLED or device.type != "cuda" or not C.scale_by_(listed, here):
+        if DISABLED or not C.scale_(listed, here):
             _scale_with_torch(listed, here)
     written = [g for g, s in zip(grads, shards) if g is not None and g is not s]
     if written:
         torch.autograd.graph.increment_version(written)
 
 
-def _scale_with_torch(tensors: Sequence[Tensor], factor: Tensor) -> None:
+def _scale_with_torch(tensors: Sequence[Tensor | None], factor: Tensor) -> None:
     seen: set[object] = set()
-    for t in tensors:
+    for t, own in zip(tensors, factor.expand(len(tensors)).unbind()):
+        if t is None:
+            continue
         key = id(t) if t.is_sparse else (t.data_ptr(), t.dtype, t.shape, t.stride())
         if key in seen and t.numel():
             continue
         seen.add(key)
         wide = t.dtype in (torch.float64, torch.complex128)
-        number = factor.to(torch.float64 if wide else torch.float32)
+        number = own.to(torch.float64 if wide else torch.float32)
         if t.is_cpu or t.is_sparse or t.dtype not in (torch.bfloat16, torch.float16):
             t.mul_(number)
         else:

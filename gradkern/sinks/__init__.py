@@ -1,6 +1,6 @@
-"""Where a monitor sends its numbers besides the history: loggers that people already use.
+"""Loggers for a monitor: JSON lines, TensorBoard, Weights & Biases, MLflow.
 
-Each needs its package only when it is made; importing this imports none of them.
+A logger's package is imported when the logger is created.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = ["JsonlSink", "MlflowSink", "Sink", "TensorBoardSink", "WandbSink", "m
 
 
 def make_sinks(sinks: Iterable[Sink | str]) -> list[Sink]:
-    """Sinks, with names ("jsonl", "tensorboard", "wandb", "mlflow") turned into sinks with defaults.
+    """Sinks as given; the names "jsonl", "tensorboard", "wandb" and "mlflow" become sinks with defaults.
 
     Raises:
         TypeError: `sinks` is no list of sinks and names.

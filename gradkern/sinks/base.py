@@ -1,4 +1,4 @@
-"""What sinks are, and what they are sent: a bounded payload, never thousands of charts."""
+"""`Sink`, the base class of loggers, and the feed that sends each of them a bounded payload."""
 
 from __future__ import annotations
 
@@ -16,35 +16,32 @@ from gradkern.history.rows import Row, StepRow, WeightsRow
 from gradkern.sinks.heatmap import Heatmap
 
 CLIP_WINDOW = 100
-#: What stands behind "grad_norm" and "grad_rms", by phase.
+#: Suffix of "grad_norm" and "grad_rms" for each phase.
 ENDINGS = {"before_clip": "", "measured": "_measured", "after_clip": "_after_clip"}
 
 
 def apart(key: str) -> str:
-    """The key where other people's numbers are: a training loop logs its own ``loss`` and ``lr``."""
+    """The key in a run shared with the training loop, which logs its own ``loss`` and ``lr``."""
     return f"gradkern/{key}" if key in ("loss", "lr") else key
 
 
 class Sink:
-    """Where a monitor sends its numbers besides the history. Called from the monitor's own thread.
+    """A logger that a monitor sends its numbers to. Called from the monitor's writing thread.
 
     Args:
-        every: send the steps whose number is a multiple of `every`; where one was passed without
-            being recorded, the next that was (not before the first step that this monitor records).
-            A step that is recorded again is sent again. Update ratios, rare already, are all sent
-            (``GradMonitor(update_every=)``).
-        top: how many parameters with the largest rms, and how many with the smallest, are sent by
-            themselves (by update ratio, if one comes before the first step that is sent). A
-            parameter once sent is sent from then on; at most ``4 * top`` ever are.
+        every: send every `every`-th step. If such a step was not recorded, the next recorded one is
+            sent instead. Update ratios are always sent.
+        top: send the `top` parameters with the largest rms and the `top` with the smallest. A parameter
+            that was sent once is sent from then on; at most ``4 * top`` are.
         all_params: send every parameter instead. Thousands of charts make a web page unusable.
-        heatmap_every: send the heatmap (log10 rms, parameters × steps) each so many sent steps;
-            0 for never.
+        heatmap_every: send the heatmap (log10 rms, parameters × steps) after this many sent steps; 0
+            for never.
 
     Keys: ``grad_norm`` (total, before clipping), ``grad_norm/<param>``, ``grad_rms/<param>``,
     ``update_ratio/<param>``, ``clip/rate`` (of the last 100 recorded steps), ``clip/coef``, ``loss``,
-    ``lr``, ``grad_nonfinite``. Norms of which the caller said that they are from after clipping are
-    called ``grad_norm_after_clip``, ``grad_rms_after_clip``; those of which nobody said anything
-    (`record` measured them, without ``after_clip=``) ``grad_norm_measured``, ``grad_rms_measured``.
+    ``lr``, ``grad_nonfinite``. Norms from after clipping are called ``grad_norm_after_clip`` and
+    ``grad_rms_after_clip``; norms that `record` measured without ``after_clip=`` are called
+    ``grad_norm_measured`` and ``grad_rms_measured``.
     """
 
     _in_use = False  # by a monitor
@@ -59,26 +56,26 @@ class Sink:
         self.every, self.top, self.all_params, self.heatmap_every = every, top, all_params, heatmap_every
 
     def open(self, run_dir: Path) -> None:
-        """Called once, before anything is recorded, in the thread that makes the monitor."""
+        """Called once, before anything is recorded, in the thread that creates the monitor."""
 
     def begin_at(self, step: int) -> None:
-        """Called with the first step, and with one that the run goes back to, sent or not: what there is
-        of it and of later ones is replaced by what comes. Nothing need be done."""
+        """Called with the first step, and whenever the run goes back to an earlier one. What was logged
+        from that step on is about to be replaced. Ignored by default."""
 
     def log(self, step: int, time: float, values: dict[str, float]) -> None:
-        """Numbers of one step; values may be NaN or infinite. The update ratios of a step come in a
-        call of their own, before or after the others, and maybe some steps late."""
+        """The numbers of one step; values may be NaN or infinite. Update ratios come in a separate call,
+        possibly some steps later."""
         raise NotImplementedError
 
-    def image(self, step: int, key: str, png: bytes) -> None:
-        """A picture; sinks that cannot show one leave it."""
+    def image(self, step: int, key: str, pixels: NDArray[np.uint8]) -> None:
+        """An RGB image, uint8 [H, W, 3]. Ignored by default."""
 
     def close(self) -> None:
         """Called once, after the last step."""
 
 
 class _Selection:
-    """The parameters that one sink is sent, and its payloads."""
+    """Chooses the parameters that one sink is sent, and builds its payloads."""
 
     def __init__(self, sink: Sink) -> None:
         self.sink = sink
@@ -91,7 +88,7 @@ class _Selection:
         self.sent = 0
 
     def follow(self, row: Row) -> None:
-        """Tell where the run begins and goes back; as in the history, no row that comes late goes back."""
+        """Report the first step and every return to an earlier one to the sink."""
         back = isinstance(row, StepRow) and self.last is not None and row.step <= self.last
         if back or not self.begun:
             self.begun = True
@@ -109,7 +106,7 @@ class _Selection:
         self.sink.log(row.step, row.time, self._values(row, rms))
         self.sent += 1
         if self.sink.heatmap_every and self.sent % self.sink.heatmap_every == 0:
-            self.sink.image(row.step, "grad_rms_heatmap", self.heatmap.png())
+            self.sink.image(row.step, "grad_rms_heatmap", self.heatmap.pixels())
 
     def add_weights(self, row: WeightsRow) -> None:
         names = row.layout.names
@@ -124,7 +121,7 @@ class _Selection:
             self.sink.log(row.step, time.time(), ratios)
 
     def _due(self, step: int) -> bool:
-        """Whether the step is a multiple of `every`, or the first recorded behind one."""
+        """Whether the step is a multiple of `every`, or the first recorded one after a multiple."""
         before, self.last = self.last, step
         if step != before:  # one recorded again is due as it was
             passed = before is not None and step // self.sink.every > before // self.sink.every
@@ -151,7 +148,7 @@ class _Selection:
         return values
 
     def _track(self, names: tuple[str, ...], values: NDArray[Any]) -> None:
-        """Take in the parameters with the largest and smallest values, while there is room."""
+        """Track the parameters with the largest and smallest values, up to the limit."""
         top, room = self.sink.top, 4 * self.sink.top - len(self.tracked)
         if room <= 0 or self.sink.all_params:
             return
@@ -173,7 +170,7 @@ def _open(sink: Sink, run_dir: Path) -> None:
     name = type(sink).__name__
     if sink._in_use:
         raise ValueError(
-            f"[GradMonitor] sinks: expected a sink for each monitor, got a {name} that is in use already"
+            f"[GradMonitor] sinks: this {name} is used by another monitor; create one for each monitor"
         )
     try:
         sink.open(run_dir)
@@ -183,13 +180,13 @@ def _open(sink: Sink, run_dir: Path) -> None:
 
 
 class SinkFeed:
-    """All sinks of a monitor. One that fails is left out from then on; the others go on."""
+    """All sinks of a monitor. A sink that fails is removed; the others continue."""
 
     def __init__(self, sinks: Sequence[Sink]) -> None:
         self._selections = [_Selection(sink) for sink in sinks]
 
     def open(self, run_dir: Path) -> None:
-        """Before anything is sent.
+        """Open every sink.
 
         Raises:
             RuntimeError: a sink cannot be opened; those before it are closed.
@@ -205,7 +202,7 @@ class SinkFeed:
             raise
 
     def send(self, rows: Sequence[Row]) -> list[str]:
-        """Committed rows to every sink; returns what is to be warned of."""
+        """Send committed rows to every sink; returns messages to warn about."""
         problems = []
         for selection in list(self._selections):
             try:
@@ -219,8 +216,8 @@ class SinkFeed:
                 self._selections.remove(selection)
                 selection.sink._in_use = False
                 problems.append(
-                    f"[GradMonitor] {type(selection.sink).__name__} failed and is left out from now on: "
-                    f"{error!r}. The history goes on."
+                    f"[GradMonitor] {type(selection.sink).__name__} failed and was removed: {error!r}. "
+                    "Recording to the run's file continues."
                 )
         return problems
 
@@ -230,7 +227,7 @@ class SinkFeed:
             try:
                 if selection.sink.heatmap_every and selection.sent % selection.sink.heatmap_every:
                     selection.sink.image(
-                        selection.heatmap.last_step, "grad_rms_heatmap", selection.heatmap.png()
+                        selection.heatmap.last_step, "grad_rms_heatmap", selection.heatmap.pixels()
                     )
                 selection.sink.close()
             except Exception as error:

@@ -1,9 +1,7 @@
-"""A picture of log10 rms, parameters × steps, in bounded memory; PNG without any imaging package."""
+"""The heatmap sent to loggers: log10 rms, parameters × steps, in bounded memory."""
 
 from __future__ import annotations
 
-import struct
-import zlib
 from typing import Any
 
 import numpy as np
@@ -30,7 +28,7 @@ _NONFINITE = (0, 200, 255)
 
 
 class Heatmap:
-    """Columns are added; when there are 256, every other one goes and only every second is taken."""
+    """A bounded number of columns: at 256, every other one is dropped and the stride doubles."""
 
     def __init__(self) -> None:
         self._position: dict[str, int] = {}
@@ -61,18 +59,18 @@ class Heatmap:
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.log10(out)
 
-    def png(self) -> bytes:
-        """The picture: one row a parameter, one column a step.
+    def pixels(self) -> NDArray[np.uint8]:
+        """The image, uint8 [H, W, 3]: one row a parameter, one column a step.
 
-        At most 1,024 rows: of more parameters each row stands for some neighbours, and shows the
-        largest, so that none that explodes is left out.
+        At most 1,024 rows. With more parameters each row shows the largest of some neighbours, so that
+        no exploding one is left out.
         """
         values = self.matrix() if self._position else np.zeros((1, 1), dtype=np.float32)
         neighbours = -(-len(values) // ROWS)
         values = np.fmax.reduceat(values, np.arange(0, len(values), neighbours), axis=0)
-        pixels = colours(values)
-        scale = max(1, 256 // len(pixels)), max(1, 512 // pixels.shape[1])
-        return encode_png(pixels.repeat(scale[0], axis=0).repeat(scale[1], axis=1))
+        small = colours(values)
+        scale = max(1, 256 // len(small)), max(1, 512 // small.shape[1])
+        return small.repeat(scale[0], axis=0).repeat(scale[1], axis=1)
 
 
 def colours(values: NDArray[Any]) -> NDArray[np.uint8]:
@@ -89,17 +87,3 @@ def colours(values: NDArray[Any]) -> NDArray[np.uint8]:
     pixels[np.isnan(values)] = _MISSING
     pixels[np.isposinf(values)] = _NONFINITE
     return pixels
-
-
-def encode_png(pixels: NDArray[np.uint8]) -> bytes:
-    """An RGB image [H, W, 3] as a PNG file."""
-    height, width, _ = pixels.shape
-    lines = np.zeros((height, 1 + 3 * width), dtype=np.uint8)  # each line starts with filter 0
-    lines[:, 1:] = pixels.reshape(height, 3 * width)
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines.tobytes(), 6)) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + body

@@ -1,4 +1,4 @@
-"""JSON lines: one object a step, for whatever reads text."""
+"""JSON lines: one object a step."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from gradkern.sinks.base import Sink
 
 
 class JsonlSink(Sink):
-    """Appends one JSON object a step to a file, ``RUN/metrics.jsonl`` unless told otherwise.
+    """Appends one JSON object a step to a file.
 
-    The update ratios of a step are an object of their own, with the same ``step``.
-
-    JSON has no NaN and no infinity: they are the strings "NaN", "Infinity" and "-Infinity".
+    Update ratios are a separate object with the same ``step``. NaN and infinities are the strings "NaN",
+    "Infinity" and "-Infinity", since JSON has none.
 
     Args:
-        path: the file.
+        path: the file; ``RUN/metrics.jsonl`` by default.
         options: as in `Sink`.
     """
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from gradkern._util.optional import need
 from gradkern.sinks.base import Sink, apart
@@ -15,18 +17,18 @@ BATCH = 1000  # the most metrics that MLflow takes in one call
 class MlflowSink(Sink):
     """Metrics and the heatmap to an MLflow run.
 
-    MLflow's file store keeps a metric as a file, so that there cannot be both ``grad_norm`` and
-    ``grad_norm/<param>``: here the second is called ``grad_norm_of/<param>``. ``loss`` and ``lr`` are
-    ``gradkern/loss`` and ``gradkern/lr``: the run may have its own.
+    MLflow's file store cannot hold both ``grad_norm`` and ``grad_norm/<param>``, so the second is called
+    ``grad_norm_of/<param>``. ``loss`` and ``lr`` are called ``gradkern/loss`` and ``gradkern/lr``, since
+    the run may have its own.
 
     Recent versions of MLflow refuse the file store (``file:`` folders, ``./mlruns``) unless the
-    environment variable ``MLFLOW_ALLOW_FILE_STORE=true`` is set; a server or a database needs none.
+    environment variable ``MLFLOW_ALLOW_FILE_STORE=true`` is set.
 
     Args:
         tracking_uri: server or ``file:`` folder; MLflow's own default if None.
-        experiment: name of the experiment; made if it is not there.
-        run_id: an existing run; by default the active one, and if there is none, one that is made
-            (and ended) here.
+        experiment: name of the experiment; created if it does not exist.
+        run_id: an existing run. By default the active one; if there is none, a run is created, and
+            ended when the monitor is closed.
         options: as in `Sink`.
 
     Raises:
@@ -48,7 +50,7 @@ class MlflowSink(Sink):
 
     @property
     def run_id(self) -> str | None:
-        """Of the run that is logged to, once the monitor is there."""
+        """The run that is logged to; None before a monitor uses this sink."""
         return self._run_id
 
     def open(self, run_dir: Path) -> None:
@@ -69,11 +71,8 @@ class MlflowSink(Sink):
         for first in range(0, len(metrics), BATCH):
             self._client.log_batch(self._run_id, metrics=metrics[first : first + BATCH])
 
-    def image(self, step: int, key: str, png: bytes) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / f"{key}.png"
-            file.write_bytes(png)
-            self._client.log_artifact(self._run_id, str(file), artifact_path="gradkern")
+    def image(self, step: int, key: str, pixels: NDArray[np.uint8]) -> None:
+        self._client.log_image(self._run_id, pixels, artifact_file=f"gradkern/{key}.png")
 
     def close(self) -> None:
         if self._own:

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import os
-import struct
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from gradkern._util.optional import need
 from gradkern.sinks.base import Sink
 
 
 class TensorBoardSink(Sink):
-    """Scalars and the heatmap as TensorBoard events, in ``RUN/tensorboard`` unless told otherwise.
+    """Scalars and the heatmap as TensorBoard events.
 
-    Where a run goes back to an earlier step, TensorBoard is told to drop what that folder has from
-    that step on; write nothing of your own to it.
+    When a run goes back to an earlier step, TensorBoard drops what its folder has from that step on.
 
     Args:
-        log_dir: the folder of the event files. It may hold events of yours, so nothing is dropped there:
-            after going back a curve then has both.
+        log_dir: the folder of the event files; ``RUN/tensorboard`` by default. Nothing is dropped from
+            a folder that you name, since it may hold your own events: after going back, a curve shows
+            both.
         options: as in `Sink`.
 
     Raises:
@@ -51,14 +53,8 @@ class TensorBoardSink(Sink):
             summary.value.add(tag=key, simple_value=value)
         self._writer.file_writer.add_summary(summary, step, time)
 
-    def image(self, step: int, key: str, png: bytes) -> None:
-        width, height = struct.unpack(">II", png[16:24])
-        picture = self._protos.Summary.Image(
-            height=height, width=width, colorspace=3, encoded_image_string=png
-        )
-        summary = self._protos.Summary()
-        summary.value.add(tag=key, image=picture)
-        self._writer.file_writer.add_summary(summary, step)
+    def image(self, step: int, key: str, pixels: NDArray[np.uint8]) -> None:
+        self._writer.add_image(key, pixels, step, dataformats="HWC")
 
     def close(self) -> None:
         if self._writer is not None:

@@ -6,6 +6,9 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from gradkern._util.optional import need
 from gradkern.sinks.base import ENDINGS, Sink, apart
 
@@ -15,27 +18,26 @@ STEP = "grad_step"
 class WandbSink(Sink):
     """Metrics and the heatmap to a Weights & Biases run.
 
-    W&B's own step counts rows and only ever grows; these rows come some tenths of a second late. They
-    therefore have their own x-axis, ``grad_step``, the number of the optimizer step. The keys ``loss``
-    and ``lr`` are ``gradkern/loss`` and ``gradkern/lr`` here: the run may have its own.
+    Rows have their own x-axis, ``grad_step``, the number of the optimizer step, because W&B's own step
+    only grows and these rows arrive some tenths of a second late. The keys ``loss`` and ``lr`` are
+    ``gradkern/loss`` and ``gradkern/lr``, since the run may have its own.
 
     Warning:
-        Log your own numbers to the same run **without** ``step=``: each row that is sent here moves
-        W&B's step on, and W&B drops rows with a step that is below it. For your own x-axis::
+        Log your own numbers to the same run **without** ``step=``. Each row sent here advances W&B's
+        step, and W&B drops rows with a smaller one. For your own x-axis::
 
             run.define_metric("train/*", step_metric="train/step")
             run.log({"train/loss": loss, "train/step": n})
 
         If you must use ``step=``, give this sink a run of its own:
-        ``WandbSink(run=wandb.init(reinit="create_new", group=…))``. Where ``step=`` is noticed, it is
-        warned of, and rows are from then on added to the row that you are logging: none of yours is
-        dropped, and of those sent here between two of yours the last remains (an update ratio then
-        stands at that one's ``grad_step``).
+        ``WandbSink(run=wandb.init(reinit="create_new", group=…))``. If ``step=`` is used all the same,
+        there is one warning, and rows are merged into yours: none of yours is dropped, and of those sent
+        between two of yours the last remains.
 
     Args:
-        run: the run to log to; by default the current one (`wandb.run`), and if there is none, one
-            that is made (and finished) here.
-        init: arguments of `wandb.init` for that, ``{"project": …, "mode": "offline"}`` say.
+        run: the run to log to. By default the current one (`wandb.run`); if there is none, a run is
+            created, and finished when the monitor is closed.
+        init: arguments of `wandb.init` for that run, for example ``{"mode": "offline"}``.
         options: as in `Sink`.
 
     Raises:
@@ -47,11 +49,9 @@ class WandbSink(Sink):
         self._wandb = need("wandb", "wandb", "wandb", "WandbSink")
         self._given, self._init = run, dict(init or {})
         self._run, self._own = run, False
-        self._folder = Path(".")
         self._steps_given = False
 
     def open(self, run_dir: Path) -> None:
-        self._folder = run_dir
         self._run, self._steps_given = self._given or self._wandb.run, False  # not an earlier monitor's
         if self._run is None:
             self._run = self._wandb.init(**{"dir": str(run_dir), **self._init})
@@ -66,10 +66,8 @@ class WandbSink(Sink):
     def log(self, step: int, time: float, values: dict[str, float]) -> None:
         self._add({STEP: step, **{apart(key): value for key, value in values.items()}})
 
-    def image(self, step: int, key: str, png: bytes) -> None:
-        file = self._folder / f"{key}.png"
-        file.write_bytes(png)
-        self._add({STEP: step, key: self._wandb.Image(str(file))})
+    def image(self, step: int, key: str, pixels: NDArray[np.uint8]) -> None:
+        self._add({STEP: step, key: self._wandb.Image(pixels)})
 
     def close(self) -> None:
         if self._own:
@@ -80,9 +78,9 @@ class WandbSink(Sink):
         if not self._steps_given and _steps_given(self._run):
             self._steps_given = True
             warnings.warn(
-                "[WandbSink] run: expected a run that is logged to without step=, got one with; rows of "
-                "yours may have been dropped by W&B, and gradient rows are thinned out from now on. Leave "
-                "step= away (define_metric gives you an x-axis), or give WandbSink a run of its own",
+                "[WandbSink] run: something logs to this run with step=. W&B may have dropped your rows, and "
+                "gradient rows are merged into yours from now on. Log without step= (define_metric gives "
+                "you an x-axis), or give WandbSink a run of its own",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -91,7 +89,7 @@ class WandbSink(Sink):
 
 
 def _steps_given(run: Any) -> bool:
-    """Whether anybody has called ``run.log(…, step=…)``: W&B notes it, for its own statistics."""
+    """Whether ``run.log(…, step=…)`` was called; W&B records that in its telemetry."""
     try:
         return bool(run._telemetry_obj.feature.set_step_log)
     except AttributeError:  # another version of wandb

@@ -7,7 +7,6 @@ import struct
 import subprocess
 import sys
 import time
-import zlib
 
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ from gradkern import GradMonitor
 from gradkern.history.rows import WeightsRow
 from gradkern.sinks import JsonlSink, Sink, make_sinks
 from gradkern.sinks.base import SinkFeed
-from gradkern.sinks.heatmap import COLUMNS, Heatmap, encode_png
+from gradkern.sinks.heatmap import COLUMNS, Heatmap
 
 
 class Kept(Sink):
@@ -30,8 +29,8 @@ class Kept(Sink):
     def log(self, step, time, values):
         self.lines.append((step, values))
 
-    def image(self, step, key, png):
-        self.images.append((step, key, png))
+    def image(self, step, key, pixels):
+        self.images.append((step, key, pixels))
 
     def close(self):
         self.closed = True
@@ -153,9 +152,7 @@ def test_a_sink_that_fails_is_left_out_and_named(tmp_path):
             raise ConnectionError("no network")
 
     good = Kept()
-    with pytest.warns(
-        RuntimeWarning, match=r"Bad failed and is left out from now on: ConnectionError\('no network'\)"
-    ):
+    with pytest.warns(RuntimeWarning, match=r"Bad failed and was removed: ConnectionError\('no network'\)"):
         run(tmp_path, [Bad(), good])
     assert {step for step, _ in good.lines} == set(range(1, 13))
 
@@ -191,7 +188,7 @@ def test_a_sink_is_for_one_monitor_at_a_time(tmp_path):
     sink = JsonlSink()
     with (
         GradMonitor(small_model(), None, tmp_path / "a", sinks=[sink]),
-        pytest.raises(ValueError, match=r"sinks: expected a sink for each monitor, got a JsonlSink that is"),
+        pytest.raises(ValueError, match=r"sinks: this JsonlSink is used by another monitor"),
     ):
         GradMonitor(small_model(), None, tmp_path / "b", sinks=[sink])
     run(tmp_path, [sink])
@@ -215,24 +212,7 @@ def test_json_lines(tmp_path):
     }  # fmt: skip
 
 
-def decode_png(png: bytes) -> np.ndarray:
-    assert png[:8] == b"\x89PNG\r\n\x1a\n"
-    at, data, size = 8, b"", (0, 0)
-    while at < len(png):
-        (length,) = struct.unpack(">I", png[at : at + 4])
-        kind, body = png[at + 4 : at + 8], png[at + 8 : at + 8 + length]
-        assert struct.unpack(">I", png[at + 8 + length : at + 12 + length])[0] == zlib.crc32(kind + body)
-        size = struct.unpack(">II", body[:8]) if kind == b"IHDR" else size
-        data += body if kind == b"IDAT" else b""
-        at += 12 + length
-    lines = np.frombuffer(zlib.decompress(data), np.uint8).reshape(size[1], 1 + 3 * size[0])
-    assert not lines[:, 0].any()
-    return lines[:, 1:].reshape(size[1], size[0], 3)
-
-
-def test_the_heatmap_is_bounded_and_a_true_png():
-    pixels = np.random.default_rng(0).integers(0, 256, (7, 11, 3), dtype=np.uint8)
-    np.testing.assert_array_equal(decode_png(encode_png(pixels)), pixels)
+def test_the_heatmap_is_bounded():
     heatmap = Heatmap()
     names = tuple(f"p{i}" for i in range(3000))
     for step in range(1, 2001):
@@ -241,23 +221,24 @@ def test_the_heatmap_is_bounded_and_a_true_png():
     matrix = heatmap.matrix()
     assert matrix.shape[0] == 3000 and COLUMNS // 2 <= matrix.shape[1] <= COLUMNS
     np.testing.assert_allclose(np.diff(10.0 ** matrix[0]), heatmap._stride, rtol=1e-3)
-    assert decode_png(heatmap.png()).shape[0] <= 1024
-    decode_png(Heatmap().png())
+    pixels = heatmap.pixels()
+    assert pixels.dtype == np.uint8 and pixels.shape[0] <= 1024 and pixels.shape[2] == 3
+    assert Heatmap().pixels().shape == (256, 512, 3)  # nothing recorded
 
 
 @pytest.mark.parametrize("count", [3000, 2])
 def test_the_heatmap_hides_no_sick_parameter(count):
     where, sink = layout(count), Kept(heatmap_every=1)
     norms = np.ones(count)
-    healthy = np.unique(decode_png(png_of(sink, step_row(1, norms, where))).reshape(-1, 3), axis=0)
+    healthy = np.unique(pixels_of(sink, step_row(1, norms, where)).reshape(-1, 3), axis=0)
     norms[1] = np.nan
     nonfinite = np.zeros(count, dtype=np.int64)
     nonfinite[1] = 7
-    pixels = decode_png(png_of(sink, step_row(2, norms, where, nonfinite=nonfinite)))
+    pixels = pixels_of(sink, step_row(2, norms, where, nonfinite=nonfinite))
     assert len(healthy) == 1 and (pixels[:, -1] == (0, 200, 255)).all(axis=1).any()
 
 
-def png_of(sink, row):
+def pixels_of(sink, row):
     """The heatmap after one more row."""
     if not hasattr(sink, "feed"):
         sink.feed = fed(sink)
@@ -287,7 +268,7 @@ def test_tensorboard(tmp_path):
     assert [e.step for e in events.Scalars("update_ratio/0.weight")] == [1, 5, 10]
     pictures = events.Images("grad_rms_heatmap")
     assert [p.step for p in pictures] == [10, 12]
-    assert decode_png(pictures[0].encoded_image_string).shape == (pictures[0].height, pictures[0].width, 3)
+    assert pictures[0].encoded_image_string.startswith(b"\x89PNG") and pictures[0].height == 256
 
 
 @pytest.mark.parametrize("place", [None, "mine"])
@@ -461,7 +442,7 @@ def test_wandb_steps_of_the_user_are_warned_of_and_not_dropped(tmp_path, wandb):
         sink = WandbSink()
         sink.open(tmp_path)
         theirs.log({"train/loss": 1.0}, step=1)
-        with pytest.warns(RuntimeWarning, match=r"\[WandbSink\] run: expected .* without step="):
+        with pytest.warns(RuntimeWarning, match=r"\[WandbSink\] run: something logs to this run with step="):
             sink.log(1, 0.0, {"grad_norm": 1.0})
         for step in range(2, 8):
             theirs.log({"train/loss": float(step)}, step=step)
