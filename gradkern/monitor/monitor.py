@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import torch
 from torch import Tensor
 
+from gradkern._util.warning import warn
 from gradkern.clipping import pipeline
 from gradkern.history import lock
 from gradkern.history.facade import History
@@ -83,6 +85,9 @@ class GradMonitor:
     Notes:
         Of a model with DTensors, building it is a small collective over the default group: every rank
         builds one, and all count on from the same step.
+        A copy or a pickle of what holds a monitor (an averaged model, a checkpoint) has one that records
+        nothing, and says so once when it is told to.
+
         Nothing here waits for a device. Values are copied to pinned memory and written by a thread
         when they have arrived, at the latest a fraction of a second later; a killed process loses
         no more than that. Disk trouble during training is warned of, retried, and never raised.
@@ -113,6 +118,7 @@ class GradMonitor:
         module = model if isinstance(model, torch.nn.Module) else None
         self._layouts = Layouts(self._plan, module, optimizer)
         self._unusable = ""
+        self._told = False
         self._recorder: Recorder | None = None
         self._step = 0
         failed = True
@@ -196,9 +202,7 @@ class GradMonitor:
         """
         start = time.time()
         if self._unusable:
-            raise RuntimeError(
-                f"[GradMonitor.record] expected an open monitor, got a call although {self._unusable}"
-            )
+            return self._refuse()
         number = self._step + 1 if step is None else as_step(step)
         if type(stats) is not GradStats or after_clip is not None or inv_scale is not None:
             inv_scale = check_said(stats, inv_scale, after_clip)
@@ -287,11 +291,36 @@ class GradMonitor:
         if getattr(self, "_recorder", None) is not None:
             self.close()
 
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
+        """copy, deepcopy and pickle come here, mostly with a model that holds the monitor."""
+        return _copy_of, (self.run_dir, self._step, self.every)
+
     def __repr__(self) -> str:
-        state = "closed" if self._unusable else "recording" if self._recorder else "another rank records"
+        state = (
+            "a copy"
+            if self._unusable == _COPY
+            else "closed"
+            if self._unusable
+            else "recording"
+            if self._recorder
+            else "another rank records"
+        )
         return f"GradMonitor({str(self.run_dir)!r}, step {self._step}, {state})"
 
     # ---- inside ----
+
+    def _refuse(self) -> None:
+        if self._unusable != _COPY:
+            raise RuntimeError(
+                f"[GradMonitor.record] cannot record, because {self._unusable}; build a new GradMonitor"
+            )
+        if not self._told:
+            self._told = True
+            warn(
+                "[GradMonitor.record] this monitor came with a copy or a pickle of what holds it, and "
+                "records nothing: one file cannot have two writers. Build a GradMonitor for the copied model "
+                "if that is trained"
+            )
 
     def _check_norm_type(self, norm_type: float) -> None:
         if self._norm_type is not None:
@@ -324,6 +353,18 @@ class GradMonitor:
             inv_scale=inv_scale,
             **columns,
         )
+
+
+#: Why a copy cannot be recorded to.
+_COPY = "it is a copy"
+
+
+def _copy_of(run_dir: Path, step: int, every: int) -> GradMonitor:
+    """What a copied model holds in place of its monitor: it can be read from, and records nothing."""
+    copy = GradMonitor.__new__(GradMonitor)
+    copy.run_dir, copy.every, copy._step = run_dir, every, step
+    copy._unusable, copy._recorder, copy._told = _COPY, None, False
+    return copy
 
 
 def _feed(sinks: Iterable[Sink | str]) -> Feed:

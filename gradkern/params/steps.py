@@ -60,7 +60,7 @@ _watching = False
 def _before(optimizer: torch.optim.Optimizer, *_: Any) -> None:
     if torch.compiler.is_compiling():
         return
-    _note_gradients(optimizer)
+    _stepping[id(optimizer)] = _gradients(optimizer)
     for ref in _listeners.get(optimizer, ()):
         listener = ref()
         if listener is not None:
@@ -74,26 +74,33 @@ def _after(optimizer: torch.optim.Optimizer, *_: Any) -> None:
         listener = ref()
         if listener is not None:
             listener.after_step(optimizer)
+    _used.update(_stepping.pop(id(optimizer), {}))
 
 
 # ---- gradients that a step has used ----
 
+_Noted = tuple[weakref.ref[Tensor], int]
+
 #: By `id` of a parameter: the gradient that a step has used, and its version then. Only of the first
 #: parameter with gradient of each of the first groups, so that the cost does not grow with the model.
-_used: dict[int, tuple[weakref.ref[Tensor], int]] = {}
+_used: dict[int, _Noted] = {}
+#: The same of optimizers that are just stepping: what their hooks and closures do is in time.
+_stepping: dict[int, dict[int, _Noted]] = {}
 _GROUPS, _TRIES, _MOST = 8, 16, 4096
 
 
-def _note_gradients(optimizer: torch.optim.Optimizer) -> None:
+def _gradients(optimizer: torch.optim.Optimizer) -> dict[int, _Noted]:
     if len(_used) > _MOST:
         for key in [key for key, (ref, _) in list(_used.items()) if ref() is None]:
             del _used[key]
+    noted: dict[int, _Noted] = {}
     for group in optimizer.param_groups[:_GROUPS]:
         for param in itertools.islice(group["params"], _TRIES):
             grad = param.grad
             if grad is not None:
-                _used[id(param)] = weakref.ref(grad), _version(grad)
+                noted[id(param)] = weakref.ref(grad), _version(grad)
                 break
+    return noted
 
 
 def is_used(param: Tensor) -> bool:
