@@ -30,6 +30,7 @@ pybind11_add_module(_C MODULE NO_EXTRAS
   csrc/bindings/module.cpp
   csrc/bindings/operators.cpp
   csrc/bindings/overlap.cpp
+  csrc/bindings/policies.cpp
   csrc/bindings/python_lists.cpp
   csrc/bindings/shards.cpp
   csrc/bindings/thread_pool.cpp)

@@ -71,7 +71,7 @@ def test_bindings_use_narrow_headers():
 LAYERS = (
     {"_C", "version", "_util"},
     {"kernels", "history"},
-    {"params"},
+    {"params", "diagnosis"},
     {"distributed"},
     {"clipping"},
     {"sinks"},
@@ -81,7 +81,7 @@ LAYERS = (
     {"__init__", "__main__"},  # what users import; nothing in here does
 )
 #: Looking at a run: these import neither torch nor a room that does.
-TORCH_FREE = {"_util", "history", "sinks", "watch", "report", "cli"}
+TORCH_FREE = {"_util", "history", "diagnosis", "sinks", "watch", "report", "cli"}
 PACKAGE = ROOT / "gradkern"
 MODULES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")}
 

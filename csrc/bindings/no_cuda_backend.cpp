@@ -27,6 +27,7 @@ void clip_with_norm(const CallSite& site, const GradList&, double, const at::Ten
 void scale(const CallSite& site, const GradList&, const at::Tensor&, const at::Tensor&) { missing(site); }
 PackedPartials packed_partials(const CallSite& site, const GradList&, double, bool, bool) { missing(site); }
 void clip_value(const CallSite& site, const GradList&, double) { missing(site); }
+void policy_step(const PolicyStep&, at::Device) { missing({"policy_step_", "state"}); }
 
 }  // namespace cuda_backend
 }  // namespace gradkern

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from gradkern.bench.command import add_command as add_bench
 from gradkern.cli.looking import add_commands as add_looking
 from gradkern.demo.command import add_command as add_demo
+from gradkern.diagnosis.command import add_command as add_diagnose
 from gradkern.version import __version__
 
 
@@ -30,6 +31,7 @@ def _parser() -> argparse.ArgumentParser:
     info.set_defaults(run=_info)
     add_demo(commands)
     add_looking(commands)
+    add_diagnose(commands)
     add_bench(commands)
     return parser
 
@@ -44,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         status: int = arguments.run(arguments)
     except ImportError as error:
-        if error.name != "gradkern":  # the extension does not load: the message says what to do
+        if error.name != "gradkern":  # the message says what to do
             raise
         print(f"gradkern {arguments.command}: {error}", file=sys.stderr)
         return 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 
@@ -56,19 +56,19 @@ def _unusable(reason: str) -> ImportError:
     return ImportError(reason, name="gradkern")
 
 
-if TYPE_CHECKING:
-    from gradkern import _C
-
-    C = _C
-else:
+def _load_unless_disabled() -> Any:
     try:
-        C = load_extension()
+        return load_extension()
     except ImportError as missing:
         if not DISABLED:
             raise
         # Nothing is computed with it; a machine where it does not load can go on with torch.
         warn(f"GRADKERN_DISABLE=1, and {missing}")
-        C = None
+        return None
+
+
+#: The compiled module; None where it does not load and ``GRADKERN_DISABLE=1``.
+EXTENSION = _load_unless_disabled()
 
 
 def build_info() -> dict[str, str]:
@@ -78,4 +78,4 @@ def build_info() -> dict[str, str]:
         version, torch (built for), compiler, the CPU instruction sets compiled and the one in use,
         the CUDA version and architectures ("" without CUDA kernels).
     """
-    return {"version": __version__, **({} if C is None else C.build_info())}
+    return {"version": __version__, **({} if EXTENSION is None else EXTENSION.build_info())}

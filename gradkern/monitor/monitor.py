@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gradkern._util.warning import warn
-from gradkern.clipping import pipeline
+from gradkern.clipping import ladder
 from gradkern.history import lock
 from gradkern.history.facade import History
 from gradkern.monitor.arguments import (
@@ -29,6 +29,7 @@ from gradkern.monitor.capture import StepCapture
 from gradkern.monitor.describe import describe_run
 from gradkern.monitor.layouts import Layouts
 from gradkern.monitor.lifetime import follow
+from gradkern.monitor.pending import PendingStep
 from gradkern.monitor.periodic import Periodic
 from gradkern.monitor.ranks import agree_on_step
 from gradkern.monitor.recorder import Feed, Recorder
@@ -119,6 +120,7 @@ class GradMonitor:
         self._layouts = Layouts(self._plan, module, optimizer)
         self._unusable = ""
         self._told = False
+        self._pending = PendingStep([] if optimizer is None else [optimizer], self._record_pending)
         self._recorder: Recorder | None = None
         self._step = 0
         failed = True
@@ -213,6 +215,8 @@ class GradMonitor:
                 self._periodic.recorded(None)
             return
         if stats is None:
+            stats = self._pending.take()
+        if stats is None:
             stats = self._measure(1.0 if inv_scale is None else inv_scale)
         if stats.norm_type != self._norm_type:
             self._check_norm_type(stats.norm_type)
@@ -228,8 +232,37 @@ class GradMonitor:
             self._periodic.add_histogram(stats)
         self._periodic.recorded(stats)
 
+    def collect(self, stats: GradStats) -> None:
+        """Take statistics of the step under way that other code measured, before clipping.
+
+        Several calls may each be about some of the parameters. They become one step when all of the monitor's
+        optimizers have stepped, when a parameter comes again, or with ``record(loss=loss)``.
+        `patch_torch(monitor)` calls this for each clip.
+        """
+        self._pending.add(stats)
+
+    @property
+    def has_pending(self) -> bool:
+        """Whether something is collected that is not recorded yet."""
+        return bool(self._pending)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether `record` can be called."""
+        return not self._unusable
+
+    def identities(self) -> tuple[int, ...]:
+        """`id` of each parameter as they are now; the same object while they are the same."""
+        self._plan.current()
+        return self._plan.identities
+
+    def _record_pending(self) -> None:
+        if self._pending and not self._unusable:
+            self.record(self._pending.take(), after_clip=False)
+
     def flush(self) -> bool:
         """Wait until everything recorded is on disk. Synchronises. False if it cannot be written."""
+        self._record_pending()
         return self._recorder is None or self._recorder.flush()
 
     def history(self) -> History:
@@ -268,6 +301,8 @@ class GradMonitor:
         """Write what is left, close the file and the sinks, take the hooks off. Twice does no harm."""
         if self._unusable:
             return
+        self._record_pending()
+        self._pending.detach()
         self._unusable = "the monitor is closed"
         if self._recorder is not None:
             try:
@@ -340,18 +375,10 @@ class GradMonitor:
     @torch.no_grad()
     def _measure(self, inv_scale: float) -> GradStats:
         params = self._plan.current()
-        columns = pipeline.measure_columns(
-            "GradMonitor.record", params, self._plan.names, 2.0, self._count_zeros, inv_scale
-        )
-        del columns["nonfinite_total"]
-        return GradStats(
-            names=self._plan.names,
-            numel=self._plan.sizes(),
-            has_grad=tuple(columns.pop("has_grad")),
-            first=self._plan.first,
-            _identities=self._plan.identities,
-            inv_scale=inv_scale,
-            **columns,
+        plan = self._plan
+        measured = ladder.measure("GradMonitor.record", params, plan.names, 2.0, self._count_zeros, inv_scale)
+        return GradStats.of(
+            measured, plan.names, plan.sizes(), plan.first, plan.identities, 2.0, inv_scale=inv_scale
         )
 
 
@@ -364,6 +391,7 @@ def _copy_of(run_dir: Path, step: int, every: int) -> GradMonitor:
     copy = GradMonitor.__new__(GradMonitor)
     copy.run_dir, copy.every, copy._step = run_dir, every, step
     copy._unusable, copy._recorder, copy._told = _COPY, None, False
+    copy._pending = PendingStep([], copy._record_pending)
     return copy
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradkern.kernels.extension import DISABLED, C
+from gradkern.kernels.backend import C
 from gradkern.params.names import NamedParameters, elements_of, first_rows, resolve
 
 
@@ -35,7 +35,9 @@ class ParameterPlan:
         modules = () if self._module is None else tuple(self._module.modules())
         owners = [owner for m in modules for owner in _containers(m)]
         held = [(owner, tuple(chain.from_iterable(owner.items()))) for owner in owners]
-        self._dicts = [(owner, items) for owner, items in held if type(owner) in _DICTS]
+        self._dicts: list[tuple[Any, tuple[Any, ...]]] = [
+            (owner, items) for owner, items in held if type(owner) in _DICTS
+        ]
         self._others = [(owner, items) for owner, items in held if type(owner) not in _DICTS]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -45,7 +47,7 @@ class ParameterPlan:
 
     def current(self) -> list[Tensor]:
         """The parameters as they are now."""
-        if self._module is not None and not (_unchanged(self._dicts) and _same(self._others)):
+        if self._module is not None and not (C.dicts_unchanged(self._dicts) and _same(self._others)):
             self._build(self._module)
         return self.params
 
@@ -71,13 +73,11 @@ def _containers(module: nn.Module) -> Iterator[Mapping[str, Any]]:
         yield module._parameters
 
 
-def _unchanged(owners: list[tuple[Any, tuple[Any, ...]]]) -> bool:
-    """Whether every dict still holds the very same objects."""
-    return _same(owners) if DISABLED else C.dicts_unchanged(owners)
-
-
 def _same(owners: Sequence[tuple[Mapping[str, Any], tuple[Any, ...]]]) -> bool:
-    """`_unchanged` of any mapping. Names are compared by value: some make them anew each time."""
+    """Whether every mapping still holds the very same objects.
+
+    Names are compared by value, since some mappings make them anew each time.
+    """
     for owner, before in owners:
         items = tuple(chain.from_iterable(owner.items()))
         if items[::2] != before[::2] or [*map(id, items[1::2])] != [*map(id, before[1::2])]:

@@ -1,4 +1,4 @@
-"""Pictures of a run with matplotlib, for notebooks and files."""
+"""Figures of a run with matplotlib, for notebooks and files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ except ImportError as error:
 
 
 class RunFigure(Figure):
-    """A matplotlib Figure that shows itself in a notebook, without pyplot and its global state."""
+    """A matplotlib Figure that a notebook displays, without pyplot and its global state."""
 
     def _repr_png_(self) -> bytes:
         buffer = io.BytesIO()
@@ -266,7 +266,7 @@ FIGURES: dict[str, Callable[[Any], Figure]] = {
 
 
 def save_figures(run: Source, folder: str | Path, dpi: int = 120) -> list[Path]:
-    """Every figure as a PNG in `folder`, which is made if it is missing; returns the files."""
+    """Save every figure as a PNG in `folder`, which is created if necessary; returns the files."""
     target, data = Path(folder), load(run)
     target.mkdir(parents=True, exist_ok=True)
     files = []
