@@ -27,6 +27,7 @@ from gradkern.clipping.verdict import Verdict
 from gradkern.kernels.backend import C
 from gradkern.kernels.measured import Measured
 from gradkern.params.arguments import as_limit, as_number, check_group, check_selections, innermost
+from gradkern.params.misuse import Misuse
 from gradkern.params.names import NamedParameters
 from gradkern.params.plan import ParameterPlan
 from gradkern.params.stats import GradStats, GroupStats
@@ -121,6 +122,7 @@ class GradClipper:
         check_selections("GradClipper", process_group, in_process_group, counted_elsewhere)
         check_policies(list(self._policies.items()), self._fold)
         self._plan = ParameterPlan("GradClipper", params)
+        self._misuse = Misuse("GradClipper.clip_", "clip")
         if not self._plan.params and process_group is None and pp_group is None:
             raise ValueError("[GradClipper] params: expected at least one parameter, got none")
         self._use_optimizer(optimizer)
@@ -264,6 +266,7 @@ class GradClipper:
             self._handover.check_fused("GradClipper.clip_")
             if self._fold:
                 self._check_folded("GradClipper.clip_", self._handover.optimizer)
+        self._misuse.check_used(params)
         plain = not (self._fold or self._ranks.named or self._cache.plan is not None)
         if self._global is not None and scaler is None and plain:
             columns = C.clip(
@@ -294,6 +297,8 @@ class GradClipper:
     def _statistics(self, measured: Measured, **further: Any) -> GradStats:
         plan = self._plan
         numel = plan.sizes(measured.numel)
+        if not self._ranks.named and self._cache.plan is None:  # else other ranks may have some
+            self._misuse.check_present(plan.params, measured.has_grad)
         return GradStats.of(
             measured, plan.names, numel, plan.first, plan.identities, self.norm_type, **further
         )

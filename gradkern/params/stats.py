@@ -133,6 +133,10 @@ class GradStats:
         )
         return stats
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Of a copy or a pickle: without the ids of this process's parameters; names tell them then."""
+        return {**self.__dict__, "_identities": ()}
+
     def __len__(self) -> int:
         return len(self.names)
 
