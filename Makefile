@@ -68,7 +68,8 @@ cpp-test: $(READY)  ## C++ tests of csrc/core, cpu and cuda (modelled); no torch
 slow-test: build  ## more than 2^31 elements; about 10 GB of memory
 	$(PY) -m pytest -q -m slow $(PYTEST_FLAGS)
 
-sanitize: $(READY)  ## the C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer
+sanitize: $(READY)  ## the C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer; races of the CUDA kernels
+	$(PY) scripts/race_mutants.py
 	$(PY) scripts/cpp_tests.py build/cpp-sanitize --sanitize address,undefined
 
 bench: build  ## gradkern beside torch and a raw read of the same memory

@@ -5,8 +5,18 @@
 
 namespace gradkern::cuda {
 
+// Shared memory of a block; the tests' model of a GPU has its own (csrc/tests/cuda_shim).
+#if !defined(GRADKERN_SHARED)
+#define GRADKERN_SHARED(type, name) __shared__ type name
+#endif
+
 constexpr uint32_t kWarpSize = 32;
 constexpr uint32_t kWarps = kThreads / kWarpSize;
+
+/// Room for one T a warp.
+template <class T>
+using PerWarp = T[kWarps];
+
 constexpr unsigned kFullMask = 0xffffffffu;
 
 template <int kWidth>

@@ -160,19 +160,31 @@ __device__ void repeat_rows(const FinishParams& p) {
 }
 
 /// Whether this block is the last of the grid to get here; what the others wrote is visible then.
+///
+/// By the PTX memory model (ISA, "Memory Consistency Model"): let w be a write of any thread of block B, and r a
+/// read of it by any thread of the last block L.
+///   1. w precedes thread 0's first fence in causality order: the barrier of B synchronises the two.
+///   2. That fence and the atomicAdd after it are a release pattern; L's atomicAdd and the fence after it are an acquire
+///      pattern. L's atomicAdd is the last of the modification order, so that it observes B's through the chain of
+///      read-modify-writes between them. Both are morally strong (device scope, atomic): B's fence synchronises with L's.
+///   3. L's fence precedes r by L's second barrier.
+/// Causality order is transitive: w precedes r. Fences ahead of the first barrier, in the threads that write, would
+/// not do: the atomicAdd that publishes is another thread's, and thread 0's own fence would come before the barrier.
 __device__ bool last_block(uint32_t* blocks_done) {
-  __shared__ bool last;
-  __threadfence();
+  GRADKERN_SHARED(bool, last);
   __syncthreads();
-  if (threadIdx.x == 0) last = atomicAdd(blocks_done, 1u) == gridDim.x - 1;
+  if (threadIdx.x == 0) {
+    __threadfence();
+    last = atomicAdd(blocks_done, 1u) == gridDim.x - 1;
+    __threadfence();
+  }
   __syncthreads();
-  __threadfence();
   return last;
 }
 
 template <bool kPower>
 __global__ void __launch_bounds__(kThreads, 1) finish_kernel(const __grid_constant__ FinishParams p) {
-  __shared__ Partial shared[kWarps];
+  GRADKERN_SHARED(PerWarp<Partial>, shared);
   finish_small_tensors<kPower>(p);
   if (p.any_large_tensor) finish_large_tensors<kPower>(p, shared);
   if (!last_block(p.workspace.blocks_done)) return;

@@ -58,7 +58,7 @@ __device__ __forceinline__ void store_extras(const Params& p, uint32_t chunk,
 template <bool kSums, int kBytes>
 __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
     measure_kernel(const __grid_constant__ MeasureParams<kBytes> p) {
-  __shared__ BlockSums shared;
+  GRADKERN_SHARED(BlockSums, shared);
   announce_tensors(p);
   uint32_t turn = 0;
   for (uint32_t chunk = blockIdx.x; chunk < p.chunks(); chunk += gridDim.x, turn ^= 1) {
@@ -115,14 +115,14 @@ __device__ PowerSum measure_power(const ChunkView& chunk, const NormOrder& order
 template <int kBytes>
 __global__ void __launch_bounds__(kThreads)
     measure_power_kernel(const __grid_constant__ MeasureParams<kBytes> p) {
-  __shared__ BlockSums shared;
-  __shared__ PowerSum shared_power[kWarps];
+  GRADKERN_SHARED(BlockSums, shared);
+  GRADKERN_SHARED(PerWarp<PowerSum>, shared_power);
   announce_tensors(p);
-  uint32_t turn = 0;
-  for (uint32_t chunk = blockIdx.x; chunk < p.chunks(); chunk += gridDim.x, turn ^= 1) {
+  for (uint32_t chunk = blockIdx.x; chunk < p.chunks(); chunk += gridDim.x) {
     const ChunkView view = chunk_view(p, chunk);
-    const LaneSums s = block_combine<true>(measure_lane<true>(view), shared, turn);
+    const LaneSums s = block_combine<true>(measure_lane<true>(view), shared, 0);
     const NormOrder order = p.header.order;
+    // Its barriers also keep the next chunk's sums from overwriting those that are still read.
     const PowerSum power = block_combine(order, measure_power(view, order), shared_power);
     if (threadIdx.x != 0) continue;
     store_sums(p, chunk, view, s);

@@ -3,7 +3,8 @@
 // A launch runs its blocks one after the other, every block with one fiber per thread. Barriers
 // and warp operations are where fibers wait; between two of them threads run in a chosen order
 // (Schedule), so that a result that depends on the order of threads or blocks shows. Kernels,
-// copies and errors are synchronous. What it cannot show: weak memory ordering, and speed.
+// copies and errors are synchronous. Under ThreadSanitizer
+// (race_model.h) it also shows what is not synchronised. What it cannot show: speed.
 #pragma once
 
 #include <cmath>
@@ -19,8 +20,12 @@
 #define __global__ static
 #define __device__
 #define __host__
-#define __forceinline__ inline
-#define __shared__ static  // one block runs at a time
+// Always: what is passed by value to a call is not instrumented by gcc.
+#define __forceinline__ inline __attribute__((always_inline))
+/// A block's shared memory: `name` is a reference into what run_block has set aside for this block.
+#define GRADKERN_SHARED(type, name)  \
+  static const char name##_tag = 0; \
+  type& name = *static_cast<type*>(cuda_shim::shared_memory(&name##_tag, sizeof(type)))
 #define __grid_constant__
 #define __launch_bounds__(...)
 
@@ -75,6 +80,9 @@ void run_block(unsigned threads, const std::function<void()>& body);
 void run_grid(dim3 grid, dim3 block, const std::function<void()>& body);
 
 void block_barrier();
+void fence();
+void note_atomic(const void* location);
+void* shared_memory(const void* variable, size_t bytes);
 /// Every lane of the warp gives a value; returned is where the 32 values are.
 const uint64_t* warp_exchange(uint64_t value);
 
@@ -131,7 +139,7 @@ cudaError_t cudaLaunchKernel(void (*kernel)(Params), dim3 grid, dim3 block, void
 }
 
 inline void __syncthreads() { cuda_shim::block_barrier(); }
-inline void __threadfence() {}
+inline void __threadfence() { cuda_shim::fence(); }
 
 template <class T>
 T __shfl_xor_sync(unsigned, T value, int lane_mask) {
@@ -150,7 +158,6 @@ inline unsigned __reduce_max_sync(unsigned, unsigned value) {
   return largest;
 }
 inline unsigned atomicAdd(unsigned* at, unsigned value) {
-  const unsigned old = *at;
-  *at = old + value;
-  return old;
+  cuda_shim::note_atomic(at);
+  return __atomic_fetch_add(at, value, __ATOMIC_RELAXED);
 }

@@ -2,6 +2,7 @@
 #include <cuda_runtime.h>
 
 #include "context.h"
+#include "race_model.h"
 
 #include <cstdio>
 #include <cstdlib>
@@ -25,11 +26,13 @@ std::vector<float> seen;
 
 namespace {
 
-constexpr size_t kStackBytes = size_t(192) << 10;  // a kernel's arguments alone take up to 32 KB
+constexpr size_t kStackBytes = size_t(race::kOn ? 96 : 192) << 10;  // a kernel's arguments alone take up to 32 KB
 constexpr unsigned kWarp = 32;
 
 struct Fiber {
   Context context;
+  void* clock = nullptr;
+  race::Fences fences;
   std::unique_ptr<char[]> stack;
   bool finished = false;
   unsigned barriers = 0;           // it has arrived at so many
@@ -45,23 +48,53 @@ struct Warp {
   unsigned arrived[2];
 };
 
+/// A block's shared memory, of which variables take their parts as they are met, and two tokens of its barrier.
+struct SharedMemory {
+  static constexpr size_t kBytes = 48 << 10;
+  std::unique_ptr<char[]> memory;
+  struct Variable {
+    const void* key;
+    size_t at;
+  };
+  race::List<Variable, 8> variables;
+  size_t used = 0;
+};
+
 Context scheduler;
+void* scheduler_clock;
+SharedMemory shared;
+// Kept until the grid is done: what a later block finds at the same address would look like a race with an earlier one.
+std::vector<std::unique_ptr<char[]>> used_memory;
+std::vector<void*> used_clocks;
+struct Atomic {
+  const void* location;
+  race::Tokens writers;
+};
+race::List<Atomic, 4> atomics;  // of this grid
+std::vector<std::vector<Fiber>> retired;  // with the clocks of their fences
+char launch_token, end_token;
 std::vector<Fiber> fibers;
 std::vector<Warp> warps;
 unsigned block_arrived;
 const std::function<void()>* current_body;
 
-void to_scheduler(Fiber& f) { switch_context(f.context, scheduler); }
+void to_scheduler(Fiber& f) {
+  race::switch_to(scheduler_clock);
+  switch_context(f.context, scheduler);
+}
 
 void entry() {
   Fiber& f = fibers[threadIdx.x];
+  race::acquire(&launch_token);
   (*current_body)();
+  race::release(&end_token);
   f.finished = true;
   to_scheduler(f);
 }
 
 void resume(unsigned i) {
   threadIdx.x = i;
+  race::switch_to(fibers[i].clock);
   switch_context(scheduler, fibers[i].context);
 }
 
@@ -86,7 +119,33 @@ bool ready(const Fiber& f) { return !f.finished && (!f.waits_for || *f.waits_for
 void block_barrier() {
   Fiber& f = fibers[threadIdx.x];
   ++block_arrived;
+  // Two tokens in turns: a thread that goes on must not be ordered after others' next barrier.
+  char* token = shared.memory.get() + SharedMemory::kBytes + f.barriers % 2;
+  race::release(token);
   wait_until(f, &block_arrived, ++f.barriers * blockDim.x);
+  race::acquire(token);
+}
+
+void fence() {
+  if (race::kOn) fibers[threadIdx.x].fences.fence();
+}
+
+void note_atomic(const void* location) {
+  if (!race::kOn) return;
+  Atomic* found = nullptr;
+  for (Atomic& a : atomics) found = a.location == location ? &a : found;
+  if (!found) found = &atomics.add({location, {}});
+  fibers[threadIdx.x].fences.atomic(found->writers);
+}
+
+void* shared_memory(const void* variable, size_t bytes) {
+  for (const SharedMemory::Variable& v : shared.variables)
+    if (v.key == variable) return shared.memory.get() + v.at;
+  const size_t at = shared.used;
+  shared.used += (bytes + 15) / 16 * 16;
+  if (shared.used > SharedMemory::kBytes) std::abort();
+  shared.variables.add({variable, at});
+  return shared.memory.get() + at;
 }
 
 const uint64_t* warp_exchange(uint64_t value) {
@@ -100,17 +159,31 @@ const uint64_t* warp_exchange(uint64_t value) {
   return warp.values[turn];
 }
 
+void retire_block(unsigned threads) {
+  used_memory.push_back(std::move(shared.memory));
+  for (unsigned i = 0; i < threads; ++i) {
+    used_memory.push_back(std::move(fibers[i].stack));
+    used_clocks.push_back(fibers[i].clock);
+  }
+  retired.push_back(std::move(fibers));
+  fibers.clear();
+}
+
 void run_block(unsigned threads, const std::function<void()>& body) {
   if (fibers.size() < threads) fibers.resize(threads);
   warps.assign((threads + kWarp - 1) / kWarp, Warp{});
   block_arrived = 0;
   current_body = &body;
+  scheduler_clock = race::current();
+  shared = SharedMemory();
+  shared.memory.reset(new char[SharedMemory::kBytes + 2]);
   for (unsigned i = 0; i < threads; ++i) {
     if (!fibers[i].stack) fibers[i].stack.reset(new char[kStackBytes]);
     start_context(fibers[i].context, fibers[i].stack.get(), kStackBytes, entry);
     fibers[i].finished = false;
     fibers[i].barriers = fibers[i].exchanges = 0;
     fibers[i].waits_for = nullptr;
+    fibers[i].clock = race::create();
   }
   for (unsigned finished = 0; finished < threads;) {
     bool progress = false;
@@ -123,16 +196,24 @@ void run_block(unsigned threads, const std::function<void()>& body) {
     }
     if (!progress) deadlock();
   }
+  if (race::kOn) retire_block(threads);
 }
 
 void run_grid(dim3 grid, dim3 block, const std::function<void()>& body) {
   ++launches;
+  race::release(&launch_token);
   gridDim = grid;
   blockDim = block;
   for (unsigned k = 0; k < grid.x; ++k) {
     blockIdx.x = schedule.blocks_backwards ? grid.x - 1 - k : k;
     run_block(block.x, body);
   }
+  race::acquire(&end_token);
+  for (void* clock : used_clocks) race::destroy(clock);
+  used_clocks.clear();
+  atomics.size = 0;
+  retired.clear();
+  used_memory.clear();
 }
 
 }  // namespace cuda_shim
