@@ -1,4 +1,4 @@
-"""What is looked at every so often: weights around an optimizer step, histograms of gradients."""
+"""Periodic statistics: weight norms and update ratios around an optimizer step."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 import torch
 
-from gradkern.monitor.capture import HistogramCapture, WeightsCapture
+from gradkern.monitor.capture import WeightsCapture
 from gradkern.monitor.hooks import take_off
 from gradkern.monitor.layouts import Layouts
+from gradkern.monitor.looks import is_look
 from gradkern.monitor.sample import Part, Sample
 from gradkern.monitor.step_order import StepOrder
 from gradkern.monitor.transfer import PinnedPool
 from gradkern.monitor.updates import UpdateTracker
 from gradkern.params.plan import ParameterPlan
-from gradkern.params.stats import GradStats
 
 
 @dataclass
@@ -30,7 +30,7 @@ class _Held:
 
 
 class Occasional:
-    """Weight norms, update ratios and histograms of a monitor.
+    """Weight norms and update ratios of a monitor.
 
     Args:
         submit: takes what was captured.
@@ -43,7 +43,7 @@ class Occasional:
         layouts: Layouts,
         update_every: int,
         pool: PinnedPool,
-        submit: Callable[[WeightsCapture | HistogramCapture], None],
+        submit: Callable[[WeightsCapture], None],
     ) -> None:
         self._plan, self._layouts, self._pool, self._submit = plan, layouts, pool, submit
         self._update_every = update_every
@@ -53,8 +53,6 @@ class Occasional:
         """Steps of the optimizer since the last `record`; not 0 before the first."""
         self._order = StepOrder()
         self._held: list[_Held] = []
-        self._sample: Sample | None = None
-        self._sampled: tuple[str, ...] = ()
         self._tracker: UpdateTracker | None = None
         if optimizer is not None and update_every:
             self._tracker = UpdateTracker(optimizer, plan.current, self._due, self._add_weights)
@@ -96,7 +94,7 @@ class Occasional:
             self._release(self._order.guess())
 
     def _is_due(self, step: int) -> bool:
-        return step == 1 or step % self._update_every == 0
+        return is_look(step, self._update_every)
 
     def _due(self) -> bool:
         if self._undecided and self._order.stepping(self._plan.current()):
@@ -135,14 +133,3 @@ class Occasional:
                 held.capture.step = number
                 self._submit(held.capture)
         self._held = []
-
-    def add_histogram(self, stats: GradStats) -> None:
-        """Of the gradients as they are now, made what they were before clipping."""
-        from gradkern.monitor.histogram import histogram
-
-        params = self._plan.current()
-        if self._sample is None or self._sampled is not self._plan.names:
-            self._sample, self._sampled = Sample(params), self._plan.names
-        coef, scale = (stats.clip_coef, 1.0) if stats.applied else (None, stats.inv_scale)
-        parts = histogram([p.grad for p in params], self._sample, coef, scale)
-        self._submit(HistogramCapture(self.step, self._layouts.own(), parts, self._pool))

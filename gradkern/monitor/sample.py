@@ -11,6 +11,7 @@ from torch import Tensor
 
 EXACT_ELEMENTS = 1 << 20
 ELEMENTS_EACH = 1024
+WHOLE_ELEMENTS = 1 << 16  # of a vector
 
 
 def stride_for(numel: int, shape: Sequence[int], most: int) -> int:
@@ -36,13 +37,19 @@ class Sample:
 
     Tensors that hold no plain memory (sparse, meta) are left out; of a DTensor the local part is
     looked at.
+
+    Args:
+        vectors_whole: every element of tensors with one dimension, up to 65,536 of each.
     """
 
-    def __init__(self, tensors: Sequence[Tensor]) -> None:
+    def __init__(self, tensors: Sequence[Tensor], vectors_whole: bool = False) -> None:
         self.exact = sum(local(t).numel() for t in tensors) <= EXACT_ELEMENTS
         self.strides = [
             1 if self.exact else stride_for(t.numel(), t.shape, ELEMENTS_EACH) for t in map(local, tensors)
         ]
+        if vectors_whole:
+            small = [t.dim() == 1 and t.numel() <= WHOLE_ELEMENTS for t in tensors]
+            self.strides = [1 if is_small else stride for is_small, stride in zip(small, self.strides)]
         numbers = [local(t).numel() * (2 if t.is_complex() else 1) for t in tensors]
         #: For each tensor, what a norm of its sample is multiplied by for that of all its elements.
         self.factors = [math.sqrt(n / max(-(-n // s), 1)) for n, s in zip(numbers, self.strides)]
