@@ -18,8 +18,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gradkern.kernels.extension import DISABLED, C
-from gradkern.kernels.torch_ops import magnitudes
+from gradkern.kernels.backend import C
+from gradkern.kernels.measured import Measured, decision_norm
+from gradkern.kernels.torch_ops import magnitudes, same_memory
 
 SQ_HI, SQ_LO = slice(0, 3), slice(3, 6)
 POWER_HI, POWER_LO, NONFINITE, ZEROS, NUMEL, SUMS = 6, 7, 8, 9, 10, 11
@@ -89,7 +90,7 @@ def _compensated(hi: Tensor, lo: Tensor) -> Tensor:
 def finish_l2(packed: Packed) -> Tensor:
     """The L2 norm of each row, float64 [R]."""
     roots = _compensated(packed.sums[:, SQ_HI], packed.sums[:, SQ_LO]).sqrt_()
-    roots *= torch.tensor(_BIN_ROOTS, dtype=torch.float64).to(roots.device, non_blocking=True)
+    roots *= torch.tensor(_BIN_ROOTS, dtype=torch.float64, device="cpu").to(roots.device, non_blocking=True)
     # NaN and inf lie in the last bin; hypot(NaN, x) is NaN for every finite x.
     return torch.hypot(torch.hypot(roots[:, 0], roots[:, 1]), roots[:, 2])
 
@@ -132,6 +133,99 @@ def merge(parts: Sequence[Packed], norm_type: float) -> Packed:
     return Packed(sums, keys)
 
 
+def by_group(packed: Packed, groups: Sequence[Sequence[int]], norm_type: float) -> Packed:
+    """One row a group, from the rows of its members: [G, …]."""
+    device = packed.sums.device
+    sums = [packed.sums.new_zeros(0, SUMS)]
+    keys = [packed.keys.new_zeros(0, KEYS)]
+    for members in groups:
+        if not members:
+            sums.append(packed.sums.new_zeros(1, SUMS))
+            keys.append(packed.keys.new_full((1, KEYS), -1))
+            continue
+        rows = packed.rows(torch.tensor(members, dtype=torch.int64, device="cpu").to(device))
+        keys.append(rows.keys.amax(dim=0, keepdim=True))
+        sums.append(align(rows, keys[-1], norm_type).sum(dim=0, keepdim=True))
+    return Packed(torch.cat(sums), torch.cat(keys))
+
+
+def join(parts: Sequence[Packed]) -> Packed:
+    """The rows of all parts, one after the other."""
+    return Packed(torch.cat([part.sums for part in parts]), torch.cat([part.keys for part in parts]))
+
+
+def as_measured(
+    rows: Packed,
+    totals: Packed,
+    grads: Sequence[Tensor | None],
+    report: torch.dtype,
+    norm_type: float,
+    count_zeros: bool,
+    inv_scale: float | Tensor,
+) -> Measured:
+    """Statistics of packed rows.
+
+    Args:
+        rows: one a position.
+        totals: one a named group, then that of everything.
+        report: the type that norms are returned in.
+    """
+    scale = inv_scale.abs() if isinstance(inv_scale, Tensor) else abs(inv_scale)
+    norm_scale: float | Tensor = 1.0 if norm_type == 0 else scale  # a count of non-zeros stays what it is
+    wide = finish(rows, norm_type) * norm_scale
+    norm = wide.to(report)
+    whole = finish(totals, norm_type) * norm_scale
+    rounded = whole[-1].to(report)
+    return Measured(
+        norm=norm,
+        l2_norm=norm if norm_type == 2.0 else (finish_l2(rows) * scale).to(report),
+        max_abs=(decode_max(rows) * scale).to(report),
+        nonfinite=rows.sums[:, NONFINITE].long(),
+        zeros=rows.sums[:, ZEROS].long() if count_zeros else None,
+        total_norm=rounded,
+        decision_norm=decision_norm(whole[-1], rounded),
+        nonfinite_total=totals.sums[-1, NONFINITE],
+        has_grad=tuple(g is not None for g in grads),
+        wide_norm=wide,
+        group_norm=whole[:-1],
+    )
+
+
+def measure_here(
+    grads: Sequence[Tensor | None],
+    groups: Sequence[Sequence[int]],
+    norm_type: float,
+    count_zeros: bool,
+    inv_scale: float | Tensor,
+    names: Sequence[str],
+    home: torch.device,
+) -> Measured:
+    """Statistics of plain gradients with named groups, on one rank; one read."""
+    local = pack(
+        grads,
+        norm_type,
+        home,
+        per_tensor=True,
+        count_zeros=count_zeros,
+        operation="GradClipper.clip_",
+        names=names,
+    )
+    wide = any(g is not None and g.dtype in (torch.float64, torch.complex128) for g in grads)
+    report = torch.float64 if wide else torch.float32
+    totals = join([by_group(local, without_repeats(grads, groups), norm_type), local.total])
+    return as_measured(local.upto(-1), totals, grads, report, norm_type, count_zeros, inv_scale)
+
+
+def without_repeats(shards: Sequence[Tensor | None], groups: Sequence[Sequence[int]]) -> list[list[int]]:
+    """The groups' positions that count: a shard listed twice, only where it stands first."""
+    first: dict[object, int] = {}
+    for position, shard in enumerate(shards):
+        if shard is not None:
+            first.setdefault(same_memory(shard), position)
+    counted = set(first.values())
+    return [[i for i in members if i in counted] for members in groups]
+
+
 def pack(
     shards: Sequence[Tensor | None],
     norm_type: float,
@@ -151,14 +245,14 @@ def pack(
         One row a position if `per_tensor`, then the row of the whole list. A shard listed twice
         repeats its row and counts once in the whole.
     """
-    if not DISABLED and len({s.device for s in shards if s is not None}) <= 1:
+    if len({s.device for s in shards if s is not None}) <= 1:
         found = C.partials(shards, norm_type, count_zeros, per_tensor, operation, names)
         if found is not None:
             return Packed(*found).to(device)
     parts = []
     for kind in sorted({s.device for s in shards if s is not None} or {torch.device("cpu")}, key=str):
         here = [s if s is not None and s.device == kind else None for s in shards]
-        compiled = not DISABLED and kind.type in ("cpu", "cuda")
+        compiled = kind.type in ("cpu", "cuda")
         found = C.partials(here, norm_type, count_zeros, per_tensor, operation, names) if compiled else None
         part = _pack_with_torch(here, norm_type, kind, per_tensor) if found is None else Packed(*found)
         parts.append(part.to(device))
@@ -179,7 +273,7 @@ def _pack_with_torch(
     for shard, row in zip(shards, rows):
         if shard is None or row is nothing:
             continue
-        same = id(shard) if shard.is_sparse else (shard.data_ptr(), shard.dtype, shard.shape, shard.stride())
+        same = same_memory(shard)
         if same not in seen:
             seen.add(same)
             unique.append(row)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import torch
 from torch import Tensor
 
-from gradkern.clipping import pipeline
+from gradkern._util.warning import warn
+from gradkern.clipping import ladder
 from gradkern.history import lock
 from gradkern.history.facade import History
 from gradkern.monitor.arguments import (
@@ -29,7 +31,8 @@ from gradkern.monitor.facts import FactFinder
 from gradkern.monitor.layouts import Layouts
 from gradkern.monitor.lifetime import follow
 from gradkern.monitor.looks import GradientLooks
-from gradkern.monitor.periodic import Occasional
+from gradkern.monitor.pending import PendingStep
+from gradkern.monitor.periodic import Periodic
 from gradkern.monitor.ranks import agree_on_step
 from gradkern.monitor.recorder import Feed, Recorder
 from gradkern.monitor.transfer import PinnedPool
@@ -87,6 +90,9 @@ class GradMonitor:
     Notes:
         Of a model with DTensors, building it is a small collective over the default group: every rank
         builds one, and all count on from the same step.
+        A copy or a pickle of what holds a monitor (an averaged model, a checkpoint) has one that records
+        nothing, and says so once when it is told to.
+
         Nothing here waits for a device. Values are copied to pinned memory and written by a thread
         when they have arrived, at the latest a fraction of a second later; a killed process loses
         no more than that. Disk trouble during training is warned of, retried, and never raised.
@@ -120,6 +126,8 @@ class GradMonitor:
         self._layouts = Layouts(self._plan, module, optimizer)
         self._module = module
         self._unusable = ""
+        self._told = False
+        self._pending = PendingStep([] if optimizer is None else [optimizer], self._record_pending)
         self._recorder: Recorder | None = None
         self._step = 0
         failed = True
@@ -135,7 +143,7 @@ class GradMonitor:
 
     def _count_on(self) -> None:
         if self._recorder is not None:
-            self._occasional.go_on(self._step)
+            self._periodic.resume(self._step)
 
     def _start(self, meta: dict[str, Any], sinks: Iterable[Sink | str], update_every: int) -> None:
         feed = _feed(sinks)
@@ -144,8 +152,13 @@ class GradMonitor:
         try:
             recorder = Recorder(self.run_dir, meta, feed, ended=self._lock.release)
             # An optimizer keeps its hooks alive, and must not keep the monitor.
-            self._occasional = Occasional(
-                self._optimizer, self._plan, self._layouts, update_every, self._pool, recorder.submit
+            self._periodic = Periodic(
+                () if self._optimizer is None else (self._optimizer,),
+                self._plan,
+                self._layouts,
+                update_every,
+                self._pool,
+                recorder.submit,
             )
             self._looks = GradientLooks(
                 self._plan, self._layouts, update_every, self._histogram_every, self._pool, recorder.submit
@@ -205,9 +218,7 @@ class GradMonitor:
         """
         start = time.time()
         if self._unusable:
-            raise RuntimeError(
-                f"[GradMonitor.record] expected an open monitor, got a call although {self._unusable}"
-            )
+            return self._refuse()
         number = self._step + 1 if step is None else as_step(step)
         if type(stats) is not GradStats or after_clip is not None or inv_scale is not None:
             inv_scale = check_said(stats, inv_scale, after_clip)
@@ -215,8 +226,10 @@ class GradMonitor:
         if number % self.every:
             self._begin_step(number)
             if self._recorder is not None:
-                self._occasional.recorded()
+                self._periodic.recorded(None)
             return
+        if stats is None:
+            stats = self._pending.take()
         if stats is None:
             stats = self._measure(1.0 if inv_scale is None else inv_scale)
         if stats.norm_type != self._norm_type:
@@ -229,14 +242,48 @@ class GradMonitor:
         phase = "before_clip" if stats.clip_coef is not None else PHASE_SAID[after_clip]
         recorder.submit(StepCapture(number, start, layout, stats, loss, rates, phase, self._pool))
         recorder.record_seconds.append(time.time() - start)
-        if not self._facts.done or getattr(stats, "policy", None) is not self._facts.policy:
+        if not self._facts.done or stats.policy is not self._facts.policy:
             self._facts.recorded(number, stats, given)
         if self._looks.due(number):
             self._looks.look(number, stats)
-        self._occasional.recorded()
+        self._periodic.recorded(stats)
+
+    def collect(self, stats: GradStats) -> None:
+        """Take statistics of the step under way that other code measured, before clipping.
+
+        Several calls may each be about some of the parameters. They become one step when all of the monitor's
+        optimizers have stepped, when a parameter comes again, or with ``record(loss=loss)``.
+        `patch_torch(monitor)` calls this for each clip.
+        """
+        self._pending.add(stats)
+
+    @property
+    def has_pending(self) -> bool:
+        """Whether something is collected that is not recorded yet."""
+        return bool(self._pending)
+
+    @property
+    def records(self) -> bool:
+        """Whether this process writes the run: another rank may."""
+        return self._recorder is not None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether `record` can be called."""
+        return not self._unusable
+
+    def identities(self) -> tuple[int, ...]:
+        """`id` of each parameter as they are now; the same object while they are the same."""
+        self._plan.current()
+        return self._plan.identities
+
+    def _record_pending(self) -> None:
+        if self._pending and not self._unusable:
+            self.record(self._pending.take(), after_clip=False)
 
     def flush(self) -> bool:
         """Wait until everything recorded is on disk. Synchronises. False if it cannot be written."""
+        self._record_pending()
         return self._recorder is None or self._recorder.flush()
 
     def history(self) -> History:
@@ -275,10 +322,12 @@ class GradMonitor:
         """Write what is left, close the file and the sinks, take the hooks off. Twice does no harm."""
         if self._unusable:
             return
+        self._record_pending()
+        self._pending.detach()
         self._unusable = "the monitor is closed"
         if self._recorder is not None:
             try:
-                self._occasional.close()
+                self._periodic.close()
             finally:
                 self._recorder.close()
 
@@ -286,7 +335,7 @@ class GradMonitor:
         """Called in a process forked from the one that records: nothing can be recorded here."""
         if not self._unusable:
             self._unusable = "this process was forked from the one that records"
-            self._occasional.detach()
+            self._periodic.detach()
 
     def __enter__(self) -> GradMonitor:
         return self
@@ -298,11 +347,36 @@ class GradMonitor:
         if getattr(self, "_recorder", None) is not None:
             self.close()
 
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
+        """copy, deepcopy and pickle come here, mostly with a model that holds the monitor."""
+        return _copy_of, (self.run_dir, self._step, self.every)
+
     def __repr__(self) -> str:
-        state = "closed" if self._unusable else "recording" if self._recorder else "another rank records"
+        state = (
+            "a copy"
+            if self._unusable == _COPY
+            else "closed"
+            if self._unusable
+            else "recording"
+            if self._recorder
+            else "another rank records"
+        )
         return f"GradMonitor({str(self.run_dir)!r}, step {self._step}, {state})"
 
     # ---- inside ----
+
+    def _refuse(self) -> None:
+        if self._unusable != _COPY:
+            raise RuntimeError(
+                f"[GradMonitor.record] cannot record, because {self._unusable}; build a new GradMonitor"
+            )
+        if not self._told:
+            self._told = True
+            warn(
+                "[GradMonitor.record] this monitor came with a copy or a pickle of what holds it, and "
+                "records nothing: one file cannot have two writers. Build a GradMonitor for the copied model "
+                "if that is trained"
+            )
 
     def _check_norm_type(self, norm_type: float) -> None:
         if self._norm_type is not None:
@@ -317,24 +391,29 @@ class GradMonitor:
     def _begin_step(self, number: int) -> None:
         self._step = number
         if self._recorder is not None:
-            self._occasional.step = number
+            self._periodic.begin(number)
 
     @torch.no_grad()
     def _measure(self, inv_scale: float) -> GradStats:
         params = self._plan.current()
-        columns = pipeline.measure_columns(
-            "GradMonitor.record", params, self._plan.names, 2.0, self._count_zeros, inv_scale
+        plan = self._plan
+        measured = ladder.measure("GradMonitor.record", params, plan.names, 2.0, self._count_zeros, inv_scale)
+        return GradStats.of(
+            measured, plan.names, plan.sizes(), plan.first, plan.identities, 2.0, inv_scale=inv_scale
         )
-        del columns["nonfinite_total"]
-        return GradStats(
-            names=self._plan.names,
-            numel=self._plan.sizes(),
-            has_grad=tuple(columns.pop("has_grad")),
-            first=self._plan.first,
-            _identities=self._plan.identities,
-            inv_scale=inv_scale,
-            **columns,
-        )
+
+
+#: Why a copy cannot be recorded to.
+_COPY = "it is a copy"
+
+
+def _copy_of(run_dir: Path, step: int, every: int) -> GradMonitor:
+    """What a copied model holds in place of its monitor: it can be read from, and records nothing."""
+    copy = GradMonitor.__new__(GradMonitor)
+    copy.run_dir, copy.every, copy._step = run_dir, every, step
+    copy._unusable, copy._recorder, copy._told = _COPY, None, False
+    copy._pending = PendingStep([], copy._record_pending)
+    return copy
 
 
 def _feed(sinks: Iterable[Sink | str]) -> Feed:

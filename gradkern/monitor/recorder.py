@@ -14,7 +14,7 @@ from statistics import median
 from typing import Any, Protocol
 
 from gradkern.history import format
-from gradkern.history.rows import Row
+from gradkern.history.rows import Row, StepRow
 from gradkern.history.writer import HistoryWriter
 from gradkern.monitor.capture import Capture, Presence
 
@@ -182,7 +182,7 @@ class Recorder:
         self._retry_at = 0.0
         self._drain(wait=True)
         if self._rows:
-            self.lost += len(self._rows)
+            self.lost += _steps_in(self._rows)
             self._warn(
                 "lost", f"[GradMonitor] {str(self.file)!r}: {len(self._rows)} rows could not be written"
             )
@@ -233,12 +233,12 @@ class Recorder:
         most = max(16, self._limit // max(self._row_bytes, 1))
         excess = len(self._rows) - most
         if excess > 0:
+            self.lost += _steps_in(self._rows[:excess])
             del self._rows[:excess]
-            self.lost += excess
 
     def _commit(self) -> None:
         if self._writer.gone():
-            self.lost += len(self._rows)
+            self.lost += _steps_in(self._rows)
             self._send(self._rows)
             self._rows.clear()
             self._warn(
@@ -321,3 +321,8 @@ class Recorder:
         if key not in self._warned:
             self._warned.add(key)
             warnings.warn(message, RuntimeWarning, stacklevel=2)
+
+
+def _steps_in(rows: Sequence[Row]) -> int:
+    """Of looks, facts and the like a step may have several rows besides its own."""
+    return sum(isinstance(row, StepRow) for row in rows)

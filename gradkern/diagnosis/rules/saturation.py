@@ -1,0 +1,67 @@
+"""Sigmoid and tanh units driven so far that their derivative is nearly zero.
+
+The scale of a unit's argument is estimated as ``rms(W) * sqrt(fan_in) * rms(h)``; rms(h) comes from the
+gradients (`profile`) and is at most 1 behind a sigmoid or tanh. Wrong where a module between the layers
+rescales the signal (then there is a normalization, and nothing is said), and for activations that cannot be
+told.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gradkern.diagnosis.case import FEW_STEPS, Case, Floats
+from gradkern.diagnosis.finding import Finding
+from gradkern.diagnosis.gain import first_gain, gains, input_rms
+from gradkern.diagnosis.model import GATING, LEAKY, Layer
+
+#: Standard deviation of the argument. At 4 three quarters of tanh's derivatives are below 0.02; Xavier's
+#: initialization gives 1, trained healthy layers up to 2.4. A sigmoid is half as steep.
+TANH_ARGUMENT, SIGMOID_ARGUMENT = 4.0, 8.0
+#: Inputs of hidden layers behind bounded activations: the largest over the smallest, and the largest.
+#: (Unbounded ones grow by the gain from layer to layer.)
+LEVEL, HIGHEST = 2.5, 2.0
+
+
+def saturation(case: Case) -> list[Finding]:
+    """Layers in front of a sigmoid or tanh whose argument is too large."""
+    e, model = case.evidence, case.model
+    mixed = bool(model.words & (GATING | LEAKY))
+    if mixed or model.normalizes or model.recurs or len(e.steps) < FEW_STEPS:
+        return []
+    if not (model.squashes if model.knows_activations else _bounded(case)):
+        return []
+    limit = SIGMOID_ARGUMENT if "sigmoid" in model.words and "tanh" not in model.words else TANH_ARGUMENT
+    layers = model.layers[:-1]
+    courses = {i: _arguments(case, layer, first=i == 0) for i, layer in enumerate(layers)}
+    sick = {i: c for i, c in courses.items() if len(c) and np.median(c) >= limit}
+    if not sick:
+        return []
+    worst = max(float(np.median(course)) for course in sick.values())
+    onset = min(int(np.argmax(course >= limit)) for course in sick.values())
+    names = case.of_layers([layers[i] for i in sick])
+    why = (
+        f"The argument of the activation behind {names[0]} has a "
+        f"standard deviation of about {worst:.0f}: most units are at the ends of its range, where it has no "
+        "slope."
+    )
+    numbers = {"argument_std": worst, "layers": len(sick), "input_rms": input_rms(case)}
+    severity = "warning" if case.trend.fell else "severe"
+    first = int(e.update_steps[onset])
+    return [case.finding("saturation", severity, why, numbers, layers=names, first=first)]
+
+
+def _arguments(case: Case, layer: Layer, first: bool) -> Floats:
+    """[U] standard deviation of the argument at each look."""
+    signal = input_rms(case, layer)
+    return gains(case, layer) * (signal if first else min(signal, 1.0))
+
+
+def _bounded(case: Case) -> bool:
+    """Unknown activations are bounded if the signal stays level although each layer multiplies it."""
+    inner = case.model.layers[1:-1]
+    signals = [input_rms(case, layer) for layer in inner if layer.bias is not None]
+    gain = [first_gain(case, layer) for layer in inner]
+    if len(signals) < 2 or min(gain) < TANH_ARGUMENT:
+        return False
+    return max(signals) < LEVEL * min(signals) and max(signals) < HIGHEST
