@@ -43,6 +43,7 @@ class _Attached:
 
 _attached: list[_Attached] = []
 _lock = threading.Lock()
+_open_for: Callable[[Sequence[Tensor]], GradMonitor] | None = None
 
 
 def attach(monitor: GradMonitor, when: Callable[[], bool] | None = None) -> None:
@@ -68,6 +69,13 @@ def detach_all() -> None:
     """Hand nothing to any monitor."""
     with _lock:
         _attached.clear()
+        on_unknown(None)
+
+
+def on_unknown(open_for: Callable[[Sequence[Tensor]], GradMonitor] | None) -> None:
+    """Make a monitor with `open_for` where parameters are clipped that no attached monitor has."""
+    global _open_for
+    _open_for = open_for
 
 
 def is_attached(monitor: GradMonitor) -> bool:
@@ -141,8 +149,16 @@ def hand_on(params: Sequence[Tensor], stats: GradStats) -> None:
 
 def _owners(params: Sequence[Tensor]) -> list[tuple[GradMonitor, frozenset[int]]]:
     """The attached monitors that one of these parameters belongs to."""
-    if not _attached or torch.compiler.is_compiling():
+    if not (_attached or _open_for) or torch.compiler.is_compiling():
         return []
+    found = _known(params)
+    if not found and _open_for is not None and any(p.grad is not None for p in params):
+        attach(_open_for(params))
+        found = _known(params)
+    return found
+
+
+def _known(params: Sequence[Tensor]) -> list[tuple[GradMonitor, frozenset[int]]]:
     found = []
     for entry in list(_attached):
         if entry.monitor.is_open and (entry.when is None or entry.when()):

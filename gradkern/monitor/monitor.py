@@ -238,6 +238,11 @@ class GradMonitor:
         return bool(self._pending)
 
     @property
+    def records(self) -> bool:
+        """Whether this process writes the run: another rank may."""
+        return self._recorder is not None
+
+    @property
     def is_open(self) -> bool:
         """Whether `record` can be called."""
         return not self._unusable
