@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gradkern._util.names import common_prefix
 from gradkern._util.text import visible
 from gradkern.diagnosis import Finding, diagnose
 from gradkern.diagnosis.watchdog import next_look
@@ -234,7 +235,8 @@ def _rank(history: History) -> tuple[list[Ranked], list[Ranked], list[Ranked], l
     """Parameters by rms in the last record, and by its ratio to the median of the records before."""
     columns = history.window(max(0, len(history) - ROWS), len(history))
     rms = columns.rms.astype(np.float64)
-    last, names, bad = rms[-1], history.names, columns.nonfinite[-1] > 0
+    skip = len(common_prefix(history.names))
+    last, names, bad = rms[-1], [name[skip:] for name in history.names], columns.nonfinite[-1] > 0
     known = ~np.isnan(last) | bad
     by_size = sorted(np.flatnonzero(known), key=lambda i: -math.inf if bad[i] else -last[i])
     shown = [Ranked(names[i], "inf or NaN" if bad[i] else f"{last[i]:.3g}", bool(bad[i])) for i in by_size]
