@@ -13,10 +13,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Protocol
 
+from gradkern._util.warning import warn
 from gradkern.history import format
 from gradkern.history.rows import Row, StepRow
 from gradkern.history.writer import HistoryWriter
 from gradkern.monitor.capture import Capture, Presence
+from gradkern.monitor.plateau import Plateau
 
 #: How often the thread looks for work, in seconds. It is never woken by a step: that would cost
 #: the training thread a system call and a turn at Python's lock.
@@ -80,6 +82,7 @@ class Recorder:
         self._ended = ended
         self._stalled = False
         self._warned: set[str] = set()
+        self._plateau = Plateau()
         self._retry_at, self._retry_after = 0.0, RETRY
         self._written_rows, self._written_seconds, self._noted_at = 0, 0.0, 0.0
         self._wake = threading.Event()
@@ -215,7 +218,10 @@ class Recorder:
             self._row_bytes = max(self._row_bytes, size)
             self._taken_bytes += size
             try:
-                self._rows.append(capture.row(self._presence))
+                row = capture.row(self._presence)
+                self._rows.append(row)
+                if isinstance(row, StepRow):
+                    self._tell(self._plateau.add(row))
             except Exception as error:  # the others are not to be lost with it
                 self._lose(1, f"step {capture.step} cannot be recorded", error)
             capture.arriving.release()
@@ -223,6 +229,11 @@ class Recorder:
                 self._trim()
             elif len(self._rows) >= 256:
                 self._commit()
+
+    def _tell(self, message: str) -> None:
+        if message and message not in self._warned:
+            self._warned.add(message)
+            warn(message)
 
     def _lose(self, rows: int, what: str, error: Exception) -> None:
         self.lost += rows
