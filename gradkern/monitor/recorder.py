@@ -17,7 +17,7 @@ from gradkern._util.warning import warn
 from gradkern.history import format
 from gradkern.history.rows import Row, StepRow
 from gradkern.history.writer import HistoryWriter
-from gradkern.monitor.capture import Capture, Presence
+from gradkern.monitor.capture import Capture, Presence, StepCapture
 from gradkern.monitor.plateau import Plateau
 
 #: How often the thread looks for work, in seconds. It is never woken by a step: that would cost
@@ -98,7 +98,7 @@ class Recorder:
     def submit(self, capture: Capture) -> None:
         """Hand over; returns at once unless the queue is full."""
         if self._queued_bytes - self._taken_bytes > self._limit and not self._make_room():
-            self.lost += 1
+            self.lost += isinstance(capture, StepCapture)
             capture.arriving.wait()
             capture.arriving.release()
             return
