@@ -75,7 +75,7 @@ class Sample:
         if key not in self._lengths:
             if len(self._lengths) >= _MOST_LENGTHS:
                 self._lengths.clear()
-            self._lengths[key] = torch.tensor(counts).to(device)
+            self._lengths[key] = torch.tensor(counts, device="cpu").to(device)
         return Piece([row for row, _ in entries], torch.cat(parts).float(), counts, self._lengths[key])
 
 

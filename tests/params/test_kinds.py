@@ -110,3 +110,17 @@ def test_layers_and_common_prefixes():
     assert common_prefix([*deep, "base_model.model.embed.weight"]) == "base_model.model."
     for names in ([], ["weight"], ["lin.weight", "lin.bias"], ["0.weight", "1.weight"]):
         assert common_prefix(names) == ""
+
+
+def test_recording_under_another_default_device(tmp_path):
+    model = nn.Linear(4, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with torch.device("meta"):
+        options = {"update_every": 1, "histogram_every": 1}
+        with GradMonitor(model, optimizer, tmp_path, **options) as monitor:
+            for _ in range(4):
+                model(torch.ones(2, 4, device="cpu")).square().sum().backward()
+                monitor.record()
+                optimizer.step()
+                optimizer.zero_grad()
+            assert monitor.lost == 0 and monitor.history().update_steps.tolist() == [1, 2, 3, 4]
