@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         get_total_norm,
     )
     from gradkern.clipping.measure import measure
-    from gradkern.diagnosis import Finding, Remedy, diagnose
+    from gradkern.diagnosis import DiagnosisError, Finding, Remedy, diagnose
     from gradkern.history import History, HistoryError
     from gradkern.integrations.torch_utils import patch_torch, patched_torch, unpatch_torch
     from gradkern.kernels.extension import build_info
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from gradkern.params.stats import GradStats
 
 __all__ = [
+    "DiagnosisError",
     "Finding",
     "GradClipper",
     "GradMonitor",
@@ -56,6 +57,7 @@ __all__ = [
 
 if not TYPE_CHECKING:
     _HOMES = {
+        "DiagnosisError": "gradkern.diagnosis",
         "Finding": "gradkern.diagnosis",
         "GradClipper": "gradkern.clipping.clipper",
         "GradMonitor": "gradkern.monitor.monitor",

@@ -51,9 +51,10 @@ def _initialization(case: Case) -> list[Remedy]:
     return [cures.xavier_init() if model.squashes and not model.gates else cures.he_init()]
 
 
-def _scaling(case: Case) -> list[Remedy]:
+def _scaling(case: Case, kinds: set[str]) -> list[Remedy]:
     inputs = [cures.scale_inputs(case)] if _input_is_large(case) else []
-    return inputs + ([cures.scale_targets(case)] if _targets_are_large(case) else [])
+    weights = "poor_initialization" in kinds  # these explain a large loss
+    return inputs + ([cures.scale_targets(case)] if _targets_are_large(case) and not weights else [])
 
 
 # ---- by kind ----
@@ -62,7 +63,7 @@ def _scaling(case: Case) -> list[Remedy]:
 def _nonfinite(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
     grew = f.evidence.get("norm_growth_before", 0.0) >= 10
     if grew or kinds & {"update_too_large", "exploding_gradient", "weight_growth"}:
-        first = _scaling(case) + ([cures.zero_grad()] if "summed" in kinds else [])
+        first = _scaling(case, kinds) + ([cures.zero_grad()] if "summed" in kinds else [])
         if "poor_initialization" in kinds:
             first += _initialization(case)
         return [*first, cures.lower_lr(case), cures.clip(case), cures.skip_nonfinite()]
@@ -85,7 +86,7 @@ def _dead(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
 
 def _saturation(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
     late = [cures.lower_lr(case)] if f.first_step > case.evidence.steps[0] else []
-    return [*_scaling(case), *late, cures.xavier_init(), cures.normalization(), cures.relu()]
+    return [*_scaling(case, kinds), *late, cures.xavier_init(), cures.normalization(), cures.relu()]
 
 
 def _vanishing(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
@@ -112,20 +113,20 @@ def _vanishing(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
 def _exploding(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
     if "decades_over_depth" in f.evidence or "poor_initialization" in kinds:
         norm = [] if case.model.normalizes else [cures.normalization()]
-        return [*_scaling(case), *_initialization(case), *norm, cures.clip(case), cures.residual()]
+        return [*_scaling(case, kinds), *_initialization(case), *norm, cures.clip(case), cures.residual()]
     if "summed" in kinds:
         return [cures.zero_grad(), cures.clip(case)]
-    return [*_scaling(case), cures.clip(case), cures.lower_lr(case), cures.weight_decay()]
+    return [*_scaling(case, kinds), cures.clip(case), cures.lower_lr(case), cures.weight_decay()]
 
 
 def _initial(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
     norm = [] if case.model.normalizes else [cures.normalization()]
-    return [*_scaling(case), *_initialization(case), *norm]
+    return [*_scaling(case, kinds), *_initialization(case), *norm]
 
 
 def _too_large(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
     zero = [cures.zero_grad()] if "summed" in kinds else []
-    return [*zero, *_scaling(case), cures.lower_lr(case), cures.clip(case), cures.warmup()]
+    return [*zero, *_scaling(case, kinds), cures.lower_lr(case), cures.clip(case), cures.warmup()]
 
 
 def _too_small(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:

@@ -25,10 +25,12 @@ from gradkern.monitor.arguments import (
     check_said,
     run_folder,
 )
-from gradkern.monitor.capture import StepCapture
+from gradkern.monitor.capture import HostCapture, StepCapture
 from gradkern.monitor.describe import describe_run
+from gradkern.monitor.facts import FactFinder
 from gradkern.monitor.layouts import Layouts
 from gradkern.monitor.lifetime import follow
+from gradkern.monitor.looks import GradientLooks
 from gradkern.monitor.pending import PendingStep
 from gradkern.monitor.periodic import Periodic
 from gradkern.monitor.ranks import agree_on_step
@@ -57,9 +59,11 @@ class GradMonitor:
         every: record each `every`-th optimizer step.
         sinks: loggers besides (`gradkern.sinks`), or their names: "jsonl", "tensorboard", "wandb",
             "mlflow".
-        update_every: look at weights each so many optimizer steps, as `record` counts them; 0 for never.
+        update_every: look at weights (norms, update ratios) and gradients (zeros of parameters with one
+            dimension, elements that are never non-zero) at steps 1, 2, 4, 8, … and then each so many
+            optimizer steps, as `record` counts them; 0 for never.
         histogram_every: take log2 histograms each so many optimizer steps (a sample of up to 1,024
-            elements of each gradient); 0 for never.
+            elements of each gradient); 0 for never. By default at the early looks only.
         count_zeros: where `record` measures by itself, count zero elements too.
         all_ranks: in a distributed program rank 0 alone records, unless this is set: then each rank
             does, to ``run_dir/rank<N>`` (pipeline stages hold different parameters). Without
@@ -103,13 +107,15 @@ class GradMonitor:
         every: int = 1,
         sinks: Iterable[Sink | str] = (),
         update_every: int = 100,
-        histogram_every: int = 0,
+        histogram_every: int | None = None,
         count_zeros: bool = False,
         all_ranks: bool = False,
     ) -> None:
         self.every = as_count("every", every, 1)
         update_every = as_count("update_every", update_every, 0)
-        self._histogram_every = as_count("histogram_every", histogram_every, 0)
+        if histogram_every is not None:
+            histogram_every = as_count("histogram_every", histogram_every, 0)
+        self._histogram_every = histogram_every
         self._count_zeros = count_zeros
         optimizer = as_optimizer(optimizer)
         self._plan = ParameterPlan("GradMonitor", model)
@@ -118,6 +124,7 @@ class GradMonitor:
         self._pool = PinnedPool()
         module = model if isinstance(model, torch.nn.Module) else None
         self._layouts = Layouts(self._plan, module, optimizer)
+        self._module = module
         self._unusable = ""
         self._told = False
         self._pending = PendingStep([] if optimizer is None else [optimizer], self._record_pending)
@@ -152,6 +159,13 @@ class GradMonitor:
                 update_every,
                 self._pool,
                 recorder.submit,
+            )
+            self._looks = GradientLooks(
+                self._plan, self._layouts, update_every, self._histogram_every, self._pool, recorder.submit
+            )
+            optimizers = {} if self._optimizer is None else {"": self._optimizer}
+            self._facts = FactFinder(
+                self._plan, self._module, optimizers, lambda row: recorder.submit(HostCapture(row))
             )
         except BaseException:
             if recorder is None:
@@ -208,7 +222,7 @@ class GradMonitor:
         number = self._step + 1 if step is None else as_step(step)
         if type(stats) is not GradStats or after_clip is not None or inv_scale is not None:
             inv_scale = check_said(stats, inv_scale, after_clip)
-        loss = as_loss(loss)
+        given, loss = loss, as_loss(loss)
         if number % self.every:
             self._begin_step(number)
             if self._recorder is not None:
@@ -228,8 +242,10 @@ class GradMonitor:
         phase = "before_clip" if stats.clip_coef is not None else PHASE_SAID[after_clip]
         recorder.submit(StepCapture(number, start, layout, stats, loss, rates, phase, self._pool))
         recorder.record_seconds.append(time.time() - start)
-        if self._histogram_every and number % self._histogram_every == 0:
-            self._periodic.add_histogram(stats)
+        if not self._facts.done or stats.policy is not self._facts.policy:
+            self._facts.recorded(number, stats, given)
+        if self._looks.due(number):
+            self._looks.look(number, stats)
         self._periodic.recorded(stats)
 
     def collect(self, stats: GradStats) -> None:

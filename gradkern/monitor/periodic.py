@@ -1,4 +1,4 @@
-"""Periodic statistics: weight norms and update ratios around a step, histograms of gradients."""
+"""Periodic statistics: weight norms and update ratios around an optimizer step."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from gradkern.monitor.capture import HistogramCapture, WeightsCapture
+from gradkern.monitor.capture import WeightsCapture
 from gradkern.monitor.layouts import Layouts
+from gradkern.monitor.looks import is_look
 from gradkern.monitor.mistakes import Mistakes
-from gradkern.monitor.sample import Part, Sample
+from gradkern.monitor.sample import Part
 from gradkern.monitor.transfer import PinnedPool
 from gradkern.monitor.updates import UpdateTracker
 from gradkern.params import steps
@@ -18,7 +19,7 @@ from gradkern.params.stats import GradStats
 
 
 class Periodic:
-    """Weight norms, update ratios and histograms of a monitor.
+    """Weight norms and update ratios of a monitor.
 
     `record` comes before the optimizers' step that it is of, or within it (in a closure, or in a hook of
     the optimizer). What the weights change by in a step has the number of that call. A step without one
@@ -37,7 +38,7 @@ class Periodic:
         layouts: Layouts,
         update_every: int,
         pool: PinnedPool,
-        submit: Callable[[WeightsCapture | HistogramCapture], None],
+        submit: Callable[[WeightsCapture], None],
     ) -> None:
         self._plan, self._layouts, self._pool, self._submit = plan, layouts, pool, submit
         self._update_every = update_every
@@ -51,8 +52,6 @@ class Periodic:
         self._tracking = False
         """Whether the weights before a step are held."""
         self._changed: list[Part] | None = None
-        self._sample: Sample | None = None
-        self._sampled: tuple[str, ...] = ()
         self._mistakes = Mistakes(plan, self._optimizers)
         for optimizer in self._optimizers:
             steps.listen(optimizer, self)
@@ -112,7 +111,7 @@ class Periodic:
             self._recorded = False
 
     def _is_due(self, step: int) -> bool:
-        return bool(self._update_every) and (step == 1 or step % self._update_every == 0)
+        return is_look(step, self._update_every)
 
     def _report(self) -> None:
         if self._changed is not None:
@@ -126,16 +125,3 @@ class Periodic:
         self._tracking, self._changed = False, None
         self._stepped.clear()
         self._tracker.forget()
-
-    # ---- histograms ----
-
-    def add_histogram(self, stats: GradStats) -> None:
-        """Of the gradients as they are now, made what they were before clipping."""
-        from gradkern.monitor.histogram import histogram
-
-        params = self._plan.current()
-        if self._sample is None or self._sampled is not self._plan.names:
-            self._sample, self._sampled = Sample(params), self._plan.names
-        coef, scale = (stats.clip_coef, 1.0) if stats.applied else (None, stats.inv_scale)
-        parts = histogram([p.grad for p in params], self._sample, coef, scale)
-        self._submit(HistogramCapture(self.step, self._layouts.own(), parts, self._pool))

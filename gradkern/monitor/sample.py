@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 EXACT_ELEMENTS = 1 << 20
 ELEMENTS_EACH = 1024
+WHOLE_ELEMENTS = 1 << 16  # of a vector
 
 
 def stride_for(numel: int, shape: Sequence[int], most: int) -> int:
@@ -39,15 +40,21 @@ class Sample:
     Of a DTensor the local part is looked at. Tensors without numbers in plain memory are left out:
     sparse, nested, meta and lazy ones, wrapper subclasses, and types that torch cannot convert
     (quantised ones, float4, bits).
+
+    Args:
+        vectors_whole: every element of tensors with one dimension, up to 65,536 of each.
     """
 
-    def __init__(self, tensors: Sequence[Tensor]) -> None:
+    def __init__(self, tensors: Sequence[Tensor], vectors_whole: bool = False) -> None:
         flat = [elements(tensor) for tensor in tensors]
         self.exact = sum(0 if f is None else f.numel() for f in flat) <= EXACT_ELEMENTS
         self.strides = [
             1 if self.exact or f is None else stride_for(f.numel(), _sides(t), ELEMENTS_EACH)
             for f, t in zip(flat, tensors)
         ]
+        if vectors_whole:
+            small = [t.dim() == 1 and t.numel() <= WHOLE_ELEMENTS for t in tensors]
+            self.strides = [1 if is_small else stride for is_small, stride in zip(small, self.strides)]
         numbers = [0 if f is None else f.numel() for f in flat]
         #: For each tensor, what a norm of its sample is multiplied by for that of all its elements.
         self.factors = [math.sqrt(n / max(-(-n // s), 1)) for n, s in zip(numbers, self.strides)]
@@ -75,7 +82,7 @@ class Sample:
         if key not in self._lengths:
             if len(self._lengths) >= _MOST_LENGTHS:
                 self._lengths.clear()
-            self._lengths[key] = torch.tensor(counts).to(device)
+            self._lengths[key] = torch.tensor(counts, device="cpu").to(device)
         return Piece([row for row, _ in entries], torch.cat(parts).float(), counts, self._lengths[key])
 
 

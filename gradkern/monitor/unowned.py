@@ -29,7 +29,7 @@ class UnownedParameters:
         self._looks = 0
         self._versions: dict[int, int] = {}
         """By row: the version at the first look of those that have not changed since."""
-        self._row, self._before = 0, torch.empty(0)
+        self._row, self._before = 0, torch.empty(0, device="cpu")
         """Some elements of one of them."""
 
     @torch.no_grad()
@@ -85,5 +85,5 @@ def _some(param: Tensor) -> Tensor:
     """A few elements, copied; none where there are no numbers in plain memory."""
     flat = elements(param)
     if flat is None:
-        return torch.empty(0)
+        return torch.empty(0, device="cpu")
     return flat[:: max(1, len(flat) // _ELEMENTS)][:_ELEMENTS].clone()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from gradkern._util.names import common_prefix
@@ -51,7 +52,7 @@ def _finding(finding: dict[str, Any], skip: int) -> dict[str, Any]:
 
 def _subtitle(run: Run) -> str:
     seconds = run.summary.get("seconds")
-    if not seconds or run.records < 2:
+    if not seconds or not math.isfinite(seconds) or run.records < 2:
         return "gradient report"
     hours, rest = divmod(int(seconds), 3600)
     return f"gradient report · {hours:d} h {rest // 60:02d} min {rest % 60:02d} s from first to last step"

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gradkern._util.text import clip_middle, fit, number, visible
+from gradkern.diagnosis import Finding
 from gradkern.watch.chart import bars, fold
 from gradkern.watch.snapshot import Ranked, Snapshot
 
@@ -44,6 +45,8 @@ def _lines(
 ) -> list[RenderableType]:
     head: list[RenderableType] = [_title(snap, width), *_numbers(snap, width)]
     foot = [_footer(snap, interactive)]
+    if snap.headline is not None and height - len(head) - len(foot) >= 6:
+        head += _headline(snap.headline)
     if not snap.records:
         return [*head, Text(snap.note, style=_SOFT), *foot]
     left = height - len(head) - len(foot)
@@ -93,6 +96,14 @@ def _offender(steps: int, step: int, name: str, more: int, width: int) -> list[T
     shown = clip_middle(visible(name), max(8, room if apart else width)) + others
     lines = [text, shown] if apart else [f"{text} {shown}"]
     return [Text(line, style=_ALARM, no_wrap=True, overflow="ellipsis") for line in lines]
+
+
+def _headline(finding: Finding) -> list[Text]:
+    style = _ALARM if finding.severity == "severe" else _WARN
+    lines = [f"{finding.title}: {visible(finding.why)}"]
+    if finding.remedies:
+        lines.append(f"Do: {visible(finding.remedies[0].because)}")
+    return [Text(line, style=style, no_wrap=True, overflow="ellipsis") for line in lines]
 
 
 def _alarm(value: float | None) -> str:

@@ -253,3 +253,67 @@ def test_parameters_that_the_optimizer_does_not_have_by_right(tmp_path, how):
 
     with told():
         loop.run(body)
+
+
+def plateau(folder, record, steps=40):
+    """Totals of a loop whose gradients `record` clips, or not."""
+    loop = Loop(folder, steps=steps)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+
+        def body():
+            loop.backward(100.0)
+            record(loop)
+            loop.optimizer.step()
+
+        loop.run(body)
+    return [str(w.message) for w in caught if w.category is GradkernWarning]
+
+
+def test_norms_that_something_else_has_clipped(tmp_path):
+    def clipped(loop):
+        torch.nn.utils.clip_grad_norm_(loop.model.parameters(), 0.5)
+        loop.monitor.record()
+
+    (message,) = plateau(tmp_path, clipped)
+    assert "the total norm sits at 0.5 for 20 recorded steps" in message
+
+
+def test_norms_that_vary_or_are_said_to_be_clipped(tmp_path):
+    def said(loop):
+        torch.nn.utils.clip_grad_norm_(loop.model.parameters(), 0.5)
+        loop.monitor.record(after_clip=True)
+
+    def constant(loop):
+        for param in loop.model.parameters():
+            param.grad = torch.ones_like(param)
+        loop.monitor.record()
+
+    for number, record in enumerate((said, constant, lambda loop: loop.monitor.record())):
+        assert plateau(tmp_path / str(number), record) == []
+
+
+def test_gradients_clipped_after_the_step(tmp_path):
+    model = small_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    clipper = gradkern.GradClipper(model, 0.5)
+
+    def body(late):
+        optimizer.zero_grad()
+        model(torch.ones(2, 6)).sum().backward()
+        if late:
+            optimizer.step()
+        clipper.clip_()
+        if not late:
+            optimizer.step()
+
+    with told():
+        for _ in range(3):
+            body(late=False)
+    with told("[GradClipper.clip_] an optimizer has stepped with these gradients already"):
+        for _ in range(3):
+            body(late=True)
+    optimizer.zero_grad()
+    with told("[GradClipper.clip_] no parameter has a gradient, so there is nothing to clip"):
+        for _ in range(3):
+            clipper.clip_()
