@@ -76,7 +76,7 @@ LAYERS = (
     {"clipping"},
     {"sinks"},
     {"monitor"},
-    {"report", "watch", "demo", "bench", "integrations"},
+    {"report", "watch", "demo", "bench", "integrations", "compat"},
     {"cli"},
     {"__init__", "__main__"},  # what users import; nothing in here does
 )
