@@ -18,7 +18,7 @@ endif
 # In a checkout the package is imported from here, whatever environment runs it.
 export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 
-SOURCES := $(shell find csrc cmake -type f) CMakeLists.txt setup.py pyproject.toml
+SOURCES := $(shell find csrc cmake build_tools -type f) CMakeLists.txt setup.py pyproject.toml
 # The stamp of the last build: of which interpreter and choice about CUDA. After a change of torch: make -B build.
 BUILT   := build/.built-$(subst /,_,$(PY))-cuda_$(or $(GRADKERN_CUDA),auto)
 ifeq ($(wildcard gradkern/_C*.so),)
@@ -26,7 +26,7 @@ ifeq ($(wildcard gradkern/_C*.so),)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test cpp-test slow-test sanitize bench lint docs format wheel clean
+.PHONY: help setup build demo test cpp-test slow-test sanitize bench diagnose lint docs format wheel clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,7 +42,7 @@ $(READY): constraints.txt pyproject.toml
 	$(PY) -m pip install $(PIP_FLAGS) --no-compile -c constraints.txt numpy pybind11 cmake ninja setuptools wheel \
 	    pytest pytest-timeout pytest-xdist hypothesis expecttest matplotlib ruff mypy \
 	    mkdocs mkdocs-material mkdocstrings mkdocstrings-python \
-	    rich pandas pyarrow tensorboard wandb mlflow-skinny accelerate
+	    rich pandas scikit-learn pyarrow tensorboard wandb mlflow-skinny accelerate
 	cd $(VENV)/lib/python*/site-packages && { $(abspath $(PY)) -m compileall -q -j 0 torch numpy sympy >/dev/null || true; }
 	touch $@
 endif
@@ -75,6 +75,9 @@ bench: build  ## gradkern beside torch and a raw read of the same memory
 	$(PY) benchmarks/bench_clip.py
 	$(PY) benchmarks/bench_value.py
 
+diagnose: build  ## the labelled suite of the diagnosis: its figures, in about 15 minutes
+	$(PY) -m benchmarks.diagnosis
+
 lint: $(READY)  ## ruff and mypy
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
@@ -90,4 +93,4 @@ wheel: $(READY)  ## a wheel in dist/
 	$(PY) -m pip wheel $(PIP_FLAGS) --no-build-isolation --no-deps --wheel-dir dist .
 
 clean:  ## everything built; the virtual environment stays
-	rm -rf build dist *.egg-info gradkern/*.so gradkern/_built_for_torch.txt .mypy_cache .ruff_cache .pytest_cache
+	rm -rf build dist *.egg-info gradkern/*.so .mypy_cache .ruff_cache .pytest_cache

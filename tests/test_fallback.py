@@ -113,7 +113,7 @@ class TestMissingKernels:
         assert texts[0].startswith(
             "gradkern was built without CUDA kernels: gradients on a GPU go to torch's"
         )
-        assert "GRADKERN_CUDA=1 pip install --no-build-isolation" in texts[0]
+        assert "GRADKERN_CUDA=1 pip install --force-reinstall" in texts[0]
 
     def test_silent_where_kernels_are_not_what_is_missing(self, recwarn):
         gradkern.clip_grad_norm_([wrapped_parameter()[0]], 1.0)

@@ -14,7 +14,7 @@ namespace {
 
 [[noreturn]] void missing(const CallSite& site) {
   TORCH_CHECK(false, "[", site.operation, "] this build of gradkern has no CUDA kernels. Rebuild it ",
-              "where nvcc is installed: GRADKERN_CUDA=1 pip install --no-build-isolation ",
+              "where nvcc is installed: GRADKERN_CUDA=1 pip install ",
               "--force-reinstall --no-deps PATH_TO_CHECKOUT (or there: make -B build)");
 }
 

@@ -1,8 +1,8 @@
 """`C`: the compiled extension, or what stands in for it.
 
 Every function of `gradkern._C` returns None (or False) for a list that it does not take; callers then go
-on to ranks or to torch's operations. Under ``GRADKERN_DISABLE=1`` `C` declines everything, and under
-``GRADKERN_VERIFY=1`` it compares each result with float64.
+on to ranks or to torch's operations. `C` declines everything under ``GRADKERN_DISABLE=1``, and where no
+extension fits the installed torch. Under ``GRADKERN_VERIFY=1`` it compares each result with float64.
 """
 
 from __future__ import annotations
@@ -45,4 +45,4 @@ if TYPE_CHECKING:
 
     C = _C
 else:
-    C = NullBackend() if DISABLED else Verified(EXTENSION) if VERIFY else EXTENSION
+    C = NullBackend() if DISABLED or EXTENSION is None else Verified(EXTENSION) if VERIFY else EXTENSION

@@ -115,7 +115,7 @@ def distinct(tensors: Sequence[Tensor | None]) -> list[Tensor]:
 def warn_of_missing_kernels(tensors: Sequence[Tensor]) -> None:
     """Say once what rebuilds gradkern, where a GPU's gradients go to torch for want of kernels."""
     global _warned
-    if _warned or DISABLED or not any(_lacks_kernels(t) for t in tensors):
+    if _warned or DISABLED or EXTENSION is None or not any(_lacks_kernels(t) for t in tensors):
         return
     _warned = True
     warn(
@@ -130,7 +130,12 @@ _warned = False
 def _lacks_kernels(tensor: Tensor) -> bool:
     # As with torch, an entry may be anything that has a gradient.
     carrier = tensor if isinstance(tensor, Tensor) else tensor.grad
-    return carrier is not None and carrier.is_cuda and not EXTENSION.build_info()["cuda"]
+    return (
+        carrier is not None
+        and carrier.is_cuda
+        and EXTENSION is not None
+        and not EXTENSION.build_info()["cuda"]
+    )
 
 
 def widest(tensor: Tensor) -> torch.dtype:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gradkern.history.format import EXPONENTS, FORMATS
 from gradkern.history.layout import Layout
-from gradkern.history.rows import HistogramRow, Row, StepRow, WeightsRow
+from gradkern.history.rows import HistogramRow, LookRow, Row, StepRow, WeightsRow
 from gradkern.monitor.sample import Part
 from gradkern.monitor.transfer import HERE, PinnedPool, send
 from gradkern.params.stats import GradStats
@@ -160,7 +160,34 @@ class HistogramCapture(PartsCapture):
         return HistogramRow(self.step, self.layout, *self.gathered())
 
 
-Capture = StepCapture | WeightsCapture | HistogramCapture
+class LookCapture(PartsCapture):
+    """Zero counts and fractions of ever non-zero elements on their way."""
+
+    columns = ((1, np.float32, np.nan), (1, np.int64, -1))
+
+    def row(self, presence: Presence) -> Row:
+        """The row, once arrived."""
+        return LookRow(self.step, self.layout, *self.gathered())
+
+
+class HostCapture:
+    """A row that is on the host already."""
+
+    arriving = HERE
+
+    def __init__(self, row: Row) -> None:
+        self._row, self.step = row, row.step
+
+    def nbytes(self) -> int:
+        """Roughly what it holds."""
+        return 1024
+
+    def row(self, presence: Presence) -> Row:
+        """The row."""
+        return self._row
+
+
+Capture = StepCapture | WeightsCapture | HistogramCapture | LookCapture | HostCapture
 
 
 @dataclass

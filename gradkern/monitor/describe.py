@@ -11,7 +11,11 @@ from gradkern.version import __version__
 
 
 def describe_run(
-    optimizer: torch.optim.Optimizer | None, every: int, update_every: int, histogram_every: int, rank: int
+    optimizer: torch.optim.Optimizer | None,
+    every: int,
+    update_every: int,
+    histogram_every: int | None,
+    rank: int,
 ) -> dict[str, Any]:
     """Entries of `History.meta`."""
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()

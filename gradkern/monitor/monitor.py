@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import torch
 from torch import Tensor
 
+from gradkern._util.warning import warn
 from gradkern.clipping import ladder
 from gradkern.history import lock
 from gradkern.history.facade import History
@@ -23,12 +25,14 @@ from gradkern.monitor.arguments import (
     check_said,
     run_folder,
 )
-from gradkern.monitor.capture import StepCapture
+from gradkern.monitor.capture import HostCapture, StepCapture
 from gradkern.monitor.describe import describe_run
+from gradkern.monitor.facts import FactFinder
 from gradkern.monitor.layouts import Layouts
 from gradkern.monitor.lifetime import follow
+from gradkern.monitor.looks import GradientLooks
 from gradkern.monitor.pending import PendingStep
-from gradkern.monitor.periodic import Occasional
+from gradkern.monitor.periodic import Periodic
 from gradkern.monitor.ranks import agree_on_step
 from gradkern.monitor.recorder import Feed, Recorder
 from gradkern.monitor.transfer import PinnedPool
@@ -55,9 +59,11 @@ class GradMonitor:
         every: record each `every`-th optimizer step.
         sinks: loggers besides (`gradkern.sinks`), or their names: "jsonl", "tensorboard", "wandb",
             "mlflow".
-        update_every: look at weights each so many optimizer steps, as `record` counts them; 0 for never.
+        update_every: look at weights (norms, update ratios) and gradients (zeros of parameters with one
+            dimension, elements that are never non-zero) at steps 1, 2, 4, 8, … and then each so many
+            optimizer steps, as `record` counts them; 0 for never.
         histogram_every: take log2 histograms each so many optimizer steps (a sample of up to 1,024
-            elements of each gradient); 0 for never.
+            elements of each gradient); 0 for never. By default at the early looks only.
         count_zeros: where `record` measures by itself, count zero elements too.
         all_ranks: in a distributed program rank 0 alone records, unless this is set: then each rank
             does, to ``run_dir/rank<N>`` (pipeline stages hold different parameters). Without
@@ -84,6 +90,9 @@ class GradMonitor:
     Notes:
         Of a model with DTensors, building it is a small collective over the default group: every rank
         builds one, and all count on from the same step.
+        A copy or a pickle of what holds a monitor (an averaged model, a checkpoint) has one that records
+        nothing, and says so once when it is told to.
+
         Nothing here waits for a device. Values are copied to pinned memory and written by a thread
         when they have arrived, at the latest a fraction of a second later; a killed process loses
         no more than that. Disk trouble during training is warned of, retried, and never raised.
@@ -98,13 +107,15 @@ class GradMonitor:
         every: int = 1,
         sinks: Iterable[Sink | str] = (),
         update_every: int = 100,
-        histogram_every: int = 0,
+        histogram_every: int | None = None,
         count_zeros: bool = False,
         all_ranks: bool = False,
     ) -> None:
         self.every = as_count("every", every, 1)
         update_every = as_count("update_every", update_every, 0)
-        self._histogram_every = as_count("histogram_every", histogram_every, 0)
+        if histogram_every is not None:
+            histogram_every = as_count("histogram_every", histogram_every, 0)
+        self._histogram_every = histogram_every
         self._count_zeros = count_zeros
         optimizer = as_optimizer(optimizer)
         self._plan = ParameterPlan("GradMonitor", model)
@@ -113,7 +124,9 @@ class GradMonitor:
         self._pool = PinnedPool()
         module = model if isinstance(model, torch.nn.Module) else None
         self._layouts = Layouts(self._plan, module, optimizer)
+        self._module = module
         self._unusable = ""
+        self._told = False
         self._pending = PendingStep([] if optimizer is None else [optimizer], self._record_pending)
         self._recorder: Recorder | None = None
         self._step = 0
@@ -130,7 +143,7 @@ class GradMonitor:
 
     def _count_on(self) -> None:
         if self._recorder is not None:
-            self._occasional.go_on(self._step)
+            self._periodic.resume(self._step)
 
     def _start(self, meta: dict[str, Any], sinks: Iterable[Sink | str], update_every: int) -> None:
         feed = _feed(sinks)
@@ -139,8 +152,20 @@ class GradMonitor:
         try:
             recorder = Recorder(self.run_dir, meta, feed, ended=self._lock.release)
             # An optimizer keeps its hooks alive, and must not keep the monitor.
-            self._occasional = Occasional(
-                self._optimizer, self._plan, self._layouts, update_every, self._pool, recorder.submit
+            self._periodic = Periodic(
+                () if self._optimizer is None else (self._optimizer,),
+                self._plan,
+                self._layouts,
+                update_every,
+                self._pool,
+                recorder.submit,
+            )
+            self._looks = GradientLooks(
+                self._plan, self._layouts, update_every, self._histogram_every, self._pool, recorder.submit
+            )
+            optimizers = {} if self._optimizer is None else {"": self._optimizer}
+            self._facts = FactFinder(
+                self._plan, self._module, optimizers, lambda row: recorder.submit(HostCapture(row))
             )
         except BaseException:
             if recorder is None:
@@ -193,17 +218,15 @@ class GradMonitor:
         """
         start = time.time()
         if self._unusable:
-            raise RuntimeError(
-                f"[GradMonitor.record] expected an open monitor, got a call although {self._unusable}"
-            )
+            return self._refuse()
         number = self._step + 1 if step is None else as_step(step)
         if type(stats) is not GradStats or after_clip is not None or inv_scale is not None:
             inv_scale = check_said(stats, inv_scale, after_clip)
-        loss = as_loss(loss)
+        given, loss = loss, as_loss(loss)
         if number % self.every:
             self._begin_step(number)
             if self._recorder is not None:
-                self._occasional.recorded()
+                self._periodic.recorded(None)
             return
         if stats is None:
             stats = self._pending.take()
@@ -219,9 +242,11 @@ class GradMonitor:
         phase = "before_clip" if stats.clip_coef is not None else PHASE_SAID[after_clip]
         recorder.submit(StepCapture(number, start, layout, stats, loss, rates, phase, self._pool))
         recorder.record_seconds.append(time.time() - start)
-        if self._histogram_every and number % self._histogram_every == 0:
-            self._occasional.add_histogram(stats)
-        self._occasional.recorded()
+        if not self._facts.done or stats.policy is not self._facts.policy:
+            self._facts.recorded(number, stats, given)
+        if self._looks.due(number):
+            self._looks.look(number, stats)
+        self._periodic.recorded(stats)
 
     def collect(self, stats: GradStats) -> None:
         """Take statistics of the step under way that other code measured, before clipping.
@@ -298,11 +323,11 @@ class GradMonitor:
         if self._unusable:
             return
         self._record_pending()
-        self._pending.remove_hooks()
+        self._pending.detach()
         self._unusable = "the monitor is closed"
         if self._recorder is not None:
             try:
-                self._occasional.close()
+                self._periodic.close()
             finally:
                 self._recorder.close()
 
@@ -310,7 +335,7 @@ class GradMonitor:
         """Called in a process forked from the one that records: nothing can be recorded here."""
         if not self._unusable:
             self._unusable = "this process was forked from the one that records"
-            self._occasional.detach()
+            self._periodic.detach()
 
     def __enter__(self) -> GradMonitor:
         return self
@@ -322,11 +347,36 @@ class GradMonitor:
         if getattr(self, "_recorder", None) is not None:
             self.close()
 
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
+        """copy, deepcopy and pickle come here, mostly with a model that holds the monitor."""
+        return _copy_of, (self.run_dir, self._step, self.every)
+
     def __repr__(self) -> str:
-        state = "closed" if self._unusable else "recording" if self._recorder else "another rank records"
+        state = (
+            "a copy"
+            if self._unusable == _COPY
+            else "closed"
+            if self._unusable
+            else "recording"
+            if self._recorder
+            else "another rank records"
+        )
         return f"GradMonitor({str(self.run_dir)!r}, step {self._step}, {state})"
 
     # ---- inside ----
+
+    def _refuse(self) -> None:
+        if self._unusable != _COPY:
+            raise RuntimeError(
+                f"[GradMonitor.record] cannot record, because {self._unusable}; build a new GradMonitor"
+            )
+        if not self._told:
+            self._told = True
+            warn(
+                "[GradMonitor.record] this monitor came with a copy or a pickle of what holds it, and "
+                "records nothing: one file cannot have two writers. Build a GradMonitor for the copied model "
+                "if that is trained"
+            )
 
     def _check_norm_type(self, norm_type: float) -> None:
         if self._norm_type is not None:
@@ -341,7 +391,7 @@ class GradMonitor:
     def _begin_step(self, number: int) -> None:
         self._step = number
         if self._recorder is not None:
-            self._occasional.step = number
+            self._periodic.begin(number)
 
     @torch.no_grad()
     def _measure(self, inv_scale: float) -> GradStats:
@@ -351,6 +401,19 @@ class GradMonitor:
         return GradStats.of(
             measured, plan.names, plan.sizes(), plan.first, plan.identities, 2.0, inv_scale=inv_scale
         )
+
+
+#: Why a copy cannot be recorded to.
+_COPY = "it is a copy"
+
+
+def _copy_of(run_dir: Path, step: int, every: int) -> GradMonitor:
+    """What a copied model holds in place of its monitor: it can be read from, and records nothing."""
+    copy = GradMonitor.__new__(GradMonitor)
+    copy.run_dir, copy.every, copy._step = run_dir, every, step
+    copy._unusable, copy._recorder, copy._told = _COPY, None, False
+    copy._pending = PendingStep([], copy._record_pending)
+    return copy
 
 
 def _feed(sinks: Iterable[Sink | str]) -> Feed:

@@ -1,0 +1,206 @@
+"""What the autograd graph of a loss tells: order of execution, operations, serial and unused parameters."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+#: Bounds on all walks of a run together: a walk takes about 5 µs a node, and is done in the training thread.
+WALKS, NODES, SECONDS = 4, 50_000, 0.05
+#: Operations that only change shape or type say nothing of the model.
+LAYOUT_OPERATIONS = frozenset(
+    {"t", "view", "unsafe_view", "transpose", "permute", "reshape", "reshape_alias", "expand", "clone"}
+    | {"select", "slice", "squeeze", "unsqueeze", "alias", "as_strided", "split", "unsafe_split", "unbind"}
+    | {"to_copy", "contiguous", "stack", "cat", "view_as_real"}
+)
+#: Losses whose operation has no "loss" in its name.
+LOSSES = frozenset({"binary_cross_entropy", "binary_cross_entropy_with_logits", "kl_div", "cross_entropy"})
+#: Nodes behind which there is a graph that cannot be seen: torch.compile, re-entrant checkpointing.
+OPAQUE = ("CompiledFunction", "CheckpointFunction")
+MOST_OPERATIONS = 4096
+_PRIME = 2**61 - 1
+_CHECK = 256  # nodes between two looks at the clock
+
+
+class GraphFacts:
+    """Walks the graphs of a run's first losses; keeps names, never a node.
+
+    One walk is not enough: an expert may have no part in the first step.
+    """
+
+    def __init__(self) -> None:
+        self.left = WALKS
+        self._nodes, self._seconds = NODES, SECONDS
+        self._walks = 0
+        self._parts: dict[str, _Seen] = {}
+
+    def add(self, loss: Any, names: Mapping[int, str], part: str = "") -> bool:
+        """Walk the graph of one more loss, if it has any; returns whether something is known now.
+
+        Args:
+            names: of the parameters, by their ids.
+            part: of the step that the loss belongs to.
+        """
+        self.left -= 1
+        root = loss.grad_fn if isinstance(loss, Tensor) else None
+        if root is None or self._seconds <= 0:
+            return False
+        start = time.perf_counter()
+        walk = _Walk(self._nodes, start + self._seconds)
+        seen = walk.run(root, names)
+        self._nodes -= len(walk.order)
+        self._seconds -= time.perf_counter() - start
+        if seen is None:
+            return False
+        self._walks += 1
+        self._parts[part] = seen.after(self._parts.get(part))
+        return True
+
+    def to_json(self, trainable: list[str]) -> dict[str, Any]:
+        """The fact "graph"; empty if no graph could be seen."""
+        if not self._parts:
+            return {}
+        parts = self._parts.values()
+        order = list(dict.fromkeys(name for part in parts for name in part.order))
+        reached = set(order)
+        return {
+            "order": order,
+            "operations": [name for part in parts for name in part.operations][:MOST_OPERATIONS],
+            "serial": [name for name in order if any(name in part.serial for part in parts)],
+            "loss": next(iter(parts)).loss,
+            "unused": [name for name in trainable if name not in reached],
+            "walks": self._walks,
+        }
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What one graph shows, or several of one part."""
+
+    order: tuple[str, ...]
+    operations: tuple[str, ...]
+    serial: frozenset[str]
+    loss: str
+
+    def after(self, before: _Seen | None) -> _Seen:
+        """Together with what was seen before: serial is what was on every path of each."""
+        if before is None:
+            return self
+        first, second = (before, self) if len(before.order) >= len(self.order) else (self, before)
+        order = tuple(dict.fromkeys(first.order + second.order))
+        return _Seen(order, first.operations, first.serial & second.serial, first.loss)
+
+
+@dataclass
+class _Walk:
+    """One pass over a graph: its nodes with the inputs first, and what they are of."""
+
+    most: int
+    deadline: float
+    order: list[Any] = field(default_factory=list)
+    inputs: dict[Any, list[Any]] = field(default_factory=dict)
+    users: dict[Any, list[Any]] = field(default_factory=dict)
+    width: dict[Any, int] = field(default_factory=dict)
+
+    def run(self, root: Any, names: Mapping[int, str]) -> _Seen | None:
+        """None where the graph is too large, opaque, or of other parameters."""
+        if not self._collect(root):
+            return None
+        leaves: dict[str, Any] = {}
+        operations: list[tuple[int, str]] = []
+        loss = ""
+        for node in reversed(self.order):  # the loss first
+            if hasattr(node, "variable"):
+                name = names.get(id(node.variable))
+                if name is not None:
+                    leaves[name] = node
+                continue
+            name = operation_of(node)
+            loss = loss or (name if "loss" in name or name in LOSSES else "")
+            if name not in LAYOUT_OPERATIONS:
+                operations.append((node._sequence_nr(), name))
+        if not leaves:
+            return None
+        order = sorted(leaves, key=lambda name: min(n._sequence_nr() for n in self.users[leaves[name]]))
+        in_order = tuple(name for _, name in sorted(operations, key=lambda pair: pair[0]))
+        return _Seen(
+            order=tuple(order), operations=in_order, serial=self._serial(leaves), loss=loss or in_order[-1]
+        )
+
+    def _collect(self, root: Any) -> bool:
+        """All nodes, depth first without recursion; False where that takes too long or is not possible."""
+        stack: list[tuple[Any, Iterator[Any]]] = [(root, self._enter(root))]
+        while stack:
+            node, rest = stack[-1]
+            child = next(rest, None)
+            if child is None:
+                stack.pop()
+                self.order.append(node)
+                continue
+            self.users.setdefault(child, []).append(node)
+            if child in self.inputs:
+                continue
+            if child.name().startswith(OPAQUE) or len(self.inputs) >= self.most:
+                return False
+            if not len(self.inputs) % _CHECK and time.perf_counter() > self.deadline:
+                return False
+            stack.append((child, self._enter(child)))
+        return True
+
+    def _enter(self, node: Any) -> Iterator[Any]:
+        below = node.next_functions
+        self.width[node] = len(below)
+        self.inputs[node] = [child for child, _ in below if child is not None]
+        return iter(self.inputs[node])
+
+    def _serial(self, leaves: Mapping[str, Any]) -> frozenset[str]:
+        """Parameters that are used where all paths pass that lead from the loss to the first layer: to the
+        operation on a parameter that is furthest from it.
+
+        A node is on all of them if the paths to it times those from it are all there are; counted
+        modulo a prime, as they can be more than any number holds.
+        """
+        depth: dict[Any, int] = {self.order[-1]: 0}
+        above: dict[Any, int] = {self.order[-1]: 1}
+        for node in reversed(self.order):
+            for child in self.inputs[node]:
+                depth[child] = max(depth.get(child, 0), depth[node] + 1)
+                above[child] = (above.get(child, 0) + above[node]) % _PRIME
+        touching = {node for leaf in leaves.values() for node in self.users[leaf]}
+        furthest = max(touching, key=lambda node: (depth[node], -node._sequence_nr()))
+        below: dict[Any, int] = {}
+        for node in self.order:
+            paths = sum(below[child] for child in self.inputs[node]) % _PRIME
+            below[node] = 1 if node is furthest else paths
+        total = above[furthest]
+        return frozenset(
+            name
+            for name, leaf in leaves.items()
+            if any(below[n] and above[n] * below[n] % _PRIME == total for n in self._uses(leaf))
+        )
+
+    def _uses(self, leaf: Any) -> Iterator[Any]:
+        """The nodes in which a parameter meets something else; from it there by way of its own transposes,
+        casts and look-ups."""
+        stack = [leaf]
+        found = {leaf}
+        while stack:
+            for node in self.users.get(stack.pop(), ()):
+                if node in found:
+                    continue
+                found.add(node)
+                if self.width[node] > 1 or node not in self.users:
+                    yield node
+                else:
+                    stack.append(node)
+
+
+def operation_of(node: Any) -> str:
+    """The operation of a node, as torch calls it: "AddmmBackward0" is "addmm"."""
+    name = re.sub(r"Backward\d*$", "", node.name().rpartition("::")[2])
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()

@@ -1,0 +1,92 @@
+"""Looks at the gradients of some steps: zero counts, elements that are ever non-zero, histograms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from gradkern.monitor.capture import HistogramCapture, LookCapture
+from gradkern.monitor.histogram import histogram
+from gradkern.monitor.layouts import Layouts
+from gradkern.monitor.sample import Part, Piece, Sample
+from gradkern.monitor.transfer import PinnedPool
+from gradkern.params.plan import ParameterPlan
+from gradkern.params.stats import GradStats
+
+
+def is_look(step: int, every: int) -> bool:
+    """Whether a step is looked at: 1, 2, 4, 8, … below `every`, then each `every`-th; never for 0.
+
+    Most of what is wrong with a model shows in its first steps.
+    """
+    if not every:
+        return False
+    return step % every == 0 or (0 < step < every and step & (step - 1) == 0)
+
+
+class GradientLooks:
+    """What is not in the statistics of a step, from a sample of its gradients.
+
+    Args:
+        every: look at steps 1, 2, 4, … and each `every`-th; 0 for never.
+        histogram_every: take a histogram at the early looks and each so many steps; 0 for never.
+        submit: takes what was captured.
+    """
+
+    def __init__(
+        self,
+        plan: ParameterPlan,
+        layouts: Layouts,
+        every: int,
+        histogram_every: int | None,
+        pool: PinnedPool,
+        submit: Callable[[LookCapture | HistogramCapture], None],
+    ) -> None:
+        self._plan, self._layouts, self._pool, self._submit = plan, layouts, pool, submit
+        self._every, self._histogram_every = every, histogram_every
+        self._sample: Sample | None = None
+        self._sampled: tuple[str, ...] = ()
+        self._ever: dict[int, Tensor] = {}
+
+    def due(self, step: int) -> bool:
+        """Whether `look` has anything to do at that step."""
+        return is_look(step, self._every) or self._histogram_due(step)
+
+    def _histogram_due(self, step: int) -> bool:
+        if self._histogram_every is None:
+            return is_look(step, self._every) and step < self._every
+        return bool(self._histogram_every) and step % self._histogram_every == 0
+
+    @torch.no_grad()
+    def look(self, step: int, stats: GradStats) -> None:
+        """At the gradients as they are now, made what they were before clipping. No synchronisation (see
+        `Sample.take` for the first time)."""
+        params = self._plan.current()
+        if self._sample is None or self._sampled is not self._plan.names:
+            self._sample, self._sampled = Sample(params, vectors_whole=True), self._plan.names
+            self._ever.clear()
+        grads = [p.grad for p in params]
+        if is_look(step, self._every):
+            parts = [self._of_piece(piece, params) for piece in self._sample.take(grads)]
+            self._submit(LookCapture(step, self._layouts.own(), parts, self._pool))
+        if self._histogram_due(step):
+            coef, scale = (stats.clip_coef, 1.0) if stats.applied else (None, stats.inv_scale)
+            counts = histogram(grads, self._sample, coef, scale)
+            self._submit(HistogramCapture(step, self._layouts.own(), counts, self._pool))
+
+    def _of_piece(self, piece: Piece, params: list[Tensor]) -> Part:
+        """Fractions that were ever non-zero, and the zeros of what was looked at as a whole."""
+        nonzero = piece.values != 0
+        parts = torch.split(nonzero, piece.counts)
+        for row, now in zip(piece.rows, parts):
+            before = self._ever.get(row)
+            self._ever[row] = now if before is None or before.shape != now.shape else before | now
+        ever = piece.sums(torch.cat([self._ever[row] for row in piece.rows])) / piece.lengths
+        whole = [
+            params[row].dim() == 1 and params[row].numel() == n for row, n in zip(piece.rows, piece.counts)
+        ]
+        counted = torch.tensor(whole).to(nonzero.device, non_blocking=True)
+        zeros = torch.where(counted, piece.lengths - piece.sums(nonzero).long(), -1)
+        return piece.rows, (ever.float(), zeros)
