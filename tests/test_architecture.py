@@ -75,8 +75,8 @@ LAYERS = (
     {"distributed"},
     {"clipping"},
     {"sinks"},
-    {"monitor"},
-    {"report", "watch", "demo", "bench", "integrations", "compat"},
+    {"monitor", "compat"},
+    {"report", "watch", "demo", "bench", "integrations"},
     {"cli", "policies"},  # policies: the public name of clipping/policies
     {"__init__", "__main__"},  # what users import; nothing in here does
 )
