@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -19,6 +20,12 @@ from torches import Torch, torches  # noqa: E402
 
 def tool(name: str) -> str:
     """cmake and ninja of the building environment, else those on PATH."""
+    # The package first: an isolated build hides what lies beside Python, and a system's cmake may be
+    # too old for this nvcc (3.25 does not know C++20 in CUDA 13).
+    package = find_spec(name)
+    bundled = Path(package.origin or "").parent / "data/bin" / name if package else None
+    if bundled and bundled.exists():
+        return str(bundled)
     beside_python = Path(sys.executable).with_name(name)
     found = shutil.which(name) or (str(beside_python) if beside_python.exists() else None)
     if not found:
