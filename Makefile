@@ -26,7 +26,7 @@ ifeq ($(wildcard gradkern/_C*.so),)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test cpp-test slow-test sanitize bench diagnose lint docs format wheel clean
+.PHONY: help setup build demo test cpp-test slow-test sanitize races bench diagnose lint docs format wheel clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,9 +68,11 @@ cpp-test: $(READY)  ## C++ tests of csrc/core, cpu and cuda (modelled); no torch
 slow-test: build  ## more than 2^31 elements; about 10 GB of memory
 	$(PY) -m pytest -q -m slow $(PYTEST_FLAGS)
 
-sanitize: $(READY)  ## the C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer; races of the CUDA kernels
-	$(PY) scripts/race_mutants.py
+sanitize: $(READY)  ## the C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	$(PY) scripts/cpp_tests.py build/cpp-sanitize --sanitize address,undefined
+
+races: $(READY)  ## races of the CUDA kernels, modelled under ThreadSanitizer; each synchronisation removed in turn
+	$(PY) scripts/race_mutants.py
 
 bench: build  ## gradkern beside torch and a raw read of the same memory
 	$(PY) benchmarks/bench_clip.py
