@@ -104,6 +104,7 @@ if(GRADKERN_WITH_CUDA)
   add_library(gradkern_cuda STATIC csrc/cuda/measure.cu csrc/cuda/finish.cu csrc/cuda/policy.cu csrc/cuda/write.cu
     csrc/cuda/usable.cpp)
   target_include_directories(gradkern_cuda PUBLIC csrc)
-  target_compile_options(gradkern_cuda PRIVATE --threads=0 -Xcompiler=-Wall)
+  target_compile_options(gradkern_cuda PRIVATE
+    $<$<COMPILE_LANGUAGE:CUDA>:--threads=0> $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall>)
   target_link_libraries(gradkern_cuda PUBLIC CUDA::cudart_static)
 endif()
