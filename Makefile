@@ -18,7 +18,7 @@ endif
 # In a checkout the package is imported from here, whatever environment runs it.
 export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 
-SOURCES := $(shell find csrc cmake -type f) CMakeLists.txt setup.py pyproject.toml
+SOURCES := $(shell find csrc cmake build_tools -type f) CMakeLists.txt setup.py pyproject.toml
 # The stamp of the last build: of which interpreter and choice about CUDA. After a change of torch: make -B build.
 BUILT   := build/.built-$(subst /,_,$(PY))-cuda_$(or $(GRADKERN_CUDA),auto)
 ifeq ($(wildcard gradkern/_C*.so),)
@@ -90,4 +90,4 @@ wheel: $(READY)  ## a wheel in dist/
 	$(PY) -m pip wheel $(PIP_FLAGS) --no-build-isolation --no-deps --wheel-dir dist .
 
 clean:  ## everything built; the virtual environment stays
-	rm -rf build dist *.egg-info gradkern/*.so gradkern/_built_for_torch.txt .mypy_cache .ruff_cache .pytest_cache
+	rm -rf build dist *.egg-info gradkern/*.so .mypy_cache .ruff_cache .pytest_cache

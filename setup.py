@@ -1,4 +1,4 @@
-"""Thin: the build graph is CMakeLists.txt; this calls it and puts the extension in place."""
+"""Thin: the build graph is CMakeLists.txt; this calls it once for each torch and collects the bindings."""
 
 from __future__ import annotations
 
@@ -12,57 +12,57 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT / "build_tools"))
+
+from torches import Torch, torches  # noqa: E402
 
 
 def tool(name: str) -> str:
     """cmake and ninja of the building environment, else those on PATH."""
     beside_python = Path(sys.executable).with_name(name)
-    found = str(beside_python) if beside_python.exists() else shutil.which(name)
+    found = shutil.which(name) or (str(beside_python) if beside_python.exists() else None)
     if not found:
         raise SystemExit(f"gradkern: {name} was not found; pip install {name}")
     return found
 
 
+def build(torch: Torch, package: Path) -> None:
+    """Compile the binding for one torch and put it into the package."""
+    # One folder an interpreter and torch: switching back rebuilds nothing.
+    folder = ROOT / "build" / f"{sys.implementation.cache_tag}-torch{torch.version}"
+    print(f"gradkern: building for torch {torch.version} in {folder.relative_to(ROOT)}", flush=True)
+    configure = [
+        *(tool("cmake"), "-S", str(ROOT), "-B", str(folder), "-G", "Ninja"),
+        f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}",
+        f"-DPython_EXECUTABLE={sys.executable}",
+        f"-DGRADKERN_TORCH={torch.folder}",
+        f"-DGRADKERN_TORCH_VERSION={torch.version}",
+        f"-DGRADKERN_CUDA={os.environ.get('GRADKERN_CUDA', 'auto')}",
+        "-DCMAKE_BUILD_TYPE=Release",
+    ]
+    subprocess.run(configure, check=True)
+    subprocess.run([tool("cmake"), "--build", str(folder)], check=True)
+    subprocess.run([tool("cmake"), "--install", str(folder), "--prefix", str(package)], check=True)
+
+
 class CMakeBuild(build_ext):
+    """Bindings are called `_C.torch-2.13.<suffix>`; gradkern/kernels/extension.py chooses one at import."""
+
     def build_extension(self, ext: Extension) -> None:
-        try:
-            import torch
-        except ImportError as error:
-            raise SystemExit(
-                "gradkern builds against the torch it will run with: install torch first, then\n"
-                "  pip install --no-build-isolation ."
-            ) from error
         package = Path(self.get_ext_fullpath(ext.name)).resolve().parent
         package.mkdir(parents=True, exist_ok=True)
-        # One folder an interpreter and torch: switching back rebuilds nothing.
-        tag = f"{sys.implementation.cache_tag}-torch{torch.__version__}"
-        build = ROOT / "build" / tag
-        subprocess.run(
-            [
-                tool("cmake"),
-                *("-S", str(ROOT), "-B", str(build), "-G", "Ninja"),
-                f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}",
-                f"-DPython_EXECUTABLE={sys.executable}",
-                f"-DGRADKERN_CUDA={os.environ.get('GRADKERN_CUDA', 'auto')}",
-                "-DCMAKE_BUILD_TYPE=Release",
-            ],
-            check=True,
-        )
-        subprocess.run([tool("cmake"), "--build", str(build)], check=True)
-        subprocess.run([tool("cmake"), "--install", str(build), "--prefix", str(package)], check=True)
-        record_torch(package)
+        for torch in torches():
+            build(torch, package)
 
     def copy_extensions_to_source(self) -> None:
-        """In-place and editable builds: setuptools copies the .so only."""
-        super().copy_extensions_to_source()
-        record_torch(ROOT / "gradkern")
+        """In-place and editable builds."""
+        built = Path(self.get_ext_fullpath("gradkern._C")) if not self.inplace else None
+        folder = Path(self.build_lib) / "gradkern" if built is None else built.parent
+        for binding in folder.glob("_C.torch-*"):
+            shutil.copy2(binding, ROOT / "gradkern")
 
-
-def record_torch(package: Path) -> None:
-    """What gradkern/kernels/extension.py compares with the installed torch before it loads the extension."""
-    import torch
-
-    (package / "_built_for_torch.txt").write_text(torch.__version__ + "\n", encoding="utf-8")
+    def get_outputs(self) -> list[str]:
+        return [str(path) for path in (Path(self.build_lib) / "gradkern").glob("_C.torch-*")]
 
 
 setup(

@@ -53,7 +53,8 @@ if(GRADKERN_WITH_CUDA)
   # The runtime is linked statically: the extension serves with a CPU-only torch as well.
   set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
   find_package(CUDAToolkit REQUIRED)
-  add_library(gradkern_cuda STATIC csrc/cuda/measure.cu csrc/cuda/finish.cu csrc/cuda/write.cu)
+  add_library(gradkern_cuda STATIC csrc/cuda/measure.cu csrc/cuda/finish.cu csrc/cuda/policy.cu
+    csrc/cuda/write.cu)
   target_include_directories(gradkern_cuda PUBLIC csrc)
   target_compile_options(gradkern_cuda PRIVATE --threads=0 -Xcompiler=-Wall)
   target_link_libraries(gradkern_cuda PUBLIC CUDA::cudart_static)

@@ -5,20 +5,26 @@ function(ask_python out code)
   execute_process(COMMAND ${Python_EXECUTABLE} -c "${code}" OUTPUT_VARIABLE answer
     OUTPUT_STRIP_TRAILING_WHITESPACE RESULT_VARIABLE failed ERROR_VARIABLE error)
   if(failed)
-    message(FATAL_ERROR "${Python_EXECUTABLE}: ${error}\ngradkern builds against an installed torch "
-      "and pybind11: install both first, and build with --no-build-isolation.")
+    message(FATAL_ERROR "${Python_EXECUTABLE}: ${error}\nInstall torch and pybind11 first.")
   endif()
   set(${out} "${answer}" PARENT_SCOPE)
 endfunction()
 
-ask_python(torch_dir "import torch, os; print(os.path.dirname(torch.__file__))")
-ask_python(torch_version "import torch; print(torch.__version__)")
+# setup.py names the torch to build for, which an isolated build could not import.
+if(NOT GRADKERN_TORCH)
+  ask_python(GRADKERN_TORCH "import torch, os; print(os.path.dirname(torch.__file__))")
+  ask_python(GRADKERN_TORCH_VERSION "import torch; print(torch.__version__)")
+endif()
+set(torch_dir ${GRADKERN_TORCH})
+set(torch_version ${GRADKERN_TORCH_VERSION})
+string(REGEX MATCH "^[0-9]+[.][0-9]+" torch_minor "${torch_version}")
 ask_python(pybind11_cmake "import pybind11; print(pybind11.get_cmake_dir())")
 find_package(pybind11 CONFIG REQUIRED PATHS ${pybind11_cmake} NO_DEFAULT_PATH)
 
 # Not find_package(Torch): on a CUDA build of torch it demands the whole toolkit, and the
 # extension needs no symbol of libtorch_cuda.
 foreach(library c10 torch_cpu torch_python)
+  unset(lib_${library} CACHE)  # another torch's
   find_library(lib_${library} ${library} PATHS ${torch_dir}/lib NO_DEFAULT_PATH REQUIRED)
   list(APPEND torch_libraries ${lib_${library}})
 endforeach()
@@ -30,6 +36,7 @@ pybind11_add_module(_C MODULE NO_EXTRAS
   csrc/bindings/module.cpp
   csrc/bindings/operators.cpp
   csrc/bindings/overlap.cpp
+  csrc/bindings/policies.cpp
   csrc/bindings/python_lists.cpp
   csrc/bindings/shards.cpp
   csrc/bindings/thread_pool.cpp)
@@ -61,5 +68,6 @@ endif()
 # one torch has loaded, and its symbols come from there.
 set_source_files_properties(csrc/bindings/thread_pool.cpp PROPERTIES COMPILE_OPTIONS -fopenmp)
 # torch's libraries are loaded before this one (import torch); no path of the build machine stays.
-set_target_properties(_C PROPERTIES SKIP_BUILD_RPATH ON)
+# One file a minor version of torch, side by side in the package.
+set_target_properties(_C PROPERTIES SKIP_BUILD_RPATH ON OUTPUT_NAME "_C.torch-${torch_minor}")
 install(TARGETS _C LIBRARY DESTINATION .)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         get_total_norm,
     )
     from gradkern.clipping.measure import measure
+    from gradkern.diagnosis import Finding, Remedy, diagnose
     from gradkern.history import History, HistoryError
     from gradkern.integrations.torch_utils import patch_torch, patched_torch, unpatch_torch
     from gradkern.kernels.extension import build_info
@@ -29,17 +30,20 @@ if TYPE_CHECKING:
     from gradkern.params.stats import GradStats
 
 __all__ = [
+    "Finding",
     "GradClipper",
     "GradMonitor",
     "GradStats",
     "GradkernWarning",
     "History",
     "HistoryError",
+    "Remedy",
     "__version__",
     "build_info",
     "clip_grad_norm_",
     "clip_grad_value_",
     "clip_grads_with_norm_",
+    "diagnose",
     "get_total_norm",
     "measure",
     "patch_torch",
@@ -49,15 +53,18 @@ __all__ = [
 
 if not TYPE_CHECKING:
     _HOMES = {
+        "Finding": "gradkern.diagnosis",
         "GradClipper": "gradkern.clipping.clipper",
         "GradMonitor": "gradkern.monitor.monitor",
         "GradStats": "gradkern.params.stats",
         "History": "gradkern.history",
         "HistoryError": "gradkern.history",
+        "Remedy": "gradkern.diagnosis",
         "build_info": "gradkern.kernels.extension",
         "clip_grad_norm_": "gradkern.clipping.functional",
         "clip_grad_value_": "gradkern.clipping.functional",
         "clip_grads_with_norm_": "gradkern.clipping.functional",
+        "diagnose": "gradkern.diagnosis",
         "get_total_norm": "gradkern.clipping.functional",
         "measure": "gradkern.clipping.measure",
         "patch_torch": "gradkern.integrations.torch_utils",

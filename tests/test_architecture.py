@@ -71,7 +71,7 @@ def test_bindings_use_narrow_headers():
 LAYERS = (
     {"_C", "version", "_util"},
     {"kernels", "history"},
-    {"params"},
+    {"params", "diagnosis"},
     {"distributed"},
     {"clipping"},
     {"sinks"},
@@ -81,7 +81,7 @@ LAYERS = (
     {"__init__", "__main__"},  # what users import; nothing in here does
 )
 #: Looking at a run: these import neither torch nor a room that does.
-TORCH_FREE = {"_util", "history", "sinks", "watch", "report", "cli"}
+TORCH_FREE = {"_util", "history", "diagnosis", "sinks", "watch", "report", "cli"}
 PACKAGE = ROOT / "gradkern"
 MODULES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")}
 
@@ -238,19 +238,68 @@ sys.meta_path = [f for f in sys.meta_path if not is_editable(f)]
 """
 
 
-class TestAbiCheck:
-    def test_another_torch(self, run_python, package_copy):
-        (package_copy / "gradkern" / "_built_for_torch.txt").write_text("2.9.9+cu999\n")
-        done = run_python("import torch, gradkern", path=package_copy)
-        assert done.returncode == 1
-        assert (
-            f"gradkern was built for torch 2.9.9+cu999, and torch {torch.__version__} is installed"
-            in done.stderr
-        )
-        assert "Rebuild it: pip install --no-build-isolation" in done.stderr
+CLIP = """
+import torch, gradkern
+model = torch.nn.Linear(2, 1, bias=False)
+model.weight.grad = torch.tensor([[3.0, 4.0]])
+clipper = gradkern.GradClipper(model, 1.0)
+print(clipper.clip_().total_norm.item(), clipper.clip_().total_norm.item(), gradkern.build_info())
+"""
 
-    def test_the_command_says_it_without_a_traceback(self, package_copy):
-        (package_copy / "gradkern" / "_built_for_torch.txt").write_text("2.9.9+cu999\n")
+
+def only_binding(package):
+    (path,) = (package / "gradkern").glob("_C.torch-*")
+    return path
+
+
+class TestBindings:
+    """Calls work whatever was compiled; where no kernel can be used, one notice says why."""
+
+    def test_another_torch(self, run_python, package_copy):
+        path = only_binding(package_copy)
+        path.rename(path.with_name(path.name.replace(f"torch-{torch.__version__[:4]}", "torch-2.9")))
+        done = run_python(ONLY_THIS_COPY + CLIP, path=package_copy)
+        assert done.stdout.startswith("5.0 0.99999"), done.stderr
+        assert done.stderr.count("GradkernWarning") == 1
+        assert (
+            "kernels are not used: the compiled extension is for torch 2.9, and torch "
+            f"{torch.__version__} is installed. Calls go to torch's own operations" in done.stderr
+        )
+        assert "To build for the installed torch: pip install" in done.stderr
+
+    @pytest.mark.parametrize(
+        ("damage", "reason"),
+        [
+            (lambda path: path.unlink(), "there is no compiled extension in"),
+            (lambda path: path.write_bytes(b"not a library"), "does not load: "),
+        ],
+    )
+    def test_no_extension_or_a_broken_one(self, run_python, package_copy, damage, reason):
+        damage(only_binding(package_copy))
+        done = run_python(ONLY_THIS_COPY + CLIP, path=package_copy)
+        assert done.stdout.startswith("5.0 0.99999"), done.stderr
+        assert done.stderr.count("GradkernWarning") == 1 and reason in done.stderr
+
+    def test_disabled_nothing_is_said(self, run_python, package_copy):
+        only_binding(package_copy).unlink()
+        done = run_python(ONLY_THIS_COPY + CLIP, path=package_copy, GRADKERN_DISABLE="1")
+        assert done.stdout.startswith("5.0 0.99999") and "Warning" not in done.stderr, done.stderr
+
+    def test_of_several_the_one_for_this_torch_is_chosen(self, run_python, package_copy):
+        path = only_binding(package_copy)
+        for other in ("2.9", "2.100"):
+            path.with_name(path.name.replace(f"torch-{torch.__version__[:4]}", f"torch-{other}")).write_bytes(
+                b""
+            )
+        code = """
+from gradkern.kernels import extension
+print(list(extension.bindings()), extension.EXTENSION.__file__)
+"""
+        done = run_python(ONLY_THIS_COPY + code, path=package_copy)
+        assert done.stdout.strip() == f"['2.9', '{torch.__version__[:4]}', '2.100'] {path}", done.stderr
+
+    def test_info_says_why(self, package_copy):
+        only_binding(package_copy).unlink()
         done = subprocess.run(
             [sys.executable, "-m", "gradkern", "info"],
             cwd=package_copy,
@@ -259,40 +308,9 @@ class TestAbiCheck:
             text=True,
             timeout=240,
         )
-        assert (done.returncode, done.stdout) == (1, "")
-        assert "gradkern was built for torch 2.9.9+cu999" in done.stderr
-        assert len(done.stderr.splitlines()) == 1
-
-    def test_no_record(self, run_python, package_copy):
-        (package_copy / "gradkern" / "_built_for_torch.txt").unlink()
-        done = run_python("import torch, gradkern", path=package_copy)
-        assert "ImportError: gradkern's compiled extension is missing from" in done.stderr
-        assert "Build it: pip install --no-build-isolation" in done.stderr
-
-    @pytest.mark.parametrize("damage", [lambda p: p.unlink(), lambda p: p.write_bytes(b"not a library")])
-    def test_no_extension_or_a_broken_one(self, run_python, package_copy, damage):
-        for path in (package_copy / "gradkern").glob("_C*.so"):
-            damage(path)
-        done = run_python(ONLY_THIS_COPY + "import torch, gradkern", path=package_copy)
-        assert "gradkern's compiled extension does not load" in done.stderr
-        assert "Rebuild it: pip install --no-build-isolation" in done.stderr
-
-    def test_disabled_it_need_not_load(self, run_python, package_copy):
-        for path in (package_copy / "gradkern").glob("_C*.so"):
-            path.unlink()
-        code = """
-import torch, gradkern
-model = torch.nn.Linear(2, 1, bias=False)
-model.weight.grad = torch.tensor([[3.0, 4.0]])
-clipper = gradkern.GradClipper(model, 1.0)
-print(clipper.clip_().total_norm.item(), clipper.clip_().total_norm.item(), gradkern.build_info())
-"""
-        done = run_python(ONLY_THIS_COPY + code, path=package_copy, GRADKERN_DISABLE="1")
-        assert done.stdout.startswith("5.0 0.99999"), done.stderr
-        assert (
-            "GradkernWarning: GRADKERN_DISABLE=1, and gradkern's compiled extension does not load"
-            in done.stderr
-        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "not used: there is no compiled extension in" in done.stdout
+        assert f"torch                        {torch.__version__}" in done.stdout
 
     def test_the_copy_itself_works(self, run_python, package_copy):
         done = run_python("import gradkern; print(gradkern.__file__)", path=package_copy)

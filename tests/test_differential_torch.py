@@ -57,7 +57,7 @@ TOLERANCE = {torch.float32: 2e-6, torch.float64: 1e-13, torch.bfloat16: 2.0**-6}
 
 @pytest.mark.parametrize("foreach", [None, False, True])
 @pytest.mark.parametrize("p", ORDERS)
-@pytest.mark.parametrize("max_norm", [1e-2, 1.0, 1e6, 0, -0.5])
+@pytest.mark.parametrize("max_norm", [1e-2, 1.0, 1e6, 0])
 @pytest.mark.parametrize("dtype", TOLERANCE)
 def test_clip_grad_norm(dtype, max_norm, p, foreach):
     ours = model_with_gradients(1, 5.0, dtype)

@@ -113,7 +113,7 @@ class TestMissingKernels:
         assert texts[0].startswith(
             "gradkern was built without CUDA kernels: gradients on a GPU go to torch's"
         )
-        assert "GRADKERN_CUDA=1 pip install --no-build-isolation" in texts[0]
+        assert "GRADKERN_CUDA=1 pip install --force-reinstall" in texts[0]
 
     def test_silent_where_kernels_are_not_what_is_missing(self, recwarn):
         gradkern.clip_grad_norm_([wrapped_parameter()[0]], 1.0)
@@ -242,22 +242,22 @@ def test_verify_agrees_with_what_is_right(run_python):
 
 PLANTED = """
 import sys, torch, gradkern
-from gradkern.clipping import pipeline
-from gradkern.clipping import clipper
-from gradkern.clipping import functional
+from gradkern.clipping import clipper, ladder
+from gradkern.kernels import backend, scale
+from gradkern.kernels.extension import EXTENSION, VERIFY
 from strategies import parameters
-from gradkern.clipping import measure
-real = functional.C
 class Wrong:
-    def __init__(self, damage):
-        self.damage = damage
+    def __init__(self, operation, damage):
+        self.operation, self.damage = operation, damage
     def __getattr__(self, operation):
         def call(params, *args):
-            return self.damage(params, getattr(real, operation)(params, *args))
+            result = getattr(EXTENSION, operation)(params, *args)
+            return self.damage(params, result) if operation == self.operation else result
         return call
 def grad(index, element, value):
     def damage(params, result):
-        params[index].grad[element] = value
+        grads = [getattr(p, "grad", p) if getattr(p, "grad", None) is not None else p for p in params]
+        grads[index][element] = value
         return result
     return damage
 def column(name):
@@ -274,23 +274,28 @@ def scaled():
     scaler.scale(torch.ones(()))
     gradkern.GradClipper(params, 1.0).clip_(scaler=scaler, optimizer=torch.optim.SGD(params, lr=0.1))
 CASES = [
-    (larger, lambda: gradkern.clip_grad_norm_(grads(), 1.0)),
-    (grad(0, 4, 0.4), lambda: gradkern.clip_grad_norm_(grads(), 1.0)),
-    (grad(1, 0, 2.0), lambda: gradkern.clip_grad_norm_(grads(), 100.0)),
-    (larger, lambda: gradkern.get_total_norm([torch.ones(9)])),
-    (grad(1, 1, 0.1), lambda: gradkern.clip_grads_with_norm_(grads(), 1.0, torch.tensor(4.0))),
-    (grad(0, 8, 0.7), lambda: gradkern.clip_grad_value_(grads(), 0.5)),
-    (column("norm"), lambda: gradkern.measure(grads())),
-    (column("max_abs"), lambda: gradkern.measure(grads())),
-    (column("nonfinite"), lambda: gradkern.measure(grads())),
-    (column("zeros"), lambda: gradkern.measure(grads(), count_zeros=True)),
-    (column("l2_norm"), lambda: gradkern.GradClipper(grads(), 1.0, norm_type=1.0).clip_()),
-    (grad(0, 0, 1.0), lambda: gradkern.GradClipper(grads(), 1.0).clip_()),
-    (column("norm"), scaled),
-    (grad(1, 1, 3.0), scaled),
+    ("clip_grad_norm_", larger, lambda: gradkern.clip_grad_norm_(grads(), 1.0)),
+    ("clip_grad_norm_", grad(0, 4, 0.4), lambda: gradkern.clip_grad_norm_(grads(), 1.0)),
+    ("clip_grad_norm_", grad(1, 0, 2.0), lambda: gradkern.clip_grad_norm_(grads(), 100.0)),
+    ("get_total_norm", larger, lambda: gradkern.get_total_norm([torch.ones(9)])),
+    (
+        "clip_grads_with_norm_",
+        grad(1, 1, 0.1),
+        lambda: gradkern.clip_grads_with_norm_(grads(), 1.0, torch.tensor(4.0)),
+    ),
+    ("clip_grad_value_", grad(0, 8, 0.7), lambda: gradkern.clip_grad_value_(grads(), 0.5)),
+    ("measure", column("norm"), lambda: gradkern.measure(grads())),
+    ("measure", column("max_abs"), lambda: gradkern.measure(grads())),
+    ("measure", column("nonfinite"), lambda: gradkern.measure(grads())),
+    ("measure", column("zeros"), lambda: gradkern.measure(grads(), count_zeros=True)),
+    ("clip", column("l2_norm"), lambda: gradkern.GradClipper(grads(), 1.0, norm_type=1.0).clip_()),
+    ("clip", grad(0, 0, 1.0), lambda: gradkern.GradClipper(grads(), 1.0).clip_()),
+    ("measure", column("norm"), scaled),
+    ("scale_", grad(1, 1, 3.0), scaled),
 ]
-for damage, call in CASES:
-    functional.C = measure.C = clipper.C = pipeline.C = Wrong(damage)
+for operation, damage, call in CASES:
+    wrong = Wrong(operation, damage)
+    clipper.C = ladder.C = scale.C = backend.Verified(wrong) if VERIFY else wrong
     try:
         call()
         print("not noticed")
@@ -311,8 +316,8 @@ NOTICED = [
     "[measure] GRADKERN_VERIFY: zeros[0] is 1, counted 0",
     "[GradClipper.clip_] GRADKERN_VERIFY: l2_norm[0] is 4.0, float64 says 3.0",
     "[GradClipper.clip_] GRADKERN_VERIFY: gradient 0 is not 0.3015",
-    "[GradClipper.clip_] GRADKERN_VERIFY: norm[0] is 1.375, float64 says 0.375",
-    "[GradClipper.clip_] GRADKERN_VERIFY: gradient 1 is not 0.125 times what it was",
+    "[measure] GRADKERN_VERIFY: norm[0] is 1.375, float64 says 0.375",
+    "[scale_] GRADKERN_VERIFY: gradient 1 is not 0.125 times what it was",
 ]
 
 

@@ -79,6 +79,34 @@ def test_fallback_does_not_come_back_here():
         assert torch.nn.utils.clip_grad_norm_(params, 1.0).shape == ()
 
 
+class Recorder(torch.utils._python_dispatch.TorchDispatchMode):
+    """Operations go through Python, so that no kernel takes the list."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        return function(*args, **(kwargs or {}))
+
+
+def test_the_fallback_is_torch_s_own_while_torch_is_patched():
+    tiny = torch.full((100,), 1e-25)  # torch's norm of it is 0
+    with gradkern.patched_torch(), Recorder():
+        assert torch.nn.utils.get_total_norm([tiny]).item() == 0.0
+        assert torch.nn.utils.clip_grad_norm_(parameters([tiny]), 1.0).item() == 0.0
+
+
+def test_which_names_imported_early_are_reached():
+    """torch's clip_grad_norm_ looks the functions it consists of up in its module."""
+    early_clip = ORIGINALS["torch.nn.utils", "clip_grad_norm_"]
+    early_norm = ORIGINALS["torch.nn.utils", "get_total_norm"]
+    tiny = torch.full((100,), 1e-25)
+    with gradkern.patched_torch():
+        assert early_clip(parameters([tiny]), 1.0).item() == pytest.approx(1e-24)
+        assert early_norm([tiny]).item() == 0.0
+        grad = torch.tensor([3.0, 4.0])
+        ORIGINALS["torch.nn.utils", "clip_grads_with_norm_"](parameters([grad]), 100.0, torch.tensor(5.0))
+        ORIGINALS["torch.nn.utils", "clip_grad_value_"](parameters([grad]), 100.0)
+        assert grad._version == 3  # torch writes always; gradkern only where there is something to clip
+
+
 def test_a_loop_that_accelerate_owns_is_reached():
     accelerate = pytest.importorskip("accelerate", reason="accelerate is not installed")
     accelerator = accelerate.Accelerator(cpu=True)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from strategies import WRITABLE, lists, values
 
 from gradkern import _C
+from gradkern.kernels.backend import NullBackend
 from gradkern.kernels.scale import scale_
 
 FACTORS = st.sampled_from([1.0, 0.5, 0.3, 0.0, -2.0, 3e-39, 1e-60, math.nan])
@@ -52,7 +53,8 @@ def test_a_gradient_listed_twice_is_scaled_once_by_its_first_factor():
     assert _C.scale_([a, b, a, None, b], factors(0.5, 1.0, 0.25, 0.1, 0.25))
     assert a.tolist() == [0.5] * 5
     assert b.tolist() == [1.0] * 5
-    assert (a._version, b._version) == (1, 0)
+    assert a._version > 0
+    assert b._version == 0
 
 
 def test_overlapping_gradients_are_scaled_once_by_the_factor_of_the_first_in_the_list():
@@ -125,7 +127,7 @@ def test_torchs_operations_scale_alike(monkeypatch):
     listed = [theirs[0], None, theirs[1], theirs[2], theirs[0]]
     row = factors(0.3, 0.1, 1.0, 1e-3, 0.5)
     scale_([ours[0], None, ours[1], ours[2], ours[0]], [ours[0], None, ours[1], ours[2], ours[0]], row)
-    monkeypatch.setattr("gradkern.kernels.scale.DISABLED", True)
+    monkeypatch.setattr("gradkern.kernels.scale.C", NullBackend())
     scale_(listed, listed, row)
     for a, b in zip(ours, theirs):
         torch.testing.assert_close(a, b, rtol=2e-7 if a.dtype is torch.float32 else 0, atol=0)

@@ -326,4 +326,9 @@ void clip_value(const CallSite& site, const GradList& grads, double limit) {
   });
 }
 
+void policy_step(const PolicyStep& step, at::Device device) {
+  const c10::DeviceGuard guard(device);
+  cuda::launch_policy(step, int(device.index()), current_cuda_stream(device));
+}
+
 }  // namespace gradkern::cuda_backend

@@ -4,6 +4,7 @@
 
 #include "bindings/engine.h"
 #include "bindings/shards.h"
+#include "core/policies.h"
 
 namespace gradkern::cuda_backend {
 
@@ -26,5 +27,6 @@ void scale(const CallSite& site, const GradList& grads, const at::Tensor& factor
 PackedPartials packed_partials(const CallSite& site, const GradList& grads, double norm_type,
                                bool count_zeros, bool per_tensor);
 void clip_value(const CallSite& site, const GradList& grads, double limit);
+void policy_step(const PolicyStep& step, at::Device device);
 
 }  // namespace gradkern::cuda_backend

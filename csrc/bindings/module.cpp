@@ -9,6 +9,7 @@
 #include "bindings/cuda_backend.h"
 #include "bindings/cuda_stream.h"
 #include "bindings/engine.h"
+#include "bindings/policies.h"
 #include "bindings/python_lists.h"
 #include "bindings/shards.h"
 
@@ -192,6 +193,12 @@ PYBIND11_MODULE(_C, m) {
   m.def("measure", &measure_parameters);
   m.def("measure_gradients", &measure_gradients);
   m.def("clip", &clip_parameters);
+  m.def("policy_step_",
+        [](const std::string& kind, const at::Tensor& total, const at::Tensor& state,
+           const std::vector<double>& constants, const std::optional<at::Tensor>& norms) {
+          return policy_step(kind, total, state, constants, norms.value_or(at::Tensor()));
+        },
+        py::arg("kind"), py::arg("total"), py::arg("state"), py::arg("constants"), py::arg("norms") = py::none());
   m.def("dicts_unchanged", &dicts_unchanged);
   m.def("partials", &partials);
   m.def("scale_", &scale_gradients, py::arg("grads"), py::arg("factor"), py::arg("zero") = py::none());

@@ -14,7 +14,7 @@ namespace {
 
 [[noreturn]] void missing(const CallSite& site) {
   TORCH_CHECK(false, "[", site.operation, "] this build of gradkern has no CUDA kernels. Rebuild it ",
-              "where nvcc is installed: GRADKERN_CUDA=1 pip install --no-build-isolation ",
+              "where nvcc is installed: GRADKERN_CUDA=1 pip install ",
               "--force-reinstall --no-deps PATH_TO_CHECKOUT (or there: make -B build)");
 }
 
@@ -27,6 +27,7 @@ void clip_with_norm(const CallSite& site, const GradList&, double, const at::Ten
 void scale(const CallSite& site, const GradList&, const at::Tensor&, const at::Tensor&) { missing(site); }
 PackedPartials packed_partials(const CallSite& site, const GradList&, double, bool, bool) { missing(site); }
 void clip_value(const CallSite& site, const GradList&, double) { missing(site); }
+void policy_step(const PolicyStep&, at::Device) { missing({"policy_step_", "state"}); }
 
 }  // namespace cuda_backend
 }  // namespace gradkern

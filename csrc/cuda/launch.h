@@ -10,6 +10,7 @@
 #include "core/clip.h"
 #include "core/dtype.h"
 #include "core/norm.h"
+#include "core/policies.h"
 #include "cuda/list_plan.h"
 
 namespace gradkern::cuda {
@@ -98,6 +99,9 @@ struct ClampLaunch {
   double limit = 0;
 };
 void launch_clamp(const ClampLaunch& launch);
+
+/// One step of an adaptive policy; every pointer of it is device memory.
+void launch_policy(const PolicyStep& step, int device, cudaStream_t stream);
 
 /// Whether work on the stream is being captured into a CUDA graph.
 bool is_capturing(int device, cudaStream_t stream);

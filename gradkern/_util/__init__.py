@@ -1,1 +1,1 @@
-"""Small helpers that every room uses: lazy names, text for people, command-line numbers. No torch."""
+"""Helpers without torch: lazy imports, names, text, warnings, command-line options."""

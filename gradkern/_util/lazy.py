@@ -1,4 +1,4 @@
-"""Names of a package that are imported when they are asked for."""
+"""Lazy imports: names of a package that are imported on first use."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any
 def attach(
     package: str, homes: Mapping[str, str], submodules: Sequence[str] = ()
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """`__getattr__` and `__dir__` of a package's module.
+    """Make `__getattr__` and `__dir__` for a package.
 
-    To be assigned where type checkers do not look (they would take any name for granted); the imports
-    they go by stand beside, under ``if TYPE_CHECKING:``.
+    Assign them under ``if not TYPE_CHECKING:``, since a type checker would accept any name otherwise, and
+    list the imports under ``if TYPE_CHECKING:``.
 
     Args:
         package: its ``__name__``.
-        homes: the module that has the name, for each name.
-        submodules: names that are modules of the package.
+        homes: the module that defines each name.
+        submodules: submodules that are imported on first use.
     """
 
     def get(name: str) -> Any:

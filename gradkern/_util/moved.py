@@ -1,4 +1,4 @@
-"""Import paths of earlier versions: they work for one more, with a DeprecationWarning."""
+"""Import paths of version 0.1, which work until 0.3 with a DeprecationWarning."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-#: Public modules that moved in 0.2; the name they had, and the one they have. Pickles name them, too.
+#: Modules that moved in 0.2: old name to new. Pickles name them, too.
 MOVED = {
     "gradkern.clipper": "gradkern.clipping.clipper",
     "gradkern.commands": "gradkern.cli.looking",
@@ -38,7 +38,7 @@ MOVED = {
 
 
 class _Forward(Loader):
-    """Makes a module whose every attribute is that of the module that took its place."""
+    """Loads a module that forwards every attribute to the module at the new path."""
 
     def create_module(self, spec: ModuleSpec) -> None:
         return None
@@ -62,6 +62,6 @@ class _Finder(MetaPathFinder):
 
 
 def install() -> None:
-    """Let `import` find what moved, after everything else failed to. Idempotent."""
+    """Append the finder to `sys.meta_path`. Idempotent."""
     if not any(type(finder).__name__ == _Finder.__name__ for finder in sys.meta_path):
         sys.meta_path.append(_Finder())

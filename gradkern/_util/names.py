@@ -1,4 +1,4 @@
-"""Names of parameters and layers, as text: no torch is needed to read them."""
+"""Names of parameters and layers."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
-#: What wrappers put into names: torch.compile, FSDP, activation checkpointing.
+#: Components that wrappers add to names: torch.compile, FSDP, activation checkpointing.
 _WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
 
 
 def as_index(value: Any) -> int:
-    """`value` where it is a whole number of any integer type; -1 for everything else."""
+    """`value` as an int if it is an integer of any type, else -1."""
     try:
         return -1 if isinstance(value, bool) else operator.index(value)
     except TypeError:
@@ -19,12 +19,12 @@ def as_index(value: Any) -> int:
 
 
 def canonical_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Names without what wrappers add to them.
+    """Names without the components that wrappers add.
 
     `_orig_mod.` and the like go wherever they stand; `module.` (DataParallel, DDP) only where every
     name starts with it. If two names became one, all stay as they are.
     """
-    text = "\n".join(names)  # one search instead of one a name
+    text = "\n".join(names)  # one search for all names
     if not (text.startswith("module.") or any(wrapper in text for wrapper in _WRAPPERS)):
         return tuple(names)
     stripped = [".".join(part for part in name.split(".") if part not in _WRAPPERS) for name in names]
@@ -34,7 +34,7 @@ def canonical_names(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def distinct(names: Sequence[str]) -> list[str]:
-    """The names, where one comes again with the number of its occurrence: "weight (2)"."""
+    """Names made unique: the second "weight" becomes "weight (2)"."""
     seen: dict[str, int] = {}
     result: list[str] = []
     for name in names:
@@ -48,7 +48,7 @@ def distinct(names: Sequence[str]) -> list[str]:
 
 
 def as_depth(operation: str, depth: Any) -> int | None:
-    """How many components of a module's name are kept; None for all.
+    """Validate a depth: the number of components of a module's name to keep, or None for all.
 
     Raises:
         ValueError: neither None nor an integer of at least 0.

@@ -1,4 +1,4 @@
-"""Optional packages: imported late, missed clearly."""
+"""Imports of optional packages."""
 
 from __future__ import annotations
 

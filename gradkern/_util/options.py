@@ -1,4 +1,4 @@
-"""Numbers on the command line: converters for argparse whose errors say what was expected."""
+"""Number types for argparse."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 
 def whole(least: int) -> Callable[[str], int]:
-    """A whole number of at least `least`."""
+    """A type for whole numbers of at least `least`."""
 
     def convert(text: str) -> int:
         try:
@@ -23,7 +23,7 @@ def whole(least: int) -> Callable[[str], int]:
 
 
 def positive(text: str) -> float:
-    """A finite number above 0."""
+    """A type for finite numbers above 0."""
     try:
         value = float(text)
     except ValueError:

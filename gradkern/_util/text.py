@@ -1,4 +1,4 @@
-"""Text from outside made fit to show: in a terminal, in HTML; numbers for people."""
+"""Text for people: untrusted names made safe for terminals and HTML, numbers, tables."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 
 def visible(text: str, limit: int = 400) -> str:
-    """`text` on one line with everything that could steer a terminal written as an escape.
+    """`text` on one line, with everything that could control a terminal escaped.
 
     Control, format (bidirectional overrides among them), separator and surrogate characters become
     ``\\x1b``, ``\\u202e``, …; longer texts are cut at `limit` characters.
@@ -18,21 +18,21 @@ def visible(text: str, limit: int = 400) -> str:
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """A number in few characters; a dash for None, which is what was not recorded."""
+    """A short number; a dash for None."""
     if value is None:
         return "-"
     return "NaN" if math.isnan(value) else f"{value:.{digits}g}"
 
 
 def clip_end(text: str, width: int) -> str:
-    """At most `width` characters, the end kept: it says more of a parameter's name."""
+    """At most `width` characters. The end is kept, since it says more about a parameter."""
     if len(text) <= width:
         return text
     return "…" + text[len(text) - width + 1 :] if width > 1 else text[:width]
 
 
 def html_table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """An HTML table, everything escaped; the first column is text, the others are numbers."""
+    """An HTML table with everything escaped; the first column is text, the others are numbers."""
 
     def cells(tag: str, row: Sequence[str]) -> str:
         styles = ["text-align:left"] + ["text-align:right"] * (len(row) - 1)

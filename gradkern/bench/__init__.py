@@ -1,1 +1,1 @@
-"""Clipping timed beside torch on this machine: the subcommand `bench`, and what benchmarks/ builds on."""
+"""The subcommand `bench`: clipping timed beside torch. The scripts in benchmarks/ build on it."""

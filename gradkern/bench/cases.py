@@ -1,4 +1,4 @@
-"""Parameter lists to measure: the shapes of real models, and the extremes."""
+"""Lists of gradients to time: the shapes of real models, and extremes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Case:
     shapes: Callable[[], list[Shape]]
 
 
-#: Smallest first: memory that was used and freed makes small tensors slower to read.
+#: Smallest first, since memory that was used and freed makes small tensors slower to read.
 CASES = (
     Case("MLP, 6 tensors, 55 k elements", small_mlp),
     Case("10,000 tensors of 256", lambda: [(256,)] * 10000),
@@ -54,5 +54,5 @@ CASES = (
     Case("decoder, 291 tensors, 136 M elements", decoder_291),
     Case("one tensor of 2^28", lambda: [(1 << 28,)]),
 )
-#: The four that a first look needs.
+#: The cases of `gradkern bench` without --model.
 QUICK_CASES = (CASES[0], CASES[2], CASES[3], CASES[4])

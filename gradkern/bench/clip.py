@@ -6,7 +6,7 @@ import itertools
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -16,46 +16,54 @@ from gradkern.bench.layouts import Layout
 from gradkern.clipping.functional import clip_grad_norm_, get_total_norm
 from gradkern.clipping.measure import measure
 
-ROTATED_BYTES = 128 << 20  # copies together, but 2 to 16 of them: small lists stay in a cache
+ROTATED_BYTES = 128 << 20  # of all copies together; there are 2 to 16
 LEAST_ROUNDS = 5
 
 Contenders = dict[str, Callable[[int], object]]
 
 
 class GradientCopies:
-    """Copies of a model's gradients, normally distributed, and a limit that is never or always passed.
+    """Copies of a model's gradients, normally distributed, and a limit that is never or always exceeded.
 
     Args:
         layout: shape and dtype of every gradient.
         device: of the gradients.
-        clipping: whether a call has something to clip. The limit is then minus the norm, and every
-            clip multiplies by about -1: the full work of a clip, again and again, while the gradients
-            stay as large as they are.
+        clipping: whether a call has something to clip. The limit then falls by a factor of 1 - 1e-4 from
+            call to call, so that every call finds norms above it, and gradients stay about as large as
+            they are.
     """
 
     def __init__(self, layout: Layout, clipping: bool, device: str | torch.device = "cpu") -> None:
         self.bytes = sum(math.prod(shape) * dtype.itemsize for shape, dtype in layout)
         self.count = max(2, min(16, 1 + ROTATED_BYTES // max(1, self.bytes)))
         self.lists = [_parameters(layout, device, seed) for seed in range(self.count)]
-        self.max_norm = -float(get_total_norm(self.grads(0))) if clipping else 1e9
+        start = min(float(get_total_norm(self.grads(i))) for i in range(self.count))
+        #: What the next call is given as max_norm.
+        self.limits = _falling(0.5 * start) if clipping else itertools.repeat(1e9)
 
     def grads(self, copy: int) -> list[Tensor]:
         """The gradients of one copy."""
         return [p.grad for p in self.lists[copy] if p.grad is not None]
 
     def contenders(self) -> Contenders:
-        """What to time: functions of a copy's number."""
-        clip, lists, limit = torch.nn.utils.clip_grad_norm_, self.lists, self.max_norm
+        """The contenders: functions of a copy's number."""
+        clip, lists, limits = torch.nn.utils.clip_grad_norm_, self.lists, self.limits
         return {
-            "gradkern": lambda i: clip_grad_norm_(lists[i], limit),
+            "gradkern": lambda i: clip_grad_norm_(lists[i], next(limits)),
             "measure": lambda i: measure(lists[i]),
-            "torch": lambda i: clip(lists[i], limit),
-            "torch_single": lambda i: clip(lists[i], limit, foreach=False),
+            "torch": lambda i: clip(lists[i], next(limits)),
+            "torch_single": lambda i: clip(lists[i], next(limits), foreach=False),
         }
 
 
+def _falling(limit: float) -> Iterator[float]:
+    while True:
+        yield limit
+        limit *= 1 - 1e-4
+
+
 def _parameters(layout: Layout, device: str | torch.device, seed: int) -> list[nn.Parameter]:
-    """Parameters with gradients; the parameters themselves take no memory of their own."""
+    """Parameters with gradients; the parameters themselves take no memory."""
     generator = torch.Generator(device).manual_seed(seed)
     params = []
     for shape, dtype in layout:
@@ -67,7 +75,7 @@ def _parameters(layout: Layout, device: str | torch.device, seed: int) -> list[n
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds of every call of one contender."""
+    """The seconds of each call of one contender."""
 
     seconds: tuple[float, ...]
 
@@ -83,7 +91,7 @@ class Times:
 def interleaved(
     contenders: Contenders, copies: int, seconds: float, wait: Callable[[], object] = lambda: None
 ) -> dict[str, Times]:
-    """Time every contender once a round, in rotating order, each on the next copy.
+    """Time every contender once in each round, in rotating order, on the next copy.
 
     Args:
         contenders: see GradientCopies.contenders.
@@ -93,7 +101,7 @@ def interleaved(
     """
     times: dict[str, list[float]] = {name: [] for name in contenders}
     names, copy = list(contenders), itertools.cycle(range(copies))
-    for name in names:  # once unmeasured
+    for name in names:  # warm-up
         contenders[name](next(copy))
     deadline = time.perf_counter() + seconds
     for round_ in itertools.count():
@@ -112,7 +120,7 @@ def interleaved(
 
 @dataclass(frozen=True)
 class Result:
-    """One line of a table: seconds a call of every contender, and how far the norms are off."""
+    """One line of the table: each contender's seconds a call, and the errors of the norms."""
 
     name: str
     clipping: bool
@@ -121,7 +129,7 @@ class Result:
     errors: dict[str, float]
 
     def as_dict(self) -> dict[str, object]:
-        """What a result file holds."""
+        """The entry of a result file."""
         return {
             "case": self.name,
             "clipping": self.clipping,
@@ -141,7 +149,7 @@ def time_clipping(
     seconds: float = 1.0,
     more: Callable[[GradientCopies], Contenders] = lambda _: {},
 ) -> Result:
-    """Time all contenders, and those that `more` makes of the copies, on gradients of this layout."""
+    """Time all contenders, and those that `more` adds, on gradients of this layout."""
     copies = GradientCopies(layout, clipping, device)
     errors = norm_errors(copies.grads(0))
     contenders = {**copies.contenders(), **more(copies)}
@@ -151,7 +159,7 @@ def time_clipping(
 
 
 def norm_errors(grads: list[Tensor]) -> dict[str, float]:
-    """Relative distance of both total norms from the one in float64."""
+    """Relative errors of both total norms against float64."""
     exact = math.sqrt(sum(float(g.double().square().sum()) for g in grads))
     norms = {"gradkern": get_total_norm(grads), "torch": torch.nn.utils.get_total_norm(grads)}
     return {who: abs(float(norm) - exact) / (exact or 1.0) for who, norm in norms.items()}

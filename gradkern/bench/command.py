@@ -1,4 +1,4 @@
-"""The subcommand `bench`: its options, and the table it prints."""
+"""The subcommand `bench`: options and output."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _run(arguments: argparse.Namespace) -> None:
         raise OSError("--device cuda: torch finds no CUDA device here")
     layouts = list(_layouts(arguments.model, arguments.dtype))
     if arguments.json is not None:
-        arguments.json.touch()  # a path that cannot be written is found out before anything is timed
+        arguments.json.touch()  # fails before anything is timed
     about = _about(device)
     print(", ".join(f"{key} {value}" for key, value in about.items()))
     heads = "".join(f"{head:>{WIDTH}}" for head in (*COLUMNS.values(), "torch/gradkern"))

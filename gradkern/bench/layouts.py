@@ -1,4 +1,4 @@
-"""Which gradients to time: a case's, or those of a model that the user names."""
+"""The gradients to time: those of a case, or of a model that the user names."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Layout = Sequence[tuple[Shape, torch.dtype]]
 
 
 class LayoutError(Exception):
-    """No gradients can be made of what was asked for; the message says why."""
+    """The gradients that were asked for cannot be made; the message says why."""
 
 
 def case_layout(case: Case, dtype: torch.dtype) -> Layout:

@@ -1,4 +1,4 @@
-"""`gradkern watch` and `gradkern report`: arguments in, exit status out."""
+"""The subcommands `watch` and `report`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def add_commands(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def _text(text: str) -> str:
-    if not text:  # an empty variable of the shell, not this folder
+    if not text:  # an unset shell variable, not the current folder
         raise argparse.ArgumentTypeError("expected a path, got nothing")
     return text
 

@@ -7,17 +7,12 @@ import sys
 from collections.abc import Sequence
 
 from gradkern.bench.command import add_command as add_bench
+from gradkern.cli.info import add_command as add_info
 from gradkern.cli.looking import add_commands as add_looking
+from gradkern.cli.run import add_command as add_run
 from gradkern.demo.command import add_command as add_demo
+from gradkern.diagnosis.command import add_command as add_diagnose
 from gradkern.version import __version__
-
-
-def _info(_: argparse.Namespace) -> int:
-    from gradkern.kernels.extension import build_info
-
-    for key, value in build_info().items():
-        print(f"{key.replace('_', ' '):28} {value or '-'}")
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -26,10 +21,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"gradkern {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    info = commands.add_parser("info", help="what was compiled, and what this machine uses of it")
-    info.set_defaults(run=_info)
+    add_info(commands)
     add_demo(commands)
     add_looking(commands)
+    add_run(commands)
+    add_diagnose(commands)
     add_bench(commands)
     return parser
 
@@ -43,11 +39,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     try:
         status: int = arguments.run(arguments)
-    except ImportError as error:
-        if error.name != "gradkern":  # the extension does not load: the message says what to do
-            raise
-        print(f"gradkern {arguments.command}: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         after_echo = "\n" if sys.stderr.isatty() else ""  # the terminal has written ^C
         print(f"{after_echo}gradkern {arguments.command}: interrupted", file=sys.stderr)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, get_args
 
 import torch
 from torch import Tensor
 
-from gradkern.clipping import grad_scaler, pipeline, verify
+from gradkern.clipping import grad_scaler, ladder, verdict
 from gradkern.clipping.fused_step import OptimizerHandover
-from gradkern.clipping.pipeline import Groups
-from gradkern.kernels.extension import DISABLED, VERIFY, C
-from gradkern.params.arguments import as_number, check_group, check_selections, innermost
+from gradkern.clipping.ladder import RankGroups
+from gradkern.clipping.policies import GlobalNorm
+from gradkern.clipping.verdict import Verdict
+from gradkern.kernels.backend import C
+from gradkern.kernels.measured import Measured
+from gradkern.params.arguments import as_limit, as_number, check_group, check_selections, innermost
 from gradkern.params.names import NamedParameters
 from gradkern.params.plan import ParameterPlan
 from gradkern.params.stats import GradStats
@@ -90,7 +94,7 @@ class GradClipper:
         pp_group: ProcessGroup | None = None,
         counted_elsewhere: Callable[[str], bool] | None = None,
     ) -> None:
-        self.max_norm = max_norm
+        self._policy = GlobalNorm(as_limit("GradClipper", "max_norm", max_norm))
         self.norm_type = as_number("GradClipper", "norm_type", norm_type)
         self._count_zeros = bool(count_zeros)
         self._fold = bool(fold)
@@ -112,19 +116,20 @@ class GradClipper:
             self._handover.retire_with(self)
         inside = None if in_process_group is None else (lambda i: in_process_group(self._plan.names[i]))
         elsewhere = None if counted_elsewhere is None else (lambda i: counted_elsewhere(self._plan.names[i]))
-        self._groups = Groups(process_group, pp_group, inside, elsewhere)
-        self._cache = pipeline.Cache()
+        self._ranks = RankGroups(process_group, pp_group, inside, elsewhere)
+        self._cache = ladder.Cache()
+        self._described: tuple[Any, dict[str, Any]] = (None, {})
         plan = self._plan
-        pipeline.agree("GradClipper", plan.params, plan.names, self.norm_type, self._groups, self._cache)
+        ladder.agree("GradClipper", plan.params, plan.names, self.norm_type, self._ranks, self._cache)
 
     @property
     def max_norm(self) -> float:
         """Largest norm to leave; can be set between steps."""
-        return self._max_norm
+        return self._policy.max_norm
 
     @max_norm.setter
     def max_norm(self, value: float) -> None:
-        self._max_norm = as_number("GradClipper", "max_norm", value)
+        self._policy.max_norm = as_limit("GradClipper", "max_norm", value)
 
     @property
     def on_nonfinite(self) -> OnNonfinite:
@@ -188,83 +193,101 @@ class GradClipper:
             self._handover.check_fused("GradClipper.clip_")
             if self._fold:
                 self._check_folded("GradClipper.clip_", self._handover.optimizer)
-        columns = None
-        plain = self._cache.plan is None and not self._groups.named
-        before = verify.snapshot(params) if VERIFY and not (DISABLED or self._groups.named) else None
-        if plain and not (DISABLED or scaler is not None or self._fold):
+        if scaler is None and not (self._fold or self._ranks.named or self._cache.plan is not None):
             columns = C.clip(
                 params,
-                self.max_norm,
+                self._policy.max_norm,
                 self.norm_type,
                 self.on_nonfinite,
                 self._count_zeros,
                 self._plan.names,
             )
-        if columns is None:
-            columns = self._clip_in_steps(params, scaler, optimizer)
-        if before is not None and not self._cache.by_torch:
-            self._verify(before, params, columns)
-        stats = GradStats(
-            names=self._plan.names,
-            numel=self._plan.sizes(columns.pop("numel", None)),
-            has_grad=tuple(columns.pop("has_grad")),
-            norm_type=self.norm_type,
-            first=self._plan.first,
-            _identities=self._plan.identities,
-            applied=not self._fold,
-            **columns,
-        )
-        if self._handover is not None and not self._fold and scaler is None and stats.skip_step is not None:
-            self._handover.give(None, stats.skip_step)
-        return stats
+            if columns is not None:
+                return self._clipped_in_one_call(Measured(**columns), params)
+        return self._clip_in_steps(params, scaler, optimizer)
 
-    def _verify(self, before: list[Tensor | None], params: list[Tensor], columns: dict[str, Any]) -> None:
-        operation = "GradClipper.clip_"
-        inverse = float(columns.get("inv_scale", 1.0))
-        verify.check_rows(operation, before, params, columns, self.norm_type, inverse)
-        factor = 1.0 if self._fold else float(columns["clip_coef"]) * inverse
-        zeroed = self.on_nonfinite == "zero" and bool(columns["nonfinite"].sum())
-        verify.check_scaled(operation, before, params, factor, zeroed)
+    def _clipped_in_one_call(self, measured: Measured, params: list[Tensor]) -> GradStats:
+        measured = ladder.on_home_device(measured, params)
+        if self._handover is not None and measured.skip_step is not None:
+            self._handover.give(None, measured.skip_step)
+        return self._statistics(
+            measured,
+            clip_coef=measured.clip_coef,
+            skip_step=measured.skip_step,
+            threshold=self._policy.max_norm,
+            policy=self._facts(),
+            applied=True,
+        )
+
+    def _facts(self) -> dict[str, Any]:
+        key = (self._policy.max_norm, self._on_nonfinite)
+        if self._described[0] != key:
+            facts = {"class": "GlobalNorm", "max_norm": key[0], "on_nonfinite": key[1]}
+            self._described = key, facts
+        return self._described[1]
+
+    def _statistics(self, measured: Measured, **further: Any) -> GradStats:
+        plan = self._plan
+        numel = plan.sizes(measured.numel)
+        return GradStats.of(
+            measured, plan.names, numel, plan.first, plan.identities, self.norm_type, **further
+        )
 
     @torch.no_grad()
     def _clip_in_steps(
         self, params: list[Tensor], scaler: GradScaler | None, optimizer: torch.optim.Optimizer | None
-    ) -> dict[str, Any]:
+    ) -> GradStats:
         """Measure, decide, apply, with a scaler, a fold, groups, DTensors or torch's operations."""
         inverse = self._begin_unscaling(params, scaler, optimizer)
-        columns = pipeline.measure_columns(
+        measured = ladder.measure(
             "GradClipper.clip_",
             params,
             self._plan.names,
             self.norm_type,
             self._count_zeros,
             1.0 if inverse is None else inverse,
-            self._groups,
+            self._ranks,
             self._cache,
         )
+        stats = self._statistics(measured, inv_scale=1.0 if inverse is None else inverse)
+        decision = self._policy.decide(stats)
         # A scaler skips the step by itself: nothing but unscaling is left to do then.
-        policy = "skip" if inverse is not None and self.on_nonfinite == "propagate" else self.on_nonfinite
-        verdict = pipeline.decide(columns, self.max_norm, policy)
-        if policy == "raise":
-            if scaler is not None and inverse is not None and bool(verdict.bad):
-                grad_scaler.record(
-                    scaler, self._stepped(optimizer), params, verdict.bad
-                )  # update() lowers the scale
-            pipeline.raise_if_bad(columns, verdict, self._plan.names, "GradClipper.clip_")
-        factor = verdict.coef if inverse is None else verdict.coef * inverse
-        if self._fold:
-            self._hand_over(verdict, factor)
-        else:
-            pipeline.apply(params, factor, verdict.bad if policy == "zero" else None, self._cache.held)
-        if scaler is not None and inverse is not None:
-            grad_scaler.record(scaler, self._stepped(optimizer), params, verdict.bad)
-        del columns["nonfinite_total"]
-        if inverse is not None:
-            columns["inv_scale"] = inverse
-        columns["clip_coef"] = verdict.coef.to(columns["total_norm"].dtype)
-        if self.on_nonfinite == "skip" or inverse is not None:  # a scaler skips by itself
-            columns["skip_step"] = verdict.bad
-        return columns
+        alone = inverse is not None and self.on_nonfinite == "propagate"
+        judged = verdict.judge(decision, measured.bad(), "skip" if alone else self.on_nonfinite)
+        if self.on_nonfinite == "raise":
+            if scaler is not None and bool(judged.bad):  # update() lowers the scale
+                grad_scaler.record(scaler, self._stepped(optimizer), params, judged.bad)
+            verdict.raise_if_bad(measured, judged, self._plan.names, "GradClipper.clip_")
+        self._carry_out(params, judged, inverse, scaler)
+        if scaler is not None:
+            grad_scaler.record(scaler, self._stepped(optimizer), params, judged.bad)
+        return dataclasses.replace(
+            stats,
+            clip_coef=verdict.smallest(judged.factor).to(measured.total_norm.dtype),
+            # A scaler skips by itself.
+            skip_step=judged.bad if judged.skip is None and inverse is not None else judged.skip,
+            threshold=decision.threshold,
+            policy=self._facts(),
+            applied=not self._fold,
+        )
+
+    def _carry_out(
+        self,
+        params: list[Tensor],
+        judged: Verdict,
+        inverse: float | Tensor | None,
+        scaler: GradScaler | None,
+    ) -> None:
+        factor = judged.factor if inverse is None else judged.factor * inverse
+        if not self._fold:
+            verdict.apply(params, factor, judged.zero, self._cache.held)
+            if self._handover is not None and scaler is None and judged.skip is not None:
+                self._handover.give(None, judged.skip)
+            return
+        assert self._handover is not None
+        divisor, factor = verdict.split_for_fold(factor)
+        verdict.apply(params, factor, None, self._cache.held)
+        self._handover.give(divisor, torch.zeros_like(judged.bad) if judged.skip is None else judged.skip)
 
     def _stepped(self, optimizer: torch.optim.Optimizer | None) -> torch.optim.Optimizer:
         own = self._optimizer
@@ -285,13 +308,6 @@ class GradClipper:
             return None
         return grad_scaler.begin(scaler, self._stepped(optimizer), params, self._plan.names)
 
-    def _hand_over(self, verdict: pipeline.Verdict, factor: Tensor) -> None:
-        """Let the optimizer's own step divide; on a CPU, only if there is something to divide by."""
-        assert self._handover is not None
-        skip = verdict.bad if self.on_nonfinite == "skip" else torch.zeros_like(verdict.bad)
-        needless = factor.device.type == "cpu" and float(factor) == 1.0
-        self._handover.give(None if needless else factor.reciprocal(), skip)
-
     def _check_folded(self, operation: str, optimizer: torch.optim.Optimizer) -> None:
         """Again only where the clipper's parameters or the sizes of the optimizer's groups are other ones."""
         names, sizes = self._plan.names, [len(group["params"]) for group in optimizer.param_groups]
@@ -301,7 +317,7 @@ class GradClipper:
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
         """copy, deepcopy and pickle come here."""
-        if self._optimizer is None and not self._groups.named and self._cache.plan is None:
+        if self._optimizer is None and not self._ranks.named and self._cache.plan is None:
             return super().__reduce_ex__(protocol)
         raise TypeError(
             "[GradClipper] copy: expected no copy and no pickle of a clipper that is tied to an optimizer, "

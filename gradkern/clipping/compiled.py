@@ -14,15 +14,22 @@ import torch
 from torch import Tensor
 
 from gradkern.kernels import torch_ops
-from gradkern.kernels.extension import DISABLED, build_info  # registers the operators as well
+from gradkern.kernels.backend import C  # registers the operators as well
 from gradkern.kernels.scale import coefficient
 
-_CUDA = bool(build_info().get("cuda"))
+
+def _device_types() -> tuple[str, ...]:
+    """Those that the operators are implemented for."""
+    info = C.build_info()
+    return () if not info else ("cpu", "cuda") if info["cuda"] else ("cpu",)
+
+
+_DEVICE_TYPES = _device_types()
 
 
 def _fake(name: str) -> Any:
-    """Registers a fake; where the extension may be missing there is nothing to register it for."""
-    return (lambda function: function) if DISABLED else torch.library.register_fake(f"gradkern::{name}")
+    """Registers a fake; where there are no operators there is nothing to register it for."""
+    return torch.library.register_fake(f"gradkern::{name}") if _DEVICE_TYPES else (lambda function: function)
 
 
 def _report_dtype(grads: Sequence[Tensor]) -> torch.dtype:
@@ -75,11 +82,22 @@ def leaves_graph(tensors: Sequence[Tensor], parameters: bool = True) -> bool:
     return any(isinstance(t, DTensor) for t in listed)
 
 
-def outside(function: Callable[..., Any], *arguments: Any, **groups: Any) -> Any:
-    """Call an eager function between two graphs."""
-    from gradkern.clipping.graph_break import outside_the_graph  # takes the compiler, which is there already
+def run(
+    eager: Callable[..., Any],
+    operation: str,
+    tensors: Sequence[Tensor],
+    arguments: tuple[Any, ...],
+    foreach: bool | None,
+    groups: Any,
+) -> Any:
+    """One of the drop-in functions as it is traced; what no graph takes goes to `eager`, between graphs."""
+    further = [a for a in arguments if isinstance(a, Tensor)]
+    parameters = operation != "get_total_norm"
+    if groups is not None or leaves_graph(tensors, parameters) or leaves_graph(further, parameters=False):
+        from gradkern.clipping.graph_break import outside_the_graph  # the compiler has been imported already
 
-    return outside_the_graph(function, *arguments, **groups)
+        return outside_the_graph(eager, operation, tensors, arguments, foreach, groups)
+    return _TRACED[operation](tensors, *arguments)
 
 
 def gradients(operation: str, parameters: Sequence[Tensor]) -> list[Tensor]:
@@ -95,8 +113,7 @@ def gradients(operation: str, parameters: Sequence[Tensor]) -> list[Tensor]:
 
 def _has_kernels(grads: Sequence[Tensor]) -> bool:
     """Whether the operators are implemented for these; other devices are left to torch."""
-    usable = ("cpu", "cuda") if _CUDA else ("cpu",)
-    return all(g.device.type in usable for g in grads)
+    return all(g.device.type in _DEVICE_TYPES for g in grads)
 
 
 def _scale(grads: Sequence[Tensor], max_norm: Any, total: Tensor) -> None:
@@ -106,16 +123,18 @@ def _scale(grads: Sequence[Tensor], max_norm: Any, total: Tensor) -> None:
     for grad in grads:
         by_device.setdefault(grad.device, []).append(grad)
     for device, listed in by_device.items():
-        one = torch.ones((), dtype=torch.float64, device=device)
-        limit = one * (max_norm.to(device) if isinstance(max_norm, Tensor) else max_norm)
-        torch.ops.gradkern.scale_(
-            listed, torch.where(limit.isposinf(), one, coefficient(total.to(device), limit))
-        )
+        limit = max_norm.to(device) if isinstance(max_norm, Tensor) else max_norm
+        torch.ops.gradkern.scale_(listed, coefficient(total.to(device).double(), limit))
+
+
+def _zero(parameters: Sequence[Tensor]) -> Tensor:
+    """The norm of nothing."""
+    return torch.zeros((), dtype=torch.float32, device=torch_ops.home(parameters, ()))
 
 
 def get_total_norm(tensors: Sequence[Tensor], norm_type: float, error_if_nonfinite: bool) -> Tensor:
     if not tensors:
-        return torch.tensor(0.0)
+        return _zero(())
     if not _has_kernels(tensors):
         return torch_ops.torch_get_total_norm(tensors, norm_type, error_if_nonfinite)
     if error_if_nonfinite:  # the check is inside the operator; a max_norm of inf never writes
@@ -128,7 +147,7 @@ def clip_grad_norm_(
 ) -> Tensor:
     grads = gradients("clip_grad_norm_", parameters)
     if not grads:
-        return torch.tensor(0.0)
+        return _zero(parameters)
     if not _has_kernels(grads):
         return torch_ops.torch_clip_grad_norm_(parameters, max_norm, norm_type, error_if_nonfinite)
     if error_if_nonfinite:  # something empty for every missing gradient: the message counts parameters
@@ -154,3 +173,11 @@ def clip_grad_value_(parameters: Sequence[Tensor], clip_value: float) -> None:
         torch_ops.torch_clip_grad_value_(parameters, clip_value)
     elif grads:
         torch.ops.gradkern.clip_value_(grads, clip_value)
+
+
+_TRACED: dict[str, Callable[..., Any]] = {
+    "clip_grad_norm_": clip_grad_norm_,
+    "get_total_norm": get_total_norm,
+    "clip_grads_with_norm_": clip_grads_with_norm_,
+    "clip_grad_value_": clip_grad_value_,
+}

@@ -17,13 +17,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
-from gradkern.clipping import compiled, route, verify
-from gradkern.kernels import torch_ops
-from gradkern.kernels.extension import DISABLED, VERIFY, C
-from gradkern.params.arguments import as_limit, as_list, as_number
+from gradkern.clipping import ladder
+from gradkern.params.arguments import as_limit, as_list, as_norm, as_number
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -84,26 +81,10 @@ def clip_grad_norm_(
     params = as_list(operation, parameters)
     max_norm = as_limit(operation, "max_norm", max_norm)
     norm_type = as_number(operation, "norm_type", norm_type)
-    grouped = process_group is not None or pp_group is not None
-    if torch.compiler.is_compiling() and not DISABLED:
-        if grouped or compiled.leaves_graph(params):
-            arguments = params, max_norm, norm_type, error_if_nonfinite, foreach
-            groups = {"process_group": process_group, "pp_group": pp_group}
-            return compiled.outside(clip_grad_norm_, *arguments, **groups)
-        return compiled.clip_grad_norm_(params, max_norm, norm_type, error_if_nonfinite)
-    total: Tensor | None = None
-    before = verify.snapshot(params) if VERIFY and not DISABLED and not grouped else None
-    if not DISABLED and not grouped:
-        total = C.clip_grad_norm_(params, max_norm, norm_type, bool(error_if_nonfinite))
-    if total is None and (grouped or route.is_distributed(params)):
-        total = route.functions().clip_grad_norm_(
-            params, max_norm, norm_type, bool(error_if_nonfinite), process_group, pp_group
-        )
-    if total is not None:
-        if before is not None:
-            verify.check_clip(operation, before, params, max_norm, norm_type, total)
-        return total
-    return torch_ops.clip_grad_norm_(params, max_norm, norm_type, error_if_nonfinite, foreach)
+    groups = _named(process_group, pp_group)
+    arguments = (max_norm, norm_type, bool(error_if_nonfinite))
+    total: Tensor = ladder.run(operation, params, arguments, foreach, groups)
+    return total
 
 
 def get_total_norm(
@@ -140,25 +121,9 @@ def get_total_norm(
     operation = "get_total_norm"
     items = as_list(operation, tensors, "tensors")
     norm_type = as_number(operation, "norm_type", norm_type)
-    grouped = process_group is not None or pp_group is not None
-    if torch.compiler.is_compiling() and not DISABLED:
-        if grouped or compiled.leaves_graph(items, parameters=False):
-            arguments = items, norm_type, error_if_nonfinite, foreach
-            groups = {"process_group": process_group, "pp_group": pp_group}
-            return compiled.outside(get_total_norm, *arguments, **groups)
-        return compiled.get_total_norm(items, norm_type, error_if_nonfinite)
-    total: Tensor | None = None
-    if not DISABLED and not grouped:
-        total = C.get_total_norm(items, norm_type, bool(error_if_nonfinite))
-    if total is None and (grouped or route.is_distributed(items)):
-        total = route.functions().get_total_norm(
-            items, norm_type, bool(error_if_nonfinite), process_group, pp_group
-        )
-    if total is not None:
-        if VERIFY and not grouped:
-            verify.check_total(operation, items, norm_type, total)
-        return total
-    return torch_ops.get_total_norm(items, norm_type, error_if_nonfinite, foreach)
+    groups = _named(process_group, pp_group)
+    total: Tensor = ladder.run(operation, items, (norm_type, bool(error_if_nonfinite)), foreach, groups)
+    return total
 
 
 def clip_grads_with_norm_(
@@ -190,25 +155,8 @@ def clip_grads_with_norm_(
     operation = "clip_grads_with_norm_"
     params = as_list(operation, parameters)
     max_norm = as_limit(operation, "max_norm", max_norm)
-    if not isinstance(total_norm, Tensor):
-        number = total_norm if total_norm != total_norm else as_number(operation, "total_norm", total_norm)
-        total_norm = torch.tensor(number, dtype=torch.float64)
-    if torch.compiler.is_compiling() and not DISABLED:
-        if compiled.leaves_graph(params) or compiled.leaves_graph([total_norm], parameters=False):
-            return compiled.outside(clip_grads_with_norm_, params, max_norm, total_norm)
-        return compiled.clip_grads_with_norm_(params, max_norm, total_norm)
-    if total_norm.device.type == "meta":
-        raise ValueError(f"[{operation}] total_norm: expected a value, got a meta tensor, which has none")
-    whole = not route.is_dtensor(total_norm)
-    before = verify.snapshot(params) if VERIFY and not DISABLED else None
-    done = whole and not DISABLED and C.clip_grads_with_norm_(params, max_norm, total_norm)
-    if not done and (not whole or route.is_distributed(params)):
-        route.functions().clip_grads_with_norm_(params, max_norm, total_norm)
-        done = True
-    if not done:
-        torch_ops.clip_grads_with_norm_(params, max_norm, total_norm, foreach)
-    elif before is not None:
-        verify.check_clip_by(operation, before, params, max_norm, verify.number(total_norm))
+    total_norm = as_norm(operation, total_norm)
+    ladder.run(operation, params, (max_norm, total_norm), foreach)
 
 
 def clip_grad_value_(
@@ -238,17 +186,11 @@ def clip_grad_value_(
     """
     operation = "clip_grad_value_"
     params = as_list(operation, parameters)
-    clip_value = as_number(operation, "clip_value", clip_value)
-    if torch.compiler.is_compiling() and not DISABLED:
-        if compiled.leaves_graph(params):
-            return compiled.outside(clip_grad_value_, params, clip_value)
-        return compiled.clip_grad_value_(params, clip_value)
-    before = verify.snapshot(params) if VERIFY and not DISABLED else None
-    done = not DISABLED and C.clip_grad_value_(params, clip_value)
-    if not done and route.is_distributed(params):
-        route.functions().clip_grad_value_(params, clip_value)
-        done = True
-    if not done:
-        torch_ops.clip_grad_value_(params, clip_value, foreach)
-    elif before is not None:
-        verify.check_clamped(operation, before, params, clip_value)
+    clip_value = as_limit(operation, "clip_value", clip_value)
+    ladder.run(operation, params, (clip_value,), foreach)
+
+
+def _named(
+    process_group: ProcessGroup | None, pp_group: ProcessGroup | None
+) -> tuple[ProcessGroup | None, ProcessGroup | None] | None:
+    return None if process_group is None and pp_group is None else (process_group, pp_group)

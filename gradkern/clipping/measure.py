@@ -2,44 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from gradkern.clipping import route, verify
-from gradkern.kernels import torch_ops
-from gradkern.kernels.extension import DISABLED, VERIFY, C
+from gradkern.clipping import ladder
+from gradkern.clipping.ladder import RankGroups
 from gradkern.params.arguments import as_number, as_positive
 from gradkern.params.names import NamedParameters, elements_of, first_rows, resolve
 from gradkern.params.stats import GradStats
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
-
-
-def as_stats(
-    columns: dict[str, Any],
-    names: tuple[str, ...],
-    params: Sequence[Tensor],
-    norm_type: float,
-    inv_scale: float = 1.0,
-) -> GradStats:
-    """GradStats from the columns that the extension (or the fallback) returns."""
-    numel = columns.pop("numel", None)  # the compiled route has it already
-    columns.pop("decision_norm", None)
-    identities = tuple(map(id, params))
-    return GradStats(
-        names=names,
-        numel=tuple(map(elements_of, params)) if numel is None else numel,
-        has_grad=tuple(columns.pop("has_grad")),
-        norm_type=norm_type,
-        inv_scale=inv_scale,
-        first=first_rows(identities),
-        _identities=() if torch.compiler.is_compiling() else identities,
-        **columns,
-    )
 
 
 def measure(
@@ -76,23 +51,10 @@ def measure(
     norm_type = as_number("measure", "norm_type", norm_type)
     scale = 1.0 if inv_scale is None else as_positive("measure", "inv_scale", inv_scale)
     names, tensors = resolve("measure", params)
-    grouped = process_group is not None or pp_group is not None
-    columns = None if DISABLED or grouped else C.measure(tensors, norm_type, bool(count_zeros), scale, names)
-    if columns is None and (grouped or route.is_distributed(tensors)):
-        together = route.together(
-            tensors,
-            [p.grad for p in tensors],
-            process_group=process_group,
-            pp_group=pp_group,
-            operation="measure",
-            names=names,
-        )
-        with torch.no_grad():
-            columns = together.columns(norm_type, bool(count_zeros), scale)
-        del columns["nonfinite_total"]
-    if VERIFY and columns is not None and not grouped:
-        verify.check_rows("measure", verify.snapshot(tensors), tensors, columns, norm_type, scale)
-    if columns is None:
-        with torch.no_grad():
-            columns = torch_ops.measure(tensors, norm_type, bool(count_zeros), scale)
-    return as_stats(columns, names, tensors, norm_type, scale)
+    groups = RankGroups(process_group, pp_group)
+    with torch.no_grad():
+        measured = ladder.measure("measure", tensors, names, norm_type, bool(count_zeros), scale, groups)
+    numel = tuple(map(elements_of, tensors)) if measured.numel is None else measured.numel
+    identities = tuple(map(id, tensors))
+    known = () if torch.compiler.is_compiling() else identities
+    return GradStats.of(measured, names, numel, first_rows(identities), known, norm_type, inv_scale=scale)

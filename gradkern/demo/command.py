@@ -1,4 +1,4 @@
-"""The subcommand `demo`: its options, and what it does with them."""
+"""The subcommand `demo`: options and flow."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 
 def run_command(arguments: argparse.Namespace) -> int:
-    """Run the demo. Exit status 2 if it cannot start; nothing has been trained then."""
+    """Run the demo. Exit status 2 if it cannot start."""
     try:
         _prepare(arguments)
         _run(arguments)
@@ -61,7 +61,7 @@ def run_command(arguments: argparse.Namespace) -> int:
 
 
 def _prepare(arguments: argparse.Namespace) -> None:
-    """What can fail fails before minutes of training."""
+    """Check everything that can fail before training starts."""
     if not arguments.no_picture and importlib.util.find_spec("matplotlib") is None:
         raise RuntimeError("the picture needs matplotlib: pip install matplotlib, or use --no-picture")
     output: Path = arguments.output
@@ -103,7 +103,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def _train_pairs(arguments: argparse.Namespace) -> list[tuple[Run, Run]]:
-    """For each model the run without clipping and the one with it."""
+    """For each model, the run without clipping and the run with it."""
     from gradkern.demo.progress import Progress
     from gradkern.demo.text import encode, standard_library_text
     from gradkern.demo.training import SETTINGS, train

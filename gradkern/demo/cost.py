@@ -1,4 +1,4 @@
-"""What one clip costs, beside torch's, on the gradients of a training run."""
+"""The time of a clip, by gradkern and by torch, on the gradients of a training run."""
 
 from __future__ import annotations
 

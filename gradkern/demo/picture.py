@@ -1,4 +1,4 @@
-"""The picture: losses, every layer's gradient norm over the steps, and where clipping engaged."""
+"""The picture: losses, the gradient norm of every layer, and the steps that were clipped."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from gradkern.demo.training import Run
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-#: Okabe and Ito's colours, told apart by colour-blind readers; without the yellow, too pale for a line.
+#: The palette of Okabe and Ito, which colour-blind readers can tell apart, without its pale yellow.
 _COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7")
 _UNCLIPPED, _CLIPPED = "#D55E00", "#0072B2"
 _GREY = "#555555"
-#: What a saturated layer falls to (1e-45, say) would squeeze everything else.
+#: Lower end of the axis: norms of a saturated layer (1e-45, for example) would squeeze everything else.
 _SMALLEST = 1e-12
 
 
@@ -73,7 +73,7 @@ def _blow_up(run: Run) -> str:
 
 
 def _losses(axes: Axes, unclipped: Run, clipped: Run) -> None:
-    """Linear, for the range in which a model learns: what leaves it upwards is told in words."""
+    """The losses on a linear axis over the range in which a model learns; larger ones are stated as text."""
     top = 2 * clipped.loss[0]
     axes.plot(_steps(clipped), clipped.loss, color=_CLIPPED, linewidth=1.6)
     axes.plot(_steps(unclipped), unclipped.loss, color=_UNCLIPPED, linewidth=1.6)
@@ -110,7 +110,7 @@ def _layers(axes: Axes, run: Run, title: str) -> None:
 
 
 def _total(axes: Axes, run: Run) -> None:
-    """The norm that is clipped, its threshold, and a mark at every step that was clipped."""
+    """The total norm, its threshold, and a mark at every step that was clipped."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     steps = _steps(run)

@@ -1,4 +1,4 @@
-"""How training goes, while it runs: one line that changes on a terminal, some lines elsewhere."""
+"""Progress of training: one updating line on a terminal, a few lines elsewhere."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Progress:
         self._line = self._last_line = ""
 
     def __call__(self, run: Run, steps: int) -> None:
-        """After every step: show what is due."""
+        """Update the display, if due. Called after every step."""
         if self._out is None:
             return
         now = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The table at the end, and the same numbers as a file."""
+"""The table at the end, and the same numbers as JSON."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def summarize(run: Run) -> list[LayerSummary]:
 
 
 def final_table(unclipped: Run, clipped: Run) -> str:
-    """Everything one model's two runs tell, as text."""
+    """The comparison of one model's two runs, as text."""
     setting = clipped.setting
     lines = [
         f"{setting.title}: {sum(clipped.numel):,} parameters, SGD with learning rate "
@@ -121,12 +121,12 @@ def _spread(cost: ClipCost, name: str, steps: Sequence[int]) -> str:
 
 
 def _number(value: float) -> float | str:
-    """JSON has no inf and no NaN: they become strings that `float` reads."""
+    """Replace inf and NaN, which JSON lacks, by strings that `float` reads."""
     return value if math.isfinite(value) else str(value)
 
 
 def as_dict(run: Run) -> dict[str, Any]:
-    """All that a run recorded, as JSON can hold it."""
+    """Everything a run recorded, as plain values for JSON."""
     return {
         "model": run.setting.name,
         "learning_rate": run.setting.learning_rate,

@@ -1,4 +1,4 @@
-"""Real text that every machine has: the source of the Python standard library."""
+"""Training text that every machine has: the source of the Python standard library."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One training run and what it recorded."""
+"""A training run and its record."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from gradkern.params.stats import GradStats
 
 BATCH, LENGTH, MOMENTUM = 16, 48, 0.9
 
-#: Loss at which a run that is still finite counts as diverged, relative to the loss it started from
-#: (which is that of guessing evenly).
+#: A finite run counts as diverged if its loss exceeds this multiple of the first loss, which is that of a
+#: uniform guess.
 DIVERGED = 4.0
 
 
@@ -44,7 +44,7 @@ SETTINGS = {
 
 @dataclass
 class Run:
-    """What one run recorded; lists have an entry a step, norms are from before clipping."""
+    """The record of one run. Lists have one entry for each step; norms are from before clipping."""
 
     setting: Setting
     max_norm: float
@@ -70,7 +70,7 @@ class Run:
 
     @property
     def clipped_steps(self) -> list[int]:
-        """Steps, from 1, in which clipping engaged."""
+        """The steps, counted from 1, that were clipped."""
         return [step for step, coef in enumerate(self.clip_coef, 1) if not coef >= 1]
 
     def first_nonfinite(self) -> tuple[int, list[str]] | None:
@@ -84,7 +84,7 @@ class Run:
         return None
 
     def verdict(self) -> str:
-        """How it ended, in words."""
+        """How the run ended, in words."""
         last = self.loss[-1]
         if not math.isfinite(last):
             return f"blew up: loss {last} at step {self.steps} (it started at {self.loss[0]:.3f})"

@@ -12,7 +12,8 @@ from torch.distributed.tensor import DTensor
 
 from gradkern.distributed.measure import Distributed
 from gradkern.distributed.placements import written_shards
-from gradkern.kernels.extension import DISABLED, C
+from gradkern.kernels.backend import C
+from gradkern.kernels.measured import decision_norm
 from gradkern.kernels.scale import coefficient, is_one, scale_
 
 
@@ -27,10 +28,11 @@ def clip_grad_norm_(
 ) -> Tensor:
     grads = [p.grad for p in params]
     together = Distributed(params, grads, process_group=process_group, pp_group=pp_group)
-    total = together.total(norm_type)
+    whole = together.total(norm_type)
+    total = whole.to(together.report)
     if error_if_nonfinite:
         _raise_if_nonfinite(together, total, norm_type, "parameters")
-    _scale_by_norm(grads, max_norm, total, together.held)
+    _scale_by_norm(grads, max_norm, decision_norm(whole, total), together.held)
     return together.as_returned(total)
 
 
@@ -45,7 +47,7 @@ def get_total_norm(
     together = Distributed(
         tensors, tensors, process_group=process_group, pp_group=pp_group, operation="get_total_norm"
     )
-    total = together.total(norm_type)
+    total = together.total(norm_type).to(together.report)
     if error_if_nonfinite:
         _raise_if_nonfinite(together, total, norm_type, "tensors")
     return together.as_returned(total)
@@ -53,9 +55,7 @@ def get_total_norm(
 
 @torch.no_grad()
 def clip_grads_with_norm_(params: Sequence[Tensor], max_norm: float, total_norm: Tensor) -> None:
-    """No collective, unless `total_norm` is a DTensor that is not yet reduced."""
-    if isinstance(total_norm, DTensor):
-        total_norm = total_norm.full_tensor()
+    """No collective."""
     _scale_by_norm([p.grad for p in params], max_norm, total_norm)
 
 
@@ -74,7 +74,7 @@ def clip_grad_value_(params: Sequence[Tensor], clip_value: float) -> None:
                 f"placements {tuple(grad.placements)}; call .redistribute() on it first"
             )
     shards = written_shards(grads)
-    if DISABLED or not C.clamp_(shards, clip_value):
+    if not C.clamp_(shards, clip_value):
         for shard in shards:
             if shard is not None:
                 shard.clamp_(-clip_value, clip_value)
@@ -86,7 +86,6 @@ def _scale_by_norm(
     total: Tensor,
     held: Sequence[Tensor | None] | None = None,
 ) -> None:
-    """The factor from the norm as it is returned, so that the split functions give the same bits."""
     if max_norm == math.inf:
         return
     factor = coefficient(total, max_norm)

@@ -77,8 +77,8 @@ class StatsGatherer:
         return self._unpack(torch.cat(received)[self._places].to(stats.norm.device), stats)
 
     def _pack(self, stats: GradStats) -> Tensor:
-        table = torch.zeros(self._rows, _COLUMNS, dtype=torch.float64)
-        table[: len(stats), 5] = torch.tensor(stats.has_grad, dtype=torch.float64)
+        table = torch.zeros(self._rows, _COLUMNS, dtype=torch.float64, device="cpu")
+        table[: len(stats), 5] = torch.tensor(stats.has_grad, dtype=torch.float64, device="cpu")
         assert self.group is not None
         table = table.to(group_device(self.group), non_blocking=True)
         columns = (stats.norm, stats.l2_norm, stats.max_abs, stats.nonfinite)
@@ -100,5 +100,6 @@ class StatsGatherer:
             nonfinite=table[:, 3].long(),
             zeros=None if stats.zeros is None else table[:, 4].long(),
             first=tuple(range(len(self._all_names))),
+            _factor=None,
             _identities=(),
         )

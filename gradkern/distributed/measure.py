@@ -23,6 +23,7 @@ from gradkern.distributed.packed import (
 from gradkern.distributed.placements import Domain, counts_here, local_shard, resolve_partial
 from gradkern.distributed.plan import RankPlan
 from gradkern.distributed.reduce import reduce_rows, reduce_total
+from gradkern.kernels.measured import Measured, decision_norm
 from gradkern.params.arguments import check_group
 
 
@@ -79,12 +80,12 @@ class Distributed:
         return pack(shards, norm_type, domain.device, operation=self.operation, names=self.names, **options)
 
     def total(self, norm_type: float) -> Tensor:
-        """The norm of everything, 0-d, already reduced; one small all-reduce a mesh dimension."""
+        """The norm of everything, 0-d float64, already reduced; one small all-reduce a mesh dimension."""
         parts = [
             reduce_total(self._pack(d, norm_type), d.groups, norm_type) for d in self.plan.layout.domains
         ]
         total = self._combine(parts, norm_type, reduce_total)
-        return finish(total, norm_type)[0].to(self.report)
+        return finish(total, norm_type)[0]
 
     def _combine(self, parts: list[Packed], norm_type: float, reduce: Callable[..., Packed]) -> Packed:
         if not parts:
@@ -96,8 +97,8 @@ class Distributed:
             total = reduce(total.to(group_device(pp_group)), (pp_group,), norm_type).to(device)
         return total
 
-    def columns(self, norm_type: float, count_zeros: bool, inv_scale: float | Tensor) -> dict[str, Any]:
-        """What `_C.measure` returns, over all ranks, and "nonfinite_total".
+    def measured(self, norm_type: float, count_zeros: bool, inv_scale: float | Tensor) -> Measured:
+        """Statistics over all ranks.
 
         Rows of DTensors and totals are the same on every rank of their meshes; rows of plain
         tensors are this rank's own. `has_grad` is this rank's.
@@ -119,35 +120,37 @@ class Distributed:
             table = Packed(torch.cat(sums), torch.cat(keys))
         if self.plan.place is not None:
             table = table.rows(self.plan.place)
-        return self._as_columns(table, everything, norm_type, count_zeros, inv_scale)
+        return self._as_measured(table, everything, norm_type, count_zeros, inv_scale)
 
     def _domain_rows(self, d: Domain, norm_type: float, count_zeros: bool) -> tuple[Packed, Packed]:
         """The rows of a domain's positions, and their total, over its ranks."""
         local = self._pack(d, norm_type, per_tensor=True, count_zeros=count_zeros)
         if len(d.positions) != len(self.grads):
-            local = local.rows(torch.tensor([*d.positions, len(self.grads)]))
+            local = local.rows(torch.tensor([*d.positions, len(self.grads)], device="cpu"))
         if d.kind == "mesh":
             reduced = reduce_rows(local, d.groups, norm_type)
             return reduced.upto(-1), reduced.total
         return local.upto(-1), reduce_rows(local.total, d.groups, norm_type)
 
-    def _as_columns(
+    def _as_measured(
         self, rows: Packed, total: Packed, norm_type: float, count_zeros: bool, inv_scale: float | Tensor
-    ) -> dict[str, Any]:
+    ) -> Measured:
         scale = inv_scale.abs() if isinstance(inv_scale, Tensor) else abs(inv_scale)
         norm_scale: float | Tensor = 1.0 if norm_type == 0 else scale  # a count of non-zeros stays what it is
         norm = (finish(rows, norm_type) * norm_scale).to(self.report)
-        l2 = norm if norm_type == 2.0 else (finish_l2(rows) * scale).to(self.report)
-        return {
-            "norm": norm,
-            "l2_norm": l2,
-            "max_abs": (decode_max(rows) * scale).to(self.report),
-            "nonfinite": rows.sums[:, NONFINITE].long(),
-            "zeros": rows.sums[:, ZEROS].long() if count_zeros else None,
-            "total_norm": (finish(total, norm_type)[0] * norm_scale).to(self.report),
-            "nonfinite_total": total.sums[0, NONFINITE],
-            "has_grad": [g is not None for g in self.grads],
-        }
+        whole = finish(total, norm_type)[0] * norm_scale
+        rounded = whole.to(self.report)
+        return Measured(
+            norm=norm,
+            l2_norm=norm if norm_type == 2.0 else (finish_l2(rows) * scale).to(self.report),
+            max_abs=(decode_max(rows) * scale).to(self.report),
+            nonfinite=rows.sums[:, NONFINITE].long(),
+            zeros=rows.sums[:, ZEROS].long() if count_zeros else None,
+            total_norm=rounded,
+            decision_norm=decision_norm(whole, rounded),
+            nonfinite_total=total.sums[0, NONFINITE],
+            has_grad=tuple(g is not None for g in self.grads),
+        )
 
     def offenders(self) -> list[tuple[int, int]]:
         """(position, count) of the non-finite elements that this rank counts. Synchronises."""
@@ -156,7 +159,7 @@ class Distributed:
         return [(i, int(c)) for i, c in enumerate(counts) if c]
 
     def as_returned(self, total: Tensor) -> Tensor:
-        """A replicated DTensor where all tensors share one mesh, as torch's function returns."""
+        """Rounded; a replicated DTensor where all tensors share one mesh, as torch's function returns."""
         mesh = self.plan.layout.single_mesh
         if mesh is None:
             return total

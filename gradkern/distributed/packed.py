@@ -18,8 +18,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gradkern.kernels.extension import DISABLED, C
-from gradkern.kernels.torch_ops import magnitudes
+from gradkern.kernels.backend import C
+from gradkern.kernels.torch_ops import magnitudes, same_memory
 
 SQ_HI, SQ_LO = slice(0, 3), slice(3, 6)
 POWER_HI, POWER_LO, NONFINITE, ZEROS, NUMEL, SUMS = 6, 7, 8, 9, 10, 11
@@ -89,7 +89,7 @@ def _compensated(hi: Tensor, lo: Tensor) -> Tensor:
 def finish_l2(packed: Packed) -> Tensor:
     """The L2 norm of each row, float64 [R]."""
     roots = _compensated(packed.sums[:, SQ_HI], packed.sums[:, SQ_LO]).sqrt_()
-    roots *= torch.tensor(_BIN_ROOTS, dtype=torch.float64).to(roots.device, non_blocking=True)
+    roots *= torch.tensor(_BIN_ROOTS, dtype=torch.float64, device="cpu").to(roots.device, non_blocking=True)
     # NaN and inf lie in the last bin; hypot(NaN, x) is NaN for every finite x.
     return torch.hypot(torch.hypot(roots[:, 0], roots[:, 1]), roots[:, 2])
 
@@ -151,14 +151,14 @@ def pack(
         One row a position if `per_tensor`, then the row of the whole list. A shard listed twice
         repeats its row and counts once in the whole.
     """
-    if not DISABLED and len({s.device for s in shards if s is not None}) <= 1:
+    if len({s.device for s in shards if s is not None}) <= 1:
         found = C.partials(shards, norm_type, count_zeros, per_tensor, operation, names)
         if found is not None:
             return Packed(*found).to(device)
     parts = []
     for kind in sorted({s.device for s in shards if s is not None} or {torch.device("cpu")}, key=str):
         here = [s if s is not None and s.device == kind else None for s in shards]
-        compiled = not DISABLED and kind.type in ("cpu", "cuda")
+        compiled = kind.type in ("cpu", "cuda")
         found = C.partials(here, norm_type, count_zeros, per_tensor, operation, names) if compiled else None
         part = _pack_with_torch(here, norm_type, kind, per_tensor) if found is None else Packed(*found)
         parts.append(part.to(device))
@@ -179,7 +179,7 @@ def _pack_with_torch(
     for shard, row in zip(shards, rows):
         if shard is None or row is nothing:
             continue
-        same = id(shard) if shard.is_sparse else (shard.data_ptr(), shard.dtype, shard.shape, shard.stride())
+        same = same_memory(shard)
         if same not in seen:
             seen.add(same)
             unique.append(row)

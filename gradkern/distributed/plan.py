@@ -58,7 +58,7 @@ class RankPlan:
         order = [i for d in self.layout.domains for i in d.positions]
         self.missing = [i for i, c in enumerate(self._seen) if c is None]
         place = sorted(range(len(self._seen)), key=[*order, *self.missing].__getitem__)
-        self.place = None if place == list(range(len(place))) else torch.tensor(place)
+        self.place = None if place == list(range(len(place))) else torch.tensor(place, device="cpu")
 
     def _ownership(self) -> None:
         """Which positions this rank counts, and which are to be added over ranks first."""
@@ -117,7 +117,7 @@ class RankPlan:
             rows = [(names[i], tuple(params[i].shape), str(_placements(params[i]))) for i in domain.positions]
             digest = hashlib.blake2b(repr((norm_type, rows)).encode(), digest_size=7).digest()
             number = int.from_bytes(digest, "big")
-            extremes = torch.tensor([number, -number]).to(domain.device)
+            extremes = torch.tensor([number, -number], device="cpu").to(domain.device)
             for group in domain.groups:
                 all_reduce_(extremes, dist.ReduceOp.MAX, group)
             largest, smallest = extremes.tolist()

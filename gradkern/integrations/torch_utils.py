@@ -1,62 +1,124 @@
 """Route `torch.nn.utils`' clipping functions through gradkern, for loops one does not own.
 
-Reached are callers that look the functions up when they call them (Lightning, accelerate and the
-Hugging Face Trainer, timm, torchtitan). Not reached: names imported before with
-``from torch.nn.utils import clip_grad_norm_``, FSDP1's method, DeepSpeed and Megatron.
+Reached are callers that look the functions up when they call them (Lightning, Accelerate and the Hugging
+Face Trainer, timm, torchtitan, most training scripts), and a `clip_grad_norm_` that was imported before by
+name: torch's own looks up what it consists of in its module, and finds gradkern there. Not reached are the
+other functions where they were imported before by name (`Patch.older` lists them), FSDP1's method, DeepSpeed
+and Megatron.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import sys
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch.nn.utils
 from torch.nn.utils import clip_grad
 
-from gradkern.clipping import functional
+from gradkern.integrations import bridge
+from gradkern.monitor import GradMonitor
 
 _ROUTES: tuple[tuple[Any, str, Any], ...] = (
-    (torch.nn.utils, "clip_grad_norm_", functional.clip_grad_norm_),
-    (torch.nn.utils, "clip_grad_value_", functional.clip_grad_value_),
-    (torch.nn.utils, "get_total_norm", functional.get_total_norm),
-    (torch.nn.utils, "clip_grads_with_norm_", functional.clip_grads_with_norm_),
-    (clip_grad, "clip_grad_norm_", functional.clip_grad_norm_),
-    (clip_grad, "clip_grad_value_", functional.clip_grad_value_),
-    (clip_grad, "_get_total_norm", functional.get_total_norm),
-    (clip_grad, "_clip_grads_with_norm_", functional.clip_grads_with_norm_),
+    (torch.nn.utils, "clip_grad_norm_", bridge.clip_grad_norm_),
+    (torch.nn.utils, "clip_grad_value_", bridge.clip_grad_value_),
+    (torch.nn.utils, "get_total_norm", bridge.get_total_norm),
+    (torch.nn.utils, "clip_grads_with_norm_", bridge.clip_grads_with_norm_),
+    (clip_grad, "clip_grad_norm_", bridge.clip_grad_norm_),
+    (clip_grad, "clip_grad_value_", bridge.clip_grad_value_),
+    (clip_grad, "_get_total_norm", bridge.get_total_norm),
+    (clip_grad, "_clip_grads_with_norm_", bridge.clip_grads_with_norm_),
 )
 
-_originals: dict[tuple[int, str], Any] = {}
+_originals: dict[tuple[str, str], Any] = {}
+_lock = threading.RLock()
 
 
-def patch_torch() -> None:
-    """Replace the clipping functions of `torch.nn.utils` by gradkern's. Twice is as good as once.
+class Patch:
+    """What `patch_torch` has done."""
 
-    Not reached: names that other modules imported before with ``from torch.nn.utils import
-    clip_grad_norm_``, FSDP1's method, DeepSpeed and Megatron.
+    @property
+    def replaced(self) -> list[str]:
+        """The names that are gradkern's now: "torch.nn.utils.clip_grad_norm_", …"""
+        return [f"{module}.{name}" for module, name in _originals]
+
+    @property
+    def older(self) -> list[str]:
+        """Names in other modules that are still torch's functions, imported before the patch: not reached.
+        Walks all imported modules."""
+        torchs = {id(f) for (_, name), f in _originals.items() if name != "clip_grad_norm_"}
+        found = []
+        for module_name, module in list(sys.modules.items()):
+            if module_name.split(".")[0] in ("torch", "gradkern"):
+                continue
+            names = list(getattr(module, "__dict__", {}).items())
+            found += [f"{module_name}.{name}" for name, value in names if id(value) in torchs]
+        return sorted(found)
+
+    def __repr__(self) -> str:
+        return f"Patch(replaced={self.replaced}, older={self.older})"
+
+
+def patch_torch(monitor: GradMonitor | None = None, *, when: Callable[[], bool] | None = None) -> Patch:
+    """Replace the clipping functions of `torch.nn.utils` by gradkern's. Idempotent.
+
+    Args:
+        monitor: records each clip of its parameters from here on, whoever makes it: from before clipping,
+            with the limit, from the read that clips. The step is recorded when the monitor's optimizers step,
+            when a parameter is clipped again, or by ``monitor.record(loss=loss)``. Several monitors can be
+            given, one a call; each gets the clips of its own parameters.
+        when: asked at each clip whether the monitor is to have it; default: always.
+
+    Returns:
+        What was replaced, and which modules hold older names.
+
+    Example:
+        >>> monitor = gradkern.GradMonitor(model, optimizer, "runs/first")
+        >>> gradkern.patch_torch(monitor)
+        >>> train(model, optimizer)  # calls torch.nn.utils.clip_grad_norm_ somewhere
+
+    Notes:
+        Clips by `get_total_norm` and `clip_grads_with_norm_` are recorded too, with one more read; so are
+        those of a `clip_grad_norm_` that was imported before the patch. Clips inside a compiled graph are
+        not recorded.
     """
-    for module, name, replacement in _ROUTES:
-        if (id(module), name) not in _originals:
-            _originals[id(module), name] = getattr(module, name)
-            setattr(module, name, replacement)
+    with _lock:
+        for module, name, replacement in _ROUTES:
+            key = module.__name__, name
+            if key not in _originals:
+                _originals[key] = getattr(module, name)
+                setattr(module, name, replacement)
+        if monitor is not None:
+            bridge.attach(monitor, when)
+    return Patch()
 
 
 def unpatch_torch() -> None:
-    """Put torch's own functions back."""
-    for module, name, _ in _ROUTES:
-        original = _originals.pop((id(module), name), None)
-        if original is not None:
-            setattr(module, name, original)
+    """Put torch's own functions back, and let go of all monitors."""
+    with _lock:
+        bridge.detach_all()
+        for module, name, _ in _ROUTES:
+            original = _originals.pop((module.__name__, name), None)
+            if original is not None:
+                setattr(module, name, original)
 
 
 @contextlib.contextmanager
-def patched_torch() -> Iterator[None]:
+def patched_torch(
+    monitor: GradMonitor | None = None, *, when: Callable[[], bool] | None = None
+) -> Iterator[Patch]:
     """`patch_torch` for the length of a with-block; leaves an outer patch as it is."""
-    already = bool(_originals)
-    patch_torch()
+    with _lock:
+        already = bool(_originals)
+        attached = monitor is not None and bridge.is_attached(monitor)
+        patch = patch_torch(monitor, when=when)
     try:
-        yield
+        yield patch
     finally:
-        if not already:
-            unpatch_torch()
+        with _lock:
+            if not already:
+                unpatch_torch()
+            elif monitor is not None and not attached:
+                bridge.detach(monitor)

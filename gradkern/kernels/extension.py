@@ -1,20 +1,24 @@
-"""Loads the compiled extension, or says what to do when it cannot be loaded."""
+"""Chooses the compiled binding for the installed torch and loads it.
+
+An installation holds one binding for each minor version of torch it was built for, called
+``_C.torch-2.13.<suffix>``. If none fits, calls go to torch's own operations, with one notice.
+"""
 
 from __future__ import annotations
 
 import os
+import sys
+from importlib.machinery import EXTENSION_SUFFIXES
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
 
 import torch
 
 from gradkern._util.warning import warn
 from gradkern.version import __version__
 
-REBUILD = (
-    "pip install --no-build-isolation --force-reinstall --no-deps PATH_TO_CHECKOUT (or there: make -B build)"
-)
+REBUILD = "pip install --force-reinstall --no-deps PATH_TO_CHECKOUT (or there: make -B build)"
 
 #: `GRADKERN_DISABLE=1` sends every call to torch's own operations.
 DISABLED = os.environ.get("GRADKERN_DISABLE", "0") not in ("", "0")
@@ -22,53 +26,51 @@ DISABLED = os.environ.get("GRADKERN_DISABLE", "0") not in ("", "0")
 #: `GRADKERN_VERIFY=1` compares every call with float64.
 VERIFY = os.environ.get("GRADKERN_VERIFY", "0") not in ("", "0")
 
+_PACKAGE = Path(__file__).resolve().parent.parent
 
-def load_extension() -> ModuleType:
-    """Import `gradkern._C`.
 
-    The check comes before the import: an extension built for another torch can crash the process
-    instead of failing.
+def bindings() -> dict[str, Path]:
+    """The bindings of this installation for this Python, by minor version of torch, in ascending order."""
+    suffix = EXTENSION_SUFFIXES[0]
+    found = {
+        p.name.removeprefix("_C.torch-").removesuffix(suffix): p for p in _PACKAGE.glob(f"_C.torch-*{suffix}")
+    }
+    return dict(sorted(found.items(), key=lambda item: [int(part) for part in item[0].split(".")]))
 
-    Raises:
-        ImportError: the extension is missing or was built for another torch; names the command
-            that rebuilds it.
+
+def load(version: str) -> tuple[ModuleType | None, str]:
+    """The binding for a version of torch as the module `gradkern._C`, or None and the reason.
+
+    A binding for another minor version is never loaded: it could crash the process.
     """
-    record = Path(__file__).parent.with_name("_built_for_torch.txt")
-    if not record.exists():
-        raise _unusable(f"gradkern's compiled extension is missing from {record.parent}. Build it: {REBUILD}")
-    built_for = record.read_text(encoding="utf-8").strip()
-    if built_for != torch.__version__:
-        raise _unusable(
-            f"gradkern was built for torch {built_for}, and torch {torch.__version__} is installed: "
-            f"compiled extensions fit one version only. Rebuild it: {REBUILD}"
+    found = bindings()
+    path = found.get(".".join(version.split(".")[:2]))
+    if not found:
+        return None, f"there is no compiled extension in {_PACKAGE}"
+    if path is None:
+        return (
+            None,
+            f"the compiled extension is for torch {', '.join(found)}, and torch {version} is installed",
         )
+    spec = spec_from_file_location("gradkern._C", path)
+    assert spec is not None and spec.loader is not None
     try:
-        from gradkern import _C
+        module = module_from_spec(spec)
+        spec.loader.exec_module(module)
     except ImportError as error:
-        raise _unusable(
-            f"gradkern's compiled extension does not load: {error}. Rebuild it: {REBUILD}"
-        ) from error
-    return _C
+        return None, f"{path.name} does not load: {error}"
+    sys.modules["gradkern._C"] = module
+    return module, ""
 
 
-def _unusable(reason: str) -> ImportError:
-    """By its name the command line knows it, and prints the reason without a traceback."""
-    return ImportError(reason, name="gradkern")
+#: The compiled module, or None; `REASON` then says why.
+EXTENSION, REASON = load(torch.__version__)
 
-
-if TYPE_CHECKING:
-    from gradkern import _C
-
-    C = _C
-else:
-    try:
-        C = load_extension()
-    except ImportError as missing:
-        if not DISABLED:
-            raise
-        # Nothing is computed with it; a machine where it does not load can go on with torch.
-        warn(f"GRADKERN_DISABLE=1, and {missing}")
-        C = None
+if EXTENSION is None and not DISABLED:
+    warn(
+        f"gradkern's kernels are not used: {REASON}. Calls go to torch's own operations, at torch's "
+        f"speed and precision. To build for the installed torch: {REBUILD}"
+    )
 
 
 def build_info() -> dict[str, str]:
@@ -76,6 +78,7 @@ def build_info() -> dict[str, str]:
 
     Returns:
         version, torch (built for), compiler, the CPU instruction sets compiled and the one in use,
-        the CUDA version and architectures ("" without CUDA kernels).
+        the CUDA version and architectures ("" without CUDA kernels). Only the version if no compiled
+        extension fits the installed torch.
     """
-    return {"version": __version__, **({} if C is None else C.build_info())}
+    return {"version": __version__, **({} if EXTENSION is None else EXTENSION.build_info())}

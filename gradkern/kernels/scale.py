@@ -1,4 +1,4 @@
-"""Scaling gradients by a factor that may live on a device."""
+"""Scaling gradients by factors that may live on a device."""
 
 from __future__ import annotations
 
@@ -8,61 +8,81 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gradkern.kernels.extension import DISABLED, C
-from gradkern.kernels.torch_ops import widest
+from gradkern.kernels.backend import C
+from gradkern.kernels.torch_ops import same_memory, widest
 
 
 def coefficient(total: Tensor, max_norm: float | Tensor) -> Tensor:
-    """The factor of csrc/core/clip.h with tensors, for a finite limit: 0-d, on `total`'s device.
+    """The factor of csrc/core/clip.h with tensors: of `total`'s shape and device.
 
-    ``max_norm / (total + 1e-6)`` where that is below 1, or NaN; else 1.
+    ``max_norm / (total + 1e-6)`` where that is below 1, or NaN; else 1. A negative `total` is no norm, and
+    gives 1.
     """
-    one = torch.ones((), dtype=widest(total), device=total.device)
+    wide = widest(total)
     # A tensor divided: a number divided by a tensor would be rounded twice.
-    ratio = one * max_norm / (total.to(one.dtype) + 1e-6)
-    return torch.where(ratio >= 1, one, ratio)
+    limit = torch.ones((), dtype=wide, device=total.device) * max_norm
+    ratio = limit / (total.to(wide) + 1e-6)
+    return ratio.masked_fill((ratio >= 1) | (total < 0) | limit.isposinf(), 1.0)
 
 
 def is_one(factor: Tensor) -> bool:
     """Whether nothing is to be written, where that is known without a synchronisation."""
-    return factor.is_cpu and float(factor) == 1.0
+    return factor.is_cpu and bool((factor == 1.0).all())
 
 
-def scale_(grads: Sequence[Tensor | None], shards: Sequence[Tensor | None], factor: Tensor) -> None:
-    """Multiply every shard by `factor`, or shard i by ``factor[i]``, in place.
+def scale_(
+    grads: Sequence[Tensor | None],
+    shards: Sequence[Tensor | None],
+    factor: Tensor,
+    zero: Tensor | None = None,
+) -> None:
+    """Multiply every shard by its factor in place; a factor of 1 writes nothing on a CPU.
 
     Args:
         grads: the gradients, whose version counters are bumped where a shard is not the gradient
             itself.
-        shards: what is written to (a DTensor's local tensor); entries that are None are skipped.
-        factor: float64, 0-d or one number a shard. A factor of 1 writes nothing.
+        shards: what is written to (a DTensor's local tensor); entries that are None are skipped. An entry
+            listed twice is scaled once, by the first of its factors.
+        factor: float64, 0-d for all or [N].
+        zero: 0-d bool; where it holds every shard is set to zero instead (0 * NaN would be NaN).
 
     Notes:
-        A list that is all on the factor's device is scaled without a synchronisation. A shard listed
-        twice is scaled once, by its first factor.
+        A list that is all on the factor's device is scaled without a synchronisation.
     """
-    if factor.dim() == 0 and is_one(factor):
+    if zero is not None and zero.is_cpu:
+        zero = zero if bool(zero) else None
+    if zero is None and is_one(factor):
         return
-    devices = {s.device for s in shards if s is not None}
-    for device in devices:
+    for device in {s.device for s in shards if s is not None}:
         listed = [s if s is not None and s.device == device else None for s in shards]
-        here = factor.to(device)
-        if DISABLED or not C.scale_(listed, here):
-            _scale_with_torch(listed, here)
+        _scale_on_device(listed, factor.to(device), None if zero is None else zero.to(device))
     written = [g for g, s in zip(grads, shards) if g is not None and g is not s]
     if written:
         torch.autograd.graph.increment_version(written)
 
 
-def _scale_with_torch(tensors: Sequence[Tensor | None], factor: Tensor) -> None:
+def _scale_on_device(shards: Sequence[Tensor | None], factor: Tensor, zero: Tensor | None) -> None:
+    if C.scale_(shards, factor, zero):
+        return
+    if zero is not None:
+        factor = torch.where(zero, torch.ones_like(factor), factor)
+    _scale_with_torch(shards, factor)
+    if zero is not None:
+        _zero_where_(shards, zero)
+
+
+def _scale_with_torch(shards: Sequence[Tensor | None], factor: Tensor) -> None:
     seen: set[object] = set()
-    for t, own in zip(tensors, factor.expand(len(tensors)).unbind()):
-        if t is None:
+    for position, t in enumerate(shards):
+        if t is None or not t.numel():
             continue
-        key = id(t) if t.is_sparse else (t.data_ptr(), t.dtype, t.shape, t.stride())
-        if key in seen and t.numel():
+        key = same_memory(t)
+        if key in seen:
             continue
         seen.add(key)
+        own = factor[position] if factor.ndim else factor
+        if own.is_cpu and float(own) == 1.0:
+            continue
         wide = t.dtype in (torch.float64, torch.complex128)
         number = own.to(torch.float64 if wide else torch.float32)
         if t.is_cpu or t.is_sparse or t.dtype not in (torch.bfloat16, torch.float16):
@@ -72,16 +92,12 @@ def _scale_with_torch(tensors: Sequence[Tensor | None], factor: Tensor) -> None:
             t.copy_(t.float().mul_(number))
 
 
-def zero_where_(shards: Sequence[Tensor | None], condition: Tensor) -> None:
-    """Set everything to zero where the 0-d `condition` holds (0 * NaN would not)."""
+def _zero_where_(shards: Sequence[Tensor | None], condition: Tensor) -> None:
     for shard in shards:
         if shard is None:
-            continue
-        here = condition.to(shard.device)
-        if shard.device.type == "cpu" and not bool(here):
             continue
         values = shard._values() if shard.is_sparse else shard
         if values.dtype.itemsize == 1:  # masked_fill_ knows no float8, whose zeros are zero bytes
             values = values.view(torch.uint8)
         with torch.inference_mode() if values.is_inference() else contextlib.nullcontext():
-            values.masked_fill_(here, 0)
+            values.masked_fill_(condition, 0)

@@ -1,52 +1,121 @@
 """torch's own operations, for what no kernel of ours takes.
 
 Tensor subclasses, dispatch modes, devices without a kernel, lists over several devices, and
-everything under `GRADKERN_DISABLE=1`. The functions of `torch.nn.utils` are captured here at import,
-so that replacing them there (`gradkern.patch_torch`) does not lead back to gradkern.
+everything under ``GRADKERN_DISABLE=1``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import importlib.util
+from collections.abc import Callable, Sequence
+from types import ModuleType
 
 import torch
 from torch import Tensor
-from torch.nn.utils import clip_grad as _torch
 
 from gradkern._util.warning import warn
-from gradkern.kernels.extension import DISABLED, REBUILD, C
+from gradkern.kernels.extension import DISABLED, EXTENSION, REBUILD
+from gradkern.kernels.measured import Measured, decision_norm
 
+
+def _isolated() -> ModuleType:
+    """torch.nn.utils.clip_grad executed once more. Its functions look each other up in their module: in
+    torch's own they would find gradkern's once `gradkern.patch_torch` has put them there."""
+    spec = importlib.util.find_spec("torch.nn.utils.clip_grad")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+_torch = _isolated()
 torch_clip_grad_norm_ = _torch.clip_grad_norm_
 torch_clip_grad_value_ = _torch.clip_grad_value_
 torch_get_total_norm = _torch._get_total_norm
 torch_clip_grads_with_norm_ = _torch._clip_grads_with_norm_
 
 
-def clip_grad_norm_(parameters: Sequence[Tensor], *arguments: Any) -> Tensor:
+def clip_grad_norm_(
+    parameters: Sequence[Tensor],
+    max_norm: float,
+    norm_type: float,
+    error_if_nonfinite: bool,
+    foreach: bool | None = None,
+) -> Tensor:
     warn_of_missing_kernels(parameters)
-    return torch_clip_grad_norm_(parameters, *arguments)
+    grads = [p.grad for p in parameters if p.grad is not None]
+    total = torch_get_total_norm(grads, norm_type, error_if_nonfinite, foreach)
+    if _is_inf(total):
+        wide = measure(parameters, norm_type, False, 1.0).deciding()
+        if bool(wide.isfinite()):
+            _scale_in_double(grads, max_norm / (wide + 1e-6))
+            return total
+    torch_clip_grads_with_norm_(parameters, max_norm, total, foreach)
+    return total
 
 
-def clip_grad_value_(parameters: Sequence[Tensor], *arguments: Any) -> None:
+def _is_inf(total: Tensor) -> bool:
+    # A batched norm (torch.vmap) or a fake one has no value to look at.
+    has_value = type(total) is Tensor and not torch._C._functorch.is_batchedtensor(total)
+    return has_value and not total.is_meta and bool(total.isinf())
+
+
+def _scale_in_double(grads: Sequence[Tensor], factor: Tensor) -> None:
+    """By a factor below float32's normal numbers."""
+    for grad in distinct(grads):
+        wide = torch.complex128 if grad.is_complex() else torch.float64
+        grad.copy_(grad.to(wide) * factor.to(grad.device))
+
+
+def clip_grad_value_(parameters: Sequence[Tensor], clip_value: float, foreach: bool | None = None) -> None:
     warn_of_missing_kernels(parameters)
-    torch_clip_grad_value_(parameters, *arguments)
+    torch_clip_grad_value_(parameters, clip_value, foreach)
 
 
-def get_total_norm(tensors: Sequence[Tensor], *arguments: Any) -> Tensor:
+def get_total_norm(
+    tensors: Sequence[Tensor], norm_type: float, error_if_nonfinite: bool, foreach: bool | None = None
+) -> Tensor:
     warn_of_missing_kernels(tensors)
-    return torch_get_total_norm(tensors, *arguments)
+    total: Tensor = torch_get_total_norm(tensors, norm_type, error_if_nonfinite, foreach)
+    return total
 
 
-def clip_grads_with_norm_(parameters: Sequence[Tensor], *arguments: Any) -> None:
+def clip_grads_with_norm_(
+    parameters: Sequence[Tensor], max_norm: float, total_norm: Tensor, foreach: bool | None = None
+) -> None:
+    """A negative `total_norm` (its sign is not known to the host) leaves gradients as they are."""
     warn_of_missing_kernels(parameters)
-    torch_clip_grads_with_norm_(parameters, *arguments)
+    if max_norm != float("inf"):
+        negative = total_norm < 0
+        limit = torch.where(negative, 1.0, max_norm)
+        torch_clip_grads_with_norm_(parameters, limit, torch.where(negative, 0.0, total_norm), foreach)
+
+
+def same_memory(tensor: Tensor) -> object:
+    """Equal for entries that are one gradient: the same tensor, or the same view of the same memory.
+
+    This is the rule for lists in which memory occurs more than once. Such entries count once in a norm.
+    Others count each in full, whether they overlap or not. Either way each location is scaled once.
+    """
+    plain = type(tensor) in (Tensor, torch.nn.Parameter) and tensor.layout is torch.strided
+    if not plain or tensor.is_nested or torch._C._functorch.is_batchedtensor(tensor):
+        return id(tensor)  # no memory of its own
+    return tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
+
+
+def distinct(tensors: Sequence[Tensor | None]) -> list[Tensor]:
+    """The tensors that are there and hold something, each gradient once."""
+    found: dict[object, Tensor] = {}
+    for tensor in tensors:
+        if tensor is not None and tensor.numel():
+            found.setdefault(same_memory(tensor), tensor)
+    return list(found.values())
 
 
 def warn_of_missing_kernels(tensors: Sequence[Tensor]) -> None:
     """Say once what rebuilds gradkern, where a GPU's gradients go to torch for want of kernels."""
     global _warned
-    if _warned or DISABLED or not any(_lacks_kernels(t) for t in tensors):
+    if _warned or DISABLED or EXTENSION is None or not any(_lacks_kernels(t) for t in tensors):
         return
     _warned = True
     warn(
@@ -61,7 +130,12 @@ _warned = False
 def _lacks_kernels(tensor: Tensor) -> bool:
     # As with torch, an entry may be anything that has a gradient.
     carrier = tensor if isinstance(tensor, Tensor) else tensor.grad
-    return carrier is not None and carrier.is_cuda and not C.build_info()["cuda"]
+    return (
+        carrier is not None
+        and carrier.is_cuda
+        and EXTENSION is not None
+        and not EXTENSION.build_info()["cuda"]
+    )
 
 
 def widest(tensor: Tensor) -> torch.dtype:
@@ -95,49 +169,52 @@ def vector_norm(x: Tensor, norm_type: float) -> Tensor:
     return ((x / safe) ** norm_type).sum() ** (1 / norm_type) * safe
 
 
-def measure(
-    params: Sequence[Tensor], norm_type: float, count_zeros: bool, inv_scale: float
-) -> dict[str, Any]:
-    """What `_C.measure` returns, from torch's operations, one tensor at a time."""
+def measure(params: Sequence[Tensor], norm_type: float, count_zeros: bool, inv_scale: float) -> Measured:
+    """What `gradkern._C.measure` tells, from torch's operations, one tensor at a time."""
     warn_of_missing_kernels(params)
     grads = [p.grad for p in params]
     present = [g for g in grads if g is not None]
+    device = home(params, present)
+    wide = torch.float32 if device.type == "mps" else torch.float64
     double = any(g.dtype in (torch.float64, torch.complex128) for g in present)
-    device = present[0].device if present else torch.device("cpu")
-    wide = widest(present[0]) if present else torch.float64
     report = torch.float64 if double and wide is torch.float64 else torch.float32
+    values = [
+        torch.zeros(0, dtype=wide, device=device) if g is None else magnitudes(g).to(device, wide)
+        for g in grads
+    ]
 
-    columns: dict[str, list[Tensor]] = {k: [] for k in ("norm", "l2_norm", "max_abs", "nonfinite", "zeros")}
-    seen: set[int] = set()
-    for grad in grads:
-        x = torch.zeros(0, dtype=wide, device=device) if grad is None else magnitudes(grad).to(device, wide)
-        columns["norm"].append(vector_norm(x, norm_type))
-        columns["l2_norm"].append(vector_norm(x, 2.0))
-        columns["max_abs"].append(vector_norm(x, float("inf")))
-        columns["nonfinite"].append((~x.isfinite()).sum())
-        columns["zeros"].append((x == 0).sum())
-    counted = []
-    for row, grad in enumerate(grads):
-        if grad is not None and grad.numel() and id(grad) not in seen:
-            seen.add(id(grad))
-            counted.append(columns["norm"][row])
-    total = (
-        vector_norm(torch.stack(counted), norm_type)
-        if counted and norm_type != 0
-        else (torch.stack(counted).sum() if counted else torch.zeros((), dtype=wide, device=device))
-    )
-
-    def stacked(name: str, dtype: torch.dtype) -> Tensor:
-        rows = columns[name]
-        return torch.stack(rows).to(dtype) if rows else torch.zeros(0, dtype=dtype, device=device)
+    def rows(of: Callable[[Tensor], Tensor], dtype: torch.dtype) -> Tensor:
+        found = [of(x) for x in values]
+        return torch.stack(found).to(dtype) if found else torch.zeros(0, dtype=dtype, device=device)
 
     factor = abs(inv_scale)
     norm_factor = 1.0 if norm_type == 0 else factor  # a count of non-zeros stays what it is
-    factors = {"norm": norm_factor, "l2_norm": factor, "max_abs": factor}
-    return {
-        **{k: (stacked(k, wide) * f).to(report) for k, f in factors.items()},
-        "nonfinite": stacked("nonfinite", torch.int64),
-        "zeros": stacked("zeros", torch.int64) if count_zeros else None,
-        "total_norm": (total * norm_factor).to(report),
-        "has_grad": [g is not None for g in grads],
+    norm = rows(lambda x: vector_norm(x, norm_type), wide)
+    total = _total(norm, grads, norm_type) * norm_factor
+    rounded = total.to(report)
+    return Measured(
+        norm=(norm * norm_factor).to(report),
+        l2_norm=(rows(lambda x: vector_norm(x, 2.0), wide) * factor).to(report),
+        max_abs=(rows(lambda x: vector_norm(x, float("inf")), wide) * factor).to(report),
+        nonfinite=rows(lambda x: (~x.isfinite()).sum(), torch.int64),
+        zeros=rows(lambda x: (x == 0).sum(), torch.int64) if count_zeros else None,
+        total_norm=rounded,
+        decision_norm=decision_norm(total, rounded),
+        has_grad=tuple(g is not None for g in grads),
+    )
+
+
+def home(params: Sequence[Tensor], present: Sequence[Tensor]) -> torch.device:
+    """Where results lie: the gradients' device; without gradients the parameters'."""
+    first = next(iter(present), None)
+    if first is None:
+        first = next(iter(params), None)
+    return torch.device("cpu") if first is None else first.device
+
+
+def _total(norm: Tensor, grads: Sequence[Tensor | None], norm_type: float) -> Tensor:
+    counted = {
+        same_memory(g): row for row, g in reversed(list(enumerate(grads))) if g is not None and g.numel()
     }
+    rows = norm[sorted(counted.values())]
+    return rows.sum() if norm_type == 0 else vector_norm(rows, norm_type)

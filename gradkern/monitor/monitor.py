@@ -4,31 +4,37 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from gradkern.clipping import pipeline
+from gradkern.clipping import ladder
 from gradkern.history import lock
 from gradkern.history.facade import History
+from gradkern.history.format import read_json, write_json
+from gradkern.history.named import LOSS
+from gradkern.history.rows import EventRow
 from gradkern.monitor.arguments import (
     PHASE_SAID,
     as_count,
+    as_extra,
     as_loss,
     as_optimizer,
+    as_parts,
     as_rates,
     as_step,
     check_said,
     run_folder,
 )
-from gradkern.monitor.capture import HostCapture, StepCapture
+from gradkern.monitor.capture import AmendmentCapture, HostCapture, StepCapture
 from gradkern.monitor.describe import describe_run
 from gradkern.monitor.facts import FactFinder
 from gradkern.monitor.layouts import Layouts
 from gradkern.monitor.lifetime import follow
 from gradkern.monitor.looks import GradientLooks
+from gradkern.monitor.pending import PendingStep, combined
 from gradkern.monitor.periodic import Occasional
 from gradkern.monitor.ranks import agree_on_step
 from gradkern.monitor.recorder import Feed, Recorder
@@ -120,6 +126,7 @@ class GradMonitor:
         self._layouts = Layouts(self._plan, module, optimizer)
         self._module = module
         self._unusable = ""
+        self._pending = PendingStep([] if optimizer is None else [optimizer], self._record_pending)
         self._recorder: Recorder | None = None
         self._step = 0
         failed = True
@@ -172,22 +179,26 @@ class GradMonitor:
 
     def record(
         self,
-        stats: GradStats | None = None,
+        stats: GradStats | Sequence[GradStats] | None = None,
         *,
         loss: float | Tensor | None = None,
         step: int | None = None,
+        extra: Mapping[str, Any] | None = None,
         inv_scale: float | None = None,
         after_clip: bool | None = None,
     ) -> None:
         """Record one optimizer step. Call it at every one (`every` leaves some out), not once a micro-batch.
 
         Args:
-            stats: what `GradClipper.clip_` (or `measure`) returned: no further pass is made. By
-                default the gradients are measured now, as they are.
+            stats: what `GradClipper.clip_` (or `measure`) returned: no further pass is made; a list of
+                them where the step was clipped in parts. By default the gradients are measured now, as
+                they are.
             loss: a number (of any type that `float` takes, but no text), or a tensor of one element on
                 any device.
             step: number of the optimizer step; by default one more than the last. A number that
                 was recorded already starts a branch: the steps from it on are replaced.
+            extra: your own numbers of the step by name, ``{"attn/max_logit": tensor}``: numbers, or tensors
+                of up to 64 elements on any device (a curve for each, "name/0", "name/1", …).
             inv_scale: 1 / loss scale, a positive number, for gradients that still carry the scale
                 when they are measured here. With `stats`, give it to `measure` instead.
             after_clip: whether the norms are of gradients that something else has clipped already
@@ -204,19 +215,21 @@ class GradMonitor:
             has the cost, measured).
         """
         start = time.time()
-        if self._unusable:
-            raise RuntimeError(
-                f"[GradMonitor.record] expected an open monitor, got a call although {self._unusable}"
-            )
+        self._check_open("GradMonitor.record")
         number = self._step + 1 if step is None else as_step(step)
+        if isinstance(stats, (list, tuple)):
+            stats = combined(as_parts(stats))
         if type(stats) is not GradStats or after_clip is not None or inv_scale is not None:
             inv_scale = check_said(stats, inv_scale, after_clip)
         given, loss = loss, as_loss(loss)
+        extras = as_extra("GradMonitor.record", extra) if extra else None
         if number % self.every:
             self._begin_step(number)
             if self._recorder is not None:
                 self._occasional.recorded()
             return
+        if stats is None:
+            stats = self._pending.take()
         if stats is None:
             stats = self._measure(1.0 if inv_scale is None else inv_scale)
         if stats.norm_type != self._norm_type:
@@ -227,16 +240,100 @@ class GradMonitor:
             return
         layout, rates = self._layouts.of(stats), as_rates(self._optimizer)
         phase = "before_clip" if stats.clip_coef is not None else PHASE_SAID[after_clip]
-        recorder.submit(StepCapture(number, start, layout, stats, loss, rates, phase, self._pool))
+        recorder.submit(StepCapture(number, start, layout, stats, loss, rates, phase, self._pool, extras))
         recorder.record_seconds.append(time.time() - start)
-        if not self._facts.done or getattr(stats, "policy", None) is not self._facts.policy:
+        if not self._facts.done or stats.policy is not self._facts.policy:
             self._facts.recorded(number, stats, given)
         if self._looks.due(number):
             self._looks.look(number, stats)
         self._occasional.recorded()
 
+    def amend(
+        self, step: int, *, loss: float | Tensor | None = None, extra: Mapping[str, Any] | None = None
+    ) -> None:
+        """Give numbers of an earlier step that are known only later; the last ones given count.
+
+        Args:
+            step: its number. A step that was not recorded (`every`) is passed over.
+            loss: as in `record`.
+            extra: as in `record`.
+
+        Raises:
+            TypeError, ValueError: as `record`.
+            RuntimeError: after `close`, or in a forked process.
+
+        Notes:
+            No host-device synchronisation.
+        """
+        self._check_open("GradMonitor.amend")
+        number = as_step(step)
+        values = as_extra("GradMonitor.amend", extra)
+        amended = as_loss(loss)
+        if amended is not None:
+            values[LOSS] = amended
+        if values and self._recorder is not None:
+            self._recorder.submit(AmendmentCapture(number, values, self._pool))
+
+    def event(self, kind: str, data: Mapping[str, Any] | None = None, *, step: int | None = None) -> None:
+        """Note that something happened: a rollback, a change of the data. `History.events` has it.
+
+        Args:
+            kind: what, in a word.
+            data: what is known of it: values that JSON has.
+            step: when; by default the last step.
+
+        Raises:
+            TypeError, ValueError: `data` is not JSON.
+            RuntimeError: after `close`, or in a forked process.
+        """
+        self._check_open("GradMonitor.event")
+        plain = read_json(write_json(dict(data or {})), "event")  # a copy, as the file will have it
+        number = self._step if step is None else as_step(step)
+        if self._recorder is not None:
+            self._recorder.submit(HostCapture(EventRow(number, str(kind), plain, time.time())))
+
+    def _check_open(self, operation: str) -> None:
+        if self._unusable:
+            raise RuntimeError(
+                f"[{operation}] expected an open monitor, got a call although {self._unusable}"
+            )
+
+    def collect(self, stats: GradStats) -> None:
+        """Take statistics of the step under way that other code measured, before clipping.
+
+        Several calls may each be about some of the parameters. They become one step when all of the monitor's
+        optimizers have stepped, when a parameter comes again, or with ``record(loss=loss)``.
+        `patch_torch(monitor)` calls this for each clip.
+        """
+        self._pending.add(stats)
+
+    @property
+    def has_pending(self) -> bool:
+        """Whether something is collected that is not recorded yet."""
+        return bool(self._pending)
+
+    @property
+    def records(self) -> bool:
+        """Whether this process writes the run: another rank may."""
+        return self._recorder is not None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether `record` can be called."""
+        return not self._unusable
+
+    def identities(self) -> tuple[int, ...]:
+        """`id` of each parameter as they are now; the same object while they are the same."""
+        self._plan.current()
+        return self._plan.identities
+
+    def _record_pending(self) -> None:
+        if self._pending and not self._unusable:
+            self.record(self._pending.take(), after_clip=False)
+
     def flush(self) -> bool:
         """Wait until everything recorded is on disk. Synchronises. False if it cannot be written."""
+        self._record_pending()
         return self._recorder is None or self._recorder.flush()
 
     def history(self) -> History:
@@ -275,6 +372,8 @@ class GradMonitor:
         """Write what is left, close the file and the sinks, take the hooks off. Twice does no harm."""
         if self._unusable:
             return
+        self._record_pending()
+        self._pending.remove_hooks()
         self._unusable = "the monitor is closed"
         if self._recorder is not None:
             try:
@@ -322,18 +421,10 @@ class GradMonitor:
     @torch.no_grad()
     def _measure(self, inv_scale: float) -> GradStats:
         params = self._plan.current()
-        columns = pipeline.measure_columns(
-            "GradMonitor.record", params, self._plan.names, 2.0, self._count_zeros, inv_scale
-        )
-        del columns["nonfinite_total"]
-        return GradStats(
-            names=self._plan.names,
-            numel=self._plan.sizes(),
-            has_grad=tuple(columns.pop("has_grad")),
-            first=self._plan.first,
-            _identities=self._plan.identities,
-            inv_scale=inv_scale,
-            **columns,
+        plan = self._plan
+        measured = ladder.measure("GradMonitor.record", params, plan.names, 2.0, self._count_zeros, inv_scale)
+        return GradStats.of(
+            measured, plan.names, plan.sizes(), plan.first, plan.identities, 2.0, inv_scale=inv_scale
         )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gradkern.clipping import route
+from gradkern.kernels.dtensors import is_distributed
 
 
 def agree_on_step(params: Sequence[Tensor], step: int, failed: bool) -> int:
@@ -26,7 +26,7 @@ def agree_on_step(params: Sequence[Tensor], step: int, failed: bool) -> int:
     Raises:
         RuntimeError: another rank could not open its run folder.
     """
-    if not route.is_distributed(params):
+    if not is_distributed(params):
         return step
     import torch.distributed as dist
 

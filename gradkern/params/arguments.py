@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gradkern._util.warning import warn
+from gradkern.kernels.dtensors import gathered
 
 
 def as_list(
@@ -91,10 +92,42 @@ def as_positive(operation: str, name: str, value: Any) -> float:
 
 
 def as_limit(operation: str, name: str, value: Any) -> Any:
-    """`as_number`; but while a graph is traced a tensor stays one: its value is the graph's input."""
+    """`as_number` that is not negative; but while a graph is traced a tensor stays one: its value is the
+    graph's input.
+
+    Raises:
+        TypeError, ValueError, OverflowError: `value` cannot be converted, is NaN, or is negative (gradients
+            would change their signs).
+    """
     if torch.compiler.is_compiling() and isinstance(value, torch.Tensor):
         return value
-    return as_number(operation, name, value)
+    number = as_number(operation, name, value)
+    if number < 0:
+        raise ValueError(f"[{operation}] {name}: expected a number that is not negative, got {number!r}")
+    return number
+
+
+def as_norm(operation: str, total_norm: Any) -> Tensor:
+    """A total norm as a tensor; NaN is one. Of a tensor on another device than the CPU the sign is not looked
+    at, which would synchronise.
+
+    Raises:
+        TypeError, ValueError: it cannot be converted, is negative, or has no value.
+    """
+    if not isinstance(total_norm, Tensor):
+        number = total_norm if total_norm != total_norm else as_limit(operation, "total_norm", total_norm)
+        return torch.tensor(number, dtype=torch.float64, device="cpu")
+    if torch.compiler.is_compiling():
+        return total_norm
+    if total_norm.device.type == "meta":
+        raise ValueError(f"[{operation}] total_norm: expected a value, got a meta tensor, which has none")
+    total_norm = gathered(total_norm)
+    norm: Tensor = total_norm
+    if type(norm) is Tensor and norm.is_cpu and norm.numel() == 1 and norm.item() < 0:
+        raise ValueError(
+            f"[{operation}] total_norm: expected a number that is not negative, got {norm.item()!r}"
+        )
+    return norm
 
 
 def innermost(optimizer: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gradkern.kernels.extension import DISABLED, C
+from gradkern.kernels.backend import C
 from gradkern.params.names import NamedParameters, elements_of, first_rows, resolve
 
 
@@ -39,7 +39,7 @@ class ParameterPlan:
 
     def current(self) -> list[Tensor]:
         """The parameters as they are now."""
-        if self._module is not None and not _unchanged(self._owners):
+        if self._module is not None and not C.dicts_unchanged(self._owners):
             self._build(self._module)
         return self.params
 
@@ -52,12 +52,3 @@ class ParameterPlan:
         if numel != self.numel:
             self.numel = numel
         return self.numel
-
-
-def _unchanged(owners: list[tuple[dict[str, Any], tuple[Any, ...]]]) -> bool:
-    """Whether every dict still holds the very same objects."""
-    if not DISABLED:
-        return C.dicts_unchanged(owners)
-    return all(
-        list(map(id, chain.from_iterable(owner.items()))) == list(map(id, before)) for owner, before in owners
-    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,8 +14,23 @@ from torch import Tensor
 
 from gradkern._util.names import as_depth, distinct, layer_of
 from gradkern._util.text import html_table, visible
+from gradkern.kernels.measured import Measured
 
 _HEAD = ("name", "numel", "norm", "rms", "max_abs", "nonfinite")
+
+
+@dataclass(frozen=True, eq=False)
+class GroupStats:
+    """A named group of `GradClipper(groups=...)`; tensors on the gradients' device."""
+
+    names: tuple[str, ...]
+    """Canonical names of its parameters."""
+    total_norm: Tensor
+    """Norm of order `norm_type` of the group's gradients, before clipping: 0-d."""
+    factor: Tensor
+    """What its gradients were multiplied by, 0-d; the smallest, where its policy has several."""
+    threshold: float | Tensor | None = None
+    """As `GradStats.threshold`, of the group's policy."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +61,8 @@ class GradStats:
     total_norm: Tensor
     """Norm of order `norm_type` of everything, before clipping: 0-d."""
     clip_coef: Tensor | None = None
-    """What the gradients were multiplied by, 0-d; None if nothing was to be clipped at all."""
+    """What the gradients were multiplied by, 0-d: the smallest of `factor`. None if nothing was to be clipped
+    at all."""
     skip_step: Tensor | None = None
     """0-d bool, True if the step is to be skipped, or the scaler skips it; None unless on_nonfinite="skip"
     or a scaler was given."""
@@ -61,6 +77,19 @@ class GradStats:
     """Whether the gradients themselves have been multiplied by `inv_scale` and `clip_coef`: by `clip_`,
     unless the optimizer is to do that (`fold`)."""
 
+    threshold: float | Tensor | None = None
+    """The norm above which the policy scales in this step; 0-d, or [N] where each row has its own. None, or
+    infinity, where there is none."""
+    policy: Mapping[str, Any] | None = field(default=None, repr=False)
+    """What decided, as plain values: {"class": "GlobalNorm", "max_norm": 1.0, …}. The same object from step
+    to step while nothing changes."""
+    decision_norm: Tensor | None = field(default=None, repr=False)
+    """What decisions go by, 0-d float64: `total_norm` where its type holds it, else the norm before it is
+    rounded to infinity. None where `clip_` measured and decided in one call."""
+
+    _factor: Tensor | None = field(default=None, repr=False)
+    """[N] float64, where not all gradients were multiplied by `clip_coef`."""
+    _groups: Mapping[str, GroupStats] | None = field(default=None, repr=False)
     _identities: tuple[int, ...] = field(default=(), repr=False)
     """`id` of each row's parameter, for a monitor that knows it by another name; empty if not known.
     Numbers, so that statistics that are kept keep no parameter alive."""
@@ -69,14 +98,66 @@ class GradStats:
         if not self.first:
             object.__setattr__(self, "first", tuple(range(len(self.names))))
 
+    @classmethod
+    def of(
+        cls,
+        measured: Measured,
+        names: tuple[str, ...],
+        numel: tuple[int, ...],
+        first: tuple[int, ...],
+        identities: tuple[int, ...],
+        norm_type: float,
+        **further: Any,
+    ) -> GradStats:
+        """The statistics of a list that was measured; `further`: fields beyond."""
+        stats = object.__new__(cls)
+        # At once: a frozen dataclass's __init__ sets field by field, which takes longer than measuring.
+        stats.__dict__.update(
+            names=names,
+            numel=numel,
+            has_grad=measured.has_grad,
+            norm=measured.norm,
+            l2_norm=measured.l2_norm,
+            max_abs=measured.max_abs,
+            nonfinite=measured.nonfinite,
+            zeros=measured.zeros,
+            total_norm=measured.total_norm,
+            decision_norm=measured.decision_norm,
+            first=first,
+            norm_type=norm_type,
+            _identities=identities,
+            **further,
+        )
+        return stats
+
     def __len__(self) -> int:
         return len(self.names)
+
+    @property
+    def factor(self) -> Tensor | None:
+        """What each gradient was multiplied by: [N]. A gradient that was changed element by element (AGC, by
+        value) has the ratio of its L2 norms after and before. None if nothing was to be clipped at all."""
+        if self._factor is not None or self.clip_coef is None:
+            return self._factor
+        return self.clip_coef.expand(len(self))
+
+    @property
+    def groups(self) -> Mapping[str, GroupStats]:
+        """The named groups of the clipper, in its order; empty without groups."""
+        return {} if self._groups is None else self._groups
+
+    def deciding(self) -> Tensor:
+        """The total norm that decisions go by: `decision_norm`, or else `total_norm`; 0-d, float64 wherever
+        the device has it."""
+        if self.decision_norm is not None:
+            return self.decision_norm
+        return self.total_norm if self.total_norm.device.type == "mps" else self.total_norm.double()
 
     @functools.cached_property
     def rms(self) -> Tensor:
         """Root mean square of each gradient, ``l2_norm / sqrt(numel)``: the size-independent norm."""
         roots = [1 / math.sqrt(n) if n else 0.0 for n in self.numel]
-        return self.l2_norm * torch.tensor(roots, dtype=self.l2_norm.dtype).to(
+        return self.l2_norm * torch.tensor(roots, dtype=self.l2_norm.dtype, device="cpu").to(
             self.l2_norm.device, non_blocking=True
         )
 
@@ -104,19 +185,28 @@ class GradStats:
         groups = _Groups(list(members.values()), len(self.names), self.norm.device)
         counted = [[r for r in rows if self.has_grad[r] and self.numel[r]] for rows in members.values()]
         nonempty = _Groups(counted, len(self.names), self.norm.device)
+        l2_norm = nonempty.norm(self.l2_norm, 2.0)
         return dataclasses.replace(
             self,
             names=tuple(members),
             numel=tuple(sum(self.numel[r] for r in rows) for rows in members.values()),
             has_grad=tuple(any(self.has_grad[r] for r in rows) for rows in members.values()),
             norm=nonempty.norm(self.norm, self.norm_type),
-            l2_norm=nonempty.norm(self.l2_norm, 2.0),
+            l2_norm=l2_norm,
             max_abs=groups.gather(self.max_abs, 0.0).amax(dim=1),
             nonfinite=groups.gather(self.nonfinite, 0).sum(dim=1),
             zeros=None if self.zeros is None else groups.gather(self.zeros, 0).sum(dim=1),
             first=tuple(range(len(members))),
+            _factor=self._layer_factor(nonempty, l2_norm),
             _identities=(),
         )
+
+    def _layer_factor(self, layers: _Groups, before: Tensor) -> Tensor | None:
+        """The ratio of each layer's L2 norms after and before clipping."""
+        if self._factor is None:
+            return None
+        after = layers.norm(self.l2_norm * self._factor, 2.0)
+        return torch.where(before == 0, 1.0, after / before)
 
     def cpu(self) -> GradStats:
         """The same on the CPU. Synchronises with the device once."""
@@ -130,9 +220,14 @@ class GradStats:
             "total_norm",
             "clip_coef",
             "skip_step",
+            "threshold",
+            "decision_norm",
+            "_factor",
         ):
             value = getattr(self, name)
-            moved[name] = None if value is None else value.cpu()
+            moved[name] = value.cpu() if isinstance(value, Tensor) else value
+        if self._groups is not None:
+            moved["_groups"] = {name: _on_host(group) for name, group in self._groups.items()}
         if isinstance(self.inv_scale, Tensor):
             moved["inv_scale"] = float(self.inv_scale)
         return dataclasses.replace(self, **moved)
@@ -153,11 +248,17 @@ class GradStats:
         }
         if on_host.zeros is not None:
             columns["zeros"] = on_host.zeros.tolist()
+        if on_host.factor is not None:
+            columns["factor"] = on_host.factor.tolist()
         return {
             "total_norm": on_host.total_norm.item(),
             "norm_type": self.norm_type,
             "inv_scale": on_host.inv_scale,
             "clip_coef": None if on_host.clip_coef is None else on_host.clip_coef.item(),
+            "groups": {
+                name: {"total_norm": group.total_norm.item(), "factor": group.factor.item()}
+                for name, group in on_host.groups.items()
+            },
             "skip_step": None if on_host.skip_step is None else on_host.skip_step.item(),
             "params": {
                 name: {key: values[row] for key, values in columns.items()}
@@ -211,15 +312,21 @@ class GradStats:
         return "\n".join(lines)
 
 
+def _on_host(group: GroupStats) -> GroupStats:
+    limit = group.threshold.cpu() if isinstance(group.threshold, Tensor) else group.threshold
+    return GroupStats(group.names, group.total_norm.cpu(), group.factor.cpu(), limit)
+
+
 class _Groups:
     """Rows gathered by group: a padded index matrix, so that sums run in a fixed order."""
 
     def __init__(self, groups: list[list[int]], rows: int, device: torch.device) -> None:
         width = max((len(g) for g in groups), default=0) or 1
         padded = [g + [rows] * (width - len(g)) for g in groups]
-        self.index = torch.tensor(padded, dtype=torch.int64).reshape(len(groups), width)
+        self.index = torch.tensor(padded, dtype=torch.int64, device="cpu").reshape(len(groups), width)
         self.index = self.index.to(device, non_blocking=True)
-        self.empty = torch.tensor([not g for g in groups], dtype=torch.bool).to(device, non_blocking=True)
+        empty = torch.tensor([not g for g in groups], dtype=torch.bool, device="cpu")
+        self.empty = empty.to(device, non_blocking=True)
 
     def gather(self, values: Tensor, neutral: float) -> Tensor:
         """[groups, width], with `neutral` where a group has fewer rows."""

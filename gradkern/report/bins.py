@@ -1,4 +1,4 @@
-"""Per-step numbers gathered into a bounded number of bins."""
+"""Per-step numbers reduced to a bounded number of bins."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Bins:
 
     @classmethod
     def of(cls, steps: I64, limit: int) -> Bins:
-        """At most `limit` bins with as many records each as can be."""
+        """At most `limit` bins of nearly equal numbers of records."""
         count = min(limit, len(steps))
         edges = np.linspace(0, len(steps), count + 1).astype(np.int64) if count else np.zeros(1, np.int64)
         return cls(edges, steps[edges[:-1]], steps[edges[1:] - 1] if count else steps[:0])
@@ -41,17 +41,17 @@ class Bins:
         finite = np.where(np.isfinite(values), values, np.nan)
         parts = [finite[a:b] for a, b in zip(self.edges[:-1], self.edges[1:])]
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # means of nothing are NaN, as they should be
+            warnings.simplefilter("ignore", RuntimeWarning)  # the mean of an empty bin is NaN
             low, mean, high = (np.array([f(p) for p in parts], dtype=np.float64) for f in _SPREAD)
         return low, mean, high
 
     def share(self, flags: NDArray[np.bool_], known: NDArray[np.bool_]) -> F64:
-        """Of the records where it is known, the share for which the flag is set; NaN where none is."""
+        """The share of records with the flag set, among those where it is known; NaN if there are none."""
         hits, total = self.count(flags & known), self.count(known)
         return np.divide(hits, total, out=np.full(len(self), np.nan), where=total > 0)
 
     def count(self, flags: NDArray[np.bool_]) -> I64:
-        """How many records of each bin have the flag."""
+        """The number of records in each bin with the flag set."""
         if not len(self):
             return np.zeros(0, dtype=np.int64)
         return np.add.reduceat(flags.astype(np.int64), self.edges[:-1])

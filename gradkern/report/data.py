@@ -1,4 +1,4 @@
-"""What a report shows of a run, bounded in size whatever the run's length: downsampled, no pictures yet."""
+"""A run reduced to what a report shows. Its size does not grow with the length of the run."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from gradkern.report.bins import F64, I64, Bins
 
 F32 = NDArray[np.float32]
 
-#: Most bins of a curve over steps.
+#: Bins of a curve over steps, at most.
 CURVE_BINS = 1200
-#: Most cells of the heatmap, and of the update ratios: two bytes each, a third more as base64. More
-#: only where `columns_for` keeps its 16 columns for very many parameters.
+#: Cells of the heatmap and of the update ratios, at most: two bytes each, a third more as base64. Only the 16
+#: columns that `columns_for` keeps for very many parameters can exceed it.
 RMS_CELLS, RATIO_CELLS = 1_400_000, 350_000
-#: Most columns of a matrix, whatever few rows it has.
+#: Columns of a matrix, at most.
 MOST_COLUMNS = 1000
 
 
@@ -49,7 +49,7 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Clipping:
-    """How often, in bins wide enough for a share to mean something, and how hard."""
+    """How often and how strongly gradients were clipped, in bins of at least 20 records."""
 
     bins: Bins
     rate: F64
@@ -74,7 +74,7 @@ class Run:
     records: int
     bins: Bins
     series: dict[str, F64]
-    """One number a bin; see `_series`."""
+    """One number for each bin; see `_series` in load.py."""
     rates: Clipping
     matrices: dict[str, Matrix]
     """"rms" always, "ratio" where update ratios were recorded."""
@@ -89,7 +89,7 @@ class Run:
     folder: str | None = None
 
     def ratio_bands(self) -> dict[str, F64] | None:
-        """Tenth, median, nine tenths and largest of the update ratios over parameters, one each a bin."""
+        """The 10th, 50th and 90th percentile and the maximum of update ratios, for each bin."""
         matrix = self.matrices.get("ratio")
         if matrix is None or not matrix.values.size:
             return None
@@ -103,7 +103,7 @@ class Run:
 
 
 def columns_for(rows: int, cells: int = RMS_CELLS) -> int:
-    """How many columns a matrix with so many rows may have: at least 16, at most 1000."""
+    """The number of columns for a matrix with so many rows: from 16 to 1000."""
     return max(16, min(MOST_COLUMNS, cells // max(1, rows)))
 
 

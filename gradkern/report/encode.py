@@ -1,4 +1,4 @@
-"""Numbers packed for the page: matrices as base64 of 16-bit codes, text that cannot leave its script."""
+"""Data for the page: matrices as base64 of 16-bit codes, and JSON that is safe inside a script element."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def pack_matrix(values: Floats, bad: NDArray[np.bool_]) -> dict[str, Any]:
 
 
 def plain(values: Any) -> list[Any]:
-    """Floats as JSON knows them: six digits, NaN as None, infinities as the text "Infinity"."""
+    """Floats for JSON: six digits, NaN as None, infinities as the text "Infinity"."""
     return [plain_number(float(value)) for value in values]
 
 
 def plain_number(value: float) -> float | str | None:
-    """One float as JSON knows it; see `plain`."""
+    """One float for JSON; see `plain`."""
     if math.isnan(value):
         return None
     if math.isinf(value):
@@ -54,6 +54,6 @@ def plain_number(value: float) -> float | str | None:
 
 
 def json_in_script(value: Any) -> str:
-    """JSON that may stand in a <script> element: nothing in it can end the element or open a comment."""
+    """JSON for a <script> element: nothing in it can end the element or open a comment."""
     text = json.dumps(value, allow_nan=False, separators=(",", ":"), ensure_ascii=True)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

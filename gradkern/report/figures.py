@@ -1,4 +1,4 @@
-"""Pictures of a run with matplotlib, for notebooks and files."""
+"""Figures of a run with matplotlib, for notebooks and files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ except ImportError as error:
 
 
 class RunFigure(Figure):
-    """A matplotlib Figure that shows itself in a notebook, without pyplot and its global state."""
+    """A matplotlib Figure that a notebook displays, without pyplot and its global state."""
 
     def _repr_png_(self) -> bytes:
         buffer = io.BytesIO()
@@ -55,7 +55,7 @@ def _nothing(ax: Axes, text: str) -> None:
 
 
 def _name(text: str, width: int = 46) -> str:
-    """A name as a label: no control characters, no dollar signs that matplotlib would read as formulas."""
+    """A name as a label, without control characters, and with dollar signs escaped for matplotlib."""
     return clip_end(visible(text), width).replace("$", r"\$")
 
 
@@ -263,7 +263,7 @@ FIGURES: dict[str, Callable[[Any], Figure]] = {
 
 
 def save_figures(run: Source, folder: str | Path, dpi: int = 120) -> list[Path]:
-    """Every figure as a PNG in `folder`, which is made if it is missing; returns the files."""
+    """Save every figure as a PNG in `folder`, which is created if necessary; returns the files."""
     target, data = Path(folder), load(run)
     target.mkdir(parents=True, exist_ok=True)
     files = []

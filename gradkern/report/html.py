@@ -13,7 +13,7 @@ from typing import Any
 
 from gradkern.report.encode import json_in_script
 
-#: In the order in which they use one another. uPlot draws the line charts.
+#: In order of use. uPlot draws the line charts.
 _SCRIPTS = (
     "vendor/uPlot.iife.min.js",
     *("model.js", "text.js", "dom.js", "state.js", "charts.js", "controls.js", "heatmap.js"),
@@ -32,7 +32,7 @@ def _hash(text: str) -> str:
 
 
 def render(payload: dict[str, Any]) -> str:
-    """The page as text.
+    """The HTML of the page.
 
     Its content security policy allows the one style and the one script below, by their hashes, and no
     request at all: even if a name got out of the data, nothing of it could run.
@@ -53,7 +53,7 @@ def render(payload: dict[str, Any]) -> str:
 
 
 def write(payload: dict[str, Any], path: Path) -> int:
-    """Write the page, whole or not at all; returns its size in bytes.
+    """Write the page atomically; returns its size in bytes.
 
     Raises:
         OSError: the folder is missing, full or read-only; names the file.

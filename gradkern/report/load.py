@@ -1,4 +1,4 @@
-"""From a History to what a report shows of it."""
+"""Loads a run for a report."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from gradkern.report.sparse import ratio_note, read_histogram, read_ratios
 
 
 def load(source: Source) -> Run:
-    """A run, downsampled. Reads aggregates, never every value of every step.
+    """Load a downsampled run. Reads aggregates, never every value of every step.
 
     Raises:
         HistoryError: the folder holds no run that can be read; names the file.
@@ -117,7 +117,7 @@ def _no_columns(rows: int) -> Matrix:
 
 
 def _weights(history: History) -> I64:
-    """Elements of each parameter, 0 for one that is another under a second name."""
+    """The number of elements of each parameter; 0 for a second name of a shared parameter."""
     numel = history.numel.copy()
     numel[list(history.repeated)] = 0
     return numel

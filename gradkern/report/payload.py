@@ -1,4 +1,4 @@
-"""A downsampled run as the plain data that the page's script reads."""
+"""A downsampled run as plain data for the page's script."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from gradkern._util.text import visible
 from gradkern.report.data import Histogram, Matrix, Run
 from gradkern.report.encode import pack_matrix, plain, plain_number
 
-_NAME_LIMIT = 300  # characters; the page stays small even if names are not
+_NAME_LIMIT = 300  # characters
 
 
 def payload(run: Run) -> dict[str, Any]:
-    """Everything on the page; `json.dumps` takes it as it is."""
+    """Everything on the page, as plain values for `json.dumps`."""
     bands = run.ratio_bands()
     ratio = run.matrices.get("ratio")
     return {

@@ -1,4 +1,4 @@
-"""What is recorded every so often, a few rows at a time: a run may hold more of it than fits in memory."""
+"""Periodic statistics of a run, update ratios and histograms, read a few rows at a time."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from gradkern.history.format import EXPONENTS, FORMATS
 from gradkern.report.bins import F64, Bins
 from gradkern.report.data import RATIO_CELLS, Histogram, Matrix, columns_for
 
-#: Most steps whose histograms are shown.
+#: Steps whose histograms are shown, at most.
 HISTOGRAMS = 100
 
 
 def read_ratios(history: History) -> Matrix | None:
-    """Update ratios, the mean of each bin; None if there are none."""
+    """Mean update ratios of each bin; None if none were recorded."""
     ids, steps = history.live_rows("weights")
     if not ids:
         return None
@@ -28,7 +28,7 @@ def read_ratios(history: History) -> Matrix | None:
         for layout, blob in history.read_rows("weights", "ratio", ids[start:end]):
             at = layout.columns
             ratio = format.decode(blob, len(at), "weights").astype(np.float64)
-            known = np.isfinite(ratio)  # NaN: not known; inf: the weights were zero
+            known = np.isfinite(ratio)  # NaN: unknown; inf: the weights were zero
             total[at] += np.where(known, ratio, 0.0)
             count[at] += known
         values[:, column] = np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0)
@@ -36,7 +36,7 @@ def read_ratios(history: History) -> Matrix | None:
 
 
 def ratio_note(history: History) -> str:
-    """Whether ratios are of all elements or of a sample, in words."""
+    """A note that says whether ratios are of all elements or of a sample."""
     exact = [row[0] for row in history.connection.execute("SELECT DISTINCT exact FROM weights").fetchall()]
     if not exact:
         return ""
@@ -46,7 +46,7 @@ def ratio_note(history: History) -> str:
 
 
 def read_histogram(history: History) -> Histogram | None:
-    """The whole model's histograms, at up to `HISTOGRAMS` steps; None if there are none."""
+    """Histograms of the whole model at up to `HISTOGRAMS` steps; None if none were recorded."""
     ids, steps = history.live_rows("hists")
     if not ids:
         return None
@@ -69,7 +69,7 @@ def read_histogram(history: History) -> Histogram | None:
 
 
 def _one_histogram(rows: int, blob: Any, fractions: Any) -> tuple[F64, F64]:
-    """Counts [B] and fractions that underflow [formats] of the whole model of so many rows at one step."""
+    """Counts [B] and underflowing fractions [formats] of the whole model at one step."""
     flat = format.decode_counts(blob, rows * len(EXPONENTS), "hists").reshape(rows, len(EXPONENTS))
     part = format.decode(fractions, rows * len(FORMATS), "hists").reshape(rows, len(FORMATS))
     weight = flat.sum(axis=1, keepdims=True).astype(np.float64)
@@ -82,7 +82,7 @@ def _one_histogram(rows: int, blob: Any, fractions: Any) -> tuple[F64, F64]:
 
 
 def _occupied(counts: F64) -> tuple[int, int]:
-    """The columns in which anything was ever counted, with one more on either side."""
+    """The range of columns with any count, and one more on either side."""
     used = np.flatnonzero(counts.any(axis=0))
     if not len(used):
         return 0, counts.shape[1]

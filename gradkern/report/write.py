@@ -1,4 +1,4 @@
-"""From a run to its report."""
+"""Writes the report of a run."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from gradkern.report.payload import payload
 def write_report(run: Source, path: str | os.PathLike[str] | None = None) -> Path:
     """Write one self-contained HTML file about a run.
 
-    It makes no request and stays under 6 MB for 3,000 parameters and any number of steps, since it
-    is made from downsampled data.
+    The page makes no request. It is made from downsampled data and stays under 6 MB for 3,000 parameters
+    and any number of steps.
 
     Args:
         run: a History, or the folder of a run; it may still be recorded.
-        path: the file, or a folder (one that is there, or a text that ends with a slash) for a
-            ``report.html``; the folder of the run if None.
+        path: the file to write, or a folder (an existing one, or a path that ends with a slash) for
+            ``report.html``. The folder of the run if None.
 
     Returns:
         The path written.
 
     Raises:
         HistoryError: the folder holds no run that can be read.
-        OSError: the file cannot be written; names it, and leaves what was there before as it is.
+        OSError: the file cannot be written; names it. An existing file is left unchanged.
     """
     data = load(run)
     target = Path(path if path is not None else data.folder or ".")

@@ -1,4 +1,4 @@
-"""Curves made of characters."""
+"""Bar charts made of block characters."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ASCII = " ...::::#"  # one for each of the nine levels
 
 
 def fold(values: NDArray[np.float64], width: int) -> NDArray[np.float64]:
-    """At most `width` values: the last of them, or where there are more, the highest of each stretch.
+    """Reduce a series to at most `width` values; each is the maximum of a stretch of the series.
 
     inf or NaN in a stretch makes the whole of it NaN, so that it cannot hide.
     """
@@ -29,7 +29,7 @@ def _highest(stretch: NDArray[np.float64]) -> float:
 
 
 def levels(values: Sequence[float], height: int) -> list[int | None]:
-    """Eighths of a row, 1 … 8·height, on a log scale from lowest to highest; None for inf and NaN."""
+    """Bar heights in eighths of a row, from 1 to 8·height, on a log scale; None for inf and NaN."""
     finite = [v for v in values if math.isfinite(v) and v > 0]
     if not finite:
         return [None if not math.isfinite(v) else 0 for v in values]
@@ -49,7 +49,7 @@ def levels(values: Sequence[float], height: int) -> list[int | None]:
 
 
 def bars(values: Sequence[float], height: int, ascii_only: bool = False) -> list[str]:
-    """Rows of text, the top one first, one column a value; inf and NaN are crosses on the top row."""
+    """Rows of text, top row first, one column for each value; inf and NaN are crosses in the top row."""
     glyphs, cross = (_ASCII, "x") if ascii_only else (_BLOCKS, "×")
     rows = []
     for row in range(height - 1, -1, -1):

@@ -1,4 +1,4 @@
-"""The loop of the live view: reads, draws, listens for a key."""
+"""The loop of the live view: read the run, draw a frame, wait for a key."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TICK = 0.25  # seconds between looks at the keyboard and the size of the termin
 
 
 def show_once(run_dir: str | Path, console: Console | None = None) -> None:
-    """One frame on the console.
+    """Print one frame.
 
     Raises:
         HistoryError: there is no run (yet), or something else; names the file.
@@ -30,7 +30,7 @@ def show_once(run_dir: str | Path, console: Console | None = None) -> None:
 
 
 def watch(run_dir: str | Path, interval: float = 1.0, console: Console | None = None) -> None:
-    """Draw until q or Ctrl-C; the terminal is left as it was, with the last frame below it.
+    """Draw until q or Ctrl-C. The terminal is then restored, and the last frame is printed.
 
     Args:
         run_dir: folder of the run; it may have ended, be empty, or not be there yet.
@@ -42,7 +42,7 @@ def watch(run_dir: str | Path, interval: float = 1.0, console: Console | None = 
     """
     console = console or Console()
     with contextlib.closing(Watcher(run_dir)) as watcher:
-        snapshot = watcher.take()  # what is wrong with the run is said before the screen changes
+        snapshot = watcher.take()  # errors are reported before the screen changes
         with (
             contextlib.suppress(KeyboardInterrupt),
             _keys() as pressed,
@@ -55,7 +55,7 @@ def watch(run_dir: str | Path, interval: float = 1.0, console: Console | None = 
 def _follow(
     watcher: Watcher, snapshot: Snapshot, interval: float, pressed: Callable[[float], str], live: Live
 ) -> None:
-    """Draw until q; nothing is sent down the line unless something changed."""
+    """Draw until q. A frame is sent only if something changed."""
     due, drawn = time.monotonic() + interval, None
     while True:
         size = live.console.size
@@ -72,14 +72,14 @@ def _follow(
 
 @contextlib.contextmanager
 def _keys() -> Iterator[Callable[[float], str]]:
-    """A function that waits up to some seconds for a key and returns it, or "" if none came."""
+    """A function that waits for a key for some seconds and returns it, or "" if there was none."""
     try:
         import termios
         import tty
 
         descriptor = sys.stdin.fileno()
         before = termios.tcgetattr(descriptor)
-    except (ImportError, OSError, ValueError, AttributeError):  # no terminal to read keys from
+    except (ImportError, OSError, ValueError, AttributeError):  # there is no terminal
         yield _sleep
         return
     except termios.error:
@@ -93,7 +93,7 @@ def _keys() -> Iterator[Callable[[float], str]]:
         typed = os.read(descriptor, 64)
         if typed.startswith(b"\x1b"):  # an arrow or function key
             return ""
-        return typed[:1].decode("latin-1") or "q"  # nothing to read: the terminal has gone
+        return typed[:1].decode("latin-1") or "q"  # end of file: the terminal was closed
 
     tty.setcbreak(descriptor)
     try:

@@ -1,4 +1,4 @@
-"""What the live view shows of a run, read from the end of its history: small, whatever the run's length."""
+"""What the live view shows of a run, read from the end of its history."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from gradkern.history.words import Offender, first_offender, phase_in_words
 
 F64 = NDArray[np.float64]
 
-#: Records whose totals are drawn, and whose rows of parameters are compared.
+#: Records that are drawn, and records whose parameters are compared.
 TAIL, ROWS = 4096, 64
-#: Rows of a table, more than any terminal shows.
+#: Rows of a table at most.
 _TOP = 40
 _STALLED_AFTER = 120.0  # seconds
-_CREATION = 5.0  # seconds that a monitor may take to make its file
+_CREATION = 5.0  # seconds that a monitor may take to create its file
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,13 @@ class Ranked:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A moment of a run. None means not recorded."""
+    """The state of a run at one moment. None means not recorded."""
 
     title: str
     status: str
     stalled: bool = False
     note: str = "no step recorded yet"
-    """What stands in the place of the numbers while there are none."""
+    """Shown in place of the numbers while there are none."""
     records: int = 0
     step: int = 0
     total_norm: float | None = None
@@ -67,10 +67,10 @@ class Snapshot:
     fallen: Sequence[Ranked] = ()
     throughput: str = ""
     changes: tuple[int, int] = (0, 0)
-    """How often the file was opened, and the run went back to an earlier step."""
+    """How often the file was opened, and how often the run went back to an earlier step."""
 
     def same_as(self, other: Snapshot) -> bool:
-        """Whether the other would look the same."""
+        """Whether both would be drawn alike."""
         return self._looks() == other._looks()
 
     def _looks(self) -> tuple[object, ...]:
@@ -88,13 +88,13 @@ class Watcher:
         self._missing_at: float | None = None
 
     def take(self, wait: bool = True) -> Snapshot:
-        """The run as it is now.
+        """Read the run.
 
         Args:
-            wait: a run that has not begun is no error, nor is a folder that is not there.
+            wait: a missing folder, or a run that has not begun, is not an error.
 
         Raises:
-            HistoryError: there is something else than a run (or nothing at all); names the file.
+            HistoryError: there is no run, or the file is something else; names the file.
         """
         title = self.run_dir.resolve().name
         self._let_go_if_replaced()
@@ -109,7 +109,7 @@ class Watcher:
             return self._read(title, self._history)
 
     def _let_go_if_replaced(self) -> None:
-        """A run that was deleted is waited for again, and one begun in its place is another."""
+        """Close a file that was deleted or replaced; the new run is opened by the next call."""
         if self._history is None or _identity(self._history.path, self._file) == self._file:
             return
         self.close()
@@ -117,7 +117,7 @@ class Watcher:
         self._missing_at = time.monotonic()
 
     def _missing(self) -> str:
-        """What is not there yet, in words."""
+        """What is missing, in words; empty if there is a file."""
         if self.run_dir.exists() and (not self.run_dir.is_dir() or (self.run_dir / format.DATABASE).exists()):
             return ""
         self._missing_at = time.monotonic()
@@ -129,7 +129,7 @@ class Watcher:
         return f"{kind} yet: {where}\nIt will be shown once a GradMonitor records to it."
 
     def _open(self) -> History | None:
-        """None if the file has only just appeared: its monitor may not have put the tables into it."""
+        """The history; None if the file was created a moment ago and has no tables yet."""
         try:
             self._file = _identity(self.run_dir / format.DATABASE if self.run_dir.is_dir() else self.run_dir)
             history = History.open(self.run_dir)
@@ -183,7 +183,7 @@ class Watcher:
 
 
 def _identity(file: Path, unknown: tuple[int, int] | None = None) -> tuple[int, int] | None:
-    """Which file stands there; None for none, `unknown` where that cannot be told (no network)."""
+    """Device and inode of a file; None if it does not exist, `unknown` if that cannot be determined."""
     try:
         found = file.stat()
     except FileNotFoundError:
@@ -194,7 +194,7 @@ def _identity(file: Path, unknown: tuple[int, int] | None = None) -> tuple[int, 
 
 
 def _status(age: float, ended: bool) -> tuple[bool, str]:
-    """Whether it is to be worried about, and what to call it; `age` is that of the last step."""
+    """Whether the run has stalled, and its status in words; `age` is the age of the last step in seconds."""
     if age < _STALLED_AFTER:
         return False, "ended" if ended else "recording"
     minutes = age / 60
@@ -211,7 +211,7 @@ def _or_none(value: float) -> float | None:
 
 
 def _rank(history: History) -> tuple[list[Ranked], list[Ranked], list[Ranked], list[Ranked]]:
-    """Parameters by rms in the last record, and by how it compares with their median of the rows before."""
+    """Parameters by rms in the last record, and by its ratio to the median of the records before."""
     columns = history.window(max(0, len(history) - ROWS), len(history))
     rms = columns.rms.astype(np.float64)
     last, names, bad = rms[-1], history.names, columns.nonfinite[-1] > 0
@@ -227,7 +227,7 @@ def _rank(history: History) -> tuple[list[Ranked], list[Ranked], list[Ranked], l
         return [Ranked(names[usable[i]], f"×{math.exp(change[i]):.3g}") for i in rows]
 
     risen, fallen = order[::-1][:_TOP], order[:_TOP]
-    half = min(_TOP, (len(shown) + 1) // 2)  # no row in both tables
+    half = min(_TOP, (len(shown) + 1) // 2)  # no parameter appears in both tables
     return (
         shown[:half],
         shown[half:][::-1][:_TOP],
@@ -247,7 +247,7 @@ def _medians(rows: F64) -> F64:
 
 
 def _throughput(history: History) -> str:
-    """Steps and values a second over the last records, and what the monitor said of itself."""
+    """Steps and values a second over the last records, and the monitor's own figures."""
     times = history.time[-101:]
     elapsed = float(times[-1] - times[0])
     parts = [f"{len(history.names):,} parameters", *_own_cost(history.meta.get("monitor"))]

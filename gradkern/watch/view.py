@@ -1,4 +1,4 @@
-"""One frame of the live view, as rich renders it. Text from the run never goes through rich's markup."""
+"""One frame of the live view, rendered by rich. Text from the run is never parsed as markup."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ALARM, _SOFT, _WARN = "bold red", "dim", "yellow"
 
 
 class Frame:
-    """A snapshot fitted to whatever size the console has when it is drawn."""
+    """A snapshot, laid out for the console's size at the time it is drawn."""
 
     def __init__(self, snapshot: Snapshot, interactive: bool = False) -> None:
         self.snapshot = snapshot
@@ -35,7 +35,7 @@ class Frame:
 
 
 def _ascii(text: str) -> str:
-    """For terminals that know nothing else; other characters become escapes."""
+    """Text for ASCII terminals; other characters become escapes."""
     return text.replace("×", "x").replace("…", "~").encode("ascii", "backslashreplace").decode("ascii")
 
 
@@ -89,7 +89,7 @@ def _offender(steps: int, step: int, name: str, more: int, width: int) -> list[T
     others = f" and {more} more" if more else ""
     text = f"inf or NaN in {steps:,} step{'s' * (steps != 1)}, first at step {step:,}:"
     room = width - len(others) - 1
-    apart = len(text) + len(visible(name)) > room  # the name gets a line of its own
+    apart = len(text) + len(visible(name)) > room  # the name goes on its own line
     shown = clip_end(visible(name), max(8, room if apart else width)) + others
     lines = [text, shown] if apart else [f"{text} {shown}"]
     return [Text(line, style=_ALARM, no_wrap=True, overflow="ellipsis") for line in lines]
@@ -100,7 +100,7 @@ def _alarm(value: float | None) -> str:
 
 
 def _joined(parts: Sequence[tuple[str, str]], width: int) -> list[Text]:
-    """Lines of parts, broken between them."""
+    """Join parts into lines, breaking lines only between parts."""
     lines = [Text(no_wrap=True, overflow="ellipsis")]
     for text, style in parts:
         if lines[-1] and len(lines[-1]) + 5 + len(text) > width:
@@ -112,7 +112,7 @@ def _joined(parts: Sequence[tuple[str, str]], width: int) -> list[Text]:
 
 
 def _chart(snap: Snapshot, width: int, rows: int, ascii_only: bool) -> list[Text]:
-    """The total norm lately, on a log scale, with its range beside it and clipped steps under it."""
+    """The recent total norm on a log scale, with its range beside it and clipped steps below it."""
     room = max(10, width - 11)
     values = fold(snap.norms, room)
     finite = [v for v in values if math.isfinite(v)]
@@ -138,7 +138,7 @@ def _chart(snap: Snapshot, width: int, rows: int, ascii_only: bool) -> list[Text
 
 
 def _tables(snap: Snapshot, width: int, room: int) -> list[RenderableType]:
-    """Four short tables, two beside each other where the terminal is wide enough for that."""
+    """Four short tables, in two columns if the terminal is wide enough."""
     blocks = [
         ("largest rms", snap.largest),
         ("smallest rms", snap.smallest),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from pathlib import Path
 from unittest import mock
 
@@ -103,19 +102,19 @@ def test_ranks_that_disagree_are_told_when_the_clipper_is_built(ranks, kind):
 
 
 def verify_job() -> None:
-    from gradkern.clipping import clipper, functional, verify
+    from gradkern.clipping import ladder
+    from gradkern.kernels import verify
 
-    measure = sys.modules["gradkern.measure"]  # the name is the function's
     model = models.as_fsdp_tp(models.build())
     gradients = models.full_gradients(models.build())
-    functional.VERIFY = measure.VERIFY = clipper.VERIFY = True
+    ladder.VERIFY = True
     try:
         models.fill(model, gradients)
         expected = models.reference(gradients)
         close(gradkern.clip_grad_norm_(model.parameters(), expected / 2), expected)
         params = list(model.parameters())
         total = gradkern.get_total_norm([p.grad for p in params])
-        before = verify.snapshot(params)
+        before = verify.snapshot([p.grad for p in params])
         with pytest.raises(RuntimeError, match=r"GRADKERN_VERIFY: total_norm is .*, float64 says"):
             verify.check_total("get_total_norm", [p.grad for p in params], 2.0, total * 1.001)
         with pytest.raises(
@@ -132,7 +131,7 @@ def verify_job() -> None:
             with pytest.raises(RuntimeError, match=r"\[clip_grad_value_\] GRADKERN_VERIFY: gradient 0"):
                 gradkern.clip_grad_value_(params, 1e-9)
     finally:
-        functional.VERIFY = measure.VERIFY = clipper.VERIFY = False
+        ladder.VERIFY = False
 
 
 def right_calls(model: torch.nn.Module, params: list[torch.nn.Parameter], expected: float) -> None:

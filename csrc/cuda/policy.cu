@@ -1,0 +1,25 @@
+// One step of an adaptive policy, by one block: its state is small and stays on the device.
+#include "core/policies.h"
+#include "cuda/block.h"
+#include "cuda/launch.h"
+
+namespace gradkern::cuda {
+namespace {
+
+struct BlockTeam {
+  int64_t rank, size;
+  __device__ __forceinline__ void sync() const { __syncthreads(); }
+};
+
+__global__ void __launch_bounds__(kThreads, 1) policy_kernel(const __grid_constant__ PolicyStep step) {
+  take_policy_step(step, BlockTeam{int64_t(threadIdx.x), int64_t(kThreads)});
+}
+
+}  // namespace
+
+void launch_policy(const PolicyStep& step, int device, cudaStream_t stream) {
+  DeviceGuard guard(device, "policy");
+  launch_kernel(policy_kernel, 1, kThreads, stream, step, "cudaLaunchKernel(policy_kernel)", "policy");
+}
+
+}  // namespace gradkern::cuda

@@ -1,0 +1,204 @@
+"""From a list of gradients to what takes it: our kernels, else ranks, else torch's operations.
+
+Every step goes through `run` or `measure` here, and nowhere else is one of the three chosen.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from gradkern.clipping import compiled
+from gradkern.kernels import torch_ops, verify
+from gradkern.kernels.backend import C
+from gradkern.kernels.dtensors import is_distributed, is_dtensor
+from gradkern.kernels.extension import VERIFY
+from gradkern.kernels.measured import Measured
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+
+@dataclass(frozen=True)
+class RankGroups:
+    """Which further ranks share the list; see `GradClipper`."""
+
+    process_group: ProcessGroup | None = None
+    pp_group: ProcessGroup | None = None
+    in_group: Callable[[int], bool] | None = None
+    elsewhere: Callable[[int], bool] | None = None
+
+    @property
+    def named(self) -> bool:
+        return self.process_group is not None or self.pp_group is not None or self.elsewhere is not None
+
+    def as_arguments(self) -> dict[str, Any]:
+        """For `RankPlan`."""
+        return {
+            "process_group": self.process_group,
+            "pp_group": self.pp_group,
+            "in_group": self.in_group,
+            "elsewhere": self.elsewhere,
+            "prefer_world": True,
+        }
+
+
+NO_GROUPS = RankGroups()
+
+
+@dataclass
+class Cache:
+    """What a long-lived caller keeps from call to call."""
+
+    plan: Any = None
+    """The `RankPlan` of the last call."""
+    held: Sequence[Tensor | None] | None = None
+    """What this rank held of each gradient in the call under way."""
+    names: Sequence[str] | None = None
+    """The names the plan was made for: another object means other parameters."""
+
+
+def run(
+    operation: str,
+    tensors: Sequence[Tensor],
+    arguments: tuple[Any, ...],
+    foreach: bool | None = None,
+    groups: tuple[ProcessGroup | None, ProcessGroup | None] | None = None,
+) -> Any:
+    """One of the drop-in functions.
+
+    Args:
+        operation: its name.
+        tensors, arguments: what it is given, converted and checked.
+        foreach: for torch's own.
+        groups: `process_group` and `pp_group`, if one is named.
+    """
+    if torch.compiler.is_compiling():
+        return compiled.run(run, operation, tensors, arguments, foreach, groups)
+    if groups is None:
+        done = getattr(C, operation)(tensors, *arguments)
+        if done is not None and done is not False:
+            strayed = done is not True and done.is_cpu and tensors and not getattr(tensors[0], "is_cpu", True)
+            return _moved(tensors, done) if strayed else done
+        if not is_distributed(tensors):
+            return getattr(torch_ops, operation)(tensors, *arguments, foreach)
+    return getattr(_ranks(), operation)(tensors, *arguments, *(groups or ()))
+
+
+def _moved(tensors: Sequence[Tensor], total: Tensor) -> Tensor:
+    """Without gradients the zero lies on the parameters' device."""
+    return total if any(t.grad is not None for t in tensors) else total.to(tensors[0].device)
+
+
+def _ranks() -> Any:
+    from gradkern.distributed import functions
+
+    return verify.Verified(functions) if VERIFY else functions
+
+
+def measure(
+    operation: str,
+    params: Sequence[Tensor],
+    names: Sequence[str],
+    norm_type: float,
+    count_zeros: bool,
+    inv_scale: float | Tensor = 1.0,
+    groups: RankGroups = NO_GROUPS,
+    cache: Cache | None = None,
+) -> Measured:
+    """Statistics of every gradient and of all together: one read."""
+    cache = Cache() if cache is None else cache
+    if cache.names is not names:
+        cache.plan, cache.names = None, names
+    cache.held = None
+    if groups.named or cache.plan is not None or is_distributed(params):
+        return _measure_over_ranks(operation, params, names, norm_type, count_zeros, inv_scale, groups, cache)
+    number = inv_scale if isinstance(inv_scale, float) else 1.0
+    columns = C.measure(params, norm_type, count_zeros, number, names)
+    if columns is None:
+        measured = torch_ops.measure(params, norm_type, count_zeros, number)
+    else:
+        measured = on_home_device(Measured(**columns), params)
+    return measured if isinstance(inv_scale, float) else _scaled(measured, norm_type, inv_scale.abs())
+
+
+def on_home_device(measured: Measured, params: Sequence[Tensor]) -> Measured:
+    """Without gradients the results lie on the parameters' device."""
+    if not params or params[0].device == measured.total_norm.device or any(measured.has_grad):
+        return measured
+    moved: dict[str, Any] = {
+        field.name: value.to(params[0].device)
+        for field in dataclasses.fields(measured)
+        if isinstance(value := getattr(measured, field.name), Tensor)
+    }
+    return dataclasses.replace(measured, **moved)
+
+
+def _scaled(measured: Measured, norm_type: float, scale: Tensor) -> Measured:
+    """With every norm multiplied by a scale that lives on a device."""
+    keys = ["l2_norm", "max_abs"]
+    if norm_type != 0:  # a count of non-zeros stays what it is
+        keys += ["norm", "total_norm", "decision_norm"]
+    return dataclasses.replace(measured, **{key: getattr(measured, key) * scale for key in keys})
+
+
+def _measure_over_ranks(
+    operation: str,
+    params: Sequence[Tensor],
+    names: Sequence[str],
+    norm_type: float,
+    count_zeros: bool,
+    inv_scale: float | Tensor,
+    groups: RankGroups,
+    cache: Cache,
+) -> Measured:
+    grads = [p.grad for p in params]
+    together = _together(
+        params, grads, plan=cache.plan, operation=operation, names=names, **groups.as_arguments()
+    )
+    cache.plan, cache.held = together.plan, together.held
+    measured: Measured = together.measured(norm_type, count_zeros, inv_scale)
+    if VERIFY and not groups.named:
+        verify.check_rows(operation, verify.snapshot(grads), grads, measured, norm_type, float(inv_scale))
+    return measured
+
+
+def agree(
+    operation: str,
+    params: Sequence[Tensor],
+    names: Sequence[str],
+    norm_type: float,
+    groups: RankGroups,
+    cache: Cache,
+) -> None:
+    """Let the ranks of every mesh find out whether they list the same parameters; a collective of
+    16 bytes a mesh dimension. Nothing where there is no DTensor.
+
+    Raises:
+        ValueError: they do not; on every rank of the mesh.
+    """
+    if not is_distributed(params):
+        return
+    together = _together(params, [p.grad for p in params], operation=operation, **groups.as_arguments())
+    together.plan.agree(operation, names, params, norm_type)
+    cache.plan, cache.names = together.plan, names
+
+
+def _together(*args: Any, **options: Any) -> Any:
+    from gradkern.distributed.measure import Distributed
+
+    return Distributed(*args, **options)
+
+
+def written_shards(grads: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
+    """What in-place operations on this rank write to: a DTensor's local tensor, else the gradient."""
+    if not any(is_dtensor(g) for g in grads):
+        return grads
+    from gradkern.distributed.placements import written_shards as local
+
+    return local(grads)

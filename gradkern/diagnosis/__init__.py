@@ -1,0 +1,9 @@
+"""What ails a run, where, since when and what to do: rules over a `History`. Needs numpy alone."""
+
+from __future__ import annotations
+
+from gradkern.diagnosis.diagnose import diagnose
+from gradkern.diagnosis.evidence import RunEvidence
+from gradkern.diagnosis.finding import KINDS, SEVERITIES, Finding, Remedy
+
+__all__ = ["KINDS", "SEVERITIES", "Finding", "Remedy", "RunEvidence", "diagnose"]

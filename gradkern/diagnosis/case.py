@@ -1,0 +1,119 @@
+"""`Case`: the evidence of a run with what every rule derives from it, computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradkern.diagnosis.evidence import RunEvidence
+from gradkern.diagnosis.finding import Finding
+from gradkern.diagnosis.model import Layer, Model
+from gradkern.diagnosis.profile import Profile, profile_of
+from gradkern.diagnosis.trend import LossTrend, loss_trend
+
+Floats = NDArray[np.floating[Any]]
+
+#: Steps below which nothing but NaN, constant weights and missing gradients can be told.
+FEW_STEPS = 10
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a rule is given."""
+
+    evidence: RunEvidence
+
+    @cached_property
+    def model(self) -> Model:
+        return Model(self.evidence)
+
+    @cached_property
+    def trend(self) -> LossTrend:
+        return loss_trend(self.evidence)
+
+    @cached_property
+    def profiles(self) -> list[Profile]:
+        return [profile_of(self.evidence, chain) for chain in self.model.chains]
+
+    @cached_property
+    def movement(self) -> Floats:
+        """[U] ‖Δw‖ / ‖w‖ over all matrices together; NaN where not known."""
+        columns, e = self.model.matrices, self.evidence
+        weights, ratios = e.weight_norm[:, columns].astype(np.float64), e.update_ratio[:, columns]
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            moved = np.where(np.isfinite(ratios) & np.isfinite(weights), ratios * weights, 0.0)
+            size = np.sqrt(np.nansum(np.where(np.isfinite(weights), weights, 0.0) ** 2, axis=1))
+            found = np.sqrt((moved**2).sum(axis=1)) / size
+        known = np.isfinite(ratios).any(axis=1) & (size > 0)
+        return np.where(known, found, np.nan)
+
+    @cached_property
+    def weight_size(self) -> Floats:
+        """[U] norm of all matrices together; NaN where one is not finite."""
+        weights = self.evidence.weight_norm[:, self.model.matrices].astype(np.float64)
+        with np.errstate(over="ignore", invalid="ignore"):
+            known = np.where(np.isnan(weights).all(axis=1), np.nan, 1.0)
+            return np.sqrt(np.nansum(weights**2, axis=1)) * known
+
+    @cached_property
+    def unmoved(self) -> NDArray[np.bool_]:
+        """[N] parameters whose weights never changed between looks, though others' did."""
+        norms = self.evidence.weight_norm
+        known = np.isfinite(norms) & (norms > 0)
+        if known.sum(axis=0).max(initial=0) < 3:
+            return np.zeros(norms.shape[1], dtype=bool)
+        first = norms[np.argmax(known, axis=0), np.arange(norms.shape[1])]
+        same = ((norms == first) | ~known).all(axis=0)
+        still = same & (known.sum(axis=0) >= 3) & (np.nan_to_num(self.evidence.update_ratio) == 0).all(axis=0)
+        return still & bool((~same & known.any(axis=0)).any())
+
+    @cached_property
+    def finite(self) -> NDArray[np.int64]:
+        """Positions of steps whose total norm is finite."""
+        return np.flatnonzero(np.isfinite(self.evidence.total_norm))
+
+    def step(self, row: int) -> int:
+        """Step of a row of `evidence.rows`."""
+        return int(self.evidence.steps[self.evidence.rows[row]])
+
+    @property
+    def last_step(self) -> int:
+        return int(self.evidence.steps[-1])
+
+    def names(self, columns: Iterable[int]) -> tuple[str, ...]:
+        """Names of parameters, in the order of execution."""
+        wanted = set(columns)
+        return tuple(self.evidence.names[i] for i in self.model.order if i in wanted)
+
+    def of_layers(self, layers: Iterable[Layer]) -> tuple[str, ...]:
+        """Names of the parameters of some layers."""
+        found = list(layers)
+        return self.names([*(x.weight for x in found), *(x.bias for x in found if x.bias is not None)])
+
+    def finding(
+        self,
+        kind: str,
+        severity: str,
+        why: str,
+        evidence: dict[str, float],
+        *,
+        layers: tuple[str, ...] = (),
+        first: int | None = None,
+        last: int | None = None,
+    ) -> Finding:
+        """A finding of this run; from its first to its last step where nothing else is said."""
+        steps = self.evidence.steps
+        return Finding(
+            kind,
+            severity,
+            layers,
+            int(steps[0]) if first is None else first,
+            int(steps[-1]) if last is None else last,
+            {name: float(value) for name, value in evidence.items()},
+            why,
+        )

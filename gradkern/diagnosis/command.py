@@ -1,0 +1,86 @@
+"""`gradkern diagnose RUN`: arguments in, findings out; the exit status says how bad it is."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gradkern._util.text import visible
+from gradkern.diagnosis.diagnose import diagnose
+from gradkern.diagnosis.finding import Finding
+from gradkern.diagnosis.show import as_rich, as_text
+from gradkern.history.facade import History
+from gradkern.history.format import HistoryError, ranks_in_words
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+#: Version of what `--json` prints; a name that changes its meaning raises it.
+JSON_VERSION = 1
+FINE, SEVERE, UNREADABLE = 0, 1, 2
+_STATUS = "Exit status: 0, 1 where a finding is severe, 2 if the run cannot be read."
+
+
+def add_command(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command to gradkern's parser."""
+    parser = commands.add_parser(
+        "diagnose", help="what ails a run, where, since when and what to do", description=_STATUS
+    )
+    parser.add_argument(
+        "run_dir", metavar="RUN", type=Path, help="folder of the run (run_dir of GradMonitor)"
+    )
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+    parser.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    try:
+        with History.open(arguments.run_dir) as history:
+            findings = diagnose(history)
+            document = as_json(history, findings)
+            heading = _heading(history)
+    except (HistoryError, OSError) as error:
+        print(f"gradkern diagnose: {visible(str(error), 2000)}", file=sys.stderr)
+        hint = visible(ranks_in_words(arguments.run_dir))
+        if hint:
+            print(hint, file=sys.stderr)
+        return UNREADABLE
+    if arguments.json:
+        print(json.dumps(document, indent=2, allow_nan=False))
+    else:
+        _show(heading, findings)
+    return SEVERE if any(finding.severity == "severe" for finding in findings) else FINE
+
+
+def as_json(history: History, findings: Sequence[Finding]) -> dict[str, Any]:
+    """What `--json` prints."""
+    return {
+        "version": JSON_VERSION,
+        "run": str(history.path),
+        "steps": len(history),
+        "parameters": len(history.names),
+        "healthy": not any(finding.is_alarm for finding in findings),
+        "findings": [finding.to_json() for finding in findings],
+    }
+
+
+def _heading(history: History) -> str:
+    steps = f"steps {history.steps[0]}–{history.steps[-1]}" if len(history) else "no steps yet"
+    return f"{visible(str(history.path.parent), 200)}: {steps}, {len(history.names)} parameters"
+
+
+def _show(heading: str, findings: Sequence[Finding]) -> None:
+    try:
+        from rich.console import Console
+
+        shown = as_rich(findings)
+    except ImportError:
+        print(heading, as_text(findings), sep="\n\n")
+        return
+    console = Console()
+    console.print(heading, style="dim", highlight=False, markup=False, soft_wrap=True)
+    console.print(shown)

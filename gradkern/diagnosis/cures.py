@@ -1,0 +1,325 @@
+"""The remedies one by one: an action, why, and code with the run's own numbers."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from gradkern.diagnosis.case import Case
+from gradkern.diagnosis.finding import Finding, Remedy
+
+#: What a step should move: ‖Δw‖ / ‖w‖ of healthy runs lies around 1e-3 … 1e-2.
+GOOD_STEP = 3e-3
+#: Learning rates are changed by a factor between these.
+LEAST_FACTOR, MOST_FACTOR = 1e-4, 1e5
+
+_INIT = """\
+for module in model.modules():
+    if isinstance(module, (torch.nn.Linear, torch.nn.Conv2d)):
+        {init}
+        if module.bias is not None:
+            torch.nn.init.zeros_(module.bias)"""
+
+
+def relu() -> Remedy:
+    return Remedy(
+        "relu",
+        "Use ReLU (or GELU) between the layers, with He initialization: its slope is 1 where a sigmoid's is "
+        "at most 0.25 and a tanh's is 1 at zero only.",
+        "layers = [torch.nn.Linear(width, width), torch.nn.ReLU()]  # instead of Sigmoid() or Tanh()\n"
+        + _INIT.format(init='torch.nn.init.kaiming_normal_(module.weight, nonlinearity="relu")'),
+    )
+
+
+def leaky_relu() -> Remedy:
+    return Remedy(
+        "leaky_relu",
+        "Use LeakyReLU: a unit that is off keeps a small slope and can come back.",
+        "torch.nn.LeakyReLU(0.01)  # instead of torch.nn.ReLU()",
+    )
+
+
+def residual() -> Remedy:
+    return Remedy(
+        "residual",
+        "Add residual connections: the gradient then has a way to every layer that nothing multiplies.",
+        "x = x + block(x)  # instead of x = block(x)",
+    )
+
+
+def normalization() -> Remedy:
+    return Remedy(
+        "normalization",
+        "Normalize between the layers: every layer then gets a signal of the same scale.",
+        "torch.nn.Sequential(torch.nn.Linear(width, width), torch.nn.LayerNorm(width), activation)",
+    )
+
+
+def he_init() -> Remedy:
+    return Remedy(
+        "he_init",
+        "Initialize with He's variance 2 / fan_in, which keeps the signal's scale through ReLU layers, and "
+        "biases with zero.",
+        _INIT.format(init='torch.nn.init.kaiming_normal_(module.weight, nonlinearity="relu")'),
+    )
+
+
+def xavier_init() -> Remedy:
+    return Remedy(
+        "xavier_init",
+        "Initialize with Xavier's variance 2 / (fan_in + fan_out), which keeps sigmoid and tanh in the "
+        "middle of their range, and biases with zero.",
+        _INIT.format(init="torch.nn.init.xavier_normal_(module.weight)"),
+    )
+
+
+def gated() -> Remedy:
+    return Remedy(
+        "gated",
+        "Use an LSTM or a GRU: their gates pass the state on without multiplying it by a matrix.",
+        "torch.nn.LSTM(width, width, batch_first=True)  # instead of torch.nn.RNN",
+    )
+
+
+def fewer_layers(finding: Finding) -> Remedy:
+    layers = int(finding.evidence.get("layers_in_chain", 0))
+    return Remedy("fewer_layers", f"Use fewer than these {layers} layers: the loss of each multiplies.")
+
+
+def clip(case: Case) -> Remedy:
+    limit = max_norm(case)
+    return Remedy(
+        "clip",
+        f"Clip the total norm at {limit:.2g}, which nine of ten of this run's healthy steps stay below.",
+        f"clipper = gradkern.GradClipper(model, max_norm={limit:.2g})\n"
+        "clipper.clip_()  # after loss.backward(), before optimizer.step()",
+    )
+
+
+def raise_max_norm(case: Case) -> Remedy:
+    limit = max_norm(case)
+    return Remedy(
+        "raise_max_norm",
+        f"Raise max_norm to {limit:.2g}, which nine of ten of this run's steps stay below: clipping is for "
+        "outliers.",
+        f"clipper = gradkern.GradClipper(model, max_norm={limit:.2g})",
+    )
+
+
+def lower_lr(case: Case) -> Remedy:
+    factor = lr_factor(case, most=0.3)
+    return Remedy(
+        "lower_lr",
+        f"Multiply the learning rate by {factor:.1g}: a step then moves the weights by about {GOOD_STEP:.1%} "
+        "of their norm.",
+        f'for group in optimizer.param_groups:\n    group["lr"] *= {factor:.1g}{_becomes(case, factor)}',
+    )
+
+
+def raise_lr(case: Case) -> Remedy:
+    factor = max(lr_factor(case), 3.0)
+    return Remedy(
+        "raise_lr",
+        f"Multiply the learning rate by {factor:.1g}: a step then moves the weights by about {GOOD_STEP:.1%} "
+        "of their norm.",
+        f'for group in optimizer.param_groups:\n    group["lr"] *= {factor:.1g}{_becomes(case, factor)}',
+    )
+
+
+def warmup() -> Remedy:
+    return Remedy(
+        "warmup",
+        "Warm the learning rate up: the first steps of an adaptive optimizer are its largest.",
+        "scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.01, total_iters=500)\n"
+        "scheduler.step()  # after each optimizer.step()",
+    )
+
+
+def zero_grad() -> Remedy:
+    return Remedy(
+        "zero_grad",
+        "Clear the gradients after each step: the norms grow as 1, 2, 3, …, so each gradient is added to the "
+        "last.",
+        "optimizer.step()\noptimizer.zero_grad()",
+    )
+
+
+def loss_scaling() -> Remedy:
+    return Remedy(
+        "loss_scaling",
+        "Scale the loss, so that float16 can hold the gradients; the scaler divides them again before the "
+        "step.",
+        'scaler = torch.amp.GradScaler("cuda")\nscaler.scale(loss).backward()\n'
+        "scaler.step(optimizer)\nscaler.update()",
+    )
+
+
+def bfloat16() -> Remedy:
+    return Remedy(
+        "bfloat16",
+        "Use bfloat16, whose range is that of float32.",
+        'with torch.autocast("cuda", dtype=torch.bfloat16):\n    loss = compute_loss(model, batch)',
+    )
+
+
+def float32_weights() -> Remedy:
+    return Remedy(
+        "float32_weights",
+        "Keep the weights in float32 and compute in 16 bits under autocast: a 16-bit weight loses small "
+        "changes.",
+        "model.float()\n"
+        'with torch.autocast("cuda", dtype=torch.bfloat16):\n    loss = compute_loss(model, batch)',
+    )
+
+
+def weight_decay() -> Remedy:
+    return Remedy(
+        "weight_decay",
+        "Add weight decay: it takes from large weights what nothing else takes.",
+        "optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.01)",
+    )
+
+
+def less_weight_decay(case: Case) -> Remedy:
+    groups = case.evidence.facts.get("optimizers") or []
+    now = max((float(g.get("weight_decay") or 0) for g in groups), default=0.0)
+    value = f"{now / 100:.1g}" if now else "0.0"
+    stated = f" (it is {now:g})" if now else ""
+    return Remedy(
+        "less_weight_decay",
+        f"Lower the weight decay to {value}{stated}: it takes more from the weights than the gradient gives.",
+        f'for group in optimizer.param_groups:\n    group["weight_decay"] = {value}',
+    )
+
+
+def scale_inputs(case: Case) -> Remedy:
+    return Remedy(
+        "scale_inputs",
+        f"Standardize the inputs: their rms is about {input_rms(case):.2g}, and the weights are made for 1.",
+        "x = (x - mean) / std  # of the training set, for each feature",
+    )
+
+
+def scale_targets(case: Case) -> Remedy:
+    return Remedy(
+        "scale_targets",
+        f"Standardize the targets: a first loss of {case.evidence.loss[0]:.2g} says that they are far from "
+        "1.",
+        "y = (y - y_mean) / y_std  # of the training set; undo it when predicting",
+    )
+
+
+def skip_nonfinite() -> Remedy:
+    return Remedy(
+        "skip_nonfinite",
+        "Skip steps whose gradients are not finite, before they reach the weights.",
+        'clipper = gradkern.GradClipper(model, max_norm, on_nonfinite="skip", optimizer=optimizer)\n'
+        "clipper.clip_()",
+    )
+
+
+def check_data(finding: Finding) -> Remedy:
+    return Remedy(
+        "check_data",
+        f"Look at the batch of step {finding.first_step}, and at logarithms, roots and divisions in the "
+        "loss.",
+        "assert torch.isfinite(batch).all()\ntorch.autograd.set_detect_anomaly(True)  # names the operation; "
+        "slow",
+    )
+
+
+def use_parameters(finding: Finding) -> Remedy:
+    name = finding.layers[0] if finding.layers else "any parameter"
+    return Remedy(
+        "use_parameters",
+        f"Find where {name} leaves the graph: a module that forward() does not call, detach(), .item(), "
+        "no_grad().",
+    )
+
+
+def freeze(finding: Finding) -> Remedy:
+    return Remedy(
+        "freeze",
+        "If it is meant so, say it: frozen parameters are not reported.",
+        "for parameter in module.parameters():\n    parameter.requires_grad_(False)",
+    )
+
+
+def add_to_optimizer(finding: Finding) -> Remedy:
+    return Remedy(
+        "add_to_optimizer",
+        f"Give the optimizer all parameters; {finding.layers[0]} is not among those it moves.",
+        "optimizer = torch.optim.AdamW(model.parameters(), lr=lr)",
+    )
+
+
+def call_step() -> Remedy:
+    return Remedy(
+        "call_step",
+        "Call optimizer.step() once a step, on an optimizer of this very model (made after .to(device)).",
+        "loss.backward()\noptimizer.step()\noptimizer.zero_grad()",
+    )
+
+
+def check_labels() -> Remedy:
+    return Remedy(
+        "check_labels",
+        "Check that inputs and targets belong together: shuffled labels, a wrong column, a sign.",
+    )
+
+
+def overfit_one_batch() -> Remedy:
+    return Remedy(
+        "overfit_one_batch",
+        "Train on one batch alone: if the loss does not fall there, the fault is in the model or the loss.",
+        "batch = next(iter(loader))\nfor _ in range(200):\n    train_step(model, batch)",
+    )
+
+
+# ---- numbers ----
+
+
+def max_norm(case: Case) -> float:
+    """The 0.9 quantile of the norms; of the smaller half of the run where it exploded."""
+    norm = case.evidence.total_norm
+    norm = norm[np.isfinite(norm) & (norm > 0)]
+    if not len(norm):
+        return 1.0
+    typical = float(np.median(norm))
+    calm = norm[norm <= 10 * min(typical, float(np.median(norm[: max(len(norm) // 10, 5)])))]
+    return float(np.quantile(calm if len(calm) else norm, 0.9))
+
+
+def lr_factor(case: Case, most: float = MOST_FACTOR) -> float:
+    """By what the learning rate is multiplied for a good step; at most `most`."""
+    movement = case.movement[np.isfinite(case.movement) & (case.movement > 0)]
+    if not len(movement):
+        return min(0.1, most)
+    large = float(movement[: max(len(movement) // 2, 1)].max())
+    typical = large if most < 1 else float(np.median(movement))
+    factor = float(np.clip(GOOD_STEP / typical, LEAST_FACTOR, MOST_FACTOR))
+    return min(10.0 ** (round(2 * math.log10(factor)) / 2), most)
+
+
+def _becomes(case: Case, factor: float) -> str:
+    rates = case.evidence.lr[np.isfinite(case.evidence.lr)]
+    return f"  # {rates[0]:.2g} becomes {rates[0] * factor:.2g}" if len(rates) else ""
+
+
+def input_rms(case: Case) -> float:
+    """Estimated rms of the model's input, 1 where it cannot be told."""
+    layers = case.model.layers
+    if not layers or layers[0].bias is None:
+        return 1.0
+    e = case.evidence
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = e.rms[:16, layers[0].weight] / e.rms[:16, layers[0].bias]
+    ratio = ratio[np.isfinite(ratio)]
+    return float(np.median(ratio)) if len(ratio) else 1.0
+
+
+def has_half_weights(case: Case) -> bool:
+    """Whether some weights are held in 16 bits."""
+    e = case.evidence
+    return any(str(e.params.get(name, {}).get("dtype", "")).endswith("float16") for name in e.names)

@@ -1,0 +1,162 @@
+"""`Finding` and `Remedy`: what a diagnosis says, and its JSON form."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from gradkern._util.text import number, visible
+
+__all__ = ["KINDS", "SEVERITIES", "Finding", "Remedy"]
+
+#: Every kind of finding, in order of precedence: where one sickness brings about another, the cause stands
+#: first. The first finding of a run is its headline.
+KINDS = (
+    "nonfinite_gradient",
+    "low_precision_underflow",
+    "no_gradient",
+    "dead_units",
+    "saturation",
+    "vanishing_gradient",
+    "exploding_gradient",
+    "poor_initialization",
+    "update_too_large",
+    "weight_growth",
+    "weight_collapse",
+    "update_too_small",
+    "always_clipping",
+    "gradient_spike",
+    "loss_oscillating",
+    "loss_not_decreasing",
+    "never_clipping",
+)
+#: From the least to the worst. "info" is worth knowing and never an alarm.
+SEVERITIES = ("info", "warning", "severe")
+#: Remedies and names that are shown of a finding.
+MOST_REMEDIES, MOST_NAMES = 3, 4
+_COLORS = {"severe": "#c0392b", "warning": "#b9770e", "info": "#707b7c"}
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """Something to do about a finding."""
+
+    action: str
+    """A short name of the remedy, the same for all models: "relu", "residual", "lower_lr"."""
+    because: str
+    """One sentence: what to do and why it helps here."""
+    code: str = ""
+    """Python to paste; empty where there is none."""
+
+    def as_html(self) -> str:
+        """The reason and the code for a page, escaped."""
+        code = f"<pre style='margin:4px 0'>{html.escape(self.code)}</pre>" if self.code else ""
+        return html.escape(visible(self.because, 2000)) + code
+
+    def to_json(self) -> dict[str, str]:
+        return {"action": self.action, "because": self.because, "code": self.code}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Remedy:
+        """The inverse of `to_json`."""
+        return cls(str(value["action"]), str(value["because"]), str(value.get("code", "")))
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One sickness of a run: what, how bad, where, since when, how one knows, and what to do.
+
+    Raises:
+        ValueError: `kind` or `severity` is not one of `KINDS` or `SEVERITIES`.
+    """
+
+    kind: str
+    """One of `KINDS`."""
+    severity: str
+    """One of `SEVERITIES`."""
+    layers: tuple[str, ...] = ()
+    """Names of the parameters at fault and only those; empty where it is the whole model."""
+    first_step: int = 0
+    """The first step that shows it."""
+    last_step: int = 0
+    """The last step that shows it."""
+    evidence: dict[str, float] = field(default_factory=dict)
+    """The numbers it rests on, by name."""
+    why: str = ""
+    """One sentence: what these numbers mean."""
+    remedies: tuple[Remedy, ...] = ()
+    """What to do, the most fitting first."""
+
+    def __post_init__(self) -> None:
+        for name, value, known in (("kind", self.kind, KINDS), ("severity", self.severity, SEVERITIES)):
+            if value not in known:
+                raise ValueError(f"[Finding] {name}: expected one of {', '.join(known)}, got {value!r}")
+
+    @property
+    def is_alarm(self) -> bool:
+        """Whether something should be done: "warning" or "severe"."""
+        return self.severity != "info"
+
+    @property
+    def title(self) -> str:
+        """The kind in words: "vanishing gradient"."""
+        return self.kind.replace("_", " ")
+
+    @property
+    def where(self) -> str:
+        """Steps and parameters, in a few words."""
+        steps = f"step {self.first_step}"
+        if self.last_step != self.first_step:
+            steps = f"steps {self.first_step}–{self.last_step}"
+        if not self.layers:
+            return f"{steps}, the whole model"
+        more = len(self.layers) - MOST_NAMES
+        names = ", ".join(visible(name, 80) for name in self.layers[:MOST_NAMES])
+        return f"{steps}, in {names}" + (f" and {more} more" if more > 0 else "")
+
+    @property
+    def numbers(self) -> str:
+        """The evidence on one line."""
+        return " · ".join(f"{name.replace('_', ' ')} {number(v, 3)}" for name, v in self.evidence.items())
+
+    def _repr_html_(self) -> str:
+        """The finding in a notebook, everything escaped."""
+        color = _COLORS[self.severity]
+        remedies = "".join(f"<li>{r.as_html()}</li>" for r in self.remedies[:MOST_REMEDIES])
+        return (
+            f"<div style='border-left:4px solid {color};padding:4px 12px;margin:6px 0'>"
+            f"<b style='color:{color}'>{self.title} · {self.severity}</b>"
+            f"<div>{html.escape(visible(self.why, 2000))}</div>"
+            f"<small>{html.escape(self.where)}<br>{html.escape(visible(self.numbers, 2000))}</small>"
+            f"<ol style='margin:4px 0'>{remedies}</ol></div>"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for `json.dumps`; numbers that are not finite become strings ("inf", "nan")."""
+        return {
+            "kind": self.kind,
+            "severity": self.severity,
+            "layers": list(self.layers),
+            "first_step": self.first_step,
+            "last_step": self.last_step,
+            "evidence": {k: v if math.isfinite(v) else str(v) for k, v in self.evidence.items()},
+            "why": self.why,
+            "remedies": [remedy.to_json() for remedy in self.remedies],
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Finding:
+        """The inverse of `to_json`."""
+        return cls(
+            kind=str(value["kind"]),
+            severity=str(value["severity"]),
+            layers=tuple(str(name) for name in value["layers"]),
+            first_step=int(value["first_step"]),
+            last_step=int(value["last_step"]),
+            evidence={str(k): float(v) for k, v in value["evidence"].items()},
+            why=str(value["why"]),
+            remedies=tuple(Remedy.from_json(remedy) for remedy in value["remedies"]),
+        )

@@ -1,0 +1,128 @@
+"""From a History to the evidence: everything of a short run, some windows of a long one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradkern.diagnosis.evidence import RunEvidence
+
+if TYPE_CHECKING:
+    from gradkern.history import History
+
+#: Numbers of one [R, N] array. At 2,000 parameters these are 1,000 rows; the six arrays then take 80 MB.
+MOST_CELLS = 2_000_000
+#: Fewest and most rows in which every parameter is looked at.
+LEAST_ROWS, MOST_ROWS = 256, 2048
+#: Looks at the weights and histograms that are read at most, evenly spread, the first 16 always among them.
+MOST_LOOKS = 256
+MOST_HISTOGRAMS = 16
+
+
+def read_evidence(history: History) -> RunEvidence:
+    """What the rules need of a run.
+
+    Args:
+        history: it is read, not refreshed.
+
+    Notes:
+        Bounded whatever the length of the run: at most `MOST_CELLS` numbers of each column.
+    """
+    rows = choose_rows(len(history), len(history.names), _moments(history))
+    columns = _read_rows(history, rows)
+    steps, weights, ratios = _looks(history)
+    hist_steps, histogram = _histograms(history)
+    facts: dict[str, Any] = getattr(history, "facts", {})
+    nothing = np.full(len(history), np.nan)
+    return RunEvidence(
+        names=history.names,
+        numel=history.numel,
+        steps=history.steps,
+        loss=history.loss,
+        has_loss=history.has_loss,
+        total_norm=history.total_norm,
+        clip_coef=np.where(history.has_coef, history.clip_coef, np.nan),
+        threshold=getattr(history, "threshold", history.max_norm),
+        skipped=history.skipped,
+        lr=history.lr,
+        loss_scale=getattr(history, "loss_scale", nothing),
+        rows=rows,
+        update_steps=steps,
+        weight_norm=weights,
+        update_ratio=ratios,
+        histogram_steps=hist_steps,
+        histogram=histogram,
+        histogram_exponents=history.histogram_exponents,
+        ever_nonzero=getattr(history, "ever_nonzero", np.full(len(history.names), np.nan)),
+        params=history.params,
+        facts=facts,
+        **columns,
+    )
+
+
+def choose_rows(count: int, width: int, moments: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Which of `count` rows are looked at in full.
+
+    Args:
+        count: T.
+        width: N.
+        moments: rows that matter (a first NaN, spikes): the eight before and after each are taken too.
+
+    Returns:
+        [R] ascending: all if they fit, else a quarter at the beginning, a quarter at the end and windows
+        of 16 in between.
+    """
+    budget = int(np.clip(MOST_CELLS // max(width, 1), LEAST_ROWS, MOST_ROWS))
+    if count <= budget:
+        return np.arange(count)
+    quarter = budget // 4
+    starts = np.linspace(quarter, count - quarter - 16, max(budget // 32, 1)).astype(np.int64)
+    pieces = [np.arange(quarter), np.arange(count - quarter, count)]
+    pieces += [np.arange(start, start + 16) for start in starts]
+    pieces += [np.arange(max(m - 8, 0), min(m + 9, count)) for m in moments.tolist()]
+    return np.unique(np.concatenate(pieces))
+
+
+def _moments(history: History) -> NDArray[np.int64]:
+    """The first rows whose norm is not finite, and those with the largest norms."""
+    norm = history.total_norm
+    bad = np.flatnonzero(~np.isfinite(norm))[:2]
+    top = np.argsort(np.where(np.isfinite(norm), norm, -1.0))[-6:]
+    return np.unique(np.concatenate([bad, top]))
+
+
+def _read_rows(history: History, rows: NDArray[np.int64]) -> dict[str, Any]:
+    """The [R, N] columns of those rows, read in runs of consecutive ones."""
+    names = ("rms", "max_abs", "has_grad", "nonfinite", "zeros")
+    found: dict[str, list[NDArray[Any]]] = {name: [] for name in names}
+    shape = (0, len(history.names))
+    for part in np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1) if len(rows) else []:
+        window = history.window(int(part[0]), int(part[-1]) + 1)
+        zeros = window.zeros
+        zeros = np.full((len(part), shape[1]), -1, dtype=np.int64) if zeros is None else zeros
+        values = (window.rms, window.max_abs, window.has_grad, window.nonfinite, zeros)
+        for name, value in zip(names, values):
+            found[name].append(value)
+    kinds = dict(zip(names, (np.float32, np.float32, np.bool_, np.int64, np.int64)))
+    return {name: np.concatenate(v) if v else np.zeros(shape, kinds[name]) for name, v in found.items()}
+
+
+def _looks(history: History) -> tuple[NDArray[np.int64], NDArray[Any], NDArray[Any]]:
+    steps = history.update_steps
+    few = _few(len(steps), MOST_LOOKS)
+    return steps[few], history.weight_norm[few], history.update_ratio[few]
+
+
+def _histograms(history: History) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    few = _few(len(history.histogram_steps), MOST_HISTOGRAMS)
+    return history.histogram_steps[few], history.histogram[few]
+
+
+def _few(count: int, most: int) -> NDArray[np.int64]:
+    """At most `most` of `count` positions: the first 16 and others evenly spread up to the last."""
+    if count <= most:
+        return np.arange(count)
+    spread = np.linspace(16, count - 1, most - 16).astype(np.int64)
+    return np.unique(np.concatenate([np.arange(16), spread]))

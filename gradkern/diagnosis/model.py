@@ -1,0 +1,174 @@
+"""What is known of the model behind a run: its parameters in order, its activations, its chains of layers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from gradkern.diagnosis.evidence import RunEvidence
+
+#: Modules and operations (in lower case) by what they do to a gradient.
+GATING = {"relu", "relu6", "threshold", "hardtanh", "clamp", "hardsigmoid", "rrelu"}
+LEAKY = {"leakyrelu", "leaky_relu", "prelu", "elu", "selu", "celu", "gelu", "silu", "mish", "softplus"}
+SQUASHING = {"sigmoid", "tanh", "softsign", "logsigmoid", "tanhshrink"}
+NORMALIZING = re.compile(r"(batch|layer|group|instance|rms|local_?response)_?norm|^norm$", re.IGNORECASE)
+RECURRENT = re.compile(r"^(RNN|LSTM|GRU)(Cell)?$", re.IGNORECASE)
+LOOKUP = re.compile(r"embedding", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A module's matrix and, where it has one, its bias; columns of the evidence."""
+
+    weight: int
+    bias: int | None
+    kind: str
+    """Class of the module, "" where not known."""
+    shape: tuple[int, ...]
+
+
+class Model:
+    """The model behind some evidence: from `facts` where they are there, else from names and kinds."""
+
+    def __init__(self, evidence: RunEvidence) -> None:
+        self._evidence = evidence
+        self._column = {name: i for i, name in enumerate(evidence.names)}
+        self._graph: dict[str, Any] = dict(evidence.facts.get("graph") or {})
+
+    @cached_property
+    def order(self) -> list[int]:
+        """Columns in the order of execution where it is known, else as the model lists them."""
+        first = [self._column[n] for n in self._graph.get("order", ()) if n in self._column]
+        seen = set(first)
+        if not first:
+            return list(range(len(self._evidence.names)))
+        return first + [i for i in range(len(self._evidence.names)) if i not in seen]
+
+    @cached_property
+    def layers(self) -> list[Layer]:
+        """Every matrix (or filter) in the order of execution, lookup tables and recurrent layers left out."""
+        return [layer for layer in self._all_layers() if not LOOKUP.search(layer.kind)]
+
+    def _all_layers(self) -> Iterator[Layer]:
+        names = self._evidence.names
+        for column in self.order:
+            name, shape = names[column], self.shape(column)
+            if not self._is_matrix(name, shape):
+                continue
+            module, _, leaf = name.rpartition(".")
+            bias = self._column.get(f"{module}.{leaf.replace('weight', 'bias')}" if module else "bias")
+            yield Layer(column, bias if bias != column else None, self.kind(column), shape)
+
+    def _is_matrix(self, name: str, shape: tuple[int, ...]) -> bool:
+        if shape:
+            return (len(shape) >= 2 and min(shape[0], _product(shape[1:])) > 1) or (
+                len(shape) >= 2 and _product(shape) > 1 and name.endswith("weight")
+            )
+        return name.endswith("weight") and not self._known(name, "kind", "").endswith("Norm")
+
+    def shape(self, column: int) -> tuple[int, ...]:
+        return tuple(self._known(self._evidence.names[column], "shape", ()))
+
+    def kind(self, column: int) -> str:
+        """Class of the module that owns a parameter, "" where it is not known."""
+        name = self._evidence.names[column]
+        module = name.rpartition(".")[0]
+        return str(self._known(name, "kind", "") or self._evidence.facts.get("modules", {}).get(module, ""))
+
+    def trainable(self, column: int) -> bool:
+        return bool(self._known(self._evidence.names[column], "trainable", True))
+
+    def _known(self, name: str, key: str, default: Any) -> Any:
+        value = self._evidence.params.get(name, {}).get(key)
+        return default if value is None else value
+
+    @cached_property
+    def matrices(self) -> list[int]:
+        """Columns of everything with two or more dimensions."""
+        shapes = [self.shape(i) for i in range(len(self._evidence.names))]
+        known = [i for i, s in enumerate(shapes) if len(s) >= 2]
+        return known or [layer.weight for layer in self._all_layers()]
+
+    # ---- what it is built of ----
+
+    @cached_property
+    def words(self) -> set[str]:
+        """Classes of its modules and names of its operations, in lower case."""
+        modules = {str(kind).lower() for kind in self._evidence.facts.get("modules", {}).values()}
+        operations = {str(o).lower().removesuffix("backward0") for o in self._graph.get("operations", ())}
+        kinds = {self.kind(i).lower() for i in range(len(self._evidence.names))}
+        return {w for w in modules | operations | kinds if w}
+
+    @property
+    def knows_activations(self) -> bool:
+        """Whether the activations can be told: the graph was walked, or there are modules of them."""
+        return bool(self._graph.get("operations")) or self.gates or self.leaks or self.squashes
+
+    @property
+    def gates(self) -> bool:
+        """It has activations with a derivative of exactly 0 (ReLU)."""
+        return bool(self.words & GATING)
+
+    @property
+    def leaks(self) -> bool:
+        """It has activations that always let some gradient through."""
+        return bool(self.words & LEAKY)
+
+    @property
+    def squashes(self) -> bool:
+        """It has activations that saturate (sigmoid, tanh)."""
+        return bool(self.words & SQUASHING)
+
+    @property
+    def normalizes(self) -> bool:
+        return any(NORMALIZING.search(w) for w in self.words)
+
+    @property
+    def recurs(self) -> bool:
+        return any(RECURRENT.search(w) for w in self.words)
+
+    # ---- chains ----
+
+    @cached_property
+    def chains(self) -> list[list[Layer]]:
+        """Layers that follow one another: those of one role (names without their digits), and all of one
+        kind. At least three each; only those on every path from the loss where that is known."""
+        members = [layer for layer in self.layers if self._may_link(layer)]
+        by_role: dict[str, list[Layer]] = {}
+        by_kind: dict[str, list[Layer]] = {}
+        for layer in members:
+            by_role.setdefault(role_of(self._evidence.names[layer.weight]), []).append(layer)
+            by_kind.setdefault(layer.kind or "matrix", []).append(layer)
+        found = [*by_role.values(), *by_kind.values()]
+        return _distinct([chain for chain in found if len(chain) >= 3])
+
+    def _may_link(self, layer: Layer) -> bool:
+        if RECURRENT.search(layer.kind):
+            return False
+        serial = self._graph.get("serial")
+        if serial and self._evidence.names[layer.weight] not in serial:
+            return False
+        seen = self._evidence.has_grad[:, layer.weight]
+        return bool(len(seen)) and float(seen.mean()) >= 0.9
+
+
+def role_of(name: str) -> str:
+    """What a parameter is among its like: its name without digits."""
+    return re.sub(r"\d+", "", name)
+
+
+def _product(sides: Sequence[int]) -> int:
+    total = 1
+    for side in sides:
+        total *= side
+    return total
+
+
+def _distinct(chains: list[list[Layer]]) -> list[list[Layer]]:
+    kept: dict[tuple[int, ...], list[Layer]] = {}
+    for chain in chains:
+        kept.setdefault(tuple(layer.weight for layer in chain), chain)
+    return list(kept.values())

@@ -1,0 +1,203 @@
+"""What to do about a finding, the most fitting first: by activations, optimizer and the run's numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from gradkern.diagnosis import cures
+from gradkern.diagnosis.case import Case
+from gradkern.diagnosis.finding import Finding, Remedy
+
+#: Estimated rms of the input from which scaling it comes first.
+LARGE_INPUT = 10.0
+#: A regression loss from which its targets are large.
+LARGE_LOSS = 1e3
+#: Norms in a row that are those of sums of 1, 2, 3, … gradients, within this part.
+SUMMING = 0.3
+
+
+def with_remedies(case: Case, findings: Iterable[Finding]) -> list[Finding]:
+    """The findings, each with what to do about it."""
+    found = list(findings)
+    kinds = {f.kind for f in found}
+    return [dataclasses.replace(f, remedies=_distinct(_BY_KIND[f.kind](case, f, kinds))) for f in found]
+
+
+def _distinct(remedies: Iterable[Remedy]) -> tuple[Remedy, ...]:
+    return tuple({remedy.action: remedy for remedy in reversed(list(remedies))}.values())[::-1]
+
+
+# ---- what the run says ----
+
+
+def _input_is_large(case: Case) -> bool:
+    """The first layer's input, as its gradients tell."""
+    return cures.input_rms(case) >= LARGE_INPUT
+
+
+def _targets_are_large(case: Case) -> bool:
+    e = case.evidence
+    loss = str((e.facts.get("graph") or {}).get("loss", "")).lower()
+    first = e.loss[np.isfinite(e.loss)][:1]
+    regression = "mse" in loss or "l1" in loss or not loss
+    return (
+        bool(len(first))
+        and regression
+        and float(first[0]) >= LARGE_LOSS
+        and cures.input_rms(case) < LARGE_INPUT
+    )
+
+
+def _sums_up(case: Case) -> bool:
+    """The first norms grow as 1, 2, 3, …: each gradient is added to those before."""
+    norm = case.evidence.total_norm[:5].astype(np.float64)
+    if len(norm) < 5 or not np.isfinite(norm).all() or norm[0] <= 0:
+        return False
+    return bool((np.abs(norm / norm[0] / np.arange(1, 6) - 1) < SUMMING).all())
+
+
+def _initialization(case: Case) -> list[Remedy]:
+    """The one that fits the activations."""
+    model = case.model
+    return [cures.xavier_init() if model.squashes and not model.gates else cures.he_init()]
+
+
+def _scaling(case: Case) -> list[Remedy]:
+    inputs = [cures.scale_inputs(case)] if _input_is_large(case) else []
+    return inputs + ([cures.scale_targets(case)] if _targets_are_large(case) else [])
+
+
+# ---- by kind ----
+
+
+def _nonfinite(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
+    grew = f.evidence.get("norm_growth_before", 0.0) >= 10
+    if grew or kinds & {"update_too_large", "exploding_gradient", "weight_growth"}:
+        first = _scaling(case) + ([cures.zero_grad()] if _sums_up(case) else [])
+        if "poor_initialization" in kinds:
+            first += _initialization(case)
+        return [*first, cures.lower_lr(case), cures.clip(case), cures.skip_nonfinite()]
+    return [cures.skip_nonfinite(), cures.check_data(f), cures.clip(case)]
+
+
+def _underflow(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
+    return [cures.loss_scaling(), cures.bfloat16()]
+
+
+def _no_gradient(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
+    return [cures.use_parameters(f), cures.freeze(f)]
+
+
+def _dead(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
+    from_the_start = f.first_step <= case.evidence.steps[0] + 2
+    start, lower = _initialization(case), cures.lower_lr(case)
+    return [*start, cures.leaky_relu(), lower] if from_the_start else [lower, cures.leaky_relu(), *start]
+
+
+def _saturation(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
+    late = [cures.lower_lr(case)] if f.first_step > case.evidence.steps[0] else []
+    return [*_scaling(case), *late, cures.xavier_init(), cures.normalization(), cures.relu()]
+
+
+def _vanishing(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
+    model = case.model
+    start = _initialization(case) if "poor_initialization" in kinds else []
+    if "weight_collapse" in kinds:
+        start = [cures.less_weight_decay(case)]
+    change = [cures.relu()] if model.squashes and not model.gates else []
+    gates = [cures.gated()] if model.recurs else []
+    norm = [] if model.normalizes else [cures.normalization()]
+    scaled = [cures.scale_inputs(case)] if _input_is_large(case) else []
+    return [
+        *scaled,
+        *start,
+        *gates,
+        *change,
+        cures.residual(),
+        *norm,
+        *_initialization(case),
+        cures.fewer_layers(f),
+    ]
+
+
+def _exploding(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
+    if "decades_over_depth" in f.evidence or "poor_initialization" in kinds:
+        norm = [] if case.model.normalizes else [cures.normalization()]
+        return [*_scaling(case), *_initialization(case), *norm, cures.clip(case), cures.residual()]
+    if _sums_up(case):
+        return [cures.zero_grad(), cures.clip(case)]
+    return [*_scaling(case), cures.clip(case), cures.lower_lr(case), cures.weight_decay()]
+
+
+def _initial(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
+    norm = [] if case.model.normalizes else [cures.normalization()]
+    return [*_scaling(case), *_initialization(case), *norm]
+
+
+def _too_large(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
+    zero = [cures.zero_grad()] if _sums_up(case) else []
+    return [*zero, *_scaling(case), cures.lower_lr(case), cures.clip(case), cures.warmup()]
+
+
+def _too_small(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
+    if f.layers:
+        return [cures.add_to_optimizer(f)]
+    if not f.evidence.get("median_update_ratio"):
+        return [cures.call_step(), cures.raise_lr(case)]
+    halves = [cures.float32_weights()] if cures.has_half_weights(case) else []
+    clipped = [cures.raise_max_norm(case)] if "always_clipping" in kinds else []
+    return [*clipped, *halves, cures.raise_lr(case)]
+
+
+def _growth(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
+    zero = [cures.zero_grad()] if _sums_up(case) else []
+    return [*zero, cures.lower_lr(case), cures.weight_decay(), cures.clip(case)]
+
+
+def _collapse(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
+    return [cures.less_weight_decay(case), cures.lower_lr(case)]
+
+
+def _always(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
+    return [cures.raise_max_norm(case), cures.lower_lr(case)]
+
+
+def _never(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
+    return [cures.clip(case)]
+
+
+def _spike(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
+    return [cures.clip(case), cures.check_data(f), cures.lower_lr(case)]
+
+
+def _oscillating(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
+    zero = [cures.zero_grad()] if _sums_up(case) else []
+    return [*zero, cures.lower_lr(case), cures.clip(case), cures.warmup()]
+
+
+def _not_decreasing(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
+    return [cures.check_labels(), cures.overfit_one_batch()]
+
+
+_BY_KIND: dict[str, Callable[[Case, Finding, set[str]], list[Remedy]]] = {
+    "nonfinite_gradient": _nonfinite,
+    "low_precision_underflow": _underflow,
+    "no_gradient": _no_gradient,
+    "dead_units": _dead,
+    "saturation": _saturation,
+    "vanishing_gradient": _vanishing,
+    "exploding_gradient": _exploding,
+    "poor_initialization": _initial,
+    "update_too_large": _too_large,
+    "weight_growth": _growth,
+    "weight_collapse": _collapse,
+    "update_too_small": _too_small,
+    "always_clipping": _always,
+    "never_clipping": _never,
+    "gradient_spike": _spike,
+    "loss_oscillating": _oscillating,
+    "loss_not_decreasing": _not_decreasing,
+}

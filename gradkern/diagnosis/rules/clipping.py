@@ -1,0 +1,58 @@
+"""A threshold that always clips, or never.
+
+Wrong for normalized gradient descent on purpose (a small max_norm with a learning rate to match): always
+clipping is an alarm only where the loss does not fall.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gradkern.diagnosis.case import Case
+from gradkern.diagnosis.finding import Finding
+
+#: Steps that make a rate.
+LEAST_STEPS = 20
+#: Part of the steps that clip.
+ALWAYS = 0.95
+#: What is left of the gradient, typically: a tenth.
+STRONGLY = 0.1
+#: The largest norm is this part of the threshold, or less.
+NEVER = 0.2
+
+
+def always_clipping(case: Case) -> list[Finding]:
+    """Nearly every step is clipped to a small part of its gradient."""
+    e = case.evidence
+    coef = e.clip_coef[np.isfinite(e.clip_coef)]
+    if len(coef) < LEAST_STEPS:
+        return []
+    rate, typical = float((coef < 1).mean()), float(np.median(coef))
+    if rate < ALWAYS:
+        return []
+    strong = typical <= STRONGLY
+    severity = "warning" if strong and not case.trend.fell else "info"
+    why = (
+        f"{rate:.0%} of the steps were clipped, typically to {typical:.2g} of the gradient: the step size is "
+        "set by max_norm, not by the gradient."
+    )
+    numbers = {
+        "clip_rate": rate,
+        "median_factor": typical,
+        "median_norm": float(np.median(e.total_norm[case.finite])),
+    }
+    return [case.finding("always_clipping", severity, why, numbers)]
+
+
+def never_clipping(case: Case) -> list[Finding]:
+    """The threshold is far above every norm: it protects from nothing."""
+    e = case.evidence
+    threshold = e.threshold[np.isfinite(e.threshold)]
+    norm = e.total_norm[case.finite]
+    if len(threshold) < LEAST_STEPS or not len(norm) or (e.clip_coef < 1).any():
+        return []
+    limit, largest = float(np.median(threshold)), float(norm.max())
+    if largest > NEVER * limit:
+        return []
+    why = f"max_norm is {limit:.3g} and the largest norm {largest:.3g}: no step was ever clipped."
+    return [case.finding("never_clipping", "info", why, {"max_norm": limit, "largest_norm": largest})]

@@ -1,0 +1,194 @@
+"""The course of the total norm: growth without end, an explosion at the start, single spikes.
+
+NaN and spikes stay out of every baseline. Wrong for batches of very different sizes or difficulty: where
+spikes are common they are the noise of the run, and nothing is said.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from gradkern.diagnosis.case import FEW_STEPS, Case, Floats
+from gradkern.diagnosis.finding import Finding
+
+#: The norm grew a hundredfold, and is still a third of that at the end.
+GROWTH, STILL = 100.0, 33.0
+#: The norm of the first steps over what it comes to, with a loss that jumped or weights thrown away
+#: meanwhile.
+START = 100.0
+THROWN = 0.3
+#: A step that moves the weights by this part of their norm is at the edge of health.
+MOVED = 0.1
+#: Steps without spikes in a baseline.
+BASELINE = 64
+#: A spike with a jump of the loss: so many median absolute deviations, and so many times the baseline.
+DEVIATIONS, TIMES = 8.0, 10.0
+#: A spike by itself.
+TIMES_ALONE = 100.0
+#: More spikes than this part of the steps are noise.
+COMMON = 0.02
+#: Spikes have to stand out of the whole run: of twice the norm at its start (converged runs have small
+#: norms), and of three times what one step in twenty has (near the end of training norms are heavy-tailed:
+#: measured 1.9).
+OF_THE_START, OF_THE_RUN = 2.0, 3.0
+
+
+def exploding_over_time(case: Case) -> list[Finding]:
+    """The norm grows a hundredfold and the loss with it, or starts a hundred times too large."""
+    norm = _common_norm(case)
+    at = np.flatnonzero(np.isfinite(norm) & (norm > 0))
+    if len(at) < FEW_STEPS:
+        return []
+    values = norm[at]
+    return _growing(case, at, values) or _starting(case, at, values)
+
+
+def _common_norm(case: Case) -> Floats:
+    """Total norm; gradients of parameters that no optimizer moves (and no zero_grad clears) add up."""
+    e = case.evidence
+    if not case.unmoved.any():
+        return e.total_norm
+    norm = np.full(len(e.steps), np.nan)
+    squares = np.nan_to_num(e.rms[:, ~case.unmoved].astype(np.float64)) ** 2 * e.numel[~case.unmoved]
+    norm[e.rows] = np.sqrt(squares.sum(axis=1))
+    return norm
+
+
+def _growing(case: Case, at: NDArray[np.int64], values: Floats) -> list[Finding]:
+    e, trend = case.evidence, case.trend
+    if not _weights_suffer(case):
+        return []
+    base = float(np.median(values[: max(min(10, len(values) // 5), 2)]))
+    tail = values[-max(len(values) // 10, 3) :]
+    windows = [float(np.median(w)) for w in np.array_split(values, min(20, len(values)))]
+    peak, end = max(max(windows), float(np.median(tail))), float(np.median(tail))
+    diverged = not np.isfinite(e.total_norm).all() and float(tail[-1]) >= GROWTH * base
+    grew = diverged or (peak >= GROWTH * base and end >= STILL * base)
+    worse = trend.rose or trend.end > 2 * abs(trend.lowest) + 3 * trend.error if trend.known else diverged
+    if not grew or not worse:
+        return []
+    peak = max(peak, float(tail[-1]))
+    onset = int(e.steps[at[np.flatnonzero(values >= 10 * base)[0]]])
+    why = f"The norm of the gradient grew from {base:.2g} to {peak:.2g} and stays there; the loss got worse."
+    numbers = {"norm_at_start": base, "norm_at_end": end, "growth": peak / base}
+    return [
+        case.finding("exploding_gradient", "severe", why, numbers, first=onset, last=int(e.steps[at[-1]]))
+    ]
+
+
+def _weights_suffer(case: Case) -> bool:
+    """The weights are thrown about too: an adaptive optimizer divides a large gradient by itself."""
+    e, size = case.evidence, case.weight_size[np.isfinite(case.weight_size)]
+    if not len(size) or not np.isfinite(e.total_norm).all():
+        return True
+    return bool(np.nanmax(np.append(case.movement, 0.0)) >= MOVED or size.max() >= 2 * size[0])
+
+
+def _starting(case: Case, at: NDArray[np.int64], values: Floats) -> list[Finding]:
+    e = case.evidence
+    first, later = float(values[0]), float(np.median(values[len(values) // 2 :]))
+    looks = case.movement[e.update_steps <= e.steps[min(3, len(e.steps) - 1)]]
+    thrown = bool(len(looks)) and float(np.nanmax(np.append(looks, 0.0))) >= THROWN
+    losses = e.loss[np.isfinite(e.loss)]
+    jumped = len(losses) > 4 and float(np.max(losses[1:5])) > 2 * abs(float(losses[0]))
+    if first < START * later or not (thrown or jumped):
+        return []
+    until = np.flatnonzero(values < 10 * later)
+    last = int(e.steps[at[until[0]]]) if len(until) else case.last_step
+    why = (
+        f"The first gradient has a norm of {first:.2g}, {first / later:.0f} times what the run comes to: "
+        "the first steps throw the weights away."
+    )
+    numbers = {"norm_at_start": first, "norm_later": later, "growth": first / later}
+    severity = "warning" if case.trend.fell else "severe"
+    return [case.finding("exploding_gradient", severity, why, numbers, last=last)]
+
+
+def gradient_spike(case: Case) -> list[Finding]:
+    """Single steps whose norm stands far out of the 64 before."""
+    e = case.evidence
+    norm = e.total_norm
+    base = baseline(norm)
+    usable = np.isfinite(norm) & np.isfinite(base) & (base > 0)
+    usable[: BASELINE // 4] = False
+    finite = norm[case.finite]
+    if len(finite) < BASELINE // 4:
+        return []
+    level = max(OF_THE_START * float(np.median(finite[:20])), OF_THE_RUN * float(np.percentile(finite, 95)))
+    with np.errstate(invalid="ignore", over="ignore"):
+        far = np.flatnonzero(usable & (norm > TIMES * base) & (norm > level))
+    if not len(far) or len(far) > max(COMMON * len(norm), 3):
+        return []
+    spikes = [i for i in far.tolist() if norm[i] > TIMES_ALONE * base[i] or _with_loss(case, i, base[i])]
+    if not spikes:
+        return []
+    worst = max(spikes, key=lambda i: norm[i] / base[i])
+    clipped = all(e.clip_coef[i] < 1 for i in spikes)
+    layers = _spiking(case, worst)
+    why = (
+        f"At step {e.steps[worst]} the norm was {norm[worst]:.3g}, {norm[worst] / base[worst]:.0f} times the "
+        f"steps before{', and clipped' if clipped else ''}; {len(spikes)} such steps in all."
+    )
+    numbers = {"spikes": len(spikes), "largest": float(norm[worst]), "baseline": float(base[worst])}
+    first, last = int(e.steps[spikes[0]]), int(e.steps[spikes[-1]])
+    severity = "info" if clipped else "warning"
+    return [case.finding("gradient_spike", severity, why, numbers, layers=layers, first=first, last=last)]
+
+
+def baseline(norm: Floats) -> Floats:
+    """[T] median of the 64 steps before each, spikes and NaN left out."""
+    clean = np.where(np.isfinite(norm), norm, np.nan).astype(np.float64)
+    for _ in range(2):  # the second time without what the first found
+        filled = _carried_on(clean)
+        padded = np.concatenate([np.full(BASELINE, filled[0] if len(filled) else 0.0), filled])
+        base: Floats = np.median(sliding_window_view(padded, BASELINE)[: len(norm)], axis=1)
+        count = min(BASELINE, len(base))
+        base[:count] = [np.median(filled[: max(i, 1)]) for i in range(count)]
+        with np.errstate(invalid="ignore"):
+            clean = np.where(clean > TIMES * base, np.nan, clean)
+    return base
+
+
+def _carried_on(values: Floats) -> Floats:
+    """NaN replaced by the last number before it."""
+    known = np.flatnonzero(np.isfinite(values))
+    if not len(known):
+        return np.full(len(values), np.nan)
+    place = np.searchsorted(known, np.arange(len(values)), side="right") - 1
+    return values[known[np.maximum(place, 0)]]
+
+
+def _with_loss(case: Case, i: int, base: float) -> bool:
+    """A spike by its deviation too, and the loss jumped within three steps."""
+    e = case.evidence
+    before = e.total_norm[max(0, i - BASELINE) : i]
+    before = before[np.isfinite(before) & (before <= TIMES * base)]
+    if len(before) < BASELINE // 8:
+        return False
+    if e.total_norm[i] - base <= DEVIATIONS * 1.4826 * float(np.median(np.abs(before - base))):
+        return False
+    losses = e.loss[max(0, i - BASELINE) : i]
+    losses = losses[np.isfinite(losses)]
+    if len(losses) < BASELINE // 8:
+        return False
+    center = float(np.median(losses))
+    spread = 1.4826 * float(np.median(np.abs(losses - center)))
+    after = e.loss[i : i + 4]
+    return bool(np.nanmax(np.append(after, -np.inf)) > center + max(DEVIATIONS * spread, 0.1 * abs(center)))
+
+
+def _spiking(case: Case, i: int) -> tuple[str, ...]:
+    """The parameters that rose most, where a few did and the others did not."""
+    e = case.evidence
+    row = np.searchsorted(e.rows, i)
+    if row >= len(e.rows) or e.rows[row] != i or row < 4:
+        return ()
+    before = e.rms[max(0, row - 16) : row]
+    known = np.isfinite(before).any(axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rise = np.where(known, e.rms[row] / np.nanmedian(np.where(known, before, 1.0), axis=0), 0.0)
+    rise = np.where(np.isfinite(rise), rise, 0.0)
+    rose = np.flatnonzero(rise >= max(TIMES, float(rise.max()) / 10))
+    return case.names(rose.tolist()) if 0 < len(rose) <= len(e.names) // 2 else ()

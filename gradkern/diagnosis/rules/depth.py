@@ -1,0 +1,150 @@
+"""Gradients that vanish or explode over the depth of the model.
+
+Three profiles over each chain of layers (`profile`) are looked at: the weights' gradients, the biases' (the
+backward signal), and their ratio (the forward signal). A wrong gain shows in the last two only: over depth
+one grows as the other shrinks, and the weights' gradients, their product, stay level.
+
+Wrong where layers of one role do not follow one another, which the order of execution tells where it is
+known, and for a run that is still in its first steps out of a plateau.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradkern.diagnosis.case import FEW_STEPS, Case
+from gradkern.diagnosis.finding import Finding
+from gradkern.diagnosis.profile import Profile, decades, median
+
+#: Decades of rms from the first layer to the last. Healthy models: -1.7 … 1.7 once they learn; vanishing
+#: ones: 3.6 … 25.
+VANISHING = 2.7
+EXPLODING = -2.7
+#: Backward signal of a network whose forward signal grows as well (`FORWARD`): healthy -1.0 … 2, sick -3 …
+#: -14.
+EXPLODING_BACKWARD, FORWARD = -2.0, 1.5
+#: Normalization without residual connections makes gradients grow towards the input by up to 1.47 a layer
+#: (Yang et al., "A mean field theory of batch normalization", 2019): 0.17 decades.
+NORMALIZED_SLOPE = 0.17
+#: Part of the run's second half that must show it.
+LASTING = 0.5
+#: A layer is starved if its rms is this part of the best of its chain, or less.
+STARVED = 1e-2
+
+
+@dataclass(frozen=True)
+class Sight:
+    """A chain whose gradients vanish or explode."""
+
+    profile: Profile
+    signal: str
+    """"weights" or "biases": what shows it."""
+    values: NDArray[np.floating]
+    """[P] decades."""
+    mask: NDArray[np.bool_]
+    """[P] where it shows."""
+
+    @property
+    def typical(self) -> float:
+        return float(np.median(self.values[self.mask]))
+
+
+def vanishing_gradient(case: Case) -> list[Finding]:
+    """Gradients at the input are a small part of those at the output."""
+    sights = []
+    for profile in _usable(case):
+        for signal, logs in (("weights", profile.weight), ("biases", profile.bias)):
+            values = decades(logs)
+            with np.errstate(invalid="ignore"):
+                sights += _lasting(Sight(profile, signal, values, values >= VANISHING))
+    if not sights:
+        return []
+    worst = max(sights, key=lambda s: s.typical)
+    layers, factor = _starved(case, worst), 10.0**-worst.typical
+    why = (
+        f"Over {len(worst.profile.layers)} layers the gradient falls to {factor:.0e} of what it is at the "
+        f"output ({'the signal that the biases get' if worst.signal == 'biases' else 'rms of the weights'}): "
+        "the first layers hardly learn."
+    )
+    return [
+        _finding(case, "vanishing_gradient", worst, layers, why, "warning" if _recovers(worst) else "severe")
+    ]
+
+
+def exploding_over_depth(case: Case) -> list[Finding]:
+    """Gradients grow by orders of magnitude from the output to the input."""
+    sights = []
+    for profile in _usable(case):
+        allowance = NORMALIZED_SLOPE * len(profile.layers) if case.model.normalizes else 0.0
+        weights, biases, forward = decades(profile.weight), decades(profile.bias), decades(profile.forward)
+        with np.errstate(invalid="ignore"):
+            sights += _lasting(Sight(profile, "weights", weights, weights <= EXPLODING - allowance))
+            both = (biases <= EXPLODING_BACKWARD - allowance) & (forward >= FORWARD)
+            sights += _lasting(Sight(profile, "biases", biases, both))
+    if not sights:
+        return []
+    worst = min(sights, key=lambda s: s.typical)
+    why = (
+        f"Over {len(worst.profile.layers)} layers the gradient grows {10.0**-worst.typical:.0e} times from "
+        "the output to the input: each layer multiplies it."
+    )
+    severity = "warning" if case.trend.fell else "severe"
+    return [_finding(case, "exploding_gradient", worst, _swollen(case, worst), why, severity)]
+
+
+def _usable(case: Case) -> list[Profile]:
+    return (
+        [p for p in case.profiles if len(p.at) >= FEW_STEPS] if len(case.evidence.steps) >= FEW_STEPS else []
+    )
+
+
+def _lasting(sight: Sight) -> list[Sight]:
+    """It counts if it lasts: over half of the points of the second half."""
+    known = np.isfinite(sight.values)
+    if not known.any():
+        return []
+    last = np.flatnonzero(known)
+    last = last[len(last) // 2 :]
+    return [sight] if sight.mask[last].mean() > LASTING else []
+
+
+def _recovers(sight: Sight) -> bool:
+    """The last quarter is clearly better than the first."""
+    values = sight.values[np.isfinite(sight.values)]
+    quarter = max(len(values) // 4, 1)
+    return bool(np.median(values[-quarter:]) < 0.6 * np.median(values[:quarter]))
+
+
+def _starved(case: Case, sight: Sight) -> tuple[str, ...]:
+    logs = median((sight.profile.weight if sight.signal == "weights" else sight.profile.bias)[sight.mask])
+    best = np.nanmax(logs)
+    with np.errstate(invalid="ignore"):
+        low = logs <= best + np.log10(STARVED)
+    rising = [x for x, sick in zip(sight.profile.layers, low) if sick]
+    return case.of_layers(rising)
+
+
+def _swollen(case: Case, sight: Sight) -> tuple[str, ...]:
+    logs = median((sight.profile.weight if sight.signal == "weights" else sight.profile.bias)[sight.mask])
+    with np.errstate(invalid="ignore"):
+        high = logs >= np.nanmin(logs) - np.log10(STARVED)
+    return case.of_layers([x for x, sick in zip(sight.profile.layers, high) if sick])
+
+
+def _finding(
+    case: Case, kind: str, sight: Sight, layers: tuple[str, ...], why: str, severity: str
+) -> Finding:
+    at = np.flatnonzero(sight.mask)
+    profile = sight.profile
+    numbers = {
+        "decades_over_depth": sight.typical,
+        "decades_of_weights": float(np.nanmedian(np.append(decades(profile.weight[at]), np.nan))),
+        "decades_of_forward_signal": float(np.nanmedian(np.append(decades(profile.forward[at]), np.nan))),
+        "layers_in_chain": len(profile.layers),
+    }
+    numbers = {k: v for k, v in numbers.items() if np.isfinite(v)}
+    first, last = case.step(int(profile.at[at[0]])), case.step(int(profile.at[at[-1]]))
+    return case.finding(kind, severity, why, numbers, layers=layers, first=first, last=last)

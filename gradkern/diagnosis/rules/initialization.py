@@ -1,0 +1,127 @@
+"""Weights that start wrong: all alike, all zero, or on a scale that the signal does not survive.
+
+Wrong for a layer that is meant to start at zero (the second half of LoRA, a gate, a last layer): one of these
+is no finding. Where the first loss is looked at: for a model resumed on other data.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from gradkern.diagnosis.case import Case, Floats
+from gradkern.diagnosis.finding import Finding
+from gradkern.diagnosis.profile import decades, median
+
+#: max_abs / rms of a matrix's gradient: 1.000 where every unit is alike, 1.77 and more otherwise.
+ALIKE = 1.01
+LEAST_ELEMENTS = 16
+#: Decades of the forward signal over a chain in the first steps. Healthy -1.9 … 1, sick from 2.6 on.
+FORWARD_DECADES = 2.3
+FIRST_STEPS = 5
+#: First loss over ln(classes), what a model that knows nothing has. Healthy 0.9 … 3.
+FIRST_LOSS = 10.0
+CLASSIFYING = ("nll_loss", "cross_entropy", "nllloss", "crossentropyloss")
+
+
+def poor_initialization(case: Case) -> list[Finding]:
+    """The first of: constant weights, zero weights, a signal that grows or fades, a huge first loss."""
+    if not len(case.evidence.rows):
+        return []
+    for rule in (_constant, _zero, _forward, _first_loss):
+        found = rule(case)
+        if found:
+            return found
+    return []
+
+
+def _severity(case: Case) -> str:
+    return "warning" if case.trend.fell else "severe"
+
+
+def _constant(case: Case) -> list[Finding]:
+    """Every unit of a layer starts alike, gets the same gradient and stays alike."""
+    e = case.evidence
+    alike, crests = [], []
+    for layer in case.model.layers:
+        column = layer.weight
+        if e.numel[column] < LEAST_ELEMENTS:
+            continue
+        with np.errstate(invalid="ignore", divide="ignore"):
+            crest = e.max_abs[:FIRST_STEPS, column] / e.rms[:FIRST_STEPS, column]
+        crest = crest[np.isfinite(crest)]
+        if len(crest) and crest.max() <= ALIKE:
+            alike.append(layer)
+            crests.append(float(crest.max()))
+    if not alike:
+        return []
+    names = case.of_layers(alike)
+    why = (
+        f"All elements of the gradient of {names[0]} are equal: its weights started as one constant, so its "
+        "units learn the same and stay the same."
+    )
+    numbers = {"crest": max(crests), "layers": len(alike)}
+    return [case.finding("poor_initialization", "severe", why, numbers, layers=names)]
+
+
+def _zero(case: Case) -> list[Finding]:
+    """Two or more matrices that are zero and whose gradient is zero: nothing passes between them."""
+    e = case.evidence
+    if not len(e.weight_norm) or len(e.rows) < 3:
+        return []
+    zero = (e.weight_norm == 0).all(axis=0) & ((e.rms == 0) & e.has_grad).all(axis=0)
+    layers = [layer for layer in case.model.layers if zero[layer.weight]]
+    if len(layers) < 2:
+        return []
+    why = (
+        f"{len(layers)} matrices are zero and have a gradient of exactly zero: through zero weights no "
+        "gradient comes, so they stay zero."
+    )
+    names = case.names(layer.weight for layer in layers)
+    return [case.finding("poor_initialization", "severe", why, {"zero_layers": len(layers)}, layers=names)]
+
+
+def _forward(case: Case) -> list[Finding]:
+    """The forward signal grows or fades by orders of magnitude from the first step on."""
+    worst, layers = 0.0, None
+    for profile in case.profiles:
+        inner = (
+            profile.forward[:FIRST_STEPS, 1:] if len(profile.layers) > 3 else profile.forward[:FIRST_STEPS]
+        )
+        value = _median(decades(inner))
+        if abs(value) > abs(worst):
+            worst, layers = value, profile.layers
+    if layers is None or abs(worst) < FORWARD_DECADES:
+        return []
+    word = "grows" if worst > 0 else "fades"
+    why = (
+        f"From the first step on the signal {word} by {abs(worst):.1f} decades over {len(layers)} layers on "
+        f"its way forward: the weights start too {'large' if worst > 0 else 'small'}."
+    )
+    numbers = {"decades_of_forward_signal": worst, "layers_in_chain": len(layers)}
+    names = case.names(layer.weight for layer in layers)
+    return [case.finding("poor_initialization", _severity(case), why, numbers, layers=names)]
+
+
+def _median(values: Floats) -> float:
+    found = float(median(values.astype(np.float64)))
+    return found if math.isfinite(found) else 0.0
+
+
+def _first_loss(case: Case) -> list[Finding]:
+    """Compared with ln C, what guessing gives; only where the loss is known to be a classifier's."""
+    e = case.evidence
+    loss = str((e.facts.get("graph") or {}).get("loss", "")).lower().removesuffix("backward0")
+    last = case.model.layers[-1] if case.model.layers else None
+    if not loss.startswith(CLASSIFYING) or last is None or not last.shape or last.shape[0] < 2:
+        return []
+    expected = math.log(last.shape[0])
+    if not math.isfinite(e.loss[0]) or e.loss[0] < FIRST_LOSS * expected:
+        return []
+    why = (
+        f"The first loss is {e.loss[0]:.3g}; guessing gives ln {last.shape[0]} = {expected:.2f}. The outputs "
+        "start far too large."
+    )
+    numbers = {"first_loss": float(e.loss[0]), "ln_classes": expected}
+    return [case.finding("poor_initialization", _severity(case), why, numbers, layers=case.of_layers([last]))]

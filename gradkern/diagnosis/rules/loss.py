@@ -1,0 +1,90 @@
+"""A loss that swings, or does not fall.
+
+A loss that is not monotone is normal (training at the edge of stability), and label noise, GANs,
+reinforcement learning and resumed runs all have one that does not fall: "not decreasing" is never an alarm by
+itself, and swinging only where the steps are large as well.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gradkern.diagnosis.case import Case, Floats
+from gradkern.diagnosis.finding import Finding
+
+#: Steps below which a course of the loss is no course.
+LEAST_STEPS = 40
+#: Correlation of neighbouring deviations: noise has 0, a loss that jumps to and fro is close to -1.
+ALTERNATING = -0.4
+#: Typical change from one step to the next, as a part of what the loss fell.
+SWING = 0.25
+#: Steps that make a swing plausible: ‖Δw‖ / ‖w‖ of a step.
+LARGE_STEPS = 0.02
+#: How often it climbs above where it started, having been below half of that.
+RETURNS = 3
+
+
+def loss_oscillating(case: Case) -> list[Finding]:
+    """The loss jumps to and fro, or climbs back to its start again and again, with large steps."""
+    e = case.evidence
+    loss = e.loss[np.isfinite(e.loss)]
+    if len(loss) < LEAST_STEPS:
+        return []
+    movement = case.movement[np.isfinite(case.movement)]
+    if len(movement) and np.median(movement) < LARGE_STEPS / 4 and movement.max() < LARGE_STEPS:
+        return []
+    tail = loss[len(loss) // 3 :]
+    correlation, swing = alternation(tail)
+    returns = _returns(loss)
+    alternating = correlation <= ALTERNATING and swing >= SWING * max(_range(loss), 1e-12)
+    if not alternating and returns < RETURNS:
+        return []
+    if case.trend.fell and case.trend.end < 0.5 * case.trend.start:
+        return []
+    how = "jumps to and fro from step to step" if alternating else f"came back to its start {returns} times"
+    numbers = {"lag_1_correlation": correlation, "swing": swing, "returns": returns}
+    return [
+        case.finding(
+            "loss_oscillating", "warning", f"The loss {how}: the steps are too large to settle.", numbers
+        )
+    ]
+
+
+def alternation(loss: Floats) -> tuple[float, float]:
+    """(correlation of neighbouring deviations from the running mean, median change of a step)."""
+    kernel = np.ones(9) / 9
+    deviation = loss[4:-4] - np.convolve(loss, kernel, mode="valid")
+    spread = float(np.square(deviation).sum())
+    if spread == 0 or not np.isfinite(spread):
+        return 0.0, 0.0
+    correlation = float((deviation[1:] * deviation[:-1]).sum() / spread)
+    return correlation, float(np.median(np.abs(np.diff(loss))))
+
+
+def _range(loss: Floats) -> float:
+    windows = [float(np.median(w)) for w in np.array_split(loss, 20)]
+    return abs(float(np.median(loss[:3])) - min(windows))
+
+
+def _returns(loss: Floats) -> int:
+    start = float(np.median(loss[:3]))
+    if start <= 0:
+        return 0
+    low, count = False, 0
+    for value in loss[3:].tolist():
+        if value < start / 2:
+            low = True
+        elif value > start and low:
+            low, count = False, count + 1
+    return count
+
+
+def loss_not_decreasing(case: Case) -> list[Finding]:
+    """The loss is at the end where it was at the start, or above."""
+    trend = case.trend
+    if trend.count < LEAST_STEPS or trend.fell:
+        return []
+    word = "rose" if trend.rose else "did not fall"
+    why = f"The loss {word}: {trend.start:.4g} at first, {trend.end:.4g} at the end of {trend.count} steps."
+    numbers = {"loss_at_start": trend.start, "loss_at_end": trend.end, "lowest": trend.lowest}
+    return [case.finding("loss_not_decreasing", "info", why, numbers)]

@@ -1,0 +1,183 @@
+"""Parameters without a gradient, and units whose gradient is exactly zero.
+
+Wrong where a branch is off on purpose for the whole run (an expert never chosen, a head not trained yet), and
+where an output is masked: its bias then has zeros without a ReLU.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gradkern.diagnosis.case import FEW_STEPS, Case
+from gradkern.diagnosis.finding import Finding
+from gradkern.diagnosis.model import Layer, role_of
+
+#: A layer is silent after so many steps with a gradient of exactly zero while others have one.
+SILENT_STEPS = 20
+#: Part of a bias's gradient that is zero at every step. Healthy ReLU layers at a batch of one reach 0.39 at
+#: their minimum over steps; layers with dead units start at 0.7.
+DEAD_SHARE = 0.7
+NEARLY_ALL = 0.95
+#: Part of a matrix's elements that ever had a gradient; of a layer and the one before it together.
+EVER_NONZERO = 0.3
+
+
+def no_gradient(case: Case) -> list[Finding]:
+    """Trainable parameters that never had a gradient; or none has one that is not zero."""
+    e = case.evidence
+    if len(e.rows) < 2:
+        return []
+    never = ~e.has_grad.any(axis=0)
+    trainable = np.array([case.model.trainable(i) for i in range(len(e.names))], dtype=bool)
+    if (never | ~trainable).all() and trainable.any():
+        why = "No trainable parameter has ever had a gradient: nothing is learned. Was backward() called?"
+        return [case.finding("no_gradient", "severe", why, {"parameters": int(trainable.sum())})]
+    columns = np.flatnonzero(never & trainable)
+    if not len(columns):
+        return []
+    listed, conditional = _in_an_optimizer(case), _conditional_roles(case)
+    asked = [c for c in columns.tolist() if listed is None or e.names[c] in listed]
+    asked = [c for c in asked if role_of(e.names[c]) not in conditional]
+    layers = case.names(asked or columns.tolist())
+    share = float(e.numel[columns].sum() / max(e.numel[trainable].sum(), 1))
+    why = (
+        f"{len(layers)} trainable parameters ({layers[0]}, …) never had a gradient in {len(e.steps)} steps: "
+        "they are not used, or cut off by detach() or no_grad()."
+    )
+    numbers = {"parameters": len(layers), "share_of_elements": share}
+    return [case.finding("no_gradient", "warning" if asked else "info", why, numbers, layers=layers)]
+
+
+def _conditional_roles(case: Case) -> set[str]:
+    """Roles whose members are absent from some steps: experts, heads in turn."""
+    e = case.evidence
+    often = e.has_grad.mean(axis=0)
+    return {role_of(e.names[c]) for c in np.flatnonzero((often > 0) & (often < 1)).tolist()}
+
+
+def _in_an_optimizer(case: Case) -> set[str] | None:
+    groups = case.evidence.facts.get("optimizers")
+    if not groups:
+        return None
+    return {name for group in groups for name in group.get("parameters", ())}
+
+
+def dead_units(case: Case) -> list[Finding]:
+    """Layers whose gradient is exactly zero, or most of whose units have none."""
+    found = _silent_layer(case)
+    return found or _dead_share(case)
+
+
+def _silent_layer(case: Case) -> list[Finding]:
+    """The layer nearest the output whose bias has no gradient: before it everything is cut off."""
+    e = case.evidence
+    zero = e.has_grad & (e.rms == 0)
+    alive = np.isfinite(e.total_norm[e.rows])
+    tail = np.flatnonzero(alive)[-max(SILENT_STEPS, len(e.rows) // 4) :]
+    if len(tail) < SILENT_STEPS:
+        return []
+    silent = zero[tail].all(axis=0) & ~_zero_weights(case)
+    layers = case.model.layers
+    dead = [i for i, layer in enumerate(layers) if silent[layer.weight]]
+    if not dead or _solved(case) or _starts_at_zero(case):
+        return []
+    index = _nearest_output(layers, dead, silent)
+    layer = layers[index]
+    cut_off = [x for x in layers[:index] if silent[x.weight]]
+    onset = _onset(zero[:, layer.weight if layer.bias is None else layer.bias])
+    parallel = len(cut_off) < index and any(e.rms[tail][:, x.weight].any() for x in layers[:index])
+    why = (
+        f"The gradient of {case.evidence.names[layer.weight]} is exactly zero since step {case.step(onset)}: "
+        f"none of its units is active for any input"
+        + (f", and {len(cut_off)} layers before it get nothing." if cut_off else ".")
+    )
+    return [
+        case.finding(
+            "dead_units",
+            "warning" if parallel else "severe",
+            why,
+            {"dead_share": 1.0, "zero_steps": len(tail), "layers_cut_off": len(cut_off)},
+            layers=case.of_layers([layer]),
+            first=case.step(onset),
+        )
+    ]
+
+
+def _nearest_output(
+    layers: list[Layer], dead: list[int], silent: np.ndarray[tuple[int], np.dtype[np.bool_]]
+) -> int:
+    """Blame by the bias: behind a dead layer the matrix has no gradient (its input is zero), the bias has."""
+    with_bias = [i for i in dead if layers[i].bias is not None and silent[layers[i].bias or 0]]
+    if with_bias:
+        return with_bias[-1]
+    return max(dead[-1] - 1, 0) if layers[dead[-1]].bias is None and dead[-1] - 1 in dead else dead[-1]
+
+
+def _zero_weights(case: Case) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """[N] weights that are zero themselves: the initialization is at fault."""
+    norms = case.evidence.weight_norm
+    if not len(norms):
+        return np.zeros(len(case.evidence.names), dtype=bool)
+    return np.asarray((norms == 0).all(axis=0))
+
+
+def _starts_at_zero(case: Case) -> bool:
+    zero = _zero_weights(case)
+    return bool(zero[case.model.matrices].any()) if case.model.matrices else False
+
+
+def _solved(case: Case) -> bool:
+    """A loss of exactly zero (a margin that is kept) leaves nothing to learn."""
+    losses = case.evidence.loss[np.isfinite(case.evidence.loss)]
+    return bool(len(losses)) and float(np.median(np.abs(losses[-SILENT_STEPS:]))) == 0.0
+
+
+def _onset(zero: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> int:
+    """The first row of the last run of True."""
+    other = np.flatnonzero(~zero)
+    return int(other[-1]) + 1 if len(other) and other[-1] + 1 < len(zero) else 0
+
+
+def _dead_share(case: Case) -> list[Finding]:
+    """Layers most of whose units never get a gradient, by the zeros in their bias."""
+    model = case.model
+    if model.knows_activations and not model.gates:
+        return []
+    shares: dict[int, float] = {}
+    layers = model.layers[:-1]  # nothing gates the outputs
+    for index, layer in enumerate(layers):
+        share = _bias_share(case, layer)
+        if share is None and index and layer.bias is None:
+            share = _matrix_share(case, layer)
+        if share is not None and share >= DEAD_SHARE:
+            shares[index] = share
+    if not shares:
+        return []
+    worst = max(shares.values())
+    named = case.of_layers([layers[i] for i in shares])
+    why = (
+        f"In {named[0]} {worst:.0%} of the units get no gradient at any step: they are dead for every input."
+    )
+    severity = "severe" if worst >= NEARLY_ALL and not case.trend.fell else "warning"
+    return [
+        case.finding("dead_units", severity, why, {"dead_share": worst, "layers": len(shares)}, layers=named)
+    ]
+
+
+def _bias_share(case: Case, layer: Layer) -> float | None:
+    e = case.evidence
+    if layer.bias is None:
+        return None
+    counted = (e.zeros[:, layer.bias] >= 0) & (e.rms[:, layer.bias] > 0)
+    rows = np.flatnonzero(counted)
+    rows = rows[len(rows) // 2 :]
+    if len(rows) < FEW_STEPS:
+        return None
+    return float(e.zeros[rows, layer.bias].min() / max(e.numel[layer.bias], 1))
+
+
+def _matrix_share(case: Case, layer: Layer) -> float | None:
+    ever = float(case.evidence.ever_nonzero[layer.weight])
+    if not np.isfinite(ever) or len(case.evidence.steps) < SILENT_STEPS or ever > EVER_NONZERO or ever == 0:
+        return None
+    return 1 - ever

@@ -1,0 +1,122 @@
+"""The size of the optimizer's steps against the weights: too large, too small, or none at all.
+
+‖Δw‖ / ‖w‖ is taken over all matrices together. Wrong for weights that are meant to be small (a
+zero-initialized adapter counts as little as it should), and for a resumed run at the end of its schedule,
+which is left alone as long as its learning rate is seen to fall.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradkern.diagnosis.case import FEW_STEPS, Case
+from gradkern.diagnosis.finding import Finding
+
+#: Healthy runs stay below 0.10 at every look.
+LARGE, HUGE = 0.2, 0.7
+#: A loss that jumped in the first steps is above its first value by this factor.
+JUMP = 1.5
+#: Healthy runs have a median above 2e-5.
+SMALL = 5e-6
+#: 16-bit weights lose every change below half their precision: 2**-9 of the weight for bfloat16, and with it
+#: most of the changes of 1e-4 on average.
+SMALL_16_BIT = 1e-4
+#: Part of the weights that moved in the whole run.
+MOVED = 0.01
+#: A parameter with less than this part of the others' gradient may stand still by rounding.
+COUNTS = 1e-2
+#: A schedule that has come to this part of its highest rate is at its end.
+DECAYED = 0.5
+
+
+def update_too_large(case: Case) -> list[Finding]:
+    """Steps as large as the weights, or a fifth of them and the loss suffers."""
+    e = case.evidence
+    movement = case.movement
+    with np.errstate(invalid="ignore"):
+        at = np.flatnonzero((movement >= LARGE) | np.isinf(movement))
+    if not len(at):
+        return []
+    largest = float(np.nanmax(movement))
+    harmed = _harmed(case)
+    if largest < HUGE and not harmed:
+        return []
+    if _only_at_first(case, at):
+        return []
+    severity = "severe" if harmed else "warning"
+    why = (
+        f"At step {e.update_steps[at[0]]} one optimizer step changed the weights by {movement[at[0]]:.0%} of "
+        "their norm; healthy steps stay below 10 %."
+    )
+    numbers = {"largest_update_ratio": largest, "looks_above_0.2": len(at), "lr": float(e.lr[0])}
+    first, last = int(e.update_steps[at[0]]), int(e.update_steps[at[-1]])
+    return [case.finding("update_too_large", severity, why, numbers, first=first, last=last)]
+
+
+def _harmed(case: Case) -> bool:
+    """The loss did not fall, is far above its best, or is no number."""
+    e, trend = case.evidence, case.trend
+    if (e.has_loss & ~np.isfinite(e.loss)).any() or not np.isfinite(e.total_norm).all():
+        return True
+    if not trend.known:
+        return False
+    before = float(e.loss[np.isfinite(e.loss)][0])
+    above = trend.end - trend.lowest > 0.25 * abs(before - trend.lowest) + 3 * trend.error
+    return not trend.fell or trend.end > before or above
+
+
+def _only_at_first(case: Case, at: NDArray[np.int64]) -> bool:
+    """Only the first two steps were large (small weights, adaptive steps), and the loss did not jump."""
+    loss = case.evidence.loss[:FEW_STEPS]
+    jumped = not np.isfinite(loss).all() or loss.max() > JUMP * abs(loss[0])
+    return bool(len(case.movement) > 4 and at.max() <= 1 and case.trend.fell and not jumped)
+
+
+def update_too_small(case: Case) -> list[Finding]:
+    """Nothing moves, and the loss does not fall; or some parameters never move while others do."""
+    return [*_no_movement(case), *_left_out(case)]
+
+
+def _no_movement(case: Case) -> list[Finding]:
+    e = case.evidence
+    movement = case.movement[np.isfinite(case.movement)]
+    if len(movement) < 2 or len(e.steps) < FEW_STEPS or case.trend.fell:
+        return []
+    half = any(str(e.params.get(n, {}).get("dtype", "")).endswith("float16") for n in e.names)
+    limit = SMALL_16_BIT if half else SMALL
+    typical, in_all = float(np.median(movement)), float(np.mean(movement)) * len(e.steps)
+    if typical > limit or in_all > MOVED or not np.isfinite(e.total_norm).all() or not e.total_norm.any():
+        return []
+    rates = e.lr[np.isfinite(e.lr)]
+    if len(rates) and rates[-1] < DECAYED * rates.max():
+        return []
+    if typical == 0:
+        why = "The weights do not change at all: optimizer.step() is not called, or moves something else."
+    else:
+        why = (
+            f"A step changes the weights by {typical:.0e} of their norm, {in_all:.1e} in all {len(e.steps)} "
+            "steps: the model stays where it began, and so does the loss."
+        )
+    numbers = {"median_update_ratio": typical, "moved_in_all": in_all, "lr": float(e.lr[-1])}
+    severity = "severe" if case.trend.known else "warning"
+    return [case.finding("update_too_small", severity, why, numbers)]
+
+
+def _left_out(case: Case) -> list[Finding]:
+    """Parameters with a gradient whose weights never changed: no optimizer has them."""
+    e = case.evidence
+    if not case.unmoved.any() or not len(e.rows):
+        return []
+    typical = np.nanmedian(np.where(e.has_grad, np.nan_to_num(e.rms), 0.0), axis=0)
+    columns = np.flatnonzero(case.unmoved & (typical > COUNTS * np.median(typical[~case.unmoved])))
+    if not len(columns):
+        return []
+    names = case.names(columns.tolist())
+    share = float(e.numel[columns].sum() / max(e.numel.sum(), 1))
+    why = (
+        f"{len(names)} parameters ({names[0]}, …) have a gradient, but their weights never change: no "
+        "optimizer has them, or their learning rate is zero."
+    )
+    numbers = {"parameters": len(names), "share_of_elements": share, "median_update_ratio": 0.0}
+    return [case.finding("update_too_small", "warning", why, numbers, layers=names)]

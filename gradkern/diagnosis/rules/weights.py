@@ -1,0 +1,71 @@
+"""Weights that grow or fade over the run.
+
+Wrong for weights that start near zero on purpose, and for a fine-tuned model whose new head grows; both are
+small against all matrices together.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gradkern.diagnosis.case import Case
+from gradkern.diagnosis.finding import Finding
+
+#: Norm of all matrices, end over start: healthy runs stay within 0.6 … 5.
+GREW, SHRANK = 10.0, 0.2
+#: It still goes on: the last quarter adds (or takes) this part.
+GOES_ON = 0.05
+#: Of one matrix, while the others keep.
+LAYER_SHRANK = 0.01
+
+
+def weight_growth(case: Case) -> list[Finding]:
+    """The weights are ten times what they were and still growing."""
+    e = case.evidence
+    at = np.flatnonzero(np.isfinite(case.weight_size) & (case.weight_size > 0))
+    if len(at) < 3:
+        return []
+    size = case.weight_size[at]
+    factor = float(size[-1] / size[0])
+    if factor < GREW or size[-1] < (1 + GOES_ON) * size[-max(len(size) // 4, 2)]:
+        return []
+    onset = int(e.update_steps[at[np.flatnonzero(size >= 2 * size[0])[0]]])
+    norms = e.weight_norm[:, case.model.matrices].astype(np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        grew = norms[at[-1]] / norms[at[0]]
+    worst = [c for c, g in zip(case.model.matrices, grew) if np.isfinite(g) and g >= GREW]
+    why = (
+        f"The norm of the weights went from {size[0]:.3g} to {size[-1]:.3g} ({factor:.0f} times) and still "
+        "grows: nothing holds them."
+    )
+    severity = "warning" if case.trend.fell else "severe"
+    layers = case.names(worst) if len(worst) < len(case.model.matrices) else ()
+    return [case.finding("weight_growth", severity, why, {"growth": factor}, layers=layers, first=onset)]
+
+
+def weight_collapse(case: Case) -> list[Finding]:
+    """The weights fade to nothing: regularization outweighs the gradient."""
+    e = case.evidence
+    at = np.flatnonzero(np.isfinite(case.weight_size))
+    if len(at) < 3 or not case.weight_size[at[0]]:
+        return []
+    size = case.weight_size[at]
+    factor = float(size[-1] / size[0])
+    norms = e.weight_norm[at][:, case.model.matrices].astype(np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratios = norms[-1] / norms[0]
+    gone = [c for c, r in zip(case.model.matrices, ratios) if r <= LAYER_SHRANK]
+    if factor > SHRANK and not gone:
+        return []
+    onset = (
+        int(e.update_steps[at[np.flatnonzero(size <= (1 + factor) / 2 * size[0])[0]]]) if factor < 1 else None
+    )
+    what = "the weights" if factor <= SHRANK else case.names(gone)[0]
+    why = (
+        f"The norm of {what} fell to {min(factor, float(np.nanmin(ratios))):.1e} of its start: weight decay "
+        "takes more than the gradient gives."
+    )
+    severity = "warning" if case.trend.fell else "severe"
+    layers = case.names(gone) if gone and len(gone) < len(case.model.matrices) else ()
+    numbers = {"shrinkage": factor, "layers_gone": len(gone)}
+    return [case.finding("weight_collapse", severity, why, numbers, layers=layers, first=onset)]

@@ -1,0 +1,72 @@
+"""What the loss does: whether it falls, rises, or stays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradkern.diagnosis.evidence import RunEvidence
+
+Floats = NDArray[np.floating[Any]]
+
+#: A fall counts from this part of the initial loss, and from three standard errors.
+LEAST_FALL, ERRORS = 0.02, 3.0
+
+
+@dataclass(frozen=True)
+class LossTrend:
+    """The loss of a run in a few numbers; NaN where no loss was recorded."""
+
+    start: float
+    """Median of the first few."""
+    end: float
+    """Median of the last tenth."""
+    lowest: float
+    """Of the medians of twenty windows."""
+    error: float
+    """Standard error of `end`, from differences of neighbours."""
+    count: int
+
+    @property
+    def known(self) -> bool:
+        return self.count >= 8
+
+    @property
+    def fell(self) -> bool:
+        """It ended clearly below its start."""
+        return self.start - self.end > max(ERRORS * self.error, LEAST_FALL * abs(self.start))
+
+    @property
+    def rose(self) -> bool:
+        """It ended clearly above its start."""
+        return self.end - self.start > max(ERRORS * self.error, LEAST_FALL * abs(self.start))
+
+    @property
+    def fall(self) -> float:
+        """Part of the initial loss that is gone."""
+        return (self.start - self.end) / abs(self.start) if self.start else float("nan")
+
+
+def loss_trend(evidence: RunEvidence) -> LossTrend:
+    """Of all finite losses."""
+    return trend_of(evidence.loss[np.isfinite(evidence.loss)])
+
+
+def trend_of(loss: Floats) -> LossTrend:
+    """See `LossTrend`."""
+    count = len(loss)
+    if not count:
+        return LossTrend(np.nan, np.nan, np.nan, np.nan, 0)
+    tail = loss[-max(count // 10, min(count, 5)) :]
+    windows = [float(np.median(piece)) for piece in np.array_split(loss, min(20, count))]
+    noise = 1.4826 * float(np.median(np.abs(np.diff(loss)))) / np.sqrt(2) if count > 1 else 0.0
+    return LossTrend(
+        start=float(np.median(loss[: min(3, count)])),
+        end=float(np.median(tail)),
+        lowest=min(windows),
+        error=1.2533 * noise / float(np.sqrt(len(tail))),
+        count=count,
+    )

@@ -1,0 +1,89 @@
+"""What `gradkern run` does inside the program it runs: the patch, and monitors for the models it clips."""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from gradkern.integrations import bridge
+from gradkern.integrations.torch_utils import patch_torch
+from gradkern.monitor import GradMonitor
+
+
+def start(run_dir: str | os.PathLike[str] | None) -> None:
+    """Patch torch; with `run_dir`, record the clips of each model there from its first clip on."""
+    patch = patch_torch()
+    if not run_dir:
+        return
+    found = _Monitors(Path(run_dir))
+    bridge.on_unknown(found.open_for)
+
+    def report() -> None:
+        found.report(patch.older)
+
+    atexit.register(report)
+
+
+class _Monitors:
+    """The monitors of a program that knows of none."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._run_dir = run_dir
+        self._monitors: list[GradMonitor] = []
+
+    def open_for(self, params: Sequence[Tensor]) -> GradMonitor:
+        """A monitor for parameters that are clipped for the first time."""
+        model = model_of(params)
+        number = len(self._monitors) + 1
+        folder = self._run_dir if number == 1 else self._run_dir / f"model{number}"
+        optimizers = optimizers_of(params)
+        # Of several, which one steps when is not known: the next clip then closes the step.
+        optimizer = optimizers[0] if len(optimizers) == 1 else None
+        monitor = GradMonitor(params if model is None else model, optimizer, folder)
+        self._monitors.append(monitor)
+        return monitor
+
+    def report(self, older: list[str]) -> None:
+        """Say what was recorded, at the end of the program."""
+        for monitor in self._monitors:
+            monitor.close()
+            if monitor.records:
+                print(f"gradkern run: {monitor.step} steps recorded in {monitor.run_dir}", file=sys.stderr)
+        if not self._monitors and older:
+            print(f"gradkern run: nothing was clipped; not reached: {', '.join(older)}", file=sys.stderr)
+
+
+def model_of(params: Sequence[Tensor]) -> nn.Module | None:
+    """The module with most of these parameters, and of several the one with fewest others. None if no module
+    has any. Looks at all objects there are."""
+    wanted = {id(p) for p in params}
+    best, best_key = None, (0, 0, 0)
+    for module in gc.get_objects():
+        if not isinstance(module, nn.Module):
+            continue
+        theirs = {id(p) for p in module.parameters()}
+        common = len(theirs & wanted)
+        size = sum(1 for _ in module.modules())
+        key = (common, common - len(theirs), size)
+        if common and key > best_key:
+            best, best_key = module, key
+    return best
+
+
+def optimizers_of(params: Sequence[Tensor]) -> list[torch.optim.Optimizer]:
+    """The optimizers of these parameters."""
+    wanted = {id(p) for p in params}
+    return [
+        found
+        for found in gc.get_objects()
+        if isinstance(found, torch.optim.Optimizer)
+        and "_optimizer_step_pre_hooks" in vars(found)  # wrappers are optimizers by class only
+        and any(id(p) in wanted for group in found.param_groups for p in group["params"])
+    ]

@@ -1,0 +1,1 @@
+"""The folder that `gradkern run` puts on PYTHONPATH."""

@@ -1,0 +1,251 @@
+"""`GRADKERN_VERIFY=1`: every call is compared with float64, computed by torch. Slow; for debugging.
+
+DTensors are gathered whole for it, on every rank; a call with `process_group=` or `pp_group=` is not
+compared, because no rank could know the others' tensors. Of a Partial gradient only the norm is: its
+elements are sums, and a sum of rounded products is not the rounded product of the sum.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradkern.kernels.dtensors import gathered, is_dtensor
+from gradkern.kernels.measured import Measured
+from gradkern.kernels.torch_ops import distinct, magnitudes, same_memory, vector_norm
+
+#: Relative distance that two correct results can have: two units in the last place of the result's
+#: type, plus what the reference itself may be off by.
+TOLERANCE = {torch.float32: 2.0**-22, torch.float64: 1e-13}
+
+
+class Verified:
+    """A backend whose results are compared: those of the kernels, or those of all ranks together.
+
+    Functions that are not here go to the backend as they are.
+
+    Raises:
+        RuntimeError: by each function, where a result is not what float64 says; tells by how much.
+    """
+
+    def __init__(self, backend: Any) -> None:
+        self._backend = backend
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def clip_grad_norm_(
+        self, params: Sequence[Tensor], max_norm: float, norm_type: float, error: bool, *groups: Any
+    ) -> Tensor | None:
+        before = snapshot([p.grad for p in params])
+        total: Tensor | None = self._backend.clip_grad_norm_(params, max_norm, norm_type, error, *groups)
+        if total is not None and not any(groups):
+            check_clip("clip_grad_norm_", before, params, max_norm, norm_type, total)
+        return total
+
+    def get_total_norm(
+        self, tensors: Sequence[Tensor], norm_type: float, error: bool, *groups: Any
+    ) -> Tensor | None:
+        total: Tensor | None = self._backend.get_total_norm(tensors, norm_type, error, *groups)
+        if total is not None and not any(groups):
+            check_total("get_total_norm", tensors, norm_type, total)
+        return total
+
+    def clip_grads_with_norm_(self, params: Sequence[Tensor], max_norm: float, total: Tensor) -> Any:
+        before = snapshot([p.grad for p in params])
+        done = self._backend.clip_grads_with_norm_(params, max_norm, total)
+        if done is not False:
+            check_clip_by("clip_grads_with_norm_", before, params, max_norm, float(gathered(total)))
+        return done
+
+    def clip_grad_value_(self, params: Sequence[Tensor], limit: float) -> Any:
+        before = snapshot([p.grad for p in params])
+        done = self._backend.clip_grad_value_(params, limit)
+        if done is not False:
+            check_clamped("clip_grad_value_", before, params, limit)
+        return done
+
+    def measure(self, params: Sequence[Tensor], norm_type: float, *options: Any) -> Any:
+        columns = self._backend.measure(params, norm_type, *options)
+        if columns is not None:
+            grads = [p.grad for p in params]
+            check_rows("measure", snapshot(grads), grads, Measured(**columns), norm_type, options[1])
+        return columns
+
+    def clip(self, params: Sequence[Tensor], max_norm: float, norm_type: float, *options: Any) -> Any:
+        grads = [p.grad for p in params]
+        before = snapshot(grads)
+        columns = self._backend.clip(params, max_norm, norm_type, *options)
+        if columns is not None:
+            measured = Measured(**columns)
+            check_rows("GradClipper.clip_", before, grads, measured, norm_type)
+            zeroed = options[0] == "zero" and bool(measured.bad())
+            assert measured.clip_coef is not None
+            check_scaled("GradClipper.clip_", before, grads, float(measured.clip_coef), zeroed)
+        return columns
+
+    def scale_(self, grads: Sequence[Tensor | None], factor: Tensor, *zeroing: Tensor | None) -> bool:
+        zero = zeroing[0] if zeroing else None
+        before = snapshot(grads)
+        done: bool = self._backend.scale_(grads, factor, *zeroing)
+        if done:
+            check_scaled("scale_", before, grads, factor, zero is not None and bool(zero))
+        return done
+
+
+def snapshot(grads: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Copies of gradients, before they are clipped."""
+    return [None if g is None else g.clone() for g in _whole(grads)]
+
+
+def _whole(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """DTensors gathered; a tensor listed twice stays one tensor."""
+    found: dict[int, Tensor] = {}
+    return [t if t is None or not is_dtensor(t) else found.setdefault(id(t), gathered(t)) for t in tensors]
+
+
+def reference_norm(tensors: Sequence[Tensor | None], norm_type: float) -> float:
+    parts = [magnitudes(t).flatten() for t in distinct(tensors)]
+    return float(vector_norm(torch.cat(parts), norm_type)) if parts else 0.0
+
+
+def check_total(operation: str, tensors: Sequence[Tensor], norm_type: float, total: Tensor) -> None:
+    expected = reference_norm(_whole(tensors), norm_type)
+    _compare(operation, "total_norm", float(gathered(total)), expected, total.dtype)
+
+
+def check_clip(
+    operation: str,
+    before: Sequence[Tensor | None],
+    params: Sequence[Tensor],
+    max_norm: float,
+    norm_type: float,
+    total: Tensor,
+) -> None:
+    """Compare norm and clipped gradients with what they should be."""
+    expected = reference_norm(_counted_once(before, [p.grad for p in params]), norm_type)
+    norm = float(gathered(total))
+    _compare(operation, "total_norm", norm, expected, total.dtype)
+    check_clip_by(operation, before, params, max_norm, expected if math.isinf(norm) else norm)
+
+
+def check_clip_by(
+    operation: str,
+    before: Sequence[Tensor | None],
+    params: Sequence[Tensor],
+    max_norm: float,
+    total: float,
+) -> None:
+    """Compare gradients with ``before * min(1, max_norm / (total + 1e-6))``."""
+    coef = max_norm / (total + 1e-6)
+    factor = 1.0 if coef >= 1 or max_norm == math.inf else coef
+    check_scaled(operation, before, [p.grad for p in params], factor)
+
+
+def check_scaled(
+    operation: str,
+    before: Sequence[Tensor | None],
+    grads: Sequence[Tensor | None],
+    factor: float | Tensor,
+    zeroed: bool = False,
+) -> None:
+    """Compare gradients with ``before * factor`` (one for all, or [N]), or with zero."""
+    of_each = isinstance(factor, Tensor) and factor.ndim > 0
+    first: dict[object, int] = {}
+    for index, (old, grad) in enumerate(zip(before, grads)):
+        if old is None or grad is None or _is_partial(grad):
+            continue
+        own = first.setdefault(same_memory(grad), index)  # entries that are one gradient have one factor
+        scale = float(factor[own] if of_each else factor)  # type: ignore[index]
+        old, new = _reals(old), _reals(grad)
+        wanted = torch.zeros_like(old, dtype=torch.float64) if zeroed else old.double() * scale
+        _compare_elements(operation, index, new, wanted, f"{0.0 if zeroed else scale} times what it was")
+
+
+def check_clamped(
+    operation: str, before: Sequence[Tensor | None], params: Sequence[Tensor], limit: float
+) -> None:
+    """Compare gradients with ``clamp(before, -limit, limit)``."""
+    for index, (old, param) in enumerate(zip(before, params)):
+        if old is not None and param.grad is not None:
+            wanted = _reals(old).double().clamp(-limit, limit)
+            _compare_elements(operation, index, _reals(param.grad), wanted, f"what it was within ±{limit}")
+
+
+def check_rows(
+    operation: str,
+    before: Sequence[Tensor | None],
+    grads: Sequence[Tensor | None],
+    measured: Measured,
+    norm_type: float,
+    inv_scale: float = 1.0,
+) -> None:
+    """Compare statistics with what they should be, `before` being the gradients they are of."""
+    factor = abs(inv_scale)
+    norm_factor = 1.0 if norm_type == 0 else factor
+    total = measured.total_norm
+    expected = reference_norm(_counted_once(before, grads), norm_type) * norm_factor
+    _compare(operation, "total_norm", float(total), expected, total.dtype)
+    for row, grad in enumerate(before):
+        one = [] if grad is None else [grad]
+        for key, order, scale in (
+            ("norm", norm_type, norm_factor),
+            ("l2_norm", 2.0, factor),
+            ("max_abs", math.inf, factor),
+        ):
+            found, wanted = getattr(measured, key)[row], reference_norm(one, order) * scale
+            _compare(operation, f"{key}[{row}]", float(found), wanted, found.dtype)
+        values = torch.zeros(0, device="cpu") if grad is None else magnitudes(grad)
+        _compare_count(operation, f"nonfinite[{row}]", measured.nonfinite[row], ~values.isfinite())
+        if measured.zeros is not None:
+            _compare_count(operation, f"zeros[{row}]", measured.zeros[row], values == 0)
+
+
+def _counted_once(before: Sequence[Tensor | None], grads: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """The copies of those gradients that are not listed a second time."""
+    originals = _whole(grads)
+    counted = {id(t) for t in distinct(originals)}
+    first: list[Tensor | None] = []
+    for old, grad in zip(before, originals):
+        first.append(old if id(grad) in counted else None)
+        counted.discard(id(grad))
+    return first
+
+
+def _is_partial(grad: Any) -> bool:
+    return is_dtensor(grad) and any(placement.is_partial() for placement in grad.placements)
+
+
+def _reals(grad: Tensor) -> Tensor:
+    if is_dtensor(grad):
+        grad = gathered(grad)
+    dense = grad.detach().to_dense() if grad.is_sparse else grad.detach()
+    # Part by part: inf times a complex number would make NaN of the other part.
+    return torch.view_as_real(dense.resolve_conj()) if dense.is_complex() else dense
+
+
+def _compare_elements(operation: str, index: int, new: Tensor, wanted: Tensor, what: str) -> None:
+    limits = torch.finfo(new.dtype)
+    expected = wanted.to(new.dtype).double()
+    if not torch.allclose(new.double(), expected, rtol=2 * limits.eps, atol=limits.tiny, equal_nan=True):
+        raise RuntimeError(f"[{operation}] GRADKERN_VERIFY: gradient {index} is not {what}")
+
+
+def _compare_count(operation: str, name: str, got: Tensor, mask: Tensor) -> None:
+    if int(got) != int(mask.sum()):
+        raise RuntimeError(f"[{operation}] GRADKERN_VERIFY: {name} is {int(got)}, counted {int(mask.sum())}")
+
+
+def _compare(operation: str, name: str, got: float, expected: float, dtype: torch.dtype) -> None:
+    if math.isnan(expected) and math.isnan(got):
+        return
+    limit = torch.finfo(dtype).max
+    if got == expected or (math.isinf(got) and abs(expected) > limit):
+        return
+    smallest = torch.finfo(dtype).smallest_normal
+    if abs(got - expected) > TOLERANCE[dtype] * max(abs(expected), smallest):
+        raise RuntimeError(f"[{operation}] GRADKERN_VERIFY: {name} is {got!r}, float64 says {expected!r}")

@@ -1,0 +1,470 @@
+"""Every rule on synthetic evidence: the sick run is found, its healthy twin is not."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from runs import WIDTH, changed, flat_loss, healthy, sloped
+
+from gradkern.diagnosis import KINDS, diagnose
+
+
+def kinds(evidence):
+    return [finding.kind for finding in diagnose(evidence)]
+
+
+def alarms(evidence):
+    return [finding.kind for finding in diagnose(evidence) if finding.is_alarm]
+
+
+def only(evidence, kind):
+    """The headline, which has to be of a kind."""
+    found = diagnose(evidence)
+    assert found and found[0].kind == kind, [f.kind for f in found]
+    return found[0]
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("activation", ["ReLU", "Sigmoid", "Tanh", "GELU"])
+def test_healthy_runs_have_no_finding(seed, bias, activation):
+    assert kinds(healthy(bias=bias, activation=activation, seed=seed)) == []
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2, 5, 12])
+def test_short_runs_have_no_alarm(steps):
+    assert alarms(healthy(steps=steps)) == []
+
+
+class TestNonfinite:
+    def poisoned(self, columns, first=100, last=None, **fields):
+        run = healthy()
+        bad, rms = run.nonfinite.copy(), run.rms.copy()
+        bad[first:last, columns] = 1
+        rms[first:last, columns] = np.nan
+        return changed(run, nonfinite=bad, rms=rms, **fields)
+
+    def test_names_the_layer_nearest_the_output(self):
+        finding = only(self.poisoned([0, 1, 2, 3, 4]), "nonfinite_gradient")
+        assert finding.layers == ("4.weight",) and finding.first_step == 101
+        assert finding.severity == "severe"
+
+    def test_everywhere_at_once_is_the_whole_model(self):
+        loss = healthy().loss
+        loss[100:] = np.nan
+        finding = only(self.poisoned(range(12), loss=loss), "nonfinite_gradient")
+        assert finding.layers == () and "the loss" in finding.why
+        assert [r.action for r in finding.remedies[:2]] == ["skip_nonfinite", "check_data"]
+
+    def test_a_step_that_passed_is_no_more_than_a_warning(self):
+        assert only(self.poisoned([4], 100, 101), "nonfinite_gradient").severity == "warning"
+
+    def test_overflow_is_told_from_a_nan(self):
+        run = self.poisoned(range(12))
+        norm = np.where(np.isnan(run.total_norm), np.nan, np.geomspace(1, 1e12, 200))
+        finding = only(dataclasses.replace(run, total_norm=norm), "nonfinite_gradient")
+        assert "overflowed" in finding.why and finding.remedies[0].action == "lower_lr"
+
+    def test_a_loss_scaler_looks_for_its_scale(self):
+        run = self.poisoned(range(12), 0, 5, loss_scale=np.full(200, 65536.0))
+        assert only(run, "nonfinite_gradient").severity == "info"
+
+
+class TestVanishing:
+    @pytest.mark.parametrize("activation", ["Sigmoid", "ReLU"])
+    def test_weights(self, activation):
+        finding = only(sloped(healthy(12, activation=activation), 6), "vanishing_gradient")
+        assert finding.evidence["decades_over_depth"] == pytest.approx(6, abs=0.7)
+        assert "0.weight" in finding.layers and "22.weight" not in finding.layers
+        assert finding.remedies[0].action == ("relu" if activation == "Sigmoid" else "residual")
+
+    def test_the_backward_signal_alone(self):
+        """A gain that is too small: forward times backward stays level."""
+        found = alarms(sloped(healthy(12), 0, biases=5))
+        assert found[0] == "vanishing_gradient" and "poor_initialization" in found
+
+    @pytest.mark.parametrize("decades", [-1.5, 0.9, 1.7])
+    def test_a_mild_slope_is_healthy(self, decades):
+        assert alarms(sloped(healthy(12), decades)) == []
+
+    def test_one_small_layer_is_no_trend(self):
+        rms = healthy(12).rms.copy()
+        rms[:, 0:2] *= 1e-5
+        assert "vanishing_gradient" not in alarms(changed(healthy(12), rms=rms))
+
+    def test_layers_in_parallel_do_not_count(self):
+        run = sloped(healthy(12), 6)
+        graph = {"order": list(run.names), "serial": ["0.weight", "22.weight"], "operations": ["relu"]}
+        assert alarms(changed(run, facts={**run.facts, "graph": graph})) == []
+
+    def test_the_order_of_execution_counts(self):
+        """Registered from the output to the input, it vanishes all the same."""
+        run = sloped(healthy(12, activation="Sigmoid"), -6)
+        graph = {"order": list(run.names[::-1]), "operations": ["sigmoid"]}
+        only(changed(run, facts={**run.facts, "graph": graph}), "vanishing_gradient")
+
+    def test_biases_in_front_of_a_normalization_are_left_out(self):
+        assert alarms(sloped(healthy(12), 0, biases=0)) == []
+        rms = healthy(12).rms.astype(float)
+        rms[:, 1::2] *= 1e-7 * 10.0 ** np.linspace(0, 5, 12)
+        assert alarms(changed(healthy(12), rms=rms.astype(np.float32))) == []
+
+
+class TestExploding:
+    def test_over_depth(self):
+        finding = only(flat_loss(sloped(healthy(12), -6)), "exploding_gradient")
+        assert finding.severity == "severe" and "0.weight" in finding.layers
+        assert finding.remedies[0].action == "he_init"
+
+    def test_a_gain_that_is_too_large(self):
+        assert alarms(flat_loss(sloped(healthy(12), 0, biases=-5)))[0] == "exploding_gradient"
+
+    def test_normalization_without_residuals_is_healthy(self):
+        run = sloped(healthy(30, activation="BatchNorm1d"), -4)
+        assert alarms(run) == []
+
+    def grown(self, end, loss_end):
+        run = healthy()
+        growth = np.geomspace(1, end, 200)
+        loss = np.linspace(2.3, loss_end, 200)
+        ratio = np.full_like(run.update_ratio, 0.15)
+        return changed(run, total_norm=run.total_norm * growth, loss=loss, update_ratio=ratio)
+
+    def test_over_time(self):
+        finding = only(self.grown(1e4, 50.0), "exploding_gradient")
+        assert finding.remedies[0].action == "clip"
+        assert finding.evidence["growth"] > 100
+
+    def test_growth_while_the_loss_falls_is_healthy(self):
+        assert "exploding_gradient" not in alarms(self.grown(1e4, 0.5))
+
+    def test_gradients_that_add_up(self):
+        run = self.grown(1e4, 50.0)
+        norm = run.total_norm.copy()
+        norm[:5] = norm[0] * np.arange(1, 6)
+        assert only(changed(run, total_norm=norm), "exploding_gradient").remedies[0].action == "zero_grad"
+
+    def test_a_start_that_throws_the_weights_away(self):
+        run = healthy()
+        norm, ratio = run.total_norm.copy(), run.update_ratio.copy()
+        norm[0], ratio[0] = 1000 * norm[0], 0.5
+        assert "exploding_gradient" in alarms(changed(run, total_norm=norm, update_ratio=ratio))
+
+
+class TestDeadUnits:
+    def test_a_layer_that_cuts_off_those_before_it(self):
+        """Blamed by the bias: the matrix behind a dead layer has no gradient either."""
+        run = healthy()
+        rms = run.rms.copy()
+        rms[50:, [0, 1, 2, 3, 4, 5, 6]] = 0  # layers 0, 2 and 4 are off, and with them the input of layer 6
+        finding = only(flat_loss(changed(run, rms=rms)), "dead_units")
+        assert finding.layers == ("4.weight", "4.bias") and finding.first_step == 51
+        assert finding.evidence["layers_cut_off"] == 2
+
+    def test_most_units_by_the_zeros_of_the_bias(self):
+        zeros = healthy().zeros.copy()
+        zeros[:, 5] = int(0.8 * WIDTH)
+        finding = only(changed(healthy(), zeros=zeros), "dead_units")
+        assert finding.layers == ("4.weight", "4.bias") and finding.severity == "warning"
+
+    def test_sparse_batches_are_healthy(self):
+        zeros = healthy().zeros.copy()
+        zeros[:, 5] = np.random.default_rng(0).integers(int(0.39 * WIDTH), WIDTH, len(zeros))
+        assert alarms(changed(healthy(), zeros=zeros)) == []
+
+    def test_without_a_bias_by_the_elements_that_ever_had_a_gradient(self):
+        ever = np.ones(6, dtype=np.float32)
+        ever[3] = 0.1
+        assert alarms(changed(healthy(bias=False), ever_nonzero=ever)) == ["dead_units"]
+
+    def test_smooth_activations_have_no_dead_units(self):
+        zeros = healthy().zeros.copy()
+        zeros[:, 5] = WIDTH
+        assert alarms(changed(healthy(activation="Tanh"), zeros=zeros)) == []
+
+    def test_a_loss_of_zero_is_solved(self):
+        run = healthy()
+        loss = run.loss.copy()
+        loss[100:] = 0
+        rms = run.rms.copy()
+        rms[100:] = 0
+        assert alarms(changed(run, rms=rms, loss=loss)) == []
+
+
+class TestNoGradient:
+    def test_a_parameter_that_never_had_one(self):
+        there, rms = healthy().has_grad.copy(), healthy().rms.copy()
+        there[:, 4:6], rms[:, 4:6] = False, np.nan
+        finding = only(changed(healthy(), has_grad=there, rms=rms), "no_gradient")
+        assert finding.layers == ("4.weight", "4.bias") and finding.severity == "warning"
+
+    def test_nothing_at_all(self):
+        run = healthy()
+        there = np.zeros_like(run.has_grad)
+        none = changed(run, has_grad=there, rms=np.full_like(run.rms, np.nan))
+        assert only(none, "no_gradient").severity == "severe"
+
+    def test_frozen_parameters_are_meant_so(self):
+        run = healthy()
+        there, rms = run.has_grad.copy(), run.rms.copy()
+        there[:, :6], rms[:, :6] = False, np.nan
+        params = {n: {**p, "trainable": n not in run.names[:6]} for n, p in run.params.items()}
+        assert kinds(changed(run, has_grad=there, rms=rms, params=params)) == []
+
+    def test_experts_are_absent_from_some_steps(self):
+        run = healthy()
+        there, rms = run.has_grad.copy(), run.rms.copy()
+        there[::2, 4:6] = there[:, 6:8] = False
+        rms[~there] = np.nan
+        names = tuple(n.replace("4.", "experts.0.").replace("6.", "experts.1.") for n in run.names)
+        params = dict(zip(names, run.params.values()))
+        run = changed(run, has_grad=there, rms=rms, names=names, params=params)
+        assert alarms(run) == [] and kinds(run) == ["no_gradient"]
+
+
+class TestInitialization:
+    def test_constant_weights(self):
+        crest = healthy().max_abs.copy()
+        crest[:, 2:10:2] = healthy().rms[:, 2:10:2]
+        finding = only(changed(healthy(), max_abs=crest), "poor_initialization")
+        assert finding.layers == (
+            "2.weight",
+            "2.bias",
+            "4.weight",
+            "4.bias",
+            "6.weight",
+            "6.bias",
+            "8.weight",
+            "8.bias",
+        )
+        assert finding.remedies[0].action == "he_init"
+
+    def test_zero_weights(self):
+        run = healthy()
+        rms, norms = run.rms.copy(), run.weight_norm.copy()
+        rms[:, 0::2] = norms[:, 0::2] = 0
+        assert alarms(flat_loss(changed(run, rms=rms, weight_norm=norms)))[0] == "poor_initialization"
+
+    @pytest.mark.parametrize(("first", "found"), [(2.4, []), (9.0, []), (400.0, ["poor_initialization"])])
+    def test_a_first_loss_far_above_guessing(self, first, found):
+        run = healthy()
+        graph = {"operations": ["relu", "nll_loss"], "loss": "nll_loss"}
+        loss = np.concatenate([[first] * 3, run.loss[3:]])
+        assert alarms(changed(run, loss=loss, facts={**run.facts, "graph": graph})) == found
+
+
+class TestSaturation:
+    def large(self, activation, scale):
+        run = flat_loss(healthy(activation=activation))
+        return changed(run, weight_norm=scale * run.weight_norm)
+
+    def test_large_weights_in_front_of_a_tanh(self):
+        finding = only(self.large("Tanh", 20), "saturation")
+        assert finding.remedies[0].action == "xavier_init" and "10.weight" not in finding.layers
+
+    @pytest.mark.parametrize(("activation", "scale"), [("Tanh", 2), ("Sigmoid", 5), ("ReLU", 20)])
+    def test_others_are_not_saturated(self, activation, scale):
+        assert "saturation" not in alarms(self.large(activation, scale))
+
+    def test_large_inputs(self):
+        run = flat_loss(healthy(activation="Tanh"))
+        rms = run.rms.copy()
+        rms[:, 0] *= 1000
+        assert only(changed(run, rms=rms), "saturation").remedies[0].action == "scale_inputs"
+
+
+class TestUpdates:
+    def test_too_large(self):
+        ratio = np.full_like(healthy().update_ratio, 0.9)
+        finding = only(flat_loss(changed(healthy(), update_ratio=ratio)), "update_too_large")
+        assert finding.severity == "severe" and finding.remedies[0].action == "lower_lr"
+        assert 'group["lr"] *= 0.003' in finding.remedies[0].code
+
+    def test_large_without_harm_is_healthy(self):
+        ratio = np.full_like(healthy().update_ratio, 0.3)
+        assert alarms(changed(healthy(), update_ratio=ratio)) == []
+
+    def test_too_small(self):
+        ratio = np.full_like(healthy().update_ratio, 1e-8)
+        finding = only(flat_loss(changed(healthy(), update_ratio=ratio)), "update_too_small")
+        assert finding.layers == () and finding.remedies[0].action == "raise_lr"
+        assert alarms(changed(healthy(), update_ratio=ratio)) == []  # the loss falls
+
+    def test_weights_of_16_bits_need_larger_steps(self):
+        run = flat_loss(changed(healthy(), update_ratio=np.full_like(healthy().update_ratio, 2e-5)))
+        half = {n: {**p, "dtype": "bfloat16"} for n, p in run.params.items()}
+        assert alarms(run) == []
+        assert only(changed(run, params=half), "update_too_small").remedies[0].action == "float32_weights"
+
+    def test_the_end_of_a_schedule_is_healthy(self):
+        ratio = np.full_like(healthy().update_ratio, 1e-8)
+        run = flat_loss(changed(healthy(), update_ratio=ratio, lr=np.linspace(1e-3, 0, 200)))
+        assert alarms(run) == []
+
+    def test_parameters_that_no_optimizer_has(self):
+        run = healthy()
+        ratio, norms = run.update_ratio.copy(), run.weight_norm.copy()
+        ratio[:, :4], norms[:, :4] = 0, norms[0, :4]
+        finding = only(changed(run, update_ratio=ratio, weight_norm=norms), "update_too_small")
+        assert finding.layers == run.names[:4] and finding.remedies[0].action == "add_to_optimizer"
+
+
+class TestWeights:
+    def course(self, end):
+        run = flat_loss(healthy())
+        return changed(
+            run, weight_norm=run.weight_norm[:1] * np.geomspace(1, end, len(run.update_steps))[:, None]
+        )
+
+    def test_growth(self):
+        assert "weight_growth" in alarms(self.course(1e3))
+
+    def test_collapse(self):
+        finding = only(self.course(1e-2), "weight_collapse")
+        assert finding.remedies[0].action == "less_weight_decay"
+
+    @pytest.mark.parametrize("end", [0.6, 1, 5])
+    def test_moderate_changes_are_healthy(self, end):
+        assert alarms(self.course(end)) == []
+
+
+class TestClipping:
+    def clipped(self, coef, loss_falls=True):
+        run = healthy() if loss_falls else flat_loss(healthy())
+        coefs = np.full(200, float(coef))
+        return changed(run, clip_coef=coefs, threshold=np.minimum(coefs, 1) * run.total_norm)
+
+    def test_always_without_progress(self):
+        finding = only(self.clipped(1e-3, loss_falls=False), "always_clipping")
+        assert finding.severity == "warning" and finding.remedies[0].action == "raise_max_norm"
+
+    @pytest.mark.parametrize("coef", [0.5, 1e-3])
+    def test_always_with_progress_is_information(self, coef):
+        assert alarms(self.clipped(coef)) == [] and kinds(self.clipped(coef)) == ["always_clipping"]
+
+    def test_never(self):
+        run = changed(healthy(), clip_coef=np.ones(200), threshold=np.full(200, 1e4))
+        assert only(run, "never_clipping").severity == "info"
+
+    def test_a_threshold_near_the_norms_is_fine(self):
+        run = healthy()
+        run = changed(run, clip_coef=np.ones(200), threshold=np.full(200, 2 * run.total_norm.max()))
+        assert kinds(run) == []
+
+
+class TestSpikes:
+    def spiked(self, factor, steps=(120,), jump=0.0):
+        run = healthy()
+        norm, loss = run.total_norm.copy(), run.loss.copy()
+        for step in steps:
+            norm[step] *= factor
+            loss[step : step + 2] += jump
+        return changed(run, total_norm=norm, loss=loss)
+
+    def test_a_hundredfold_norm(self):
+        finding = only(self.spiked(300), "gradient_spike")
+        assert finding.first_step == finding.last_step == 121
+        assert finding.remedies[0].action == "clip"
+
+    def test_a_smaller_one_needs_the_loss(self):
+        assert alarms(self.spiked(30)) == []
+        assert alarms(self.spiked(30, jump=3.0)) == ["gradient_spike"]
+
+    def test_spikes_and_nan_stay_out_of_the_baseline(self):
+        run = self.spiked(300, steps=(100, 104, 110))
+        norm = run.total_norm.copy()
+        norm[101:103] = np.nan
+        found = [f for f in diagnose(dataclasses.replace(run, total_norm=norm)) if f.kind == "gradient_spike"]
+        assert found[0].evidence["spikes"] == 3
+
+    def test_many_are_noise(self):
+        assert alarms(self.spiked(300, steps=range(20, 200, 9))) == []
+
+    def test_a_clipped_one_did_no_harm(self):
+        run = self.spiked(300)
+        coef = np.ones(200)
+        coef[120] = 0.01
+        assert [f.severity for f in diagnose(changed(run, clip_coef=coef))] == ["info"]
+
+
+class TestLoss:
+    def test_not_falling_is_information(self):
+        found = diagnose(flat_loss(healthy()))
+        assert [(f.kind, f.severity) for f in found] == [("loss_not_decreasing", "info")]
+
+    def test_jumping_to_and_fro_with_large_steps(self):
+        run = healthy()
+        loss = 2.3 + np.where(np.arange(200) % 2, 1.0, -1.0)
+        ratio = np.full_like(run.update_ratio, 0.05)
+        assert alarms(changed(run, loss=loss, update_ratio=ratio)) == ["loss_oscillating"]
+        assert alarms(changed(run, loss=loss)) == []  # two batches in turn
+
+    def test_noise_is_no_oscillation(self):
+        ratio = np.full_like(healthy().update_ratio, 0.05)
+        assert alarms(changed(flat_loss(healthy()), update_ratio=ratio)) == []
+
+
+class TestPrecision:
+    def halves(self, rms):
+        run = flat_loss(healthy(rms=rms))
+        params = {n: {**p, "dtype": "float16"} for n, p in run.params.items()}
+        return changed(run, params=params, update_ratio=np.full_like(run.update_ratio, 3e-3))
+
+    def test_small_float16_gradients(self):
+        assert only(self.halves(1e-6), "low_precision_underflow").remedies[0].action == "loss_scaling"
+
+    def test_large_enough_ones(self):
+        assert alarms(self.halves(1e-2)) == []
+
+    def test_by_histogram(self):
+        run = self.halves(1e-2)
+        counts = np.zeros((2, 12, 4), dtype=np.int64)
+        counts[..., 1] = 100
+        only(changed(run, histogram=counts, histogram_steps=np.array([1, 100])), "low_precision_underflow")
+
+    def test_a_scaled_loss_is_fine(self):
+        assert alarms(changed(self.halves(1e-6), loss_scale=np.full(200, 1024.0))) == []
+
+
+def test_causes_come_before_consequences():
+    """Steps that are too large kill units later on."""
+    run = flat_loss(healthy())
+    rms, ratio = run.rms.copy(), run.update_ratio.copy()
+    rms[60:, :7] = 0
+    ratio[:3] = 2.0
+    found = alarms(changed(run, rms=rms, update_ratio=ratio))
+    assert found == ["update_too_large", "dead_units"]
+
+
+def test_alarms_come_before_information():
+    found = diagnose(flat_loss(changed(healthy(), update_ratio=np.full_like(healthy().update_ratio, 0.9))))
+    assert [f.is_alarm for f in found] == sorted((f.is_alarm for f in found), reverse=True)
+
+
+def test_every_alarm_has_a_remedy_and_a_reason():
+    for run in (sloped(healthy(12), 6), flat_loss(sloped(healthy(12), -6)), TestSpikes().spiked(300)):
+        for finding in diagnose(run):
+            assert finding.kind in KINDS and finding.why.endswith(".")
+            assert not finding.is_alarm or finding.remedies
+            for remedy in finding.remedies:
+                compile(remedy.code, remedy.action, "exec")
+
+
+@pytest.mark.parametrize("drop", ["facts", "params", "looks", "loss"])
+def test_rules_work_without_facts(drop):
+    """A vanishing run is found whatever else is not known, and nothing raises."""
+    run = sloped(healthy(12), 6)
+    nothing = {
+        "facts": {"facts": {}},
+        "params": {"params": {}, "facts": {}},
+        "looks": {
+            "update_steps": np.zeros(0, dtype=np.int64),
+            "weight_norm": np.zeros((0, 24), dtype=np.float32),
+            "update_ratio": np.zeros((0, 24), dtype=np.float32),
+        },
+        "loss": {"loss": np.full(200, np.nan), "has_loss": np.zeros(200, dtype=bool)},
+    }[drop]
+    assert alarms(changed(run, **nothing))[0] == "vanishing_gradient"
+    assert alarms(changed(healthy(12), **nothing)) == []

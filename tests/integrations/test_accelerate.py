@@ -1,0 +1,91 @@
+"""Accelerate: wrapped optimizers, accumulation, checkpoints."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import gradkern
+
+accelerate = pytest.importorskip("accelerate", reason="accelerate is not installed")
+
+
+@pytest.fixture(autouse=True)
+def _fresh_state():
+    accelerate.state.AcceleratorState._reset_state(True)
+    yield
+    accelerate.state.AcceleratorState._reset_state(True)
+
+
+def batches():
+    generator = torch.Generator().manual_seed(1)
+    return torch.utils.data.DataLoader(torch.randn(48, 6, generator=generator), batch_size=4)
+
+
+def trained(run_dir=None, guarded=True, mixed_precision="no", checkpoint=None, resume=None):
+    from gradkern.integrations.accelerate import monitored
+
+    torch.manual_seed(0)
+    accelerator = accelerate.Accelerator(
+        cpu=True, gradient_accumulation_steps=3, mixed_precision=mixed_precision
+    )
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    model, optimizer, loader = accelerator.prepare(model, optimizer, batches())
+    losses = []
+
+    def loop(monitor=None):
+        for x in loader:
+            with accelerator.accumulate(model):
+                loss = (model(x) - x.sum(dim=1, keepdim=True)).square().mean()
+                accelerator.backward(loss)
+                if accelerator.sync_gradients or not guarded:
+                    accelerator.clip_grad_norm_(model.parameters(), 0.5 if guarded else 1e9)
+                if accelerator.sync_gradients and monitor is not None:
+                    monitor.record(loss=loss)
+                    losses.append(loss.item())
+                optimizer.step()
+                optimizer.zero_grad()
+
+    if run_dir is None:
+        loop()
+    else:
+        with monitored(accelerator, model, optimizer, run_dir) as monitor:
+            if resume is not None:
+                accelerator.load_state(str(resume))
+            loop(monitor)
+            if checkpoint is not None:
+                accelerator.save_state(str(checkpoint))
+    return accelerator.unwrap_model(model), losses
+
+
+def test_accelerator(run, measured, assert_same_weights):
+    with measured.watching():
+        plain, _ = trained()
+    model, losses = trained(run)
+    assert_same_weights(plain, model, rtol=1e-6, atol=1e-7)
+    history = gradkern.History.open(run)
+    assert history.steps.tolist() == [1, 2, 3, 4]
+    assert history.names == tuple(name for name, _ in model.named_parameters())
+    np.testing.assert_allclose(history.norm, np.array(measured), rtol=1e-5)
+    np.testing.assert_allclose(history.loss, losses, rtol=1e-6)
+    np.testing.assert_allclose(history.lr, [0.05] * 4)
+    assert history.clipped.any() and set(history.phase) == {"before_clip"}
+
+
+def test_clips_between_synchronisations_are_no_steps(run):
+    trained(run, guarded=False)
+    assert gradkern.History.open(run).steps.tolist() == [1, 2, 3, 4]
+
+
+def test_bf16(run):
+    trained(run, mixed_precision="bf16")
+    assert gradkern.History.open(run).steps.tolist() == [1, 2, 3, 4]
+
+
+def test_checkpoint(tmp_path, run):
+    trained(run, checkpoint=tmp_path / "state")
+    trained(tmp_path / "second", resume=tmp_path / "state")
+    assert gradkern.History.open(tmp_path / "second").steps.tolist() == [5, 6, 7, 8]

@@ -1,0 +1,85 @@
+"""`gradkern run`: unmodified scripts, in one process and under torchrun."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import gradkern
+
+SCRIPT = """
+import sys
+import torch
+from torch.nn.utils import clip_grad_norm_
+
+torch.manual_seed(0)
+model = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for _ in range(3):
+    optimizer.zero_grad()
+    model(torch.randn(5, 6)).square().mean().backward()
+    print("norm", clip_grad_norm_(model.parameters(), 0.01).item())
+    optimizer.step()
+print(sys.argv[1:])
+"""
+
+
+def run(tmp_path, *words, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "gradkern", "run", *words],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.environ.get("PYTHONPATH", ""), **environment},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+
+
+@pytest.fixture
+def script(tmp_path):
+    (tmp_path / "train.py").write_text(SCRIPT)
+    return "train.py"
+
+
+def test_a_script_is_recorded(tmp_path, script):
+    done = run(tmp_path, "--monitor", "runs/first", script, "--lr", "0.1")
+    assert done.returncode == 0, done.stderr
+    assert "3 steps recorded in" in done.stderr
+    assert "['--lr', '0.1']" in done.stdout
+    printed = [float(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("norm")]
+    history = gradkern.History.open(tmp_path / "runs" / "first")
+    np.testing.assert_allclose(history.total_norm, printed, rtol=1e-6)
+    assert history.names == ("0.weight", "0.bias", "2.weight", "2.bias")
+    assert history.lr.tolist() == [0.1] * 3 and history.clipped.all()
+
+
+def test_without_a_monitor_only_the_functions_are_replaced(tmp_path):
+    (tmp_path / "look.py").write_text("import torch; print(torch.nn.utils.clip_grad_norm_.__module__)")
+    done = run(tmp_path, "look.py")
+    assert done.stdout.strip() == "gradkern.integrations.bridge", done.stderr
+
+
+def test_another_sitecustomize_is_run_too(tmp_path):
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text("print('the other one')")
+    (tmp_path / "look.py").write_text("import sys; print('torch' in sys.modules)")
+    path = os.pathsep.join([str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")])
+    done = run(tmp_path, "look.py", PYTHONPATH=path)
+    assert done.stdout.split("\n")[-3:] == ["the other one", "False", ""], done.stdout + done.stderr
+
+
+def test_children_of_torchrun_inherit_it(tmp_path, script):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1"]
+    done = run(tmp_path, "--monitor", "run", *torchrun, script)
+    assert done.returncode == 0, done.stderr
+    assert gradkern.History.open(tmp_path / "run").steps.tolist() == [1, 2, 3]
+
+
+def test_what_cannot_be_run(tmp_path):
+    assert run(tmp_path).returncode == 2
+    done = run(tmp_path, "no-such-program-anywhere")
+    assert done.returncode == 127 and "command not found" in done.stderr
