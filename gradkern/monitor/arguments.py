@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -153,8 +153,8 @@ def _as_extra(operation: str, name: str, value: Any) -> float | Tensor:
     if isinstance(value, Tensor):
         if value.numel() > MOST_ELEMENTS or value.numel() == 0 or value.is_complex():
             raise ValueError(
-                f"[{operation}] extra[{name!r}]: expected a real tensor of 1 to {MOST_ELEMENTS} elements, got "
-                f"shape {tuple(value.shape)} of {value.dtype}; reduce it first, e.g. by .mean() or .amax()"
+                f"[{operation}] extra[{name!r}]: expected a real tensor of 1 to {MOST_ELEMENTS} elements, "
+                f"got shape {tuple(value.shape)} of {value.dtype}; reduce it first, by .mean() or .amax()"
             )
         # A copy: what is in place changed later would be read late.
         return value.item() if value.is_cpu and value.numel() == 1 else value.detach().clone()
@@ -205,13 +205,15 @@ def check_said(stats: Any, inv_scale: Any, after_clip: Any) -> float | None:
     return inv_scale
 
 
-def as_parts(parts: Sequence[Any]) -> list[GradStats]:
+def as_parts(parts: Any) -> list[GradStats]:
     """The statistics of the parts of one step, no parameter in two of them.
 
     Raises:
         TypeError: a part is no GradStats.
         ValueError: none, different orders, or a parameter that is in two.
     """
+    if not isinstance(parts, (list, tuple)):
+        raise TypeError(f"[GradMonitor.record] stats: expected GradStats, got {type(parts).__name__}")
     for index, part in enumerate(parts):
         if type(part) is not GradStats:
             raise TypeError(

@@ -50,6 +50,9 @@ class Layouts:
         """That of the model's parameters as they are now."""
         plan, layout = self._plan, self._layout
         names = tuple(distinct(plan.names))
+        if layout is not None and _numbered(names):  # the statistics may know better
+            recorded = dict(zip(self._identities, layout.names))
+            names = tuple(distinct([recorded.get(i, n) for i, n in zip(plan.identities, names)]))
         if layout is not None and _same(layout, names, plan.numel):
             return layout
         return layout_of(names, plan.numel, plan.first, plan.params, self._model, self._optimizer)

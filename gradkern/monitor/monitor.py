@@ -217,7 +217,7 @@ class GradMonitor:
         start = time.time()
         self._check_open("GradMonitor.record")
         number = self._step + 1 if step is None else as_step(step)
-        if isinstance(stats, (list, tuple)):
+        if stats is not None and not isinstance(stats, GradStats):
             stats = combined(as_parts(stats))
         if type(stats) is not GradStats or after_clip is not None or inv_scale is not None:
             inv_scale = check_said(stats, inv_scale, after_clip)
