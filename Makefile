@@ -26,7 +26,7 @@ ifeq ($(wildcard gradkern/_C*.so),)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test cpp-test slow-test sanitize bench lint docs format wheel clean
+.PHONY: help setup build demo test cpp-test slow-test sanitize bench diagnose lint docs format wheel clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,7 +42,7 @@ $(READY): constraints.txt pyproject.toml
 	$(PY) -m pip install $(PIP_FLAGS) --no-compile -c constraints.txt numpy pybind11 cmake ninja setuptools wheel \
 	    pytest pytest-timeout pytest-xdist hypothesis expecttest matplotlib ruff mypy \
 	    mkdocs mkdocs-material mkdocstrings mkdocstrings-python \
-	    rich pandas pyarrow tensorboard wandb mlflow-skinny accelerate
+	    rich pandas scikit-learn pyarrow tensorboard wandb mlflow-skinny accelerate
 	cd $(VENV)/lib/python*/site-packages && { $(abspath $(PY)) -m compileall -q -j 0 torch numpy sympy >/dev/null || true; }
 	touch $@
 endif
@@ -74,6 +74,9 @@ sanitize: $(READY)  ## the C++ tests under AddressSanitizer and UndefinedBehavio
 bench: build  ## gradkern beside torch and a raw read of the same memory
 	$(PY) benchmarks/bench_clip.py
 	$(PY) benchmarks/bench_value.py
+
+diagnose: build  ## the labelled suite of the diagnosis: its figures, in about 15 minutes
+	$(PY) -m benchmarks.diagnosis
 
 lint: $(READY)  ## ruff and mypy
 	$(PY) -m ruff check .

@@ -32,6 +32,7 @@ endforeach()
 pybind11_add_module(_C MODULE NO_EXTRAS
   csrc/bindings/build_info.cpp
   csrc/bindings/engine.cpp
+  csrc/bindings/grad_list.cpp
   csrc/bindings/gradients.cpp
   csrc/bindings/module.cpp
   csrc/bindings/operators.cpp

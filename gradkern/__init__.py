@@ -14,6 +14,8 @@ from gradkern.version import __version__
 
 if TYPE_CHECKING:
     from gradkern import distributed as distributed
+    from gradkern import policies as policies
+    from gradkern.clipping.adaptive import adaptive_clip_grad_
     from gradkern.clipping.clipper import GradClipper
     from gradkern.clipping.functional import (
         clip_grad_norm_,
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
         get_total_norm,
     )
     from gradkern.clipping.measure import measure
-    from gradkern.diagnosis import Finding, Remedy, diagnose
+    from gradkern.diagnosis import DiagnosisError, Finding, Remedy, diagnose
     from gradkern.history import History, HistoryError
     from gradkern.integrations.torch_utils import patch_torch, patched_torch, unpatch_torch
     from gradkern.kernels.extension import build_info
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from gradkern.params.stats import GradStats
 
 __all__ = [
+    "DiagnosisError",
     "Finding",
     "GradClipper",
     "GradMonitor",
@@ -39,6 +42,7 @@ __all__ = [
     "HistoryError",
     "Remedy",
     "__version__",
+    "adaptive_clip_grad_",
     "build_info",
     "clip_grad_norm_",
     "clip_grad_value_",
@@ -53,6 +57,7 @@ __all__ = [
 
 if not TYPE_CHECKING:
     _HOMES = {
+        "DiagnosisError": "gradkern.diagnosis",
         "Finding": "gradkern.diagnosis",
         "GradClipper": "gradkern.clipping.clipper",
         "GradMonitor": "gradkern.monitor.monitor",
@@ -60,6 +65,7 @@ if not TYPE_CHECKING:
         "History": "gradkern.history",
         "HistoryError": "gradkern.history",
         "Remedy": "gradkern.diagnosis",
+        "adaptive_clip_grad_": "gradkern.clipping.adaptive",
         "build_info": "gradkern.kernels.extension",
         "clip_grad_norm_": "gradkern.clipping.functional",
         "clip_grad_value_": "gradkern.clipping.functional",
@@ -71,7 +77,7 @@ if not TYPE_CHECKING:
         "patched_torch": "gradkern.integrations.torch_utils",
         "unpatch_torch": "gradkern.integrations.torch_utils",
     }
-    __getattr__, __dir__ = lazy.attach(__name__, _HOMES, submodules=["distributed"])
+    __getattr__, __dir__ = lazy.attach(__name__, _HOMES, submodules=["distributed", "policies"])
 
 moved.install()
 if sys.modules.get("torch") is not None:  # a training program: its operators are registered now

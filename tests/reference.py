@@ -132,7 +132,8 @@ def assert_norm(got: float, expected: np.longdouble, *, wide: bool, ulp: int) ->
 def bits(tensor: Tensor) -> bytes:
     """The elements' bytes, to compare NaN and signed zeros too."""
     flat = dense(tensor.detach()).resolve_conj().resolve_neg().reshape(-1)
-    flat = flat.clone(memory_format=torch.contiguous_format)  # one element may keep a stride of its own
+    if flat.numel() == 1:  # it may keep a stride of its own
+        flat = flat.clone(memory_format=torch.contiguous_format)
     return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
 
 

@@ -77,7 +77,7 @@ LAYERS = (
     {"sinks"},
     {"monitor"},
     {"report", "watch", "demo", "bench", "integrations"},
-    {"cli"},
+    {"cli", "policies"},  # policies: the public name of clipping/policies
     {"__init__", "__main__"},  # what users import; nothing in here does
 )
 #: Looking at a run: these import neither torch nor a room that does.

@@ -256,7 +256,7 @@ bool available() { return true; }
 
 Measurement measure(const CallSite& site, const GradList& grads, const MeasureRequest& request) {
   at::NoGradGuard no_grad;
-  const Prepared prepared = prepare(site, grads);
+  const Prepared& prepared = prepare(site, grads);
   ClipRequest only_measure;
   only_measure.measure = request;
   only_measure.max_norm = infinity();
@@ -266,7 +266,7 @@ Measurement measure(const CallSite& site, const GradList& grads, const MeasureRe
 
 ClipResult clip(const CallSite& site, const GradList& grads, const ClipRequest& request) {
   at::NoGradGuard no_grad;
-  const Prepared prepared = prepare(site, grads);
+  const Prepared& prepared = prepare(site, grads);
   const std::vector<DeviceList> lists = split_by_device(site, grads, prepared);
   const Results results = measure_lists(lists, prepared, request);
   ClipResult out;
@@ -282,14 +282,14 @@ ClipResult clip(const CallSite& site, const GradList& grads, const ClipRequest& 
 void clip_with_norm(const CallSite& site, const GradList& grads, double max_norm,
                     const at::Tensor& total_norm) {
   at::NoGradGuard no_grad;
-  const Prepared prepared = prepare(site, grads);
+  const Prepared& prepared = prepare(site, grads);
   apply(site, grads, prepared, split_by_device(site, grads, prepared), max_norm, OnNonfinite::kPropagate,
         total_norm, {});
 }
 
 void scale(const CallSite& site, const GradList& grads, const at::Tensor& factor, const at::Tensor& zero) {
   at::NoGradGuard no_grad;
-  const Prepared prepared = prepare(site, grads);
+  const Prepared& prepared = prepare(site, grads);
   write(site, grads, prepared, split_by_device(site, grads, prepared), [&](const DeviceList& list) {
     const at::Tensor here = factor.contiguous().to(list.device, /*non_blocking=*/true);
     const at::Tensor zero_here = zero.defined() ? zero.to(list.device, /*non_blocking=*/true) : at::Tensor();
@@ -305,7 +305,7 @@ void scale(const CallSite& site, const GradList& grads, const at::Tensor& factor
 PackedPartials packed_partials(const CallSite& site, const GradList& grads, double norm_type,
                                bool count_zeros, bool per_tensor) {
   at::NoGradGuard no_grad;
-  const Prepared prepared = prepare(site, grads);
+  const Prepared& prepared = prepare(site, grads);
   const std::vector<DeviceList> lists = split_by_device(site, grads, prepared);
   TORCH_CHECK(lists.size() == 1, "[", site.operation, "] expected shards on one device, got ", lists.size());
   ClipRequest request;
@@ -320,7 +320,7 @@ PackedPartials packed_partials(const CallSite& site, const GradList& grads, doub
 
 void clip_value(const CallSite& site, const GradList& grads, double limit) {
   at::NoGradGuard no_grad;
-  const Prepared prepared = prepare(site, grads);
+  const Prepared& prepared = prepare(site, grads);
   write(site, grads, prepared, split_by_device(site, grads, prepared), [&](const DeviceList& list) {
     cuda::launch_clamp({list.on_current_stream(false), limit});
   });

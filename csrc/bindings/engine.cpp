@@ -122,7 +122,7 @@ void apply(const CallSite& site, const GradList& grads, const Prepared& prepared
 
 /// Gradient i by factors[i].
 void scale_each(const CallSite& site, const GradList& grads, const double* factors) {
-  const Prepared prepared = prepare(site, grads);
+  const Prepared& prepared = prepare(site, grads);
   Prepared target = writable_in_place(prepared) ? prepared : prepare_for_write(site, grads, prepared);
   std::erase_if(target.staged, [&](const Staged& s) { return factors[s.position] == 1.0; });
   cpu::apply(ChunkPlan(target.refs.data(), int64_t(target.refs.size())), factors, intraop_pool());
@@ -188,7 +188,7 @@ void raise_if_nonfinite(const CallSite& site, const ClipRequest& request, const 
 Measurement measure(const CallSite& site, const GradList& grads, const MeasureRequest& request) {
   if (cuda_backend::handles(grads)) return cuda_backend::measure(site, grads, request);
   at::NoGradGuard no_grad;
-  const Prepared prepared = prepare(site, grads);
+  const Prepared& prepared = prepare(site, grads);
   std::vector<Partial> partials;
   return measure_prepared(prepared, request, partials);
 }
@@ -197,7 +197,7 @@ ClipResult clip(const CallSite& site, const GradList& grads, const ClipRequest& 
   check_not_negative(site, "max_norm", request.max_norm);
   if (cuda_backend::handles(grads)) return cuda_backend::clip(site, grads, request);
   at::NoGradGuard no_grad;
-  const Prepared prepared = prepare(site, grads);
+  const Prepared& prepared = prepare(site, grads);
   std::vector<Partial> partials;
   ClipResult result;
   result.measured = measure_prepared(prepared, request.measure, partials);
@@ -242,12 +242,14 @@ void clip_value(const CallSite& site, const GradList& grads, double limit) {
   at::NoGradGuard no_grad;
   check_clampable(site, grads);
   if (cuda_backend::handles(grads)) return cuda_backend::clip_value(site, grads, limit);
-  Prepared prepared = prepare(site, grads);
-  if (!writable_in_place(prepared)) prepared = prepare_for_write(site, grads, prepared);
+  const Prepared& prepared = prepare(site, grads);
+  const bool in_place = writable_in_place(prepared);
+  const Prepared writable = in_place ? Prepared{} : prepare_for_write(site, grads, prepared);
+  const Prepared& target = in_place ? prepared : writable;
   const size_t count = grads.size();
   const std::unique_ptr<bool[]> changed(new bool[count]());
-  cpu::clamp(ChunkPlan(prepared.refs.data(), int64_t(count)), limit, intraop_pool(), changed.get());
-  write_back(prepared);
+  cpu::clamp(ChunkPlan(target.refs.data(), int64_t(count)), limit, intraop_pool(), changed.get());
+  write_back(target);
   bump_versions(grads);
 }
 

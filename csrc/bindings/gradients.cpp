@@ -19,18 +19,6 @@
 namespace gradkern {
 namespace {
 
-bool has_kernel_dtype(at::ScalarType type, DType& dtype) {
-  switch (type) {
-    case at::kFloat: dtype = DType::kFloat32; return true;
-    case at::kBFloat16: dtype = DType::kBFloat16; return true;
-    case at::kHalf: dtype = DType::kFloat16; return true;
-    case at::kDouble: dtype = DType::kFloat64; return true;
-    case at::kComplexFloat: dtype = DType::kComplex64; return true;
-    case at::kComplexDouble: dtype = DType::kComplex128; return true;
-    default: return false;
-  }
-}
-
 void check(const CallSite& site, int64_t index, const at::Tensor& g) {
   GRADKERN_CHECK_TYPE(!g.is_meta(), site, index, "expected a gradient with data, got a meta tensor");
   GRADKERN_CHECK_TYPE(g.layout() == at::kStrided || g.layout() == at::kSparse, site, index,
@@ -72,38 +60,6 @@ void set_written(Prepared& prepared, size_t position, const at::Tensor& memory) 
   if (in_place_capable(memory, ignored)) prepared.refs[position] = ref_of(memory);
   else set_staged(prepared, position, dense_copy(memory), memory);
 }
-
-/// Positions by data pointer: a table of list positions, open addressing.
-class PointerTable {
- public:
-  explicit PointerTable(size_t count) {
-    size_t size = 16;
-    while (size < 2 * count) size *= 2;
-    slots_.assign(size, -1);
-  }
-
-  /// The first earlier position for which equal(position) holds among those with this pointer, or
-  /// -1 after having entered `position`. `seen` tells whether the pointer was there at all.
-  template <class PointerAt, class Equal>
-  int64_t find_or_insert(const void* pointer, int64_t position, const PointerAt& pointer_at,
-                         const Equal& equal, bool& seen) {
-    const size_t mask = slots_.size() - 1;
-    size_t slot = (reinterpret_cast<uintptr_t>(pointer) >> 4) * 0x9e3779b97f4a7c15ull >> 20;
-    for (seen = false;; ++slot) {
-      int32_t& entry = slots_[slot & mask];
-      if (entry < 0) {
-        entry = int32_t(position);
-        return -1;
-      }
-      if (pointer_at(entry) != pointer) continue;
-      seen = true;
-      if (equal(entry)) return entry;
-    }
-  }
-
- private:
-  std::vector<int32_t> slots_;
-};
 
 bool same_view(const at::Tensor& a, const at::Tensor& b) {
   return a.scalar_type() == b.scalar_type() && a.sizes() == b.sizes() && a.strides() == b.strides() &&
@@ -189,6 +145,7 @@ void prefetch_ahead(const GradList& grads, size_t i) {
 }  // namespace
 
 bool is_native(const GradList& grads) {
+  if (grads.plain()) return true;
   if (c10::impl::dispatch_mode_enabled()) return false;
   constexpr c10::DispatchKeySet kForeign({c10::DispatchKey::Python, c10::DispatchKey::FuncTorchBatched,
                                           c10::DispatchKey::FuncTorchGradWrapper,
@@ -205,7 +162,9 @@ bool is_native(const GradList& grads) {
   return true;
 }
 
-Prepared prepare(const CallSite& site, const GradList& grads) {
+namespace {
+
+Prepared prepare_any(const CallSite& site, const GradList& grads) {
   const size_t count = grads.size();
   Prepared out;
   out.refs.resize(count);
@@ -243,6 +202,13 @@ Prepared prepare(const CallSite& site, const GradList& grads) {
     else set_staged(out, i, dense_copy(g), {});
   }
   return out;
+}
+
+}  // namespace
+
+const Prepared& prepare(const CallSite& site, const GradList& grads) {
+  if (!grads.prepared_) grads.prepared_ = grads.plain_ ? grads.plain_->take() : prepare_any(site, grads);
+  return *grads.prepared_;
 }
 
 Prepared prepare_for_write(const CallSite& site, const GradList& grads, const Prepared& prepared) {
@@ -283,12 +249,28 @@ void write_back(const Prepared& prepared) {
   }
 }
 
+namespace {
+
+const void* counter_of(const c10::TensorImpl& impl) {
+  static_assert(sizeof(c10::VariableVersion) == sizeof(void*));  // a pointer that torch keeps private
+  return *reinterpret_cast<void* const*>(&impl.version_counter());
+}
+
+}  // namespace
+
 void bump_version(const at::Tensor& grad) {
   if (grad.defined() && !grad.is_inference()) grad.unsafeGetTensorImpl()->bump_version();
 }
 
 void bump_versions(const GradList& grads) {
-  for (const at::Tensor& g : grads) bump_version(g);
+  // A counter is memory of its own, two pointers away: led there in steps, as the walk over the list is.
+  constexpr size_t kTurns = 8;
+  for (size_t i = 0; i < grads.size(); ++i) {
+    if (i + 2 * kTurns < grads.size()) prefetch(grads[i + 2 * kTurns].unsafeGetTensorImpl(), 64);
+    if (i + kTurns < grads.size() && grads[i + kTurns].defined())
+      prefetch(counter_of(*grads[i + kTurns].unsafeGetTensorImpl()), 16);
+    bump_version(grads[i]);
+  }
 }
 
 }  // namespace gradkern

@@ -16,12 +16,18 @@
 namespace gradkern {
 namespace {
 
-/// `compute()`, which works on `list`, without Python's lock.
+/// Up to this many elements Python's lock is kept: the work is shorter than the 5 ms after which Python itself
+/// would switch threads, and the gradients need no owner.
+constexpr int64_t kElementsUnderGil = int64_t(1) << 22;
+
+/// `compute()`, which works on `list`, without Python's lock where that takes long.
 template <class Compute>
-auto without_gil(const CallSite& site, const GradList& list, Compute compute) {
+auto without_gil(const CallSite& site, GradList& list, Compute compute) {
+  RECORD_FUNCTION(std::string("gradkern::") + site.operation, {});
+  if (list.plain() && list.plain()->elements() <= kElementsUnderGil) return compute();
+  list.own();
   const KnownStreams streams(list);
   py::gil_scoped_release release;
-  RECORD_FUNCTION(std::string("gradkern::") + site.operation, {});
   return compute();
 }
 
@@ -67,7 +73,7 @@ OnNonfinite policy_of(const std::string& name) {
 std::optional<at::Tensor> clip_grad_norm(const py::sequence& parameters, double max_norm,
                                          double norm_type, bool error_if_nonfinite) {
   const CallSite site{"clip_grad_norm_", "parameters"};
-  const GradList grads = gradients_of(site, parameters);
+  GradList grads = gradients_of(site, parameters);
   if (!is_native(grads)) return std::nullopt;
   ClipRequest request;
   request.measure.norm_type = norm_type;
@@ -79,7 +85,7 @@ std::optional<at::Tensor> clip_grad_norm(const py::sequence& parameters, double 
 std::optional<at::Tensor> get_total_norm(const py::sequence& tensors, double norm_type,
                                          bool error_if_nonfinite) {
   const CallSite site{"get_total_norm", "tensors"};
-  const GradList list = tensors_of(site, tensors);
+  GradList list = tensors_of(site, tensors);
   if (!is_native(list)) return std::nullopt;
   ClipRequest request;  // a max_norm of infinity never writes
   request.measure.norm_type = norm_type;
@@ -91,7 +97,7 @@ std::optional<at::Tensor> get_total_norm(const py::sequence& tensors, double nor
 bool clip_grads_with_norm(const py::sequence& parameters, double max_norm,
                           const at::Tensor& total_norm) {
   const CallSite site{"clip_grads_with_norm_", "parameters"};
-  const GradList grads = gradients_of(site, parameters);
+  GradList grads = gradients_of(site, parameters);
   if (!is_native(grads)) return false;
   without_gil(site, grads, [&] { clip_with_norm(site, grads, max_norm, total_norm); });
   return true;
@@ -99,13 +105,13 @@ bool clip_grads_with_norm(const py::sequence& parameters, double max_norm,
 
 bool clip_grad_value(const py::sequence& parameters, double limit) {
   const CallSite site{"clip_grad_value_", "parameters"};
-  const GradList grads = gradients_of(site, parameters);
+  GradList grads = gradients_of(site, parameters);
   if (!is_native(grads)) return false;
   without_gil(site, grads, [&] { clip_value(site, grads, limit); });
   return true;
 }
 
-std::optional<py::dict> measured(const CallSite& site, const GradList& grads, double norm_type,
+std::optional<py::dict> measured(const CallSite& site, GradList grads, double norm_type,
                                  bool count_zeros, double inv_scale) {
   if (!is_native(grads)) return std::nullopt;
   const MeasureRequest request{norm_type, true, count_zeros, inv_scale, /*decision_norm=*/true};
@@ -135,7 +141,7 @@ std::optional<py::dict> clip_parameters(const py::sequence& parameters, double m
                                         double norm_type, const std::string& on_nonfinite,
                                         bool count_zeros, const py::object& names) {
   const CallSite site = named_site("GradClipper.clip_", names);
-  const GradList grads = gradients_of(site, parameters);
+  GradList grads = gradients_of(site, parameters);
   if (!is_native(grads)) return std::nullopt;
   ClipRequest request;
   request.measure = {norm_type, true, count_zeros};
@@ -157,7 +163,7 @@ std::optional<std::pair<at::Tensor, at::Tensor>> partials(const py::sequence& sh
                                                           const std::string& operation,
                                                           const py::object& names) {
   const CallSite site = named_site(operation.c_str(), names);
-  const GradList list = tensors_of(site, shards, /*none_allowed=*/true);
+  GradList list = tensors_of(site, shards, /*none_allowed=*/true);
   if (!is_native(list)) return std::nullopt;
   const PackedPartials packed = without_gil(
       site, list, [&] { return packed_partials(site, list, norm_type, count_zeros, per_tensor); });
@@ -166,7 +172,7 @@ std::optional<std::pair<at::Tensor, at::Tensor>> partials(const py::sequence& sh
 
 bool scale_gradients(const py::sequence& grads, const at::Tensor& factor, const std::optional<at::Tensor>& zero) {
   const CallSite site{"scale_", "gradients"};
-  const GradList list = tensors_of(site, grads, /*none_allowed=*/true);
+  GradList list = tensors_of(site, grads, /*none_allowed=*/true);
   if (!is_native(list)) return false;
   without_gil(site, list, [&] { scale(site, list, factor, zero.value_or(at::Tensor())); });
   return true;
@@ -174,7 +180,7 @@ bool scale_gradients(const py::sequence& grads, const at::Tensor& factor, const 
 
 bool clamp_gradients(const py::sequence& grads, double limit) {
   const CallSite site{"clip_grad_value_", "gradients"};
-  const GradList list = tensors_of(site, grads, /*none_allowed=*/true);
+  GradList list = tensors_of(site, grads, /*none_allowed=*/true);
   if (!is_native(list)) return false;
   without_gil(site, list, [&] { clip_value(site, list, limit); });
   return true;

@@ -7,7 +7,7 @@
 namespace gradkern {
 namespace {
 
-GradList as_list(at::TensorList tensors) { return {tensors.begin(), tensors.end()}; }
+GradList as_list(at::TensorList tensors) { return GradList(tensors); }
 
 MeasureRequest request_of(double norm_type, bool for_decision) {
   MeasureRequest request;

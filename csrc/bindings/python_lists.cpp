@@ -20,29 +20,43 @@ const at::TensorImpl* impl_at(PyObject* list, Py_ssize_t i) {
   return THPVariable_CheckExact(item) ? THPVariable_Unpack(item).unsafeGetTensorImpl() : nullptr;
 }
 
-/// From a Python object to its gradient's data are four pointers, each a cache miss of its own where
+void prefetch_storage(const at::TensorImpl& tensor) {
+  if (tensor.has_storage()) prefetch(tensor.unsafe_storage().unsafeGetStorageImpl(), 128);
+}
+
+/// From a Python object to its gradient's data are five pointers, each a cache miss of its own where
 /// there are thousands of tensors. Entries further on are led one pointer down at every turn, so that
 /// their misses overlap.
-void prefetch_chain(PyObject* list, Py_ssize_t i) {
-  constexpr Py_ssize_t kTurns = 6;
-  if (i + 4 * kTurns < PySequence_Fast_GET_SIZE(list))
-    prefetch(PySequence_Fast_GET_ITEM(list, i + 4 * kTurns), 32);
-  if (const at::TensorImpl* parameter = impl_at(list, i + 3 * kTurns)) prefetch(parameter, 64);
-  if (const at::TensorImpl* parameter = impl_at(list, i + 2 * kTurns))
+constexpr Py_ssize_t kTurns = 6;
+
+void prefetch_gradients(PyObject* list, Py_ssize_t i) {
+  if (i + 5 * kTurns < PySequence_Fast_GET_SIZE(list))
+    prefetch(PySequence_Fast_GET_ITEM(list, i + 5 * kTurns), 32);
+  if (const at::TensorImpl* parameter = impl_at(list, i + 4 * kTurns)) prefetch(parameter, 64);
+  if (const at::TensorImpl* parameter = impl_at(list, i + 3 * kTurns))
     if (const void* metadata = const_cast<at::TensorImpl*>(parameter)->autograd_meta())
       prefetch(metadata, 64);
-  if (const at::TensorImpl* parameter = impl_at(list, i + kTurns))
+  if (const at::TensorImpl* parameter = impl_at(list, i + 2 * kTurns))
     prefetch(parameter->grad().unsafeGetTensorImpl(), sizeof(at::TensorImpl));
+  if (const at::TensorImpl* parameter = impl_at(list, i + kTurns))
+    if (parameter->grad().defined()) prefetch_storage(*parameter->grad().unsafeGetTensorImpl());
+}
+
+void prefetch_tensors(PyObject* list, Py_ssize_t i) {
+  if (i + 3 * kTurns < PySequence_Fast_GET_SIZE(list))
+    prefetch(PySequence_Fast_GET_ITEM(list, i + 3 * kTurns), 32);
+  if (const at::TensorImpl* tensor = impl_at(list, i + 2 * kTurns)) prefetch(tensor, sizeof(at::TensorImpl));
+  if (const at::TensorImpl* tensor = impl_at(list, i + kTurns)) prefetch_storage(*tensor);
 }
 
 /// Calls body(item, index) for every entry; a list that Python code shrinks meanwhile is safe.
-template <class Body>
-void for_each_item(const py::sequence& sequence, const Body& body) {
+template <class Prefetch, class Body>
+void for_each_item(const py::sequence& sequence, const Prefetch& prefetch_ahead, const Body& body) {
   const py::object fast =
       py::reinterpret_steal<py::object>(PySequence_Fast(sequence.ptr(), "expected a list or tuple"));
   if (!fast) throw py::error_already_set();
   for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(fast.ptr()); ++i) {
-    prefetch_chain(fast.ptr(), i);
+    prefetch_ahead(fast.ptr(), i);
     body(PySequence_Fast_GET_ITEM(fast.ptr(), i), int64_t(i));
   }
 }
@@ -83,12 +97,12 @@ at::Tensor grad_attribute(const CallSite& site, PyObject* item, int64_t index) {
 }  // namespace
 
 GradList gradients_of(const CallSite& site, const py::sequence& parameters) {
-  GradList grads;
-  grads.reserve(py::len(parameters));
+  GradList grads(py::len(parameters));
   bool any_candidate = false;
-  for_each_item(parameters, [&](PyObject* item, int64_t index) {
+  for_each_item(parameters, prefetch_gradients, [&](PyObject* item, int64_t index) {
     if (!has_plain_grad(item)) {
-      grads.push_back(grad_attribute(site, item, index));
+      grads.own();  // its code may let go of others
+      grads.add(grad_attribute(site, item, index));
       any_candidate = true;
       return;
     }
@@ -98,7 +112,7 @@ GradList gradients_of(const CallSite& site, const py::sequence& parameters) {
                     PyType_IsSubtype(Py_TYPE(item), reinterpret_cast<PyTypeObject*>(ParameterClass));
     const bool joins_without =
         !grad.defined() && parameter.key_set().has(c10::DispatchKey::Python) && parameter.requires_grad();
-    grads.push_back(joins_without ? parameter : grad);
+    grads.add(joins_without ? parameter : grad);
   });
   TORCH_CHECK_VALUE(any_candidate || grads.empty(), "[", site.operation, "] ", site.list,
                     ": expected parameters, got ", grads.size(), " plain tensors of which none requires ",
@@ -107,18 +121,17 @@ GradList gradients_of(const CallSite& site, const py::sequence& parameters) {
 }
 
 GradList tensors_of(const CallSite& site, const py::sequence& tensors, bool none_allowed) {
-  GradList list;
-  list.reserve(py::len(tensors));
-  for_each_item(tensors, [&](PyObject* item, int64_t index) {
-    if (none_allowed && item == Py_None) list.emplace_back();
-    else list.push_back(tensor_at(site, item, index));
+  GradList list(py::len(tensors));
+  for_each_item(tensors, prefetch_tensors, [&](PyObject* item, int64_t index) {
+    if (none_allowed && item == Py_None) list.add({});
+    else list.add(tensor_at(site, item, index));
   });
   return list;
 }
 
 py::tuple numels_of(const CallSite& site, const py::sequence& parameters) {
   py::tuple numels(py::len(parameters));
-  for_each_item(parameters, [&](PyObject* item, int64_t index) {
+  for_each_item(parameters, prefetch_tensors, [&](PyObject* item, int64_t index) {
     if (size_t(index) < numels.size()) numels[size_t(index)] = tensor_at(site, item, index).numel();
   });
   return numels;

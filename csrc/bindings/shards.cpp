@@ -16,7 +16,7 @@ PackedPartials packed_partials(const CallSite& site, const GradList& grads, doub
   if (cuda_backend::handles(grads))
     return cuda_backend::packed_partials(site, grads, norm_type, count_zeros, per_tensor);
   at::NoGradGuard no_grad;
-  const Prepared prepared = prepare(site, grads);
+  const Prepared& prepared = prepare(site, grads);
   const ChunkPlan plan(prepared.refs.data(), int64_t(prepared.refs.size()));
   const cpu::MeasureOptions options{norm_order(norm_type), count_zeros};
   std::vector<Partial> partials(grads.size());

@@ -25,13 +25,32 @@ char* address(const ChunkPlan& plan, const Chunk& chunk) {
   return static_cast<char*>(t.data) + chunk.begin * itemsize(t.dtype);
 }
 
-/// The beginning of the chunk after this one: the kernels ask for memory ahead within a chunk only.
-void prefetch_next(const ChunkPlan& plan, int64_t tensor, int64_t chunk) {
-  if (++chunk == plan.first_chunk(tensor + 1) && ++tensor == plan.tensors()) return;
-  const Chunk next = plan.at(tensor, chunk);
-  const int64_t bytes = next.length * itemsize(plan.tensor(tensor).dtype);
-  prefetch(address(plan, next), std::min(bytes, kPrefetchBytes));
-}
+/// Asks for the beginnings of the chunks to come, kPrefetchBytes ahead of the one at work: the kernels ask for
+/// memory ahead within a chunk only, and small tensors are short of it.
+class PrefetchAhead {
+ public:
+  PrefetchAhead(const ChunkPlan& plan, int64_t tensor, int64_t chunk, int64_t end)
+      : plan_(plan), tensor_(tensor), chunk_(chunk), end_(end) {}
+
+  /// Before each chunk in turn, the first one included.
+  void step(const Chunk& chunk) {
+    ahead_ -= asked(chunk);  // of the first nothing was asked: a little less is ahead then
+    for (; ahead_ < kPrefetchBytes && ++chunk_ < end_;) {
+      while (chunk_ >= plan_.first_chunk(tensor_ + 1)) ++tensor_;
+      const Chunk next = plan_.at(tensor_, chunk_);
+      prefetch(address(plan_, next), asked(next));
+      ahead_ += asked(next);
+    }
+  }
+
+ private:
+  int64_t asked(const Chunk& chunk) const {
+    return std::min(chunk.length * itemsize(plan_.tensor(chunk.tensor).dtype), kPrefetchBytes);
+  }
+
+  const ChunkPlan& plan_;
+  int64_t tensor_, chunk_, end_, ahead_ = 0;
+};
 
 /// Calls body(chunk, index) for every chunk, under the given floating-point mode. Chunks differ in
 /// size and cores in speed, so threads take runs of chunks as they get free; which thread takes
@@ -49,10 +68,12 @@ void for_each_chunk(const ChunkPlan& plan, const ThreadPool& pool, FloatingPoint
     for (int64_t begin; (begin = next.fetch_add(run, std::memory_order_relaxed)) < chunks;) {
       const int64_t end = begin + run < chunks ? begin + run : chunks;
       int64_t tensor = plan.find(begin);
+      PrefetchAhead ahead(plan, tensor, begin, end);
       for (int64_t i = begin; i < end; ++i) {
         while (i >= plan.first_chunk(tensor + 1)) ++tensor;  // also over empty tensors
-        prefetch_next(plan, tensor, i);
-        body(plan.at(tensor, i), i);
+        const Chunk chunk = plan.at(tensor, i);
+        ahead.step(chunk);
+        body(chunk, i);
       }
     }
   };

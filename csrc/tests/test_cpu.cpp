@@ -1,5 +1,6 @@
 // csrc/cpu: every instruction set against long double, over sizes, alignments, types and values;
 // guard zones; the same bits for any thread count and alignment.
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -191,6 +192,25 @@ void test_writes(const ChunkKernels& kernels) {
     }
 }
 
+/// Every number of 16 bits times factors of all kinds: the bits of core/clip.h.
+template <class T>
+void test_every_product(const ChunkKernels& kernels, DType dtype) {
+  constexpr int64_t kNumbers = int64_t(1) << 16, kOdd = 3;  // beyond whole vectors, too
+  for (double coef : {0.3, 1.7, -0.999, 0.0, 3e38, 0x1p-126, 1e-42, kInfinity, double(NAN)}) {
+    std::vector<T> numbers(size_t(kNumbers + kOdd)), want(size_t(kNumbers + kOdd));
+    for (int64_t i = 0; i < kNumbers + kOdd; ++i) {
+      numbers[size_t(i)] = {uint16_t(i)};
+      want[size_t(i)] = scaled(T{uint16_t(i)}, coef);
+    }
+    for (int64_t begin = 0; begin < kNumbers + kOdd; begin += kChunkElements)
+      kernels.scale(numbers.data() + begin, dtype, std::min(kChunkElements, kNumbers + kOdd - begin), coef);
+    for (size_t i = 0; i < want.size(); ++i) {
+      const bool both_nan = std::isnan(to_float(numbers[i])) && std::isnan(to_float(want[i]));
+      CHECK(both_nan || numbers[i].bits == want[i].bits);
+    }
+  }
+}
+
 ThreadPool pool_of(int threads) {
   return {threads, [](int count, const std::function<void(int)>& body) {
             std::vector<std::thread> running;
@@ -249,6 +269,8 @@ int main() {
     test_measure(*kernels);
     test_special_values(*kernels);
     test_writes(*kernels);
+    test_every_product<BFloat16>(*kernels, DType::kBFloat16);
+    test_every_product<Float16>(*kernels, DType::kFloat16);
   }
   test_driver();
   return test::finish("test_cpu");

@@ -64,10 +64,29 @@ def as_depth(operation: str, depth: Any) -> int | None:
 def layer_of(name: str, depth: int | None = None) -> str:
     """The module that owns a parameter: "blocks.1.attn.weight" → "blocks.1.attn".
 
-    With `depth`, at most that many leading components. A parameter of the root module itself
-    belongs to "(root)".
+    What a parametrization is made of belongs to the module that has it:
+    "0.parametrizations.weight.original0" → "0". With `depth`, at most that many leading components. A
+    parameter of the root module itself belongs to "(root)".
     """
-    owner = name.rpartition(".")[0]
+    owner = f".{name}".partition(".parametrizations.")[0][1:]
+    if len(owner) == len(name):
+        owner = name.rpartition(".")[0]
     if depth is not None:
         owner = ".".join(owner.split(".")[:depth])
     return owner or "(root)"
+
+
+def common_prefix(names: Sequence[str]) -> str:
+    """The leading components that say nothing because every name has them: "base_model.model.".
+
+    Each name keeps the module that owns it, and a number keeps the component before it ("layers.0").
+    Empty where the names have nothing in common.
+    """
+    paths = [name.split(".")[:-2] for name in names]
+    if not paths:
+        return ""
+    first, last = min(paths), max(paths)  # what these two share, all share
+    count = next((i for i, (a, b) in enumerate(zip(first, last)) if a != b), min(len(first), len(last)))
+    while count and any(name.split(".")[count].isdecimal() for name in names):
+        count -= 1
+    return "".join(f"{part}." for part in first[:count])

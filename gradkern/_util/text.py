@@ -24,11 +24,58 @@ def number(value: float | None, digits: int = 4) -> str:
     return "NaN" if math.isnan(value) else f"{value:.{digits}g}"
 
 
-def clip_end(text: str, width: int) -> str:
-    """At most `width` characters. The end is kept, since it says more about a parameter."""
+def clip_middle(text: str, width: int) -> str:
+    """At most `width` characters: a longer text loses its middle, the end of a name says more."""
     if len(text) <= width:
         return text
-    return "…" + text[len(text) - width + 1 :] if width > 1 else text[:width]
+    if width < 3:
+        return text[:width]
+    head = (width - 1) // 3
+    return f"{text[:head]}…{text[len(text) - (width - 1 - head) :]}"
+
+
+def fit(names: Sequence[str], width: int) -> list[str]:
+    """Names that differ, in at most `width` characters each and still different.
+
+    A name that is too long loses its middle. Where that makes two names alike, the places where they
+    differ are kept instead of the beginning; where there is no room for these, their rows are added.
+    """
+    shown = [clip_middle(name, width) for name in names]
+    kept: dict[int, list[int]] = {}
+    for _ in range(3):
+        for alike in _alike(shown):
+            start = _first_difference([names[row] for row in alike])
+            for row in alike:
+                kept.setdefault(row, []).append(start)
+                shown[row] = _around(names[row], kept[row], width)
+    for alike in _alike(shown):
+        for row in alike:
+            mark = f"~{row + 1}"
+            shown[row] = shown[row][: max(width - len(mark), 0)] + mark
+    return shown
+
+
+def _alike(shown: Sequence[str]) -> list[list[int]]:
+    rows: dict[str, list[int]] = {}
+    for row, text in enumerate(shown):
+        rows.setdefault(text, []).append(row)
+    return [members for members in rows.values() if len(members) > 1]
+
+
+def _first_difference(names: Sequence[str]) -> int:
+    """Where the component begins in which the names differ first."""
+    first, last = min(names), max(names)
+    at = next((i for i, (a, b) in enumerate(zip(first, last)) if a != b), min(len(first), len(last)))
+    return first.rfind(".", 0, at) + 1
+
+
+def _around(name: str, starts: Sequence[int], width: int) -> str:
+    """The end of a name, and before it what begins at `starts`."""
+    piece = (width - 1 - len(starts)) // (1 + len(starts))
+    if piece < 3:
+        return clip_middle(name, width)
+    end = width - 1 - len(starts) - piece * len(starts)
+    return "".join(f"…{name[start : start + piece]}" for start in sorted(starts)) + f"…{name[-end:]}"
 
 
 def html_table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

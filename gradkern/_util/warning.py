@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 import warnings
-from pathlib import Path
+from types import FrameType
 
-_PACKAGE = str(Path(__file__).resolve().parents[1])
+#: Whose lines say nothing to a person: ours, and of what calls us.
+_INNER = {"gradkern", "torch", "importlib"}
 
 
 class GradkernWarning(UserWarning):
@@ -22,7 +23,7 @@ class GradkernWarning(UserWarning):
 def warn(message: str) -> None:
     """Issue a `GradkernWarning` at the line that called gradkern."""
     frame = sys._getframe()
-    while frame.f_back is not None and frame.f_code.co_filename.startswith((_PACKAGE, "<frozen importlib")):
+    while frame.f_back is not None and _room(frame) in _INNER:
         frame = frame.f_back
     warnings.warn_explicit(
         message,
@@ -32,3 +33,7 @@ def warn(message: str) -> None:
         frame.f_globals.get("__name__"),
         frame.f_globals.setdefault("__warningregistry__", {}),
     )
+
+
+def _room(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0]

@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, get_args
 
 import torch
 from torch import Tensor
 
 from gradkern.clipping import grad_scaler, ladder, verdict
+from gradkern.clipping.checks import (
+    check_folded,
+    check_groups,
+    check_one_way,
+    check_optimizer,
+    check_policies,
+)
+from gradkern.clipping.deciding import Group, NormGroups, apply_elements, as_policy, element_parts, facts_of
 from gradkern.clipping.fused_step import OptimizerHandover
 from gradkern.clipping.ladder import RankGroups
-from gradkern.clipping.policies import GlobalNorm
+from gradkern.clipping.policies import Decision, GlobalNorm, Policy
+from gradkern.clipping.selection import Selector, check_no_overlap, members_of
 from gradkern.clipping.verdict import Verdict
 from gradkern.kernels.backend import C
 from gradkern.kernels.measured import Measured
 from gradkern.params.arguments import as_limit, as_number, check_group, check_selections, innermost
+from gradkern.params.misuse import Misuse
 from gradkern.params.names import NamedParameters
 from gradkern.params.plan import ParameterPlan
-from gradkern.params.stats import GradStats
+from gradkern.params.stats import GradStats, GroupStats
 
 if TYPE_CHECKING:
     from torch.amp.grad_scaler import GradScaler
@@ -29,12 +40,17 @@ OnNonfinite = Literal["propagate", "raise", "zero", "skip"]
 
 
 class GradClipper:
-    """Clips gradients by their global norm and returns what one read of them tells.
+    """Clips gradients by their global norm, by a policy, or group by group, and returns what one read tells.
 
     Args:
         params: a Module (looked at again when its parameters change), (name, Parameter) pairs, or
             Parameters.
-        max_norm: largest norm to leave; `inf` only measures.
+        max_norm: largest norm to leave; `inf` only measures. Or else:
+        policy: one of `gradkern.policies`: ``policy=ZClip()``.
+        groups: ``{name: (selector, policy)}``: groups that are measured and decided on by themselves. A
+            selector is a glob over names (``"*.bias"``), a function of name and parameter, an optimizer, a
+            module or parameters; the first that matches wins, and every parameter is in one group. In place
+            of a policy stands a number for the limit of the group's norm, or None: measured, never scaled.
         norm_type: order of the norm that is clipped, as in `clip_grad_norm_`.
         count_zeros: count zero elements too (`stats.zeros`), of sparse gradients the stored ones; costs a
             little.
@@ -82,8 +98,10 @@ class GradClipper:
     def __init__(
         self,
         params: NamedParameters,
-        max_norm: float,
+        max_norm: float | None = None,
         *,
+        policy: Policy | None = None,
+        groups: Mapping[str, tuple[Selector, Policy | float | None]] | None = None,
         norm_type: float = 2.0,
         count_zeros: bool = False,
         on_nonfinite: OnNonfinite = "propagate",
@@ -94,7 +112,7 @@ class GradClipper:
         pp_group: ProcessGroup | None = None,
         counted_elsewhere: Callable[[str], bool] | None = None,
     ) -> None:
-        self._policy = GlobalNorm(as_limit("GradClipper", "max_norm", max_norm))
+        self._choose_policies(max_norm, policy, groups)
         self.norm_type = as_number("GradClipper", "norm_type", norm_type)
         self._count_zeros = bool(count_zeros)
         self._fold = bool(fold)
@@ -102,34 +120,89 @@ class GradClipper:
         check_group("GradClipper", "process_group", process_group)
         check_group("GradClipper", "pp_group", pp_group)
         check_selections("GradClipper", process_group, in_process_group, counted_elsewhere)
+        check_policies(list(self._policies.items()), self._fold)
         self._plan = ParameterPlan("GradClipper", params)
+        self._misuse = Misuse("GradClipper.clip_", "clip")
         if not self._plan.params and process_group is None and pp_group is None:
             raise ValueError("[GradClipper] params: expected at least one parameter, got none")
-        _check_optimizer(optimizer, on_nonfinite, fold)
-        self._folded: tuple[Any, Any] = (None, None)
-        if fold and optimizer is not None:
-            self._check_folded("GradClipper", optimizer)
-        self._optimizer = optimizer
-        self._handover = None
-        if optimizer is not None:
-            self._handover = OptimizerHandover(innermost(optimizer), self._plan.identities)
-            self._handover.retire_with(self)
+        self._use_optimizer(optimizer)
         inside = None if in_process_group is None else (lambda i: in_process_group(self._plan.names[i]))
         elsewhere = None if counted_elsewhere is None else (lambda i: counted_elsewhere(self._plan.names[i]))
         self._ranks = RankGroups(process_group, pp_group, inside, elsewhere)
         self._cache = ladder.Cache()
         self._described: tuple[Any, dict[str, Any]] = (None, {})
-        plan = self._plan
-        ladder.agree("GradClipper", plan.params, plan.names, self.norm_type, self._ranks, self._cache)
+        self._norm_groups: NormGroups | None = None
+        self._grouped: tuple[str, ...] | None = None
+        self._form_groups()
+        plan, grouped = self._plan, self._norm_groups
+        named: dict[str, list[int]] = (
+            {} if grouped is None else {group.name: group.rows for group in grouped.groups}
+        )
+        ladder.agree("GradClipper", plan.params, plan.names, self.norm_type, self._ranks, self._cache, named)
+
+    def _choose_policies(self, max_norm: Any, policy: Any, groups: Any) -> None:
+        check_one_way(max_norm, policy, groups)
+        if groups is None:
+            name, given = ("max_norm", max_norm) if policy is None else ("policy", policy)
+            chosen = as_policy("GradClipper", name, given)
+            self._policies: dict[str, Policy | None] = {"": chosen}
+            self._selectors: dict[str, Any] | None = None
+        else:
+            check_groups(groups)
+            self._policies = {
+                name: as_policy("GradClipper", f"groups['{name}']", given)
+                for name, (_, given) in groups.items()
+            }
+            self._selectors = {name: selector for name, (selector, _) in groups.items()}
+        #: The one for all parameters; None with groups.
+        self._policy = self._policies[""] if groups is None else None
+        self._global = self._policy if type(self._policy) is GlobalNorm else None
+
+    def _use_optimizer(self, optimizer: torch.optim.Optimizer | None) -> None:
+        may_skip = any(p is not None and p.may_skip for p in self._policies.values())
+        check_optimizer(optimizer, self.on_nonfinite, self._fold, may_skip)
+        self._optimizer = optimizer
+        self._handover = None
+        self._folded: tuple[Any, Any] = (None, None)
+        if optimizer is None:
+            return
+        if self._fold:
+            self._check_folded("GradClipper", optimizer)
+        self._handover = OptimizerHandover(innermost(optimizer), self._plan.identities)
+        self._handover.retire_with(self)
+
+    def _form_groups(self) -> None:
+        """Again where the module has other parameters now."""
+        names = self._plan.names
+        if self._selectors is None or self._grouped is names:
+            return
+        members = members_of(self._selectors, names, self._plan.params, self._ranks.pp_group is not None)
+        groups = [Group(name, rows, self._policies[name]) for name, rows in members.items()]
+        self._norm_groups, self._grouped = NormGroups(groups, names), names
+        self._unchecked = True
 
     @property
     def max_norm(self) -> float:
-        """Largest norm to leave; can be set between steps."""
-        return self._policy.max_norm
+        """Largest norm to leave; can be set between steps. Of a clipper with a policy or groups: see
+        `policies`."""
+        return self._global_policy().max_norm
 
     @max_norm.setter
     def max_norm(self, value: float) -> None:
-        self._policy.max_norm = as_limit("GradClipper", "max_norm", value)
+        self._global_policy().max_norm = as_limit("GradClipper", "max_norm", value)
+
+    def _global_policy(self) -> GlobalNorm:
+        if self._global is None:
+            raise AttributeError(
+                "[GradClipper] max_norm: expected a clipper that was built with max_norm; the limits of this "
+                "one are those of clipper.policies"
+            )
+        return self._global
+
+    @property
+    def policies(self) -> Mapping[str, Policy | None]:
+        """The policy of each group by its name; of a clipper without groups, under ""."""
+        return MappingProxyType(self._policies)
 
     @property
     def on_nonfinite(self) -> OnNonfinite:
@@ -193,20 +266,22 @@ class GradClipper:
             self._handover.check_fused("GradClipper.clip_")
             if self._fold:
                 self._check_folded("GradClipper.clip_", self._handover.optimizer)
-        if scaler is None and not (self._fold or self._ranks.named or self._cache.plan is not None):
+        self._misuse.check_used(params)
+        plain = not (self._fold or self._ranks.named or self._cache.plan is not None)
+        if self._global is not None and scaler is None and plain:
             columns = C.clip(
                 params,
-                self._policy.max_norm,
+                self._global.max_norm,
                 self.norm_type,
                 self.on_nonfinite,
                 self._count_zeros,
                 self._plan.names,
             )
             if columns is not None:
-                return self._clipped_in_one_call(Measured(**columns), params)
+                return self._clipped_in_one_call(Measured(**columns), params, self._global.max_norm)
         return self._clip_in_steps(params, scaler, optimizer)
 
-    def _clipped_in_one_call(self, measured: Measured, params: list[Tensor]) -> GradStats:
+    def _clipped_in_one_call(self, measured: Measured, params: list[Tensor], max_norm: float) -> GradStats:
         measured = ladder.on_home_device(measured, params)
         if self._handover is not None and measured.skip_step is not None:
             self._handover.give(None, measured.skip_step)
@@ -214,43 +289,41 @@ class GradClipper:
             measured,
             clip_coef=measured.clip_coef,
             skip_step=measured.skip_step,
-            threshold=self._policy.max_norm,
-            policy=self._facts(),
+            threshold=max_norm,
+            policy=self._facts(max_norm),
             applied=True,
         )
-
-    def _facts(self) -> dict[str, Any]:
-        key = (self._policy.max_norm, self._on_nonfinite)
-        if self._described[0] != key:
-            facts = {"class": "GlobalNorm", "max_norm": key[0], "on_nonfinite": key[1]}
-            self._described = key, facts
-        return self._described[1]
 
     def _statistics(self, measured: Measured, **further: Any) -> GradStats:
         plan = self._plan
         numel = plan.sizes(measured.numel)
+        if not self._ranks.named and self._cache.plan is None:  # else other ranks may have some
+            self._misuse.check_present(plan.params, measured.has_grad)
         return GradStats.of(
             measured, plan.names, numel, plan.first, plan.identities, self.norm_type, **further
         )
+
+    def _facts(self, max_norm: float | None = None) -> dict[str, Any]:
+        """What decided, the same object while nothing changes."""
+        key: Any = (max_norm, self._on_nonfinite)
+        if max_norm is None:
+            settings = {name: facts_of(policy) for name, policy in self._policies.items()}
+            key = settings if self._selectors is None else {"groups": settings}
+        if self._described[0] != key:
+            facts = facts_of(self._policy) if self._selectors is None else dict(key)
+            self._described = key, {**facts, "on_nonfinite": self._on_nonfinite}
+        return self._described[1]
 
     @torch.no_grad()
     def _clip_in_steps(
         self, params: list[Tensor], scaler: GradScaler | None, optimizer: torch.optim.Optimizer | None
     ) -> GradStats:
-        """Measure, decide, apply, with a scaler, a fold, groups, DTensors or torch's operations."""
+        """Measure, decide, apply: with a policy, groups, a scaler, a fold, ranks or torch's operations."""
+        self._form_groups()
         inverse = self._begin_unscaling(params, scaler, optimizer)
-        measured = ladder.measure(
-            "GradClipper.clip_",
-            params,
-            self._plan.names,
-            self.norm_type,
-            self._count_zeros,
-            1.0 if inverse is None else inverse,
-            self._ranks,
-            self._cache,
-        )
+        measured = self._measure(params, 1.0 if inverse is None else inverse)
         stats = self._statistics(measured, inv_scale=1.0 if inverse is None else inverse)
-        decision = self._policy.decide(stats)
+        decision, groups = self._decide(stats, measured, params)
         # A scaler skips the step by itself: nothing but unscaling is left to do then.
         alone = inverse is not None and self.on_nonfinite == "propagate"
         judged = verdict.judge(decision, measured.bad(), "skip" if alone else self.on_nonfinite)
@@ -258,36 +331,113 @@ class GradClipper:
             if scaler is not None and bool(judged.bad):  # update() lowers the scale
                 grad_scaler.record(scaler, self._stepped(optimizer), params, judged.bad)
             verdict.raise_if_bad(measured, judged, self._plan.names, "GradClipper.clip_")
-        self._carry_out(params, judged, inverse, scaler)
+        factor = self._carry_out(params, stats, judged, inverse, scaler)
         if scaler is not None:
-            grad_scaler.record(scaler, self._stepped(optimizer), params, judged.bad)
+            found = judged.bad if judged.skip is None else judged.skip | judged.bad
+            grad_scaler.record(scaler, self._stepped(optimizer), params, found)
         return dataclasses.replace(
             stats,
-            clip_coef=verdict.smallest(judged.factor).to(measured.total_norm.dtype),
+            clip_coef=verdict.smallest(factor).to(measured.total_norm.dtype),
             # A scaler skips by itself.
             skip_step=judged.bad if judged.skip is None and inverse is not None else judged.skip,
             threshold=decision.threshold,
             policy=self._facts(),
             applied=not self._fold,
+            _factor=factor if factor.ndim else None,
+            _groups=groups,
         )
+
+    def _measure(self, params: list[Tensor], scale: float | Tensor) -> Measured:
+        members: list[list[int]] | None = None
+        if self._norm_groups is not None:
+            members = self._norm_groups.members
+        elif self._policy is not None and self._policy.needs_rows:
+            members = []
+        return ladder.measure(
+            "GradClipper.clip_",
+            params,
+            self._plan.names,
+            self.norm_type,
+            self._count_zeros,
+            scale,
+            self._ranks,
+            self._cache,
+            members,
+        )
+
+    def _decide(
+        self, stats: GradStats, measured: Measured, params: list[Tensor]
+    ) -> tuple[Decision, dict[str, GroupStats] | None]:
+        grouped = self._norm_groups
+        if grouped is None:
+            assert self._policy is not None
+            return self._policy.decide(stats), None
+        if self._unchecked:
+            check_no_overlap({g.name: g.rows for g in grouped.groups}, params, self._plan.names)
+            self._unchecked = False
+        return grouped.decide(stats, measured)
 
     def _carry_out(
         self,
         params: list[Tensor],
+        stats: GradStats,
         judged: Verdict,
         inverse: float | Tensor | None,
         scaler: GradScaler | None,
-    ) -> None:
+    ) -> Tensor:
+        """Scale, or let the optimizer do it.
+
+        Returns:
+            What gradients were multiplied by besides `inverse`: 0-d or [N].
+        """
         factor = judged.factor if inverse is None else judged.factor * inverse
         if not self._fold:
             verdict.apply(params, factor, judged.zero, self._cache.held)
             if self._handover is not None and scaler is None and judged.skip is not None:
                 self._handover.give(None, judged.skip)
-            return
+            return self._change_elements(params, stats, judged)
         assert self._handover is not None
+        if factor.ndim:
+            raise ValueError(
+                "[GradClipper.clip_] fold: expected a policy with one factor for all, got one a row"
+            )
         divisor, factor = verdict.split_for_fold(factor)
         verdict.apply(params, factor, None, self._cache.held)
         self._handover.give(divisor, torch.zeros_like(judged.bad) if judged.skip is None else judged.skip)
+        return judged.factor
+
+    def _change_elements(self, params: list[Tensor], stats: GradStats, judged: Verdict) -> Tensor:
+        whole = list(range(len(params)))
+        grouped = self._norm_groups
+        listed = [(self._policy, whole)] if grouped is None else [(g.policy, g.rows) for g in grouped.groups]
+        parts = element_parts(listed)
+        skips = judged.skip is not None and judged.skip.is_cpu and bool(judged.skip)
+        if not parts or skips:
+            return judged.factor
+        shards = self._cache.held
+        if shards is None:
+            shards = ladder.written_shards([p.grad for p in params])
+        return apply_elements(
+            parts, params, shards, stats, judged.factor, lambda: self._measure(params, 1.0).l2_norm
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the policies remember from step to step, by group."""
+        return {name: {} if p is None else p.state_dict() for name, p in self._policies.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """
+        Raises:
+            ValueError: the state is of other groups, or of other policies.
+        """
+        if set(state) != set(self._policies):
+            raise ValueError(
+                f"[GradClipper.load_state_dict] state: expected groups {sorted(self._policies)}, got "
+                f"{sorted(state)}"
+            )
+        for name, policy in self._policies.items():
+            if policy is not None:
+                policy.load_state_dict(state[name])
 
     def _stepped(self, optimizer: torch.optim.Optimizer | None) -> torch.optim.Optimizer:
         own = self._optimizer
@@ -312,45 +462,15 @@ class GradClipper:
         """Again only where the clipper's parameters or the sizes of the optimizer's groups are other ones."""
         names, sizes = self._plan.names, [len(group["params"]) for group in optimizer.param_groups]
         if self._folded[0] is not names or self._folded[1] != sizes:
-            _check_folded(operation, optimizer, self._plan)
+            check_folded(operation, optimizer, self._plan)
             self._folded = names, sizes
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
         """copy, deepcopy and pickle come here."""
-        if self._optimizer is None and not self._ranks.named and self._cache.plan is None:
+        shared = self._ranks.named or self._cache.plan is not None or self._selectors is not None
+        if self._optimizer is None and not shared:
             return super().__reduce_ex__(protocol)
         raise TypeError(
             "[GradClipper] copy: expected no copy and no pickle of a clipper that is tied to an optimizer, "
-            "to process groups or to other ranks' shards; build another one for the copies of these"
+            "to groups or to other ranks' shards; build another one for the copies of these"
         )
-
-
-def _check_folded(operation: str, optimizer: torch.optim.Optimizer, plan: ParameterPlan) -> None:
-    """The optimizer divides its own parameters' gradients: they have to be the clipper's."""
-    stepped = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    for param, name in zip(plan.params, plan.names):
-        if param.requires_grad and id(param) not in stepped:
-            raise ValueError(
-                f"[{operation}] fold: expected an optimizer of all the clipper's parameters, got one without "
-                f"'{name}', which nothing would clip"
-            )
-    foreign = len(stepped - set(map(id, plan.params)))
-    if foreign:
-        raise ValueError(
-            f"[{operation}] fold: expected an optimizer of the clipper's parameters alone, got one with "
-            f"{foreign} more, which would be scaled without being counted"
-        )
-
-
-def _check_optimizer(optimizer: torch.optim.Optimizer | None, on_nonfinite: str, fold: bool) -> None:
-    if optimizer is not None and not isinstance(innermost(optimizer), torch.optim.Optimizer):
-        raise TypeError(
-            f"[GradClipper] optimizer: expected a torch.optim.Optimizer, got {type(optimizer).__name__}"
-        )
-    if optimizer is not None and on_nonfinite != "skip" and not fold:
-        raise ValueError(
-            "[GradClipper] optimizer: expected only with on_nonfinite='skip' or fold=True, got "
-            f"{on_nonfinite!r}"
-        )
-    if fold and optimizer is None:
-        raise ValueError("[GradClipper] fold: expected together with a fused optimizer, got optimizer=None")

@@ -6,7 +6,7 @@ Every step goes through `run` or `measure` here, and nowhere else is one of the 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -110,14 +110,22 @@ def measure(
     inv_scale: float | Tensor = 1.0,
     groups: RankGroups = NO_GROUPS,
     cache: Cache | None = None,
+    members: Sequence[Sequence[int]] | None = None,
 ) -> Measured:
-    """Statistics of every gradient and of all together: one read."""
+    """Statistics of every gradient and of all together: one read.
+
+    Args:
+        members: the positions of each named group, for `group_norm`; an empty list for `wide_norm` alone.
+    """
     cache = Cache() if cache is None else cache
     if cache.names is not names:
         cache.plan, cache.names = None, names
     cache.held = None
     if groups.named or cache.plan is not None or is_distributed(params):
-        return _measure_over_ranks(operation, params, names, norm_type, count_zeros, inv_scale, groups, cache)
+        options = norm_type, count_zeros, inv_scale, *(() if members is None else (members,))
+        return _measure_over_ranks(operation, params, names, groups, cache, options)
+    if members is not None:
+        return _measure_packed(params, names, norm_type, count_zeros, inv_scale, members)
     number = inv_scale if isinstance(inv_scale, float) else 1.0
     columns = C.measure(params, norm_type, count_zeros, number, names)
     if columns is None:
@@ -147,23 +155,42 @@ def _scaled(measured: Measured, norm_type: float, scale: Tensor) -> Measured:
     return dataclasses.replace(measured, **{key: getattr(measured, key) * scale for key in keys})
 
 
-def _measure_over_ranks(
-    operation: str,
+def _measure_packed(
     params: Sequence[Tensor],
     names: Sequence[str],
     norm_type: float,
     count_zeros: bool,
     inv_scale: float | Tensor,
+    members: Sequence[Sequence[int]],
+) -> Measured:
+    from gradkern.distributed.packed import measure_here
+
+    grads = [p.grad for p in params]
+    home = torch_ops.home(params, [g for g in grads if g is not None])
+    measured = measure_here(grads, members, norm_type, count_zeros, inv_scale, names, home)
+    if VERIFY:
+        verify.check_rows(
+            "GradClipper.clip_", verify.snapshot(grads), grads, measured, norm_type, float(inv_scale)
+        )
+    return measured
+
+
+def _measure_over_ranks(
+    operation: str,
+    params: Sequence[Tensor],
+    names: Sequence[str],
     groups: RankGroups,
     cache: Cache,
+    options: tuple[Any, ...],
 ) -> Measured:
     grads = [p.grad for p in params]
     together = _together(
         params, grads, plan=cache.plan, operation=operation, names=names, **groups.as_arguments()
     )
     cache.plan, cache.held = together.plan, together.held
-    measured: Measured = together.measured(norm_type, count_zeros, inv_scale)
+    measured: Measured = together.measured(*options)
     if VERIFY and not groups.named:
+        norm_type, _, inv_scale = options[:3]
         verify.check_rows(operation, verify.snapshot(grads), grads, measured, norm_type, float(inv_scale))
     return measured
 
@@ -175,9 +202,10 @@ def agree(
     norm_type: float,
     groups: RankGroups,
     cache: Cache,
+    named_groups: Mapping[str, Sequence[int]] | None = None,
 ) -> None:
-    """Let the ranks of every mesh find out whether they list the same parameters; a collective of
-    16 bytes a mesh dimension. Nothing where there is no DTensor.
+    """Let the ranks of every mesh find out whether they list the same parameters, in the same named groups;
+    a collective of 16 bytes a mesh dimension. Nothing where there is no DTensor.
 
     Raises:
         ValueError: they do not; on every rank of the mesh.
@@ -185,7 +213,8 @@ def agree(
     if not is_distributed(params):
         return
     together = _together(params, [p.grad for p in params], operation=operation, **groups.as_arguments())
-    together.plan.agree(operation, names, params, norm_type)
+    of_row = {row: name for name, rows in (named_groups or {}).items() for row in rows}
+    together.plan.agree(operation, names, params, norm_type, of_row)
     cache.plan, cache.names = together.plan, names
 
 

@@ -5,5 +5,15 @@ from __future__ import annotations
 from gradkern.diagnosis.diagnose import diagnose
 from gradkern.diagnosis.evidence import RunEvidence
 from gradkern.diagnosis.finding import KINDS, SEVERITIES, Finding, Remedy
+from gradkern.diagnosis.watchdog import DiagnosisError, Watchdog
 
-__all__ = ["KINDS", "SEVERITIES", "Finding", "Remedy", "RunEvidence", "diagnose"]
+__all__ = [
+    "KINDS",
+    "SEVERITIES",
+    "DiagnosisError",
+    "Finding",
+    "Remedy",
+    "RunEvidence",
+    "Watchdog",
+    "diagnose",
+]

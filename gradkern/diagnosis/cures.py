@@ -8,6 +8,7 @@ import numpy as np
 
 from gradkern.diagnosis.case import Case
 from gradkern.diagnosis.finding import Finding, Remedy
+from gradkern.diagnosis.gain import input_rms
 
 #: What a step should move: ‖Δw‖ / ‖w‖ of healthy runs lies around 1e-3 … 1e-2.
 GOOD_STEP = 3e-3
@@ -305,18 +306,6 @@ def lr_factor(case: Case, most: float = MOST_FACTOR) -> float:
 def _becomes(case: Case, factor: float) -> str:
     rates = case.evidence.lr[np.isfinite(case.evidence.lr)]
     return f"  # {rates[0]:.2g} becomes {rates[0] * factor:.2g}" if len(rates) else ""
-
-
-def input_rms(case: Case) -> float:
-    """Estimated rms of the model's input, 1 where it cannot be told."""
-    layers = case.model.layers
-    if not layers or layers[0].bias is None:
-        return 1.0
-    e = case.evidence
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = e.rms[:16, layers[0].weight] / e.rms[:16, layers[0].bias]
-    ratio = ratio[np.isfinite(ratio)]
-    return float(np.median(ratio)) if len(ratio) else 1.0
 
 
 def has_half_weights(case: Case) -> bool:

@@ -74,5 +74,6 @@ class RunEvidence:
     """What is known of a parameter: shape, dtype, kind (of its module), trainable, group."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """`History.facts`: modules, graph, optimizers, policy, …; empty where nothing is known."""
-    models: int = 1
-    """How many models the run records (a GAN has two)."""
+    watches_steps: bool = False
+    """Whether the monitor looks at the weights around each step of an optimizer, so that `update_steps` is
+    empty only if none was taken."""

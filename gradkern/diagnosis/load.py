@@ -34,8 +34,7 @@ def read_evidence(history: History) -> RunEvidence:
     columns = _read_rows(history, rows)
     steps, weights, ratios = _looks(history)
     hist_steps, histogram = _histograms(history)
-    facts: dict[str, Any] = getattr(history, "facts", {})
-    nothing = np.full(len(history), np.nan)
+    meta = history.meta
     return RunEvidence(
         names=history.names,
         numel=history.numel,
@@ -44,10 +43,10 @@ def read_evidence(history: History) -> RunEvidence:
         has_loss=history.has_loss,
         total_norm=history.total_norm,
         clip_coef=np.where(history.has_coef, history.clip_coef, np.nan),
-        threshold=getattr(history, "threshold", history.max_norm),
+        threshold=history.max_norm,
         skipped=history.skipped,
         lr=history.lr,
-        loss_scale=getattr(history, "loss_scale", nothing),
+        loss_scale=history.loss_scale,
         rows=rows,
         update_steps=steps,
         weight_norm=weights,
@@ -55,9 +54,10 @@ def read_evidence(history: History) -> RunEvidence:
         histogram_steps=hist_steps,
         histogram=histogram,
         histogram_exponents=history.histogram_exponents,
-        ever_nonzero=getattr(history, "ever_nonzero", np.full(len(history.names), np.nan)),
+        ever_nonzero=history.ever_nonzero,
         params=history.params,
-        facts=facts,
+        facts=history.facts,
+        watches_steps=bool(meta.get("optimizer") and meta.get("update_every")),
         **columns,
     )
 

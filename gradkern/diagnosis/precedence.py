@@ -24,7 +24,11 @@ def in_order(findings: Sequence[Finding]) -> list[Finding]:
 def _brings_about(cause: Finding, other: Finding) -> bool:
     """Whether one finding explains another that `KINDS` puts first."""
     pair = cause.kind, other.kind
-    if cause.kind in ("update_too_large", "weight_growth", "weight_collapse"):
+    if cause.kind == "weight_collapse":  # what fades takes the gradient along, and makes steps look large
+        return other.kind in ("vanishing_gradient", "update_too_large", "dead_units") and other.first_step > 2
+    if cause.kind == "poor_initialization" and other.kind == "dead_units":
+        return other.first_step > cause.first_step
+    if cause.kind in ("update_too_large", "weight_growth"):
         depth = "decades_over_depth" in other.evidence
         if other.kind == "exploding_gradient":  # steps that were too large before the norm grew
             return cause.kind == "update_too_large" and not depth and _starts_before(cause, other)

@@ -10,19 +10,18 @@ import numpy as np
 from gradkern.diagnosis import cures
 from gradkern.diagnosis.case import Case
 from gradkern.diagnosis.finding import Finding, Remedy
+from gradkern.diagnosis.gain import input_rms
 
 #: Estimated rms of the input from which scaling it comes first.
 LARGE_INPUT = 10.0
 #: A regression loss from which its targets are large.
 LARGE_LOSS = 1e3
-#: Norms in a row that are those of sums of 1, 2, 3, … gradients, within this part.
-SUMMING = 0.3
 
 
 def with_remedies(case: Case, findings: Iterable[Finding]) -> list[Finding]:
     """The findings, each with what to do about it."""
     found = list(findings)
-    kinds = {f.kind for f in found}
+    kinds = {f.kind for f in found} | {"summed" for f in found if "summed" in f.evidence}
     return [dataclasses.replace(f, remedies=_distinct(_BY_KIND[f.kind](case, f, kinds))) for f in found]
 
 
@@ -35,7 +34,7 @@ def _distinct(remedies: Iterable[Remedy]) -> tuple[Remedy, ...]:
 
 def _input_is_large(case: Case) -> bool:
     """The first layer's input, as its gradients tell."""
-    return cures.input_rms(case) >= LARGE_INPUT
+    return input_rms(case) >= LARGE_INPUT
 
 
 def _targets_are_large(case: Case) -> bool:
@@ -43,20 +42,7 @@ def _targets_are_large(case: Case) -> bool:
     loss = str((e.facts.get("graph") or {}).get("loss", "")).lower()
     first = e.loss[np.isfinite(e.loss)][:1]
     regression = "mse" in loss or "l1" in loss or not loss
-    return (
-        bool(len(first))
-        and regression
-        and float(first[0]) >= LARGE_LOSS
-        and cures.input_rms(case) < LARGE_INPUT
-    )
-
-
-def _sums_up(case: Case) -> bool:
-    """The first norms grow as 1, 2, 3, …: each gradient is added to those before."""
-    norm = case.evidence.total_norm[:5].astype(np.float64)
-    if len(norm) < 5 or not np.isfinite(norm).all() or norm[0] <= 0:
-        return False
-    return bool((np.abs(norm / norm[0] / np.arange(1, 6) - 1) < SUMMING).all())
+    return bool(len(first)) and regression and float(first[0]) >= LARGE_LOSS and input_rms(case) < LARGE_INPUT
 
 
 def _initialization(case: Case) -> list[Remedy]:
@@ -65,9 +51,10 @@ def _initialization(case: Case) -> list[Remedy]:
     return [cures.xavier_init() if model.squashes and not model.gates else cures.he_init()]
 
 
-def _scaling(case: Case) -> list[Remedy]:
+def _scaling(case: Case, kinds: set[str]) -> list[Remedy]:
     inputs = [cures.scale_inputs(case)] if _input_is_large(case) else []
-    return inputs + ([cures.scale_targets(case)] if _targets_are_large(case) else [])
+    weights = "poor_initialization" in kinds  # these explain a large loss
+    return inputs + ([cures.scale_targets(case)] if _targets_are_large(case) and not weights else [])
 
 
 # ---- by kind ----
@@ -76,7 +63,7 @@ def _scaling(case: Case) -> list[Remedy]:
 def _nonfinite(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
     grew = f.evidence.get("norm_growth_before", 0.0) >= 10
     if grew or kinds & {"update_too_large", "exploding_gradient", "weight_growth"}:
-        first = _scaling(case) + ([cures.zero_grad()] if _sums_up(case) else [])
+        first = _scaling(case, kinds) + ([cures.zero_grad()] if "summed" in kinds else [])
         if "poor_initialization" in kinds:
             first += _initialization(case)
         return [*first, cures.lower_lr(case), cures.clip(case), cures.skip_nonfinite()]
@@ -99,7 +86,7 @@ def _dead(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
 
 def _saturation(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
     late = [cures.lower_lr(case)] if f.first_step > case.evidence.steps[0] else []
-    return [*_scaling(case), *late, cures.xavier_init(), cures.normalization(), cures.relu()]
+    return [*_scaling(case, kinds), *late, cures.xavier_init(), cures.normalization(), cures.relu()]
 
 
 def _vanishing(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
@@ -126,20 +113,20 @@ def _vanishing(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
 def _exploding(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
     if "decades_over_depth" in f.evidence or "poor_initialization" in kinds:
         norm = [] if case.model.normalizes else [cures.normalization()]
-        return [*_scaling(case), *_initialization(case), *norm, cures.clip(case), cures.residual()]
-    if _sums_up(case):
+        return [*_scaling(case, kinds), *_initialization(case), *norm, cures.clip(case), cures.residual()]
+    if "summed" in kinds:
         return [cures.zero_grad(), cures.clip(case)]
-    return [*_scaling(case), cures.clip(case), cures.lower_lr(case), cures.weight_decay()]
+    return [*_scaling(case, kinds), cures.clip(case), cures.lower_lr(case), cures.weight_decay()]
 
 
 def _initial(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
     norm = [] if case.model.normalizes else [cures.normalization()]
-    return [*_scaling(case), *_initialization(case), *norm]
+    return [*_scaling(case, kinds), *_initialization(case), *norm]
 
 
 def _too_large(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
-    zero = [cures.zero_grad()] if _sums_up(case) else []
-    return [*zero, *_scaling(case), cures.lower_lr(case), cures.clip(case), cures.warmup()]
+    zero = [cures.zero_grad()] if "summed" in kinds else []
+    return [*zero, *_scaling(case, kinds), cures.lower_lr(case), cures.clip(case), cures.warmup()]
 
 
 def _too_small(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
@@ -153,7 +140,7 @@ def _too_small(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
 
 
 def _growth(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
-    zero = [cures.zero_grad()] if _sums_up(case) else []
+    zero = [cures.zero_grad()] if "summed" in kinds else []
     return [*zero, cures.lower_lr(case), cures.weight_decay(), cures.clip(case)]
 
 
@@ -174,7 +161,7 @@ def _spike(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
 
 
 def _oscillating(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
-    zero = [cures.zero_grad()] if _sums_up(case) else []
+    zero = [cures.zero_grad()] if "summed" in kinds else []
     return [*zero, cures.lower_lr(case), cures.clip(case), cures.warmup()]
 
 

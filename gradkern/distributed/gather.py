@@ -101,5 +101,6 @@ class StatsGatherer:
             zeros=None if stats.zeros is None else table[:, 4].long(),
             first=tuple(range(len(self._all_names))),
             _factor=None,
+            _wide_norm=None,
             _identities=(),
         )

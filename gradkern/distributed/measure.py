@@ -12,18 +12,19 @@ from torch.distributed.tensor import DTensor, Replicate
 from gradkern.distributed.groups import group_device
 from gradkern.distributed.packed import (
     NONFINITE,
-    ZEROS,
     Packed,
-    decode_max,
+    as_measured,
+    by_group,
     finish,
-    finish_l2,
+    join,
     merge,
     pack,
+    without_repeats,
 )
 from gradkern.distributed.placements import Domain, counts_here, local_shard, resolve_partial
 from gradkern.distributed.plan import RankPlan
 from gradkern.distributed.reduce import reduce_rows, reduce_total
-from gradkern.kernels.measured import Measured, decision_norm
+from gradkern.kernels.measured import Measured
 from gradkern.params.arguments import check_group
 
 
@@ -87,9 +88,11 @@ class Distributed:
         total = self._combine(parts, norm_type, reduce_total)
         return finish(total, norm_type)[0]
 
-    def _combine(self, parts: list[Packed], norm_type: float, reduce: Callable[..., Packed]) -> Packed:
+    def _combine(
+        self, parts: list[Packed], norm_type: float, reduce: Callable[..., Packed], rows: int = 1
+    ) -> Packed:
         if not parts:
-            parts = [pack([], norm_type, torch.device("cpu"))]
+            parts = [join([pack([], norm_type, torch.device("cpu"))] * rows)]
         device = parts[0].sums.device
         total = merge([part.to(device) for part in parts], norm_type)
         pp_group = self.plan.layout.pp_group
@@ -97,19 +100,25 @@ class Distributed:
             total = reduce(total.to(group_device(pp_group)), (pp_group,), norm_type).to(device)
         return total
 
-    def measured(self, norm_type: float, count_zeros: bool, inv_scale: float | Tensor) -> Measured:
-        """Statistics over all ranks.
+    def measured(
+        self,
+        norm_type: float,
+        count_zeros: bool,
+        inv_scale: float | Tensor,
+        groups: Sequence[Sequence[int]] = (),
+    ) -> Measured:
+        """Statistics over all ranks; `groups`: the positions of each named group.
 
         Rows of DTensors and totals are the same on every rank of their meshes; rows of plain
         tensors are this rank's own. `has_grad` is this rank's.
         """
         parts, totals = [], []
         for d in self.plan.layout.domains:
-            rows, total = self._domain_rows(d, norm_type, count_zeros)
+            rows, total = self._domain_rows(d, norm_type, count_zeros, groups)
             parts.append(rows)
             totals.append(total)
         device = totals[0].sums.device if totals else torch.device("cpu")
-        everything = self._combine(totals, norm_type, reduce_rows)
+        everything = self._combine(totals, norm_type, reduce_rows, len(groups) + 1)
         if self.plan.missing:
             parts.append(pack([None] * len(self.plan.missing), norm_type, device, per_tensor=True).upto(-1))
         if not parts:
@@ -120,37 +129,23 @@ class Distributed:
             table = Packed(torch.cat(sums), torch.cat(keys))
         if self.plan.place is not None:
             table = table.rows(self.plan.place)
-        return self._as_measured(table, everything, norm_type, count_zeros, inv_scale)
+        return as_measured(table, everything, self.grads, self.report, norm_type, count_zeros, inv_scale)
 
-    def _domain_rows(self, d: Domain, norm_type: float, count_zeros: bool) -> tuple[Packed, Packed]:
-        """The rows of a domain's positions, and their total, over its ranks."""
+    def _domain_rows(
+        self, d: Domain, norm_type: float, count_zeros: bool, groups: Sequence[Sequence[int]]
+    ) -> tuple[Packed, Packed]:
+        """Over its ranks: the rows of a domain's positions; the totals of its groups and of all of it."""
         local = self._pack(d, norm_type, per_tensor=True, count_zeros=count_zeros)
+        here = set(d.positions)
+        members = [[i for i in group if i in here] for group in without_repeats(self._counted, groups)]
+        totals = join([by_group(local, members, norm_type), local.total])
         if len(d.positions) != len(self.grads):
             local = local.rows(torch.tensor([*d.positions, len(self.grads)], device="cpu"))
-        if d.kind == "mesh":
-            reduced = reduce_rows(local, d.groups, norm_type)
-            return reduced.upto(-1), reduced.total
-        return local.upto(-1), reduce_rows(local.total, d.groups, norm_type)
-
-    def _as_measured(
-        self, rows: Packed, total: Packed, norm_type: float, count_zeros: bool, inv_scale: float | Tensor
-    ) -> Measured:
-        scale = inv_scale.abs() if isinstance(inv_scale, Tensor) else abs(inv_scale)
-        norm_scale: float | Tensor = 1.0 if norm_type == 0 else scale  # a count of non-zeros stays what it is
-        norm = (finish(rows, norm_type) * norm_scale).to(self.report)
-        whole = finish(total, norm_type)[0] * norm_scale
-        rounded = whole.to(self.report)
-        return Measured(
-            norm=norm,
-            l2_norm=norm if norm_type == 2.0 else (finish_l2(rows) * scale).to(self.report),
-            max_abs=(decode_max(rows) * scale).to(self.report),
-            nonfinite=rows.sums[:, NONFINITE].long(),
-            zeros=rows.sums[:, ZEROS].long() if count_zeros else None,
-            total_norm=rounded,
-            decision_norm=decision_norm(whole, rounded),
-            nonfinite_total=total.sums[0, NONFINITE],
-            has_grad=tuple(g is not None for g in self.grads),
-        )
+        if d.kind != "mesh":
+            return local.upto(-1), reduce_rows(totals, d.groups, norm_type)
+        reduced = reduce_rows(join([local.upto(-1), totals]), d.groups, norm_type)
+        rows = len(d.positions)
+        return reduced.upto(rows), Packed(reduced.sums[rows:], reduced.keys[rows:])
 
     def offenders(self) -> list[tuple[int, int]]:
         """(position, count) of the non-finite elements that this rank counts. Synchronises."""

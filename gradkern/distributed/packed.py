@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from gradkern.kernels.backend import C
+from gradkern.kernels.measured import Measured, decision_norm
 from gradkern.kernels.torch_ops import magnitudes, same_memory
 
 SQ_HI, SQ_LO = slice(0, 3), slice(3, 6)
@@ -130,6 +131,109 @@ def merge(parts: Sequence[Packed], norm_type: float) -> Packed:
     keys = torch.stack([part.keys for part in parts]).amax(dim=0)
     sums = torch.stack([align(part, keys, norm_type) for part in parts]).sum(dim=0)
     return Packed(sums, keys)
+
+
+def by_group(packed: Packed, groups: Sequence[Sequence[int]], norm_type: float) -> Packed:
+    """One row a group, from the rows of its members: [G, …]."""
+    device = packed.sums.device
+    sums = [packed.sums.new_zeros(0, SUMS)]
+    keys = [packed.keys.new_zeros(0, KEYS)]
+    for members in groups:
+        if not members:
+            sums.append(packed.sums.new_zeros(1, SUMS))
+            keys.append(packed.keys.new_full((1, KEYS), -1))
+            continue
+        rows = packed.rows(torch.tensor(members, dtype=torch.int64, device="cpu").to(device))
+        keys.append(rows.keys.amax(dim=0, keepdim=True))
+        sums.append(align(rows, keys[-1], norm_type).sum(dim=0, keepdim=True))
+    return Packed(torch.cat(sums), torch.cat(keys))
+
+
+def join(parts: Sequence[Packed]) -> Packed:
+    """The rows of all parts, one after the other."""
+    return Packed(torch.cat([part.sums for part in parts]), torch.cat([part.keys for part in parts]))
+
+
+def as_measured(
+    rows: Packed,
+    totals: Packed,
+    grads: Sequence[Tensor | None],
+    report: torch.dtype,
+    norm_type: float,
+    count_zeros: bool,
+    inv_scale: float | Tensor,
+) -> Measured:
+    """Statistics of packed rows.
+
+    Args:
+        rows: one a position.
+        totals: one a named group, then that of everything.
+        report: the type that norms are returned in.
+    """
+    scale = inv_scale.abs() if isinstance(inv_scale, Tensor) else abs(inv_scale)
+    norm_scale: float | Tensor = 1.0 if norm_type == 0 else scale  # a count of non-zeros stays what it is
+    wide = finish(rows, norm_type) * norm_scale
+    norm = wide.to(report)
+    whole = finish(totals, norm_type) * norm_scale
+    rounded = whole[-1].to(report)
+    return Measured(
+        norm=norm,
+        l2_norm=norm if norm_type == 2.0 else (finish_l2(rows) * scale).to(report),
+        max_abs=(decode_max(rows) * scale).to(report),
+        nonfinite=rows.sums[:, NONFINITE].long(),
+        zeros=rows.sums[:, ZEROS].long() if count_zeros else None,
+        total_norm=rounded,
+        decision_norm=decision_norm(whole[-1], rounded),
+        nonfinite_total=totals.sums[-1, NONFINITE],
+        has_grad=tuple(g is not None for g in grads),
+        wide_norm=wide,
+        group_norm=whole[:-1],
+    )
+
+
+def measure_here(
+    grads: Sequence[Tensor | None],
+    groups: Sequence[Sequence[int]],
+    norm_type: float,
+    count_zeros: bool,
+    inv_scale: float | Tensor,
+    names: Sequence[str],
+    home: torch.device,
+) -> Measured:
+    """Statistics of plain gradients with named groups, on one rank; one read."""
+    local = pack(
+        grads,
+        norm_type,
+        home,
+        per_tensor=True,
+        count_zeros=count_zeros,
+        operation="GradClipper.clip_",
+        names=names,
+    )
+    wide = any(g is not None and g.dtype in (torch.float64, torch.complex128) for g in grads)
+    report = torch.float64 if wide else torch.float32
+    totals = join([by_group(local, without_repeats(grads, groups), norm_type), local.total])
+    return as_measured(local.upto(-1), totals, grads, report, norm_type, count_zeros, inv_scale)
+
+
+def without_repeats(shards: Sequence[Tensor | None], groups: Sequence[Sequence[int]]) -> list[list[int]]:
+    """The groups' positions that count: a shard listed twice, only where it stands first."""
+    if not groups or _starts_differ(shards):
+        return [list(members) for members in groups]
+    first: dict[object, int] = {}
+    for position, shard in enumerate(shards):
+        if shard is not None:
+            first.setdefault(same_memory(shard), position)
+    counted = set(first.values())
+    return [[i for i in members if i in counted] for members in groups]
+
+
+def _starts_differ(shards: Sequence[Tensor | None]) -> bool:
+    """Whether no two start at the same address; then none is listed twice. Quicker than `same_memory`."""
+    starts = [
+        s.data_ptr() for s in shards if s is not None and type(s) is Tensor and s.layout is torch.strided
+    ]
+    return len(set(starts)) == sum(s is not None for s in shards)
 
 
 def pack(

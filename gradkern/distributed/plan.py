@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -105,8 +105,16 @@ class RankPlan:
             local.append(shard if shard is None or type(shard) is Tensor else local_shard(tensor))
         return local
 
-    def agree(self, operation: str, names: Sequence[str], params: Sequence[Tensor], norm_type: float) -> None:
-        """Make sure that all ranks of every mesh have the same rows. A collective over each mesh.
+    def agree(
+        self,
+        operation: str,
+        names: Sequence[str],
+        params: Sequence[Tensor],
+        norm_type: float,
+        group_of: Mapping[int, str],
+    ) -> None:
+        """Make sure that all ranks of every mesh have the same rows, in the same named groups. A collective
+        over each mesh.
 
         Raises:
             ValueError: they have not; on every rank of the mesh.
@@ -114,7 +122,10 @@ class RankPlan:
         for domain in self.layout.domains:
             if domain.mesh is None or not domain.groups:
                 continue
-            rows = [(names[i], tuple(params[i].shape), str(_placements(params[i]))) for i in domain.positions]
+            rows = [
+                (names[i], tuple(params[i].shape), str(_placements(params[i])), group_of.get(i))
+                for i in domain.positions
+            ]
             digest = hashlib.blake2b(repr((norm_type, rows)).encode(), digest_size=7).digest()
             number = int.from_bytes(digest, "big")
             extremes = torch.tensor([number, -number], device="cpu").to(domain.device)
@@ -145,8 +156,8 @@ def _disagreement(operation: str, mesh: DeviceMesh, names: Sequence[str]) -> str
     shown = ", ".join(repr(n) for n in names[:3]) + (", …" if len(names) > 3 else "")
     return (
         f"[{operation}] params: expected the same parameters (names, shapes, placements, in the same order) "
-        f"and the same norm_type on every rank of the mesh {describe_mesh(mesh)}, got different ones; this "
-        f"rank has {len(names)}: {shown}"
+        f"and the same norm_type and groups on every rank of the mesh {describe_mesh(mesh)}, got different "
+        f"ones; this rank has {len(names)}: {shown}"
     )
 
 

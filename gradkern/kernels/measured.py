@@ -30,6 +30,10 @@ class Measured:
     where the one-call clip has decided already."""
     nonfinite_total: Tensor | None = None
     """0-d: how many elements are inf or NaN, over all ranks; None for the sum of `nonfinite`."""
+    wide_norm: Tensor | None = None
+    """float64 [N]: `norm` before rounding, where a policy decides by rows."""
+    group_norm: Tensor | None = None
+    """float64 [G]: norm of order `norm_type` of each named group."""
     numel: tuple[int, ...] | None = None
     """Elements of each parameter, where the route has looked."""
     clip_coef: Tensor | None = None

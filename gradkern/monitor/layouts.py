@@ -50,9 +50,9 @@ class Layouts:
         """That of the model's parameters as they are now."""
         plan, layout = self._plan, self._layout
         names = tuple(distinct(plan.names))
-        if layout is not None and _numbered(names):  # the statistics may know better
-            recorded = dict(zip(self._identities, layout.names))
-            names = tuple(distinct([recorded.get(i, n) for i, n in zip(plan.identities, names)]))
+        if layout is not None and self._identities and _numbered(names):  # the statistics know better
+            known = dict(zip(self._identities, layout.names))
+            names = tuple(known.get(identity, name) for identity, name in zip(plan.identities, names))
         if layout is not None and _same(layout, names, plan.numel):
             return layout
         return layout_of(names, plan.numel, plan.first, plan.params, self._model, self._optimizer)
@@ -136,4 +136,25 @@ def _module_kinds(model: torch.nn.Module | None) -> dict[int, str]:
     """For each parameter the class of the module that owns it: "Linear", "LayerNorm"."""
     if model is None:
         return {}
-    return {id(p): type(m).__name__ for m in model.modules() for p in m._parameters.values() if p is not None}
+    kinds: dict[int, str] = {}
+    for name, module in model.named_modules():
+        owner = (
+            model.get_submodule(name.partition("parametrizations")[0].rstrip("."))
+            if (".parametrizations." in f".{name}.")
+            else module
+        )
+        kinds.update({id(p): kind_of(owner) for p in module._parameters.values() if p is not None})
+    return kinds
+
+
+def kind_of(module: torch.nn.Module) -> str:
+    """The class that a module had before torch replaced it: "Linear" of a ParametrizedLinear, FSDPLinear or
+    scripted one."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return str(module.original_name)
+    kind = type(module)
+    if torch.nn.utils.parametrize.is_parametrized(module):
+        return kind.__bases__[0].__name__
+    if kind.__name__.startswith("FSDP") and len(kind.__bases__) == 2:
+        return kind.__bases__[1].__name__
+    return kind.__name__

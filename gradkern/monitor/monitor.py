@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import torch
 from torch import Tensor
 
+from gradkern._util.warning import warn
 from gradkern.clipping import ladder
 from gradkern.history import lock
 from gradkern.history.facade import History
@@ -35,7 +37,7 @@ from gradkern.monitor.layouts import Layouts
 from gradkern.monitor.lifetime import follow
 from gradkern.monitor.looks import GradientLooks
 from gradkern.monitor.pending import PendingStep, combined
-from gradkern.monitor.periodic import Occasional
+from gradkern.monitor.periodic import Periodic
 from gradkern.monitor.ranks import agree_on_step
 from gradkern.monitor.recorder import Feed, Recorder
 from gradkern.monitor.transfer import PinnedPool
@@ -93,6 +95,9 @@ class GradMonitor:
     Notes:
         Of a model with DTensors, building it is a small collective over the default group: every rank
         builds one, and all count on from the same step.
+        A copy or a pickle of what holds a monitor (an averaged model, a checkpoint) has one that records
+        nothing, and says so once when it is told to.
+
         Nothing here waits for a device. Values are copied to pinned memory and written by a thread
         when they have arrived, at the latest a fraction of a second later; a killed process loses
         no more than that. Disk trouble during training is warned of, retried, and never raised.
@@ -126,6 +131,7 @@ class GradMonitor:
         self._layouts = Layouts(self._plan, module, optimizer)
         self._module = module
         self._unusable = ""
+        self._told = False
         self._pending = PendingStep([] if optimizer is None else [optimizer], self._record_pending)
         self._recorder: Recorder | None = None
         self._step = 0
@@ -142,7 +148,7 @@ class GradMonitor:
 
     def _count_on(self) -> None:
         if self._recorder is not None:
-            self._occasional.go_on(self._step)
+            self._periodic.resume(self._step)
 
     def _start(self, meta: dict[str, Any], sinks: Iterable[Sink | str], update_every: int) -> None:
         feed = _feed(sinks)
@@ -151,8 +157,13 @@ class GradMonitor:
         try:
             recorder = Recorder(self.run_dir, meta, feed, ended=self._lock.release)
             # An optimizer keeps its hooks alive, and must not keep the monitor.
-            self._occasional = Occasional(
-                self._optimizer, self._plan, self._layouts, update_every, self._pool, recorder.submit
+            self._periodic = Periodic(
+                () if self._optimizer is None else (self._optimizer,),
+                self._plan,
+                self._layouts,
+                update_every,
+                self._pool,
+                recorder.submit,
             )
             self._looks = GradientLooks(
                 self._plan, self._layouts, update_every, self._histogram_every, self._pool, recorder.submit
@@ -215,7 +226,8 @@ class GradMonitor:
             has the cost, measured).
         """
         start = time.time()
-        self._check_open("GradMonitor.record")
+        if self._unusable:
+            return self._refuse()
         number = self._step + 1 if step is None else as_step(step)
         if stats is not None and not isinstance(stats, GradStats):
             stats = combined(as_parts(stats))
@@ -226,7 +238,7 @@ class GradMonitor:
         if number % self.every:
             self._begin_step(number)
             if self._recorder is not None:
-                self._occasional.recorded()
+                self._periodic.recorded(None)
             return
         if stats is None:
             stats = self._pending.take()
@@ -246,7 +258,7 @@ class GradMonitor:
             self._facts.recorded(number, stats, given)
         if self._looks.due(number):
             self._looks.look(number, stats)
-        self._occasional.recorded()
+        self._periodic.recorded(stats)
 
     def amend(
         self, step: int, *, loss: float | Tensor | None = None, extra: Mapping[str, Any] | None = None
@@ -265,7 +277,8 @@ class GradMonitor:
         Notes:
             No host-device synchronisation.
         """
-        self._check_open("GradMonitor.amend")
+        if self._unusable:
+            return self._refuse("GradMonitor.amend")
         number = as_step(step)
         values = as_extra("GradMonitor.amend", extra)
         amended = as_loss(loss)
@@ -286,17 +299,12 @@ class GradMonitor:
             TypeError, ValueError: `data` is not JSON.
             RuntimeError: after `close`, or in a forked process.
         """
-        self._check_open("GradMonitor.event")
+        if self._unusable:
+            return self._refuse("GradMonitor.event")
         plain = read_json(write_json(dict(data or {})), "event")  # a copy, as the file will have it
         number = self._step if step is None else as_step(step)
         if self._recorder is not None:
             self._recorder.submit(HostCapture(EventRow(number, str(kind), plain, time.time())))
-
-    def _check_open(self, operation: str) -> None:
-        if self._unusable:
-            raise RuntimeError(
-                f"[{operation}] expected an open monitor, got a call although {self._unusable}"
-            )
 
     def collect(self, stats: GradStats) -> None:
         """Take statistics of the step under way that other code measured, before clipping.
@@ -373,11 +381,11 @@ class GradMonitor:
         if self._unusable:
             return
         self._record_pending()
-        self._pending.remove_hooks()
+        self._pending.detach()
         self._unusable = "the monitor is closed"
         if self._recorder is not None:
             try:
-                self._occasional.close()
+                self._periodic.close()
             finally:
                 self._recorder.close()
 
@@ -385,7 +393,7 @@ class GradMonitor:
         """Called in a process forked from the one that records: nothing can be recorded here."""
         if not self._unusable:
             self._unusable = "this process was forked from the one that records"
-            self._occasional.detach()
+            self._periodic.detach()
 
     def __enter__(self) -> GradMonitor:
         return self
@@ -397,11 +405,36 @@ class GradMonitor:
         if getattr(self, "_recorder", None) is not None:
             self.close()
 
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
+        """copy, deepcopy and pickle come here, mostly with a model that holds the monitor."""
+        return _copy_of, (self.run_dir, self._step, self.every)
+
     def __repr__(self) -> str:
-        state = "closed" if self._unusable else "recording" if self._recorder else "another rank records"
+        state = (
+            "a copy"
+            if self._unusable == _COPY
+            else "closed"
+            if self._unusable
+            else "recording"
+            if self._recorder
+            else "another rank records"
+        )
         return f"GradMonitor({str(self.run_dir)!r}, step {self._step}, {state})"
 
     # ---- inside ----
+
+    def _refuse(self, operation: str = "GradMonitor.record") -> None:
+        if self._unusable != _COPY:
+            raise RuntimeError(
+                f"[{operation}] cannot record, because {self._unusable}; build a new GradMonitor"
+            )
+        if not self._told:
+            self._told = True
+            warn(
+                f"[{operation}] this monitor came with a copy or a pickle of what holds it, and "
+                "records nothing: one file cannot have two writers. Build a GradMonitor for the copied model "
+                "if that is trained"
+            )
 
     def _check_norm_type(self, norm_type: float) -> None:
         if self._norm_type is not None:
@@ -416,7 +449,7 @@ class GradMonitor:
     def _begin_step(self, number: int) -> None:
         self._step = number
         if self._recorder is not None:
-            self._occasional.step = number
+            self._periodic.begin(number)
 
     @torch.no_grad()
     def _measure(self, inv_scale: float) -> GradStats:
@@ -426,6 +459,19 @@ class GradMonitor:
         return GradStats.of(
             measured, plan.names, plan.sizes(), plan.first, plan.identities, 2.0, inv_scale=inv_scale
         )
+
+
+#: Why a copy cannot be recorded to.
+_COPY = "it is a copy"
+
+
+def _copy_of(run_dir: Path, step: int, every: int) -> GradMonitor:
+    """What a copied model holds in place of its monitor: it can be read from, and records nothing."""
+    copy = GradMonitor.__new__(GradMonitor)
+    copy.run_dir, copy.every, copy._step = run_dir, every, step
+    copy._unusable, copy._recorder, copy._told = _COPY, None, False
+    copy._pending = PendingStep([], copy._record_pending)
+    return copy
 
 
 def _feed(sinks: Iterable[Sink | str]) -> Feed:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradkern.params import steps
 from gradkern.params.names import first_rows
 from gradkern.params.stats import GradStats
 
@@ -22,7 +23,7 @@ class PendingStep:
 
     Args:
         optimizers: those of the monitor; may be empty.
-        close: records what `take` returns; held weakly, as an optimizer keeps its hooks alive.
+        close: records what `take` returns; held weakly.
     """
 
     def __init__(self, optimizers: Iterable[torch.optim.Optimizer], close: Callable[[], None]) -> None:
@@ -31,15 +32,15 @@ class PendingStep:
         self._parts: list[GradStats] = []
         self._seen: set[int] = set()
         self._stepped: set[int] = set()
-        self._hooks: list[Any] = []
+        # Before the monitor's other listeners are: what is held is recorded when these hear of the step.
+        for optimizer in self._optimizers:
+            steps.listen(optimizer, self)
 
     def __bool__(self) -> bool:
         return bool(self._parts)
 
     def add(self, stats: GradStats) -> None:
         """Take statistics in; what is held is recorded first if they repeat a parameter of it."""
-        if not self._hooks:
-            self._listen()
         identities = set(stats._identities)
         if not self._seen.isdisjoint(identities):
             if self._only_measured():
@@ -56,27 +57,24 @@ class PendingStep:
         self._forget()
         return combined(parts) if parts else None
 
-    def remove_hooks(self) -> None:
-        """Take the hooks off the optimizers."""
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
+    def detach(self) -> None:
+        """Listen to no further step."""
+        for optimizer in self._optimizers:
+            steps.unlisten(optimizer, self)
 
     def _forget(self) -> None:
         self._parts, self._seen, self._stepped = [], set(), set()
 
-    def _listen(self) -> None:
-        # Some frameworks clip inside optimizer.step(closure), after the pre-hook: the post-hook closes then.
-        for optimizer in self._optimizers:
-            self._hooks.append(optimizer.register_step_pre_hook(self._steps))
-            self._hooks.append(optimizer.register_step_post_hook(self._steps))
-
-    def _steps(self, optimizer: torch.optim.Optimizer, *_: object) -> None:
+    def before_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Close what was clipped for this step."""
         if not self._parts:
             return
         self._stepped.add(id(optimizer))
         if len(self._stepped) == len(self._optimizers):
             self._close_now()
+
+    #: Some frameworks clip inside optimizer.step(closure), after its beginning.
+    after_step = before_step
 
     def _close_now(self) -> None:
         close = self._close()

@@ -13,10 +13,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Protocol
 
+from gradkern._util.warning import warn
 from gradkern.history import format
-from gradkern.history.rows import Row
+from gradkern.history.rows import Row, StepRow
 from gradkern.history.writer import HistoryWriter
-from gradkern.monitor.capture import Capture, Presence
+from gradkern.monitor.capture import Capture, Presence, StepCapture
+from gradkern.monitor.plateau import Plateau
 
 #: How often the thread looks for work, in seconds. It is never woken by a step: that would cost
 #: the training thread a system call and a turn at Python's lock.
@@ -80,6 +82,7 @@ class Recorder:
         self._ended = ended
         self._stalled = False
         self._warned: set[str] = set()
+        self._plateau = Plateau()
         self._retry_at, self._retry_after = 0.0, RETRY
         self._written_rows, self._written_seconds, self._noted_at = 0, 0.0, 0.0
         self._wake = threading.Event()
@@ -95,7 +98,7 @@ class Recorder:
     def submit(self, capture: Capture) -> None:
         """Hand over; returns at once unless the queue is full."""
         if self._queued_bytes - self._taken_bytes > self._limit and not self._make_room():
-            self.lost += 1
+            self.lost += isinstance(capture, StepCapture)
             capture.arriving.wait()
             capture.arriving.release()
             return
@@ -182,7 +185,7 @@ class Recorder:
         self._retry_at = 0.0
         self._drain(wait=True)
         if self._rows:
-            self.lost += len(self._rows)
+            self.lost += _steps_in(self._rows)
             self._warn(
                 "lost", f"[GradMonitor] {str(self.file)!r}: {len(self._rows)} rows could not be written"
             )
@@ -215,7 +218,10 @@ class Recorder:
             self._row_bytes = max(self._row_bytes, size)
             self._taken_bytes += size
             try:
-                self._rows.append(capture.row(self._presence))
+                row = capture.row(self._presence)
+                self._rows.append(row)
+                if isinstance(row, StepRow):
+                    self._tell(self._plateau.add(row))
             except Exception as error:  # the others are not to be lost with it
                 self._lose(1, f"step {capture.step} cannot be recorded", error)
             capture.arriving.release()
@@ -223,6 +229,11 @@ class Recorder:
                 self._trim()
             elif len(self._rows) >= 256:
                 self._commit()
+
+    def _tell(self, message: str) -> None:
+        if message and message not in self._warned:
+            self._warned.add(message)
+            warn(message)
 
     def _lose(self, rows: int, what: str, error: Exception) -> None:
         self.lost += rows
@@ -233,12 +244,12 @@ class Recorder:
         most = max(16, self._limit // max(self._row_bytes, 1))
         excess = len(self._rows) - most
         if excess > 0:
+            self.lost += _steps_in(self._rows[:excess])
             del self._rows[:excess]
-            self.lost += excess
 
     def _commit(self) -> None:
         if self._writer.gone():
-            self.lost += len(self._rows)
+            self.lost += _steps_in(self._rows)
             self._send(self._rows)
             self._rows.clear()
             self._warn(
@@ -321,3 +332,8 @@ class Recorder:
         if key not in self._warned:
             self._warned.add(key)
             warnings.warn(message, RuntimeWarning, stacklevel=2)
+
+
+def _steps_in(rows: Sequence[Row]) -> int:
+    """Of looks, facts and the like a step may have several rows besides its own."""
+    return sum(isinstance(row, StepRow) for row in rows)

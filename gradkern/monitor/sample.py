@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 EXACT_ELEMENTS = 1 << 20
 ELEMENTS_EACH = 1024
@@ -35,22 +37,25 @@ class Sample:
     """Which elements of which tensors: every one if there are at most 2**20 in all, else up to
     about 1,024 of each, a constant stride apart.
 
-    Tensors that hold no plain memory (sparse, meta) are left out; of a DTensor the local part is
-    looked at.
+    Of a DTensor the local part is looked at. Tensors without numbers in plain memory are left out:
+    sparse, nested, meta and lazy ones, wrapper subclasses, and types that torch cannot convert
+    (quantised ones, float4, bits).
 
     Args:
         vectors_whole: every element of tensors with one dimension, up to 65,536 of each.
     """
 
     def __init__(self, tensors: Sequence[Tensor], vectors_whole: bool = False) -> None:
-        self.exact = sum(local(t).numel() for t in tensors) <= EXACT_ELEMENTS
+        flat = [elements(tensor) for tensor in tensors]
+        self.exact = sum(0 if f is None else f.numel() for f in flat) <= EXACT_ELEMENTS
         self.strides = [
-            1 if self.exact else stride_for(t.numel(), t.shape, ELEMENTS_EACH) for t in map(local, tensors)
+            1 if self.exact or f is None else stride_for(f.numel(), _sides(t), ELEMENTS_EACH)
+            for f, t in zip(flat, tensors)
         ]
         if vectors_whole:
             small = [t.dim() == 1 and t.numel() <= WHOLE_ELEMENTS for t in tensors]
             self.strides = [1 if is_small else stride for is_small, stride in zip(small, self.strides)]
-        numbers = [local(t).numel() * (2 if t.is_complex() else 1) for t in tensors]
+        numbers = [0 if f is None else f.numel() for f in flat]
         #: For each tensor, what a norm of its sample is multiplied by for that of all its elements.
         self.factors = [math.sqrt(n / max(-(-n // s), 1)) for n, s in zip(numbers, self.strides)]
         self._lengths: dict[tuple[torch.device, tuple[int, ...]], Tensor] = {}
@@ -65,21 +70,24 @@ class Sample:
         for row, tensor in enumerate(tensors):
             if tensor is None:
                 continue
-            flat = _flat(local(tensor))
+            flat = elements(tensor)
             if flat is not None:
                 by_device.setdefault(flat.device, []).append((row, flat[:: self.strides[row]]))
         return [self._piece(device, entries) for device, entries in by_device.items()]
 
     def _piece(self, device: torch.device, entries: list[tuple[int, Tensor]]) -> Piece:
-        parts = [part if part.dtype.is_floating_point else part.float() for _, part in entries]
+        parts = [part if part.dtype in _PROMOTED else part.float() for _, part in entries]
         counts = [len(part) for part in parts]
         key = device, tuple(counts)
         if key not in self._lengths:
             if len(self._lengths) >= _MOST_LENGTHS:
                 self._lengths.clear()
-            self._lengths[key] = torch.tensor(counts).to(device)
+            self._lengths[key] = torch.tensor(counts, device="cpu").to(device)
         return Piece([row for row, _ in entries], torch.cat(parts).float(), counts, self._lengths[key])
 
+
+#: What `torch.cat` brings to a common type by itself.
+_PROMOTED = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
 
 #: Sets of tensors whose lengths are kept on a device: which ones have a gradient may vary.
 _MOST_LENGTHS = 16
@@ -115,9 +123,11 @@ def local(tensor: Tensor) -> Tensor:
     return (tensor if to_local is None else to_local()).detach()
 
 
-def _flat(tensor: Tensor) -> Tensor | None:
-    """The elements in memory order, without a copy where there need be none."""
-    if tensor.layout is not torch.strided or tensor.device.type == "meta":
+def elements(tensor: Tensor) -> Tensor | None:
+    """The elements in memory order, without a copy where there need be none; None where there are no
+    numbers in plain memory."""
+    tensor = local(tensor)
+    if not (_is_plain(tensor) and _has_numbers(tensor.dtype.to_real(), tensor.device.type)):
         return None
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor)
@@ -126,3 +136,31 @@ def _flat(tensor: Tensor) -> Tensor | None:
     if torch.ops.aten.is_non_overlapping_and_dense(tensor):
         return tensor.as_strided((tensor.numel(),), (1,))
     return tensor.reshape(-1)
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return not (
+        torch.nn.parameter.is_lazy(tensor)
+        or tensor.layout is not torch.strided
+        or tensor.device.type == "meta"
+        or tensor.is_quantized
+        or is_traceable_wrapper_subclass(tensor)
+    )
+
+
+def _sides(tensor: Tensor) -> tuple[int, ...]:
+    """The sides that a stride through `elements` must not run along; of a complex number both parts."""
+    shape = tuple(local(tensor).shape)
+    return (*shape, 2) if tensor.is_complex() else shape
+
+
+@functools.cache
+def _has_numbers(dtype: torch.dtype, device: str) -> bool:
+    """Whether torch converts the type to float32; tried once, as torch has no list of those."""
+    if dtype in _PROMOTED:
+        return True
+    try:
+        torch.empty(1, dtype=dtype, device=device).float()
+    except (RuntimeError, NotImplementedError):
+        return False
+    return True

@@ -146,4 +146,4 @@ def _new_event() -> Event:
 
 
 def _new_buffer(size: int) -> Tensor:
-    return torch.empty(size, dtype=torch.uint8, pin_memory=True)
+    return torch.empty(size, dtype=torch.uint8, device="cpu", pin_memory=True)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from gradkern.kernels.backend import C
@@ -15,7 +18,8 @@ class ParameterPlan:
     """Names, parameters and host-side metadata, built once.
 
     A Module is walked again only if its parameters changed (replaced, added, removed); finding out
-    costs a few nanoseconds a parameter. Any other iterable is fixed at construction.
+    costs a few nanoseconds a parameter (microseconds where a Module keeps them in something other
+    than a dict, as a ScriptModule does). Any other iterable is fixed at construction.
     """
 
     def __init__(self, operation: str, params: NamedParameters) -> None:
@@ -29,8 +33,12 @@ class ParameterPlan:
         self.identities = tuple(map(id, self.params))
         self.first = first_rows(self.identities)
         modules = () if self._module is None else tuple(self._module.modules())
-        owners: list[dict[str, Any]] = [d for m in modules for d in (m._parameters, m._modules)]
-        self._owners = [(owner, tuple(chain.from_iterable(owner.items()))) for owner in owners]
+        owners = [owner for m in modules for owner in _containers(m)]
+        held = [(owner, tuple(chain.from_iterable(owner.items()))) for owner in owners]
+        self._dicts: list[tuple[Any, tuple[Any, ...]]] = [
+            (owner, items) for owner, items in held if type(owner) in _DICTS
+        ]
+        self._others = [(owner, items) for owner, items in held if type(owner) not in _DICTS]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Of a copy, made with the model it is of (a pickle has ids of nothing)."""
@@ -39,7 +47,7 @@ class ParameterPlan:
 
     def current(self) -> list[Tensor]:
         """The parameters as they are now."""
-        if self._module is not None and not C.dicts_unchanged(self._owners):
+        if self._module is not None and not (C.dicts_unchanged(self._dicts) and _same(self._others)):
             self._build(self._module)
         return self.params
 
@@ -52,3 +60,26 @@ class ParameterPlan:
         if numel != self.numel:
             self.numel = numel
         return self.numel
+
+
+_DICTS = frozenset({dict, OrderedDict})
+
+
+def _containers(module: nn.Module) -> Iterator[Mapping[str, Any]]:
+    """What holds a module's parameters and submodules, as far as it can change."""
+    if not isinstance(module, torch.jit.ScriptModule):
+        yield from (module._parameters, module._modules)
+    elif module._parameters:  # its parameters can be replaced, its structure is compiled
+        yield module._parameters
+
+
+def _same(owners: Sequence[tuple[Mapping[str, Any], tuple[Any, ...]]]) -> bool:
+    """Whether every mapping still holds the very same objects.
+
+    Names are compared by value, since some mappings make them anew each time.
+    """
+    for owner, before in owners:
+        items = tuple(chain.from_iterable(owner.items()))
+        if items[::2] != before[::2] or [*map(id, items[1::2])] != [*map(id, before[1::2])]:
+            return False
+    return True

@@ -87,6 +87,8 @@ class GradStats:
     """What decisions go by, 0-d float64: `total_norm` where its type holds it, else the norm before it is
     rounded to infinity. None where `clip_` measured and decided in one call."""
 
+    _wide_norm: Tensor | None = field(default=None, repr=False)
+    """float64 [N]: `norm` before rounding, where it was measured."""
     _factor: Tensor | None = field(default=None, repr=False)
     """[N] float64, where not all gradients were multiplied by `clip_coef`."""
     _groups: Mapping[str, GroupStats] | None = field(default=None, repr=False)
@@ -123,12 +125,17 @@ class GradStats:
             zeros=measured.zeros,
             total_norm=measured.total_norm,
             decision_norm=measured.decision_norm,
+            _wide_norm=measured.wide_norm,
             first=first,
             norm_type=norm_type,
             _identities=identities,
             **further,
         )
         return stats
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Of a copy or a pickle: without the ids of this process's parameters; names tell them then."""
+        return {**self.__dict__, "_identities": ()}
 
     def __len__(self) -> int:
         return len(self.names)
@@ -152,6 +159,10 @@ class GradStats:
         if self.decision_norm is not None:
             return self.decision_norm
         return self.total_norm if self.total_norm.device.type == "mps" else self.total_norm.double()
+
+    def deciding_rows(self) -> Tensor:
+        """The norm of each row that decisions go by, before rounding where it was measured so: [N]."""
+        return self.norm if self._wide_norm is None else self._wide_norm
 
     @functools.cached_property
     def rms(self) -> Tensor:
@@ -182,9 +193,9 @@ class GradStats:
             rows = members.setdefault(layer_of(name, depth), [])
             if self.first[row] == row:  # a parameter listed twice counts once
                 rows.append(row)
-        groups = _Groups(list(members.values()), len(self.names), self.norm.device)
+        groups = RowGroups(list(members.values()), len(self.names), self.norm.device)
         counted = [[r for r in rows if self.has_grad[r] and self.numel[r]] for rows in members.values()]
-        nonempty = _Groups(counted, len(self.names), self.norm.device)
+        nonempty = RowGroups(counted, len(self.names), self.norm.device)
         l2_norm = nonempty.norm(self.l2_norm, 2.0)
         return dataclasses.replace(
             self,
@@ -197,11 +208,13 @@ class GradStats:
             nonfinite=groups.gather(self.nonfinite, 0).sum(dim=1),
             zeros=None if self.zeros is None else groups.gather(self.zeros, 0).sum(dim=1),
             first=tuple(range(len(members))),
+            threshold=None if isinstance(self.threshold, Tensor) and self.threshold.ndim else self.threshold,
             _factor=self._layer_factor(nonempty, l2_norm),
+            _wide_norm=None,
             _identities=(),
         )
 
-    def _layer_factor(self, layers: _Groups, before: Tensor) -> Tensor | None:
+    def _layer_factor(self, layers: RowGroups, before: Tensor) -> Tensor | None:
         """The ratio of each layer's L2 norms after and before clipping."""
         if self._factor is None:
             return None
@@ -223,6 +236,7 @@ class GradStats:
             "threshold",
             "decision_norm",
             "_factor",
+            "_wide_norm",
         ):
             value = getattr(self, name)
             moved[name] = value.cpu() if isinstance(value, Tensor) else value
@@ -317,7 +331,7 @@ def _on_host(group: GroupStats) -> GroupStats:
     return GroupStats(group.names, group.total_norm.cpu(), group.factor.cpu(), limit)
 
 
-class _Groups:
+class RowGroups:
     """Rows gathered by group: a padded index matrix, so that sums run in a fixed order."""
 
     def __init__(self, groups: list[list[int]], rows: int, device: torch.device) -> None:

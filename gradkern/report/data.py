@@ -84,6 +84,7 @@ class Run:
     ratio_note: str = ""
     histogram: Histogram | None = None
     findings: tuple[dict[str, Any], ...] = field(default=())
+    """What `diagnose` says, as JSON; the headline first."""
     phase: str = "before clipping"
     """What the norms are of."""
     folder: str | None = None

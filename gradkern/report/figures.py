@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from gradkern._util.text import clip_end, visible
+from gradkern._util.names import common_prefix
+from gradkern._util.text import fit, visible
 from gradkern.report.data import Matrix, Run, Source
 from gradkern.report.load import load
 
@@ -54,9 +55,11 @@ def _nothing(ax: Axes, text: str) -> None:
     ax.set_yticks([])
 
 
-def _name(text: str, width: int = 46) -> str:
-    """A name as a label, without control characters, and with dollar signs escaped for matplotlib."""
-    return clip_end(visible(text), width).replace("$", r"\$")
+def _labels(names: Sequence[str], width: int) -> list[str]:
+    """Names as labels: without what all of them begin with, no two alike, no control characters, no dollar
+    signs that matplotlib would read as formulas."""
+    skip = len(common_prefix(names))
+    return [text.replace("$", r"\$") for text in fit([visible(name[skip:]) for name in names], width)]
 
 
 def _curve(ax: Axes, run: Run, key: str, color: str, label: str) -> None:
@@ -176,7 +179,7 @@ def _draw_matrix(figure: Figure, ax: Axes, data: Run, matrix: Matrix) -> None:
     ax.invert_yaxis()
     every = max(1, -(-len(data.names) // 40))
     ax.set_yticks(np.arange(0, len(data.names), every) + 0.5)
-    ax.set_yticklabels([_name(name) for name in data.names[::every]], fontsize=7)
+    ax.set_yticklabels(_labels(data.names, 46)[::every], fontsize=7)
 
 
 def plot_depth_profile(run: Source, steps: Sequence[int] | None = None, ax: Axes | None = None) -> Figure:
@@ -207,7 +210,7 @@ def plot_depth_profile(run: Source, steps: Sequence[int] | None = None, ax: Axes
     ax.set_yscale("log")
     if len(data.names) <= 40:
         ax.set_xticks(range(len(data.names)))
-        ax.set_xticklabels([_name(name, 28) for name in data.names], rotation=90, fontsize=7)
+        ax.set_xticklabels(_labels(data.names, 28), rotation=90, fontsize=7)
     ax.legend(fontsize=8, frameon=False)
     return figure
 

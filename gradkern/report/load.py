@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from gradkern.diagnosis import diagnose
 from gradkern.history import format
 from gradkern.history.facade import History
 from gradkern.history.words import first_offender, phase_in_words
@@ -62,6 +63,7 @@ def _read(history: History) -> Run:
         max_norm=float(thresholds[-1]) if len(thresholds) else None,
         ratio_note=ratio_note(history),
         histogram=read_histogram(history),
+        findings=tuple(finding.to_json() for finding in diagnose(history)),
         phase=phase_in_words(history),
         folder=str(folder),
     )

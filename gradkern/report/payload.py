@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from gradkern._util.text import visible
+from gradkern._util.names import common_prefix
+from gradkern._util.text import fit, visible
 from gradkern.report.data import Histogram, Matrix, Run
 from gradkern.report.encode import pack_matrix, plain, plain_number
 
@@ -15,14 +16,14 @@ _NAME_LIMIT = 300  # characters
 def payload(run: Run) -> dict[str, Any]:
     """Everything on the page, as plain values for `json.dumps`."""
     bands = run.ratio_bands()
-    ratio = run.matrices.get("ratio")
+    ratio, skip = run.matrices.get("ratio"), len(common_prefix(run.names))
     return {
         "title": visible(run.title),
         "subtitle": _subtitle(run),
         "phase": run.phase,
         "run": {key: _plain_any(value) for key, value in run.summary.items()}
         | {"steps": run.records, "max_norm": _plain_any(run.max_norm)},
-        "names": [visible(name, _NAME_LIMIT) for name in run.names],
+        "names": fit([visible(name[skip:], len(name)) for name in run.names], _NAME_LIMIT),
         "numel": run.numel.tolist(),
         "series": {"first": run.bins.first.tolist(), "last": run.bins.last.tolist()}
         | {key: plain(values) for key, values in run.series.items()},
@@ -39,8 +40,14 @@ def payload(run: Run) -> dict[str, Any]:
         | {key: plain(values) for key, values in bands.items()},
         "ratio_note": run.ratio_note,
         "histogram": None if run.histogram is None else _histogram(run.histogram),
-        "findings": [_plain_any(finding) for finding in run.findings],
+        "findings": [_finding(finding, skip) for finding in run.findings],
     }
+
+
+def _finding(finding: dict[str, Any], skip: int) -> dict[str, Any]:
+    """With its layers as the page calls them."""
+    shown: dict[str, Any] = _plain_any(finding)
+    return shown | {"layers": [layer[skip:] or layer for layer in shown.get("layers", [])]}
 
 
 def _subtitle(run: Run) -> str:

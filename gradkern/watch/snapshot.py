@@ -12,7 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gradkern._util.names import common_prefix
 from gradkern._util.text import visible
+from gradkern.diagnosis import Finding, diagnose
+from gradkern.diagnosis.watchdog import next_look
 from gradkern.history import format
 from gradkern.history.facade import History
 from gradkern.history.format import HistoryError
@@ -25,6 +28,7 @@ TAIL, ROWS = 4096, 64
 #: Rows of a table at most.
 _TOP = 40
 _STALLED_AFTER = 120.0  # seconds
+_DIAGNOSIS = 5.0  # seconds between two diagnoses of a run that grows
 _CREATION = 5.0  # seconds that a monitor may take to create its file
 
 
@@ -59,6 +63,8 @@ class Snapshot:
     skipped: int = 0
     nonfinite_steps: int = 0
     offender: Offender | None = None
+    headline: Finding | None = None
+    """The worst of what a diagnosis found, as of the last time the run was diagnosed; no "info"."""
     norms: F64 = field(default_factory=lambda: np.zeros(0))
     clipped: F64 = field(default_factory=lambda: np.zeros(0))
     largest: Sequence[Ranked] = ()
@@ -86,6 +92,9 @@ class Watcher:
         self._file: tuple[int, int] | None = None
         self._opened = 0
         self._missing_at: float | None = None
+        self._headline: Finding | None = None
+        self._diagnosed = 0
+        self._diagnose_at = 0.0
 
     def take(self, wait: bool = True) -> Snapshot:
         """Read the run.
@@ -171,6 +180,7 @@ class Watcher:
             skipped=int(history.skipped.sum()),
             nonfinite_steps=int((~np.isfinite(norms)).sum()),
             offender=first_offender(history),
+            headline=self._diagnose(history, closed is not None),
             norms=norms[-TAIL:],
             clipped=clipped[-TAIL:].astype(np.float64),
             largest=largest,
@@ -180,6 +190,17 @@ class Watcher:
             throughput=_throughput(history),
             changes=(self._opened, len(history.branch_rows)),
         )
+
+    def _diagnose(self, history: History, ended: bool) -> Finding | None:
+        """The headline, looked for again when enough steps are new, at most every `_DIAGNOSIS` seconds."""
+        records, now = len(history), time.monotonic()
+        went_back = records < self._diagnosed
+        due = went_back or records >= next_look(self._diagnosed) or (ended and records > self._diagnosed)
+        if due and now >= self._diagnose_at:
+            alarms = [finding for finding in diagnose(history) if finding.is_alarm]
+            self._headline = alarms[0] if alarms else None
+            self._diagnosed, self._diagnose_at = records, now + _DIAGNOSIS
+        return self._headline
 
 
 def _identity(file: Path, unknown: tuple[int, int] | None = None) -> tuple[int, int] | None:
@@ -214,7 +235,8 @@ def _rank(history: History) -> tuple[list[Ranked], list[Ranked], list[Ranked], l
     """Parameters by rms in the last record, and by its ratio to the median of the records before."""
     columns = history.window(max(0, len(history) - ROWS), len(history))
     rms = columns.rms.astype(np.float64)
-    last, names, bad = rms[-1], history.names, columns.nonfinite[-1] > 0
+    skip = len(common_prefix(history.names))
+    last, names, bad = rms[-1], [name[skip:] for name in history.names], columns.nonfinite[-1] > 0
     known = ~np.isnan(last) | bad
     by_size = sorted(np.flatnonzero(known), key=lambda i: -math.inf if bad[i] else -last[i])
     shown = [Ranked(names[i], "inf or NaN" if bad[i] else f"{last[i]:.3g}", bool(bad[i])) for i in by_size]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from gradkern._util.text import clip_end, number, visible
+from gradkern._util.text import clip_middle, fit, number, visible
+from gradkern.diagnosis import Finding
 from gradkern.watch.chart import bars, fold
 from gradkern.watch.snapshot import Ranked, Snapshot
 
@@ -44,6 +45,8 @@ def _lines(
 ) -> list[RenderableType]:
     head: list[RenderableType] = [_title(snap, width), *_numbers(snap, width)]
     foot = [_footer(snap, interactive)]
+    if snap.headline is not None and height - len(head) - len(foot) >= 6:
+        head += _headline(snap.headline)
     if not snap.records:
         return [*head, Text(snap.note, style=_SOFT), *foot]
     left = height - len(head) - len(foot)
@@ -56,7 +59,7 @@ def _lines(
 def _title(snap: Snapshot, width: int) -> Text:
     line = Text(no_wrap=True, overflow="ellipsis")
     line.append("gradkern ", style="bold")
-    line.append(clip_end(visible(snap.title), max(10, width - 40)), style="bold cyan")
+    line.append(clip_middle(visible(snap.title), max(10, width - 40)), style="bold cyan")
     line.append(f"  {snap.status}", style=_WARN if snap.stalled else _SOFT)
     return line
 
@@ -89,10 +92,18 @@ def _offender(steps: int, step: int, name: str, more: int, width: int) -> list[T
     others = f" and {more} more" if more else ""
     text = f"inf or NaN in {steps:,} step{'s' * (steps != 1)}, first at step {step:,}:"
     room = width - len(others) - 1
-    apart = len(text) + len(visible(name)) > room  # the name goes on its own line
-    shown = clip_end(visible(name), max(8, room if apart else width)) + others
+    apart = len(text) + len(visible(name)) > room  # the name gets a line of its own
+    shown = clip_middle(visible(name), max(8, room if apart else width)) + others
     lines = [text, shown] if apart else [f"{text} {shown}"]
     return [Text(line, style=_ALARM, no_wrap=True, overflow="ellipsis") for line in lines]
+
+
+def _headline(finding: Finding) -> list[Text]:
+    style = _ALARM if finding.severity == "severe" else _WARN
+    lines = [f"{finding.title}: {visible(finding.why)}"]
+    if finding.remedies:
+        lines.append(f"Do: {visible(finding.remedies[0].because)}")
+    return [Text(line, style=style, no_wrap=True, overflow="ellipsis") for line in lines]
 
 
 def _alarm(value: float | None) -> str:
@@ -137,7 +148,7 @@ def _chart(snap: Snapshot, width: int, rows: int, ascii_only: bool) -> list[Text
     return lines
 
 
-def _tables(snap: Snapshot, width: int, room: int) -> list[RenderableType]:
+def _tables(snap: Snapshot, width: int, height: int) -> list[RenderableType]:
     """Four short tables, in two columns if the terminal is wide enough."""
     blocks = [
         ("largest rms", snap.largest),
@@ -146,15 +157,19 @@ def _tables(snap: Snapshot, width: int, room: int) -> list[RenderableType]:
         ("fallen most", snap.fallen),
     ]
     beside = 2 if width >= 76 else 1
-    each = room // (4 // beside) - 1
+    each = height // (4 // beside) - 1
     if each < 1:
-        blocks, each = blocks[:beside], room - 1
+        blocks, each = blocks[:beside], height - 1
     if each < 1:
         return []
+    shown = [row for _, rows in blocks for row in rows[:each]]
+    room = max(6, width // beside - 3 - max((len(row.text) for row in shown), default=0))
+    names = list(dict.fromkeys(row.name for row in shown))
+    labels = dict(zip(names, fit([visible(name) for name in names], room)))
     made: list[RenderableType] = []
     for at in range(0, len(blocks), beside):
         grid = Table.grid(padding=(0, 2), expand=True)
-        cells = [_table(title, rows[:each], width // beside - 2) for title, rows in blocks[at : at + beside]]
+        cells = [_table(title, rows[:each], labels, room) for title, rows in blocks[at : at + beside]]
         for _ in cells:
             grid.add_column(ratio=1)
         grid.add_row(*cells)
@@ -162,12 +177,10 @@ def _tables(snap: Snapshot, width: int, room: int) -> list[RenderableType]:
     return made
 
 
-def _table(title: str, rows: Sequence[Ranked], width: int) -> Text:
+def _table(title: str, rows: Sequence[Ranked], labels: Mapping[str, str], room: int) -> Text:
     block = Text(title, style="bold", no_wrap=True)
     for row in rows:
-        room = max(6, width - len(row.text) - 1)
-        name = clip_end(visible(row.name), room)
-        block.append(f"\n{name:<{room}} ", style="not bold")
+        block.append(f"\n{labels[row.name]:<{room}} ", style="not bold")
         block.append(row.text, style=_ALARM if row.alarm else "not bold")
     if not rows:
         block.append("\nnone", style="not bold dim")

@@ -121,6 +121,10 @@ class TestExploding:
     def test_a_gain_that_is_too_large(self):
         assert alarms(flat_loss(sloped(healthy(12), 0, biases=-5)))[0] == "exploding_gradient"
 
+    def test_large_weights_explain_a_large_loss(self):
+        run = flat_loss(sloped(healthy(12), 0, biases=-5), value=1e4)
+        assert only(run, "exploding_gradient").remedies[0].action == "he_init"
+
     def test_normalization_without_residuals_is_healthy(self):
         run = sloped(healthy(30, activation="BatchNorm1d"), -4)
         assert alarms(run) == []
@@ -129,8 +133,8 @@ class TestExploding:
         run = healthy()
         growth = np.geomspace(1, end, 200)
         loss = np.linspace(2.3, loss_end, 200)
-        ratio = np.full_like(run.update_ratio, 0.15)
-        return changed(run, total_norm=run.total_norm * growth, loss=loss, update_ratio=ratio)
+        norms = run.weight_norm[:1] * np.geomspace(1, 3, len(run.update_steps))[:, None]
+        return changed(run, total_norm=run.total_norm * growth, loss=loss, weight_norm=norms)
 
     def test_over_time(self):
         finding = only(self.grown(1e4, 50.0), "exploding_gradient")
@@ -141,10 +145,14 @@ class TestExploding:
         assert "exploding_gradient" not in alarms(self.grown(1e4, 0.5))
 
     def test_gradients_that_add_up(self):
-        run = self.grown(1e4, 50.0)
-        norm = run.total_norm.copy()
-        norm[:5] = norm[0] * np.arange(1, 6)
-        assert only(changed(run, total_norm=norm), "exploding_gradient").remedies[0].action == "zero_grad"
+        norm = np.arange(1, 201) * (1 + 0.002 * np.random.default_rng(0).standard_normal(200))
+        run = changed(flat_loss(healthy()), total_norm=norm)
+        assert only(run, "exploding_gradient").remedies[0].action == "zero_grad"
+
+    def test_a_plateau_that_is_left_smoothly_is_healthy(self):
+        """Full batches have smooth norms too, but those of the first steps are alike."""
+        run = changed(healthy(), total_norm=np.geomspace(1, 8, 200))
+        assert alarms(run) == []
 
     def test_a_start_that_throws_the_weights_away(self):
         run = healthy()
@@ -254,6 +262,24 @@ class TestInitialization:
         loss = np.concatenate([[first] * 3, run.loss[3:]])
         assert alarms(changed(run, loss=loss, facts={**run.facts, "graph": graph})) == found
 
+    def test_a_gain_that_is_too_large(self):
+        run = healthy(bias=False)
+        finding = only(changed(run, weight_norm=3.5 * run.weight_norm), "poor_initialization")
+        assert finding.evidence["gain"] == pytest.approx(3.5) and finding.remedies[0].action == "he_init"
+
+    def test_behind_a_normalization_the_gain_does_not_matter(self):
+        run = healthy(activation="LayerNorm")
+        assert alarms(changed(run, weight_norm=3.5 * run.weight_norm)) == []
+
+    def test_a_recurrent_matrix(self):
+        run = healthy(layers=2)
+        names = ("core.weight_ih_l0", "core.bias_ih_l0", "core.weight_hh_l0", "core.bias_hh_l0")
+        params = dict(zip(names, ({**p, "kind": "RNN"} for p in run.params.values())))
+        run = changed(run, names=names, params=params, facts={})
+        assert alarms(run) == []
+        finding = only(changed(run, weight_norm=3 * run.weight_norm), "poor_initialization")
+        assert finding.layers == ("core.weight_hh_l0",)
+
 
 class TestSaturation:
     def large(self, activation, scale):
@@ -291,6 +317,14 @@ class TestUpdates:
         finding = only(flat_loss(changed(healthy(), update_ratio=ratio)), "update_too_small")
         assert finding.layers == () and finding.remedies[0].action == "raise_lr"
         assert alarms(changed(healthy(), update_ratio=ratio)) == []  # the loss falls
+
+    def test_an_optimizer_that_never_steps(self):
+        nothing = np.zeros((0, 12), dtype=np.float32)
+        looks = {"update_steps": np.zeros(0, dtype=np.int64), "weight_norm": nothing, "update_ratio": nothing}
+        run = flat_loss(changed(healthy(), **looks))
+        assert alarms(run) == []
+        finding = only(changed(run, watches_steps=True), "update_too_small")
+        assert finding.remedies[0].action == "call_step"
 
     def test_weights_of_16_bits_need_larger_steps(self):
         run = flat_loss(changed(healthy(), update_ratio=np.full_like(healthy().update_ratio, 2e-5)))

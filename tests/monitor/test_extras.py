@@ -57,7 +57,7 @@ def test_what_is_known_later_amends_a_step(tmp_path):
         history = monitor.history()
     assert history.steps.tolist() == [2, 4] and history.loss.tolist() == [0.5, 4.0]
     np.testing.assert_array_equal(history.extra["eval"], [7, np.nan])
-    with pytest.raises(RuntimeError, match=r"\[GradMonitor.amend\] expected an open monitor"):
+    with pytest.raises(RuntimeError, match=r"\[GradMonitor.amend\] cannot record, because"):
         monitor.amend(2, loss=1.0)
 
 

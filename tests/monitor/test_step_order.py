@@ -1,4 +1,4 @@
-"""Update ratios belong to the step that they are of, wherever `record` is called and whatever it says."""
+"""Update ratios have the number of the `record` that comes before the step, or within it."""
 
 from __future__ import annotations
 
@@ -29,26 +29,14 @@ class Loop:
         changed = self.weight.detach() - before
         self.expected[number] = (changed.norm() / before.norm()).item()
 
-    def run(
-        self,
-        numbers: Collection[int],
-        record_first: bool,
-        *,
-        skipped: Collection[int] = (),
-        keep: bool = False,
-        clip: bool = False,
-    ) -> None:
+    def run(self, numbers: Collection[int], *, skipped: Collection[int] = (), keep: bool = False) -> None:
         for number in numbers:
             self.count += 1
             (self.weight * float(self.count)).sum().backward()
-            if record_first:
-                self.monitor.record(step=number)
-            if clip:
-                self.weight.grad.mul_(0.5)
+            self.monitor.record(step=number)
+            self.weight.grad.mul_(0.5)  # as something else may clip
             if number not in skipped:
                 self.step(number)
-            if not record_first:
-                self.monitor.record(step=number)
             self.optimizer.zero_grad(set_to_none=not keep)
 
     def check(self, steps: Collection[int]) -> None:
@@ -67,11 +55,10 @@ def loop(tmp_path):
         yield Loop(monitor, weight, optimizer)
 
 
-@pytest.mark.parametrize("record_first", [True, False])
 @pytest.mark.parametrize("first", [0, 1, 4, 1000])
-def test_any_first_number(loop, first, record_first):
+def test_any_first_number(loop, first):
     numbers = range(first, first + 6)
-    loop.run(numbers, record_first)
+    loop.run(numbers)
     loop.check(numbers)
     history = loop.monitor.history()
     assert history.steps.tolist() == list(numbers) and not history.branches
@@ -79,26 +66,32 @@ def test_any_first_number(loop, first, record_first):
 
 @pytest.mark.parametrize("number", [1, 1000])
 def test_one_step_and_the_end(loop, number, tmp_path):
-    loop.run([number], record_first=False)
+    loop.run([number])
     loop.monitor.close()
     with History.open(tmp_path) as history:
         assert history.steps.tolist() == history.update_steps.tolist() == [number]
 
 
-@pytest.mark.parametrize("record_first", [True, False])
 @pytest.mark.parametrize("keep", [True, False])
-def test_first_steps_that_a_scaler_skips(loop, record_first, keep):
-    loop.run(range(1, 9), record_first, skipped=(1, 2, 5), keep=keep)
+def test_first_steps_that_a_scaler_skips(loop, keep):
+    loop.run(range(1, 9), skipped=(1, 2, 5), keep=keep)
     loop.check([3, 4, 6, 7, 8])
 
 
-@pytest.mark.parametrize(("record_first", "clip"), [(True, True), (True, False), (False, True)])
-def test_a_step_before_the_loop(loop, record_first, clip):
+def test_a_step_before_the_loop(loop):
     loop.weight.grad = torch.zeros(4)  # as a distributed checkpoint does
     loop.optimizer.step()
     loop.optimizer.zero_grad()
-    loop.run(range(1, 6), record_first, clip=clip)
+    loop.run(range(1, 6))
     loop.check(range(1, 6))
+
+
+def test_a_step_that_was_not_recorded_has_no_number(loop):
+    loop.run([1, 2])
+    loop.weight.grad = torch.ones(4)
+    loop.optimizer.step()
+    loop.run([3, 4])
+    loop.check([1, 2, 3, 4])
 
 
 def test_a_distributed_checkpoint_before_the_loop(tmp_path):
@@ -118,31 +111,31 @@ def test_a_distributed_checkpoint_before_the_loop(tmp_path):
         assert history.update_steps.tolist() == [1, 2, 3] and (history.update_ratio[0] > 0).any()
 
 
-def test_an_optimizer_that_computes_the_gradients(tmp_path):
-    weight = nn.Parameter(torch.ones(4))
-    optimizer = torch.optim.LBFGS([weight], lr=0.1, max_iter=2)
+def test_recorded_within_the_step(loop):
+    """In the closure, as Lightning's hooks are called: after the optimizer's pre-hooks."""
+    for number in range(1, 5):
+        before = loop.weight.detach().clone()
 
-    def closure():
-        optimizer.zero_grad()
-        loss = (weight**2).sum()
-        loss.backward()
-        return loss
+        def closure(number=number):
+            loop.optimizer.zero_grad()
+            loss = (loop.weight * float(number)).sum()
+            loss.backward()
+            loop.monitor.record()
+            return loss
 
-    with GradMonitor([("w", weight)], optimizer, tmp_path, update_every=1) as monitor:
-        for _ in range(3):
-            monitor.record(loss=optimizer.step(closure))
-        assert monitor.history().update_steps.tolist() == [1, 2, 3]
+        loop.optimizer.step(closure)
+        changed = loop.weight.detach() - before
+        loop.expected[number] = (changed.norm() / before.norm()).item()
+    loop.check(range(1, 5))
 
 
-def test_statistics_recorded_when_the_gradients_are_gone(loop):
-    from gradkern import measure
-
+@pytest.mark.parametrize("when", ["pre", "post"])
+def test_recorded_in_a_hook_of_the_optimizer(loop, when):
+    getattr(loop.optimizer, f"register_step_{when}_hook")(lambda *_: loop.monitor.record())
     for number in range(1, 5):
         (loop.weight * float(number)).sum().backward()
-        stats = measure([("w", loop.weight)])
         loop.step(number)
         loop.optimizer.zero_grad()
-        loop.monitor.record(stats)
     loop.check(range(1, 5))
 
 
@@ -150,27 +143,25 @@ def test_gradients_that_are_replaced_after_they_were_recorded(loop):
     for number in range(1, 5):
         (loop.weight * float(number)).sum().backward()
         loop.monitor.record()
-        loop.weight.grad = loop.weight.grad / 2
+        loop.weight.grad = loop.weight.grad / 3
         loop.step(number)
         loop.optimizer.zero_grad()
     loop.check(range(1, 5))
 
 
-@pytest.mark.parametrize("record_first", [True, False])
-def test_a_step_recorded_again_is_looked_at_again(loop, record_first):
-    loop.run([1, 2, 3, 3, 3, 4, 5], record_first)
+def test_a_step_recorded_again_is_looked_at_again(loop):
+    loop.run([1, 2, 3, 3, 3, 4, 5])
     loop.check(range(1, 6))
 
 
-@pytest.mark.parametrize("record_first", [True, False])
-def test_steps_looked_at_again_after_a_resume_though_none_was_recorded(tmp_path, record_first):
+def test_steps_looked_at_again_after_a_resume_though_none_was_recorded(tmp_path):
     weight = nn.Parameter(torch.full((4,), 1000.0))
     optimizer = torch.optim.SGD([weight], lr=1.0)
     for start, end in ((0, 18), (10, 23)):
         with GradMonitor([("w", weight)], optimizer, tmp_path, every=10, update_every=5) as monitor:
             monitor.load_state_dict({"step": start})
             loop = Loop(monitor, weight, optimizer)
-            loop.run(range(start + 1, end), record_first)
+            loop.run(range(start + 1, end))
     with History.open(tmp_path) as history:
         assert history.steps.tolist() == [10, 20] and not history.branches
         assert history.update_steps.tolist() == [1, 2, 4, 5, 10, 15, 20]

@@ -7,7 +7,7 @@ import vm from "node:vm";
 
 const folder = process.env.GRADKERN_ASSETS;
 const source = ["model.js", "text.js"].map(name => readFileSync(`${folder}/${name}`, "utf8")).join("\n");
-const names = ["NOTHING", "ZERO", "BAD", "numbers", "decodeMatrix", "binOf", "layerOf", "rollUp", "arrange", "changeOf", "statistics",
+const names = ["NOTHING", "ZERO", "BAD", "numbers", "decodeMatrix", "binOf", "layerOf", "fitNames", "clipMiddle", "rollUp", "arrange", "changeOf", "statistics",
   "colourRange", "meanOf", "standOut", "stretchesOf", "ticks", "decade", "format", "percent", "stepRange", "cellText"];
 const page = vm.runInNewContext(`${source}\n;({${names.join(",")}})`, { atob });
 const plain = value => JSON.parse(JSON.stringify(value));
@@ -41,6 +41,23 @@ test("layerOf: the module, or some of its leading components", () => {
   assert.equal(page.layerOf("a.b.weight", "1"), "a");
   assert.equal(page.layerOf("weight", "layer"), "(root)");
   assert.equal(page.layerOf("a.b.weight", "parameter"), "a.b.weight");
+});
+
+test("layerOf: a parametrization belongs to the module that has it", () => {
+  assert.equal(page.layerOf("a.b.parametrizations.weight.original0", "layer"), "a.b");
+  assert.equal(page.layerOf("parametrizations.weight.0.lora_A", "layer"), "(root)");
+  assert.equal(page.layerOf("a.b.parametrizations.weight.original0", "1"), "a");
+});
+
+test("fitNames: names that are cut stay different", () => {
+  const deep = Array.from({ length: 120 }, (_, i) => `blocks.${Math.floor(i / 4)}.experts.${i % 4}.down_projection.weight`);
+  for (const width of [12, 20, 38, 80]) {
+    const shown = page.fitNames(deep, width);
+    assert.equal(new Set(shown).size, deep.length);
+    assert.ok(shown.every(text => text.length <= width));
+  }
+  assert.deepEqual(plain(page.fitNames(["a.b", "c"], 20)), ["a.b", "c"]);
+  assert.equal(page.clipMiddle("abcdefghij", 7), "ab…ghij");
 });
 
 test("rollUp: the root of the mean square weighted by size; inf or NaN wins", () => {

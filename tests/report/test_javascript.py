@@ -26,7 +26,7 @@ def test_the_model_under_node():
         timeout=120,
     )
     assert done.returncode == 0, done.stdout
-    assert re.search(r"pass 9\b", done.stdout), done.stdout
+    assert re.search(r"pass 11\b", done.stdout), done.stdout
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)

@@ -10,7 +10,7 @@ import torch
 from synthetic import HOSTILE
 
 from gradkern import measure
-from gradkern._util.text import clip_end, html_table, number, visible
+from gradkern._util.text import clip_middle, fit, html_table, number, visible
 
 
 @pytest.mark.parametrize(
@@ -31,8 +31,26 @@ def test_what_steers_a_terminal_becomes_an_escape(text: str, shown: str) -> None
 
 def test_long_text_is_cut() -> None:
     assert visible("x" * 1000, 10) == "x" * 9 + "…"
-    assert clip_end("blocks.0.attn.weight", 11) == "…ttn.weight"
-    assert clip_end("short", 11) == "short"
+    assert clip_middle("blocks.0.attn.weight", 11) == "blo….weight"
+    assert clip_middle("short", 11) == "short"
+    assert [clip_middle("blocks", width) for width in (0, 1, 2, 3)] == ["", "b", "bl", "…ks"]
+
+
+@pytest.mark.parametrize("width", [6, 8, 12, 20, 30, 46, 100])
+def test_names_that_are_cut_stay_different(width):
+    deep = "base_model.model.model"
+    names = [f"{deep}.layers.{i}.experts.{j}.w1.lora_A.weight" for i in range(24) for j in range(4)]
+    names += [f"{deep}.layers.{i}.self_attn.{kind}_proj.weight" for i in range(24) for kind in "qkvo"]
+    names += ["a" * 200, "a" * 200 + "b", "a" * 200 + "c", "short"]
+    shown = fit(names, width)
+    assert len(set(shown)) == len(names)
+    assert max(map(len, shown)) <= width and shown[-1] == "short"
+
+
+def test_the_part_that_differs_is_kept():
+    names = [f"layers.{i}.self_attn.q_proj.lora_A.default.weight" for i in (1, 11)]
+    assert fit(names, 24) == ["…1.self_attn…ault.weight", "…11.self_att…ault.weight"]
+    assert fit([], 10) == [] and fit(["a.b", "c"], 10) == ["a.b", "c"]
 
 
 def test_numbers_in_few_characters() -> None:

@@ -22,14 +22,14 @@ from rich.cells import cell_len
 from rich.console import Console
 from synthetic import HOSTILE
 
-from gradkern import GradMonitor
+from gradkern import Finding, GradMonitor, Remedy
 from gradkern.history.format import HistoryError
 from gradkern.history.layout import Layout
 from gradkern.history.rows import StepRow
 from gradkern.history.writer import HistoryWriter
 from gradkern.watch import show_once
 from gradkern.watch.chart import bars, fold, levels
-from gradkern.watch.snapshot import Watcher
+from gradkern.watch.snapshot import Snapshot, Watcher
 from gradkern.watch.view import Frame
 
 Make = Callable[..., Path]
@@ -341,3 +341,21 @@ def test_the_monitor_tells_what_it_costs(tmp_path: Path) -> None:
     writer = HistoryWriter(tmp_path, {"monitor": {"record_us": "x" * 50, "lost": [1]}})
     writer.close()
     assert "xx" not in "\n".join(frame(tmp_path, width=120))
+
+
+def test_the_headline_of_a_diagnosis_is_shown_with_its_remedy() -> None:
+    def drawn(finding: Finding | None) -> str:
+        out = io.StringIO()
+        snapshot = Snapshot("run", "recording", records=3, step=3, total_norm=1.0, headline=finding)
+        Console(file=out, width=80, height=24, force_terminal=False).print(Frame(snapshot))
+        return out.getvalue()
+
+    remedies = (Remedy("relu", "Use ReLU."),)
+    shown = drawn(Finding("vanishing_gradient", "severe", why="It falls.", remedies=remedies))
+    assert "vanishing gradient: It falls." in shown and "Do: Use ReLU." in shown
+    assert "Do:" not in drawn(None)
+
+
+def test_a_run_that_is_sick_has_a_headline(recorded: Make) -> None:
+    headline = Watcher(recorded(steps=40, bad_step=7)).take().headline
+    assert headline is not None and headline.kind == "nonfinite_gradient"

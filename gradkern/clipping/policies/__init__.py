@@ -1,7 +1,35 @@
-"""Policies: what is done with the gradients, decided from their statistics. Also `gradkern.policies`."""
+"""Policies: what is done with the gradients, decided from their statistics. Also `gradkern.policies`.
 
-from gradkern.clipping.policies.base import Policy
+Given to a clipper, ``GradClipper(model, policy=ZClip())``, or to a group of it,
+``GradClipper(model, groups={"matrices": (selector, AGC(0.01)), …})``. A policy that remembers is given to
+one of them alone.
+"""
+
+from gradkern.clipping.policies.adagc import AdaGC
+from gradkern.clipping.policies.agc import AGC
+from gradkern.clipping.policies.autoclip import AutoClip
+from gradkern.clipping.policies.base import ElementPolicy, Policy
+from gradkern.clipping.policies.custom import custom
 from gradkern.clipping.policies.decision import Decision
 from gradkern.clipping.policies.global_norm import GlobalNorm
+from gradkern.clipping.policies.per_layer import PerLayerNorm
+from gradkern.clipping.policies.schedule import Schedule
+from gradkern.clipping.policies.skip_outliers import SkipOutliers
+from gradkern.clipping.policies.value import Value
+from gradkern.clipping.policies.zclip import ZClip
 
-__all__ = ["Decision", "GlobalNorm", "Policy"]
+__all__ = [
+    "AGC",
+    "AdaGC",
+    "AutoClip",
+    "Decision",
+    "ElementPolicy",
+    "GlobalNorm",
+    "PerLayerNorm",
+    "Policy",
+    "Schedule",
+    "SkipOutliers",
+    "Value",
+    "ZClip",
+    "custom",
+]

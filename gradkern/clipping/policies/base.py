@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from gradkern.clipping.policies.decision import Decision
@@ -20,26 +21,17 @@ class Policy(ABC):
     Over ranks every rank is given the same totals and rows, and so decides the same.
     """
 
+    may_skip: bool = False
+    """Whether a decision can be to skip the step."""
+    needs_rows: bool = False
+    """Whether it decides by the norms of rows: they are then measured before rounding, too."""
+
     @abstractmethod
     def decide(self, stats: GradStats) -> Decision:
         """
         Args:
             stats: the statistics of this step, before clipping. Over a named group: of its parameters alone.
         """
-
-    def transform(self, params: Sequence[Tensor], decision: Decision, scale: Tensor | None) -> Tensor | None:
-        """For policies that change gradients element by element; others leave it as it is.
-
-        Args:
-            params: the parameters, with their gradients.
-            decision: what `decide` returned, after the verdict on inf and NaN.
-            scale: 0-d; what gradients are multiplied by before (a loss scaler's inverse), or None.
-
-        Returns:
-            [N] float64: the ratio of each gradient's L2 norms after and before. None: nothing was done here,
-            and the gradients are to be multiplied by the decision's factor.
-        """
-        return None
 
     def state_dict(self) -> dict[str, Any]:
         """What the policy remembers; tensors and numbers."""
@@ -56,3 +48,29 @@ class Policy(ABC):
                 f"[{name}.load_state_dict] state: expected {{}}, because {name} remembers nothing; got "
                 f"{sorted(state)}"
             )
+
+
+class ElementPolicy(Policy):
+    """A policy that changes gradients element by element, by `apply_`.
+
+    In a step that is skipped on a GPU they are changed all the same: nothing uses them.
+    """
+
+    def decide(self, stats: GradStats) -> Decision:
+        return Decision(torch.ones_like(stats.deciding()))
+
+    @abstractmethod
+    def apply_(
+        self, operation: str, params: Sequence[Tensor], shards: Sequence[Tensor | None], names: Sequence[str]
+    ) -> Tensor | None:
+        """Change the gradients in place.
+
+        Args:
+            operation, names: for messages.
+            params: the parameters; entries are there once.
+            shards: what this rank holds of each gradient, or None.
+
+        Returns:
+            The ratio of each gradient's L2 norms after and before, float64 [N], the same on all ranks that
+            share it; None if it is not known.
+        """

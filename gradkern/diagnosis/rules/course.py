@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from gradkern.diagnosis.case import FEW_STEPS, Case, Floats
 from gradkern.diagnosis.finding import Finding
+from gradkern.diagnosis.gain import input_rms
 
 #: The norm grew a hundredfold, and is still a third of that at the end.
 GROWTH, STILL = 100.0, 33.0
@@ -21,6 +22,12 @@ START = 100.0
 THROWN = 0.3
 #: A step that moves the weights by this part of their norm is at the edge of health.
 MOVED = 0.1
+#: A sum of gradients: steps times the typical change of log(norm) (measured 0.5 … 1.7; batches of their own
+#: 6.6 and more), what the norm has come to at steps 5 to 8 (a sum of n has sqrt(n) and more), in all, and at
+#: the end.
+SMOOTH, EARLY, SUMMED, HIGH = 2.5, 1.7, 5.0, 0.8
+#: Inputs this large explain a first gradient that is too large; the loss then falls a hundredfold too.
+INPUT = 100.0
 #: Steps without spikes in a baseline.
 BASELINE = 64
 #: A spike with a jump of the loss: so many median absolute deviations, and so many times the baseline.
@@ -42,7 +49,7 @@ def exploding_over_time(case: Case) -> list[Finding]:
     if len(at) < FEW_STEPS:
         return []
     values = norm[at]
-    return _growing(case, at, values) or _starting(case, at, values)
+    return _summing(case, at, values) or _growing(case, at, values) or _starting(case, at, values)
 
 
 def _common_norm(case: Case) -> Floats:
@@ -56,6 +63,31 @@ def _common_norm(case: Case) -> Floats:
     return norm
 
 
+def _summing(case: Case, at: NDArray[np.int64], values: Floats) -> list[Finding]:
+    """Each gradient is added to those before: the norm is that of a sum, which changes by 1/t at step t."""
+    if len(values) < 2 * FEW_STEPS:
+        return []
+    half = np.abs(np.diff(np.log(values[len(values) // 2 :])))
+    smooth = float(np.median(half)) * 0.75 * len(values) <= SMOOTH
+    early = float(np.median(values[4:8])) >= EARLY * values[0]
+    growth = float(np.median(values[-5:])) / float(values[0])
+    high = float(np.median(values[-max(len(values) // 10, 3) :])) >= HIGH * float(values.max())
+    if not (smooth and early and high and growth >= SUMMED):
+        return []
+    why = (
+        f"The norm grew {growth:.0f} times and changes by about 1/t at step t, as the norm of a sum does: "
+        "each gradient is added to those before it, because zero_grad() is not called."
+    )
+    severity = "warning" if case.trend.fell else "severe"
+    numbers = {
+        "norm_at_start": float(values[0]),
+        "norm_at_end": float(values[-1]),
+        "growth": growth,
+        "summed": 1.0,
+    }
+    return [case.finding("exploding_gradient", severity, why, numbers, last=int(case.evidence.steps[at[-1]]))]
+
+
 def _growing(case: Case, at: NDArray[np.int64], values: Floats) -> list[Finding]:
     e, trend = case.evidence, case.trend
     if not _weights_suffer(case):
@@ -66,7 +98,8 @@ def _growing(case: Case, at: NDArray[np.int64], values: Floats) -> list[Finding]
     peak, end = max(max(windows), float(np.median(tail))), float(np.median(tail))
     diverged = not np.isfinite(e.total_norm).all() and float(tail[-1]) >= GROWTH * base
     grew = diverged or (peak >= GROWTH * base and end >= STILL * base)
-    worse = trend.rose or trend.end > 2 * abs(trend.lowest) + 3 * trend.error if trend.known else diverged
+    given_back = trend.end - trend.lowest > 0.5 * abs(trend.start - trend.lowest) + 3 * trend.error
+    worse = trend.rose or (given_back and not trend.fell) if trend.known else diverged
     if not grew or not worse:
         return []
     peak = max(peak, float(tail[-1]))
@@ -93,7 +126,10 @@ def _starting(case: Case, at: NDArray[np.int64], values: Floats) -> list[Finding
     thrown = bool(len(looks)) and float(np.nanmax(np.append(looks, 0.0))) >= THROWN
     losses = e.loss[np.isfinite(e.loss)]
     jumped = len(losses) > 4 and float(np.max(losses[1:5])) > 2 * abs(float(losses[0]))
-    if first < START * later or not (thrown or jumped):
+    from_inputs = (
+        input_rms(case) >= INPUT and float(losses[0]) > START * abs(case.trend.end) if len(losses) else False
+    )
+    if first < START * later or not (thrown or jumped or from_inputs):
         return []
     until = np.flatnonzero(values < 10 * later)
     last = int(e.steps[at[until[0]]]) if len(until) else case.last_step

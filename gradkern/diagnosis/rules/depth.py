@@ -141,8 +141,8 @@ def _finding(
     profile = sight.profile
     numbers = {
         "decades_over_depth": sight.typical,
-        "decades_of_weights": float(np.nanmedian(np.append(decades(profile.weight[at]), np.nan))),
-        "decades_of_forward_signal": float(np.nanmedian(np.append(decades(profile.forward[at]), np.nan))),
+        "decades_of_weights": float(median(decades(profile.weight[at]))),
+        "decades_of_forward_signal": float(median(decades(profile.forward[at]))),
         "layers_in_chain": len(profile.layers),
     }
     numbers = {k: v for k, v in numbers.items() if np.isfinite(v)}

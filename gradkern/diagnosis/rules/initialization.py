@@ -12,6 +12,8 @@ import numpy as np
 
 from gradkern.diagnosis.case import Case, Floats
 from gradkern.diagnosis.finding import Finding
+from gradkern.diagnosis.gain import first_gain
+from gradkern.diagnosis.model import RECURRENT
 from gradkern.diagnosis.profile import decades, median
 
 #: max_abs / rms of a matrix's gradient: 1.000 where every unit is alike, 1.77 and more otherwise.
@@ -20,6 +22,12 @@ LEAST_ELEMENTS = 16
 #: Decades of the forward signal over a chain in the first steps. Healthy -1.9 … 1, sick from 2.6 on.
 FORWARD_DECADES = 2.3
 FIRST_STEPS = 5
+#: Typical gain of the matrices (`gain`) before the first step: healthy 0.28 … 1.45, too large from 3.0 on. It
+#: counts if the layers together multiply the signal tenfold more than He's gain, sqrt(2), would.
+GAIN, MULTIPLIED = 2.5, 10.0
+#: Gain of the recurrent matrix of an RNN: an orthogonal one has 1, PyTorch's 0.58; the state is multiplied by
+#: it at each time step.
+RECURRENT_GAIN = 1.8
 #: First loss over ln(classes), what a model that knows nothing has. Healthy 0.9 … 3.
 FIRST_LOSS = 10.0
 CLASSIFYING = ("nll_loss", "cross_entropy", "nllloss", "crossentropyloss")
@@ -29,7 +37,7 @@ def poor_initialization(case: Case) -> list[Finding]:
     """The first of: constant weights, zero weights, a signal that grows or fades, a huge first loss."""
     if not len(case.evidence.rows):
         return []
-    for rule in (_constant, _zero, _forward, _first_loss):
+    for rule in (_constant, _zero, _recurrent, _gain, _forward, _first_loss):
         found = rule(case)
         if found:
             return found
@@ -82,6 +90,45 @@ def _zero(case: Case) -> list[Finding]:
     return [case.finding("poor_initialization", "severe", why, {"zero_layers": len(layers)}, layers=names)]
 
 
+def _gain(case: Case) -> list[Finding]:
+    """The weights start so large that each layer multiplies the signal; a normalization would undo it."""
+    layers = [layer for layer in case.model.layers if not RECURRENT.search(layer.kind)]
+    values = [first_gain(case, layer) for layer in layers]
+    if case.model.normalizes or len(layers) < 3 or float(np.median(values)) < GAIN:
+        return []
+    typical = float(np.median(values))
+    if (typical / math.sqrt(2)) ** len(layers) < MULTIPLIED:
+        return []
+    why = (
+        f"Before the first step each of {len(layers)} layers multiplies its input by about {typical:.1f} "
+        "(He's initialization: 1.4): the weights start too large."
+    )
+    numbers = {"gain": typical, "layers": len(layers)}
+    names = case.names(x.weight for x, value in zip(layers, values) if value >= GAIN)
+    return [case.finding("poor_initialization", _severity(case), why, numbers, layers=names)]
+
+
+def _recurrent(case: Case) -> list[Finding]:
+    """A recurrent matrix that multiplies the state at each time step."""
+    e = case.evidence
+    sick = {}
+    for layer in case.model.layers:
+        plain = layer.kind.lower() in ("rnn", "rnncell") and "weight_hh" in e.names[layer.weight]
+        if plain and first_gain(case, layer) >= RECURRENT_GAIN:
+            sick[layer.weight] = first_gain(case, layer)
+    if not sick:
+        return []
+    worst = max(sick.values())
+    why = (
+        f"The recurrent weights multiply the state by about {worst:.1f} at each time step (an orthogonal "
+        "matrix: 1): over a sequence gradients explode, or the units saturate."
+    )
+    names = case.names(sick)
+    return [
+        case.finding("poor_initialization", _severity(case), why, {"recurrent_gain": worst}, layers=names)
+    ]
+
+
 def _forward(case: Case) -> list[Finding]:
     """The forward signal grows or fades by orders of magnitude from the first step on."""
     worst, layers = 0.0, None
@@ -89,7 +136,7 @@ def _forward(case: Case) -> list[Finding]:
         inner = (
             profile.forward[:FIRST_STEPS, 1:] if len(profile.layers) > 3 else profile.forward[:FIRST_STEPS]
         )
-        value = _median(decades(inner))
+        value = _median(decades(inner[:2]))
         if abs(value) > abs(worst):
             worst, layers = value, profile.layers
     if layers is None or abs(worst) < FORWARD_DECADES:

@@ -20,12 +20,10 @@ ALTERNATING = -0.4
 SWING = 0.25
 #: Steps that make a swing plausible: ‖Δw‖ / ‖w‖ of a step.
 LARGE_STEPS = 0.02
-#: How often it climbs above where it started, having been below half of that.
-RETURNS = 3
 
 
 def loss_oscillating(case: Case) -> list[Finding]:
-    """The loss jumps to and fro, or climbs back to its start again and again, with large steps."""
+    """The loss jumps to and fro, with large steps."""
     e = case.evidence
     loss = e.loss[np.isfinite(e.loss)]
     if len(loss) < LEAST_STEPS:
@@ -35,19 +33,13 @@ def loss_oscillating(case: Case) -> list[Finding]:
         return []
     tail = loss[len(loss) // 3 :]
     correlation, swing = alternation(tail)
-    returns = _returns(loss)
-    alternating = correlation <= ALTERNATING and swing >= SWING * max(_range(loss), 1e-12)
-    if not alternating and returns < RETURNS:
+    if correlation > ALTERNATING or swing < SWING * max(_range(loss), 1e-12):
         return []
     if case.trend.fell and case.trend.end < 0.5 * case.trend.start:
         return []
-    how = "jumps to and fro from step to step" if alternating else f"came back to its start {returns} times"
-    numbers = {"lag_1_correlation": correlation, "swing": swing, "returns": returns}
-    return [
-        case.finding(
-            "loss_oscillating", "warning", f"The loss {how}: the steps are too large to settle.", numbers
-        )
-    ]
+    why = "The loss jumps to and fro from step to step: the steps are too large to settle."
+    numbers = {"lag_1_correlation": correlation, "swing": swing}
+    return [case.finding("loss_oscillating", "warning", why, numbers)]
 
 
 def alternation(loss: Floats) -> tuple[float, float]:
@@ -64,19 +56,6 @@ def alternation(loss: Floats) -> tuple[float, float]:
 def _range(loss: Floats) -> float:
     windows = [float(np.median(w)) for w in np.array_split(loss, 20)]
     return abs(float(np.median(loss[:3])) - min(windows))
-
-
-def _returns(loss: Floats) -> int:
-    start = float(np.median(loss[:3]))
-    if start <= 0:
-        return 0
-    low, count = False, 0
-    for value in loss[3:].tolist():
-        if value < start / 2:
-            low = True
-        elif value > start and low:
-            low, count = False, count + 1
-    return count
 
 
 def loss_not_decreasing(case: Case) -> list[Finding]:

@@ -14,6 +14,8 @@ from gradkern.diagnosis.model import Layer, role_of
 
 #: A layer is silent after so many steps with a gradient of exactly zero while others have one.
 SILENT_STEPS = 20
+#: Steps in which an expert gets its turn.
+SIBLINGS_WAIT = 50
 #: Part of a bias's gradient that is zero at every step. Healthy ReLU layers at a batch of one reach 0.39 at
 #: their minimum over steps; layers with dead units start at 0.7.
 DEAD_SHARE = 0.7
@@ -38,6 +40,9 @@ def no_gradient(case: Case) -> list[Finding]:
     listed, conditional = _in_an_optimizer(case), _conditional_roles(case)
     asked = [c for c in columns.tolist() if listed is None or e.names[c] in listed]
     asked = [c for c in asked if role_of(e.names[c]) not in conditional]
+    if len(e.steps) < SIBLINGS_WAIT:  # one of several alike may yet get its turn
+        seen = {role_of(e.names[c]) for c in np.flatnonzero(~never).tolist()}
+        asked = [c for c in asked if role_of(e.names[c]) not in seen]
     layers = case.names(asked or columns.tolist())
     share = float(e.numel[columns].sum() / max(e.numel[trainable].sum(), 1))
     why = (

@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from gradkern.diagnosis.case import FEW_STEPS, Case
 from gradkern.diagnosis.finding import Finding
 
-#: Healthy runs stay below 0.10 at every look.
+#: Healthy runs stay below 0.10 at every look. Half of the first bound is enough where the loss at the end is
+#: this many times what it was.
 LARGE, HUGE = 0.2, 0.7
+RUINED = 1.5
 #: A loss that jumped in the first steps is above its first value by this factor.
 JUMP = 1.5
 #: Healthy runs have a median above 2e-5.
@@ -24,6 +26,8 @@ SMALL = 5e-6
 SMALL_16_BIT = 1e-4
 #: Part of the weights that moved in the whole run.
 MOVED = 0.01
+#: Steps without one of the optimizer's.
+NEVER_STEPPED = 10
 #: A parameter with less than this part of the others' gradient may stand still by rounding.
 COUNTS = 1e-2
 #: A schedule that has come to this part of its highest rate is at its end.
@@ -34,8 +38,9 @@ def update_too_large(case: Case) -> list[Finding]:
     """Steps as large as the weights, or a fifth of them and the loss suffers."""
     e = case.evidence
     movement = case.movement
+    ruined = case.trend.known and case.trend.rose and case.trend.end > RUINED * abs(case.trend.start)
     with np.errstate(invalid="ignore"):
-        at = np.flatnonzero((movement >= LARGE) | np.isinf(movement))
+        at = np.flatnonzero((movement >= (LARGE / 2 if ruined else LARGE)) | np.isinf(movement))
     if not len(at):
         return []
     largest = float(np.nanmax(movement))
@@ -80,6 +85,8 @@ def update_too_small(case: Case) -> list[Finding]:
 
 def _no_movement(case: Case) -> list[Finding]:
     e = case.evidence
+    if e.watches_steps and not len(e.update_steps) and len(e.steps) >= NEVER_STEPPED and not case.trend.fell:
+        return [_never_stepped(case)]
     movement = case.movement[np.isfinite(case.movement)]
     if len(movement) < 2 or len(e.steps) < FEW_STEPS or case.trend.fell:
         return []
@@ -101,6 +108,13 @@ def _no_movement(case: Case) -> list[Finding]:
     numbers = {"median_update_ratio": typical, "moved_in_all": in_all, "lr": float(e.lr[-1])}
     severity = "severe" if case.trend.known else "warning"
     return [case.finding("update_too_small", severity, why, numbers)]
+
+
+def _never_stepped(case: Case) -> Finding:
+    count = len(case.evidence.steps)
+    why = f"In {count} recorded steps the optimizer took none: step() is not called, and nothing is learned."
+    numbers = {"median_update_ratio": 0.0, "lr": float(case.evidence.lr[-1])}
+    return case.finding("update_too_small", "severe" if case.trend.known else "warning", why, numbers)
 
 
 def _left_out(case: Case) -> list[Finding]:

@@ -13,8 +13,9 @@ from gradkern.diagnosis.finding import Finding
 
 #: Norm of all matrices, end over start: healthy runs stay within 0.6 … 5.
 GREW, SHRANK = 10.0, 0.2
-#: It still goes on: the last quarter adds (or takes) this part.
+#: It still goes on: the last quarter adds this part. Beyond a hundredfold it need not.
 GOES_ON = 0.05
+HOPELESS = 100.0
 #: Of one matrix, while the others keep.
 LAYER_SHRANK = 0.01
 
@@ -27,7 +28,8 @@ def weight_growth(case: Case) -> list[Finding]:
         return []
     size = case.weight_size[at]
     factor = float(size[-1] / size[0])
-    if factor < GREW or size[-1] < (1 + GOES_ON) * size[-max(len(size) // 4, 2)]:
+    goes_on = size[-1] >= (1 + GOES_ON) * size[-max(len(size) // 4, 2)]
+    if factor < GREW or not (goes_on or factor >= HOPELESS):
         return []
     onset = int(e.update_steps[at[np.flatnonzero(size >= 2 * size[0])[0]]])
     norms = e.weight_norm[:, case.model.matrices].astype(np.float64)

@@ -1,7 +1,7 @@
 // Layers × steps on a canvas. Where there are more rows than pixels a pixel shows the mean of its rows, and
 // inf or NaN in any of them.
 
-const GUTTER = 250, FOOT = 24, RIGHT = 14;
+const GUTTER = 250, LABEL = 38, FOOT = 24, RIGHT = 14;
 const METRICS = { rms: "rms of the gradient", ratio: "update ratio" };
 const HINT = "Click or arrow keys choose a step and a row; + and − (or double click) zoom into rows, Page Up and Down move, 0 shows all. "
   + "Drag over a curve to zoom into steps. A frame marks where a finding begins.";
@@ -32,17 +32,6 @@ class Surface {
     pen.clearRect(0, 0, width, this.height);
     this.draw(pen, width, this.height);
   }
-}
-
-// Text that fits: the end of a name says more than its beginning.
-function fitLeft(pen, text, room) {
-  if (pen.measureText(text).width <= room) return text;
-  let low = 0, high = text.length;
-  while (low < high) {
-    const middle = (low + high) >> 1;
-    if (pen.measureText(`…${text.slice(middle)}`).width <= room) high = middle; else low = middle + 1;
-  }
-  return `…${text.slice(low)}`;
 }
 
 class Heatmap {
@@ -176,7 +165,9 @@ class Heatmap {
   }
 
   label(pen, i, at) {
-    pen.fillText(fitLeft(pen, this.table.names[this.rows[this.start + i]], GUTTER - 14), GUTTER - 8, at);
+    // Names that are still different when they are cut; what is a little too wide for all that is squeezed.
+    this.table.labels ||= fitNames(this.table.names, LABEL);
+    pen.fillText(this.table.labels[this.rows[this.start + i]], GUTTER - 8, at, GUTTER - 14);
   }
 
   // Rows that share leading components of their names, as deep as there is room for.

@@ -39,10 +39,59 @@ function binOf(first, step) {
   return low;
 }
 
+// The module that owns a parameter; what a parametrization is made of belongs to the module that has it.
 function layerOf(name, depth) {
   if (depth === "parameter") return name;
-  const parts = name.split(".").slice(0, -1);
+  const parts = name.split("."), made = parts.indexOf("parametrizations");
+  parts.length = made >= 0 && made < parts.length - 1 ? made : parts.length - 1;
   return (depth === "layer" ? parts : parts.slice(0, Number(depth))).join(".") || "(root)";
+}
+
+// At most `width` characters: a longer text loses its middle, the end of a name says more.
+function clipMiddle(text, width) {
+  if (text.length <= width) return text;
+  const head = Math.floor((width - 1) / 3);
+  return `${text.slice(0, head)}…${text.slice(text.length - (width - 1 - head))}`;
+}
+
+// Names in at most `width` characters each and still different: where losing the middle makes two alike, the places
+// where they differ are kept instead of the beginning; where there is no room for these, their rows are added.
+function fitNames(names, width) {
+  const shown = names.map(name => clipMiddle(name, width)), kept = new Map();
+  for (let pass = 0; pass < 3; pass++) for (const alike of alikeRows(shown)) {
+    const start = firstDifference(alike.map(row => names[row]));
+    for (const row of alike) {
+      kept.set(row, [...(kept.get(row) ?? []), start].sort((a, b) => a - b));
+      shown[row] = around(names[row], kept.get(row), width);
+    }
+  }
+  for (const alike of alikeRows(shown)) for (const row of alike) {
+    const mark = `~${row + 1}`;
+    shown[row] = shown[row].slice(0, width - mark.length) + mark;
+  }
+  return shown;
+}
+
+function alikeRows(shown) {
+  const rows = new Map();
+  shown.forEach((text, row) => rows.set(text, [...(rows.get(text) ?? []), row]));
+  return [...rows.values()].filter(members => members.length > 1);
+}
+
+// Where the component begins in which names differ first.
+function firstDifference(names) {
+  const sorted = [...names].sort(), first = sorted[0], last = sorted[sorted.length - 1];
+  let at = 0;
+  while (at < first.length && first[at] === last[at]) at++;
+  return at === 0 ? 0 : first.lastIndexOf(".", at - 1) + 1;
+}
+
+// The end of a name, and before it what begins at `starts`.
+function around(name, starts, width) {
+  const piece = Math.floor((width - 1 - starts.length) / (1 + starts.length));
+  if (piece < 3) return clipMiddle(name, width);
+  const end = width - 1 - starts.length - piece * starts.length;
+  return `${starts.map(start => `…${name.slice(start, start + piece)}`).join("")}…${name.slice(-end)}`;
 }
 
 // Rows of a metric rolled up to a depth, made once: the root of the mean square weighted by size.

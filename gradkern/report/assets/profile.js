@@ -95,5 +95,5 @@ class Profile {
 function shortName(name) {
   if (name === undefined) return "";
   const parts = name.split(".").slice(0, 3).filter((part, i) => i === 0 || /^\d+$/.test(part)).join(".");
-  return parts.length > 18 ? `${parts.slice(0, 17)}…` : parts;
+  return clipMiddle(parts, 18);
 }

@@ -1,0 +1,125 @@
+"""What a remedy changes: one table from its action to a change of the recipe, the same for every case.
+
+Actions that ask a person to look ("check_data") are taken as done: what they would find is taken out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.diagnosis.faulty import Case
+from benchmarks.diagnosis.judge import Verdict
+from benchmarks.diagnosis.labels import reaches
+from benchmarks.diagnosis.recipe import Recipe
+from benchmarks.diagnosis.score import evidence_of
+from benchmarks.diagnosis.train import train
+from gradkern.diagnosis import Remedy, diagnose
+
+__all__ = ["ADVICE", "CURES", "Outcome", "try_cures"]
+
+Cure = Callable[[Recipe, Remedy], Recipe]
+_POISON = ("nan_batch", "inf_batch", "nan_loss", "nan_gradient", "spike")
+
+
+def _set(**values: object) -> Cure:
+    return lambda recipe, remedy: dataclasses.replace(recipe, **values)  # type: ignore[arg-type]
+
+
+def _drop(*extras: str) -> Cure:
+    return lambda recipe, remedy: dataclasses.replace(recipe, extras=recipe.without(*extras))
+
+
+def _factor(remedy: Remedy) -> float:
+    """By what the code of a remedy multiplies the learning rate."""
+    found = re.search(r"\*= ([-+.e\d]+)", remedy.code)
+    return float(found[1]) if found else 0.1
+
+
+def _rate(recipe: Recipe, remedy: Remedy) -> Recipe:
+    return dataclasses.replace(recipe, lr=recipe.lr * _factor(remedy))
+
+
+def _limit(recipe: Recipe, remedy: Remedy) -> Recipe:
+    found = re.search(r"max_norm=([-+.e\d]+)", remedy.code)
+    return dataclasses.replace(recipe, max_norm=float(found[1]) if found else 1.0)
+
+
+def _decay(recipe: Recipe, remedy: Remedy) -> Recipe:
+    found = re.search(r'"weight_decay"\] = ([-+.e\d]+)', remedy.code)
+    return dataclasses.replace(recipe, weight_decay=float(found[1]) if found else 0.0)
+
+
+def _initialized(name: str) -> Cure:
+    return lambda recipe, remedy: dataclasses.replace(recipe, init=name, extras=recipe.without("dead"))
+
+
+def _full_precision(recipe: Recipe, remedy: Remedy) -> Recipe:
+    kind = "amp_bfloat16" if recipe.precision.endswith("bfloat16") else "float32"
+    return dataclasses.replace(recipe, precision=kind)
+
+
+#: The remedies that a recipe can follow.
+CURES: dict[str, Cure] = {
+    "relu": _set(activation="relu", init="he"),
+    "leaky_relu": _set(activation="leaky_relu"),
+    "residual": _set(residual=True),
+    "normalization": _set(norm="layer"),
+    "he_init": _initialized("he"),
+    "xavier_init": _initialized("xavier"),
+    "clip": _limit,
+    "raise_max_norm": _limit,
+    "lower_lr": _rate,
+    "raise_lr": _rate,
+    "warmup": lambda recipe, remedy: dataclasses.replace(recipe, warmup=recipe.steps // 4),
+    "zero_grad": _drop("no_zero_grad"),
+    "loss_scaling": _set(precision="amp_float16", loss_scale=65536.0),
+    "bfloat16": _set(precision="amp_bfloat16"),
+    "float32_weights": _full_precision,
+    "weight_decay": _set(weight_decay=0.01),
+    "less_weight_decay": _decay,
+    "scale_inputs": _set(input_scale=1.0),
+    "scale_targets": _set(target_scale=1.0),
+    "skip_nonfinite": _set(on_nonfinite="skip"),
+    "check_data": _drop(*_POISON),
+    "check_labels": _drop("random_labels", "ascend"),
+    "use_parameters": _drop("detach", "unused", "zero_down"),
+    "add_to_optimizer": _drop("missing"),
+    "call_step": _drop("no_step"),
+}
+#: Actions that a recipe cannot follow.
+ADVICE = ("gated", "fewer_layers", "freeze", "overfit_one_batch")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the first two remedies of a case did."""
+
+    name: str
+    seed: int
+    kind: str
+    actions: tuple[str, ...]
+    cured_by: int
+    """1 or 2; 0 where neither cures."""
+
+
+def try_cures(case: Case, verdict: Verdict, folder: Path, reuse: bool) -> Outcome:
+    """Follow the headline's first remedy, then its second one instead."""
+    remedies = verdict.found[0].remedies[:2] if verdict.hit else ()
+    cured = next((i for i, r in enumerate(remedies, 1) if _cures(case, r, verdict, folder, reuse)), 0)
+    return Outcome(case.name, verdict.seed, verdict.kind, tuple(r.action for r in remedies), cured)
+
+
+def _cures(case: Case, remedy: Remedy, verdict: Verdict, folder: Path, reuse: bool) -> bool:
+    """The symptom is gone, by the trace and by `diagnose`, and the loss comes to the twin's."""
+    if remedy.action not in CURES:
+        return False
+    recipe = CURES[remedy.action](case.recipe, remedy)
+    run, trace = train(recipe, verdict.seed, folder, reuse=reuse)
+    twin = train(case.twin, verdict.seed, folder, reuse=reuse)[1]
+    if case.label.symptom(trace, twin) is not None or not reaches(trace, twin):
+        return False
+    return not any(f.is_alarm and f.kind in case.label.kinds for f in diagnose(evidence_of(run)))

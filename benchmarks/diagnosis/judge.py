@@ -1,0 +1,114 @@
+"""Runs judged: a healthy one by its alarms, a faulty one by its headline, once its label is confirmed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.diagnosis.baselines import BASELINES
+from benchmarks.diagnosis.faulty import Case
+from benchmarks.diagnosis.healthy import UNJUDGED
+from benchmarks.diagnosis.labels import fall
+from benchmarks.diagnosis.recipe import Recipe
+from benchmarks.diagnosis.score import evidence_of, hit, latency, prefix, right_layers
+from benchmarks.diagnosis.trace import Trace
+from benchmarks.diagnosis.train import train
+from gradkern.diagnosis import Finding, diagnose
+
+__all__ = ["Verdict", "judge_faulty", "judge_healthy"]
+
+#: A healthy run loses at least this part of its initial loss.
+LEARNS = 0.1
+#: Steps at which a monitor diagnoses while a run goes on.
+ONLINE = (10, 20, 50, 100)
+
+
+@dataclass
+class Verdict:
+    """What is said of one run."""
+
+    name: str
+    seed: int
+    kind: str
+    """The kind it is labelled with; "" for a healthy run."""
+    confirmed: bool
+    """Whether the trace agrees with the label."""
+    found: list[Finding] = field(default_factory=list)
+    hit: bool = False
+    """The headline is right; of a healthy run: there is no alarm."""
+    quiet_online: bool = True
+    """Of a healthy run: no alarm at the steps of `ONLINE`."""
+    layers: bool = False
+    latency: float = float("inf")
+    baselines: dict[str, frozenset[str]] = field(default_factory=dict)
+    """Kinds that each baseline reports."""
+    baseline_hits: dict[str, bool] = field(default_factory=dict)
+    run: Path = Path()
+
+    @property
+    def headline(self) -> str:
+        """Kind of the first alarm; of "info" where there is none but it is what was asked for."""
+        if self.kind in ("never_clipping", "loss_not_decreasing") and self.hit:
+            return self.kind
+        return self.found[0].kind if self.found and self.found[0].is_alarm else ""
+
+
+def judge_healthy(
+    recipes: Mapping[str, Recipe], seeds: Iterable[int], folder: Path, reuse: bool
+) -> Iterator[Verdict]:
+    for seed in seeds:
+        for name, recipe in recipes.items():
+            run, trace = train(recipe, seed, folder, reuse=reuse)
+            evidence = evidence_of(run)
+            found = diagnose(evidence)
+            early = [diagnose(prefix(evidence, n)) for n in ONLINE if n < len(evidence.steps)]
+            yield Verdict(
+                name,
+                seed,
+                "",
+                confirmed=_is_well(name, trace),
+                found=found,
+                hit=not _alarms(found),
+                quiet_online=not any(_alarms(f) for f in early),
+                baselines={b: rules(evidence) for b, rules in BASELINES.items()},
+                run=run,
+            )
+
+
+def judge_faulty(cases: Iterable[Case], seeds: Iterable[int], folder: Path, reuse: bool) -> Iterator[Verdict]:
+    for seed in seeds:
+        for case in cases:
+            yield _judge(case, seed, folder, reuse)
+
+
+def _judge(case: Case, seed: int, folder: Path, reuse: bool) -> Verdict:
+    run, trace = train(case.recipe, seed, folder, reuse=reuse)
+    twin = train(case.twin, seed, folder, reuse=reuse)[1]
+    label = case.label
+    onset = label.symptom(trace, twin)
+    verdict = Verdict(case.name, seed, label.kind, confirmed=onset is not None, run=run)
+    if onset is None:
+        return verdict
+    evidence = evidence_of(run)
+    verdict.found = diagnose(evidence)
+    verdict.hit = hit(verdict.found, label)
+    right = [f for f in verdict.found[:1] if f.kind in label.kinds]
+    verdict.layers = any(right_layers(f, label, trace) for f in right)
+    verdict.latency = latency(evidence, label, onset)
+    verdict.baselines = {b: rules(evidence) for b, rules in BASELINES.items()}
+    verdict.baseline_hits = {b: bool(kinds & label.kinds) for b, kinds in verdict.baselines.items()}
+    return verdict
+
+
+def _alarms(found: Iterable[Finding]) -> list[Finding]:
+    return [f for f in found if f.is_alarm]
+
+
+def _is_well(name: str, trace: Trace) -> bool:
+    """Everything is finite, the weights move, and the loss falls where that can be asked."""
+    finite = bool(np.isfinite(trace.loss).all() and not np.isinf(trace.rms).any())
+    moves = bool(trace.moved[list(trace.matrices)].max() > 1e-5)
+    return finite and moves and (name in UNJUDGED or fall(trace) > LEARNS)

@@ -1,0 +1,105 @@
+"""The figures of judged runs: as plain values for JSON, and as a table."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from benchmarks.diagnosis.baselines import BASELINES
+from benchmarks.diagnosis.cures import Outcome
+from benchmarks.diagnosis.judge import Verdict
+from benchmarks.diagnosis.score import clopper_pearson
+
+__all__ = ["as_markdown", "figures"]
+
+
+def rate(hits: int, count: int) -> dict[str, Any]:
+    low, high = clopper_pearson(hits, count) if count else (float("nan"), float("nan"))
+    return {"count": hits, "of": count, "rate": hits / max(count, 1), "interval_95": [low, high]}
+
+
+def figures(
+    healthy: Sequence[Verdict], faulty: Sequence[Verdict], outcomes: Sequence[Outcome]
+) -> dict[str, Any]:
+    """All figures of one half. Runs whose trace does not confirm the label are counted and left out."""
+    well = [v for v in healthy if v.confirmed]
+    sick = [v for v in faulty if v.confirmed]
+    found = [v for v in sick if v.hit]
+    late = np.array([v.latency for v in sick])
+    return {
+        "healthy_runs": len(well),
+        "healthy_kinds_of_runs": len({v.name for v in well}),
+        "faulty_runs": len(sick),
+        "faulty_cases": len({v.name for v in sick}),
+        "seeds": sorted({v.seed for v in well}),
+        "unconfirmed": {
+            "healthy": len(healthy) - len(well),
+            "faulty": len(faulty) - len(sick),
+        },
+        "false_alarms": rate(sum(not v.hit for v in well), len(well)),
+        "false_alarms_online": rate(sum(not v.quiet_online for v in well), len(well)),
+        "recall": rate(len(found), len(sick)),
+        "right_layer": rate(sum(v.layers for v in found), len(found)),
+        "cured_by_first_or_second": rate(sum(o.cured_by > 0 for o in outcomes), len(outcomes)),
+        "cured_by_first": rate(sum(o.cured_by == 1 for o in outcomes), len(outcomes)),
+        "median_latency_of_run": float(np.median(late)) if len(late) else float("nan"),
+        "recall_by_kind": {
+            kind: rate(sum(v.hit for v in sick if v.kind == kind), sum(v.kind == kind for v in sick))
+            for kind in sorted({v.kind for v in sick})
+        },
+        "confusion": _confusion(sick + well),
+        "baselines": {name: _baseline(name, well, sick) for name in BASELINES},
+    }
+
+
+def _confusion(verdicts: Sequence[Verdict]) -> dict[str, dict[str, int]]:
+    """Label, then headline ("healthy" where there is no alarm)."""
+    table: dict[str, Counter[str]] = {}
+    for v in verdicts:
+        table.setdefault(v.kind or "healthy", Counter())[v.headline or "healthy"] += 1
+    return {kind: dict(row.most_common()) for kind, row in sorted(table.items())}
+
+
+def _baseline(name: str, well: Sequence[Verdict], sick: Sequence[Verdict]) -> dict[str, Any]:
+    return {
+        "recall": rate(sum(v.baseline_hits[name] for v in sick), len(sick)),
+        "any_alarm_on_faulty": rate(sum(bool(v.baselines[name]) for v in sick), len(sick)),
+        "false_alarms": rate(sum(bool(v.baselines[name]) for v in well), len(well)),
+    }
+
+
+def as_markdown(result: dict[str, Any]) -> str:
+    """The figures of the reported half as tables."""
+    lines = ["| Figure | Value | 95 % interval |", "|---|---|---|"]
+    for title, key in (
+        ("False alarms on healthy runs", "false_alarms"),
+        ("False alarms at steps 10, 20, 50, 100", "false_alarms_online"),
+        ("Recall", "recall"),
+        ("Right layers", "right_layer"),
+        ("Cured by the first remedy", "cured_by_first"),
+        ("Cured by the first or second remedy", "cured_by_first_or_second"),
+    ):
+        lines.append(f"| {title} | {_cell(result[key])} | {_interval(result[key])} |")
+    lines.append(
+        f"| Median part of the run from onset to verdict | {result['median_latency_of_run']:.0%} | |"
+    )
+    lines += ["", "| Tool | Recall | False alarms |", "|---|---|---|"]
+    lines.append(f"| gradkern (headline) | {_cell(result['recall'])} | {_cell(result['false_alarms'])} |")
+    for name, row in result["baselines"].items():
+        lines.append(f"| {name} (any rule) | {_cell(row['recall'])} | {_cell(row['false_alarms'])} |")
+    lines += ["", "| Kind | Recall | Headlines |", "|---|---|---|"]
+    for kind, row in result["recall_by_kind"].items():
+        heads = ", ".join(f"{k} {n}" for k, n in result["confusion"][kind].items())
+        lines.append(f"| {kind} | {_cell(row)} | {heads} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(value: dict[str, Any]) -> str:
+    return f"{value['rate']:.1%} ({value['count']} of {value['of']})"
+
+
+def _interval(value: dict[str, Any]) -> str:
+    return f"{value['interval_95'][0]:.1%} – {value['interval_95'][1]:.1%}"

@@ -1,0 +1,175 @@
+"""Training runs: recorded by a GradMonitor into a folder, and traced beside it in plain torch.
+
+The extras of a recipe that act here, "name:argument" with steps counted from 1:
+    nan_batch:K, inf_batch:K    one input element of step K is not finite
+    nan_loss:K                  the loss of step K takes the root of a negative number
+    nan_gradient:NAME           one element of that parameter's gradient is NaN from step 20 on
+    spike:K                     the inputs of step K are multiplied by 300, its targets by 30
+    loss_factor:F               the loss is multiplied by F before backward (a weight in a sum of losses)
+    inflate:F                   weights are multiplied by F after each step (a weight decay of the wrong sign)
+    no_zero_grad, no_step, ascend (the sign is wrong), restart (the model starts from a trained state)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+import pickle
+import shutil
+import warnings
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import gradkern
+from benchmarks.diagnosis.build import build_model, build_optimizer, build_task, rate_at
+from benchmarks.diagnosis.recipe import Recipe
+from benchmarks.diagnosis.trace import Trace, Tracer
+
+__all__ = ["Run", "train"]
+
+ROOT = Path(__file__).resolve().parents[2]
+Run = tuple[Path, Trace]
+
+
+def train(recipe: Recipe, seed: int, folder: Path, *, reuse: bool = False) -> Run:
+    """The recorded run and its trace; taken from `folder` where this code has made it before.
+
+    Args:
+        reuse: take it also where another version of the code has made it.
+
+    Returns:
+        (folder of the run, trace).
+    """
+    place = folder / hashlib.sha1(f"{recipe!r}/{seed}".encode()).hexdigest()[:16]
+    done = place / "trace.pickle"
+    version = place / "version"
+    if not done.exists() or not (reuse or version.read_text() == _version()):
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
+        trace = _Training(recipe, seed, place).run()
+        version.write_text(_version())
+        done.write_bytes(pickle.dumps(trace))
+    return place, pickle.loads(done.read_bytes())
+
+
+@cache
+def _version() -> str:
+    """Of all code that makes a run what it is."""
+    here = Path(__file__).parent
+    names = ("recipe", "tasks", "models", "sequences", "special", "initialize", "build", "train", "trace")
+    files = [here / f"{name}.py" for name in names]
+    for room in ("monitor", "history", "clipping", "params"):
+        files += sorted((ROOT / "gradkern" / room).glob("*.py"))
+    digest = hashlib.sha1()
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+class _Training:
+    """One run of a recipe."""
+
+    def __init__(self, recipe: Recipe, seed: int, place: Path) -> None:
+        torch.set_num_threads(1)
+        self.recipe = recipe
+        self.model = build_model(recipe, seed)
+        self.task = build_task(recipe, seed)
+        self.optimizer = build_optimizer(recipe, self.model)
+        if recipe.extra("restart") is not None:
+            self._train_first()
+        self.tracer = Tracer(self.model)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self.monitor = gradkern.GradMonitor(self.model, self.optimizer, place, **_looks())
+            self.clipper = gradkern.GradClipper(self.model, recipe.max_norm, on_nonfinite=recipe.on_nonfinite)
+
+    def run(self) -> Trace:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                for step in range(self.recipe.steps):
+                    self._step(step)
+        finally:
+            self.monitor.close()
+        return self.tracer.result()
+
+    def _train_first(self) -> None:
+        for _ in range(300):
+            self.task.loss(self.model, self.task.batch()).backward()
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+
+    def _step(self, step: int) -> None:
+        recipe = self.recipe
+        for group in self.optimizer.param_groups:
+            group["lr"] = recipe.lr * rate_at(recipe, step)
+        self.tracer.begin_step(step)
+        loss = self._backward(step)
+        self.tracer.after_backward(loss / recipe.target_scale**2, recipe.loss_scale)
+        skip = self._clip_and_record(loss)
+        if recipe.extra("no_step") is None and not skip:
+            self.optimizer.step()
+        inflation = recipe.extra("inflate")
+        if inflation is not None:
+            with torch.no_grad():
+                for p in self.model.parameters():
+                    p.mul_(float(inflation))
+        if recipe.extra("no_zero_grad") is None:
+            self.model.zero_grad()
+
+    def _clip_and_record(self, loss: float) -> bool:
+        """Whether the step is to be skipped."""
+        recipe, inv_scale = self.recipe, 1 / self.recipe.loss_scale
+        if math.isfinite(recipe.max_norm) or recipe.on_nonfinite != "propagate":
+            stats = self.clipper.clip_()
+            self.monitor.record(stats, loss=loss)
+            return recipe.on_nonfinite == "skip" and not math.isfinite(float(stats.total_norm))
+        self.monitor.record(loss=loss, inv_scale=inv_scale)
+        if inv_scale != 1:
+            for p in self.model.parameters():
+                if p.grad is not None:
+                    p.grad.mul_(inv_scale)
+        return False
+
+    def _backward(self, step: int) -> float:
+        recipe, total = self.recipe, 0.0
+        for _ in range(recipe.accumulate):
+            batch = self._spoil(self.task.batch(), step + 1)
+            with self._precision():
+                loss = self.task.loss(self.model, batch) / recipe.accumulate
+            if recipe.extra("nan_loss") == str(step + 1):
+                loss = loss + (loss - 2 * loss.detach() - 1).sqrt()
+            sign = -1.0 if recipe.extra("ascend") is not None else 1.0
+            factor = float(recipe.extra("loss_factor") or 1)
+            (loss * (sign * factor * recipe.loss_scale)).backward()
+            total += float(loss.detach())
+        name = recipe.extra("nan_gradient")
+        if name and step >= 20:
+            self.model.get_parameter(name).grad.view(-1)[0] = math.nan
+        return total
+
+    def _spoil(self, batch: Any, step: int) -> Any:
+        x, y = batch
+        if self.recipe.extra("nan_batch") == str(step):
+            x = x.clone().index_fill_(0, torch.tensor([0]), math.nan)
+        if self.recipe.extra("inf_batch") == str(step):
+            x = x.clone().index_fill_(0, torch.tensor([0]), math.inf)
+        if self.recipe.extra("spike") == str(step):
+            x, y = x * 300, y * 30 if y.is_floating_point() else y
+        if self.recipe.precision in ("float16", "bfloat16") and x.is_floating_point():
+            x = x.to(getattr(torch, self.recipe.precision))
+        return x, y
+
+    def _precision(self) -> contextlib.AbstractContextManager[None]:
+        if self.recipe.precision.startswith("amp_"):
+            return torch.autocast("cpu", dtype=getattr(torch, self.recipe.precision.removeprefix("amp_")))
+        return contextlib.nullcontext()
+
+
+def _looks() -> dict[str, int]:
+    """How often weights are looked at, until the monitor does so early by itself."""
+    return {"update_every": 10}

@@ -1,0 +1,107 @@
+"""Checks of what `GradClipper` is built with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from gradkern.clipping.policies import ElementPolicy, Policy
+from gradkern.params.arguments import innermost
+from gradkern.params.plan import ParameterPlan
+
+
+def check_one_way(max_norm: Any, policy: Any, groups: Any) -> None:
+    """
+    Raises:
+        TypeError: not exactly one of `max_norm`, `policy` and `groups` is given.
+    """
+    given = [n for n, v in (("max_norm", max_norm), ("policy", policy), ("groups", groups)) if v is not None]
+    if len(given) != 1:
+        raise TypeError(
+            "[GradClipper] max_norm: expected one of max_norm, policy and groups, got "
+            f"{' and '.join(given) or 'none'}"
+        )
+
+
+def check_groups(groups: Any) -> None:
+    """
+    Raises:
+        TypeError, ValueError: they are no ``{name: (selector, policy)}``.
+    """
+    if not isinstance(groups, Mapping):
+        raise TypeError(
+            f"[GradClipper] groups: expected {{name: (selector, policy)}}, got {type(groups).__name__}"
+        )
+    if not groups:
+        raise ValueError("[GradClipper] groups: expected at least one group, got none")
+    for name, entry in groups.items():
+        if not isinstance(name, str) or not isinstance(entry, tuple) or len(entry) != 2:
+            raise TypeError(
+                "[GradClipper] groups: expected a name and a pair (selector, policy, limit or None), got "
+                f"{name!r}: {entry!r}"
+            )
+
+
+def check_policies(policies: Sequence[tuple[str, Policy | None]], fold: bool) -> None:
+    """
+    Raises:
+        ValueError: a policy that remembers is given twice; or a fold that needs more than one factor.
+    """
+    owners: dict[int, str] = {}
+    for name, policy in policies:
+        if policy is None or type(policy).state_dict is Policy.state_dict:
+            continue
+        if id(policy) in owners:
+            raise ValueError(
+                f"[GradClipper] groups: expected a {type(policy).__name__} of its own for '{name}', because "
+                f"it remembers norms from step to step; got that of '{owners[id(policy)]}'"
+            )
+        owners[id(policy)] = name
+    several = len(policies) > 1 or any(
+        isinstance(p, ElementPolicy) or getattr(p, "needs_rows", False) for _, p in policies
+    )
+    if fold and several:
+        raise ValueError(
+            "[GradClipper] fold: expected one factor for all gradients, because a fused optimizer divides "
+            "all of them by one grad_scale; got groups or a policy that has several. Leave fold out"
+        )
+
+
+def check_folded(operation: str, optimizer: torch.optim.Optimizer, plan: ParameterPlan) -> None:
+    """The optimizer divides its own parameters' gradients: they have to be the clipper's."""
+    stepped = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    for param, name in zip(plan.params, plan.names):
+        if param.requires_grad and id(param) not in stepped:
+            raise ValueError(
+                f"[{operation}] fold: expected an optimizer of all the clipper's parameters, got one without "
+                f"'{name}', which nothing would clip"
+            )
+    foreign = len(stepped - set(map(id, plan.params)))
+    if foreign:
+        raise ValueError(
+            f"[{operation}] fold: expected an optimizer of the clipper's parameters alone, got one with "
+            f"{foreign} more, which would be scaled without being counted"
+        )
+
+
+def check_optimizer(
+    optimizer: torch.optim.Optimizer | None, on_nonfinite: str, fold: bool, may_skip: bool
+) -> None:
+    """`may_skip`: whether a policy skips steps.
+
+    Raises:
+        TypeError, ValueError: it is none, or there is nothing for it to do.
+    """
+    if optimizer is not None and not isinstance(innermost(optimizer), torch.optim.Optimizer):
+        raise TypeError(
+            f"[GradClipper] optimizer: expected a torch.optim.Optimizer, got {type(optimizer).__name__}"
+        )
+    if optimizer is not None and on_nonfinite != "skip" and not (fold or may_skip):
+        raise ValueError(
+            "[GradClipper] optimizer: expected only with on_nonfinite='skip', a policy that skips steps or "
+            f"fold=True, got {on_nonfinite!r}"
+        )
+    if fold and optimizer is None:
+        raise ValueError("[GradClipper] fold: expected together with a fused optimizer, got optimizer=None")

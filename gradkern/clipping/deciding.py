@@ -1,0 +1,189 @@
+"""What decides in a clipper: one policy for all parameters, or one a named group."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradkern.clipping.policies import Decision, ElementPolicy, GlobalNorm, Policy
+from gradkern.clipping.verdict import smallest
+from gradkern.kernels.measured import Measured
+from gradkern.kernels.scale import coefficient
+from gradkern.params.arguments import as_limit
+from gradkern.params.stats import GradStats, GroupStats
+
+
+def as_policy(operation: str, name: str, policy: Any) -> Policy | None:
+    """A policy as it is, a number as the limit of `GlobalNorm`, None as nothing to do.
+
+    Raises:
+        TypeError, ValueError: it is none of these.
+    """
+    if policy is None or isinstance(policy, Policy):
+        return policy
+    if isinstance(policy, type) or not isinstance(policy, int | float | Tensor):
+        raise TypeError(
+            f"[{operation}] {name}: expected a policy, a number or None, got "
+            f"{policy.__name__ if isinstance(policy, type) else type(policy).__name__}"
+        )
+    return GlobalNorm(as_limit(operation, name, policy))
+
+
+def facts_of(policy: Policy | None) -> dict[str, Any]:
+    """A policy's class and settings, as plain values."""
+    if policy is None:
+        return {}
+    settings = {k: v for k, v in vars(policy).items() if not k.startswith("_")}
+    if isinstance(policy, GlobalNorm):
+        settings["max_norm"] = policy.max_norm
+    plain = {k: v for k, v in settings.items() if isinstance(v, str | int | float) and v != math.inf}
+    return {"class": type(policy).__name__.lstrip("_"), **plain}
+
+
+@dataclass
+class Group:
+    """A named group: its rows and its policy."""
+
+    name: str
+    rows: list[int]
+    policy: Policy | None
+    names: tuple[str, ...] = ()
+
+
+class NormGroups:
+    """The named groups of one list of parameters.
+
+    Args:
+        groups: in order; their rows are all rows, each once.
+        names: of all rows.
+    """
+
+    def __init__(self, groups: Sequence[Group], names: Sequence[str]) -> None:
+        self.groups = list(groups)
+        for group in self.groups:
+            group.names = tuple(names[row] for row in group.rows)
+        self.members = [group.rows for group in self.groups]
+        self._group_of = [0] * len(names)
+        for number, group in enumerate(self.groups):
+            for row in group.rows:
+                self._group_of[row] = number
+        self._on: dict[torch.device, tuple[Tensor, list[Tensor]]] = {}
+        self._limits: tuple[Any, Tensor | None] = (None, None)
+
+    def decide(self, stats: GradStats, measured: Measured) -> tuple[Decision, dict[str, GroupStats]]:
+        """One decision for all rows, and what is told of each group."""
+        assert measured.group_norm is not None
+        norms, device = measured.group_norm, stats.norm.device
+        of_row, rows = self._indices(device)
+        of_group = coefficient(norms, self._limits_on(device))
+        factor = of_group[of_row]
+        skip: Tensor | None = None
+        thresholds: list[float | Tensor | None] = [_limit(group.policy) for group in self.groups]
+        for number, group in enumerate(self.groups):
+            if group.policy is None or type(group.policy) is GlobalNorm or not group.rows:
+                continue
+            own = group.policy.decide(_part(stats, group, rows[number], norms[number]))
+            factor[rows[number]] = own.factor.to(factor.dtype)
+            of_group[number] = smallest(own.factor)
+            thresholds[number] = own.threshold
+            if own.skip is not None:
+                skip = own.skip if skip is None else skip | own.skip
+        totals = norms.to(measured.total_norm.dtype).unbind()
+        told = {
+            group.name: GroupStats(group.names, totals[i], of_group[i], thresholds[i])
+            for i, group in enumerate(self.groups)
+        }
+        return Decision(factor, skip), told
+
+    def _indices(self, device: torch.device) -> tuple[Tensor, list[Tensor]]:
+        if device not in self._on:
+            listed = [torch.tensor(rows, dtype=torch.int64, device="cpu") for rows in self.members]
+            of_row = torch.tensor(self._group_of, dtype=torch.int64, device="cpu")
+            self._on[device] = of_row.to(device), [rows.to(device) for rows in listed]
+        return self._on[device]
+
+    def _limits_on(self, device: torch.device) -> Tensor:
+        """The largest norms of the groups that go by their norm; inf for the others."""
+        numbers = tuple(
+            group.policy.max_norm if type(group.policy) is GlobalNorm else math.inf for group in self.groups
+        )
+        known, limits = self._limits
+        if limits is None or known != (numbers, device):
+            limits = torch.tensor(numbers, dtype=torch.float64, device="cpu").to(device)
+            self._limits = (numbers, device), limits
+        return limits
+
+
+def _limit(policy: Policy | None) -> float | None:
+    return policy.max_norm if isinstance(policy, GlobalNorm) else None
+
+
+def _part(stats: GradStats, group: Group, rows: Tensor, norm: Tensor) -> GradStats:
+    """The statistics of one group."""
+    place = {row: i for i, row in enumerate(group.rows)}
+    wide = stats.deciding_rows()[rows]
+    measured = Measured(
+        norm=stats.norm[rows],
+        l2_norm=stats.l2_norm[rows],
+        max_abs=stats.max_abs[rows],
+        nonfinite=stats.nonfinite[rows],
+        zeros=None if stats.zeros is None else stats.zeros[rows],
+        total_norm=norm.to(stats.total_norm.dtype),
+        decision_norm=norm,
+        has_grad=tuple(stats.has_grad[row] for row in group.rows),
+        wide_norm=wide,
+    )
+    numel = tuple(stats.numel[row] for row in group.rows)
+    first = tuple(place.get(stats.first[row], place[row]) for row in group.rows)
+    return GradStats.of(measured, group.names, numel, first, (), stats.norm_type, inv_scale=stats.inv_scale)
+
+
+ElementParts = list[tuple[ElementPolicy, list[int]]]
+
+
+def element_parts(policies: Sequence[tuple[Policy | None, list[int]]]) -> ElementParts:
+    """The policies that change elements, with the rows they change."""
+    return [(policy, rows) for policy, rows in policies if isinstance(policy, ElementPolicy)]
+
+
+def apply_elements(
+    parts: ElementParts,
+    params: Sequence[Tensor],
+    shards: Sequence[Tensor | None],
+    stats: GradStats,
+    factor: Tensor,
+    l2_norm: Callable[[], Tensor],
+) -> Tensor:
+    """Let the element-wise policies change their gradients.
+
+    Args:
+        factor: 0-d or [N]: what gradients have been multiplied by already.
+        l2_norm: measures the norms of the gradients as they are now.
+
+    Returns:
+        [N]: ratios of L2 norms after and before.
+    """
+    factor = factor.expand(len(stats)).clone()
+    for policy, rows in parts:
+        first = [row for row in rows if stats.first[row] == row]
+        ratio = policy.apply_(
+            "GradClipper.clip_",
+            [params[row] for row in first],
+            [shards[row] for row in first],
+            [stats.names[row] for row in first],
+        )
+        if ratio is None:
+            before = stats.l2_norm[first].double()
+            ratio = torch.where(before == 0, 1.0, l2_norm()[first].double() / before)
+        place = {row: i for i, row in enumerate(first)}
+        own = torch.tensor([place[stats.first[row]] for row in rows], dtype=torch.int64, device="cpu")
+        factor[rows] *= ratio.to(factor.device)[own.to(factor.device)]
+    return factor
+
+
+__all__ = ["Group", "NormGroups", "apply_elements", "as_policy", "element_parts", "facts_of"]

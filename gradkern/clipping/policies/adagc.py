@@ -1,0 +1,55 @@
+"""`AdaGC`: every gradient is limited by the running mean of its own norm."""
+
+from __future__ import annotations
+
+from gradkern.clipping.policies.checks import at_least, within
+from gradkern.clipping.policies.decision import Decision
+from gradkern.clipping.policies.stateful import StepPolicy
+from gradkern.kernels.policy_steps import policy_step
+from gradkern.params.stats import GradStats
+
+
+class AdaGC(StepPolicy):
+    """Scale each gradient to `lambda_rel` times the running mean of its own clipped norm.
+
+    Wang et al., "AdaGC: Improving training stability for large language model pretraining", 2025. In the
+    first `warmup_steps` all gradients are scaled by their global norm to `lambda_abs`, and each mean is the
+    smallest norm so far. A norm of zero does not enter: in warm-up it would hold its gradient at zero from
+    then on (as in the package pytorch_optimizer). Nor does one that is not finite.
+
+    Args:
+        beta: weight of the past in the running means.
+        lambda_abs: largest global norm in warm-up, and of a gradient that has no mean yet.
+        lambda_rel: how far above its mean a norm may lie.
+        warmup_steps: steps of warm-up.
+    """
+
+    kind = "adagc"
+    needs_rows = True
+
+    def __init__(
+        self,
+        beta: float = 0.98,
+        lambda_abs: float = 1.0,
+        lambda_rel: float = 1.05,
+        warmup_steps: int = 100,
+    ) -> None:
+        self.beta = within("AdaGC", "beta", beta, 0.0, 1.0)
+        self.lambda_abs = at_least("AdaGC", "lambda_abs", lambda_abs, 0.0)
+        self.lambda_rel = at_least("AdaGC", "lambda_rel", lambda_rel, 0.0)
+        self.warmup_steps = int(at_least("AdaGC", "warmup_steps", warmup_steps, 0))
+
+    def constants(self) -> tuple[float, ...]:
+        return self.beta, self.lambda_abs, self.lambda_rel, self.warmup_steps
+
+    def state_size(self, rows: int) -> int:
+        return 1 + rows
+
+    def _fixed_size(self) -> int | None:
+        return None
+
+    def decide(self, stats: GradStats) -> Decision:
+        total, rows = stats.deciding(), len(stats)
+        state = self._state_of(rows, total.device)
+        result = policy_step(self.kind, total, state, self.constants(), stats.deciding_rows())
+        return Decision(result[:rows], threshold=result[rows : 2 * rows])

@@ -1,0 +1,29 @@
+"""Checks of policies' arguments."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gradkern.params.arguments import as_number
+
+
+def within(policy: str, name: str, value: Any, low: float, high: float) -> float:
+    """
+    Raises:
+        TypeError, ValueError: `value` is no number from `low` to `high`.
+    """
+    number = as_number(policy, name, value)
+    if not low <= number <= high:
+        raise ValueError(f"[{policy}] {name}: expected a number from {low:g} to {high:g}, got {number!r}")
+    return number
+
+
+def at_least(policy: str, name: str, value: Any, low: float) -> float:
+    """
+    Raises:
+        TypeError, ValueError: `value` is no number of at least `low`.
+    """
+    number = as_number(policy, name, value)
+    if number < low:
+        raise ValueError(f"[{policy}] {name}: expected a number of at least {low:g}, got {number!r}")
+    return number

@@ -1,0 +1,58 @@
+"""`PerLayerNorm`: every layer is limited by its own norm."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gradkern._util.names import as_depth, layer_of
+from gradkern.clipping.policies.base import Policy
+from gradkern.clipping.policies.decision import Decision
+from gradkern.kernels.scale import coefficient
+from gradkern.params.arguments import as_limit
+from gradkern.params.stats import GradStats, RowGroups
+
+
+class PerLayerNorm(Policy):
+    """Scale the gradients of each layer by ``max_norm / (norm of the layer + 1e-6)`` where that is below 1.
+
+    A layer that explodes leaves the others as they are. The direction of the whole gradient changes.
+
+    Args:
+        max_norm: largest norm to leave of each layer. Can be set between steps.
+        depth: how many components of a module's name make a layer, as in `GradStats.by_layer`; default: the
+            module that owns the parameter.
+    """
+
+    needs_rows = True
+
+    def __init__(self, max_norm: float = 1.0, depth: int | None = None) -> None:
+        self.max_norm: float = as_limit("PerLayerNorm", "max_norm", max_norm)
+        self.depth = as_depth("PerLayerNorm", depth)
+        self._known: tuple[object, ...] = ()
+
+    def decide(self, stats: GradStats) -> Decision:
+        groups, of_row = self._layers(stats)
+        norms = groups.norm(stats.deciding_rows(), stats.norm_type)
+        factor = coefficient(norms, as_limit("PerLayerNorm", "max_norm", self.max_norm))
+        return Decision(factor[of_row], threshold=self.max_norm)
+
+    def _layers(self, stats: GradStats) -> tuple[RowGroups, Tensor]:
+        """The rows that count in each layer, and the layer of each row; kept while both stay the same."""
+        device = stats.norm.device
+        key = stats.names, stats.has_grad, device
+        if not self._known or self._known[0] is not stats.names or self._known[1:3] != key[1:]:
+            layers: dict[str, list[int]] = {}
+            place: dict[str, int] = {}
+            of_row = []
+            for row, name in enumerate(stats.names):
+                layer = layer_of(name, self.depth)
+                members = layers.setdefault(layer, [])
+                of_row.append(place.setdefault(layer, len(place)))
+                if stats.first[row] == row and stats.has_grad[row] and stats.numel[row]:
+                    members.append(row)
+            index = torch.tensor(of_row, dtype=torch.int64, device="cpu").to(device)
+            self._known = *key, RowGroups(list(layers.values()), len(stats), device), index
+        groups, kept = self._known[3:]
+        assert isinstance(groups, RowGroups) and isinstance(kept, Tensor)
+        return groups, kept

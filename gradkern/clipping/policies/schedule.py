@@ -1,0 +1,57 @@
+"""`Schedule`: a limit that is a function of the step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from gradkern.clipping.policies.base import Policy
+from gradkern.clipping.policies.checks import at_least
+from gradkern.clipping.policies.decision import Decision
+from gradkern.clipping.policies.global_norm import GlobalNorm
+from gradkern.params.arguments import as_limit
+from gradkern.params.stats import GradStats
+
+
+class Schedule(Policy):
+    """Clip by the global norm, to a limit that changes from step to step.
+
+    Args:
+        max_norm: a function of the step, 0 for the first, that returns the limit.
+
+    Example:
+        >>> policy = Schedule(lambda step: 10.0 if step < 1000 else 1.0)
+        >>> policy = Schedule.warmup(0.1, 1.0, steps=2000)
+
+    Notes:
+        The step is counted on the host: a captured CUDA graph repeats the limit it was captured with.
+    """
+
+    def __init__(self, max_norm: Callable[[int], float]) -> None:
+        if not callable(max_norm):
+            raise TypeError(
+                f"[Schedule] max_norm: expected a function of the step, got {type(max_norm).__name__}"
+            )
+        self._limit = max_norm
+        self._step = 0
+        self._global = GlobalNorm()
+
+    @classmethod
+    def warmup(cls, start: float, end: float, steps: int) -> Schedule:
+        """From `start` to `end` in equal parts over `steps` steps, and `end` from then on."""
+        first, last = as_limit("Schedule", "start", start), as_limit("Schedule", "end", end)
+        count = int(at_least("Schedule", "steps", steps, 1))
+        return cls(lambda step: first + (last - first) * min(1.0, step / count))
+
+    def decide(self, stats: GradStats) -> Decision:
+        self._global.max_norm = as_limit("Schedule", "max_norm", self._limit(self._step))
+        self._step += 1
+        return self._global.decide(stats)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"step": self._step}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if set(state) != {"step"}:
+            raise ValueError(f"[Schedule.load_state_dict] state: expected {{'step': …}}, got {sorted(state)}")
+        self._step = int(at_least("Schedule.load_state_dict", "step", state["step"], 0))

@@ -1,0 +1,73 @@
+"""`StepPolicy`: policies that remember, in one float64 row on the gradients' device."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradkern.clipping.policies.base import Policy
+from gradkern.clipping.policies.decision import Decision
+from gradkern.kernels.policy_steps import policy_step
+from gradkern.params.stats import GradStats
+
+
+class StepPolicy(Policy):
+    """A policy that takes its step in one call (`gradkern.kernels.policy_steps`).
+
+    A norm that is not finite enters nothing that it remembers. The first step on a device allocates the
+    state: take it before a CUDA graph is captured.
+    """
+
+    kind: str
+    _state: Tensor | None = None
+
+    @abstractmethod
+    def constants(self) -> Sequence[float]:
+        """What csrc/core/policies.h lists for `kind`, in its order."""
+
+    @abstractmethod
+    def state_size(self, rows: int) -> int:
+        """How many numbers the state has, for so many rows of statistics."""
+
+    def decide(self, stats: GradStats) -> Decision:
+        total = stats.deciding()
+        result = policy_step(self.kind, total, self._state_of(1, total.device), self.constants())
+        factor, _, threshold = result.unbind()
+        return Decision(factor, threshold=threshold)
+
+    def _state_of(self, rows: int, device: torch.device) -> Tensor:
+        size = self.state_size(rows)
+        state = self._state
+        if state is None or len(state) != size:
+            state = torch.zeros(size, dtype=torch.float64, device=device)
+        self._state = state if state.device == device else state.to(device)
+        return self._state
+
+    def state_dict(self) -> dict[str, Any]:
+        return {} if self._state is None else {"kind": self.kind, "state": self._state.clone()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if not state:
+            self._state = None
+            return
+        name = type(self).__name__
+        if state.get("kind") != self.kind or not isinstance(state.get("state"), Tensor):
+            raise ValueError(
+                f"[{name}.load_state_dict] state: expected one that {name}.state_dict() returned, got one of "
+                f"{state.get('kind', sorted(state))!r}"
+            )
+        expected, given = self._fixed_size(), len(state["state"])
+        if expected is not None and given != expected:
+            raise ValueError(
+                f"[{name}.load_state_dict] state: expected {expected} numbers, as its window asks for, got "
+                f"{given}"
+            )
+        self._state = state["state"].detach().to(torch.float64).clone()
+
+    def _fixed_size(self) -> int | None:
+        """The size of the state, where it does not depend on the rows."""
+        return self.state_size(1)

@@ -1,0 +1,38 @@
+"""`Value`: every element is limited."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from gradkern.clipping.policies.base import ElementPolicy
+from gradkern.kernels.backend import C
+from gradkern.params.arguments import as_limit
+
+
+class Value(ElementPolicy):
+    """Limit every element to ``[-clip_value, clip_value]``, as `clip_grad_value_`. NaN stays NaN.
+
+    Args:
+        clip_value: the limit. Can be set between steps.
+    """
+
+    def __init__(self, clip_value: float = 1.0) -> None:
+        self.clip_value: float = as_limit("Value", "clip_value", clip_value)
+
+    def apply_(
+        self, operation: str, params: Sequence[Tensor], shards: Sequence[Tensor | None], names: Sequence[str]
+    ) -> Tensor | None:
+        limit = as_limit("Value", "clip_value", self.clip_value)
+        for shard, name in zip(shards, names):
+            if shard is not None and shard.is_complex():
+                raise TypeError(
+                    f"[{operation}] '{name}': expected a real gradient for the policy Value (complex numbers "
+                    f"have no order), got {shard.dtype}"
+                )
+        if not C.clamp_(shards, limit):
+            for shard in shards:
+                if shard is not None:
+                    shard.clamp_(-limit, limit)
+        return None

@@ -1,0 +1,71 @@
+"""`ZClip`: norms far above their running mean are clipped."""
+
+from __future__ import annotations
+
+import math
+
+from gradkern.clipping.policies.checks import at_least, within
+from gradkern.clipping.policies.stateful import StepPolicy
+from gradkern.params.arguments import as_limit
+
+_MODES = {"percentile": 0, "adaptive_scaling": 1, "mean": 2}
+
+
+class ZClip(StepPolicy):
+    """Scale all gradients where their norm lies more than `z_thresh` standard deviations above its mean.
+
+    Kumar et al., "ZClip: Adaptive spike mitigation for LLM pre-training", 2025. Mean and variance are running
+    ones, begun with those of the first `warmup_steps` norms; what enters them is the norm after clipping. As
+    the package `zclip` 1.0.0. Unlike there, a norm that is not finite does not enter.
+
+    Args:
+        alpha: weight of the past in the running mean and variance.
+        z_thresh: how many standard deviations above the mean are an outlier.
+        warmup_steps: steps that are only looked at (and limited to `max_norm`).
+        mode: what outliers are scaled to: "adaptive_scaling": ``mean + z_thresh * std * (z_thresh / z)``;
+            "mean": the mean; "percentile": ``mean + z_thresh * std``.
+        max_norm: a limit besides, in every step; `inf` for none. The package's default is 1.
+        clip_factor: factor on the threshold of "adaptive_scaling".
+        skip_update_on_spike: whether an outlier leaves mean and variance as they are.
+        eps: added to the standard deviation.
+    """
+
+    kind = "zclip"
+
+    def __init__(
+        self,
+        alpha: float = 0.97,
+        z_thresh: float = 2.5,
+        warmup_steps: int = 25,
+        mode: str = "adaptive_scaling",
+        max_norm: float = math.inf,
+        *,
+        clip_factor: float = 1.0,
+        skip_update_on_spike: bool = False,
+        eps: float = 1e-6,
+    ) -> None:
+        if mode not in _MODES:
+            raise ValueError(f"[ZClip] mode: expected one of {', '.join(_MODES)}, got {mode!r}")
+        self.alpha = within("ZClip", "alpha", alpha, 0.0, 1.0)
+        self.z_thresh = at_least("ZClip", "z_thresh", z_thresh, 0.0)
+        self.warmup_steps = int(at_least("ZClip", "warmup_steps", warmup_steps, 1))
+        self.mode = mode
+        self.max_norm: float = as_limit("ZClip", "max_norm", max_norm)
+        self.clip_factor = at_least("ZClip", "clip_factor", clip_factor, 0.0)
+        self.skip_update_on_spike = bool(skip_update_on_spike)
+        self.eps = at_least("ZClip", "eps", eps, 0.0)
+
+    def constants(self) -> tuple[float, ...]:
+        return (
+            self.alpha,
+            self.z_thresh,
+            self.warmup_steps,
+            _MODES[self.mode],
+            self.max_norm,
+            self.eps,
+            self.clip_factor,
+            float(self.skip_update_on_spike),
+        )
+
+    def state_size(self, rows: int) -> int:
+        return 3

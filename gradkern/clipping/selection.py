@@ -1,0 +1,106 @@
+"""Which parameters are in which named group of `GradClipper(groups=...)`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gradkern.params.arguments import innermost
+
+Selector = str | Callable[[str, Tensor], bool] | torch.optim.Optimizer | nn.Module | Iterable[Tensor]
+"""A glob over names; a function of name and parameter; an optimizer; a module; or parameters."""
+
+
+def members_of(
+    selectors: Mapping[str, Any], names: Sequence[str], params: Sequence[Tensor], may_be_empty: bool
+) -> dict[str, list[int]]:
+    """The rows of each group. The first selector that matches wins; a parameter listed twice, under two
+    names, is in one group: that of its first row.
+
+    Args:
+        selectors: by the group's name.
+        may_be_empty: whether a selector may match nothing (a pipeline stage without such parameters).
+
+    Raises:
+        TypeError: a selector is none.
+        ValueError: a parameter is in no group, or a group has no parameter.
+    """
+    tests = {group: _test_of(group, selector) for group, selector in selectors.items()}
+    members: dict[str, list[int]] = {group: [] for group in selectors}
+    chosen: dict[int, str] = {}
+    for row, (name, param) in enumerate(zip(names, params)):
+        group = chosen.get(id(param)) or next((g for g, test in tests.items() if test(name, param)), None)
+        if group is None:
+            raise ValueError(
+                f"[GradClipper] groups: expected every parameter in a group, got '{name}', which no selector "
+                f"of {_listed(selectors)} matches; add a last group with the selector '*', and None if its "
+                "gradients are only measured"
+            )
+        chosen[id(param)] = group
+        members[group].append(row)
+    empty = next((group for group, rows in members.items() if not rows), None)
+    if empty is not None and not may_be_empty:
+        raise ValueError(
+            f"[GradClipper] groups: expected parameters in each group, got none in '{empty}': its selector "
+            "matches nothing, or groups before it match all that it does"
+        )
+    return members
+
+
+def _listed(selectors: Mapping[str, Any]) -> str:
+    return ", ".join(f"'{group}'" for group in selectors)
+
+
+def _test_of(group: str, selector: Any) -> Callable[[str, Tensor], bool]:
+    if isinstance(selector, str):
+        return lambda name, _: fnmatchcase(name, selector)
+    if isinstance(selector, nn.Module):
+        selector = list(selector.parameters())
+    elif isinstance(selector, torch.optim.Optimizer):
+        selector = [p for g in innermost(selector).param_groups for p in g["params"]]
+    elif callable(selector):
+        return lambda name, param: bool(selector(name, param))
+    elif isinstance(selector, Tensor):
+        selector = [selector]
+    try:
+        listed = list(selector)
+    except TypeError:
+        listed = [None]
+    if not all(isinstance(p, Tensor) for p in listed):
+        raise TypeError(
+            f"[GradClipper] groups: expected for '{group}' a glob over names, a function of name and "
+            f"parameter, an optimizer, a module or parameters, got {type(selector).__name__}"
+        )
+    identities = {id(p) for p in listed}
+    return lambda _, param: id(param) in identities
+
+
+def check_no_overlap(
+    members: Mapping[str, Sequence[int]], params: Sequence[Tensor], names: Sequence[str]
+) -> None:
+    """That no memory belongs to gradients of two groups, which would be scaled by both.
+
+    Raises:
+        ValueError: some does; names two gradients.
+    """
+    spans = []
+    for group, rows in members.items():
+        for row in rows:
+            grad = params[row].grad
+            if type(grad) is Tensor and grad.layout is torch.strided and grad.numel():
+                reach = sum((n - 1) * s for n, s in zip(grad.shape, grad.stride())) + 1
+                begin = grad.data_ptr()
+                spans.append((str(grad.device), begin, begin + reach * grad.element_size(), group, row))
+    end, last = 0, None
+    for span in sorted(spans):
+        if last is not None and span[0] == last[0] and span[1] < end and span[3] != last[3]:
+            raise ValueError(
+                f"[GradClipper.clip_] groups: expected gradients that share no memory across groups, got "
+                f"'{names[last[4]]}' of '{last[3]}' and '{names[span[4]]}' of '{span[3]}'"
+            )
+        if last is None or span[0] != last[0] or span[2] > end:
+            end, last = span[2], span

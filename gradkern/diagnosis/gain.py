@@ -1,0 +1,45 @@
+"""How much a layer multiplies what it gets: by its weights, and by what its gradients say of its input."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gradkern.diagnosis.case import Case, Floats
+from gradkern.diagnosis.model import Layer
+
+
+def input_rms(case: Case, layer: Layer | None = None) -> float:
+    """Estimated rms of a layer's input (by default the model's), 1 where there is no bias to tell by."""
+    e = case.evidence
+    if layer is None:
+        layer = case.model.layers[0] if case.model.layers else None
+        rows = e.rms[:16]
+    else:
+        rows = e.rms
+    if layer is None or layer.bias is None:
+        return 1.0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = rows[:, layer.weight] / rows[:, layer.bias]
+    ratio = ratio[np.isfinite(ratio)]
+    return float(np.median(ratio)) if len(ratio) else 1.0
+
+
+def gains(case: Case, layer: Layer) -> Floats:
+    """[U] ``rms(W) * sqrt(fan_in)`` at each look: the scale of the output for inputs of rms 1.
+
+    PyTorch's default initialization gives 0.58, Xavier's about 1, He's 1.41.
+    """
+    e = case.evidence
+    if not layer.shape:
+        return np.zeros(0)
+    norms = e.weight_norm[:, layer.weight].astype(np.float64)
+    norms = np.where(np.isfinite(norms), norms, 0.0)
+    return norms * np.sqrt(np.prod(layer.shape[1:]) / max(e.numel[layer.weight], 1))
+
+
+def first_gain(case: Case, layer: Layer) -> float:
+    """The gain before the first step that was looked at, 0 where none was near the start."""
+    e = case.evidence
+    early = len(e.update_steps) and e.update_steps[0] <= e.steps[0] + 20
+    found = gains(case, layer)
+    return float(found[0]) if early and len(found) else 0.0

@@ -1,0 +1,89 @@
+"""Gradients that are recorded while they still carry a GradScaler's scale."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradkern.monitor.sample import elements
+from gradkern.monitor.verdict import Verdict
+from gradkern.params.stats import GradStats
+
+#: Smaller ones than any scale in use, and likely to be something else: a mean over two ranks.
+_LEAST = 4.0
+_ELEMENTS = 64
+
+
+def _message(divisor: float) -> str:
+    return (
+        f"[GradMonitor.record] between record() and optimizer.step() the gradients were divided by "
+        f"{divisor:g}, an exact power of two: when they were measured they carried the loss scale of a "
+        "GradScaler, and so do the norms. Call clip_(scaler=scaler) or scaler.unscale_(optimizer) before "
+        "record(), or give record(inv_scale=1 / scaler.get_scale())"
+    )
+
+
+class LossScale:
+    """Compares one gradient at `record` with what the optimizer steps with.
+
+    A GradScaler divides gradients by a power of two between the two, or gives a fused optimizer the scale
+    to divide by. No synchronisation.
+    """
+
+    def __init__(self) -> None:
+        self._verdict = Verdict()
+        self._param: Tensor | None = None
+        self._grad: Tensor | None = None
+        self._before: Tensor | None = None
+        self._told = False
+
+    @torch.no_grad()
+    def recorded(self, params: Sequence[Tensor], stats: GradStats) -> None:
+        """Keep some elements of a gradient, unless the statistics are without the scale already."""
+        self._param = self._before = None
+        self._told = self._told or self._verdict.poll()
+        if self._told or isinstance(stats.inv_scale, Tensor) or stats.inv_scale != 1.0:
+            return
+        if stats.clip_coef is not None and not stats.applied:  # folded: the optimizer divides by that
+            return
+        row = stats.has_grad.index(True) if len(params) == len(stats) and True in stats.has_grad else 0
+        self._param = params[row] if params else None
+        self._before = None if self._param is None else _elements(self._param.grad)
+        self._grad = None if self._param is None else self._param.grad
+
+    @torch.no_grad()
+    def stepping(self, optimizer: torch.optim.Optimizer) -> None:
+        """Compare, if something is kept."""
+        param, before, grad = self._param, self._before, self._grad
+        self._param = self._before = self._grad = None
+        if param is None or before is None or param.grad is not grad:
+            return
+        after = _elements(grad)
+        if after is not None:
+            handed: Any = getattr(optimizer, "grad_scale", None)
+            divisor = handed if isinstance(handed, Tensor) else 1.0
+            self._verdict.ask(_power_of_two(before, after, divisor), _message)
+            self._told = self._verdict.poll()
+
+
+def _elements(grad: Tensor | None) -> Tensor | None:
+    """A few elements, copied; None where there are none in plain memory."""
+    flat = None if grad is None else elements(grad)
+    if flat is None or not len(flat):
+        return None
+    return flat[:: max(1, len(flat) // _ELEMENTS)][:_ELEMENTS].to(torch.float64, copy=True)
+
+
+def _power_of_two(before: Tensor, after: Tensor, divisor: Tensor | float) -> Tensor:
+    """What the largest element was divided by, if that is a power of two for all of them; else 0."""
+    largest = before.abs().argmax()
+    ratio = before[largest] / after[largest]
+    if isinstance(divisor, Tensor):
+        ratio = ratio * divisor.to(ratio.device, torch.float64)
+        after = after / divisor.to(ratio.device, torch.float64)
+    mantissa, _ = torch.frexp(ratio)
+    exact = torch.isclose(after * ratio, before, rtol=1e-3, atol=0.0).all()  # small ones are rounded
+    return torch.where((mantissa == 0.5) & (ratio >= _LEAST) & exact, ratio, 0.0)

@@ -1,0 +1,89 @@
+"""Parameters that no optimizer has, and that never change."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from gradkern.monitor.sample import elements
+from gradkern.monitor.verdict import Verdict
+from gradkern.params.plan import ParameterPlan
+
+#: Looks over which nothing may have changed: another optimizer may step less often.
+_LOOKS = 3
+_ELEMENTS = 64
+
+
+class UnownedParameters:
+    """Watches the trainable parameters with gradient that are in none of the optimizers.
+
+    Another optimizer may have them; so their versions and some elements of one are compared from look to
+    look. No synchronisation, and nothing to do where the optimizers have all parameters.
+    """
+
+    def __init__(self, plan: ParameterPlan, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        self._plan, self._optimizers = plan, optimizers
+        self._verdict = Verdict()
+        self._looks = 0
+        self._versions: dict[int, int] = {}
+        """By row: the version at the first look of those that have not changed since."""
+        self._row, self._before = 0, torch.empty(0, device="cpu")
+        """Some elements of one of them."""
+
+    @torch.no_grad()
+    def look(self) -> None:
+        """Compare with the last looks; called after a step."""
+        if self._looks == _LOOKS or not self._optimizers:
+            self._verdict.poll()
+            return
+        versions = self._candidates()
+        self._versions = {
+            row: version
+            for row, version in (self._versions or versions).items()
+            if versions.get(row) == version
+        }
+        if not self._versions:
+            self._looks = 0
+            return
+        if self._looks == 0:
+            self._row = next(iter(self._versions))
+            self._before = _some(self._plan.params[self._row])
+        self._looks += 1
+        if self._looks == _LOOKS:
+            self._judge()
+
+    def _candidates(self) -> dict[int, int]:
+        owned = {id(p) for o in self._optimizers for group in o.param_groups for p in group["params"]}
+        return {
+            row: p._version
+            for row, p in enumerate(self._plan.params)
+            if id(p) not in owned and p.requires_grad and p.grad is not None and not p.is_inference()
+        }
+
+    def _judge(self) -> None:
+        now, before = _some(self._plan.params[self._row]), self._before
+        if self._row not in self._versions or not len(now) or len(now) != len(before):
+            self._looks, self._versions = 0, {}
+            return
+        names = [self._plan.names[row] for row in self._versions]
+        shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        self._verdict.ask(
+            (now == before).all(),
+            lambda _: (
+                f"[GradMonitor] {shown}: trainable and with gradients, but in no optimizer that the monitor "
+                "knows, and unchanged so far. If the model's parameters were replaced after the optimizer "
+                "was built, build the optimizer again. If they are not to be trained, set requires_grad to "
+                "False"
+            ),
+        )
+        self._verdict.poll()
+
+
+def _some(param: Tensor) -> Tensor:
+    """A few elements, copied; none where there are no numbers in plain memory."""
+    flat = elements(param)
+    if flat is None:
+        return torch.empty(0, device="cpu")
+    return flat[:: max(1, len(flat) // _ELEMENTS)][:_ELEMENTS].clone()

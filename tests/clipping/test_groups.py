@@ -1,0 +1,235 @@
+"""Named norm groups: selectors, one read, one factor a group."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import gradkern
+from gradkern.policies import AGC, AutoClip, GlobalNorm, PerLayerNorm, SkipOutliers, Value, ZClip
+
+
+def model_with_gradients(outlier=5e7):
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"in_proj": nn.Linear(8, 8), "rest": nn.Linear(8, 8)})
+    for name, p in model.named_parameters():
+        p.grad = torch.randn_like(p) * (outlier if name.startswith("in_proj") else 0.05)
+    return model
+
+
+def norm_of(grads):
+    return math.sqrt(sum(g.double().square().sum().item() for g in grads))
+
+
+def test_an_outlier_leaves_the_other_group_as_it_is():
+    model = model_with_gradients()
+    before = {name: p.grad.clone() for name, p in model.named_parameters()}
+    clipper = gradkern.GradClipper(model, groups={"hot": ("in_proj.*", 1.0), "cold": ("*", 1.0)})
+    stats = clipper.clip_()
+    hot = norm_of([before["in_proj.weight"], before["in_proj.bias"]])
+    assert stats.groups["hot"].total_norm.item() == pytest.approx(hot, rel=1e-6)
+    assert stats.groups["hot"].factor.item() == pytest.approx(1 / hot, rel=1e-6)
+    assert stats.groups["hot"].names == ("in_proj.weight", "in_proj.bias")
+    assert stats.groups["cold"].factor.item() == 1.0
+    assert stats.total_norm.item() == pytest.approx(norm_of(before.values()), rel=1e-6)
+    assert torch.equal(model["rest"].weight.grad, before["rest.weight"])
+    assert norm_of([p.grad for p in model["in_proj"].parameters()]) == pytest.approx(1.0, rel=1e-5)
+    assert stats.factor.tolist() == pytest.approx([1 / hot, 1 / hot, 1.0, 1.0], rel=1e-6)
+    assert stats.clip_coef.item() == pytest.approx(1 / hot, rel=1e-6)
+
+
+@pytest.mark.parametrize("p", [2.0, 1.0, math.inf, 3.0, 0.0, -1.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_group_norms_of_every_order(p, dtype):
+    torch.manual_seed(1)
+    params = [nn.Parameter(torch.zeros(n, dtype=dtype)) for n in (5, 7, 1)]
+    for param in params:
+        param.grad = torch.randn_like(param)
+    clipper = gradkern.GradClipper(
+        params, groups={"a": (params[:2], math.inf), "b": (params[2:], None)}, norm_type=p
+    )
+    stats = clipper.clip_()
+    for name, own in (("a", params[:2]), ("b", params[2:])):
+        exact = torch.linalg.vector_norm(torch.cat([q.grad.double() for q in own]), p).item()
+        assert stats.groups[name].total_norm.item() == pytest.approx(exact, rel=2.0**-22)
+
+
+def test_selectors_and_that_the_first_match_wins():
+    model = model_with_gradients()
+    optimizer = torch.optim.SGD([model["in_proj"].weight], lr=0.1)
+    groups = {
+        "optimizer": (optimizer, 1.0),
+        "biases": (lambda name, p: p.ndim == 1, 2.0),
+        "module": (model["in_proj"], 3.0),
+        "rest": ("rest.*", None),
+    }
+    with pytest.raises(ValueError, match="got none in 'module': its selector matches nothing, or groups"):
+        gradkern.GradClipper(model, groups=groups)
+    del groups["module"]
+    stats = gradkern.GradClipper(model, groups=groups).clip_()
+    assert {name: group.names for name, group in stats.groups.items()} == {
+        "optimizer": ("in_proj.weight",),
+        "biases": ("in_proj.bias", "rest.bias"),
+        "rest": ("rest.weight",),
+    }
+    assert [stats.groups[name].threshold for name in groups] == [1.0, 2.0, None]
+
+
+ERRORS = {
+    "no group": ({"a": ("in_proj.*", 1.0)}, ValueError, r"got 'rest\.weight', which no selector of 'a'"),
+    "nothing": ({"a": ("*", 1.0), "b": ("x.*", 1.0)}, ValueError, "got none in 'b'"),
+    "selector": ({"a": (3, 1.0)}, TypeError, "expected for 'a' a glob over names, .*, got int"),
+    "policy": ({"a": ("*", "1")}, TypeError, r"groups\['a'\]: expected a policy, a number or None, got str"),
+    "class": ({"a": ("*", ZClip)}, TypeError, "got ZClip"),
+    "negative": ({"a": ("*", -1.0)}, ValueError, r"groups\['a'\]: expected a number that is not negative"),
+    "no pair": ({"a": "*"}, TypeError, "expected a name and a pair"),
+    "no mapping": ([("*", 1.0)], TypeError, "got list"),
+    "empty": ({}, ValueError, "at least one group"),
+}
+
+
+@pytest.mark.parametrize(("groups", "kind", "message"), ERRORS.values(), ids=ERRORS)
+def test_groups_that_are_none(groups, kind, message):
+    with pytest.raises(kind, match=message):
+        gradkern.GradClipper(model_with_gradients(), groups=groups)
+
+
+def test_exactly_one_way_to_decide():
+    model = model_with_gradients()
+    for options in (
+        {},
+        {"max_norm": 1.0, "policy": ZClip()},
+        {"policy": ZClip(), "groups": {"a": ("*", 1.0)}},
+    ):
+        with pytest.raises(TypeError, match="expected one of max_norm, policy and groups"):
+            gradkern.GradClipper(model, **options)
+
+
+def test_a_policy_that_remembers_belongs_to_one_group():
+    shared = ZClip()
+    with pytest.raises(ValueError, match="expected a ZClip of its own for 'b'"):
+        gradkern.GradClipper(model_with_gradients(), groups={"a": ("in_proj.*", shared), "b": ("*", shared)})
+    limit = GlobalNorm(1.0)
+    gradkern.GradClipper(model_with_gradients(), groups={"a": ("in_proj.*", limit), "b": ("*", limit)})
+
+
+@pytest.mark.parametrize("policy", [PerLayerNorm(), AGC(), Value(1.0)])
+def test_a_fold_takes_one_factor(policy):
+    params = [nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2))]
+    optimizer = torch.optim.SGD(params, lr=0.1, fused=True)
+    with pytest.raises(ValueError, match="fold: expected one factor for all gradients"):
+        gradkern.GradClipper(params, policy=policy, optimizer=optimizer, fold=True)
+    with pytest.raises(ValueError, match="fold: expected one factor for all gradients"):
+        gradkern.GradClipper(
+            params, groups={"a": (params[:1], 1.0), "b": (params[1:], 1.0)}, optimizer=optimizer, fold=True
+        )
+
+
+def test_a_shared_parameter_is_in_the_first_group_and_scaled_once():
+    shared = nn.Parameter(torch.zeros(2))
+    shared.grad = torch.tensor([3.0, 4.0])
+    pairs = [("a", shared), ("b", shared)]
+    with pytest.raises(ValueError, match="got none in 'last'"):
+        gradkern.GradClipper(pairs, groups={"first": ("a", 1.0), "last": ("*", 0.1)})
+    other = nn.Parameter(torch.zeros(1))
+    other.grad = torch.ones(1)
+    clipper = gradkern.GradClipper([*pairs, ("c", other)], groups={"first": ("a", 1.0), "last": ("*", None)})
+    stats = clipper.clip_()
+    assert stats.groups["first"].total_norm.item() == 5.0
+    torch.testing.assert_close(shared.grad, torch.tensor([0.6, 0.8]))
+    assert stats.factor[0] == stats.factor[1]
+
+
+def test_gradients_that_share_memory_across_groups():
+    memory = torch.ones(3)
+    a, b = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2))
+    a.grad, b.grad = memory[:2], memory[1:]
+    clipper = gradkern.GradClipper([("a", a), ("b", b)], groups={"x": ("a", 0.1), "y": ("b", 0.1)})
+    with pytest.raises(ValueError, match="share no memory across groups, got 'a' of 'x' and 'b' of 'y'"):
+        clipper.clip_()
+    assert memory.tolist() == [1.0, 1.0, 1.0]
+
+
+def test_decisions_by_the_norm_before_it_is_rounded_to_infinity():
+    params = [nn.Parameter(torch.zeros(4)), nn.Parameter(torch.zeros(1))]
+    params[0].grad, params[1].grad = torch.full((4,), 3.4e38), torch.ones(1)
+    stats = gradkern.GradClipper(params, groups={"a": (params[:1], 1.0), "b": (params[1:], 5.0)}).clip_()
+    assert stats.groups["a"].total_norm.item() == math.inf
+    assert params[0].grad.tolist() == [0.5] * 4
+    assert params[1].grad.tolist() == [1.0]
+
+
+def test_a_nan_in_one_group():
+    for on_nonfinite, expected in (("propagate", [1.0]), ("zero", [0.0]), ("skip", [1.0])):
+        a, b = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
+        a.grad, b.grad = torch.tensor([math.nan]), torch.ones(1)
+        clipper = gradkern.GradClipper(
+            [a, b], groups={"a": ([a], 1.0), "b": ([b], 1.0)}, on_nonfinite=on_nonfinite
+        )
+        stats = clipper.clip_()
+        torch.testing.assert_close(b.grad, torch.tensor(expected), rtol=1e-5, atol=0)
+        assert (stats.skip_step is not None and bool(stats.skip_step)) is (on_nonfinite == "skip")
+
+
+def test_a_scaler_and_groups():
+    params = [nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(1))]
+    optimizer = torch.optim.SGD(params, lr=1.0)
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    scaler.scale(torch.ones(()))
+    params[0].grad, params[1].grad = torch.tensor([24.0, 32.0]), torch.tensor([8.0])
+    clipper = gradkern.GradClipper(params, groups={"a": (params[:1], 1.0), "b": (params[1:], None)})
+    stats = clipper.clip_(scaler=scaler, optimizer=optimizer)
+    assert stats.groups["a"].total_norm.item() == 5.0
+    torch.testing.assert_close(params[0].grad, torch.tensor([0.6, 0.8]))
+    assert params[1].grad.tolist() == [1.0]
+
+
+def test_different_policies_beside_each_other_and_their_state():
+    def build():
+        return gradkern.GradClipper(
+            model_with_gradients(1.0),
+            groups={
+                "norms": ("in_proj.weight", AutoClip(50.0)),
+                "units": ("rest.weight", AGC(0.01)),
+                "values": ("*", Value(0.01)),
+            },
+        )
+
+    clipper = build()
+    stats = clipper.clip_()
+    assert set(stats.groups) == {"norms", "units", "values"}
+    state = clipper.state_dict()
+    assert state["norms"]["state"][0].item() == 1.0 and state["units"] == {}
+    other = build()
+    other.load_state_dict(state)
+    assert torch.equal(other.state_dict()["norms"]["state"], state["norms"]["state"])
+    with pytest.raises(ValueError, match="state: expected groups"):
+        other.load_state_dict({})
+    with pytest.raises(ValueError, match="expected one that AutoClip"):
+        other.load_state_dict({**state, "norms": {"kind": "zclip", "state": torch.zeros(3)}})
+
+
+def test_replaced_parameters_are_grouped_again():
+    model = model_with_gradients(1.0)
+    clipper = gradkern.GradClipper(model, groups={"a": ("in_proj.*", 1.0), "b": ("*", None)})
+    clipper.clip_()
+    model["extra"] = nn.Linear(2, 2)
+    model["extra"].weight.grad = torch.ones(2, 2)
+    stats = clipper.clip_()
+    assert stats.groups["b"].names[-1] == "extra.bias"
+
+
+def test_the_optimizer_skips_an_outlier():
+    param = nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([param], lr=1.0, fused=True)
+    clipper = gradkern.GradClipper([param], policy=SkipOutliers(window=8, min_steps=4), optimizer=optimizer)
+    for value in (1.0, 1.1, 0.9, 1.0, 1000.0):
+        param.grad = torch.tensor([value])
+        stats = clipper.clip_()
+        optimizer.step()
+    assert bool(stats.skip_step)
+    assert param.item() == pytest.approx(-4.0)
+    assert clipper.state_dict()[""]["state"][0].item() == 4.0

@@ -1,0 +1,288 @@
+"""Policies against independent oracles of their papers' formulas, spikes and NaN among the norms."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import gradkern
+from gradkern import policies
+from gradkern.kernels.backend import NullBackend
+from gradkern.policies import (
+    AGC,
+    AdaGC,
+    AutoClip,
+    Decision,
+    GlobalNorm,
+    PerLayerNorm,
+    Schedule,
+    SkipOutliers,
+    Value,
+    ZClip,
+    custom,
+)
+
+rng = np.random.default_rng(0)
+NORMS = [*rng.lognormal(0, 0.3, 60), 50.0, *rng.lognormal(0, 0.3, 20), 1e30, *rng.lognormal(0.2, 0.3, 20)]
+
+
+@pytest.fixture(params=["native", "torch"], autouse=True)
+def route(request, monkeypatch):
+    """Each policy by the extension, and without it."""
+    if request.param == "torch":
+        for module in ("policy_steps", "scale"):
+            monkeypatch.setattr(f"gradkern.kernels.{module}.C", NullBackend())
+        monkeypatch.setattr("gradkern.clipping.ladder.C", NullBackend())
+        monkeypatch.setattr("gradkern.clipping.clipper.C", NullBackend())
+        monkeypatch.setattr("gradkern.clipping.policies.value.C", NullBackend())
+
+
+def clipped_norms(policy, norms, poison=()):
+    """The norm after clipping of one gradient, step by step; NaN is put in at steps `poison`."""
+    param = nn.Parameter(torch.zeros(3))
+    clipper = gradkern.GradClipper([param], policy=policy)
+    found = []
+    for step, norm in enumerate(norms):
+        if step in poison:
+            param.grad = torch.tensor([math.nan, 1.0, 1.0])
+            clipper.clip_()
+        param.grad = torch.tensor([3.0, 0.0, 4.0]) / 5 * norm
+        stats = clipper.clip_()
+        skipped = stats.skip_step is not None and bool(stats.skip_step)
+        found.append(math.nan if skipped else param.grad.double().norm().item())
+    return found
+
+
+def limited(norm, threshold):
+    return norm * min(1.0, threshold / (norm + 1e-6))
+
+
+def autoclip_oracle(norms, percentile, window):
+    history = []
+    for norm in norms:
+        yield limited(norm, np.percentile(history[-window:], percentile) if history else math.inf)
+        history.append(norm)
+
+
+def zclip_oracle(norms, alpha, z_thresh, warmup, mode, max_norm):
+    buffer, mean, var = [], None, None
+    for norm in norms:
+        if mean is None:
+            buffer.append(norm)
+            yield limited(norm, max_norm)
+            if len(buffer) == warmup:
+                mean, var = np.mean(buffer), np.var(buffer)
+            continue
+        std = math.sqrt(var)
+        z = (norm - mean) / (std + 1e-6)
+        clip = None
+        if mode == "percentile":
+            clip = mean + z_thresh * std if norm > mean + z_thresh * std else None
+        elif z > z_thresh:
+            clip = mean + z_thresh * std / (z / z_thresh) if mode == "adaptive_scaling" else mean
+        yield limited(norm, min(math.inf if clip is None else clip, max_norm))
+        entering = norm if clip is None else clip
+        mean = alpha * mean + (1 - alpha) * entering
+        var = alpha * var + (1 - alpha) * (entering - mean) ** 2
+
+
+def skip_oracle(norms, sigma, window, min_steps):
+    history = []
+    for norm in norms:
+        latest = history[-window:]
+        begun = len(history) + 1 >= min_steps and len(latest) > 1
+        if begun and norm > np.mean(latest) + sigma * np.std(latest, ddof=1):
+            yield math.nan
+            continue
+        history.append(norm)
+        yield norm
+
+
+def adagc_oracle(norms, beta, lambda_abs, lambda_rel, warmup):
+    gamma = None
+    for step, norm in enumerate(norms):
+        clipped = limited(norm, lambda_abs if step < warmup else lambda_rel * gamma)
+        if step < warmup:
+            gamma = clipped if gamma is None else min(gamma, clipped)
+        else:
+            gamma = beta * gamma + (1 - beta) * clipped
+        yield clipped
+
+
+ORACLES = {
+    "AutoClip": (lambda: AutoClip(10.0, 30), lambda n: autoclip_oracle(n, 10.0, 30)),
+    "AutoClip, median": (lambda: AutoClip(50.0), lambda n: autoclip_oracle(n, 50.0, 1000)),
+    **{
+        f"ZClip, {mode}": (
+            lambda mode=mode: ZClip(mode=mode, max_norm=3.0),
+            lambda n, mode=mode: zclip_oracle(n, 0.97, 2.5, 25, mode, 3.0),
+        )
+        for mode in ("adaptive_scaling", "mean", "percentile")
+    },
+    "SkipOutliers": (lambda: SkipOutliers(4.0, 32), lambda n: skip_oracle(n, 4.0, 32, 16)),
+    "AdaGC": (lambda: AdaGC(warmup_steps=20), lambda n: adagc_oracle(n, 0.98, 1.0, 1.05, 20)),
+    "GlobalNorm": (lambda: GlobalNorm(0.9), lambda n: (limited(x, 0.9) for x in n)),
+    "Schedule": (
+        lambda: Schedule.warmup(0.1, 1.1, 10),
+        lambda n: (limited(x, 0.1 + min(1, i / 10)) for i, x in enumerate(n)),
+    ),
+}
+
+
+@pytest.mark.parametrize(("build", "oracle"), ORACLES.values(), ids=ORACLES)
+def test_formulas(build, oracle):
+    norms = [float(np.float32(n)) for n in NORMS]
+    np.testing.assert_allclose(clipped_norms(build(), norms), list(oracle(norms)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", [n for n in ORACLES if n not in ("GlobalNorm", "Schedule")])
+def test_nan_enters_no_baseline(name):
+    build, _ = ORACLES[name]
+    assert clipped_norms(build(), NORMS[:50], poison={3, 30}) == pytest.approx(
+        clipped_norms(build(), NORMS[:50]), nan_ok=True
+    )
+
+
+@pytest.mark.parametrize("name", list(ORACLES))
+def test_a_saved_state_goes_on_where_it_was(name):
+    build, _ = ORACLES[name]
+    whole, first, second = build(), build(), build()
+    expected = clipped_norms(whole, NORMS[:60])
+    clipped_norms(first, NORMS[:40])
+    second.load_state_dict(first.state_dict())
+    assert clipped_norms(second, NORMS[40:60]) == pytest.approx(expected[40:], nan_ok=True)
+
+
+def test_a_zero_gradient_in_warm_up_does_not_hold_adagc_at_zero():
+    found = clipped_norms(AdaGC(warmup_steps=3), [1.0, 0.0, 1.0, 1.0, 1.0])
+    assert found[-1] > 0.9
+
+
+def test_layers_by_themselves():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    for i, p in enumerate(model.parameters()):
+        p.grad = torch.randn_like(p) * (100.0 if i < 2 else 0.01)
+    kept = [p.grad.clone() for p in model[1].parameters()]
+    stats = gradkern.GradClipper(model, policy=PerLayerNorm(1.0)).clip_()
+    first = torch.cat([p.grad.flatten() for p in model[0].parameters()])
+    assert first.norm().item() == pytest.approx(1.0, rel=1e-5)
+    assert all(torch.equal(a, p.grad) for a, p in zip(kept, model[1].parameters()))
+    assert stats.factor[2:].tolist() == [1.0, 1.0]
+    whole = gradkern.GradClipper(model, policy=PerLayerNorm(0.5, depth=0)).clip_()
+    assert len(set(whole.factor.tolist())) == 1
+
+
+def agc_oracle(w, g, clip, eps, dims):
+    w, g = w.astype(np.float64), g.astype(np.float64)
+    largest = clip * np.maximum(np.sqrt((w**2).sum(axis=dims, keepdims=True)), eps)
+    norm = np.sqrt((g**2).sum(axis=dims, keepdims=True))
+    return np.where(norm < largest, g, g * (largest / np.maximum(norm, 1e-6)))
+
+
+SHAPES = [(), (7,), (5, 7), (3, 4, 5), (2, 3, 4, 5), (2, 3, 2, 2, 3)]
+UNITS = {
+    "timm": lambda n: tuple(range(1, n)) if n > 1 else tuple(range(n)),
+    "pytorch_optimizer": lambda n: (1,) if n in (2, 3) else tuple(range(1, n)) if n > 1 else tuple(range(n)),
+    "optax": lambda n: (0,) if n in (2, 3) else tuple(range(n - 1)) if n > 1 else tuple(range(n)),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("units", UNITS)
+def test_agc(units, dtype):
+    torch.manual_seed(0)
+    params = [nn.Parameter(torch.randn(shape, dtype=dtype)) for shape in SHAPES]
+    for p in params:
+        p.grad = torch.randn_like(p) * torch.rand(p.shape, dtype=torch.float64).pow(6).to(dtype)
+    before = [p.grad.double().numpy().copy() for p in params]
+    stats = gradkern.GradClipper(params, policy=AGC(0.3, units=units)).clip_()
+    eps = torch.finfo(dtype).eps
+    for row, (p, old) in enumerate(zip(params, before)):
+        want = agc_oracle(p.detach().double().numpy(), old, 0.3, 1e-3, UNITS[units](p.ndim))
+        np.testing.assert_allclose(p.grad.double().numpy(), want, rtol=2 * eps, atol=1e-30)
+        ratio = np.linalg.norm(want) / np.linalg.norm(old)
+        assert stats.factor[row].item() == pytest.approx(ratio, rel=1e-6)
+
+
+def test_agc_as_a_function():
+    p = nn.Parameter(torch.ones(2, 2))
+    p.grad = torch.tensor([[30.0, 40.0], [1e-4, 0.0]])
+    gradkern.adaptive_clip_grad_([p, p, nn.Parameter(torch.ones(1))], 0.1)
+    expected = torch.tensor([[0.6, 0.8], [1e-4, 0.0]]) * torch.tensor([[0.1 * math.sqrt(2)], [1.0]])
+    torch.testing.assert_close(p.grad, expected)
+    with pytest.raises(ValueError, match=r"\[adaptive_clip_grad_\] norm_type: expected 2"):
+        gradkern.adaptive_clip_grad_([p], norm_type=1.0)
+    with pytest.raises(ValueError, match="clip_factor: expected a number of at least 0"):
+        gradkern.adaptive_clip_grad_([p], -1.0)
+
+
+def test_value():
+    p = nn.Parameter(torch.zeros(3))
+    p.grad = torch.tensor([-3.0, 0.5, 4.0])
+    stats = gradkern.GradClipper([p], policy=Value(1.0)).clip_()
+    assert p.grad.tolist() == [-1.0, 0.5, 1.0]
+    assert stats.factor.item() == pytest.approx(1.5 / math.sqrt(25.25), rel=1e-6)
+    z = nn.Parameter(torch.zeros(1, dtype=torch.complex64))
+    z.grad = torch.ones(1, dtype=torch.complex64)
+    with pytest.raises(TypeError, match="'0': expected a real gradient for the policy Value"):
+        gradkern.GradClipper([z], policy=Value(1.0)).clip_()
+
+
+@pytest.mark.parametrize("policy", [AGC(0.01), Value(0.01)])
+def test_a_skipped_step_keeps_its_gradients(policy):
+    p = nn.Parameter(torch.ones(3))
+    p.grad = torch.tensor([5.0, math.inf, 5.0])
+    stats = gradkern.GradClipper([p], policy=policy, on_nonfinite="skip").clip_()
+    assert bool(stats.skip_step) and p.grad[0].item() == 5.0
+
+
+def test_functions_as_policies():
+    a, b = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
+
+    def clip(decide):
+        a.grad, b.grad = torch.ones(1), torch.ones(1)
+        return gradkern.GradClipper([a, b], policy=custom(decide)).clip_()
+
+    clip(lambda stats: 0.5)
+    assert (a.grad.item(), b.grad.item()) == (0.5, 0.5)
+    clip(lambda stats: torch.tensor([0.5, 1.0]))
+    assert (a.grad.item(), b.grad.item()) == (0.5, 1.0)
+    skipped = clip(lambda stats: Decision(torch.tensor(0.5), stats.total_norm > 1))
+    assert bool(skipped.skip_step) and a.grad.item() == 1.0
+    with pytest.raises(ValueError, match=r"expected a factor of shape \(\) or \(2,\), got \(3,\)"):
+        clip(lambda stats: torch.ones(3))
+    with pytest.raises(TypeError, match="expected a function of GradStats, got int"):
+        custom(3)
+
+
+ARGUMENTS = {
+    "percentile": lambda: AutoClip(101),
+    "window": lambda: AutoClip(window=0),
+    "mode": lambda: ZClip(mode="median"),
+    "alpha": lambda: ZClip(alpha=1.5),
+    "sigma": lambda: SkipOutliers(-1.0),
+    "beta": lambda: AdaGC(beta=-0.1),
+    "clip_value": lambda: Value(-1.0),
+    "units": lambda: AGC(units="rows"),
+    "max_norm": lambda: PerLayerNorm(-1.0),
+    "depth": lambda: PerLayerNorm(depth=-1),
+}
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_arguments_are_checked(name):
+    with pytest.raises(ValueError, match=name):
+        ARGUMENTS[name]()
+
+
+def test_every_policy_works_with_its_defaults_and_is_described():
+    for name in ("AGC", "AdaGC", "AutoClip", "GlobalNorm", "PerLayerNorm", "SkipOutliers", "Value", "ZClip"):
+        p = nn.Parameter(torch.ones(3))
+        p.grad = torch.ones(3)
+        stats = gradkern.GradClipper([p], policy=getattr(policies, name)()).clip_()
+        assert stats.policy["class"] == name and stats.policy["on_nonfinite"] == "propagate"

@@ -1,0 +1,132 @@
+"""A small part of the labelled suite, trained on the spot; the whole: ``python -m benchmarks.diagnosis``."""
+# The suite lies beside the package, and needs scikit-learn: both are seen to before it is imported.
+# ruff: noqa: E402
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+pytest.importorskip("sklearn", reason="the suite learns from scikit-learn's data sets")
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.diagnosis import cures, faulty, healthy, labels, score
+from benchmarks.diagnosis.judge import judge_faulty, judge_healthy
+from benchmarks.diagnosis.recipe import Recipe
+from benchmarks.diagnosis.train import train
+from gradkern.diagnosis import Finding, Remedy, diagnose
+
+SEED = 3
+HEALTHY = ("mlp_digits", "mlp_deep", "mlp_tanh", "mlp_residual", "mlp_batch_of_1", "gan", "experts", "lora")
+FAULTY = (
+    "mlp_digits/sigmoid_deep",
+    "mlp_digits/gain_3",
+    "mlp_digits/constant_init",
+    "mlp_digits/adam_rate_high",
+    "mlp_digits/head_left_out",
+    "mlp_digits/detached",
+    "mlp_digits/dead_layer",
+    "mlp_digits/nan_in_head",
+    "mlp_digits/throttled",
+)
+CASES = {case.name: case for case in faulty.tuning_cases()}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("suite")
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_healthy_run_raises_no_alarm(name: str, folder: Path) -> None:
+    (verdict,) = judge_healthy({name: healthy.TUNED[name]}, [SEED], folder, reuse=False)
+    assert verdict.confirmed, "the trace says that the run is not healthy"
+    assert not [f.kind for f in verdict.found if f.is_alarm]
+
+
+@pytest.mark.parametrize("name", FAULTY)
+def test_faulty_run_is_named_with_its_layers(name: str, folder: Path) -> None:
+    (verdict,) = judge_faulty([CASES[name]], [SEED], folder, reuse=False)
+    assert verdict.confirmed, "the trace does not show the symptom"
+    assert verdict.hit, [f.kind for f in verdict.found]
+    assert verdict.layers, verdict.found[0].layers
+    assert verdict.latency < 0.5
+
+
+@pytest.mark.parametrize("name", ["mlp_digits/head_left_out", "mlp_digits/nan_batch"])
+def test_first_remedies_cure(name: str, folder: Path) -> None:
+    (verdict,) = judge_faulty([CASES[name]], [SEED], folder, reuse=False)
+    assert cures.try_cures(CASES[name], verdict, folder, reuse=False).cured_by
+
+
+def test_labels_do_not_hold_of_the_healthy_twin(folder: Path) -> None:
+    trace = train(healthy.TUNED["mlp_digits"], SEED, folder)[1]
+    judged = {name: label for name, label in labels.LABELS.items() if name != "unclipped"}
+    assert [name for name, label in judged.items() if label.symptom(trace, trace) is not None] == []
+
+
+def test_recorded_run_is_taken_again_and_another_seed_is_not(folder: Path) -> None:
+    recipe = Recipe(depth=2, steps=12)
+    first, again = train(recipe, 1, folder), train(recipe, 1, folder)
+    other = train(recipe, 2, folder)
+    assert first[0] == again[0] != other[0]
+    np.testing.assert_array_equal(first[1].loss, again[1].loss)
+    assert not np.array_equal(first[1].loss, other[1].loss)
+
+
+def test_prefix_is_what_a_run_of_that_length_says(folder: Path) -> None:
+    long, short = (train(Recipe(depth=3, steps=steps), SEED, folder)[0] for steps in (40, 20))
+    cut, whole = score.prefix(score.evidence_of(long), 20), score.evidence_of(short)
+    np.testing.assert_array_equal(cut.steps, whole.steps)
+    np.testing.assert_array_equal(cut.rms, whole.rms)
+    np.testing.assert_array_equal(cut.update_steps, whole.update_steps)
+    assert diagnose(cut) == diagnose(whole)
+
+
+@pytest.mark.parametrize(
+    ("hits", "count", "low", "high"), [(0, 300, 0.0, 0.01222), (5, 10, 0.1871, 0.8129), (20, 20, 0.8316, 1.0)]
+)
+def test_interval_of_clopper_and_pearson(hits: int, count: int, low: float, high: float) -> None:
+    assert score.clopper_pearson(hits, count) == pytest.approx((low, high), abs=1e-4)
+
+
+def test_every_action_is_followed_or_is_advice() -> None:
+    source = (ROOT / "gradkern" / "diagnosis" / "cures.py").read_text(encoding="utf-8")
+    actions = set(re.findall(r'Remedy\(\s*"(\w+)"', source))
+    assert "relu" in actions
+    assert actions == set(cures.CURES) | set(cures.ADVICE)
+
+
+def _halves(side: Callable[[], list[faulty.Case]]) -> set[Recipe]:
+    return {case.twin for case in side()}
+
+
+def test_halves_share_no_recipe() -> None:
+    assert not set(healthy.TUNED.values()) & set(healthy.REPORTED.values())
+    assert not _halves(faulty.tuning_cases) & _halves(faulty.reported_cases)
+
+
+def test_learning_rate_is_taken_from_the_code_of_the_remedy() -> None:
+    remedy = Remedy("lower_lr", "", 'for group in groups:\n    group["lr"] *= 0.03  # 1 becomes 0.03')
+    assert cures.CURES["lower_lr"](Recipe(lr=1.0), remedy).lr == pytest.approx(0.03)
+
+
+def test_layers_are_right_only_where_those_at_fault_are_named_and_few_others() -> None:
+    label = labels.LABELS["left_out"]
+
+    class Moved:
+        names = ("a", "b", "c")
+        moved = np.array([0.0, 0.0, 1.0])
+        rms = np.ones((3, 3))
+
+    def right(*layers: str) -> bool:
+        return score.right_layers(Finding("update_too_small", "warning", layers), label, Moved())  # type: ignore[arg-type]
+
+    assert right("a", "b") and right("a")
+    assert not right("c") and not right("a", "c") and not right()

@@ -1,0 +1,93 @@
+"""The diagnosis of a run that is being recorded: when it looks, what it tells, and what it raises."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from runs import changed, flat_loss, healthy, sloped
+
+from gradkern import GradkernWarning
+from gradkern.diagnosis import DiagnosisError, Watchdog
+from gradkern.diagnosis import watchdog as module
+from gradkern.diagnosis.watchdog import as_action, next_look
+
+
+class Growing:
+    """A history that has so many rows: `diagnose` is given its evidence."""
+
+    def __init__(self, evidence):
+        self.evidence = evidence
+
+    def __len__(self):
+        return len(self.evidence.steps)
+
+
+@pytest.fixture(autouse=True)
+def without_a_file(monkeypatch):
+    whole = module.diagnose
+    monkeypatch.setattr(module, "diagnose", lambda history: whole(history.evidence))
+
+
+SICK = Growing(sloped(healthy(12), 6))
+SWINGING = Growing(
+    changed(
+        flat_loss(healthy()),
+        loss=2.3 + np.where(np.arange(200) % 2, 1.0, -1.0),
+        update_ratio=np.full((10, 12), 0.05, dtype=np.float32),
+    )
+)
+
+
+def test_looks_are_rarer_as_the_run_grows():
+    looks, at = [], 0
+    while len(looks) < 7:
+        at = next_look(at)
+        looks.append(at)
+    assert looks == [10, 20, 50, 100, 200, 300, 400]
+    assert next_look(4321) == 4400
+
+
+def test_each_finding_is_an_event_once():
+    events = []
+    dog = Watchdog(None, lambda *event: events.append(event))
+    assert dog.due(10) and not dog.due(9)
+    assert [f.kind for f in dog.look(SICK)] == ["vanishing_gradient"]
+    assert dog.look(SICK) == []
+    (step, kind, data) = events[0]
+    assert (step, kind, data["kind"], len(events)) == (200, "finding", "vanishing_gradient", 1)
+    assert not dog.due(200) and dog.due(300)
+
+
+def test_warn():
+    dog = Watchdog("warn", lambda *_: None)
+    with pytest.warns(GradkernWarning, match="vanishing gradient .* Over 12 layers"):
+        dog.look(SICK)
+    dog.check()
+
+
+def test_raise_at_the_next_check_and_only_for_severe_ones():
+    dog = Watchdog("raise", lambda *_: None)
+    dog.look(SICK)
+    with pytest.raises(DiagnosisError, match="vanishing gradient") as caught:
+        dog.check()
+    assert caught.value.finding.kind == "vanishing_gradient"
+    dog.check()  # once
+    with pytest.warns(GradkernWarning, match="loss oscillating"):
+        dog.look(SWINGING)
+    dog.check()
+
+
+def test_a_function_gets_every_finding():
+    found = []
+    Watchdog(found.append, lambda *_: None).look(Growing(flat_loss(healthy())))
+    assert [f.kind for f in found] == ["loss_not_decreasing"]
+
+
+def test_arguments():
+    assert as_action("GradMonitor", None) is None and as_action("GradMonitor", "warn") == "warn"
+    with pytest.raises(
+        ValueError, match=r'\[GradMonitor\] on_finding: expected "warn" or "raise", got "?.shout'
+    ):
+        as_action("GradMonitor", "shout")
+    with pytest.raises(TypeError, match=r"on_finding: .* got int"):
+        as_action("GradMonitor", 3)

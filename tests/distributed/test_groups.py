@@ -1,0 +1,89 @@
+"""Named groups and policies over ranks: what one process decides, every rank decides."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.distributed as dist
+
+import gradkern
+from gradkern.policies import AGC, AdaGC, AutoClip, PerLayerNorm, Value, ZClip
+from tests.distributed import models
+
+GROUPS = {
+    "first": lambda policy: ("0.*", policy),
+    "vectors": lambda policy: (lambda name, p: p.ndim == 1, None),
+    "rest": lambda policy: ("*", 0.3),
+}
+POLICIES = {
+    "limit": lambda: 0.1,
+    "layers": lambda: PerLayerNorm(0.1),
+    "AGC": lambda: AGC(0.01),
+    "value": lambda: Value(0.5),
+    "autoclip": lambda: AutoClip(),
+    "zclip": lambda: ZClip(max_norm=0.2),
+    "adagc": lambda: AdaGC(lambda_abs=0.2, warmup_steps=1),
+}
+
+
+def groups_job(partition: str, policy: str) -> list[float]:
+    sharded, plain = models.PARTITIONS[partition](models.build()), models.build()
+    clippers = [
+        gradkern.GradClipper(model, groups={n: make(POLICIES[policy]()) for n, make in GROUPS.items()})
+        for model in (sharded, plain)
+    ]
+    for step in range(2):
+        gradients = models.full_gradients(models.build(), scale=1.0 + step, seed=step)
+        models.fill(sharded, gradients)
+        models.fill(plain, gradients)
+        got, want = (clipper.clip_() for clipper in clippers)
+        for name in GROUPS:
+            torch.testing.assert_close(got.groups[name].total_norm, want.groups[name].total_norm)
+            torch.testing.assert_close(got.groups[name].factor, want.groups[name].factor)
+        torch.testing.assert_close(got.total_norm, want.total_norm)
+        torch.testing.assert_close(got.factor, want.factor)
+        for a, b in zip(sharded.parameters(), plain.parameters()):
+            torch.testing.assert_close(models.full_value(a.grad), b.grad, rtol=1e-6, atol=0)
+    return got.factor.tolist()
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("partition", ["fsdp+tp", "some blocks"])
+def test_groups_decide_as_on_one_process(ranks, partition, policy):
+    answers = ranks(4)(groups_job, partition=partition, policy=policy)
+    assert all(a == answers[0] for a in answers)
+
+
+def disagreement_job() -> str:
+    model = models.as_fsdp(models.build())
+    pattern = "0.*" if dist.get_rank() == 0 else "1.*"
+    with pytest.raises(ValueError, match="groups on every rank") as caught:
+        gradkern.GradClipper(model, groups={"a": (pattern, 1.0), "b": ("*", None)})
+    return str(caught.value)
+
+
+def test_ranks_agree_on_the_groups_when_the_clipper_is_built(ranks):
+    assert all("got different ones" in message for message in ranks(2)(disagreement_job))
+
+
+def pipeline_job() -> dict[str, float]:
+    """Each stage has other parameters; the second has none of the group "first"."""
+    stage = models.build(blocks=1)
+    names = [f"{dist.get_rank()}.{name}" for name, _ in stage.named_parameters()]
+    pairs = list(zip(names, stage.parameters()))
+    for _, p in pairs:
+        p.grad = torch.ones_like(p)
+    clipper = gradkern.GradClipper(
+        pairs, groups={"first": ("0.*", 1.0), "second": ("1.*", None)}, pp_group=dist.group.WORLD
+    )
+    stats = clipper.clip_()
+    assert stats.groups["second"].factor.item() == 1.0
+    return {name: group.total_norm.item() for name, group in stats.groups.items()}
+
+
+def test_groups_over_pipeline_stages(ranks):
+    size = sum(p.numel() for p in models.build(blocks=1).parameters())
+    for answer in ranks(2)(pipeline_job):
+        assert answer == pytest.approx({"first": math.sqrt(size), "second": math.sqrt(size)}, rel=1e-6)
