@@ -41,8 +41,8 @@ class GradkernCallback(Callback):  # type: ignore[misc]
 
     Notes:
         One row an optimizer step, whatever `accumulate_grad_batches` is; with several optimizers (manual
-        optimization) one row a batch, without learning rates. The loss is the mean over the step's batches: the `loss`
-        that `training_step` returns. The number of steps is kept in checkpoints. While training,
+        optimization) one row a batch, without learning rates. The loss is the mean over the step's batches:
+        the `loss` that `training_step` returns. The number of steps is kept in checkpoints. While training,
         `torch.nn.utils` is patched, so Lightning clips with gradkern.
     """
 
@@ -86,7 +86,7 @@ class GradkernCallback(Callback):  # type: ignore[misc]
         if isinstance(loss, Tensor):
             self._losses.append(loss.detach())
         if self.monitor.has_pending:  # several optimizers, or a GradScaler that has skipped the step
-            self.monitor.flush()
+            self.monitor.record()
         if self.monitor.step != self._last:
             if self._losses:
                 self.monitor.amend(self.monitor.step, loss=_loss_of_step(self._losses, pl_module))
