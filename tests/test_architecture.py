@@ -75,7 +75,7 @@ LAYERS = (
     {"distributed"},
     {"clipping"},
     {"sinks"},
-    {"monitor"},
+    {"monitor", "compat"},
     {"report", "watch", "demo", "bench", "integrations"},
     {"cli", "policies"},  # policies: the public name of clipping/policies
     {"__init__", "__main__"},  # what users import; nothing in here does

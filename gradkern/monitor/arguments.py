@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from gradkern._util.names import as_index
 from gradkern.history.format import making
+from gradkern.history.named import LOSS
 from gradkern.monitor.ranks import made_by_rank_0
 from gradkern.params.arguments import as_positive, innermost
 from gradkern.params.stats import GradStats
@@ -120,6 +122,51 @@ def _no_number(loss: Any) -> TypeError:
     )
 
 
+#: A tensor among the extra values may have so many elements, each a curve of its own.
+MOST_ELEMENTS = 64
+
+
+def as_extra(operation: str, extra: Any) -> dict[str, float | Tensor]:
+    """The caller's own numbers by name: floats, or detached real tensors on their devices.
+
+    Raises:
+        TypeError: `extra` is no mapping of names to numbers or tensors.
+        ValueError: a tensor of more than 64 elements; the name "loss".
+    """
+    if extra is None:
+        return {}
+    if not isinstance(extra, Mapping):
+        raise TypeError(
+            f"[{operation}] extra: expected a dict of numbers by name, got {type(extra).__name__}"
+        )
+    found: dict[str, float | Tensor] = {}
+    for name, value in extra.items():
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"[{operation}] extra: expected names that are text, got {name!r}")
+        if name == LOSS:
+            raise ValueError(f"[{operation}] extra: the loss of the step is given as loss=, not in extra")
+        found[name] = _as_extra(operation, name, value)
+    return found
+
+
+def _as_extra(operation: str, name: str, value: Any) -> float | Tensor:
+    if isinstance(value, Tensor):
+        if value.numel() > MOST_ELEMENTS or value.numel() == 0 or value.is_complex():
+            raise ValueError(
+                f"[{operation}] extra[{name!r}]: expected a real tensor of 1 to {MOST_ELEMENTS} elements, "
+                f"got shape {tuple(value.shape)} of {value.dtype}; reduce it first, by .mean() or .amax()"
+            )
+        # A copy: what is in place changed later would be read late.
+        return value.item() if value.is_cpu and value.numel() == 1 else value.detach().clone()
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise TypeError(
+            f"[{operation}] extra[{name!r}]: expected a number or a tensor, got {value!r:.80} "
+            f"({type(value).__name__})"
+        ) from error
+
+
 def as_rates(optimizer: torch.optim.Optimizer | None) -> list[Any]:
     """The learning rate of each group as it is now: a float, or a tensor on a device."""
     if optimizer is None:
@@ -156,6 +203,31 @@ def check_said(stats: Any, inv_scale: Any, after_clip: Any) -> float | None:
     if stats is not None:
         _check_contradictions(stats, inv_scale, after_clip)
     return inv_scale
+
+
+def as_parts(parts: Any) -> list[GradStats]:
+    """The statistics of the parts of one step, no parameter in two of them.
+
+    Raises:
+        TypeError: a part is no GradStats.
+        ValueError: none, different orders, or a parameter that is in two.
+    """
+    if not isinstance(parts, (list, tuple)):
+        raise TypeError(f"[GradMonitor.record] stats: expected GradStats, got {type(parts).__name__}")
+    for index, part in enumerate(parts):
+        if type(part) is not GradStats:
+            raise TypeError(
+                f"[GradMonitor.record] stats[{index}]: expected GradStats, got {type(part).__name__}"
+            )
+    if not parts or len({part.norm_type for part in parts}) > 1:
+        raise ValueError("[GradMonitor.record] stats: expected parts of one norm_type, and at least one")
+    seen: dict[int, str] = {}
+    for part in parts:
+        for identity, name in zip(part._identities, part.names):
+            if identity in seen:
+                raise ValueError(f"[GradMonitor.record] stats: {name!r} is in two parts of the step")
+        seen.update(zip(part._identities, part.names))
+    return list(parts)
 
 
 def _check_contradictions(stats: GradStats, inv_scale: float | None, after_clip: Any) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +13,13 @@ from torch import Tensor
 
 from gradkern.history.format import EXPONENTS, FORMATS
 from gradkern.history.layout import Layout
-from gradkern.history.rows import HistogramRow, LookRow, Row, StepRow, WeightsRow
+from gradkern.history.rows import AmendmentRow, GroupValues, HistogramRow, LookRow, Row, StepRow, WeightsRow
 from gradkern.monitor.sample import Part
 from gradkern.monitor.transfer import HERE, PinnedPool, send
 from gradkern.params.stats import GradStats
+
+#: The caller's numbers of a step by name; those on a device as tensors.
+Extra = dict[str, float | Tensor]
 
 
 class StepCapture:
@@ -26,9 +31,10 @@ class StepCapture:
     Args:
         loss: a float, or a tensor of one element on a device; None if not given.
         lr: floats, or 0-d tensors on a device.
+        extra: the caller's numbers; those on a device as tensors.
     """
 
-    __slots__ = ("arriving", "fields", "layout", "loss", "lr", "phase", "stats", "step", "time")
+    __slots__ = ("arriving", "extra", "fields", "layout", "loss", "lr", "phase", "stats", "step", "time")
 
     def __init__(
         self,
@@ -40,13 +46,15 @@ class StepCapture:
         lr: list[float | Tensor],
         phase: str,
         pool: PinnedPool,
+        extra: Extra | None = None,
     ) -> None:
         self.step, self.time, self.layout, self.phase, self.stats = step, time, layout, phase, stats
-        self.loss, self.lr = loss, lr
-        if stats.norm.is_cpu and stats.total_norm.is_cpu and (type(loss) is float or loss is None):
+        self.loss, self.lr, self.extra = loss, lr, extra or {}
+        here = stats.norm.is_cpu and stats.total_norm.is_cpu and (type(loss) is float or loss is None)
+        if here and not any(isinstance(value, Tensor) for value in self.extra.values()):
             self.arriving = HERE
         else:
-            self.fields = _fields(stats, loss, lr)
+            self.fields = _fields(stats, loss, lr, self.extra)
             self.arriving = send(list(self.fields.values()), pool)
 
     def nbytes(self) -> int:
@@ -56,14 +64,14 @@ class StepCapture:
     def row(self, presence: Presence) -> Row:
         """The row, once arrived; the buffer may be released afterwards."""
         if self.arriving is HERE:
-            value = _fields(self.stats, None, self.lr)
+            value = _fields(self.stats, None, self.lr, {})
         else:
             value = dict(zip(self.fields, self.arriving.tensors))
         absent = presence.absent(self.stats.has_grad)
         used_again = self.arriving is not HERE  # the pinned memory
         nonfinite = value["nonfinite"].numpy()
         zeros = value.get("zeros")
-        coef, skip = value.get("clip_coef"), value.get("skip_step")
+        coef, skip, factor = value.get("clip_coef"), value.get("skip_step"), value.get("factor")
         loss = value.get("loss", self.loss)
         return StepRow(
             step=self.step,
@@ -81,23 +89,88 @@ class StepCapture:
             phase=self.phase,
             inv_scale=float(value.get("inv_scale", self.stats.inv_scale)),
             lr=tuple([float(value.get(f"lr{i}", rate)) for i, rate in enumerate(self.lr)]),
+            threshold=_threshold(value.get("threshold", self.stats.threshold)),
+            factor=None if factor is None else factor.numpy().astype(np.float32),
+            extra=_extra(value, self.extra),
+            groups=_groups(value, self.stats),
         )
 
 
-def _fields(stats: GradStats, loss: Any, lr: list[Any]) -> dict[str, Tensor]:
+def _fields(stats: GradStats, loss: Any, lr: list[Any], extra: Extra) -> dict[str, Tensor]:
     """All tensors of a step, by what they are."""
     fields = {"norm": stats.norm, "max_abs": stats.max_abs, "nonfinite": stats.nonfinite}
     fields["total_norm"] = stats.total_norm
     if stats.l2_norm is not stats.norm:
         fields["l2_norm"] = stats.l2_norm
-    for name in ("zeros", "clip_coef", "skip_step", "inv_scale"):
+    for name in ("zeros", "clip_coef", "skip_step", "inv_scale", "threshold"):
         value = getattr(stats, name)
         if isinstance(value, Tensor):
             fields[name] = value
+    if stats._factor is not None:
+        fields["factor"] = stats._factor
+    for group, of in stats.groups.items():
+        for name in ("total_norm", "factor", "threshold"):
+            value = getattr(of, name)
+            if isinstance(value, Tensor):
+                fields[f"{name} of {group}"] = value
     if isinstance(loss, Tensor):
         fields["loss"] = loss.detach()
     fields.update({f"lr{i}": rate.detach() for i, rate in enumerate(lr) if isinstance(rate, Tensor)})
+    fields.update({f"extra {name}": value for name, value in extra.items() if isinstance(value, Tensor)})
     return fields
+
+
+def _groups(value: Mapping[str, Tensor], stats: GradStats) -> dict[str, GroupValues]:
+    """What the step says of each named group."""
+
+    def one(name: str, group: str, given: Any) -> float:
+        limit = _threshold(value.get(f"{name} of {group}", given))
+        return math.nan if limit is None else limit
+
+    return {
+        group: GroupValues(*(one(name, group, getattr(of, name)) for name in GroupValues._fields))
+        for group, of in stats.groups.items()
+    }
+
+
+def _threshold(limit: float | Tensor | None) -> float | None:
+    """One finite limit; None where there is none, or each row has its own."""
+    if limit is None or (isinstance(limit, Tensor) and limit.dim()):
+        return None
+    number = float(limit)
+    return number if math.isfinite(number) else None
+
+
+def _extra(value: Mapping[str, Tensor], extra: Extra) -> dict[str, float]:
+    """The caller's numbers; a tensor of several elements is a number for each."""
+    found: dict[str, float] = {}
+    for name, given in extra.items():
+        if not isinstance(given, Tensor):
+            found[name] = given
+        elif given.numel() == 1:
+            found[name] = float(value[f"extra {name}"])
+        else:
+            numbers = value[f"extra {name}"].reshape(-1).tolist()
+            found.update({f"{name}/{i}": float(number) for i, number in enumerate(numbers)})
+    return found
+
+
+class AmendmentCapture:
+    """Numbers of an earlier step on their way."""
+
+    def __init__(self, step: int, values: Extra, pool: PinnedPool) -> None:
+        self.step, self._values = step, values
+        tensors = {f"extra {name}": value for name, value in values.items() if isinstance(value, Tensor)}
+        self._names = list(tensors)
+        self.arriving = send(list(tensors.values()), pool) if tensors else HERE
+
+    def nbytes(self) -> int:
+        """Roughly what it holds."""
+        return 1024
+
+    def row(self, presence: Presence) -> Row:
+        """The row, once arrived."""
+        return AmendmentRow(self.step, _extra(dict(zip(self._names, self.arriving.tensors)), self._values))
 
 
 class PartsCapture:
@@ -187,7 +260,7 @@ class HostCapture:
         return self._row
 
 
-Capture = StepCapture | WeightsCapture | HistogramCapture | LookCapture | HostCapture
+Capture = StepCapture | WeightsCapture | HistogramCapture | LookCapture | AmendmentCapture | HostCapture
 
 
 @dataclass

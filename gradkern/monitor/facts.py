@@ -48,10 +48,9 @@ class FactFinder:
         if not self._begun:
             self._begun = True
             facts = self._at_first(stats)
-        policy = getattr(stats, "policy", None)
-        if policy is not self.policy:
-            self.policy = policy
-            facts["policy"] = dict(policy or {})
+        if stats.policy is not self.policy:
+            self.policy = stats.policy
+            facts["policy"] = dict(stats.policy or {})
         if not self.done:
             names = self._names()
             if self._graph.add(loss, names, part):

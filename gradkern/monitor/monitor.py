@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
@@ -15,23 +15,28 @@ from gradkern._util.warning import warn
 from gradkern.clipping import ladder
 from gradkern.history import lock
 from gradkern.history.facade import History
+from gradkern.history.format import read_json, write_json
+from gradkern.history.named import LOSS
+from gradkern.history.rows import EventRow
 from gradkern.monitor.arguments import (
     PHASE_SAID,
     as_count,
+    as_extra,
     as_loss,
     as_optimizer,
+    as_parts,
     as_rates,
     as_step,
     check_said,
     run_folder,
 )
-from gradkern.monitor.capture import HostCapture, StepCapture
+from gradkern.monitor.capture import AmendmentCapture, HostCapture, StepCapture
 from gradkern.monitor.describe import describe_run
 from gradkern.monitor.facts import FactFinder
 from gradkern.monitor.layouts import Layouts
 from gradkern.monitor.lifetime import follow
 from gradkern.monitor.looks import GradientLooks
-from gradkern.monitor.pending import PendingStep
+from gradkern.monitor.pending import PendingStep, combined
 from gradkern.monitor.periodic import Periodic
 from gradkern.monitor.ranks import agree_on_step
 from gradkern.monitor.recorder import Feed, Recorder
@@ -185,22 +190,26 @@ class GradMonitor:
 
     def record(
         self,
-        stats: GradStats | None = None,
+        stats: GradStats | Sequence[GradStats] | None = None,
         *,
         loss: float | Tensor | None = None,
         step: int | None = None,
+        extra: Mapping[str, Any] | None = None,
         inv_scale: float | None = None,
         after_clip: bool | None = None,
     ) -> None:
         """Record one optimizer step. Call it at every one (`every` leaves some out), not once a micro-batch.
 
         Args:
-            stats: what `GradClipper.clip_` (or `measure`) returned: no further pass is made. By
-                default the gradients are measured now, as they are.
+            stats: what `GradClipper.clip_` (or `measure`) returned: no further pass is made; a list of
+                them where the step was clipped in parts. By default the gradients are measured now, as
+                they are.
             loss: a number (of any type that `float` takes, but no text), or a tensor of one element on
                 any device.
             step: number of the optimizer step; by default one more than the last. A number that
                 was recorded already starts a branch: the steps from it on are replaced.
+            extra: your own numbers of the step by name, ``{"attn/max_logit": tensor}``: numbers, or tensors
+                of up to 64 elements on any device (a curve for each, "name/0", "name/1", …).
             inv_scale: 1 / loss scale, a positive number, for gradients that still carry the scale
                 when they are measured here. With `stats`, give it to `measure` instead.
             after_clip: whether the norms are of gradients that something else has clipped already
@@ -220,9 +229,12 @@ class GradMonitor:
         if self._unusable:
             return self._refuse()
         number = self._step + 1 if step is None else as_step(step)
+        if stats is not None and not isinstance(stats, GradStats):
+            stats = combined(as_parts(stats))
         if type(stats) is not GradStats or after_clip is not None or inv_scale is not None:
             inv_scale = check_said(stats, inv_scale, after_clip)
         given, loss = loss, as_loss(loss)
+        extras = as_extra("GradMonitor.record", extra) if extra else None
         if number % self.every:
             self._begin_step(number)
             if self._recorder is not None:
@@ -240,13 +252,59 @@ class GradMonitor:
             return
         layout, rates = self._layouts.of(stats), as_rates(self._optimizer)
         phase = "before_clip" if stats.clip_coef is not None else PHASE_SAID[after_clip]
-        recorder.submit(StepCapture(number, start, layout, stats, loss, rates, phase, self._pool))
+        recorder.submit(StepCapture(number, start, layout, stats, loss, rates, phase, self._pool, extras))
         recorder.record_seconds.append(time.time() - start)
         if not self._facts.done or stats.policy is not self._facts.policy:
             self._facts.recorded(number, stats, given)
         if self._looks.due(number):
             self._looks.look(number, stats)
-        self._periodic.recorded(stats)
+        self._periodic.recorded(stats, collected=self._pending.gave(stats))
+
+    def amend(
+        self, step: int, *, loss: float | Tensor | None = None, extra: Mapping[str, Any] | None = None
+    ) -> None:
+        """Give numbers of an earlier step that are known only later; the last ones given count.
+
+        Args:
+            step: its number. A step that was not recorded (`every`) is passed over.
+            loss: as in `record`.
+            extra: as in `record`.
+
+        Raises:
+            TypeError, ValueError: as `record`.
+            RuntimeError: after `close`, or in a forked process.
+
+        Notes:
+            No host-device synchronisation.
+        """
+        if self._unusable:
+            return self._refuse("GradMonitor.amend")
+        number = as_step(step)
+        values = as_extra("GradMonitor.amend", extra)
+        amended = as_loss(loss)
+        if amended is not None:
+            values[LOSS] = amended
+        if values and self._recorder is not None:
+            self._recorder.submit(AmendmentCapture(number, values, self._pool))
+
+    def event(self, kind: str, data: Mapping[str, Any] | None = None, *, step: int | None = None) -> None:
+        """Note that something happened: a rollback, a change of the data. `History.events` has it.
+
+        Args:
+            kind: what, in a word.
+            data: what is known of it: values that JSON has.
+            step: when; by default the last step.
+
+        Raises:
+            TypeError, ValueError: `data` is not JSON.
+            RuntimeError: after `close`, or in a forked process.
+        """
+        if self._unusable:
+            return self._refuse("GradMonitor.event")
+        plain = read_json(write_json(dict(data or {})), "event")  # a copy, as the file will have it
+        number = self._step if step is None else as_step(step)
+        if self._recorder is not None:
+            self._recorder.submit(HostCapture(EventRow(number, str(kind), plain, time.time())))
 
     def collect(self, stats: GradStats) -> None:
         """Take statistics of the step under way that other code measured, before clipping.
@@ -365,15 +423,15 @@ class GradMonitor:
 
     # ---- inside ----
 
-    def _refuse(self) -> None:
+    def _refuse(self, operation: str = "GradMonitor.record") -> None:
         if self._unusable != _COPY:
             raise RuntimeError(
-                f"[GradMonitor.record] cannot record, because {self._unusable}; build a new GradMonitor"
+                f"[{operation}] cannot record, because {self._unusable}; build a new GradMonitor"
             )
         if not self._told:
             self._told = True
             warn(
-                "[GradMonitor.record] this monitor came with a copy or a pickle of what holds it, and "
+                f"[{operation}] this monitor came with a copy or a pickle of what holds it, and "
                 "records nothing: one file cannot have two writers. Build a GradMonitor for the copied model "
                 "if that is trained"
             )

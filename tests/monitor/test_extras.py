@@ -1,0 +1,100 @@
+"""The caller's own numbers, amendments, events, and steps that were clipped in parts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from _loops import small_model
+
+import gradkern
+from gradkern import GradClipper, GradMonitor
+
+
+def with_gradients():
+    model = small_model()
+    model(torch.ones(2, 6)).sum().backward()
+    return model
+
+
+def test_extras_are_curves_and_copied_when_given(tmp_path):
+    model = with_gradients()
+    load = torch.tensor([1.0, 2.0])
+    with GradMonitor(model, None, tmp_path) as monitor:
+        monitor.record(extra={"attn/max_logit": torch.tensor(3.0), "router/load": load})
+        load.zero_()
+        monitor.record()
+        monitor.record(extra={"attn/max_logit": 5})
+        extra = monitor.history().extra
+    np.testing.assert_array_equal(extra["attn/max_logit"], [3, np.nan, 5])
+    np.testing.assert_array_equal(extra["router/load/1"], [2, np.nan, np.nan])
+    assert set(extra) == {"attn/max_logit", "router/load/0", "router/load/1"}
+
+
+@pytest.mark.parametrize(
+    ("extra", "error", "message"),
+    [
+        (3, TypeError, "expected a dict"),
+        ({1: 2}, TypeError, "names that are text"),
+        ({"a": "x"}, TypeError, r"extra\['a'\]: expected a number"),
+        ({"a": torch.ones(65)}, ValueError, "1 to 64 elements"),
+        ({"loss": 1.0}, ValueError, "given as loss="),
+    ],
+)
+def test_extras_that_are_none_record_nothing(tmp_path, extra, error, message):
+    with GradMonitor(with_gradients(), None, tmp_path) as monitor:
+        with pytest.raises(error, match=message):
+            monitor.record(extra=extra)
+        assert monitor.step == 0 and len(monitor.history()) == 0
+
+
+def test_what_is_known_later_amends_a_step(tmp_path):
+    with GradMonitor(with_gradients(), None, tmp_path, every=2) as monitor:
+        for step in range(1, 5):
+            monitor.record(loss=float(step))
+        monitor.amend(2, loss=torch.tensor(0.5), extra={"eval": 7})
+        monitor.amend(3, loss=9.0)  # was left out
+        history = monitor.history()
+    assert history.steps.tolist() == [2, 4] and history.loss.tolist() == [0.5, 4.0]
+    np.testing.assert_array_equal(history.extra["eval"], [7, np.nan])
+    with pytest.raises(RuntimeError, match=r"\[GradMonitor.amend\] cannot record, because"):
+        monitor.amend(2, loss=1.0)
+
+
+def test_events_are_kept_as_json(tmp_path):
+    with GradMonitor(with_gradients(), None, tmp_path) as monitor:
+        monitor.record()
+        monitor.event("rollback", {"to": 0, "norm": float("inf")})
+        with pytest.raises(TypeError):
+            monitor.event("rollback", {"to": object()})
+        (event,) = monitor.history().events
+    assert (event.step, event.kind, event.data) == (1, "rollback", {"to": 0, "norm": None})
+
+
+def test_a_step_that_was_clipped_in_parts_is_one_row(tmp_path):
+    model = with_gradients()
+    named = list(model.named_parameters())
+    whole = gradkern.measure(model)
+    first, second = GradClipper(named[:3], 1e-3), GradClipper(named[3:], 1e9)
+    with GradMonitor(model, None, tmp_path) as monitor:
+        parts = [first.clip_(), second.clip_()]
+        with pytest.raises(ValueError, match="is in two parts of the step"):
+            monitor.record([parts[0], parts[0]])
+        monitor.record(parts)
+        history = monitor.history()
+    assert history.names == whole.names and len(history) == 1
+    np.testing.assert_allclose(history.norm[0], whole.norm, rtol=1e-6)
+    np.testing.assert_allclose(history.total_norm[0], whole.total_norm, rtol=1e-6)
+    assert (history.factor[0, :3] < 1).all() and (history.factor[0, 3:] == 1).all()
+
+
+def test_the_threshold_and_the_policy_are_recorded(tmp_path):
+    model = with_gradients()
+    clipper = GradClipper(model, 2.5)
+    with GradMonitor(model, None, tmp_path) as monitor:
+        monitor.record(clipper.clip_())
+        clipper.max_norm = float("inf")
+        monitor.record(clipper.clip_())
+        history = monitor.history()
+    np.testing.assert_array_equal(history.threshold, [2.5, np.nan])
+    assert history.facts["policy"]["class"] == "GlobalNorm"
