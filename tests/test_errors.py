@@ -318,7 +318,8 @@ class TestClipperArguments:
     def test_policy(self):
         with raises(
             ValueError,
-            "[GradClipper] on_nonfinite: expected one of propagate, raise, zero, skip, got 'ignore'",
+            "[GradClipper] on_nonfinite: expected one of propagate, raise, raise_later, zero, skip, "
+            "got 'ignore'",
         ):
             gradkern.GradClipper(nn.Linear(2, 2), 1.0, on_nonfinite="ignore")
 
@@ -340,7 +341,8 @@ class TestClipperArguments:
         optimizer = torch.optim.AdamW(model.parameters(), fused=True)
         with raises(
             ValueError,
-            "[GradClipper] optimizer: expected only with on_nonfinite='skip', a policy that skips steps or fold=True, got 'zero'",
+            "[GradClipper] optimizer: expected only with on_nonfinite='skip', a policy that skips steps or "
+            "fold=True, got 'zero'",
         ):
             gradkern.GradClipper(model, 1.0, on_nonfinite="zero", optimizer=optimizer)
 
