@@ -30,7 +30,8 @@ def read_evidence(history: History) -> RunEvidence:
         history: it is read, not refreshed.
 
     Notes:
-        Bounded whatever the length of the run: at most `MOST_CELLS` numbers of each column.
+        What is read for each parameter is bounded whatever the length of the run; what is one number a
+        step (loss, norm, …) is read whole.
     """
     rows = choose_rows(len(history), len(history.names), _moments(history))
     columns = _read_rows(history, rows)
