@@ -98,7 +98,7 @@ def check_optimizer(
         raise TypeError(
             f"[GradClipper] optimizer: expected a torch.optim.Optimizer, got {type(optimizer).__name__}"
         )
-    if optimizer is not None and on_nonfinite != "skip" and not (fold or may_skip):
+    if optimizer is not None and on_nonfinite not in ("skip", "raise_later") and not (fold or may_skip):
         raise ValueError(
             "[GradClipper] optimizer: expected only with on_nonfinite='skip', a policy that skips steps or "
             f"fold=True, got {on_nonfinite!r}"

@@ -21,6 +21,7 @@ from gradkern.clipping.checks import (
 from gradkern.clipping.deciding import Group, NormGroups, apply_elements, as_policy, element_parts, facts_of
 from gradkern.clipping.fused_step import OptimizerHandover
 from gradkern.clipping.ladder import RankGroups
+from gradkern.clipping.late_errors import LateErrors
 from gradkern.clipping.policies import Decision, GlobalNorm, Policy
 from gradkern.clipping.selection import Selector, check_no_overlap, members_of
 from gradkern.clipping.verdict import Verdict
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from torch.amp.grad_scaler import GradScaler
     from torch.distributed import ProcessGroup
 
-OnNonfinite = Literal["propagate", "raise", "zero", "skip"]
+OnNonfinite = Literal["propagate", "raise", "raise_later", "zero", "skip"]
 
 
 class GradClipper:
@@ -59,6 +60,9 @@ class GradClipper:
 
             - "propagate": as torch: the norm is inf or NaN and the gradients become 0 or NaN.
             - "raise": RuntimeError that names the parameters; gradients are untouched. Synchronises.
+            - "raise_later": the step is skipped, as by "skip". The same error is raised by the next
+              `clip_` that finds the step completed (on a CPU: the next one), or by `check`. No
+              synchronisation.
             - "zero": all gradients become zero. An optimizer with momentum or weight decay still
               moves the parameters.
             - "skip": gradients are untouched and `stats.skip_step` is set on the device. With
@@ -117,6 +121,7 @@ class GradClipper:
         self._count_zeros = bool(count_zeros)
         self._fold = bool(fold)
         self.on_nonfinite = on_nonfinite
+        self._late = LateErrors()
         check_group("GradClipper", "process_group", process_group)
         check_group("GradClipper", "pp_group", pp_group)
         check_selections("GradClipper", process_group, in_process_group, counted_elsewhere)
@@ -220,6 +225,8 @@ class GradClipper:
                 "got 'zero'"
             )
         self._on_nonfinite: OnNonfinite = value
+        #: What happens to the gradients.
+        self._treatment = "skip" if value == "raise_later" else value
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -249,15 +256,18 @@ class GradClipper:
 
         Raises:
             RuntimeError: on_nonfinite="raise", and a gradient holds inf or NaN; names the
-                parameters. Or the scaler has unscaled or stepped since its last update, as
-                `unscale_` raises. Gradients are unchanged.
+                parameters. With "raise_later" a gradient of an earlier step did. Or the scaler has
+                unscaled or stepped since its last update, as `unscale_` raises. Gradients are unchanged.
             TypeError: `scaler` is no GradScaler.
             ValueError: with `scaler`: a float16 gradient. With `scaler` or `fold`: the optimizer's
                 parameters are not the clipper's (any more). Gradients are unchanged.
 
         Notes:
-            No host-device synchronisation, except for "raise".
+            No host-device synchronisation, except for "raise". Where torch.distributed is initialised,
+            "raise_later" waits for the step before, so that all ranks raise at the same call. In a CUDA graph
+            it raises in `check` only, as a replay runs no Python.
         """
+        self._late.raise_known()
         params = self._plan.current()
         if scaler is not None and not grad_scaler.is_enabled(scaler):
             scaler = None  # GradScaler(enabled=False) scales nothing and skips nothing
@@ -273,7 +283,7 @@ class GradClipper:
                 params,
                 self._global.max_norm,
                 self.norm_type,
-                self.on_nonfinite,
+                self._treatment,
                 self._count_zeros,
                 self._plan.names,
             )
@@ -285,6 +295,9 @@ class GradClipper:
         measured = ladder.on_home_device(measured, params)
         if self._handover is not None and measured.skip_step is not None:
             self._handover.give(None, measured.skip_step)
+        if self._on_nonfinite == "raise_later":
+            assert measured.skip_step is not None
+            self._late.add(measured.skip_step, measured.nonfinite, self._plan.names)
         return self._statistics(
             measured,
             clip_coef=measured.clip_coef,
@@ -326,12 +339,14 @@ class GradClipper:
         decision, groups = self._decide(stats, measured, params)
         # A scaler skips the step by itself: nothing but unscaling is left to do then.
         alone = inverse is not None and self.on_nonfinite == "propagate"
-        judged = verdict.judge(decision, measured.bad(), "skip" if alone else self.on_nonfinite)
+        judged = verdict.judge(decision, measured.bad(), "skip" if alone else self._treatment)
         if self.on_nonfinite == "raise":
             if scaler is not None and bool(judged.bad):  # update() lowers the scale
                 grad_scaler.record(scaler, self._stepped(optimizer), params, judged.bad)
             verdict.raise_if_bad(measured, judged, self._plan.names, "GradClipper.clip_")
         factor = self._carry_out(params, stats, judged, inverse, scaler)
+        if self.on_nonfinite == "raise_later":
+            self._late.add(judged.bad, measured.nonfinite, self._plan.names)
         if scaler is not None:
             found = judged.bad if judged.skip is None else judged.skip | judged.bad
             grad_scaler.record(scaler, self._stepped(optimizer), params, found)
@@ -420,6 +435,16 @@ class GradClipper:
         return apply_elements(
             parts, params, shards, stats, judged.factor, lambda: self._measure(params, 1.0).l2_norm
         )
+
+    def check(self) -> None:
+        """Wait for the steps so far, and raise what on_nonfinite="raise_later" has not raised yet.
+
+        For the end of training, before a checkpoint, and after the replay of a CUDA graph.
+
+        Raises:
+            RuntimeError: a gradient held inf or NaN; names the parameters.
+        """
+        self._late.raise_all()
 
     def state_dict(self) -> dict[str, Any]:
         """What the policies remember from step to step, by group."""

@@ -51,12 +51,17 @@ def raise_if_bad(measured: Measured, verdict: Verdict, names: Sequence[str], ope
     """on_nonfinite="raise": the same on every rank. Synchronises."""
     if not bool(verdict.bad):
         return
-    found = [f"'{n}' ({c} elements)" for n, c in zip(names, measured.nonfinite.tolist()) if c]
-    listed = ", ".join(found[:8]) + (f" and {len(found) - 8} more" if len(found) > 8 else "")
     raise RuntimeError(
         f"[{operation}] expected finite gradients, got inf or NaN in: "
-        f"{listed or 'parameters of other ranks only'}. Gradients are unchanged."
+        f"{bad_parameters(measured.nonfinite, names)}. Gradients are unchanged."
     )
+
+
+def bad_parameters(nonfinite: Tensor, names: Sequence[str]) -> str:
+    """The names of parameters with inf or NaN, and how many elements, for a message. Synchronises."""
+    found = [f"'{n}' ({c} elements)" for n, c in zip(names, nonfinite.tolist()) if c]
+    listed = ", ".join(found[:8]) + (f" and {len(found) - 8} more" if len(found) > 8 else "")
+    return listed or "parameters of other ranks only"
 
 
 def apply(

@@ -258,7 +258,7 @@ class GradMonitor:
             self._facts.recorded(number, stats, given)
         if self._looks.due(number):
             self._looks.look(number, stats)
-        self._periodic.recorded(stats)
+        self._periodic.recorded(stats, collected=self._pending.gave(stats))
 
     def amend(
         self, step: int, *, loss: float | Tensor | None = None, extra: Mapping[str, Any] | None = None

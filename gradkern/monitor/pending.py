@@ -30,6 +30,7 @@ class PendingStep:
         self._optimizers = list(optimizers)
         self._close = weakref.WeakMethod(close)
         self._parts: list[GradStats] = []
+        self._given: GradStats | None = None
         self._seen: set[int] = set()
         self._stepped: set[int] = set()
         # Before the monitor's other listeners are: what is held is recorded when these hear of the step.
@@ -55,7 +56,12 @@ class PendingStep:
         """What is held, as one; None if nothing is."""
         parts = self._parts
         self._forget()
-        return combined(parts) if parts else None
+        self._given = combined(parts) if parts else None
+        return self._given
+
+    def gave(self, stats: GradStats | None) -> bool:
+        """Whether these statistics are what `take` returned last."""
+        return stats is not None and stats is self._given
 
     def detach(self) -> None:
         """Listen to no further step."""

@@ -67,11 +67,16 @@ class Periodic:
         self._report()  # of several optimizers some have not stepped
         self.step = step
 
-    def recorded(self, stats: GradStats | None) -> None:
-        """What `record` captured is submitted; None where it left a step out."""
+    def recorded(self, stats: GradStats | None, collected: bool = False) -> None:
+        """What `record` captured is submitted; None where it left a step out.
+
+        Args:
+            collected: the statistics are those of an earlier clip: an optimizer may have stepped since.
+        """
         self._recorded = True
         self._stepped.clear()
-        self._mistakes.recorded(stats, self._is_due(self.step))
+        if not collected:
+            self._mistakes.recorded(stats, self._is_due(self.step))
 
     def close(self) -> None:
         """Submit what is held, and listen to no further step."""

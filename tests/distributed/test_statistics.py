@@ -65,9 +65,12 @@ def policy_job(policy: str) -> None:
         assert (stats.skip_step is None) == (policy == "zero")
     for p, b in zip(model.parameters(), before):
         assert torch.equal(p.grad.to_local(), torch.zeros_like(b) if policy == "zero" else b)
+    if policy == "raise_later":
+        with pytest.raises(RuntimeError, match=r"an earlier step had inf or NaN in: '1.up.weight' \(1 elem"):
+            clipper.clip_()
 
 
-@pytest.mark.parametrize("policy", ["raise", "zero", "skip"])
+@pytest.mark.parametrize("policy", ["raise", "raise_later", "zero", "skip"])
 def test_policies_decide_alike_on_every_rank(ranks, policy):
     ranks(2)(policy_job, policy=policy)
 

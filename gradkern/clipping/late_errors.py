@@ -1,0 +1,93 @@
+"""Errors of on_nonfinite="raise_later": raised once the device has come to the step they are about."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradkern.clipping.verdict import bad_parameters
+
+
+@dataclass(frozen=True)
+class _Step:
+    names: Sequence[str]
+    nonfinite: Tensor
+    bad: Tensor
+    """0-d bool on the host, with a value once `event` has completed; of a captured step on the device."""
+    event: Any = None
+
+
+class LateErrors:
+    """The verdicts on a clipper's steps until they have been looked at."""
+
+    def __init__(self) -> None:
+        self._steps: deque[_Step] = deque()
+        self._captured: _Step | None = None
+
+    def add(self, bad: Tensor, nonfinite: Tensor, names: Sequence[str]) -> None:
+        """Take the verdict on a step. No synchronisation.
+
+        Args:
+            bad: 0-d bool: whether a gradient holds inf or NaN, on any rank.
+            nonfinite: [N]: how many elements of each parameter do.
+        """
+        if not bad.is_cuda:
+            if bool(bad):
+                self._steps.append(_Step(names, nonfinite, bad))
+        elif torch.cuda.is_current_stream_capturing():
+            self._captured = _Step(names, nonfinite, bad)
+        else:
+            on_host = torch.empty((), dtype=bad.dtype, device="cpu", pin_memory=True)
+            on_host.copy_(bad, non_blocking=True)
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            event.record(torch.cuda.current_stream(bad.device))
+            self._steps.append(_Step(names, nonfinite, on_host, event))
+
+    def raise_known(self) -> None:
+        """
+        Raises:
+            RuntimeError: a step that has completed was bad.
+
+        Notes:
+            With several ranks this waits for the latest step, so that all of them raise at the same call. The
+            device goes on working meanwhile: its next backward pass is queued.
+        """
+        if not self._steps or (self._steps[0].event and torch.cuda.is_current_stream_capturing()):
+            return
+        several = torch.distributed.is_available() and torch.distributed.is_initialized()
+        self._look(wait=several, operation="GradClipper.clip_")
+
+    def raise_all(self) -> None:
+        """As `raise_known`, of every step so far, and of the latest replay of a captured one. Waits."""
+        captured = self._captured
+        if captured is not None and bool(captured.bad):
+            raise _error("GradClipper.check", captured)
+        self._look(wait=True, operation="GradClipper.check")
+
+    def _look(self, wait: bool, operation: str) -> None:
+        while self._steps:
+            step = self._steps[0]
+            if step.event is not None and not wait and not step.event.query():
+                return
+            if step.event is not None:
+                step.event.synchronize()
+            self._steps.popleft()
+            if bool(step.bad):
+                self._steps.clear()
+                raise _error(operation, step)
+
+    def __reduce__(self) -> Any:
+        return LateErrors, ()  # a copy of the clipper has no steps yet
+
+
+def _error(operation: str, step: _Step) -> RuntimeError:
+    return RuntimeError(
+        f"[{operation}] expected finite gradients, but an earlier step had inf or NaN in: "
+        f"{bad_parameters(step.nonfinite, step.names)}. Its gradients were left as they were, for its "
+        "optimizer step to be skipped (stats.skip_step)."
+    )

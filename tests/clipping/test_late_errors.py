@@ -1,0 +1,166 @@
+"""on_nonfinite="raise_later": when the error comes, what it names, and what it leaves alone."""
+
+from __future__ import annotations
+
+import copy
+import math
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+import gradkern
+from gradkern.clipping.late_errors import LateErrors, _Step
+from gradkern.kernels.backend import NullBackend
+from gradkern.policies import ZClip
+
+MESSAGE = r"\[GradClipper\.{}\] .*an earlier step had inf or NaN in: 'b' \(2 elements\)\. Its gradients"
+
+
+@pytest.fixture(params=["native", "torch"], autouse=True)
+def route(request, monkeypatch):
+    if request.param == "torch":
+        for module in ("clipping.clipper", "clipping.ladder", "kernels.scale"):
+            monkeypatch.setattr(f"gradkern.{module}.C", NullBackend())
+
+
+WAYS = {
+    "max_norm": {"max_norm": 1.0},
+    "policy": {"policy": ZClip},
+    "groups": {"groups": {"a": ("a", 1.0), "rest": ("*", None)}},
+}
+
+
+def clipper_of(way, **options):
+    params = {"a": nn.Parameter(torch.ones(3)), "b": nn.Parameter(torch.ones(4))}
+    arguments = {k: v() if k == "policy" else v for k, v in WAYS[way].items()}
+    return params, gradkern.GradClipper(params.items(), on_nonfinite="raise_later", **arguments, **options)
+
+
+def fill(params, bad):
+    for p in params.values():
+        p.grad = torch.full_like(p, 2.0)
+    if bad:
+        params["b"].grad[1:3] = torch.tensor([math.nan, -math.inf])
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_next_call_raises_and_changes_nothing(way):
+    params, clipper = clipper_of(way)
+    fill(params, bad=False)
+    assert clipper.clip_().skip_step.item() is False
+    fill(params, bad=True)
+    before = [p.grad.clone() for p in params.values()]
+    assert clipper.clip_().skip_step.item() is True
+    for p, old in zip(params.values(), before):
+        torch.testing.assert_close(p.grad, old, rtol=0, atol=0, equal_nan=True)
+    fill(params, bad=False)
+    with pytest.raises(RuntimeError, match=MESSAGE.format("clip_")):
+        clipper.clip_()
+    assert params["a"].grad.tolist() == [2.0] * 3
+    clipper.clip_()  # told once
+    if way != "policy":  # ZClip warms up
+        want = {"max_norm": (3 / 7) ** 0.5, "groups": 1.0}[way]
+        assert params["a"].grad.norm().item() == pytest.approx(want, 1e-5)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_check_raises_once(way):
+    params, clipper = clipper_of(way)
+    clipper.check()
+    fill(params, bad=True)
+    clipper.clip_()
+    with pytest.raises(RuntimeError, match=MESSAGE.format("check")):
+        clipper.check()
+    clipper.check()
+
+
+@pytest.mark.parametrize("fold", [False, True])
+def test_a_fused_optimizer_skips_the_step(fold):
+    params = {"a": nn.Parameter(torch.ones(3)), "b": nn.Parameter(torch.ones(4))}
+    optimizer = torch.optim.SGD(params.values(), lr=0.1, fused=True)
+    clipper = gradkern.GradClipper(
+        params.items(), 1.0, on_nonfinite="raise_later", optimizer=optimizer, fold=fold
+    )
+    fill(params, bad=True)
+    clipper.clip_()
+    optimizer.step()
+    assert all(p.tolist() == [1.0] * len(p) for p in params.values())
+    with pytest.raises(RuntimeError, match="'b'"):
+        clipper.clip_()
+
+
+def test_a_policy_that_skips_is_no_error():
+    params, clipper = clipper_of("max_norm")
+    param = params["a"]
+    clipper = gradkern.GradClipper(
+        [param],
+        policy=gradkern.policies.custom(
+            lambda _: gradkern.policies.Decision(torch.ones(()), torch.tensor(True))
+        ),
+        on_nonfinite="raise_later",
+    )
+    param.grad = torch.ones(3)
+    assert clipper.clip_().skip_step.item() is True
+    clipper.check()
+    clipper.clip_()
+
+
+def test_with_a_scaler():
+    params, clipper = clipper_of("max_norm")
+    optimizer = torch.optim.SGD(params.values(), lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    scaler.scale(torch.zeros(()))
+    fill(params, bad=True)
+    clipper.clip_(scaler=scaler, optimizer=optimizer)
+    scaler.step(optimizer)
+    scaler.update()
+    assert scaler.get_scale() == 4.0
+    assert params["a"].tolist() == [1.0] * 3
+    with pytest.raises(RuntimeError, match="'b'"):
+        clipper.check()
+
+
+def test_copies_start_without_errors():
+    params, clipper = clipper_of("max_norm")
+    fill(params, bad=True)
+    clipper.clip_()
+    copy.deepcopy(clipper).check()
+    pickle.loads(pickle.dumps(clipper)).check()
+    with pytest.raises(RuntimeError, match="'b'"):
+        clipper.check()
+
+
+class Event:
+    """A device's event, which completes when it is told to or waited for."""
+
+    done = False
+
+    def query(self):
+        return self.done
+
+    def synchronize(self):
+        self.done = True
+
+
+def test_a_step_that_is_under_way_raises_only_once_it_has_completed(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_current_stream_capturing", lambda: False)
+    late, events = LateErrors(), [Event(), Event()]
+    for event, bad in zip(events, [False, True]):
+        late._steps.append(_Step(("a", "b"), torch.tensor([0, 2]), torch.tensor(bad), event))
+    late.raise_known()
+    events[0].done = True
+    late.raise_known()
+    assert not events[1].done
+    events[1].done = True
+    with pytest.raises(RuntimeError, match=MESSAGE.format("clip_")):
+        late.raise_known()
+    late.raise_known()
+
+
+def test_check_waits_for_steps_under_way():
+    late = LateErrors()
+    late._steps.append(_Step(("a", "b"), torch.tensor([0, 2]), torch.tensor(True), Event()))
+    with pytest.raises(RuntimeError, match=MESSAGE.format("check")):
+        late.raise_all()

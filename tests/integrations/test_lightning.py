@@ -1,0 +1,192 @@
+"""Lightning's Trainer, manual optimization and Fabric."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import gradkern
+
+lightning = pytest.importorskip("lightning", reason="lightning is not installed")
+
+
+def module_class(*bases):
+    class Module(*bases, lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.net = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 1))
+            self.losses = []
+
+        def training_step(self, batch, index):
+            (x,) = batch
+            loss = (self.net(x) - x.sum(dim=1, keepdim=True)).square().mean()
+            self.losses.append(loss.item())
+            return loss
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.05)
+
+    return Module
+
+
+def loader():
+    generator = torch.Generator().manual_seed(1)
+    return torch.utils.data.DataLoader(
+        torch.utils.data.TensorDataset(torch.randn(48, 6, generator=generator)), 4
+    )
+
+
+def fitted(folder, module, callbacks=(), resume=None, **more):
+    more = {"max_epochs": 1, "gradient_clip_val": 0.5, "enable_checkpointing": False, **more}
+    trainer = lightning.Trainer(
+        default_root_dir=folder,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=list(callbacks),
+        **more,
+    )
+    trainer.fit(module, loader(), ckpt_path=resume)
+    return trainer
+
+
+def callback(*args, **kwargs):
+    from gradkern.integrations.lightning import GradkernCallback
+
+    return GradkernCallback(*args, **kwargs)
+
+
+def test_trainer(tmp_path, run, measured, assert_same_weights):
+    plain, ours = module_class()(), module_class()()
+    with measured.watching():
+        fitted(tmp_path, plain, accumulate_grad_batches=3)
+    fitted(tmp_path, ours, [callback(run)], accumulate_grad_batches=3)
+    assert_same_weights(plain, ours, rtol=1e-6, atol=1e-7)
+    history = gradkern.History.open(run)
+    assert history.steps.tolist() == [1, 2, 3, 4]
+    assert history.names == tuple(name for name, _ in ours.named_parameters())
+    np.testing.assert_allclose(history.norm, np.array(measured), rtol=1e-5)
+    np.testing.assert_allclose(history.total_norm, measured.totals, rtol=1e-5)
+    assert set(history.phase) == {"before_clip"} and history.clipped.any()
+    assert history.threshold.tolist() == [0.5] * 4
+    np.testing.assert_allclose(history.loss, np.reshape(ours.losses, (4, 3)).mean(axis=1), rtol=1e-6)
+    np.testing.assert_allclose(history.lr, [0.05] * 4)
+
+
+def test_without_clipping(tmp_path, run):
+    module = module_class()()
+    fitted(tmp_path, module, [callback(run)], gradient_clip_val=None)
+    history = gradkern.History.open(run)
+    assert history.steps.tolist() == list(range(1, 13))
+    assert (history.total_norm > 0).all()
+    np.testing.assert_allclose(history.loss, module.losses, rtol=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
+def test_precision_plugins(tmp_path, run, measured, precision):
+    more = {"precision": precision}
+    if precision == "16-mixed":  # Lightning's own choice of scaler is one for CUDA
+        from lightning.pytorch.plugins import MixedPrecision
+
+        def plugin():
+            scaler = torch.amp.GradScaler("cpu", init_scale=256.0)
+            return {"plugins": [MixedPrecision("16-mixed", "cpu", scaler=scaler)]}
+    else:
+
+        def plugin():
+            return more
+
+    with measured.watching():
+        fitted(tmp_path, module_class()(), **plugin())
+    module = module_class()()
+    fitted(tmp_path, module, [callback(run)], **plugin())
+    history = gradkern.History.open(run)
+    assert history.steps.tolist() == list(range(1, 13))
+    np.testing.assert_allclose(history.total_norm, measured.totals, rtol=1e-2)
+    np.testing.assert_allclose(history.loss, module.losses, rtol=1e-3)
+
+
+def test_checkpoint_and_resume(tmp_path, run):
+    first = fitted(tmp_path, module_class()(), [callback(run)], max_epochs=1)
+    first.save_checkpoint(tmp_path / "one.ckpt")
+    fitted(tmp_path, module_class()(), [callback(run)], max_epochs=2, resume=tmp_path / "one.ckpt")
+    history = gradkern.History.open(run)
+    assert history.steps.tolist() == list(range(1, 25))
+
+
+def test_manual_optimization_with_two_optimizers(tmp_path, run, measured):
+    class Adversarial(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.automatic_optimization = False
+            self.generator, self.critic = nn.Linear(6, 6), nn.Linear(6, 1)
+
+        def training_step(self, batch, index):
+            (x,) = batch
+            of_generator, of_critic = self.optimizers()
+            loss = self.critic(self.generator(x).detach()).mean() - self.critic(x).mean()
+            of_critic.zero_grad()
+            self.manual_backward(loss)
+            self.clip_gradients(of_critic, gradient_clip_val=0.1, gradient_clip_algorithm="norm")
+            of_critic.step()
+            other = -self.critic(self.generator(x)).mean()
+            of_generator.zero_grad()
+            self.manual_backward(other)
+            self.clip_gradients(of_generator, gradient_clip_val=0.1, gradient_clip_algorithm="norm")
+            of_generator.step()
+            return {"loss": loss}
+
+        def configure_optimizers(self):
+            return [torch.optim.SGD(m.parameters(), lr=0.05) for m in (self.generator, self.critic)]
+
+    with measured.watching():
+        fitted(tmp_path, Adversarial(), gradient_clip_val=None)
+    fitted(tmp_path, Adversarial(), [callback(run)], gradient_clip_val=None)
+    history = gradkern.History.open(run)
+    assert history.steps.tolist() == list(range(1, 13))
+    columns = {name: history.norm[:, column] for column, name in enumerate(history.names)}
+    np.testing.assert_allclose(columns["critic.weight"], [row[0] for row in measured[0::2]], rtol=1e-4)
+    np.testing.assert_allclose(columns["generator.weight"], [row[0] for row in measured[1::2]], rtol=1e-4)
+    assert history.has_loss.all()
+
+
+def test_clipping_mixin(tmp_path, run):
+    from gradkern.integrations.lightning import GradkernClipping
+
+    class Module(module_class(GradkernClipping)):
+        clipper_options = {"on_nonfinite": "zero"}  # noqa: RUF012
+
+    module = Module()
+    fitted(tmp_path, module, [callback(run)])
+    history = gradkern.History.open(run)
+    assert history.steps.tolist() == list(range(1, 13))
+    assert history.names == module.grad_stats.names
+    assert history.threshold.tolist() == [0.5] * 12 and history.clipped.any()
+
+
+def test_fabric(run, measured, assert_same_weights):
+    def trained(run_dir=None):
+        fabric = lightning.Fabric(accelerator="cpu", devices=1)
+        module = module_class()()
+        model, optimizer = fabric.setup(module.net, torch.optim.SGD(module.parameters(), lr=0.05))
+        if run_dir is not None:
+            gradkern.patch_torch(gradkern.GradMonitor(module.net, optimizer, run_dir))
+        for (x,) in fabric.setup_dataloaders(loader()):
+            optimizer.zero_grad()
+            fabric.backward((model(x) - x.sum(dim=1, keepdim=True)).square().mean())
+            fabric.clip_gradients(model, optimizer, max_norm=0.5)
+            optimizer.step()
+        return module
+
+    with measured.watching():
+        plain = trained()
+    assert_same_weights(plain, trained(run), rtol=1e-6, atol=1e-7)
+    gradkern.unpatch_torch()
+    with gradkern.History.open(run) as history:
+        assert history.steps.tolist()[:11] == list(range(1, 12))
+        np.testing.assert_allclose(history.norm[:11], np.array(measured)[:11], rtol=1e-5)
