@@ -24,7 +24,7 @@ import json
 import statistics
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -35,6 +35,7 @@ from torch import nn
 
 import gradkern
 from gradkern.bench.cases import Case, gpt2_small
+from gradkern.bench.clip import falling
 
 ROTATED_BYTES = 256 << 20  # several times the L2 cache of any GPU so far
 CYCLES_PER_SECOND = 2e9  # no GPU so far is faster
@@ -166,18 +167,23 @@ def floors_of(total_bytes: int, copies: int) -> dict[str, Callable[[], object]]:
 
 
 def contenders_of(
-    lists: list[list[nn.Parameter]], max_norm: float, peers: dict[str, TotalNorm]
+    lists: list[list[nn.Parameter]], limits: Iterator[float], peers: dict[str, TotalNorm]
 ) -> dict[str, Callable[[], object]]:
     copies = len(lists)
-    clippers = [gradkern.GradClipper(params, max_norm) for params in lists]
+    clippers = [gradkern.GradClipper(params, 1.0) for params in lists]
     clip = torch.nn.utils.clip_grad_norm_
     grads = [[p.grad for p in params] for params in lists]
+
+    def with_statistics(i: int) -> None:
+        clippers[i].max_norm = next(limits)
+        clippers[i].clip_()
+
     return {
-        "gradkern": rotating(lambda i: gradkern.clip_grad_norm_(lists[i], max_norm), copies),
+        "gradkern": rotating(lambda i: gradkern.clip_grad_norm_(lists[i], next(limits)), copies),
         "gradkern_norm": rotating(lambda i: gradkern.get_total_norm(grads[i]), copies),
-        "gradkern_statistics": rotating(lambda i: clippers[i].clip_(), copies),
-        "torch_foreach": rotating(lambda i: clip(lists[i], max_norm, foreach=True), copies),
-        "torch_single": rotating(lambda i: clip(lists[i], max_norm, foreach=False), copies),
+        "gradkern_statistics": rotating(with_statistics, copies),
+        "torch_foreach": rotating(lambda i: clip(lists[i], next(limits), foreach=True), copies),
+        "torch_single": rotating(lambda i: clip(lists[i], next(limits), foreach=False), copies),
         # Their norm alone: compared with gradkern_norm.
         **{PEERS + name: rotating(lambda i, f=f: f(grads[i]), copies) for name, f in peers.items()},
     }
@@ -190,11 +196,10 @@ def measure_case(
     total = bytes_of(shapes, dtypes)
     copies = max(1, min(16, -(-ROTATED_BYTES // total)))
     lists = [make_parameters(shapes, dtypes) for _ in range(copies)]
-    # A negative max_norm always clips, as in torch. This one multiplies by about -1: the work of a
-    # clip again and again, and the gradients stay as large as they are.
-    norm = float(gradkern.get_total_norm([p.grad for p in lists[0]]))
-    max_norm = -norm if clipping else 1e30
-    calls = contenders_of(lists, max_norm, peers)
+    # Every call has something to clip, and the gradients stay about as large as they are.
+    start = min(float(gradkern.get_total_norm([p.grad for p in params])) for params in lists)
+    limits = falling(0.5 * start) if clipping else itertools.repeat(1e30)
+    calls = contenders_of(lists, limits, peers)
     if len(shapes) > 3000 or total > 8 * GIB:
         del calls["torch_single"]
     # The contenders take turns with the same copies: what the one before has read lies in L2.

@@ -6,8 +6,10 @@ import itertools
 import math
 import re
 import warnings
+from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
 import reference as ref
 import torch
@@ -105,6 +107,11 @@ def test_a_module_where_parameters_were_meant():
             CALLS[name](nn.Linear(2, 2))
 
 
+@pytest.mark.parametrize("number", [np.float32(0.5), np.int64(2), Fraction(1, 2), torch.tensor(0.5), True])
+def test_whatever_converts_to_a_number_is_a_limit(good, number):
+    assert gradkern.GradClipper(good, number).max_norm == float(number)
+
+
 def test_a_dict_of_parameters(good):
     named = {"first": good[0], "second": good[1]}
     with raises(TypeError, "[clip_grad_norm_] parameters[0]: expected a Tensor or Parameter, got str"):
@@ -144,9 +151,9 @@ def test_arguments_that_are_no_numbers(good, value, kind):
         gradkern.clip_grad_value_(good, value)
     with raises(kind, "[measure] norm_type: expected a number, got"):
         gradkern.measure(good, norm_type=value)
-    with raises(kind, "[GradClipper] max_norm: expected a number, got"):
-        gradkern.GradClipper(good, value)
-    if value is not None:
+    if value is not None:  # None: no limit is given, see tests/clipping/test_groups.py
+        with raises(kind, "[GradClipper] max_norm: expected a number, got"):
+            gradkern.GradClipper(good, value)
         with raises(kind, "[measure] inv_scale: expected a number, got"):
             gradkern.measure(good, inv_scale=value)
 
@@ -311,7 +318,8 @@ class TestClipperArguments:
     def test_policy(self):
         with raises(
             ValueError,
-            "[GradClipper] on_nonfinite: expected one of propagate, raise, zero, skip, got 'ignore'",
+            "[GradClipper] on_nonfinite: expected one of propagate, raise, raise_later, zero, skip, "
+            "got 'ignore'",
         ):
             gradkern.GradClipper(nn.Linear(2, 2), 1.0, on_nonfinite="ignore")
 
@@ -333,7 +341,8 @@ class TestClipperArguments:
         optimizer = torch.optim.AdamW(model.parameters(), fused=True)
         with raises(
             ValueError,
-            "[GradClipper] optimizer: expected only with on_nonfinite='skip' or fold=True, got 'zero'",
+            "[GradClipper] optimizer: expected only with on_nonfinite='skip', a policy that skips steps or "
+            "fold=True, got 'zero'",
         ):
             gradkern.GradClipper(model, 1.0, on_nonfinite="zero", optimizer=optimizer)
 

@@ -39,7 +39,7 @@ class GradientCopies:
         self.lists = [_parameters(layout, device, seed) for seed in range(self.count)]
         start = min(float(get_total_norm(self.grads(i))) for i in range(self.count))
         #: What the next call is given as max_norm.
-        self.limits = _falling(0.5 * start) if clipping else itertools.repeat(1e9)
+        self.limits = falling(0.5 * start) if clipping else itertools.repeat(1e9)
 
     def grads(self, copy: int) -> list[Tensor]:
         """The gradients of one copy."""
@@ -56,7 +56,8 @@ class GradientCopies:
         }
 
 
-def _falling(limit: float) -> Iterator[float]:
+def falling(limit: float) -> Iterator[float]:
+    """Limits that every call's norm exceeds, by little."""
     while True:
         yield limit
         limit *= 1 - 1e-4

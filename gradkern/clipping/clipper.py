@@ -148,9 +148,10 @@ class GradClipper:
     def _choose_policies(self, max_norm: Any, policy: Any, groups: Any) -> None:
         check_one_way(max_norm, policy, groups)
         if groups is None:
-            name, given = ("max_norm", max_norm) if policy is None else ("policy", policy)
-            chosen = as_policy("GradClipper", name, given)
-            self._policies: dict[str, Policy | None] = {"": chosen}
+            given = max_norm if policy is None else policy
+            if policy is None and not isinstance(max_norm, Policy):
+                given = GlobalNorm(as_limit("GradClipper", "max_norm", max_norm))
+            self._policies: dict[str, Policy | None] = {"": as_policy("GradClipper", "policy", given)}
             self._selectors: dict[str, Any] | None = None
         else:
             check_groups(groups)

@@ -87,6 +87,6 @@ class GradientLooks:
         whole = [
             params[row].dim() == 1 and params[row].numel() == n for row, n in zip(piece.rows, piece.counts)
         ]
-        counted = torch.tensor(whole).to(nonzero.device, non_blocking=True)
+        counted = torch.tensor(whole, device="cpu").to(nonzero.device, non_blocking=True)
         zeros = torch.where(counted, piece.lengths - piece.sums(nonzero).long(), -1)
         return piece.rows, (ever.float(), zeros)

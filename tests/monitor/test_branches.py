@@ -42,7 +42,7 @@ def test_a_step_that_goes_backwards_starts_a_branch(tmp_path):
         np.testing.assert_array_equal(history.total_norm[6:], [s.total_norm.item() for s in second])
         (branch,) = history.branches
         assert (branch.from_step, branch.replaced) == (7, 14)
-        assert history.update_steps.tolist() == [1, 4, 8]
+        assert history.update_steps.tolist() == [1, 2, 4, 8]
     with History.open(tmp_path, superseded=True) as history:
         assert history.steps.tolist() == [*range(1, 21), *range(7, 12)]
         np.testing.assert_array_equal(history.total_norm[6:20], [s.total_norm.item() for s in first])

@@ -64,7 +64,7 @@ def test_the_keys(tmp_path):
         assert values[f"grad_norm/{name}"] == stats[4].norm[i].item()
         assert values[f"grad_rms/{name}"] == pytest.approx(stats[4].rms[i].item(), rel=1e-6)
     updates = {step: set(v) for step, v in sink.lines if "grad_norm" not in v}
-    assert updates == {step: {f"update_ratio/{name}" for name in names} for step in (1, 5, 10)}
+    assert updates == {step: {f"update_ratio/{name}" for name in names} for step in (1, 2, 4, 5, 10)}
     assert [(step, key) for step, key, _ in sink.images] == [
         (5, "grad_rms_heatmap"), (10, "grad_rms_heatmap"), (12, "grad_rms_heatmap")
     ]  # fmt: skip
@@ -201,7 +201,7 @@ def test_json_lines(tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     ratios = [line["step"] for line in lines if "update_ratio/0.weight" in line]
     lines = [line for line in lines if "grad_norm" in line]
-    assert [line["step"] for line in lines] == list(range(1, 16)) and ratios == [1, 5, 10, 15]
+    assert [line["step"] for line in lines] == list(range(1, 16)) and ratios == [1, 2, 4, 5, 10, 15]
     assert lines[3]["grad_norm"] == stats[3].total_norm.item()
     sink = JsonlSink(tmp_path / "x.jsonl")
     sink.open(tmp_path)
@@ -265,7 +265,7 @@ def test_tensorboard(tmp_path):
         "grad_norm/0.weight",
         "update_ratio/0.weight",
     } <= set(events.Tags()["scalars"])
-    assert [e.step for e in events.Scalars("update_ratio/0.weight")] == [1, 5, 10]
+    assert [e.step for e in events.Scalars("update_ratio/0.weight")] == [1, 2, 4, 5, 10]
     pictures = events.Images("grad_rms_heatmap")
     assert [p.step for p in pictures] == [10, 12]
     assert pictures[0].encoded_image_string.startswith(b"\x89PNG") and pictures[0].height == 256
@@ -407,7 +407,7 @@ def test_wandb_offline(tmp_path, wandb):
     keys = set().union(*rows)
     assert any(key.startswith("grad_rms_heatmap") for key in keys), sorted(keys)
     assert {"clip/coef", "clip/rate", "grad_rms/0.weight", "gradkern/loss", "gradkern/lr"} <= keys
-    assert [row["grad_step"] for row in rows if "update_ratio/0.weight" in row] == [1, 5, 10]
+    assert [row["grad_step"] for row in rows if "update_ratio/0.weight" in row] == [1, 2, 4, 5, 10]
 
 
 def test_a_wandb_sink_used_again_has_another_run(tmp_path, wandb):
@@ -470,7 +470,8 @@ def test_mlflow_file_store(tmp_path, monkeypatch):
     assert [m.value for m in found] == pytest.approx([s.total_norm.item() for s in stats])
     finished = client.get_run(sink.run_id)
     assert finished.info.status == "FINISHED"
-    assert [m.step for m in client.get_metric_history(sink.run_id, "update_ratio/0.weight")] == [1, 5, 10]
+    ratios = client.get_metric_history(sink.run_id, "update_ratio/0.weight")
+    assert [m.step for m in ratios] == [1, 2, 4, 5, 10]
     keys = {"clip/coef", "clip/rate", "grad_rms/0.weight", "grad_norm_of/0.weight", "gradkern/loss"}
     assert keys <= set(finished.data.metrics)
     assert [a.path for a in client.list_artifacts(sink.run_id, "gradkern")] == [

@@ -167,7 +167,7 @@ def test_steps_looked_at_again_after_a_resume_though_none_was_recorded(tmp_path)
         assert history.update_steps.tolist() == [1, 2, 4, 5, 10, 15, 20]
         np.testing.assert_allclose(history.update_ratio[-2, 0], loop.expected[15], rtol=1e-5)
     with History.open(tmp_path, superseded=True) as history:
-        assert history.update_steps.tolist() == [1, 5, 10, 15, 15, 20]
+        assert history.update_steps.tolist() == [1, 2, 4, 5, 10, 15, 15, 20]
 
 
 def test_weights_take_no_later_steps_with_them(tmp_path):
