@@ -1,8 +1,8 @@
-"""Make the pictures in docs/images from a real run: trains a small transformer, then looks at it.
+"""Make the pictures in docs/images from a real run: trains a deep sigmoid network, then looks at it.
 
     python scripts/make_pictures.py [--steps 600] [--run DIR]
 
-Needs gradkern[monitor] and Chromium on PATH (for turning the page into a PNG). Takes some minutes.
+Needs gradkern[monitor] and Chromium on PATH (for turning the page into a PNG). Takes a minute.
 """
 
 from __future__ import annotations
@@ -24,64 +24,29 @@ from gradkern.watch.snapshot import Watcher
 from gradkern.watch.view import Frame
 
 IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
-WIDTH, CONTEXT = 64, 32
+WIDTH = 64
 
 
-class Block(nn.Module):
-    """One pre-norm transformer block."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
-        self.qkv, self.proj = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
-        self.up, self.down = nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(4 * WIDTH, WIDTH)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        q, k, v = (
-            part.unflatten(-1, (4, -1)).transpose(1, 2) for part in self.qkv(self.norm1(x)).chunk(3, dim=-1)
-        )
-        seen = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-        x = x + self.proj(seen.transpose(1, 2).flatten(2))
-        return x + self.down(nn.functional.gelu(self.up(self.norm2(x))))
-
-
-class Model(nn.Module):
-    """A character model of six blocks."""
-
-    def __init__(self, characters: int) -> None:
-        super().__init__()
-        self.embed, self.place = nn.Embedding(characters, WIDTH), nn.Embedding(CONTEXT, WIDTH)
-        self.blocks = nn.ModuleList(Block() for _ in range(6))
-        self.norm, self.head = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, characters)
-
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        x = self.embed(tokens) + self.place.weight
-        for block in self.blocks:
-            x = block(x)
-        return self.head(self.norm(x))
+def model() -> nn.Sequential:
+    """Twelve sigmoid layers: the textbook's vanishing gradient."""
+    hidden = [part for _ in range(12) for part in (nn.Linear(WIDTH, WIDTH), nn.Sigmoid())]
+    return nn.Sequential(nn.Linear(16, WIDTH), nn.Sigmoid(), *hidden, nn.Linear(WIDTH, 4))
 
 
 def train(run_dir: Path, steps: int) -> None:
-    """Character modelling of this repository's own Python files."""
+    """Which of four directions a random vector is closest to."""
     torch.manual_seed(0)
-    sources = sorted(Path(gradkern.__file__).parent.rglob("*.py"))
-    text = "\n".join(path.read_text(encoding="utf-8") for path in sources)
-    alphabet = {c: i for i, c in enumerate(sorted(set(text)))}
-    data = torch.tensor([alphabet[c] for c in text])
-    model = Model(len(alphabet))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
-    clipper = gradkern.GradClipper(model, max_norm=1.0)
-    with gradkern.GradMonitor(model, optimizer, run_dir, update_every=5, histogram_every=50) as monitor:
+    network, directions = model(), torch.randn(16, 4)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
+    clipper = gradkern.GradClipper(network, max_norm=0.5)
+    with gradkern.GradMonitor(network, optimizer, run_dir, update_every=5, histogram_every=50) as monitor:
         for _ in range(steps):
-            at = torch.randint(len(data) - CONTEXT - 1, (16, 1)) + torch.arange(CONTEXT + 1)
-            batch = data[at]
-            loss = nn.functional.cross_entropy(model(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten())
+            optimizer.zero_grad()
+            inputs = torch.randn(64, 16)
+            loss = nn.functional.cross_entropy(network(inputs), (inputs @ directions).argmax(dim=1))
             loss.backward()
             monitor.record(clipper.clip_(), loss=loss)
             optimizer.step()
-            optimizer.zero_grad()
-            schedule.step()
 
 
 def shoot(page: Path, target: Path, width: int, height: int) -> None:
@@ -135,7 +100,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        run_dir = arguments.run or Path(scratch) / "small-transformer"
+        run_dir = arguments.run or Path(scratch) / "sigmoid-12"
         if arguments.run is None:
             train(run_dir, arguments.steps)
         IMAGES.mkdir(parents=True, exist_ok=True)

@@ -8,8 +8,12 @@ from gradkern.diagnosis.case import Case, Floats
 from gradkern.diagnosis.model import Layer
 
 
-def input_rms(case: Case, layer: Layer | None = None) -> float:
-    """Estimated rms of a layer's input (by default the model's), 1 where there is no bias to tell by."""
+def input_rms(case: Case, layer: Layer | None = None, quantile: float = 0.5) -> float:
+    """Estimated rms of a layer's input (by default the model's), 1 where there is no bias to tell by.
+
+    A bias's gradient is a sum over the batch. Where its terms cancel, as they do once the output's bias fits
+    the classes' frequencies, the estimate is too large, never too small: a low `quantile` over steps is safe.
+    """
     e = case.evidence
     if layer is None:
         layer = case.model.layers[0] if case.model.layers else None
@@ -21,7 +25,7 @@ def input_rms(case: Case, layer: Layer | None = None) -> float:
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = rows[:, layer.weight] / rows[:, layer.bias]
     ratio = ratio[np.isfinite(ratio)]
-    return float(np.median(ratio)) if len(ratio) else 1.0
+    return float(np.quantile(ratio, quantile)) if len(ratio) else 1.0
 
 
 def gains(case: Case, layer: Layer) -> Floats:

@@ -56,8 +56,7 @@ class GradkernCallback(transformers.TrainerCallback):  # type: ignore[misc]
             self._warned = True
             warn(
                 "[GradkernCallback] nothing is recorded: this Trainer does not clip with torch.nn.utils "
-                "(DeepSpeed and FSDP1 clip by themselves). With DeepSpeed, use "
-                "gradkern.integrations.deepspeed"
+                "(DeepSpeed and FSDP1 clip by themselves)"
             )
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -167,11 +167,9 @@ def _as_extra(operation: str, name: str, value: Any) -> float | Tensor:
         ) from error
 
 
-def as_rates(optimizer: torch.optim.Optimizer | None) -> list[Any]:
-    """The learning rate of each group as it is now: a float, or a tensor on a device."""
-    if optimizer is None:
-        return []
-    rates = [group.get("lr") for group in optimizer.param_groups]
+def as_rates(optimizers: Sequence[torch.optim.Optimizer]) -> list[Any]:
+    """The learning rate of each group of each optimizer as it is now: a float, or a tensor on a device."""
+    rates = [group.get("lr") for optimizer in optimizers for group in optimizer.param_groups]
     for rate in rates:
         if type(rate) is not float:
             return [_as_rate(r) for r in rates]
@@ -266,3 +264,19 @@ def as_optimizer(optimizer: Any) -> torch.optim.Optimizer | None:
             "run's folder is run_dir="
         )
     return found
+
+
+def as_optimizers(optimizer: Any) -> dict[str, torch.optim.Optimizer]:
+    """One optimizer, or several in a list or by name, as a dict; "" is the name of the only one.
+
+    Raises:
+        TypeError: an entry is no optimizer.
+    """
+    if isinstance(optimizer, Mapping):
+        given = {str(name): one for name, one in optimizer.items()}
+    elif isinstance(optimizer, (list, tuple)):
+        given = {str(index): one for index, one in enumerate(optimizer)}
+    else:
+        given = {"": optimizer}
+    found = {name: as_optimizer(one) for name, one in given.items()}
+    return {name: one for name, one in found.items() if one is not None}

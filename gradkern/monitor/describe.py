@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from gradkern.version import __version__
 
 
 def describe_run(
-    optimizer: torch.optim.Optimizer | None,
+    optimizers: Sequence[torch.optim.Optimizer],
     every: int,
     update_every: int,
     histogram_every: int | None,
@@ -26,7 +27,7 @@ def describe_run(
         "every": every,
         "update_every": update_every,
         "histogram_every": histogram_every,
-        "optimizer": None if optimizer is None else type(optimizer).__name__,
+        "optimizer": ", ".join(type(optimizer).__name__ for optimizer in optimizers) or None,
         "rank": rank,
         "world_size": torch.distributed.get_world_size() if distributed else 1,
     }

@@ -22,9 +22,9 @@ class Layouts:
         self,
         plan: ParameterPlan,
         model: torch.nn.Module | None,
-        optimizer: torch.optim.Optimizer | None,
+        optimizers: Sequence[torch.optim.Optimizer],
     ) -> None:
-        self._plan, self._model, self._optimizer = plan, model, optimizer
+        self._plan, self._model, self._optimizers = plan, model, optimizers
         self._layout: Layout | None = None
         self._names: Any = None
         self._numel: Any = None
@@ -44,7 +44,7 @@ class Layouts:
     def _find(self, stats: GradStats) -> Layout:
         self._plan.current()
         names, params = rows_of(stats, self._plan)
-        return layout_of(names, stats.numel, stats.first, params, self._model, self._optimizer)
+        return layout_of(names, stats.numel, stats.first, params, self._model, self._optimizers)
 
     def own(self) -> Layout:
         """That of the model's parameters as they are now."""
@@ -55,7 +55,7 @@ class Layouts:
             names = tuple(known.get(identity, name) for identity, name in zip(plan.identities, names))
         if layout is not None and _same(layout, names, plan.numel):
             return layout
-        return layout_of(names, plan.numel, plan.first, plan.params, self._model, self._optimizer)
+        return layout_of(names, plan.numel, plan.first, plan.params, self._model, self._optimizers)
 
 
 def _same(layout: Layout, names: Sequence[str], numel: Sequence[int]) -> bool:
@@ -111,14 +111,11 @@ def layout_of(
     first: tuple[int, ...],
     params: Sequence[Tensor | None],
     model: torch.nn.Module | None,
-    optimizer: torch.optim.Optimizer | None,
+    optimizers: Sequence[torch.optim.Optimizer],
 ) -> Layout:
     """The layout of statistics with these names; with details of the parameters that are known."""
-    groups = (
-        {}
-        if optimizer is None
-        else {id(p): number for number, group in enumerate(optimizer.param_groups) for p in group["params"]}
-    )
+    every_group = (group for optimizer in optimizers for group in optimizer.param_groups)
+    groups = {id(p): number for number, group in enumerate(every_group) for p in group["params"]}
     kinds = _module_kinds(model)
     details: dict[str, list[Any]] = {}
     if any(p is not None for p in params):

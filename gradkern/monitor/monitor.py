@@ -23,7 +23,7 @@ from gradkern.monitor.arguments import (
     as_count,
     as_extra,
     as_loss,
-    as_optimizer,
+    as_optimizers,
     as_parts,
     as_rates,
     as_step,
@@ -56,7 +56,8 @@ class GradMonitor:
     Args:
         model: a Module (looked at again when its parameters change), (name, Parameter) pairs or
             Parameters; its wrappers (DDP, FSDP, torch.compile) leave no trace in the names.
-        optimizer: for the learning rates, and for weight norms and update ratios (two hooks around
+        optimizer: one, or several in a list or by name (Muon beside AdamW): for the learning rates,
+            and for weight norms and update ratios (two hooks around
             its step; of a wrapper like Accelerate's, around that of the one within). Without it those
             are not recorded.
         run_dir: folder of the run, made if it is not there; a run that is there is gone on with.
@@ -106,7 +107,10 @@ class GradMonitor:
     def __init__(
         self,
         model: NamedParameters,
-        optimizer: torch.optim.Optimizer | None = None,
+        optimizer: torch.optim.Optimizer
+        | Sequence[torch.optim.Optimizer]
+        | Mapping[str, torch.optim.Optimizer]
+        | None = None,
         run_dir: str | os.PathLike[str] | None = None,
         *,
         every: int = 1,
@@ -122,24 +126,26 @@ class GradMonitor:
             histogram_every = as_count("histogram_every", histogram_every, 0)
         self._histogram_every = histogram_every
         self._count_zeros = count_zeros
-        optimizer = as_optimizer(optimizer)
+        optimizers = as_optimizers(optimizer)
         self._plan = ParameterPlan("GradMonitor", model)
-        self._optimizer = optimizer
+        self._optimizers, self._rated = optimizers, tuple(optimizers.values())
         self._norm_type: float | None = None
         self._pool = PinnedPool()
         module = model if isinstance(model, torch.nn.Module) else None
-        self._layouts = Layouts(self._plan, module, optimizer)
+        self._layouts = Layouts(self._plan, module, list(optimizers.values()))
         self._module = module
         self._unusable = ""
         self._told = False
-        self._pending = PendingStep([] if optimizer is None else [optimizer], self._record_pending)
+        self._pending = PendingStep(optimizers.values(), self._record_pending)
         self._recorder: Recorder | None = None
         self._step = 0
         failed = True
         try:
             self.run_dir, rank, active = run_folder(run_dir, all_ranks)
             if active:
-                meta = describe_run(optimizer, self.every, update_every, self._histogram_every, rank)
+                meta = describe_run(
+                    list(optimizers.values()), self.every, update_every, self._histogram_every, rank
+                )
                 self._start(meta, sinks, update_every)
             failed = False
         finally:
@@ -158,7 +164,7 @@ class GradMonitor:
             recorder = Recorder(self.run_dir, meta, feed, ended=self._lock.release)
             # An optimizer keeps its hooks alive, and must not keep the monitor.
             self._periodic = Periodic(
-                () if self._optimizer is None else (self._optimizer,),
+                tuple(self._optimizers.values()),
                 self._plan,
                 self._layouts,
                 update_every,
@@ -168,9 +174,8 @@ class GradMonitor:
             self._looks = GradientLooks(
                 self._plan, self._layouts, update_every, self._histogram_every, self._pool, recorder.submit
             )
-            optimizers = {} if self._optimizer is None else {"": self._optimizer}
             self._facts = FactFinder(
-                self._plan, self._module, optimizers, lambda row: recorder.submit(HostCapture(row))
+                self._plan, self._module, self._optimizers, lambda row: recorder.submit(HostCapture(row))
             )
         except BaseException:
             if recorder is None:
@@ -250,7 +255,7 @@ class GradMonitor:
         recorder = self._recorder
         if recorder is None:  # another rank records
             return
-        layout, rates = self._layouts.of(stats), as_rates(self._optimizer)
+        layout, rates = self._layouts.of(stats), as_rates(self._rated)
         phase = "before_clip" if stats.clip_coef is not None else PHASE_SAID[after_clip]
         recorder.submit(StepCapture(number, start, layout, stats, loss, rates, phase, self._pool, extras))
         recorder.record_seconds.append(time.time() - start)

@@ -79,7 +79,7 @@ def _plain_any(value: Any) -> Any:
     if isinstance(value, float):
         return plain_number(value)
     if isinstance(value, str):
-        return visible(value, 4000)
+        return "\n".join(visible(line, 4000) for line in value.split("\n"))  # code has several lines
     if isinstance(value, dict):
         return {str(key): _plain_any(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):

@@ -300,6 +300,13 @@ class TestSaturation:
         rms[:, 0] *= 1000
         assert only(changed(run, rms=rms), "saturation").remedies[0].action == "scale_inputs"
 
+    def test_a_first_bias_whose_terms_cancel_where_the_gradient_vanishes(self):
+        run = flat_loss(healthy(activation="Sigmoid"))
+        rms = run.rms * 10.0 ** np.repeat(np.arange(-5, 1), 2)  # a decade for each layer
+        rms[:, 0] *= 100
+        found = alarms(changed(run, rms=rms))
+        assert "saturation" not in found and "vanishing_gradient" in found
+
 
 class TestUpdates:
     def test_too_large(self):

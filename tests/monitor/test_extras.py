@@ -98,3 +98,20 @@ def test_the_threshold_and_the_policy_are_recorded(tmp_path):
         history = monitor.history()
     np.testing.assert_array_equal(history.threshold, [2.5, np.nan])
     assert history.facts["policy"]["class"] == "GlobalNorm"
+
+
+def test_several_optimizers_are_one_run(tmp_path):
+    model = with_gradients()
+    params = list(model.parameters())
+    first, second = torch.optim.SGD(params[:4], lr=0.5), torch.optim.AdamW(params[4:], lr=0.25)
+    with GradMonitor(model, {"a": first, "b": second}, tmp_path, update_every=1) as monitor:
+        monitor.record()
+        first.step()
+        second.step()
+        history = monitor.history()
+    assert history.lr_groups.tolist() == [[0.5, 0.25]] and history.meta["optimizer"] == "SGD, AdamW"
+    assert np.isfinite(history.update_ratio[0, :3]).all() and history.weight_norm.shape == (1, len(params))
+    assert [entry["name"] for entry in history.facts["optimizers"]] == ["a", "b"]
+    assert history.params["4.bias"]["group"] == 1
+    with pytest.raises(TypeError, match=r"\[GradMonitor\] optimizer: expected a torch.optim.Optimizer"):
+        GradMonitor(model, [first, 3], tmp_path / "b")

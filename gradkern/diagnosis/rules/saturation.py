@@ -21,6 +21,10 @@ TANH_ARGUMENT, SIGMOID_ARGUMENT = 4.0, 8.0
 #: Inputs of hidden layers behind bounded activations: the largest over the smallest, and the largest.
 #: (Unbounded ones grow by the gain from layer to layer.)
 LEVEL, HIGHEST = 2.5, 2.0
+#: Part of the backward signal that reaches the second layer where it vanishes over depth (rules/depth.py).
+VANISHED = 1e-3
+#: Quantile over the first steps of the estimate of the model's input: the smallest, since it errs upwards.
+LOW = 0.0
 
 
 def saturation(case: Case) -> list[Finding]:
@@ -35,6 +39,8 @@ def saturation(case: Case) -> list[Finding]:
     layers = model.layers[:-1]
     courses = {i: _arguments(case, layer, first=i == 0) for i, layer in enumerate(layers)}
     sick = {i: c for i, c in courses.items() if len(c) and np.median(c) >= limit}
+    if set(sick) == {0} and _vanishes_behind_the_first(case):
+        sick = {}
     if not sick:
         return []
     worst = max(float(np.median(course)) for course in sick.values())
@@ -53,8 +59,8 @@ def saturation(case: Case) -> list[Finding]:
 
 def _arguments(case: Case, layer: Layer, first: bool) -> Floats:
     """[U] standard deviation of the argument at each look."""
-    signal = input_rms(case, layer)
-    return gains(case, layer) * (signal if first else min(signal, 1.0))
+    signal = input_rms(case, quantile=LOW) if first else min(input_rms(case, layer), 1.0)
+    return gains(case, layer) * signal
 
 
 def _bounded(case: Case) -> bool:
@@ -65,3 +71,16 @@ def _bounded(case: Case) -> bool:
     if len(signals) < 2 or min(gain) < TANH_ARGUMENT:
         return False
     return max(signals) < LEVEL * min(signals) and max(signals) < HIGHEST
+
+
+def _vanishes_behind_the_first(case: Case) -> bool:
+    """Whether the backward signal has vanished before it comes to the first layer's activation.
+
+    The first layer's input is estimated from its bias's gradient, which then is too small a sum to tell by.
+    """
+    biases = [layer.bias for layer in case.model.layers if layer.bias is not None]
+    if len(biases) < 3:
+        return False
+    with np.errstate(divide="ignore", invalid="ignore"):
+        passed = np.nanmedian(case.evidence.rms[:, biases[1]] / case.evidence.rms[:, biases[-1]])
+    return bool(passed <= VANISHED)
