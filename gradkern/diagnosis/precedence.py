@@ -34,8 +34,6 @@ def _brings_about(cause: Finding, other: Finding) -> bool:
             return cause.kind == "update_too_large" and not depth and _starts_before(cause, other)
         if other.kind in ("saturation", "vanishing_gradient", "dead_units"):  # the model was well at first
             return other.first_step > cause.first_step
-    if pair == ("vanishing_gradient", "saturation"):  # one layer's slope explains no loss in all the others
-        return "decades_over_depth" in cause.evidence and other.evidence.get("layers", 0) <= 1
     if pair == ("always_clipping", "update_too_small"):
         return True
     if cause.kind in ("vanishing_gradient", "exploding_gradient") and other.kind == "dead_units":
