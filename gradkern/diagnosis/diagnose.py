@@ -29,8 +29,8 @@ def diagnose(run: History | RunEvidence) -> list[Finding]:
         are only "info"; causes come before their consequences. Empty for a run with nothing to say.
 
     Notes:
-        Reads a bounded part of the run, whatever its length: 100,000 steps of 2,000 parameters take
-        seconds. Needs no torch.
+        Of what is recorded for each parameter, a bounded part is read, whatever the length of the run
+        (benchmarks/bench_diagnose.py measures it). Needs no torch.
     """
     evidence = run if isinstance(run, RunEvidence) else read_evidence(run)
     case = Case(evidence)

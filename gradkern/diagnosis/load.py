@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradkern.diagnosis.evidence import RunEvidence
+from gradkern.history import format
+from gradkern.history.format import EXPONENTS
 
 if TYPE_CHECKING:
     from gradkern.history import History
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 MOST_CELLS = 2_000_000
 #: Fewest and most rows in which every parameter is looked at.
 LEAST_ROWS, MOST_ROWS = 256, 2048
-#: Looks at the weights and histograms that are read at most, evenly spread, the first 16 always among them.
+#: Looks at the weights and histograms that are read at most, evenly spread, with more of the first ones.
 MOST_LOOKS = 256
 MOST_HISTOGRAMS = 16
 
@@ -28,7 +30,8 @@ def read_evidence(history: History) -> RunEvidence:
         history: it is read, not refreshed.
 
     Notes:
-        Bounded whatever the length of the run: at most `MOST_CELLS` numbers of each column.
+        What is read for each parameter is bounded whatever the length of the run; what is one number a
+        step (loss, norm, …) is read whole.
     """
     rows = choose_rows(len(history), len(history.names), _moments(history))
     columns = _read_rows(history, rows)
@@ -110,19 +113,40 @@ def _read_rows(history: History, rows: NDArray[np.int64]) -> dict[str, Any]:
 
 
 def _looks(history: History) -> tuple[NDArray[np.int64], NDArray[Any], NDArray[Any]]:
-    steps = history.update_steps
-    few = _few(len(steps), MOST_LOOKS)
-    return steps[few], history.weight_norm[few], history.update_ratio[few]
+    """(steps [U], weight norms [U, N], update ratios [U, N]) of the looks that are read."""
+    ids, steps = history.live_rows("weights")
+    few = _few(len(ids), _fitting(MOST_LOOKS, len(history.names)))
+    norms = np.full((len(few), len(history.names)), np.nan, dtype=np.float32)
+    ratios = norms.copy()
+    found = history.read_rows("weights", "weight_norm, ratio", [ids[at] for at in few])
+    for i, (layout, norm, ratio) in enumerate(found):
+        at = layout.columns
+        norms[i, at] = format.decode(norm, len(at), "weights")
+        ratios[i, at] = format.decode(ratio, len(at), "weights")
+    return steps[few], norms, ratios
 
 
 def _histograms(history: History) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    few = _few(len(history.histogram_steps), MOST_HISTOGRAMS)
-    return history.histogram_steps[few], history.histogram[few]
+    """(steps [V], counts [V, N, B]) of the histograms that are read."""
+    ids, steps = history.live_rows("hists")
+    few = _few(len(ids), _fitting(MOST_HISTOGRAMS, len(history.names) * len(EXPONENTS)))
+    counts = np.zeros((len(few), len(history.names), len(EXPONENTS)), dtype=np.int64)
+    found = history.read_rows("hists", "counts", [ids[at] for at in few])
+    for i, (layout, blob) in enumerate(found):
+        flat = format.decode_counts(blob, len(layout.columns) * len(EXPONENTS), "hists")
+        counts[i, layout.columns] = flat.reshape(len(layout.columns), len(EXPONENTS))
+    return steps[few], counts
+
+
+def _fitting(most: int, width: int) -> int:
+    """How many rows of `width` numbers are read: `most`, or as many as fit `MOST_CELLS`; at least one."""
+    return max(1, min(most, MOST_CELLS // max(width, 1)))
 
 
 def _few(count: int, most: int) -> NDArray[np.int64]:
-    """At most `most` of `count` positions: the first 16 and others evenly spread up to the last."""
+    """At most `most` of `count` positions: the first (up to 16) and others evenly spread up to the last."""
     if count <= most:
         return np.arange(count)
-    spread = np.linspace(16, count - 1, most - 16).astype(np.int64)
-    return np.unique(np.concatenate([np.arange(16), spread]))
+    first = min(16, most // 2)
+    spread = np.linspace(first, count - 1, most - first).astype(np.int64)
+    return np.unique(np.concatenate([np.arange(first), spread]))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gradkern._util.warning import warn
 from gradkern.clipping import ladder
+from gradkern.diagnosis.watchdog import OnFinding, as_action
 from gradkern.history import lock
 from gradkern.history.facade import History
 from gradkern.history.format import read_json, write_json
@@ -36,9 +37,10 @@ from gradkern.monitor.facts import FactFinder
 from gradkern.monitor.layouts import Layouts
 from gradkern.monitor.lifetime import follow
 from gradkern.monitor.looks import GradientLooks
+from gradkern.monitor.online import OnlineDiagnosis
 from gradkern.monitor.pending import PendingStep, combined
 from gradkern.monitor.periodic import Periodic
-from gradkern.monitor.ranks import agree_on_step
+from gradkern.monitor.ranks import agree_on_step, over_several_ranks
 from gradkern.monitor.recorder import Feed, Recorder
 from gradkern.monitor.transfer import PinnedPool
 from gradkern.params.names import NamedParameters
@@ -74,6 +76,10 @@ class GradMonitor:
         all_ranks: in a distributed program rank 0 alone records, unless this is set: then each rank
             does, to ``run_dir/rank<N>`` (pipeline stages hold different parameters). Without
             `run_dir`, the ranks then agree on a folder: every rank builds its monitor.
+        on_finding: diagnose the run after 10, 20, 50, 100 and then every 100 recorded steps, in the writing
+            thread. "warn" warns of each alarm, "raise" raises `DiagnosisError` at the next `record` after a
+            severe one (not over several ranks, of which only one would), a function is called with each
+            `Finding` in the writing thread. Findings become events of the run.
 
     Example:
         >>> monitor = GradMonitor(model, optimizer, "runs/first")
@@ -119,7 +125,10 @@ class GradMonitor:
         histogram_every: int | None = None,
         count_zeros: bool = False,
         all_ranks: bool = False,
+        on_finding: OnFinding | None = None,
     ) -> None:
+        self._on_finding = as_action("GradMonitor", on_finding)
+        self._online: OnlineDiagnosis | None = None
         self.every = as_count("every", every, 1)
         update_every = as_count("update_every", update_every, 0)
         if histogram_every is not None:
@@ -184,7 +193,26 @@ class GradMonitor:
                 recorder.close()
             raise
         self._recorder, self._step = recorder, recorder.last_step or 0
+        if self._on_finding is not None:
+            self._diagnose_online(self._on_finding, recorder)
         follow(self)
+
+    def _diagnose_online(self, on_finding: OnFinding, recorder: Recorder) -> None:
+        if on_finding == "raise" and over_several_ranks():
+            raise ValueError(
+                '[GradMonitor] on_finding: "raise" would stop one rank alone, and the others would wait; '
+                'use "warn" or a function'
+            )
+
+        def note(step: int, kind: str, data: dict[str, Any]) -> None:
+            recorder.submit(HostCapture(EventRow(step, kind, data, time.time())))
+
+        recorded = 0
+        if recorder.last_step is not None:
+            with History.open(self.run_dir) as history:
+                recorded = len(history)
+        self._online = OnlineDiagnosis(on_finding, self.run_dir, recorded, note)
+        recorder.committed = self._online.committed
 
     # ---- recording ----
 
@@ -233,6 +261,8 @@ class GradMonitor:
         start = time.time()
         if self._unusable:
             return self._refuse()
+        if self._online is not None:
+            self._online.check()
         number = self._step + 1 if step is None else as_step(step)
         if stats is not None and not isinstance(stats, GradStats):
             stats = combined(as_parts(stats))

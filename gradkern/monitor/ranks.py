@@ -62,3 +62,9 @@ def made_by_rank_0(make: Callable[[], Path]) -> Path:
             "[GradMonitor] expected rank 0 to make the run folder, it could not; its error says why"
         )
     return Path(name[0])
+
+
+def over_several_ranks() -> bool:
+    """Whether this process is one of several ranks."""
+    distributed = torch.distributed
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1

@@ -80,6 +80,8 @@ class Recorder:
         self._taken_bytes = 0
         self._limit = limit
         self._ended = ended
+        self.committed: Callable[[Sequence[Row]], None] = lambda rows: None
+        """Called with the rows of each commit, in the thread that writes."""
         self._stalled = False
         self._warned: set[str] = set()
         self._plateau = Plateau()
@@ -202,6 +204,10 @@ class Recorder:
             self._collect(wait)
             if self._rows and (wait or time.monotonic() >= self._retry_at):
                 self._commit()
+            if wait and self._queue and not self._rows:  # events that the commit brought about
+                self._collect(wait)
+                if self._rows:
+                    self._commit()
             self._note()
         except Exception as error:  # a bug here must not end in silence, nor end the training
             self._warn("bug", f"[GradMonitor] {str(self.file)!r}: recording failed: {error!r}")
@@ -281,6 +287,7 @@ class Recorder:
         self._written_rows += len(done)
         self._written_seconds += time.perf_counter() - start
         self._send(done)
+        self.committed(done)
 
     def _send(self, rows: Sequence[Row]) -> None:
         for message in self._feed.send(rows):

@@ -1,0 +1,39 @@
+"""The diagnosis of a run while it is recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from gradkern.diagnosis.watchdog import OnFinding, Watchdog
+from gradkern.history import History
+from gradkern.history.rows import Row, StepRow
+
+
+class OnlineDiagnosis:
+    """Looks at a run now and then, in the thread that writes it; `check` is for the training thread.
+
+    Args:
+        folder: of the run.
+        recorded: how many steps it has already.
+        note: called with a step, "finding" and the JSON of each finding.
+    """
+
+    def __init__(
+        self,
+        on_finding: OnFinding,
+        folder: Path,
+        recorded: int,
+        note: Callable[[int, str, dict[str, Any]], None],
+    ) -> None:
+        self._watchdog = Watchdog(on_finding, note)
+        self._folder, self._recorded = folder, recorded
+        self.check = self._watchdog.check
+
+    def committed(self, rows: Sequence[Row]) -> None:
+        """Rows are in the file: diagnose it, if a look is due."""
+        self._recorded += sum(isinstance(row, StepRow) for row in rows)
+        if self._watchdog.due(self._recorded):
+            with History.open(self._folder) as history:
+                self._watchdog.look(history)
