@@ -78,7 +78,7 @@ bench: build  ## gradkern beside torch and a raw read of the same memory
 	$(PY) benchmarks/bench_clip.py
 	$(PY) benchmarks/bench_value.py
 
-diagnose: build  ## the labelled suite of the diagnosis: its figures, in about 15 minutes
+diagnose: build  ## the labelled suite of the diagnosis: its figures
 	$(PY) -m benchmarks.diagnosis
 
 lint: $(READY)  ## ruff and mypy
