@@ -2,9 +2,10 @@
 
     python benchmarks/bench_diagnose.py [--steps 10000] [--parameters 2000] [--save diagnose_cpu]
 
-The run is made from a formula: blocks of linear layers whose gradients vanish towards the input, with 1,000 looks at
-the weights, 1,000 looks at the gradients and 1,000 histograms, whatever its length. It is read in a process of its
-own, which does not import torch. 100,000 steps of 2,000 parameters need 4 GB of disk while it runs.
+The run is made from a formula: blocks of linear layers whose gradients vanish towards the input, with
+1,000 looks at the weights, 1,000 looks at the gradients and 1,000 histograms, whatever its length. It is
+read in a process of its own, which does not import torch. 100,000 steps of 2,000 parameters need 4 GB of
+disk while it runs.
 """
 
 from __future__ import annotations
