@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
@@ -44,8 +45,8 @@ def _lines(
 ) -> list[RenderableType]:
     head: list[RenderableType] = [_title(snap, width), *_numbers(snap, width)]
     foot = [_footer(snap, interactive)]
-    for said in (_headline(snap), _happened(snap), _parts(snap)):
-        if height - len(head) - len(foot) >= 6:
+    for said in (_headline(snap, width, 2 if height >= 20 else 1), _happened(snap), _parts(snap)):
+        if height - len(head) - len(foot) - len(said) >= 5:
             head += said
     if not snap.records:
         return [*head, Text(snap.note, style=_SOFT), *foot]
@@ -98,14 +99,16 @@ def _offender(steps: int, step: int, name: str, more: int, width: int) -> list[T
     return [Text(line, style=_ALARM, no_wrap=True, overflow="ellipsis") for line in lines]
 
 
-def _headline(snap: Snapshot) -> list[Text]:
+def _headline(snap: Snapshot, width: int, most: int) -> list[Text]:
+    """What the diagnosis says and what to do about it, at most `most` lines each."""
     finding = snap.headline
     if finding is None:
         return []
     style = _ALARM if finding.severity == "severe" else _WARN
-    lines = [f"{finding.title}: {visible(finding.why)}"]
+    said = [f"{finding.title}: {visible(finding.why)}"]
     if finding.remedies:
-        lines.append(f"Do: {visible(finding.remedies[0].because)}")
+        said.append(f"Do: {visible(finding.remedies[0].because)}")
+    lines = [line for text in said for line in textwrap.wrap(text, width, max_lines=most, placeholder=" …")]
     return [Text(line, style=style, no_wrap=True, overflow="ellipsis") for line in lines]
 
 
