@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import gradkern
 from benchmarks.diagnosis.build import build_model, build_optimizer, build_task, rate_at
@@ -84,7 +85,7 @@ class _Training:
         self.tracer = Tracer(self.model)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            self.monitor = gradkern.GradMonitor(self.model, self.optimizer, place, **_looks())
+            self.monitor = gradkern.GradMonitor(self.model, self.optimizer, place)
             self.clipper = gradkern.GradClipper(self.model, recipe.max_norm, on_nonfinite=recipe.on_nonfinite)
 
     def run(self) -> Trace:
@@ -109,7 +110,7 @@ class _Training:
             group["lr"] = recipe.lr * rate_at(recipe, step)
         self.tracer.begin_step(step)
         loss = self._backward(step)
-        self.tracer.after_backward(loss / recipe.target_scale**2, recipe.loss_scale)
+        self.tracer.after_backward(float(loss) / recipe.target_scale**2, recipe.loss_scale)
         skip = self._clip_and_record(loss)
         if recipe.extra("no_step") is None and not skip:
             self.optimizer.step()
@@ -121,7 +122,7 @@ class _Training:
         if recipe.extra("no_zero_grad") is None:
             self.model.zero_grad()
 
-    def _clip_and_record(self, loss: float) -> bool:
+    def _clip_and_record(self, loss: float | Tensor) -> bool:
         """Whether the step is to be skipped."""
         recipe, inv_scale = self.recipe, 1 / self.recipe.loss_scale
         if math.isfinite(recipe.max_norm) or recipe.on_nonfinite != "propagate":
@@ -135,7 +136,8 @@ class _Training:
                     p.grad.mul_(inv_scale)
         return False
 
-    def _backward(self, step: int) -> float:
+    def _backward(self, step: int) -> float | Tensor:
+        """The loss as it is recorded: a tensor with its graph, a number where it is a sum of several."""
         recipe, total = self.recipe, 0.0
         for _ in range(recipe.accumulate):
             batch = self._spoil(self.task.batch(), step + 1)
@@ -150,7 +152,7 @@ class _Training:
         name = recipe.extra("nan_gradient")
         if name and step >= 20:
             self.model.get_parameter(name).grad.view(-1)[0] = math.nan
-        return total
+        return loss if recipe.accumulate == 1 else total
 
     def _spoil(self, batch: Any, step: int) -> Any:
         x, y = batch
@@ -168,8 +170,3 @@ class _Training:
         if self.recipe.precision.startswith("amp_"):
             return torch.autocast("cpu", dtype=getattr(torch, self.recipe.precision.removeprefix("amp_")))
         return contextlib.nullcontext()
-
-
-def _looks() -> dict[str, int]:
-    """How often weights are looked at, until the monitor does so early by itself."""
-    return {"update_every": 10}
