@@ -6,9 +6,9 @@ import dataclasses
 
 import numpy as np
 import pytest
-from runs import WIDTH, changed, flat_loss, healthy, sloped
 
 from gradkern.diagnosis import KINDS, diagnose
+from tests.support.runs import WIDTH, changed, flat_loss, healthy, sloped
 
 
 def kinds(evidence):
