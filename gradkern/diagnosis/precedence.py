@@ -30,10 +30,18 @@ def _brings_about(cause: Finding, other: Finding) -> bool:
         return other.first_step > cause.first_step
     if cause.kind in ("update_too_large", "weight_growth"):
         depth = "decades_over_depth" in other.evidence
-        if other.kind == "exploding_gradient":  # steps that were too large before the norm grew
-            return cause.kind == "update_too_large" and not depth and _starts_before(cause, other)
+        if other.kind == "exploding_gradient" and cause.kind == "update_too_large":
+            # steps that were too large before the norm grew, or before the weights had their gain
+            return other.first_step > cause.first_step if depth else _starts_before(cause, other)
         if other.kind in ("saturation", "vanishing_gradient", "dead_units"):  # the model was well at first
             return other.first_step > cause.first_step
+    if cause.kind == "exploding_gradient" and other.kind in (
+        "vanishing_gradient",
+        "saturation",
+        "dead_units",
+    ):
+        if "norm_later" in cause.evidence and other.first_step > cause.first_step:
+            return True  # the first steps threw the weights away
     if pair == ("always_clipping", "update_too_small"):
         return True
     if cause.kind in ("vanishing_gradient", "exploding_gradient") and other.kind == "dead_units":

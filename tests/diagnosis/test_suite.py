@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 pytest.importorskip("sklearn", reason="the suite learns from scikit-learn's data sets")
 
-from benchmarks.diagnosis import cures, faulty, healthy, labels, score
+from benchmarks.diagnosis import cures, faulty, healthy, labels, reported, reported_faults, score
 from benchmarks.diagnosis.judge import judge_faulty, judge_healthy
 from benchmarks.diagnosis.recipe import Recipe
 from benchmarks.diagnosis.train import train
@@ -106,8 +106,8 @@ def _halves(side: Callable[[], list[faulty.Case]]) -> set[Recipe]:
 
 
 def test_halves_share_no_recipe() -> None:
-    assert not set(healthy.TUNED.values()) & set(healthy.REPORTED.values())
-    assert not _halves(faulty.tuning_cases) & _halves(faulty.reported_cases)
+    assert not set(healthy.TUNED.values()) & set(reported.HEALTHY.values())
+    assert not _halves(faulty.tuning_cases) & _halves(reported_faults.reported_cases)
 
 
 def test_learning_rate_is_taken_from_the_code_of_the_remedy() -> None:
