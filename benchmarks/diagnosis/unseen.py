@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ class Inception(nn.Module):
         widths = [inputs] + [width] * recipe.depth
         self.blocks = nn.ModuleList(
             nn.ModuleList(nn.Conv2d(a, b // 3, size, padding=size // 2) for size in (1, 3, 5))
-            for a, b in zip(widths, widths[1:])
+            for a, b in pairwise(widths)
         )
         self.norms = nn.ModuleList(make_norm(recipe, width, dense=False) for _ in range(recipe.depth))
         self.activation = ACTIVATIONS[recipe.activation]()
@@ -186,7 +187,7 @@ class SimilarityGraph(nn.Module):
         inputs, outputs = SIZES[recipe.task]
         widths = [inputs] + [recipe.width] * recipe.depth
         self.messages, self.selves = (
-            nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:])) for _ in range(2)
+            nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths)) for _ in range(2)
         )
         self.head = nn.Linear(recipe.width, outputs)
 

@@ -8,7 +8,6 @@ import numpy as np
 from gradkern.diagnosis.case import Case, Floats
 from gradkern.diagnosis.model import Layer
 
-
 #: Losses that compare with a class, by the names of their operations and modules.
 CLASSIFYING = ("nll_loss", "cross_entropy", "nllloss", "crossentropyloss")
 

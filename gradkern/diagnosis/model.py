@@ -12,8 +12,18 @@ from gradkern.diagnosis.evidence import RunEvidence
 
 #: Modules, and operations of the graph, in lower case, by what they do to a gradient: zero for a part of the
 #: inputs; never quite zero; nearly zero at both ends. LogSigmoid and Softplus are also losses.
-GATING = {"relu", "relu6", "threshold", "hardtanh", "hardsigmoid", "rrelu", "hardshrink", "softshrink"}
-LEAKY = {"leakyrelu", "leaky_relu", "prelu", "prelu_kernel", "rrelu_with_noise", "elu", "selu", "celu"}
+GATING = {"relu", "relu6", "threshold", "hardtanh", "hardsigmoid", "hardshrink", "softshrink"}
+LEAKY = {
+    "leakyrelu",
+    "leaky_relu",
+    "prelu",
+    "prelu_kernel",
+    "rrelu",
+    "rrelu_with_noise",
+    "elu",
+    "selu",
+    "celu",
+}
 LEAKY |= {"gelu", "silu", "mish", "softplus", "hardswish", "glu"}
 SQUASHING = {"sigmoid", "tanh", "softsign"}
 #: ReLU by another name, if the model has no other activation: else they bound a ratio or a variance.

@@ -152,7 +152,7 @@ def _starting(case: Case, at: NDArray[np.int64], values: Floats) -> list[Finding
 
 
 def _converged(case: Case) -> bool:
-    """A classifier that starts near ln(classes) and loses nearly all of it: its norms fall as its loss does."""
+    """A classifier that starts near ln(classes) and loses nearly all of it: norms fall as the loss does."""
     start, classes = case.trend.start, classes_of(case)
     return bool(classes) and start < USUAL * math.log(classes) and case.trend.end < CONVERGED * start
 
