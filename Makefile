@@ -60,7 +60,7 @@ demo: build  ## the main job: train with and without clipping, per-layer norms, 
 SIDE_BY_SIDE = $(shell $(PY) -c "import xdist" 2>/dev/null && printf %s "-n auto --maxprocesses 4 --dist loadfile")
 
 test: build cpp-test  ## the whole test suite
-	OMP_WAIT_POLICY=passive $(PY) -m pytest -q -m "not slow and not cuda" $(SIDE_BY_SIDE) $(PYTEST_FLAGS)
+	OMP_WAIT_POLICY=passive $(PY) -m pytest -q -m "not slow and not cuda and not integration" $(SIDE_BY_SIDE) $(PYTEST_FLAGS)
 
 cpp-test: $(READY)  ## C++ tests of csrc/core, cpu and cuda (modelled); no torch
 	$(PY) scripts/cpp_tests.py build/cpp-tests

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import lzma
 import sqlite3
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-import golden_run as golden
 
 from gradkern import History, HistoryError
 from gradkern.history import format, schema
 from gradkern.history.layout import Layout
 from gradkern.history.noted import Event
 from gradkern.history.writer import HistoryWriter
+from tests.history import golden_run as golden
 
 
 @pytest.fixture(params=sorted(schema.VERSIONS))

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from _files import assert_summary_is_right
-from _loops import small_model, train, write_run
 
 from gradkern import GradClipper, GradMonitor, History, HistoryError
 from gradkern.monitor import recorder
+from tests.support.files import assert_summary_is_right
+from tests.support.loops import small_model, train, write_run
 
 RNG = np.random.default_rng(0)
 
@@ -33,8 +33,8 @@ def test_a_read_only_folder_is_an_error_before_training(tmp_path, monkeypatch):
     run = tmp_path / "run"
     write_run(run, RNG.random((5, 2), dtype=np.float32))
     code = (
-        f"import os, sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        "from _loops import small_model\nfrom gradkern import GradMonitor, HistoryError\n"
+        f"import os, sys; sys.path.insert(0, {str(Path(__file__).parents[2])!r})\n"
+        "from tests.support.loops import small_model\nfrom gradkern import GradMonitor, HistoryError\n"
         "if os.geteuid() == 0: os.setegid(65534); os.seteuid(65534)\n"
         f"try: GradMonitor(small_model(), None, {str(run)!r})\n"
         "except HistoryError as error: print(error)\n"

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from _loops import small_model
 
 import gradkern
 from gradkern import GradClipper, GradMonitor
+from tests.support.loops import small_model
 
 
 def with_gradients():

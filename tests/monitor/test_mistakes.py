@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from _loops import small_model
 from torch import nn
 
 import gradkern
 from gradkern import GradkernWarning, GradMonitor
+from tests.support.loops import small_model
 
 
 @contextlib.contextmanager

@@ -13,12 +13,12 @@ import weakref
 import numpy as np
 import pytest
 import torch
-from _loops import small_model, train
 from torch import nn
 
 import gradkern
 from gradkern import GradClipper, GradMonitor, History, HistoryError
 from gradkern.sinks import Sink
+from tests.support.loops import small_model, train
 
 
 @pytest.fixture
