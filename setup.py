@@ -90,9 +90,7 @@ class CMakeBuild(build_ext):
             build_binding(torch, package)
 
     def copy_extensions_to_source(self) -> None:
-        """Editable installations; a build in place has put everything there itself."""
-        if self.inplace:
-            return
+        """Builds in place and editable ones."""
         built = Path(self.build_lib) / "gradkern"
         (ROOT / "gradkern/lib").mkdir(exist_ok=True)
         for path in self.built_files():

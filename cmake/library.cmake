@@ -33,8 +33,10 @@ if(GRADKERN_WITH_CUDA)
 else()
   target_sources(gradkern_kernels PRIVATE csrc/library/no_cuda.cpp)
 endif()
-# Only the C interface is visible, not what is linked in, and every symbol is defined: no torch, Python or OpenMP.
-target_link_options(gradkern_kernels PRIVATE -Wl,--exclude-libs,ALL)
+# Only the C interface is visible, and every symbol is defined: no torch, Python or OpenMP.
+set(symbols ${CMAKE_CURRENT_SOURCE_DIR}/cmake/library.map)
+target_link_options(gradkern_kernels PRIVATE -Wl,--version-script=${symbols})
+set_target_properties(gradkern_kernels PROPERTIES LINK_DEPENDS ${symbols})
 if(NOT GRADKERN_SANITIZE)
   target_link_options(gradkern_kernels PRIVATE -Wl,--no-undefined)
 endif()

@@ -279,6 +279,7 @@ void apply(const CallSite& site, const GradList& grads, const Prepared& prepared
 }  // namespace
 
 std::string why_unusable(at::Device device) {
+  if (!*gradkern_build_info().cuda_version) return "this build of gradkern has no CUDA kernels";
   const c10::DeviceGuard guard(device);
   return gradkern_cuda_usable(device.index()) == GRADKERN_OK ? std::string() : gradkern_last_error();
 }

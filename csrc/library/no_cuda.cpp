@@ -6,20 +6,17 @@
 
 namespace {
 
-int32_t fail(const char* message) {
-  return gradkern::library::guarded([&] { throw std::runtime_error(message); });
-}
-
 int32_t missing() {
-  return fail("this build of gradkern has no CUDA kernels. Rebuild it where nvcc is installed: GRADKERN_CUDA=1 pip "
-              "install --force-reinstall --no-deps PATH_TO_CHECKOUT (or there: make -B build)");
+  return gradkern::library::guarded([] {
+    throw std::runtime_error(
+        "this build of gradkern has no CUDA kernels. Rebuild it where nvcc is installed: GRADKERN_CUDA=1 pip install "
+        "--force-reinstall --no-deps PATH_TO_CHECKOUT (or there: make -B build)");
+  });
 }
 
 }  // namespace
 
-int32_t gradkern_cuda_usable(int32_t) {
-  return fail("this build of gradkern has no CUDA kernels");
-}
+int32_t gradkern_cuda_usable(int32_t) { return missing(); }
 int32_t gradkern_cuda_plan_list(const gradkern_list*, gradkern_cuda_plan*) { return missing(); }
 int32_t gradkern_cuda_measure_workspace_bytes(const gradkern_list*, const gradkern_measure*,
                                               const gradkern_cuda_place*, size_t*) {
