@@ -12,6 +12,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from tests.support.synthetic import record
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # No deadline: the first example of a shape pays for torch's lazy set-up, and a deadline would only
@@ -23,12 +25,12 @@ settings.load_profile(os.environ.get("GRADKERN_HYPOTHESIS", "ci"))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests marked slow or cuda run only when they are asked for by mark."""
+    """Tests marked slow, cuda or integration run only when they are asked for by mark."""
     wanted = config.getoption("-m") or ""
     deselected = [
         item
         for item in items
-        if any(item.get_closest_marker(m) and m not in wanted for m in ("slow", "cuda"))
+        if any(item.get_closest_marker(m) and m not in wanted for m in ("slow", "cuda", "integration"))
     ]
     if deselected:
         config.hook.pytest_deselected(items=deselected)
@@ -64,7 +66,7 @@ def run_python() -> Callable[..., subprocess.CompletedProcess[str]]:
             cwd=package,  # python -c looks there before PYTHONPATH
             env={
                 **inherited,
-                "PYTHONPATH": os.pathsep.join([str(package), str(ROOT / "tests")]),
+                "PYTHONPATH": os.pathsep.join([str(package), str(ROOT)]),
                 **environment,
             },
             capture_output=True,
@@ -73,3 +75,15 @@ def run_python() -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
+
+
+@pytest.fixture
+def recorded(tmp_path: Path) -> Callable[..., Path]:
+    """A function that records a small run and returns its folder."""
+
+    def make(**options: object) -> Path:
+        folder = tmp_path / str(options.pop("name", "run"))
+        record(folder, **options)
+        return folder
+
+    return make

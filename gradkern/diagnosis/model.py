@@ -135,15 +135,21 @@ class Model:
     @cached_property
     def chains(self) -> list[list[Layer]]:
         """Layers that follow one another: those of one role (names without their digits), and all of one
-        kind. At least three each; only those on every path from the loss where that is known."""
+        kind in a model. At least three each; only those on every path from the loss where that is known."""
         members = [layer for layer in self.layers if self._may_link(layer)]
         by_role: dict[str, list[Layer]] = {}
         by_kind: dict[str, list[Layer]] = {}
         for layer in members:
             by_role.setdefault(role_of(self._evidence.names[layer.weight]), []).append(layer)
-            by_kind.setdefault(layer.kind or "matrix", []).append(layer)
+            by_kind.setdefault(f"{self._part_of(layer)} {layer.kind or 'matrix'}", []).append(layer)
         found = [*by_role.values(), *by_kind.values()]
         return _distinct([chain for chain in found if len(chain) >= 3])
+
+    def _part_of(self, layer: Layer) -> str:
+        """The model that a layer belongs to, in a run of several."""
+        parts = self._evidence.facts.get("parts") or ()
+        name = self._evidence.names[layer.weight]
+        return next((part for part in parts if name.startswith(f"{part}.")), "")
 
     def _may_link(self, layer: Layer) -> bool:
         if RECURRENT.search(layer.kind):

@@ -1,4 +1,4 @@
-"""tests/device_checks.py on a GPU."""
+"""tests/support/device_checks.py on a GPU."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
-import device_checks as checks
 import pytest
-import reference as ref
 import torch
+
+from tests.support import device_checks as checks
+from tests.support import reference as ref
 
 
 @pytest.mark.parametrize("p", [2.0, 1.0, 3.0])

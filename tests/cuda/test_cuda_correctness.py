@@ -6,7 +6,9 @@ import math
 
 import pytest
 import torch
-from cuda_cases import (
+
+import gradkern
+from tests.cuda.cuda_cases import (
     DTYPES,
     ORDERS,
     REALS,
@@ -18,8 +20,6 @@ from cuda_cases import (
     random,
     reference_norm,
 )
-
-import gradkern
 
 
 def test_kernels_are_compiled_in() -> None:

@@ -6,9 +6,9 @@ import math
 
 import pytest
 import torch
-from cuda_cases import assert_norm, bits, parameter, random, reference_norm
 
 import gradkern
+from tests.cuda.cuda_cases import assert_norm, bits, parameter, random, reference_norm
 
 
 def some_parameters(seed: int = 0, count: int = 40) -> list[torch.nn.Parameter]:

@@ -7,12 +7,12 @@ import json
 
 import pytest
 import torch
-from runs import changed, flat_loss, healthy, sloped
 
 import gradkern
 from gradkern.cli.main import main
 from gradkern.diagnosis import KINDS, Finding, Remedy, diagnose
 from gradkern.diagnosis.show import as_text
+from tests.support.runs import changed, flat_loss, healthy, sloped
 
 
 def record(folder, depth, activation, steps=40):

@@ -9,7 +9,7 @@ import pytest
 
 from gradkern.diagnosis import load
 from gradkern.history import History
-from tests.report import synthetic
+from tests.support import synthetic
 
 
 def test_a_short_run_is_read_whole(tmp_path: Path) -> None:

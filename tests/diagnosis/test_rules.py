@@ -6,9 +6,9 @@ import dataclasses
 
 import numpy as np
 import pytest
-from runs import WIDTH, changed, flat_loss, healthy, sloped
 
 from gradkern.diagnosis import KINDS, diagnose
+from tests.support.runs import WIDTH, changed, flat_loss, healthy, sloped
 
 
 def kinds(evidence):
@@ -266,6 +266,13 @@ class TestInitialization:
         run = healthy(bias=False)
         finding = only(changed(run, weight_norm=3.5 * run.weight_norm), "poor_initialization")
         assert finding.evidence["gain"] == pytest.approx(3.5) and finding.remedies[0].action == "he_init"
+
+    def test_a_gain_of_a_thousand_layers_is_no_overflow(self):
+        run = healthy(layers=1200, steps=20, bias=False)
+        assert (
+            only(changed(run, weight_norm=8 * run.weight_norm), "poor_initialization").evidence["layers"]
+            == 1200
+        )
 
     def test_behind_a_normalization_the_gain_does_not_matter(self):
         run = healthy(activation="LayerNorm")

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +13,6 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 pytest.importorskip("sklearn", reason="the suite learns from scikit-learn's data sets")
-sys.path.insert(0, str(ROOT))
 
 from benchmarks.diagnosis import cures, faulty, healthy, labels, score
 from benchmarks.diagnosis.judge import judge_faulty, judge_healthy

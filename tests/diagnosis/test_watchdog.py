@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from runs import changed, flat_loss, healthy, sloped
 
 from gradkern import GradkernWarning
 from gradkern.diagnosis import DiagnosisError, Watchdog
 from gradkern.diagnosis import watchdog as module
 from gradkern.diagnosis.watchdog import as_action, next_look
+from tests.support.runs import changed, flat_loss, healthy, sloped
 
 
 class Growing:

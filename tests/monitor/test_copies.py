@@ -9,11 +9,11 @@ import warnings
 
 import pytest
 import torch
-from _loops import small_model
 from torch import nn
 
 import gradkern
 from gradkern import GradkernWarning, GradMonitor
+from tests.support.loops import small_model
 
 
 class Trained(nn.Module):

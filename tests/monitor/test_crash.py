@@ -11,17 +11,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from _loops import small_model
 
 from gradkern import GradMonitor, History
 from gradkern.history import format
+from tests.support.loops import small_model
 
 LOOP = """
 import sys, warnings
 sys.path.insert(0, {here!r})
 import torch
 torch.set_num_threads(1)
-from _loops import small_model, train
+from tests.support.loops import small_model, train
 from gradkern import GradMonitor
 from gradkern.history import file_systems
 file_systems.file_system = lambda *_: {file_system!r}
@@ -36,7 +36,7 @@ while True:
 
 
 def start_loop(run: Path, then: str = "", file_system: str = "ext4") -> subprocess.Popen[str]:
-    here = str(Path(__file__).parent)
+    here = str(Path(__file__).parents[2])
     code = LOOP.format(here=here, run=str(run), then=then, file_system=file_system)
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
 

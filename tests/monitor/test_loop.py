@@ -11,14 +11,14 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from _loops import small_model, train
 from torch import nn
-from wrapped import WrappedOptimizer
 
 import gradkern
 from gradkern import GradClipper, GradMonitor
 from gradkern.history.batch import Batch
-from gradkern.monitor.capture import StepCapture
+from gradkern.monitor.step_capture import StepCapture
+from tests.support.loops import small_model, train
+from tests.support.wrapped import WrappedOptimizer
 
 
 @pytest.fixture

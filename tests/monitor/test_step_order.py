@@ -7,12 +7,12 @@ from collections.abc import Collection
 import numpy as np
 import pytest
 import torch
-from _loops import layout, small_model, step_row
 from torch import nn
 
 from gradkern import GradMonitor, History
 from gradkern.history.rows import WeightsRow
 from gradkern.history.writer import HistoryWriter
+from tests.support.loops import layout, small_model, step_row
 
 
 class Loop:

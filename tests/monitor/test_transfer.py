@@ -7,12 +7,13 @@ import threading
 import numpy as np
 import pytest
 import torch
-from _loops import layout
 
 from gradkern.history.format import EXPONENTS, FORMATS
 from gradkern.monitor import transfer
-from gradkern.monitor.capture import HistogramCapture, Presence, WeightsCapture
+from gradkern.monitor.capture import Presence
+from gradkern.monitor.periodic_capture import HistogramCapture, WeightsCapture
 from gradkern.monitor.transfer import PinnedPool, send
+from tests.support.loops import layout
 
 
 class Device:

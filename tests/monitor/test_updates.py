@@ -8,7 +8,6 @@ import weakref
 import numpy as np
 import pytest
 import torch
-from _loops import small_model, train
 from torch import nn
 
 from gradkern import GradClipper, GradMonitor, History
@@ -16,6 +15,7 @@ from gradkern.history.format import EXPONENTS, FORMATS
 from gradkern.monitor.histogram import histogram
 from gradkern.monitor.sample import Sample, stride_for
 from gradkern.params import steps
+from tests.support.loops import small_model, train
 
 
 def reference(before: list[torch.Tensor], after: list[torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
@@ -97,7 +97,7 @@ def test_neither_optimizer_nor_monitor_keeps_the_other_alive(tmp_path):
     model = small_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     monitor = GradMonitor(model, optimizer, tmp_path)
-    listener = weakref.ref(monitor._periodic)
+    listener = weakref.ref(next(iter(monitor._recording._captures.values())).periodic)
     optimizer.step()
     del monitor
     gc.collect()

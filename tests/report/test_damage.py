@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from synthetic import record
 
 from gradkern import GradMonitor, History, HistoryError
 from gradkern.cli.main import main
 from gradkern.history.schema import SCHEMA
+from tests.support.synthetic import record
 
 Use = Callable[[Path], None]
 VALUES = (

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from synthetic import HOSTILE, make_run
 
 from gradkern import report
 from gradkern.report.figures import FIGURES, save_figures
+from tests.support.synthetic import HOSTILE, make_run
 
 Make = Callable[..., Path]
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from synthetic import HOSTILE, norms_at
 
 from gradkern.history.facade import History
 from gradkern.history.format import HistoryError
 from gradkern.report import html, write_report
 from gradkern.report.load import load
 from gradkern.report.payload import payload
+from tests.support.synthetic import HOSTILE, norms_at
 
 Make = Callable[..., Path]
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from synthetic import HOSTILE, make_run
 
 from gradkern.report import html
 from gradkern.report.bins import Bins
 from gradkern.report.data import columns_for
 from gradkern.report.encode import BAD, NOTHING, ZERO, json_in_script, pack_matrix, plain
 from gradkern.report.payload import payload
+from tests.support.synthetic import HOSTILE, make_run
 
 
 def data_of(page: str) -> dict[str, Any]:

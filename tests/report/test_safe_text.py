@@ -7,10 +7,10 @@ import html.parser
 import numpy as np
 import pytest
 import torch
-from synthetic import HOSTILE
 
 from gradkern import measure
 from gradkern._util.text import clip_middle, fit, html_table, number, visible
+from tests.support.synthetic import HOSTILE
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,29 @@
+"""Trouble while recording: each kind is told of once, as a warning and in the log."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+_LOG = logging.getLogger("gradkern")
+
+
+class Warned:
+    """Warns of each kind of trouble once, until it is over."""
+
+    def __init__(self) -> None:
+        self._kinds: set[str] = set()
+
+    def __contains__(self, kind: str) -> bool:
+        return kind in self._kinds
+
+    def tell(self, kind: str, message: str) -> None:
+        """Warn, unless trouble of this kind was told of."""
+        if kind not in self._kinds:
+            self._kinds.add(kind)
+            _LOG.warning(message)
+            warnings.warn(message, RuntimeWarning, stacklevel=2)
+
+    def over(self, kind: str) -> None:
+        """If it happens again, it is told of again."""
+        self._kinds.discard(kind)

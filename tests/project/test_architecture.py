@@ -1,0 +1,332 @@
+"""The direction of dependencies, what importing costs, and the check against another torch."""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+import importlib
+import os
+import pickle
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import gradkern
+from gradkern._util import moved
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = sorted(
+    path
+    for folder in ("core", "cpu", "cuda")
+    for path in (ROOT / "csrc" / folder).rglob("*")
+    if path.suffix in {".h", ".cuh", ".cpp", ".cu", ".hpp"}
+)
+INCLUDE = re.compile(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]', re.MULTILINE)
+
+
+def includes(path):
+    return INCLUDE.findall(path.read_text(encoding="utf-8"))
+
+
+def test_there_is_something_to_check():
+    assert {"core", "cpu"} <= {p.parent.name for p in SOURCES}
+    assert len(SOURCES) >= 10
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: f"{p.parent.name}/{p.name}")
+def test_kernels_know_no_torch_and_no_python(path):
+    foreign = re.compile(r"^(torch|ATen|c10|caffe2|pybind11)/|^Python\.h$")
+    assert [name for name in includes(path) if foreign.match(name)] == []
+    text = path.read_text(encoding="utf-8")
+    assert not re.search(r"\b(at|c10|torch)::", text)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: f"{p.parent.name}/{p.name}")
+def test_arrows_run_one_way(path):
+    allowed = {"core": {"core"}, "cpu": {"core", "cpu"}, "cuda": {"core", "cuda"}}[
+        path.relative_to(ROOT / "csrc").parts[0]
+    ]
+    ours = [
+        name.split("/")[0]
+        for name in includes(path)
+        if name.split("/")[0] in {"core", "cpu", "cuda", "bindings"}
+    ]
+    assert set(ours) <= allowed
+
+
+def test_bindings_use_narrow_headers():
+    for path in (ROOT / "csrc" / "bindings").glob("*"):
+        assert not {"torch/extension.h", "torch/all.h", "torch/torch.h", "ATen/ATen.h"} & set(
+            includes(path)
+        ), path.name
+
+
+#: Python's layers, the lowest first: folders of the package and the few modules at its top. A module imports
+#: from its own folder and from layers below: at its top, in a function and for types alike.
+LAYERS = (
+    {"_C", "version", "_util"},
+    {"kernels", "history"},
+    {"params", "diagnosis"},
+    {"distributed"},
+    {"clipping"},
+    {"sinks"},
+    {"monitor", "compat"},
+    {"report", "watch", "demo", "bench", "integrations"},
+    {"cli", "policies"},  # policies: the public name of clipping/policies
+    {"__init__", "__main__"},  # what users import; nothing in here does
+)
+#: Looking at a run: these import neither torch nor a room that does.
+TORCH_FREE = {"_util", "history", "diagnosis", "sinks", "watch", "report", "cli"}
+PACKAGE = ROOT / "gradkern"
+MODULES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")}
+
+
+def module_named(name):
+    """The module of MODULES that a module's, a package's or an attribute's whole name is about."""
+    parts = name.split(".")[1:]
+    for inside in (parts, [*parts, "__init__"], parts[:-1], [*parts[:-1], "__init__"]):
+        if ".".join(inside) in {*MODULES, "_C"}:
+            return ".".join(inside)
+    raise AssertionError(f"{name}: expected something of gradkern's")
+
+
+def imported_by(module):
+    """What of gradkern a module's import statements name, in functions too."""
+    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    names = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: expected absolute imports"
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+    return {module_named(name) for name in names if name.split(".")[0] == "gradkern"}
+
+
+def runs_down(importer, imported):
+    height = {name: index for index, layer in enumerate(LAYERS) for name in layer}
+    above, below = importer.split(".")[0], imported.split(".")[0]
+    return above == below or height[above] > height[below]
+
+
+def test_every_module_has_its_layer():
+    stated = [name for layer in LAYERS for name in layer]
+    assert sorted(stated) == sorted({"_C", *(module.split(".")[0] for module in MODULES)})
+
+
+def test_python_arrows_run_one_way():
+    arrows = {(module, name) for module in MODULES for name in imported_by(module)}
+    assert len(arrows) > 200
+    assert {arrow for arrow in arrows if not runs_down(*arrow)} == set()
+
+
+def test_modules_import_in_no_circle():
+    """Not even in functions or for types. A package's __init__ may import the modules in it."""
+    graph = {module: imported_by(module) for module in MODULES}
+    graphlib.TopologicalSorter(graph).prepare()  # its CycleError shows the circle
+
+
+OPTIONAL = (
+    "matplotlib",
+    "rich",
+    "pandas",
+    "pyarrow",
+    "tensorboard",
+    "wandb",
+    "mlflow",
+    "lightning",
+    "transformers",
+    "accelerate",
+)
+
+
+def test_importing_is_cheap_and_pulls_no_optional_package(run_python):
+    """Beyond what torch itself pulls: the compiler alone would take as long as torch."""
+    code = f"""
+import sys, torch
+before = set(sys.modules)
+import gradkern
+new = set(sys.modules) - before
+print([m for m in new if m.split(".")[0] not in ("gradkern", *sys.stdlib_module_names)])
+print([m for m in new if m in ("sqlite3", "gradkern.monitor", "gradkern.distributed", "gradkern.demo")])
+gradkern.GradMonitor, gradkern.History
+import gradkern.sinks
+print([m for m in {OPTIONAL} if m in sys.modules and m not in before])
+"""
+    done = run_python(code)
+    assert done.stdout.split("\n") == ["[]", "[]", "[]", ""], done.stderr
+
+
+def test_what_looks_at_a_run_needs_no_torch(run_python):
+    """Also where torch, or the extension, is broken."""
+    rooms = {module.removesuffix(".__init__") for module in MODULES if module.split(".")[0] in TORCH_FREE}
+    code = f"""
+import importlib, sys
+sys.modules["torch"] = sys.modules["gradkern._C"] = None  # importing them fails
+import gradkern
+for module in {sorted(rooms)}:
+    importlib.import_module("gradkern." + module)
+print(gradkern.History.__name__, "gradkern.kernels.extension" in sys.modules)
+"""
+    done = run_python(code)
+    assert done.stdout.strip() == "History False", done.stderr
+
+
+def test_importing_gradkern_alone_imports_no_torch(run_python):
+    done = run_python("import gradkern, sys; print('torch' in sys.modules, gradkern.__version__)")
+    assert done.stdout.split() == ["False", gradkern.__version__], done.stderr
+
+
+@pytest.mark.parametrize("old", sorted(moved.MOVED))
+def test_paths_of_earlier_versions_work_with_a_warning(old):
+    sys.modules.pop(old, None)
+    with pytest.warns(DeprecationWarning, match=f"{old} has moved to {moved.MOVED[old]}"):
+        module = importlib.import_module(old)
+    new = importlib.import_module(moved.MOVED[old])
+    names = [name for name in vars(new) if not name.startswith("_")]
+    assert names and all(getattr(module, name) is getattr(new, name) for name in names)
+
+
+def test_names_that_left_the_monitor_package_work_with_a_warning():
+    with pytest.warns(DeprecationWarning, match=r"gradkern\.monitor\.History has moved to gradkern\.History"):
+        from gradkern.monitor import History
+    assert History is gradkern.History
+
+
+def test_pickles_of_earlier_versions_load():
+    stats = gradkern.measure([torch.nn.Parameter(torch.ones(2))])
+    old = pickle.dumps(stats, 0).replace(b"gradkern.params.stats", b"gradkern.stats")
+    sys.modules.pop("gradkern.stats", None)
+    with pytest.warns(DeprecationWarning, match="has moved"):
+        assert pickle.loads(old).names == stats.names
+
+
+def test_importing_changes_nothing_in_torch(run_python):
+    code = """
+import torch, torch.nn.utils
+def look():
+    modes = torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled()
+    return torch.nn.utils.clip_grad_norm_, modes
+before = look()
+import gradkern
+print(before == look())
+"""
+    assert run_python(code).stdout.strip() == "True"
+
+
+@pytest.fixture
+def package_copy(tmp_path):
+    shutil.copytree(
+        Path(gradkern.__file__).parent, tmp_path / "gradkern", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    return tmp_path
+
+
+#: An editable installation would find its own extension where the copy has none.
+ONLY_THIS_COPY = """
+import sys
+def is_editable(finder):
+    return "editable" in f"{finder!r} {getattr(finder, '__module__', '')}".lower()
+
+
+sys.meta_path = [f for f in sys.meta_path if not is_editable(f)]
+"""
+
+
+CLIP = """
+import torch, gradkern
+model = torch.nn.Linear(2, 1, bias=False)
+model.weight.grad = torch.tensor([[3.0, 4.0]])
+clipper = gradkern.GradClipper(model, 1.0)
+print(clipper.clip_().total_norm.item(), clipper.clip_().total_norm.item(), gradkern.build_info())
+"""
+
+
+def only_binding(package):
+    (path,) = (package / "gradkern").glob("_C.torch-*")
+    return path
+
+
+class TestBindings:
+    """Calls work whatever was compiled; where no kernel can be used, one notice says why."""
+
+    def test_another_torch(self, run_python, package_copy):
+        path = only_binding(package_copy)
+        path.rename(path.with_name(path.name.replace(f"torch-{torch.__version__[:4]}", "torch-2.9")))
+        done = run_python(ONLY_THIS_COPY + CLIP, path=package_copy)
+        assert done.stdout.startswith("5.0 0.99999"), done.stderr
+        assert done.stderr.count("GradkernWarning") == 1
+        assert (
+            "kernels are not used: the compiled extension is for torch 2.9, and torch "
+            f"{torch.__version__} is installed. Calls go to torch's own operations" in done.stderr
+        )
+        assert "To build for the installed torch: pip install" in done.stderr
+
+    @pytest.mark.parametrize(
+        ("damage", "reason"),
+        [
+            (lambda path: path.unlink(), "there is no compiled extension in"),
+            (lambda path: path.write_bytes(b"not a library"), "does not load: "),
+        ],
+    )
+    def test_no_extension_or_a_broken_one(self, run_python, package_copy, damage, reason):
+        damage(only_binding(package_copy))
+        done = run_python(ONLY_THIS_COPY + CLIP, path=package_copy)
+        assert done.stdout.startswith("5.0 0.99999"), done.stderr
+        assert done.stderr.count("GradkernWarning") == 1 and reason in done.stderr
+
+    def test_disabled_nothing_is_said(self, run_python, package_copy):
+        only_binding(package_copy).unlink()
+        done = run_python(ONLY_THIS_COPY + CLIP, path=package_copy, GRADKERN_DISABLE="1")
+        assert done.stdout.startswith("5.0 0.99999") and "Warning" not in done.stderr, done.stderr
+
+    def test_of_several_the_one_for_this_torch_is_chosen(self, run_python, package_copy):
+        path = only_binding(package_copy)
+        for other in ("2.9", "2.100"):
+            path.with_name(path.name.replace(f"torch-{torch.__version__[:4]}", f"torch-{other}")).write_bytes(
+                b""
+            )
+        code = """
+from gradkern.kernels import extension
+print(list(extension.bindings()), extension.EXTENSION.__file__)
+"""
+        done = run_python(ONLY_THIS_COPY + code, path=package_copy)
+        assert done.stdout.strip() == f"['2.9', '{torch.__version__[:4]}', '2.100'] {path}", done.stderr
+
+    def test_info_says_why(self, package_copy):
+        only_binding(package_copy).unlink()
+        done = subprocess.run(
+            [sys.executable, "-m", "gradkern", "info"],
+            cwd=package_copy,
+            env={**os.environ, "PYTHONPATH": str(package_copy)},
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "not used: there is no compiled extension in" in done.stdout
+        assert f"torch                        {torch.__version__}" in done.stdout
+
+    def test_the_copy_itself_works(self, run_python, package_copy):
+        done = run_python("import gradkern; print(gradkern.__file__)", path=package_copy)
+        assert done.stdout.strip() == str(package_copy / "gradkern" / "__init__.py"), done.stderr
+
+
+def test_build_info():
+    info = gradkern.build_info()
+    assert info["version"] == gradkern.__version__
+    assert info["torch"] == torch.__version__
+    assert info["cpu_instruction_set_in_use"] in info["cpu_instruction_sets"].split()
+    assert "baseline" in info["cpu_instruction_sets"].split()
+
+
+def test_public_names():
+    assert sorted(gradkern.__all__) == sorted(set(gradkern.__all__))
+    for name in gradkern.__all__:
+        assert hasattr(gradkern, name)
+    assert (Path(gradkern.__file__).parent / "py.typed").exists()
