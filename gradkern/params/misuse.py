@@ -88,8 +88,8 @@ class DropInMisuse:
 def used(action: str) -> str:
     """What is said where an optimizer has used the gradients already."""
     return (
-        f"an optimizer has stepped with these gradients already, so it is too late to {action} them. The order "
-        "is loss.backward(), clip_(), record(), optimizer.step(), optimizer.zero_grad()"
+        f"an optimizer has stepped with these gradients already, so it is too late to {action} them. The "
+        "order is loss.backward(), clip_(), record(), optimizer.step(), optimizer.zero_grad()"
     )
 
 
