@@ -46,6 +46,7 @@ pybind11_add_module(_C MODULE NO_EXTRAS
 target_include_directories(_C PRIVATE csrc)
 target_include_directories(_C SYSTEM PRIVATE
   ${torch_dir}/include ${torch_dir}/include/torch/csrc/api/include)
+target_compile_options(_C PRIVATE -ffile-prefix-map=${torch_dir}/= -ffile-prefix-map=${Python_INCLUDE_DIRS}/=)
 target_compile_definitions(_C PRIVATE
   AT_PER_OPERATOR_HEADERS
   GRADKERN_TORCH_VERSION="${torch_version}")
