@@ -3,13 +3,12 @@
 #
 #   PYTHON=python3.12 scripts/build_wheel.sh FOLDER [FOLDER …]
 #
-# Each FOLDER holds a `torch` folder: the site-packages of an environment, or an unpacked wheel of torch
-# (pip download --no-deps torch==2.14.1, then unzip): only its headers and libraries are read.
+# Each FOLDER holds a `torch` folder: the site-packages of an environment, or what scripts/torch_headers.sh makes.
 # TORCH_CUDA_ARCH_LIST chooses the architectures, "all" by default. The wheel in dist/ is audited afterwards:
 # what it links, paths of this machine, its size, the oldest glibc it runs with.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-[ $# -gt 0 ] || { sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 2; }
+[ $# -gt 0 ] || { sed -n '2,8s/^# \{0,1\}//p' "$0"; exit 2; }
 python="${PYTHON:-python3}"
 export TORCH_CUDA_ARCH_LIST="${TORCH_CUDA_ARCH_LIST:-all}"
 GRADKERN_TORCH="$(IFS=:; echo "$*")"
