@@ -67,6 +67,17 @@ class Noted(StepNumbers):
 
     @property
     @names_file
+    def max_norm(self) -> F64:
+        """[T] `threshold`. In runs that do not have it (of version 1), deduced from what was clipped."""
+        if self.parts or self.facts.get("policy"):
+            return self.threshold
+        with np.errstate(invalid="ignore"):
+            deduced = self.clip_coef * (self.total_norm + 1e-6)
+        deduced = np.where(self.clipped & np.isfinite(deduced), deduced, np.nan)
+        return np.where(np.isnan(self.threshold), deduced, self.threshold)
+
+    @property
+    @names_file
     def groups(self) -> Mapping[str, GroupColumns]:
         """[T] numbers of each named group of a clipper, and of each part of the run."""
         if "groups" not in self._cache:

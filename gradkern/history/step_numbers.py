@@ -61,14 +61,6 @@ class StepNumbers(HistoryReader):
         return self.has_coef & ~(self.clip_coef >= 1)
 
     @property
-    def max_norm(self) -> NDArray[np.float64]:
-        """[T] `threshold`; where none was recorded, deduced from what was clipped; else NaN."""
-        with np.errstate(invalid="ignore"):
-            deduced = self.clip_coef * (self.total_norm + 1e-6)
-        deduced = np.where(self.clipped & np.isfinite(deduced), deduced, np.nan)
-        return np.where(np.isnan(self.threshold), deduced, self.threshold)
-
-    @property
     def threshold(self) -> NDArray[np.float64]:
         """[T] the one norm above which the policy clipped; NaN where there was none, or several."""
         return self._column("threshold")
