@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 import gradkern
+from tests.integrations.installed import framework
 
-lightning = pytest.importorskip("lightning", reason="lightning is not installed")
+lightning = framework("lightning")
 
 
 def module_class(*bases):
