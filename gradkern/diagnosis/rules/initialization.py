@@ -97,7 +97,7 @@ def _gain(case: Case) -> list[Finding]:
     if case.model.normalizes or len(layers) < 3 or float(np.median(values)) < GAIN:
         return []
     typical = float(np.median(values))
-    if (typical / math.sqrt(2)) ** len(layers) < MULTIPLIED:
+    if len(layers) * math.log(typical / math.sqrt(2)) < math.log(MULTIPLIED):
         return []
     why = (
         f"Before the first step each of {len(layers)} layers multiplies its input by about {typical:.1f} "
