@@ -249,16 +249,18 @@ def _check_contradictions(stats: GradStats, inv_scale: float | None, after_clip:
 
 
 def as_optimizer(optimizer: Any) -> torch.optim.Optimizer | None:
-    """The optimizer that takes hooks; see `innermost`.
+    """The optimizer that takes hooks (see `innermost`); where there is none, the object that has the learning
+    rates in its `param_groups` (fastai's own optimizers).
 
     Raises:
         TypeError: no optimizer (a scheduler, a list, a folder in its place).
     """
     if optimizer is None:
         return None
-    found: torch.optim.Optimizer = innermost(optimizer)
-    wanted = ("param_groups", "register_step_pre_hook")
-    if not all(hasattr(found, name) for name in wanted):
+    found: torch.optim.Optimizer | None = innermost(optimizer)
+    if found is None:
+        found = optimizer
+    if not hasattr(found, "param_groups"):
         raise TypeError(
             f"[GradMonitor] optimizer: expected a torch.optim.Optimizer, got {type(optimizer).__name__}; a "
             "run's folder is run_dir="

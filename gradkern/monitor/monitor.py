@@ -43,6 +43,7 @@ from gradkern.monitor.periodic import Periodic
 from gradkern.monitor.ranks import agree_on_step, over_several_ranks
 from gradkern.monitor.recorder import Feed, Recorder
 from gradkern.monitor.transfer import PinnedPool
+from gradkern.params.arguments import innermost
 from gradkern.params.names import NamedParameters
 from gradkern.params.plan import ParameterPlan
 from gradkern.params.stats import GradStats
@@ -61,7 +62,8 @@ class GradMonitor:
         optimizer: one, or several in a list or by name (Muon beside AdamW): for the learning rates,
             and for weight norms and update ratios (two hooks around
             its step; of a wrapper like Accelerate's, around that of the one within). Without it those
-            are not recorded.
+            are not recorded. Of an object that is no torch optimizer, but has `param_groups`, only the
+            learning rates are.
         run_dir: folder of the run, made if it is not there; a run that is there is gone on with.
             By default a new one under ``gradkern-runs/``, named after the second.
         every: record each `every`-th optimizer step.
@@ -138,6 +140,7 @@ class GradMonitor:
         optimizers = as_optimizers(optimizer)
         self._plan = ParameterPlan("GradMonitor", model)
         self._optimizers, self._rated = optimizers, tuple(optimizers.values())
+        self._stepping = tuple(one for one in self._rated if innermost(one) is one)
         self._norm_type: float | None = None
         self._pool = PinnedPool()
         module = model if isinstance(model, torch.nn.Module) else None
@@ -145,7 +148,7 @@ class GradMonitor:
         self._module = module
         self._unusable = ""
         self._told = False
-        self._pending = PendingStep(optimizers.values(), self._record_pending)
+        self._pending = PendingStep(self._stepping, self._record_pending)
         self._recorder: Recorder | None = None
         self._step = 0
         failed = True
@@ -173,7 +176,7 @@ class GradMonitor:
             recorder = Recorder(self.run_dir, meta, feed, ended=self._lock.release)
             # An optimizer keeps its hooks alive, and must not keep the monitor.
             self._periodic = Periodic(
-                tuple(self._optimizers.values()),
+                self._stepping,
                 self._plan,
                 self._layouts,
                 update_every,
