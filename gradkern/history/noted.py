@@ -54,6 +54,19 @@ class Noted(StepNumbers):
 
     @property
     @names_file
+    def parts(self) -> tuple[str, ...]:
+        """Names of the models whose steps make up a step of the run; empty where there is one model.
+
+        Parameters are called "<part>.<name>" then, `groups` has the numbers of each part, and `extra` its
+        loss, "loss/<part>".
+        """
+        found = self.meta.get("parts", [])
+        if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+            raise HistoryError("[History] meta 'parts': expected a list of names, got a damaged value")
+        return tuple(found)
+
+    @property
+    @names_file
     def groups(self) -> Mapping[str, GroupColumns]:
         """For each named group (of a clipper with groups, or a part of a step) its [T] numbers."""
         if "groups" not in self._cache:

@@ -15,7 +15,7 @@ from torch import Tensor
 from gradkern.clipping.measure import measure
 from gradkern.kernels.scale import coefficient
 from gradkern.monitor import GradMonitor
-from gradkern.monitor.pending import combined
+from gradkern.monitor.combine import combined
 from gradkern.params.stats import GradStats
 
 
