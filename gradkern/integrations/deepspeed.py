@@ -142,9 +142,7 @@ def _rates(engine: Any) -> torch.optim.Optimizer:
     while not isinstance(inner, torch.optim.Optimizer) and hasattr(inner, "optimizer"):
         inner = inner.optimizer
     params = [p for p in engine.module.parameters() if p.requires_grad]
-    groups = [
-        {key: value for key, value in group.items() if key != "params"} for group in inner.param_groups
-    ]
+    groups = [{key: value for key, value in group.items() if key != "params"} for group in inner.param_groups]
     stand_in = type(type(inner).__name__, (torch.optim.Optimizer,), {})(params, {})
     own = params if len(groups) == 1 else []  # of several groups nobody says which parameter is where
     stand_in.param_groups = [{**group, "params": own} for group in groups]

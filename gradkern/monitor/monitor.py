@@ -292,6 +292,11 @@ class GradMonitor:
         """Whether statistics were collected that are not recorded yet."""
         return bool(self._parts.pending())
 
+    def has_collected(self, params: Iterable[Tensor]) -> bool:
+        """Whether statistics of one of these parameters were collected that are not recorded yet."""
+        identities = [id(p) for p in params]
+        return any(part.pending.has_any(identities) for part in self._parts.pending())
+
     @property
     def records(self) -> bool:
         """Whether this process writes the run; another rank may."""

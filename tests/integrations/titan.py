@@ -36,10 +36,9 @@ class _Cpu(types.ModuleType):
 
 
 import torch  # noqa: E402
-import torch._dynamo  # noqa: E402
 import torch._utils  # noqa: E402
 
-torch._dynamo.config.disable = True  # torchtitan compiles how it makes masks
+torch.compiler.set_stance("force_eager")  # torchtitan compiles how it makes masks
 torch.set_num_threads(1)
 torch._utils._get_available_device_type = lambda: "cpu"
 _kernels = "torchtitan.distributed.minimal_async_ep.kernels"
