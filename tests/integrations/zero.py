@@ -16,13 +16,12 @@ os.environ["DS_ACCELERATOR"] = "cpu"
 torch.set_num_threads(1)
 import deepspeed  # noqa: E402
 import deepspeed.comm.torch  # noqa: E402
-import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: E402, F401 - here, and not in every rank
-
+import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: E402 - here, and not in every rank
 from deepspeed.accelerator import get_accelerator  # noqa: E402
 
 from tests.distributed.ranks import free_port  # noqa: E402
 
-# Its shared-memory operation is compiled at the first use otherwise. (`deepspeed.comm.torch` is torch itself.)
+# It would compile its shared-memory operation at the first use. (`deepspeed.comm.torch` is torch itself.)
 sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None
 get_accelerator().is_fp16_supported = lambda: True  # "not supported" on CPUs, but a small model gets through
 STEPS, MICRO, CLIP, RATE = 4, 2, 0.5, 0.1
