@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from gradkern.integrations.torch_utils import patch_torch, patched_torch, unpatch_torch
     from gradkern.kernels.extension import build_info
     from gradkern.monitor import GradMonitor
+    from gradkern.monitor.over_time import GradientOverTime
     from gradkern.monitor.rollback import RollbackError, RollbackGuard
     from gradkern.params.stats import GradStats
 
@@ -38,6 +39,7 @@ __all__ = [
     "GradClipper",
     "GradMonitor",
     "GradStats",
+    "GradientOverTime",
     "GradkernWarning",
     "History",
     "HistoryError",
@@ -65,6 +67,7 @@ if not TYPE_CHECKING:
         "GradClipper": "gradkern.clipping.clipper",
         "GradMonitor": "gradkern.monitor.monitor",
         "GradStats": "gradkern.params.stats",
+        "GradientOverTime": "gradkern.monitor.over_time",
         "History": "gradkern.history",
         "HistoryError": "gradkern.history",
         "Remedy": "gradkern.diagnosis",
