@@ -85,9 +85,10 @@ CURES: dict[str, Cure] = {
     "scale_targets": _set(target_scale=1.0),
     "skip_nonfinite": _set(on_nonfinite="skip"),
     "check_data": _drop(*_POISON),
-    "check_labels": _drop("random_labels", "ascend"),
+    "check_labels": _drop("random_labels"),
+    "check_sign": _drop("ascend"),
     "use_parameters": _drop("detach", "unused", "zero_down"),
-    "add_to_optimizer": _drop("missing"),
+    "add_to_optimizer": _drop("missing", "standing", "unstepped"),
     "call_step": _drop("no_step"),
 }
 #: Actions that a recipe cannot follow.

@@ -270,6 +270,15 @@ def check_labels() -> Remedy:
     )
 
 
+def check_sign() -> Remedy:
+    return Remedy(
+        "check_sign",
+        "Check the sign of the loss: small steps take it up from the first one on. A reward or a "
+        "log-likelihood is to be negated, or maximized.",
+        "(-log_likelihood).backward()  # or optimizer = torch.optim.Adam(parameters, lr, maximize=True)",
+    )
+
+
 def overfit_one_batch() -> Remedy:
     return Remedy(
         "overfit_one_batch",

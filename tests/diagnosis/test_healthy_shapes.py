@@ -110,7 +110,8 @@ class TestRunningAway:
         """Its steps stay small, but the loss becomes a thousand times what it was."""
         growth = np.geomspace(1, 1e3, 200)
         run = changed(healthy(), total_norm=healthy().total_norm * growth, loss=2.3 * growth)
-        assert "exploding_gradient" in alarms(run)
+        finding = diagnose(run)[0]
+        assert finding.kind == "exploding_gradient" and finding.remedies[0].action == "check_sign"
 
     def test_a_norm_that_falls_as_a_classifier_converges(self):
         run = healthy()

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from gradkern.diagnosis.case import FEW_STEPS, Case, Floats
 from gradkern.diagnosis.finding import Finding
 from gradkern.diagnosis.gain import classes_of, input_rms
+from gradkern.diagnosis.trend import trend_of
 
 #: The norm grew a hundredfold, and is still a third of that at the end.
 GROWTH, STILL = 100.0, 33.0
@@ -112,9 +113,21 @@ def _growing(case: Case, at: NDArray[np.int64], values: Floats) -> list[Finding]
     onset = int(e.steps[at[np.flatnonzero(values >= 10 * base)[0]]])
     why = f"The norm of the gradient grew from {base:.2g} to {peak:.2g} and stays there; the loss got worse."
     numbers = {"norm_at_start": base, "norm_at_end": end, "growth": peak / base}
+    if _uphill(case, int(np.searchsorted(e.steps, onset))):
+        numbers["uphill"] = 1.0
     return [
         case.finding("exploding_gradient", "severe", why, numbers, first=onset, last=int(e.steps[at[-1]]))
     ]
+
+
+def _uphill(case: Case, onset: int) -> bool:
+    """The loss rises from the first step on although the first steps are small: its sign is wrong."""
+    e = case.evidence
+    early = case.movement[e.update_steps <= e.steps[min(3, len(e.steps) - 1)]]
+    early = early[np.isfinite(early)]
+    losses = e.loss[: max(onset, FEW_STEPS)]
+    small = bool(len(early)) and float(early.max()) < MOVED
+    return small and bool(np.isfinite(losses).all()) and trend_of(losses).rose
 
 
 def _weights_suffer(case: Case) -> bool:
