@@ -304,12 +304,22 @@ class TestSaturation:
     def test_large_inputs(self):
         run = flat_loss(healthy(activation="Tanh"))
         rms = run.rms.copy()
-        rms[:, 0] *= 1000
+        rms[:, 0] *= 100
+        rms[:, 1] *= 0.1  # saturated units pass little on
         assert only(changed(run, rms=rms), "saturation").remedies[0].action == "scale_inputs"
 
-    def test_a_first_bias_whose_terms_cancel_where_the_gradient_vanishes(self):
+    @pytest.mark.parametrize("slope", [1.0, 0.6])
+    def test_a_first_bias_whose_terms_cancel_over_the_batch(self, slope):
+        """The input looks large by it, but the activation behind passes on what a healthy one does."""
+        run = flat_loss(healthy(activation="Tanh"))
+        rms = run.rms.copy()
+        rms[:, 0] *= 1000
+        rms[:, 1] *= slope
+        assert "saturation" not in alarms(changed(run, rms=rms))
+
+    def test_a_sigmoid_is_less_steep_and_not_saturated_for_it(self):
         run = flat_loss(healthy(activation="Sigmoid"))
-        rms = run.rms * 10.0 ** np.repeat(np.arange(-5, 1), 2)  # a decade for each layer
+        rms = run.rms * 10.0 ** (0.6 * np.repeat(np.arange(-5, 1), 2))  # a quarter for each layer
         rms[:, 0] *= 100
         found = alarms(changed(run, rms=rms))
         assert "saturation" not in found and "vanishing_gradient" in found
