@@ -143,9 +143,11 @@ def _too_large(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
 def _too_small(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
     if f.layers:
         return [cures.add_to_optimizer(f)]
-    if not f.evidence.get("median_update_ratio"):
-        return [cures.call_step(), cures.raise_lr(case)]
     halves = [cures.float32_weights()] if cures.has_half_weights(case) else []
+    if cures.rate_is_zero(case):
+        return [cures.raise_lr(case), cures.call_step()]
+    if not f.evidence.get("median_update_ratio") and not (halves and len(case.evidence.update_steps)):
+        return [cures.call_step(), cures.raise_lr(case)]
     clipped = [cures.raise_max_norm(case)] if "always_clipping" in kinds else []
     return [*clipped, *halves, cures.raise_lr(case)]
 

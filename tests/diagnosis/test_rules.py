@@ -350,6 +350,14 @@ class TestUpdates:
         finding = only(changed(run, watches_steps=True), "update_too_small")
         assert finding.remedies[0].action == "call_step"
 
+    def test_a_learning_rate_of_zero(self):
+        still = np.zeros_like(healthy().update_ratio)
+        norms = np.repeat(healthy().weight_norm[:1], len(still), axis=0)
+        run = flat_loss(changed(healthy(), update_ratio=still, weight_norm=norms, lr=np.zeros(200)))
+        finding = only(run, "update_too_small")
+        assert finding.remedies[0].action == "raise_lr" and "1e-3" in finding.remedies[0].code
+        assert "rate is 0" in finding.why
+
     def test_weights_of_16_bits_need_larger_steps(self):
         run = flat_loss(changed(healthy(), update_ratio=np.full_like(healthy().update_ratio, 2e-5)))
         half = {n: {**p, "dtype": "bfloat16"} for n, p in run.params.items()}
