@@ -132,7 +132,7 @@ class TestExploding:
     def grown(self, end, loss_end):
         run = healthy()
         growth = np.geomspace(1, end, 200)
-        loss = np.linspace(2.3, loss_end, 200)
+        loss = np.concatenate([np.linspace(2.3, 1.8, 60), np.geomspace(1.8, loss_end, 140)])
         norms = run.weight_norm[:1] * np.geomspace(1, 3, len(run.update_steps))[:, None]
         return changed(run, total_norm=run.total_norm * growth, loss=loss, weight_norm=norms)
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from gradkern.diagnosis.case import FEW_STEPS, Case
 from gradkern.diagnosis.finding import Finding
 from gradkern.diagnosis.profile import Profile, decades, median
+from gradkern.diagnosis.trend import trend_of
 
 #: Decades of rms from the first layer to the last. Healthy models: -1.7 … 1.7 once they learn; vanishing
 #: ones: 3.6 … 25.
@@ -59,7 +60,8 @@ def vanishing_gradient(case: Case) -> list[Finding]:
         for signal, logs in (("weights", profile.weight), ("biases", profile.bias)):
             values = decades(logs)
             with np.errstate(invalid="ignore"):
-                sights += _lasting(Sight(profile, signal, values, values >= VANISHING))
+                sight = Sight(profile, signal, values, values >= VANISHING)
+            sights += _lasting(sight) or _while_the_loss_stood(case, sight)
     if not sights:
         return []
     worst = max(sights, key=lambda s: s.typical)
@@ -109,6 +111,20 @@ def _lasting(sight: Sight) -> list[Sight]:
     last = np.flatnonzero(known)
     last = last[len(last) // 2 :]
     return [sight] if sight.mask[last].mean() > LASTING else []
+
+
+def _while_the_loss_stood(case: Case, sight: Sight) -> list[Sight]:
+    """It counts too if the run came out of it late: it shows from the first point on for half of the run, and
+    in that time the loss did not fall."""
+    known = np.flatnonzero(np.isfinite(sight.values))
+    other = np.flatnonzero(~sight.mask[known])
+    lead = int(other[0]) if len(other) else len(known)
+    if not len(known) or lead < LASTING * len(known):
+        return []
+    e = case.evidence
+    losses = e.loss[: int(e.rows[sight.profile.at[known[lead - 1]]]) + 1]
+    trend = trend_of(losses[np.isfinite(losses)])
+    return [sight] if trend.count >= 2 * FEW_STEPS and not trend.fell else []
 
 
 def _recovers(sight: Sight) -> bool:
