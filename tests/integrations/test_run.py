@@ -11,12 +11,12 @@ import pytest
 
 import gradkern
 
+pytestmark = pytest.mark.integration
+
 SCRIPT = """
 import sys
 import torch
 from torch.nn.utils import clip_grad_norm_
-
-pytestmark = pytest.mark.integration
 
 torch.manual_seed(0)
 model = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
