@@ -82,7 +82,7 @@ def _summing(case: Case, at: NDArray[np.int64], values: Floats) -> list[Finding]
     if not (smooth and early and high and growth >= SUMMED):
         return []
     why = (
-        f"The norm grew {growth:.0f} times and changes by about 1/t at step t, as the norm of a sum does: "
+        f"The norm grew {growth:.3g} times and changes by about 1/t at step t, as the norm of a sum does: "
         "each gradient is added to those before it, because zero_grad() is not called."
     )
     severity = "warning" if case.trend.fell else "severe"
@@ -156,7 +156,7 @@ def _starting(case: Case, at: NDArray[np.int64], values: Floats) -> list[Finding
     until = np.flatnonzero(values < 10 * later)
     last = int(e.steps[at[until[0]]]) if len(until) else case.last_step
     why = (
-        f"The first gradient has a norm of {first:.2g}, {first / later:.0f} times what the run comes to: "
+        f"The first gradient has a norm of {first:.2g}, {first / later:.3g} times what the run comes to: "
         "the first steps throw the weights away."
     )
     numbers = {"norm_at_start": first, "norm_later": later, "growth": first / later}
@@ -192,7 +192,7 @@ def gradient_spike(case: Case) -> list[Finding]:
     clipped = all(e.clip_coef[i] < 1 for i in spikes)
     layers = _spiking(case, worst)
     why = (
-        f"At step {e.steps[worst]} the norm was {norm[worst]:.3g}, {norm[worst] / base[worst]:.0f} times the "
+        f"At step {e.steps[worst]} the norm was {norm[worst]:.3g}, {norm[worst] / base[worst]:.3g} times the "
         f"steps before{', and clipped' if clipped else ''}; {len(spikes)} such steps in all."
     )
     numbers = {"spikes": len(spikes), "largest": float(norm[worst]), "baseline": float(base[worst])}
@@ -251,7 +251,7 @@ def _spiking(case: Case, i: int) -> tuple[str, ...]:
         return ()
     before = e.rms[max(0, row - 16) : row]
     known = np.isfinite(before).any(axis=0)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         rise = np.where(known, e.rms[row] / np.nanmedian(np.where(known, before, 1.0), axis=0), 0.0)
     rise = np.where(np.isfinite(rise), rise, 0.0)
     rose = np.flatnonzero(rise >= max(TIMES, float(rise.max()) / 10))

@@ -67,7 +67,7 @@ def vanishing_gradient(case: Case) -> list[Finding]:
     worst = max(sights, key=lambda s: s.typical)
     layers, factor = _starved(case, worst), 10.0**-worst.typical
     why = (
-        f"Over {len(worst.profile.layers)} layers the gradient falls to {factor:.0e} of what it is at the "
+        f"Over {worst.profile.depth} layers the gradient falls to {factor:.0e} of what it is at the "
         f"output ({'the signal that the biases get' if worst.signal == 'biases' else 'rms of the weights'}): "
         "the first layers hardly learn."
     )
@@ -80,7 +80,7 @@ def exploding_over_depth(case: Case) -> list[Finding]:
     """Gradients grow by orders of magnitude from the output to the input."""
     sights = []
     for profile in _usable(case):
-        allowance = NORMALIZED_SLOPE * len(profile.layers) if case.model.normalizes else 0.0
+        allowance = NORMALIZED_SLOPE * profile.depth if case.model.normalizes else 0.0
         weights, biases, forward = decades(profile.weight), decades(profile.bias), decades(profile.forward)
         with np.errstate(invalid="ignore"):
             sights += _lasting(Sight(profile, "weights", weights, weights <= EXPLODING - allowance))
@@ -90,7 +90,7 @@ def exploding_over_depth(case: Case) -> list[Finding]:
         return []
     worst = min(sights, key=lambda s: s.typical)
     why = (
-        f"Over {len(worst.profile.layers)} layers the gradient grows {10.0**-worst.typical:.0e} times from "
+        f"Over {worst.profile.depth} layers the gradient grows {10.0**-worst.typical:.0e} times from "
         "the output to the input: each layer multiplies it."
     )
     severity = "warning" if case.trend.fell else "severe"
@@ -159,7 +159,7 @@ def _finding(
         "decades_over_depth": sight.typical,
         "decades_of_weights": float(median(decades(profile.weight[at]))),
         "decades_of_forward_signal": float(median(decades(profile.forward[at]))),
-        "layers_in_chain": len(profile.layers),
+        "layers_in_chain": profile.depth,
     }
     numbers = {k: v for k, v in numbers.items() if np.isfinite(v)}
     first, last = case.step(int(profile.at[at[0]])), case.step(int(profile.at[at[-1]]))
