@@ -110,4 +110,4 @@ wheel: $(READY)  ## a wheel in dist/
 	$(PY) -m pip wheel $(PIP_FLAGS) --no-build-isolation --no-deps --wheel-dir dist .
 
 clean:  ## everything built; the virtual environment stays
-	rm -rf build dist *.egg-info gradkern/*.so .mypy_cache .ruff_cache .pytest_cache
+	rm -rf build dist *.egg-info gradkern/*.so gradkern/lib .mypy_cache .ruff_cache .pytest_cache

@@ -14,7 +14,7 @@ from gradkern.history.named import LOSS
 MOST_ELEMENTS = 64
 
 
-def as_count(key: str, value: Any, least: int) -> int:
+def as_count(key: str, value: Any, least: int, operation: str = "GradMonitor") -> int:
     """An integer of any type.
 
     Raises:
@@ -22,7 +22,7 @@ def as_count(key: str, value: Any, least: int) -> int:
     """
     number = as_index(value)
     if number < least or number >= 2**62:
-        raise ValueError(f"[GradMonitor] {key}: expected an integer of at least {least}, got {value!r}")
+        raise ValueError(f"[{operation}] {key}: expected an integer of at least {least}, got {value!r}")
     return number
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 
-_LOG = logging.getLogger("gradkern")
+from gradkern._util.warning import LOGGER
 
 
 class Warned:
@@ -21,7 +20,7 @@ class Warned:
         """Warn, unless trouble of this kind was told of."""
         if kind not in self._kinds:
             self._kinds.add(kind)
-            _LOG.warning(message)
+            LOGGER.warning(message)
             warnings.warn(message, RuntimeWarning, stacklevel=2)
 
     def over(self, kind: str) -> None:

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 import gradkern
+from tests.integrations.installed import framework
 
-accelerate = pytest.importorskip("accelerate", reason="accelerate is not installed")
+accelerate = framework("accelerate")
 
 
 @pytest.fixture(autouse=True)
