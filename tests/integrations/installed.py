@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +39,16 @@ def without_torchvision(package: str, module: str) -> ModuleType:
     finally:
         for name in [name for name in sys.modules if name.split(".")[0] == package]:
             del sys.modules[name]
+
+
+def run_page(page: str) -> None:
+    """Run the Python of a page of docs/frameworks, block after block in one namespace."""
+    path = Path(__file__).parents[2] / "docs" / "frameworks" / page
+    blocks = re.findall(r"^```python\n(.*?)^```", path.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    assert blocks
+    names: dict[str, object] = {"__name__": path.stem}
+    for number, block in enumerate(blocks, 1):
+        exec(compile(block, f"{page}, block {number}", "exec"), names)
 
 
 def run_ranks(module: str, folder: os.PathLike[str], *words: object) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import gradkern
-from tests.integrations.installed import framework
+from tests.integrations.installed import framework, run_page
 
 lightning = framework("lightning")
 
@@ -203,3 +203,8 @@ def test_fabric(run, measured, assert_same_weights):
     with gradkern.History.open(run) as history:
         assert history.steps.tolist()[:11] == list(range(1, 12))
         np.testing.assert_allclose(history.norm[:11], np.array(measured)[:11], rtol=1e-5)
+
+
+def test_the_page(tmp_path):
+    run_page("lightning.md")
+    assert len(gradkern.History.open(tmp_path / "runs" / "first")) == 8

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import gradkern
-from tests.integrations.installed import framework, without_torchvision
+from tests.integrations.installed import framework, run_page, without_torchvision
 
 LR, CLIP, STEPS = 0.05, 0.1, 5
 OPEN: list[gradkern.GradMonitor] = []
@@ -305,3 +305,18 @@ def test_two_models_of_a_gan(run):
     for name in models:
         np.testing.assert_allclose(columns[f"{name}.weight"], norms[name], rtol=1e-5)
         assert np.isfinite(history.extra[f"loss/{name}"]).all()
+
+
+def test_the_page(tmp_path):
+    for name in ("ignite", "skorch", "fastai.basics", "stable_baselines3", "opacus"):
+        framework(name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        run_page("others.md")
+    rows = {
+        run: len(gradkern.History.open(tmp_path / "runs" / run)) for run in ("ignite", "skorch", "fastai")
+    }
+    assert rows == {"ignite": 4, "skorch": 4, "fastai": 4}
+    assert len(gradkern.History.open(tmp_path / "runs" / "a2c")) == 4
+    assert len(gradkern.History.open(tmp_path / "runs" / "gan")) == 3
+    assert gradkern.History.open(tmp_path / "runs" / "private").steps.size

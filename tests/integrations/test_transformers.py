@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import gradkern
-from tests.integrations.installed import framework
+from tests.integrations.installed import framework, run_page
 
 transformers = framework("transformers")
 framework("accelerate")
@@ -160,3 +160,8 @@ def test_trl(tmp_path, run):
     assert history.steps.tolist() == [1, 2, 3]
     np.testing.assert_allclose(history.total_norm, [entry["grad_norm"] for entry in logged], rtol=1e-5)
     np.testing.assert_allclose(history.loss, [entry["loss"] for entry in logged], rtol=1e-6)
+
+
+def test_the_page(tmp_path):
+    run_page("transformers.md")
+    assert len(gradkern.History.open(tmp_path / "runs" / "first")) == 4
