@@ -77,6 +77,14 @@ void fill_rows(const Prepared& prepared, const std::vector<Partial>& partials,
   if (request.count_zeros) out.zeros = counts(prepared, partials, &Partial::zeros);
 }
 
+at::Tensor wide_norms(const Prepared& prepared, const std::vector<Partial>& partials, const MeasureRequest& request) {
+  const NormOrder order = norm_order(request.norm_type);
+  RealRow norm(partials.size(), true);
+  for (size_t i = 0; i < partials.size(); ++i)
+    norm.set(i, finish(order, partials[size_t(prepared.first[i])]) * norm_scale(order, request));
+  return norm.tensor();
+}
+
 Measurement measure_prepared(const Prepared& prepared, const MeasureRequest& request,
                              std::vector<Partial>& partials) {
   const cpu::MeasureOptions options{norm_order(request.norm_type), request.count_zeros};
@@ -91,6 +99,7 @@ Measurement measure_prepared(const Prepared& prepared, const MeasureRequest& req
   out.total_norm = scalar(out.total, out.any_double);
   if (request.decision_norm) out.decision_norm = scalar(out.total, true);
   if (request.per_tensor) fill_rows(prepared, partials, request, out);
+  if (request.wide_norm) out.wide_norm = wide_norms(prepared, partials, request);
   return out;
 }
 
@@ -167,6 +176,14 @@ void check_clampable(const CallSite& site, const GradList& grads) {
   }
 }
 
+/// NaN if there is one; 1 of none.
+double smallest(const std::vector<double>& factors) {
+  double least = factors.empty() ? 1.0 : factors[0];
+  for (double factor : factors)
+    if (!(factor >= least) && least == least) least = factor;
+  return least;
+}
+
 }  // namespace
 
 void raise_if_nonfinite(const CallSite& site, const ClipRequest& request, const Measurement& m,
@@ -209,6 +226,31 @@ ClipResult clip(const CallSite& site, const GradList& grads, const ClipRequest& 
   if (request.measure.per_tensor) result.clip_coef = scalar(decision.coef, m.any_double);
   if (request.on_nonfinite == OnNonfinite::kSkip)
     result.skip_step = at::scalar_tensor(m.total_nonfinite > 0, at::TensorOptions().dtype(at::kBool));
+  return result;
+}
+
+ClipResult clip_by(const CallSite& site, const GradList& grads, const ClipRequest& request,
+                   const DecideRows& decide, std::vector<double>& factors) {
+  at::NoGradGuard no_grad;
+  const Prepared& prepared = prepare(site, grads);
+  std::vector<Partial> partials;
+  ClipResult result;
+  result.measured = measure_prepared(prepared, request.measure, partials);
+  const Measurement& m = result.measured;
+  raise_if_nonfinite(site, request, m, partials);
+  RowDecision decision = decide(prepared, m);
+  const bool bad = m.total_nonfinite > 0;
+  const bool skip = decision.skip || (bad && request.on_nonfinite == OnNonfinite::kSkip);
+  const bool zero = bad && request.on_nonfinite == OnNonfinite::kZero;
+  factors = std::move(decision.factors);
+  if (zero || skip) factors.assign(1, zero ? 0.0 : 1.0);
+  const bool uniform = std::all_of(factors.begin(), factors.end(), [&](double f) { return f == factors[0]; });
+  if (uniform) factors.resize(1, 1.0);
+  if (zero) apply(site, grads, prepared, {ClipAction::kZero, 0.0});
+  else if (factors.size() == 1) apply(site, grads, prepared, decide_factor(factors[0]));
+  else scale_each(site, grads, factors.data());
+  result.clip_coef = scalar(smallest(factors), m.any_double);
+  result.skip_step = at::scalar_tensor(skip, at::TensorOptions().dtype(at::kBool));
   return result;
 }
 

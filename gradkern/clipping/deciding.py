@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gradkern.clipping.policies import Decision, ElementPolicy, GlobalNorm, Policy
+from gradkern.clipping.policies import Decision, GlobalNorm, Policy
 from gradkern.clipping.verdict import smallest
+from gradkern.kernels.backend import C
 from gradkern.kernels.measured import Measured
 from gradkern.kernels.scale import coefficient
 from gradkern.params.arguments import as_limit
@@ -32,6 +34,32 @@ def as_policy(operation: str, name: str, policy: Any) -> Policy | None:
             f"{policy.__name__ if isinstance(policy, type) else type(policy).__name__}"
         )
     return GlobalNorm(as_limit(operation, name, policy))
+
+
+class Facts:
+    """What decides, as plain values; the same object while nothing changes.
+
+    Args:
+        policies: by group; under "" the one of all parameters.
+    """
+
+    def __init__(self, policies: Mapping[str, Policy | None], grouped: bool) -> None:
+        self._policies, self._grouped = policies, grouped
+        self._snapshots: list[tuple[dict[str, Any], tuple[Any, ...]]] = []
+        self._settings: dict[str, dict[str, Any]] = {}
+        self._key: Any = None
+        self._described: dict[str, Any] = {}
+
+    def __call__(self, on_nonfinite: str) -> dict[str, Any]:
+        if self._key is None or not C.dicts_unchanged(self._snapshots):
+            owners = [vars(p) for p in self._policies.values() if p is not None]
+            self._snapshots = [(owner, tuple(chain.from_iterable(owner.items()))) for owner in owners]
+            self._settings = {name: facts_of(policy) for name, policy in self._policies.items()}
+        key = self._settings, on_nonfinite
+        if key != self._key:
+            facts = {"groups": self._settings} if self._grouped else self._settings[""]
+            self._key, self._described = key, {**facts, "on_nonfinite": on_nonfinite}
+        return self._described
 
 
 def facts_of(policy: Policy | None) -> dict[str, Any]:
@@ -143,47 +171,4 @@ def _part(stats: GradStats, group: Group, rows: Tensor, norm: Tensor) -> GradSta
     return GradStats.of(measured, group.names, numel, first, (), stats.norm_type, inv_scale=stats.inv_scale)
 
 
-ElementParts = list[tuple[ElementPolicy, list[int]]]
-
-
-def element_parts(policies: Sequence[tuple[Policy | None, list[int]]]) -> ElementParts:
-    """The policies that change elements, with the rows they change."""
-    return [(policy, rows) for policy, rows in policies if isinstance(policy, ElementPolicy)]
-
-
-def apply_elements(
-    parts: ElementParts,
-    params: Sequence[Tensor],
-    shards: Sequence[Tensor | None],
-    stats: GradStats,
-    factor: Tensor,
-    l2_norm: Callable[[], Tensor],
-) -> Tensor:
-    """Let the element-wise policies change their gradients.
-
-    Args:
-        factor: 0-d or [N]: what gradients have been multiplied by already.
-        l2_norm: measures the norms of the gradients as they are now.
-
-    Returns:
-        [N]: ratios of L2 norms after and before.
-    """
-    factor = factor.expand(len(stats)).clone()
-    for policy, rows in parts:
-        first = [row for row in rows if stats.first[row] == row]
-        ratio = policy.apply_(
-            "GradClipper.clip_",
-            [params[row] for row in first],
-            [shards[row] for row in first],
-            [stats.names[row] for row in first],
-        )
-        if ratio is None:
-            before = stats.l2_norm[first].double()
-            ratio = torch.where(before == 0, 1.0, l2_norm()[first].double() / before)
-        place = {row: i for i, row in enumerate(first)}
-        own = torch.tensor([place[stats.first[row]] for row in rows], dtype=torch.int64, device="cpu")
-        factor[rows] *= ratio.to(factor.device)[own.to(factor.device)]
-    return factor
-
-
-__all__ = ["Group", "NormGroups", "apply_elements", "as_policy", "element_parts", "facts_of"]
+__all__ = ["Facts", "Group", "NormGroups", "as_policy", "facts_of"]

@@ -8,6 +8,7 @@ import torch
 
 from gradkern.clipping.policies.base import Policy
 from gradkern.clipping.policies.decision import Decision
+from gradkern.clipping.policies.native import NativePolicy
 from gradkern.kernels.scale import coefficient
 from gradkern.params.arguments import as_limit
 from gradkern.params.stats import GradStats
@@ -39,6 +40,9 @@ class GlobalNorm(Policy):
         if self._max_norm == math.inf:
             return Decision(torch.ones_like(norm))
         return Decision(coefficient(norm, self._max_norm), threshold=self._max_norm)
+
+    def native(self, names: tuple[str, ...]) -> NativePolicy | None:
+        return NativePolicy("global_norm", (self._max_norm,))
 
     def __repr__(self) -> str:
         return f"GlobalNorm({self._max_norm!r})"

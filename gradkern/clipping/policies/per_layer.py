@@ -8,6 +8,7 @@ from torch import Tensor
 from gradkern._util.names import as_depth, layer_of
 from gradkern.clipping.policies.base import Policy
 from gradkern.clipping.policies.decision import Decision
+from gradkern.clipping.policies.native import NativePolicy
 from gradkern.kernels.scale import coefficient
 from gradkern.params.arguments import as_limit
 from gradkern.params.stats import GradStats, RowGroups
@@ -30,12 +31,21 @@ class PerLayerNorm(Policy):
         self.max_norm: float = as_limit("PerLayerNorm", "max_norm", max_norm)
         self.depth = as_depth("PerLayerNorm", depth)
         self._known: tuple[object, ...] = ()
+        self._layer_of_row: tuple[tuple[str, ...], Tensor] | None = None
 
     def decide(self, stats: GradStats) -> Decision:
         groups, of_row = self._layers(stats)
         norms = groups.norm(stats.deciding_rows(), stats.norm_type)
         factor = coefficient(norms, as_limit("PerLayerNorm", "max_norm", self.max_norm))
         return Decision(factor[of_row], threshold=self.max_norm)
+
+    def native(self, names: tuple[str, ...]) -> NativePolicy | None:
+        limit = as_limit("PerLayerNorm", "max_norm", self.max_norm)
+        if self._layer_of_row is None or self._layer_of_row[0] is not names:
+            place: dict[str, int] = {}
+            of_row = [place.setdefault(layer_of(name, self.depth), len(place)) for name in names]
+            self._layer_of_row = names, torch.tensor(of_row, dtype=torch.int64, device="cpu")
+        return NativePolicy("global_norm", (limit,), layers=self._layer_of_row[1])
 
     def _layers(self, stats: GradStats) -> tuple[RowGroups, Tensor]:
         """The rows that count in each layer, and the layer of each row; kept while both stay the same."""
