@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from gradkern.integrations.torch_utils import patch_torch, patched_torch, unpatch_torch
     from gradkern.kernels.extension import build_info
     from gradkern.monitor import GradMonitor
+    from gradkern.monitor.rollback import RollbackError, RollbackGuard
     from gradkern.params.stats import GradStats
 
 __all__ = [
@@ -41,6 +42,8 @@ __all__ = [
     "History",
     "HistoryError",
     "Remedy",
+    "RollbackError",
+    "RollbackGuard",
     "__version__",
     "adaptive_clip_grad_",
     "build_info",
@@ -65,6 +68,8 @@ if not TYPE_CHECKING:
         "History": "gradkern.history",
         "HistoryError": "gradkern.history",
         "Remedy": "gradkern.diagnosis",
+        "RollbackError": "gradkern.monitor.rollback",
+        "RollbackGuard": "gradkern.monitor.rollback",
         "adaptive_clip_grad_": "gradkern.clipping.adaptive",
         "build_info": "gradkern.kernels.extension",
         "clip_grad_norm_": "gradkern.clipping.functional",

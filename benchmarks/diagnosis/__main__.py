@@ -16,23 +16,22 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import machine
 
-from benchmarks.diagnosis import faulty, healthy
+from benchmarks.diagnosis import faulty, healthy, reported, reported_faults
 from benchmarks.diagnosis.cures import Outcome, try_cures
 from benchmarks.diagnosis.judge import Verdict, judge_faulty, judge_healthy
 from benchmarks.diagnosis.report import as_markdown, figures
 
 #: Seeds of the two halves; healthy runs and faulty ones.
-SEEDS = {"tuning": (range(2), range(2)), "reported": (range(100, 105), range(100, 101))}
+SEEDS = {"tuning": (range(2), range(2)), "reported": (range(200, 204), range(200, 202))}
 
 
 def main() -> int:
     options = _options()
     start = time.time()
     well, sick = SEEDS[options.half]
-    recipes = healthy.TUNED if options.half == "tuning" else healthy.REPORTED
-    cases = {
-        c.name: c for c in (faulty.tuning_cases() if options.half == "tuning" else faulty.reported_cases())
-    }
+    tuning = options.half == "tuning"
+    recipes = healthy.TUNED if tuning else reported.HEALTHY
+    cases = {c.name: c for c in (faulty.tuning_cases() if tuning else reported_faults.reported_cases())}
     healthies = _shown("healthy", judge_healthy(recipes, well, options.folder, options.reuse))
     faulties = _shown("faulty", judge_faulty(cases.values(), sick, options.folder, options.reuse))
     outcomes = [

@@ -4,8 +4,8 @@
 
 #include <algorithm>
 
+#include "bindings/library.h"
 #include "bindings/policies.h"
-#include "cpu/floating_point_mode.h"
 
 namespace gradkern {
 namespace {
@@ -81,7 +81,8 @@ void decide_by_step(PolicyStep step, const Rows& rows, const Norms& norms, size_
   step.result = result.data();
   step.total = &out.norm[g];
   step.total_is_double = true;
-  take_policy_step(step, OneThread{});
+  const gradkern_policy_step plain = as_plain(step);
+  check_library(gradkern_cpu_policy_step(&plain));
   if (step.kind != PolicyKind::kAdaGC) {
     out.skip |= result[1] != 0;
     out.threshold[g] = result[2];
@@ -159,7 +160,6 @@ GroupedClip clip_by_groups(const CallSite& site, const GradList& grads, const Cl
   decisions.factor = decisions.norm + groups.size();
   decisions.threshold = decisions.factor + groups.size();
   const DecideRows decide = [&](const Prepared& prepared, const Measurement& m) {
-    cpu::ScopedFloatingPointMode exact(cpu::FloatingPointMode::exact());
     const Norms norms(prepared, m, request.measure.norm_type);
     decisions.factors.assign(size_t(count), 1.0);
     decisions.thresholds.assign(size_t(count), infinity());

@@ -3,11 +3,11 @@
 #include <ATen/ops/ones.h>
 #include <c10/core/GradMode.h>
 
-#include <memory>
+#include <vector>
 
 #include "bindings/cuda_backend.h"
+#include "bindings/library.h"
 #include "bindings/thread_pool.h"
-#include "cpu/units.h"
 
 namespace gradkern {
 namespace {
@@ -24,15 +24,15 @@ int64_t units_of(const at::Tensor& t) {
 
 /// The list for the kernel; false if it cannot take it.
 bool fill(const GradList& weights, const GradList& grads, const Prepared& target,
-          std::vector<cpu::UnitsRef>& units) {
+          std::vector<UnitsRef>& units) {
   for (size_t i = 0; i < grads.size(); ++i) {
     if (target.refs[i].numel == 0) continue;
     const int64_t rows = units_of(grads[i]);
     if (!rows || rows != units_of(weights[i]) || weights[i].numel() != grads[i].numel()) return false;
     DType dtype = DType::kFloat32;
     has_kernel_dtype(weights[i].scalar_type(), dtype);
-    units[i] = {target.refs[i].data, weights[i].const_data_ptr(), target.refs[i].dtype, dtype, rows,
-                grads[i].numel() / rows};
+    units[i] = {target.refs[i].data, weights[i].const_data_ptr(), rows, grads[i].numel() / rows,
+                target.refs[i].dtype, dtype};
   }
   return true;
 }
@@ -48,12 +48,14 @@ at::Tensor clip_units(const CallSite& site, const GradList& weights, const GradL
   const bool in_place = writable_in_place(prepared);
   const Prepared writable = in_place ? Prepared{} : prepare_for_write(site, grads, prepared);
   const Prepared& target = in_place ? prepared : writable;
-  std::vector<cpu::UnitsRef> units(count);
+  std::vector<UnitsRef> units(count);
   if (!target.staged.empty() || !fill(weights, grads, target, units)) return {};
   at::Tensor ratios = at::ones({int64_t(count)}, at::kDouble);
   double* const ratio = ratios.mutable_data_ptr<double>();
-  const std::unique_ptr<bool[]> changed(new bool[count]());
-  cpu::clip_units(units.data(), int64_t(count), clip_factor, eps, intraop_pool(), ratio, changed.get());
+  std::vector<uint8_t> changed(count);
+  const gradkern_pool pool = intraop_pool();
+  check_library(gradkern_cpu_clip_units(as_plain(units.data()), int64_t(count), clip_factor, eps, &pool, ratio,
+                                        changed.data()));
   for (size_t i = 0; i < count; ++i) {
     ratio[i] = ratio[size_t(prepared.first[i])];
     if (changed[size_t(prepared.first[i])]) bump_version(grads[i]);

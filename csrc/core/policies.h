@@ -59,6 +59,14 @@ GRADKERN_HD double limiting_factor(double threshold, double norm) {
   return coef < 1.0 ? coef : 1.0;
 }
 
+/// A gradient and its weights in the order of memory, each `rows` units of `length` elements.
+struct UnitsRef {
+  void* grad = nullptr;
+  const void* weights = nullptr;
+  int64_t rows = 0, length = 0;
+  DType grad_dtype = DType::kFloat32, weights_dtype = DType::kFloat32;
+};
+
 /// AGC (Brock et al. 2021), as timm.utils.agc: what limits a unit's gradient to clip_factor times the norm of
 /// its weights. NaN goes through, as it does there.
 GRADKERN_HD double unit_factor(double weight_norm, double grad_norm, double clip_factor, double eps) {

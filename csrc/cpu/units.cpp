@@ -54,13 +54,13 @@ ScaledSum times_square(ScaledSum sum, double factor) {
 }
 
 /// The factors of a block's units, in factors[0 … end - begin).
-BlockSquares decide(const UnitsRef& t, const Block& block, double clip_factor, double eps, double* factors) {
+BlockSquares decide(const UnitsRef& t, const Block& block, UnitLimits limits, double* factors) {
   ScopedFloatingPointMode exact(FloatingPointMode::exact());
   BlockSquares out;
   for (int64_t row = block.begin; row < block.end; ++row) {
     const ScaledSum grads = squares_of(t.grad, t.grad_dtype, row, t.length);
     const double weights = finish(squares_of(t.weights, t.weights_dtype, row, t.length));
-    const double factor = unit_factor(weights, finish(grads), clip_factor, eps);
+    const double factor = unit_factor(weights, finish(grads), limits.clip_factor, limits.eps);
     factors[row - block.begin] = factor;
     out.changed |= factor != 1.0;
     out.before = combine(out.before, grads);
@@ -85,28 +85,9 @@ int threads_for(const UnitsRef* list, int64_t count, size_t blocks, const Thread
   return int(std::min({useful, int64_t(blocks), int64_t(pool.threads)}));
 }
 
-}  // namespace
-
-void clip_units(const UnitsRef* list, int64_t count, double clip_factor, double eps, const ThreadPool& pool,
-                double* ratios, bool* changed) {
-  const std::vector<Block> blocks = blocks_of(list, count);
-  std::vector<BlockSquares> squares(blocks.size());
-  std::atomic<size_t> next{0};
-  const FloatingPointMode callers = FloatingPointMode::current();
-  const auto work = [&](int) {
-    ScopedFloatingPointMode scope(callers);
-    std::vector<double> factors;
-    for (size_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < blocks.size();) {
-      const UnitsRef& t = list[blocks[i].tensor];
-      factors.resize(size_t(blocks[i].end - blocks[i].begin));
-      squares[i] = decide(t, blocks[i], clip_factor, eps, factors.data());
-      if (squares[i].changed) scale(t, blocks[i], factors.data());
-    }
-  };
-  const int threads = threads_for(list, count, blocks.size(), pool);
-  if (threads <= 1) work(0);
-  else pool.run(threads, work);
-
+/// The blocks' squares together, in the blocks' order.
+void report(const std::vector<Block>& blocks, const std::vector<BlockSquares>& squares, int64_t count,
+            UnitResults out) {
   ScopedFloatingPointMode exact(FloatingPointMode::exact());
   std::vector<BlockSquares> whole(static_cast<size_t>(count));
   for (size_t i = 0; i < blocks.size(); ++i) {
@@ -114,11 +95,35 @@ void clip_units(const UnitsRef* list, int64_t count, double clip_factor, double 
     sum = {combine(sum.before, squares[i].before), combine(sum.after, squares[i].after),
            sum.changed || squares[i].changed};
   }
-  for (int64_t t = 0; t < count; ++t) {
-    const double before = finish(whole[size_t(t)].before);
-    ratios[t] = before == 0 || !whole[size_t(t)].changed ? 1.0 : finish(whole[size_t(t)].after) / before;
-    changed[t] = whole[size_t(t)].changed;
+  for (size_t t = 0; t < whole.size(); ++t) {
+    const double before = finish(whole[t].before);
+    out.ratios[t] = before == 0 || !whole[t].changed ? 1.0 : finish(whole[t].after) / before;
+    out.changed[t] = whole[t].changed;
   }
+}
+
+}  // namespace
+
+void clip_units(const UnitsRef* list, int64_t count, UnitLimits limits, const ThreadPool& pool, UnitResults out) {
+  const std::vector<Block> blocks = blocks_of(list, count);
+  std::vector<BlockSquares> squares(blocks.size());
+  std::atomic<size_t> next{0};
+  const FloatingPointMode callers = FloatingPointMode::current();
+  auto work = [&] {
+    ScopedFloatingPointMode scope(callers);
+    std::vector<double> factors;
+    for (size_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < blocks.size();) {
+      const UnitsRef& t = list[blocks[i].tensor];
+      factors.resize(size_t(blocks[i].end - blocks[i].begin));
+      squares[i] = decide(t, blocks[i], limits, factors.data());
+      if (squares[i].changed) scale(t, blocks[i], factors.data());
+    }
+  };
+  using Work = decltype(work);
+  const int threads = threads_for(list, count, blocks.size(), pool);
+  if (threads <= 1) work();
+  else pool.run(threads, [](void* context, int32_t) { (*static_cast<Work*>(context))(); }, &work);
+  report(blocks, squares, count, out);
 }
 
 }  // namespace gradkern::cpu

@@ -33,6 +33,11 @@ _INSERT = {
     "facts": "INSERT OR REPLACE INTO facts VALUES (?,?)",
     "amendments": "INSERT INTO amendments (seq, names, data) VALUES (?,?,?)",
 }
+#: Looks at the latest events only: those that are extended are recent.
+_EXTEND = (
+    "UPDATE events SET data = ? WHERE id > (SELECT max(id) - 1000 FROM events) "
+    "AND step = ? AND kind = ? AND time = ?"
+)
 
 
 class Batch:
@@ -42,6 +47,7 @@ class Batch:
         self._db, self._lists = connection, lists
         self._rows: dict[str, list[tuple[Any, ...]]] = {table: [] for table in _INSERT}
         self._amendments: list[AmendmentRow] = []
+        self._extended: dict[tuple[int, str, float], tuple[Any, ...]] = {}
 
     def add_step(self, seq: int, branch: int, layout: int, row: StepRow) -> None:
         """A recorded step, with what has names."""
@@ -75,8 +81,11 @@ class Batch:
     def add_other(self, branch: int, row: EventRow | AmendmentRow | FactsRow) -> None:
         """What has no parameters."""
         if isinstance(row, EventRow):
-            data = format.write_json(row.data)
-            self._rows["events"].append((branch, row.step, row.time, row.kind, data))
+            values = (branch, row.step, row.time, row.kind, format.write_json(row.data))
+            if row.extends:
+                self._extended[row.step, row.kind, row.time] = values
+            else:
+                self._rows["events"].append(values)
         elif isinstance(row, FactsRow):
             facts = [(key, format.write_json(value)) for key, value in row.facts.items()]
             self._rows["facts"] += facts
@@ -88,6 +97,10 @@ class Batch:
         for table, rows in self._rows.items():
             if rows:
                 self._db.executemany(_INSERT[table], rows)
+        for values in self._extended.values():
+            _, step, time, kind, data = values
+            if not self._db.execute(_EXTEND, (data, step, kind, time)).rowcount:
+                self._db.execute(_INSERT["events"], values)
         for row in self._amendments:
             seq = self._seq_of(row.step)
             if seq is not None:

@@ -105,20 +105,44 @@ class History(Recorded):
     def _layers(self, depth: int | None) -> LayerColumns:
         return roll_up(self, depth)
 
+    # ---- for other programs ----
+
+    def to_arrow(self) -> Any:
+        """The run as a long `pyarrow.Table`: one line for each step and parameter that had a gradient.
+
+        The columns are those of the step (step, time, loss, lr, total_norm, …), the parameter's (param, norm,
+        rms, max_abs, nonfinite, zeros) and your own numbers ("extra/<name>").
+
+        Raises:
+            ImportError: pyarrow is not installed: ``pip install gradkern[export]``.
+        """
+        from gradkern.history.export import to_arrow
+
+        return to_arrow(self)
+
+    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
+        """The table of `to_arrow` as a stream: ``polars.DataFrame(history)``."""
+        from gradkern.history.export import arrow_reader
+
+        return arrow_reader(self, "History").__arrow_c_stream__(requested_schema)
+
     def to_pandas(self) -> Any:
-        """A long table (pandas.DataFrame), one line a step and parameter. Needs gradkern[monitor]."""
+        """The table of `to_arrow` as a pandas.DataFrame; needs pandas, too."""
         from gradkern.history.export import to_pandas
 
         return to_pandas(self)
 
     def to_csv(self, file: str | os.PathLike[str]) -> None:
-        """The long table as CSV, written in pieces; needs nothing else."""
+        """Write the table of `to_arrow` as CSV, a piece at a time.
+
+        A name that a spreadsheet would take for a formula gets a quote in front.
+        """
         from gradkern.history.export import to_csv
 
         to_csv(self, file)
 
     def to_parquet(self, file: str | os.PathLike[str]) -> None:
-        """The long table as Parquet, written in pieces. Needs gradkern[parquet]."""
+        """Write the table of `to_arrow` as Parquet, a piece at a time."""
         from gradkern.history.export import to_parquet
 
         to_parquet(self, file)

@@ -22,6 +22,11 @@ MOST_NAMES = 4096
 LOSS = "loss"
 
 
+def loss_of(part: str) -> str:
+    """Name of the loss of a part of the step; "" is the whole."""
+    return f"{LOSS}/{part}" if part else LOSS
+
+
 @dataclass(frozen=True)
 class GroupColumns:
     """What was recorded of a named group of parameters; [T] arrays, NaN where it was not measured."""

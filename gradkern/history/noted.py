@@ -54,6 +54,19 @@ class Noted(StepNumbers):
 
     @property
     @names_file
+    def parts(self) -> tuple[str, ...]:
+        """Names of the models whose steps make up a step of the run; empty where there is one model.
+
+        Parameters are called "<part>.<name>" then, `groups` has the numbers of each part, and `extra` its
+        loss, "loss/<part>".
+        """
+        found = self.meta.get("parts", [])
+        if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+            raise HistoryError("[History] meta 'parts': expected a list of names, got a damaged value")
+        return tuple(found)
+
+    @property
+    @names_file
     def groups(self) -> Mapping[str, GroupColumns]:
         """For each named group (of a clipper with groups, or a part of a step) its [T] numbers."""
         if "groups" not in self._cache:
@@ -66,17 +79,29 @@ class Noted(StepNumbers):
     @names_file
     def events(self) -> list[Event]:
         """What happened, in the order in which it was noted; without what a later branch replaced."""
-        found = []
-        query = "SELECT branch, step, time, kind, data FROM events ORDER BY id"
-        for branch, step, time, kind, text in self._db.execute(query):
+        if "events" not in self._cache:
+            found = self._read_events()
+            branches, steps = (np.array([row[i] for row in found], dtype=np.int64) for i in (1, 2))
+            live = self._live(branches, steps)
+            self._cache["events"] = [row[3] for row, kept in zip(found, live) if kept]
+        return list(self._cache["events"])
+
+    def _read_events(self) -> list[tuple[int, int, int, Event]]:
+        """(id, branch, step, event) of every one; those read before are not read again."""
+        known: list[tuple[int, int, int, Event]] = self._kept.setdefault("events", [])
+        new = []
+        query = "SELECT id, branch, step, time, kind, data FROM events WHERE id > ? ORDER BY id"
+        for number, branch, step, time, kind, text in self._db.execute(
+            query, (known[-1][0] if known else -1,)
+        ):
             data = format.read_json(text, f"event of step {step!r}")
             if not isinstance(data, dict) or not isinstance(kind, str):
                 raise HistoryError(
                     f"[History] event of step {step!r}: expected an object, got a damaged value"
                 )
-            if self._live(int(branch), int(step)):
-                found.append(Event(int(step), kind, data, float(time)))
-        return found
+            new.append((number, int(branch), int(step), Event(int(step), kind, data, float(time))))
+        known += new
+        return known
 
     @property
     @names_file

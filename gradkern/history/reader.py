@@ -60,6 +60,8 @@ class HistoryReader:
         self._superseded = superseded
         self._scalars = Scalars()
         self._cache: dict[Any, Any] = {}
+        self._kept: dict[Any, Any] = {}
+        """As `_cache`, over a refresh: what is only added to."""
         self.refresh()
 
     @names_file

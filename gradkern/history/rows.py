@@ -103,6 +103,8 @@ class EventRow:
     kind: str
     data: dict[str, Any]
     time: float
+    extends: bool = False
+    """Whether `data` replaces that of the earlier event with this step, kind and time."""
 
 
 @dataclass

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradkern.history.format import HistoryError
-from gradkern.history.layers import groups_of
+from gradkern.history.layers import groups_of, roots_of_mean_squares
 from gradkern.history.pyramid import BODY_FIELDS, Bucket, Pyramid, aggregate, pad, span_of
 
 if TYPE_CHECKING:
@@ -204,20 +204,11 @@ class _Spread(NamedTuple):
 def _by_layer(
     history: Recorded, depth: int, rms: Floats, low: Floats, high: Floats, bad: Floats
 ) -> tuple[tuple[str, ...], tuple[Floats, Floats, Floats, Floats]]:
-    """Modules: the root of the size-weighted mean square of the parameters' values."""
+    """The points of modules, from those of their parameters."""
     groups = groups_of(history.names, depth, history.repeated)
-    sizes = history.numel.astype(np.float64)
 
     def combined(values: Floats) -> Floats:
-        out = np.full((len(values), len(groups)), np.nan)
-        for layer, columns in enumerate(groups.values()):
-            part = values[:, columns].astype(np.float64)
-            known = np.isfinite(part)
-            weight = np.where(known, sizes[columns], 0).sum(axis=1)
-            square = np.where(known, part**2 * sizes[columns], 0.0).sum(axis=1)
-            there = known.any(axis=1)
-            out[there, layer] = np.sqrt(square[there] / np.maximum(weight[there], 1))
-        return out
+        return roots_of_mean_squares(values, np.isfinite(values), history.numel[None], groups)[0]
 
     counts = np.stack([bad[:, columns].sum(axis=1) for columns in groups.values()], axis=1)
     return tuple(groups), (combined(rms), combined(low), combined(high), counts)

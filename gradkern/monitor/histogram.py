@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from gradkern.history.format import EXPONENTS, FORMATS
-from gradkern.monitor.sample import Part, Piece, Sample
+from gradkern.monitor.sample import DeviceColumns, Piece, Sample
 
 
 @torch.no_grad()
 def histogram(
     grads: Sequence[Tensor | None], sample: Sample, coef: Tensor | None, inv_scale: float | Tensor
-) -> list[Part]:
+) -> list[DeviceColumns]:
     """Histograms of gradients as they were before clipping.
 
     Args:

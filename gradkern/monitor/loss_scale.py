@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradkern.monitor.device_warning import DeviceWarning
 from gradkern.monitor.sample import elements
-from gradkern.monitor.verdict import Verdict
 from gradkern.params.stats import GradStats
 
 #: Smaller ones than any scale in use, and likely to be something else: a mean over two ranks.
@@ -34,7 +34,7 @@ class LossScale:
     """
 
     def __init__(self) -> None:
-        self._verdict = Verdict()
+        self._warning = DeviceWarning()
         self._param: Tensor | None = None
         self._grad: Tensor | None = None
         self._before: Tensor | None = None
@@ -44,7 +44,7 @@ class LossScale:
     def recorded(self, params: Sequence[Tensor], stats: GradStats) -> None:
         """Keep some elements of a gradient, unless the statistics are without the scale already."""
         self._param = self._before = None
-        self._told = self._told or self._verdict.poll()
+        self._told = self._told or self._warning.poll()
         if self._told or isinstance(stats.inv_scale, Tensor) or stats.inv_scale != 1.0:
             return
         if stats.clip_coef is not None and not stats.applied:  # folded: the optimizer divides by that
@@ -65,8 +65,8 @@ class LossScale:
         if after is not None:
             handed: Any = getattr(optimizer, "grad_scale", None)
             divisor = handed if isinstance(handed, Tensor) else 1.0
-            self._verdict.ask(_power_of_two(before, after, divisor), _message)
-            self._told = self._verdict.poll()
+            self._warning.ask(_power_of_two(before, after, divisor), _message)
+            self._told = self._warning.poll()
 
 
 def _elements(grad: Tensor | None) -> Tensor | None:

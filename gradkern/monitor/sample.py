@@ -114,7 +114,7 @@ class Piece:
 
 
 #: What was found of some tensors on one device: their rows, and columns of as many entries there.
-Part = tuple[list[int], tuple[Tensor, ...]]
+DeviceColumns = tuple[list[int], tuple[Tensor, ...]]
 
 
 def local(tensor: Tensor) -> Tensor:

@@ -59,6 +59,32 @@ class Arriving:
 HERE = Arriving([], {}, None, None)
 
 
+class _Together(Arriving):
+    """Several at once."""
+
+    __slots__ = ("_all",)
+
+    def __init__(self, arriving: Sequence[Arriving]) -> None:
+        super().__init__([], {}, None, None)
+        self._all = arriving
+
+    def arrived(self) -> bool:
+        return all(one.arrived() for one in self._all)
+
+    def wait(self) -> None:
+        for one in self._all:
+            one.wait()
+
+    def release(self) -> None:
+        for one in self._all:
+            one.release()
+
+
+def together(arriving: Sequence[Arriving]) -> Arriving:
+    """Has arrived when all have."""
+    return HERE if all(one is HERE for one in arriving) else _Together(arriving)
+
+
 class PinnedPool:
     """Pinned buffers of one size with their events, used again and again. Safe between two threads."""
 

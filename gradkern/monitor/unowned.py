@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from gradkern.monitor.device_warning import DeviceWarning
+from gradkern.monitor.layouts import Plan
 from gradkern.monitor.sample import elements
-from gradkern.monitor.verdict import Verdict
-from gradkern.params.plan import ParameterPlan
 
 #: Looks over which nothing may have changed: another optimizer may step less often.
 _LOOKS = 3
@@ -23,9 +23,9 @@ class UnownedParameters:
     look. No synchronisation, and nothing to do where the optimizers have all parameters.
     """
 
-    def __init__(self, plan: ParameterPlan, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+    def __init__(self, plan: Plan, optimizers: Sequence[torch.optim.Optimizer]) -> None:
         self._plan, self._optimizers = plan, optimizers
-        self._verdict = Verdict()
+        self._warning = DeviceWarning()
         self._looks = 0
         self._versions: dict[int, int] = {}
         """By row: the version at the first look of those that have not changed since."""
@@ -36,7 +36,7 @@ class UnownedParameters:
     def look(self) -> None:
         """Compare with the last looks; called after a step."""
         if self._looks == _LOOKS or not self._optimizers:
-            self._verdict.poll()
+            self._warning.poll()
             return
         versions = self._candidates()
         self._versions = {
@@ -69,7 +69,7 @@ class UnownedParameters:
             return
         names = [self._plan.names[row] for row in self._versions]
         shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-        self._verdict.ask(
+        self._warning.ask(
             (now == before).all(),
             lambda _: (
                 f"[GradMonitor] {shown}: trainable and with gradients, but in no optimizer that the monitor "
@@ -78,7 +78,7 @@ class UnownedParameters:
                 "False"
             ),
         )
-        self._verdict.poll()
+        self._warning.poll()
 
 
 def _some(param: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from gradkern.monitor.sample import Part, Piece, Sample
+from gradkern.monitor.sample import DeviceColumns, Piece, Sample
 
 
 class UpdateTracker:
@@ -33,7 +33,7 @@ class UpdateTracker:
         self._before = self.sample.take(params)
 
     @torch.no_grad()
-    def after(self) -> list[Part] | None:
+    def after(self) -> list[DeviceColumns] | None:
         """For each device its rows and (norm of the sampled weights float64, ratio float32) there.
 
         Rows that cannot be sampled are in none. None where the parameters are others than before.
@@ -48,9 +48,9 @@ class UpdateTracker:
         self._before = []
 
 
-def _norms(before: list[Piece], after: list[Piece]) -> list[Part]:
+def _norms(before: list[Piece], after: list[Piece]) -> list[DeviceColumns]:
     """(‖w‖, ‖Δw‖ / ‖w‖) of what was sampled, on each device."""
-    parts: list[Part] = []
+    parts: list[DeviceColumns] = []
     for old, new in zip(before, after):
         squares = old.sums(old.values.double().square())
         changes = old.sums((new.values.double() - old.values.double()).square())

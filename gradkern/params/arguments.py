@@ -24,10 +24,10 @@ def as_list(
     Warns:
         GradkernWarning: an iterator yields nothing, most likely because it was used up before.
     """
-    if isinstance(parameters, torch.Tensor):
-        return [parameters]
     if isinstance(parameters, (list, tuple)):
         return parameters
+    if isinstance(parameters, torch.Tensor):
+        return [parameters]
     # A ParameterList is a Module and iterates over its parameters; torch takes it, so do we.
     listed: object = parameters
     if isinstance(listed, torch.nn.Module) and not isinstance(listed, torch.nn.ParameterList):

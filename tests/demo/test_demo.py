@@ -19,6 +19,8 @@ from gradkern.cli.main import main
 from gradkern.demo.text import ALPHABET, Batches, encode, standard_library_text
 from gradkern.demo.training import SETTINGS, train
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).parents[2]
 STEPS = 30
 

@@ -267,6 +267,13 @@ class TestInitialization:
         finding = only(changed(run, weight_norm=3.5 * run.weight_norm), "poor_initialization")
         assert finding.evidence["gain"] == pytest.approx(3.5) and finding.remedies[0].action == "he_init"
 
+    def test_a_gain_of_a_thousand_layers_is_no_overflow(self):
+        run = healthy(layers=1200, steps=20, bias=False)
+        assert (
+            only(changed(run, weight_norm=8 * run.weight_norm), "poor_initialization").evidence["layers"]
+            == 1200
+        )
+
     def test_behind_a_normalization_the_gain_does_not_matter(self):
         run = healthy(activation="LayerNorm")
         assert alarms(changed(run, weight_norm=3.5 * run.weight_norm)) == []

@@ -10,7 +10,8 @@ import torch
 
 from gradkern.history.format import EXPONENTS, FORMATS
 from gradkern.monitor import transfer
-from gradkern.monitor.capture import HistogramCapture, Presence, WeightsCapture
+from gradkern.monitor.capture import Presence
+from gradkern.monitor.periodic_capture import HistogramCapture, WeightsCapture
 from gradkern.monitor.transfer import PinnedPool, send
 from tests.support.loops import layout
 

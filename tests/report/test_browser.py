@@ -12,7 +12,7 @@ from gradkern.report import html, write_report
 from gradkern.report.payload import payload
 from tests.support.synthetic import HOSTILE, make_run, record
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.integration
 
 _QUIET = [
     "--headless",

@@ -6,16 +6,20 @@ spikes are common they are the noise of the run, and nothing is said.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from gradkern.diagnosis.case import FEW_STEPS, Case, Floats
 from gradkern.diagnosis.finding import Finding
-from gradkern.diagnosis.gain import input_rms
+from gradkern.diagnosis.gain import classes_of, input_rms
 
 #: The norm grew a hundredfold, and is still a third of that at the end.
 GROWTH, STILL = 100.0, 33.0
+#: A loss so many times its start (that of a generator whose critic wins: 10) is a run the wrong way.
+RUINED = 30.0
 #: The norm of the first steps over what it comes to, with a loss that jumped or weights thrown away
 #: meanwhile.
 START = 100.0
@@ -28,6 +32,8 @@ MOVED = 0.1
 SMOOTH, EARLY, SUMMED, HIGH = 2.5, 1.7, 5.0, 0.8
 #: Inputs this large explain a first gradient that is too large; the loss then falls a hundredfold too.
 INPUT = 100.0
+#: A classifier's loss that starts below so many ln(classes) and ends at this part of it has converged.
+USUAL, CONVERGED = 3.0, 0.05
 #: Steps without spikes in a baseline.
 BASELINE = 64
 #: A spike with a jump of the loss: so many median absolute deviations, and so many times the baseline.
@@ -112,9 +118,12 @@ def _growing(case: Case, at: NDArray[np.int64], values: Floats) -> list[Finding]
 
 
 def _weights_suffer(case: Case) -> bool:
-    """The weights are thrown about too: an adaptive optimizer divides a large gradient by itself."""
+    """The weights are thrown about too (an adaptive optimizer divides a large gradient by itself), or it
+    walks steadily in the wrong direction, which the loss tells."""
     e, size = case.evidence, case.weight_size[np.isfinite(case.weight_size)]
     if not len(size) or not np.isfinite(e.total_norm).all():
+        return True
+    if case.trend.known and case.trend.end > RUINED * abs(case.trend.start):
         return True
     return bool(np.nanmax(np.append(case.movement, 0.0)) >= MOVED or size.max() >= 2 * size[0])
 
@@ -129,7 +138,7 @@ def _starting(case: Case, at: NDArray[np.int64], values: Floats) -> list[Finding
     from_inputs = (
         input_rms(case) >= INPUT and float(losses[0]) > START * abs(case.trend.end) if len(losses) else False
     )
-    if first < START * later or not (thrown or jumped or from_inputs):
+    if first < START * later or not (thrown or jumped or from_inputs) or _converged(case):
         return []
     until = np.flatnonzero(values < 10 * later)
     last = int(e.steps[at[until[0]]]) if len(until) else case.last_step
@@ -140,6 +149,12 @@ def _starting(case: Case, at: NDArray[np.int64], values: Floats) -> list[Finding
     numbers = {"norm_at_start": first, "norm_later": later, "growth": first / later}
     severity = "warning" if case.trend.fell else "severe"
     return [case.finding("exploding_gradient", severity, why, numbers, last=last)]
+
+
+def _converged(case: Case) -> bool:
+    """A classifier that starts near ln(classes) and loses nearly all of it: norms fall as the loss does."""
+    start, classes = case.trend.start, classes_of(case)
+    return bool(classes) and start < USUAL * math.log(classes) and case.trend.end < CONVERGED * start
 
 
 def gradient_spike(case: Case) -> list[Finding]:

@@ -12,8 +12,8 @@ import numpy as np
 
 from gradkern.diagnosis.case import Case, Floats
 from gradkern.diagnosis.finding import Finding
-from gradkern.diagnosis.gain import first_gain
-from gradkern.diagnosis.model import RECURRENT
+from gradkern.diagnosis.gain import classes_of, first_gain
+from gradkern.diagnosis.model import RECURRENT, Layer
 from gradkern.diagnosis.profile import decades, median
 
 #: max_abs / rms of a matrix's gradient: 1.000 where every unit is alike, 1.77 and more otherwise.
@@ -30,7 +30,7 @@ GAIN, MULTIPLIED = 2.5, 10.0
 RECURRENT_GAIN = 1.8
 #: First loss over ln(classes), what a model that knows nothing has. Healthy 0.9 … 3.
 FIRST_LOSS = 10.0
-CLASSIFYING = ("nll_loss", "cross_entropy", "nllloss", "crossentropyloss")
+LONGEST = 1.5
 
 
 def poor_initialization(case: Case) -> list[Finding]:
@@ -97,7 +97,7 @@ def _gain(case: Case) -> list[Finding]:
     if case.model.normalizes or len(layers) < 3 or float(np.median(values)) < GAIN:
         return []
     typical = float(np.median(values))
-    if (typical / math.sqrt(2)) ** len(layers) < MULTIPLIED:
+    if len(layers) * math.log(typical / math.sqrt(2)) < math.log(MULTIPLIED):
         return []
     why = (
         f"Before the first step each of {len(layers)} layers multiplies its input by about {typical:.1f} "
@@ -106,6 +106,16 @@ def _gain(case: Case) -> list[Finding]:
     numbers = {"gain": typical, "layers": len(layers)}
     names = case.names(x.weight for x, value in zip(layers, values) if value >= GAIN)
     return [case.finding("poor_initialization", _severity(case), why, numbers, layers=names)]
+
+
+def _is_mean(case: Case, last: Layer) -> bool:
+    """The loss is a mean over the batch, not a sum: the gradient of the outputs' bias is then a mean of
+    differences of two distributions, each at most sqrt(2) long."""
+    e = case.evidence
+    if last.bias is None:
+        return False
+    norms = e.rms[:FIRST_STEPS, last.bias] * math.sqrt(e.numel[last.bias])
+    return bool(np.nanmax(np.append(norms, 0.0)) <= LONGEST)
 
 
 def _recurrent(case: Case) -> list[Finding]:
@@ -159,15 +169,14 @@ def _median(values: Floats) -> float:
 def _first_loss(case: Case) -> list[Finding]:
     """Compared with ln C, what guessing gives; only where the loss is known to be a classifier's."""
     e = case.evidence
-    loss = str((e.facts.get("graph") or {}).get("loss", "")).lower().removesuffix("backward0")
-    last = case.model.layers[-1] if case.model.layers else None
-    if not loss.startswith(CLASSIFYING) or last is None or not last.shape or last.shape[0] < 2:
+    classes = classes_of(case)
+    if not classes:
         return []
-    expected = math.log(last.shape[0])
-    if not math.isfinite(e.loss[0]) or e.loss[0] < FIRST_LOSS * expected:
+    last, expected = case.model.layers[-1], math.log(classes)
+    if not math.isfinite(e.loss[0]) or e.loss[0] < FIRST_LOSS * expected or not _is_mean(case, last):
         return []
     why = (
-        f"The first loss is {e.loss[0]:.3g}; guessing gives ln {last.shape[0]} = {expected:.2f}. The outputs "
+        f"The first loss is {e.loss[0]:.3g}; guessing gives ln {classes} = {expected:.2f}. The outputs "
         "start far too large."
     )
     numbers = {"first_loss": float(e.loss[0]), "ln_classes": expected}

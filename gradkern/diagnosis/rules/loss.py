@@ -14,8 +14,9 @@ from gradkern.diagnosis.finding import Finding
 
 #: Steps below which a course of the loss is no course.
 LEAST_STEPS = 40
-#: Correlation of neighbouring deviations: noise has 0, a loss that jumps to and fro is close to -1.
-ALTERNATING = -0.4
+#: Correlation of neighbouring deviations: a loss that jumps to and fro is close to -1. Noise of n steps has
+#: -1/9 (the running mean takes that) with a standard error of 1/sqrt(n): it must be beyond `ERRORS` of them.
+ALTERNATING, NOISE, ERRORS = -0.4, -1 / 9, 3.5
 #: Typical change from one step to the next, as a part of what the loss fell.
 SWING = 0.25
 #: Steps that make a swing plausible: ‖Δw‖ / ‖w‖ of a step.
@@ -33,7 +34,9 @@ def loss_oscillating(case: Case) -> list[Finding]:
         return []
     tail = loss[len(loss) // 3 :]
     correlation, swing = alternation(tail)
-    if correlation > ALTERNATING or swing < SWING * max(_range(loss), 1e-12):
+    if correlation > min(ALTERNATING, NOISE - ERRORS / np.sqrt(len(tail))) or swing < SWING * max(
+        _range(loss), 1e-12
+    ):
         return []
     if case.trend.fell and case.trend.end < 0.5 * case.trend.start:
         return []

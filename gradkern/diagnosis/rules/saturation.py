@@ -13,7 +13,7 @@ import numpy as np
 from gradkern.diagnosis.case import FEW_STEPS, Case, Floats
 from gradkern.diagnosis.finding import Finding
 from gradkern.diagnosis.gain import first_gain, gains, input_rms
-from gradkern.diagnosis.model import GATING, LEAKY, Layer
+from gradkern.diagnosis.model import Layer
 
 #: Standard deviation of the argument. At 4 three quarters of tanh's derivatives are below 0.02; Xavier's
 #: initialization gives 1, trained healthy layers up to 2.4. A sigmoid is half as steep.
@@ -30,7 +30,7 @@ LOW = 0.0
 def saturation(case: Case) -> list[Finding]:
     """Layers in front of a sigmoid or tanh whose argument is too large."""
     e, model = case.evidence, case.model
-    mixed = bool(model.words & (GATING | LEAKY))
+    mixed = model.gates or model.leaks
     if mixed or model.normalizes or model.recurs or len(e.steps) < FEW_STEPS:
         return []
     if not (model.squashes if model.knows_activations else _bounded(case)):
