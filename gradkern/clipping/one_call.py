@@ -73,9 +73,9 @@ class OneCall:
         columns = C.clip_by_groups(params, listed, norm_type, on_nonfinite, count_zeros, names)
         if columns is None:
             return None
-        for policy in self._policies:
-            if policy is not None:
-                policy.native_step_taken()
+        for native in natives:
+            if native is not None and native.decided is not None:
+                native.decided()
         return self._told(columns, natives)
 
     def _told(self, columns: dict[str, Any], natives: Sequence[NativePolicy | None]) -> OneCallClip:

@@ -43,9 +43,6 @@ class Policy(ABC):
         """
         return None
 
-    def native_step_taken(self) -> None:
-        """The extension has decided by what `native` returned."""
-
     def state_dict(self) -> dict[str, Any]:
         """What the policy remembers; tensors and numbers."""
         return {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -18,6 +19,8 @@ class NativePolicy:
     """float64, on the CPU; what the policy remembers."""
     layers: Tensor | None = None
     """int64, one a row: "global_norm" goes layer by layer."""
+    decided: Callable[[], None] | None = None
+    """Called once the extension has decided by this."""
 
 
 NOTHING = NativePolicy("nothing")

@@ -46,13 +46,13 @@ class Schedule(Policy):
 
     def decide(self, stats: GradStats) -> Decision:
         decision = self._at_this_step().decide(stats)
-        self._step += 1
+        self._next()
         return decision
 
     def native(self, names: tuple[str, ...]) -> NativePolicy | None:
-        return self._at_this_step().native(names)
+        return NativePolicy("global_norm", (self._at_this_step().max_norm,), decided=self._next)
 
-    def native_step_taken(self) -> None:
+    def _next(self) -> None:
         self._step += 1
 
     def _at_this_step(self) -> GlobalNorm:
