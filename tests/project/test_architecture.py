@@ -265,6 +265,7 @@ def only_binding(package):
     return path
 
 
+@pytest.mark.integration
 class TestBindings:
     """Calls work whatever was compiled; where no kernel can be used, one notice says why."""
 
