@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from gradkern.integrations.torch_utils import patch_torch, patched_torch, unpatch_torch
     from gradkern.kernels.extension import build_info
     from gradkern.monitor import GradMonitor
+    from gradkern.monitor.noise_scale import GradientNoiseScale, NoiseScale
     from gradkern.monitor.rollback import RollbackError, RollbackGuard
     from gradkern.params.stats import GradStats
 
@@ -38,9 +39,11 @@ __all__ = [
     "GradClipper",
     "GradMonitor",
     "GradStats",
+    "GradientNoiseScale",
     "GradkernWarning",
     "History",
     "HistoryError",
+    "NoiseScale",
     "Remedy",
     "RollbackError",
     "RollbackGuard",
@@ -65,8 +68,10 @@ if not TYPE_CHECKING:
         "GradClipper": "gradkern.clipping.clipper",
         "GradMonitor": "gradkern.monitor.monitor",
         "GradStats": "gradkern.params.stats",
+        "GradientNoiseScale": "gradkern.monitor.noise_scale",
         "History": "gradkern.history",
         "HistoryError": "gradkern.history",
+        "NoiseScale": "gradkern.monitor.noise_scale",
         "Remedy": "gradkern.diagnosis",
         "RollbackError": "gradkern.monitor.rollback",
         "RollbackGuard": "gradkern.monitor.rollback",

@@ -21,14 +21,14 @@ from benchmarks.policies.text import VOCABULARY, Batches, standard_library
 from gradkern.policies import AGC, AdaGC, AutoClip, SkipOutliers, ZClip
 
 SETTINGS = {
-    "steps": 400,
-    "width": 96,
-    "length": 48,
-    "batch": 16,
+    "steps": 200,
+    "width": 64,
+    "length": 32,
+    "batch": 8,
     "lr": {"sgd": 2.0, "adam": 3e-3},
     "spike": 1000.0,
-    "probability": 0.02,
-    "first_spike": 50,
+    "probability": 0.03,
+    "first_spike": 40,
 }
 CONTENDERS: dict[str, tuple[bool, Callable[[], dict[str, Any]]]] = {
     "no spikes, no clipping": (False, lambda: {"max_norm": math.inf}),

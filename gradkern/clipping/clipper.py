@@ -283,6 +283,10 @@ class GradClipper:
                 self._check_folded("GradClipper.clip_", self._handover.optimizer)
         self._misuse.check_used(params)
         plain = not (self._fold or self._ranks.named or self._cache.plan is not None)
+        if self._global is not None and params and params[0].is_cuda:
+            # A graph that is captured reads the limit from the device: setting it reaches the replays.
+            self._global.limit_on(params[0].device)
+            plain = plain and not torch.cuda.is_current_stream_capturing()
         if self._global is not None and scaler is None and plain:
             columns = C.clip(
                 params,

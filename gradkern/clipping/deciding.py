@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from gradkern.clipping.policies import Decision, GlobalNorm, Policy
+from gradkern.clipping.policies.limit import LimitedPolicy
 from gradkern.clipping.verdict import smallest
 from gradkern.kernels.backend import C
 from gradkern.kernels.measured import Measured
@@ -46,19 +47,20 @@ class Facts:
     def __init__(self, policies: Mapping[str, Policy | None], grouped: bool) -> None:
         self._policies, self._grouped = policies, grouped
         self._snapshots: list[tuple[dict[str, Any], tuple[Any, ...]]] = []
-        self._settings: dict[str, dict[str, Any]] = {}
-        self._key: Any = None
+        self._on_nonfinite: str | None = None
         self._described: dict[str, Any] = {}
 
     def __call__(self, on_nonfinite: str) -> dict[str, Any]:
-        if self._key is None or not C.dicts_unchanged(self._snapshots):
-            owners = [vars(p) for p in self._policies.values() if p is not None]
-            self._snapshots = [(owner, tuple(chain.from_iterable(owner.items()))) for owner in owners]
-            self._settings = {name: facts_of(policy) for name, policy in self._policies.items()}
-        key = self._settings, on_nonfinite
-        if key != self._key:
-            facts = {"groups": self._settings} if self._grouped else self._settings[""]
-            self._key, self._described = key, {**facts, "on_nonfinite": on_nonfinite}
+        if on_nonfinite == self._on_nonfinite and C.dicts_unchanged(self._snapshots):
+            return self._described
+        owners = [vars(policy) for policy in self._policies.values() if policy is not None]
+        self._snapshots = [(owner, tuple(chain.from_iterable(owner.items()))) for owner in owners]
+        settings = {name: facts_of(policy) for name, policy in self._policies.items()}
+        facts = {"groups": settings} if self._grouped else settings[""]
+        described = {**facts, "on_nonfinite": on_nonfinite}
+        if described != self._described:
+            self._described = described
+        self._on_nonfinite = on_nonfinite
         return self._described
 
 
@@ -67,7 +69,7 @@ def facts_of(policy: Policy | None) -> dict[str, Any]:
     if policy is None:
         return {}
     settings = {k: v for k, v in vars(policy).items() if not k.startswith("_")}
-    if isinstance(policy, GlobalNorm):
+    if isinstance(policy, LimitedPolicy):
         settings["max_norm"] = policy.max_norm
     plain = {k: v for k, v in settings.items() if isinstance(v, str | int | float) and v != math.inf}
     return {"class": type(policy).__name__.lstrip("_"), **plain}
@@ -101,7 +103,7 @@ class NormGroups:
             for row in group.rows:
                 self._group_of[row] = number
         self._on: dict[torch.device, tuple[Tensor, list[Tensor]]] = {}
-        self._limits: tuple[Any, Tensor | None] = (None, None)
+        self._unlimited: dict[torch.device, Tensor] = {}
 
     def decide(self, stats: GradStats, measured: Measured) -> tuple[Decision, dict[str, GroupStats]]:
         """One decision for all rows, and what is told of each group."""
@@ -137,14 +139,16 @@ class NormGroups:
 
     def _limits_on(self, device: torch.device) -> Tensor:
         """The largest norms of the groups that go by their norm; inf for the others."""
-        numbers = tuple(
-            group.policy.max_norm if type(group.policy) is GlobalNorm else math.inf for group in self.groups
+        if device not in self._unlimited:
+            wide = torch.float32 if device.type == "mps" else torch.float64
+            self._unlimited[device] = torch.full((), math.inf, dtype=wide, device=device)
+        unlimited = self._unlimited[device]
+        return torch.stack(
+            [
+                group.policy.limit_on(device) if type(group.policy) is GlobalNorm else unlimited
+                for group in self.groups
+            ]
         )
-        known, limits = self._limits
-        if limits is None or known != (numbers, device):
-            limits = torch.tensor(numbers, dtype=torch.float64, device="cpu").to(device)
-            self._limits = (numbers, device), limits
-        return limits
 
 
 def _limit(policy: Policy | None) -> float | None:

@@ -15,7 +15,7 @@ All functions are stateless: they walk the list they are given.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor
 
@@ -86,7 +86,7 @@ def clip_grad_norm_(
         return param_groups.clip(
             parameters, max_norm, norm_type, bool(error_if_nonfinite), RankGroups(process_group, pp_group)
         )
-    params = as_list(operation, parameters)
+    params = as_list(operation, cast(Parameters, parameters))
     max_norm = as_limit(operation, "max_norm", max_norm)
     norm_type = as_number(operation, "norm_type", norm_type)
     groups = _named(process_group, pp_group)
