@@ -92,7 +92,7 @@ def run(
         if is_distributed(tensors):
             return getattr(_ranks(), operation)(tensors, *arguments)
         done = getattr(torch_ops, operation)(tensors, *arguments, foreach)
-    elif done is not True and done.is_cpu and tensors and not getattr(tensors[0], "is_cpu", True):
+    if isinstance(done, Tensor) and done.is_cpu and tensors and not getattr(tensors[0], "is_cpu", True):
         done = _moved(tensors, done)
     if clips:
         _misuse.check_present(operation, tensors)
@@ -142,7 +142,7 @@ def measure(
     number = inv_scale if isinstance(inv_scale, float) else 1.0
     columns = C.measure(params, norm_type, count_zeros, number, names)
     if columns is None:
-        measured = torch_ops.measure(params, norm_type, count_zeros, number)
+        measured = torch_ops.measure(params, norm_type, count_zeros, number, operation, names)
     else:
         measured = on_home_device(Measured(**columns), params)
     return measured if isinstance(inv_scale, float) else _scaled(measured, norm_type, inv_scale.abs())

@@ -216,6 +216,7 @@ def test_clips_of_one_part_by_patched_torch(tmp_path, gan):
                 gan.step(part, record)
         history = monitor.history()
     assert history.steps.tolist() == [1, 2, 3, 4] and history.has_grad.all()
+    np.testing.assert_array_equal(history.max_norm, history.threshold)
     assert (history.groups["D"].threshold == 0.1).all() and (history.groups["G"].factor < 1).any()
     assert np.isfinite(history.extra["loss/D"]).tolist() == [False, True] * 2
     assert set(history.extra) == {"loss/D", "loss/G"} and set(history.phase) == {"before_clip"}
@@ -229,6 +230,7 @@ def test_a_parameter_of_two_models_has_two_names(tmp_path):
             models[name](torch.arange(5)).square().sum().backward()
             monitor.record(gradkern.measure(models[name]), part=name)
         history = monitor.history()
+    assert np.isnan(history.max_norm).all()  # nothing was clipped
     assert len(history) == 1 and [n for n in history.names if n.endswith("0.weight")] == [
         "a.0.weight",
         "b.0.weight",
