@@ -37,12 +37,11 @@ def check(weights, grads, clip=0.05, eps=1e-3):
     ratios = C.agc_(weights, grads, clip, eps)
     assert ratios is not None
     for g, (value, ratio), version, told in zip(grads, wanted, versions, ratios.tolist()):
-        # float32 products are rounded once; 16-bit factors are rounded to float32 first.
-        np.testing.assert_allclose(
-            wide(g), value, rtol=1.01 * torch.finfo(g.dtype).eps, atol=1e-7 * (g.dtype == torch.float16)
-        )
+        # One rounding to the gradient's type; in float64 those of the factor besides.
+        rtol = (4 if g.dtype in (torch.float64, torch.complex128) else 1.01) * torch.finfo(g.dtype).eps
+        np.testing.assert_allclose(wide(g), value, rtol=rtol, atol=1e-7 * (g.dtype == torch.float16))
         assert told == pytest.approx(ratio, rel=1e-12)
-        assert g._version == version + (ratio != 1.0)
+        assert g._version == version + (ratio != 1.0) or g._is_view()
 
 
 @settings(max_examples=60, deadline=None)
