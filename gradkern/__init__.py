@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from gradkern.integrations.torch_utils import patch_torch, patched_torch, unpatch_torch
     from gradkern.kernels.extension import build_info
     from gradkern.monitor import GradMonitor
+    from gradkern.monitor.noise_scale import GradientNoiseScale, NoiseScale
+    from gradkern.monitor.over_time import GradientOverTime
     from gradkern.monitor.rollback import RollbackError, RollbackGuard
     from gradkern.params.stats import GradStats
 
@@ -38,9 +40,12 @@ __all__ = [
     "GradClipper",
     "GradMonitor",
     "GradStats",
+    "GradientNoiseScale",
+    "GradientOverTime",
     "GradkernWarning",
     "History",
     "HistoryError",
+    "NoiseScale",
     "Remedy",
     "RollbackError",
     "RollbackGuard",
@@ -65,8 +70,11 @@ if not TYPE_CHECKING:
         "GradClipper": "gradkern.clipping.clipper",
         "GradMonitor": "gradkern.monitor.monitor",
         "GradStats": "gradkern.params.stats",
+        "GradientOverTime": "gradkern.monitor.over_time",
+        "GradientNoiseScale": "gradkern.monitor.noise_scale",
         "History": "gradkern.history",
         "HistoryError": "gradkern.history",
+        "NoiseScale": "gradkern.monitor.noise_scale",
         "Remedy": "gradkern.diagnosis",
         "RollbackError": "gradkern.monitor.rollback",
         "RollbackGuard": "gradkern.monitor.rollback",

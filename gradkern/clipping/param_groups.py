@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -18,13 +18,19 @@ from gradkern.params.arguments import as_limit, as_number
 OPERATION = "clip_grad_norm_"
 
 
-def are_param_groups(parameters: Any) -> bool:
+def are_param_groups(parameters: Any) -> TypeGuard[Sequence[Mapping[str, Any]]]:
     """Whether it is a list as ``optimizer.param_groups``."""
     return isinstance(parameters, (list, tuple)) and bool(parameters) and isinstance(parameters[0], Mapping)
 
 
 @torch.no_grad()
-def clip(groups: Any, max_norm: Any, norm_type: Any, error_if_nonfinite: bool, ranks: RankGroups) -> Tensor:
+def clip(
+    groups: Sequence[Mapping[str, Any]],
+    max_norm: Any,
+    norm_type: Any,
+    error_if_nonfinite: bool,
+    ranks: RankGroups,
+) -> Tensor:
     """See `gradkern.clip_grad_norm_`."""
     listed = [_as_list(group, i) for i, group in enumerate(groups)]
     limits = [_limit(group, i) for i, group in enumerate(groups)]

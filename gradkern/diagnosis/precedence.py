@@ -8,6 +8,8 @@ from gradkern.diagnosis.finding import KINDS, SEVERITIES, Finding
 
 #: Steps within which large updates and a growing norm belong to the same start.
 _EARLY = 20
+#: A step that takes less than this part of the weights can be a weight decay.
+_DECAY = 0.5
 #: What a model shows whose weights were thrown about.
 _AFTERMATH = ("saturation", "vanishing_gradient", "dead_units")
 
@@ -27,7 +29,11 @@ def _brings_about(cause: Finding, other: Finding) -> bool:
     """Whether one finding explains another that `KINDS` puts first."""
     later = other.first_step > cause.first_step
     if cause.kind == "weight_collapse":  # what fades takes the gradient along, and makes steps look large
-        return other.kind in ("vanishing_gradient", "update_too_large", "dead_units") and other.first_step > 2
+        decay = other.evidence.get("largest_update_ratio", 1.0) < _DECAY  # the step is the decay itself
+        fading = ("vanishing_gradient", "update_too_large", "dead_units")
+        return other.kind in fading and (other.first_step > 2 or decay)
+    if cause.kind == "update_too_small" and cause.layers:  # left out for certain; a branch is off perhaps
+        return other.kind == "dead_units" and other.severity == "warning"
     if cause.kind == "poor_initialization":
         return other.kind == "dead_units" and later
     if cause.kind == "always_clipping":

@@ -16,7 +16,7 @@ from gradkern.history.recorded import Recorded
 
 @dataclass(frozen=True)
 class LayerColumns:
-    """Rows of modules: what `History.layers` returns. [T, L] arrays."""
+    """Statistics of modules, as `History.layers` returns them: [T, L] arrays."""
 
     names: tuple[str, ...]
     numel: NDArray[np.int64]

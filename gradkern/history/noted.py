@@ -1,4 +1,4 @@
-"""What was noted of a run besides its statistics: the caller's numbers, groups, events and facts."""
+"""`Noted`: the caller's numbers, groups, events and facts of a run."""
 
 from __future__ import annotations
 
@@ -14,31 +14,32 @@ from gradkern.history import format
 from gradkern.history.format import HistoryError
 from gradkern.history.named import F64, LOSS, GroupColumns, read_named
 from gradkern.history.reader import names_file
+from gradkern.history.rows import EXTENDABLE
 from gradkern.history.step_numbers import StepNumbers
 
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened at a step: a finding, a skipped step, a rollback, a new threshold."""
+    """Something that happened at a step: a finding, skipped steps, a spike, a rollback, a changed limit."""
 
     step: int
     kind: str
-    """"finding", "skip", "spike", "rollback", "threshold", or the caller's own."""
+    """"finding", "skip", "spike", "threshold", "rollback", "stop", or the caller's own."""
     data: dict[str, Any]
-    """What is known of it; JSON."""
+    """Details, as JSON values. If it stands for several, their "count" and the "last_step"."""
     time: float = 0.0
     """When it was noted, in seconds since 1970."""
 
 
 class Noted(StepNumbers):
-    """Numbers with names, events and facts."""
+    """Named numbers, events and facts of a run."""
 
     @property
     @names_file
     def extra(self) -> Mapping[str, F64]:
-        """The caller's own numbers (``record(extra=…)``): for each name [T], NaN where it was not given.
+        """Your own numbers (``record(extra=…)``): [T] for each name, NaN where it was not given.
 
-        Where a number was amended later, the last one counts.
+        Amendments replace earlier values. Includes the losses of parts, "loss/<part>".
         """
         if "extra" not in self._cache:
             seqs = self._all["seq"]
@@ -67,8 +68,19 @@ class Noted(StepNumbers):
 
     @property
     @names_file
+    def max_norm(self) -> F64:
+        """[T] `threshold`. In runs that do not have it (of version 1), deduced from what was clipped."""
+        if self.parts or self.facts.get("policy"):
+            return self.threshold
+        with np.errstate(invalid="ignore"):
+            deduced = self.clip_coef * (self.total_norm + 1e-6)
+        deduced = np.where(self.clipped & np.isfinite(deduced), deduced, np.nan)
+        return np.where(np.isnan(self.threshold), deduced, self.threshold)
+
+    @property
+    @names_file
     def groups(self) -> Mapping[str, GroupColumns]:
-        """For each named group (of a clipper with groups, or a part of a step) its [T] numbers."""
+        """[T] numbers of each named group of a clipper, and of each part of the run."""
         if "groups" not in self._cache:
             found = read_named(self._db, "groups", self._all["seq"], 3)
             live = {name: GroupColumns(*values[self._rows].T) for name, values in found.items()}
@@ -78,7 +90,7 @@ class Noted(StepNumbers):
     @property
     @names_file
     def events(self) -> list[Event]:
-        """What happened, in the order in which it was noted; without what a later branch replaced."""
+        """What happened, in order of time; without what a later branch replaced."""
         if "events" not in self._cache:
             found = self._read_events()
             branches, steps = (np.array([row[i] for row in found], dtype=np.int64) for i in (1, 2))
@@ -87,13 +99,14 @@ class Noted(StepNumbers):
         return list(self._cache["events"])
 
     def _read_events(self) -> list[tuple[int, int, int, Event]]:
-        """(id, branch, step, event) of every one; those read before are not read again."""
+        """(id, branch, step, event) of each event. Reads new ones, and those that may have been extended."""
         known: list[tuple[int, int, int, Event]] = self._kept.setdefault("events", [])
+        last = known[-1][0] - EXTENDABLE if known else -1
+        while known and known[-1][0] > last:
+            known.pop()
         new = []
         query = "SELECT id, branch, step, time, kind, data FROM events WHERE id > ? ORDER BY id"
-        for number, branch, step, time, kind, text in self._db.execute(
-            query, (known[-1][0] if known else -1,)
-        ):
+        for number, branch, step, time, kind, text in self._db.execute(query, (last,)):
             data = format.read_json(text, f"event of step {step!r}")
             if not isinstance(data, dict) or not isinstance(kind, str):
                 raise HistoryError(
@@ -106,10 +119,10 @@ class Noted(StepNumbers):
     @property
     @names_file
     def facts(self) -> dict[str, Any]:
-        """What the monitor found out of the model, its optimizers and the policy; empty if nothing.
+        """What the monitor found out about the model, its optimizers and the policy.
 
         "modules": kinds by name; "graph": order of execution, operations, serial and unused parameters;
-        "optimizers": an entry for each parameter group; "policy"; "gradient_dtypes"; "loss_scale".
+        "optimizers": an entry for each parameter group; "policy"; "gradient_dtypes"; "loss_scale"; "parts".
         """
         rows = self._db.execute("SELECT key, value FROM facts").fetchall()
         return {str(key): format.read_json(value, f"fact {key!r}") for key, value in rows}
@@ -117,8 +130,8 @@ class Noted(StepNumbers):
     @property
     @names_file
     def ever_nonzero(self) -> NDArray[np.float32]:
-        """[N] fraction of the sampled elements whose gradient was not zero at one look at least; NaN if
-        none was looked at."""
+        """[N] fraction of the sampled elements whose gradient was non-zero at one look at least; NaN if the
+        parameter was never looked at."""
         if "nonzero" not in self._cache:
             ids, _ = self.live_rows("looks")
             fractions = np.full(len(self.names), np.nan, dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Scaling gradients by factors that may live on a device."""
+"""Scale gradients by factors that may be on a device."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ import torch
 from torch import Tensor
 
 from gradkern.kernels.backend import C
-from gradkern.kernels.torch_ops import same_memory, widest
+from gradkern.kernels.torch_ops import overlapping, same_memory, unexpanded, widest
 
 
 def coefficient(total: Tensor, max_norm: float | Tensor) -> Tensor:
-    """The factor of csrc/core/clip.h with tensors: of `total`'s shape and device.
+    """The factor to clip by (csrc/core/clip.h), with the shape and device of `total`.
 
-    ``max_norm / (total + 1e-6)`` where that is below 1, or NaN; else 1. A negative `total` is no norm, and
-    gives 1.
+    ``max_norm / (total + 1e-6)`` where that is below 1 or NaN, else 1. A negative `total`, which cannot be a
+    norm, gives 1.
     """
     wide = widest(total)
-    # A tensor divided: a number divided by a tensor would be rounded twice.
+    # Divide tensors: torch rounds a Python number to the tensor's dtype before it divides.
     limit = torch.ones((), dtype=wide, device=total.device) * max_norm
     ratio = limit / (total.to(wide) + 1e-6)
     return ratio.masked_fill((ratio >= 1) | (total < 0) | limit.isposinf(), 1.0)
 
 
 def is_one(factor: Tensor) -> bool:
-    """Whether nothing is to be written, where that is known without a synchronisation."""
+    """Whether all factors are 1. False if that cannot be known without a synchronisation."""
     return factor.is_cpu and bool((factor == 1.0).all())
 
 
@@ -36,18 +36,17 @@ def scale_(
     factor: Tensor,
     zero: Tensor | None = None,
 ) -> None:
-    """Multiply every shard by its factor in place; a factor of 1 writes nothing on a CPU.
+    """Multiply every shard by its factor, in place. On a CPU a factor of 1 writes nothing.
 
     Args:
-        grads: the gradients, whose version counters are bumped where a shard is not the gradient
-            itself.
-        shards: what is written to (a DTensor's local tensor); entries that are None are skipped. An entry
-            listed twice is scaled once, by the first of its factors.
-        factor: float64, 0-d for all or [N].
-        zero: 0-d bool; where it holds every shard is set to zero instead (0 * NaN would be NaN).
+        grads: the gradients. Their version counters are bumped if the shard is another tensor.
+        shards: the tensors to write to (the local tensor of a DTensor). None is skipped. A tensor listed
+            twice is scaled once, by the first of its factors.
+        factor: float64: 0-d for all shards, or [N].
+        zero: 0-d bool: set all shards to zero instead if it is true (0 * NaN would be NaN).
 
     Notes:
-        A list that is all on the factor's device is scaled without a synchronisation.
+        No synchronisation if all shards are on the factor's device.
     """
     if zero is not None and zero.is_cpu:
         zero = zero if bool(zero) else None
@@ -72,7 +71,10 @@ def _scale_on_device(shards: Sequence[Tensor | None], factor: Tensor, zero: Tens
 
 
 def _scale_with_torch(shards: Sequence[Tensor | None], factor: Tensor) -> None:
+    """Each memory location is scaled once. Where tensors overlap, the factor of the first one counts."""
     seen: set[object] = set()
+    apart = overlapping(shards)
+    results: list[tuple[Tensor, Tensor]] = []
     for position, t in enumerate(shards):
         if t is None or not t.numel():
             continue
@@ -83,13 +85,19 @@ def _scale_with_torch(shards: Sequence[Tensor | None], factor: Tensor) -> None:
         own = factor[position] if factor.ndim else factor
         if own.is_cpu and float(own) == 1.0:
             continue
+        t = unexpanded(t)
         wide = t.dtype in (torch.float64, torch.complex128)
         number = own.to(torch.float64 if wide else torch.float32)
-        if t.is_cpu or t.is_sparse or t.dtype not in (torch.bfloat16, torch.float16):
+        # A device's mul_ would round a 0-d factor to these types first, 1 part in 256 off.
+        narrow = t.dtype in (torch.bfloat16, torch.float16) and not t.is_cpu
+        if position in apart:
+            results.append((t, t * number))
+        elif t.is_sparse or not (narrow or t.dtype.itemsize == 1):
             t.mul_(number)
         else:
-            # A device's mul_ would round a 0-d factor to these types first: 1 part in 256 off.
             t.copy_(t.float().mul_(number))
+    for t, result in reversed(results):
+        t.copy_(result)
 
 
 def _zero_where_(shards: Sequence[Tensor | None], condition: Tensor) -> None:
@@ -97,7 +105,7 @@ def _zero_where_(shards: Sequence[Tensor | None], condition: Tensor) -> None:
         if shard is None:
             continue
         values = shard._values() if shard.is_sparse else shard
-        if values.dtype.itemsize == 1:  # masked_fill_ knows no float8, whose zeros are zero bytes
+        if values.dtype.itemsize == 1:  # masked_fill_ does not support float8, in which zero is a zero byte
             values = values.view(torch.uint8)
         with torch.inference_mode() if values.is_inference() else contextlib.nullcontext():
             values.masked_fill_(condition, 0)

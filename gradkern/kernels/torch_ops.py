@@ -1,7 +1,7 @@
-"""torch's own operations, for what no kernel of ours takes.
+"""Clipping and measuring with torch's own operations, for lists that no kernel supports.
 
-Tensor subclasses, dispatch modes, devices without a kernel, lists over several devices, and
-everything under ``GRADKERN_DISABLE=1``.
+These are tensor subclasses, dispatch modes, devices without a kernel, lists on several devices, and all
+lists under ``GRADKERN_DISABLE=1``.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from torch import Tensor
 
 from gradkern._util.warning import warn
 from gradkern.kernels.extension import DISABLED, EXTENSION, REBUILD
+from gradkern.kernels.kinds import check_readable, check_writable, naming, naming_one_of, place
 from gradkern.kernels.measured import Measured, decision_norm
 
 
 def _isolated() -> ModuleType:
-    """torch.nn.utils.clip_grad executed once more. Its functions look each other up in their module: in
-    torch's own they would find gradkern's once `gradkern.patch_torch` has put them there."""
+    """A second copy of torch.nn.utils.clip_grad. Its functions look each other up in their module; in torch's
+    own module they would find gradkern's functions after `gradkern.patch_torch`."""
     spec = importlib.util.find_spec("torch.nn.utils.clip_grad")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -43,10 +44,13 @@ def clip_grad_norm_(
     foreach: bool | None = None,
 ) -> Tensor:
     warn_of_missing_kernels(parameters)
-    grads = [p.grad for p in parameters if p.grad is not None]
-    total = torch_get_total_norm(grads, norm_type, error_if_nonfinite, foreach)
+    held = [p.grad for p in parameters]
+    check_writable("clip_grad_norm_", held, lambda g: g.mul_(1.0))
+    grads = [g for g in held if g is not None]
+    with naming_one_of("clip_grad_norm_", "parameters", held, lambda g: torch.linalg.vector_norm(g)):
+        total = torch_get_total_norm(grads, norm_type, error_if_nonfinite, foreach)
     if _is_inf(total):
-        wide = measure(parameters, norm_type, False, 1.0).deciding()
+        wide = measure(parameters, norm_type, False, 1.0, "clip_grad_norm_").deciding()
         if bool(wide.isfinite()):
             _scale_in_double(grads, max_norm / (wide + 1e-6))
             return total
@@ -55,13 +59,13 @@ def clip_grad_norm_(
 
 
 def _is_inf(total: Tensor) -> bool:
-    # A batched norm (torch.vmap) or a fake one has no value to look at.
+    # A batched norm (torch.vmap) and a fake one have no value.
     has_value = type(total) is Tensor and not torch._C._functorch.is_batchedtensor(total)
     return has_value and not total.is_meta and bool(total.isinf())
 
 
 def _scale_in_double(grads: Sequence[Tensor], factor: Tensor) -> None:
-    """By a factor below float32's normal numbers."""
+    """Scale by a factor that may be too small for float32."""
     for grad in distinct(grads):
         wide = torch.complex128 if grad.is_complex() else torch.float64
         grad.copy_(grad.to(wide) * factor.to(grad.device))
@@ -69,6 +73,7 @@ def _scale_in_double(grads: Sequence[Tensor], factor: Tensor) -> None:
 
 def clip_grad_value_(parameters: Sequence[Tensor], clip_value: float, foreach: bool | None = None) -> None:
     warn_of_missing_kernels(parameters)
+    check_writable("clip_grad_value_", [p.grad for p in parameters], lambda g: g.clamp_(-1.0, 1.0))
     torch_clip_grad_value_(parameters, clip_value, foreach)
 
 
@@ -76,35 +81,69 @@ def get_total_norm(
     tensors: Sequence[Tensor], norm_type: float, error_if_nonfinite: bool, foreach: bool | None = None
 ) -> Tensor:
     warn_of_missing_kernels(tensors)
-    total: Tensor = torch_get_total_norm(tensors, norm_type, error_if_nonfinite, foreach)
+    with naming_one_of("get_total_norm", "tensors", tensors, lambda t: torch.linalg.vector_norm(t)):
+        total: Tensor = torch_get_total_norm(tensors, norm_type, error_if_nonfinite, foreach)
     return total
 
 
 def clip_grads_with_norm_(
     parameters: Sequence[Tensor], max_norm: float, total_norm: Tensor, foreach: bool | None = None
 ) -> None:
-    """A negative `total_norm` (its sign is not known to the host) leaves gradients as they are."""
+    """A negative `total_norm`, whose sign the host may not know, leaves the gradients unchanged."""
     warn_of_missing_kernels(parameters)
     if max_norm != float("inf"):
+        check_writable("clip_grads_with_norm_", [p.grad for p in parameters], lambda g: g.mul_(1.0))
+        total_norm = total_norm.reshape(()) if total_norm.numel() == 1 else total_norm
         negative = total_norm < 0
         limit = torch.where(negative, 1.0, max_norm)
         torch_clip_grads_with_norm_(parameters, limit, torch.where(negative, 0.0, total_norm), foreach)
 
 
 def same_memory(tensor: Tensor) -> object:
-    """Equal for entries that are one gradient: the same tensor, or the same view of the same memory.
+    """A key that is equal for entries that are one gradient: the same tensor or the same view of memory.
 
-    This is the rule for lists in which memory occurs more than once. Such entries count once in a norm.
-    Others count each in full, whether they overlap or not. Either way each location is scaled once.
+    Entries with equal keys count once in a norm. All other entries count in full, even if they overlap. In
+    either case each memory location is scaled once.
     """
     plain = type(tensor) in (Tensor, torch.nn.Parameter) and tensor.layout is torch.strided
     if not plain or tensor.is_nested or torch._C._functorch.is_batchedtensor(tensor):
-        return id(tensor)  # no memory of its own
+        return id(tensor)
     return tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
 
 
+def overlapping(tensors: Sequence[Tensor | None]) -> set[int]:
+    """Positions of dense tensors that share some memory with another one without being the same view."""
+    spans = []
+    for position, t in enumerate(tensors):
+        if t is not None and t.numel() and not isinstance(key := same_memory(t), int):
+            reach = sum((n - 1) * s for n, s in zip(t.shape, t.stride())) + 1
+            spans.append(
+                (str(t.device), t.data_ptr(), t.data_ptr() + reach * t.element_size(), key, position)
+            )
+    found: set[int] = set()
+    widest_span = None
+    for span in sorted(spans, key=lambda s: s[:3]):
+        if widest_span is None or span[0] != widest_span[0] or span[1] >= widest_span[2]:
+            widest_span = span
+            continue
+        if span[3] != widest_span[3]:
+            found |= {span[4], widest_span[4]}
+        if span[2] > widest_span[2]:
+            widest_span = span
+    return found
+
+
+def unexpanded(tensor: Tensor) -> Tensor:
+    """A view that has each element of an expanded tensor once, which in-place operations accept."""
+    if tensor.layout is torch.strided and not tensor.is_nested:
+        for dim, (size, stride) in enumerate(zip(tensor.shape, tensor.stride())):
+            if size > 1 and stride == 0:
+                tensor = tensor.narrow(dim, 0, 1)
+    return tensor
+
+
 def distinct(tensors: Sequence[Tensor | None]) -> list[Tensor]:
-    """The tensors that are there and hold something, each gradient once."""
+    """The tensors that are not None and not empty, each gradient once."""
     found: dict[object, Tensor] = {}
     for tensor in tensors:
         if tensor is not None and tensor.numel():
@@ -113,13 +152,13 @@ def distinct(tensors: Sequence[Tensor | None]) -> list[Tensor]:
 
 
 def warn_of_missing_kernels(tensors: Sequence[Tensor]) -> None:
-    """Say once what rebuilds gradkern, where a GPU's gradients go to torch for want of kernels."""
+    """Warn once if gradients on a GPU use torch's operations because gradkern was built without CUDA."""
     global _warned
     if _warned or DISABLED or EXTENSION is None or not any(_lacks_kernels(t) for t in tensors):
         return
     _warned = True
     warn(
-        "gradkern was built without CUDA kernels: gradients on a GPU go to torch's own operations, at their "
+        "gradkern was built without CUDA kernels: gradients on a GPU use torch's own operations, with their "
         f"speed and precision. Build with nvcc: GRADKERN_CUDA=1 {REBUILD}"
     )
 
@@ -128,7 +167,7 @@ _warned = False
 
 
 def _lacks_kernels(tensor: Tensor) -> bool:
-    # As with torch, an entry may be anything that has a gradient.
+    # As in torch, an entry may be any object with a `.grad`.
     carrier = tensor if isinstance(tensor, Tensor) else tensor.grad
     return (
         carrier is not None
@@ -139,24 +178,27 @@ def _lacks_kernels(tensor: Tensor) -> bool:
 
 
 def widest(tensor: Tensor) -> torch.dtype:
-    """The type norms are computed in: float64 wherever the device has it."""
+    """The dtype that norms are computed in: float64, or float32 on devices without it."""
     return torch.float32 if tensor.device.type == "mps" else torch.float64
 
 
 def magnitudes(grad: Tensor) -> Tensor:
-    """|g| of every element, dense, in the widest type."""
+    """The absolute value of every element, dense, in the widest dtype. Of a sparse gradient, of the stored
+    elements."""
     dense = grad.detach()
     if dense.layout == torch.sparse_coo:
         dense = dense.coalesce().values()
     elif dense.layout != torch.strided:
         dense = dense.values()
+    if dense.dtype.itemsize == 1:  # not every float8 type has abs
+        dense = dense.float()
     if dense.is_complex():
         dense = dense.to(torch.complex128 if widest(dense) is torch.float64 else torch.complex64)
     return dense.abs().to(widest(dense))
 
 
 def vector_norm(x: Tensor, norm_type: float) -> Tensor:
-    """The norm of non-negative `x`, without overflow or underflow inside; of nothing it is 0."""
+    """The norm of the non-negative `x`, without overflow or underflow; 0 if `x` is empty."""
     if x.numel() == 0:
         return x.new_zeros(())
     if norm_type == 0:
@@ -165,12 +207,26 @@ def vector_norm(x: Tensor, norm_type: float) -> Tensor:
         return x.amax() if norm_type > 0 else x.amin()
     reference = x.amax() if norm_type > 0 else x.amin()
     safe = torch.where((reference > 0) & reference.isfinite(), reference, torch.ones_like(reference))
-    # Not linalg.vector_norm: it adds up one after the other, sum() in cascades.
+    # Not linalg.vector_norm: it adds element by element, whereas sum() adds pairwise.
     return ((x / safe) ** norm_type).sum() ** (1 / norm_type) * safe
 
 
-def measure(params: Sequence[Tensor], norm_type: float, count_zeros: bool, inv_scale: float) -> Measured:
-    """What `gradkern._C.measure` tells, from torch's operations, one tensor at a time."""
+def named_magnitudes(where: str, grad: Tensor) -> Tensor:
+    """`magnitudes`, with errors that name the gradient."""
+    check_readable(where, grad)
+    with naming(where, grad):
+        return magnitudes(grad)
+
+
+def measure(
+    params: Sequence[Tensor],
+    norm_type: float,
+    count_zeros: bool,
+    inv_scale: float,
+    operation: str,
+    names: Sequence[str] | None = None,
+) -> Measured:
+    """`gradkern._C.measure` with torch's operations, one tensor at a time."""
     warn_of_missing_kernels(params)
     grads = [p.grad for p in params]
     present = [g for g in grads if g is not None]
@@ -178,17 +234,23 @@ def measure(params: Sequence[Tensor], norm_type: float, count_zeros: bool, inv_s
     wide = torch.float32 if device.type == "mps" else torch.float64
     double = any(g.dtype in (torch.float64, torch.complex128) for g in present)
     report = torch.float64 if double and wide is torch.float64 else torch.float32
+    what = "parameters" if names is None else "params"
+    places = [place(operation, what, i, names) for i in range(len(grads))]
+    nothing = torch.zeros(0, dtype=wide, device=device)
     values = [
-        torch.zeros(0, dtype=wide, device=device) if g is None else magnitudes(g).to(device, wide)
-        for g in grads
+        nothing if g is None else named_magnitudes(where, g).to(device, wide)
+        for where, g in zip(places, grads)
     ]
 
     def rows(of: Callable[[Tensor], Tensor], dtype: torch.dtype) -> Tensor:
-        found = [of(x) for x in values]
+        found = []
+        for where, x in zip(places, values):
+            with naming(where, x):
+                found.append(of(x))
         return torch.stack(found).to(dtype) if found else torch.zeros(0, dtype=dtype, device=device)
 
     factor = abs(inv_scale)
-    norm_factor = 1.0 if norm_type == 0 else factor  # a count of non-zeros stays what it is
+    norm_factor = 1.0 if norm_type == 0 else factor  # order 0 counts elements
     norm = rows(lambda x: vector_norm(x, norm_type), wide)
     total = _total(norm, grads, norm_type) * norm_factor
     rounded = total.to(report)
@@ -205,7 +267,7 @@ def measure(params: Sequence[Tensor], norm_type: float, count_zeros: bool, inv_s
 
 
 def home(params: Sequence[Tensor], present: Sequence[Tensor]) -> torch.device:
-    """Where results lie: the gradients' device; without gradients the parameters'."""
+    """The device of results: that of the gradients, or of the parameters if there are no gradients."""
     first = next(iter(present), None)
     if first is None:
         first = next(iter(params), None)

@@ -46,8 +46,8 @@ class GradMonitor:
             loop are given by name, ``{"G": generator, "D": discriminator}``: see `part` of `record`.
         optimizer: one, or several in a list or by name: for the learning rates, and for weight norms and
             update ratios (by listening to its steps; of a wrapper, to those of the optimizer within). Without
-            it these are not recorded. Of several models each has the optimizer of its name, or those that
-            hold its parameters.
+            it these are not recorded. Of an object that only has `param_groups` the learning rates are. Of
+            several models each has the optimizer of its name, or those that hold its parameters.
         run_dir: folder of the run, made if it does not exist; an existing run is continued. Default: a new
             folder under ``gradkern-runs/``, named after the time.
         every: record every `every`-th optimizer step.
@@ -291,6 +291,11 @@ class GradMonitor:
     def has_pending(self) -> bool:
         """Whether statistics were collected that are not recorded yet."""
         return bool(self._parts.pending())
+
+    def has_collected(self, params: Iterable[Tensor]) -> bool:
+        """Whether statistics of one of these parameters were collected that are not recorded yet."""
+        identities = [id(p) for p in params]
+        return any(part.pending.has_any(identities) for part in self._parts.pending())
 
     @property
     def records(self) -> bool:

@@ -29,11 +29,16 @@ def as_optimizers(optimizer: Any) -> dict[str, torch.optim.Optimizer]:
     return {name: _as_optimizer(one) for name, one in given.items() if one is not None}
 
 
+def takes_hooks(optimizer: Any) -> bool:
+    """Whether its steps can be listened to. Those of fastai's own optimizers cannot."""
+    return innermost(optimizer) is optimizer
+
+
 def _as_optimizer(optimizer: Any) -> torch.optim.Optimizer:
-    """The optimizer itself, not a wrapper around it."""
-    found: torch.optim.Optimizer = innermost(optimizer)
-    wanted = ("param_groups", "register_step_pre_hook")
-    if not all(hasattr(found, name) for name in wanted):
+    """The optimizer itself, not a wrapper around it. Where no torch optimizer is within, the object that has
+    the learning rates, in `param_groups`."""
+    found: torch.optim.Optimizer = innermost(optimizer) or optimizer
+    if not hasattr(found, "param_groups"):
         raise TypeError(
             f"[GradMonitor] optimizer: expected a torch.optim.Optimizer, got {type(optimizer).__name__}; a "
             "run's folder is run_dir="

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gradkern.monitor.joint_plan import JointPlan
 from gradkern.monitor.layouts import Layouts, Plan
-from gradkern.monitor.optimizers import Optimizers
+from gradkern.monitor.optimizers import Optimizers, takes_hooks
 from gradkern.monitor.pending import PendingStep
 from gradkern.params.names import NamedParameters
 from gradkern.params.plan import ParameterPlan
@@ -26,7 +26,7 @@ class Part:
         name: "" for the only model of a run, and for all models together.
         plan: its parameters.
         modules: what kinds of modules own them is looked up here.
-        optimizers: those that step its parameters.
+        optimizers: those that step its parameters; those that take hooks are listened to.
         every: all optimizers of the run, in order: they number the parameter groups.
         complete: see `PendingStep`.
     """
@@ -40,7 +40,8 @@ class Part:
         every: Sequence[torch.optim.Optimizer],
         complete: Complete,
     ) -> None:
-        self.name, self.plan, self.optimizers = name, plan, tuple(optimizers)
+        self.name, self.plan = name, plan
+        self.optimizers = tuple(one for one in optimizers if takes_hooks(one))
         self.layouts = Layouts(plan, modules, every, f"{name}." if name else "")
         self.pending = PendingStep(self.optimizers, complete)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
@@ -43,7 +43,7 @@ class PendingStep:
     def add(self, stats: GradStats) -> None:
         """Add statistics. If they repeat a parameter, what is held is recorded first."""
         identities = set(stats._identities)
-        if not self._seen.isdisjoint(identities):
+        if self.has_any(identities):
             if self._only_measured():
                 self._forget()  # measured without a limit before, and clipped now
             else:
@@ -51,6 +51,10 @@ class PendingStep:
                 self._complete_now()
         self._pieces.append(stats)
         self._seen |= identities
+
+    def has_any(self, identities: Iterable[int]) -> bool:
+        """Whether statistics of one of these parameters are held."""
+        return not self._seen.isdisjoint(identities)
 
     def take(self) -> GradStats | None:
         """What is held, combined; None if nothing is."""
@@ -69,15 +73,19 @@ class PendingStep:
             steps.unlisten(optimizer, self)
 
     def before_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """An optimizer steps: with the last of them, the step is complete."""
+        """An optimizer steps. If its parameters are here, and the others have stepped, the step is complete;
+        else they may come within `optimizer.step(closure)`, where some frameworks clip."""
+        owned = (id(p) for group in optimizer.param_groups for p in group["params"])
+        if self._pieces and any(identity in self._seen for identity in owned):
+            self.after_step(optimizer)
+
+    def after_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """An optimizer has stepped: with the last of them, the step is complete."""
         if not self._pieces:
             return
         self._stepped.add(id(optimizer))
         if len(self._stepped) == len(self._optimizers):
             self._complete_now()
-
-    #: Some frameworks clip inside optimizer.step(closure), after `before_step`.
-    after_step = before_step
 
     def _forget(self) -> None:
         self._pieces, self._seen, self._stepped = [], set(), set()

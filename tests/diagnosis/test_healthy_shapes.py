@@ -110,7 +110,8 @@ class TestRunningAway:
         """Its steps stay small, but the loss becomes a thousand times what it was."""
         growth = np.geomspace(1, 1e3, 200)
         run = changed(healthy(), total_norm=healthy().total_norm * growth, loss=2.3 * growth)
-        assert "exploding_gradient" in alarms(run)
+        finding = diagnose(run)[0]
+        assert finding.kind == "exploding_gradient" and finding.remedies[0].action == "check_sign"
 
     def test_a_norm_that_falls_as_a_classifier_converges(self):
         run = healthy()
@@ -172,3 +173,45 @@ class TestOrder:
         ratio[:3] = 2.0
         found = alarms(changed(run, rms=rms, update_ratio=ratio))
         assert found[0] == "update_too_large" and "exploding_gradient" in found
+
+    def test_a_parameter_that_is_left_out_comes_before_a_branch_that_is_off(self):
+        run = silenced(healthy(), 4, 5)
+        ratio, norms = run.update_ratio.copy(), run.weight_norm.copy()
+        ratio[:, 10:12], norms[:, 10:12] = 0, norms[0, 10:12]
+        found = alarms(changed(run, update_ratio=ratio, weight_norm=norms))
+        assert found == ["update_too_small", "dead_units"]
+
+    def test_steps_that_are_the_decay_itself(self):
+        """A decay of a fifth a step is no learning rate that is too large."""
+        run = flat_loss(healthy())
+        norms = run.weight_norm[:1] * 0.8 ** run.update_steps[:, None].clip(max=30)
+        found = alarms(changed(run, weight_norm=norms, update_ratio=np.full_like(norms, 0.21)))
+        assert found[0] == "weight_collapse"
+
+
+class TestPlateaus:
+    def left_late(self, until):
+        """The gradient vanishes up to a step, and then does not."""
+        run = healthy(12, activation="Sigmoid")
+        rms = run.rms.copy()
+        rms[:until] = sloped(run, 5).rms[:until]
+        loss = np.where(np.arange(200) < until, 0.7, 0.7 * 0.98 ** (np.arange(200) - until))
+        return changed(run, rms=rms, loss=loss)
+
+    def test_half_of_the_run_lost_on_a_plateau(self):
+        finding = diagnose(self.left_late(130))[0]
+        assert finding.kind == "vanishing_gradient" and finding.severity == "warning"
+
+    def test_a_short_one_is_healthy(self):
+        assert alarms(self.left_late(40)) == []
+
+
+def test_a_classifier_that_falls_to_guessing_has_learned_nothing():
+    """Its outputs started wrong; that the loss comes down to ln(classes) is no progress."""
+    run = healthy()
+    graph = {"operations": ["relu", "nll_loss"], "loss": "nll_loss"}
+    guessing = np.log(WIDTH)
+    loss = guessing * np.where(np.arange(200) < 10, 1.2, 1.0)
+    found = diagnose(changed(run, loss=loss, facts={**run.facts, "graph": graph}))
+    assert [(f.kind, f.severity) for f in found] == [("loss_not_decreasing", "info")]
+    assert diagnose(changed(run, loss=0.9 * loss, facts={**run.facts, "graph": graph})) == []

@@ -233,7 +233,7 @@ def resumed_monitor_job(folder: str) -> None:
         (Path(folder) / "history.db").write_bytes(b"no history" * 99)
     dist.barrier()
     wrong = gradkern.HistoryError if dist.get_rank() == 0 else RuntimeError
-    with pytest.raises(wrong, match="history.db" if dist.get_rank() == 0 else "another could not"):
+    with pytest.raises(wrong, match="history.db" if dist.get_rank() == 0 else "another rank could not"):
         gradkern.GradMonitor(model, run_dir=folder)
 
 
@@ -250,7 +250,7 @@ def default_folder_job(folder: str) -> None:
             runs.rename(Path(folder) / "elsewhere")
             runs.touch()
         wrong = gradkern.HistoryError if rank == 0 else RuntimeError
-        with pytest.raises(wrong, match="can be written" if rank == 0 else "rank 0 to make"):
+        with pytest.raises(wrong, match="can be written" if rank == 0 else "rank 0 could not make"):
             gradkern.GradMonitor(models.build(1), all_ranks=True)
 
 

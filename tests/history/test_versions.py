@@ -1,4 +1,4 @@
-"""Files of every version of the format are read, and gone on with."""
+"""Files of every version of the format are read and continued."""
 
 from __future__ import annotations
 

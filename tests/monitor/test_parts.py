@@ -170,6 +170,11 @@ def test_a_step_of_all_models_together(tmp_path, gan):
     assert history.steps.tolist() == [1, 2, 3] and history.loss[1:].tolist() == [1.5, 2.5]
     assert history.has_grad.sum(axis=1).tolist() == [4, 8, 8] and set(history.names) == set(history.params)
     np.testing.assert_allclose(history.total_norm[1] * history.clip_coef[2], total, rtol=1e-5)
+    for part in ("G", "D"):
+        of_part = [name.startswith(part) for name in history.names]
+        expected = np.linalg.norm(history.norm[:, of_part], axis=1)
+        np.testing.assert_allclose(history.groups[part].total_norm[1:], expected[1:], rtol=1e-6)
+        np.testing.assert_allclose(history.groups[part].factor[1:], [np.nan, history.clip_coef[2]])
     assert len(history.names) == 8
 
 
@@ -216,6 +221,7 @@ def test_clips_of_one_part_by_patched_torch(tmp_path, gan):
                 gan.step(part, record)
         history = monitor.history()
     assert history.steps.tolist() == [1, 2, 3, 4] and history.has_grad.all()
+    np.testing.assert_array_equal(history.max_norm, history.threshold)
     assert (history.groups["D"].threshold == 0.1).all() and (history.groups["G"].factor < 1).any()
     assert np.isfinite(history.extra["loss/D"]).tolist() == [False, True] * 2
     assert set(history.extra) == {"loss/D", "loss/G"} and set(history.phase) == {"before_clip"}
@@ -229,6 +235,7 @@ def test_a_parameter_of_two_models_has_two_names(tmp_path):
             models[name](torch.arange(5)).square().sum().backward()
             monitor.record(gradkern.measure(models[name]), part=name)
         history = monitor.history()
+    assert np.isnan(history.max_norm).all()  # nothing was clipped
     assert len(history) == 1 and [n for n in history.names if n.endswith("0.weight")] == [
         "a.0.weight",
         "b.0.weight",

@@ -280,7 +280,7 @@ def test_a_watcher_of_the_folder_above_those_of_ranks_says_so(tmp_path: Path) ->
     for rank in (0, 1, 2, 3, 10):
         HistoryWriter(tmp_path / f"rank{rank}", {}).close()
     snapshot = Watcher(tmp_path).take()
-    assert "to be given as RUN: rank0, rank1, rank2, rank3, … (5 in all)." in snapshot.note
+    assert "give one of them as RUN: rank0, rank1, rank2, rank3, … (5 in all)." in snapshot.note
     assert "will be shown" not in snapshot.note
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from gradkern.diagnosis.case import FEW_STEPS, Case, Floats
 from gradkern.diagnosis.finding import Finding
 from gradkern.diagnosis.gain import classes_of, input_rms
+from gradkern.diagnosis.trend import trend_of
 
 #: The norm grew a hundredfold, and is still a third of that at the end.
 GROWTH, STILL = 100.0, 33.0
@@ -81,7 +82,7 @@ def _summing(case: Case, at: NDArray[np.int64], values: Floats) -> list[Finding]
     if not (smooth and early and high and growth >= SUMMED):
         return []
     why = (
-        f"The norm grew {growth:.0f} times and changes by about 1/t at step t, as the norm of a sum does: "
+        f"The norm grew {growth:.3g} times and changes by about 1/t at step t, as the norm of a sum does: "
         "each gradient is added to those before it, because zero_grad() is not called."
     )
     severity = "warning" if case.trend.fell else "severe"
@@ -112,9 +113,21 @@ def _growing(case: Case, at: NDArray[np.int64], values: Floats) -> list[Finding]
     onset = int(e.steps[at[np.flatnonzero(values >= 10 * base)[0]]])
     why = f"The norm of the gradient grew from {base:.2g} to {peak:.2g} and stays there; the loss got worse."
     numbers = {"norm_at_start": base, "norm_at_end": end, "growth": peak / base}
+    if _uphill(case, int(np.searchsorted(e.steps, onset))):
+        numbers["uphill"] = 1.0
     return [
         case.finding("exploding_gradient", "severe", why, numbers, first=onset, last=int(e.steps[at[-1]]))
     ]
+
+
+def _uphill(case: Case, onset: int) -> bool:
+    """The loss rises from the first step on although the first steps are small: its sign is wrong."""
+    e = case.evidence
+    early = case.movement[e.update_steps <= e.steps[min(3, len(e.steps) - 1)]]
+    early = early[np.isfinite(early)]
+    losses = e.loss[: max(onset, FEW_STEPS)]
+    small = bool(len(early)) and float(early.max()) < MOVED
+    return small and bool(np.isfinite(losses).all()) and trend_of(losses).rose
 
 
 def _weights_suffer(case: Case) -> bool:
@@ -143,7 +156,7 @@ def _starting(case: Case, at: NDArray[np.int64], values: Floats) -> list[Finding
     until = np.flatnonzero(values < 10 * later)
     last = int(e.steps[at[until[0]]]) if len(until) else case.last_step
     why = (
-        f"The first gradient has a norm of {first:.2g}, {first / later:.0f} times what the run comes to: "
+        f"The first gradient has a norm of {first:.2g}, {first / later:.3g} times what the run comes to: "
         "the first steps throw the weights away."
     )
     numbers = {"norm_at_start": first, "norm_later": later, "growth": first / later}
@@ -179,7 +192,7 @@ def gradient_spike(case: Case) -> list[Finding]:
     clipped = all(e.clip_coef[i] < 1 for i in spikes)
     layers = _spiking(case, worst)
     why = (
-        f"At step {e.steps[worst]} the norm was {norm[worst]:.3g}, {norm[worst] / base[worst]:.0f} times the "
+        f"At step {e.steps[worst]} the norm was {norm[worst]:.3g}, {norm[worst] / base[worst]:.3g} times the "
         f"steps before{', and clipped' if clipped else ''}; {len(spikes)} such steps in all."
     )
     numbers = {"spikes": len(spikes), "largest": float(norm[worst]), "baseline": float(base[worst])}
@@ -238,7 +251,7 @@ def _spiking(case: Case, i: int) -> tuple[str, ...]:
         return ()
     before = e.rms[max(0, row - 16) : row]
     known = np.isfinite(before).any(axis=0)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         rise = np.where(known, e.rms[row] / np.nanmedian(np.where(known, before, 1.0), axis=0), 0.0)
     rise = np.where(np.isfinite(rise), rise, 0.0)
     rose = np.flatnonzero(rise >= max(TIMES, float(rise.max()) / 10))

@@ -141,23 +141,23 @@ def _recurrent(case: Case) -> list[Finding]:
 
 def _forward(case: Case) -> list[Finding]:
     """The forward signal grows or fades by orders of magnitude from the first step on."""
-    worst, layers = 0.0, None
+    worst, at = 0.0, None
     for profile in case.profiles:
         inner = (
             profile.forward[:FIRST_STEPS, 1:] if len(profile.layers) > 3 else profile.forward[:FIRST_STEPS]
         )
         value = _median(decades(inner[:2]))
         if abs(value) > abs(worst):
-            worst, layers = value, profile.layers
-    if layers is None or abs(worst) < FORWARD_DECADES:
+            worst, at = value, profile
+    if at is None or abs(worst) < FORWARD_DECADES:
         return []
     word = "grows" if worst > 0 else "fades"
     why = (
-        f"From the first step on the signal {word} by {abs(worst):.1f} decades over {len(layers)} layers on "
-        f"its way forward: the weights start too {'large' if worst > 0 else 'small'}."
+        f"From the first step on the signal {word} by {abs(worst):.1f} decades over {at.depth} layers on its "
+        f"way forward: the weights start too {'large' if worst > 0 else 'small'}."
     )
-    numbers = {"decades_of_forward_signal": worst, "layers_in_chain": len(layers)}
-    names = case.names(layer.weight for layer in layers)
+    numbers = {"decades_of_forward_signal": worst, "layers_in_chain": at.depth}
+    names = case.names(layer.weight for layer in at.layers)
     return [case.finding("poor_initialization", _severity(case), why, numbers, layers=names)]
 
 

@@ -101,7 +101,9 @@ def _no_movement(case: Case) -> list[Finding]:
     rates = e.lr[np.isfinite(e.lr)]
     if len(rates) and rates[-1] < DECAYED * rates.max():
         return []
-    if typical == 0:
+    if len(rates) and not rates.any():
+        why = "The learning rate is 0 at every step: the weights do not change at all."
+    elif typical == 0:
         why = "The weights do not change at all: optimizer.step() is not called, or moves something else."
     else:
         why = (
