@@ -11,17 +11,12 @@ import torch
 from torch import Tensor
 
 from gradkern.clipping import grad_scaler, ladder, verdict
-from gradkern.clipping.checks import (
-    check_groups,
-    check_one_way,
-    check_optimizer,
-    check_policies,
-)
-from gradkern.clipping.deciding import Group, NormGroups, apply_elements, as_policy, element_parts, facts_of
+from gradkern.clipping.checks import check_optimizer, check_policies
+from gradkern.clipping.clipper_policies import ClipperPolicies
 from gradkern.clipping.ladder import RankGroups
 from gradkern.clipping.late_errors import LateErrors
-from gradkern.clipping.policies import Decision, GlobalNorm, Policy
-from gradkern.clipping.selection import Selector, check_no_overlap, members_of
+from gradkern.clipping.policies import GlobalNorm, Policy
+from gradkern.clipping.selection import Selector
 from gradkern.clipping.stepped_optimizer import SteppedOptimizer
 from gradkern.clipping.verdict import Verdict
 from gradkern.kernels.backend import C
@@ -30,7 +25,7 @@ from gradkern.params.arguments import as_limit, as_number, check_group, check_se
 from gradkern.params.misuse import Misuse
 from gradkern.params.names import NamedParameters
 from gradkern.params.plan import ParameterPlan
-from gradkern.params.stats import GradStats, GroupStats
+from gradkern.params.stats import GradStats
 
 if TYPE_CHECKING:
     from torch.amp.grad_scaler import GradScaler
@@ -115,7 +110,8 @@ class GradClipper:
         pp_group: ProcessGroup | None = None,
         counted_elsewhere: Callable[[str], bool] | None = None,
     ) -> None:
-        self._choose_policies(max_norm, policy, groups)
+        self._chosen = ClipperPolicies(max_norm, policy, groups)
+        self._global = self._chosen.global_norm
         self.norm_type = as_number("GradClipper", "norm_type", norm_type)
         self._count_zeros = bool(count_zeros)
         self._fold = bool(fold)
@@ -124,7 +120,7 @@ class GradClipper:
         check_group("GradClipper", "process_group", process_group)
         check_group("GradClipper", "pp_group", pp_group)
         check_selections("GradClipper", process_group, in_process_group, counted_elsewhere)
-        check_policies(list(self._policies.items()), self._fold)
+        check_policies(list(self._chosen.by_name.items()), self._fold)
         self._plan = ParameterPlan("GradClipper", params)
         self._misuse = Misuse("GradClipper.clip_", "clip")
         if not self._plan.params and process_group is None and pp_group is None:
@@ -134,50 +130,17 @@ class GradClipper:
         elsewhere = None if counted_elsewhere is None else (lambda i: counted_elsewhere(self._plan.names[i]))
         self._ranks = RankGroups(process_group, pp_group, inside, elsewhere)
         self._cache = ladder.Cache()
-        self._described: tuple[Any, dict[str, Any]] = (None, {})
-        self._norm_groups: NormGroups | None = None
-        self._grouped: tuple[str, ...] | None = None
         self._form_groups()
-        plan, grouped = self._plan, self._norm_groups
-        named: dict[str, list[int]] = (
-            {} if grouped is None else {group.name: group.rows for group in grouped.groups}
-        )
-        ladder.agree("GradClipper", plan.params, plan.names, self.norm_type, self._ranks, self._cache, named)
-
-    def _choose_policies(self, max_norm: Any, policy: Any, groups: Any) -> None:
-        check_one_way(max_norm, policy, groups)
-        if groups is None:
-            given = max_norm if policy is None else policy
-            if policy is None and not isinstance(max_norm, Policy):
-                given = GlobalNorm(as_limit("GradClipper", "max_norm", max_norm))
-            self._policies: dict[str, Policy | None] = {"": as_policy("GradClipper", "policy", given)}
-            self._selectors: dict[str, Any] | None = None
-        else:
-            check_groups(groups)
-            self._policies = {
-                name: as_policy("GradClipper", f"groups['{name}']", given)
-                for name, (_, given) in groups.items()
-            }
-            self._selectors = {name: selector for name, (selector, _) in groups.items()}
-        #: The policy for all parameters; None with groups.
-        self._policy = self._policies[""] if groups is None else None
-        self._global = self._policy if type(self._policy) is GlobalNorm else None
+        plan, rows = self._plan, self._chosen.rows_by_group()
+        ladder.agree("GradClipper", plan.params, plan.names, self.norm_type, self._ranks, self._cache, rows)
 
     def _use_optimizer(self, optimizer: torch.optim.Optimizer | None) -> None:
-        may_skip = any(p is not None and p.may_skip for p in self._policies.values())
-        check_optimizer(optimizer, self.on_nonfinite, self._fold, may_skip)
+        check_optimizer(optimizer, self.on_nonfinite, self._fold, self._chosen.may_skip)
         self._optimizer = SteppedOptimizer(optimizer, self, self._plan, self._fold)
         self._handover = self._optimizer.handover
 
     def _form_groups(self) -> None:
-        """Find the members of the named groups, again whenever the module's parameters have changed."""
-        names = self._plan.names
-        if self._selectors is None or self._grouped is names:
-            return
-        members = members_of(self._selectors, names, self._plan.params, self._ranks.pp_group is not None)
-        groups = [Group(name, rows, self._policies[name]) for name, rows in members.items()]
-        self._norm_groups, self._grouped = NormGroups(groups, names), names
-        self._unchecked = True
+        self._chosen.form_groups(self._plan, may_be_empty=self._ranks.pp_group is not None)
 
     @property
     def max_norm(self) -> float:
@@ -200,7 +163,7 @@ class GradClipper:
     @property
     def policies(self) -> Mapping[str, Policy | None]:
         """The policy of each group by name; without groups, the policy under the name ""."""
-        return MappingProxyType(self._policies)
+        return MappingProxyType(self._chosen.by_name)
 
     @property
     def on_nonfinite(self) -> OnNonfinite:
@@ -270,6 +233,10 @@ class GradClipper:
         self._optimizer.prepare()
         self._misuse.check_used(params)
         plain = not (self._fold or self._ranks.named or self._cache.plan is not None)
+        if self._global is not None and params and params[0].is_cuda:
+            # A graph that is captured reads the limit from the device: setting it reaches the replays.
+            self._global.limit_on(params[0].device)
+            plain = plain and not torch.cuda.is_current_stream_capturing()
         if self._global is not None and scaler is None and plain:
             columns = C.clip(
                 params,
@@ -280,23 +247,50 @@ class GradClipper:
                 self._plan.names,
             )
             if columns is not None:
-                return self._clipped_in_one_call(Measured(**columns), params, self._global.max_norm)
+                measured = ladder.on_home_device(Measured(**columns), params)
+                return self._clipped_in_one_call(measured, measured.skip_step, self._global.max_norm)
+        elif scaler is None and plain and params[0].is_cpu:
+            stats = self._clip_by_policies(params)
+            if stats is not None:
+                return stats
         return self._clip_in_steps(params, scaler, optimizer)
 
-    def _clipped_in_one_call(self, measured: Measured, params: list[Tensor], max_norm: float) -> GradStats:
-        measured = ladder.on_home_device(measured, params)
-        if self._handover is not None and measured.skip_step is not None:
-            self._handover.give(None, measured.skip_step)
+    @torch.no_grad()
+    def _clip_by_policies(self, params: list[Tensor]) -> GradStats | None:
+        """All policies and groups in one call, where the extension knows them."""
+        self._form_groups()
+        self._chosen.check_overlap(self._plan)
+        names = self._plan.names
+        call = self._chosen.one_call(names)
+        done = call.clip(params, self.norm_type, self._treatment, self._count_zeros, names)
+        if done is None:
+            return None
+        skip = done.skip_step if self._treatment == "skip" or call.may_skip else None
+        stats = self._clipped_in_one_call(
+            done.measured, skip, done.threshold, _factor=done.factor, _groups=done.groups
+        )
+        if not self._chosen.elements(self._plan) or bool(done.skip_step):
+            return stats
+        factor = stats.clip_coef if done.factor is None else done.factor
+        assert factor is not None
+        return stats.with_factor(self._change_elements(params, stats, factor))
+
+    def _clipped_in_one_call(
+        self, measured: Measured, skip: Tensor | None, threshold: float | Tensor | None, **further: Any
+    ) -> GradStats:
+        if self._handover is not None and skip is not None:
+            self._handover.give(None, skip)
         if self._on_nonfinite == "raise_later":
-            assert measured.skip_step is not None
-            self._late.add(measured.skip_step, measured.nonfinite, self._plan.names)
+            bad = skip if skip is not None and self._global is not None else measured.bad()
+            self._late.add(bad, measured.nonfinite, self._plan.names)
         return self._statistics(
             measured,
             clip_coef=measured.clip_coef,
-            skip_step=measured.skip_step,
-            threshold=max_norm,
-            policy=self._facts(max_norm),
+            skip_step=skip,
+            threshold=threshold,
+            policy=self._chosen.facts(self._on_nonfinite),
             applied=True,
+            **further,
         )
 
     def _statistics(self, measured: Measured, **further: Any) -> GradStats:
@@ -308,17 +302,6 @@ class GradClipper:
             measured, plan.names, numel, plan.first, plan.identities, self.norm_type, **further
         )
 
-    def _facts(self, max_norm: float | None = None) -> dict[str, Any]:
-        """What decided, the same object while nothing changes."""
-        key: Any = (max_norm, self._on_nonfinite)
-        if max_norm is None:
-            settings = {name: facts_of(policy) for name, policy in self._policies.items()}
-            key = settings if self._selectors is None else {"groups": settings}
-        if self._described[0] != key:
-            facts = facts_of(self._policy) if self._selectors is None else dict(key)
-            self._described = key, {**facts, "on_nonfinite": self._on_nonfinite}
-        return self._described[1]
-
     @torch.no_grad()
     def _clip_in_steps(
         self, params: list[Tensor], scaler: GradScaler | None, optimizer: torch.optim.Optimizer | None
@@ -328,7 +311,7 @@ class GradClipper:
         inverse = self._optimizer.begin_unscaling(params, scaler, optimizer)
         measured = self._measure(params, 1.0 if inverse is None else inverse)
         stats = self._statistics(measured, inv_scale=1.0 if inverse is None else inverse)
-        decision, groups = self._decide(stats, measured, params)
+        decision, groups = self._chosen.decide(stats, measured, self._plan)
         # The scaler skips the step, so that bad gradients are only unscaled.
         alone = inverse is not None and self.on_nonfinite == "propagate"
         judged = verdict.judge(decision, measured.bad(), "skip" if alone else self._treatment)
@@ -348,18 +331,13 @@ class GradClipper:
             # The scaler skips by itself.
             skip_step=judged.bad if judged.skip is None and inverse is not None else judged.skip,
             threshold=decision.threshold,
-            policy=self._facts(),
+            policy=self._chosen.facts(self._on_nonfinite),
             applied=not self._fold,
             _factor=factor if factor.ndim else None,
             _groups=groups,
         )
 
     def _measure(self, params: list[Tensor], scale: float | Tensor) -> Measured:
-        members: list[list[int]] | None = None
-        if self._norm_groups is not None:
-            members = self._norm_groups.members
-        elif self._policy is not None and self._policy.needs_rows:
-            members = []
         return ladder.measure(
             "GradClipper.clip_",
             params,
@@ -369,20 +347,8 @@ class GradClipper:
             scale,
             self._ranks,
             self._cache,
-            members,
+            self._chosen.members(),
         )
-
-    def _decide(
-        self, stats: GradStats, measured: Measured, params: list[Tensor]
-    ) -> tuple[Decision, dict[str, GroupStats] | None]:
-        grouped = self._norm_groups
-        if grouped is None:
-            assert self._policy is not None
-            return self._policy.decide(stats), None
-        if self._unchecked:
-            check_no_overlap({g.name: g.rows for g in grouped.groups}, params, self._plan.names)
-            self._unchecked = False
-        return grouped.decide(stats, measured)
 
     def _carry_out(
         self,
@@ -402,7 +368,10 @@ class GradClipper:
             verdict.apply(params, factor, judged.zero, self._cache.held)
             if self._handover is not None and scaler is None and judged.skip is not None:
                 self._handover.give(None, judged.skip)
-            return self._change_elements(params, stats, judged)
+            skips = judged.skip is not None and judged.skip.is_cpu and bool(judged.skip)
+            if skips or not self._chosen.elements(self._plan):
+                return judged.factor
+            return self._change_elements(params, stats, judged.factor)
         assert self._handover is not None
         if factor.ndim:
             raise ValueError(
@@ -413,20 +382,16 @@ class GradClipper:
         self._handover.give(divisor, torch.zeros_like(judged.bad) if judged.skip is None else judged.skip)
         return judged.factor
 
-    def _change_elements(self, params: list[Tensor], stats: GradStats, judged: Verdict) -> Tensor:
-        whole = list(range(len(params)))
-        grouped = self._norm_groups
-        listed = [(self._policy, whole)] if grouped is None else [(g.policy, g.rows) for g in grouped.groups]
-        parts = element_parts(listed)
-        skips = judged.skip is not None and judged.skip.is_cpu and bool(judged.skip)
-        if not parts or skips:
-            return judged.factor
-        shards = self._cache.held
-        if shards is None:
-            shards = ladder.written_shards([p.grad for p in params])
-        return apply_elements(
-            parts, params, shards, stats, judged.factor, lambda: self._measure(params, 1.0).l2_norm
-        )
+    def _change_elements(self, params: list[Tensor], stats: GradStats, factor: Tensor) -> Tensor:
+        """[N]: `factor`, and what element-wise policies have done to the norms."""
+        names, held = self._plan.names, self._cache.held
+
+        def l2_norm() -> Tensor:
+            return ladder.measure(
+                "GradClipper.clip_", params, names, self.norm_type, False, 1.0, self._ranks, self._cache
+            ).l2_norm
+
+        return self._chosen.elements(self._plan).apply_(params, held, stats, factor, l2_norm)
 
     def check(self) -> None:
         """Wait for all steps so far and raise the pending error of on_nonfinite="raise_later". Synchronises.
@@ -440,7 +405,7 @@ class GradClipper:
 
     def state_dict(self) -> dict[str, Any]:
         """The states of the policies by group name; without groups, under the name ""."""
-        return {name: {} if p is None else p.state_dict() for name, p in self._policies.items()}
+        return self._chosen.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned.
@@ -448,21 +413,14 @@ class GradClipper:
         Raises:
             ValueError: the state is that of other groups or other policies.
         """
-        if set(state) != set(self._policies):
-            raise ValueError(
-                f"[GradClipper.load_state_dict] state: expected groups {sorted(self._policies)}, got "
-                f"{sorted(state)}"
-            )
-        for name, policy in self._policies.items():
-            if policy is not None:
-                policy.load_state_dict(state[name])
+        self._chosen.load_state_dict(state)
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
         """Called by copy, deepcopy and pickle."""
-        shared = self._ranks.named or self._cache.plan is not None or self._selectors is not None
+        shared = self._ranks.named or self._cache.plan is not None or self._chosen.has_groups
         if not self._optimizer.is_given and not shared:
             return super().__reduce_ex__(protocol)
         raise TypeError(
-            "[GradClipper] copy: a clipper with an optimizer, with groups or with other ranks' shards cannot be "
-            "copied or pickled; build another one for the copied model"
+            "[GradClipper] copy: a clipper with an optimizer, with groups or with other ranks' shards cannot "
+            "be copied or pickled; build another one for the copied model"
         )

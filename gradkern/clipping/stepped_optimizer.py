@@ -50,7 +50,7 @@ class SteppedOptimizer:
         """Withdraw the last verdict and check the optimizer again, at the start of `clip_`.
 
         Raises:
-            ValueError: the optimizer is no longer fused, or with `fold` has other parameters than the clipper.
+            ValueError: the optimizer is no longer fused, or with `fold` it has other parameters.
         """
         if self.handover is not None:
             self.handover.clear()
