@@ -18,7 +18,7 @@ from gradkern.history.rows import EventRow
 from gradkern.monitor.capture import AmendmentCapture, Capture, Extra, HostCapture
 from gradkern.monitor.committer import Feed
 from gradkern.monitor.facts import FactFinder
-from gradkern.monitor.joiner import StepJoiner
+from gradkern.monitor.joiner import StepJoiner, WholeCapture
 from gradkern.monitor.layouts import Layouts
 from gradkern.monitor.numbering import StepNumbers
 from gradkern.monitor.online import OnlineDiagnosis
@@ -46,6 +46,8 @@ class Options:
 class _Target:
     """Where the statistics of a part go, looked up once."""
 
+    capture: Callable[..., Capture]
+    """`StepCapture`, of the same arguments."""
     submit: Callable[[Capture], None]
     members: tuple[PartCapture, ...]
     layouts: Layouts
@@ -111,7 +113,9 @@ class Recording:
 
     def _target(self, part: Part) -> _Target:
         members = tuple(self._captures[member] for member in self._parts.members(part))
-        return _Target(self._submit_for(part), members, part.layouts)
+        is_whole = part is self._parts.whole and self._parts.names
+        capture = functools.partial(WholeCapture, self._parts.names) if is_whole else StepCapture
+        return _Target(capture, self._submit_for(part), members, part.layouts)
 
     def _submit_for(self, part: Part) -> Callable[[Capture], None]:
         if part is self._parts.whole:
@@ -172,8 +176,7 @@ class Recording:
         target = self._targets[part]
         layout, rates = target.layouts.of(stats), as_rates(self._rated)
         self._joiner.norm_type = stats.norm_type
-        capture = StepCapture(number, start, layout, stats, loss, rates, phase, self._pool, extra)
-        target.submit(capture)
+        target.submit(target.capture(number, start, layout, stats, loss, rates, phase, self._pool, extra))
         self.recorder.record_seconds.append(time.time() - start)
         if not self._facts.settled(part.name, stats.policy):
             self._facts.recorded(number, stats, given, part.name)
