@@ -304,7 +304,6 @@ class GradClipper:
                 return stats
         return self._clip_in_steps(params, scaler, optimizer)
 
-    @torch.no_grad()
     def _clip_by_policies(self, params: list[Tensor]) -> GradStats | None:
         """All policies and groups in one call, where the extension knows them."""
         self._form_groups()
@@ -467,6 +466,7 @@ class GradClipper:
             self._elements = names, parts
         return parts
 
+    @torch.no_grad()
     def _change_elements(self, params: list[Tensor], stats: GradStats, factor: Tensor) -> Tensor:
         """[N]: `factor`, and what element-wise policies have done to the norms."""
         names, held = self._plan.names, self._cache.held
