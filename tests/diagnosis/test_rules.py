@@ -330,7 +330,7 @@ class TestUpdates:
         ratio = np.full_like(healthy().update_ratio, 0.9)
         finding = only(flat_loss(changed(healthy(), update_ratio=ratio)), "update_too_large")
         assert finding.severity == "severe" and finding.remedies[0].action == "lower_lr"
-        assert 'group["lr"] *= 0.003' in finding.remedies[0].code
+        assert 'group["lr"] *= 0.03' in finding.remedies[0].code
 
     def test_large_without_harm_is_healthy(self):
         ratio = np.full_like(healthy().update_ratio, 0.3)
