@@ -72,3 +72,14 @@ def test_a_gain_that_weights_grew_into_is_growth():
     norms = run.weight_norm[:1] * 1.05 ** run.update_steps[:, None]
     found = [f.kind for f in diagnose(changed(run, rms=rms, weight_norm=norms)) if f.is_alarm]
     assert found[0] == "weight_growth" and "exploding_gradient" in found
+
+
+def test_a_bias_in_front_of_a_normalization_says_nothing_of_the_inputs():
+    """Its gradient is rounding errors, which would make the inputs look ten million times too large."""
+    run = flat_loss(moving(healthy(activation="BatchNorm1d"), *[0.9] * 8))
+    rms = run.rms.copy()
+    rms[:, 1] *= 1e-7
+    assert actions(changed(run, rms=rms))[0] == "lower_lr"
+    rms = run.rms.copy()
+    rms[:, 0] *= 300
+    assert actions(changed(run, rms=rms))[0] == "scale_inputs"
