@@ -1,16 +1,19 @@
 """Train, record and judge the labelled suite: ``python -m benchmarks.diagnosis``.
 
 By default the reported half, whose figures go to benchmarks/results/diagnosis.json and into
-docs/diagnosis-suite.md; with ``--half tuning`` the other one, whose misjudged runs are listed.
+docs/diagnosis-suite.md; with ``--half second`` the second one of these; with ``--half tuning`` the runs that
+rules were made by, whose misjudged ones are listed.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -47,10 +50,17 @@ def main() -> int:
     if options.half == "tuning" or options.list:
         _list(healthies, faulties, outcomes)
     else:
-        machine.save("diagnosis", {"machine": machine.describe(), "reported": result})
-        text = DOCS.read_text(encoding="utf-8")
-        DOCS.write_text(with_figures(text, as_markdown(result)), encoding="utf-8")
+        save(options.half, result)
     return 0
+
+
+def save(half: str, result: dict[str, Any]) -> None:
+    """Into benchmarks/results/diagnosis.json, beside the other half's, and into the page."""
+    before = machine.RESULTS / "diagnosis.json"
+    known = json.loads(before.read_text(encoding="utf-8")) if before.exists() else {}
+    machine.save("diagnosis", known | {half: {"machine": machine.describe(), **result}})
+    page = with_figures(DOCS.read_text(encoding="utf-8"), half, as_markdown(result))
+    DOCS.write_text(page, encoding="utf-8")
 
 
 def _options() -> argparse.Namespace:

@@ -1,7 +1,7 @@
 """A second, smaller reported half, written after the first one's misjudged runs had been mended.
 
-It was committed before any of it was run. Faults of SGD are made of recipes with SGD, so that the twin to which
-a cured run is compared differs in nothing else.
+It was committed before any of it was run. Faults of SGD are made of recipes with SGD, so that the twin to
+which a cured run is compared differs in nothing else.
 """
 
 from __future__ import annotations
