@@ -174,8 +174,7 @@ class GradClipper:
             return
         if self._fold:
             self._check_folded("GradClipper", optimizer)
-        self._handover = OptimizerHandover(innermost(optimizer), self._plan.identities)
-        self._handover.retire_with(self)
+        self._handover = OptimizerHandover(innermost(optimizer), self, self._plan.identities)
 
     def _form_groups(self) -> None:
         """Again where the module has other parameters now."""

@@ -1,4 +1,4 @@
-"""What decides in a clipper: one policy for all parameters, or one a named group."""
+"""Decisions of a clipper's policies: one for all parameters, or one per named group."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gradkern.params.stats import GradStats, GroupStats
 
 
 def as_policy(operation: str, name: str, policy: Any) -> Policy | None:
-    """A policy as it is, a number as the limit of `GlobalNorm`, None as nothing to do.
+    """The policy that an argument means: a policy itself, a number for `GlobalNorm`, None for no clipping.
 
     Raises:
         TypeError, ValueError: it is none of these.
@@ -35,7 +35,7 @@ def as_policy(operation: str, name: str, policy: Any) -> Policy | None:
 
 
 def facts_of(policy: Policy | None) -> dict[str, Any]:
-    """A policy's class and settings, as plain values."""
+    """The class and settings of a policy as plain values."""
     if policy is None:
         return {}
     settings = {k: v for k, v in vars(policy).items() if not k.startswith("_")}
@@ -56,11 +56,11 @@ class Group:
 
 
 class NormGroups:
-    """The named groups of one list of parameters.
+    """The named groups of a list of parameters.
 
     Args:
-        groups: in order; their rows are all rows, each once.
-        names: of all rows.
+        groups: the groups in order. Every row is in exactly one of them.
+        names: the names of all rows.
     """
 
     def __init__(self, groups: Sequence[Group], names: Sequence[str]) -> None:
@@ -76,7 +76,11 @@ class NormGroups:
         self._limits: tuple[Any, Tensor | None] = (None, None)
 
     def decide(self, stats: GradStats, measured: Measured) -> tuple[Decision, dict[str, GroupStats]]:
-        """One decision for all rows, and what is told of each group."""
+        """Let every group's policy decide.
+
+        Returns:
+            One decision for all rows, and the statistics of each group.
+        """
         assert measured.group_norm is not None
         norms, device = measured.group_norm, stats.norm.device
         of_row, rows = self._indices(device)
@@ -108,7 +112,7 @@ class NormGroups:
         return self._on[device]
 
     def _limits_on(self, device: torch.device) -> Tensor:
-        """The largest norms of the groups that go by their norm; inf for the others."""
+        """[groups]: `max_norm` of the groups with a `GlobalNorm`, inf for the others."""
         numbers = tuple(
             group.policy.max_norm if type(group.policy) is GlobalNorm else math.inf for group in self.groups
         )
@@ -147,7 +151,7 @@ ElementParts = list[tuple[ElementPolicy, list[int]]]
 
 
 def element_parts(policies: Sequence[tuple[Policy | None, list[int]]]) -> ElementParts:
-    """The policies that change elements, with the rows they change."""
+    """The policies that change single elements, with their rows."""
     return [(policy, rows) for policy, rows in policies if isinstance(policy, ElementPolicy)]
 
 
@@ -162,11 +166,12 @@ def apply_elements(
     """Let the element-wise policies change their gradients.
 
     Args:
-        factor: 0-d or [N]: what gradients have been multiplied by already.
-        l2_norm: measures the norms of the gradients as they are now.
+        params, shards: the parameters, and the tensor of each gradient that this rank writes to.
+        factor: 0-d or [N]: the factor that gradients have been multiplied by already.
+        l2_norm: measures the L2 norms of the gradients as they are now.
 
     Returns:
-        [N]: ratios of L2 norms after and before.
+        [N]: the ratio of each gradient's L2 norms after and before.
     """
     factor = factor.expand(len(stats)).clone()
     for policy, rows in parts:

@@ -109,6 +109,8 @@ def _saturation(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
 
 def _vanishing(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
     model = case.model
+    if "decades_over_time" in f.evidence:
+        return [cures.open_forget_gate()] if model.words & {"lstm", "lstmcell"} else [cures.gated()]
     start = _initialization(case) if "poor_initialization" in kinds or _starts_small(case) else []
     if "weight_collapse" in kinds:
         start = [cures.less_weight_decay(case)]

@@ -10,7 +10,8 @@ from gradkern.clipping.policies.base import Policy
 from gradkern.clipping.policies.decision import Decision
 from gradkern.kernels.scale import coefficient
 from gradkern.params.arguments import as_limit
-from gradkern.params.stats import GradStats, RowGroups
+from gradkern.params.row_groups import RowGroups
+from gradkern.params.stats import GradStats
 
 
 class PerLayerNorm(Policy):
