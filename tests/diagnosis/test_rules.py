@@ -158,7 +158,9 @@ class TestExploding:
         run = healthy()
         norm, ratio = run.total_norm.copy(), run.update_ratio.copy()
         norm[0], ratio[0] = 1000 * norm[0], 0.5
-        assert "exploding_gradient" in alarms(changed(run, total_norm=norm, update_ratio=ratio))
+        loss = run.loss.copy()
+        loss[1:3] += 1.0
+        assert "exploding_gradient" in alarms(changed(run, total_norm=norm, update_ratio=ratio, loss=loss))
 
 
 class TestDeadUnits:

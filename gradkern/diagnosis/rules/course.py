@@ -25,9 +25,6 @@ RUINED = 30.0
 #: meanwhile.
 START = 100.0
 THROWN = 0.3
-#: Weights that are thrown away have another gradient at once, and a loss that does not fall at each of the next
-#: steps. Else the run converges: on full batches of a convex problem small weights move by their own size.
-ABRUPT = 1 / 30
 #: A step that moves the weights by this part of their norm is at the edge of health.
 MOVED = 0.1
 #: A sum of gradients: steps times the typical change of log(norm) (measured 0.5 … 1.7; batches of their own
@@ -151,13 +148,10 @@ def _starting(case: Case, at: NDArray[np.int64], values: Floats) -> list[Finding
     thrown = bool(len(looks)) and float(np.nanmax(np.append(looks, 0.0))) >= THROWN
     losses = e.loss[np.isfinite(e.loss)]
     jumped = len(losses) > 4 and float(np.max(losses[1:5])) > 2 * abs(float(losses[0]))
-    abrupt = bool(values[1:4].min() < ABRUPT * first) and not (
-        len(losses) and (np.diff(losses[:5]) < 0).all()
-    )
     from_inputs = (
         input_rms(case) >= INPUT and float(losses[0]) > START * abs(case.trend.end) if len(losses) else False
     )
-    if first < START * later or not ((thrown and abrupt) or jumped or from_inputs) or _converged(case):
+    if first < START * later or not (thrown or jumped or from_inputs) or _converged(case):
         return []
     until = np.flatnonzero(values < 10 * later)
     last = int(e.steps[at[until[0]]]) if len(until) else case.last_step
@@ -171,7 +165,10 @@ def _starting(case: Case, at: NDArray[np.int64], values: Floats) -> list[Finding
 
 
 def _converged(case: Case) -> bool:
-    """A classifier that starts near ln(classes) and loses nearly all of it: norms fall as the loss does."""
+    """A loss that falls at once, or a classifier's that starts near ln(classes) and loses nearly all of it:
+    norms fall as the loss does."""
+    if case.falls_at_once:
+        return True
     start, classes = case.trend.start, classes_of(case)
     return bool(classes) and start < USUAL * math.log(classes) and case.trend.end < CONVERGED * start
 
