@@ -142,11 +142,12 @@ def test_every_action_is_followed_or_is_advice() -> None:
     assert actions == set(cures.CURES) | set(cures.ADVICE)
 
 
-@pytest.mark.parametrize("half", ["reported", "second"])
-def test_the_page_has_the_figures_of_the_results(half: str) -> None:
+def test_the_page_has_the_figures_of_the_results() -> None:
     results = json.loads((ROOT / "benchmarks" / "results" / "diagnosis.json").read_text(encoding="utf-8"))
     page = (ROOT / "docs" / "diagnosis-suite.md").read_text(encoding="utf-8")
-    assert page == report.with_figures(page, half, report.as_markdown(results[half]))
+    assert "reported" in results
+    for half, result in results.items():
+        assert page == report.with_figures(page, half, report.as_markdown(result))
 
 
 def _halves(side: Callable[[], list[faulty.Case]]) -> set[Recipe]:
