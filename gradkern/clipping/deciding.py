@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gradkern.clipping.policies import Decision, ElementPolicy, GlobalNorm, Policy
+from gradkern.clipping.policies import Decision, GlobalNorm, Policy
+from gradkern.clipping.policies.limit import LimitedPolicy
 from gradkern.clipping.verdict import smallest
+from gradkern.kernels.backend import C
 from gradkern.kernels.measured import Measured
 from gradkern.kernels.scale import coefficient
 from gradkern.params.arguments import as_limit
@@ -34,12 +37,39 @@ def as_policy(operation: str, name: str, policy: Any) -> Policy | None:
     return GlobalNorm(as_limit(operation, name, policy))
 
 
+class Facts:
+    """What decides, as plain values; the same object while nothing changes.
+
+    Args:
+        policies: by group; under "" the one of all parameters.
+    """
+
+    def __init__(self, policies: Mapping[str, Policy | None], grouped: bool) -> None:
+        self._policies, self._grouped = policies, grouped
+        self._snapshots: list[tuple[dict[str, Any], tuple[Any, ...]]] = []
+        self._on_nonfinite: str | None = None
+        self._described: dict[str, Any] = {}
+
+    def __call__(self, on_nonfinite: str) -> dict[str, Any]:
+        if on_nonfinite == self._on_nonfinite and C.dicts_unchanged(self._snapshots):
+            return self._described
+        owners = [vars(policy) for policy in self._policies.values() if policy is not None]
+        self._snapshots = [(owner, tuple(chain.from_iterable(owner.items()))) for owner in owners]
+        settings = {name: facts_of(policy) for name, policy in self._policies.items()}
+        facts = {"groups": settings} if self._grouped else settings[""]
+        described = {**facts, "on_nonfinite": on_nonfinite}
+        if described != self._described:
+            self._described = described
+        self._on_nonfinite = on_nonfinite
+        return self._described
+
+
 def facts_of(policy: Policy | None) -> dict[str, Any]:
     """The class and settings of a policy as plain values."""
     if policy is None:
         return {}
     settings = {k: v for k, v in vars(policy).items() if not k.startswith("_")}
-    if isinstance(policy, GlobalNorm):
+    if isinstance(policy, LimitedPolicy):
         settings["max_norm"] = policy.max_norm
     plain = {k: v for k, v in settings.items() if isinstance(v, str | int | float) and v != math.inf}
     return {"class": type(policy).__name__.lstrip("_"), **plain}
@@ -73,7 +103,7 @@ class NormGroups:
             for row in group.rows:
                 self._group_of[row] = number
         self._on: dict[torch.device, tuple[Tensor, list[Tensor]]] = {}
-        self._limits: tuple[Any, Tensor | None] = (None, None)
+        self._unlimited: dict[torch.device, Tensor] = {}
 
     def decide(self, stats: GradStats, measured: Measured) -> tuple[Decision, dict[str, GroupStats]]:
         """Let every group's policy decide.
@@ -113,14 +143,16 @@ class NormGroups:
 
     def _limits_on(self, device: torch.device) -> Tensor:
         """[groups]: `max_norm` of the groups with a `GlobalNorm`, inf for the others."""
-        numbers = tuple(
-            group.policy.max_norm if type(group.policy) is GlobalNorm else math.inf for group in self.groups
+        if device not in self._unlimited:
+            wide = torch.float32 if device.type == "mps" else torch.float64
+            self._unlimited[device] = torch.full((), math.inf, dtype=wide, device=device)
+        unlimited = self._unlimited[device]
+        return torch.stack(
+            [
+                group.policy.limit_on(device) if type(group.policy) is GlobalNorm else unlimited
+                for group in self.groups
+            ]
         )
-        known, limits = self._limits
-        if limits is None or known != (numbers, device):
-            limits = torch.tensor(numbers, dtype=torch.float64, device="cpu").to(device)
-            self._limits = (numbers, device), limits
-        return limits
 
 
 def _limit(policy: Policy | None) -> float | None:
@@ -147,48 +179,4 @@ def _part(stats: GradStats, group: Group, rows: Tensor, norm: Tensor) -> GradSta
     return GradStats.of(measured, group.names, numel, first, (), stats.norm_type, inv_scale=stats.inv_scale)
 
 
-ElementParts = list[tuple[ElementPolicy, list[int]]]
-
-
-def element_parts(policies: Sequence[tuple[Policy | None, list[int]]]) -> ElementParts:
-    """The policies that change single elements, with their rows."""
-    return [(policy, rows) for policy, rows in policies if isinstance(policy, ElementPolicy)]
-
-
-def apply_elements(
-    parts: ElementParts,
-    params: Sequence[Tensor],
-    shards: Sequence[Tensor | None],
-    stats: GradStats,
-    factor: Tensor,
-    l2_norm: Callable[[], Tensor],
-) -> Tensor:
-    """Let the element-wise policies change their gradients.
-
-    Args:
-        params, shards: the parameters, and the tensor of each gradient that this rank writes to.
-        factor: 0-d or [N]: the factor that gradients have been multiplied by already.
-        l2_norm: measures the L2 norms of the gradients as they are now.
-
-    Returns:
-        [N]: the ratio of each gradient's L2 norms after and before.
-    """
-    factor = factor.expand(len(stats)).clone()
-    for policy, rows in parts:
-        first = [row for row in rows if stats.first[row] == row]
-        ratio = policy.apply_(
-            "GradClipper.clip_",
-            [params[row] for row in first],
-            [shards[row] for row in first],
-            [stats.names[row] for row in first],
-        )
-        if ratio is None:
-            before = stats.l2_norm[first].double()
-            ratio = torch.where(before == 0, 1.0, l2_norm()[first].double() / before)
-        place = {row: i for i, row in enumerate(first)}
-        own = torch.tensor([place[stats.first[row]] for row in rows], dtype=torch.int64, device="cpu")
-        factor[rows] *= ratio.to(factor.device)[own.to(factor.device)]
-    return factor
-
-
-__all__ = ["Group", "NormGroups", "apply_elements", "as_policy", "element_parts", "facts_of"]
+__all__ = ["Facts", "Group", "NormGroups", "as_policy", "facts_of"]

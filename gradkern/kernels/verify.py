@@ -7,6 +7,7 @@ a sum of rounded products differs from the rounded product of the sum.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -86,6 +87,21 @@ class Verified:
             zeroed = options[0] == "zero" and bool(measured.bad())
             assert measured.clip_coef is not None
             check_scaled("GradClipper.clip_", before, grads, float(measured.clip_coef), zeroed)
+        return columns
+
+    def clip_by_groups(
+        self, params: Sequence[Tensor], groups: Any, norm_type: float, on_nonfinite: str, *options: Any
+    ) -> Any:
+        grads = [p.grad for p in params]
+        before = snapshot(grads)
+        columns = self._backend.clip_by_groups(params, groups, norm_type, on_nonfinite, *options)
+        if columns is not None:
+            own = {f.name for f in dataclasses.fields(Measured)}
+            measured = Measured(**{key: value for key, value in columns.items() if key in own})
+            check_rows("GradClipper.clip_", before, grads, measured, norm_type)
+            zeroed = on_nonfinite == "zero" and bool(measured.bad())
+            factor = float(columns["clip_coef"]) if columns["factor"] is None else columns["factor"]
+            check_scaled("GradClipper.clip_", before, grads, factor, zeroed)
         return columns
 
     def scale_(self, grads: Sequence[Tensor | None], factor: Tensor, *zeroing: Tensor | None) -> bool:
