@@ -39,10 +39,12 @@ pybind11_add_module(_C MODULE NO_EXTRAS
   csrc/bindings/module.cpp
   csrc/bindings/operators.cpp
   csrc/bindings/overlap.cpp
+  csrc/bindings/group_clip.cpp
   csrc/bindings/policies.cpp
   csrc/bindings/python_lists.cpp
   csrc/bindings/shards.cpp
-  csrc/bindings/thread_pool.cpp)
+  csrc/bindings/thread_pool.cpp
+  csrc/bindings/units.cpp)
 target_include_directories(_C SYSTEM PRIVATE
   ${torch_dir}/include ${torch_dir}/include/torch/csrc/api/include)
 target_compile_definitions(_C PRIVATE

@@ -34,6 +34,17 @@ def clip(
     count_zeros: bool,
     names: Sequence[str] | None,
 ) -> dict[str, Any] | None: ...
+def clip_by_groups(
+    parameters: Sequence[Tensor],
+    groups: Sequence[tuple[str, Sequence[float], Tensor | None, Tensor | None, Tensor | None]],
+    norm_type: float,
+    on_nonfinite: str,
+    count_zeros: bool,
+    names: Sequence[str] | None,
+) -> dict[str, Any] | None: ...
+def agc_(
+    weights: Sequence[Tensor], grads: Sequence[Tensor | None] | None, clip_factor: float, eps: float
+) -> Tensor | None: ...
 def partials(
     shards: Sequence[Tensor | None],
     norm_type: float,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, get_args
 
@@ -18,10 +18,12 @@ from gradkern.clipping.checks import (
     check_optimizer,
     check_policies,
 )
-from gradkern.clipping.deciding import Group, NormGroups, apply_elements, as_policy, element_parts, facts_of
+from gradkern.clipping.deciding import Facts, Group, NormGroups, as_policy
+from gradkern.clipping.elements import ElementParts
 from gradkern.clipping.fused_step import OptimizerHandover
 from gradkern.clipping.ladder import RankGroups
 from gradkern.clipping.late_errors import LateErrors
+from gradkern.clipping.one_call import OneCall
 from gradkern.clipping.policies import Decision, GlobalNorm, Policy
 from gradkern.clipping.selection import Selector, check_no_overlap, members_of
 from gradkern.clipping.verdict import Verdict
@@ -135,7 +137,9 @@ class GradClipper:
         elsewhere = None if counted_elsewhere is None else (lambda i: counted_elsewhere(self._plan.names[i]))
         self._ranks = RankGroups(process_group, pp_group, inside, elsewhere)
         self._cache = ladder.Cache()
-        self._described: tuple[Any, dict[str, Any]] = (None, {})
+        self._facts = Facts(self._policies, self._selectors is not None)
+        self._one_call: tuple[Any, OneCall | None] = (None, None)
+        self._elements: tuple[Any, ElementParts | None] = (None, None)
         self._norm_groups: NormGroups | None = None
         self._grouped: tuple[str, ...] | None = None
         self._form_groups()
@@ -174,8 +178,7 @@ class GradClipper:
             return
         if self._fold:
             self._check_folded("GradClipper", optimizer)
-        self._handover = OptimizerHandover(innermost(optimizer), self._plan.identities)
-        self._handover.retire_with(self)
+        self._handover = OptimizerHandover(innermost(optimizer), self, self._plan.identities)
 
     def _form_groups(self) -> None:
         """Again where the module has other parameters now."""
@@ -279,6 +282,10 @@ class GradClipper:
                 self._check_folded("GradClipper.clip_", self._handover.optimizer)
         self._misuse.check_used(params)
         plain = not (self._fold or self._ranks.named or self._cache.plan is not None)
+        if self._global is not None and params and params[0].is_cuda:
+            # A graph that is captured reads the limit from the device: setting it reaches the replays.
+            self._global.limit_on(params[0].device)
+            plain = plain and not torch.cuda.is_current_stream_capturing()
         if self._global is not None and scaler is None and plain:
             columns = C.clip(
                 params,
@@ -289,23 +296,54 @@ class GradClipper:
                 self._plan.names,
             )
             if columns is not None:
-                return self._clipped_in_one_call(Measured(**columns), params, self._global.max_norm)
+                measured = ladder.on_home_device(Measured(**columns), params)
+                return self._clipped_in_one_call(measured, measured.skip_step, self._global.max_norm)
+        elif scaler is None and plain and params[0].is_cpu:
+            stats = self._clip_by_policies(params)
+            if stats is not None:
+                return stats
         return self._clip_in_steps(params, scaler, optimizer)
 
-    def _clipped_in_one_call(self, measured: Measured, params: list[Tensor], max_norm: float) -> GradStats:
-        measured = ladder.on_home_device(measured, params)
-        if self._handover is not None and measured.skip_step is not None:
-            self._handover.give(None, measured.skip_step)
+    @torch.no_grad()
+    def _clip_by_policies(self, params: list[Tensor]) -> GradStats | None:
+        """All policies and groups in one call, where the extension knows them."""
+        self._form_groups()
+        self._check_overlap(params)
+        names = self._plan.names
+        if self._one_call[0] is not names:
+            self._one_call = names, OneCall(self._policies, self._norm_groups, names)
+        call = self._one_call[1]
+        assert call is not None
+        done = call.clip(params, self.norm_type, self._treatment, self._count_zeros, names)
+        if done is None:
+            return None
+        skip = done.skip_step if self._treatment == "skip" or call.may_skip else None
+        stats = self._clipped_in_one_call(
+            done.measured, skip, done.threshold, _factor=done.factor, _groups=done.groups
+        )
+        if not self._element_parts() or bool(done.skip_step):
+            return stats
+        factor = self._change_elements(
+            params, stats, done.measured.clip_coef if done.factor is None else done.factor
+        )
+        return stats.with_factor(factor)
+
+    def _clipped_in_one_call(
+        self, measured: Measured, skip: Tensor | None, threshold: float | Tensor | None, **further: Any
+    ) -> GradStats:
+        if self._handover is not None and skip is not None:
+            self._handover.give(None, skip)
         if self._on_nonfinite == "raise_later":
-            assert measured.skip_step is not None
-            self._late.add(measured.skip_step, measured.nonfinite, self._plan.names)
+            bad = skip if skip is not None and self._global is not None else measured.bad()
+            self._late.add(bad, measured.nonfinite, self._plan.names)
         return self._statistics(
             measured,
             clip_coef=measured.clip_coef,
-            skip_step=measured.skip_step,
-            threshold=max_norm,
-            policy=self._facts(max_norm),
+            skip_step=skip,
+            threshold=threshold,
+            policy=self._facts(self._on_nonfinite),
             applied=True,
+            **further,
         )
 
     def _statistics(self, measured: Measured, **further: Any) -> GradStats:
@@ -316,17 +354,6 @@ class GradClipper:
         return GradStats.of(
             measured, plan.names, numel, plan.first, plan.identities, self.norm_type, **further
         )
-
-    def _facts(self, max_norm: float | None = None) -> dict[str, Any]:
-        """What decided, the same object while nothing changes."""
-        key: Any = (max_norm, self._on_nonfinite)
-        if max_norm is None:
-            settings = {name: facts_of(policy) for name, policy in self._policies.items()}
-            key = settings if self._selectors is None else {"groups": settings}
-        if self._described[0] != key:
-            facts = facts_of(self._policy) if self._selectors is None else dict(key)
-            self._described = key, {**facts, "on_nonfinite": self._on_nonfinite}
-        return self._described[1]
 
     @torch.no_grad()
     def _clip_in_steps(
@@ -357,7 +384,7 @@ class GradClipper:
             # A scaler skips by itself.
             skip_step=judged.bad if judged.skip is None and inverse is not None else judged.skip,
             threshold=decision.threshold,
-            policy=self._facts(),
+            policy=self._facts(self._on_nonfinite),
             applied=not self._fold,
             _factor=factor if factor.ndim else None,
             _groups=groups,
@@ -388,10 +415,15 @@ class GradClipper:
         if grouped is None:
             assert self._policy is not None
             return self._policy.decide(stats), None
-        if self._unchecked:
-            check_no_overlap({g.name: g.rows for g in grouped.groups}, params, self._plan.names)
-            self._unchecked = False
+        self._check_overlap(params)
         return grouped.decide(stats, measured)
+
+    def _check_overlap(self, params: list[Tensor]) -> None:
+        """Once for a list of parameters, when they have gradients."""
+        if self._norm_groups is not None and self._unchecked:
+            rows = {group.name: group.rows for group in self._norm_groups.groups}
+            check_no_overlap(rows, params, self._plan.names)
+            self._unchecked = False
 
     def _carry_out(
         self,
@@ -411,7 +443,10 @@ class GradClipper:
             verdict.apply(params, factor, judged.zero, self._cache.held)
             if self._handover is not None and scaler is None and judged.skip is not None:
                 self._handover.give(None, judged.skip)
-            return self._change_elements(params, stats, judged)
+            skips = judged.skip is not None and judged.skip.is_cpu and bool(judged.skip)
+            if skips or not self._element_parts():
+                return judged.factor
+            return self._change_elements(params, stats, judged.factor)
         assert self._handover is not None
         if factor.ndim:
             raise ValueError(
@@ -422,20 +457,26 @@ class GradClipper:
         self._handover.give(divisor, torch.zeros_like(judged.bad) if judged.skip is None else judged.skip)
         return judged.factor
 
-    def _change_elements(self, params: list[Tensor], stats: GradStats, judged: Verdict) -> Tensor:
-        whole = list(range(len(params)))
-        grouped = self._norm_groups
-        listed = [(self._policy, whole)] if grouped is None else [(g.policy, g.rows) for g in grouped.groups]
-        parts = element_parts(listed)
-        skips = judged.skip is not None and judged.skip.is_cpu and bool(judged.skip)
-        if not parts or skips:
-            return judged.factor
-        shards = self._cache.held
-        if shards is None:
-            shards = ladder.written_shards([p.grad for p in params])
-        return apply_elements(
-            parts, params, shards, stats, judged.factor, lambda: self._measure(params, 1.0).l2_norm
-        )
+    def _element_parts(self) -> ElementParts:
+        names, parts = self._plan.names, self._elements[1]
+        if parts is None or self._elements[0] is not names:
+            grouped = self._norm_groups
+            whole: list[tuple[Policy | None, Sequence[int]]] = [(self._policy, range(len(names)))]
+            listed = whole if grouped is None else [(g.policy, g.rows) for g in grouped.groups]
+            parts = ElementParts(listed, names, self._plan.first)
+            self._elements = names, parts
+        return parts
+
+    def _change_elements(self, params: list[Tensor], stats: GradStats, factor: Tensor) -> Tensor:
+        """[N]: `factor`, and what element-wise policies have done to the norms."""
+        names, held = self._plan.names, self._cache.held
+
+        def l2_norm() -> Tensor:
+            return ladder.measure(
+                "GradClipper.clip_", params, names, self.norm_type, False, 1.0, self._ranks, self._cache
+            ).l2_norm
+
+        return self._element_parts().apply_(params, held, stats, factor, l2_norm)
 
     def check(self) -> None:
         """Wait for the steps so far, and raise what on_nonfinite="raise_later" has not raised yet.

@@ -50,6 +50,26 @@ def test_skips_in_a_row_are_one_event(tmp_path):
     assert database.execute("SELECT count(*) FROM events").fetchone() == (1,)
 
 
+def test_a_reader_sees_an_event_grow(tmp_path):
+    model = small_model()
+    clipper = GradClipper(model, 1.0, on_nonfinite="skip")
+    with GradMonitor(model, None, tmp_path) as monitor:
+        monitor.event("began")
+        (model(torch.ones(2, 6)).sum() * float("nan")).backward()
+        monitor.record(clipper.clip_())
+        history = monitor.history()
+        assert [event.kind for event in history.events] == ["began", "skip"]
+        for _ in range(4):
+            monitor.record(clipper.clip_())
+        monitor.event("ended")
+        monitor.flush()
+        history.refresh()
+        assert [event.kind for event in history.events] == ["began", "skip", "ended"]
+        assert history.events[1].data["count"] == 5 and history.events[1].data["last_step"] == 5
+        history.refresh()
+        assert len(history.events) == 3
+
+
 def test_skips_far_apart_are_events_of_their_own(tmp_path, monkeypatch):
     monkeypatch.setattr(event_runs, "GAP", 3)
     bad = float("nan")

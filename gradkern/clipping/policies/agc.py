@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradkern.clipping.ladder import written_shards
 from gradkern.clipping.policies.base import ElementPolicy
 from gradkern.clipping.policies.checks import at_least
+from gradkern.kernels.backend import C
 from gradkern.kernels.dtensors import is_dtensor
 
 #: The dimensions that a unit's norm is taken over, by the number of dimensions; () for all of them.
@@ -52,9 +54,19 @@ class AGC(ElementPolicy):
         self.units = units
 
     def apply_(
-        self, operation: str, params: Sequence[Tensor], shards: Sequence[Tensor | None], names: Sequence[str]
+        self,
+        operation: str,
+        params: Sequence[Tensor],
+        shards: Sequence[Tensor | None] | None,
+        names: Sequence[str],
     ) -> Tensor | None:
         sharded = any(is_dtensor(p) for p in params)
+        if self.units == "timm" and not sharded:
+            ratios = C.agc_(params, shards, self.clip_factor, self.eps)
+            if ratios is not None:
+                return ratios
+        if shards is None:
+            shards = written_shards([p.grad for p in params])
         units = [_Unit(self, operation, p, g, n) for p, g, n in zip(params, shards, names)]
         if sharded:
             _add_over_ranks([u for u in units if u.cut])

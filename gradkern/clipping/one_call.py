@@ -1,0 +1,112 @@
+"""A clip by policies and groups in one call of the extension: measure, decide and scale on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradkern.clipping.deciding import NormGroups
+from gradkern.clipping.policies import ElementPolicy, Policy
+from gradkern.clipping.policies.native import NOTHING, NativePolicy
+from gradkern.kernels.backend import C
+from gradkern.kernels.measured import Measured
+from gradkern.params.stats import GroupStats
+
+_NORM, _FACTOR, _THRESHOLD = 0, 1, 2
+
+
+@dataclass
+class OneCallClip:
+    """What a call measured, decided and did."""
+
+    measured: Measured
+    factor: Tensor | None
+    """[N] float64; None where all gradients were multiplied by `measured.clip_coef`."""
+    groups: dict[str, GroupStats] | None
+    threshold: float | Tensor | None
+    skip_step: Tensor
+
+
+class OneCall:
+    """The policies of a clipper as the extension takes them.
+
+    Args:
+        policies: by group; under "" the one of all parameters.
+        grouped: the groups' rows; None where there are no groups.
+        names: of all rows.
+    """
+
+    def __init__(
+        self, policies: Mapping[str, Policy | None], grouped: NormGroups | None, names: tuple[str, ...]
+    ) -> None:
+        self._policies = list(policies.values())
+        #: Whether one of them can skip a step.
+        self.may_skip = any(policy is not None and policy.may_skip for policy in self._policies)
+        self._grouped = grouped
+        self._names = [names] if grouped is None else [group.names for group in grouped.groups]
+        self._rows: list[Tensor | None] = [None] if grouped is None else list(map(_row, grouped.members))
+
+    def clip(
+        self,
+        params: Sequence[Tensor],
+        norm_type: float,
+        on_nonfinite: str,
+        count_zeros: bool,
+        names: Sequence[str],
+    ) -> OneCallClip | None:
+        """None where the extension cannot: a policy of Python alone, or gradients that it does not take."""
+        natives = [
+            NOTHING if policy is None else policy.native(own)
+            for policy, own in zip(self._policies, self._names)
+        ]
+        if None in natives:
+            return None
+        listed = [
+            (native.kind, native.constants, native.state, rows, native.layers)
+            for native, rows in zip(natives, self._rows)
+            if native is not None
+        ]
+        columns = C.clip_by_groups(params, listed, norm_type, on_nonfinite, count_zeros, names)
+        if columns is None:
+            return None
+        for native in natives:
+            if native is not None and native.decided is not None:
+                native.decided()
+        return self._told(columns, natives)
+
+    def _told(self, columns: dict[str, Any], natives: Sequence[NativePolicy | None]) -> OneCallClip:
+        numbers, by_row = columns.pop("groups"), columns.pop("thresholds")
+        factor = columns.pop("factor")
+        measured = Measured(**columns)
+        assert measured.skip_step is not None
+        limits = [
+            _limit(policy, native, numbers, i, by_row if rows is None or by_row is None else by_row[rows])
+            for i, (policy, native, rows) in enumerate(zip(self._policies, natives, self._rows))
+        ]
+        if self._grouped is None:
+            return OneCallClip(measured, factor, None, limits[0], measured.skip_step)
+        norms = numbers[_NORM].to(measured.total_norm.dtype).unbind()
+        factors = numbers[_FACTOR].unbind()
+        groups = {
+            group.name: GroupStats(group.names, norms[i], factors[i], limits[i])
+            for i, group in enumerate(self._grouped.groups)
+        }
+        return OneCallClip(measured, factor, groups, None, measured.skip_step)
+
+
+def _row(positions: Sequence[int]) -> Tensor:
+    return torch.tensor(positions, dtype=torch.int64, device="cpu")
+
+
+def _limit(
+    policy: Policy | None, native: NativePolicy | None, numbers: Tensor, group: int, by_row: Tensor | None
+) -> float | Tensor | None:
+    if native is None or native.kind == "nothing" or isinstance(policy, ElementPolicy):
+        return None
+    if native.kind == "global_norm":
+        return native.constants[0]
+    return by_row if native.kind == "adagc" else numbers[_THRESHOLD, group]

@@ -1,0 +1,26 @@
+"""`NativePolicy`: a policy as the extension takes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class NativePolicy:
+    """See `GroupPolicy` in csrc/bindings/policies.h."""
+
+    kind: str
+    """"nothing", "global_norm", or one of `gradkern.kernels.policy_steps`."""
+    constants: tuple[float, ...] = ()
+    state: Tensor | None = None
+    """float64, on the CPU; what the policy remembers."""
+    layers: Tensor | None = None
+    """int64, one a row: "global_norm" goes layer by layer."""
+    decided: Callable[[], None] | None = None
+    """Called once the extension has decided by this."""
+
+
+NOTHING = NativePolicy("nothing")
