@@ -15,9 +15,12 @@ __all__ = ["Notice", "notice_of"]
 
 #: Characters of a notice at most.
 _LONGEST = 600
+#: Kinds whose "count" says how often it happened; of a rollback it is the number of the rollback.
+_COUNTED = ("skip", "spike", "threshold")
 _REASONS = {
     "nonfinite": "inf or NaN in a gradient",
     "outlier": "its norm is an outlier",
+    "policy": "the policy said so",
     "scaler": "the loss scale was too large",
 }
 #: Kinds that need a person: loggers that can send alerts send one for each of these.
@@ -36,6 +39,8 @@ class Notice:
     """A few words: "vanishing gradient", "step skipped"."""
     text: str
     """One sentence or two; empty where the title says it all."""
+    times: int = 1
+    """How often it happened: events close together are one event with a count."""
 
     @property
     def is_alert(self) -> bool:
@@ -55,7 +60,15 @@ def notice_of(step: int, kind: str, data: Mapping[str, Any]) -> Notice:
         severity, title, text = make(kind, data)
     except (AttributeError, KeyError, TypeError, ValueError):
         severity, title, text = _other(kind, data)
-    return Notice(step, kind, severity, title, text[:_LONGEST])
+    times = _times(kind, data)
+    if times > 1:
+        text += f" ({times:,} times up to step {data.get('last_step', step)})"
+    return Notice(step, kind, severity, title, text[:_LONGEST], times)
+
+
+def _times(kind: str, data: Mapping[str, Any]) -> int:
+    count = data.get("count")
+    return count if kind in _COUNTED and isinstance(count, int) and count > 0 else 1
 
 
 _Said = tuple[str, str, str]
@@ -114,8 +127,8 @@ _KINDS: dict[str, Callable[[str, Mapping[str, Any]], _Said]] = {
 
 
 def _of_group(data: Mapping[str, Any]) -> str:
-    group = data.get("group")
-    return f"group {group}: " if group else ""
+    names = [str(data[key]) for key in ("part", "group") if data.get(key)]
+    return f"{', '.join(names)}: " if names else ""
 
 
 def _number(value: Any) -> str:

@@ -172,7 +172,7 @@ class Watcher:
         thresholds = history.max_norm[clipped]
         thresholds = thresholds[np.isfinite(thresholds)]
         largest, smallest, risen, fallen = _rank(history)
-        events = [event for event in history.events if event.kind != "finding"]
+        events = [notice_of(e.step, e.kind, e.data) for e in history.events if e.kind != "finding"]
         return Snapshot(
             title=title,
             status=status,
@@ -190,8 +190,8 @@ class Watcher:
             nonfinite_steps=int((~np.isfinite(norms)).sum()),
             offender=first_offender(history),
             headline=self._diagnose(history, closed is not None),
-            happened=Counter(event.kind for event in events),
-            latest=notice_of(events[-1].step, events[-1].kind, events[-1].data) if events else None,
+            happened=_times(events),
+            latest=events[-1] if events else None,
             parts=_parts(history),
             norms=norms[-TAIL:],
             clipped=clipped[-TAIL:].astype(np.float64),
@@ -270,6 +270,14 @@ def _rank(history: History) -> tuple[list[Ranked], list[Ranked], list[Ranked], l
         moved(risen[change[risen] > 0]),
         moved(fallen[change[fallen] < 0]),
     )
+
+
+def _times(events: Sequence[Notice]) -> Mapping[str, int]:
+    """How often each kind of event happened."""
+    found: Counter[str] = Counter()
+    for event in events:
+        found[event.kind] += event.times
+    return found
 
 
 def _parts(history: History) -> list[Ranked]:

@@ -12,7 +12,9 @@ from gradkern.diagnosis import Finding, Remedy, notice_of
     [
         ("skip", {"reason": "nonfinite", "parameters": ["a", "b"]},
          "step skipped: inf or NaN in a gradient in a and 1 more"),
-        ("skip", {"reason": "outlier", "group": "head"}, "step skipped: group head: its norm is an outlier"),
+        ("skip", {"reason": "outlier", "group": "head"}, "step skipped: head: its norm is an outlier"),
+        ("skip", {"reason": "nonfinite", "part": "G", "count": 1200, "last_step": 2000},
+         "step skipped: G: inf or NaN in a gradient (1,200 times up to step 2000)"),
         ("skip", {"reason": "scaler"}, "step skipped: the loss scale was too large"),
         ("spike", {"norm": 123.456, "limit": 2}, "spike: norm 123.5, limit 2"),
         ("spike", {"norm": None, "limit": 2}, "spike: norm inf or NaN, limit 2"),
