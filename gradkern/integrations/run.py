@@ -78,12 +78,13 @@ def model_of(params: Sequence[Tensor]) -> nn.Module | None:
 
 
 def optimizers_of(params: Sequence[Tensor]) -> list[torch.optim.Optimizer]:
-    """The optimizers of these parameters."""
-    wanted = {id(p) for p in params}
-    return [
-        found
-        for found in gc.get_objects()
-        if isinstance(found, torch.optim.Optimizer)
-        and "_optimizer_step_pre_hooks" in vars(found)  # wrappers are optimizers by class only
-        and any(id(p) in wanted for group in found.param_groups for p in group["params"])
-    ]
+    """The optimizers of these parameters, in the order of the first parameter of each."""
+    rows = {id(p): row for row, p in enumerate(params)}
+    found: list[tuple[int, torch.optim.Optimizer]] = []
+    for one in gc.get_objects():
+        # Wrappers are optimizers by class only.
+        if isinstance(one, torch.optim.Optimizer) and "_optimizer_step_pre_hooks" in vars(one):
+            owned = [rows[id(p)] for group in one.param_groups for p in group["params"] if id(p) in rows]
+            if owned:
+                found.append((min(owned), one))
+    return [one for _, one in sorted(found, key=lambda entry: entry[0])]
