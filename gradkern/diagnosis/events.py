@@ -15,8 +15,6 @@ __all__ = ["Notice", "notice_of"]
 
 #: Characters of a notice at most.
 _LONGEST = 600
-#: Kinds whose "count" says how often it happened; of a rollback it is the number of the rollback.
-_COUNTED = ("skip", "spike", "threshold")
 _REASONS = {
     "nonfinite": "inf or NaN in a gradient",
     "outlier": "its norm is an outlier",
@@ -39,8 +37,6 @@ class Notice:
     """A few words: "vanishing gradient", "step skipped"."""
     text: str
     """One sentence or two; empty where the title says it all."""
-    times: int = 1
-    """How often it happened: events close together are one event with a count."""
 
     @property
     def is_alert(self) -> bool:
@@ -60,18 +56,17 @@ def notice_of(step: int, kind: str, data: Mapping[str, Any]) -> Notice:
         severity, title, text = make(kind, data)
     except (AttributeError, KeyError, TypeError, ValueError):
         severity, title, text = _other(kind, data)
-    times = _times(kind, data)
-    if times > 1:
-        text += f" ({times:,} times up to step {data.get('last_step', step)})"
-    return Notice(step, kind, severity, title, text[:_LONGEST], times)
-
-
-def _times(kind: str, data: Mapping[str, Any]) -> int:
-    count = data.get("count")
-    return count if kind in _COUNTED and isinstance(count, int) and count > 0 else 1
+    return Notice(step, kind, severity, title, f"{text}{_repeated(data)}"[:_LONGEST])
 
 
 _Said = tuple[str, str, str]
+
+
+def _repeated(data: Mapping[str, Any]) -> str:
+    """That an event stands for several."""
+    if not {"count", "last_step"} <= data.keys():
+        return ""
+    return f" ({data['count']} times up to step {data['last_step']})"
 
 
 def _finding(kind: str, data: Mapping[str, Any]) -> _Said:

@@ -19,7 +19,7 @@ from gradkern.report.data import (
     Source,
     columns_for,
 )
-from gradkern.report.events import counted, norms_of_groups, notices_of, some_of, spikes_in
+from gradkern.report.events import counted, events_of, norms_of_groups, notices_of, spikes_in
 from gradkern.report.sparse import ratio_note, read_histogram, read_ratios
 
 
@@ -51,7 +51,7 @@ def _read(history: History) -> Run:
         matrices["ratio"] = ratios
     thresholds = history.max_norm[np.isfinite(history.max_norm)]
     folder = history.path.resolve().parent
-    events = notices_of(history)
+    events = events_of(history)
     return Run(
         title=folder.name,
         names=history.names,
@@ -66,7 +66,7 @@ def _read(history: History) -> Run:
         ratio_note=ratio_note(history),
         histogram=read_histogram(history),
         findings=tuple(finding.to_json() for finding in diagnose(history)),
-        events=some_of(events),
+        events=notices_of(events),
         happened=counted(events),
         groups=norms_of_groups(history, bins),
         phase=phase_in_words(history),

@@ -20,6 +20,7 @@ from gradkern.diagnosis.watchdog import next_look
 from gradkern.history import format
 from gradkern.history.facade import History
 from gradkern.history.format import HistoryError
+from gradkern.history.noted import Event
 from gradkern.history.words import Offender, first_offender, phase_in_words
 
 F64 = NDArray[np.float64]
@@ -172,7 +173,7 @@ class Watcher:
         thresholds = history.max_norm[clipped]
         thresholds = thresholds[np.isfinite(thresholds)]
         largest, smallest, risen, fallen = _rank(history)
-        events = [notice_of(e.step, e.kind, e.data) for e in history.events if e.kind != "finding"]
+        events = [event for event in history.events if event.kind != "finding"]
         return Snapshot(
             title=title,
             status=status,
@@ -190,8 +191,8 @@ class Watcher:
             nonfinite_steps=int((~np.isfinite(norms)).sum()),
             offender=first_offender(history),
             headline=self._diagnose(history, closed is not None),
-            happened=_times(events),
-            latest=events[-1] if events else None,
+            happened=_counted(events),
+            latest=notice_of(events[-1].step, events[-1].kind, events[-1].data) if events else None,
             parts=_parts(history),
             norms=norms[-TAIL:],
             clipped=clipped[-TAIL:].astype(np.float64),
@@ -215,6 +216,14 @@ class Watcher:
             self._diagnosed = records
             self._diagnose_at = now + max(_DIAGNOSIS, took / _DIAGNOSIS_SHARE)
         return self._headline
+
+
+def _counted(events: Sequence[Event]) -> Counter[str]:
+    """How often each kind happened."""
+    counts: Counter[str] = Counter()
+    for event in events:
+        counts[event.kind] += event.count
+    return counts
 
 
 def _identity(file: Path, unknown: tuple[int, int] | None = None) -> tuple[int, int] | None:
@@ -270,14 +279,6 @@ def _rank(history: History) -> tuple[list[Ranked], list[Ranked], list[Ranked], l
         moved(risen[change[risen] > 0]),
         moved(fallen[change[fallen] < 0]),
     )
-
-
-def _times(events: Sequence[Notice]) -> Mapping[str, int]:
-    """How often each kind of event happened."""
-    found: Counter[str] = Counter()
-    for event in events:
-        found[event.kind] += event.times
-    return found
 
 
 def _parts(history: History) -> list[Ranked]:
