@@ -59,7 +59,7 @@ class TensorBoardSink(Sink):
 
     def event(self, step: int, time: float, kind: str, data: dict[str, Any]) -> None:
         super().event(step, time, kind, data)
-        if "last_step" in data:  # an event that goes on
+        if {"count", "last_step"} <= data.keys():  # an event that goes on
             return
         notice = notice_of(step, kind, data)
         text = f"**{notice.title}** ({notice.severity}, step {step})\n\n{notice.text}"
