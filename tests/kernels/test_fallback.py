@@ -111,7 +111,7 @@ class TestMissingKernels:
         texts = [str(w.message) for w in recwarn if "gradkern" in str(w.message)]
         assert len(texts) == 1
         assert texts[0].startswith(
-            "gradkern was built without CUDA kernels: gradients on a GPU go to torch's"
+            "gradkern was built without CUDA kernels: gradients on a GPU use torch's"
         )
         assert "GRADKERN_CUDA=1 pip install --force-reinstall" in texts[0]
 
