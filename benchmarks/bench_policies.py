@@ -3,6 +3,9 @@
 Nothing is clipped, so that what is timed is measuring and deciding: each policy has limits that are not
 reached. AGC reads the weights as well, and Value reads the gradients once more for the ratio of their norms.
 
+Times are of the processor (`time.process_time`), on one thread by default: other programs on the machine take
+its caches, but are not counted. Contenders take turns in an order that rotates.
+
     python benchmarks/bench_policies.py                prints the table, writes results/policies_cpu.json
 """
 
@@ -72,7 +75,7 @@ CONTENDERS: dict[str, Build] = {
 
 
 def time_case(count: int, elements: int, seconds: float) -> dict[str, float]:
-    """Median seconds of a call, by contender."""
+    """Median seconds of the processor for a call, by contender."""
     torch.manual_seed(0)
     named = [
         (f"layers.{i // 2}.{i % 2}", nn.Parameter(torch.randn(elements // 64, 64))) for i in range(count)
@@ -80,22 +83,24 @@ def time_case(count: int, elements: int, seconds: float) -> dict[str, float]:
     gradients = [[torch.randn_like(p) * scale for _, p in named] for scale in (1.0, 1.1)]
     clippers = {name: build(named) for name, build in CONTENDERS.items()}
     times: dict[str, list[float]] = {name: [] for name in CONTENDERS}
+    names = list(CONTENDERS)
     end = time.perf_counter() + seconds
     turn = 0
     while time.perf_counter() < end or turn < 20:
         for (_, p), g in zip(named, gradients[turn % 2]):
             p.grad = g
-        for name, clipper in clippers.items():
-            start = time.perf_counter()
-            clipper.clip_()
-            times[name].append(time.perf_counter() - start)
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            start = time.process_time()
+            clippers[name].clip_()
+            times[name].append(time.process_time() - start)
         turn += 1
     return {name: statistics.median(own[4:]) for name, own in times.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=20.0, help="for each case")
     parser.add_argument("--save", metavar="NAME", default="policies_cpu", help="benchmarks/results/NAME.json")
     arguments = parser.parse_args()

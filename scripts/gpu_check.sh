@@ -25,8 +25,8 @@ steps=("$@")
 [ ${#steps[@]} -gt 0 ] || steps=(tests sanitize bench)
 
 # Seconds that are a step's own; together they fit LIMIT.
-declare -A share=([build]=160 [tests]=90 [sanitize-build]=40 [sanitize-memcheck]=25 [sanitize-racecheck]=25
-  [sanitize-initcheck]=20 [sanitize-synccheck]=20 [bench]=130 [bench-accumulation]=50)
+declare -A share=([build]=160 [tests]=85 [sanitize-build]=40 [sanitize-memcheck]=25 [sanitize-racecheck]=25
+  [sanitize-initcheck]=20 [sanitize-synccheck]=20 [bench]=130 [bench-predictions]=5 [bench-accumulation]=50)
 
 record() { # record NAME STATUS SECONDS
   [ "$2" = 0 ] || failed=1
@@ -115,6 +115,7 @@ run_sanitize() {
 # shellcheck disable=SC2317
 run_bench() {
   step bench "$PYTHON" benchmarks/bench_cuda.py --quick --output "$OUT/bench_cuda.json"
+  step bench-predictions "$PYTHON" scripts/predict_cuda.py --measured "$OUT/bench_cuda.json"
   # Both ways of adding squares up, built side by side.
   # shellcheck disable=SC2016
   step bench-accumulation bash -c '

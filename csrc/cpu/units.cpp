@@ -38,11 +38,14 @@ std::vector<Block> blocks_of(const UnitsRef* list, int64_t count) {
 ScaledSum squares_of(const void* data, DType dtype, int64_t row, int64_t length) {
   const MeasureOptions options{norm_order(2.0), false};
   const char* at = static_cast<const char*>(data) + row * length * itemsize(dtype);
+  const ChunkKernels& kernels = chunk_kernels();
   ScaledSum sum;
   for (int64_t begin = 0; begin < length; begin += kChunkElements) {
     Partial part = empty_partial(options.order);
     const int64_t here = std::min(kChunkElements, length - begin);
-    chunk_kernels().measure(at + begin * itemsize(dtype), dtype, here, options, part);
+    const char* const chunk = at + begin * itemsize(dtype);
+    if (is_double(dtype)) kernels.measure(chunk, dtype, here, options, part);
+    else part.sq.hi = kernels.squares(chunk, dtype, here);
     sum = combine(sum, part.sq);
   }
   return sum;

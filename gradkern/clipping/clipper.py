@@ -255,7 +255,6 @@ class GradClipper:
                 return stats
         return self._clip_in_steps(params, scaler, optimizer)
 
-    @torch.no_grad()
     def _clip_by_policies(self, params: list[Tensor]) -> GradStats | None:
         """All policies and groups in one call, where the extension knows them."""
         self._form_groups()
@@ -383,6 +382,7 @@ class GradClipper:
         self._handover.give(divisor, torch.zeros_like(judged.bad) if judged.skip is None else judged.skip)
         return judged.factor
 
+    @torch.no_grad()
     def _change_elements(self, params: list[Tensor], stats: GradStats, factor: Tensor) -> Tensor:
         """[N]: `factor`, and what element-wise policies have done to the norms."""
         names, held = self._plan.names, self._cache.held

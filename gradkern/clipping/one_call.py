@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from gradkern.clipping.deciding import NormGroups
-from gradkern.clipping.policies import ElementPolicy, Policy
+from gradkern.clipping.policies import Policy
 from gradkern.clipping.policies.native import NOTHING, NativePolicy
 from gradkern.kernels.backend import C
 from gradkern.kernels.measured import Measured
 from gradkern.params.stats import GroupStats
 
-_NORM, _FACTOR, _THRESHOLD = 0, 1, 2
+_THRESHOLD = 2
+"""The row of `clip_by_groups`'s "groups" that has the thresholds, after norms and factors."""
 
 
 @dataclass
@@ -83,14 +84,18 @@ class OneCall:
         factor = columns.pop("factor")
         measured = Measured(**columns)
         assert measured.skip_step is not None
-        limits = [
-            _limit(policy, native, numbers, i, by_row if rows is None or by_row is None else by_row[rows])
-            for i, (policy, native, rows) in enumerate(zip(self._policies, natives, self._rows))
-        ]
+        limits: list[float | Tensor | None] = []
+        for native, rows, limit in zip(natives, self._rows, numbers.tolist()[_THRESHOLD]):
+            if native is None or native.kind == "nothing":
+                limits.append(None)
+            elif native.kind == "adagc":
+                limits.append(by_row if rows is None else by_row[rows])
+            else:
+                limits.append(limit)
         if self._grouped is None:
             return OneCallClip(measured, factor, None, limits[0], measured.skip_step)
-        norms = numbers[_NORM].to(measured.total_norm.dtype).unbind()
-        factors = numbers[_FACTOR].unbind()
+        norm, factors_of, _ = numbers.unbind()
+        norms, factors = norm.to(measured.total_norm.dtype).unbind(), factors_of.unbind()
         groups = {
             group.name: GroupStats(group.names, norms[i], factors[i], limits[i])
             for i, group in enumerate(self._grouped.groups)
@@ -100,13 +105,3 @@ class OneCall:
 
 def _row(positions: Sequence[int]) -> Tensor:
     return torch.tensor(positions, dtype=torch.int64, device="cpu")
-
-
-def _limit(
-    policy: Policy | None, native: NativePolicy | None, numbers: Tensor, group: int, by_row: Tensor | None
-) -> float | Tensor | None:
-    if native is None or native.kind == "nothing" or isinstance(policy, ElementPolicy):
-        return None
-    if native.kind == "global_norm":
-        return native.constants[0]
-    return by_row if native.kind == "adagc" else numbers[_THRESHOLD, group]

@@ -55,10 +55,17 @@ def notice_of(step: int, kind: str, data: Mapping[str, Any]) -> Notice:
         severity, title, text = make(kind, data)
     except (AttributeError, KeyError, TypeError, ValueError):
         severity, title, text = _other(kind, data)
-    return Notice(step, kind, severity, title, text[:_LONGEST])
+    return Notice(step, kind, severity, title, f"{text}{_repeated(data)}"[:_LONGEST])
 
 
 _Said = tuple[str, str, str]
+
+
+def _repeated(data: Mapping[str, Any]) -> str:
+    """That an event stands for several."""
+    if not {"count", "last_step"} <= data.keys():
+        return ""
+    return f" ({data['count']} times up to step {data['last_step']})"
 
 
 def _finding(kind: str, data: Mapping[str, Any]) -> _Said:

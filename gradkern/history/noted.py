@@ -30,6 +30,12 @@ class Event:
     time: float = 0.0
     """When it was noted, in seconds since 1970."""
 
+    @property
+    def count(self) -> int:
+        """How often it happened: more than once for an event that stands for several."""
+        count = self.data.get("count") if "last_step" in self.data else 1
+        return count if isinstance(count, int) and count > 0 else 1
+
 
 class Noted(StepNumbers):
     """Named numbers, events and facts of a run."""

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,17 @@ import pytest
 ROOT = Path(__file__).parents[2]
 pytest.importorskip("sklearn", reason="the suite learns from scikit-learn's data sets")
 
-from benchmarks.diagnosis import cures, faulty, healthy, labels, reported, reported_faults, score
+from benchmarks.diagnosis import (
+    cures,
+    faulty,
+    healthy,
+    labels,
+    report,
+    reported,
+    reported_faults,
+    score,
+    second,
+)
 from benchmarks.diagnosis.judge import judge_faulty, judge_healthy
 from benchmarks.diagnosis.recipe import Recipe
 from benchmarks.diagnosis.train import train
@@ -131,13 +142,25 @@ def test_every_action_is_followed_or_is_advice() -> None:
     assert actions == set(cures.CURES) | set(cures.ADVICE)
 
 
+def test_the_page_has_the_figures_of_the_results() -> None:
+    results = json.loads((ROOT / "benchmarks" / "results" / "diagnosis.json").read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / "diagnosis-suite.md").read_text(encoding="utf-8")
+    assert "reported" in results
+    for half, result in results.items():
+        assert page == report.with_figures(page, half, report.as_markdown(result))
+
+
 def _halves(side: Callable[[], list[faulty.Case]]) -> set[Recipe]:
     return {case.twin for case in side()}
 
 
 def test_halves_share_no_recipe() -> None:
-    assert not set(healthy.TUNED.values()) & set(reported.HEALTHY.values())
-    assert not _halves(faulty.tuning_cases) & _halves(reported_faults.reported_cases)
+    sides = [
+        set(healthy.TUNED.values()) | _halves(faulty.tuning_cases),
+        set(reported.HEALTHY.values()) | _halves(reported_faults.reported_cases),
+        set(second.HEALTHY.values()) | _halves(second.second_cases),
+    ]
+    assert sum(map(len, sides)) == len(set.union(*sides))
 
 
 def test_learning_rate_is_taken_from_the_code_of_the_remedy() -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor
 
 
-@dataclass(frozen=True, slots=True)
-class NativePolicy:
+class NativePolicy(NamedTuple):
     """See `GroupPolicy` in csrc/bindings/policies.h."""
 
     kind: str

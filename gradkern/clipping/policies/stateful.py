@@ -45,11 +45,12 @@ class StepPolicy(Policy):
         return NativePolicy(self.kind, self.constants(), self._state_of(len(names), _CPU))
 
     def _state_of(self, rows: int, device: torch.device) -> Tensor:
-        size = self.state_size(rows)
-        state = self._state
-        if state is None or len(state) != size:
+        size, state = self.state_size(rows), self._state
+        if state is not None and state.numel() == size and state.device == device:
+            return state
+        if state is None or state.numel() != size:
             state = torch.zeros(size, dtype=torch.float64, device=device)
-        self._state = state if state.device == device else state.to(device)
+        self._state = state.to(device)
         return self._state
 
     def state_dict(self) -> dict[str, Any]:
