@@ -379,6 +379,7 @@ class GradClipper:
             0-d or [N]: the factor of the gradients, without `inverse`.
         """
         factor = judged.factor if inverse is None else judged.factor * inverse
+        self._chosen.elements(self._plan).check(params)
         if not self._fold:
             verdict.apply(params, factor, judged.zero, self._cache.held)
             if self._handover is not None and scaler is None and judged.skip is not None:

@@ -148,7 +148,7 @@ class GradStats:
         return stats
 
     def with_factor(self, factor: Tensor) -> GradStats:
-        """The same, with what each gradient was multiplied by: [N]."""
+        """A copy with the factors [N] that gradients were multiplied by."""
         stats = object.__new__(type(self))
         least = factor.amin() if len(factor) else factor.new_ones(())
         stats.__dict__.update(self.__dict__)
