@@ -39,4 +39,5 @@ def test_trainer(runs, mode):
     last = history if mode == "pp" else gradkern.History.open(runs / mode / "run")
     entry = told[-1] if mode == "pp" else told[0]
     assert last.has_loss.tolist() == [True, True, False]  # torchtitan's log_freq is 2
+    assert all(finding.severity for finding in gradkern.diagnose(last))
     np.testing.assert_allclose(last.loss[:2], [entry["ours"]["1"], entry["ours"]["2"]], rtol=1e-6)
