@@ -7,8 +7,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from gradkern.clipping.ladder import written_shards
+from gradkern.clipping import ladder
 from gradkern.clipping.policies import AGC
+from gradkern.kernels.dtensors import is_distributed
 from gradkern.params.arguments import as_list, as_number
 
 
@@ -34,6 +35,9 @@ def adaptive_clip_grad_(
     Raises:
         TypeError, ValueError: an invalid argument. Gradients are unchanged.
 
+    Warns:
+        GradkernWarning: no parameter has a gradient, or an optimizer has used these gradients already.
+
     Notes:
         A parameter listed twice is scaled once. No host-device synchronisation.
 
@@ -47,4 +51,8 @@ def adaptive_clip_grad_(
     once = {id(p): p for p in as_list(operation, parameters)}
     params = list(once.values())
     names = [f"parameters[{i}]" for i in range(len(params))]
-    policy.apply_(operation, params, written_shards([p.grad for p in params]), names)
+    policy.check(operation, params, names)
+    ladder.misuse.check_used(operation, params)
+    policy.apply_(operation, params, ladder.written_shards([p.grad for p in params]), names)
+    if not is_distributed(params):  # otherwise other ranks may have gradients
+        ladder.misuse.check_present(operation, params)

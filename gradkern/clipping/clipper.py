@@ -247,13 +247,30 @@ class GradClipper:
                 self._plan.names,
             )
             if columns is not None:
-                measured = ladder.on_home_device(Measured(**columns), params)
-                return self._clipped_in_one_call(measured, measured.skip_step, self._global.max_norm)
+                return self._clipped_to_limit(columns, params, self._global.max_norm)
         elif scaler is None and plain and params[0].is_cpu:
             stats = self._clip_by_policies(params)
             if stats is not None:
                 return stats
         return self._clip_in_steps(params, scaler, optimizer)
+
+    def _clipped_to_limit(self, columns: dict[str, Any], params: list[Tensor], max_norm: float) -> GradStats:
+        """The statistics of `C.clip`, made of its own dict: most of the cost of a call is here and there."""
+        has_grad, skip, plan = columns["has_grad"], columns["skip_step"], self._plan
+        self._misuse.check_present(params, has_grad)
+        if True not in has_grad:
+            measured = ladder.on_home_device(Measured(**columns), params)
+            return self._clipped_in_one_call(measured, measured.skip_step, max_norm)
+        if skip is not None:
+            if self._handover is not None:
+                self._handover.give(None, skip)
+            if self._on_nonfinite == "raise_later":
+                self._late.add(skip, columns["nonfinite"], plan.names)
+        columns["numel"] = plan.sizes(columns["numel"])
+        columns["names"], columns["first"], columns["_identities"] = plan.names, plan.first, plan.identities
+        columns["norm_type"], columns["threshold"], columns["applied"] = self.norm_type, max_norm, True
+        columns["policy"] = self._chosen.facts(self._on_nonfinite)
+        return GradStats.of_fields(columns)
 
     def _clip_by_policies(self, params: list[Tensor]) -> GradStats | None:
         """All policies and groups in one call, where the extension knows them."""
@@ -280,8 +297,7 @@ class GradClipper:
         if self._handover is not None and skip is not None:
             self._handover.give(None, skip)
         if self._on_nonfinite == "raise_later":
-            bad = skip if skip is not None and self._global is not None else measured.bad()
-            self._late.add(bad, measured.nonfinite, self._plan.names)
+            self._late.add(measured.bad(), measured.nonfinite, self._plan.names)
         return self._statistics(
             measured,
             clip_coef=measured.clip_coef,
@@ -363,6 +379,7 @@ class GradClipper:
             0-d or [N]: the factor of the gradients, without `inverse`.
         """
         factor = judged.factor if inverse is None else judged.factor * inverse
+        self._chosen.elements(self._plan).check(params)
         if not self._fold:
             verdict.apply(params, factor, judged.zero, self._cache.held)
             if self._handover is not None and scaler is None and judged.skip is not None:

@@ -38,10 +38,10 @@ def as_policy(operation: str, name: str, policy: Any) -> Policy | None:
 
 
 class Facts:
-    """What decides, as plain values; the same object while nothing changes.
+    """The policies and their settings as plain values; the same object until a setting changes.
 
     Args:
-        policies: by group; under "" the one of all parameters.
+        policies: the policy of each group by name; without groups, the policy under the name "".
     """
 
     def __init__(self, policies: Mapping[str, Policy | None], grouped: bool) -> None:

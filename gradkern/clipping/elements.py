@@ -1,4 +1,4 @@
-"""Policies that change gradients element by element, after what the others decided has been done."""
+"""Apply the policies that change single elements, after gradients have been scaled."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from gradkern.params.stats import GradStats
 
 @dataclass
 class _Part:
-    """A policy and its rows."""
+    """One policy and its rows."""
 
     policy: ElementPolicy
     rows: Tensor
     """[R]: positions of its rows."""
     first: list[int] | None
-    """The rows that are no repetition of an earlier one; None for all rows there are."""
+    """The rows without parameters that are listed before; None means all rows of the clipper."""
     place: Tensor
-    """[R]: for each row, where its first one stands in `first`."""
+    """[R]: the position of each row's parameter in `first`."""
     names: tuple[str, ...]
 
 
@@ -30,9 +30,9 @@ class ElementParts:
     """The element-wise policies of a clipper, for one list of parameters.
 
     Args:
-        policies: with the rows of each.
-        names: of all rows.
-        first: for each row the first row of the same parameter.
+        policies: the policies with their rows.
+        names: the names of all rows.
+        first: for each row, the first row of the same parameter.
     """
 
     def __init__(
@@ -50,6 +50,12 @@ class ElementParts:
     def __bool__(self) -> bool:
         return bool(self._parts)
 
+    def check(self, params: Sequence[Tensor]) -> None:
+        """Let the policies check their gradients, before any gradient is changed."""
+        for part in self._parts:
+            counted = params if part.first is None else [params[row] for row in part.first]
+            part.policy.check("GradClipper.clip_", counted, part.names)
+
     def apply_(
         self,
         params: Sequence[Tensor],
@@ -61,12 +67,12 @@ class ElementParts:
         """Let the policies change their gradients.
 
         Args:
-            shards: what is written to; None for the gradients themselves.
-            factor: 0-d or [N]: what gradients have been multiplied by already.
-            l2_norm: measures the norms of the gradients as they are now.
+            shards: the tensors to write to; None means the gradients themselves.
+            factor: 0-d or [N]: the factor that gradients have been multiplied by already.
+            l2_norm: measures the L2 norms of the gradients as they are now.
 
         Returns:
-            [N] float64: ratios of L2 norms after and before.
+            [N] float64: the ratio of each gradient's L2 norms after and before.
         """
         factor = factor.double().expand(len(stats)).clone()
         for part in self._parts:

@@ -86,7 +86,7 @@ def run(
         return getattr(_ranks(), operation)(tensors, *arguments, *groups)
     clips = operation != "get_total_norm"
     if clips and (steps.noted or not steps.watching):
-        _misuse.check_used(operation, tensors)
+        misuse.check_used(operation, tensors)
     done = getattr(C, operation)(tensors, *arguments)
     if done is None or done is False:
         if is_distributed(tensors):
@@ -95,12 +95,12 @@ def run(
     if isinstance(done, Tensor) and done.is_cpu and tensors and not getattr(tensors[0], "is_cpu", True):
         done = _moved(tensors, done)
     if clips:
-        _misuse.check_present(operation, tensors)
+        misuse.check_present(operation, tensors)
     return done
 
 
-#: Shared by all calls.
-_misuse = DropInMisuse()
+#: The warnings of all drop-in functions.
+misuse = DropInMisuse()
 
 
 def _moved(tensors: Sequence[Tensor], total: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""A clip by policies and groups in one call of the extension: measure, decide and scale on the CPU."""
+"""Clip by policies and groups in one call of the extension, which measures, decides and scales (CPU)."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ _THRESHOLD = 2
 
 @dataclass
 class OneCallClip:
-    """What a call measured, decided and did."""
+    """The result of one call."""
 
     measured: Measured
     factor: Tensor | None
-    """[N] float64; None where all gradients were multiplied by `measured.clip_coef`."""
+    """float64 [N]; None if all gradients were multiplied by `measured.clip_coef`."""
     groups: dict[str, GroupStats] | None
     threshold: float | Tensor | None
     skip_step: Tensor
 
 
 class OneCall:
-    """The policies of a clipper as the extension takes them.
+    """The policies of a clipper in the form that the extension takes.
 
     Args:
-        policies: by group; under "" the one of all parameters.
-        grouped: the groups' rows; None where there are no groups.
-        names: of all rows.
+        policies: the policy of each group by name; without groups, the policy under the name "".
+        grouped: the named groups, or None.
+        names: the names of all rows.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class OneCall:
         count_zeros: bool,
         names: Sequence[str],
     ) -> OneCallClip | None:
-        """None where the extension cannot: a policy of Python alone, or gradients that it does not take."""
+        """Clip in one call. None if a policy is written in Python or the gradients are not supported."""
         natives = [
             NOTHING if policy is None else policy.native(own)
             for policy, own in zip(self._policies, self._names)

@@ -118,29 +118,37 @@ class GradStats:
             names, numel, first, identities, norm_type: the fields of these names.
             further: other fields.
         """
-        stats = object.__new__(cls)
-        # All fields at once: the __init__ of a frozen dataclass sets them one by one, slower than measuring.
-        stats.__dict__.update(
-            names=names,
-            numel=numel,
-            has_grad=measured.has_grad,
-            norm=measured.norm,
-            l2_norm=measured.l2_norm,
-            max_abs=measured.max_abs,
-            nonfinite=measured.nonfinite,
-            zeros=measured.zeros,
-            total_norm=measured.total_norm,
-            decision_norm=measured.decision_norm,
-            _wide_norm=measured.wide_norm,
-            first=first,
-            norm_type=norm_type,
-            _identities=identities,
+        fields: dict[str, Any] = {
+            "names": names,
+            "numel": numel,
+            "has_grad": measured.has_grad,
+            "norm": measured.norm,
+            "l2_norm": measured.l2_norm,
+            "max_abs": measured.max_abs,
+            "nonfinite": measured.nonfinite,
+            "zeros": measured.zeros,
+            "total_norm": measured.total_norm,
+            "decision_norm": measured.decision_norm,
+            "_wide_norm": measured.wide_norm,
+            "first": first,
+            "norm_type": norm_type,
+            "_identities": identities,
             **further,
-        )
+        }
+        return cls.of_fields(fields)
+
+    @classmethod
+    def of_fields(cls, fields: dict[str, Any]) -> GradStats:
+        """Statistics with these fields, and defaults for the others. Takes the dict over.
+
+        The `__init__` of a frozen dataclass would set them one by one, which takes longer than measuring.
+        """
+        stats = object.__new__(cls)
+        object.__setattr__(stats, "__dict__", fields)
         return stats
 
     def with_factor(self, factor: Tensor) -> GradStats:
-        """The same, with what each gradient was multiplied by: [N]."""
+        """A copy with the factors [N] that gradients were multiplied by."""
         stats = object.__new__(type(self))
         least = factor.amin() if len(factor) else factor.new_ones(())
         stats.__dict__.update(self.__dict__)

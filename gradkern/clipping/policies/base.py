@@ -72,6 +72,14 @@ class ElementPolicy(Policy):
     def native(self, names: tuple[str, ...]) -> NativePolicy | None:
         return NOTHING
 
+    def check(self, operation: str, params: Sequence[Tensor], names: Sequence[str]) -> None:
+        """Called before any gradient of the clipper is changed.
+
+        Raises:
+            TypeError, ValueError: `apply_` does not support a gradient.
+        """
+        return
+
     @abstractmethod
     def apply_(
         self,
