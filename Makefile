@@ -55,10 +55,10 @@ $(TOOLS): $(READY)
 	touch $@
 endif
 
-build: $(BUILT)  ## compile the extension (seconds after touching one file)
+build: $(BUILT)  ## compile the extension (only what changed)
 
 $(BUILT): $(READY) $(SOURCES)
-	@echo "Compiling the kernels and the binding for this torch: about a minute on two cores, with CUDA kernels two."
+	@echo "Compiling the kernels and the binding for this torch."
 	$(INSTALL)
 	@mkdir -p build && rm -f build/.built-* && touch $@
 
