@@ -9,7 +9,13 @@ Fails on
   the orders other than 2 and inf on sm_120, where ptxas 13.0 splits those of the 16-bit types, and for
   the kernels that write, this is only said ("note"): whether it costs anything has to be measured on
   such a GPU;
-- a measure or scale kernel without such loops for every element type.
+- a measure or scale kernel without such loops for every element type;
+- a main loop of measure_kernel for orders 2 and inf with more instructions than its budget;
+- a generic store anywhere (ST, where STG is meant);
+- a helper that is written in PTX, or stands for an instruction (csrc/tests/ptx_helpers.cu), and does not
+  become the instructions it stands for.
+
+Prints the instructions per 64 bytes and lane of those loops, longest first.
 
     python scripts/check_kernels.py                          all documented architectures
     python scripts/check_kernels.py --arch 90 --sass 90      one
@@ -46,6 +52,26 @@ MAIN_LOOPS = {"measure_kernel": 6, "measure_power_kernel": 6, "scale_kernel": 4,
 #: They sum in pairs of float32 (narrow_lanes.h); what a split costs there only a measurement can tell.
 SPLIT_TOLERATED = {
     (kernel, arch) for kernel in ("measure_kernel[1", "measure_power_kernel") for arch in ("103", "120")
+}
+
+#: Instructions of a main loop (64 bytes a lane) of measure_kernel[0, …] where squares are added in float64,
+#: and in pairs of float32.
+MOST_INSTRUCTIONS = {"float64": 265, "pairs": 460}
+FLOAT64_ARCHITECTURES = ("80", "90", "100")
+
+#: Of csrc/tests/ptx_helpers.cu: what PTX and machine code have to contain, in this order.
+HELPERS = {
+    "load_once": (r"ld\.global\.nc\.L1::no_allocate\.v4", r"LDG\.E\S*\.128\S*\.CONSTANT"),
+    "load_to_write": (r"ld\.global\.L1::no_allocate\.v4", r"LDG\.E\S*\.128(?!\S*CONSTANT)"),
+    "load_across": (r"(ld\.\S*v4.*){2}", r"(LD\S*\.128.*){2}SHF"),
+    "widen_half": (r"cvt\.f32\.f16", r"HADD2\.F32"),
+    "narrow_half": (r"cvt\.rn\.f16\.f32", r"F2FP?\.(F16|PACK_AB)"),
+    "narrow_bfloat16": (r"cvt\.rn\.bf16\.f32", r"F2FP?\.BF16"),
+    "warp_max": (r"redux\.sync\.max\.u32", r"REDUX"),
+    "last_block": (
+        r"bar\.sync.*(membar\.gl|fence).*atom\S*\.(add|inc).*(membar\.gl|fence).*bar\.sync",
+        r"BAR\.SYNC.*MEMBAR\.\w+\.GPU.*ATOMG?\.E\.(ADD|INC)\S*STRONG\.GPU.*MEMBAR\.\w+\.GPU.*BAR\.SYNC",
+    ),
 }
 
 
@@ -153,6 +179,7 @@ def check_main_loops(name: str, lines: list[str], arch: str) -> tuple[int, list[
     problems = []
     split = False
     found = 0
+    lengths = []
     for loop in innermost_loops(lines):
         codes = [c for c in map(instruction, loop) if c]
         loads = [i for i, code in enumerate(codes) if re.match(r"LDG?(\.|$)", code)]
@@ -160,6 +187,7 @@ def check_main_loops(name: str, lines: list[str], arch: str) -> tuple[int, list[
         if len(wide) < 4:
             continue  # the tail, a search, or a misaligned tensor's loop
         found += 1
+        lengths.append(sum(code != "NOP" for code in codes))
         narrow = [codes[i] for i in loads if ".128" not in codes[i]]
         if narrow:
             problems.append(f"a main loop loads less than 16 bytes: {', '.join(narrow)}")
@@ -173,9 +201,36 @@ def check_main_loops(name: str, lines: list[str], arch: str) -> tuple[int, list[
     wanted = MAIN_LOOPS.get(name.split("[")[0], 0)
     if found < wanted:
         problems.append(f"{found} main loops of four 16-byte loads, expected {wanted}")
+    most = MOST_INSTRUCTIONS["float64" if arch in FLOAT64_ARCHITECTURES else "pairs"]
+    if name.startswith("measure_kernel[0"):
+        print(f"  sm_{arch} {name}: {sorted(lengths, reverse=True)} instructions", flush=True)
+        if lengths and max(lengths) > most:
+            problems.append(f"a main loop of {max(lengths)} instructions, at most {most}")
+    if any(re.match(r"ST(\.|$)", instruction(line)) for line in lines):
+        problems.append("generic stores (ST)")
     if any(re.match(r"(LDL|STL)", instruction(line)) for line in lines):
         problems.append("local memory accesses (LDL, STL)")
     return found, problems, split
+
+
+def check_helpers(nvcc: str, nvdisasm: str, arch: str, folder: Path) -> list[str]:
+    source = ROOT / "csrc" / "tests" / "ptx_helpers.cu"
+    texts = []
+    for kind in ("ptx", "cubin"):
+        output = folder / f"helpers.{arch}.{kind}"
+        run(
+            nvcc, "-std=c++20", "-O3", f"-I{ROOT / 'csrc'}", f"-arch=sm_{arch}", f"-{kind}",
+            "-o", str(output), str(source),
+        )  # fmt: skip
+        texts.append(run(nvdisasm, "-c", str(output)) if kind == "cubin" else output.read_text())
+    ptx = dict(re.findall(r"\.entry use_(\w+)\(.*?\{(.*?)\n\}", texts[0], re.S))
+    sass = dict(re.findall(r"\.text\.use_(\w+):(.*?)(?=\n//-|\Z)", texts[1], re.S))
+    problems = []
+    for name, (in_ptx, in_sass) in HELPERS.items():
+        for kind, text, wanted in (("PTX", ptx, in_ptx), ("SASS", sass, in_sass)):
+            if not re.search(wanted, text.get(name, ""), re.S):
+                problems.append(f"ptx_helpers.cu sm_{arch}: {name}: no {wanted} in its {kind}")
+    return problems
 
 
 def check(nvcc: str, nvdisasm: str | None, source: Path, arch: str, folder: Path) -> tuple[str, list[str]]:
@@ -232,6 +287,9 @@ def main() -> int:
             summary, bad = job.result()
             print(summary, "FAILED" if bad else "", flush=True)
             problems += bad
+        if nvdisasm:
+            for arch in sorted({"80", "90"} & set(disassembled)):
+                problems += check_helpers(nvcc, nvdisasm, arch, Path(name))
     print(*problems, sep="\n")
     print(f"{len(problems)} problems")
     return 1 if problems else 0

@@ -18,6 +18,7 @@ _LONGEST = 600
 _REASONS = {
     "nonfinite": "inf or NaN in a gradient",
     "outlier": "its norm is an outlier",
+    "policy": "the policy said so",
     "scaler": "the loss scale was too large",
 }
 #: Kinds that need a person: loggers that can send alerts send one for each of these.
@@ -121,8 +122,8 @@ _KINDS: dict[str, Callable[[str, Mapping[str, Any]], _Said]] = {
 
 
 def _of_group(data: Mapping[str, Any]) -> str:
-    group = data.get("group")
-    return f"group {group}: " if group else ""
+    names = [str(data[key]) for key in ("part", "group") if data.get(key)]
+    return f"{', '.join(names)}: " if names else ""
 
 
 def _number(value: Any) -> str:

@@ -73,8 +73,9 @@ class Sink:
 
     def event(self, step: int, time: float, kind: str, data: dict[str, Any]) -> None:
         """Something that happened: a finding, a skipped step, a rollback, … (`History.events`), whatever
-        `every` is. By default it is counted: `log` gets the number of its kind so far. `notice_of` of
-        gradkern.diagnosis puts it into words."""
+        `every` is. What happens again within 100 steps comes again, with its "count". By default it is
+        counted: `log` gets the number of its kind so far. `notice_of` of gradkern.diagnosis puts it into
+        words."""
         self._counted[kind] += 1
         self.log(step, time, {f"gradkern/events/{kind}": float(self._counted[kind])})
 
