@@ -91,16 +91,17 @@ def test_first_remedies_cure(folder: Path) -> None:
 
 
 @pytest.mark.integration
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(1800)
 def test_a_further_seed_of_the_reported_half(folder: Path) -> None:
-    """All its cases once, with a seed that no figure was taken from."""
-    well = [v for v in judge_healthy(reported.HEALTHY, [300], folder, reuse=False) if v.confirmed]
-    cases = reported_faults.reported_cases()
+    """Every third of its cases, with a seed that no figure was taken from; `make diagnose` runs all."""
+    recipes = {name: reported.HEALTHY[name] for name in list(reported.HEALTHY)[::3]}
+    well = [v for v in judge_healthy(recipes, [300], folder, reuse=False) if v.confirmed]
+    cases = list(reported_faults.reported_cases())[::3]
     sick = [v for v in judge_faulty(cases, [300], folder, reuse=False) if v.confirmed]
-    assert len(well) > 70 and len(sick) > 100
+    assert len(well) > 20 and len(sick) > 30
     alarms = [v.name for v in well if not v.hit]
     missed = [v.name for v in sick if not v.hit]
-    assert len(alarms) <= 0.03 * len(well), alarms
+    assert len(alarms) <= 1, alarms
     assert len(missed) <= 0.1 * len(sick), missed
 
 
