@@ -166,10 +166,11 @@ that a measurement can be held against it: `scripts/gpu_check.sh` prints both si
 
 Microseconds of one norm pass (`gradkern.get_total_norm`). *Floor*: one launch that reads the same bytes.
 *Today*: a measure kernel for every 2,042 tensors and a finishing kernel, as they are in this version.
-*Next*: one measure kernel for any number of tensors, which this version does not have yet. *Memory*, *issue*
-and *pipes* are what that kernel needs of each alone: reading, instruction slots, the slower of float64 and
-conversions. A clip adds one launch (2.5 µs, less where it is launched ahead), and where it clips, a read and
-a write of the bytes.
+*Next*: one measure kernel for any number of tensors, which this version does not have yet.
+
+*Memory*, *issue* and *pipes* are what that kernel needs of each alone: reading, instruction slots, the
+slower of float64 and conversions. A clip adds one launch (2.5 µs, less where it is launched ahead), and
+where it clips, a read and a write of the bytes.
 
 Assumed: bandwidth, clocks and throughputs in the script (H200's bandwidth is measured, the others take its
 share of the datasheet); 5 µs for a kernel that reads, 2.5 µs for the next one in the stream; instructions

@@ -225,6 +225,11 @@ bool scale_gradients(const py::sequence& grads, const at::Tensor& factor, const 
   return true;
 }
 
+/// For the tests: whether the list takes the short way of grad_list.h.
+bool is_plain(const py::sequence& grads) {
+  return tensors_of({"is_plain", "gradients"}, grads, /*none_allowed=*/true).plain() != nullptr;
+}
+
 bool clamp_gradients(const py::sequence& grads, double limit) {
   const CallSite site{"clip_grad_value_", "gradients"};
   GradList list = tensors_of(site, grads, /*none_allowed=*/true);
@@ -262,6 +267,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("partials", &partials);
   m.def("scale_", &scale_gradients, py::arg("grads"), py::arg("factor"), py::arg("zero") = py::none());
   m.def("clamp_", &clamp_gradients);
+  m.def("is_plain", &is_plain);
   m.def("why_unusable", [](int index) { return cuda_backend::why_unusable({at::kCUDA, at::DeviceIndex(index)}); });
   m.def("build_info", [] {
     py::dict info;

@@ -11,6 +11,7 @@ import gradkern
 from tests.integrations.installed import framework, run_ranks
 
 framework("torchtitan")
+pytestmark = pytest.mark.timeout(600)  # ranks share the cores with the other tests
 
 MODES = ["fsdp", "tp", "pp", "ep"]
 
