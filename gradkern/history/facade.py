@@ -153,8 +153,8 @@ class History(Recorded):
     def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
         """Called by copies of every kind."""
         raise TypeError(
-            "[History] copy: an open History holds a database and cannot be copied or serialized; keep its path "
-            "and open it again with History.open"
+            "[History] copy: an open History holds a database and cannot be copied or serialized; keep its "
+            "path and open it again with History.open"
         )
 
     def __repr__(self) -> str:
