@@ -10,6 +10,8 @@ import torch
 from torch import nn
 
 from benchmarks.diagnosis import models, sequences, special
+from benchmarks.diagnosis.further import FURTHER
+from benchmarks.diagnosis.further_training import FURTHER_TRAINED, FURTHER_TRAININGS
 from benchmarks.diagnosis.initialize import initialize
 from benchmarks.diagnosis.recipe import Recipe
 from benchmarks.diagnosis.tasks import make_task
@@ -38,8 +40,10 @@ ARCHITECTURES: dict[str, Callable[[Recipe], nn.Module]] = {
     "frozen": special.Frozen,
     "gan": special.GAN,
     **UNSEEN,
+    **FURTHER,
+    **FURTHER_TRAINED,
 }
-TRAININGS = {**special.TRAININGS, **UNSEEN_TRAININGS}
+TRAININGS = {**special.TRAININGS, **UNSEEN_TRAININGS, **FURTHER_TRAININGS}
 
 
 def build_model(recipe: Recipe, seed: int) -> nn.Module:
