@@ -15,8 +15,8 @@ from benchmarks.diagnosis.labels import fall
 from benchmarks.diagnosis.recipe import Recipe
 from benchmarks.diagnosis.reported import UNJUDGED as UNJUDGED_REPORTED
 from benchmarks.diagnosis.score import evidence_of, hit, latency, prefix, right_layers
-from benchmarks.diagnosis.trace import Trace
 from benchmarks.diagnosis.third import UNJUDGED as UNJUDGED_THIRD
+from benchmarks.diagnosis.trace import Trace
 from benchmarks.diagnosis.train import train
 from gradkern.diagnosis import Finding, diagnose
 

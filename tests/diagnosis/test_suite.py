@@ -26,6 +26,7 @@ from benchmarks.diagnosis import (
     reported_faults,
     score,
     second,
+    third,
 )
 from benchmarks.diagnosis.judge import judge_faulty, judge_healthy
 from benchmarks.diagnosis.recipe import Recipe
@@ -160,6 +161,7 @@ def test_halves_share_no_recipe() -> None:
         set(healthy.TUNED.values()) | _halves(faulty.tuning_cases),
         set(reported.HEALTHY.values()) | _halves(reported_faults.reported_cases),
         set(second.HEALTHY.values()) | _halves(second.second_cases),
+        set(third.HEALTHY.values()) | _halves(third.third_cases),
     ]
     assert sum(map(len, sides)) == len(set.union(*sides))
 
