@@ -110,6 +110,8 @@ def rate_at(recipe: Recipe, step: int) -> float:
     """What the learning rate is multiplied by at a step (from 0)."""
     warm = min((step + 1) / recipe.warmup, 1.0) if recipe.warmup else 1.0
     done = step / recipe.steps
+    if recipe.schedule == "range":  # a range test: from 1e-6 to 10
+        return float(10.0 ** (7 * done - 6))
     if recipe.schedule == "cosine":
         return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
     if recipe.schedule == "restarts":
