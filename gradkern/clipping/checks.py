@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from gradkern.clipping.policies import ElementPolicy, Policy
-from gradkern.params.arguments import innermost
+from gradkern.params.arguments import unwrap_optimizer
 from gradkern.params.plan import ParameterPlan
 
 
@@ -101,7 +101,7 @@ def check_optimizer(
         TypeError: `optimizer` is not an optimizer.
         ValueError: it is given but not needed, or `fold` is given without it.
     """
-    if optimizer is not None and not isinstance(innermost(optimizer), torch.optim.Optimizer):
+    if optimizer is not None and not isinstance(unwrap_optimizer(optimizer), torch.optim.Optimizer):
         raise TypeError(
             f"[GradClipper] optimizer: expected a torch.optim.Optimizer, got {type(optimizer).__name__}"
         )

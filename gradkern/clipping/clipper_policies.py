@@ -83,7 +83,7 @@ class ClipperPolicies:
         return {} if self._norm_groups is None else {g.name: g.rows for g in self._norm_groups.groups}
 
     def members(self) -> list[list[int]] | None:
-        """`ladder.measure`'s argument: what has to be measured besides the rows and the total."""
+        """`route.measure`'s argument: what has to be measured besides the rows and the total."""
         if self._norm_groups is not None:
             return self._norm_groups.members
         return [] if self._single is not None and self._single.needs_rows else None

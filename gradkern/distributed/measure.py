@@ -150,7 +150,7 @@ class Distributed:
         rows = len(d.positions)
         return reduced.upto(rows), Packed(reduced.sums[rows:], reduced.keys[rows:])
 
-    def offenders(self) -> list[tuple[int, int]]:
+    def nonfinite_parameters(self) -> list[tuple[int, int]]:
         """The position of each gradient with inf or NaN, and how many such elements this rank counts.
         Synchronises."""
         everything = Domain("local", (), torch.device("cpu"), positions=list(range(len(self.grads))))

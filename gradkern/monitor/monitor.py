@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 import torch
 from torch import Tensor
 
-from gradkern.clipping import ladder
+from gradkern.clipping import route
 from gradkern.diagnosis.watchdog import OnFinding, as_action
 from gradkern.history.facade import History
 from gradkern.history.format import read_json, write_json
@@ -427,7 +427,7 @@ class GradMonitor:
     def _measure(self, part: Part, inv_scale: float) -> GradStats:
         plan = part.plan
         params = plan.current()
-        measured = ladder.measure("GradMonitor.record", params, plan.names, 2.0, self._count_zeros, inv_scale)
+        measured = route.measure("GradMonitor.record", params, plan.names, 2.0, self._count_zeros, inv_scale)
         return GradStats.of(
             measured, plan.names, plan.sizes(), plan.first, plan.identities, 2.0, inv_scale=inv_scale
         )

@@ -9,7 +9,7 @@ import numpy as np
 from gradkern.diagnosis import diagnose
 from gradkern.history import format
 from gradkern.history.facade import History
-from gradkern.history.words import first_offender, phase_in_words
+from gradkern.history.words import first_nonfinite_of, phase_in_words
 from gradkern.report.bins import F64, I64, Bins
 from gradkern.report.data import (
     CURVE_BINS,
@@ -97,7 +97,7 @@ def _summary(history: History) -> dict[str, Any]:
                 "skipped": 0, "nonfinite_steps": 0, "first_nonfinite": None}  # fmt: skip
     losses = history.loss[history.has_loss]
     clips = history.clipped[history.has_coef]
-    offender = first_offender(history)
+    first_nonfinite = first_nonfinite_of(history)
     return {
         "first": int(history.steps[0]),
         "last": int(history.steps[-1]),
@@ -107,7 +107,7 @@ def _summary(history: History) -> dict[str, Any]:
         "loss": float(losses[-1]) if len(losses) else None,
         "skipped": int(history.skipped.sum()),
         "nonfinite_steps": int((~np.isfinite(history.total_norm)).sum()),
-        "first_nonfinite": None if offender is None else {"step": offender.step, "text": str(offender)},
+        "first_nonfinite": first_nonfinite and {"step": first_nonfinite.step, "text": str(first_nonfinite)},
     }
 
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from gradkern.clipping.ladder import written_shards
 from gradkern.clipping.policies.base import ElementPolicy
+from gradkern.clipping.route import written_shards
 from gradkern.kernels.backend import C
 from gradkern.params.arguments import as_limit
 
