@@ -35,7 +35,7 @@ OnNonfinite = Literal["propagate", "raise", "raise_later", "zero", "skip"]
 
 
 class GradClipper:
-    """Clips gradients by their global norm, by a policy or by groups, and returns statistics of that read.
+    """Clip gradients by their global norm, by a policy or by groups, and return statistics of the same read.
 
     Exactly one of `max_norm`, `policy` and `groups` is given.
 
@@ -44,10 +44,10 @@ class GradClipper:
             Shapes and dtypes as in `clip_grad_norm_`.
         max_norm: the largest norm allowed; `inf` only measures.
         policy: one of `gradkern.policies`, for example ``ZClip()``.
-        groups: ``{name: (selector, policy)}``: groups with a norm and a policy of their own. A selector is a
-            glob over names (``"*.bias"``), a function of name and parameter, an optimizer, a module or
-            parameters. Every parameter must be in a group; the first selector that matches wins. Instead of
-            a policy a number limits the norm of the group, and None only measures it.
+        groups: ``{name: (selector, policy)}``: groups of parameters, each with its own norm and policy. A
+            selector is a glob over names (``"*.bias"``), a function of name and parameter, an optimizer, a
+            module or parameters. Every parameter must be in a group; the first selector that matches wins. A
+            number in place of the policy limits the norm of the group, and None only measures it.
         norm_type: order of the norm, as in `clip_grad_norm_`.
         count_zeros: count zero elements too (`stats.zeros`), which costs a little. Of sparse gradients the
             stored elements are counted.
@@ -144,8 +144,11 @@ class GradClipper:
 
     @property
     def max_norm(self) -> float:
-        """The largest norm allowed. It can be set between steps. A clipper with a policy or groups does not
-        have it; see `policies`."""
+        """The largest norm allowed. It can be set between steps.
+
+        Raises:
+            AttributeError: the clipper has groups or another policy. Their limits are in `policies`.
+        """
         return self._global_policy().max_norm
 
     @max_norm.setter
@@ -255,7 +258,7 @@ class GradClipper:
         return self._clip_in_steps(params, scaler, optimizer)
 
     def _clipped_to_limit(self, columns: dict[str, Any], params: list[Tensor], max_norm: float) -> GradStats:
-        """The statistics of `C.clip`, made of its own dict: most of the cost of a call is here and there."""
+        """The statistics of `C.clip`. They reuse its dict, because a copy would cost time in every call."""
         has_grad, skip, plan = columns["has_grad"], columns["skip_step"], self._plan
         self._misuse.check_present(params, has_grad)
         if True not in has_grad:
