@@ -15,7 +15,7 @@ from gradkern.report.data import (
     CURVE_BINS,
     Clipping,
     Matrix,
-    Run,
+    ReportData,
     Source,
     columns_for,
 )
@@ -23,13 +23,13 @@ from gradkern.report.events import counted, events_of, norms_of_groups, notices_
 from gradkern.report.sparse import ratio_note, read_histogram, read_ratios
 
 
-def load(source: Source) -> Run:
+def load(source: Source) -> ReportData:
     """Load a downsampled run. Reads aggregates, never every value of every step.
 
     Raises:
         HistoryError: the folder holds no run that can be read; names the file.
     """
-    if isinstance(source, Run):
+    if isinstance(source, ReportData):
         return source
     if isinstance(source, History):
         return _from_history(source)
@@ -37,12 +37,12 @@ def load(source: Source) -> Run:
         return _from_history(history)
 
 
-def _from_history(history: History) -> Run:
+def _from_history(history: History) -> ReportData:
     with format.reading(history.path, "report"):
         return _read(history)
 
 
-def _read(history: History) -> Run:
+def _read(history: History) -> ReportData:
     steps, coef = history.steps, np.where(history.has_coef, history.clip_coef, np.nan)
     bins = Bins.of(steps, CURVE_BINS)
     matrices = {"rms": _rms(history)}
@@ -52,7 +52,7 @@ def _read(history: History) -> Run:
     thresholds = history.max_norm[np.isfinite(history.max_norm)]
     folder = history.path.resolve().parent
     events = events_of(history)
-    return Run(
+    return ReportData(
         title=folder.name,
         names=history.names,
         numel=_weights(history),

@@ -329,6 +329,7 @@ def test_verify_notices_planted_errors(run_python):
         assert line.startswith(expected)
 
 
+@pytest.mark.integration
 def test_without_the_switch_nothing_is_verified(run_python):
     done = run_python(PLANTED)
     assert done.stdout.splitlines() == ["not noticed"] * len(NOTICED), done.stderr
