@@ -65,8 +65,8 @@ def layer_of(name: str, depth: int | None = None) -> str:
     """The module that owns a parameter: "blocks.1.attn.weight" → "blocks.1.attn".
 
     Tensors of a parametrization belong to the module that is parametrized:
-    "0.parametrizations.weight.original0" → "0". With `depth`, at most that many leading components are kept. A
-    parameter of the root module belongs to "(root)".
+    "0.parametrizations.weight.original0" → "0". With `depth`, at most that many leading components are kept.
+    A parameter of the root module belongs to "(root)".
     """
     owner = f".{name}".partition(".parametrizations.")[0][1:]
     if len(owner) == len(name):
