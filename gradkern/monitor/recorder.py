@@ -16,6 +16,7 @@ from gradkern._util.warning import warn
 from gradkern.history import format
 from gradkern.history.rows import Row, StepRow
 from gradkern.history.writer import HistoryWriter
+from gradkern.monitor.all_zero import AllZero
 from gradkern.monitor.capture import Capture, Presence
 from gradkern.monitor.committer import Committer, Feed
 from gradkern.monitor.joiner import parts_of
@@ -70,7 +71,8 @@ class Recorder:
         self.committer = Committer(self.file, self._writer, feed, self._warned)
         self._dropped = 0
         self._row_bytes = 0
-        self._presence, self._plateau, self._events = Presence(), Plateau(), StepEvents()
+        self._presence, self._events = Presence(), StepEvents()
+        self._watches = Plateau(), AllZero()
         self._noted_at = 0.0
         self._idle = threading.Condition()
         self._flushes_wanted, self._flushes_done = 0, 0
@@ -187,9 +189,9 @@ class Recorder:
             row = capture.row(self._presence)
             if not isinstance(row, StepRow):
                 return [row]
-            message = self._plateau.add(row)
-            if message:
-                warn(message)
+            for message in [watch.add(row) for watch in self._watches]:
+                if message:
+                    warn(message)
             return [row, *self._events.of(parts_of(capture, row))]
         except Exception as error:  # one row less; the others are not affected
             self.committer.lose(f"step {capture.step} cannot be recorded", error)
