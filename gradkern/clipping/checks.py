@@ -11,12 +11,13 @@ from torch import Tensor
 
 from gradkern.clipping.policies import Decision, ElementPolicy, Policy
 from gradkern.kernels.torch_scale import look
-from gradkern.params.arguments import innermost
+from gradkern.params.arguments import unwrap_optimizer
 from gradkern.params.plan import ParameterPlan
 
 
 def check_one_way(max_norm: Any, policy: Any, groups: Any) -> None:
-    """
+    """Check that one of the three ways to clip is chosen.
+
     Raises:
         TypeError: not exactly one of `max_norm`, `policy` and `groups` is given.
     """
@@ -29,7 +30,8 @@ def check_one_way(max_norm: Any, policy: Any, groups: Any) -> None:
 
 
 def check_groups(groups: Any) -> None:
-    """
+    """Check the form of `groups`, not its selectors.
+
     Raises:
         TypeError, ValueError: `groups` is not of the form ``{name: (selector, policy)}``, or empty.
     """
@@ -48,7 +50,8 @@ def check_groups(groups: Any) -> None:
 
 
 def check_policies(policies: Sequence[tuple[str, Policy | None]], fold: bool) -> None:
-    """
+    """Check that the policies can be used together, and with `fold`.
+
     Raises:
         ValueError: one stateful policy is given to two groups, or `fold` with more than one factor.
     """
@@ -68,7 +71,7 @@ def check_policies(policies: Sequence[tuple[str, Policy | None]], fold: bool) ->
     if fold and several:
         raise ValueError(
             "[GradClipper] fold: expected one factor for all gradients, because a fused optimizer divides "
-            "all of them by one grad_scale; got groups or a policy that has several. Leave fold out"
+            "all of them by one grad_scale; got groups or a policy with several factors. Leave fold out"
         )
 
 
@@ -123,7 +126,8 @@ def check_folded(operation: str, optimizer: torch.optim.Optimizer, plan: Paramet
 def check_optimizer(
     optimizer: torch.optim.Optimizer | None, on_nonfinite: str, fold: bool, may_skip: bool
 ) -> None:
-    """
+    """Check that an optimizer is given where one is needed, and only there.
+
     Args:
         may_skip: whether a policy can skip steps.
 
@@ -131,7 +135,7 @@ def check_optimizer(
         TypeError: `optimizer` is not an optimizer.
         ValueError: it is given but not needed, or `fold` is given without it.
     """
-    if optimizer is not None and not isinstance(innermost(optimizer), torch.optim.Optimizer):
+    if optimizer is not None and not isinstance(unwrap_optimizer(optimizer), torch.optim.Optimizer):
         raise TypeError(
             f"[GradClipper] optimizer: expected a torch.optim.Optimizer, got {type(optimizer).__name__}"
         )

@@ -97,7 +97,7 @@ def _scale_by_norm(
 def _raise_if_nonfinite(together: Distributed, total: Tensor, norm_type: float, what: str) -> None:
     if math.isfinite(float(total)):
         return
-    found = together.offenders()
+    found = together.nonfinite_parameters()
     listed = ", ".join(f"{what}[{i}] ({count} elements)" for i, count in found[:8])
     more = f" and {len(found) - 8} more" if len(found) > 8 else ""
     where = f"on this rank: {listed}{more}" if found else "none on this rank"

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 _PHASES = {"before_clip": "before clipping", "measured": "as measured", "after_clip": "after clipping"}
 
 
-class Offender(NamedTuple):
+class FirstNonfinite(NamedTuple):
     """The first step with inf or NaN."""
 
     step: int
@@ -25,7 +25,7 @@ class Offender(NamedTuple):
         return f"{self.name} and {self.more} more" if self.more else self.name
 
 
-def first_offender(history: Recorded) -> Offender | None:
+def first_nonfinite_of(history: Recorded) -> FirstNonfinite | None:
     """The first step with inf or NaN; None if there is none. Reads one row of the parameters."""
     bad = np.flatnonzero(~np.isfinite(history.total_norm))
     if not len(bad):
@@ -33,7 +33,7 @@ def first_offender(history: Recorded) -> Offender | None:
     row = int(bad[0])
     rows = np.flatnonzero(history.window(row, row + 1).nonfinite[0])
     name = history.names[rows[0]] if len(rows) else "only the total"
-    return Offender(int(history.steps[row]), name, max(len(rows) - 1, 0))
+    return FirstNonfinite(int(history.steps[row]), name, max(len(rows) - 1, 0))
 
 
 def phase_in_words(history: Recorded, rows: slice = slice(None)) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 import torch
 from torch import Tensor
 
-from gradkern.clipping import ladder
+from gradkern.clipping import route
 from gradkern.diagnosis.watchdog import OnFinding, as_action
 from gradkern.history.facade import History
 from gradkern.history.format import read_json, write_json
@@ -23,7 +23,7 @@ from gradkern.monitor.copies import CLOSED, COPY, FORKED, Usability
 from gradkern.monitor.describe import describe_run
 from gradkern.monitor.lifetime import follow
 from gradkern.monitor.numbering import StepNumbers
-from gradkern.monitor.optimizers import as_optimizers
+from gradkern.monitor.optimizers import Optimizers, as_optimizers
 from gradkern.monitor.parts import Part, Parts
 from gradkern.monitor.pending import PendingStep
 from gradkern.monitor.ranks import agree_on_step
@@ -128,20 +128,23 @@ class GradMonitor:
         #: The only model; None where there are several.
         self._only = None if self._parts.names else self._parts.whole
         self._recording: Recording | None = None
+        options = Options(self.every, update_every, histogram_every, action)
         failed = True
         try:
             self.run_dir, rank, active = run_folder(run_dir, all_ranks)
             if active:
-                options = Options(self.every, update_every, histogram_every, action)
-                meta = describe_run(optimizers, options, rank, self._parts.names)
-                self._recording = Recording(
-                    self.run_dir, meta, _feed(sinks), self._parts, optimizers, self._numbers, options
-                )
-                self._numbers.resume(self._recording.recorder.last_step or 0)
-                follow(self)
+                self._open(optimizers, options, rank, sinks)
             failed = False
         finally:
             self._resume(agree_on_step(self._parts.params(), self._numbers.last, failed))
+
+    def _open(self, optimizers: Optimizers, options: Options, rank: int, sinks: Iterable[Sink | str]) -> None:
+        meta = describe_run(optimizers, options, rank, self._parts.names)
+        self._recording = Recording(
+            self.run_dir, meta, _feed(sinks), self._parts, optimizers, self._numbers, options
+        )
+        self._numbers.resume(self._recording.recorder.last_step or 0)
+        follow(self)
 
     def _resume(self, step: int) -> None:
         self._numbers.resume(step)
@@ -205,9 +208,7 @@ class GradMonitor:
             stats = combined(as_pieces(stats))
         if type(stats) is not GradStats or after_clip is not None or inv_scale is not None:
             inv_scale = check_said(stats, inv_scale, after_clip)
-        target = self._only
-        if target is None or part is not None:
-            target = self._parts.of(stats) if part is None else self._parts.named(part)
+        target = self._target(stats, part)
         number = self._numbers.upcoming(target.name) if step is None else as_step(step)
         given, loss = loss, as_loss(loss)
         extras = as_extra("GradMonitor.record", extra) if extra else None
@@ -217,9 +218,7 @@ class GradMonitor:
                 recording.leave_out(target)
             return
         if stats is None:
-            stats = self._take_pending(target)
-        if stats is None:
-            stats = self._measure(target, 1.0 if inv_scale is None else inv_scale)
+            stats = self._collected_or_measured(target, inv_scale)
         if stats.norm_type != self._norm_type:
             self._check_norm_type(stats.norm_type)
         self._begin(number, target)
@@ -406,6 +405,16 @@ class GradMonitor:
         for part in self._parts.pending():
             self._complete(part.pending)
 
+    def _target(self, stats: GradStats | None, part: str | None) -> Part:
+        if part is not None:
+            return self._parts.named(part)
+        return self._parts.of(stats) if self._only is None else self._only
+
+    def _collected_or_measured(self, part: Part, inv_scale: float | None) -> GradStats:
+        """The statistics of a step for which `record` is given none."""
+        pending = self._take_pending(part)
+        return self._measure(part, 1.0 if inv_scale is None else inv_scale) if pending is None else pending
+
     def _take_pending(self, part: Part) -> GradStats | None:
         """The clips that others made of a part's models."""
         if not (part is self._parts.whole and self._parts.names):
@@ -427,7 +436,7 @@ class GradMonitor:
     def _measure(self, part: Part, inv_scale: float) -> GradStats:
         plan = part.plan
         params = plan.current()
-        measured = ladder.measure("GradMonitor.record", params, plan.names, 2.0, self._count_zeros, inv_scale)
+        measured = route.measure("GradMonitor.record", params, plan.names, 2.0, self._count_zeros, inv_scale)
         return GradStats.of(
             measured, plan.names, plan.sizes(), plan.first, plan.identities, 2.0, inv_scale=inv_scale
         )

@@ -53,6 +53,15 @@ class _Target:
     layouts: Layouts
 
 
+def _recorder(folder: Path, meta: dict[str, Any], feed: Feed) -> Recorder:
+    lock = RunLock(folder)
+    try:
+        return Recorder(folder, meta, feed, ended=lock.release)
+    except BaseException:
+        lock.release()
+        raise
+
+
 class Recording:
     """Captures what `record` is called with, and writes it in a thread of its own.
 
@@ -75,12 +84,7 @@ class Recording:
         numbers: StepNumbers,
         options: Options,
     ) -> None:
-        lock = RunLock(folder)
-        try:
-            self.recorder = Recorder(folder, meta, feed, ended=lock.release)
-        except BaseException:
-            lock.release()
-            raise
+        self.recorder = _recorder(folder, meta, feed)
         self._pool = PinnedPool()
         self._parts, self._rated = parts, tuple(optimizers.values())
         self._joiner = StepJoiner(parts.names, self.recorder.submit)

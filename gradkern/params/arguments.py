@@ -157,7 +157,7 @@ def as_norm(operation: str, total_norm: Any) -> Tensor:
 _WITHIN = ("optimizer", "original_optimizer", "opt", "optim", "base_optimizer")
 
 
-def innermost(optimizer: Any) -> Any:
+def unwrap_optimizer(optimizer: Any) -> Any:
     """The torch optimizer that steps and takes hooks, inside any wrappers (some of which are optimizers by
     class); None if there is none."""
     found = optimizer

@@ -70,7 +70,7 @@ class Clipping:
 
 
 @dataclass(frozen=True)
-class Run:
+class ReportData:
     """A run, downsampled."""
 
     title: str
@@ -120,4 +120,4 @@ def columns_for(rows: int, cells: int = RMS_CELLS) -> int:
 
 
 #: What the functions of this package take: a downsampled run, an open History, or the folder of a run.
-Source: TypeAlias = Run | History | str | os.PathLike[str]
+Source: TypeAlias = ReportData | History | str | os.PathLike[str]

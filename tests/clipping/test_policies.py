@@ -39,7 +39,7 @@ def route(request, monkeypatch):
     if request.param == "torch":
         for module in ("policy_steps", "scale"):
             monkeypatch.setattr(f"gradkern.kernels.{module}.C", NullBackend())
-        monkeypatch.setattr("gradkern.clipping.ladder.C", NullBackend())
+        monkeypatch.setattr("gradkern.clipping.route.C", NullBackend())
         monkeypatch.setattr("gradkern.clipping.clipper.C", NullBackend())
         monkeypatch.setattr("gradkern.clipping.policies.value.C", NullBackend())
 
