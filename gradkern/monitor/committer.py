@@ -153,7 +153,7 @@ class Committer:
         self._warned.tell(
             "gone",
             f"[GradMonitor] {str(self._file)!r}: the file was deleted or replaced while it was recorded to. "
-            "Later steps are lost. Training continues. Close this monitor and build a new one to record again.",
+            "Later steps are lost. Training continues. Close this monitor and build a new one to record.",
         )
 
     def _drop_oldest(self, most: int) -> None:
