@@ -167,7 +167,7 @@ class History(Recorded):
         return history_html(self)
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
-        """Called by copy, deepcopy and pickle."""
+        """Called when a History is copied or serialized."""
         raise TypeError(
             "[History] copy: an open History holds a database and cannot be copied or serialized; keep its "
             "path and open it again with History.open"
