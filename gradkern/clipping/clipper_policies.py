@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from gradkern.clipping.checks import check_groups, check_one_way
+from gradkern.clipping.checks import check_groups, check_one_way, checked_decision
 from gradkern.clipping.deciding import Facts, Group, NormGroups, as_policy
 from gradkern.clipping.elements import ElementParts
 from gradkern.clipping.one_call import OneCall
@@ -104,7 +104,7 @@ class ClipperPolicies:
         """The decision for all rows, and the statistics of the groups if there are any."""
         if self._norm_groups is None:
             assert self._single is not None
-            return self._single.decide(stats), None
+            return checked_decision(self._single, self._single.decide(stats), len(stats.names)), None
         self.check_overlap(plan)
         return self._norm_groups.decide(stats, measured)
 

@@ -12,7 +12,7 @@ from gradkern.clipping import route, verdict
 from gradkern.clipping.route import Cache, RankGroups
 from gradkern.clipping.selection import check_no_overlap
 from gradkern.kernels.measured import Measured
-from gradkern.kernels.scale import coefficient
+from gradkern.kernels.torch_scale import coefficient
 from gradkern.params.arguments import as_limit, as_list, as_number
 
 OPERATION = "clip_grad_norm_"

@@ -17,7 +17,7 @@ from torch import Tensor
 from gradkern.clipping import functional
 from gradkern.clipping.measure import measure
 from gradkern.kernels.dtensors import is_distributed
-from gradkern.kernels.scale import coefficient
+from gradkern.kernels.torch_scale import coefficient
 from gradkern.monitor import GradMonitor
 from gradkern.params.arguments import as_limit, as_list
 from gradkern.params.names import first_rows

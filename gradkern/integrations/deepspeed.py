@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gradkern.clipping.measure import measure
-from gradkern.kernels.scale import coefficient
+from gradkern.kernels.torch_scale import coefficient
 from gradkern.monitor import GradMonitor
 from gradkern.monitor.combine import combined
 from gradkern.params.stats import GradStats
