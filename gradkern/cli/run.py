@@ -24,7 +24,10 @@ def add_command(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
         epilog="example: gradkern run --monitor runs/first torchrun --nproc-per-node 2 train.py --lr 0.1",
     )
     run.add_argument(
-        "--monitor", metavar="RUN", type=Path, help="record the gradients of each model that is clipped to this folder"
+        "--monitor",
+        metavar="RUN",
+        type=Path,
+        help="record the gradients of each clipped model to this folder",
     )
     run.add_argument("command_line", metavar="COMMAND", nargs=argparse.REMAINDER)
     run.set_defaults(run=_run)

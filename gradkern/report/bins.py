@@ -45,7 +45,7 @@ class Bins:
         return low, mean, high
 
     def share(self, flags: NDArray[np.bool_], known: NDArray[np.bool_]) -> F64:
-        """The share of records in each bin with the flag set, among those where it is known; NaN without any."""
+        """The share of records in each bin with the flag set, where it is known; NaN without any."""
         hits, total = self.count(flags & known), self.count(known)
         return np.divide(hits, total, out=np.full(len(self), np.nan), where=total > 0)
 

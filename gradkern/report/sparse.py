@@ -63,8 +63,8 @@ def read_histogram(history: History) -> Histogram | None:
         low=EXPONENTS[low],
         shares=(counts / total)[:, low:high],
         underflow={name: under[:, i] for i, name in enumerate(FORMATS)},
-        note="Non-zero elements of a sample in which all parameters have the same weight. Elements to the left "
-        "of a dashed line round to zero in that format.",
+        note="Non-zero elements of a sample in which all parameters have the same weight. Elements to the "
+        "left of a dashed line round to zero in that format.",
     )
 
 
