@@ -25,8 +25,8 @@ RMS_CELLS, RATIO_CELLS = 1_400_000, 350_000
 MOST_COLUMNS = 1000
 #: Events that are listed: the first and last of each kind, and the most of all kinds together.
 EVENTS_OF_KIND, MOST_EVENTS = 20, 400
-#: Groups or models that get a curve.
-MOST_GROUPS = 8
+#: Groups or models that get a curve, and charts of the caller's own numbers.
+MOST_GROUPS, MOST_OWN = 8, 12
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,8 @@ class ReportData:
     """How many events there were of each kind."""
     groups: dict[str, F64] = field(default_factory=dict)
     """The total norm of each group or model, for each bin."""
+    own: dict[str, dict[str, F64]] = field(default_factory=dict)
+    """Curves of the caller's own numbers, for each bin, by the title of their chart."""
     phase: str = "before clipping"
     """When the norms were measured, in words."""
     folder: str | None = None

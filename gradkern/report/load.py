@@ -19,7 +19,14 @@ from gradkern.report.data import (
     Source,
     columns_for,
 )
-from gradkern.report.events import counted, events_of, norms_of_groups, notices_of, spikes_in
+from gradkern.report.events import (
+    counted,
+    events_of,
+    norms_of_groups,
+    notices_of,
+    own_numbers,
+    spikes_in,
+)
 from gradkern.report.sparse import ratio_note, read_histogram, read_ratios
 
 
@@ -69,6 +76,7 @@ def _read(history: History) -> ReportData:
         events=notices_of(events),
         happened=counted(events),
         groups=norms_of_groups(history, bins),
+        own=own_numbers(history, bins),
         phase=phase_in_words(history),
         folder=str(folder),
     )

@@ -48,6 +48,11 @@ def payload(run: ReportData) -> dict[str, Any]:
         ],
         "happened": {visible(kind, 80): count for kind, count in run.happened.items()},
         "groups": {visible(name, 80): plain(norms) for name, norms in run.groups.items()},
+        "own": [
+            {"title": visible(title, 80)}
+            | {"curves": {visible(name, 80): plain(values) for name, values in curves.items()}}
+            for title, curves in run.own.items()
+        ],
     }
 
 
