@@ -11,6 +11,7 @@ from torch import Tensor
 from gradkern.clipping.ladder import written_shards
 from gradkern.clipping.policies.base import ElementPolicy
 from gradkern.clipping.policies.checks import at_least
+from gradkern.clipping.policies.native import NativePolicy
 from gradkern.kernels.backend import C
 from gradkern.kernels.dtensors import is_dtensor
 from gradkern.kernels.kinds import check_readable, naming
@@ -53,6 +54,9 @@ class AGC(ElementPolicy):
         self.clip_factor = at_least("AGC", "clip_factor", clip_factor, 0.0)
         self.eps = at_least("AGC", "eps", eps, 0.0)
         self.units = units
+
+    def native(self, names: tuple[str, ...]) -> NativePolicy | None:
+        return NativePolicy("agc", (self.clip_factor, self.eps)) if self.units == "timm" else None
 
     def check(self, operation: str, params: Sequence[Tensor], names: Sequence[str]) -> None:
         for param, name in zip(params, names):

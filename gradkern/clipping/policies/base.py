@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gradkern.clipping.policies.decision import Decision
-from gradkern.clipping.policies.native import NOTHING, NativePolicy
+from gradkern.clipping.policies.native import NativePolicy
 from gradkern.params.stats import GradStats
 
 
@@ -26,6 +26,8 @@ class Policy(ABC):
     """Whether a decision can be to skip the step."""
     needs_rows: bool = False
     """Whether it decides by the norms of rows: they are then measured before rounding, too."""
+    one_factor: bool = True
+    """Whether it can decide on one factor for all gradients, which is what `fold` needs."""
 
     @abstractmethod
     def decide(self, stats: GradStats) -> Decision:
@@ -66,11 +68,10 @@ class ElementPolicy(Policy):
     In a step that is skipped on a GPU they are changed all the same: nothing uses them.
     """
 
+    one_factor = False
+
     def decide(self, stats: GradStats) -> Decision:
         return Decision(torch.ones_like(stats.deciding()))
-
-    def native(self, names: tuple[str, ...]) -> NativePolicy | None:
-        return NOTHING
 
     def check(self, operation: str, params: Sequence[Tensor], names: Sequence[str]) -> None:
         """Called before any gradient of the clipper is changed.

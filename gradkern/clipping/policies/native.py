@@ -12,7 +12,7 @@ class NativePolicy(NamedTuple):
     """See `GroupPolicy` in csrc/bindings/policies.h."""
 
     kind: str
-    """"nothing", "global_norm", or one of `gradkern.kernels.policy_steps`."""
+    """"nothing", "global_norm", "value", "agc", or one of `gradkern.kernels.policy_steps`."""
     constants: tuple[float, ...] = ()
     state: Tensor | None = None
     """float64, on the CPU; what the policy remembers."""
