@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
-    from gradkern.report.data import Run
+    from gradkern.report.data import ReportData
 
 _FAILED = 2
 _RUN_HELP = "folder of the run: the run_dir given to GradMonitor"
@@ -88,7 +88,7 @@ def _report(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _write(run: Run, output: str | None, pictures: Path | None) -> None:
+def _write(run: ReportData, output: str | None, pictures: Path | None) -> None:
     from gradkern.report import write_report
 
     path = write_report(run, output)

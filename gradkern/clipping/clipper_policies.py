@@ -42,14 +42,14 @@ class ClipperPolicies:
                 name: as_policy("GradClipper", f"groups['{name}']", given)
                 for name, (_, given) in groups.items()
             }
-            # Read more than once, also those that can be read only once.
+            # Selectors are read more than once, which an iterator does not allow.
             self._selectors = {
                 name: tuple(given) if isinstance(given, Iterator) else given
                 for name, (given, _) in groups.items()
             }
         #: The policy for all parameters; None with groups.
         self._single = self.by_name[""] if groups is None else None
-        #: It, if it is a plain limit of the total norm.
+        #: The same if it only limits the total norm.
         self.global_norm = self._single if type(self._single) is GlobalNorm else None
         self.facts = Facts(self.by_name, groups is not None)
         self._norm_groups: NormGroups | None = None
@@ -85,7 +85,7 @@ class ClipperPolicies:
         return {} if self._norm_groups is None else self._norm_groups.by_name()
 
     def members(self) -> list[list[int]] | None:
-        """`ladder.measure`'s argument: what has to be measured besides the rows and the total."""
+        """`route.measure`'s argument: what has to be measured besides the rows and the total."""
         if self._norm_groups is not None:
             return self._norm_groups.members
         return [] if self._single is not None and self._single.needs_rows else None
@@ -97,7 +97,7 @@ class ClipperPolicies:
             held: what this rank holds of each gradient; None for the gradients themselves.
 
         Raises:
-            ValueError: some do.
+            ValueError: two of them do.
         """
         groups = self._norm_groups
         if groups is not None and len(groups.groups) > 1:

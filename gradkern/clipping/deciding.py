@@ -15,7 +15,7 @@ from gradkern.clipping.policies import GlobalNorm, Policy, SettledDecision, sett
 from gradkern.clipping.policies.limit import LimitedPolicy
 from gradkern.kernels.backend import C
 from gradkern.kernels.measured import Measured
-from gradkern.kernels.scale import coefficient
+from gradkern.kernels.torch_scale import coefficient
 from gradkern.params.arguments import as_limit
 from gradkern.params.group_stats import GroupColumns
 from gradkern.params.stats import GradStats

@@ -62,7 +62,7 @@ def _test_of(group: str, selector: Any) -> Callable[[str, Tensor], bool]:
     if isinstance(selector, nn.Module):
         selector = list(selector.parameters())
     elif isinstance(selector, torch.optim.Optimizer):
-        selector = [p for g in innermost(selector).param_groups for p in g["params"]]
+        selector = [p for g in unwrap_optimizer(selector).param_groups for p in g["params"]]
     elif callable(selector):
         return lambda name, param: bool(selector(name, param))
     elif isinstance(selector, Tensor):

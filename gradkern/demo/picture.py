@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradkern.demo.training import Run
+from gradkern.demo.training import DemoRun
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,7 +20,7 @@ _GREY = "#555555"
 _SMALLEST = 1e-12
 
 
-def draw(pairs: Sequence[tuple[Run, Run]], path: Path) -> None:
+def draw(pairs: Sequence[tuple[DemoRun, DemoRun]], path: Path) -> None:
     """Draw one row of four panels a model and write it as PNG.
 
     Raises:
@@ -37,7 +37,7 @@ def draw(pairs: Sequence[tuple[Run, Run]], path: Path) -> None:
     figure.savefig(path)
 
 
-def _row(figure: Any, unclipped: Run, clipped: Run) -> None:
+def _row(figure: Any, unclipped: DemoRun, clipped: DemoRun) -> None:
     from matplotlib.ticker import MaxNLocator
 
     setting = clipped.setting
@@ -65,14 +65,14 @@ def _row(figure: Any, unclipped: Run, clipped: Run) -> None:
     )  # fmt: skip
 
 
-def _blow_up(run: Run) -> str:
+def _blow_up(run: DemoRun) -> str:
     found = run.first_nonfinite()
     if found is None:
         return "finite to the end"
     return f"first inf or NaN: {found[1][0]}, step {found[0]}"
 
 
-def _losses(axes: Axes, unclipped: Run, clipped: Run) -> None:
+def _losses(axes: Axes, unclipped: DemoRun, clipped: DemoRun) -> None:
     """The losses on a linear axis over the range in which a model learns; larger ones are stated as text."""
     top = 2 * clipped.loss[0]
     axes.plot(_steps(clipped), clipped.loss, color=_CLIPPED, linewidth=1.6)
@@ -90,7 +90,7 @@ def _losses(axes: Axes, unclipped: Run, clipped: Run) -> None:
     axes.text(0.97, 0.06, "with clipping", transform=axes.transAxes, ha="right", fontsize=12, color=_CLIPPED)
 
 
-def _layers(axes: Axes, run: Run, title: str) -> None:
+def _layers(axes: Axes, run: DemoRun, title: str) -> None:
     """Each layer's norm, earlier layers thicker, so that lines on top of each other are seen; a vertical
     line where a gradient holds inf or NaN for the first time."""
     steps = _steps(run)
@@ -109,7 +109,7 @@ def _layers(axes: Axes, run: Run, title: str) -> None:
         axes.axvline(found[0], color=_GREY, linestyle="--", linewidth=1.5)
 
 
-def _total(axes: Axes, run: Run) -> None:
+def _total(axes: Axes, run: DemoRun) -> None:
     """The total norm, its threshold, and a mark at every step that was clipped."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -130,5 +130,5 @@ def _total(axes: Axes, run: Run) -> None:
     axes.legend(loc="upper right", fontsize=12, frameon=False)
 
 
-def _steps(run: Run) -> list[int]:
+def _steps(run: DemoRun) -> list[int]:
     return list(range(1, run.steps + 1))

@@ -6,7 +6,7 @@ import time
 from types import TracebackType
 from typing import TextIO
 
-from gradkern.demo.training import Run
+from gradkern.demo.training import DemoRun
 
 #: Seconds between two updates on a terminal, and lines a run elsewhere.
 _REFRESH, _LINES = 0.1, 5
@@ -27,7 +27,7 @@ class Progress:
         self._width = 0
         self._line = self._last_line = ""
 
-    def __call__(self, run: Run, steps: int) -> None:
+    def __call__(self, run: DemoRun, steps: int) -> None:
         """Update the display, if due. Called after every step."""
         if self._out is None:
             return
@@ -68,7 +68,7 @@ class Progress:
         self._out.flush()
 
 
-def _describe(run: Run, steps: int, seconds: float) -> str:
+def _describe(run: DemoRun, steps: int, seconds: float) -> str:
     how = f"max_norm {run.max_norm:g}" if run.clipping else "no clipping"
     done = (
         f"{run.setting.title:11}  {how:13}  step {run.steps:4}/{steps}  loss {run.loss[-1]:<9.4g}"

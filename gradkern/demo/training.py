@@ -47,7 +47,7 @@ SETTINGS = {
 
 
 @dataclass
-class Run:
+class DemoRun:
     """The record of one run. Lists have one entry for each step; norms are from before clipping."""
 
     setting: Setting
@@ -103,10 +103,10 @@ class Run:
         return f"did not learn: loss {self.loss[0]:.3f} to {last:.3f} in {self.steps} steps"
 
 
-Progress = Callable[[Run, int], None]
+Progress = Callable[[DemoRun, int], None]
 
 
-def _record(run: Run, loss: float, stats: GradStats) -> None:
+def _record(run: DemoRun, loss: float, stats: GradStats) -> None:
     layers = stats.by_layer(depth=2)
     run.layers, run.numel = layers.names, layers.numel
     run.loss.append(loss)
@@ -126,7 +126,7 @@ def train(
     seed: int,
     time_clipping: bool = False,
     progress: Progress | None = None,
-) -> Run:
+) -> DemoRun:
     """Train with SGD and momentum, until `steps` are done or the loss is NaN (the weights are then). The run
     is recorded and diagnosed.
 
@@ -145,7 +145,7 @@ def train(
     batches = Batches(data, BATCH, LENGTH, seed)
     optimizer = torch.optim.SGD(model.parameters(), lr=setting.learning_rate, momentum=MOMENTUM)
     clipper = GradClipper(model, max_norm)
-    run = Run(setting, max_norm, folder=folder)
+    run = DemoRun(setting, max_norm, folder=folder)
     if time_clipping:
         run.cost = ClipCost(list(model.parameters()), clipper)
     with GradMonitor(model, optimizer, folder) as monitor:
@@ -156,7 +156,7 @@ def train(
 
 
 def _loop(
-    run: Run,
+    run: DemoRun,
     steps: int,
     model: nn.Module,
     batches: Batches,

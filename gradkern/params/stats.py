@@ -126,9 +126,9 @@ class GradStats:
 
     @classmethod
     def of_fields(cls, fields: dict[str, Any]) -> GradStats:
-        """Statistics with these fields, and defaults for the others. Takes the dict over.
+        """Statistics with these fields, and defaults for the others. The dict must not be used afterwards.
 
-        The `__init__` of a frozen dataclass would set them one by one, which takes longer than measuring.
+        The `__init__` of a frozen dataclass sets fields one by one, which takes longer than measuring.
         """
         stats = object.__new__(cls)
         object.__setattr__(stats, "__dict__", fields)

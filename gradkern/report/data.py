@@ -25,8 +25,8 @@ RMS_CELLS, RATIO_CELLS = 1_400_000, 350_000
 MOST_COLUMNS = 1000
 #: Events that are listed: so many of each kind's first and last, and of all kinds together.
 EVENTS_OF_KIND, MOST_EVENTS = 20, 400
-#: Groups or models that get a curve.
-MOST_GROUPS = 8
+#: Groups or models that get a curve, and charts of the caller's own numbers.
+MOST_GROUPS, MOST_OWN = 8, 12
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Clipping:
 
 
 @dataclass(frozen=True)
-class Run:
+class ReportData:
     """A run, downsampled."""
 
     title: str
@@ -96,6 +96,8 @@ class Run:
     """How many events there were of each kind."""
     groups: dict[str, F64] = field(default_factory=dict)
     """The total norm of each group or model, for each bin."""
+    own: dict[str, dict[str, F64]] = field(default_factory=dict)
+    """Curves of the caller's own numbers, for each bin, by the title of their chart."""
     phase: str = "before clipping"
     """What the norms are of."""
     folder: str | None = None
@@ -120,4 +122,4 @@ def columns_for(rows: int, cells: int = RMS_CELLS) -> int:
 
 
 #: What the functions of this package take: a downsampled run, an open History, or the folder of a run.
-Source: TypeAlias = Run | History | str | os.PathLike[str]
+Source: TypeAlias = ReportData | History | str | os.PathLike[str]

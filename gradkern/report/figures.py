@@ -11,7 +11,7 @@ import numpy as np
 
 from gradkern._util.names import common_prefix
 from gradkern._util.text import fit, visible
-from gradkern.report.data import Matrix, Run, Source
+from gradkern.report.data import Matrix, ReportData, Source
 from gradkern.report.load import load
 
 try:
@@ -62,7 +62,7 @@ def _labels(names: Sequence[str], width: int) -> list[str]:
     return [text.replace("$", r"\$") for text in fit([visible(name[skip:]) for name in names], width)]
 
 
-def _curve(ax: Axes, run: Run, key: str, color: str, label: str) -> None:
+def _curve(ax: Axes, run: ReportData, key: str, color: str, label: str) -> None:
     at = (run.bins.first + run.bins.last) / 2
     mid = run.series[key]
     marker = "o" if int(np.isfinite(mid).sum()) == 1 else None
@@ -163,7 +163,7 @@ def plot_heatmap(run: Source, metric: str = "rms", ax: Axes | None = None) -> Fi
     return figure
 
 
-def _draw_matrix(figure: Figure, ax: Axes, data: Run, matrix: Matrix) -> None:
+def _draw_matrix(figure: Figure, ax: Axes, data: ReportData, matrix: Matrix) -> None:
     usable = np.isfinite(matrix.values) & (matrix.values > 0) & ~matrix.bad
     low, high = np.percentile(matrix.values[usable], [1, 99]) if usable.any() else (0.1, 1.0)
     edges = np.append(matrix.first, matrix.last[-1] + 1).astype(float)

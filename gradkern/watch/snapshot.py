@@ -21,7 +21,7 @@ from gradkern.history import format
 from gradkern.history.facade import History
 from gradkern.history.format import HistoryError
 from gradkern.history.noted import Event
-from gradkern.history.words import Offender, first_offender, phase_in_words
+from gradkern.history.words import FirstNonfinite, first_nonfinite_of, phase_in_words
 
 F64 = NDArray[np.float64]
 
@@ -65,7 +65,7 @@ class Snapshot:
     clip_rate_lately: float | None = None
     skipped: int = 0
     nonfinite_steps: int = 0
-    offender: Offender | None = None
+    first_nonfinite: FirstNonfinite | None = None
     headline: Finding | None = None
     """The worst of what a diagnosis found, as of the last time the run was diagnosed; no "info"."""
     happened: Mapping[str, int] = field(default_factory=dict)
@@ -189,7 +189,7 @@ class Watcher:
             clip_rate_lately=float(clipped[coef][-100:].mean()) if coef.any() else None,
             skipped=int(history.skipped.sum()),
             nonfinite_steps=int((~np.isfinite(norms)).sum()),
-            offender=first_offender(history),
+            first_nonfinite=first_nonfinite_of(history),
             headline=self._diagnose(history, closed is not None),
             happened=_counted(events),
             latest=notice_of(events[-1].step, events[-1].kind, events[-1].data) if events else None,

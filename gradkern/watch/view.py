@@ -80,8 +80,8 @@ def _numbers(snap: Snapshot, width: int) -> list[Text]:
     if snap.skipped:
         first.append((f"skipped {snap.skipped:,}", _WARN))
     lines = _joined(first, width)
-    if snap.offender is not None:
-        lines += _offender(snap.nonfinite_steps, *snap.offender, width)
+    if snap.first_nonfinite is not None:
+        lines += _first_nonfinite(snap.nonfinite_steps, *snap.first_nonfinite, width)
     return lines
 
 
@@ -89,7 +89,7 @@ def _norm(snap: Snapshot) -> str:
     return f"norm {number(snap.total_norm)}" + (f" {snap.phase}" if snap.phase else "")
 
 
-def _offender(steps: int, step: int, name: str, more: int, width: int) -> list[Text]:
+def _first_nonfinite(steps: int, step: int, name: str, more: int, width: int) -> list[Text]:
     others = f" and {more} more" if more else ""
     text = f"inf or NaN in {steps:,} step{'s' * (steps != 1)}, first at step {step:,}:"
     room = width - len(others) - 1

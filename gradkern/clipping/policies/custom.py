@@ -1,4 +1,4 @@
-"""`custom`: a function as a policy."""
+"""`custom`: a policy made of a function."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gradkern.params.stats import GradStats
 
 
 def custom(decide: Callable[[GradStats], Decision | Tensor | float]) -> Policy:
-    """A policy of a function that is given the statistics of a step.
+    """Make a policy of a function that is called with the statistics of each step.
 
     Args:
         decide: returns a `Decision`, or its factor alone: a number, 0-d, or [N]. Tensor operations keep it

@@ -1,4 +1,4 @@
-"""`Decision`: what a policy wants done with the gradients, on their device."""
+"""`Decision`: the result of a policy."""
 
 from __future__ import annotations
 

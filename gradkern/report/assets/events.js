@@ -25,3 +25,15 @@ function groups(parent, state, data) {
     curves: names.map((name, i) => ({ label: name, colour: colours[i], values: numbers(data.groups[name]) })),
   });
 }
+
+// The caller's own numbers; norms over the positions of a sequence span orders of magnitude.
+function own(parent, state, data) {
+  const colours = ["blue", "orange", "green", "violet", "red"];
+  for (const { title, curves } of data.own) {
+    const names = Object.keys(curves);
+    stepChart(card(parent), state, data.series, {
+      title, log: title.startsWith("gradient_over_time/"), height: 180, empty: "No finite number was recorded.",
+      curves: names.map((name, i) => ({ label: name, colour: colours[i % colours.length], values: numbers(curves[name]) })),
+    });
+  }
+}

@@ -115,6 +115,7 @@ function build() {
   updates(cards);
   histogram(card(cards), state, data);
   learningRate(cards);
+  own(cards, state, data);
   document.body.append(tip);
 }
 
