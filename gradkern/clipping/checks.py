@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from gradkern.clipping.policies import Policy
-from gradkern.params.arguments import innermost
+from gradkern.params.arguments import unwrap_optimizer
 from gradkern.params.plan import ParameterPlan
 
 
@@ -95,33 +93,6 @@ def check_policies(policies: Sequence[tuple[str, Policy | None]], fold: bool) ->
             "[GradClipper] fold: expected one factor for all gradients, because a fused optimizer divides "
             "all of them by one grad_scale; got groups or a policy with several factors. Leave fold out"
         )
-
-
-def checked_decision(policy: Policy, decision: Decision, rows: int) -> Decision:
-    """The decision of a policy, with 1 in place of negative factors on a device, where it is too late for an
-    error. A NaN stays, as of a norm that is NaN.
-
-    Raises:
-        TypeError: it is no `Decision`, or its factor is no tensor.
-        ValueError: the factor is neither 0-d nor one for each row, or it lies on the CPU and is negative.
-    """
-    where, factor = f"[{type(policy).__name__}.decide]", getattr(decision, "factor", None)
-    if not isinstance(decision, Decision) or not isinstance(factor, Tensor):
-        got = (
-            f"a factor of type {type(factor).__name__}" if isinstance(decision, Decision) else repr(decision)
-        )
-        raise TypeError(f"{where} expected a Decision whose factor is a tensor, got {got}")
-    if factor.shape not in ((), (rows,)):
-        raise ValueError(
-            f"{where} factor: expected one number or one for each of {rows} rows, got {tuple(factor.shape)}"
-        )
-    negative = factor < 0
-    if negative.is_cpu and look(negative.any()):
-        raise ValueError(
-            f"{where} factor: expected numbers that are not negative, which would flip the signs of "
-            f"gradients, got {float(factor.min())!r}. Gradients are unchanged."
-        )
-    return dataclasses.replace(decision, factor=factor.masked_fill(negative, 1.0))
 
 
 def check_folded(operation: str, optimizer: torch.optim.Optimizer, plan: ParameterPlan) -> None:

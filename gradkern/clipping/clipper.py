@@ -251,7 +251,7 @@ class GradClipper:
             )
             if columns is not None:
                 columns["threshold"] = self._global.max_norm
-                return self._clipped(ladder.on_home_device(columns, params), params)
+                return self._clipped(route.on_home_device(columns, params), params)
         elif scaler is None and plain and params and params[0].is_cpu:
             call = self._chosen.one_call(self._plan, self._ranks.pp_group is not None)
             columns = call.clip(params, self.norm_type, self._treatment, self._count_zeros)

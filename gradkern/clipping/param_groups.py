@@ -45,7 +45,7 @@ def clip(
     rows, bounds = _norm_groups(_members(listed), limits, max_norm)
     held = [param.grad for param in params]
     check_no_overlap({str(i): members for i, members in enumerate(rows)}, held, names, operation=OPERATION)
-    ladder.misuse.check_used(OPERATION, params)
+    route.misuse.check_used(OPERATION, params)
     cache = Cache()
     measured = route.measure(OPERATION, params, names, norm_type, False, 1.0, ranks, cache, rows)
     if error_if_nonfinite:

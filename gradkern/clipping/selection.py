@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gradkern.kernels.backend import C
-from gradkern.params.arguments import innermost
+from gradkern.params.arguments import unwrap_optimizer
 
 Selector = str | Callable[[str, Tensor], bool] | torch.optim.Optimizer | nn.Module | Iterable[Tensor]
 """A glob over names; a function of name and parameter; an optimizer; a module; or parameters."""

@@ -9,8 +9,8 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from gradkern.clipping.ladder import written_shards
 from gradkern.clipping.policies import SettledDecision
+from gradkern.clipping.route import written_shards
 from gradkern.kernels.measured import Measured
 from gradkern.kernels.scale import is_one, scale_
 

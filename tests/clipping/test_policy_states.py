@@ -169,16 +169,16 @@ def test_a_function_may_decide_in_numbers(decided, factor, skip):
         (None, TypeError, "expected a Decision, or a factor as a number or a tensor, got NoneType"),
         ("0.5", TypeError, "got str"),
         (torch.ones(2, dtype=torch.complex64), TypeError, "got a tensor of torch.complex64"),
-        (torch.ones(5), ValueError, r"expected a factor of shape \(\) or \(2,\), got \(5,\)"),
+        (torch.ones(5), ValueError, r"factor: expected one number or one for each of 2 rows, got \(5,\)"),
         (Decision(1.0, skip="yes"), TypeError, "expected skip as a number or a tensor, got str"),
-        (Decision(1.0, skip=torch.ones(2)), ValueError, "expected one bool to skip by"),
+        (Decision(1.0, skip=torch.ones(2)), ValueError, r"skip: expected one bool, got shape \(2,\)"),
     ],
 )
 def test_what_is_no_decision(decided, kind, message):
     params = parameters(2)
     fill(params, 0)
     before = params[0].grad.clone()
-    with pytest.raises(kind, match=rf"\[custom\] decide: {message}" if "expected" in message else message):
+    with pytest.raises(kind, match=rf"\[custom.decide\] .*{message}"):
         gradkern.GradClipper(params, policy=policies.custom(lambda stats: decided)).clip_()
     assert torch.equal(params[0].grad, before)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from gradkern.clipping.policies.base import ElementPolicy
 from gradkern.clipping.policies.checks import at_least
 from gradkern.clipping.policies.native import NativePolicy
+from gradkern.clipping.route import written_shards
 from gradkern.kernels.backend import C
 from gradkern.kernels.dtensors import is_dtensor
 from gradkern.kernels.kinds import check_readable, naming

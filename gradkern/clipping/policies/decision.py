@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradkern.kernels.torch_scale import look
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -43,23 +45,32 @@ def settled(found: Any, rows: int, device: torch.device, policy: str) -> Settled
         policy: the name of the policy, for messages.
 
     Raises:
-        TypeError, ValueError: it is neither, or of another shape. Gradients are unchanged.
+        TypeError, ValueError: it is neither, of another shape, or negative, which shows on a CPU only.
 
     Notes:
-        No synchronisation, unless a tensor lies on another device.
+        No synchronisation, unless a tensor lies on another device than the gradients. On a device it is too
+        late to raise for a negative factor, which counts as 1. A NaN stays, as of a norm that is NaN.
     """
     decision = found if isinstance(found, Decision) else Decision(found)
     wide = torch.float32 if device.type == "mps" else torch.float64
-    factor = _on_device(decision.factor, wide, device, f"[{policy}] decide: expected a Decision, or a factor")
-    if tuple(factor.shape) not in ((), (rows,)):
+    factor = _on_device(decision.factor, wide, device, f"[{policy}.decide] expected a Decision, or a factor")
+    if factor.shape not in ((), (rows,)):
         raise ValueError(
-            f"[{policy}] decide: expected a factor of shape () or ({rows},), got {tuple(factor.shape)}"
+            f"[{policy}.decide] factor: expected one number or one for each of {rows} rows, got "
+            f"{tuple(factor.shape)}"
         )
+    negative = factor < 0
+    if negative.is_cpu and look(negative.any()):
+        raise ValueError(
+            f"[{policy}.decide] factor: expected numbers that are not negative, which would flip the signs "
+            f"of gradients, got {float(factor.min())!r}. Gradients are unchanged."
+        )
+    factor = factor.masked_fill(negative, 1.0)
     if decision.skip is None:
         return SettledDecision(factor, None, decision.threshold)
-    skip = _on_device(decision.skip, torch.bool, device, f"[{policy}] decide: expected skip")
+    skip = _on_device(decision.skip, torch.bool, device, f"[{policy}.decide] expected skip")
     if skip.numel() != 1:
-        raise ValueError(f"[{policy}] decide: expected one bool to skip by, got shape {tuple(skip.shape)}")
+        raise ValueError(f"[{policy}.decide] skip: expected one bool, got shape {tuple(skip.shape)}")
     return SettledDecision(factor, skip.reshape(()), decision.threshold)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gradkern.clipping.policies.base import ElementPolicy
 from gradkern.clipping.policies.native import NativePolicy
+from gradkern.clipping.route import written_shards
 from gradkern.kernels.backend import C
 from gradkern.params.arguments import as_limit
 
