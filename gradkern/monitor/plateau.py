@@ -54,9 +54,9 @@ class Plateau:
         self._told = True
         value = f"{total:.4g}" if exactly else f"about {np.mean(self._totals):.2g}"
         return (
-            f"[GradMonitor] the total norm has been {value} for {_STEPS} recorded steps: something else "
-            "has clipped the gradients before they were measured (a trainer's max_grad_norm, say). Measure "
-            "before it clips, leave the clipping to GradClipper, or pass record(after_clip=True)"
+            f"[GradMonitor] the total norm has been {value} for {_STEPS} recorded steps: other code clips "
+            "the gradients before they are measured (for example max_grad_norm of a trainer). Measure before "
+            "it clips, let GradClipper clip instead, or pass record(after_clip=True)"
         )
 
     def _drifts(self) -> bool:

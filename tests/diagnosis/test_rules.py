@@ -94,6 +94,14 @@ class TestVanishing:
         run = sloped(healthy(8, steps), decades)
         assert alarms(flat_loss(run)) == (found and ["vanishing_gradient"])
 
+    def test_of_a_very_deep_model_every_layer_at_fault_is_named(self):
+        """Not the 48 of 120 that the profile looks at; a reader sees four and how many there are."""
+        finding = only(flat_loss(sloped(healthy(120), 8)), "vanishing_gradient")
+        count = len(finding.layers)
+        assert finding.layers == healthy(120).names[:count] and 160 < count < 190
+        assert finding.evidence["layers_in_chain"] == 120
+        assert finding.where == f"steps 1–200, in 0.weight, 0.bias, 2.weight, 2.bias and {count - 4} more"
+
     def test_one_small_layer_is_no_trend(self):
         rms = healthy(12).rms.copy()
         rms[:, 0:2] *= 1e-5

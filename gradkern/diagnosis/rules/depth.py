@@ -147,15 +147,14 @@ def _starved(case: Case, sight: Sight) -> tuple[str, ...]:
     best = np.nanmax(logs)
     with np.errstate(invalid="ignore"):
         low = logs <= best + np.log10(STARVED)
-    rising = [x for x, sick in zip(sight.profile.layers, low) if sick]
-    return case.of_layers(rising)
+    return case.of_layers(sight.profile.named(low))
 
 
 def _swollen(case: Case, sight: Sight) -> tuple[str, ...]:
     logs = median((sight.profile.weight if sight.signal == "weights" else sight.profile.bias)[sight.mask])
     with np.errstate(invalid="ignore"):
         high = logs >= np.nanmin(logs) - np.log10(STARVED)
-    return case.of_layers([x for x, sick in zip(sight.profile.layers, high) if sick])
+    return case.of_layers(sight.profile.named(high))
 
 
 def _finding(
