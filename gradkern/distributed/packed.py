@@ -36,7 +36,7 @@ _BIN_ROOTS = (2.0**-600, 1.0, 2.0**600)
 
 @functools.lru_cache(maxsize=256)
 def positions_on(positions: tuple[int, ...], device: torch.device) -> slice | Tensor:
-    """An index of rows on a device. Kept: a copy from the host waits for the device and cannot be captured."""
+    """An index of rows on a device. Kept: a copy from the host waits for it and cannot be captured."""
     first = positions[0] if positions else 0
     if positions == tuple(range(first, first + len(positions))):
         return slice(first, first + len(positions))
