@@ -42,9 +42,18 @@ def monitored(
         ...             optimizer.step()
         ...             optimizer.zero_grad()
 
+    Raises:
+        ValueError: the accelerator trains with DeepSpeed, which clips by itself.
+
     Notes:
         One row an optimizer step: clips of gradients that are still accumulated are not recorded.
     """
+    if accelerator.distributed_type == "DEEPSPEED":
+        raise ValueError(
+            "[monitored] accelerator: expected one that clips with torch, but DeepSpeed clips by "
+            "itself; use gradkern.integrations.deepspeed.monitored(accelerator.deepspeed_engine_wrapped.engine, run_dir), "
+            "which records the losses too"
+        )
     monitor = GradMonitor(accelerator.unwrap_model(model), optimizer, run_dir, **options)
     accelerator.register_for_checkpointing(monitor)
     try:

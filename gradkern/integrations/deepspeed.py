@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gradkern.clipping.measure import measure
+from gradkern.integrations.stand_in import follow_rates, stand_in
 from gradkern.kernels.scale import coefficient
 from gradkern.monitor import GradMonitor
 from gradkern.monitor.combine import combined
@@ -43,8 +44,9 @@ def monitored(
         ``engine.get_global_grad_norm()``, or the norm of all rows where the engine has none. The rows come
         from ``deepspeed.utils.safe_get_full_grad``: one collective for each parameter in stages 1 to 3, with
         one whole gradient in memory at a time. The loss is the mean of those given to ``engine.backward``
-        on this rank; ``loss.backward()`` passes it by. Weight norms, update ratios and histograms are
-        not recorded, as the parameters' own `.grad` is empty or partial.
+        on this rank, or their sum with ``scale_wrt_gas=False``; ``loss.backward()`` passes it by. Weight
+        norms, update ratios and histograms are not recorded, as the parameters' own `.grad` is empty or
+        partial.
     """
     rates = _rates(engine)
     options = {"update_every": 0, "histogram_every": 0, **options}
@@ -61,14 +63,16 @@ def monitored(
 class _Recorder:
     """Stands before an engine's `backward` and `step`."""
 
-    def __init__(self, engine: Any, monitor: GradMonitor, rates: torch.optim.Optimizer) -> None:
+    def __init__(self, engine: Any, monitor: GradMonitor, rates: torch.optim.Optimizer | None) -> None:
         self._engine, self._monitor, self._rates = engine, monitor, rates
         self._backward, self._step = engine.backward, engine.step
         self._losses: list[Tensor] = []
+        self._are_shares = False  # of the step's loss: divided by the number of micro-batches already
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> Any:
         """The engine's, keeping the loss."""
         self._losses.append(loss.detach())
+        self._are_shares = not kwargs.get("scale_wrt_gas", True)
         return self._backward(loss, *args, **kwargs)
 
     def step(self, *args: Any, **kwargs: Any) -> Any:
@@ -79,16 +83,18 @@ class _Recorder:
             return self._step(*args, **kwargs)
         due = (engine.global_steps + 1) % self._monitor.every == 0
         stats = _measured(engine) if due else None
-        for mine, theirs in zip(self._rates.param_groups, engine.optimizer.param_groups):
-            mine["lr"] = theirs["lr"]  # a scheduler changes it within the step
+        follow_rates(self._rates, engine.optimizer.param_groups)  # a scheduler changes them within the step
         result = self._step(*args, **kwargs)
-        losses, self._losses = self._losses, []
         self._monitor.record(
-            None if stats is None else _decided(engine, stats),
-            loss=torch.stack(losses).mean() if losses else None,
-            step=engine.global_steps,
+            None if stats is None else _decided(engine, stats), loss=self._loss(), step=engine.global_steps
         )
         return result
+
+    def _loss(self) -> Tensor | None:
+        losses, self._losses = self._losses, []
+        if not losses:
+            return None
+        return torch.stack(losses).sum() if self._are_shares else torch.stack(losses).mean()
 
 
 @torch.no_grad()
@@ -133,17 +139,9 @@ def _decided(engine: Any, stats: GradStats) -> GradStats:
     )
 
 
-def _rates(engine: Any) -> torch.optim.Optimizer:
-    """What tells the monitor of the engine's optimizer: its class, settings and learning rates.
-
-    The engine's own one steps with flat pieces of the parameters, of which a monitor knows nothing.
-    """
+def _rates(engine: Any) -> torch.optim.Optimizer | None:
+    """A stand-in for the engine's optimizer, which steps with flat pieces of the parameters."""
     inner = engine.optimizer
     while not isinstance(inner, torch.optim.Optimizer) and hasattr(inner, "optimizer"):
         inner = inner.optimizer
-    params = [p for p in engine.module.parameters() if p.requires_grad]
-    groups = [{key: value for key, value in group.items() if key != "params"} for group in inner.param_groups]
-    stand_in = type(type(inner).__name__, (torch.optim.Optimizer,), {})(params, {})
-    own = params if len(groups) == 1 else []  # of several groups nobody says which parameter is where
-    stand_in.param_groups = [{**group, "params": own} for group in groups]
-    return stand_in
+    return stand_in(inner, [p for p in engine.module.parameters() if p.requires_grad], inner.param_groups)

@@ -43,7 +43,8 @@ class GradkernCallback(Callback):  # type: ignore[misc]
         optimization) one row a batch, or one a step of the optimizer that steps several times in a batch.
         The loss is the mean over the step's batches: the `loss` that `training_step` returns. The number of
         steps is kept in checkpoints. While training, `torch.nn.utils` is patched, so Lightning clips with
-        gradkern.
+        gradkern. With its `DeepSpeedStrategy` the engine is recorded, as by `monitored` of
+        `gradkern.integrations.deepspeed`.
     """
 
     def __init__(self, run_dir: str | os.PathLike[str] | None = None, **options: Any) -> None:
@@ -68,10 +69,13 @@ class GradkernCallback(Callback):  # type: ignore[misc]
         """Start recording."""
         default = Path(trainer.default_root_dir) / "gradkern"
         optimizers = trainer.optimizers[0] if len(trainer.optimizers) == 1 else list(trainer.optimizers)
-        self._last = self._seen = self._training.start(pl_module, optimizers, default).step
+        engine = getattr(trainer.strategy, "deepspeed_engine", None)
+        self._last = self._seen = self._training.start(pl_module, optimizers, default, engine).step
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         """Measure here where nothing will clip, or has clipped."""
+        if self._training.by_engine:
+            return
         params = _params(optimizer)
         if pl_module.automatic_optimization:
             clipped = _clips(trainer, pl_module)

@@ -9,7 +9,7 @@ from typing import Any
 import transformers
 
 from gradkern._util.warning import warn
-from gradkern.integrations.callback import TrainingMonitor
+from gradkern.integrations.callback import TrainingMonitor, engine_of
 from gradkern.monitor import GradMonitor
 
 
@@ -27,7 +27,8 @@ class GradkernCallback(transformers.TrainerCallback):  # type: ignore[misc]
     Notes:
         One row an optimizer step, under its ``state.global_step``. The loss is the one that the Trainer
         logs, at the steps where it does (`logging_steps`). While training, `torch.nn.utils` is patched, so
-        the Trainer clips with gradkern.
+        the Trainer clips with gradkern. With DeepSpeed the engine is recorded, as by `monitored` of
+        `gradkern.integrations.deepspeed`.
     """
 
     def __init__(self, run_dir: str | os.PathLike[str] | None = None, **options: Any) -> None:
@@ -43,21 +44,21 @@ class GradkernCallback(transformers.TrainerCallback):  # type: ignore[misc]
         self, args: Any, state: Any, control: Any, model: Any = None, optimizer: Any = None, **_: Any
     ) -> None:
         """Start recording; a resumed run continues its numbers."""
-        monitor = self._training.start(model, optimizer, Path(args.output_dir) / "gradkern")
+        folder = Path(args.output_dir) / "gradkern"
+        monitor = self._training.start(model, optimizer, folder, engine_of(model))
         monitor.load_state_dict({"step": state.global_step})
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Record the clip that the Trainer has just made."""
-        if not self._training.running:
+        if not self._training.running or self._training.by_engine:
             return
         if self.monitor.has_pending:
             self.monitor.record(step=state.global_step + 1)
         elif not self._warned:
             self._warned = True
             warn(
-                "[GradkernCallback] nothing is recorded: this Trainer does not clip with torch.nn.utils, as "
-                "DeepSpeed and FSDP1 clip by themselves. For DeepSpeed use monitored(engine) of "
-                "gradkern.integrations.deepspeed"
+                "[GradkernCallback] nothing is recorded: this Trainer does not clip with torch.nn.utils. "
+                "Sharded FSDP1 clips by itself; FSDP2 (fsdp_version: 2) clips with torch"
             )
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
