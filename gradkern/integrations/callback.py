@@ -1,4 +1,4 @@
-"""Shared by the callbacks: a monitor that is open while a framework trains."""
+"""`TrainingMonitor`: the part that the callbacks of several frameworks share."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class TrainingMonitor:
     """A `GradMonitor` that is open from `start` to `stop`, and gets the clips meanwhile.
 
     Args:
-        run_dir, options: those of `GradMonitor`.
+        run_dir, options: arguments of `GradMonitor`.
     """
 
     #: Whether a DeepSpeed engine trains, which is recorded as a whole: clips, losses and steps.
@@ -78,13 +78,13 @@ class TrainingMonitor:
         self._stack.close()
 
     def state_dict(self) -> dict[str, int]:
-        """For a checkpoint: the number of the last step."""
+        """The number of the last step, for a checkpoint."""
         if self._open is not None:
             return self._open.state_dict()
         return dict(self._state or {})
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Continue from a checkpoint: now, or when training starts."""
+        """Continue from a checkpoint, now or as soon as training starts."""
         if not state:
             return
         if self._open is not None:

@@ -1,4 +1,4 @@
-"""`monitored`: records the gradients of a DeepSpeed engine, which clips by itself, for ZeRO stages 0 to 3."""
+"""`monitored`: record the gradients of a DeepSpeed engine (ZeRO stages 0 to 3), which clips by itself."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gradkern.clipping.measure import measure
 from gradkern.integrations.stand_in import follow_rates, stand_in
-from gradkern.kernels.scale import coefficient
+from gradkern.kernels.torch_scale import coefficient
 from gradkern.monitor import GradMonitor
 from gradkern.monitor.combine import combined
 from gradkern.params.stats import GradStats
@@ -24,12 +24,14 @@ from gradkern.params.stats import GradStats
 def monitored(
     engine: Any, run_dir: str | os.PathLike[str] | None = None, **options: Any
 ) -> Iterator[GradMonitor]:
-    """Record the gradients of a DeepSpeed engine while the block runs, from before clipping.
+    """Record the gradients of a DeepSpeed engine in a with-block. Norms are those before clipping.
 
     Args:
-        engine: what `deepspeed.initialize` returned. Enter the block on every rank.
-        run_dir, options: those of `GradMonitor`. ``every=10`` records each tenth step and costs nothing at
-            the others.
+        engine: the engine that `deepspeed.initialize` returned. Enter the block on every rank.
+        run_dir, options: arguments of `GradMonitor`. ``every=10`` measures and records every tenth step only.
+
+    Yields:
+        The `GradMonitor`, which is closed at the end of the block.
 
     Example:
         >>> engine, *_ = deepspeed.initialize(model=model, config=config)
@@ -40,13 +42,15 @@ def monitored(
         ...         engine.step()
 
     Notes:
-        One row an optimizer step, under the engine's `global_steps`. The total norm is
-        ``engine.get_global_grad_norm()``, or the norm of all rows where the engine has none. The rows come
-        from ``deepspeed.utils.safe_get_full_grad``: one collective for each parameter in stages 1 to 3, with
-        one whole gradient in memory at a time. The loss is the mean of those given to ``engine.backward``
-        on this rank, or their sum with ``scale_wrt_gas=False``; ``loss.backward()`` passes it by. Weight
-        norms, update ratios and histograms are not recorded, as the parameters' own `.grad` is empty or
-        partial.
+        One row is recorded per optimizer step, under the engine's `global_steps`. Its total norm is
+        ``engine.get_global_grad_norm()``, or the norm of all rows if the engine has none.
+
+        Gradients are read with ``deepspeed.utils.safe_get_full_grad``. In stages 1 to 3 this is one
+        collective per parameter, with one full gradient in memory at a time.
+
+        The loss is the mean of the losses passed to ``engine.backward`` on this rank, or their sum with
+        ``scale_wrt_gas=False``. A loss whose own ``backward()`` is called is not seen. Weight norms, update
+        ratios and histograms are not recorded, because `.grad` of the parameters is empty or partial.
     """
     rates = _rates(engine)
     options = {"update_every": 0, "histogram_every": 0, **options}
@@ -61,7 +65,7 @@ def monitored(
 
 
 class _Recorder:
-    """Stands before an engine's `backward` and `step`."""
+    """Wraps the methods `backward` and `step` of an engine."""
 
     def __init__(self, engine: Any, monitor: GradMonitor, rates: torch.optim.Optimizer | None) -> None:
         self._engine, self._monitor, self._rates = engine, monitor, rates
@@ -70,13 +74,13 @@ class _Recorder:
         self._are_shares = False  # of the step's loss: divided by the number of micro-batches already
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """The engine's, keeping the loss."""
+        """The engine's `backward`; keeps the loss."""
         self._losses.append(loss.detach())
         self._are_shares = not kwargs.get("scale_wrt_gas", True)
         return self._backward(loss, *args, **kwargs)
 
     def step(self, *args: Any, **kwargs: Any) -> Any:
-        """The engine's; where it ends an accumulation, what was measured before it is recorded after it."""
+        """The engine's `step`. The last one of an accumulation is measured before and recorded after it."""
         engine = self._engine
         managed = getattr(engine, "managed_gradient_accumulation", lambda: True)()
         if managed and not engine.is_gradient_accumulation_boundary():
@@ -99,7 +103,7 @@ class _Recorder:
 
 @torch.no_grad()
 def _measured(engine: Any) -> GradStats:
-    """Every parameter's gradient, one at a time: whole, and without the loss scale."""
+    """The statistics of all full gradients without the loss scale, measured one at a time."""
     from deepspeed.utils import safe_get_full_grad
 
     inv_scale = 1.0 / _loss_scale(engine.optimizer)
@@ -121,7 +125,7 @@ def _loss_scale(optimizer: Any) -> float:
 
 
 def _decided(engine: Any, stats: GradStats) -> GradStats:
-    """With the engine's total norm, and what it has multiplied the gradients by."""
+    """The statistics with the engine's total norm, and the factor that it has multiplied the gradients by."""
     applied = engine.was_step_applied()
     total = engine.get_global_grad_norm() if applied else None  # that of an earlier step otherwise
     if total is not None:
@@ -140,7 +144,7 @@ def _decided(engine: Any, stats: GradStats) -> GradStats:
 
 
 def _rates(engine: Any) -> torch.optim.Optimizer | None:
-    """A stand-in for the engine's optimizer, which steps with flat pieces of the parameters."""
+    """A stand-in for the engine's own optimizer, which steps flat pieces of the parameters."""
     inner = engine.optimizer
     while not isinstance(inner, torch.optim.Optimizer) and hasattr(inner, "optimizer"):
         inner = inner.optimizer

@@ -1,8 +1,8 @@
 """Megatron-core: `monitored` records its optimizers, `patch_megatron` gives it gradkern's kernels.
 
-Megatron-core takes its multi-tensor functions from Transformer Engine or Apex, or falls back to loops over
-tensors. `patch_megatron` replaces them, with the same signatures: ``multi_tensor_applier``,
-``multi_tensor_l2norm`` and ``multi_tensor_scale``.
+Megatron-core takes its multi-tensor functions from Transformer Engine or Apex, or loops over the tensors.
+`patch_megatron` replaces them by those of `gradkern.compat`, which have the same signatures:
+``multi_tensor_applier``, ``multi_tensor_l2norm`` and ``multi_tensor_scale``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor
 from gradkern import compat
 from gradkern.clipping.measure import measure
 from gradkern.integrations.stand_in import follow_rates, stand_in
-from gradkern.kernels.scale import coefficient
+from gradkern.kernels.torch_scale import coefficient
 from gradkern.monitor import GradMonitor
 from gradkern.params.stats import GradStats
 
@@ -223,8 +223,8 @@ def _parts(optimizer: Any) -> list[Any]:
     if parallel_state.get_expert_model_parallel_world_size() > 1:
         raise ValueError(
             "[monitored] optimizer: expert parallelism is not supported, since ranks hold different "
-            "experts under one name; of the totals that optimizer.step() returns a curve can be kept with "
-            "GradMonitor.record(extra=...)"
+            "experts under one name; record what optimizer.step() returns with "
+            "GradMonitor.record(extra={'total': total})"
         )
     return list(parts)
 
@@ -272,7 +272,7 @@ def patch_megatron() -> list[str]:
     """Make megatron.core measure and scale gradients with gradkern. Idempotent.
 
     Returns:
-        The replaced names.
+        The names that were replaced.
 
     Raises:
         ImportError: megatron.core is not installed.
@@ -296,7 +296,7 @@ def patch_megatron() -> list[str]:
 
 
 def unpatch_megatron() -> None:
-    """Restore megatron.core's own functions."""
+    """Restore the functions of megatron.core. Idempotent."""
     for (module, name), original in _originals.items():
         setattr(importlib.import_module(module), name, original)
     _originals.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
@@ -44,7 +45,8 @@ def with_trainer(folder, callbacks):
 
     from tests.integrations.test_transformers import arguments, data, model_of
 
-    options = {"deepspeed": settings() | {"train_micro_batch_size_per_gpu": 2}, "optim": "sgd"}
+    config = settings() | {"train_micro_batch_size_per_gpu": 2, "gradient_clipping": "auto"}
+    options = {"deepspeed": config, "optim": "sgd"}
     given = arguments(folder, max_steps=STEPS, gradient_accumulation_steps=MICRO, **options)
     trainer = transformers.Trainer(model_of(), given, train_dataset=data(), callbacks=callbacks)
     trainer.train()
@@ -77,8 +79,6 @@ def main(folder, frameworks):
     os.environ.update(MASTER_PORT=str(free_port()), GLOO_SOCKET_IFNAME="lo")
     zero.deepspeed.init_distributed("gloo", auto_mpi_discovery=False)
     for name in frameworks:
-        import importlib
-
         module = importlib.import_module(f"gradkern.integrations.{name}")
         train = {"transformers": with_trainer, "lightning": with_lightning}[name]
         found = []
