@@ -99,7 +99,7 @@ def test_deepspeed_is_refused(run):
 
     accelerator = SimpleNamespace(distributed_type=accelerate.DistributedType.DEEPSPEED)
     with (
-        pytest.raises(ValueError, match="DeepSpeed clips by itself. Record its engine"),
+        pytest.raises(ValueError, match=r"DeepSpeed clips by itself\. Record its engine"),
         monitored(accelerator, nn.Linear(1, 1), None, run),
     ):
         pass
