@@ -16,7 +16,7 @@ trap 'rm -rf "$scratch"' EXIT
 packages='import sysconfig; print(sysconfig.get_path("purelib"))'
 "$python" -m venv "$scratch/venv"
 "$python" -c "$packages" >"$("$scratch/venv/bin/python" -c "$packages")/base.pth"
-cp -r "$root/tests" "$root/pyproject.toml" "$scratch/"
+cp -r "$root/tests" "$root/cmake" "$root/pyproject.toml" "$scratch/"
 cd "$scratch"
 unset PYTHONPATH
 venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall "$wheel"

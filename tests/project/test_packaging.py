@@ -67,6 +67,27 @@ def test_without_one_the_message_says_what_to_do(torches, tmp_path, monkeypatch)
         torches.torches()
 
 
+def test_a_relative_folder_is_that_of_the_caller(torches, tmp_path, monkeypatch):
+    """CMake would look for it in its own folder."""
+    packages(tmp_path / "a", "2.12.0")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GRADKERN_TORCH", "a")
+    assert torches.torches()[0].folder == tmp_path / "a" / "torch"
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="needs tomllib")
+def test_cibuildwheel_fetches_the_torches_it_builds_for():
+    import tomllib
+
+    told = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["cibuildwheel"]
+    for settings in (told, *told["overrides"]):
+        _, script, folder, *versions = settings["before-build"].split()
+        assert (ROOT / script).exists()
+        folders = settings["environment"]["GRADKERN_TORCH"].split(":")
+        assert folders == [f"{folder}/{version}" for version in versions]
+        assert len({version.rpartition(".")[0] for version in versions}) == len(versions)
+
+
 @pytest.fixture
 def backend(torches):
     spec = importlib.util.spec_from_file_location("backend", ROOT / "build_tools" / "backend.py")
