@@ -1,4 +1,4 @@
-"""The subcommand `info`: a report to paste into an issue."""
+"""The subcommand `info`: a report of versions and devices to paste into an issue."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SETTINGS = ("CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "LD_PRELOAD", "OMP_NUM_T
 
 def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register the subcommand."""
-    info = commands.add_parser("info", help="versions, what was loaded and why; to paste into an issue")
+    info = commands.add_parser("info", help="print versions, kernels and devices, to paste into an issue")
     info.set_defaults(run=run_command)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from gradkern.clipping.policies import ElementPolicy, Policy
+from gradkern.clipping.policies import Policy
 from gradkern.params.arguments import unwrap_optimizer
 from gradkern.params.plan import ParameterPlan
 
@@ -39,10 +39,33 @@ def check_groups(groups: Any) -> None:
     if not groups:
         raise ValueError("[GradClipper] groups: expected at least one group, got none")
     for name, entry in groups.items():
+        if name == "":
+            raise ValueError("[GradClipper] groups: expected names that are not empty, got ''")
         if not isinstance(name, str) or not isinstance(entry, tuple) or len(entry) != 2:
             raise TypeError(
                 "[GradClipper] groups: expected a name and a pair (selector, policy, limit or None), got "
                 f"{name!r}: {entry!r}"
+            )
+
+
+def check_state(state: Any, policies: Mapping[str, Policy | None]) -> None:
+    """
+    Raises:
+        TypeError, ValueError: a clipper with these policies, by group name, did not return this state.
+    """
+    operation = "GradClipper.load_state_dict"
+    if not isinstance(state, Mapping) or not all(isinstance(own, Mapping) for own in state.values()):
+        raise TypeError(
+            f"[{operation}] state: expected what state_dict() returned, a dict of dicts by group name, got "
+            f"{type(state).__name__}"
+        )
+    if set(state) != set(policies):
+        raise ValueError(f"[{operation}] state: expected groups {sorted(policies)}, got {sorted(state)}")
+    for name, policy in policies.items():
+        if policy is None and state[name]:
+            raise ValueError(
+                f"[{operation}] state: expected nothing for '{name}', which has no policy, got "
+                f"{sorted(state[name])}"
             )
 
 
@@ -63,7 +86,7 @@ def check_policies(policies: Sequence[tuple[str, Policy | None]], fold: bool) ->
             )
         owners[id(policy)] = name
     several = any(name for name, _ in policies) or any(
-        isinstance(p, ElementPolicy) or getattr(p, "needs_rows", False) for _, p in policies
+        p is not None and not p.one_factor for _, p in policies
     )
     if fold and several:
         raise ValueError(

@@ -14,7 +14,8 @@ from gradkern.distributed.measure import Distributed
 from gradkern.distributed.placements import written_shards
 from gradkern.kernels.backend import C
 from gradkern.kernels.measured import decision_norm
-from gradkern.kernels.scale import coefficient, is_one, scale_
+from gradkern.kernels.scale import is_one, scale_
+from gradkern.kernels.torch_scale import coefficient
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Parts of a run in words."""
+"""Short descriptions of a run: its first inf or NaN, and when norms were measured."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def first_nonfinite_of(history: Recorded) -> FirstNonfinite | None:
 
 
 def phase_in_words(history: Recorded, rows: slice = slice(None)) -> str:
-    """When the norms of some rows were taken; several answers if that changed."""
+    """When the norms of some rows were measured; several phases if that changed."""
     found, first = np.unique(history.phase[rows], return_index=True)
     words = ", then ".join(_PHASES[str(phase)] for phase in found[np.argsort(first)])
     scaled = (history.inv_scale[rows] != 1).any()

@@ -58,7 +58,7 @@ class StepEvents:
         return found
 
     def _changes(self, decided: list[_Decided]) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Limits that the user set anew. Limits that a policy adapts are in the threshold of each step."""
+        """Limits that the user has changed. Limits that a policy adapts are in the threshold of each step."""
         for one in decided:
             limit = _limit(one)
             if limit is None:
@@ -102,7 +102,7 @@ def _skips(given: PartRow, decided: list[_Decided]) -> Iterator[tuple[str, dict[
 
 
 def _spikes(decided: list[_Decided]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Norms that ZClip takes for outliers: its threshold is then below its own `max_norm`."""
+    """Norms that ZClip regards as outliers: its threshold is then below its `max_norm`."""
     for one in decided:
         limit = one.threshold
         if one.policy == "ZClip" and _exceeds(one) and limit != one.settings.get("max_norm", math.inf):

@@ -1,4 +1,4 @@
-"""Loads a run for a report."""
+"""Load a run for a report."""
 
 from __future__ import annotations
 
@@ -19,7 +19,14 @@ from gradkern.report.data import (
     Source,
     columns_for,
 )
-from gradkern.report.events import counted, events_of, norms_of_groups, notices_of, spikes_in
+from gradkern.report.events import (
+    counted,
+    events_of,
+    norms_of_groups,
+    notices_of,
+    own_numbers,
+    spikes_in,
+)
 from gradkern.report.sparse import ratio_note, read_histogram, read_ratios
 
 
@@ -27,7 +34,7 @@ def load(source: Source) -> ReportData:
     """Load a downsampled run. Reads aggregates, never every value of every step.
 
     Raises:
-        HistoryError: the folder holds no run that can be read; names the file.
+        HistoryError: the folder has no run that can be read. The message names the file.
     """
     if isinstance(source, ReportData):
         return source
@@ -69,6 +76,7 @@ def _read(history: History) -> ReportData:
         events=notices_of(events),
         happened=counted(events),
         groups=norms_of_groups(history, bins),
+        own=own_numbers(history, bins),
         phase=phase_in_words(history),
         folder=str(folder),
     )

@@ -48,11 +48,16 @@ def payload(run: ReportData) -> dict[str, Any]:
         ],
         "happened": {visible(kind, 80): count for kind, count in run.happened.items()},
         "groups": {visible(name, 80): plain(norms) for name, norms in run.groups.items()},
+        "own": [
+            {"title": visible(title, 80)}
+            | {"curves": {visible(name, 80): plain(values) for name, values in curves.items()}}
+            for title, curves in run.own.items()
+        ],
     }
 
 
 def _finding(finding: dict[str, Any], skip: int) -> dict[str, Any]:
-    """With its layers as the page calls them."""
+    """A finding with the names of layers that the page shows."""
     shown: dict[str, Any] = _plain_any(finding)
     return shown | {"layers": [layer[skip:] or layer for layer in shown.get("layers", [])]}
 

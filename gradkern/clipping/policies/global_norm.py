@@ -7,7 +7,7 @@ import math
 from gradkern.clipping.policies.decision import Decision
 from gradkern.clipping.policies.limit import LimitedPolicy
 from gradkern.clipping.policies.native import NativePolicy
-from gradkern.kernels.scale import coefficient
+from gradkern.kernels.torch_scale import coefficient
 from gradkern.params.stats import GradStats
 
 

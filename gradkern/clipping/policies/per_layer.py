@@ -9,7 +9,7 @@ from gradkern._util.names import as_depth, layer_of
 from gradkern.clipping.policies.decision import Decision
 from gradkern.clipping.policies.limit import LimitedPolicy
 from gradkern.clipping.policies.native import NativePolicy
-from gradkern.kernels.scale import coefficient
+from gradkern.kernels.torch_scale import coefficient
 from gradkern.params.row_groups import RowGroups
 from gradkern.params.stats import GradStats
 
@@ -31,6 +31,7 @@ class PerLayerNorm(LimitedPolicy):
     """
 
     needs_rows = True
+    one_factor = False
 
     def __init__(self, max_norm: float = 1.0, depth: int | None = None) -> None:
         super().__init__(max_norm)
