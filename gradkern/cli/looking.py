@@ -21,12 +21,12 @@ _WAITS = " In a terminal, and without --once, watch waits for it."
 def add_commands(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the commands to gradkern's parser."""
     watch = commands.add_parser(
-        "watch", help="live view of a run in the terminal", description="Waits for a run that has not begun."
+        "watch", help="show a run live in the terminal", description="Waits for a run that has not begun."
     )
     watch.add_argument("run_dir", metavar="RUN", type=Path, help=_RUN_HELP)
     watch.add_argument("--once", action="store_true", help="print one frame and exit")
     watch.add_argument(
-        "--interval", type=_seconds, default=1.0, metavar="S", help="seconds between two looks"
+        "--interval", type=_seconds, default=1.0, metavar="S", help="seconds between two updates"
     )
     watch.set_defaults(run=_watch)
 
@@ -38,7 +38,7 @@ def add_commands(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def _text(text: str) -> str:
-    if not text:  # an unset shell variable, not the current folder
+    if not text:  # probably an unset shell variable; Path("") would be the current folder
         raise argparse.ArgumentTypeError("expected a path, got nothing")
     return text
 

@@ -1,4 +1,4 @@
-"""The picture: losses, the gradient norm of every layer, and the steps that were clipped."""
+"""The picture of the demo: losses, the gradient norm of every layer, and the steps that were clipped."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SMALLEST = 1e-12
 
 
 def draw(pairs: Sequence[tuple[DemoRun, DemoRun]], path: Path) -> None:
-    """Draw one row of four panels a model and write it as PNG.
+    """Draw one row of four panels per model and write a PNG file.
 
     Raises:
         ImportError: matplotlib is missing.
@@ -73,7 +73,7 @@ def _blow_up(run: DemoRun) -> str:
 
 
 def _losses(axes: Axes, unclipped: DemoRun, clipped: DemoRun) -> None:
-    """The losses on a linear axis over the range in which a model learns; larger ones are stated as text."""
+    """The losses, on a linear axis over the range in which a model learns. Larger ones are given as text."""
     top = 2 * clipped.loss[0]
     axes.plot(_steps(clipped), clipped.loss, color=_CLIPPED, linewidth=1.6)
     axes.plot(_steps(unclipped), unclipped.loss, color=_UNCLIPPED, linewidth=1.6)
@@ -91,8 +91,8 @@ def _losses(axes: Axes, unclipped: DemoRun, clipped: DemoRun) -> None:
 
 
 def _layers(axes: Axes, run: DemoRun, title: str) -> None:
-    """Each layer's norm, earlier layers thicker, so that lines on top of each other are seen; a vertical
-    line where a gradient holds inf or NaN for the first time."""
+    """The norm of each layer, with thicker lines for earlier layers, so that lines on top of each other are
+    visible, and a vertical line at the first inf or NaN."""
     steps = _steps(run)
     for index, name in enumerate(run.layers):
         colour = _COLOURS[index % len(_COLOURS)]

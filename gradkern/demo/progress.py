@@ -13,10 +13,10 @@ _REFRESH, _LINES = 0.1, 5
 
 
 class Progress:
-    """Shows a run, step by step; as a context manager it leaves the last state on the screen.
+    """Shows the progress of a run. As a context manager it leaves the last state on the screen.
 
     Args:
-        out: where to; None shows nothing.
+        out: the stream to write to; None shows nothing.
     """
 
     def __init__(self, out: TextIO | None) -> None:
@@ -28,7 +28,7 @@ class Progress:
         self._line = self._last_line = ""
 
     def __call__(self, run: DemoRun, steps: int) -> None:
-        """Update the display, if due. Called after every step."""
+        """Update the display if that is due. Called after every step."""
         if self._out is None:
             return
         now = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The table at the end, and the same numbers as JSON."""
+"""The final table of the demo, and the same numbers as JSON."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def final_table(unclipped: DemoRun, clipped: DemoRun) -> str:
 
 
 def diagnoses(runs: Sequence[DemoRun]) -> str:
-    """What a diagnosis of each run says: the headline and the first thing to do, or that all is well."""
+    """The diagnosis of each run in words: the headline and the first remedy, or that the run is healthy."""
     lines = ["Diagnosis"]
     for run in runs:
         how = f"max_norm {run.max_norm:g}" if run.clipping else "without clipping"
@@ -143,7 +143,7 @@ def _spread(cost: ClipCost, name: str, steps: Sequence[int]) -> str:
 
 
 def _number(value: float) -> float | str:
-    """Replace inf and NaN, which JSON lacks, by strings that `float` reads."""
+    """Replace inf and NaN, which JSON lacks, by strings that `float` accepts."""
     return value if math.isfinite(value) else str(value)
 
 

@@ -30,7 +30,7 @@ DIVERGED = 4.0
 
 @dataclass(frozen=True)
 class Setting:
-    """A model and a learning rate at which it blows up without clipping, whatever the seed."""
+    """A model and a learning rate at which it blows up without clipping, for any seed."""
 
     name: str
     title: str
@@ -62,9 +62,9 @@ class DemoRun:
     step_seconds: list[float] = field(default_factory=list)
     cost: ClipCost | None = None
     folder: Path = Path()
-    """What the monitor recorded: a run to look at."""
+    """The folder that the monitor recorded to."""
     findings: list[Finding] = field(default_factory=list)
-    """What a diagnosis of it says."""
+    """The findings of its diagnosis."""
 
     @property
     def steps(self) -> int:
@@ -127,17 +127,17 @@ def train(
     time_clipping: bool = False,
     progress: Progress | None = None,
 ) -> DemoRun:
-    """Train with SGD and momentum, until `steps` are done or the loss is NaN (the weights are then). The run
-    is recorded and diagnosed.
+    """Train with SGD and momentum for `steps` steps, or until the loss is NaN, because the weights are NaN
+    then. The run is recorded and diagnosed.
 
     Args:
         setting: model and learning rate.
         data: the text, int64 [characters].
-        folder: the run is recorded to it.
-        steps: at most that many.
-        max_norm: for `GradClipper`; inf only measures, in the same pass.
-        seed: of the initial weights and of the batches: runs of one seed differ in clipping only.
-        time_clipping: also time clipping, on copies of each step's gradients (`ClipCost`).
+        folder: where the run is recorded.
+        steps: the largest number of steps.
+        max_norm: for `GradClipper`; inf only measures.
+        seed: of the initial weights and the batches. Runs with the same seed differ in clipping only.
+        time_clipping: also time clipping, on copies of the gradients of each step (`ClipCost`).
         progress: called after every step with the run and `steps`.
     """
     torch.manual_seed(seed)

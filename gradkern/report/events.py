@@ -1,4 +1,4 @@
-"""What happened in a run, its groups and the caller's own numbers: a bounded part for the page."""
+"""Events, groups and extra numbers of a run, reduced to a bounded amount for the page."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gradkern.report.data import EVENTS_OF_KIND, MOST_EVENTS, MOST_GROUPS, MOST_
 
 
 def events_of(history: History) -> list[Event]:
-    """Every event but the findings, which the page makes anew."""
+    """All events without findings, which are computed again for the page."""
     return [event for event in history.events if event.kind != "finding"]
 
 
@@ -38,7 +38,7 @@ def _ends(events: list[Event]) -> list[Event]:
 
 
 def counted(events: list[Event]) -> dict[str, int]:
-    """How many there are of each kind, the most frequent first."""
+    """The number of events of each kind, the most frequent first."""
     counts: Counter[str] = Counter()
     for event in events:
         counts[event.kind] += event.count
@@ -53,7 +53,7 @@ def spikes_in(events: list[Event], steps: I64, bins: Bins) -> F64:
 
 
 def norms_of_groups(history: History, bins: Bins) -> dict[str, F64]:
-    """The mean total norm of each group in each bin, of those with the largest norms."""
+    """The mean total norm in each bin, for the groups with the largest norms."""
     means = {name: bins.spread(group.total_norm)[1] for name, group in history.groups.items()}
     size = {name: np.nanmax(mean, initial=-np.inf) for name, mean in means.items()}
     shown = sorted(means, key=lambda name: -size[name])[:MOST_GROUPS]

@@ -1,4 +1,4 @@
-"""Loads a run for a report."""
+"""Load a run for a report."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def load(source: Source) -> ReportData:
     """Load a downsampled run. Reads aggregates, never every value of every step.
 
     Raises:
-        HistoryError: the folder holds no run that can be read; names the file.
+        HistoryError: the folder has no run that can be read. The message names the file.
     """
     if isinstance(source, ReportData):
         return source

@@ -57,7 +57,7 @@ def payload(run: ReportData) -> dict[str, Any]:
 
 
 def _finding(finding: dict[str, Any], skip: int) -> dict[str, Any]:
-    """With its layers as the page calls them."""
+    """A finding with the names of layers that the page shows."""
     shown: dict[str, Any] = _plain_any(finding)
     return shown | {"layers": [layer[skip:] or layer for layer in shown.get("layers", [])]}
 

@@ -1,4 +1,4 @@
-"""One frame of the live view, rendered by rich. Text from the run is never parsed as markup."""
+"""`Frame`: one frame of the live view, for rich. Text from the run is never parsed as markup."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def _first_nonfinite(steps: int, step: int, name: str, more: int, width: int) ->
 
 
 def _headline(snap: Snapshot, width: int, most: int) -> list[Text]:
-    """What the diagnosis says and what to do about it, at most `most` lines each."""
+    """The headline of the diagnosis and its first remedy, at most `most` lines each."""
     finding = snap.headline
     if finding is None:
         return []

@@ -76,7 +76,7 @@ def test_a_hostile_name_runs_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"steps": 0}, "This run has no step yet."),
+        ({"steps": 0}, "No step has been recorded yet."),
         ({"loss": False, "extras": False}, "No loss was recorded."),
         ({"all_nan": True}, "No finite total norm was recorded."),
         ({"extras": False}, "No histograms were recorded."),

@@ -71,7 +71,7 @@ def test_update_ratios_and_histograms(recorded: Make) -> None:
     shares = dict(zip(range(run.histogram.low, 99), run.histogram.shares[0]))
     assert {e: s for e, s in shares.items() if s} == {-9: 0.75, -8: 0.25}
     assert run.histogram.underflow["fp16"].tolist() == [0.25] * 4
-    assert run.ratio_note == "Every element was looked at."
+    assert run.ratio_note == "Computed from all elements."
 
 
 @pytest.mark.parametrize(("superseded", "steps"), [(False, [10, 20]), (True, [10, 20, 30, 40, 10, 20])])

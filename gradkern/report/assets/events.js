@@ -1,4 +1,4 @@
-// What happened in the run besides its steps: skipped steps, spikes, new thresholds, rollbacks, the caller's own.
+// Events of the run: skipped steps, spikes, new thresholds, rollbacks, the caller's own.
 
 function events(parent, state, data) {
   if (!data.events.length) return;
@@ -13,7 +13,7 @@ function events(parent, state, data) {
   const head = ["step", "what", "details"].map(text => element("th", { scope: "col" }, text));
   place.append(element("div", { className: "events" }, element("table", {}, element("tr", {}, ...head), ...rows)));
   const all = Object.values(data.happened).reduce((sum, count) => sum + count, 0);
-  if (all > rows.length) place.append(element("p", { className: "note" }, "Of each kind the first and the last are listed."));
+  if (all > rows.length) place.append(element("p", { className: "note" }, "Only the first and the last events of each kind are listed."));
 }
 
 // The total norm of each group of parameters, or of each model that is trained.
