@@ -1,4 +1,4 @@
-"""The numbers that remedies state: a threshold, a factor of the learning rate, from the run's own steps."""
+"""The numbers in remedies, from the steps of the run: a threshold, a factor of the learning rate."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def held_norm(case: Case) -> float:
 
 
 def lower_factor(case: Case) -> float:
-    """By what the learning rate is multiplied so that the first steps are good ones.
+    """The factor of the learning rate with which the first steps have a good size.
 
     The first step tells best: once a run diverges, its steps are what they are because it does. If that one
     was good, the largest of the first half.
@@ -63,7 +63,7 @@ def lower_factor(case: Case) -> float:
 
 
 def raise_factor(case: Case) -> float:
-    """By what the learning rate is multiplied so that a step moves the weights by `GOOD_STEP`."""
+    """The factor of the learning rate with which a step moves the weights by `GOOD_STEP`."""
     movement = _moves(case)
     typical = float(np.median(movement)) if len(movement) else _asked_by_sgd(case)
     if not typical > 0:
@@ -107,5 +107,5 @@ def _asked_by_sgd(case: Case) -> float:
 
 
 def _rounded(factor: float) -> float:
-    """To half a power of ten."""
+    """The factor rounded to half a power of ten."""
     return float(10.0 ** (round(2 * math.log10(factor)) / 2))
