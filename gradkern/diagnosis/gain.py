@@ -1,4 +1,4 @@
-"""Estimates from weights and gradients: the gain of layers, the rms of their inputs, the number of classes."""
+"""Estimates from weights and gradients: gains of layers, the rms of their inputs, the number of classes."""
 
 from __future__ import annotations
 

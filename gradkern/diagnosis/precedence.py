@@ -37,6 +37,8 @@ def _brings_about(cause: Finding, other: Finding) -> bool:
         return other.kind in fading and (other.first_step > 2 or decay)
     if cause.kind == "update_too_small" and cause.layers:  # left out for certain; a branch is off perhaps
         return other.kind == "dead_units" and other.severity == "warning"
+    if cause.kind == "gradient_spike":  # one step on it threw the weights
+        return other.kind == "weight_growth" and later
     if cause.kind == "poor_initialization":
         return other.kind == "dead_units" and later
     if cause.kind == "always_clipping":

@@ -27,10 +27,10 @@ START = 100.0
 THROWN = 0.3
 #: A step that moves the weights by this part of their norm is at the edge of health.
 MOVED = 0.1
-#: A sum of gradients: steps times the typical change of log(norm) (measured 0.01 … 2.5 after forty steps;
-#: batches of their own 3.2 and more), what the norm has come to at steps 5 to 8 (a sum of n has sqrt(n) and
-#: more), in all, and at the end.
-SMOOTH, EARLY, SUMMED, HIGH = 2.5, 1.5, 5.0, 0.6
+#: A sum of gradients: three quarters of the steps times the typical change of log(norm), and times what this
+#: change differs by (measured 0.01 … 3.2 and 0.01 … 2.7; no healthy run has both), what the norm has come to
+#: at steps 5 to 8 (a sum of n has sqrt(n) and more), in all, and at the end.
+SMOOTH, JITTER, EARLY, SUMMED, HIGH = 4.0, 2.0, 1.5, 5.0, 0.6
 #: While the loss falls, leaving a plateau explains a norm that grows as smoothly (measured: up to 13 times).
 LEFT_PLATEAU = 30.0
 #: Inputs this large explain a first gradient that is too large; the loss then falls a hundredfold too.
@@ -76,8 +76,9 @@ def _summing(case: Case, at: NDArray[np.int64], values: Floats) -> list[Finding]
     """Each gradient is added to those before: the norm is that of a sum, which changes by 1/t at step t."""
     if len(values) < 2 * FEW_STEPS:
         return []
-    half = np.abs(np.diff(np.log(values[len(values) // 2 :])))
-    smooth = float(np.median(half)) * 0.75 * len(values) <= SMOOTH
+    half, count = np.diff(np.log(values[len(values) // 2 :])), 0.75 * len(values)
+    smooth = float(np.median(np.abs(half))) * count <= SMOOTH
+    smooth &= float(np.median(np.abs(half - np.median(half)))) * count <= JITTER
     early = float(np.median(values[4:8])) >= EARLY * values[0]
     growth = float(np.median(values[-5:])) / float(values[0])
     high = float(np.median(values[-max(len(values) // 10, 3) :])) >= HIGH * float(values.max())
