@@ -1,4 +1,4 @@
-"""The numbers that remedies state: a threshold, a factor of the learning rate, from the run's own steps."""
+"""The numbers in remedies, from the steps of the run: a threshold, a factor of the learning rate."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def held_norm(case: Case) -> float:
 
 
 def lower_factor(case: Case) -> float:
-    """By what the learning rate is multiplied so that the first steps are good ones.
+    """The factor of the learning rate with which the first steps have a good size.
 
     The first step tells best: once a run diverges, its steps are what they are because it does. If that one
     was good, the largest of the first half.
@@ -63,7 +63,7 @@ def lower_factor(case: Case) -> float:
 
 
 def raise_factor(case: Case) -> float:
-    """By what the learning rate is multiplied so that a step moves the weights by `GOOD_STEP`."""
+    """The factor of the learning rate with which a step moves the weights by `GOOD_STEP`."""
     movement = _moves(case)
     asked = asked_by_sgd(case) if has_half_weights(case) or not len(movement) else 0.0
     typical = asked or (float(np.median(movement)) if len(movement) else 0.0)
@@ -108,5 +108,5 @@ def asked_by_sgd(case: Case) -> float:
 
 
 def _rounded(factor: float) -> float:
-    """To one digit, as it is written."""
+    """The factor rounded to one digit, as remedies state it."""
     return float(f"{factor:.1g}")

@@ -1,4 +1,4 @@
-"""Which finding is the headline: causes before consequences."""
+"""The order of findings: alarms first, causes before their consequences."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _brings_about(cause: Finding, other: Finding) -> bool:
 
 
 def _throws_about(cause: Finding) -> bool:
-    """Whether it throws the weights about."""
+    """Whether a finding explains weights that changed too much."""
     at_first = cause.kind == "exploding_gradient" and "norm_later" in cause.evidence
     return at_first or cause.kind in ("update_too_large", "weight_growth")
 

@@ -1,7 +1,7 @@
-"""The course of the total norm: growth without end, an explosion at the start, single spikes.
+"""Rules for the course of the total norm: growth without end, an explosion at the start, single spikes.
 
-NaN and spikes stay out of every baseline. Wrong for batches of very different sizes or difficulty: where
-spikes are common they are the noise of the run, and nothing is said.
+NaN and spikes do not enter a baseline. May be wrong for batches of very different sizes or difficulty.
+Frequent spikes are regarded as noise of the run and not reported.
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ def _converged(case: Case) -> bool:
 
 
 def gradient_spike(case: Case) -> list[Finding]:
-    """Single steps whose norm stands far out of the 64 before."""
+    """Single steps whose norm is far above those of the 64 steps before."""
     e = case.evidence
     norm = e.total_norm
     base = baseline(norm)
@@ -259,7 +259,7 @@ def _with_loss(case: Case, i: int, base: float) -> bool:
 
 
 def _spiking(case: Case, i: int) -> tuple[str, ...]:
-    """The parameters that rose most, where a few did and the others did not."""
+    """The parameters that rose most, if only a few did."""
     e = case.evidence
     row = np.searchsorted(e.rows, i)
     if row >= len(e.rows) or e.rows[row] != i or row < 4:

@@ -1,7 +1,8 @@
-"""Weights that start wrong: all alike, all zero, or on a scale that the signal does not survive.
+"""Rules for bad initial weights: all equal, all zero, or with a scale that makes the signal grow or fade.
 
-Wrong for a layer that is meant to start at zero (the second half of LoRA, a gate, a last layer): one of these
-is no finding. Where the first loss is looked at: for a model resumed on other data.
+May be wrong for layers that are meant to start at zero (the second half of LoRA, a gate, a last layer); a
+single one of them is not reported. The rule for the first loss may be wrong for a model that is resumed on
+other data.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The size of the optimizer's steps against the weights: too large, too small, or none at all.
+"""Rules for the size of optimizer steps relative to the weights: too large, too small, or none at all.
 
-‖Δw‖ / ‖w‖ is taken over all matrices together. Wrong for weights that are meant to be small (a
-zero-initialized adapter counts as little as it should), and for a resumed run at the end of its schedule,
-which is left alone as long as its learning rate is seen to fall.
+‖Δw‖ / ‖w‖ is computed over all matrices together. May be wrong for weights that are meant to be small,
+although a zero-initialized adapter counts little. May also be wrong for a resumed run at the end of its
+schedule; nothing is reported if its learning rate is seen to fall.
 """
 
 from __future__ import annotations
