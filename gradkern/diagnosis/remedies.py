@@ -90,9 +90,9 @@ def _sign(kinds: set[str]) -> list[Remedy]:
 
 def _nonfinite(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
     growth = f.evidence.get("norm_growth_before", float("nan"))
-    thrown = kinds & {"update_too_large", "exploding_gradient", "weight_growth"}
+    thrown = bool(kinds & {"exploding_gradient", "weight_growth"})
     steady = growth < STEADY and f.first_step - case.evidence.steps[0] >= FEW_STEPS
-    if growth >= 10 or (thrown and not steady):
+    if growth >= 10 or thrown or ("update_too_large" in kinds and not steady):
         first = _sign(kinds) + _scaling(case, kinds) + ([cures.zero_grad()] if "summed" in kinds else [])
         if "poor_initialization" in kinds:
             first += _initialization(case)
