@@ -1,11 +1,12 @@
 """What each policy costs beside plain global clipping, on the CPU, interleaved in one run.
 
 Nothing is clipped, so that what is timed is measuring and deciding: each policy has limits that are not
-reached. The goal is 5 % or 30 us above plain clipping. AGC has to read the weights besides: beside it stands one
-read of weights and gradients (`get_total_norm` of both), which is its floor.
+reached. The goal is 5 % or 30 us above plain clipping. AGC has to read the weights besides: its floor is one
+read of weights and gradients (`get_total_norm` of both).
 
 Times are of the processor (`time.process_time`), on one thread by default: other programs on the machine take
-its caches, but are not counted. Contenders take turns in an order that rotates.
+its caches, but are not counted. Contenders take turns in an order that is drawn anew each time, because what
+one leaves in the caches helps or harms the next.
 
     python benchmarks/bench_policies.py                prints the table, writes results/policies_cpu.json
 """
@@ -13,6 +14,7 @@ its caches, but are not counted. Contenders take turns in an order that rotates.
 from __future__ import annotations
 
 import argparse
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -88,12 +90,12 @@ def time_case(count: int, elements: int, seconds: float) -> dict[str, float]:
     times: dict[str, list[float]] = {name: [] for name in calls}
     names = list(calls)
     end = time.perf_counter() + seconds
-    turn = 0
+    turn, shuffled = 0, random.Random(0)
     while time.perf_counter() < end or turn < 20:
         for (_, p), g in zip(named, gradients[turn % 2]):
             p.grad = g
-        first = turn % len(names)
-        for name in names[first:] + names[:first]:
+        shuffled.shuffle(names)
+        for name in names:
             start = time.process_time()
             calls[name]()
             times[name].append(time.process_time() - start)

@@ -157,7 +157,7 @@ STATEFUL = {
 
 
 def resumed_job(policy: str) -> bool:
-    """A state that is loaded in the middle goes on bit by bit, and a NaN on one rank skips the step on all."""
+    """A state that is loaded in the middle goes on bit by bit; a NaN on one rank skips the step on all."""
 
     def steps(clipper, model, seeds):
         found = []
