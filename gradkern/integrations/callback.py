@@ -15,13 +15,13 @@ from gradkern.params.names import NamedParameters
 
 
 class TrainingMonitor:
-    """A `GradMonitor` that is open from `start` to `stop`, and gets the clips meanwhile.
+    """A `GradMonitor` that is open from `start` to `stop` and records the clips meanwhile.
 
     Args:
         run_dir, options: arguments of `GradMonitor`.
     """
 
-    #: Whether a DeepSpeed engine trains, which is recorded as a whole: clips, losses and steps.
+    #: Whether a DeepSpeed engine trains. Its clips, losses and steps are then recorded.
     by_engine = False
 
     def __init__(self, run_dir: str | os.PathLike[str] | None, options: Mapping[str, Any]) -> None:
@@ -96,7 +96,7 @@ class TrainingMonitor:
 def engine_of(model: Any) -> Any:
     """The DeepSpeed engine that trains a model; None if there is none.
 
-    Walks all objects that the garbage collector knows, since frameworks do not hand their engine on.
+    Walks all objects that the garbage collector knows, because frameworks do not pass on their engine.
     """
     package = sys.modules.get("deepspeed")
     if package is None:

@@ -31,14 +31,17 @@ from gradkern.params.stats import GradStats
 def monitored(
     optimizer: Any, model: Any, run_dir: str | os.PathLike[str] | None = None, **options: Any
 ) -> Iterator[GradMonitor]:
-    """Record the gradients of a Megatron-core optimizer while the block runs, from before clipping.
+    """Record the gradients of a Megatron-core optimizer in a with-block. Norms are those before clipping.
 
     Args:
-        optimizer: what `get_megatron_optimizer` returned. Enter the block on every rank.
+        optimizer: the result of `get_megatron_optimizer`. Enter the block on every rank.
         model: the model, wrapped or not, or the list of model chunks.
-        run_dir, options: those of `GradMonitor`. With pipeline parallelism `all_ranks` is set by default,
-            since each stage knows only its own parameters. ``every=10`` records each tenth step and costs
-            nothing at the others.
+        run_dir, options: arguments of `GradMonitor`. With pipeline parallelism the default of `all_ranks` is
+            True, because each stage has only its own parameters. ``every=10`` measures and records every
+            tenth step only.
+
+    Yields:
+        The `GradMonitor`, which is closed at the end of the block.
 
     Example:
         >>> optimizer = get_megatron_optimizer(config, [model])
@@ -54,10 +57,11 @@ def monitored(
         ValueError: expert parallelism, or Megatron's FSDP.
 
     Notes:
-        One row an optimizer step. Rows are those of the main gradients, without the loss scale: over all
-        tensor-parallel ranks and all shards of the distributed optimizer, with two small all-reduces for each
-        of these groups. The total norm is the one that ``optimizer.step()`` returns. Weight norms, update
-        ratios and histograms are not recorded, as the parameters' own `.grad` is empty.
+        One row is recorded per optimizer step, for the main gradients without the loss scale. Norms are those
+        over all tensor-parallel ranks and all shards of the distributed optimizer, which takes two small
+        all-reduces for each of these groups. The total norm is the one that ``optimizer.step()`` returns.
+        Weight norms, update ratios and histograms are not recorded, because `.grad` of the parameters is
+        empty.
     """
     from megatron.core import parallel_state
 
@@ -89,7 +93,7 @@ def _unwrapped(model: Any) -> Any:
 
 
 class _Recorder:
-    """Stands before an optimizer's `prepare_grads` and `step`, which calls it."""
+    """Wraps the methods `prepare_grads` and `step` of an optimizer. `step` calls `prepare_grads`."""
 
     def __init__(
         self, optimizer: Any, rows: _Rows, monitor: GradMonitor, rates: torch.optim.Optimizer | None
@@ -99,14 +103,14 @@ class _Recorder:
         self._stats: GradStats | None = None
 
     def prepare_grads(self) -> bool:
-        """The optimizer's; then the main gradients are whole, without the loss scale, and not clipped yet."""
+        """The optimizer's `prepare_grads`. The main gradients are unscaled then, but not clipped."""
         found_inf: bool = self._prepare()
         if (self._monitor.step + 1) % self._monitor.every == 0:
             self._stats = self._rows.measured()
         return found_inf
 
     def step(self) -> Any:
-        """The optimizer's; what was measured within it is recorded after it."""
+        """The optimizer's `step`. The gradients are measured within it and recorded after it."""
         follow_rates(self._rates, self._optimizer.param_groups)
         result = self._step()
         stats, self._stats = self._stats, None
@@ -117,7 +121,7 @@ class _Recorder:
 
 
 def _decided(stats: GradStats, applied: bool, total: float | None, limit: float) -> GradStats:
-    """With the optimizer's total norm, and what it has multiplied the gradients by."""
+    """The statistics with the total norm of the optimizer and the factor that it has applied."""
     if total:  # 0 or None where the optimizer has not measured it
         stats = dataclasses.replace(stats, total_norm=torch.full_like(stats.total_norm, total))
     decisive = stats.total_norm.double()
@@ -222,8 +226,8 @@ def _parts(optimizer: Any) -> list[Any]:
             )
     if parallel_state.get_expert_model_parallel_world_size() > 1:
         raise ValueError(
-            "[monitored] optimizer: expert parallelism is not supported, since ranks hold different "
-            "experts under one name; record what optimizer.step() returns with "
+            "[monitored] optimizer: expert parallelism is not supported, because ranks have different "
+            "experts with the same name; record what optimizer.step() returns with "
             "GradMonitor.record(extra={'total': total})"
         )
     return list(parts)

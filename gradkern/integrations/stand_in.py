@@ -1,4 +1,4 @@
-"""`stand_in`: tells a monitor of an optimizer that steps with copies or pieces of the parameters."""
+"""`stand_in`: describes an optimizer to a monitor if it steps copies or pieces of the parameters."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch import Tensor
 def stand_in(
     optimizer: Any, params: Sequence[Tensor], groups: Iterable[Mapping[str, Any]]
 ) -> torch.optim.Optimizer | None:
-    """An optimizer that never steps, of the class name, settings and learning rates of another.
+    """An optimizer that never steps, with the class name, settings and learning rates of another one.
 
     Args:
-        optimizer: the one that steps.
-        params: the model's parameters. None of them: no optimizer.
-        groups: the parameter groups of the one that steps. Of several nobody says which parameter is where.
+        optimizer: the optimizer that steps.
+        params: the model's parameters. Without parameters there is no stand-in.
+        groups: the parameter groups of `optimizer`. With several it is unknown which parameter is where.
     """
     if not params:
         return None
