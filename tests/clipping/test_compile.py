@@ -128,8 +128,8 @@ def step(weight, bias, x):
     not hasattr(torch._dynamo.config, "trace_autograd_ops"), reason="torch 2.10 has no switch"
 )
 @backends
-def test_autograd_grad_and_clip(backend, monkeypatch):
-    monkeypatch.setattr(torch._dynamo.config, "trace_autograd_ops", True)  # for autograd.grad in a graph
+@torch._dynamo.config.patch(trace_autograd_ops=True)  # torch's switch for autograd.grad in a graph
+def test_autograd_grad_and_clip(backend):
     weight, bias = nn.Parameter(torch.randn(4, 3)), nn.Parameter(torch.randn(3))
     x = torch.randn(6, 4)
     want_total, want = step(weight, bias, x)
