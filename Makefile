@@ -26,10 +26,10 @@ ifeq ($(wildcard gradkern/_C*.so),)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test cpp-test slow-test sanitize races bench diagnose lint docs format wheel clean
+.PHONY: help setup build demo test integration cpp-test slow-test sanitize races bench diagnose lint docs format wheel clean
 
 help:  ## this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  In an existing environment, without network: make test PYTHON=python VENV="
 
 setup: $(READY)  ## virtual environment with the pinned dependencies
@@ -59,8 +59,22 @@ demo: build  ## the main job: train with and without clipping, per-layer norms, 
 # Side by side where pytest-xdist is there; threads that wait then leave the cores to others.
 SIDE_BY_SIDE = $(shell $(PY) -c "import xdist" 2>/dev/null && printf %s "-n auto --maxprocesses 4 --dist loadfile")
 
-test: build cpp-test  ## the whole test suite
-	OMP_WAIT_POLICY=passive $(PY) -m pytest -q -m "not slow and not cuda and not integration" $(SIDE_BY_SIDE) $(PYTEST_FLAGS)
+test: build cpp-test  ## the test suite, without what `make integration` holds
+	OMP_WAIT_POLICY=passive $(PY) -m pytest -q $(SIDE_BY_SIDE) $(PYTEST_FLAGS)
+
+# The frameworks have an environment of their own, on top of the first: their many pins must not decide ours.
+FRAMEWORKS ?= .venv-integration
+$(FRAMEWORKS)/.ready: requirements/integration.txt $(READY)
+	$(PY) -m venv --clear $(FRAMEWORKS)
+	$(PY) -c "import sysconfig; print(sysconfig.get_path('purelib'))" >$$(echo $(FRAMEWORKS)/lib/python*/site-packages)/base.pth
+	$(FRAMEWORKS)/bin/python -m pip install $(PIP_FLAGS) --no-compile --no-deps -r requirements/integration.txt
+	touch $@
+
+integration: build $(FRAMEWORKS)/.ready  ## what is slower: frameworks, a browser, the site, examples, whole programs
+	OMP_WAIT_POLICY=passive $(PY) -m pytest -q -m integration --ignore tests/integrations \
+	    $(SIDE_BY_SIDE) $(PYTEST_FLAGS)
+	GRADKERN_INTEGRATION=1 OMP_WAIT_POLICY=passive $(FRAMEWORKS)/bin/python -m pytest -q \
+	    -m "integration or not slow" tests/integrations $(SIDE_BY_SIDE) $(PYTEST_FLAGS)
 
 cpp-test: $(READY)  ## C++ tests of csrc/core, cpu and cuda (modelled); no torch
 	$(PY) scripts/cpp_tests.py build/cpp-tests
@@ -96,4 +110,4 @@ wheel: $(READY)  ## a wheel in dist/
 	$(PY) -m pip wheel $(PIP_FLAGS) --no-build-isolation --no-deps --wheel-dir dist .
 
 clean:  ## everything built; the virtual environment stays
-	rm -rf build dist *.egg-info gradkern/*.so .mypy_cache .ruff_cache .pytest_cache
+	rm -rf build dist *.egg-info gradkern/*.so gradkern/lib .mypy_cache .ruff_cache .pytest_cache

@@ -1,4 +1,4 @@
-"""Thin: the build graph is CMakeLists.txt; this calls it once for each torch and collects the bindings."""
+"""Thin: the build graph is CMakeLists.txt; this calls it for the kernels and for each torch."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ sys.path.insert(0, str(ROOT / "build_tools"))
 
 from torches import Torch, torches  # noqa: E402
 
+LIBRARY = "libgradkern_kernels.so"
+
 
 def tool(name: str) -> str:
     """cmake and ninja of the building environment, else those on PATH."""
@@ -33,43 +35,73 @@ def tool(name: str) -> str:
     return found
 
 
-def build(torch: Torch, package: Path) -> None:
-    """Compile the binding for one torch and put it into the package."""
-    # One folder an interpreter and torch: switching back rebuilds nothing.
-    folder = ROOT / "build" / f"{sys.implementation.cache_tag}-torch{torch.version}"
-    print(f"gradkern: building for torch {torch.version} in {folder.relative_to(ROOT)}", flush=True)
+def cmake(folder: Path, package: Path, *options: str) -> None:
+    """Configure and build in a folder, and install what was built into the package."""
     configure = [
         *(tool("cmake"), "-S", str(ROOT), "-B", str(folder), "-G", "Ninja"),
         f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}",
-        f"-DPython_EXECUTABLE={sys.executable}",
-        f"-DGRADKERN_TORCH={torch.folder}",
-        f"-DGRADKERN_TORCH_VERSION={torch.version}",
-        f"-DGRADKERN_CUDA={os.environ.get('GRADKERN_CUDA', 'auto')}",
         "-DCMAKE_BUILD_TYPE=Release",
+        *options,
     ]
     subprocess.run(configure, check=True)
     subprocess.run([tool("cmake"), "--build", str(folder)], check=True)
     subprocess.run([tool("cmake"), "--install", str(folder), "--prefix", str(package)], check=True)
 
 
+def build_kernels(package: Path) -> None:
+    """The library, which is the same for every version of Python and torch."""
+    cuda = os.environ.get("GRADKERN_CUDA", "auto")
+    folder = ROOT / "build" / f"kernels-cuda_{cuda}"
+    say(f"kernels (GRADKERN_CUDA={cuda}) in {folder.relative_to(ROOT)}")
+    cmake(folder, package, "-DGRADKERN_PYTHON=OFF", f"-DGRADKERN_CUDA={cuda}")
+
+
+def build_binding(torch: Torch, package: Path) -> None:
+    """gradkern._C for one version of torch."""
+    # One folder an interpreter and torch: switching back rebuilds nothing.
+    folder = ROOT / "build" / f"{sys.implementation.cache_tag}-torch{torch.version}"
+    say(f"binding for torch {torch.version} in {folder.relative_to(ROOT)}")
+    cmake(
+        folder,
+        package,
+        f"-DPython_EXECUTABLE={sys.executable}",
+        f"-DGRADKERN_TORCH={torch.folder}",
+        f"-DGRADKERN_TORCH_VERSION={torch.version}",
+        f"-DGRADKERN_LIBRARY={package / 'lib' / LIBRARY}",
+    )
+
+
+def say(message: str) -> None:
+    print(f"gradkern: {message}", flush=True)
+
+
 class CMakeBuild(build_ext):
-    """Bindings are called `_C.torch-2.13.<suffix>`; gradkern/kernels/extension.py chooses one at import."""
+    """`lib/libgradkern_kernels.so`, and a binding `_C.torch-2.13.<suffix>` for each torch.
+
+    gradkern/kernels/extension.py chooses one of these at import.
+    """
 
     def build_extension(self, ext: Extension) -> None:
+        chosen = torches()
         package = Path(self.get_ext_fullpath(ext.name)).resolve().parent
         package.mkdir(parents=True, exist_ok=True)
-        for torch in torches():
-            build(torch, package)
+        build_kernels(package)
+        for torch in chosen:
+            build_binding(torch, package)
 
     def copy_extensions_to_source(self) -> None:
-        """In-place and editable builds."""
-        built = Path(self.get_ext_fullpath("gradkern._C")) if not self.inplace else None
-        folder = Path(self.build_lib) / "gradkern" if built is None else built.parent
-        for binding in folder.glob("_C.torch-*"):
-            shutil.copy2(binding, ROOT / "gradkern")
+        """Builds in place and editable ones."""
+        built = Path(self.build_lib) / "gradkern"
+        (ROOT / "gradkern/lib").mkdir(exist_ok=True)
+        for path in self.built_files():
+            shutil.copy2(path, ROOT / "gradkern" / path.relative_to(built))
+
+    def built_files(self) -> list[Path]:
+        package = Path(self.build_lib) / "gradkern"
+        return [package / "lib" / LIBRARY, *package.glob("_C.torch-*")]
 
     def get_outputs(self) -> list[str]:
-        return [str(path) for path in (Path(self.build_lib) / "gradkern").glob("_C.torch-*")]
+        return list(map(str, self.built_files()))
 
 
 setup(

@@ -98,7 +98,7 @@ if(GRADKERN_WITH_CUDA)
   enable_language(CUDA)
   set(CMAKE_CUDA_STANDARD 20)
   set(CMAKE_CUDA_FLAGS_RELEASE "-O3")  # no fast-math, no flushing of denormals
-  # The runtime is linked statically: the extension serves with a CPU-only torch as well.
+  # The runtime is linked statically: the library serves with a CPU-only torch as well.
   set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
   find_package(CUDAToolkit REQUIRED)
   add_library(gradkern_cuda STATIC csrc/cuda/measure.cu csrc/cuda/finish.cu csrc/cuda/policy.cu csrc/cuda/write.cu

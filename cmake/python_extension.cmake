@@ -1,4 +1,4 @@
-# gradkern._C: links against the torch of the interpreter that builds it.
+# gradkern._C: links the kernels and the torch of the interpreter that builds it.
 find_package(Python 3.10 REQUIRED COMPONENTS Interpreter Development.Module)
 
 function(ask_python out code)
@@ -31,6 +31,8 @@ endforeach()
 
 pybind11_add_module(_C MODULE NO_EXTRAS
   csrc/bindings/build_info.cpp
+  csrc/bindings/cuda_backend.cpp
+  csrc/bindings/cuda_stream.cpp
   csrc/bindings/engine.cpp
   csrc/bindings/grad_list.cpp
   csrc/bindings/gradients.cpp
@@ -45,30 +47,19 @@ target_include_directories(_C SYSTEM PRIVATE
   ${torch_dir}/include ${torch_dir}/include/torch/csrc/api/include)
 target_compile_definitions(_C PRIVATE
   AT_PER_OPERATOR_HEADERS
-  GRADKERN_TORCH_VERSION="${torch_version}"
-  GRADKERN_COMPILER="${CMAKE_CXX_COMPILER_ID} ${CMAKE_CXX_COMPILER_VERSION}")
-target_link_libraries(_C PRIVATE gradkern_cpu ${torch_libraries})
+  GRADKERN_TORCH_VERSION="${torch_version}")
+target_link_libraries(_C PRIVATE gradkern_kernels ${torch_libraries})
 if(torch_version VERSION_LESS 2.13)  # c10::Stream::native_handle knows CUDA since 2.13
   set(native_handle 0)
 else()
   set(native_handle 1)
 endif()
 target_compile_definitions(_C PRIVATE GRADKERN_STREAM_HAS_NATIVE_HANDLE=${native_handle})
-if(GRADKERN_WITH_CUDA)
-  # As one string: a list's semicolons would end the shell's command.
-  list(JOIN CMAKE_CUDA_ARCHITECTURES " " architectures)
-  target_sources(_C PRIVATE csrc/bindings/cuda_backend.cpp csrc/bindings/cuda_stream.cpp)
-  target_compile_definitions(_C PRIVATE
-    GRADKERN_CUDA_VERSION="${CMAKE_CUDA_COMPILER_VERSION}"
-    GRADKERN_CUDA_ARCHITECTURES="${architectures}")
-  target_link_libraries(_C PRIVATE gradkern_cuda)
-else()
-  target_sources(_C PRIVATE csrc/bindings/no_cuda_backend.cpp)
-endif()
 # -fopenmp for the pragmas in ATen/Parallel.h, not for the linker: the OpenMP runtime has to be the
 # one torch has loaded, and its symbols come from there.
 set_source_files_properties(csrc/bindings/thread_pool.cpp PROPERTIES COMPILE_OPTIONS -fopenmp)
-# torch's libraries are loaded before this one (import torch); no path of the build machine stays.
-# One file a minor version of torch, side by side in the package.
-set_target_properties(_C PROPERTIES SKIP_BUILD_RPATH ON OUTPUT_NAME "_C.torch-${torch_minor}")
+# torch's libraries are loaded before this one (import torch), the kernels lie beside it in lib/; no path of the build
+# machine stays. One file a minor version of torch, side by side in the package.
+set_target_properties(_C PROPERTIES OUTPUT_NAME "_C.torch-${torch_minor}"
+  BUILD_WITH_INSTALL_RPATH ON INSTALL_RPATH "$ORIGIN/lib" INSTALL_RPATH_USE_LINK_PATH OFF)
 install(TARGETS _C LIBRARY DESTINATION .)

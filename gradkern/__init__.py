@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from gradkern.integrations.torch_utils import patch_torch, patched_torch, unpatch_torch
     from gradkern.kernels.extension import build_info
     from gradkern.monitor import GradMonitor
+    from gradkern.monitor.noise_scale import GradientNoiseScale, NoiseScale
+    from gradkern.monitor.rollback import RollbackError, RollbackGuard
     from gradkern.params.stats import GradStats
 
 __all__ = [
@@ -37,10 +39,14 @@ __all__ = [
     "GradClipper",
     "GradMonitor",
     "GradStats",
+    "GradientNoiseScale",
     "GradkernWarning",
     "History",
     "HistoryError",
+    "NoiseScale",
     "Remedy",
+    "RollbackError",
+    "RollbackGuard",
     "__version__",
     "adaptive_clip_grad_",
     "build_info",
@@ -62,9 +68,13 @@ if not TYPE_CHECKING:
         "GradClipper": "gradkern.clipping.clipper",
         "GradMonitor": "gradkern.monitor.monitor",
         "GradStats": "gradkern.params.stats",
+        "GradientNoiseScale": "gradkern.monitor.noise_scale",
         "History": "gradkern.history",
         "HistoryError": "gradkern.history",
+        "NoiseScale": "gradkern.monitor.noise_scale",
         "Remedy": "gradkern.diagnosis",
+        "RollbackError": "gradkern.monitor.rollback",
+        "RollbackGuard": "gradkern.monitor.rollback",
         "adaptive_clip_grad_": "gradkern.clipping.adaptive",
         "build_info": "gradkern.kernels.extension",
         "clip_grad_norm_": "gradkern.clipping.functional",

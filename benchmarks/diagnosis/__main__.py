@@ -1,7 +1,7 @@
 """Train, record and judge the labelled suite: ``python -m benchmarks.diagnosis``.
 
-By default the reported half, whose figures go to benchmarks/results/diagnosis.json and diagnosis.md; with
-``--half tuning`` the other one, whose misjudged runs are listed.
+By default the reported half, whose figures go to benchmarks/results/diagnosis.json and into
+docs/diagnosis-suite.md; with ``--half tuning`` the other one, whose misjudged runs are listed.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import machine
 
-from benchmarks.diagnosis import faulty, healthy
+from benchmarks.diagnosis import faulty, healthy, reported, reported_faults
 from benchmarks.diagnosis.cures import Outcome, try_cures
 from benchmarks.diagnosis.judge import Verdict, judge_faulty, judge_healthy
-from benchmarks.diagnosis.report import as_markdown, figures
+from benchmarks.diagnosis.report import as_markdown, figures, with_figures
 
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "diagnosis-suite.md"
 #: Seeds of the two halves; healthy runs and faulty ones.
-SEEDS = {"tuning": (range(2), range(2)), "reported": (range(100, 105), range(100, 101))}
+SEEDS = {"tuning": (range(2), range(2)), "reported": (range(200, 204), range(200, 202))}
 
 
 def main() -> int:
     options = _options()
     start = time.time()
     well, sick = SEEDS[options.half]
-    recipes = healthy.TUNED if options.half == "tuning" else healthy.REPORTED
-    cases = {
-        c.name: c for c in (faulty.tuning_cases() if options.half == "tuning" else faulty.reported_cases())
-    }
+    tuning = options.half == "tuning"
+    recipes = healthy.TUNED if tuning else reported.HEALTHY
+    cases = {c.name: c for c in (faulty.tuning_cases() if tuning else reported_faults.reported_cases())}
     healthies = _shown("healthy", judge_healthy(recipes, well, options.folder, options.reuse))
     faulties = _shown("faulty", judge_faulty(cases.values(), sick, options.folder, options.reuse))
     outcomes = [
@@ -46,7 +46,8 @@ def main() -> int:
         _list(healthies, faulties, outcomes)
     else:
         machine.save("diagnosis", {"machine": machine.describe(), "reported": result})
-        (machine.RESULTS / "diagnosis.md").write_text(as_markdown(result), encoding="utf-8")
+        text = DOCS.read_text(encoding="utf-8")
+        DOCS.write_text(with_figures(text, as_markdown(result)), encoding="utf-8")
     return 0
 
 

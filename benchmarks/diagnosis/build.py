@@ -13,6 +13,8 @@ from benchmarks.diagnosis import models, sequences, special
 from benchmarks.diagnosis.initialize import initialize
 from benchmarks.diagnosis.recipe import Recipe
 from benchmarks.diagnosis.tasks import make_task
+from benchmarks.diagnosis.unseen import UNSEEN
+from benchmarks.diagnosis.unseen_training import UNSEEN_TRAININGS
 
 ARCHITECTURES: dict[str, Callable[[Recipe], nn.Module]] = {
     "mlp": models.MLP,
@@ -35,7 +37,9 @@ ARCHITECTURES: dict[str, Callable[[Recipe], nn.Module]] = {
     "lora": special.Adapted,
     "frozen": special.Frozen,
     "gan": special.GAN,
+    **UNSEEN,
 }
+TRAININGS = {**special.TRAININGS, **UNSEEN_TRAININGS}
 
 
 def build_model(recipe: Recipe, seed: int) -> nn.Module:
@@ -56,21 +60,46 @@ def build_model(recipe: Recipe, seed: int) -> nn.Module:
 
 def build_task(recipe: Recipe, seed: int) -> Any:
     training = recipe.extra("training")
-    return special.TRAININGS[training](recipe, seed) if training else make_task(recipe, seed)
+    return TRAININGS[training](recipe, seed) if training else make_task(recipe, seed)
 
 
-def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
-    """Over all trainable parameters but those that "missing:NAME" leaves out."""
-    missing = recipe.extra("missing")
+def build_optimizers(recipe: Recipe, model: nn.Module) -> list[torch.optim.Optimizer]:
+    """Over all trainable parameters but those that "missing:NAME" leaves out.
+
+    "factor:NAME" gives those parameters ten times the rate, "standing:NAME" a rate of zero; "apart:NAME"
+    gives them an optimizer of their own.
+    """
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-    params = [p for n, p in named if missing is None or missing not in n]
+    missing, apart = recipe.extra("missing"), recipe.extra("apart")
+    named = [(n, p) for n, p in named if missing is None or missing not in n]
+    if recipe.optimizer == "muon":
+        inner = [(n, p) for n, p in named if p.dim() == 2 and "head" not in n and "embed" not in n]
+        return [
+            torch.optim.Muon([p for _, p in inner], recipe.lr),
+            _optimizer(recipe, [x for x in named if all(x[0] != n for n, _ in inner)], "adamw"),
+        ]
+    parts = [[x for x in named if (apart or "?") not in x[0]], [x for x in named if (apart or "?") in x[0]]]
+    return [_optimizer(recipe, part, recipe.optimizer) for part in parts if part]
+
+
+def _optimizer(recipe: Recipe, named: list[tuple[str, nn.Parameter]], kind: str) -> torch.optim.Optimizer:
+    factors = {str(recipe.extra(name)): f for name, f in (("factor", 10.0), ("standing", 0.0))}
+    by_factor: dict[float, list[nn.Parameter]] = {}
+    for n, p in named:
+        by_factor.setdefault(next((f for part, f in factors.items() if part in n), 1.0), []).append(p)
+    groups = [{"params": params, "lr": recipe.lr * f, "factor": f} for f, params in by_factor.items()]
     rate, decay = recipe.lr, recipe.weight_decay
-    if recipe.optimizer == "sgd":
-        return torch.optim.SGD(params, rate, momentum=recipe.momentum, weight_decay=decay, foreach=True)
-    if recipe.optimizer == "rmsprop":
-        return torch.optim.RMSprop(params, rate, weight_decay=decay, foreach=True)
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer]
-    return kind(params, rate, weight_decay=decay, foreach=True)
+    if kind in ("sgd", "nesterov"):
+        options = {"momentum": recipe.momentum, "nesterov": kind == "nesterov"}
+        return torch.optim.SGD(groups, rate, weight_decay=decay, foreach=True, **options)
+    makers = {
+        "rmsprop": torch.optim.RMSprop,
+        "adagrad": torch.optim.Adagrad,
+        "adam": torch.optim.Adam,
+        "adamw": torch.optim.AdamW,
+        "nadam": torch.optim.NAdam,
+    }
+    return makers[kind](groups, rate, weight_decay=decay, foreach=True)  # type: ignore[operator]
 
 
 def rate_at(recipe: Recipe, step: int) -> float:

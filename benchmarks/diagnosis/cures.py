@@ -33,14 +33,11 @@ def _drop(*extras: str) -> Cure:
     return lambda recipe, remedy: dataclasses.replace(recipe, extras=recipe.without(*extras))
 
 
-def _factor(remedy: Remedy) -> float:
-    """By what the code of a remedy multiplies the learning rate."""
-    found = re.search(r"\*= ([-+.e\d]+)", remedy.code)
-    return float(found[1]) if found else 0.1
-
-
 def _rate(recipe: Recipe, remedy: Remedy) -> Recipe:
-    return dataclasses.replace(recipe, lr=recipe.lr * _factor(remedy))
+    """The learning rate multiplied, or set, as the code of the remedy does it."""
+    found = re.search(r'"lr"\] (\*?)= ([-+.e\d]+)', remedy.code)
+    times, value = (found[1], float(found[2])) if found else ("*", 0.1)
+    return dataclasses.replace(recipe, lr=recipe.lr * value if times else value)
 
 
 def _limit(recipe: Recipe, remedy: Remedy) -> Recipe:
@@ -79,15 +76,18 @@ CURES: dict[str, Cure] = {
     "loss_scaling": _set(precision="amp_float16", loss_scale=65536.0),
     "bfloat16": _set(precision="amp_bfloat16"),
     "float32_weights": _full_precision,
-    "weight_decay": _set(weight_decay=0.01),
+    "weight_decay": lambda recipe, remedy: dataclasses.replace(
+        recipe, weight_decay=0.01, extras=recipe.without("inflate")
+    ),
     "less_weight_decay": _decay,
     "scale_inputs": _set(input_scale=1.0),
     "scale_targets": _set(target_scale=1.0),
     "skip_nonfinite": _set(on_nonfinite="skip"),
     "check_data": _drop(*_POISON),
-    "check_labels": _drop("random_labels", "ascend"),
+    "check_labels": _drop("random_labels"),
+    "check_sign": _drop("ascend"),
     "use_parameters": _drop("detach", "unused", "zero_down"),
-    "add_to_optimizer": _drop("missing"),
+    "add_to_optimizer": _drop("missing", "standing", "unstepped"),
     "call_step": _drop("no_step"),
 }
 #: Actions that a recipe cannot follow.

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.diagnosis.healthy import REPORTED, TUNED
+from benchmarks.diagnosis.healthy import TUNED
 from benchmarks.diagnosis.labels import LABELS, Label
 from benchmarks.diagnosis.recipe import Recipe
 
-__all__ = ["CHANGES", "Case", "reported_cases", "tuning_cases"]
+__all__ = ["Case", "Change", "added", "cases_of", "changed", "faster", "tuning_cases"]
 
 Change = Callable[[Recipe], Recipe]
 
@@ -26,15 +26,18 @@ class Case:
     label: Label
 
 
-def _set(**values: Any) -> Change:
+def changed(**values: Any) -> Change:
+    """Fields of the recipe, replaced."""
     return lambda recipe: dataclasses.replace(recipe, **values)
 
 
-def _add(*extras: str, **values: Any) -> Change:
+def added(*extras: str, **values: Any) -> Change:
+    """More extras, and fields replaced."""
     return lambda recipe: dataclasses.replace(recipe, extras=recipe.extras + extras, **values)
 
 
-def _times_lr(factor: float, **values: Any) -> Change:
+def faster(factor: float, **values: Any) -> Change:
+    """The learning rate multiplied, and fields replaced."""
     return lambda recipe: dataclasses.replace(recipe, lr=recipe.lr * factor, **values)
 
 
@@ -42,77 +45,83 @@ def _times_lr(factor: float, **values: Any) -> Change:
 CHANGES: dict[str, tuple[str, Change]] = {
     "sigmoid_deep": (
         "vanishing",
-        _set(activation="sigmoid", depth=12, norm="none", residual=False, init="default"),
+        changed(activation="sigmoid", depth=12, norm="none", residual=False, init="default"),
     ),
     "sigmoid_xavier_deep": (
         "vanishing",
-        _set(activation="sigmoid", depth=16, norm="none", residual=False, init="xavier"),
+        changed(activation="sigmoid", depth=16, norm="none", residual=False, init="xavier"),
     ),
     "tanh_shrinking": (
         "vanishing_by_init",
-        _set(activation="tanh", depth=20, norm="none", residual=False, init="gain:0.5"),
+        changed(activation="tanh", depth=20, norm="none", residual=False, init="gain:0.5"),
     ),
-    "default_init_deep": ("vanishing_signal", _set(depth=20, norm="none", residual=False, init="default")),
+    "default_init_deep": ("vanishing_signal", changed(depth=20, norm="none", residual=False, init="default")),
     "sigmoid_cnn": (
         "vanishing",
-        _set(activation="sigmoid", depth=10, norm="none", residual=False, init="default"),
+        changed(activation="sigmoid", depth=10, norm="none", residual=False, init="default"),
     ),
-    "tiny_init": ("vanishing_signal", _set(depth=6, init="normal:0.01", norm="none", residual=False)),
-    "gain_3": ("wrong_gain", _set(depth=10, init="gain:3.2", norm="none", residual=False)),
-    "normal_1": ("wrong_gain", _set(init="normal:1.0", norm="none", residual=False)),
-    "constant_init": ("constant", _set(init="constant:0.05")),
+    "tiny_init": ("vanishing_signal", changed(depth=6, init="normal:0.01", norm="none", residual=False)),
+    "gain_3": ("wrong_gain", changed(depth=10, init="gain:3.2", norm="none", residual=False)),
+    "normal_1": ("wrong_gain", changed(init="normal:1.0", norm="none", residual=False)),
+    "constant_init": ("constant", changed(init="constant:0.05")),
     "tanh_saturated": (
         "saturated",
-        _set(activation="tanh", init="normal:1.0", depth=5, norm="none", residual=False),
+        changed(activation="tanh", init="normal:1.0", depth=5, norm="none", residual=False),
     ),
     "sigmoid_saturated": (
         "saturated",
-        _set(activation="sigmoid", init="normal:3.0", depth=4, norm="none", residual=False),
+        changed(activation="sigmoid", init="normal:3.0", depth=4, norm="none", residual=False),
     ),
-    "raw_inputs": ("large_inputs", _set(input_scale=300.0, norm="none")),
-    "raw_inputs_tanh": ("saturated", _set(input_scale=300.0, activation="tanh", norm="none")),
-    "raw_targets": ("large_inputs", _set(target_scale=1000.0, optimizer="sgd", lr=1e-3)),
-    "sgd_rate_high": ("diverging", _set(optimizer="sgd", lr=20.0, norm="none")),
-    "sgd_rate_diverges": ("diverging", _set(optimizer="sgd", lr=3.0, norm="none")),
-    "adam_rate_high": ("large_steps", _set(optimizer="adam", lr=0.7, warmup=0)),
-    "adam_rate_x100": ("large_steps", _times_lr(100.0, warmup=0, schedule="constant")),
-    "rate_tiny": ("small_steps", _set(optimizer="sgd", lr=1e-7, schedule="constant", warmup=0)),
-    "adam_rate_tiny": ("small_steps", _set(optimizer="adam", lr=1e-9, schedule="constant", warmup=0)),
-    "rate_zero": ("small_steps", _set(lr=0.0)),
-    "no_step": ("small_steps", _add("no_step")),
-    "head_left_out": ("left_out", _add("missing:head")),
-    "trunk_left_out": ("left_out", _add("missing:blocks.0")),
-    "detached": ("no_gradient", _add("detach")),
-    "unused": ("no_gradient", _add("unused")),
-    "dead_layer": ("dead", _add("dead:1")),
-    "dead_first": ("dead", _add("dead:0")),
+    "raw_inputs": ("large_inputs", changed(input_scale=300.0, norm="none")),
+    "raw_inputs_tanh": ("saturated", changed(input_scale=300.0, activation="tanh", norm="none")),
+    "raw_targets": ("large_inputs", changed(target_scale=1000.0, optimizer="sgd", lr=1e-3)),
+    "sgd_rate_high": ("diverging", changed(optimizer="sgd", lr=20.0, norm="none")),
+    "sgd_rate_diverges": ("diverging", changed(optimizer="sgd", lr=3.0, norm="none")),
+    "adam_rate_high": ("large_steps", changed(optimizer="adam", lr=0.7, warmup=0)),
+    "adam_rate_x100": ("large_steps", faster(100.0, warmup=0, schedule="constant")),
+    "rate_tiny": ("small_steps", changed(optimizer="sgd", lr=1e-7, schedule="constant", warmup=0)),
+    "adam_rate_tiny": ("small_steps", changed(optimizer="adam", lr=1e-9, schedule="constant", warmup=0)),
+    "rate_zero": ("small_steps", changed(lr=0.0)),
+    "no_step": ("small_steps", added("no_step")),
+    "head_left_out": ("left_out", added("missing:head")),
+    "trunk_left_out": ("left_out", added("missing:blocks.0")),
+    "detached": ("no_gradient", added("detach")),
+    "unused": ("no_gradient", added("unused")),
+    "dead_layer": ("dead", added("dead:1")),
+    "dead_first": ("dead", added("dead:0")),
     "dead_by_rate": (
         "dead_by_steps",
-        _set(optimizer="sgd", lr=2.0, momentum=0.9, norm="none", activation="relu"),
+        changed(optimizer="sgd", lr=2.0, momentum=0.9, norm="none", activation="relu"),
     ),
-    "nan_batch": ("nonfinite", _add("nan_batch:30")),
-    "inf_batch": ("nonfinite", _add("inf_batch:45")),
-    "nan_loss": ("nonfinite", _add("nan_loss:25")),
-    "nan_in_head": ("nonfinite", _add("nan_gradient:head.weight")),
-    "nan_in_first": ("nonfinite", _add("nan_gradient:blocks.0.layer.weight")),
-    "no_zero_grad": ("summed", _add("no_zero_grad")),
-    "ascent": ("exploding", _add("ascend")),
-    "inflated": ("growth", _add("inflate:1.03")),
-    "decay_strong": ("collapse", _set(optimizer="sgd", lr=0.05, weight_decay=1.0, momentum=0.9, norm="none")),
-    "decay_strong_adamw": ("collapse", _set(optimizer="adamw", lr=1e-2, weight_decay=20.0, norm="none")),
-    "spike": ("spike", _add("spike:50")),
-    "momentum_swings": ("swings", _set(optimizer="sgd", momentum=0.0, extras=("same_batch",), batch=200)),
-    "throttled": ("throttled", _set(optimizer="sgd", lr=0.05, max_norm=1e-4, momentum=0.9, weight_decay=0.0)),
+    "nan_batch": ("nonfinite", added("nan_batch:30")),
+    "inf_batch": ("nonfinite", added("inf_batch:45")),
+    "nan_loss": ("nonfinite", added("nan_loss:25")),
+    "nan_in_head": ("nonfinite", added("nan_gradient:head.weight")),
+    "nan_in_first": ("nonfinite", added("nan_gradient:blocks.0.layer.weight")),
+    "no_zero_grad": ("summed", added("no_zero_grad")),
+    "ascent": ("exploding", added("ascend")),
+    "inflated": ("growth", added("inflate:1.03")),
+    "decay_strong": (
+        "collapse",
+        changed(optimizer="sgd", lr=0.05, weight_decay=1.0, momentum=0.9, norm="none"),
+    ),
+    "decay_strong_adamw": ("collapse", changed(optimizer="adamw", lr=1e-2, weight_decay=20.0, norm="none")),
+    "spike": ("spike", added("spike:50")),
+    "momentum_swings": ("swings", changed(optimizer="sgd", momentum=0.0, extras=("same_batch",), batch=200)),
+    "throttled": (
+        "throttled",
+        changed(optimizer="sgd", lr=0.05, max_norm=1e-4, momentum=0.9, weight_decay=0.0),
+    ),
     "float16_underflow": (
         "underflow",
-        _add("loss_factor:3e-4", precision="float16", optimizer="sgd", lr=100.0),
+        added("loss_factor:3e-4", precision="float16", optimizer="sgd", lr=100.0),
     ),
-    "bfloat16_stall": ("small_steps", _set(precision="bfloat16", optimizer="sgd", lr=1e-5, momentum=0.0)),
-    "wrong_labels": ("stays", _add("random_labels")),
-    "limit_too_high": ("unclipped", _set(max_norm=1e6)),
-    "recurrent_gain": ("wrong_gain", _add("states:4.0", max_norm=float("inf"))),
-    "recurrent_rate": ("large_steps", _set(optimizer="sgd", lr=30.0, max_norm=float("inf"))),
-    "both_factors_zero": ("zeroed", _add("zero_down")),
+    "bfloat16_stall": ("small_steps", changed(precision="bfloat16", optimizer="sgd", lr=1e-5, momentum=0.0)),
+    "wrong_labels": ("stays", added("random_labels")),
+    "limit_too_high": ("unclipped", changed(max_norm=1e6)),
+    "recurrent_gain": ("wrong_gain", added("states:4.0", max_norm=float("inf"))),
+    "recurrent_rate": ("large_steps", changed(optimizer="sgd", lr=30.0, max_norm=float("inf"))),
+    "both_factors_zero": ("zeroed", added("zero_down")),
 }
 
 #: Which faults are made of which healthy recipe.
@@ -141,8 +150,6 @@ _TUNING = {
     "mlp_tanh": "normal_1 sigmoid_saturated spike decay_strong",
     "mlp_deep": "dead_layer no_zero_grad",
     "lora": "both_factors_zero",
-}
-_REPORTED = {
     "wine_gelu": "sigmoid_deep gain_3 unused sgd_rate_diverges rate_tiny no_step nan_batch",
     "cancer_silu": (
         "sigmoid_xavier_deep tiny_init head_left_out raw_inputs adam_rate_high inf_batch float16_underflow"
@@ -177,16 +184,16 @@ _REPORTED = {
 }
 
 
-def _cases(pairs: Mapping[str, str], recipes: Mapping[str, Recipe]) -> Iterable[Case]:
+def cases_of(
+    pairs: Mapping[str, str], recipes: Mapping[str, Recipe], changes: Mapping[str, tuple[str, Change]]
+) -> Iterable[Case]:
+    """A case for each pair of a recipe and the name of a change."""
     for base, names in pairs.items():
         for name in names.split():
-            key, change = CHANGES[name]
+            key, change = changes[name]
             yield Case(f"{base}/{name}", change(recipes[base]), recipes[base], LABELS[key])
 
 
 def tuning_cases() -> list[Case]:
-    return list(_cases(_TUNING, TUNED))
-
-
-def reported_cases() -> list[Case]:
-    return list(_cases(_REPORTED, REPORTED))
+    """Rules and constants may be chosen by looking at these."""
+    return list(cases_of(_TUNING, TUNED, CHANGES))

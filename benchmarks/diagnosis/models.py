@@ -22,6 +22,8 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "softplus": nn.Softplus,
     "sigmoid": nn.Sigmoid,
     "tanh": nn.Tanh,
+    "softsign": nn.Softsign,
+    "relu6": nn.ReLU6,
     "identity": nn.Identity,
 }
 

@@ -181,6 +181,28 @@ def _ratings() -> tuple[Tensor, Tensor, Loss]:
     return pairs, (users[pairs[:, 0]] * items[pairs[:, 1]]).sum(1, keepdim=True) / 2, mse
 
 
+def _friedman() -> tuple[Tensor, Tensor, Loss]:
+    x, y = datasets.make_friedman1(1500, random_state=10)
+    return _standard(torch.tensor(x).float()), _standard(torch.tensor(y).float().unsqueeze(1)), mse
+
+
+def _moons() -> tuple[Tensor, Tensor, Loss]:
+    x, y = datasets.make_moons(1500, noise=0.1, random_state=11)
+    return _standard(torch.tensor(x).float()), torch.tensor(y), cross_entropy
+
+
+def _curve() -> tuple[Tensor, Tensor, Loss]:
+    random = torch.Generator().manual_seed(12)
+    y = torch.rand(1500, 1, generator=random) * 2 - 1
+    x = y + 0.3 * torch.sin(6 * y) + 0.05 * torch.randn(1500, 1, generator=random)
+    return _standard(x), y.expand(-1, 9), mse
+
+
+def _patches() -> tuple[Tensor, Tensor, Loss]:
+    x, y = _digits()
+    return x.view(-1, 4, 2, 4, 2).transpose(2, 3).reshape(-1, 16, 4), y, cross_entropy
+
+
 TASKS: dict[str, Callable[[], tuple[Tensor, Tensor, Loss]]] = {
     "digits": _digits_task,
     "images": _images,
@@ -189,6 +211,11 @@ TASKS: dict[str, Callable[[], tuple[Tensor, Tensor, Loss]]] = {
     "wine": lambda: _table(datasets.load_wine, cross_entropy),
     "cancer": lambda: _table(datasets.load_breast_cancer, binary),
     "diabetes": lambda: _table(datasets.load_diabetes, mse),
+    "iris": lambda: _table(datasets.load_iris, cross_entropy),
+    "friedman": _friedman,
+    "moons": _moons,
+    "curve": _curve,
+    "patches": _patches,
     "clusters": _clusters,
     "teacher": _teacher,
     "spirals": _spirals,
@@ -208,6 +235,11 @@ SIZES = {
     "wine": (13, 3),
     "cancer": (30, 1),
     "diabetes": (10, 1),
+    "iris": (4, 3),
+    "friedman": (10, 1),
+    "moons": (2, 2),
+    "curve": (1, 9),
+    "patches": (4, 10),
     "clusters": (20, 10),
     "teacher": (16, 4),
     "spirals": (2, 3),

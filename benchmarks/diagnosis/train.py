@@ -8,6 +8,9 @@ The extras of a recipe that act here, "name:argument" with steps counted from 1:
     loss_factor:F               the loss is multiplied by F before backward (a weight in a sum of losses)
     inflate:F                   weights are multiplied by F after each step (a weight decay of the wrong sign)
     no_zero_grad, no_step, ascend (the sign is wrong), restart (the model starts from a trained state)
+    no_loss, no_optimizer       the monitor is not told of it
+    drop_in                     gradkern.clip_grad_norm_ clips, in place of a GradClipper
+    unstepped                   of several optimizers only the first one steps
 """
 
 from __future__ import annotations
@@ -23,9 +26,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import gradkern
-from benchmarks.diagnosis.build import build_model, build_optimizer, build_task, rate_at
+from benchmarks.diagnosis.build import build_model, build_optimizers, build_task, rate_at
 from benchmarks.diagnosis.recipe import Recipe
 from benchmarks.diagnosis.trace import Trace, Tracer
 
@@ -61,6 +65,7 @@ def _version() -> str:
     """Of all code that makes a run what it is."""
     here = Path(__file__).parent
     names = ("recipe", "tasks", "models", "sequences", "special", "initialize", "build", "train", "trace")
+    names += ("unseen", "unseen_training")
     files = [here / f"{name}.py" for name in names]
     for room in ("monitor", "history", "clipping", "params"):
         files += sorted((ROOT / "gradkern" / room).glob("*.py"))
@@ -78,13 +83,14 @@ class _Training:
         self.recipe = recipe
         self.model = build_model(recipe, seed)
         self.task = build_task(recipe, seed)
-        self.optimizer = build_optimizer(recipe, self.model)
+        self.optimizers = build_optimizers(recipe, self.model)
         if recipe.extra("restart") is not None:
             self._train_first()
         self.tracer = Tracer(self.model)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            self.monitor = gradkern.GradMonitor(self.model, self.optimizer, place, **_looks())
+            told = None if recipe.extra("no_optimizer") is not None else self.optimizers
+            self.monitor = gradkern.GradMonitor(self.model, told, place)
             self.clipper = gradkern.GradClipper(self.model, recipe.max_norm, on_nonfinite=recipe.on_nonfinite)
 
     def run(self) -> Trace:
@@ -100,19 +106,22 @@ class _Training:
     def _train_first(self) -> None:
         for _ in range(300):
             self.task.loss(self.model, self.task.batch()).backward()
-            self.optimizer.step()
-            self.optimizer.zero_grad()
+            for optimizer in self.optimizers:
+                optimizer.step()
+            self.model.zero_grad()
 
     def _step(self, step: int) -> None:
         recipe = self.recipe
-        for group in self.optimizer.param_groups:
-            group["lr"] = recipe.lr * rate_at(recipe, step)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.lr * group.get("factor", 1.0) * rate_at(recipe, step)
         self.tracer.begin_step(step)
         loss = self._backward(step)
-        self.tracer.after_backward(loss / recipe.target_scale**2, recipe.loss_scale)
+        self.tracer.after_backward(float(loss) / recipe.target_scale**2, recipe.loss_scale)
         skip = self._clip_and_record(loss)
         if recipe.extra("no_step") is None and not skip:
-            self.optimizer.step()
+            for optimizer in self.optimizers[: 1 if recipe.extra("unstepped") is not None else None]:
+                optimizer.step()
         inflation = recipe.extra("inflate")
         if inflation is not None:
             with torch.no_grad():
@@ -121,9 +130,14 @@ class _Training:
         if recipe.extra("no_zero_grad") is None:
             self.model.zero_grad()
 
-    def _clip_and_record(self, loss: float) -> bool:
+    def _clip_and_record(self, loss: float | Tensor | None) -> bool:
         """Whether the step is to be skipped."""
         recipe, inv_scale = self.recipe, 1 / self.recipe.loss_scale
+        loss = None if recipe.extra("no_loss") is not None else loss
+        if recipe.extra("drop_in") is not None:
+            gradkern.clip_grad_norm_(self.model.parameters(), recipe.max_norm)
+            self.monitor.record(loss=loss)
+            return False
         if math.isfinite(recipe.max_norm) or recipe.on_nonfinite != "propagate":
             stats = self.clipper.clip_()
             self.monitor.record(stats, loss=loss)
@@ -135,7 +149,8 @@ class _Training:
                     p.grad.mul_(inv_scale)
         return False
 
-    def _backward(self, step: int) -> float:
+    def _backward(self, step: int) -> float | Tensor:
+        """The loss as it is recorded: a tensor with its graph, a number where it is a sum of several."""
         recipe, total = self.recipe, 0.0
         for _ in range(recipe.accumulate):
             batch = self._spoil(self.task.batch(), step + 1)
@@ -150,7 +165,7 @@ class _Training:
         name = recipe.extra("nan_gradient")
         if name and step >= 20:
             self.model.get_parameter(name).grad.view(-1)[0] = math.nan
-        return total
+        return loss if recipe.accumulate == 1 else total
 
     def _spoil(self, batch: Any, step: int) -> Any:
         x, y = batch
@@ -168,8 +183,3 @@ class _Training:
         if self.recipe.precision.startswith("amp_"):
             return torch.autocast("cpu", dtype=getattr(torch, self.recipe.precision.removeprefix("amp_")))
         return contextlib.nullcontext()
-
-
-def _looks() -> dict[str, int]:
-    """How often weights are looked at, until the monitor does so early by itself."""
-    return {"update_every": 10}

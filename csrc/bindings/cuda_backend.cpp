@@ -1,4 +1,4 @@
-// Allocation, streams and the order of launches; the work itself is in csrc/cuda. No call here
+// Allocation, streams and the order of launches; the work itself is the library's. No call here
 // waits for the device, except where the host has to know (raise_on_host). Devices are made current
 // by torch's guard: the runtime's would leave a context behind on a device that nobody uses.
 #include "bindings/cuda_backend.h"
@@ -16,8 +16,7 @@
 #include <atomic>
 
 #include "bindings/cuda_stream.h"
-#include "cuda/launch.h"
-#include "cuda/usable.h"
+#include "bindings/library.h"
 
 namespace gradkern::cuda_backend {
 namespace {
@@ -27,19 +26,16 @@ struct DeviceList {
   at::Device device;
   const Prepared& prepared;
   std::vector<TensorRef> own;  ///< empty where there is one device: prepared.refs are its
-  cuda::ListPlan plan{};
+  gradkern_cuda_plan plan{};
 
-  const std::vector<TensorRef>& refs() const { return own.empty() ? prepared.refs : own; }
-
-  cuda::TensorList on_current_stream(bool with_repeats) const {
-    return {refs().data(), int64_t(refs().size()), with_repeats ? prepared.first.data() : nullptr,
-            int(device.index()), current_cuda_stream(device), &plan};
+  gradkern_list list(bool with_repeats) const {
+    return as_list(own.empty() ? prepared.refs : own, with_repeats ? &prepared.first : nullptr);
   }
+  gradkern_cuda_place place() const { return {int32_t(device.index()), current_cuda_stream(device), &plan, nullptr, 0}; }
 };
 
 /// One entry a device, in the order of the list; `prepared` has to outlive them.
-std::vector<DeviceList> split_by_device(const CallSite& site, const GradList& grads,
-                                        const Prepared& prepared) {
+std::vector<DeviceList> split_by_device(const GradList& grads, const Prepared& prepared) {
   std::vector<DeviceList> lists;
   const auto list_of = [&](at::Device device) {
     return std::find_if(lists.begin(), lists.end(), [&](const DeviceList& l) { return l.device == device; });
@@ -50,7 +46,8 @@ std::vector<DeviceList> split_by_device(const CallSite& site, const GradList& gr
     if (lists.size() > 1) list.own.resize(grads.size());
     for (size_t i = 0; i < list.own.size(); ++i)
       if (grads[i].defined() && grads[i].device() == list.device) list.own[i] = prepared.refs[i];
-    list.plan = cuda::plan_of(list.refs().data(), int64_t(list.refs().size()), site.operation);
+    const gradkern_list plain = list.list(false);
+    check_library(gradkern_cuda_plan_list(&plain, &list.plan));
   }
   return lists;
 }
@@ -59,9 +56,6 @@ at::Tensor empty_on(at::Device device, at::ScalarType dtype, at::IntArrayRef siz
   return at::empty(sizes, at::TensorOptions().dtype(dtype).device(device));
 }
 
-template <class T>
-T* pointer(const at::Tensor& t) { return t.defined() ? static_cast<T*>(t.mutable_data_ptr()) : nullptr; }
-
 /// Everything a call may report, on one device; undefined where nobody asked.
 struct Results {
   at::Tensor norm, l2_norm, max_abs, nonfinite, zeros;
@@ -69,15 +63,37 @@ struct Results {
   at::Tensor partial;  ///< one Partial, for several devices
   at::Tensor packed_sums, packed_keys;
 
-  cuda::MeasureResults pointers() const {
-    const bool is_double = total_norm.defined() && total_norm.scalar_type() == at::kDouble;
-    return {is_double, pointer<void>(norm), pointer<void>(l2_norm), pointer<void>(max_abs),
-            pointer<int64_t>(nonfinite), pointer<int64_t>(zeros), pointer<void>(total_norm),
-            pointer<double>(decision_norm), pointer<void>(clip_coef), pointer<int64_t>(total_nonfinite), pointer<bool>(skip_step),
-            pointer<Partial>(partial), pointer<double>(packed_sums), pointer<int64_t>(packed_keys),
-            packed_sums.defined() && packed_sums.size(0) > 1};
+  gradkern_results pointers() const {
+    gradkern_results r{};
+    r.is_double = total_norm.defined() && total_norm.scalar_type() == at::kDouble;
+    r.norm = pointer<void>(norm);
+    r.l2 = pointer<void>(l2_norm);
+    r.max_abs = pointer<void>(max_abs);
+    r.nonfinite = pointer<int64_t>(nonfinite);
+    r.zeros = pointer<int64_t>(zeros);
+    r.total_norm = pointer<void>(total_norm);
+    r.decision_norm = pointer<double>(decision_norm);
+    r.clip_coef = pointer<void>(clip_coef);
+    r.total_nonfinite = pointer<int64_t>(total_nonfinite);
+    r.skip_step = pointer<uint8_t>(skip_step);
+    r.total = pointer<void>(partial);
+    r.packed_sums = pointer<double>(packed_sums);
+    r.packed_keys = pointer<int64_t>(packed_keys);
+    r.packed_rows = packed_sums.defined() && packed_sums.size(0) > 1;
+    return r;
   }
 };
+
+gradkern_measure measure_of(const ClipRequest& request, const Results& results) {
+  gradkern_measure m{};
+  m.norm_type = request.measure.norm_type;
+  m.inv_scale = request.measure.inv_scale;
+  m.max_norm = request.max_norm;
+  m.on_nonfinite = uint8_t(request.on_nonfinite);
+  m.count_zeros = request.measure.count_zeros;
+  m.results = results.pointers();
+  return m;
+}
 
 bool wants_counts(const ClipRequest& r) {
   return r.raise_if_nonfinite_norm || r.raise_if_nonfinite_elements;
@@ -103,21 +119,23 @@ Results allocate(at::Device device, const Prepared& prepared, const ClipRequest&
   return r;
 }
 
+/// Allocates the place's workspace. It is freed in the order of the stream; inside a capture it belongs to the graph.
+at::Tensor workspace_for(const DeviceList& list, gradkern_cuda_place& place) {
+  if (place.workspace_bytes == 0) return {};
+  const at::Tensor workspace = empty_on(list.device, at::kByte, {int64_t(place.workspace_bytes)});
+  place.workspace = workspace.mutable_data_ptr();
+  return workspace;
+}
+
 void launch_measure(const DeviceList& list, const Prepared& prepared, const ClipRequest& request,
                     const Results& results) {
   const c10::DeviceGuard guard(list.device);
-  cuda::MeasureLaunch launch;
-  launch.list = list.on_current_stream(prepared.any_duplicate && request.measure.per_tensor);
-  launch.options = {norm_order(request.measure.norm_type), request.measure.count_zeros};
-  launch.max_norm = request.max_norm;
-  launch.on_nonfinite = request.on_nonfinite;
-  launch.inv_scale = request.measure.inv_scale;
-  launch.results = results.pointers();
-  launch.workspace_bytes = cuda::measure_workspace_bytes(launch.list, launch.options);
-  // Freed in stream order when this returns; inside a capture it belongs to the graph.
-  const at::Tensor workspace = empty_on(list.device, at::kByte, {int64_t(launch.workspace_bytes)});
-  launch.workspace = workspace.mutable_data_ptr();
-  cuda::launch_measure(launch);
+  const gradkern_list plain = list.list(prepared.any_duplicate && request.measure.per_tensor);
+  gradkern_cuda_place place = list.place();
+  const gradkern_measure measure = measure_of(request, results);
+  check_library(gradkern_cuda_measure_workspace_bytes(&plain, &measure, &place, &place.workspace_bytes));
+  const at::Tensor workspace = workspace_for(list, place);
+  check_library(gradkern_cuda_measure(&plain, &measure, &place));
 }
 
 /// Rows of other devices are zero in each device's results: their sum is the whole.
@@ -133,7 +151,7 @@ Results measure_devices(const std::vector<DeviceList>& lists, const Prepared& pr
   std::vector<at::Tensor> partials;
   for (const DeviceList& list : lists) {
     Results one = allocate(list.device, prepared, request);
-    one.partial = empty_on(list.device, at::kByte, {int64_t(sizeof(Partial))});
+    one.partial = empty_on(list.device, at::kByte, {GRADKERN_PARTIAL_BYTES});
     launch_measure(list, prepared, request, one);
     partials.push_back(one.partial.to(home, /*non_blocking=*/true));
     if (list.device == home) {
@@ -148,18 +166,10 @@ Results measure_devices(const std::vector<DeviceList>& lists, const Prepared& pr
   }
   const c10::DeviceGuard guard(home);
   const at::Tensor totals = at::stack(partials);
-  cuda::CombineLaunch combine;
-  combine.totals = static_cast<const Partial*>(totals.const_data_ptr());
-  combine.count = int64_t(lists.size());
-  combine.device = int(home.index());
-  combine.stream = current_cuda_stream(home);
-  combine.order = norm_order(request.measure.norm_type);
-  combine.max_norm = request.max_norm;
-  combine.on_nonfinite = request.on_nonfinite;
-  combine.inv_scale = request.measure.inv_scale;
-  combine.results = all.pointers();
-  combine.results.total = nullptr;
-  cuda::launch_combine(combine);
+  gradkern_measure combined = measure_of(request, all);
+  combined.results.total = nullptr;
+  const gradkern_cuda_place place{int32_t(home.index()), current_cuda_stream(home), nullptr, nullptr, 0};
+  check_library(gradkern_cuda_combine(totals.const_data_ptr(), int64_t(lists.size()), &combined, &place));
   return all;
 }
 
@@ -184,24 +194,22 @@ Measurement as_measurement(const Results& r, const MeasureRequest& request, bool
   return m;
 }
 
+bool is_capturing(const DeviceList& list) {
+  const gradkern_cuda_place place = list.place();
+  int32_t capturing = 0;
+  check_library(gradkern_cuda_is_capturing(&place, &capturing));
+  return capturing != 0;
+}
+
 /// The questions that need the host: synchronises, and therefore cannot be captured.
 void raise_on_host(const CallSite& site, const ClipRequest& request, const Prepared& prepared,
                    const DeviceList& home, const Results& results, Measurement& m) {
   const c10::DeviceGuard guard(home.device);
-  TORCH_CHECK(!cuda::is_capturing(int(home.device.index()), current_cuda_stream(home.device)), "[",
-              site.operation, "] expected no CUDA graph capture, because raising an error for a ",
+  TORCH_CHECK(!is_capturing(home), "[", site.operation, "] expected no CUDA graph capture, because raising an error for a ",
               "non-finite norm synchronises; use error_if_nonfinite=False (or another on_nonfinite)");
   m.total = results.decision_norm.item().toDouble();
   m.total_nonfinite = results.total_nonfinite.item().toLong();
-  if (m.total_nonfinite == 0 && m.returns_finite_total()) return;
-  const at::Tensor counts = results.nonfinite.cpu();
-  std::vector<Partial> partials(prepared.refs.size());
-  for (size_t i = 0; i < partials.size(); ++i) {
-    if (prepared.first[i] != int64_t(i)) continue;  // a repeated row is named once
-    partials[i].nonfinite = counts.const_data_ptr<int64_t>()[i];
-    partials[i].numel = prepared.refs[i].numel;
-  }
-  raise_if_nonfinite(site, request, m, partials);
+  if (must_raise(request, m)) raise_nonfinite(site, request, prepared, results.nonfinite.cpu());
 }
 
 template <class Launch>
@@ -222,10 +230,24 @@ void write(const CallSite& site, const GradList& grads, const Prepared& prepared
   if (prepared.staged.empty() && writable.staged.empty()) {  // views that turned out to be disjoint, too
     on_each(lists, launch);
   } else {
-    on_each(split_by_device(site, grads, writable), launch);
+    on_each(split_by_device(grads, writable), launch);
     write_back(writable);
   }
   bump_versions(grads);
+}
+
+/// Calls launch(list, place) with a workspace for a write.
+template <class Launch>
+void launch_write(const DeviceList& list, const Launch& launch) {
+  const gradkern_list plain = list.list(false);
+  gradkern_cuda_place place = list.place();
+  check_library(gradkern_cuda_write_workspace_bytes(&plain, &place, &place.workspace_bytes));
+  const at::Tensor workspace = workspace_for(list, place);
+  check_library(launch(&plain, &place));
+}
+
+void launch_scale(const DeviceList& list, const gradkern_scale& scale) {
+  launch_write(list, [&](const auto* plain, const auto* place) { return gradkern_cuda_scale(plain, &scale, place); });
 }
 
 /// A norm as a kernel reads it, on `device`.
@@ -244,22 +266,22 @@ void apply(const CallSite& site, const GradList& grads, const Prepared& prepared
     const at::Tensor norm = readable_norm(total_norm, list.device);
     const at::Tensor count =
         total_nonfinite.defined() ? total_nonfinite.to(list.device, /*non_blocking=*/true) : at::Tensor();
-    cuda::ScaleLaunch launch;
-    launch.list = list.on_current_stream(false);
-    launch.total_norm = norm.const_data_ptr();
-    launch.total_norm_is_double = norm.scalar_type() == at::kDouble;
-    launch.max_norm = max_norm;
-    launch.on_nonfinite = on_nonfinite;
-    launch.total_nonfinite = count.defined() ? count.const_data_ptr<int64_t>() : nullptr;
-    cuda::launch_scale(launch);
+    gradkern_scale scale{};
+    scale.total_norm = norm.const_data_ptr();
+    scale.total_norm_is_double = norm.scalar_type() == at::kDouble;
+    scale.max_norm = max_norm;
+    scale.on_nonfinite = uint8_t(on_nonfinite);
+    scale.total_nonfinite = count.defined() ? count.const_data_ptr<int64_t>() : nullptr;
+    launch_scale(list, scale);
   });
 }
 
 }  // namespace
 
 std::string why_unusable(at::Device device) {
+  if (!*gradkern_build_info().cuda_version) return "this build of gradkern has no CUDA kernels";
   const c10::DeviceGuard guard(device);
-  return cuda::why_unusable(int(device.index()));
+  return gradkern_cuda_usable(device.index()) == GRADKERN_OK ? std::string() : gradkern_last_error();
 }
 
 bool usable(at::Device device) {
@@ -281,14 +303,14 @@ Measurement measure(const CallSite& site, const GradList& grads, const MeasureRe
   ClipRequest only_measure;
   only_measure.measure = request;
   only_measure.max_norm = infinity();
-  const Results results = measure_lists(split_by_device(site, grads, prepared), prepared, only_measure);
+  const Results results = measure_lists(split_by_device(grads, prepared), prepared, only_measure);
   return as_measurement(results, request, prepared.any_double);
 }
 
 ClipResult clip(const CallSite& site, const GradList& grads, const ClipRequest& request) {
   at::NoGradGuard no_grad;
   const Prepared& prepared = prepare(site, grads);
-  const std::vector<DeviceList> lists = split_by_device(site, grads, prepared);
+  const std::vector<DeviceList> lists = split_by_device(grads, prepared);
   const Results results = measure_lists(lists, prepared, request);
   ClipResult out;
   out.measured = as_measurement(results, request.measure, prepared.any_double);
@@ -304,22 +326,21 @@ void clip_with_norm(const CallSite& site, const GradList& grads, double max_norm
                     const at::Tensor& total_norm) {
   at::NoGradGuard no_grad;
   const Prepared& prepared = prepare(site, grads);
-  apply(site, grads, prepared, split_by_device(site, grads, prepared), max_norm, OnNonfinite::kPropagate,
+  apply(site, grads, prepared, split_by_device(grads, prepared), max_norm, OnNonfinite::kPropagate,
         total_norm, {});
 }
 
 void scale(const CallSite& site, const GradList& grads, const at::Tensor& factor, const at::Tensor& zero) {
   at::NoGradGuard no_grad;
   const Prepared& prepared = prepare(site, grads);
-  write(site, grads, prepared, split_by_device(site, grads, prepared), [&](const DeviceList& list) {
+  write(site, grads, prepared, split_by_device(grads, prepared), [&](const DeviceList& list) {
     const at::Tensor here = factor.contiguous().to(list.device, /*non_blocking=*/true);
     const at::Tensor zero_here = zero.defined() ? zero.to(list.device, /*non_blocking=*/true) : at::Tensor();
-    cuda::ScaleLaunch launch;
-    launch.list = list.on_current_stream(false);
-    launch.factor = here.const_data_ptr<double>();
-    launch.factor_per_tensor = factor.dim() == 1;
-    launch.zero = zero_here.defined() ? zero_here.const_data_ptr<bool>() : nullptr;
-    cuda::launch_scale(launch);
+    gradkern_scale scale{};
+    scale.factor = here.const_data_ptr<double>();
+    scale.factor_per_tensor = factor.dim() == 1;
+    scale.zero = zero_here.defined() ? static_cast<const uint8_t*>(zero_here.const_data_ptr()) : nullptr;
+    launch_scale(list, scale);
   });
 }
 
@@ -327,7 +348,7 @@ PackedPartials packed_partials(const CallSite& site, const GradList& grads, doub
                                bool count_zeros, bool per_tensor) {
   at::NoGradGuard no_grad;
   const Prepared& prepared = prepare(site, grads);
-  const std::vector<DeviceList> lists = split_by_device(site, grads, prepared);
+  const std::vector<DeviceList> lists = split_by_device(grads, prepared);
   TORCH_CHECK(lists.size() == 1, "[", site.operation, "] expected shards on one device, got ", lists.size());
   ClipRequest request;
   request.measure = {norm_type, per_tensor, count_zeros, 1.0};
@@ -342,14 +363,16 @@ PackedPartials packed_partials(const CallSite& site, const GradList& grads, doub
 void clip_value(const CallSite& site, const GradList& grads, double limit) {
   at::NoGradGuard no_grad;
   const Prepared& prepared = prepare(site, grads);
-  write(site, grads, prepared, split_by_device(site, grads, prepared), [&](const DeviceList& list) {
-    cuda::launch_clamp({list.on_current_stream(false), limit});
+  write(site, grads, prepared, split_by_device(grads, prepared), [&](const DeviceList& list) {
+    launch_write(list, [&](const auto* plain, const auto* place) { return gradkern_cuda_clamp(plain, limit, place); });
   });
 }
 
 void policy_step(const PolicyStep& step, at::Device device) {
   const c10::DeviceGuard guard(device);
-  cuda::launch_policy(step, int(device.index()), current_cuda_stream(device));
+  const gradkern_policy_step plain = as_plain(step);
+  const gradkern_cuda_place place{int32_t(device.index()), current_cuda_stream(device), nullptr, nullptr, 0};
+  check_library(gradkern_cuda_policy_step(&plain, &place));
 }
 
 }  // namespace gradkern::cuda_backend

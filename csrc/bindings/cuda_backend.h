@@ -1,5 +1,4 @@
-// What engine.h promises, for gradients on CUDA devices. One of two files defines it:
-// cuda_backend.cpp, or no_cuda_backend.cpp in a build without CUDA kernels.
+// What engine.h promises, for gradients on CUDA devices.
 #pragma once
 
 #include "bindings/engine.h"

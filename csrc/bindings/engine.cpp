@@ -5,12 +5,11 @@
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
-#include <cmath>
 #include <sstream>
 
 #include "bindings/cuda_backend.h"
+#include "bindings/library.h"
 #include "bindings/thread_pool.h"
-#include "cpu/floating_point_mode.h"
 
 namespace gradkern {
 namespace {
@@ -20,93 +19,79 @@ at::Tensor scalar(double value, bool as_double) {
   return at::scalar_tensor(double(float(value)), at::kFloat);  // torch refuses what rounds to inf
 }
 
-/// A row of results being filled: float32 or float64.
-class RealRow {
- public:
-  RealRow(size_t count, bool as_double)
-      : tensor_(at::empty({int64_t(count)}, at::TensorOptions().dtype(as_double ? at::kDouble : at::kFloat))),
-        doubles_(as_double ? tensor_.mutable_data_ptr<double>() : nullptr),
-        floats_(as_double ? nullptr : tensor_.mutable_data_ptr<float>()) {}
-
-  void set(size_t i, double value) {
-    if (doubles_) doubles_[i] = value;
-    else floats_[i] = float(value);
-  }
-  const at::Tensor& tensor() const { return tensor_; }
-
- private:
-  at::Tensor tensor_;
-  double* doubles_;
-  float* floats_;
-};
-
-/// What a factor on every element does to their norm: nothing to a count of non-zeros.
-double norm_scale(const NormOrder& order, const MeasureRequest& request) {
-  return order.kind == NormKind::kZero ? 1.0 : std::fabs(request.inv_scale);
+at::Tensor row(size_t count, at::ScalarType type) {
+  return at::empty({int64_t(count)}, at::TensorOptions().dtype(type));
 }
 
-void fill_reals(const Prepared& prepared, const std::vector<Partial>& partials,
-                const MeasureRequest& request, Measurement& out) {
-  const NormOrder order = norm_order(request.norm_type);
-  const bool is_l2 = order.kind == NormKind::kTwo;
-  RealRow norm(partials.size(), out.any_double), max(partials.size(), out.any_double);
-  RealRow l2 = is_l2 ? norm : RealRow(partials.size(), out.any_double);
-  for (size_t i = 0; i < partials.size(); ++i) {
-    const Partial& p = partials[size_t(prepared.first[i])];
-    norm.set(i, finish(order, p) * norm_scale(order, request));
-    if (!is_l2) l2.set(i, finish(p.sq) * std::fabs(request.inv_scale));
-    max.set(i, max_abs(p) * std::fabs(request.inv_scale));
-  }
-  out.norm = norm.tensor();
-  out.l2_norm = l2.tensor();
-  out.max_abs = max.tensor();
+/// The rows that a request asks for, still empty.
+void allocate_rows(size_t count, const MeasureRequest& request, Measurement& m) {
+  const at::ScalarType real = m.any_double ? at::kDouble : at::kFloat;
+  m.norm = row(count, real);
+  m.l2_norm = norm_order(request.norm_type).kind == NormKind::kTwo ? m.norm : row(count, real);
+  m.max_abs = row(count, real);
+  m.nonfinite = row(count, at::kLong);
+  if (request.count_zeros) m.zeros = row(count, at::kLong);
 }
 
-at::Tensor counts(const Prepared& prepared, const std::vector<Partial>& partials,
-                  int64_t Partial::*member) {
-  at::Tensor row = at::empty({int64_t(partials.size())}, at::TensorOptions().dtype(at::kLong));
-  int64_t* values = row.mutable_data_ptr<int64_t>();
-  for (size_t i = 0; i < partials.size(); ++i) values[i] = partials[size_t(prepared.first[i])].*member;
-  return row;
+void call_measure(const Prepared& prepared, const MeasureRequest& request, const gradkern_results& results) {
+  const gradkern_list list = as_list(prepared.refs, prepared.any_duplicate ? &prepared.first : nullptr);
+  gradkern_measure measure{};
+  measure.norm_type = request.norm_type;
+  measure.inv_scale = request.inv_scale;
+  measure.max_norm = infinity();
+  measure.count_zeros = request.count_zeros;
+  measure.results = results;
+  const gradkern_pool pool = intraop_pool();
+  check_library(gradkern_cpu_measure(&list, &measure, &pool));
 }
 
-void fill_rows(const Prepared& prepared, const std::vector<Partial>& partials,
-               const MeasureRequest& request, Measurement& out) {
-  fill_reals(prepared, partials, request, out);
-  out.nonfinite = counts(prepared, partials, &Partial::nonfinite);
-  if (request.count_zeros) out.zeros = counts(prepared, partials, &Partial::zeros);
+Measurement measure_prepared(const Prepared& prepared, const MeasureRequest& request) {
+  Measurement m;
+  m.any_double = prepared.any_double;
+  if (request.per_tensor) allocate_rows(prepared.refs.size(), request, m);
+  gradkern_results results{};
+  results.is_double = m.any_double;
+  results.norm = pointer<void>(m.norm);
+  results.l2 = m.l2_norm.is_same(m.norm) ? nullptr : pointer<void>(m.l2_norm);
+  results.max_abs = pointer<void>(m.max_abs);
+  results.nonfinite = pointer<int64_t>(m.nonfinite);
+  results.zeros = pointer<int64_t>(m.zeros);
+  results.decision_norm = &m.total;
+  results.total_nonfinite = &m.total_nonfinite;
+  call_measure(prepared, request, results);
+  m.total_norm = scalar(m.total, m.any_double);
+  if (request.decision_norm) m.decision_norm = scalar(m.total, true);
+  return m;
 }
 
-Measurement measure_prepared(const Prepared& prepared, const MeasureRequest& request,
-                             std::vector<Partial>& partials) {
-  const cpu::MeasureOptions options{norm_order(request.norm_type), request.count_zeros};
-  const ChunkPlan plan(prepared.refs.data(), int64_t(prepared.refs.size()));
-  partials.resize(prepared.refs.size());
-  const Partial total = cpu::measure(plan, options, intraop_pool(), partials.data());
-  cpu::ScopedFloatingPointMode exact(cpu::FloatingPointMode::exact());
-  Measurement out;
-  out.any_double = prepared.any_double;
-  out.total = decision_norm(finish(options.order, total) * norm_scale(options.order, request), out.any_double);
-  out.total_nonfinite = total.nonfinite;
-  out.total_norm = scalar(out.total, out.any_double);
-  if (request.decision_norm) out.decision_norm = scalar(out.total, true);
-  if (request.per_tensor) fill_rows(prepared, partials, request, out);
-  return out;
+/// How many elements are not finite, per position.
+at::Tensor count_nonfinite(const Prepared& prepared) {
+  const at::Tensor counts = row(prepared.refs.size(), at::kLong);
+  gradkern_results results{};
+  results.nonfinite = pointer<int64_t>(counts);
+  call_measure(prepared, {}, results);
+  return counts;
 }
 
 /// "parameters[3] (2 of 100 elements), …": where the non-finite elements are.
-std::string offenders(const CallSite& site, const std::vector<Partial>& partials) {
+std::string offenders(const CallSite& site, const Prepared& prepared, const int64_t* counts) {
   constexpr int kListed = 8;
   std::ostringstream text;
   int found = 0;
-  for (size_t i = 0; i < partials.size(); ++i) {
-    if (!partials[i].nonfinite) continue;
+  for (size_t i = 0; i < prepared.refs.size(); ++i) {
+    if (!counts[i] || prepared.first[i] != int64_t(i)) continue;  // a repeated gradient is named once
     if (++found > kListed) continue;
-    text << (found > 1 ? ", " : "") << position(site, int64_t(i)) << " (" << partials[i].nonfinite
-         << " of " << partials[i].numel << " elements)";
+    text << (found > 1 ? ", " : "") << position(site, int64_t(i)) << " (" << counts[i] << " of "
+         << prepared.refs[i].numel << " elements)";
   }
   if (found > kListed) text << " and " << found - kListed << " more";
   return text.str();
+}
+
+void call_scale(const Prepared& target, const gradkern_scale& scale) {
+  const gradkern_list list = as_list(target.refs);
+  const gradkern_pool pool = intraop_pool();
+  check_library(gradkern_cpu_scale(&list, &scale, &pool));
 }
 
 void apply(const CallSite& site, const GradList& grads, const Prepared& prepared,
@@ -115,7 +100,11 @@ void apply(const CallSite& site, const GradList& grads, const Prepared& prepared
   const bool in_place = writable_in_place(prepared);
   const Prepared writable = in_place ? Prepared{} : prepare_for_write(site, grads, prepared);
   const Prepared& target = in_place ? prepared : writable;
-  cpu::apply(ChunkPlan(target.refs.data(), int64_t(target.refs.size())), decision, intraop_pool());
+  const uint8_t zero = decision.action == ClipAction::kZero;
+  gradkern_scale scale{};
+  scale.factor = &decision.coef;
+  scale.zero = &zero;
+  call_scale(target, scale);
   write_back(target);
   bump_versions(grads);
 }
@@ -125,7 +114,10 @@ void scale_each(const CallSite& site, const GradList& grads, const double* facto
   const Prepared& prepared = prepare(site, grads);
   Prepared target = writable_in_place(prepared) ? prepared : prepare_for_write(site, grads, prepared);
   std::erase_if(target.staged, [&](const Staged& s) { return factors[s.position] == 1.0; });
-  cpu::apply(ChunkPlan(target.refs.data(), int64_t(target.refs.size())), factors, intraop_pool());
+  gradkern_scale scale{};
+  scale.factor = factors;
+  scale.factor_per_tensor = true;
+  call_scale(target, scale);
   write_back(target);
   const bool any_shared = std::any_of(target.staged.begin(), target.staged.end(),
                                       [](const Staged& s) { return s.offsets.defined(); });
@@ -169,11 +161,14 @@ void check_clampable(const CallSite& site, const GradList& grads) {
 
 }  // namespace
 
-void raise_if_nonfinite(const CallSite& site, const ClipRequest& request, const Measurement& m,
-                        const std::vector<Partial>& partials) {
-  const bool by_norm = request.raise_if_nonfinite_norm && !m.returns_finite_total();
-  if (!by_norm && !(request.raise_if_nonfinite_elements && m.total_nonfinite)) return;
-  std::string where = offenders(site, partials);
+bool must_raise(const ClipRequest& request, const Measurement& m) {
+  return (request.raise_if_nonfinite_norm && !m.returns_finite_total()) ||
+         (request.raise_if_nonfinite_elements && m.total_nonfinite);
+}
+
+void raise_nonfinite(const CallSite& site, const ClipRequest& request, const Prepared& prepared,
+                     const at::Tensor& counts) {
+  std::string where = offenders(site, prepared, counts.const_data_ptr<int64_t>());
   if (where.empty()) where = "no element: the finite gradients' norm is beyond the largest float32";
   std::ostringstream order;
   order << request.measure.norm_type;
@@ -188,9 +183,7 @@ void raise_if_nonfinite(const CallSite& site, const ClipRequest& request, const 
 Measurement measure(const CallSite& site, const GradList& grads, const MeasureRequest& request) {
   if (cuda_backend::handles(grads)) return cuda_backend::measure(site, grads, request);
   at::NoGradGuard no_grad;
-  const Prepared& prepared = prepare(site, grads);
-  std::vector<Partial> partials;
-  return measure_prepared(prepared, request, partials);
+  return measure_prepared(prepare(site, grads), request);
 }
 
 ClipResult clip(const CallSite& site, const GradList& grads, const ClipRequest& request) {
@@ -198,11 +191,11 @@ ClipResult clip(const CallSite& site, const GradList& grads, const ClipRequest& 
   if (cuda_backend::handles(grads)) return cuda_backend::clip(site, grads, request);
   at::NoGradGuard no_grad;
   const Prepared& prepared = prepare(site, grads);
-  std::vector<Partial> partials;
   ClipResult result;
-  result.measured = measure_prepared(prepared, request.measure, partials);
+  result.measured = measure_prepared(prepared, request.measure);
   const Measurement& m = result.measured;
-  raise_if_nonfinite(site, request, m, partials);
+  if (must_raise(request, m))
+    raise_nonfinite(site, request, prepared, m.nonfinite.defined() ? m.nonfinite : count_nonfinite(prepared));
   const ClipDecision decision =
       decide_clip(request.max_norm, m.total, m.total_nonfinite, request.on_nonfinite);
   apply(site, grads, prepared, decision);
@@ -246,9 +239,9 @@ void clip_value(const CallSite& site, const GradList& grads, double limit) {
   const bool in_place = writable_in_place(prepared);
   const Prepared writable = in_place ? Prepared{} : prepare_for_write(site, grads, prepared);
   const Prepared& target = in_place ? prepared : writable;
-  const size_t count = grads.size();
-  const std::unique_ptr<bool[]> changed(new bool[count]());
-  cpu::clamp(ChunkPlan(target.refs.data(), int64_t(count)), limit, intraop_pool(), changed.get());
+  const gradkern_list list = as_list(target.refs);
+  const gradkern_pool pool = intraop_pool();
+  check_library(gradkern_cpu_clamp(&list, limit, &pool));
   write_back(target);
   bump_versions(grads);
 }

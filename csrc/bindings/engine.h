@@ -46,10 +46,12 @@ struct ClipResult {
   at::Tensor skip_step;   ///< 0-d bool, for OnNonfinite::kSkip only
 };
 
-/// Raises by what `request` asks for and m.total, m.total_nonfinite say; `partials` hold per position
-/// how many elements are non-finite, of how many.
-void raise_if_nonfinite(const CallSite& site, const ClipRequest& request, const Measurement& m,
-                        const std::vector<Partial>& partials);
+/// Whether `request` asks for an error where m.total and m.total_nonfinite are as they are.
+bool must_raise(const ClipRequest& request, const Measurement& m);
+
+/// That error. `counts` (int64 [N], on the CPU) tells how many elements of each position are not finite.
+[[noreturn]] void raise_nonfinite(const CallSite& site, const ClipRequest& request, const Prepared& prepared,
+                                  const at::Tensor& counts);
 
 Measurement measure(const CallSite& site, const GradList& grads, const MeasureRequest& request);
 

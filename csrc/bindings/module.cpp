@@ -12,6 +12,7 @@
 #include "bindings/policies.h"
 #include "bindings/python_lists.h"
 #include "bindings/shards.h"
+#include "library/kernels.h"
 
 namespace gradkern {
 namespace {
@@ -191,6 +192,10 @@ bool clamp_gradients(const py::sequence& grads, double limit) {
 
 PYBIND11_MODULE(_C, m) {
   using namespace gradkern;
+  if (gradkern_abi_version() != GRADKERN_ABI_VERSION)
+    throw py::import_error("expected version " + std::to_string(GRADKERN_ABI_VERSION) +
+                           " of the kernels in lib/libgradkern_kernels.so, got " +
+                           std::to_string(gradkern_abi_version()) + "; install gradkern anew");
   m.doc() = "gradkern's compiled part; use the functions of the package gradkern";
   m.def("clip_grad_norm_", &clip_grad_norm);
   m.def("get_total_norm", &get_total_norm);

@@ -6,8 +6,7 @@
 #include <algorithm>
 
 #include "bindings/cuda_backend.h"
-#include "core/policies.h"
-#include "cpu/floating_point_mode.h"
+#include "bindings/library.h"
 
 namespace gradkern {
 namespace {
@@ -76,8 +75,8 @@ at::Tensor policy_step(const std::string& kind, const at::Tensor& total, const a
     cuda_backend::policy_step(step, state.device());
   } else {
     TORCH_CHECK_VALUE(state.is_cpu(), "[policy_step_] state: expected it on a CPU or a GPU, got ", state.device());
-    cpu::ScopedFloatingPointMode exact(cpu::FloatingPointMode::exact());
-    take_policy_step(step, OneThread{});
+    const gradkern_policy_step plain = as_plain(step);
+    check_library(gradkern_cpu_policy_step(&plain));
   }
   state.unsafeGetTensorImpl()->bump_version();
   return result;

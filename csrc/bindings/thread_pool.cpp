@@ -17,16 +17,13 @@ std::atomic<bool> forked_child{false};
 
 }  // namespace
 
-cpu::ThreadPool intraop_pool() {
-  cpu::ThreadPool pool;
-  if (forked_child.load(std::memory_order_relaxed) || at::in_parallel_region()) return pool;
-  pool.threads = at::get_num_threads();
-  pool.run = [](int count, const std::function<void(int)>& body) {
-    at::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) body(int(i));
-    });
-  };
-  return pool;
+gradkern_pool intraop_pool() {
+  if (forked_child.load(std::memory_order_relaxed) || at::in_parallel_region()) return {1, nullptr};
+  return {at::get_num_threads(), [](int32_t count, void (*body)(void*, int32_t), void* context) {
+            at::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
+              for (int64_t i = begin; i < end; ++i) body(context, int32_t(i));
+            });
+          }};
 }
 
 }  // namespace gradkern

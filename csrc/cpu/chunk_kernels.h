@@ -19,9 +19,8 @@ struct ChunkKernels {
                   Partial& out);
   /// x *= coef, see core/clip.h.
   void (*scale)(void* data, DType dtype, int64_t length, double coef);
-  /// x = clamp(x, -limit, limit) for real types; writes only where something changes. Returns
-  /// whether anything did.
-  bool (*clamp)(void* data, DType dtype, int64_t length, double limit);
+  /// x = clamp(x, -limit, limit) for real types; writes only where something changes.
+  void (*clamp)(void* data, DType dtype, int64_t length, double limit);
 };
 
 extern const ChunkKernels kBaselineKernels;

@@ -63,7 +63,7 @@ void for_each_chunk(const ChunkPlan& plan, const ThreadPool& pool, FloatingPoint
   const int threads = threads_for(plan, pool);
   const int64_t run = threads == 1 ? chunks : 1 + chunks / (int64_t(threads) * 32);
   std::atomic<int64_t> next{0};
-  const auto work = [&](int) {
+  auto work = [&] {
     ScopedFloatingPointMode scope(mode);
     for (int64_t begin; (begin = next.fetch_add(run, std::memory_order_relaxed)) < chunks;) {
       const int64_t end = begin + run < chunks ? begin + run : chunks;
@@ -77,8 +77,9 @@ void for_each_chunk(const ChunkPlan& plan, const ThreadPool& pool, FloatingPoint
       }
     }
   };
-  if (threads == 1) work(0);
-  else pool.run(threads, work);
+  if (threads == 1) return work();
+  using Work = decltype(work);
+  pool.run(threads, [](void* context, int32_t) { (*static_cast<Work*>(context))(); }, &work);
 }
 
 void apply_to(const ChunkPlan& plan, const Chunk& chunk, const ClipDecision& decision) {
@@ -157,18 +158,11 @@ void apply(const ChunkPlan& plan, const double* factors, const ThreadPool& pool)
   });
 }
 
-void clamp(const ChunkPlan& plan, double limit, const ThreadPool& pool, bool* changed) {
+void clamp(const ChunkPlan& plan, double limit, const ThreadPool& pool) {
   const ChunkKernels& kernels = chunk_kernels();
-  std::vector<char> chunk_changed(size_t(plan.chunks()), 0);
-  for_each_chunk(plan, pool, FloatingPointMode::current(), [&](const Chunk& chunk, int64_t i) {
-    const DType dtype = plan.tensor(chunk.tensor).dtype;
-    chunk_changed[size_t(i)] = kernels.clamp(address(plan, chunk), dtype, chunk.length, limit);
+  for_each_chunk(plan, pool, FloatingPointMode::current(), [&](const Chunk& chunk, int64_t) {
+    kernels.clamp(address(plan, chunk), plan.tensor(chunk.tensor).dtype, chunk.length, limit);
   });
-  for (int64_t t = 0; t < plan.tensors(); ++t) {
-    changed[t] = false;
-    for (int64_t i = plan.first_chunk(t); i < plan.first_chunk(t + 1); ++i)
-      changed[t] |= chunk_changed[size_t(i)] != 0;
-  }
 }
 
 }  // namespace gradkern::cpu

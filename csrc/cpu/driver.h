@@ -1,8 +1,6 @@
 // Runs a chunk plan on threads. Torch-free: the caller lends its thread pool.
 #pragma once
 
-#include <functional>
-
 #include "core/chunk_plan.h"
 #include "core/clip.h"
 #include "core/norm.h"
@@ -10,11 +8,13 @@
 
 namespace gradkern::cpu {
 
-/// A borrowed thread pool: run(n, body) calls body(0) … body(n - 1), possibly at the same time,
-/// and returns when all are done. threads == 1 means: call it serially.
+/// A borrowed thread pool: run(n, body, context) calls body(context, 0) … body(context, n - 1), possibly at
+/// the same time, and returns when all are done. threads == 1: everything happens on the calling thread.
 struct ThreadPool {
-  int threads = 1;
-  std::function<void(int, const std::function<void(int)>&)> run;
+  using Body = void (*)(void* context, int32_t index);
+
+  int32_t threads = 1;
+  void (*run)(int32_t count, Body body, void* context) = nullptr;
 };
 
 /// Measures every tensor of the plan. `per_tensor` receives plan.tensors() entries; returned is
@@ -28,7 +28,7 @@ void apply(const ChunkPlan& plan, const ClipDecision& decision, const ThreadPool
 /// Multiplies every element of tensor i by factors[i].
 void apply(const ChunkPlan& plan, const double* factors, const ThreadPool& pool);
 
-/// Limits every element to [-limit, limit]. changed[i] tells whether tensor i was written to.
-void clamp(const ChunkPlan& plan, double limit, const ThreadPool& pool, bool* changed);
+/// Limits every element to [-limit, limit]; writes only where something changes.
+void clamp(const ChunkPlan& plan, double limit, const ThreadPool& pool);
 
 }  // namespace gradkern::cpu

@@ -66,29 +66,26 @@ void scale_chunk(void* data, DType dtype, int64_t length, double coef) {
 /// Blocks in which nothing lies outside are not written: no memory traffic. Elements are compared in
 /// vector lanes of their own width, which is why flags are not bools.
 template <class T, class Outside, class Clamp>
-bool clamp_blocks(T* data, int64_t length, const Outside& outside, const Clamp& clamp) {
+void clamp_blocks(T* data, int64_t length, const Outside& outside, const Clamp& clamp) {
   constexpr int64_t kBlock = 256;
-  bool changed = false;
   for (int64_t begin = 0; begin < length; begin += kBlock) {
     const int64_t end = begin + kBlock < length ? begin + kBlock : length;
     decltype(outside(T())) any = 0;
     for (int64_t i = begin; i < end; ++i) any |= outside(data[i]);
     if (!any) continue;
-    changed = true;
     for (int64_t i = begin; i < end; ++i) data[i] = clamp(data[i]);
   }
-  return changed;
 }
 
 template <class Flag, class Real>
-bool clamp_real(Real* data, int64_t length, Real limit) {
-  return clamp_blocks(
+void clamp_real(Real* data, int64_t length, Real limit) {
+  clamp_blocks(
       data, length, [=](Real x) { return Flag(fabs(x) > limit); }, [=](Real x) { return clamped(x, limit); });
 }
 
 /// Numbers of 16 bits are in the order of their bits, without the sign: no conversion.
 template <class T>
-bool clamp_16_bits(T* data, int64_t length, float limit) {
+void clamp_16_bits(T* data, int64_t length, float limit) {
   if (!(limit > 0))  // both limits are of one sign then, or 0: not what the bits below are for
     return clamp_blocks(
         data, length, [=](T x) { return int16_t(fabs(to_float(x)) > limit); },
@@ -100,12 +97,12 @@ bool clamp_16_bits(T* data, int64_t length, float limit) {
     const int16_t magnitude = int16_t(x.bits & 0x7fff);
     return int16_t((magnitude > largest) & (magnitude <= inf));  // NaN stays
   };
-  return clamp_blocks(data, length, outside, [=](T x) {
+  clamp_blocks(data, length, outside, [=](T x) {
     return outside(x) ? T{uint16_t((x.bits & 0x8000) | uint16_t(edge))} : x;
   });
 }
 
-bool clamp_chunk(void* data, DType dtype, int64_t length, double limit) {
+void clamp_chunk(void* data, DType dtype, int64_t length, double limit) {
   switch (dtype) {
     case DType::kFloat32: return clamp_real<uint32_t>(static_cast<float*>(data), length, float(limit));
     case DType::kBFloat16: return clamp_16_bits(static_cast<BFloat16*>(data), length, float(limit));
@@ -114,7 +111,6 @@ bool clamp_chunk(void* data, DType dtype, int64_t length, double limit) {
     case DType::kComplex64:
     case DType::kComplex128: break;  // no order on complex numbers; refused before
   }
-  return false;
 }
 
 }  // namespace

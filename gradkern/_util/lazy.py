@@ -26,7 +26,9 @@ def attach(
         if name in submodules:
             return import_module(f"{package}.{name}")
         if name in homes:
-            return getattr(import_module(homes[name]), name)
+            found = getattr(import_module(homes[name]), name)
+            setattr(sys.modules[package], name, found)  # looked up here once only
+            return found
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     def names() -> list[str]:

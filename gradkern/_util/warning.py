@@ -1,10 +1,16 @@
-"""The category of gradkern's warnings."""
+"""The category of gradkern's warnings, and its logger."""
 
 from __future__ import annotations
 
+import logging
 import sys
 import warnings
 from types import FrameType
+
+#: Every warning goes here, too: `logging.getLogger("gradkern")`. It prints nothing unless the program sets up
+#: logging.
+LOGGER = logging.getLogger("gradkern")
+LOGGER.addHandler(logging.NullHandler())
 
 #: Whose lines say nothing to a person: ours, and of what calls us.
 _INNER = {"gradkern", "torch", "importlib"}
@@ -21,7 +27,8 @@ class GradkernWarning(UserWarning):
 
 
 def warn(message: str) -> None:
-    """Issue a `GradkernWarning` at the line that called gradkern."""
+    """Issue a `GradkernWarning` at the line that called gradkern, and log it."""
+    LOGGER.warning(message)
     frame = sys._getframe()
     while frame.f_back is not None and _room(frame) in _INNER:
         frame = frame.f_back

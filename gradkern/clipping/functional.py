@@ -14,22 +14,25 @@ All functions are stateless: they walk the list they are given.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor
 
-from gradkern.clipping import ladder
+from gradkern.clipping import ladder, param_groups
+from gradkern.clipping.ladder import RankGroups
 from gradkern.params.arguments import as_limit, as_list, as_norm, as_number
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 Parameters = Tensor | Iterable[Tensor]
+ParamGroups = Sequence[Mapping[str, Any]]
+"""As ``optimizer.param_groups``."""
 
 
 def clip_grad_norm_(
-    parameters: Parameters,
+    parameters: Parameters | ParamGroups,
     max_norm: float,
     norm_type: float = 2.0,
     error_if_nonfinite: bool = False,
@@ -47,7 +50,8 @@ def clip_grad_norm_(
     Args:
         parameters: Parameters (or tensors that have a `.grad`); any shapes, dtypes float32, bfloat16,
             float16, float64, complex64, complex128, mixed as they come. Entries without gradient are
-            skipped.
+            skipped. Or a list of dicts, as ``optimizer.param_groups``: each group that has a "max_norm" is
+            clipped by its own norm, and the others together by `max_norm`.
         max_norm: largest norm to leave; `inf` only measures.
         norm_type: order p of the norm: 2, 1, `inf`, `-inf`, 0 or any other number. Of a sparse gradient
             the elements that are stored count: a negative order does not see the others, which are 0.
@@ -78,7 +82,11 @@ def clip_grad_norm_(
         ``torch.nn.utils.clip_grad_norm_(parameters, max_norm, norm_type, error_if_nonfinite)``
     """
     operation = "clip_grad_norm_"
-    params = as_list(operation, parameters)
+    if param_groups.are_param_groups(parameters):
+        return param_groups.clip(
+            parameters, max_norm, norm_type, bool(error_if_nonfinite), RankGroups(process_group, pp_group)
+        )
+    params = as_list(operation, cast(Parameters, parameters))
     max_norm = as_limit(operation, "max_norm", max_norm)
     norm_type = as_number(operation, "norm_type", norm_type)
     groups = _named(process_group, pp_group)

@@ -19,6 +19,8 @@ from gradkern.kernels.backend import C
 from gradkern.kernels.dtensors import is_distributed, is_dtensor
 from gradkern.kernels.extension import VERIFY
 from gradkern.kernels.measured import Measured
+from gradkern.params import steps
+from gradkern.params.misuse import DropInMisuse
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -80,14 +82,25 @@ def run(
     """
     if torch.compiler.is_compiling():
         return compiled.run(run, operation, tensors, arguments, foreach, groups)
-    if groups is None:
-        done = getattr(C, operation)(tensors, *arguments)
-        if done is not None and done is not False:
-            strayed = done is not True and done.is_cpu and tensors and not getattr(tensors[0], "is_cpu", True)
-            return _moved(tensors, done) if strayed else done
-        if not is_distributed(tensors):
-            return getattr(torch_ops, operation)(tensors, *arguments, foreach)
-    return getattr(_ranks(), operation)(tensors, *arguments, *(groups or ()))
+    if groups is not None:
+        return getattr(_ranks(), operation)(tensors, *arguments, *groups)
+    clips = operation != "get_total_norm"
+    if clips and (steps.noted or not steps.watching):
+        _misuse.check_used(operation, tensors)
+    done = getattr(C, operation)(tensors, *arguments)
+    if done is None or done is False:
+        if is_distributed(tensors):
+            return getattr(_ranks(), operation)(tensors, *arguments)
+        done = getattr(torch_ops, operation)(tensors, *arguments, foreach)
+    if isinstance(done, Tensor) and done.is_cpu and tensors and not getattr(tensors[0], "is_cpu", True):
+        done = _moved(tensors, done)
+    if clips:
+        _misuse.check_present(operation, tensors)
+    return done
+
+
+#: One for all callers: the functions are stateless.
+_misuse = DropInMisuse()
 
 
 def _moved(tensors: Sequence[Tensor], total: Tensor) -> Tensor:
@@ -129,7 +142,7 @@ def measure(
     number = inv_scale if isinstance(inv_scale, float) else 1.0
     columns = C.measure(params, norm_type, count_zeros, number, names)
     if columns is None:
-        measured = torch_ops.measure(params, norm_type, count_zeros, number)
+        measured = torch_ops.measure(params, norm_type, count_zeros, number, operation, names)
     else:
         measured = on_home_device(Measured(**columns), params)
     return measured if isinstance(inv_scale, float) else _scaled(measured, norm_type, inv_scale.abs())

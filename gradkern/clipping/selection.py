@@ -80,7 +80,10 @@ def _test_of(group: str, selector: Any) -> Callable[[str, Tensor], bool]:
 
 
 def check_no_overlap(
-    members: Mapping[str, Sequence[int]], params: Sequence[Tensor], names: Sequence[str]
+    members: Mapping[str, Sequence[int]],
+    params: Sequence[Tensor],
+    names: Sequence[str],
+    operation: str = "GradClipper.clip_",
 ) -> None:
     """That no memory belongs to gradients of two groups, which would be scaled by both.
 
@@ -99,7 +102,7 @@ def check_no_overlap(
     for span in sorted(spans):
         if last is not None and span[0] == last[0] and span[1] < end and span[3] != last[3]:
             raise ValueError(
-                f"[GradClipper.clip_] groups: expected gradients that share no memory across groups, got "
+                f"[{operation}] groups: expected gradients that share no memory across groups, got "
                 f"'{names[last[4]]}' of '{last[3]}' and '{names[span[4]]}' of '{span[3]}'"
             )
         if last is None or span[0] != last[0] or span[2] > end:

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gradkern._util.options import positive, whole
+from gradkern.history.format import DATABASE
 
 if TYPE_CHECKING:
     from gradkern.demo.training import Run
 
-PICTURE, RECORD = "gradients.png", "record.json"
+PICTURE, RECORD, RUNS = "gradients.png", "record.json", "runs"
 CHARACTERS = 1_000_000
 
 
@@ -23,9 +24,10 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     """Register the subcommand."""
     parser = commands.add_parser(
         "demo",
-        help="train small language models with and without clipping; a table and a picture",
+        help="train small language models with and without clipping; a table, a picture, a diagnosis",
         description="Trains a small LSTM and a small transformer on the source of Python's standard library, "
-        "each without clipping at a learning rate where it blows up, and with GradClipper at the same one.",
+        "each without clipping at a learning rate where it blows up, and with GradClipper at the same one. "
+        "All four runs are recorded and diagnosed.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(
@@ -77,7 +79,7 @@ def _prepare(arguments: argparse.Namespace) -> None:
 def _run(arguments: argparse.Namespace) -> None:
     import torch
 
-    from gradkern.demo.report import final_table, write_record
+    from gradkern.demo.report import diagnoses, final_table, write_record
 
     started = time.perf_counter()
     threads_before = torch.get_num_threads()
@@ -90,8 +92,10 @@ def _run(arguments: argparse.Namespace) -> None:
         torch.set_num_threads(threads_before)
     print("\nNorms are from before clipping; largest: the largest finite one; non-finite: elements that")
     print("were inf or NaN, over all steps.")
+    runs = [run for pair in pairs for run in pair]
+    print(f"\n{diagnoses(runs)}")
     record = arguments.output / RECORD
-    write_record([run for pair in pairs for run in pair], record)
+    write_record(runs, record)
     print(f"\nnumbers: {record}")
     if not arguments.no_picture:
         from gradkern.demo.picture import draw
@@ -99,6 +103,7 @@ def _run(arguments: argparse.Namespace) -> None:
         picture = arguments.output / PICTURE
         draw(pairs, picture)
         print(f"picture: {picture}")
+    print(f"a page about a run: gradkern report {runs[0].folder}")
     print(f"took {time.perf_counter() - started:.0f} s")
 
 
@@ -112,11 +117,13 @@ def _train_pairs(arguments: argparse.Namespace) -> list[tuple[Run, Run]]:
     pairs = []
     for name in list(SETTINGS) if arguments.model == "both" else [arguments.model]:
         pair = []
-        for max_norm in (math.inf, arguments.max_norm):
+        for how, max_norm in (("unclipped", math.inf), ("clipped", arguments.max_norm)):
+            folder = _emptied(arguments.output / RUNS / f"{name}-{how}")
             with Progress(None if arguments.quiet else sys.stdout) as progress:
                 run = train(
                     SETTINGS[name],
                     data,
+                    folder,
                     steps=arguments.steps,
                     max_norm=max_norm,
                     seed=arguments.seed,
@@ -126,3 +133,10 @@ def _train_pairs(arguments: argparse.Namespace) -> list[tuple[Run, Run]]:
             pair.append(run)
         pairs.append((pair[0], pair[1]))
     return pairs
+
+
+def _emptied(folder: Path) -> Path:
+    """A folder without the run of an earlier demo, which would be continued."""
+    for file in folder.glob(f"{DATABASE}*"):  # with the files that SQLite keeps beside it
+        file.unlink()
+    return folder

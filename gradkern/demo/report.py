@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ import torch
 
 from gradkern.demo.cost import CLIPPER, FUNCTION, TORCH, ClipCost
 from gradkern.demo.training import BATCH, LENGTH, MOMENTUM, Run
+
+WIDTH = 100  # characters of a line
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,25 @@ def final_table(unclipped: Run, clipped: Run) -> str:
     lines += ["", *_clipping_lines(clipped)]
     if clipped.cost:
         lines += ["", *_cost_lines(clipped, clipped.cost)]
+    return "\n".join(lines)
+
+
+def diagnoses(runs: Sequence[Run]) -> str:
+    """What a diagnosis of each run says: the headline and the first thing to do, or that all is well."""
+    lines = ["Diagnosis"]
+    for run in runs:
+        how = f"max_norm {run.max_norm:g}" if run.clipping else "without clipping"
+        alarms = [finding for finding in run.findings if finding.is_alarm]
+        if not alarms:
+            lines += ["", f"  {run.setting.title}, {how}: healthy, no rule found anything wrong"]
+            continue
+        head, *others = alarms
+        lines += ["", f"  {run.setting.title}, {how}: {head.title} ({head.severity}; {head.where})"]
+        said = [head.why, *(f"Do: {remedy.because}" for remedy in head.remedies[:2])]
+        if others:
+            said.append(f"Also seen: {', '.join(finding.title for finding in others)}.")
+        for text in said:
+            lines += textwrap.wrap(text, WIDTH, initial_indent=" " * 4, subsequent_indent=" " * 6)
     return "\n".join(lines)
 
 
@@ -140,6 +162,7 @@ def as_dict(run: Run) -> dict[str, Any]:
         "layer_norm": [[_number(x) for x in step] for step in run.layer_norm],
         "nonfinite": run.nonfinite,
         "step_seconds": run.step_seconds,
+        "findings": [finding.to_json() for finding in run.findings],
         "clip_microseconds": run.cost.microseconds if run.cost else {},
     }
 

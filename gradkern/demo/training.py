@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,9 @@ from gradkern.clipping.clipper import GradClipper
 from gradkern.demo.cost import ClipCost
 from gradkern.demo.models import LSTMModel, TransformerModel
 from gradkern.demo.text import ALPHABET, Batches
+from gradkern.diagnosis import Finding, diagnose
+from gradkern.history.facade import History
+from gradkern.monitor import GradMonitor
 from gradkern.params.stats import GradStats
 
 BATCH, LENGTH, MOMENTUM = 16, 48, 0.9
@@ -57,6 +61,10 @@ class Run:
     nonfinite: list[list[int]] = field(default_factory=list)
     step_seconds: list[float] = field(default_factory=list)
     cost: ClipCost | None = None
+    folder: Path = Path()
+    """What the monitor recorded: a run to look at."""
+    findings: list[Finding] = field(default_factory=list)
+    """What a diagnosis of it says."""
 
     @property
     def steps(self) -> int:
@@ -111,6 +119,7 @@ def _record(run: Run, loss: float, stats: GradStats) -> None:
 def train(
     setting: Setting,
     data: Tensor,
+    folder: Path,
     *,
     steps: int,
     max_norm: float,
@@ -118,11 +127,13 @@ def train(
     time_clipping: bool = False,
     progress: Progress | None = None,
 ) -> Run:
-    """Train with SGD and momentum, until `steps` are done or the loss is NaN (the weights are then).
+    """Train with SGD and momentum, until `steps` are done or the loss is NaN (the weights are then). The run
+    is recorded and diagnosed.
 
     Args:
         setting: model and learning rate.
         data: the text, int64 [characters].
+        folder: the run is recorded to it.
         steps: at most that many.
         max_norm: for `GradClipper`; inf only measures, in the same pass.
         seed: of the initial weights and of the batches: runs of one seed differ in clipping only.
@@ -134,9 +145,26 @@ def train(
     batches = Batches(data, BATCH, LENGTH, seed)
     optimizer = torch.optim.SGD(model.parameters(), lr=setting.learning_rate, momentum=MOMENTUM)
     clipper = GradClipper(model, max_norm)
-    run = Run(setting, max_norm)
+    run = Run(setting, max_norm, folder=folder)
     if time_clipping:
         run.cost = ClipCost(list(model.parameters()), clipper)
+    with GradMonitor(model, optimizer, folder) as monitor:
+        _loop(run, steps, model, batches, optimizer, clipper, monitor, progress)
+    with History.open(folder) as history:
+        run.findings = diagnose(history)
+    return run
+
+
+def _loop(
+    run: Run,
+    steps: int,
+    model: nn.Module,
+    batches: Batches,
+    optimizer: torch.optim.Optimizer,
+    clipper: GradClipper,
+    monitor: GradMonitor,
+    progress: Progress | None,
+) -> None:
     for _ in range(steps):
         started = time.perf_counter()
         inputs, targets = batches.draw()
@@ -145,6 +173,7 @@ def train(
         loss.backward()  # type: ignore[no-untyped-call]
         paused = run.cost.sample() if run.cost else 0.0
         stats = clipper.clip_()
+        monitor.record(stats, loss=loss)
         optimizer.step()
         run.step_seconds.append(time.perf_counter() - started - paused)
         _record(run, loss.item(), stats)
@@ -152,4 +181,3 @@ def train(
             progress(run, steps)
         if math.isnan(run.loss[-1]):
             break
-    return run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gradkern.diagnosis.diagnose import diagnose
+from gradkern.diagnosis.events import Notice, notice_of
 from gradkern.diagnosis.evidence import RunEvidence
 from gradkern.diagnosis.finding import KINDS, SEVERITIES, Finding, Remedy
 from gradkern.diagnosis.watchdog import DiagnosisError, Watchdog
@@ -12,8 +13,10 @@ __all__ = [
     "SEVERITIES",
     "DiagnosisError",
     "Finding",
+    "Notice",
     "Remedy",
     "RunEvidence",
     "Watchdog",
     "diagnose",
+    "notice_of",
 ]

@@ -119,6 +119,12 @@ def lower_lr(case: Case) -> Remedy:
 
 
 def raise_lr(case: Case) -> Remedy:
+    if rate_is_zero(case):
+        return Remedy(
+            "raise_lr",
+            "Set a learning rate: it is 0 (1e-3 is a usual one of Adam; a scheduler may have set it).",
+            'for group in optimizer.param_groups:\n    group["lr"] = 1e-3',
+        )
     factor = max(lr_factor(case), 3.0)
     return Remedy(
         "raise_lr",
@@ -270,6 +276,15 @@ def check_labels() -> Remedy:
     )
 
 
+def check_sign() -> Remedy:
+    return Remedy(
+        "check_sign",
+        "Check the sign of the loss: small steps take it up from the first one on. A reward or a "
+        "log-likelihood is to be negated, or maximized.",
+        "(-log_likelihood).backward()  # or optimizer = torch.optim.Adam(parameters, lr, maximize=True)",
+    )
+
+
 def overfit_one_batch() -> Remedy:
     return Remedy(
         "overfit_one_batch",
@@ -301,6 +316,12 @@ def lr_factor(case: Case, most: float = MOST_FACTOR) -> float:
     typical = large if most < 1 else float(np.median(movement))
     factor = float(np.clip(GOOD_STEP / typical, LEAST_FACTOR, MOST_FACTOR))
     return min(10.0 ** (round(2 * math.log10(factor)) / 2), most)
+
+
+def rate_is_zero(case: Case) -> bool:
+    """Whether the learning rate is known, and 0 at every step."""
+    rates = case.evidence.lr[np.isfinite(case.evidence.lr)]
+    return bool(len(rates)) and not rates.any()
 
 
 def _becomes(case: Case, factor: float) -> str:

@@ -1,4 +1,5 @@
-"""How much a layer multiplies what it gets: by its weights, and by what its gradients say of its input."""
+"""What a layer does to a signal: by its weights, and by what its gradients say of its input; what the last
+one has to tell apart."""
 
 from __future__ import annotations
 
@@ -6,6 +7,18 @@ import numpy as np
 
 from gradkern.diagnosis.case import Case, Floats
 from gradkern.diagnosis.model import Layer
+
+#: Losses that compare with a class, by the names of their operations and modules.
+CLASSIFYING = ("nll_loss", "cross_entropy", "nllloss", "crossentropyloss")
+
+
+def classes_of(case: Case) -> int:
+    """How many classes the outputs tell apart; 0 where the loss is not known to be a classifier's."""
+    loss = str((case.evidence.facts.get("graph") or {}).get("loss", "")).lower()
+    last = case.model.layers[-1] if case.model.layers else None
+    if not loss.startswith(CLASSIFYING) or last is None or not last.shape or last.shape[0] < 2:
+        return 0
+    return last.shape[0]
 
 
 def input_rms(case: Case, layer: Layer | None = None, quantile: float = 0.5) -> float:

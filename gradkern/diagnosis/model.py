@@ -10,13 +10,29 @@ from typing import Any
 
 from gradkern.diagnosis.evidence import RunEvidence
 
-#: Modules and operations (in lower case) by what they do to a gradient.
-GATING = {"relu", "relu6", "threshold", "hardtanh", "clamp", "hardsigmoid", "rrelu"}
-LEAKY = {"leakyrelu", "leaky_relu", "prelu", "elu", "selu", "celu", "gelu", "silu", "mish", "softplus"}
-SQUASHING = {"sigmoid", "tanh", "softsign", "logsigmoid", "tanhshrink"}
+#: Modules, and operations of the graph, in lower case, by what they do to a gradient: zero for a part of the
+#: inputs; never quite zero; nearly zero at both ends. LogSigmoid and Softplus are also losses.
+GATING = {"relu", "relu6", "threshold", "hardtanh", "hardsigmoid", "hardshrink", "softshrink"}
+LEAKY = {
+    "leakyrelu",
+    "leaky_relu",
+    "prelu",
+    "prelu_kernel",
+    "rrelu",
+    "rrelu_with_noise",
+    "elu",
+    "selu",
+    "celu",
+}
+LEAKY |= {"gelu", "silu", "mish", "softplus", "hardswish", "glu"}
+SQUASHING = {"sigmoid", "tanh", "softsign"}
+#: ReLU by another name, if the model has no other activation: else they bound a ratio or a variance.
+CLAMPING = {"clamp", "clamp_min"}
 NORMALIZING = re.compile(r"(batch|layer|group|instance|rms|local_?response)_?norm|^norm$", re.IGNORECASE)
 RECURRENT = re.compile(r"^(RNN|LSTM|GRU)(Cell)?$", re.IGNORECASE)
 LOOKUP = re.compile(r"embedding", re.IGNORECASE)
+#: How torch.nn.utils names what a weight is made of: "0.parametrizations.weight.original1", "0.weight_orig".
+PARAMETRIZED = re.compile(r"(?:parametrizations\.)?(weight\w*?)(?:\.original\d*|_orig|_v)$")
 
 
 @dataclass(frozen=True)
@@ -58,9 +74,14 @@ class Model:
             name, shape = names[column], self.shape(column)
             if not self._is_matrix(name, shape):
                 continue
-            module, _, leaf = name.rpartition(".")
-            bias = self._column.get(f"{module}.{leaf.replace('weight', 'bias')}" if module else "bias")
+            bias = self._bias(name)
             yield Layer(column, bias if bias != column else None, self.kind(column), shape)
+
+    def _bias(self, name: str) -> int | None:
+        """The bias beside a matrix, also of one that is parametrized or pruned."""
+        plain = PARAMETRIZED.sub(r"\1", name)
+        module, _, leaf = plain.rpartition(".")
+        return self._column.get(f"{module}.{leaf.replace('weight', 'bias')}" if module else "bias")
 
     def _is_matrix(self, name: str, shape: tuple[int, ...]) -> bool:
         if shape:
@@ -110,7 +131,8 @@ class Model:
     @property
     def gates(self) -> bool:
         """It has activations with a derivative of exactly 0 (ReLU)."""
-        return bool(self.words & GATING)
+        others = self.words & (LEAKY | SQUASHING)
+        return bool(self.words & GATING) or (bool(self.words & CLAMPING) and not others)
 
     @property
     def leaks(self) -> bool:
@@ -135,15 +157,21 @@ class Model:
     @cached_property
     def chains(self) -> list[list[Layer]]:
         """Layers that follow one another: those of one role (names without their digits), and all of one
-        kind. At least three each; only those on every path from the loss where that is known."""
+        kind in a model. At least three each; only those on every path from the loss where that is known."""
         members = [layer for layer in self.layers if self._may_link(layer)]
         by_role: dict[str, list[Layer]] = {}
         by_kind: dict[str, list[Layer]] = {}
         for layer in members:
             by_role.setdefault(role_of(self._evidence.names[layer.weight]), []).append(layer)
-            by_kind.setdefault(layer.kind or "matrix", []).append(layer)
+            by_kind.setdefault(f"{self._part_of(layer)} {layer.kind or 'matrix'}", []).append(layer)
         found = [*by_role.values(), *by_kind.values()]
         return _distinct([chain for chain in found if len(chain) >= 3])
+
+    def _part_of(self, layer: Layer) -> str:
+        """The model that a layer belongs to, in a run of several."""
+        parts = self._evidence.facts.get("parts") or ()
+        name = self._evidence.names[layer.weight]
+        return next((part for part in parts if name.startswith(f"{part}.")), "")
 
     def _may_link(self, layer: Layer) -> bool:
         if RECURRENT.search(layer.kind):

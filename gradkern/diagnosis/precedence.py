@@ -8,6 +8,10 @@ from gradkern.diagnosis.finding import KINDS, SEVERITIES, Finding
 
 #: Steps within which large updates and a growing norm belong to the same start.
 _EARLY = 20
+#: A step that takes less than this part of the weights can be a weight decay.
+_DECAY = 0.5
+#: What a model shows whose weights were thrown about.
+_AFTERMATH = ("saturation", "vanishing_gradient", "dead_units")
 
 
 def in_order(findings: Sequence[Finding]) -> list[Finding]:
@@ -23,22 +27,31 @@ def in_order(findings: Sequence[Finding]) -> list[Finding]:
 
 def _brings_about(cause: Finding, other: Finding) -> bool:
     """Whether one finding explains another that `KINDS` puts first."""
-    pair = cause.kind, other.kind
+    later = other.first_step > cause.first_step
     if cause.kind == "weight_collapse":  # what fades takes the gradient along, and makes steps look large
-        return other.kind in ("vanishing_gradient", "update_too_large", "dead_units") and other.first_step > 2
-    if cause.kind == "poor_initialization" and other.kind == "dead_units":
-        return other.first_step > cause.first_step
-    if cause.kind in ("update_too_large", "weight_growth"):
-        depth = "decades_over_depth" in other.evidence
-        if other.kind == "exploding_gradient":  # steps that were too large before the norm grew
-            return cause.kind == "update_too_large" and not depth and _starts_before(cause, other)
-        if other.kind in ("saturation", "vanishing_gradient", "dead_units"):  # the model was well at first
-            return other.first_step > cause.first_step
-    if pair == ("always_clipping", "update_too_small"):
+        decay = other.evidence.get("largest_update_ratio", 1.0) < _DECAY  # the step is the decay itself
+        fading = ("vanishing_gradient", "update_too_large", "dead_units")
+        return other.kind in fading and (other.first_step > 2 or decay)
+    if cause.kind == "update_too_small" and cause.layers:  # left out for certain; a branch is off perhaps
+        return other.kind == "dead_units" and other.severity == "warning"
+    if cause.kind == "poor_initialization":
+        return other.kind == "dead_units" and later
+    if cause.kind == "always_clipping":
+        return other.kind == "update_too_small"
+    if other.kind in _AFTERMATH and later and _throws_about(cause):  # the model was well at first
         return True
+    if cause.kind == "update_too_large" and other.kind == "exploding_gradient":
+        # steps that were too large before the norm grew, or before the weights had their gain
+        return later if "decades_over_depth" in other.evidence else _starts_before(cause, other)
     if cause.kind in ("vanishing_gradient", "exploding_gradient") and other.kind == "dead_units":
         return other.evidence.get("dead_share", 1.0) < 1.0  # units that are off because the signal is
     return False
+
+
+def _throws_about(cause: Finding) -> bool:
+    """Whether it throws the weights about."""
+    at_first = cause.kind == "exploding_gradient" and "norm_later" in cause.evidence
+    return at_first or cause.kind in ("update_too_large", "weight_growth")
 
 
 def _starts_before(cause: Finding, other: Finding) -> bool:

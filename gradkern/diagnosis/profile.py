@@ -33,6 +33,9 @@ class Profile:
     """
 
     layers: list[Layer]
+    """[L] of a long chain an even selection."""
+    depth: int
+    """Layers of the whole chain."""
     at: NDArray[np.int64]
     """[P] positions in `evidence.rows`."""
     weight: Floats
@@ -48,6 +51,7 @@ class Profile:
 
 def profile_of(evidence: RunEvidence, layers: list[Layer]) -> Profile:
     """The profile of a chain."""
+    depth = len(layers)
     if len(layers) > MOST_LAYERS:
         keep = np.unique(np.linspace(0, len(layers) - 1, MOST_LAYERS).astype(int))
         layers = [layers[i] for i in keep]
@@ -60,7 +64,7 @@ def profile_of(evidence: RunEvidence, layers: list[Layer]) -> Profile:
         bias[:, with_bias] = _log_rms(evidence, [b for b in biases if b is not None], at)
     with np.errstate(invalid="ignore"):
         bias[bias - weight < np.log10(NORMALIZED_BIAS)] = np.nan
-    return Profile(layers, at, weight, bias)
+    return Profile(layers, depth, at, weight, bias)
 
 
 def points(rows: int) -> NDArray[np.int64]:

@@ -21,7 +21,7 @@ LARGE_LOSS = 1e3
 def with_remedies(case: Case, findings: Iterable[Finding]) -> list[Finding]:
     """The findings, each with what to do about it."""
     found = list(findings)
-    kinds = {f.kind for f in found} | {"summed" for f in found if "summed" in f.evidence}
+    kinds = {f.kind for f in found} | {m for f in found for m in ("summed", "uphill") if m in f.evidence}
     return [dataclasses.replace(f, remedies=_distinct(_BY_KIND[f.kind](case, f, kinds))) for f in found]
 
 
@@ -57,13 +57,17 @@ def _scaling(case: Case, kinds: set[str]) -> list[Remedy]:
     return inputs + ([cures.scale_targets(case)] if _targets_are_large(case) and not weights else [])
 
 
+def _sign(kinds: set[str]) -> list[Remedy]:
+    return [cures.check_sign()] if "uphill" in kinds else []
+
+
 # ---- by kind ----
 
 
 def _nonfinite(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
     grew = f.evidence.get("norm_growth_before", 0.0) >= 10
     if grew or kinds & {"update_too_large", "exploding_gradient", "weight_growth"}:
-        first = _scaling(case, kinds) + ([cures.zero_grad()] if "summed" in kinds else [])
+        first = _sign(kinds) + _scaling(case, kinds) + ([cures.zero_grad()] if "summed" in kinds else [])
         if "poor_initialization" in kinds:
             first += _initialization(case)
         return [*first, cures.lower_lr(case), cures.clip(case), cures.skip_nonfinite()]
@@ -116,7 +120,13 @@ def _exploding(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
         return [*_scaling(case, kinds), *_initialization(case), *norm, cures.clip(case), cures.residual()]
     if "summed" in kinds:
         return [cures.zero_grad(), cures.clip(case)]
-    return [*_scaling(case, kinds), cures.clip(case), cures.lower_lr(case), cures.weight_decay()]
+    return [
+        *_sign(kinds),
+        *_scaling(case, kinds),
+        cures.clip(case),
+        cures.lower_lr(case),
+        cures.weight_decay(),
+    ]
 
 
 def _initial(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
@@ -126,15 +136,18 @@ def _initial(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
 
 def _too_large(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
     zero = [cures.zero_grad()] if "summed" in kinds else []
-    return [*zero, *_scaling(case, kinds), cures.lower_lr(case), cures.clip(case), cures.warmup()]
+    first = [*zero, *_sign(kinds), *_scaling(case, kinds)]
+    return [*first, cures.lower_lr(case), cures.clip(case), cures.warmup()]
 
 
 def _too_small(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
     if f.layers:
         return [cures.add_to_optimizer(f)]
-    if not f.evidence.get("median_update_ratio"):
-        return [cures.call_step(), cures.raise_lr(case)]
     halves = [cures.float32_weights()] if cures.has_half_weights(case) else []
+    if cures.rate_is_zero(case):
+        return [cures.raise_lr(case), cures.call_step()]
+    if not f.evidence.get("median_update_ratio") and not (halves and len(case.evidence.update_steps)):
+        return [cures.call_step(), cures.raise_lr(case)]
     clipped = [cures.raise_max_norm(case)] if "always_clipping" in kinds else []
     return [*clipped, *halves, cures.raise_lr(case)]
 

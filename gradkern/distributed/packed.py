@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from gradkern.kernels.backend import C
+from gradkern.kernels.kinds import naming, place
 from gradkern.kernels.measured import Measured, decision_norm
-from gradkern.kernels.torch_ops import magnitudes, same_memory
+from gradkern.kernels.torch_ops import named_magnitudes, same_memory
 
 SQ_HI, SQ_LO = slice(0, 3), slice(3, 6)
 POWER_HI, POWER_LO, NONFINITE, ZEROS, NUMEL, SUMS = 6, 7, 8, 9, 10, 11
@@ -264,20 +265,32 @@ def pack(
         here = [s if s is not None and s.device == kind else None for s in shards]
         compiled = kind.type in ("cpu", "cuda")
         found = C.partials(here, norm_type, count_zeros, per_tensor, operation, names) if compiled else None
-        part = _pack_with_torch(here, norm_type, kind, per_tensor) if found is None else Packed(*found)
+        if found is None:
+            part = _pack_with_torch(here, norm_type, kind, per_tensor, operation, names)
+        else:
+            part = Packed(*found)
         parts.append(part.to(device))
     return merge(parts, norm_type)
 
 
 def _pack_with_torch(
-    shards: Sequence[Tensor | None], norm_type: float, device: torch.device, per_tensor: bool
+    shards: Sequence[Tensor | None],
+    norm_type: float,
+    device: torch.device,
+    per_tensor: bool,
+    operation: str = "clip_grad_norm_",
+    names: Sequence[str] | None = None,
 ) -> Packed:
     """The same by torch's operations, for devices without a kernel. No synchronisation."""
     nothing = Packed(
         torch.zeros(1, SUMS, dtype=torch.float64, device=device),
         torch.full((1, KEYS), -1, dtype=torch.int64, device=device),
     )
-    rows = [_pack_one(s, norm_type) if s is not None and s.numel() else nothing for s in shards]
+    what = "parameters" if names is None else "params"
+    rows = [
+        nothing if s is None or not s.numel() else _pack_one(place(operation, what, i, names), s, norm_type)
+        for i, s in enumerate(shards)
+    ]
     seen: set[object] = set()
     unique = []
     for shard, row in zip(shards, rows):
@@ -292,8 +305,14 @@ def _pack_with_torch(
     return Packed(torch.cat([r.sums for r in listed]), torch.cat([r.keys for r in listed]))
 
 
-def _pack_one(shard: Tensor, norm_type: float) -> Packed:
-    x = magnitudes(shard).flatten()
+def _pack_one(where: str, shard: Tensor, norm_type: float) -> Packed:
+    values = named_magnitudes(where, shard)
+    with naming(where, shard):
+        return _row_of(values.flatten(), norm_type)
+
+
+def _row_of(x: Tensor, norm_type: float) -> Packed:
+    """The row of a vector of non-negative numbers."""
     largest = x.amax()
     up, down = (largest > 0) & (largest < 2.0**-400), ~(largest <= 2.0**480)
     # float64 by construction: torch.where of two Python numbers would be float32.

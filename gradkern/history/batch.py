@@ -33,6 +33,11 @@ _INSERT = {
     "facts": "INSERT OR REPLACE INTO facts VALUES (?,?)",
     "amendments": "INSERT INTO amendments (seq, names, data) VALUES (?,?,?)",
 }
+#: Searches the latest events only; one that is extended is recent.
+_EXTEND = (
+    "UPDATE events SET data = ? WHERE id > (SELECT max(id) - 1000 FROM events) "
+    "AND step = ? AND kind = ? AND time = ?"
+)
 
 
 class Batch:
@@ -42,9 +47,10 @@ class Batch:
         self._db, self._lists = connection, lists
         self._rows: dict[str, list[tuple[Any, ...]]] = {table: [] for table in _INSERT}
         self._amendments: list[AmendmentRow] = []
+        self._extended: dict[tuple[int, str, float], tuple[Any, ...]] = {}
 
     def add_step(self, seq: int, branch: int, layout: int, row: StepRow) -> None:
-        """A recorded step, with what has names."""
+        """Add a recorded step, with its extra values and groups."""
         lr = struct.pack(f"<{len(row.lr)}d", *row.lr) if row.lr else None
         head = (seq, branch, row.step, layout, row.flags, row.time)
         numbers = (row.loss, row.total_norm, row.clip_coef, row.inv_scale, lr, row.threshold)
@@ -56,11 +62,11 @@ class Batch:
             self._rows["groups"].append((seq, self._lists.add(tuple(row.groups)), pack_groups(row.groups)))
 
     def add_summaries(self, done: Sequence[tuple[int, int, Bucket]]) -> None:
-        """(level, index, bucket)s that a step completed."""
+        """Add aggregates that a step has completed: (level, index, bucket)s."""
         self._rows["summaries"] += [(level, i, b.body.astype("<f4").tobytes()) for level, i, b in done]
 
     def add_periodic(self, branch: int, layout: int, row: WeightsRow | HistogramRow | LookRow) -> None:
-        """What is looked at now and then."""
+        """Add periodic statistics."""
         head = branch, row.step, layout
         if isinstance(row, WeightsRow):
             blobs = format.encode(row.weight_norm), format.encode(row.ratio)
@@ -73,10 +79,13 @@ class Batch:
             self._rows["looks"].append((*head, format.encode(row.nonzero), zeros))
 
     def add_other(self, branch: int, row: EventRow | AmendmentRow | FactsRow) -> None:
-        """What has no parameters."""
+        """Add an event, facts, or an amendment."""
         if isinstance(row, EventRow):
-            data = format.write_json(row.data)
-            self._rows["events"].append((branch, row.step, row.time, row.kind, data))
+            values = (branch, row.step, row.time, row.kind, format.write_json(row.data))
+            if row.extends:
+                self._extended[row.step, row.kind, row.time] = values
+            else:
+                self._rows["events"].append(values)
         elif isinstance(row, FactsRow):
             facts = [(key, format.write_json(value)) for key, value in row.facts.items()]
             self._rows["facts"] += facts
@@ -84,10 +93,14 @@ class Batch:
             self._amendments.append(row)
 
     def insert(self) -> None:
-        """Write everything; amendments last, which are of rows that may be among these."""
+        """Write everything. Amendments come last: the steps they amend may be in this batch."""
         for table, rows in self._rows.items():
             if rows:
                 self._db.executemany(_INSERT[table], rows)
+        for values in self._extended.values():
+            _, step, time, kind, data = values
+            if not self._db.execute(_EXTEND, (data, step, kind, time)).rowcount:
+                self._db.execute(_INSERT["events"], values)
         for row in self._amendments:
             seq = self._seq_of(row.step)
             if seq is not None:
@@ -95,7 +108,7 @@ class Batch:
                 self._db.execute(_INSERT["amendments"], values)
 
     def _seq_of(self, step: int) -> int | None:
-        """The live row of a step; None if it was not recorded. Steps ascend up to the last row."""
+        """The live row of a step, searched from the end; None if the step was not recorded."""
         for seq, found in self._db.execute("SELECT seq, step FROM steps ORDER BY seq DESC"):
             if found <= step:
                 return seq if found == step else None
@@ -106,7 +119,7 @@ def _column_values(seq: int, row: StepRow) -> tuple[Any, ...]:
     """The row of `vals`."""
     counts = [None if c is None else format.encode_counts(c) for c in (row.nonfinite, row.zeros)]
     if row.zeros is not None and counts[1] is None:
-        counts[1] = b""  # counted, and none found
+        counts[1] = b""  # counted, and there were none
     l2_norm = None if row.l2_norm is None else format.encode(row.l2_norm)
     factor = None if row.factor is None else format.encode(row.factor)
     return (seq, format.encode(row.norm), format.encode(row.max_abs), l2_norm, *counts, factor)

@@ -34,11 +34,11 @@ class Columns:
 
     @cached_property
     def rms(self) -> Floats:
-        """Root mean square, ``l2_norm / sqrt(numel)``; of all rows, once they are put."""
+        """Root mean square, ``l2_norm / sqrt(numel)``. Read it after the last `put`."""
         return self.l2_norm / np.sqrt(np.maximum(self.numel, 1)).astype(self.l2_norm.dtype)
 
     def put(self, at: NDArray[np.int64], layout: Layout, found: Sequence[tuple[Any, ...]]) -> None:
-        """Fill in the rows `at` (ascending), all of one layout, from the file's rows."""
+        """Fill in the rows `at` (ascending), which have the same layout, from rows of the file."""
         count = len(layout.names)
         where = self._where(at, layout)
         norm = _block([row[1] for row in found], count)
@@ -59,7 +59,7 @@ class Columns:
                 self._put_factor(row, layout.columns, format.decode(values[6], count, what))
 
     def put_looks(self, row: int, columns: NDArray[np.int64], zeros: NDArray[np.int64]) -> None:
-        """Fill in zero counts that were taken at a look, where the step's own row has none."""
+        """Fill in the zero counts of a look where the step itself has none."""
         missing = zeros >= 0 if self.zeros is None else (zeros >= 0) & (self.zeros[row, columns] < 0)
         self._put_zeros(row, columns[missing], zeros[missing])
 
@@ -74,7 +74,7 @@ class Columns:
         self.factor[row, columns] = factor
 
     def _where(self, at: NDArray[np.int64], layout: Layout) -> Any:
-        """An index for a block: slices where the block is one (much faster)."""
+        """An index for a block of rows and columns: slices where possible, which is much faster."""
         plain = np.array_equal(layout.columns, np.arange(len(layout.columns)))
         if plain and len(at) and at[-1] - at[0] + 1 == len(at):
             return slice(int(at[0]), int(at[-1]) + 1), slice(0, len(layout.columns))
@@ -98,7 +98,7 @@ class Columns:
 
 
 def _block(blobs: list[Any], count: int) -> Floats:
-    """[rows, count] from blobs; in one piece where they are alike."""
+    """[rows, count] from blobs, decoded at once if all have the same size."""
     if all(isinstance(blob, bytes) and len(blob) == 4 * count for blob in blobs):
         return np.frombuffer(b"".join(blobs), dtype="<f4").reshape(len(blobs), count)
     return np.stack([format.decode(blob, count, "vals") for blob in blobs])

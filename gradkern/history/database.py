@@ -1,4 +1,4 @@
-"""Opening a run's database, to write and to read; a file that is none is left byte for byte."""
+"""Opening a run's database for writing or reading. A file that is not a run is left unchanged."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ _REMEDY = "it is left as it is: move it away, or use another run_dir"
 
 
 def look(folder: Path) -> bool:
-    """Whether there is a history to go on with; changes nothing (but see `play_back`).
+    """Whether there is a run to continue. Changes nothing, but see `play_back`.
 
     Raises:
-        HistoryError: there is another program's file, or a damaged one.
+        HistoryError: the file is another program's, or damaged.
     """
     file = folder / DATABASE
     with reading(file, "GradMonitor"):
         if not _size(file):
             return False
-        # Immutable, a WAL database of somebody else gets no two files beside it.
+        # Opened as immutable, another program's WAL database gets no files beside it.
         beside = any(_size(f"{file}{ending}") for ending in ("-wal", "-journal"))
         connection = _open_read_only(file, "GradMonitor", immutable=not beside)
         try:
@@ -37,14 +37,13 @@ def look(folder: Path) -> bool:
 
 
 def connect_writer(folder: Path, journal: str | None = None) -> tuple[sqlite3.Connection, str]:
-    """The database of a run to write to, created if it is not there; what is there was looked at (`look`).
+    """Open the database of a run for writing; created if it does not exist, else checked by `look` before.
 
     Returns:
         The connection (usable from any one thread at a time) and the journal mode in use.
 
     Raises:
-        HistoryError: the folder cannot be written, or the file is not a sound history; it is left
-            as it is.
+        HistoryError: the folder cannot be written, or the file is not an intact run; it is left as it is.
     """
     file = folder / DATABASE
     with making(folder):
@@ -61,13 +60,13 @@ def connect_writer(folder: Path, journal: str | None = None) -> tuple[sqlite3.Co
 
 
 def connect_reader(folder: str | os.PathLike[str]) -> sqlite3.Connection:
-    """The database of a run to read from, while it is written or afterwards.
+    """Open the database of a run for reading, while it is written or afterwards.
 
-    Never changes it, but for what a process that was killed has left half written (`play_back`).
+    Never changes it, except that it rolls back what a killed process left half written (`play_back`).
 
     Raises:
-        HistoryError: there is none, or it is not a sound history, or a process holds it for as long as
-            this one waits; names the file.
+        HistoryError: there is no run, it is not intact, or another process holds it for too long; names
+            the file.
     """
     file = Path(folder)
     file = file / DATABASE if file.is_dir() else file
@@ -87,23 +86,23 @@ def connect_reader(folder: str | os.PathLike[str]) -> sqlite3.Connection:
 
 
 def leave_one_file(connection: sqlite3.Connection) -> None:
-    """Before the writer closes: all of a WAL into the main file, which needs no WAL any more.
+    """Move the WAL into the main file, before the writer closes.
 
-    Whoever opens it then makes no file beside it. While others have it open, it stays a WAL database.
+    Readers then make no files beside it. While others have it open, it stays a WAL database.
     """
     connection.execute("PRAGMA busy_timeout=0")
     for statement in ("PRAGMA wal_checkpoint(TRUNCATE)", "PRAGMA journal_mode=DELETE"):
         try:
             connection.execute(statement)
-        except sqlite3.Error:  # what is in the WAL is safe there
+        except sqlite3.Error:  # the WAL keeps what it has
             return
 
 
 def play_back(file: Path, operation: str) -> None:
-    """Undo what a process that was killed has half written, as SQLite does once it may write.
+    """Roll back what a killed process left half written, as SQLite does when it may write.
 
     Raises:
-        HistoryError: the journal with what was there before cannot be played back here; names it.
+        HistoryError: the rollback journal cannot be played back here; names it.
     """
     uri = file.absolute().as_uri() + "?mode=rw"
     connection = sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS)
@@ -115,8 +114,8 @@ def play_back(file: Path, operation: str) -> None:
             raise
         raise HistoryError(
             f"[{operation}] {str(file)!r}: a process was killed while it wrote, and {f'{file}-journal'!r}, "
-            f"which undoes what it left half done, cannot be played back here ({error}); open the run where "
-            "its folder can be written, or copy both files to such a place and open that"
+            f"which rolls back what it left half written, cannot be played back here ({error}); open the run "
+            "where its folder can be written, or copy both files to such a place and open that"
         ) from error
     finally:
         connection.close()
@@ -137,14 +136,14 @@ def _prepare(connection: sqlite3.Connection, file: Path, wanted: str) -> str:
     if fresh:
         _create(connection)
     else:
-        connection.execute("BEGIN IMMEDIATE")  # says now, not in an hour, that it cannot be written
+        connection.execute("BEGIN IMMEDIATE")  # fails now, not in an hour, if it cannot be written
         connection.execute("ROLLBACK")
         migration.migrate(connection, version)
     return mode
 
 
 def _is_fresh(connection: sqlite3.Connection) -> bool:
-    """No tables yet, nor another program's mark: what a process that died at once leaves."""
+    """Whether it has no tables and no other program's mark: a process died right after creating it."""
     mark = connection.execute("PRAGMA application_id").fetchone()[0]
     tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
     return not tables and mark in (0, APPLICATION_ID)
@@ -160,12 +159,12 @@ def _create(connection: sqlite3.Connection) -> None:
 
 
 def _open_read_only(file: Path, operation: str, immutable: bool = False) -> sqlite3.Connection:
-    if 0 < _size(file) < 512:  # less than the smallest page; SQLite would take it for empty
+    if 0 < _size(file) < 512:  # less than the smallest page: SQLite would treat it as empty
         raise HistoryError(_damage(file, operation))
     try:
         return _connect_read_only(file, immutable)
     except sqlite3.OperationalError as error:
-        # Not if a process holds it: what is read without locks may be half written, and is never new.
+        # A file that a process holds is not opened without locks: it may be half written.
         if immutable or not any(text in str(error) for text in ("readonly", "unable to open")):
             raise
         if _size(f"{file}-journal"):
@@ -173,7 +172,7 @@ def _open_read_only(file: Path, operation: str, immutable: bool = False) -> sqli
             return _connect_read_only(file)
         if _size(f"{file}-wal"):
             raise
-        # A WAL database in a folder that cannot be written: all of it is in the main file.
+        # A WAL database in a read-only folder, without a WAL: everything is in the main file.
         return _connect_read_only(file, immutable=True)
     except sqlite3.DatabaseError as error:
         raise HistoryError(_damage(file, operation, error)) from error
@@ -196,7 +195,7 @@ def _decode_text(text: bytes) -> str:
 
 
 def _check(connection: sqlite3.Connection, file: Path, operation: str) -> int:
-    """Is it ours, is it all there, has it exactly the tables of its version? Returns the version."""
+    """Check that it is ours, complete, and has the tables of its version; returns the version."""
     if connection.execute("PRAGMA application_id").fetchone()[0] not in (APPLICATION_ID, 0):
         raise HistoryError(
             f"[{operation}] {str(file)!r}: expected a gradkern history, got another program's "
@@ -219,7 +218,7 @@ def _check(connection: sqlite3.Connection, file: Path, operation: str) -> int:
 
 
 def _are_tables_of(version: int, found: list[tuple[str, str, str]]) -> bool:
-    """All that a file of that version has, and besides nothing but plain tables that we do not know."""
+    """Whether it has all tables of that version, and beyond them only plain tables that we do not know."""
     wanted = VERSIONS.get(version, {})
     known = {**SCHEMA, **wanted}
     tables = {name: sql for kind, name, sql in found if kind == "table"}
@@ -228,14 +227,14 @@ def _are_tables_of(version: int, found: list[tuple[str, str, str]]) -> bool:
         and len(tables) == len(found)
         and wanted.keys() <= tables.keys()
         and all(known.get(name, sql) == sql for name, sql in tables.items())
-        and all(sql.startswith("CREATE TABLE ") for sql in tables.values())  # none that is virtual
+        and all(sql.startswith("CREATE TABLE ") for sql in tables.values())  # no virtual table
     )
 
 
 def _check_length(file: Path, operation: str, expected: int) -> None:
-    """By its length alone: to open the file besides would, once closed, undo this process's locks on it."""
+    """Check the length only: opening and closing the file would release this process's locks on it."""
     if any(_size(f"{file}{ending}") for ending in ("-wal", "-journal")):
-        return  # being written, or to be recovered: SQLite sees to it
+        return  # being written, or to be recovered by SQLite
     size = _size(file)
     if size < expected:
         raise HistoryError(
@@ -245,7 +244,7 @@ def _check_length(file: Path, operation: str, expected: int) -> None:
 
 
 def _damage(file: Path, operation: str, error: sqlite3.Error | None = None) -> str:
-    """What is wrong with a file that SQLite does not open."""
+    """An error message for a file that SQLite does not open."""
     with file.open("rb") as opened:
         header = opened.read(100)
     if len(header) < 100 or not header.startswith(b"SQLite format 3\0"):
@@ -258,7 +257,7 @@ def _damage(file: Path, operation: str, error: sqlite3.Error | None = None) -> s
 
 
 def _size(path: str | os.PathLike[str]) -> int:
-    """In bytes; 0 if there is no such file."""
+    """Size in bytes; 0 if there is no such file."""
     try:
         return os.stat(path).st_size
     except OSError:

@@ -1,4 +1,4 @@
-"""`History`: what a run has recorded, while it is recorded or afterwards."""
+"""`History`: a recorded run, while it is recorded or afterwards."""
 
 from __future__ import annotations
 
@@ -22,28 +22,25 @@ __all__ = ["History"]
 class History(Recorded):
     """A recorded run. Arrays have T rows, the recorded steps, and N columns, the parameters.
 
-    Only plain numbers of each step are read when it is opened; the [T, N] arrays are read when they
-    are asked for, and kept until `refresh`. Reading changes nothing in the file (but undoes what a
-    process that was killed left half written), executes nothing from it and never disturbs the process
-    that records. Beside a run that was not closed, or not while nobody read it, SQLite keeps its two
-    files for a WAL.
+    Opening reads only the plain numbers of each step. The [T, N] arrays are read when they are first used,
+    and kept until `refresh`. Reading executes nothing from the file, changes nothing in it (but rolls back
+    what a killed process left half written), and does not disturb the process that records.
 
-    Where a run went back to an earlier step (a resume from a checkpoint), the steps recorded
-    before and replaced afterwards are left out; ``History.open(run, superseded=True)`` shows every
-    row in the order it was written.
+    Where a run went back to an earlier step (a resume from a checkpoint), the steps that were replaced are
+    left out; ``History.open(run, superseded=True)`` shows every row in the order in which it was written.
     """
 
     @classmethod
     def open(cls, run_dir: str | os.PathLike[str], *, superseded: bool = False) -> History:
-        """Open a run to read.
+        """Open a run for reading.
 
         Args:
             run_dir: the folder given to `GradMonitor` (or its history.db).
-            superseded: show the rows that a later branch replaced, too.
+            superseded: also show the rows that a later branch replaced.
 
         Raises:
-            HistoryError: there is no run, its file is damaged or something else, or a process holds it
-                for more than 5 s; names the file.
+            HistoryError: there is no run, its file is damaged or not a run, or a process holds it for more
+                than 5 s; names the file.
         """
         connection = database.connect_reader(run_dir)
         folder = Path(run_dir)
@@ -66,14 +63,14 @@ class History(Recorded):
         """The whole run in at most `max_points` points, from aggregates kept while it was recorded.
 
         Args:
-            max_points: how many points at most; a shorter run gives one a step.
-            depth: roll parameters up to modules, as `layers`.
+            max_points: the largest number of points; a shorter run has one per step.
+            depth: roll parameters up to modules, as in `layers`.
 
         Raises:
             ValueError: `max_points` is less than 1; `depth` is negative, or no integer.
 
         Notes:
-            Never scans the whole: reads about ``4 * max_points`` aggregates and a short tail.
+            Does not scan the run: reads about ``4 * max_points`` aggregates and a short tail.
         """
         if max_points < 1:
             raise ValueError(f"[History.summary] max_points: expected at least 1, got {max_points}")
@@ -88,13 +85,13 @@ class History(Recorded):
             self.refresh()
             if len(self._branch_rows) == before:
                 raise
-            return read_summary(self, max_points, depth)  # it went back to an earlier step meanwhile
+            return read_summary(self, max_points, depth)  # the run went back to an earlier step meanwhile
 
     def layers(self, depth: int | None = None) -> LayerColumns:
-        """Rows of modules instead of parameters, as `GradStats.by_layer`.
+        """Statistics of modules instead of parameters, as `GradStats.by_layer` has them.
 
         Args:
-            depth: keep at most that many leading components of the module's name.
+            depth: keep at most so many leading components of the module's name.
 
         Raises:
             ValueError: `depth` is negative, or no integer.
@@ -105,26 +102,50 @@ class History(Recorded):
     def _layers(self, depth: int | None) -> LayerColumns:
         return roll_up(self, depth)
 
+    # ---- for other programs ----
+
+    def to_arrow(self) -> Any:
+        """The run as a long `pyarrow.Table`: one line for each step and parameter that had a gradient.
+
+        The columns are those of the step (step, time, loss, lr, total_norm, …), the parameter's (param, norm,
+        rms, max_abs, nonfinite, zeros) and your own numbers ("extra/<name>").
+
+        Raises:
+            ImportError: pyarrow is not installed: ``pip install gradkern[export]``.
+        """
+        from gradkern.history.export import to_arrow
+
+        return to_arrow(self)
+
+    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
+        """The table of `to_arrow` as a stream: ``polars.DataFrame(history)``."""
+        from gradkern.history.export import arrow_reader
+
+        return arrow_reader(self, "History").__arrow_c_stream__(requested_schema)
+
     def to_pandas(self) -> Any:
-        """A long table (pandas.DataFrame), one line a step and parameter. Needs gradkern[monitor]."""
+        """The table of `to_arrow` as a pandas.DataFrame; needs pandas, too."""
         from gradkern.history.export import to_pandas
 
         return to_pandas(self)
 
     def to_csv(self, file: str | os.PathLike[str]) -> None:
-        """The long table as CSV, written in pieces; needs nothing else."""
+        """Write the table of `to_arrow` as CSV, a piece at a time.
+
+        A name that a spreadsheet would take for a formula gets a quote in front.
+        """
         from gradkern.history.export import to_csv
 
         to_csv(self, file)
 
     def to_parquet(self, file: str | os.PathLike[str]) -> None:
-        """The long table as Parquet, written in pieces. Needs gradkern[parquet]."""
+        """Write the table of `to_arrow` as Parquet, a piece at a time."""
         from gradkern.history.export import to_parquet
 
         to_parquet(self, file)
 
     def _repr_html_(self) -> str:
-        """The run in a few lines, for a notebook; names are escaped."""
+        """A short table for notebooks; names are escaped."""
         from gradkern.history.reprs import history_html
 
         return history_html(self)

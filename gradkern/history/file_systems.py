@@ -1,4 +1,4 @@
-"""Which journal a file system can take: SQLite's WAL shares memory, which networks do not."""
+"""The journal mode for a file system: SQLite's WAL needs shared memory, which network file systems lack."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ NETWORK_FILE_SYSTEMS = frozenset(
 
 
 def file_system(path: str | os.PathLike[str], mounts: str | None = None) -> str:
-    """Type of the file system that holds `path` ("ext4", "nfs4"); "" where it cannot be told.
+    """Type of the file system of `path`: "ext4", "nfs4"; "" if it is not known.
 
-    `mounts` is the text of /proc/self/mountinfo, read if None.
+    Args:
+        mounts: the text of /proc/self/mountinfo; read if None.
     """
     if mounts is None:
         try:
@@ -31,7 +32,7 @@ def file_system(path: str | os.PathLike[str], mounts: str | None = None) -> str:
             continue
         point = fields[4].replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")
         inside = target == point or target.startswith(point.rstrip("/") + "/")
-        if inside and len(point) >= len(best):  # the last mount over a point is the one seen
+        if inside and len(point) >= len(best):  # a later mount hides an earlier one
             best, kind = point, after.split(" ")[0]
     return kind
 
@@ -39,6 +40,6 @@ def file_system(path: str | os.PathLike[str], mounts: str | None = None) -> str:
 def journal_for(path: str | os.PathLike[str], mounts: str | None = None) -> str:
     """Journal mode for a folder: "WAL" on a local disk, "TRUNCATE" on a network file system."""
     kind = file_system(path, mounts)
-    # What a FUSE file system does with a shared memory map is not known: rather not.
+    # FUSE file systems may or may not share memory maps, so they count as network file systems.
     network = kind in NETWORK_FILE_SYSTEMS or kind.startswith("fuse")
     return "TRUNCATE" if network else "WAL"

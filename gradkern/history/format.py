@@ -1,7 +1,7 @@
-"""What a run's file holds, value by value: flags, blobs and JSON; and the errors that name the file.
+"""Values of a run's file: flags, blobs and JSON, and errors that name the file.
 
-Nothing read from the file is trusted: its tables must be exactly those of its version (no trigger, no
-view), every blob's length is checked, and nothing in it is ever executed or unpickled.
+Nothing read from the file is trusted: its tables must be those of its version (no trigger, no view), the
+length of every blob is checked, and nothing is executed or unpickled.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from numpy.typing import NDArray
 DATABASE = "history.db"
 BUSY_SECONDS = 5.0
 
-# Bits of steps.flags. SQLite keeps NaN as NULL, so that a value is there is said by a bit.
+# Bits of steps.flags. SQLite stores NaN as NULL, so a bit says whether there is a value.
 HAS_LOSS = 1
 HAS_COEF = 2
 SKIPPED = 4
 PHASE_SHIFT = 4  # two bits: an index into PHASES
 PHASES = ("before_clip", "measured", "after_clip")
 
-#: Bin b holds magnitudes in [2**e, 2**(e+1)); the first everything smaller but zero, the last
-#: everything larger. Zero, NaN and inf are in none.
+#: Bin b counts magnitudes in [2**e, 2**(e+1)); the first bin also everything smaller except zero, the last
+#: everything larger. Zero, NaN and inf are not counted.
 EXPONENTS = tuple(range(-60, 20))
 
-#: Number formats, and the largest magnitude that rounds to zero in them: half the smallest
-#: subnormal (ties go to even, that is to zero).
+#: The largest magnitude that rounds to zero in each number format: half the smallest subnormal (ties go to
+#: even, that is to zero).
 FORMATS = {"fp16": 2.0**-25, "bf16": 2.0**-134, "fp8_e4m3": 2.0**-10, "fp8_e5m2": 2.0**-17}
 
 _F4, _F8 = np.dtype("<f4"), np.dtype("<f8")
@@ -43,14 +43,14 @@ class HistoryError(RuntimeError):
 
 
 def ranks_in_words(folder: Path) -> str:
-    """That the runs are in folders below this one, each rank's in its own; empty if it is not so."""
+    """A hint if the runs of several ranks are in folders below this one; else empty."""
     found = sorted(
         (file.parent.name for file in folder.glob(f"rank*/{DATABASE}")), key=lambda name: (len(name), name)
     )
     if not found:
         return ""
     more = f", … ({len(found)} in all)" if len(found) > 4 else ""
-    return f"Each rank has a run of its own in there, to be given as RUN: {', '.join(found[:4])}{more}."
+    return f"Each rank has its own run in there; give one of them as RUN: {', '.join(found[:4])}{more}."
 
 
 def _explain(error: sqlite3.Error, file: Path, operation: str) -> str:
@@ -65,15 +65,15 @@ def _explain(error: sqlite3.Error, file: Path, operation: str) -> str:
 
 
 def explain(error: sqlite3.Error, file: Path, operation: str) -> HistoryError:
-    """The error to raise for one of SQLite's, naming the file."""
+    """The HistoryError for an error of SQLite's; names the file."""
     return HistoryError(_explain(error, file, operation))
 
 
 @contextlib.contextmanager
 def reading(file: Path, operation: str = "History") -> Iterator[None]:
-    """Whatever goes wrong in here with what a file holds becomes a HistoryError that names the file.
+    """Turn errors about the content of a file into a HistoryError that names the file.
 
-    The types and sizes of what SQLite returns are the file's, not ours.
+    A damaged file can make SQLite return values of any type and size.
     """
     try:
         yield
@@ -95,7 +95,7 @@ def reading(file: Path, operation: str = "History") -> Iterator[None]:
 
 @contextlib.contextmanager
 def making(folder: Path) -> Iterator[None]:
-    """Whatever the file system refuses in here becomes a HistoryError that names the run's folder."""
+    """Turn errors of the file system into a HistoryError that names the run's folder."""
     try:
         yield
     except OSError as error:
@@ -113,14 +113,14 @@ def decode(blob: Any, count: int, what: str) -> NDArray[Any]:
 
 
 def encode(values: NDArray[Any]) -> bytes:
-    """The blob of a column: float32 or float64 as it comes."""
+    """The blob of a column, float32 or float64 as it is."""
     if values.dtype in (_F4, _F8):
         return values.tobytes()
     return values.astype("<f8" if values.dtype == np.float64 else "<f4").tobytes()
 
 
 def encode_counts(counts: NDArray[np.int64]) -> bytes | None:
-    """Counts that are almost always zero: (row, count) pairs of the others, None if there are none."""
+    """The blob of sparse counts: (row, count) pairs of those that are not zero. None if all are zero."""
     rows = np.flatnonzero(counts)
     if not len(rows):
         return None
@@ -128,7 +128,7 @@ def encode_counts(counts: NDArray[np.int64]) -> bytes | None:
 
 
 def decode_counts(blob: Any, count: int, what: str) -> NDArray[np.int64]:
-    """The reverse of `encode_counts`, dense."""
+    """The dense counts that `encode_counts` encoded."""
     dense = np.zeros(count, dtype=np.int64)
     if blob is None:
         return dense
@@ -142,10 +142,10 @@ def decode_counts(blob: Any, count: int, what: str) -> NDArray[np.int64]:
 
 
 def write_json(value: Any) -> str:
-    """The text of a JSON value, which every JSON reader takes: NaN and infinities become null.
+    """A value as standard JSON: NaN and infinities become null.
 
     Raises:
-        TypeError, ValueError: it is no JSON value.
+        TypeError, ValueError: it is not a JSON value.
     """
     return json.dumps(_plain(value), allow_nan=False)
 
@@ -161,7 +161,11 @@ def _plain(value: Any) -> Any:
 
 
 def read_json(text: Any, what: str) -> Any:
-    """A JSON value from the file, or a HistoryError."""
+    """Parse JSON from the file.
+
+    Raises:
+        HistoryError: it is not JSON.
+    """
     try:
         return json.loads(text)
     except (TypeError, ValueError, RecursionError) as error:

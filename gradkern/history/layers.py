@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from gradkern.history.recorded import Recorded
 
 @dataclass(frozen=True)
 class LayerColumns:
-    """Rows of modules: what `History.layers` returns. [T, L] arrays."""
+    """Statistics of modules, as `History.layers` returns them: [T, L] arrays."""
 
     names: tuple[str, ...]
     numel: NDArray[np.int64]
@@ -39,23 +40,53 @@ def groups_of(
     return {layer: np.array(columns, dtype=np.int64) for layer, columns in members.items()}
 
 
+def roots_of_mean_squares(
+    rms: Floats, present: NDArray[np.bool_], sizes: NDArray[Any], groups: Mapping[str, NDArray[np.int64]]
+) -> tuple[Floats, Floats]:
+    """The rms of each module, from those of its parameters.
+
+    Args:
+        rms: [R, N] root mean squares.
+        present: [R, N] which of them count.
+        sizes: [1, N] or [R, N] elements of each parameter.
+        groups: columns by module, see `groups_of`.
+
+    Returns:
+        [R, L] root mean squares, NaN where nothing counts; and [R, L] the number of elements that count.
+    """
+    found, elements = np.full((len(rms), len(groups)), np.nan), np.zeros((len(rms), len(groups)))
+    sizes = np.broadcast_to(sizes, rms.shape)
+    for layer, columns in enumerate(groups.values()):
+        counts = present[:, columns]
+        weights = np.where(counts, sizes[:, columns], 0)
+        elements[:, layer] = weights.sum(axis=1)
+        with np.errstate(over="ignore", invalid="ignore"):
+            squares = np.where(counts, rms[:, columns], 0.0).astype(np.float64) ** 2 * weights
+        there = counts.any(axis=1)
+        found[there, layer] = np.sqrt(squares.sum(axis=1)[there] / np.maximum(elements[there, layer], 1))
+    return found, elements
+
+
 def roll_up(history: Recorded, depth: int | None) -> LayerColumns:
     """Parameters rolled up to the modules that own them. A shared parameter counts once."""
     groups = groups_of(history.names, depth, history.repeated)
-    shape = (len(history), len(groups))
-    numel, once = history.numel_rows(), history.has_grad & ~history.repeats
-    rms, norm, largest = (np.full(shape, np.nan) for _ in range(3))
-    nonfinite, has_grad = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=bool)
-    for layer, columns in enumerate(groups.values()):
-        present = once[:, columns]
-        square = np.where(present, history.l2_norm[:, columns].astype(np.float64) ** 2, 0.0).sum(axis=1)
-        size = np.where(present, numel[..., columns], 0).sum(axis=1)
-        has_grad[:, layer] = present.any(axis=1)
-        nonfinite[:, layer] = np.where(present, history.nonfinite[:, columns], 0).sum(axis=1)
-        values = np.where(present, history.max_abs[:, columns], 0.0)
-        there = has_grad[:, layer]
-        norm[there, layer] = np.sqrt(square[there])
-        rms[there, layer] = np.sqrt(square[there] / np.maximum(size[there], 1))
-        largest[there, layer] = values.max(axis=1, initial=0.0)[there]
-    sizes = np.array([history.numel[columns].sum() for columns in groups.values()], dtype=np.int64)
-    return LayerColumns(tuple(groups), sizes, rms, norm, largest, nonfinite, has_grad)
+    present = history.has_grad & ~history.repeats
+    rms, elements = roots_of_mean_squares(history.rms, present, history.numel_rows(), groups)
+
+    def reduced(reduce: np.ufunc, values: NDArray[Any], initial: Any) -> NDArray[Any]:
+        found = np.full((len(values), len(groups)), initial, dtype=values.dtype)
+        for layer, columns in enumerate(groups.values()):
+            found[:, layer] = reduce.reduce(values[:, columns], axis=1, initial=initial)
+        return found
+
+    has_grad = reduced(np.logical_or, present, False)
+    largest = reduced(np.maximum, np.where(present, history.max_abs, 0.0), 0.0)
+    return LayerColumns(
+        names=tuple(groups),
+        numel=np.array([history.numel[columns].sum() for columns in groups.values()], dtype=np.int64),
+        rms=rms,
+        l2_norm=rms * np.sqrt(elements),
+        max_abs=np.where(has_grad, largest, np.nan),
+        nonfinite=reduced(np.add, np.where(present, history.nonfinite, 0), 0),
+        has_grad=has_grad,
+    )

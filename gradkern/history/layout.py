@@ -14,9 +14,9 @@ from gradkern.history.format import HistoryError
 
 Floats = NDArray[np.floating[Any]]
 
-#: What a layout may say of each parameter besides its size.
+#: Details of each parameter that a layout may have.
 DETAILS = ("shape", "dtype", "trainable", "group", "kind")
-#: Parameters of one run. More would be no model, but a file that is to use up the reader's memory.
+#: Largest number of parameters of a run, so that a hostile file cannot exhaust the reader's memory.
 MOST_NAMES = 2**20
 
 
@@ -29,23 +29,23 @@ class Layout:
     first: NDArray[np.int64]
     """For each row the first row of the same parameter."""
     details: dict[str, list[Any]] = field(default_factory=dict)
-    """DETAILS: a list each, one entry a row; None, or no list at all, where it is not known."""
+    """For each known entry of DETAILS a list, one entry per row; None where it is not known."""
     columns: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-    """Where the rows stand among all names of the run."""
+    """Positions of the rows among all names of the run."""
 
     @cached_property
     def inverse_roots(self) -> Floats:
-        """[N] 1 / sqrt(numel): from an L2 norm to an rms."""
+        """[N] 1 / sqrt(numel), which turns an L2 norm into an rms."""
         return (1.0 / np.sqrt(np.maximum(self.numel, 1))).astype(np.float32)
 
     @cached_property
     def repeats(self) -> NDArray[np.bool_]:
-        """[N] whether an earlier row is of the same parameter."""
+        """[N] whether an earlier row belongs to the same parameter."""
         return self.first != np.arange(len(self.first))
 
     @cached_property
     def row_bytes(self) -> int:
-        """Roughly what the statistics of one step hold."""
+        """Approximate memory of the statistics of one step."""
         return 24 * len(self.names) + 1024
 
     def key(self) -> tuple[Any, ...]:
@@ -58,7 +58,11 @@ class Layout:
 
     @classmethod
     def from_json(cls, value: Any) -> Layout:
-        """Checked: nothing of the file is believed."""
+        """Build a layout from the file, and check everything.
+
+        Raises:
+            HistoryError: a value is damaged.
+        """
         if not isinstance(value, dict):
             raise HistoryError("[History] layout: expected an object, got a damaged value")
         names = value.get("names")
@@ -67,7 +71,7 @@ class Layout:
         if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
             raise HistoryError("[History] layout: expected a list of names, got a damaged value")
         if len(set(names)) != len(names):
-            raise HistoryError("[History] layout: a name stands twice")
+            raise HistoryError("[History] layout: a name appears twice")
         arrays = []
         for key, top in (("numel", 2**62), ("first", len(names) - 1)):
             numbers: Any = value.get(key)
@@ -83,7 +87,7 @@ class Layout:
         return cls(tuple(names), arrays[0], arrays[1], details)
 
     def entries(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """(name, what is known of the parameter)."""
+        """(name, details) of each parameter."""
         for row, name in enumerate(self.names):
             known = {key: values[row] for key, values in self.details.items() if values[row] is not None}
             yield name, {"numel": int(self.numel[row]), **known}

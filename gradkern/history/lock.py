@@ -1,4 +1,4 @@
-"""One monitor a run: two would mix their steps."""
+"""`RunLock`: one monitor per run. Two would mix their steps."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _held: set[str] = set()
 
 
 class RunLock:
-    """An advisory lock on ``RUN/.lock``; gone with the process, however it ends.
+    """An advisory lock on ``RUN/.lock``. It ends with the process, however that ends.
 
-    Where the file system has no locks, two monitors of one process are still told apart.
+    Where the file system has no locks, it works within one process only.
 
     Raises:
-        HistoryError: somebody else holds it, or the folder cannot be written.
+        HistoryError: another monitor holds it, or the folder cannot be written.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -30,9 +30,9 @@ class RunLock:
         try:
             import fcntl
 
-            # Not flock: a forked data loader would inherit it and outlive its parent with it.
+            # Not flock: a forked data loader would inherit it, and hold it after its parent has ended.
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:  # no such thing on this system
+        except ImportError:  # not on this system
             pass
         except (BlockingIOError, PermissionError) as error:
             self._file.close()
@@ -43,7 +43,7 @@ class RunLock:
         self._process = os.getpid()
 
     def release(self) -> None:
-        """Let go."""
+        """Release the lock."""
         if os.getpid() == self._process:
             _held.discard(self._key)
             self._file.close()

@@ -1,4 +1,4 @@
-"""Files of earlier versions: read through views, and brought up to date by the next writer."""
+"""Files of earlier versions: read through views, and converted by the next writer."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import sqlite3
 from gradkern.history import scalars
 from gradkern.history.schema import ADDITIONS, CORE, VERSION
 
-#: For each earlier version, what shows its tables as those of the current one. A block of version 1 has fewer
-#: columns than today's: readers take the rows of `steps` instead.
+#: For each earlier version, statements that show its tables as those of the current one. Blocks of version 1
+#: have fewer columns, so readers use the rows of `steps` instead.
 _VIEWS = {
     1: (
         "CREATE TEMP VIEW steps AS SELECT seq, branch, step, layout, flags, time, loss, total_norm, "
@@ -22,7 +22,7 @@ _VIEWS = {
 
 
 def show_as_current(connection: sqlite3.Connection, version: int) -> None:
-    """Let a reader find the tables of the current version; the file is not changed."""
+    """Show a reader the tables of the current version; the file is not changed."""
     found = {name for (name,) in connection.execute("SELECT name FROM main.sqlite_master")}
     connection.execute("PRAGMA temp_store=MEMORY")
     for statement in _VIEWS.get(version, ()):
@@ -33,7 +33,7 @@ def show_as_current(connection: sqlite3.Connection, version: int) -> None:
 
 
 def migrate(connection: sqlite3.Connection, version: int) -> None:
-    """Bring the file of a writer up to date, in one transaction."""
+    """Convert a file to the current version, in one transaction."""
     found = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
     if version == VERSION and found.issuperset(ADDITIONS):
         return

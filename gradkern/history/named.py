@@ -1,4 +1,4 @@
-"""Numbers of a step that have names: the caller's own, those of groups, and those that came later."""
+"""Named numbers of a step: the caller's own, those of groups, and amendments."""
 
 from __future__ import annotations
 
@@ -16,26 +16,31 @@ from gradkern.history.rows import GroupValues
 
 F64 = NDArray[np.float64]
 
-#: Names in all lists of a run. Thousands of curves help nobody; a file that has more is made to do harm.
+#: Largest number of names in all lists of a run.
 MOST_NAMES = 4096
 #: The entry of `amendments` that is the step's loss.
 LOSS = "loss"
 
 
+def loss_of(part: str) -> str:
+    """Name of the loss of a part of the step; "" is the whole."""
+    return f"{LOSS}/{part}" if part else LOSS
+
+
 @dataclass(frozen=True)
 class GroupColumns:
-    """What was recorded of a named group of parameters; [T] arrays, NaN where it was not measured."""
+    """Statistics of a named group of parameters: [T] arrays, NaN where it was not measured."""
 
     total_norm: F64
     """Norm of the group's gradients before clipping."""
     factor: F64
-    """What they were multiplied by; NaN where nothing was to be clipped."""
+    """What they were multiplied by; NaN where clipping was off."""
     threshold: F64
-    """The group's `max_norm`; NaN where there was none."""
+    """Norm above which the group is clipped; NaN where there was no limit."""
 
 
 class NameLists:
-    """The writer's side of `name_lists`: each list of names is stored once."""
+    """Writes `name_lists`: each list of names once."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._db = connection
@@ -86,11 +91,11 @@ def read_lists(connection: sqlite3.Connection) -> dict[int, tuple[str, ...]]:
 def read_named(
     connection: sqlite3.Connection, table: str, seqs: NDArray[np.int64], width: int
 ) -> dict[str, F64]:
-    """For each name of `extras`, `groups` or `amendments` the values of all rows of `steps`, [R, width].
+    """Read `extras`, `groups` or `amendments`: for each name its values in all rows of `steps`, [R, width].
 
     Args:
-        seqs: [R] ascending; rows of the table that belong to none of them are left out.
-        width: numbers a name.
+        seqs: [R] ascending numbers of the rows; rows of the table without one are ignored.
+        width: numbers per name.
     """
     lists = read_lists(connection)
     query = f"SELECT seq, names, data FROM {table} ORDER BY {'id' if table == 'amendments' else 'seq'}"

@@ -1,4 +1,4 @@
-"""What was noted of a run besides its statistics: the caller's numbers, groups, events and facts."""
+"""`Noted`: the caller's numbers, groups, events and facts of a run."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from gradkern.history.step_numbers import StepNumbers
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened at a step: a finding, a skipped step, a rollback, a new threshold."""
+    """Something that happened at a step: a finding, skipped steps, a spike, a rollback, a changed limit."""
 
     step: int
     kind: str
-    """"finding", "skip", "spike", "rollback", "threshold", or the caller's own."""
+    """"finding", "skip", "spike", "threshold", "rollback", "stop", or the caller's own."""
     data: dict[str, Any]
-    """What is known of it; JSON."""
+    """Details, as JSON values. If it stands for several, their "count" and the "last_step"."""
     time: float = 0.0
     """When it was noted, in seconds since 1970."""
 
 
 class Noted(StepNumbers):
-    """Numbers with names, events and facts."""
+    """Named numbers, events and facts of a run."""
 
     @property
     @names_file
     def extra(self) -> Mapping[str, F64]:
-        """The caller's own numbers (``record(extra=…)``): for each name [T], NaN where it was not given.
+        """Your own numbers (``record(extra=…)``): [T] for each name, NaN where it was not given.
 
-        Where a number was amended later, the last one counts.
+        Amendments replace earlier values. Includes the losses of parts, "loss/<part>".
         """
         if "extra" not in self._cache:
             seqs = self._all["seq"]
@@ -54,8 +54,32 @@ class Noted(StepNumbers):
 
     @property
     @names_file
+    def parts(self) -> tuple[str, ...]:
+        """Names of the models whose steps make up a step of the run; empty where there is one model.
+
+        Parameters are called "<part>.<name>" then, `groups` has the numbers of each part, and `extra` its
+        loss, "loss/<part>".
+        """
+        found = self.meta.get("parts", [])
+        if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+            raise HistoryError("[History] meta 'parts': expected a list of names, got a damaged value")
+        return tuple(found)
+
+    @property
+    @names_file
+    def max_norm(self) -> F64:
+        """[T] `threshold`. In runs that do not have it (of version 1), deduced from what was clipped."""
+        if self.parts or self.facts.get("policy"):
+            return self.threshold
+        with np.errstate(invalid="ignore"):
+            deduced = self.clip_coef * (self.total_norm + 1e-6)
+        deduced = np.where(self.clipped & np.isfinite(deduced), deduced, np.nan)
+        return np.where(np.isnan(self.threshold), deduced, self.threshold)
+
+    @property
+    @names_file
     def groups(self) -> Mapping[str, GroupColumns]:
-        """For each named group (of a clipper with groups, or a part of a step) its [T] numbers."""
+        """[T] numbers of each named group of a clipper, and of each part of the run."""
         if "groups" not in self._cache:
             found = read_named(self._db, "groups", self._all["seq"], 3)
             live = {name: GroupColumns(*values[self._rows].T) for name, values in found.items()}
@@ -65,26 +89,38 @@ class Noted(StepNumbers):
     @property
     @names_file
     def events(self) -> list[Event]:
-        """What happened, in the order in which it was noted; without what a later branch replaced."""
-        found = []
-        query = "SELECT branch, step, time, kind, data FROM events ORDER BY id"
-        for branch, step, time, kind, text in self._db.execute(query):
+        """What happened, in order of time; without what a later branch replaced."""
+        if "events" not in self._cache:
+            found = self._read_events()
+            branches, steps = (np.array([row[i] for row in found], dtype=np.int64) for i in (1, 2))
+            live = self._live(branches, steps)
+            self._cache["events"] = [row[3] for row, kept in zip(found, live) if kept]
+        return list(self._cache["events"])
+
+    def _read_events(self) -> list[tuple[int, int, int, Event]]:
+        """(id, branch, step, event) of every one; those read before are not read again."""
+        known: list[tuple[int, int, int, Event]] = self._kept.setdefault("events", [])
+        new = []
+        query = "SELECT id, branch, step, time, kind, data FROM events WHERE id > ? ORDER BY id"
+        for number, branch, step, time, kind, text in self._db.execute(
+            query, (known[-1][0] if known else -1,)
+        ):
             data = format.read_json(text, f"event of step {step!r}")
             if not isinstance(data, dict) or not isinstance(kind, str):
                 raise HistoryError(
                     f"[History] event of step {step!r}: expected an object, got a damaged value"
                 )
-            if self._live(int(branch), int(step)):
-                found.append(Event(int(step), kind, data, float(time)))
-        return found
+            new.append((number, int(branch), int(step), Event(int(step), kind, data, float(time))))
+        known += new
+        return known
 
     @property
     @names_file
     def facts(self) -> dict[str, Any]:
-        """What the monitor found out of the model, its optimizers and the policy; empty if nothing.
+        """What the monitor found out about the model, its optimizers and the policy.
 
         "modules": kinds by name; "graph": order of execution, operations, serial and unused parameters;
-        "optimizers": an entry for each parameter group; "policy"; "gradient_dtypes"; "loss_scale".
+        "optimizers": an entry for each parameter group; "policy"; "gradient_dtypes"; "loss_scale"; "parts".
         """
         rows = self._db.execute("SELECT key, value FROM facts").fetchall()
         return {str(key): format.read_json(value, f"fact {key!r}") for key, value in rows}
@@ -92,8 +128,8 @@ class Noted(StepNumbers):
     @property
     @names_file
     def ever_nonzero(self) -> NDArray[np.float32]:
-        """[N] fraction of the sampled elements whose gradient was not zero at one look at least; NaN if
-        none was looked at."""
+        """[N] fraction of the sampled elements whose gradient was non-zero at one look at least; NaN if the
+        parameter was never looked at."""
         if "nonzero" not in self._cache:
             ids, _ = self.live_rows("looks")
             fractions = np.full(len(self.names), np.nan, dtype=np.float32)

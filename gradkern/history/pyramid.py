@@ -1,9 +1,9 @@
 """Aggregates of 16, 64, 256, … recorded steps, kept as a history grows.
 
-Bucket `i` of level `k` covers the live rows ``[i * span, (i + 1) * span)`` with
-``span = 16 * 4 ** (k - 1)``; a bucket of level k + 1 is the sum of four of level k. Adding a row
-costs a few vector operations; a report reads the coarsest level that is fine enough, plus at most
-three buckets of each finer level and 15 rows for the end that no bucket covers yet.
+Bucket `i` of level `k` covers the live rows ``[i * span, (i + 1) * span)`` with ``span = 16 * 4 ** (k - 1)``;
+a bucket of level k + 1 is the sum of four of level k. Adding a row costs a few vector operations. A summary
+reads the coarsest level that is fine enough, and for the end of the run, which no bucket covers yet, at most
+three buckets of each finer level and 15 rows.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ BODY_FIELDS = ("rms_sum", "rms_min", "rms_max", "finite", "nonfinite")
 
 
 def span_of(level: int) -> int:
-    """How many rows a bucket of a level covers; level 0 is the rows themselves."""
+    """Rows that a bucket of a level covers; level 0 are the rows themselves."""
     return 1 if level == 0 else int(BASE * FACTOR ** (level - 1))
 
 
 def levels_of(rows: int) -> range:
-    """The levels that `rows` rows can have complete buckets of."""
+    """The levels of which `rows` rows complete a bucket."""
     top = 0
     while span_of(top + 1) <= rows:
         top += 1
@@ -35,14 +35,14 @@ def levels_of(rows: int) -> range:
 
 @dataclass
 class Bucket:
-    """The aggregate of some consecutive rows; of one row at least."""
+    """The aggregate of one or more consecutive rows."""
 
     rows: int
     body: NDArray[np.float32]
-    """[BODY_FIELDS, N]: columns in order of first appearance in the run."""
+    """[BODY_FIELDS, N], the parameters in order of first appearance in the run."""
 
     def add(self, other: Bucket) -> None:
-        """Take in the bucket that follows; N may have grown."""
+        """Add the bucket that follows; N may have grown."""
         self.rows += other.rows
         width = max(self.body.shape[1], other.body.shape[1])
         self.body, theirs = pad(self.body, width), pad(other.body, width)
@@ -56,7 +56,7 @@ class Bucket:
 
 
 def pad(body: NDArray[np.float32], width: int) -> NDArray[np.float32]:
-    """A body with more columns: parameters that were not there yet."""
+    """A body widened by columns of parameters that did not exist yet."""
     if body.shape[1] == width:
         return body
     wider = np.zeros((len(BODY_FIELDS), width), dtype=np.float32)
@@ -88,7 +88,7 @@ def aggregate(rms: NDArray[np.floating[Any]], nonfinite: NDArray[np.int64] | Non
 
 
 class Pyramid:
-    """The buckets that are still being filled, one a level, and which ones are complete."""
+    """The incomplete buckets, one per level."""
 
     def __init__(self) -> None:
         self.rows = 0
@@ -100,11 +100,11 @@ class Pyramid:
         return other
 
     def room(self) -> int:
-        """How many rows complete the bucket of level 1."""
+        """How many more rows complete the bucket of level 1."""
         return BASE - self.rows % BASE
 
     def add(self, rows: Bucket) -> list[tuple[int, int, Bucket]]:
-        """Take in the aggregate of at most `room()` rows; returns the (level, index, bucket)s completed."""
+        """Add the aggregate of at most `room()` rows; returns the completed (level, index, bucket)s."""
         self.rows += rows.rows
         done: list[tuple[int, int, Bucket]] = []
         level, part = 1, rows
@@ -120,10 +120,8 @@ class Pyramid:
             level += 1
 
     def missing(self, rows: int) -> list[tuple[int, int, int]]:
-        """What `restore` needs: (level, first, end) of the parts of each open bucket, in row order.
-
-        Level 0 means rows.
-        """
+        """What `restore` needs: (level, first, end) of the parts of each incomplete bucket, in row order.
+        Level 0 are rows."""
         parts: list[tuple[int, int, int]] = []
         for level in range(1, 64):
             span, below = span_of(level), span_of(level - 1)
@@ -136,7 +134,7 @@ class Pyramid:
         return parts
 
     def restore(self, rows: int, parts: dict[int, list[Bucket]]) -> None:
-        """Start again after `rows` rows from the parts that `missing` named, by their level."""
+        """Continue after `rows` rows, given the parts that `missing` named, by level."""
         self.rows, self.open = rows, {}
         for below, buckets in parts.items():
             for bucket in buckets:

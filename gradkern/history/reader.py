@@ -1,4 +1,4 @@
-"""Reading a history's file: which rows there are, and which of them are live."""
+"""`HistoryReader`: reads a run's file, and knows which of its rows are live."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from gradkern.history.scalars import Scalars
 
 F = TypeVar("F", bound=Callable[..., Any])
 _PIECE = 1024
-_FEW = 16  # rows whose blobs may be large
-_GAP = 64  # replaced rows that are read as well rather than asking once more
+_FEW = 16  # rows with large blobs that are read at a time
+_GAP = 64  # rows that are read and dropped rather than making another query
 _BEYOND = 2**63 - 1
-#: Tables with rows that belong to a step and a layout, at some of the steps.
+#: Tables of periodic statistics: their rows have a step and a layout.
 PERIODIC = ("weights", "hists", "looks")
 
 
 def names_file(method: F) -> F:
-    """What goes wrong while reading names the file; see `format.reading`."""
+    """Make errors of a method name the file; see `format.reading`."""
 
     @wraps(method)
     def wrapped(self: HistoryReader, *args: Any, **kwargs: Any) -> Any:
@@ -41,18 +41,18 @@ def names_file(method: F) -> F:
 
 @dataclass(frozen=True)
 class Branch:
-    """A place where recording went on from an earlier step than the last one."""
+    """A place where a run was continued from an earlier step."""
 
     from_step: int
-    """The first step recorded after going back."""
+    """The first step that was recorded again."""
     time: float
     """When, in seconds since 1970."""
     replaced: int
-    """How many recorded steps it replaced."""
+    """Number of recorded steps that were replaced."""
 
 
 class HistoryReader:
-    """What `History` reads with: the connection, the layouts, the numbers of all steps, the live rows."""
+    """Base of `History`: the connection, the layouts, the plain numbers of all steps, and the live rows."""
 
     def __init__(self, connection: sqlite3.Connection, path: Path, superseded: bool) -> None:
         self._db = connection
@@ -60,21 +60,23 @@ class HistoryReader:
         self._superseded = superseded
         self._scalars = Scalars()
         self._cache: dict[Any, Any] = {}
+        self._kept: dict[Any, Any] = {}
+        """As `_cache`, over a refresh: what is only added to."""
         self.refresh()
 
     @names_file
     def refresh(self) -> int:
-        """Read what was recorded since; returns how many rows are new. Cheap if nothing is."""
+        """Read what was recorded since; returns the number of new rows. Cheap if there are none."""
         try:
             return self._refresh()
         except sqlite3.OperationalError as error:
             if "readonly" not in str(error):
                 raise
-            database.play_back(self.path, "History.refresh")  # its writer was killed in the middle of one
+            database.play_back(self.path, "History.refresh")  # the writer was killed in a transaction
             return self._refresh()
 
     def _refresh(self) -> int:
-        self._db.execute("BEGIN")  # one consistent picture of all tables
+        self._db.execute("BEGIN")  # a consistent view of all tables
         try:
             self._read_layouts()
             query = "SELECT id, from_step, first_seq, kept, time FROM branches ORDER BY id"
@@ -88,7 +90,7 @@ class HistoryReader:
         return new
 
     def close(self) -> None:
-        """Close the file; arrays already read stay."""
+        """Close the file. Arrays that were read stay valid."""
         self._db.close()
 
     @property
@@ -98,22 +100,22 @@ class HistoryReader:
 
     @property
     def shows_superseded(self) -> bool:
-        """Whether replaced rows are shown too."""
+        """Whether replaced rows are shown."""
         return self._superseded
 
     @property
     def layouts(self) -> dict[int, Layout]:
-        """The sets of parameters that the run has had."""
+        """The layouts of the run by number; a new one for each change of the parameters."""
         return self._layouts
 
     @property
     def branch_rows(self) -> list[tuple[Any, ...]]:
-        """Rows of `branches` as they are in the file."""
+        """The rows of the table `branches`."""
         return self._branch_rows
 
     @property
     def last_seq(self) -> int:
-        """Number of the last row in the file, replaced ones counted."""
+        """Number of the last row in the file, counting replaced rows."""
         return self._scalars.last_seq
 
     def __len__(self) -> int:
@@ -121,17 +123,17 @@ class HistoryReader:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Canonical names of all parameters of the run, in order of first appearance."""
+        """[N] canonical names of all parameters, in order of first appearance."""
         return self._names
 
     @property
     def numel(self) -> NDArray[np.int64]:
-        """[N] elements of each parameter (of the latest, if one changed its size)."""
+        """[N] elements of each parameter; the latest if a parameter changed its size."""
         return self._numel
 
     @property
     def repeated(self) -> frozenset[int]:
-        """Columns of parameters that always had an earlier column, too: listed twice, under two names."""
+        """Columns that are always a second name of a parameter with an earlier column."""
         twice, once = set[int](), set[int]()
         for layout in self._layouts.values():
             twice.update(layout.columns[layout.repeats].tolist())
@@ -140,7 +142,7 @@ class HistoryReader:
 
     @property
     def repeats(self) -> NDArray[np.bool_]:
-        """[T, N] whether the parameter had an earlier column at that step."""
+        """[T, N] whether the parameter has an earlier column at that step."""
         found = np.zeros((len(self), len(self._names)), dtype=bool)
         for number, layout in self._layouts.items():
             if layout.repeats.any():
@@ -150,18 +152,18 @@ class HistoryReader:
     @property
     @names_file
     def params(self) -> dict[str, dict[str, Any]]:
-        """For each name what is known of the parameter: numel, shape, dtype, trainable, group, kind.
+        """Details of each parameter by name: numel, shape, dtype, trainable, group, kind.
 
-        As it was when these parameters were first recorded: one that is frozen or unfrozen later shows
-        in `has_grad`.
+        They are from when the parameters were first recorded. A parameter that is frozen later shows in
+        `has_grad`.
         """
         return {name: dict(entry) for layout in self._layouts.values() for name, entry in layout.entries()}
 
     @property
     @names_file
     def meta(self) -> dict[str, Any]:
-        """What the monitor noted: version, norm_type, every, journal, optimizer, …, when it was opened
-        and when closed (None while it records, and after it was killed)."""
+        """Metadata: version, norm_type, every, journal, optimizer, …; the times when the monitor was opened
+        and closed (None while it records, and after its process was killed)."""
         rows = self._db.execute("SELECT key, value FROM meta").fetchall()
         return {str(key): format.read_json(value, f"meta {key!r}") for key, value in rows}
 
@@ -174,10 +176,10 @@ class HistoryReader:
     @property
     @names_file
     def branches(self) -> list[Branch]:
-        """Where recording went on from an earlier step, in order of time."""
+        """Where the run was continued from an earlier step, in order of time."""
         found: list[Branch] = []
         seqs, steps = self._all["seq"], self._all["step"].tolist()
-        live: list[int] = []  # steps that no branch so far replaced, ascending
+        live: list[int] = []  # ascending steps that are not replaced yet
         before = 0
         for _, from_step, first_seq, _, time in self._branch_rows:
             if from_step is None:
@@ -228,10 +230,10 @@ class HistoryReader:
 
     @names_file
     def live_rows(self, table: str) -> tuple[list[int], NDArray[np.int64]]:
-        """(ids, steps) of the live rows of one of `PERIODIC`; their blobs are not read.
+        """(ids, steps) of the live rows of a table of `PERIODIC`; their blobs are not read.
 
-        Recorded after a step back to a step that is no row of `steps` (``every=``), they start no
-        branch: one replaces those before it of its own step and of later ones.
+        A run can go back to a step that is not in `steps` (``every=``), without a branch. A row therefore
+        replaces earlier rows of its step and of later steps.
         """
         if ("live", table) in self._cache:
             return self._cache["live", table]
@@ -239,13 +241,13 @@ class HistoryReader:
         ids, branches, steps = np.array(found, dtype=np.int64).reshape(-1, 3).T
         live = np.flatnonzero(self._live(branches, steps))
         if not self._superseded and len(live):
-            least = np.minimum.accumulate(steps[live][::-1])[::-1]  # of it and those behind it
+            least = np.minimum.accumulate(steps[live][::-1])[::-1]  # of a row and all after it
             live = live[np.append(steps[live][:-1] < least[1:], True)]
         self._cache["live", table] = ids[live].tolist(), steps[live]
         return self._cache["live", table]
 
     def read_rows(self, table: str, columns: str, ids: Sequence[int]) -> Iterator[tuple[Any, ...]]:
-        """(layout, *columns) of those rows of one of `PERIODIC`, a few at a time in memory."""
+        """(layout, *columns) of some rows of a table of `PERIODIC`, reading a few at a time."""
         for start in range(0, len(ids), _FEW):
             piece = ids[start : start + _FEW]
             query = f"SELECT id, layout, {columns} FROM {table} WHERE id IN ({','.join('?' * len(piece))})"
@@ -257,10 +259,8 @@ class HistoryReader:
                 yield self._layouts[layout], *values
 
     def _mark(self) -> None:
-        """The ids of the branches, and for each the first step that it or one behind it replaced.
-
-        One more for what no branch replaced: beyond every step.
-        """
+        """Find the ids of the branches, and for each the first step that it or a later one replaced; one more
+        entry, beyond every step, for rows that no branch replaced."""
         marks = [] if self._superseded else [(n, s) for n, s, *_ in self._branch_rows if s is not None]
         starts = np.array([s for _, s in marks] + [_BEYOND], dtype=np.int64)
         limits = np.minimum.accumulate(starts[::-1])[::-1]
@@ -268,7 +268,7 @@ class HistoryReader:
 
     @names_file
     def last_step_of(self, table: str) -> int | None:
-        """The step of the last live row of one of `PERIODIC`; reads no more than it must."""
+        """The step of the last live row of a table of `PERIODIC`; None if there is none."""
         for branch, step in self._db.execute(f"SELECT branch, step FROM {table} ORDER BY id DESC"):
             if self._live(branch, step):
                 return int(step)
@@ -280,7 +280,7 @@ class HistoryReader:
         query = (
             "SELECT seq, norm, max_abs, l2_norm, nonfinite, zeros, factor FROM vals WHERE seq BETWEEN ? AND ?"
         )
-        for start in range(0, len(rows), _PIECE):  # short reads: a writer without WAL waits for them
+        for start in range(0, len(rows), _PIECE):  # in short reads: a writer without a WAL waits for them
             piece = seqs[start : start + _PIECE]
             found = {}
             for part in np.split(piece, np.flatnonzero(np.diff(piece) > _GAP) + 1):
@@ -296,7 +296,7 @@ class HistoryReader:
         return columns
 
     def _put_looks(self, columns: Columns, steps: NDArray[np.int64]) -> None:
-        """The zero counts of the looks that belong to some steps."""
+        """Fill in the zero counts of looks at these steps."""
         ids, at = self.live_rows("looks")
         row_of = {step: row for row, step in enumerate(steps.tolist())}
         wanted = [(number, row_of[step]) for number, step in zip(ids, at.tolist()) if step in row_of]

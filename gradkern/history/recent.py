@@ -1,4 +1,4 @@
-"""The last rows that were written, before they become aggregates: what a short step back takes off again."""
+"""`RecentRows`: the rows of the aggregate that is being filled, so that a short step back is cheap."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from gradkern.history.rows import StepRow, rms_of
 
 
 class RecentRows:
-    """The rows of the bucket that is being filled, or has just been: at most 16.
+    """The rows of the bucket that is being filled, or was just completed: at most 16.
 
     Args:
         pyramid: the aggregates of all live rows so far.
-        last: the step of the last one of them.
+        last: step of the last of these rows.
     """
 
     def __init__(self, pyramid: Pyramid, last: int) -> None:
         self._before, self._floor = pyramid, last
         self._rows: list[StepRow] = []
         self._after: Pyramid | None = None
-        """With the rows, once they complete a bucket."""
+        """The pyramid with these rows, if they complete a bucket."""
 
     def add(self, row: StepRow, width: int) -> list[tuple[int, int, Bucket]]:
-        """Take in the next row; returns the (level, index, bucket)s that it completes."""
+        """Add the next row; returns the completed (level, index, bucket)s."""
         if self._after is not None:
             self._before, self._floor = self._after, self._rows[-1].step
             self._rows, self._after = [], None
@@ -37,11 +37,10 @@ class RecentRows:
         return self._after.add(_bucket(self._rows, width))
 
     def back_to(self, step: int) -> tuple[int, int] | None:
-        """Take off the rows from that step on.
+        """Remove the rows from a step on.
 
         Returns:
-            How many live rows stay, and the step of the last one; None if more rows than these would
-            have to go.
+            How many live rows remain, and the step of the last one; None if older rows would have to go, too.
         """
         if step <= self._floor:
             return None
@@ -69,7 +68,7 @@ def _bucket(rows: Sequence[StepRow], width: int) -> Bucket:
 
 
 def _same_layout(rows: Sequence[StepRow]) -> Iterator[tuple[int, int]]:
-    """(first, end) of the stretches of rows that have one layout."""
+    """(first, end) of each stretch of rows with the same layout."""
     first = 0
     for i in range(1, len(rows) + 1):
         if i == len(rows) or rows[i].layout is not rows[first].layout:

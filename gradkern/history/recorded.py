@@ -1,4 +1,4 @@
-"""The arrays of a run: one row a recorded step, one column a parameter."""
+"""`Recorded`: the arrays of a run, one row per recorded step and one column per parameter."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ Floats = NDArray[np.floating[Any]]
 
 
 class Recorded(Noted):
-    """[T, N] arrays of statistics, and what was recorded every so often.
+    """[T, N] arrays of statistics, and periodic statistics.
 
-    The views of a history (summary, layers, export, words) take this; `History` adds them.
+    The views of a history (summary, layers, export, words) take this; `History` adds them as methods.
     """
 
     def numel_rows(self, first: int = 0, end: int | None = None) -> NDArray[np.int64]:
-        """[1, N], or [T, N] if a parameter changed its size among the rows ``[first, end)``."""
+        """Elements of each parameter in rows ``[first, end)``: [1, N], or [T, N] if one changed its size."""
         layouts = self._column("layout")[first:end]
         used = {int(n): self._layouts[int(n)] for n in np.unique(layouts)}
         if all(np.array_equal(self._numel[x.columns], x.numel) for x in used.values()):
@@ -33,11 +33,11 @@ class Recorded(Noted):
             sizes[np.ix_(layouts == number, layout.columns)] = layout.numel
         return sizes
 
-    # ---- one number a parameter and step ----
+    # ---- per parameter and step ----
 
     @property
     def norm(self) -> Floats:
-        """[T, N] norms of order `norm_type`; NaN where there was no gradient (`has_grad`) or it held NaN."""
+        """[T, N] norms of order `norm_type`; NaN where there was no gradient (`has_grad`) or it had NaN."""
         return self._matrix("norm")
 
     @property
@@ -57,43 +57,42 @@ class Recorded(Noted):
 
     @property
     def has_grad(self) -> NDArray[np.bool_]:
-        """[T, N] whether the parameter was there and had a gradient."""
+        """[T, N] whether the parameter existed and had a gradient."""
         return self._matrix("has_grad")
 
     @property
     def nonfinite(self) -> NDArray[np.int64]:
-        """[T, N] how many elements were inf or NaN."""
+        """[T, N] number of elements that were inf or NaN."""
         return self._matrix("nonfinite")
 
     @property
     def zeros(self) -> NDArray[np.int64] | None:
-        """[T, N] how many elements were zero, -1 where not counted; None if never counted."""
+        """[T, N] number of elements that were zero, -1 where not counted; None if never counted."""
         return self._matrix("zeros")
 
     @property
     def factor(self) -> Floats | None:
-        """[T, N] what each gradient was multiplied by; None if it was always the same for all
-        (`clip_coef`)."""
+        """[T, N] what each gradient was multiplied by; None if that was always `clip_coef`."""
         factor = self._matrix("factor")
         return factor if factor is None else np.where(np.isnan(factor), self.clip_coef[:, None], factor)
 
     @names_file
     def window(self, first: int, end: int) -> Columns:
-        """The per-parameter columns of rows ``[first, end)`` only (negative: from the end), without
-        reading the others. T is then the number of those rows."""
+        """The per-parameter columns of the rows ``[first, end)`` only; negative numbers count from the end.
+        T is then the number of these rows."""
         first, end, _ = slice(first, end).indices(len(self))
         return self._read_columns(self._rows[first : max(first, end)], self.numel_rows(first, end))
 
-    # ---- every so often ----
+    # ---- periodic ----
 
     @property
     def update_steps(self) -> NDArray[np.int64]:
-        """[U] the steps at which weights were looked at."""
+        """[U] steps at which the weights were looked at."""
         return self._weights()[0]
 
     @property
     def update_exact(self) -> NDArray[np.bool_]:
-        """[U] True where every element was looked at, False where a fixed sample of them was."""
+        """[U] whether every element was looked at, and not a fixed sample of them."""
         return self._weights()[1]
 
     @property
@@ -103,29 +102,29 @@ class Recorded(Noted):
 
     @property
     def update_ratio(self) -> Floats:
-        """[U, N] ‖Δw‖ / ‖w‖ of the optimizer step; NaN where not known, inf where ‖w‖ was 0."""
+        """[U, N] ‖Δw‖ / ‖w‖ of the optimizer step; NaN if not known, inf if ‖w‖ was 0."""
         return self._weights()[3]
 
     @property
     def histogram_steps(self) -> NDArray[np.int64]:
-        """[V] the steps at which histograms were taken."""
+        """[V] steps at which histograms were taken."""
         return self._histograms()[0]
 
     @property
     def histogram(self) -> NDArray[np.int64]:
-        """[V, N, B] how many sampled elements lie in each bin of `histogram_exponents`."""
+        """[V, N, B] number of sampled elements in each bin of `histogram_exponents`."""
         return self._histograms()[1]
 
     @property
     def histogram_exponents(self) -> NDArray[np.int64]:
-        """[B] bin b holds magnitudes in ``[2**e, 2**(e+1))``; the first one everything below, zero
-        excepted, the last one everything above."""
+        """[B] bin b counts magnitudes in ``[2**e, 2**(e+1))``; the first also everything below except zero,
+        the last everything above."""
         return np.array(EXPONENTS, dtype=np.int64)
 
     @property
     def underflow(self) -> dict[str, Floats]:
-        """For "fp16", "bf16", "fp8_e4m3", "fp8_e5m2": [V, N] fraction of the non-zero sampled
-        elements that round to zero in that format."""
+        """For "fp16", "bf16", "fp8_e4m3" and "fp8_e5m2": [V, N] fraction of the non-zero sampled elements
+        that round to zero in that format."""
         fractions = self._histograms()[2]
         return {name: fractions[:, :, i] for i, name in enumerate(FORMATS)}
 

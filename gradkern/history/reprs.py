@@ -1,4 +1,4 @@
-"""A recorded run in a few lines of HTML."""
+"""A recorded run as a short HTML table."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def history_html(history: Recorded) -> str:
-    """A small table; reads the plain numbers of each step and at most one row of the parameters."""
+    """A short table. Reads the plain numbers of each step and at most one row of the parameters."""
     rows = [("folder", str(history.path.parent)), ("parameters", f"{len(history.names):,}")]
     if len(history):
         rows += _recorded(history)

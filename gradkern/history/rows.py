@@ -1,4 +1,4 @@
-"""What is written: rows of host values. Nothing here knows of tensors."""
+"""The rows that are written: values on the host, without tensors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Floats = NDArray[np.floating[Any]]
 
 
 class GroupValues(NamedTuple):
-    """What one step says of a named group of parameters; NaN where it says nothing."""
+    """Statistics of a named group of parameters at one step; NaN where not known."""
 
     total_norm: float
     factor: float
@@ -25,7 +25,7 @@ class GroupValues(NamedTuple):
 
 @dataclass
 class StepRow:
-    """What one recorded step says, on the host."""
+    """A recorded step."""
 
     step: int
     time: float
@@ -35,7 +35,7 @@ class StepRow:
     max_abs: Floats
     total_norm: float
     l2_norm: Floats | None = None
-    """None where it is `norm`."""
+    """None if it equals `norm`."""
     nonfinite: NDArray[np.int64] | None = None
     """None if all are zero."""
     zeros: NDArray[np.int64] | None = None
@@ -46,9 +46,9 @@ class StepRow:
     inv_scale: float = 1.0
     lr: tuple[float, ...] = ()
     threshold: float | None = None
-    """`max_norm` of the step; None if there was none."""
+    """Norm above which the step was clipped; None if there was no limit."""
     factor: Floats | None = None
-    """[N] what each gradient was multiplied by; None where it is `clip_coef` for all."""
+    """[N] what each gradient was multiplied by; None if it is `clip_coef` for all."""
     extra: dict[str, float] = field(default_factory=dict)
     groups: dict[str, GroupValues] = field(default_factory=dict)
 
@@ -85,14 +85,14 @@ class HistogramRow:
 
 @dataclass
 class LookRow:
-    """What was found out of the gradients of one step besides: zeros [N], fractions [N]."""
+    """A look at the gradients of one step."""
 
     step: int
     layout: Layout
     nonzero: Floats
-    """Fraction of the sampled elements that were not zero at one look so far; NaN where not known."""
+    """[N] fraction of the sampled elements that were non-zero at a look so far; NaN where not known."""
     zeros: NDArray[np.int64]
-    """Zero elements; -1 where not counted."""
+    """[N] number of zero elements; -1 where not counted."""
 
 
 @dataclass
@@ -103,11 +103,13 @@ class EventRow:
     kind: str
     data: dict[str, Any]
     time: float
+    extends: bool = False
+    """Whether `data` replaces that of the earlier event with this step, kind and time."""
 
 
 @dataclass
 class AmendmentRow:
-    """Numbers of an earlier step; "loss" is its loss."""
+    """Numbers added to an earlier step; "loss" is its loss."""
 
     step: int
     values: dict[str, float]
@@ -115,7 +117,7 @@ class AmendmentRow:
 
 @dataclass
 class FactsRow:
-    """What is known of the run besides the numbers; each replaces what was known under its key."""
+    """Facts of the run by key; each replaces an earlier one."""
 
     step: int
     facts: dict[str, Any]

@@ -1,4 +1,4 @@
-"""The plain numbers of all steps, read at once: in blocks of 256 where those are complete."""
+"""The plain numbers of all steps, read in blocks of 256 and single rows for the rest."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _QUERY = f"SELECT {', '.join(KINDS)}, lr FROM steps WHERE seq > ? AND seq <= ? O
 
 
 def write_blocks(connection: sqlite3.Connection, before: int, last: int) -> None:
-    """Pack the blocks that the rows after `before` up to `last` complete."""
+    """Write the blocks that the rows after `before` up to `last` have completed."""
     for index in range(before // BLOCK, last // BLOCK):
         rows = connection.execute(_QUERY, (index * BLOCK, (index + 1) * BLOCK)).fetchall()
         columns, lr = _from_rows(rows)
@@ -41,7 +41,7 @@ def write_blocks(connection: sqlite3.Connection, before: int, last: int) -> None
 
 
 class Scalars:
-    """All rows of `steps`, replaced ones too, in the order they were written."""
+    """All rows of `steps`, including replaced ones, in the order in which they were written."""
 
     def __init__(self) -> None:
         self.columns: dict[str, NDArray[Any]] = {
@@ -51,7 +51,7 @@ class Scalars:
         self.last_seq = 0
 
     def read(self, connection: sqlite3.Connection) -> int:
-        """Take in what was written since; returns how many rows that is.
+        """Read what was written since; returns the number of rows.
 
         Raises:
             HistoryError: a row or a block is damaged.

@@ -1,26 +1,26 @@
 """The tables of a run's file, in each version of the format.
 
     RUN/history.db
-      meta        key, value (JSON): what the monitor noted of the run
-      facts       key, value (JSON): what it found out of the model, its optimizers and the policy
-      layouts     a set of parameters: names, sizes, …; a new one whenever the model's parameters change
-      branches    where recording went on from an earlier step (after a resume)
-      steps       a narrow row of plain numbers for each recorded step
-      blocks      the rows of `steps` again, 256 packed in one, to read them all at once
-      vals        the per-parameter columns of a step: little-endian blobs, one entry a parameter
-      weights     weight norms and update ratios, periodic
-      looks       zero counts and elements that were ever non-zero, periodic
-      hists       log2 histograms, periodic
+      meta        key, value (JSON): versions and arguments
+      facts       key, value (JSON): about the model, its optimizers and the policy
+      layouts     the names, sizes, … of the parameters; a new row whenever they change
+      branches    where the run was continued from an earlier step
+      steps       plain numbers of each recorded step
+      blocks      the rows of `steps` again, 256 packed in one, to read them quickly
+      vals        per-parameter columns of a step: little-endian blobs, one entry per parameter
+      weights     periodic: weight norms and update ratios
+      looks       periodic: zero counts and elements that were ever non-zero
+      hists       periodic: log2 histograms
       summaries   aggregates of 16, 64, 256, … steps, written with the step that completes them
-      name_lists  lists of names (JSON), referred to by the three below
+      name_lists  lists of names (JSON), which the next three tables refer to
       extras      the caller's own numbers of a step
       groups      total norm, factor and threshold of each named group of a step
-      amendments  numbers of a step that came later; the last one counts
+      amendments  numbers added to a step later; the last one counts
       events      what happened at a step: kind and data (JSON)
 
-A change that an earlier gradkern can ignore (a new table) leaves the version as it is: unknown tables are
-not looked at, and `ADDITIONS` that a file lacks are read as empty. Any other change raises the version
-and takes a migration (`gradkern.history.migration`).
+A change that an earlier gradkern can ignore (a new table) does not raise the version: unknown tables are
+ignored, and `ADDITIONS` that a file lacks are read as empty. Any other change raises the version and needs a
+migration (`gradkern.history.migration`).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _UNCHANGED = {
     ),
 }
 
-#: Tables that every file of this version has.
+#: Tables that every file of the current version has.
 CORE = {
     **_UNCHANGED,
     "steps": (
@@ -64,7 +64,7 @@ CORE = {
     ),
 }
 
-#: Tables that are empty where a file lacks them.
+#: Tables that a file may lack; they are read as empty then.
 ADDITIONS = {
     "facts": "CREATE TABLE facts (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
     "looks": (
@@ -86,7 +86,7 @@ ADDITIONS = {
 
 SCHEMA = {**CORE, **ADDITIONS}
 
-#: The tables of the versions that can be read, `CORE` of this one among them.
+#: The tables of each version that can be read.
 VERSIONS = {
     1: {
         **_UNCHANGED,

@@ -1,4 +1,4 @@
-"""A history's plain numbers: one of each a recorded step."""
+"""`StepNumbers`: the plain numbers of each recorded step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gradkern.history.reader import HistoryReader, names_file
 
 
 class StepNumbers(HistoryReader):
-    """[T] arrays of what was recorded once a step."""
+    """[T] arrays of numbers that are recorded once per step."""
 
     @property
     def steps(self) -> NDArray[np.int64]:
@@ -20,12 +20,12 @@ class StepNumbers(HistoryReader):
 
     @property
     def time(self) -> NDArray[np.float64]:
-        """[T] wall time of `record`, seconds since 1970."""
+        """[T] time of `record` in seconds since 1970."""
         return self._column("time")
 
     @property
     def loss(self) -> NDArray[np.float64]:
-        """[T] loss, as last amended; NaN where it was NaN or not given (see `has_loss`)."""
+        """[T] loss, after amendments; NaN where it was NaN or not given (see `has_loss`)."""
         amended = self._amendments().get(LOSS)
         if amended is None:
             return self._column("loss")
@@ -41,47 +41,39 @@ class StepNumbers(HistoryReader):
 
     @property
     def total_norm(self) -> NDArray[np.float64]:
-        """[T] norm of all gradients together, of the phase that `phase` says."""
+        """[T] norm of all gradients together; `phase` says from when."""
         return self._column("total_norm")
 
     @property
     def clip_coef(self) -> NDArray[np.float64]:
-        """[T] what gradients were multiplied by; NaN where the norm was NaN, or nothing was to be
-        clipped (`has_coef`)."""
+        """[T] what the gradients were multiplied by, the smallest if there were several; NaN where the norm
+        was NaN, or the statistics do not come from a clip (`has_coef`)."""
         return self._column("clip_coef")
 
     @property
     def has_coef(self) -> NDArray[np.bool_]:
-        """[T] whether the statistics came from a clip, so that `clip_coef` means something."""
+        """[T] whether the statistics come from a clip, so that there is a `clip_coef`."""
         return np.asarray((self._column("flags") & format.HAS_COEF) != 0)
 
     @property
     def clipped(self) -> NDArray[np.bool_]:
-        """[T] whether gradients were changed by clipping: a coefficient below 1, or NaN."""
+        """[T] whether clipping changed the gradients: the coefficient is below 1, or NaN."""
         return self.has_coef & ~(self.clip_coef >= 1)
 
     @property
-    def max_norm(self) -> NDArray[np.float64]:
-        """[T] `threshold`; where none was recorded, deduced from what was clipped; else NaN."""
-        with np.errstate(invalid="ignore"):
-            deduced = self.clip_coef * (self.total_norm + 1e-6)
-        deduced = np.where(self.clipped & np.isfinite(deduced), deduced, np.nan)
-        return np.where(np.isnan(self.threshold), deduced, self.threshold)
-
-    @property
     def threshold(self) -> NDArray[np.float64]:
-        """[T] `max_norm` of the policy at that step; NaN where none was in force, or it is not known."""
+        """[T] the one norm above which the policy clipped; NaN where there was none, or several."""
         return self._column("threshold")
 
     @property
     def skipped(self) -> NDArray[np.bool_]:
-        """[T] whether the policy said to skip the step (GradClipper's on_nonfinite="skip")."""
+        """[T] whether the step was to be skipped: on_nonfinite="skip", a GradScaler, or a policy."""
         return np.asarray((self._column("flags") & format.SKIPPED) != 0)
 
     @property
     def phase(self) -> NDArray[np.str_]:
-        """[T] what the norms are of: "before_clip" (from the pass that clipped), "measured" (the
-        gradients as `record` found them) or "after_clip" (the caller said so)."""
+        """[T] when the norms were taken: "before_clip" (by the clip itself, or the caller said so),
+        "measured" (as `record` found the gradients) or "after_clip" (the caller said so)."""
         names: NDArray[np.str_] = np.array(format.PHASES)[
             np.minimum((self._column("flags") >> format.PHASE_SHIFT) & 3, 2)
         ]
@@ -89,12 +81,12 @@ class StepNumbers(HistoryReader):
 
     @property
     def inv_scale(self) -> NDArray[np.float64]:
-        """[T] the factor (1 / loss scale) already in all norms of the step; 1.0 without loss scaling."""
+        """[T] 1 / loss scale, which all norms of the step were multiplied by; 1.0 without loss scaling."""
         return self._column("inv_scale")
 
     @property
     def loss_scale(self) -> NDArray[np.float64]:
-        """[T] the loss scale that was taken out of the gradients; NaN where none was."""
+        """[T] loss scale that was divided out of the gradients; NaN without."""
         with np.errstate(divide="ignore"):
             return np.where(self.inv_scale == 1, np.nan, 1 / self.inv_scale)
 
@@ -106,14 +98,14 @@ class StepNumbers(HistoryReader):
 
     @property
     def lr_groups(self) -> NDArray[np.float64]:
-        """[T, G] learning rate of each parameter group; NaN where a group was not there."""
+        """[T, G] learning rate of each parameter group of all optimizers; NaN where a group did not exist."""
         if "lr" not in self._cache:
             self._cache["lr"] = self._scalars.lr[self._rows]
         return self._cache["lr"]
 
     @names_file
     def _amendments(self) -> dict[str, F64]:
-        """For each name the numbers that came later, of all rows [R, 1]; NaN where none did."""
+        """Amendments by name: [R, 1] for all rows, NaN where there is none."""
         if "amendments" not in self._cache:
             self._cache["amendments"] = read_named(self._db, "amendments", self._all["seq"], 1)
         return self._cache["amendments"]

@@ -1,4 +1,4 @@
-"""Reading a whole run in a few hundred points, from the aggregates kept while it was recorded."""
+"""`Summary`: a whole run in a few hundred points, from the aggregates kept while it was recorded."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradkern.history.format import HistoryError
-from gradkern.history.layers import groups_of
+from gradkern.history.layers import groups_of, roots_of_mean_squares
 from gradkern.history.pyramid import BODY_FIELDS, Bucket, Pyramid, aggregate, pad, span_of
 
 if TYPE_CHECKING:
@@ -21,9 +21,9 @@ Floats = NDArray[np.floating[Any]]
 
 @dataclass(frozen=True)
 class Summary:
-    """A run in P points, each the aggregate of some consecutive recorded steps.
+    """A run in P points, each the aggregate of consecutive recorded steps.
 
-    Means, minima and maxima are over the finite values; NaN where there is none.
+    Means, minima and maxima are those of the finite values; NaN where there are none.
     """
 
     names: tuple[str, ...]
@@ -33,15 +33,15 @@ class Summary:
     step1: NDArray[np.int64]
     """[P] last step of each point."""
     rows: NDArray[np.int64]
-    """[P] how many recorded steps a point stands for."""
+    """[P] number of recorded steps of each point."""
     time: Floats
-    """[P] wall time of the first step of each point."""
+    """[P] time of the first step of each point."""
     total_norm: Floats
     """[P] mean."""
     total_norm_min: Floats
     total_norm_max: Floats
     total_norm_nonfinite: NDArray[np.int64]
-    """[P] in how many steps the total norm was NaN or inf."""
+    """[P] number of steps whose total norm was NaN or inf."""
     loss: Floats
     """[P] mean."""
     loss_min: Floats
@@ -49,16 +49,16 @@ class Summary:
     lr: Floats
     """[P] learning rate of the first group at the last step of each point."""
     clip_rate: Floats
-    """[P] fraction of the steps that clipped, NaN where nothing was to be clipped."""
+    """[P] fraction of the steps that were clipped; NaN where clipping was off."""
     clip_coef_min: Floats
     skipped: NDArray[np.int64]
-    """[P] how many steps were to be skipped."""
+    """[P] number of steps that were to be skipped."""
     rms: Floats
     """[P, N] mean."""
     rms_min: Floats
     rms_max: Floats
     nonfinite: NDArray[np.int64]
-    """[P, N] inf and NaN elements, summed."""
+    """[P, N] number of inf and NaN elements."""
 
     def __len__(self) -> int:
         return len(self.step0)
@@ -85,7 +85,7 @@ def read_summary(history: Recorded, max_points: int, depth: int | None = None) -
 
 
 def _buckets(history: Recorded, level: int, rows: int, width: int) -> Iterator[Bucket]:
-    """The buckets of a level, and the end that none covers as one more."""
+    """The buckets of a level, and one more for the end that none covers."""
     if level == 0:
         yield from row_buckets(history, 0, rows)
         return
@@ -156,7 +156,7 @@ def _as_summary(history: Recorded, points: list[Bucket], width: int, depth: int 
 
 
 def _step_numbers(history: Recorded, rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-    """What a summary says of the plain numbers of each step, which are all in memory."""
+    """The plain numbers of each point. They are all in memory, so no aggregates are kept of them."""
     ends = np.cumsum(rows)
     starts = ends - rows
     norm, loss = _Spread.of(history.total_norm, starts), _Spread.of(history.loss, starts)
@@ -183,13 +183,13 @@ def _step_numbers(history: Recorded, rows: NDArray[np.int64]) -> dict[str, NDArr
 
 
 class _Spread(NamedTuple):
-    """Of the finite values of each point; NaN where there is none."""
+    """Mean, minimum and maximum of the finite values of each point; NaN where there are none."""
 
     mean: Floats
     low: Floats
     high: Floats
     known: NDArray[np.int64]
-    """How many are finite."""
+    """Number of finite values."""
 
     @classmethod
     def of(cls, values: NDArray[np.float64], starts: NDArray[np.int64]) -> _Spread:
@@ -204,20 +204,11 @@ class _Spread(NamedTuple):
 def _by_layer(
     history: Recorded, depth: int, rms: Floats, low: Floats, high: Floats, bad: Floats
 ) -> tuple[tuple[str, ...], tuple[Floats, Floats, Floats, Floats]]:
-    """Modules: the root of the size-weighted mean square of the parameters' values."""
+    """The points of modules, from those of their parameters."""
     groups = groups_of(history.names, depth, history.repeated)
-    sizes = history.numel.astype(np.float64)
 
     def combined(values: Floats) -> Floats:
-        out = np.full((len(values), len(groups)), np.nan)
-        for layer, columns in enumerate(groups.values()):
-            part = values[:, columns].astype(np.float64)
-            known = np.isfinite(part)
-            weight = np.where(known, sizes[columns], 0).sum(axis=1)
-            square = np.where(known, part**2 * sizes[columns], 0.0).sum(axis=1)
-            there = known.any(axis=1)
-            out[there, layer] = np.sqrt(square[there] / np.maximum(weight[there], 1))
-        return out
+        return roots_of_mean_squares(values, np.isfinite(values), history.numel[None], groups)[0]
 
     counts = np.stack([bad[:, columns].sum(axis=1) for columns in groups.values()], axis=1)
     return tuple(groups), (combined(rms), combined(low), combined(high), counts)

@@ -1,4 +1,4 @@
-"""What a run says, in words for people."""
+"""Parts of a run in words."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ _PHASES = {"before_clip": "before clipping", "measured": "as measured", "after_c
 
 
 class Offender(NamedTuple):
-    """Where inf or NaN came first."""
+    """The first step with inf or NaN."""
 
     step: int
     name: str
-    """The first parameter with it."""
+    """The first parameter that has some."""
     more: int
-    """How many more have it in that step."""
+    """Number of further parameters that have some in that step."""
 
     def __str__(self) -> str:
         return f"{self.name} and {self.more} more" if self.more else self.name
 
 
 def first_offender(history: Recorded) -> Offender | None:
-    """None where every total norm is finite. Reads one row of the parameters."""
+    """The first step with inf or NaN; None if there is none. Reads one row of the parameters."""
     bad = np.flatnonzero(~np.isfinite(history.total_norm))
     if not len(bad):
         return None
@@ -37,7 +37,7 @@ def first_offender(history: Recorded) -> Offender | None:
 
 
 def phase_in_words(history: Recorded, rows: slice = slice(None)) -> str:
-    """What the norms of some rows are of; where it changed, that too."""
+    """When the norms of some rows were taken; several answers if that changed."""
     found, first = np.unique(history.phase[rows], return_index=True)
     words = ", then ".join(_PHASES[str(phase)] for phase in found[np.argsort(first)])
     scaled = (history.inv_scale[rows] != 1).any()

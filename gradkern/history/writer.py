@@ -1,4 +1,4 @@
-"""Writing a history: rows of host values in, one transaction a batch. Knows nothing of tensors."""
+"""`HistoryWriter`: writes rows to a run's file, one transaction per batch."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ from gradkern.history.rows import (
 from gradkern.history.summary import row_buckets, stored_buckets
 
 _NEVER = -(2**63)
-_MOST = 2**62  # nothing that is counted up one at a time gets there
+_MOST = 2**62  # a counter never gets there
 
 
 class HistoryWriter:
-    """The one writer of a run. Not thread-safe; one thread at a time.
+    """The only writer of a run. For one thread at a time.
 
-    A row whose step is not beyond the last one starts a branch: the rows from that step on stay in
-    the file, but are replaced in what readers see.
+    A row whose step is not beyond the last one starts a branch: earlier rows from that step on stay in the
+    file, but readers see the new ones in their place.
     """
 
     def __init__(self, folder: Path, meta: dict[str, Any], journal: str | None = None) -> None:
@@ -48,7 +48,7 @@ class HistoryWriter:
         self._file = folder / format.DATABASE
         self._stale = True
         if database.look(folder):
-            self._restore()  # damage is found before anything is done to the file
+            self._restore()  # finds damage before the file is changed
         self._db, self.journal = database.connect_writer(folder, journal)
         try:
             opened = self._file.stat()
@@ -66,24 +66,24 @@ class HistoryWriter:
 
     @property
     def last_step(self) -> int | None:
-        """Of the last live row; None if there is none."""
+        """Step of the last live row; None if there is none."""
         return None if self._last == _NEVER else self._last
 
     def gone(self) -> bool:
-        """Whether the file is no longer where it was: what is written goes nowhere."""
+        """Whether the file was deleted or replaced, so that writing to it is useless."""
         try:
             found = self._file.stat()
         except FileNotFoundError:
             return True
-        except OSError:  # a network that is away for a moment
+        except OSError:  # a network file system that does not answer for a moment
             return False
         return (found.st_dev, found.st_ino) != self._identity
 
     def write(self, rows: list[Row]) -> None:
-        """Add rows, in order; what is committed is taken out of the list.
+        """Write rows in order, and remove those that are committed from the list.
 
         Raises:
-            sqlite3.Error: the rows left in the list are not written; may be called again with them.
+            sqlite3.Error: the rows that are left in the list are not written; call it with them again.
         """
         if self._stale:
             self._restore()
@@ -98,19 +98,19 @@ class HistoryWriter:
         except BaseException:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
-            self._stale = True  # what is in memory may be ahead of the file
+            self._stale = True  # the state in memory may be ahead of the file
             raise
 
     def close(self) -> None:
-        """Close the file; with a WAL, its content moves to the main file."""
-        if self.journal == "WAL" and not self.gone():  # beside a new file there is its own WAL
+        """Close the file. The content of a WAL moves to the main file."""
+        if self.journal == "WAL" and not self.gone():  # a replaced file has its own WAL
             database.leave_one_file(self._db)
         self._db.close()
 
-    # ---- where the file stands ----
+    # ---- the state of the file ----
 
     def _restore(self) -> None:
-        """Take up the state that the file is in."""
+        """Read the state of the file."""
         with format.reading(self._file, "GradMonitor"), History.open(self.folder) as history:
             self._layouts = {layout.key(): number for number, layout in history.layouts.items()}
             self._position = {name: i for i, name in enumerate(history.names)}
@@ -124,7 +124,7 @@ class HistoryWriter:
         self._stale = False
 
     def _check_numbers(self, history: History) -> None:
-        """Those to be counted on from: others than these were not written by us.
+        """Check the numbers that counting continues from.
 
         Raises:
             HistoryError: a number is out of range.
@@ -161,22 +161,21 @@ class HistoryWriter:
 
     @property
     def norm_type(self) -> float | None:
-        """The order that the run was recorded with; None if nothing was."""
+        """Order of the recorded norms; None if nothing was recorded."""
         row = self._db.execute("SELECT value FROM meta WHERE key = 'norm_type'").fetchone()
         with format.reading(self._file, "GradMonitor"):
             return None if row is None else float(format.read_json(row[0], "meta 'norm_type'"))
 
     def set_meta(self, key: str, value: Any) -> None:
-        """Note something about the run."""
+        """Write an entry of `History.meta`."""
         self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, json.dumps(value)))
 
     # ---- branches ----
 
     def _until_back(self, rows: Sequence[Row]) -> int:
-        """How many of the rows come before one that goes back to an earlier step.
+        """Number of rows before the first one that goes back to an earlier step, or repeats a step.
 
-        A step recorded twice goes back, too. What belongs to a step (weights, a histogram) never does: it
-        would take later steps with it.
+        Periodic statistics never go back: that would replace later steps.
         """
         last, latest = self._last, self._latest
         for count, row in enumerate(rows):
@@ -189,7 +188,7 @@ class HistoryWriter:
         return len(rows)
 
     def _begin_branch(self, from_step: int) -> None:
-        """Rows from that step on are replaced by what is recorded now."""
+        """Replace the rows from a step on by what is recorded from now on."""
         short = self._recent.back_to(from_step)
         if short is None:
             with History.open(self.folder) as history:
@@ -214,7 +213,7 @@ class HistoryWriter:
     # ---- rows ----
 
     def _write_batch(self, rows: Sequence[Row]) -> None:
-        """Rows that go forward, in one transaction."""
+        """Write rows with ascending steps in one transaction."""
         self._db.execute("BEGIN IMMEDIATE")
         batch = Batch(self._db, self._lists)
         before = self._next_seq - 1

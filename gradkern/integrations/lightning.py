@@ -19,7 +19,6 @@ from gradkern.clipping.measure import measure
 from gradkern.integrations.bridge import hand_on
 from gradkern.integrations.callback import TrainingMonitor
 from gradkern.monitor import GradMonitor
-from gradkern.params.arguments import innermost
 from gradkern.params.stats import GradStats
 
 if TYPE_CHECKING or importlib.util.find_spec("lightning") is not None:
@@ -41,15 +40,16 @@ class GradkernCallback(Callback):  # type: ignore[misc]
 
     Notes:
         One row an optimizer step, whatever `accumulate_grad_batches` is; with several optimizers (manual
-        optimization) one row a batch, without learning rates. The loss is the mean over the step's batches:
-        the `loss` that `training_step` returns. The number of steps is kept in checkpoints. While training,
-        `torch.nn.utils` is patched, so Lightning clips with gradkern.
+        optimization) one row a batch, or one a step of the optimizer that steps several times in a batch.
+        The loss is the mean over the step's batches: the `loss` that `training_step` returns. The number of
+        steps is kept in checkpoints. While training, `torch.nn.utils` is patched, so Lightning clips with
+        gradkern.
     """
 
     def __init__(self, run_dir: str | os.PathLike[str] | None = None, **options: Any) -> None:
         self._training = TrainingMonitor(run_dir, options)
         self._losses: list[Tensor] = []
-        self._last = 0
+        self._last = self._seen = 0
 
     @property
     def monitor(self) -> GradMonitor:
@@ -67,16 +67,19 @@ class GradkernCallback(Callback):  # type: ignore[misc]
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Start recording."""
         default = Path(trainer.default_root_dir) / "gradkern"
-        optimizers = [innermost(optimizer) for optimizer in trainer.optimizers]
-        optimizer = optimizers[0] if len(optimizers) == 1 else None
-        self._last = self._training.start(pl_module, optimizer, default).step
+        optimizers = trainer.optimizers[0] if len(trainer.optimizers) == 1 else list(trainer.optimizers)
+        self._last = self._seen = self._training.start(pl_module, optimizers, default).step
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         """Measure here where nothing will clip, or has clipped."""
-        if self.monitor.has_pending and not pl_module.automatic_optimization:
-            return
-        if not (pl_module.automatic_optimization and _clips(trainer, pl_module)):
-            self.monitor.collect(measure(_params(optimizer)))
+        params = _params(optimizer)
+        if pl_module.automatic_optimization:
+            clipped = _clips(trainer, pl_module)
+        else:  # a clip of the last of several optimizers has completed a step, at the beginning of this one
+            clipped = self.monitor.has_collected(params) or self.monitor.step != self._seen
+        if not clipped:
+            self.monitor.collect(measure(params))
+        self._seen = self.monitor.step
 
     def on_train_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
@@ -91,6 +94,7 @@ class GradkernCallback(Callback):  # type: ignore[misc]
             if self._losses:
                 self.monitor.amend(self.monitor.step, loss=_loss_of_step(self._losses, pl_module))
             self._losses, self._last = [], self.monitor.step
+        self._seen = self.monitor.step
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Close the run."""

@@ -43,10 +43,10 @@ class _Monitors:
         model = model_of(params)
         number = len(self._monitors) + 1
         folder = self._run_dir if number == 1 else self._run_dir / f"model{number}"
-        optimizers = optimizers_of(params)
-        # Of several, which one steps when is not known: the next clip then closes the step.
-        optimizer = optimizers[0] if len(optimizers) == 1 else None
-        monitor = GradMonitor(params if model is None else model, optimizer, folder)
+        optimizers = optimizers_of(params if model is None else list(model.parameters()))
+        monitor = GradMonitor(
+            params if model is None else model, optimizers[0] if len(optimizers) == 1 else optimizers, folder
+        )
         self._monitors.append(monitor)
         return monitor
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gradkern.kernels.backend import C
-from gradkern.kernels.torch_ops import same_memory, widest
+from gradkern.kernels.torch_ops import overlapping, same_memory, unexpanded, widest
 
 
 def coefficient(total: Tensor, max_norm: float | Tensor) -> Tensor:
@@ -72,7 +72,10 @@ def _scale_on_device(shards: Sequence[Tensor | None], factor: Tensor, zero: Tens
 
 
 def _scale_with_torch(shards: Sequence[Tensor | None], factor: Tensor) -> None:
+    """Each location once: where tensors overlap, the first of their factors holds."""
     seen: set[object] = set()
+    apart = overlapping(shards)
+    results: list[tuple[Tensor, Tensor]] = []
     for position, t in enumerate(shards):
         if t is None or not t.numel():
             continue
@@ -83,13 +86,19 @@ def _scale_with_torch(shards: Sequence[Tensor | None], factor: Tensor) -> None:
         own = factor[position] if factor.ndim else factor
         if own.is_cpu and float(own) == 1.0:
             continue
+        t = unexpanded(t)
         wide = t.dtype in (torch.float64, torch.complex128)
         number = own.to(torch.float64 if wide else torch.float32)
-        if t.is_cpu or t.is_sparse or t.dtype not in (torch.bfloat16, torch.float16):
+        # A device's mul_ would round a 0-d factor to these types first, 1 part in 256 off.
+        narrow = t.dtype in (torch.bfloat16, torch.float16) and not t.is_cpu
+        if position in apart:
+            results.append((t, t * number))
+        elif t.is_sparse or not (narrow or t.dtype.itemsize == 1):
             t.mul_(number)
         else:
-            # A device's mul_ would round a 0-d factor to these types first: 1 part in 256 off.
             t.copy_(t.float().mul_(number))
+    for t, result in reversed(results):
+        t.copy_(result)
 
 
 def _zero_where_(shards: Sequence[Tensor | None], condition: Tensor) -> None:

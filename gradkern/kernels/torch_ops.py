@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gradkern._util.warning import warn
 from gradkern.kernels.extension import DISABLED, EXTENSION, REBUILD
+from gradkern.kernels.kinds import check_readable, check_writable, naming, naming_one_of, place
 from gradkern.kernels.measured import Measured, decision_norm
 
 
@@ -43,10 +44,13 @@ def clip_grad_norm_(
     foreach: bool | None = None,
 ) -> Tensor:
     warn_of_missing_kernels(parameters)
-    grads = [p.grad for p in parameters if p.grad is not None]
-    total = torch_get_total_norm(grads, norm_type, error_if_nonfinite, foreach)
+    held = [p.grad for p in parameters]
+    check_writable("clip_grad_norm_", held, lambda g: g.mul_(1.0))
+    grads = [g for g in held if g is not None]
+    with naming_one_of("clip_grad_norm_", "parameters", held, lambda g: torch.linalg.vector_norm(g)):
+        total = torch_get_total_norm(grads, norm_type, error_if_nonfinite, foreach)
     if _is_inf(total):
-        wide = measure(parameters, norm_type, False, 1.0).deciding()
+        wide = measure(parameters, norm_type, False, 1.0, "clip_grad_norm_").deciding()
         if bool(wide.isfinite()):
             _scale_in_double(grads, max_norm / (wide + 1e-6))
             return total
@@ -69,6 +73,7 @@ def _scale_in_double(grads: Sequence[Tensor], factor: Tensor) -> None:
 
 def clip_grad_value_(parameters: Sequence[Tensor], clip_value: float, foreach: bool | None = None) -> None:
     warn_of_missing_kernels(parameters)
+    check_writable("clip_grad_value_", [p.grad for p in parameters], lambda g: g.clamp_(-1.0, 1.0))
     torch_clip_grad_value_(parameters, clip_value, foreach)
 
 
@@ -76,7 +81,8 @@ def get_total_norm(
     tensors: Sequence[Tensor], norm_type: float, error_if_nonfinite: bool, foreach: bool | None = None
 ) -> Tensor:
     warn_of_missing_kernels(tensors)
-    total: Tensor = torch_get_total_norm(tensors, norm_type, error_if_nonfinite, foreach)
+    with naming_one_of("get_total_norm", "tensors", tensors, lambda t: torch.linalg.vector_norm(t)):
+        total: Tensor = torch_get_total_norm(tensors, norm_type, error_if_nonfinite, foreach)
     return total
 
 
@@ -86,6 +92,8 @@ def clip_grads_with_norm_(
     """A negative `total_norm` (its sign is not known to the host) leaves gradients as they are."""
     warn_of_missing_kernels(parameters)
     if max_norm != float("inf"):
+        check_writable("clip_grads_with_norm_", [p.grad for p in parameters], lambda g: g.mul_(1.0))
+        total_norm = total_norm.reshape(()) if total_norm.numel() == 1 else total_norm
         negative = total_norm < 0
         limit = torch.where(negative, 1.0, max_norm)
         torch_clip_grads_with_norm_(parameters, limit, torch.where(negative, 0.0, total_norm), foreach)
@@ -101,6 +109,37 @@ def same_memory(tensor: Tensor) -> object:
     if not plain or tensor.is_nested or torch._C._functorch.is_batchedtensor(tensor):
         return id(tensor)  # no memory of its own
     return tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
+
+
+def overlapping(tensors: Sequence[Tensor | None]) -> set[int]:
+    """Positions of dense tensors that share some memory with another one without being the same view."""
+    spans = []
+    for position, t in enumerate(tensors):
+        if t is not None and t.numel() and not isinstance(key := same_memory(t), int):
+            reach = sum((n - 1) * s for n, s in zip(t.shape, t.stride())) + 1
+            spans.append(
+                (str(t.device), t.data_ptr(), t.data_ptr() + reach * t.element_size(), key, position)
+            )
+    found: set[int] = set()
+    widest_span = None
+    for span in sorted(spans, key=lambda s: s[:3]):
+        if widest_span is None or span[0] != widest_span[0] or span[1] >= widest_span[2]:
+            widest_span = span
+            continue
+        if span[3] != widest_span[3]:
+            found |= {span[4], widest_span[4]}
+        if span[2] > widest_span[2]:
+            widest_span = span
+    return found
+
+
+def unexpanded(tensor: Tensor) -> Tensor:
+    """The view of an expanded tensor that has each of its elements once; in-place operations take it."""
+    if tensor.layout is torch.strided and not tensor.is_nested:
+        for dim, (size, stride) in enumerate(zip(tensor.shape, tensor.stride())):
+            if size > 1 and stride == 0:
+                tensor = tensor.narrow(dim, 0, 1)
+    return tensor
 
 
 def distinct(tensors: Sequence[Tensor | None]) -> list[Tensor]:
@@ -150,6 +189,8 @@ def magnitudes(grad: Tensor) -> Tensor:
         dense = dense.coalesce().values()
     elif dense.layout != torch.strided:
         dense = dense.values()
+    if dense.dtype.itemsize == 1:  # float8 has no abs everywhere
+        dense = dense.float()
     if dense.is_complex():
         dense = dense.to(torch.complex128 if widest(dense) is torch.float64 else torch.complex64)
     return dense.abs().to(widest(dense))
@@ -169,7 +210,21 @@ def vector_norm(x: Tensor, norm_type: float) -> Tensor:
     return ((x / safe) ** norm_type).sum() ** (1 / norm_type) * safe
 
 
-def measure(params: Sequence[Tensor], norm_type: float, count_zeros: bool, inv_scale: float) -> Measured:
+def named_magnitudes(where: str, grad: Tensor) -> Tensor:
+    """`magnitudes`, with errors that name the gradient."""
+    check_readable(where, grad)
+    with naming(where, grad):
+        return magnitudes(grad)
+
+
+def measure(
+    params: Sequence[Tensor],
+    norm_type: float,
+    count_zeros: bool,
+    inv_scale: float,
+    operation: str,
+    names: Sequence[str] | None = None,
+) -> Measured:
     """What `gradkern._C.measure` tells, from torch's operations, one tensor at a time."""
     warn_of_missing_kernels(params)
     grads = [p.grad for p in params]
@@ -178,13 +233,19 @@ def measure(params: Sequence[Tensor], norm_type: float, count_zeros: bool, inv_s
     wide = torch.float32 if device.type == "mps" else torch.float64
     double = any(g.dtype in (torch.float64, torch.complex128) for g in present)
     report = torch.float64 if double and wide is torch.float64 else torch.float32
+    what = "parameters" if names is None else "params"
+    places = [place(operation, what, i, names) for i in range(len(grads))]
+    nothing = torch.zeros(0, dtype=wide, device=device)
     values = [
-        torch.zeros(0, dtype=wide, device=device) if g is None else magnitudes(g).to(device, wide)
-        for g in grads
+        nothing if g is None else named_magnitudes(where, g).to(device, wide)
+        for where, g in zip(places, grads)
     ]
 
     def rows(of: Callable[[Tensor], Tensor], dtype: torch.dtype) -> Tensor:
-        found = [of(x) for x in values]
+        found = []
+        for where, x in zip(places, values):
+            with naming(where, x):
+                found.append(of(x))
         return torch.stack(found).to(dtype) if found else torch.zeros(0, dtype=dtype, device=device)
 
     factor = abs(inv_scale)

@@ -99,7 +99,14 @@ class Verified:
 
 def snapshot(grads: Sequence[Tensor | None]) -> list[Tensor | None]:
     """Copies of gradients, before they are clipped."""
-    return [None if g is None else g.clone() for g in _whole(grads)]
+    return [None if g is None else _copied(g) for g in _whole(grads)]
+
+
+def _copied(grad: Tensor) -> Tensor | None:
+    try:
+        return grad.clone()
+    except (RuntimeError, TypeError):  # what torch does not copy, the backend refuses by name
+        return None
 
 
 def _whole(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:

@@ -1,4 +1,4 @@
-"""What is noted of a run besides the numbers."""
+"""Metadata of a run: versions, arguments, ranks."""
 
 from __future__ import annotations
 
@@ -8,26 +8,23 @@ from typing import Any
 
 import torch
 
+from gradkern.monitor.optimizers import Optimizers
+from gradkern.monitor.recording import Options
 from gradkern.version import __version__
 
 
-def describe_run(
-    optimizers: Sequence[torch.optim.Optimizer],
-    every: int,
-    update_every: int,
-    histogram_every: int | None,
-    rank: int,
-) -> dict[str, Any]:
+def describe_run(optimizers: Optimizers, options: Options, rank: int, parts: Sequence[str]) -> dict[str, Any]:
     """Entries of `History.meta`."""
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     return {
         "gradkern": __version__,
         "torch": torch.__version__,
         "opened": time.time(),
-        "every": every,
-        "update_every": update_every,
-        "histogram_every": histogram_every,
-        "optimizer": ", ".join(type(optimizer).__name__ for optimizer in optimizers) or None,
+        "every": options.every,
+        "update_every": options.update_every,
+        "histogram_every": options.histogram_every,
+        "optimizer": ", ".join(type(optimizer).__name__ for optimizer in optimizers.values()) or None,
+        "parts": list(parts),
         "rank": rank,
         "world_size": torch.distributed.get_world_size() if distributed else 1,
     }

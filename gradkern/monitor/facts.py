@@ -11,70 +11,90 @@ from torch import Tensor
 from gradkern._util.names import canonical_names, distinct
 from gradkern.history.rows import FactsRow
 from gradkern.monitor.graph import GraphFacts
-from gradkern.params.plan import ParameterPlan
+from gradkern.monitor.layouts import Plan
 from gradkern.params.stats import GradStats
 
-#: Modules that are named; a model with more is told by its parameters' kinds (`History.params`).
+#: Modules of a model that are noted at most; `History.params` has the kinds of all that own parameters.
 MOST_MODULES = 20_000
 
 
 class FactFinder:
-    """Finds out what is noted of a run, at its first recorded steps and whenever the policy changes.
+    """Finds the facts of a run at its first recorded steps, and whenever a policy changes.
 
     Args:
-        module: the model, if there is one.
-        optimizers: by name; "" for the only one.
+        plan: all parameters.
+        parts: names of the models; empty for a single one.
+        modules: the models by the names of the parts, "" for a single one; only those that are Modules.
+        optimizers: by name; "" for a single one.
         submit: takes the rows.
     """
 
     def __init__(
         self,
-        plan: ParameterPlan,
-        module: torch.nn.Module | None,
+        plan: Plan,
+        parts: Sequence[str],
+        modules: Mapping[str, torch.nn.Module],
         optimizers: Mapping[str, torch.optim.Optimizer],
         submit: Callable[[FactsRow], None],
     ) -> None:
-        self._plan, self._module, self._optimizers, self._submit = plan, module, optimizers, submit
+        self._plan, self._parts, self._modules = plan, parts, modules
+        self._optimizers, self._submit = optimizers, submit
         self._graph = GraphFacts()
-        self._begun = False
-        self.policy: Any = None
-        """That of the last step recorded; the same object as long as nothing changes."""
-        self.done = False
-        """Whether only a change of the policy is left to be noted."""
+        self._policies: dict[str, Any] = {}
+
+    def done(self, part: str) -> bool:
+        """Whether nothing is left to find of a part but a change of its policy."""
+        return part in self._policies and not self._graph.left(part)
+
+    def policy(self, part: str) -> Any:
+        """`GradStats.policy` of a part's last step; the same object while nothing changes."""
+        return self._policies.get(part)
 
     def recorded(self, step: int, stats: GradStats, loss: Any, part: str = "") -> None:
-        """A step was recorded. `loss` as the caller gave it: its graph is walked, at the first steps."""
+        """A step was recorded.
+
+        Args:
+            loss: as the caller gave it. At the first steps its graph is walked.
+        """
         facts: dict[str, Any] = {}
-        if not self._begun:
-            self._begun = True
-            facts = self._at_first(stats)
-        if stats.policy is not self.policy:
-            self.policy = stats.policy
-            facts["policy"] = dict(stats.policy or {})
-        if not self.done:
-            names = self._names()
-            if self._graph.add(loss, names, part):
-                trainable = [names[id(p)] for p in self._plan.params if p.requires_grad]
-                facts["graph"] = self._graph.to_json(trainable)
-            self.done = not self._graph.left
+        names = dict(zip(self._plan.identities, distinct(self._plan.names)))
+        if part not in self._policies:
+            facts = self._at_first(stats, names)
+        if part not in self._policies or stats.policy is not self._policies[part]:
+            self._policies[part] = stats.policy
+            facts["policy"] = self._policy_fact()
+        if self._graph.left(part) and self._graph.add(loss, names, part):
+            trainable = [names[id(p)] for p in self._plan.params if p.requires_grad]
+            facts["graph"] = self._graph.to_json(trainable)
         if facts:
             self._submit(FactsRow(step, facts))
 
-    def _names(self) -> dict[int, str]:
-        return dict(zip(self._plan.identities, distinct(self._plan.names)))
+    def _policy_fact(self) -> dict[str, Any]:
+        if set(self._policies) == {""}:
+            return dict(self._policies[""] or {})
+        return {"parts": {part: dict(policy or {}) for part, policy in self._policies.items()}}
 
-    def _at_first(self, stats: GradStats) -> dict[str, Any]:
-        names = self._names()
-        return {
-            "modules": {} if self._module is None else module_kinds(self._module),
-            "graph": {},
-            "optimizers": [
-                entry for name, one in self._optimizers.items() for entry in _groups_of(name, one, names)
-            ],
-            "policy": {},
+    def _at_first(self, stats: GradStats, names: Mapping[int, str]) -> dict[str, Any]:
+        optimizers = self._optimizers.items()
+        facts = {
+            "modules": modules_of(self._modules),
+            "optimizers": [entry for name, one in optimizers for entry in _groups_of(name, one, names)],
             "gradient_dtypes": _gradient_dtypes(self._plan.params, names),
             "loss_scale": isinstance(stats.inv_scale, Tensor) or stats.inv_scale != 1.0,
         }
+        if not self._policies:
+            facts["graph"] = {}
+            facts["parts"] = list(self._parts)
+        return facts
+
+
+def modules_of(models: Mapping[str, torch.nn.Module]) -> dict[str, str]:
+    """The kind of each module by its canonical name, which begins with the part's; "" is a model itself."""
+    found: dict[str, str] = {}
+    for part, model in models.items():
+        for name, kind in module_kinds(model).items():
+            found[".".join(filter(None, (part, name)))] = kind
+    return found
 
 
 def module_kinds(model: torch.nn.Module) -> dict[str, str]:
@@ -85,7 +105,7 @@ def module_kinds(model: torch.nn.Module) -> dict[str, str]:
 
 
 def _groups_of(name: str, optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> list[dict[str, Any]]:
-    """What is plain of each parameter group: rates, betas, eps, …"""
+    """The numbers and texts of each parameter group: rates, betas, eps, …"""
     entries: list[dict[str, Any]] = []
     for group in optimizer.param_groups:
         plain = {key: _as_plain(value) for key, value in group.items() if key != "params"}
@@ -101,7 +121,7 @@ def _groups_of(name: str, optimizer: torch.optim.Optimizer, names: Mapping[int, 
 
 
 def _as_plain(value: Any) -> Any:
-    """Numbers, texts and short lists of them; None for anything else. Waits for no device."""
+    """A number, a text or a short list of them; None for anything else. No synchronisation."""
     if isinstance(value, Tensor):
         return value.item() if value.is_cpu and value.numel() == 1 else None
     if isinstance(value, (list, tuple)):
@@ -110,7 +130,7 @@ def _as_plain(value: Any) -> Any:
 
 
 def _gradient_dtypes(params: Sequence[Tensor], names: Mapping[int, str]) -> dict[str, Any]:
-    """Parameters by the type of their gradients; "all" where it is one type."""
+    """Names of parameters by the dtype of their gradients; "all" where there is only one."""
     found: dict[str, list[str]] = {}
     for param in params:
         if param.grad is not None:

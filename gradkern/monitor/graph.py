@@ -1,4 +1,4 @@
-"""What the autograd graph of a loss tells: order of execution, operations, serial and unused parameters."""
+"""Facts from the autograd graph of a loss: order of execution, operations, serial and unused parameters."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from typing import Any
 
 from torch import Tensor
 
-#: Bounds on all walks of a run together: a walk takes about 5 µs a node, and is done in the training thread.
-WALKS, NODES, SECONDS = 4, 50_000, 0.05
+#: Walks for each part of a run.
+WALKS = 4
+#: Bounds on all walks of a run together: a walk takes about 5 µs a node on the training thread.
+NODES, SECONDS = 50_000, 0.05
 #: Operations that only change shape or type say nothing of the model.
 LAYOUT_OPERATIONS = frozenset(
     {"t", "view", "unsafe_view", "transpose", "permute", "reshape", "reshape_alias", "expand", "clone"}
@@ -30,23 +32,27 @@ _CHECK = 256  # nodes between two looks at the clock
 class GraphFacts:
     """Walks the graphs of a run's first losses; keeps names, never a node.
 
-    One walk is not enough: an expert may have no part in the first step.
+    Several walks, because an expert may be unused in the first step.
     """
 
     def __init__(self) -> None:
-        self.left = WALKS
+        self._left: dict[str, int] = {}
         self._nodes, self._seconds = NODES, SECONDS
         self._walks = 0
         self._parts: dict[str, _Seen] = {}
 
+    def left(self, part: str) -> int:
+        """How many losses of a part are to be walked."""
+        return self._left.get(part, WALKS)
+
     def add(self, loss: Any, names: Mapping[int, str], part: str = "") -> bool:
-        """Walk the graph of one more loss, if it has any; returns whether something is known now.
+        """Walk the graph of a loss, if it has one; returns whether something was found.
 
         Args:
             names: of the parameters, by their ids.
             part: of the step that the loss belongs to.
         """
-        self.left -= 1
+        self._left[part] = self.left(part) - 1
         root = loss.grad_fn if isinstance(loss, Tensor) else None
         if root is None or self._seconds <= 0:
             return False
@@ -80,7 +86,7 @@ class GraphFacts:
 
 @dataclass(frozen=True)
 class _Seen:
-    """What one graph shows, or several of one part."""
+    """What was found in one graph, or in several of one part."""
 
     order: tuple[str, ...]
     operations: tuple[str, ...]
@@ -88,7 +94,7 @@ class _Seen:
     loss: str
 
     def after(self, before: _Seen | None) -> _Seen:
-        """Together with what was seen before: serial is what was on every path of each."""
+        """Joined with earlier graphs: serial parameters are serial in all of them."""
         if before is None:
             return self
         first, second = (before, self) if len(before.order) >= len(self.order) else (self, before)
@@ -98,7 +104,7 @@ class _Seen:
 
 @dataclass
 class _Walk:
-    """One pass over a graph: its nodes with the inputs first, and what they are of."""
+    """One pass over a graph: its nodes, inputs first."""
 
     most: int
     deadline: float
@@ -108,7 +114,7 @@ class _Walk:
     width: dict[Any, int] = field(default_factory=dict)
 
     def run(self, root: Any, names: Mapping[int, str]) -> _Seen | None:
-        """None where the graph is too large, opaque, or of other parameters."""
+        """What is found; None if the graph is too large, opaque, or of other parameters."""
         if not self._collect(root):
             return None
         leaves: dict[str, Any] = {}
@@ -133,7 +139,7 @@ class _Walk:
         )
 
     def _collect(self, root: Any) -> bool:
-        """All nodes, depth first without recursion; False where that takes too long or is not possible."""
+        """Visit all nodes, depth first without recursion; False if that takes too long or is not possible."""
         stack: list[tuple[Any, Iterator[Any]]] = [(root, self._enter(root))]
         while stack:
             node, rest = stack[-1]
@@ -159,11 +165,11 @@ class _Walk:
         return iter(self.inputs[node])
 
     def _serial(self, leaves: Mapping[str, Any]) -> frozenset[str]:
-        """Parameters that are used where all paths pass that lead from the loss to the first layer: to the
-        operation on a parameter that is furthest from it.
+        """Parameters used by a node that lies on every path from the loss to the first layer, which is the
+        operation with a parameter that is furthest from the loss.
 
-        A node is on all of them if the paths to it times those from it are all there are; counted
-        modulo a prime, as they can be more than any number holds.
+        A node is on every path if the number of paths to it times the number from it is the number of all
+        paths. They are counted modulo a prime, because there can be exponentially many.
         """
         depth: dict[Any, int] = {self.order[-1]: 0}
         above: dict[Any, int] = {self.order[-1]: 1}
@@ -185,8 +191,8 @@ class _Walk:
         )
 
     def _uses(self, leaf: Any) -> Iterator[Any]:
-        """The nodes in which a parameter meets something else; from it there by way of its own transposes,
-        casts and look-ups."""
+        """The nodes in which a parameter meets another tensor, reached through its transposes, casts and
+        look-ups."""
         stack = [leaf]
         found = {leaf}
         while stack:
@@ -201,6 +207,6 @@ class _Walk:
 
 
 def operation_of(node: Any) -> str:
-    """The operation of a node, as torch calls it: "AddmmBackward0" is "addmm"."""
+    """The operation of a node as torch names it: "addmm" for "AddmmBackward0"."""
     name = re.sub(r"Backward\d*$", "", node.name().rpartition("::")[2])
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()

@@ -8,26 +8,25 @@ import torch
 from torch import Tensor
 
 from gradkern.history.format import EXPONENTS, FORMATS
-from gradkern.monitor.sample import Part, Piece, Sample
+from gradkern.monitor.sample import DeviceColumns, Piece, Sample
 
 
 @torch.no_grad()
 def histogram(
     grads: Sequence[Tensor | None], sample: Sample, coef: Tensor | None, inv_scale: float | Tensor
-) -> list[Part]:
+) -> list[DeviceColumns]:
     """Histograms of gradients as they were before clipping.
 
     Args:
-        grads: N gradients, None where there is none.
+        grads: N gradients, or None.
         sample: made for the N parameters.
-        coef: 0-d, what the gradients have been multiplied by; it is divided out. None for 1.
-        inv_scale: what the magnitudes are multiplied by.
+        coef: 0-d; what the gradients were multiplied by, to be divided out. None for 1.
+        inv_scale: factor on the magnitudes.
 
     Returns:
-        For each device its rows, with counts int64 [rows, len(EXPONENTS)] and underflow float32
-        [rows, len(FORMATS)] there: the fraction of the non-zero sampled elements that round to zero,
-        NaN where there is none. No synchronisation where `coef` is on a device, or all is on the CPU
-        (see `Sample.take` for the first time).
+        For each device its rows, and there counts, int64 [rows, len(EXPONENTS)], and underflow, float32
+        [rows, len(FORMATS)]: the fraction of the non-zero sampled elements that round to zero, NaN if there
+        are none. No synchronisation if `coef` is on the gradients' device (but see `Sample.take`).
     """
     return [(piece.rows, _of_piece(piece, coef, inv_scale)) for piece in sample.take(grads)]
 

@@ -1,9 +1,9 @@
-"""Which parameters the rows of a step are about: names and sizes, with what the model says of them."""
+"""Layouts of statistics: the names and sizes of the parameters, with what the model says of them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -11,65 +11,90 @@ from torch import Tensor
 
 from gradkern._util.names import distinct
 from gradkern.history.layout import Layout
-from gradkern.params.plan import ParameterPlan
 from gradkern.params.stats import GradStats
 
 
+class Plan(Protocol):
+    """The parameters of a model, or of several: see `ParameterPlan`."""
+
+    names: tuple[str, ...]
+    params: list[Tensor]
+    identities: tuple[int, ...]
+    first: tuple[int, ...]
+    numel: tuple[int, ...]
+
+    def current(self) -> list[Tensor]: ...
+    def sizes(self) -> tuple[int, ...]: ...
+
+
 class Layouts:
-    """The layout of each step's statistics: the same object as long as the parameters are the same."""
+    """Finds the layout of each step's statistics: the same object while the parameters are the same.
+
+    Args:
+        plan: the model's parameters.
+        modules: the model, if it is a Module; or all models.
+        optimizers: number the parameter groups.
+        prefix: put before each name.
+    """
 
     def __init__(
         self,
-        plan: ParameterPlan,
-        model: torch.nn.Module | None,
+        plan: Plan,
+        modules: Sequence[torch.nn.Module],
         optimizers: Sequence[torch.optim.Optimizer],
+        prefix: str = "",
     ) -> None:
-        self._plan, self._model, self._optimizers = plan, model, optimizers
+        self._plan, self._modules, self._optimizers, self._prefix = plan, modules, optimizers, prefix
         self._layout: Layout | None = None
+        self._rows: tuple[str, ...] = ()
+        """Names of the layout's rows without the prefix."""
         self._names: Any = None
         self._numel: Any = None
         self._identities: Any = None
 
     def of(self, stats: GradStats) -> Layout:
-        """That of some statistics."""
+        """The layout of some statistics."""
         names, numel, identities = stats.names, stats.numel, stats._identities
         known = self._layout
         if known and names is self._names and numel is self._numel and identities is self._identities:
             return known
         if known is None or (self._names, self._numel, self._identities) != (names, numel, identities):
-            known = self._layout = self._find(stats)
+            self._plan.current()
+            self._rows, params = rows_of(stats, self._plan)
+            known = self._layout = self._make(self._rows, stats.numel, stats.first, params)
         self._names, self._numel, self._identities = names, numel, identities
         return known
 
-    def _find(self, stats: GradStats) -> Layout:
-        self._plan.current()
-        names, params = rows_of(stats, self._plan)
-        return layout_of(names, stats.numel, stats.first, params, self._model, self._optimizers)
-
     def own(self) -> Layout:
-        """That of the model's parameters as they are now."""
+        """The layout of the model's parameters as they are now."""
         plan, layout = self._plan, self._layout
         names = tuple(distinct(plan.names))
-        if layout is not None and self._identities and _numbered(names):  # the statistics know better
-            known = dict(zip(self._identities, layout.names))
+        if layout is not None and self._identities and _numbered(names):  # the statistics have real names
+            known = dict(zip(self._identities, self._rows))
             names = tuple(known.get(identity, name) for identity, name in zip(plan.identities, names))
-        if layout is not None and _same(layout, names, plan.numel):
+        if layout is not None and names == self._rows and layout.numel.tolist() == list(plan.numel):
             return layout
-        return layout_of(names, plan.numel, plan.first, plan.params, self._model, self._optimizers)
+        return self._make(names, plan.numel, plan.first, plan.params)
+
+    def _make(
+        self,
+        names: tuple[str, ...],
+        numel: tuple[int, ...],
+        first: tuple[int, ...],
+        params: Sequence[Tensor | None],
+    ) -> Layout:
+        prefixed = tuple(self._prefix + name for name in names) if self._prefix else names
+        return layout_of(prefixed, numel, first, params, self._modules, self._optimizers)
 
 
-def _same(layout: Layout, names: Sequence[str], numel: Sequence[int]) -> bool:
-    return layout.names == names and layout.numel.tolist() == list(numel)
+def rows_of(stats: GradStats, plan: Plan) -> tuple[tuple[str, ...], list[Tensor | None]]:
+    """The name and the parameter of each row of some statistics. No two names are equal.
 
-
-def rows_of(stats: GradStats, plan: ParameterPlan) -> tuple[tuple[str, ...], list[Tensor | None]]:
-    """The name, no two alike, and the parameter of each row of some statistics.
-
-    A clipper made with ``model.parameters()`` calls them "0", "1", …, one of a submodule leaves its
-    beginning out: the model's name is that of the very same parameter. A row whose parameter is not
-    the model's keeps its own, with a number behind it where the model has that name too. All keep
-    theirs if the model's names are only numbers. Statistics that do not know their parameters are
-    told by the names.
+    A row has the name that the model gives to its parameter, whatever the clipper calls it: built with
+    ``model.parameters()``, a clipper knows only "0", "1", …; built with a submodule, it leaves out the
+    beginning. A parameter that is not the model's keeps the clipper's name, as "weight (2)" where the model
+    has a "weight" too. All rows keep the clipper's names if the model has only numbers. Statistics that do
+    not know their parameters are matched by name.
     """
     if len(stats._identities) != len(stats.names):
         by_name: dict[str, Tensor] = dict(zip(plan.names, plan.params))
@@ -80,8 +105,8 @@ def rows_of(stats: GradStats, plan: ParameterPlan) -> tuple[tuple[str, ...], lis
     return tuple(names), [params.get(identity) for identity in stats._identities]
 
 
-def _named_by(plan: ParameterPlan, stats: GradStats) -> list[str]:
-    """The model's names for its own parameters; the others' are told apart from all of these."""
+def _named_by(plan: Plan, stats: GradStats) -> list[str]:
+    """The model's names for its own parameters, and distinct ones for the others."""
     mine = distinct(plan.names)
     free: dict[int, list[str]] = {}  # a parameter that the model lists twice has two names
     for name, identity in zip(mine, plan.identities):
@@ -101,7 +126,7 @@ def _named_by(plan: ParameterPlan, stats: GradStats) -> list[str]:
 
 
 def _numbered(names: Sequence[str]) -> bool:
-    """Whether they only say the position, as those of ``model.parameters()``."""
+    """Whether the names are positions only: "0", "1", …"""
     return all(name == str(row) for row, name in enumerate(names))
 
 
@@ -110,13 +135,13 @@ def layout_of(
     numel: tuple[int, ...],
     first: tuple[int, ...],
     params: Sequence[Tensor | None],
-    model: torch.nn.Module | None,
+    modules: Sequence[torch.nn.Module],
     optimizers: Sequence[torch.optim.Optimizer],
 ) -> Layout:
-    """The layout of statistics with these names; with details of the parameters that are known."""
+    """A layout with these names, and details of the parameters that are known."""
     every_group = (group for optimizer in optimizers for group in optimizer.param_groups)
     groups = {id(p): number for number, group in enumerate(every_group) for p in group["params"]}
-    kinds = _module_kinds(model)
+    kinds = _module_kinds(modules)
     details: dict[str, list[Any]] = {}
     if any(p is not None for p in params):
         details = {
@@ -129,24 +154,21 @@ def layout_of(
     return Layout(names, np.array(numel, dtype=np.int64), np.array(first, dtype=np.int64), details)
 
 
-def _module_kinds(model: torch.nn.Module | None) -> dict[int, str]:
+def _module_kinds(models: Sequence[torch.nn.Module]) -> dict[int, str]:
     """For each parameter the class of the module that owns it: "Linear", "LayerNorm"."""
-    if model is None:
-        return {}
     kinds: dict[int, str] = {}
-    for name, module in model.named_modules():
-        owner = (
-            model.get_submodule(name.partition("parametrizations")[0].rstrip("."))
-            if (".parametrizations." in f".{name}.")
-            else module
-        )
-        kinds.update({id(p): kind_of(owner) for p in module._parameters.values() if p is not None})
+    for model in models:
+        for name, module in model.named_modules():
+            owner = module
+            if ".parametrizations." in f".{name}.":
+                owner = model.get_submodule(name.partition("parametrizations")[0].rstrip("."))
+            kinds.update({id(p): kind_of(owner) for p in module._parameters.values() if p is not None})
     return kinds
 
 
 def kind_of(module: torch.nn.Module) -> str:
-    """The class that a module had before torch replaced it: "Linear" of a ParametrizedLinear, FSDPLinear or
-    scripted one."""
+    """A module's class as its author named it: "Linear", also of a ParametrizedLinear, an FSDPLinear or a
+    scripted Linear."""
     if isinstance(module, torch.jit.ScriptModule):
         return str(module.original_name)
     kind = type(module)

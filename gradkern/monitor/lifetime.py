@@ -1,4 +1,4 @@
-"""The end of a monitor: with the program, or in a process that was forked from the one that records."""
+"""Closes monitors when the program ends, and tells them when their process was forked."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Protocol
 
 
 class Ending(Protocol):
-    """What is told of both."""
+    """What is closed, and told of a fork."""
 
     def close(self) -> None: ...
     def forked(self) -> None: ...
@@ -19,9 +19,9 @@ _open: weakref.WeakSet[Ending] = weakref.WeakSet()
 
 
 def follow(monitor: Ending) -> None:
-    """Close `monitor` when the program ends, and tell it when it finds itself in a forked process.
+    """Close `monitor` when the program ends, and tell it when it is in a forked process.
 
-    To ask for the process at every step would be a system call each time.
+    Asking for the process id at every step would be a system call each time.
     """
     _open.add(monitor)
     reference = weakref.ref(monitor)

@@ -1,4 +1,4 @@
-"""Looks at the gradients of some steps: zero counts, elements that are ever non-zero, histograms."""
+"""Periodic statistics of gradients: zero counts, elements that were ever non-zero, histograms."""
 
 from __future__ import annotations
 
@@ -7,37 +7,34 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from gradkern.monitor.capture import HistogramCapture, LookCapture
 from gradkern.monitor.histogram import histogram
-from gradkern.monitor.layouts import Layouts
-from gradkern.monitor.sample import Part, Piece, Sample
+from gradkern.monitor.layouts import Layouts, Plan
+from gradkern.monitor.periodic_capture import HistogramCapture, LookCapture
+from gradkern.monitor.sample import DeviceColumns, Piece, Sample
 from gradkern.monitor.transfer import PinnedPool
-from gradkern.params.plan import ParameterPlan
 from gradkern.params.stats import GradStats
 
 
 def is_look(step: int, every: int) -> bool:
-    """Whether a step is looked at: 1, 2, 4, 8, … below `every`, then each `every`-th; never for 0.
-
-    Most of what is wrong with a model shows in its first steps.
-    """
+    """Whether periodic statistics are due at a step: at 1, 2, 4, 8, … below `every`, then at each multiple of
+    `every`; never for 0. Most of what is wrong with a model shows in its first steps."""
     if not every:
         return False
     return step % every == 0 or (0 < step < every and step & (step - 1) == 0)
 
 
 class GradientLooks:
-    """What is not in the statistics of a step, from a sample of its gradients.
+    """Periodic statistics from a sample of the gradients.
 
     Args:
-        every: look at steps 1, 2, 4, … and each `every`-th; 0 for never.
-        histogram_every: take a histogram at the early looks and each so many steps; 0 for never.
-        submit: takes what was captured.
+        every: look at steps 1, 2, 4, … and each multiple of `every`; 0 for never.
+        histogram_every: take a histogram at each multiple; 0 for never; None for the early looks only.
+        submit: takes the captures.
     """
 
     def __init__(
         self,
-        plan: ParameterPlan,
+        plan: Plan,
         layouts: Layouts,
         every: int,
         histogram_every: int | None,
@@ -61,8 +58,8 @@ class GradientLooks:
 
     @torch.no_grad()
     def look(self, step: int, stats: GradStats) -> None:
-        """At the gradients as they are now, made what they were before clipping. No synchronisation (see
-        `Sample.take` for the first time)."""
+        """Look at the current gradients; clipping is undone in the histogram. No synchronisation, but see
+        `Sample.take` about the first time."""
         params = self._plan.current()
         if self._sample is None or self._sampled is not self._plan.names:
             self._sample, self._sampled = Sample(params, vectors_whole=True), self._plan.names
@@ -76,8 +73,8 @@ class GradientLooks:
             counts = histogram(grads, self._sample, coef, scale)
             self._submit(HistogramCapture(step, self._layouts.own(), counts, self._pool))
 
-    def _of_piece(self, piece: Piece, params: list[Tensor]) -> Part:
-        """Fractions that were ever non-zero, and the zeros of what was looked at as a whole."""
+    def _of_piece(self, piece: Piece, params: list[Tensor]) -> DeviceColumns:
+        """Fractions that were ever non-zero, and zero counts of vectors of which every element is sampled."""
         nonzero = piece.values != 0
         parts = torch.split(nonzero, piece.counts)
         for row, now in zip(piece.rows, parts):

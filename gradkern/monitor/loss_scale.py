@@ -1,4 +1,4 @@
-"""Gradients that are recorded while they still carry a GradScaler's scale."""
+"""A warning about gradients that are recorded while they still carry a GradScaler's scale."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradkern.monitor.device_warning import DeviceWarning
 from gradkern.monitor.sample import elements
-from gradkern.monitor.verdict import Verdict
 from gradkern.params.stats import GradStats
 
-#: Smaller ones than any scale in use, and likely to be something else: a mean over two ranks.
+#: A smaller divisor is not taken for a loss scale: it may be a mean over two ranks.
 _LEAST = 4.0
 _ELEMENTS = 64
 
@@ -27,14 +27,14 @@ def _message(divisor: float) -> str:
 
 
 class LossScale:
-    """Compares one gradient at `record` with what the optimizer steps with.
+    """Compares a gradient at `record` with the one that the optimizer steps with.
 
-    A GradScaler divides gradients by a power of two between the two, or gives a fused optimizer the scale
-    to divide by. No synchronisation.
+    In between, a GradScaler divides gradients by a power of two, or gives a fused optimizer the scale to
+    divide by. No synchronisation.
     """
 
     def __init__(self) -> None:
-        self._verdict = Verdict()
+        self._warning = DeviceWarning()
         self._param: Tensor | None = None
         self._grad: Tensor | None = None
         self._before: Tensor | None = None
@@ -42,12 +42,14 @@ class LossScale:
 
     @torch.no_grad()
     def recorded(self, params: Sequence[Tensor], stats: GradStats) -> None:
-        """Keep some elements of a gradient, unless the statistics are without the scale already."""
+        """Keep some elements of a gradient, unless the statistics already account for a scale."""
         self._param = self._before = None
-        self._told = self._told or self._verdict.poll()
+        self._told = self._told or self._warning.poll()
         if self._told or isinstance(stats.inv_scale, Tensor) or stats.inv_scale != 1.0:
             return
-        if stats.clip_coef is not None and not stats.applied:  # folded: the optimizer divides by that
+        if (
+            stats.clip_coef is not None and not stats.applied
+        ):  # folded: the optimizer divides by the coefficient
             return
         row = stats.has_grad.index(True) if len(params) == len(stats) and True in stats.has_grad else 0
         self._param = params[row] if params else None
@@ -56,7 +58,7 @@ class LossScale:
 
     @torch.no_grad()
     def stepping(self, optimizer: torch.optim.Optimizer) -> None:
-        """Compare, if something is kept."""
+        """Compare, if elements are kept."""
         param, before, grad = self._param, self._before, self._grad
         self._param = self._before = self._grad = None
         if param is None or before is None or param.grad is not grad:
@@ -65,12 +67,12 @@ class LossScale:
         if after is not None:
             handed: Any = getattr(optimizer, "grad_scale", None)
             divisor = handed if isinstance(handed, Tensor) else 1.0
-            self._verdict.ask(_power_of_two(before, after, divisor), _message)
-            self._told = self._verdict.poll()
+            self._warning.ask(_power_of_two(before, after, divisor), _message)
+            self._told = self._warning.poll()
 
 
 def _elements(grad: Tensor | None) -> Tensor | None:
-    """A few elements, copied; None where there are none in plain memory."""
+    """A copy of a few elements; None if there are no numbers in plain memory."""
     flat = None if grad is None else elements(grad)
     if flat is None or not len(flat):
         return None
@@ -78,7 +80,7 @@ def _elements(grad: Tensor | None) -> Tensor | None:
 
 
 def _power_of_two(before: Tensor, after: Tensor, divisor: Tensor | float) -> Tensor:
-    """What the largest element was divided by, if that is a power of two for all of them; else 0."""
+    """What all elements were divided by, if that is one power of two; else 0."""
     largest = before.abs().argmax()
     ratio = before[largest] / after[largest]
     if isinstance(divisor, Tensor):

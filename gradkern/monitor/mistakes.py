@@ -1,4 +1,4 @@
-"""Signs of a training loop that records the wrong gradients; each is told of once."""
+"""Warnings about training loops that record the wrong gradients; each is given once."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 
 from gradkern._util.warning import warn
+from gradkern.monitor.layouts import Plan
 from gradkern.monitor.loss_scale import LossScale
 from gradkern.monitor.unowned import UnownedParameters
 from gradkern.params.misuse import Misuse
-from gradkern.params.plan import ParameterPlan
 from gradkern.params.stats import GradStats
 
 #: Steps in a row with several calls of `record` each. A GradScaler that skips a step makes one of them.
@@ -18,10 +18,10 @@ _CROWDED = 3
 
 
 class Mistakes:
-    """Looks at calls of `record` and steps of optimizers: a microsecond each, more where weights are looked
-    at anyway."""
+    """Watches calls of `record` and steps of optimizers. Takes a microsecond each, and more where the weights
+    are looked at anyway."""
 
-    def __init__(self, plan: ParameterPlan, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+    def __init__(self, plan: Plan, optimizers: Sequence[torch.optim.Optimizer]) -> None:
         self._plan = plan
         self._misuse = Misuse("GradMonitor.record", "record")
         self._records, self._crowded = 0, 0
@@ -29,17 +29,18 @@ class Mistakes:
         self._unowned = UnownedParameters(plan, optimizers)
 
     def recorded(self, stats: GradStats | None, look: bool) -> None:
-        """`record` was called, with or without statistics to keep.
+        """`record` was called.
 
         Args:
-            look: weights are looked at around the next step.
+            stats: None if the step is left out.
+            look: whether the weights are looked at around the next step.
         """
         self._records += 1
         params = self._plan.params
         self._misuse.check_used(params)
         if stats is None:
             return
-        if stats.clip_coef is None:  # else clip_ has told of it
+        if stats.clip_coef is None:  # else clip_ has warned
             self._misuse.check_present(params, stats.has_grad)
         if look:
             self._scale.recorded(params, stats)

@@ -1,4 +1,4 @@
-"""`GradMonitor`: records what a clip (or a measurement) says of every gradient, at next to no cost."""
+"""`GradMonitor`: records the gradients' statistics of a training run."""
 
 from __future__ import annotations
 
@@ -11,40 +11,26 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 import torch
 from torch import Tensor
 
-from gradkern._util.warning import warn
 from gradkern.clipping import ladder
 from gradkern.diagnosis.watchdog import OnFinding, as_action
-from gradkern.history import lock
 from gradkern.history.facade import History
 from gradkern.history.format import read_json, write_json
-from gradkern.history.named import LOSS
-from gradkern.history.rows import EventRow
-from gradkern.monitor.arguments import (
-    PHASE_SAID,
-    as_count,
-    as_extra,
-    as_loss,
-    as_optimizers,
-    as_parts,
-    as_rates,
-    as_step,
-    check_said,
-    run_folder,
-)
-from gradkern.monitor.capture import AmendmentCapture, HostCapture, StepCapture
+from gradkern.history.named import loss_of
+from gradkern.monitor.arguments import as_count, as_extra, as_loss, as_step
+from gradkern.monitor.combine import combined
+from gradkern.monitor.committer import Feed
+from gradkern.monitor.copies import CLOSED, COPY, FORKED, Usability
 from gradkern.monitor.describe import describe_run
-from gradkern.monitor.facts import FactFinder
-from gradkern.monitor.layouts import Layouts
 from gradkern.monitor.lifetime import follow
-from gradkern.monitor.looks import GradientLooks
-from gradkern.monitor.online import OnlineDiagnosis
-from gradkern.monitor.pending import PendingStep, combined
-from gradkern.monitor.periodic import Periodic
-from gradkern.monitor.ranks import agree_on_step, over_several_ranks
-from gradkern.monitor.recorder import Feed, Recorder
-from gradkern.monitor.transfer import PinnedPool
+from gradkern.monitor.numbering import StepNumbers
+from gradkern.monitor.optimizers import as_optimizers
+from gradkern.monitor.parts import Part, Parts
+from gradkern.monitor.pending import PendingStep
+from gradkern.monitor.ranks import agree_on_step
+from gradkern.monitor.recording import Options, Recording
+from gradkern.monitor.run_folder import run_folder
+from gradkern.monitor.statistics_arguments import PHASE_SAID, as_pieces, check_said
 from gradkern.params.names import NamedParameters
-from gradkern.params.plan import ParameterPlan
 from gradkern.params.stats import GradStats
 
 if TYPE_CHECKING:
@@ -52,34 +38,34 @@ if TYPE_CHECKING:
 
 
 class GradMonitor:
-    """Records gradient statistics, one row an optimizer step, to a folder that can be looked at
-    while it is written.
+    """Records gradient statistics to a folder, one row per optimizer step. The folder can be read meanwhile.
 
     Args:
-        model: a Module (looked at again when its parameters change), (name, Parameter) pairs or
-            Parameters; its wrappers (DDP, FSDP, torch.compile) leave no trace in the names.
-        optimizer: one, or several in a list or by name (Muon beside AdamW): for the learning rates,
-            and for weight norms and update ratios (two hooks around
-            its step; of a wrapper like Accelerate's, around that of the one within). Without it those
-            are not recorded.
-        run_dir: folder of the run, made if it is not there; a run that is there is gone on with.
-            By default a new one under ``gradkern-runs/``, named after the second.
-        every: record each `every`-th optimizer step.
-        sinks: loggers besides (`gradkern.sinks`), or their names: "jsonl", "tensorboard", "wandb",
-            "mlflow".
+        model: a Module (walked again when its parameters change), (name, Parameter) pairs or Parameters.
+            Wrappers (DDP, FSDP, torch.compile) leave no trace in the names. Several models of one training
+            loop are given by name, ``{"G": generator, "D": discriminator}``: see `part` of `record`.
+        optimizer: one, or several in a list or by name: for the learning rates, and for weight norms and
+            update ratios (by listening to its steps; of a wrapper, to those of the optimizer within). Without
+            it these are not recorded. Of an object that only has `param_groups` the learning rates are. Of
+            several models each has the optimizer of its name, or those that hold its parameters.
+        run_dir: folder of the run, made if it does not exist; an existing run is continued. Default: a new
+            folder under ``gradkern-runs/``, named after the time.
+        every: record every `every`-th optimizer step.
+        sinks: loggers that get the numbers too: `gradkern.sinks` or their names, "jsonl", "tensorboard",
+            "wandb", "mlflow".
         update_every: look at weights (norms, update ratios) and gradients (zeros of parameters with one
-            dimension, elements that are never non-zero) at steps 1, 2, 4, 8, … and then each so many
-            optimizer steps, as `record` counts them; 0 for never.
-        histogram_every: take log2 histograms each so many optimizer steps (a sample of up to 1,024
-            elements of each gradient); 0 for never. By default at the early looks only.
-        count_zeros: where `record` measures by itself, count zero elements too.
-        all_ranks: in a distributed program rank 0 alone records, unless this is set: then each rank
-            does, to ``run_dir/rank<N>`` (pipeline stages hold different parameters). Without
-            `run_dir`, the ranks then agree on a folder: every rank builds its monitor.
+            dimension, elements that are never non-zero) at steps 1, 2, 4, 8, … and then every so many
+            optimizer steps; 0 for never.
+        histogram_every: take log2 histograms every so many optimizer steps, from a sample of up to 1,024
+            elements of each gradient; 0 for never. Default: at the early looks only.
+        count_zeros: count zero elements too, where `record` measures by itself.
+        all_ranks: in a distributed program, record on every rank, to ``run_dir/rank<N>`` (pipeline stages
+            hold different parameters). By default rank 0 alone records. Without `run_dir` the ranks agree on
+            a folder, so every rank has to build its monitor.
         on_finding: diagnose the run after 10, 20, 50, 100 and then every 100 recorded steps, in the writing
-            thread. "warn" warns of each alarm, "raise" raises `DiagnosisError` at the next `record` after a
-            severe one (not over several ranks, of which only one would), a function is called with each
-            `Finding` in the writing thread. Findings become events of the run.
+            thread. "warn" warns of each alarm; "raise" raises `DiagnosisError` at the next `record` after a
+            severe one (not over several ranks, of which only one would raise); a function is called with each
+            `Finding`, in the writing thread. Findings become events of the run.
 
     Example:
         >>> monitor = GradMonitor(model, optimizer, "runs/first")
@@ -93,26 +79,27 @@ class GradMonitor:
         >>> monitor.close()
 
     Raises:
-        HistoryError: the folder cannot be written, holds a damaged or foreign file (whose content is
-            left as it is), or is being recorded to by another monitor.
-        TypeError: `optimizer` is not a torch optimizer, `sinks` no list of sinks.
-        ValueError: a sink is in use by another monitor.
-        RuntimeError: a sink cannot be opened; of a sharded model: another rank could not open its folder.
+        HistoryError: the folder cannot be written, holds a damaged or foreign file (which is left as it is),
+            or another monitor is recording to it.
+        TypeError: `optimizer` is not a torch optimizer, or `sinks` is not a list of sinks.
+        ValueError: a sink is used by another monitor; an optimizer belongs to none of several models.
+        RuntimeError: a sink cannot be opened. With a sharded model: another rank could not open its folder.
 
     Notes:
-        Of a model with DTensors, building it is a small collective over the default group: every rank
-        builds one, and all count on from the same step.
-        A copy or a pickle of what holds a monitor (an averaged model, a checkpoint) has one that records
-        nothing, and says so once when it is told to.
+        No host-device synchronisation. Values are copied to pinned memory, and written by a thread once they
+        have arrived, a fraction of a second later; a killed process loses no more than that. Disk trouble
+        during training is warned of and retried, never raised.
 
-        Nothing here waits for a device. Values are copied to pinned memory and written by a thread
-        when they have arrived, at the latest a fraction of a second later; a killed process loses
-        no more than that. Disk trouble during training is warned of, retried, and never raised.
+        With DTensors, building it is a small collective over the default group: every rank builds one, and
+        all continue from the same step.
+
+        A copy or a pickle of an object that holds a monitor (an averaged model, a checkpoint) has a monitor
+        that records nothing. It warns once if it is asked to.
     """
 
     def __init__(
         self,
-        model: NamedParameters,
+        model: NamedParameters | Mapping[str, NamedParameters],
         optimizer: torch.optim.Optimizer
         | Sequence[torch.optim.Optimizer]
         | Mapping[str, torch.optim.Optimizer]
@@ -127,183 +114,132 @@ class GradMonitor:
         all_ranks: bool = False,
         on_finding: OnFinding | None = None,
     ) -> None:
-        self._on_finding = as_action("GradMonitor", on_finding)
-        self._online: OnlineDiagnosis | None = None
+        action = as_action("GradMonitor", on_finding)
         self.every = as_count("every", every, 1)
         update_every = as_count("update_every", update_every, 0)
         if histogram_every is not None:
             histogram_every = as_count("histogram_every", histogram_every, 0)
-        self._histogram_every = histogram_every
-        self._count_zeros = count_zeros
         optimizers = as_optimizers(optimizer)
-        self._plan = ParameterPlan("GradMonitor", model)
-        self._optimizers, self._rated = optimizers, tuple(optimizers.values())
+        self._count_zeros = count_zeros
+        self._use = Usability()
         self._norm_type: float | None = None
-        self._pool = PinnedPool()
-        module = model if isinstance(model, torch.nn.Module) else None
-        self._layouts = Layouts(self._plan, module, list(optimizers.values()))
-        self._module = module
-        self._unusable = ""
-        self._told = False
-        self._pending = PendingStep(optimizers.values(), self._record_pending)
-        self._recorder: Recorder | None = None
-        self._step = 0
+        self._numbers = StepNumbers()
+        self._parts = Parts(model, optimizers, self._complete)
+        #: The only model; None where there are several.
+        self._only = None if self._parts.names else self._parts.whole
+        self._recording: Recording | None = None
         failed = True
         try:
             self.run_dir, rank, active = run_folder(run_dir, all_ranks)
             if active:
-                meta = describe_run(
-                    list(optimizers.values()), self.every, update_every, self._histogram_every, rank
+                options = Options(self.every, update_every, histogram_every, action)
+                meta = describe_run(optimizers, options, rank, self._parts.names)
+                self._recording = Recording(
+                    self.run_dir, meta, _feed(sinks), self._parts, optimizers, self._numbers, options
                 )
-                self._start(meta, sinks, update_every)
+                self._numbers.resume(self._recording.recorder.last_step or 0)
+                follow(self)
             failed = False
         finally:
-            self._step = agree_on_step(self._plan.params, self._step, failed)
-        self._count_on()
+            self._resume(agree_on_step(self._parts.params(), self._numbers.last, failed))
 
-    def _count_on(self) -> None:
-        if self._recorder is not None:
-            self._periodic.resume(self._step)
-
-    def _start(self, meta: dict[str, Any], sinks: Iterable[Sink | str], update_every: int) -> None:
-        feed = _feed(sinks)
-        self._lock = lock.RunLock(self.run_dir)
-        recorder = None
-        try:
-            recorder = Recorder(self.run_dir, meta, feed, ended=self._lock.release)
-            # An optimizer keeps its hooks alive, and must not keep the monitor.
-            self._periodic = Periodic(
-                tuple(self._optimizers.values()),
-                self._plan,
-                self._layouts,
-                update_every,
-                self._pool,
-                recorder.submit,
-            )
-            self._looks = GradientLooks(
-                self._plan, self._layouts, update_every, self._histogram_every, self._pool, recorder.submit
-            )
-            self._facts = FactFinder(
-                self._plan, self._module, self._optimizers, lambda row: recorder.submit(HostCapture(row))
-            )
-        except BaseException:
-            if recorder is None:
-                self._lock.release()
-            else:
-                recorder.close()
-            raise
-        self._recorder, self._step = recorder, recorder.last_step or 0
-        if self._on_finding is not None:
-            self._diagnose_online(self._on_finding, recorder)
-        follow(self)
-
-    def _diagnose_online(self, on_finding: OnFinding, recorder: Recorder) -> None:
-        if on_finding == "raise" and over_several_ranks():
-            raise ValueError(
-                '[GradMonitor] on_finding: "raise" would stop one rank alone, and the others would wait; '
-                'use "warn" or a function'
-            )
-
-        def note(step: int, kind: str, data: dict[str, Any]) -> None:
-            recorder.submit(HostCapture(EventRow(step, kind, data, time.time())))
-
-        recorded = 0
-        if recorder.last_step is not None:
-            with History.open(self.run_dir) as history:
-                recorded = len(history)
-        self._online = OnlineDiagnosis(on_finding, self.run_dir, recorded, note)
-        recorder.committed = self._online.committed
+    def _resume(self, step: int) -> None:
+        self._numbers.resume(step)
+        if self._recording is not None:
+            self._recording.resume(step)
 
     # ---- recording ----
 
     @property
     def step(self) -> int:
         """Number of the last optimizer step that `record` was called for (from 1)."""
-        return self._step
+        return self._numbers.last
 
     def record(
         self,
         stats: GradStats | Sequence[GradStats] | None = None,
         *,
+        part: str | None = None,
         loss: float | Tensor | None = None,
         step: int | None = None,
         extra: Mapping[str, Any] | None = None,
         inv_scale: float | None = None,
         after_clip: bool | None = None,
     ) -> None:
-        """Record one optimizer step. Call it at every one (`every` leaves some out), not once a micro-batch.
+        """Record one optimizer step. Call it for every one (not for every micro-batch); `every` thins out.
 
         Args:
-            stats: what `GradClipper.clip_` (or `measure`) returned: no further pass is made; a list of
-                them where the step was clipped in parts. By default the gradients are measured now, as
-                they are.
-            loss: a number (of any type that `float` takes, but no text), or a tensor of one element on
-                any device.
-            step: number of the optimizer step; by default one more than the last. A number that
-                was recorded already starts a branch: the steps from it on are replaced.
-            extra: your own numbers of the step by name, ``{"attn/max_logit": tensor}``: numbers, or tensors
-                of up to 64 elements on any device (a curve for each, "name/0", "name/1", …).
-            inv_scale: 1 / loss scale, a positive number, for gradients that still carry the scale
-                when they are measured here. With `stats`, give it to `measure` instead.
-            after_clip: whether the norms are of gradients that something else has clipped already
-                (True), or has not (False). If it is not said, norms that do not come from `clip_` are
-                recorded as "measured". Those of `clip_` are always from before clipping.
+            stats: what `GradClipper.clip_` or `measure` returned: the gradients are not read again. A list of
+                them if the step was clipped in pieces. By default the gradients are measured as they are now.
+            part: with several models, the one whose step this is. A step of the run holds one call for each
+                model; a part that comes again begins the next step. By default the model that `stats` are of,
+                or else all models together.
+            loss: a number (of any type that `float` takes, except text), or a tensor of one element on any
+                device. That of a part is recorded as "loss/<part>", among `History.extra`.
+            step: number of the optimizer step; default: the next one. A number that was recorded before
+                starts a branch: the steps from it on are replaced.
+            extra: your own numbers by name, ``{"attn/max_logit": tensor}``: numbers, or tensors of up to 64
+                elements on any device (one curve each, "name/0", "name/1", …).
+            inv_scale: 1 / loss scale, a positive number, for gradients that are measured here while they
+                still carry the scale. If you give `stats`, pass it to `measure` instead.
+            after_clip: whether something else has clipped the gradients already (True) or has not (False).
+                If not given, norms that do not come from `clip_` are recorded as "measured". Norms from
+                `clip_` are always from before clipping.
 
         Raises:
-            ValueError, TypeError: arguments that contradict each other or `stats`; a loss that is no
-                number. Nothing is recorded then. Types are checked at every call, whatever `every` is.
+            ValueError, TypeError: an argument is wrong, or contradicts `stats`. Nothing is recorded then.
+                Types are checked at every call, whatever `every` is.
             RuntimeError: after `close`, or in a forked process.
 
         Notes:
-            No host-device synchronisation; nothing is done for each parameter (docs/monitoring.md
-            has the cost, measured).
+            No host-device synchronisation, and no work per parameter (docs/monitoring.md has the measured
+            cost). A step of several models is written when its last part has come, or the next step begins.
         """
         start = time.time()
-        if self._unusable:
-            return self._refuse()
-        if self._online is not None:
-            self._online.check()
-        number = self._step + 1 if step is None else as_step(step)
+        if self._use.reason:
+            return self._use.refuse()
+        recording = self._recording
+        if recording is not None:
+            recording.check()
         if stats is not None and not isinstance(stats, GradStats):
-            stats = combined(as_parts(stats))
+            stats = combined(as_pieces(stats))
         if type(stats) is not GradStats or after_clip is not None or inv_scale is not None:
             inv_scale = check_said(stats, inv_scale, after_clip)
+        target = self._only
+        if target is None or part is not None:
+            target = self._parts.of(stats) if part is None else self._parts.named(part)
+        number = self._numbers.upcoming(target.name) if step is None else as_step(step)
         given, loss = loss, as_loss(loss)
         extras = as_extra("GradMonitor.record", extra) if extra else None
         if number % self.every:
-            self._begin_step(number)
-            if self._recorder is not None:
-                self._periodic.recorded(None)
+            self._begin(number, target)
+            if recording is not None:
+                recording.leave_out(target)
             return
         if stats is None:
-            stats = self._pending.take()
+            stats = self._take_pending(target)
         if stats is None:
-            stats = self._measure(1.0 if inv_scale is None else inv_scale)
+            stats = self._measure(target, 1.0 if inv_scale is None else inv_scale)
         if stats.norm_type != self._norm_type:
             self._check_norm_type(stats.norm_type)
-        self._begin_step(number)
-        recorder = self._recorder
-        if recorder is None:  # another rank records
-            return
-        layout, rates = self._layouts.of(stats), as_rates(self._rated)
-        phase = "before_clip" if stats.clip_coef is not None else PHASE_SAID[after_clip]
-        recorder.submit(StepCapture(number, start, layout, stats, loss, rates, phase, self._pool, extras))
-        recorder.record_seconds.append(time.time() - start)
-        if not self._facts.done or stats.policy is not self._facts.policy:
-            self._facts.recorded(number, stats, given)
-        if self._looks.due(number):
-            self._looks.look(number, stats)
-        self._periodic.recorded(stats, collected=self._pending.gave(stats))
+        self._begin(number, target)
+        if recording is not None:  # else another rank records
+            phase = "before_clip" if stats.clip_coef is not None else PHASE_SAID[after_clip]
+            recording.add(number, target, stats, start, loss, given, phase, extras)
 
     def amend(
-        self, step: int, *, loss: float | Tensor | None = None, extra: Mapping[str, Any] | None = None
+        self,
+        step: int,
+        *,
+        part: str | None = None,
+        loss: float | Tensor | None = None,
+        extra: Mapping[str, Any] | None = None,
     ) -> None:
-        """Give numbers of an earlier step that are known only later; the last ones given count.
+        """Add numbers to an earlier step that are known only later, or correct them.
 
         Args:
-            step: its number. A step that was not recorded (`every`) is passed over.
-            loss: as in `record`.
-            extra: as in `record`.
+            step: number of the step. One that was not recorded (`every`) is ignored.
+            part, loss, extra: as in `record`.
 
         Raises:
             TypeError, ValueError: as `record`.
@@ -312,94 +248,99 @@ class GradMonitor:
         Notes:
             No host-device synchronisation.
         """
-        if self._unusable:
-            return self._refuse("GradMonitor.amend")
+        if self._use.reason:
+            return self._use.refuse("GradMonitor.amend")
+        name = "" if part is None else self._parts.named(part).name
         number = as_step(step)
         values = as_extra("GradMonitor.amend", extra)
         amended = as_loss(loss)
         if amended is not None:
-            values[LOSS] = amended
-        if values and self._recorder is not None:
-            self._recorder.submit(AmendmentCapture(number, values, self._pool))
+            values[loss_of(name)] = amended
+        if values and self._recording is not None:
+            self._recording.amend(number, values)
 
     def event(self, kind: str, data: Mapping[str, Any] | None = None, *, step: int | None = None) -> None:
-        """Note that something happened: a rollback, a change of the data. `History.events` has it.
+        """Note that something happened: a rollback, a change of the data. `History.events` lists it.
 
         Args:
-            kind: what, in a word.
-            data: what is known of it: values that JSON has.
-            step: when; by default the last step.
+            kind: what happened, in a word.
+            data: details, as JSON values.
+            step: number of the step; default: the last one.
 
         Raises:
             TypeError, ValueError: `data` is not JSON.
             RuntimeError: after `close`, or in a forked process.
         """
-        if self._unusable:
-            return self._refuse("GradMonitor.event")
-        plain = read_json(write_json(dict(data or {})), "event")  # a copy, as the file will have it
-        number = self._step if step is None else as_step(step)
-        if self._recorder is not None:
-            self._recorder.submit(HostCapture(EventRow(number, str(kind), plain, time.time())))
+        if self._use.reason:
+            return self._use.refuse("GradMonitor.event")
+        plain = read_json(write_json(dict(data or {})), "event")  # a copy, as it will be read
+        number = self.step if step is None else as_step(step)
+        if self._recording is not None:
+            self._recording.event(number, str(kind), plain)
 
     def collect(self, stats: GradStats) -> None:
-        """Take statistics of the step under way that other code measured, before clipping.
+        """Take statistics that other code measured for the current step, before clipping.
 
-        Several calls may each be about some of the parameters. They become one step when all of the monitor's
-        optimizers have stepped, when a parameter comes again, or with ``record(loss=loss)``.
-        `patch_torch(monitor)` calls this for each clip.
+        A call may be about some of the parameters only. Calls become one step when all of the optimizers have
+        stepped, when a parameter comes again, or with ``record(loss=loss)``. With several models this holds
+        for each by itself. `patch_torch(monitor)` calls this for every clip.
         """
-        self._pending.add(stats)
+        self._parts.of(stats).pending.add(stats)
 
     @property
     def has_pending(self) -> bool:
-        """Whether something is collected that is not recorded yet."""
-        return bool(self._pending)
+        """Whether statistics were collected that are not recorded yet."""
+        return bool(self._parts.pending())
+
+    def has_collected(self, params: Iterable[Tensor]) -> bool:
+        """Whether statistics of one of these parameters were collected that are not recorded yet."""
+        identities = [id(p) for p in params]
+        return any(part.pending.has_any(identities) for part in self._parts.pending())
 
     @property
     def records(self) -> bool:
-        """Whether this process writes the run: another rank may."""
-        return self._recorder is not None
+        """Whether this process writes the run; another rank may."""
+        return self._recording is not None
 
     @property
     def is_open(self) -> bool:
         """Whether `record` can be called."""
-        return not self._unusable
+        return not self._use.reason
 
     def identities(self) -> tuple[int, ...]:
-        """`id` of each parameter as they are now; the same object while they are the same."""
-        self._plan.current()
-        return self._plan.identities
-
-    def _record_pending(self) -> None:
-        if self._pending and not self._unusable:
-            self.record(self._pending.take(), after_clip=False)
+        """`id` of each current parameter; the same tuple while they do not change."""
+        self._parts.params()
+        return self._parts.whole.plan.identities
 
     def flush(self) -> bool:
-        """Wait until everything recorded is on disk. Synchronises. False if it cannot be written."""
+        """Wait until everything recorded is on disk; False if it cannot be written. Synchronises.
+
+        With several models, the step under way is written when its last part has come.
+        """
         self._record_pending()
-        return self._recorder is None or self._recorder.flush()
+        return self._recording is None or self._recording.recorder.flush()
 
     def history(self) -> History:
-        """The run so far, to read. Flushes, so it synchronises."""
+        """The run so far. Flushes, and so synchronises."""
         self.flush()
         return History.open(self.run_dir)
 
     @property
     def lost(self) -> int:
         """How many steps could not be recorded."""
-        return 0 if self._recorder is None else self._recorder.lost
+        return 0 if self._recording is None else self._recording.recorder.lost
 
-    # ---- life ----
+    # ---- checkpoints, and the end ----
 
     def state_dict(self) -> dict[str, int]:
-        """What a checkpoint needs, so that steps keep their numbers after a resume."""
-        return {"step": self._step}
+        """For a checkpoint: the number of the last step."""
+        return {"step": self.step}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Go on from a checkpoint: the next step recorded is the one after the checkpoint's.
+        """Continue from a checkpoint: the next step is the one after the checkpoint's.
 
-        Steps that the history holds beyond it are replaced as they are recorded again (they stay
-        in the file: ``History.open(run, superseded=True)``).
+        Later steps that the run has already are replaced as they are recorded again. They stay in the file:
+        ``History.open(run, superseded=True)``.
 
         Raises:
             ValueError: `state` is not what `state_dict` returns.
@@ -408,27 +349,24 @@ class GradMonitor:
             raise ValueError(
                 f"[GradMonitor.load_state_dict] state: expected what state_dict() returned, got {state!r:.80}"
             )
-        self._step = as_step(state["step"])
-        self._count_on()
+        self._resume(as_step(state["step"]))
 
     def close(self) -> None:
-        """Write what is left, close the file and the sinks, take the hooks off. Twice does no harm."""
-        if self._unusable:
+        """Write what is left, and close the file and the sinks. Idempotent."""
+        if self._use.reason:
             return
         self._record_pending()
-        self._pending.detach()
-        self._unusable = "the monitor is closed"
-        if self._recorder is not None:
-            try:
-                self._periodic.close()
-            finally:
-                self._recorder.close()
+        self._parts.detach()
+        self._use.reason = CLOSED
+        if self._recording is not None:
+            self._recording.close()
 
     def forked(self) -> None:
-        """Called in a process forked from the one that records: nothing can be recorded here."""
-        if not self._unusable:
-            self._unusable = "this process was forked from the one that records"
-            self._periodic.detach()
+        """Called in a process that was forked from the one that records: stop recording there."""
+        if not self._use.reason:
+            self._use.reason = FORKED
+            if self._recording is not None:
+                self._recording.detach()
 
     def __enter__(self) -> GradMonitor:
         return self
@@ -437,39 +375,43 @@ class GradMonitor:
         self.close()
 
     def __del__(self) -> None:
-        if getattr(self, "_recorder", None) is not None:
+        if getattr(self, "_recording", None) is not None:
             self.close()
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
-        """copy, deepcopy and pickle come here, mostly with a model that holds the monitor."""
-        return _copy_of, (self.run_dir, self._step, self.every)
+        """Called by copy, deepcopy and pickle, mostly for a model that holds the monitor."""
+        return _copy_of, (self.run_dir, self.step, self.every)
 
     def __repr__(self) -> str:
-        state = (
-            "a copy"
-            if self._unusable == _COPY
-            else "closed"
-            if self._unusable
-            else "recording"
-            if self._recorder
-            else "another rank records"
+        state = {"": "recording" if self._recording else "another rank records", COPY: "a copy"}
+        return (
+            f"GradMonitor({str(self.run_dir)!r}, step {self.step}, {state.get(self._use.reason, 'closed')})"
         )
-        return f"GradMonitor({str(self.run_dir)!r}, step {self._step}, {state})"
 
     # ---- inside ----
 
-    def _refuse(self, operation: str = "GradMonitor.record") -> None:
-        if self._unusable != _COPY:
-            raise RuntimeError(
-                f"[{operation}] cannot record, because {self._unusable}; build a new GradMonitor"
-            )
-        if not self._told:
-            self._told = True
-            warn(
-                f"[{operation}] this monitor came with a copy or a pickle of what holds it, and "
-                "records nothing: one file cannot have two writers. Build a GradMonitor for the copied model "
-                "if that is trained"
-            )
+    def _begin(self, number: int, part: Part) -> None:
+        is_new = self._numbers.begin(number, part.name)
+        if self._recording is not None:
+            self._recording.begin(number, part, is_new)
+
+    def _complete(self, pending: PendingStep) -> None:
+        """The clips of a step are complete; called by `PendingStep`."""
+        if pending and not self._use.reason:
+            stats = pending.take()
+            part = next((part for part in self._parts.each if part.pending is pending), self._parts.whole)
+            self.record(stats, part=part.name or None, after_clip=False)
+
+    def _record_pending(self) -> None:
+        for part in self._parts.pending():
+            self._complete(part.pending)
+
+    def _take_pending(self, part: Part) -> GradStats | None:
+        """The clips that others made of a part's models."""
+        if not (part is self._parts.whole and self._parts.names):
+            return part.pending.take()
+        pieces = [one.pending.take() for one in self._parts.pending()]
+        return combined([piece for piece in pieces if piece is not None]) if pieces else None
 
     def _check_norm_type(self, norm_type: float) -> None:
         if self._norm_type is not None:
@@ -477,40 +419,32 @@ class GradMonitor:
                 f"[GradMonitor.record] stats.norm_type: expected {self._norm_type!r} as before in this run, "
                 f"got {norm_type!r}"
             )
-        if self._recorder is not None:
-            self._recorder.check_norm_type(norm_type)
+        if self._recording is not None:
+            self._recording.recorder.check_norm_type(norm_type)
         self._norm_type = norm_type
 
-    def _begin_step(self, number: int) -> None:
-        self._step = number
-        if self._recorder is not None:
-            self._periodic.begin(number)
-
     @torch.no_grad()
-    def _measure(self, inv_scale: float) -> GradStats:
-        params = self._plan.current()
-        plan = self._plan
+    def _measure(self, part: Part, inv_scale: float) -> GradStats:
+        plan = part.plan
+        params = plan.current()
         measured = ladder.measure("GradMonitor.record", params, plan.names, 2.0, self._count_zeros, inv_scale)
         return GradStats.of(
             measured, plan.names, plan.sizes(), plan.first, plan.identities, 2.0, inv_scale=inv_scale
         )
 
 
-#: Why a copy cannot be recorded to.
-_COPY = "it is a copy"
-
-
 def _copy_of(run_dir: Path, step: int, every: int) -> GradMonitor:
-    """What a copied model holds in place of its monitor: it can be read from, and records nothing."""
+    """The monitor of a copy: it can be read from, and records nothing."""
     copy = GradMonitor.__new__(GradMonitor)
-    copy.run_dir, copy.every, copy._step = run_dir, every, step
-    copy._unusable, copy._recorder, copy._told = _COPY, None, False
-    copy._pending = PendingStep([], copy._record_pending)
+    copy.run_dir, copy.every = run_dir, every
+    copy._numbers, copy._use, copy._recording = StepNumbers(), Usability(COPY), None
+    copy._numbers.resume(step)
+    copy._parts = Parts([], {}, copy._complete)
     return copy
 
 
 def _feed(sinks: Iterable[Sink | str]) -> Feed:
-    """The one place where a monitor meets its sinks, which are built on what it records."""
+    """The sinks of a monitor. Imported here, because sinks are built on what a monitor records."""
     from gradkern.sinks import make_sinks
     from gradkern.sinks.base import SinkFeed
 

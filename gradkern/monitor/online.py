@@ -12,10 +12,10 @@ from gradkern.history.rows import Row, StepRow
 
 
 class OnlineDiagnosis:
-    """Looks at a run now and then, in the thread that writes it; `check` is for the training thread.
+    """Diagnoses a run from time to time, in the thread that writes it. `check` is for the training thread.
 
     Args:
-        folder: of the run.
+        folder: folder of the run.
         recorded: how many steps it has already.
         note: called with a step, "finding" and the JSON of each finding.
     """
@@ -32,7 +32,7 @@ class OnlineDiagnosis:
         self.check = self._watchdog.check
 
     def committed(self, rows: Sequence[Row]) -> None:
-        """Rows are in the file: diagnose it, if a look is due."""
+        """Rows were committed: diagnose the run if a diagnosis is due."""
         self._recorded += sum(isinstance(row, StepRow) for row in rows)
         if self._watchdog.due(self._recorded):
             with History.open(self._folder) as history:

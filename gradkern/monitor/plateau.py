@@ -1,4 +1,4 @@
-"""Total norms that something else has clipped before they were measured."""
+"""Norms of gradients that something else has clipped before they were measured."""
 
 from __future__ import annotations
 
@@ -6,34 +6,36 @@ import numpy as np
 
 from gradkern.history.rows import StepRow
 
-#: Recorded steps in a row at one value. What is not clipped varies by more than this from step to step;
-#: bfloat16 gradients that are clipped to one norm agree within it.
+#: Recorded steps in a row at one value. Unclipped norms vary by more than this from step to step; bfloat16
+#: gradients that were clipped to one norm agree within it.
 _STEPS = 20
 _TOLERANCE = 1e-4
 
 
 class Plateau:
-    """Notices that the total stays at one value while the gradients change. On the writing thread."""
+    """Notices a total norm that stays at one value while the gradients change. Used by the writing thread."""
 
     def __init__(self) -> None:
         self._last: StepRow | None = None
         self._count = 0
+        self._told = False
 
     def add(self, row: StepRow) -> str:
-        """What is to be warned of, "" for nothing."""
+        """The next step; returns a warning, once, or ""."""
         last, self._last = self._last, row
         total = row.total_norm
         if last is None or row.phase == "after_clip" or not 0 < total < np.inf:
             self._count = 0
             return ""
-        sits = abs(last.total_norm - total) <= _TOLERANCE * total
+        stays = abs(last.total_norm - total) <= _TOLERANCE * total
         # Gradients that are the same at every step are no sign of clipping.
         changes = not (np.array_equal(last.max_abs, row.max_abs) and np.array_equal(last.norm, row.norm))
-        self._count = self._count + 1 if sits and changes else 0
-        if self._count != _STEPS - 1:
+        self._count = self._count + 1 if stays and changes else 0
+        if self._told or self._count != _STEPS - 1:
             return ""
+        self._told = True
         return (
-            f"[GradMonitor] the total norm sits at {total:.4g} for {_STEPS} recorded steps: something else "
+            f"[GradMonitor] the total norm has been {total:.4g} for {_STEPS} recorded steps: something else "
             "has clipped the gradients before they were measured (a trainer's max_grad_norm, say). Measure "
-            "before that, leave its clipping to GradClipper, or say record(after_clip=True)"
+            "before it clips, leave the clipping to GradClipper, or pass record(after_clip=True)"
         )

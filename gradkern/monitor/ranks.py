@@ -1,4 +1,4 @@
-"""What the ranks of a sharded model have to agree on before they record."""
+"""What the ranks of a distributed program agree on before they record."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ from gradkern.kernels.dtensors import is_distributed
 
 
 def agree_on_step(params: Sequence[Tensor], step: int, failed: bool) -> int:
-    """The last step of the run, on every rank: one small collective over the default group.
+    """The last step of the run, the same on every rank: one small collective over the default group.
 
-    `record` measures a sharded model by collectives, every `every` steps: ranks that counted
-    differently would wait for one another. A model without DTensors needs none of this, and nothing
-    is sent then.
+    `record` measures a sharded model with collectives at every `every`-th step, so ranks that count
+    differently would wait for each other. Without DTensors nothing is sent.
 
     Args:
-        params: of the model.
-        step: what this rank found in its run folder, 0 if it has none.
+        params: parameters of the model.
+        step: last step in this rank's run folder, 0 if it has none.
         failed: whether this rank could not open its run folder.
 
     Raises:
@@ -38,16 +37,16 @@ def agree_on_step(params: Sequence[Tensor], step: int, failed: bool) -> int:
     last, failures = found.tolist()
     if failures and not failed:
         raise RuntimeError(
-            "[GradMonitor] expected every rank to open its run folder, another could not; its error says why"
+            "[GradMonitor] run_dir: another rank could not open its run folder; its error says why"
         )
     return int(last)
 
 
 def made_by_rank_0(make: Callable[[], Path]) -> Path:
-    """What `make` returns on rank 0, on every rank: one broadcast over the default group.
+    """Call `make` on rank 0 and return its result on every rank: one broadcast over the default group.
 
     Raises:
-        RuntimeError: `make` failed on rank 0, which raises what `make` raised.
+        RuntimeError: `make` failed on rank 0, where its own error is raised.
     """
     import torch.distributed as dist
 
@@ -58,9 +57,7 @@ def made_by_rank_0(make: Callable[[], Path]) -> Path:
     finally:
         dist.broadcast_object_list(name)
     if name[0] is None:
-        raise RuntimeError(
-            "[GradMonitor] expected rank 0 to make the run folder, it could not; its error says why"
-        )
+        raise RuntimeError("[GradMonitor] run_dir: rank 0 could not make the run folder; its error says why")
     return Path(name[0])
 
 

@@ -1,4 +1,4 @@
-"""The thread that writes: takes captured steps when they have arrived, in batches."""
+"""`Recorder`: the thread that writes. It takes captures when they have arrived, in batches."""
 
 from __future__ import annotations
 
@@ -6,48 +6,43 @@ import contextlib
 import sqlite3
 import threading
 import time
-import warnings
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from typing import Any, Protocol
+from typing import Any
 
 from gradkern._util.warning import warn
 from gradkern.history import format
 from gradkern.history.rows import Row, StepRow
 from gradkern.history.writer import HistoryWriter
-from gradkern.monitor.capture import Capture, Presence, StepCapture
+from gradkern.monitor.capture import Capture, Presence
+from gradkern.monitor.committer import Committer, Feed
+from gradkern.monitor.joiner import parts_of
 from gradkern.monitor.plateau import Plateau
+from gradkern.monitor.queue import CaptureQueue
+from gradkern.monitor.step_events import StepEvents
+from gradkern.monitor.warned import Warned
 
-#: How often the thread looks for work, in seconds. It is never woken by a step: that would cost
+#: Seconds between two looks at the queue, by journal mode. The thread is not woken by a step: that would cost
 #: the training thread a system call and a turn at Python's lock.
 INTERVAL = {"WAL": 0.2, "TRUNCATE": 1.0}
-LIMIT_BYTES = 64 << 20
-PATIENCE = 1.0  # the longest that a step waits for a slow disk, once per stall
-RETRY = 1.0
-RETRY_MOST = 30.0
-
-
-class Feed(Protocol):
-    """Where committed rows go besides the file."""
-
-    def open(self, run_dir: Path) -> None: ...
-    def send(self, rows: Sequence[Row]) -> list[str]:
-        """Returns what is to be warned of."""
-        ...
-
-    def close(self) -> None: ...
+#: Seconds between two notes of what the monitor itself costs.
+NOTE_EVERY = 2.0
 
 
 class Recorder:
-    """Captures in, rows out. `submit` is for one thread; memory is bounded by `limit` bytes.
+    """Captures in, rows out. `submit` is called by one thread only.
 
-    When captures come faster than the disk takes them, `submit` waits once, at most `PATIENCE`
-    seconds; steps that still find no room are dropped, counted in `lost`, and warned of once.
+    When captures come faster than the disk takes them, `submit` waits once, at most a second. Steps that
+    still find no room are dropped, counted in `lost`, and warned of once.
 
     Args:
-        ended: called when nothing is written any more, in the thread that wrote.
+        folder: folder of the run.
+        meta: entries of `History.meta`.
+        feed: gets the committed rows, too.
+        journal: SQLite's journal mode; by default the one that the file system takes.
+        ended: called when the thread has written its last, by that thread.
     """
 
     def __init__(
@@ -57,107 +52,79 @@ class Recorder:
         feed: Feed,
         *,
         journal: str | None = None,
-        limit: int = LIMIT_BYTES,
         ended: Callable[[], None] = lambda: None,
     ) -> None:
         self._writer = HistoryWriter(folder, {**meta, "closed": None}, journal)
         self.file = folder / format.DATABASE
-        self.journal = self._writer.journal
         self.last_step = self._writer.last_step
-        self._norm_type = self._noted_type = self._writer.norm_type
-        self.lost = 0
         self.record_seconds: deque[float] = deque(maxlen=100)
-        self._feed = feed
+        self._feed, self._ended = feed, ended
         try:
             feed.open(folder)
         except BaseException:
             self._writer.close()
             raise
-        self._queue: deque[Capture] = deque()
-        self._rows: list[Row] = []
-        self._row_bytes = 0
-        self._queued_bytes = 0
-        self._taken_bytes = 0
-        self._limit = limit
-        self._ended = ended
-        self.committed: Callable[[Sequence[Row]], None] = lambda rows: None
-        """Called with the rows of each commit, in the thread that writes."""
-        self._stalled = False
-        self._warned: set[str] = set()
-        self._plateau = Plateau()
-        self._retry_at, self._retry_after = 0.0, RETRY
-        self._written_rows, self._written_seconds, self._noted_at = 0, 0.0, 0.0
+        self._warned = Warned()
         self._wake = threading.Event()
+        self._queue = CaptureQueue(self.file, self._wake, self._warned)
+        self.committer = Committer(self.file, self._writer, feed, self._warned)
+        self._dropped = 0
+        self._row_bytes = 0
+        self._presence, self._plateau, self._events = Presence(), Plateau(), StepEvents()
+        self._noted_at = 0.0
         self._idle = threading.Condition()
         self._flushes_wanted, self._flushes_done = 0, 0
         self._stop = False
-        self._presence = Presence()
         self._thread = threading.Thread(target=self._run, name="gradkern-monitor", daemon=True)
         self._thread.start()
+
+    @property
+    def lost(self) -> int:
+        """How many steps could not be recorded."""
+        return self._dropped + self.committer.lost
 
     # ---- the training thread ----
 
     def submit(self, capture: Capture) -> None:
-        """Hand over; returns at once unless the queue is full."""
-        if self._queued_bytes - self._taken_bytes > self._limit and not self._make_room():
-            self.lost += isinstance(capture, StepCapture)
+        """Hand a capture to the writing thread. Returns at once unless the queue is full."""
+        if not self._queue.put(capture):
+            self._dropped += capture.is_step
             capture.arriving.wait()
             capture.arriving.release()
-            return
-        self._queued_bytes += capture.nbytes()
-        self._queue.append(capture)
 
     def check_norm_type(self, norm_type: float) -> None:
-        """Orders are not mixed in one run; the first one is noted.
+        """One run has norms of one order: that of its first step.
 
         Raises:
-            ValueError: the run was recorded with another one.
+            ValueError: the run has norms of another order.
         """
-        if self._norm_type is not None and self._norm_type != norm_type:
+        recorded = self.committer.norm_type
+        if recorded is not None and recorded != norm_type:
             raise ValueError(
-                f"[GradMonitor.record] stats.norm_type: expected {self._norm_type!r} as in "
-                f"{str(self.file)!r}, got {norm_type!r}"
+                f"[GradMonitor.record] stats.norm_type: expected {recorded!r} as in {str(self.file)!r}, got "
+                f"{norm_type!r}"
             )
-        self._norm_type = norm_type
-
-    def _make_room(self) -> bool:
-        if not self._stalled:
-            deadline = time.monotonic() + PATIENCE
-            while time.monotonic() < deadline:
-                self._wake.set()
-                time.sleep(0.005)
-                if self._queued_bytes - self._taken_bytes <= self._limit // 2:
-                    return True
-            self._stalled = True
-            self._warn(
-                "stall",
-                f"[GradMonitor] {str(self.file)!r}: steps come faster than they can be written; those that "
-                "find no room are not recorded. Training goes on.",
-            )
-        if self._queued_bytes - self._taken_bytes <= self._limit // 2:
-            self._stalled = False
-            return True
-        return False
+        self.committer.norm_type = norm_type
 
     def flush(self, timeout: float = 30.0) -> bool:
-        """Wait until everything submitted is committed; False if it took longer or cannot be."""
+        """Wait until everything submitted is committed. False if that takes longer, or cannot be."""
         with self._idle:
             self._flushes_wanted += 1
             target = self._flushes_wanted
             self._wake.set()
             self._idle.wait_for(lambda: self._flushes_done >= target or not self._thread.is_alive(), timeout)
-            written = not self._queue and not self._rows and "gone" not in self._warned
-            return self._flushes_done >= target and written
+            held = bool(self._queue) or bool(self.committer.rows)
+            return self._flushes_done >= target and not held and not self.committer.gone
 
     def close(self, timeout: float = 60.0) -> None:
-        """Write what is left and stop."""
+        """Write what is left, and end the thread."""
         self._stop = True
-        if threading.current_thread() is self._thread:  # the collector found the monitor here
-            return  # ends with what it is doing; it may hold what `_wake` needs
+        if threading.current_thread() is self._thread:  # the garbage collector dropped the monitor here
+            return  # waking would take a lock that this thread may hold
         self._wake.set()
         self._thread.join(timeout)
         if self._thread.is_alive():
-            self._warn(
+            self._warned.tell(
                 "close", f"[GradMonitor] {str(self.file)!r}: still being written after {timeout:.0f} s"
             )
 
@@ -171,7 +138,7 @@ class Recorder:
             self._ended()
 
     def _write_until_stopped(self) -> None:
-        interval = INTERVAL.get(self.journal, 1.0)
+        interval = INTERVAL.get(self._writer.journal, 1.0)
         while not self._stop:
             self._wake.wait(interval)
             self._wake.clear()
@@ -184,163 +151,65 @@ class Recorder:
                     self._idle.notify_all()
 
     def _finish(self) -> None:
-        self._retry_at = 0.0
+        self.committer.retry_now()
         self._drain(wait=True)
-        if self._rows:
-            self.lost += _steps_in(self._rows)
-            self._warn(
-                "lost", f"[GradMonitor] {str(self.file)!r}: {len(self._rows)} rows could not be written"
-            )
+        self.committer.give_up_rest()
         with contextlib.suppress(sqlite3.Error):
             if not self._writer.gone():
                 self._note(force=True)
-                self._writer.set_meta("closed", time.time())  # a killed run never says so
+                self._writer.set_meta("closed", time.time())  # missing after a kill
         self._writer.close()
         self._feed.close()
 
     def _drain(self, wait: bool) -> None:
-        """What has arrived becomes rows, rows are committed, sinks get them."""
+        """Commit what has arrived; with `wait`, everything submitted."""
         try:
             self._collect(wait)
-            if self._rows and (wait or time.monotonic() >= self._retry_at):
-                self._commit()
-            if wait and self._queue and not self._rows:  # events that the commit brought about
+            self.committer.commit(now=wait)
+            if wait and self._queue and not self.committer.rows:  # events that the commit brought about
                 self._collect(wait)
-                if self._rows:
-                    self._commit()
+                self.committer.commit()
             self._note()
-        except Exception as error:  # a bug here must not end in silence, nor end the training
-            self._warn("bug", f"[GradMonitor] {str(self.file)!r}: recording failed: {error!r}")
+        except Exception as error:  # a bug here must neither be silent nor end the training
+            self._warned.tell("bug", f"[GradMonitor] {str(self.file)!r}: recording failed: {error!r}")
 
     def _collect(self, wait: bool) -> None:
-        while self._queue:
-            capture = self._queue[0]
-            if wait:
-                capture.arriving.wait()
-            elif not capture.arriving.arrived():
-                return
-            self._queue.popleft()
+        while (capture := self._queue.take(wait)) is not None:
             size = capture.nbytes()
             self._row_bytes = max(self._row_bytes, size)
-            self._taken_bytes += size
-            try:
-                row = capture.row(self._presence)
-                self._rows.append(row)
-                if isinstance(row, StepRow):
-                    self._tell(self._plateau.add(row))
-            except Exception as error:  # the others are not to be lost with it
-                self._lose(1, f"step {capture.step} cannot be recorded", error)
+            rows = self._rows_of(capture)
             capture.arriving.release()
-            if self._retry_at:
-                self._trim()
-            elif len(self._rows) >= 256:
-                self._commit()
+            self.committer.add(rows, self._row_bytes, self._queue.limit)
 
-    def _tell(self, message: str) -> None:
-        if message and message not in self._warned:
-            self._warned.add(message)
-            warn(message)
-
-    def _lose(self, rows: int, what: str, error: Exception) -> None:
-        self.lost += rows
-        self._warn("row", f"[GradMonitor] {str(self.file)!r}: {what}: {error!r}. Training goes on.")
-
-    def _trim(self) -> None:
-        """While nothing can be written: the newest rows that fit stay."""
-        most = max(16, self._limit // max(self._row_bytes, 1))
-        excess = len(self._rows) - most
-        if excess > 0:
-            self.lost += _steps_in(self._rows[:excess])
-            del self._rows[:excess]
-
-    def _commit(self) -> None:
-        if self._writer.gone():
-            self.lost += _steps_in(self._rows)
-            self._send(self._rows)
-            self._rows.clear()
-            self._warn(
-                "gone",
-                f"[GradMonitor] {str(self.file)!r}: deleted or replaced while it was recorded to: steps from "
-                "here on are lost. Training goes on; to record again, close this monitor and make a new one.",
-            )
-            return
-        batch = list(self._rows)
-        start = time.perf_counter()
+    def _rows_of(self, capture: Capture) -> list[Row]:
+        """The row of a capture, and the events of a step."""
         try:
-            self._write(self._rows)
-        except sqlite3.Error as error:
-            self._retry_at = time.monotonic() + self._retry_after
-            self._retry_after = min(2 * self._retry_after, RETRY_MOST)
-            reason = format.explain(error, self.file, "GradMonitor")
-            self._warn(
-                "write",
-                f"{reason}. Training goes on; recent steps are kept in memory (at most "
-                f"{self._limit >> 20} MiB of them) and writing is tried again.",
-            )
-        except format.HistoryError as error:
-            self._retry_at = time.monotonic() + self._retry_after
-            self._warn("write", f"{error}. Training goes on; writing is tried again.")
-        else:
-            self._retry_at, self._retry_after = 0.0, RETRY
-            self._warned.discard("write")
-        done = batch[: len(batch) - len(self._rows)]
-        self._written_rows += len(done)
-        self._written_seconds += time.perf_counter() - start
-        self._send(done)
-        self.committed(done)
-
-    def _send(self, rows: Sequence[Row]) -> None:
-        for message in self._feed.send(rows):
-            self._warn(message, message)
-
-    def _write(self, rows: list[Row]) -> None:
-        """Rows to the file; what is committed (or can never be) is taken out of the list."""
-        if self._noted_type != self._norm_type:
-            self._writer.set_meta("norm_type", self._norm_type)
-            self._noted_type = self._norm_type
-        try:
-            self._writer.write(rows)
-        except (sqlite3.Error, format.HistoryError):
-            raise
-        except Exception:  # a row that no file can hold: one at a time, without it
-            while rows:
-                one = [rows[0]]
-                try:
-                    self._writer.write(one)
-                except (sqlite3.Error, format.HistoryError):
-                    raise
-                except Exception as error:
-                    self._lose(1, f"step {rows[0].step} cannot be recorded", error)
-                del rows[0]
+            row = capture.row(self._presence)
+            if not isinstance(row, StepRow):
+                return [row]
+            message = self._plateau.add(row)
+            if message:
+                warn(message)
+            return [row, *self._events.of(parts_of(capture, row))]
+        except Exception as error:  # one row less; the others are not affected
+            self.committer.lose(f"step {capture.step} cannot be recorded", error)
+            return []
 
     def _note(self, force: bool = False) -> None:
-        """What the monitor itself costs, for those who watch."""
-        now = time.monotonic()
-        if (
-            "gone" in self._warned
-            or not self._written_rows
-            or self._retry_at
-            or (now < self._noted_at + 2.0 and not force)
-        ):
+        """Write what the monitor itself costs, every `NOTE_EVERY` seconds: `watch` shows it."""
+        now, committer = time.monotonic(), self.committer
+        if committer.gone or committer.failing or not committer.written_rows:
+            return
+        if now < self._noted_at + NOTE_EVERY and not force:
             return
         self._noted_at = now
         self._writer.set_meta(
             "monitor",
             {
                 "record_us": round(1e6 * median([*self.record_seconds] or [0.0]), 2),
-                "write_us": round(1e6 * self._written_seconds / self._written_rows, 2),
-                "rows": self._written_rows,
+                "write_us": round(1e6 * committer.written_seconds / committer.written_rows, 2),
+                "rows": committer.written_rows,
                 "lost": self.lost,
                 "waiting": len(self._queue),
             },
         )
-
-    def _warn(self, key: str, message: str) -> None:
-        if key not in self._warned:
-            self._warned.add(key)
-            warnings.warn(message, RuntimeWarning, stacklevel=2)
-
-
-def _steps_in(rows: Sequence[Row]) -> int:
-    """Of looks, facts and the like a step may have several rows besides its own."""
-    return sum(isinstance(row, StepRow) for row in rows)

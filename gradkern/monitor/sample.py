@@ -1,4 +1,4 @@
-"""A fixed sample of elements of many tensors, taken with few operations."""
+"""`Sample`: a fixed sample of elements of many tensors, taken with few operations."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ WHOLE_ELEMENTS = 1 << 16  # of a vector
 
 
 def stride_for(numel: int, shape: Sequence[int], most: int) -> int:
-    """A step through the elements that meets at most about `most` of them.
+    """A stride that takes about `most` of the elements at most.
 
-    It shares no factor with any side of the tensor, so that it does not run down one column.
+    It has no factor in common with any side of the tensor, so that it does not stay in one column.
     """
     stride = -(-numel // most)
     while stride > 1 and any(_shares_factor(stride, side) for side in shape if side > 1):
@@ -34,15 +34,15 @@ def _shares_factor(a: int, b: int) -> bool:
 
 
 class Sample:
-    """Which elements of which tensors: every one if there are at most 2**20 in all, else up to
-    about 1,024 of each, a constant stride apart.
+    """A sample of every element if there are at most 2**20 in all, else of about 1,024 of each tensor, a
+    constant stride apart.
 
-    Of a DTensor the local part is looked at. Tensors without numbers in plain memory are left out:
-    sparse, nested, meta and lazy ones, wrapper subclasses, and types that torch cannot convert
-    (quantised ones, float4, bits).
+    Of a DTensor the local part is sampled. Tensors without numbers in plain memory are left out: sparse,
+    nested, meta and lazy ones, wrapper subclasses, and types that torch cannot convert (quantised, float4,
+    bits).
 
     Args:
-        vectors_whole: every element of tensors with one dimension, up to 65,536 of each.
+        vectors_whole: take every element of tensors with one dimension, if they have at most 65,536.
     """
 
     def __init__(self, tensors: Sequence[Tensor], vectors_whole: bool = False) -> None:
@@ -56,15 +56,15 @@ class Sample:
             small = [t.dim() == 1 and t.numel() <= WHOLE_ELEMENTS for t in tensors]
             self.strides = [1 if is_small else stride for is_small, stride in zip(small, self.strides)]
         numbers = [0 if f is None else f.numel() for f in flat]
-        #: For each tensor, what a norm of its sample is multiplied by for that of all its elements.
+        #: For each tensor, the factor from the norm of its sample to that of all its elements.
         self.factors = [math.sqrt(n / max(-(-n // s), 1)) for n, s in zip(numbers, self.strides)]
         self._lengths: dict[tuple[torch.device, tuple[int, ...]], Tensor] = {}
 
     def take(self, tensors: Sequence[Tensor | None]) -> list[Piece]:
-        """The sampled elements, one piece a device; a None contributes nothing.
+        """The sampled elements, one piece per device; None is skipped.
 
-        No synchronisation, except that the lengths of the pieces are copied to a device where that
-        set of tensors is sampled for the first time.
+        No synchronisation, except that the first time that a set of tensors is sampled, its lengths are
+        copied to the device.
         """
         by_device: dict[torch.device, list[tuple[int, Tensor]]] = {}
         for row, tensor in enumerate(tensors):
@@ -86,46 +86,46 @@ class Sample:
         return Piece([row for row, _ in entries], torch.cat(parts).float(), counts, self._lengths[key])
 
 
-#: What `torch.cat` brings to a common type by itself.
+#: Types that `torch.cat` promotes to a common type.
 _PROMOTED = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
 
-#: Sets of tensors whose lengths are kept on a device: which ones have a gradient may vary.
+#: Sets of tensors whose lengths are kept on devices; which tensors have a gradient may vary.
 _MOST_LENGTHS = 16
 
 
 class Piece:
-    """Elements of some tensors on one device: flat float32 `values`, of each tensor of `rows` the next
-    `counts` elements; `lengths` is the same int64 on the device."""
+    """Sampled elements of the tensors `rows` on one device: flat float32 `values`, the next `counts` elements
+    for each tensor; `lengths` are the counts as int64 on the device."""
 
     def __init__(self, rows: list[int], values: Tensor, counts: list[int], lengths: Tensor) -> None:
         self.rows, self.values, self.counts, self.lengths = rows, values, counts, lengths
 
     def sums(self, values: Tensor) -> Tensor:
-        """float64 sum of `values` (as long as `self.values`) for each tensor; deterministic."""
+        """float64 sum for each tensor of `values`, which is as long as `self.values`. Deterministic."""
         sums: Tensor = torch.segment_reduce(
             values.double(), "sum", lengths=self.lengths, unsafe=True, initial=0.0
         )
         return sums
 
     def owners(self) -> Tensor:
-        """For each element the position of its tensor in `rows`."""
+        """For each element, the position of its tensor in `rows`."""
         index = torch.arange(len(self.rows), device=self.values.device)
         return torch.repeat_interleave(index, self.lengths, output_size=len(self.values))
 
 
-#: What was found of some tensors on one device: their rows, and columns of as many entries there.
-Part = tuple[list[int], tuple[Tensor, ...]]
+#: Statistics of some tensors on one device: their rows, and columns with an entry for each.
+DeviceColumns = tuple[list[int], tuple[Tensor, ...]]
 
 
 def local(tensor: Tensor) -> Tensor:
-    """The part of a DTensor that is here; any other tensor itself, detached."""
+    """The local part of a DTensor; any other tensor itself. Detached."""
     to_local: Any = getattr(tensor, "to_local", None)
     return (tensor if to_local is None else to_local()).detach()
 
 
 def elements(tensor: Tensor) -> Tensor | None:
-    """The elements in memory order, without a copy where there need be none; None where there are no
-    numbers in plain memory."""
+    """The elements in memory order, without a copy where possible; None if there are no numbers in plain
+    memory."""
     tensor = local(tensor)
     if not (_is_plain(tensor) and _has_numbers(tensor.dtype.to_real(), tensor.device.type)):
         return None
@@ -149,14 +149,14 @@ def _is_plain(tensor: Tensor) -> bool:
 
 
 def _sides(tensor: Tensor) -> tuple[int, ...]:
-    """The sides that a stride through `elements` must not run along; of a complex number both parts."""
+    """The sides of `elements`, in which a complex number is two."""
     shape = tuple(local(tensor).shape)
     return (*shape, 2) if tensor.is_complex() else shape
 
 
 @functools.cache
 def _has_numbers(dtype: torch.dtype, device: str) -> bool:
-    """Whether torch converts the type to float32; tried once, as torch has no list of those."""
+    """Whether torch converts the type to float32. Tried once, since torch has no list of such types."""
     if dtype in _PROMOTED:
         return True
     try:

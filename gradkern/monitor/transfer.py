@@ -1,4 +1,4 @@
-"""Getting small tensors to the host without waiting for the device."""
+"""Copies of small tensors to the host, without waiting for the device."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _ALIGN = 16
 
 
 class Event(Protocol):
-    """What is needed of torch.cuda.Event."""
+    """What is used of torch.cuda.Event."""
 
     def record(self, stream: Any) -> None: ...
     def query(self) -> bool: ...
     def synchronize(self) -> None: ...
 
 
-#: One event for each device that something was copied from.
+#: An event for each device that something is copied from.
 Events = dict[torch.device, Event]
 
 
@@ -44,12 +44,12 @@ class Arriving:
         return all(event.query() for event in self._events.values())
 
     def wait(self) -> None:
-        """Until they may be."""
+        """Wait until they may be read."""
         for event in self._events.values():
             event.synchronize()
 
     def release(self) -> None:
-        """Give the buffer back: what is in `tensors` is not looked at any more."""
+        """Return the buffer to the pool: `tensors` are no longer read."""
         if self._pool is not None and self._buffer is not None:
             self._pool.put(self._buffer, self._events)
             self._buffer = None
@@ -59,8 +59,34 @@ class Arriving:
 HERE = Arriving([], {}, None, None)
 
 
+class _Together(Arriving):
+    """Several at once."""
+
+    __slots__ = ("_all",)
+
+    def __init__(self, arriving: Sequence[Arriving]) -> None:
+        super().__init__([], {}, None, None)
+        self._all = arriving
+
+    def arrived(self) -> bool:
+        return all(one.arrived() for one in self._all)
+
+    def wait(self) -> None:
+        for one in self._all:
+            one.wait()
+
+    def release(self) -> None:
+        for one in self._all:
+            one.release()
+
+
+def together(arriving: Sequence[Arriving]) -> Arriving:
+    """Has arrived when all have."""
+    return HERE if all(one is HERE for one in arriving) else _Together(arriving)
+
+
 class PinnedPool:
-    """Pinned buffers of one size with their events, used again and again. Safe between two threads."""
+    """Reuses pinned buffers and their events. One thread may get buffers and another return them."""
 
     def __init__(self) -> None:
         self._free: deque[tuple[Tensor, Events]] = deque()
@@ -75,7 +101,7 @@ class PinnedPool:
     def _take(self, size: int) -> tuple[Tensor, Events]:
         while self._free:
             buffer, events = self._free.popleft()
-            if buffer.numel() >= size:  # smaller ones are of an earlier layout: let go
+            if buffer.numel() >= size:  # smaller ones, of an earlier layout, are dropped
                 return buffer, events
         return _new_buffer(self._size), {}
 
@@ -86,9 +112,8 @@ class PinnedPool:
 def send(tensors: Sequence[Tensor], pool: PinnedPool) -> Arriving:
     """Start copying `tensors` to the host; does not wait.
 
-    Tensors on the CPU are kept as they are. Those of CUDA devices go to pinned memory, each on its
-    own device's current stream with an event of that device behind it; those of other devices are
-    copied at once (which waits for that device).
+    Tensors on the CPU are kept as they are. Those of a CUDA device go to pinned memory, on the device's
+    current stream and followed by an event. Those of other devices are copied at once, which waits for them.
 
     Raises:
         RuntimeError: a CUDA graph is being captured; nothing is copied.
@@ -99,10 +124,10 @@ def send(tensors: Sequence[Tensor], pool: PinnedPool) -> Arriving:
     if not kinds <= {"cpu", "cuda"}:
         return Arriving([t.detach().cpu() for t in tensors], {}, None, None)
     if _is_capturing():
-        # A replay would write to a buffer that has long been given to another step.
+        # A replay would write to a buffer that belongs to another step by then.
         raise RuntimeError(
-            "[GradMonitor.record] expected no CUDA graph capture: capture clip_() and call record() with its "
-            "statistics after each replay"
+            "[GradMonitor.record] cannot be captured in a CUDA graph: capture clip_(), and call record() "
+            "with its statistics after each replay"
         )
     return _send_pinned(tensors, pool)
 
@@ -125,7 +150,7 @@ def _send_pinned(tensors: Sequence[Tensor], pool: PinnedPool) -> Arriving:
     return Arriving(here, events, buffer, pool)
 
 
-# What there is of CUDA here, by itself so that the rest can be tested without a device.
+# All calls of CUDA, so that the rest can be tested without a device.
 
 
 def _is_capturing() -> bool:

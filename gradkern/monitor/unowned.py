@@ -1,4 +1,4 @@
-"""Parameters that no optimizer has, and that never change."""
+"""A warning about parameters that are in no optimizer and never change."""
 
 from __future__ import annotations
 
@@ -7,36 +7,36 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from gradkern.monitor.device_warning import DeviceWarning
+from gradkern.monitor.layouts import Plan
 from gradkern.monitor.sample import elements
-from gradkern.monitor.verdict import Verdict
-from gradkern.params.plan import ParameterPlan
 
-#: Looks over which nothing may have changed: another optimizer may step less often.
+#: Looks without a change until it warns: an optimizer that the monitor does not know may step less often.
 _LOOKS = 3
 _ELEMENTS = 64
 
 
 class UnownedParameters:
-    """Watches the trainable parameters with gradient that are in none of the optimizers.
+    """Watches trainable parameters with a gradient that are in none of the optimizers.
 
-    Another optimizer may have them; so their versions and some elements of one are compared from look to
-    look. No synchronisation, and nothing to do where the optimizers have all parameters.
+    Another optimizer may have them. So their versions, and some elements of one of them, are compared from
+    look to look. No synchronisation, and no work if the optimizers have all parameters.
     """
 
-    def __init__(self, plan: ParameterPlan, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+    def __init__(self, plan: Plan, optimizers: Sequence[torch.optim.Optimizer]) -> None:
         self._plan, self._optimizers = plan, optimizers
-        self._verdict = Verdict()
+        self._warning = DeviceWarning()
         self._looks = 0
         self._versions: dict[int, int] = {}
-        """By row: the version at the first look of those that have not changed since."""
+        """By row, the version at the first look; only rows that have not changed since."""
         self._row, self._before = 0, torch.empty(0, device="cpu")
         """Some elements of one of them."""
 
     @torch.no_grad()
     def look(self) -> None:
-        """Compare with the last looks; called after a step."""
+        """Compare with earlier looks. Called after a step."""
         if self._looks == _LOOKS or not self._optimizers:
-            self._verdict.poll()
+            self._warning.poll()
             return
         versions = self._candidates()
         self._versions = {
@@ -69,20 +69,20 @@ class UnownedParameters:
             return
         names = [self._plan.names[row] for row in self._versions]
         shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-        self._verdict.ask(
+        self._warning.ask(
             (now == before).all(),
             lambda _: (
                 f"[GradMonitor] {shown}: trainable and with gradients, but in no optimizer that the monitor "
                 "knows, and unchanged so far. If the model's parameters were replaced after the optimizer "
-                "was built, build the optimizer again. If they are not to be trained, set requires_grad to "
+                "was built, build the optimizer again. If they should not be trained, set requires_grad to "
                 "False"
             ),
         )
-        self._verdict.poll()
+        self._warning.poll()
 
 
 def _some(param: Tensor) -> Tensor:
-    """A few elements, copied; none where there are no numbers in plain memory."""
+    """A copy of a few elements; empty if there are no numbers in plain memory."""
     flat = elements(param)
     if flat is None:
         return torch.empty(0, device="cpu")

@@ -1,4 +1,4 @@
-"""‖w‖ and ‖Δw‖ / ‖w‖ of every parameter around the step of an optimizer."""
+"""`UpdateTracker`: ‖w‖ and ‖Δw‖ / ‖w‖ of every parameter around an optimizer step."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from gradkern.monitor.sample import Part, Piece, Sample
+from gradkern.monitor.sample import DeviceColumns, Piece, Sample
 
 
 class UpdateTracker:
-    """Compares samples of the weights before and after a step. No synchronisation (see `Sample.take`).
+    """Compares samples of the weights before and after a step. No synchronisation (but see `Sample.take`).
 
     Args:
-        params: the parameters as they are now.
+        params: returns the current parameters.
     """
 
     def __init__(self, params: Callable[[], Sequence[Tensor]]) -> None:
@@ -25,7 +25,7 @@ class UpdateTracker:
 
     @torch.no_grad()
     def before(self) -> None:
-        """Take the weights before the step."""
+        """Sample the weights before the step."""
         params = list(self._params())
         identities = [id(p) for p in params]
         if identities != self._watched:
@@ -33,24 +33,20 @@ class UpdateTracker:
         self._before = self.sample.take(params)
 
     @torch.no_grad()
-    def after(self) -> list[Part] | None:
-        """For each device its rows and (norm of the sampled weights float64, ratio float32) there.
+    def after(self) -> list[DeviceColumns] | None:
+        """For each device its rows, and there (norm of the sampled weights, float64; ratio, float32).
 
-        Rows that cannot be sampled are in none. None where the parameters are others than before.
+        Rows that cannot be sampled are left out. None if the parameters were replaced in the step.
         """
         params = list(self._params())
         if [id(p) for p in params] != self._watched:
             return None
         return _norms(self._before, self.sample.take(params))
 
-    def forget(self) -> None:
-        """Let go of the weights."""
-        self._before = []
 
-
-def _norms(before: list[Piece], after: list[Piece]) -> list[Part]:
-    """(‖w‖, ‖Δw‖ / ‖w‖) of what was sampled, on each device."""
-    parts: list[Part] = []
+def _norms(before: list[Piece], after: list[Piece]) -> list[DeviceColumns]:
+    """(‖w‖, ‖Δw‖ / ‖w‖) of the samples, on each device."""
+    parts: list[DeviceColumns] = []
     for old, new in zip(before, after):
         squares = old.sums(old.values.double().square())
         changes = old.sums((new.values.double() - old.values.double()).square())

@@ -24,10 +24,10 @@ def as_list(
     Warns:
         GradkernWarning: an iterator yields nothing, most likely because it was used up before.
     """
-    if isinstance(parameters, torch.Tensor):
-        return [parameters]
     if isinstance(parameters, (list, tuple)):
         return parameters
+    if isinstance(parameters, torch.Tensor):
+        return [parameters]
     # A ParameterList is a Module and iterates over its parameters; torch takes it, so do we.
     listed: object = parameters
     if isinstance(listed, torch.nn.Module) and not isinstance(listed, torch.nn.ParameterList):
@@ -130,12 +130,18 @@ def as_norm(operation: str, total_norm: Any) -> Tensor:
     return norm
 
 
+#: Where wrappers keep the optimizer that steps: Accelerate and DeepSpeed, Opacus, fastai, torch's ZeRO, SAM.
+_WITHIN = ("optimizer", "original_optimizer", "opt", "optim", "base_optimizer")
+
+
 def innermost(optimizer: Any) -> Any:
-    """The optimizer that takes hooks and steps: some wrappers (Accelerate's) are one by class only, and have
-    theirs as `.optimizer`. None where there is none within."""
+    """The torch optimizer that takes hooks and steps; wrappers have theirs within, and some of them are
+    optimizers by class. None where there is none."""
     found = optimizer
-    while isinstance(found, torch.optim.Optimizer) and not hasattr(found, "_optimizer_step_pre_hooks"):
-        found = getattr(found, "optimizer", None)
+    while not (isinstance(found, torch.optim.Optimizer) and hasattr(found, "_optimizer_step_pre_hooks")):
+        if not hasattr(found, "param_groups"):  # no optimizer: a scheduler has one as `.optimizer` too
+            return None
+        found = next((vars(found)[name] for name in _WITHIN if name in vars(found)), None)
     return found
 
 

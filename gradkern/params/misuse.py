@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -31,13 +32,8 @@ class Misuse:
         Warns:
             GradkernWarning: one has.
         """
-        if "used" in self._told or self._first >= len(params) or not steps.is_used(params[self._first]):
-            return
-        self._tell(
-            "used",
-            f"an optimizer has stepped with these gradients already, so it is too late to {self._action} "
-            "them. The order is loss.backward(), clip_(), record(), optimizer.step(), optimizer.zero_grad()",
-        )
+        if "used" not in self._told and steps.is_used(params, self._first):
+            self._tell("used", used(self._action))
 
     def check_present(self, params: Sequence[Tensor], has_grad: Sequence[bool]) -> None:
         """Something has a gradient.
@@ -55,6 +51,46 @@ class Misuse:
     def _tell(self, key: str, message: str) -> None:
         self._told.add(key)
         warn(f"[{self._operation}] {message}")
+
+
+class DropInMisuse:
+    """The same signs for the drop-in functions, which keep nothing but whom they told last."""
+
+    def __init__(self) -> None:
+        self._told: dict[str, weakref.ref[Tensor]] = {}
+        self._first = 0
+        """Where a gradient was found last."""
+
+    def check_used(self, operation: str, params: Sequence[Tensor]) -> None:
+        """As `Misuse.check_used`. Of use where an optimizer has stepped (`steps.noted`)."""
+        steps.watch()
+        if steps.is_used(params):
+            self._tell(operation, params, used("clip"))
+
+    def check_present(self, operation: str, params: Sequence[Tensor]) -> None:
+        """As `Misuse.check_present`, at the cost of one look at a gradient."""
+        if self._first < len(params) and params[self._first].grad is not None:
+            return
+        first = next((i for i, p in enumerate(params) if p.grad is not None), None)
+        if first is not None:
+            self._first = first
+        elif any(p.requires_grad for p in params):
+            self._tell(operation, params, no_gradient("clip"))
+
+    def _tell(self, operation: str, params: Sequence[Tensor], message: str) -> None:
+        """Once for the same parameters."""
+        last = self._told.get(message)
+        if last is None or last() is not params[0]:
+            self._told[message] = weakref.ref(params[0])
+            warn(f"[{operation}] {message}")
+
+
+def used(action: str) -> str:
+    """What is said where an optimizer has used the gradients already."""
+    return (
+        f"an optimizer has stepped with these gradients already, so it is too late to {action} them. The "
+        "order is loss.backward(), clip_(), record(), optimizer.step(), optimizer.zero_grad()"
+    )
 
 
 def no_gradient(action: str) -> str:

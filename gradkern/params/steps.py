@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import weakref
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -47,14 +48,14 @@ def unlisten(optimizer: torch.optim.Optimizer, listener: StepListener) -> None:
 
 def watch() -> None:
     """Register the hooks. Idempotent."""
-    global _watching
-    if not _watching:
-        _watching = True
+    global watching
+    if not watching:
+        watching = True
         register_optimizer_step_pre_hook(_before)
         register_optimizer_step_post_hook(_after)
 
 
-_watching = False
+watching = False
 
 
 def _before(optimizer: torch.optim.Optimizer, *_: Any) -> None:
@@ -74,7 +75,7 @@ def _after(optimizer: torch.optim.Optimizer, *_: Any) -> None:
         listener = ref()
         if listener is not None:
             listener.after_step(optimizer)
-    _used.update(_stepping.pop(id(optimizer), {}))
+    noted.update(_stepping.pop(id(optimizer), {}))
 
 
 # ---- gradients that a step has used ----
@@ -83,36 +84,38 @@ _Noted = tuple[weakref.ref[Tensor], int]
 
 #: By `id` of a parameter: the gradient that a step has used, and its version then. Only of the first
 #: parameter with gradient of each of the first groups, so that the cost does not grow with the model.
-_used: dict[int, _Noted] = {}
+noted: dict[int, _Noted] = {}
 #: The same of optimizers that are just stepping: what their hooks and closures do is in time.
 _stepping: dict[int, dict[int, _Noted]] = {}
 _GROUPS, _TRIES, _MOST = 8, 16, 4096
 
 
 def _gradients(optimizer: torch.optim.Optimizer) -> dict[int, _Noted]:
-    if len(_used) > _MOST:
-        for key in [key for key, (ref, _) in list(_used.items()) if ref() is None]:
-            del _used[key]
-    noted: dict[int, _Noted] = {}
+    if len(noted) > _MOST:
+        is_used(())  # forgets those that are gone
+    found: dict[int, _Noted] = {}
     for group in optimizer.param_groups[:_GROUPS]:
         for param in itertools.islice(group["params"], _TRIES):
             grad = param.grad
             if grad is not None:
-                noted[id(param)] = weakref.ref(grad), _version(grad)
+                found[id(param)] = weakref.ref(grad), _version(grad)
                 break
-    return noted
+    return found
 
 
-def is_used(param: Tensor) -> bool:
-    """Whether an optimizer has stepped with this parameter's gradient as it is now.
+def is_used(params: Sequence[Tensor], start: int = 0) -> bool:
+    """Whether an optimizer has stepped with the gradients of `params` as they are now.
 
-    False also where that is not known: of most parameters but the first of a group.
+    False also where that is not known: only `_TRIES` parameters from `start` on are looked at, and only the
+    first gradient of an optimizer's group is noted.
     """
-    noted = _used.get(id(param))
-    if noted is None:
-        return False
-    grad = param.grad
-    return grad is not None and noted[0]() is grad and noted[1] == _version(grad)
+    for key, (ref, version) in list(noted.items()):
+        grad = ref()
+        if grad is None or version != _version(grad):
+            noted.pop(key, None)  # freed, or written to since: it cannot become a used gradient again
+        elif any(id(p) == key and p.grad is grad for p in itertools.islice(params, start, start + _TRIES)):
+            return True
+    return False
 
 
 def _version(grad: Tensor) -> int:

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from gradkern.diagnosis import Notice
 from gradkern.history.facade import History
 from gradkern.report.bins import F64, I64, Bins
 
@@ -22,6 +23,10 @@ CURVE_BINS = 1200
 RMS_CELLS, RATIO_CELLS = 1_400_000, 350_000
 #: Columns of a matrix, at most.
 MOST_COLUMNS = 1000
+#: Events that are listed: so many of each kind's first and last, and of all kinds together.
+EVENTS_OF_KIND, MOST_EVENTS = 20, 400
+#: Groups or models that get a curve.
+MOST_GROUPS = 8
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,12 @@ class Run:
     histogram: Histogram | None = None
     findings: tuple[dict[str, Any], ...] = field(default=())
     """What `diagnose` says, as JSON; the headline first."""
+    events: tuple[Notice, ...] = ()
+    """What happened, findings left out: by step, some of each kind."""
+    happened: dict[str, int] = field(default_factory=dict)
+    """How many events there were of each kind."""
+    groups: dict[str, F64] = field(default_factory=dict)
+    """The total norm of each group or model, for each bin."""
     phase: str = "before clipping"
     """What the norms are of."""
     folder: str | None = None

@@ -16,8 +16,9 @@ from gradkern.report.encode import json_in_script
 #: In order of use. uPlot draws the line charts.
 _SCRIPTS = (
     "vendor/uPlot.iife.min.js",
-    *("model.js", "text.js", "dom.js", "state.js", "charts.js", "controls.js", "heatmap.js"),
-    *("profile.js", "extremes.js", "histogram.js", "findings.js", "page.js"),
+    *("model.js", "text.js", "dom.js", "state.js", "charts.js", "controls.js"),
+    *("surface.js", "heatmap.js"),
+    *("profile.js", "extremes.js", "histogram.js", "findings.js", "events.js", "page.js"),
 )
 _STYLES = ("vendor/uPlot.min.css", "report.css")
 

@@ -19,6 +19,7 @@ from gradkern.report.data import (
     Source,
     columns_for,
 )
+from gradkern.report.events import counted, events_of, norms_of_groups, notices_of, spikes_in
 from gradkern.report.sparse import ratio_note, read_histogram, read_ratios
 
 
@@ -50,13 +51,14 @@ def _read(history: History) -> Run:
         matrices["ratio"] = ratios
     thresholds = history.max_norm[np.isfinite(history.max_norm)]
     folder = history.path.resolve().parent
+    events = events_of(history)
     return Run(
         title=folder.name,
         names=history.names,
         numel=_weights(history),
         records=len(history),
         bins=bins,
-        series=_series(history, bins),
+        series=_series(history, bins) | {"spikes": spikes_in(events, steps, bins)},
         rates=Clipping.of(steps, coef, history.clipped),
         matrices=matrices,
         summary=_summary(history),
@@ -64,6 +66,9 @@ def _read(history: History) -> Run:
         ratio_note=ratio_note(history),
         histogram=read_histogram(history),
         findings=tuple(finding.to_json() for finding in diagnose(history)),
+        events=notices_of(events),
+        happened=counted(events),
+        groups=norms_of_groups(history, bins),
         phase=phase_in_words(history),
         folder=str(folder),
     )

@@ -41,6 +41,13 @@ def payload(run: Run) -> dict[str, Any]:
         "ratio_note": run.ratio_note,
         "histogram": None if run.histogram is None else _histogram(run.histogram),
         "findings": [_finding(finding, skip) for finding in run.findings],
+        "events": [
+            {"step": notice.step, "kind": visible(notice.kind, 80), "severity": notice.severity}
+            | {"title": visible(notice.title, 80), "text": visible(notice.text, 600)}
+            for notice in run.events
+        ],
+        "happened": {visible(kind, 80): count for kind, count in run.happened.items()},
+        "groups": {visible(name, 80): plain(norms) for name, norms in run.groups.items()},
     }
 
 

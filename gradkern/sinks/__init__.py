@@ -1,4 +1,4 @@
-"""Loggers for a monitor: JSON lines, TensorBoard, Weights & Biases, MLflow.
+"""Loggers for a monitor: JSON lines, TensorBoard, Weights & Biases, MLflow, Trackio.
 
 A logger's package is imported when the logger is created.
 """
@@ -17,22 +17,25 @@ _SHORT = {
     "tensorboard": "TensorBoardSink",
     "wandb": "WandbSink",
     "mlflow": "MlflowSink",
+    "trackio": "TrackioSink",
 }
 
 if TYPE_CHECKING:
     from gradkern.sinks.jsonl import JsonlSink
     from gradkern.sinks.mlflow import MlflowSink
     from gradkern.sinks.tensorboard import TensorBoardSink
+    from gradkern.sinks.trackio import TrackioSink
     from gradkern.sinks.wandb import WandbSink
 else:
     _HOMES = {sink: f"gradkern.sinks.{short}" for short, sink in _SHORT.items()}
     __getattr__, __dir__ = lazy.attach(__name__, _HOMES)
 
-__all__ = ["JsonlSink", "MlflowSink", "Sink", "TensorBoardSink", "WandbSink", "make_sinks"]
+__all__ = ["JsonlSink", "MlflowSink", "Sink", "TensorBoardSink", "TrackioSink", "WandbSink", "make_sinks"]
 
 
 def make_sinks(sinks: Iterable[Sink | str]) -> list[Sink]:
-    """Sinks as given; the names "jsonl", "tensorboard", "wandb" and "mlflow" become sinks with defaults.
+    """Sinks as given; the names "jsonl", "tensorboard", "wandb", "mlflow" and "trackio" become sinks with
+    defaults.
 
     Raises:
         TypeError: `sinks` is no list of sinks and names.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradkern.history.rows import Row, StepRow, WeightsRow
+from gradkern.history.rows import EventRow, Row, StepRow, WeightsRow
 from gradkern.sinks.heatmap import Heatmap
 
 CLIP_WINDOW = 100
@@ -54,6 +54,7 @@ class Sink:
             if value < least:
                 raise ValueError(f"[{name}] {key}: expected at least {least}, got {value}")
         self.every, self.top, self.all_params, self.heatmap_every = every, top, all_params, heatmap_every
+        self._counted: Counter[str] = Counter()
 
     def open(self, run_dir: Path) -> None:
         """Called once, before anything is recorded, in the thread that creates the monitor."""
@@ -69,6 +70,13 @@ class Sink:
 
     def image(self, step: int, key: str, pixels: NDArray[np.uint8]) -> None:
         """An RGB image, uint8 [H, W, 3]. Ignored by default."""
+
+    def event(self, step: int, time: float, kind: str, data: dict[str, Any]) -> None:
+        """Something that happened: a finding, a skipped step, a rollback, … (`History.events`), whatever
+        `every` is. By default it is counted: `log` gets the number of its kind so far. `notice_of` of
+        gradkern.diagnosis puts it into words."""
+        self._counted[kind] += 1
+        self.log(step, time, {f"gradkern/events/{kind}": float(self._counted[kind])})
 
     def close(self) -> None:
         """Called once, after the last step."""
@@ -177,6 +185,7 @@ def _open(sink: Sink, run_dir: Path) -> None:
     except Exception as error:
         raise RuntimeError(f"[GradMonitor] sinks: {name}.open() failed: {error!r}") from error
     sink._in_use = True
+    sink._counted.clear()  # those of an earlier monitor
 
 
 class SinkFeed:
@@ -212,6 +221,8 @@ class SinkFeed:
                         selection.add_step(row)
                     elif isinstance(row, WeightsRow):
                         selection.add_weights(row)
+                    elif isinstance(row, EventRow):
+                        selection.sink.event(row.step, row.time, row.kind, row.data)
             except Exception as error:  # somebody else's package, somebody else's network
                 self._selections.remove(selection)
                 selection.sink._in_use = False

@@ -1,4 +1,4 @@
-"""JSON lines: one object a step."""
+"""JSON lines: one object a step, one an event."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ import os
 from pathlib import Path
 from typing import Any, TextIO
 
+from gradkern.history.format import write_json
 from gradkern.sinks.base import Sink
 
 
 class JsonlSink(Sink):
     """Appends one JSON object a step to a file.
 
-    Update ratios are a separate object with the same ``step``. NaN and infinities are the strings "NaN",
-    "Infinity" and "-Infinity", since JSON has none.
+    Update ratios are a separate object with the same ``step``. An event is an object with ``step``,
+    ``time``, ``event`` (its kind) and ``data``. NaN and infinities are the strings "NaN", "Infinity" and
+    "-Infinity", since JSON has none; in the data of events they are null.
 
     Args:
         path: the file; ``RUN/metrics.jsonl`` by default.
@@ -31,9 +33,15 @@ class JsonlSink(Sink):
         self._file = (self._path or run_dir / "metrics.jsonl").open("a", encoding="utf-8", buffering=1)
 
     def log(self, step: int, time: float, values: dict[str, float]) -> None:
+        numbers = {key: _plain(value) for key, value in values.items()}
+        self._write(json.dumps({"step": step, "time": time, **numbers}, allow_nan=False))
+
+    def event(self, step: int, time: float, kind: str, data: dict[str, Any]) -> None:
+        self._write(write_json({"step": step, "time": time, "event": kind, "data": data}))
+
+    def _write(self, line: str) -> None:
         assert self._file is not None
-        line = {"step": step, "time": time, **{key: _plain(value) for key, value in values.items()}}
-        self._file.write(json.dumps(line, allow_nan=False) + "\n")
+        self._file.write(line + "\n")
 
     def close(self) -> None:
         if self._file is not None:

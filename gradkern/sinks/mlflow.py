@@ -9,13 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradkern._util.optional import need
+from gradkern.diagnosis import notice_of
 from gradkern.sinks.base import Sink, apart
 
 BATCH = 1000  # the most metrics that MLflow takes in one call
+TAG = 500  # characters of a tag: a headline; the artifact has the rest
 
 
 class MlflowSink(Sink):
-    """Metrics and the heatmap to an MLflow run.
+    """Metrics, the heatmap, findings and alerts to an MLflow run.
+
+    The last alarm of the diagnosis is the tag ``gradkern.finding``, the last rollback and stop are
+    ``gradkern.rollback`` and ``gradkern.stop``, so that runs can be searched by them. Every finding, with
+    its remedies, is in the artifact ``gradkern/findings.json``.
 
     MLflow's file store cannot hold both ``grad_norm`` and ``grad_norm/<param>``, so the second is called
     ``grad_norm_of/<param>``. ``loss`` and ``lr`` are called ``gradkern/loss`` and ``gradkern/lr``, since
@@ -47,6 +53,7 @@ class MlflowSink(Sink):
         self._uri, self._experiment, self._given, self._run_id = tracking_uri, experiment, run_id, run_id
         self._own = False
         self._client: Any = None
+        self._findings: list[dict[str, Any]] = []
 
     @property
     def run_id(self) -> str | None:
@@ -56,7 +63,7 @@ class MlflowSink(Sink):
     def open(self, run_dir: Path) -> None:
         self._client = self._mlflow.MlflowClient(tracking_uri=self._uri)
         active = self._mlflow.active_run()
-        self._run_id, self._own = self._given, False  # not that of an earlier monitor
+        self._run_id, self._own, self._findings = self._given, False, []  # not those of an earlier monitor
         if self._run_id is None and active is not None and self._uri is None:
             self._run_id = active.info.run_id
         if self._run_id is None:
@@ -73,6 +80,16 @@ class MlflowSink(Sink):
 
     def image(self, step: int, key: str, pixels: NDArray[np.uint8]) -> None:
         self._client.log_image(self._run_id, pixels, artifact_file=f"gradkern/{key}.png")
+
+    def event(self, step: int, time: float, kind: str, data: dict[str, Any]) -> None:
+        super().event(step, time, kind, data)
+        notice = notice_of(step, kind, data)
+        if notice.is_alert:
+            said = f"{notice.title} ({notice.severity}, step {step}): {notice.text}"
+            self._client.set_tag(self._run_id, f"gradkern.{kind}", said[:TAG])
+        if kind == "finding":
+            self._findings.append(data)
+            self._client.log_dict(self._run_id, {"findings": self._findings}, "gradkern/findings.json")
 
     def close(self) -> None:
         if self._own:

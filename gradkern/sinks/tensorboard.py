@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradkern._util.optional import need
+from gradkern.diagnosis import notice_of
 from gradkern.sinks.base import Sink
 
 
 class TensorBoardSink(Sink):
-    """Scalars and the heatmap as TensorBoard events.
+    """Scalars, the heatmap and, as text, findings and what else happened, as TensorBoard events.
 
     When a run goes back to an earlier step, TensorBoard drops what its folder has from that step on.
 
@@ -55,6 +56,12 @@ class TensorBoardSink(Sink):
 
     def image(self, step: int, key: str, pixels: NDArray[np.uint8]) -> None:
         self._writer.add_image(key, pixels, step, dataformats="HWC")
+
+    def event(self, step: int, time: float, kind: str, data: dict[str, Any]) -> None:
+        super().event(step, time, kind, data)
+        notice = notice_of(step, kind, data)
+        text = f"**{notice.title}** ({notice.severity}, step {step})\n\n{notice.text}"
+        self._writer.add_text(f"gradkern/{kind}", text, step, walltime=time)
 
     def close(self) -> None:
         if self._writer is not None:

@@ -10,13 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradkern._util.optional import need
+from gradkern.diagnosis import notice_of
 from gradkern.sinks.base import ENDINGS, Sink, apart
 
 STEP = "grad_step"
 
 
 class WandbSink(Sink):
-    """Metrics and the heatmap to a Weights & Biases run.
+    """Metrics, the heatmap and alerts to a Weights & Biases run.
+
+    Alarms of the diagnosis, rollbacks and stops are sent as alerts (`wandb.Run.alert`): they stand on the
+    run's page, and W&B passes them on by mail or Slack if you have set that up. Other events are counted
+    in ``gradkern/events/<kind>``.
 
     Rows have their own x-axis, ``grad_step``, the number of the optimizer step, because W&B's own step
     only grows and these rows arrive some tenths of a second late. The keys ``loss`` and ``lr`` are
@@ -68,6 +73,13 @@ class WandbSink(Sink):
 
     def image(self, step: int, key: str, pixels: NDArray[np.uint8]) -> None:
         self._add({STEP: step, key: self._wandb.Image(pixels)})
+
+    def event(self, step: int, time: float, kind: str, data: dict[str, Any]) -> None:
+        super().event(step, time, kind, data)
+        notice = notice_of(step, kind, data)
+        if notice.is_alert:
+            level = "ERROR" if notice.severity == "severe" else "WARN"
+            self._run.alert(title=f"{notice.title} (step {step})", text=notice.text, level=level)
 
     def close(self) -> None:
         if self._own:

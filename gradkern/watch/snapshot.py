@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from gradkern._util.names import common_prefix
 from gradkern._util.text import visible
-from gradkern.diagnosis import Finding, diagnose
+from gradkern.diagnosis import Finding, Notice, diagnose, notice_of
 from gradkern.diagnosis.watchdog import next_look
 from gradkern.history import format
 from gradkern.history.facade import History
@@ -28,7 +29,8 @@ TAIL, ROWS = 4096, 64
 #: Rows of a table at most.
 _TOP = 40
 _STALLED_AFTER = 120.0  # seconds
-_DIAGNOSIS = 5.0  # seconds between two diagnoses of a run that grows
+#: Seconds between two diagnoses of a run that grows, and the share of the time that they may take.
+_DIAGNOSIS, _DIAGNOSIS_SHARE = 5.0, 0.05
 _CREATION = 5.0  # seconds that a monitor may take to create its file
 
 
@@ -65,6 +67,12 @@ class Snapshot:
     offender: Offender | None = None
     headline: Finding | None = None
     """The worst of what a diagnosis found, as of the last time the run was diagnosed; no "info"."""
+    happened: Mapping[str, int] = field(default_factory=dict)
+    """Events by kind, findings left out: the headline has them."""
+    latest: Notice | None = None
+    """The last of them."""
+    parts: Sequence[Ranked] = ()
+    """Total norms of groups and models of the last step."""
     norms: F64 = field(default_factory=lambda: np.zeros(0))
     clipped: F64 = field(default_factory=lambda: np.zeros(0))
     largest: Sequence[Ranked] = ()
@@ -80,7 +88,7 @@ class Snapshot:
         return self._looks() == other._looks()
 
     def _looks(self) -> tuple[object, ...]:
-        return self.records, self.step, self.status, self.note, self.changes
+        return self.records, self.step, self.status, self.note, self.changes, self.headline, self.happened
 
 
 class Watcher:
@@ -164,6 +172,7 @@ class Watcher:
         thresholds = history.max_norm[clipped]
         thresholds = thresholds[np.isfinite(thresholds)]
         largest, smallest, risen, fallen = _rank(history)
+        events = [event for event in history.events if event.kind != "finding"]
         return Snapshot(
             title=title,
             status=status,
@@ -181,6 +190,9 @@ class Watcher:
             nonfinite_steps=int((~np.isfinite(norms)).sum()),
             offender=first_offender(history),
             headline=self._diagnose(history, closed is not None),
+            happened=Counter(event.kind for event in events),
+            latest=notice_of(events[-1].step, events[-1].kind, events[-1].data) if events else None,
+            parts=_parts(history),
             norms=norms[-TAIL:],
             clipped=clipped[-TAIL:].astype(np.float64),
             largest=largest,
@@ -192,14 +204,16 @@ class Watcher:
         )
 
     def _diagnose(self, history: History, ended: bool) -> Finding | None:
-        """The headline, looked for again when enough steps are new, at most every `_DIAGNOSIS` seconds."""
+        """The headline, looked for again when enough steps are new, but not all the time."""
         records, now = len(history), time.monotonic()
         went_back = records < self._diagnosed
         due = went_back or records >= next_look(self._diagnosed) or (ended and records > self._diagnosed)
         if due and now >= self._diagnose_at:
             alarms = [finding for finding in diagnose(history) if finding.is_alarm]
             self._headline = alarms[0] if alarms else None
-            self._diagnosed, self._diagnose_at = records, now + _DIAGNOSIS
+            took = time.monotonic() - now
+            self._diagnosed = records
+            self._diagnose_at = now + max(_DIAGNOSIS, took / _DIAGNOSIS_SHARE)
         return self._headline
 
 
@@ -256,6 +270,17 @@ def _rank(history: History) -> tuple[list[Ranked], list[Ranked], list[Ranked], l
         moved(risen[change[risen] > 0]),
         moved(fallen[change[fallen] < 0]),
     )
+
+
+def _parts(history: History) -> list[Ranked]:
+    """The total norm of each group in the last step that has one, the largest first."""
+    last = {}
+    for name, group in history.groups.items():
+        known = np.flatnonzero(~np.isnan(group.total_norm))
+        if len(known):
+            last[name] = float(group.total_norm[known[-1]])
+    ordered = sorted(last, key=lambda name: -last[name])
+    return [Ranked(name, f"{last[name]:.3g}", not math.isfinite(last[name])) for name in ordered]
 
 
 def _medians(rows: F64) -> F64:

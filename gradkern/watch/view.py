@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
@@ -11,7 +12,6 @@ from rich.table import Table
 from rich.text import Text
 
 from gradkern._util.text import clip_middle, fit, number, visible
-from gradkern.diagnosis import Finding
 from gradkern.watch.chart import bars, fold
 from gradkern.watch.snapshot import Ranked, Snapshot
 
@@ -45,8 +45,9 @@ def _lines(
 ) -> list[RenderableType]:
     head: list[RenderableType] = [_title(snap, width), *_numbers(snap, width)]
     foot = [_footer(snap, interactive)]
-    if snap.headline is not None and height - len(head) - len(foot) >= 6:
-        head += _headline(snap.headline)
+    for said in (_headline(snap, width, 2 if height >= 20 else 1), _happened(snap), _parts(snap)):
+        if height - len(head) - len(foot) - len(said) >= 5:
+            head += said
     if not snap.records:
         return [*head, Text(snap.note, style=_SOFT), *foot]
     left = height - len(head) - len(foot)
@@ -98,12 +99,38 @@ def _offender(steps: int, step: int, name: str, more: int, width: int) -> list[T
     return [Text(line, style=_ALARM, no_wrap=True, overflow="ellipsis") for line in lines]
 
 
-def _headline(finding: Finding) -> list[Text]:
+def _headline(snap: Snapshot, width: int, most: int) -> list[Text]:
+    """What the diagnosis says and what to do about it, at most `most` lines each."""
+    finding = snap.headline
+    if finding is None:
+        return []
     style = _ALARM if finding.severity == "severe" else _WARN
-    lines = [f"{finding.title}: {visible(finding.why)}"]
+    said = [f"{finding.title}: {visible(finding.why)}"]
     if finding.remedies:
-        lines.append(f"Do: {visible(finding.remedies[0].because)}")
+        said.append(f"Do: {visible(finding.remedies[0].because)}")
+    lines = [line for text in said for line in textwrap.wrap(text, width, max_lines=most, placeholder=" …")]
     return [Text(line, style=style, no_wrap=True, overflow="ellipsis") for line in lines]
+
+
+def _happened(snap: Snapshot) -> list[Text]:
+    """How many events there were of each kind, and the last one."""
+    if snap.latest is None:
+        return []
+    counts = ", ".join(f"{count:,} {visible(kind, 40)}" for kind, count in snap.happened.items())
+    line = Text(f"Events: {counts}", no_wrap=True, overflow="ellipsis")
+    style = {"severe": _ALARM, "warning": _WARN}.get(snap.latest.severity, "")
+    return [line.append(f"  |  step {snap.latest.step:,}: {snap.latest.line}", style=style)]
+
+
+def _parts(snap: Snapshot) -> list[Text]:
+    """The total norm of each group or model, on one line."""
+    if not snap.parts:
+        return []
+    line = Text("Norm of", no_wrap=True, overflow="ellipsis")
+    for index, part in enumerate(snap.parts):
+        line.append("  |  " if index else " ", style=_SOFT)
+        line.append(f"{visible(part.name, 40)} {part.text}", style=_ALARM if part.alarm else "")
+    return [line]
 
 
 def _alarm(value: float | None) -> str:

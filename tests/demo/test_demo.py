@@ -16,8 +16,12 @@ import pytest
 import torch
 
 from gradkern.cli.main import main
+from gradkern.demo.command import _emptied
 from gradkern.demo.text import ALPHABET, Batches, encode, standard_library_text
 from gradkern.demo.training import SETTINGS, train
+from gradkern.history import History
+
+pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).parents[2]
 STEPS = 30
@@ -84,6 +88,18 @@ def test_the_first_nonfinite_layer_is_named(demo: Demo) -> None:
     assert f"first inf or NaN in a gradient: step {step + 1}, layer {layer}" in demo.stdout
 
 
+def test_the_unclipped_runs_are_diagnosed_and_the_clipped_ones_are_healthy(demo: Demo) -> None:
+    said = demo.stdout.split("\nDiagnosis\n")[1]
+    for name, unclipped, clipped in (("LSTM", *demo.runs[:2]), ("transformer", *demo.runs[2:])):
+        kinds = {finding["kind"] for finding in unclipped["findings"] if finding["severity"] == "severe"}
+        assert kinds & {"exploding_gradient", "update_too_large", "nonfinite_gradient"}
+        assert f"  {name}, without clipping: " in said and "Do: " in said
+        assert all(finding["severity"] == "info" for finding in clipped["findings"])
+        assert f"  {name}, max_norm {clipped['max_norm']:g}: healthy" in said
+    with History.open(demo.folder / "runs" / "lstm-clipped") as history:
+        assert history.total_norm.tolist() == demo.runs[1]["total_norm"] and len(history) == STEPS
+
+
 def test_both_clips_were_timed(demo: Demo) -> None:
     for name in ("torch.nn.utils.clip_grad_norm_", "gradkern.clip_grad_norm_", "GradClipper.clip_"):
         assert demo.stdout.count(name) == 2
@@ -120,15 +136,33 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_timing_does_not_disturb_training() -> None:
+def test_timing_does_not_disturb_training(tmp_path: Path) -> None:
     data = encode(standard_library_text(20_000))
     plain, timed = (
-        train(SETTINGS["lstm"], data, steps=4, max_norm=0.5, seed=3, time_clipping=timing)
+        train(
+            SETTINGS["lstm"],
+            data,
+            tmp_path / str(timing),
+            steps=4,
+            max_norm=0.5,
+            seed=3,
+            time_clipping=timing,
+        )
         for timing in (False, True)
     )
     assert plain.loss == timed.loss
     assert plain.layer_norm == timed.layer_norm
     assert plain.clip_coef == timed.clip_coef
+
+
+def test_a_second_demo_does_not_continue_the_first(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    data = encode(standard_library_text(20_000))
+    for _ in range(2):
+        run = train(SETTINGS["transformer"], data, _emptied(tmp_path), steps=2, max_norm=0.5, seed=0)
+        with History.open(tmp_path) as history:
+            assert history.steps.tolist() == [1, 2] and history.loss.tolist() == run.loss
+    assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
 def test_text_and_batches() -> None:

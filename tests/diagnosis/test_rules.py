@@ -132,7 +132,7 @@ class TestExploding:
     def grown(self, end, loss_end):
         run = healthy()
         growth = np.geomspace(1, end, 200)
-        loss = np.linspace(2.3, loss_end, 200)
+        loss = np.concatenate([np.linspace(2.3, 1.8, 60), np.geomspace(1.8, loss_end, 140)])
         norms = run.weight_norm[:1] * np.geomspace(1, 3, len(run.update_steps))[:, None]
         return changed(run, total_norm=run.total_norm * growth, loss=loss, weight_norm=norms)
 
@@ -304,12 +304,22 @@ class TestSaturation:
     def test_large_inputs(self):
         run = flat_loss(healthy(activation="Tanh"))
         rms = run.rms.copy()
-        rms[:, 0] *= 1000
+        rms[:, 0] *= 100
+        rms[:, 1] *= 0.1  # saturated units pass little on
         assert only(changed(run, rms=rms), "saturation").remedies[0].action == "scale_inputs"
 
-    def test_a_first_bias_whose_terms_cancel_where_the_gradient_vanishes(self):
+    @pytest.mark.parametrize("slope", [1.0, 0.6])
+    def test_a_first_bias_whose_terms_cancel_over_the_batch(self, slope):
+        """The input looks large by it, but the activation behind passes on what a healthy one does."""
+        run = flat_loss(healthy(activation="Tanh"))
+        rms = run.rms.copy()
+        rms[:, 0] *= 1000
+        rms[:, 1] *= slope
+        assert "saturation" not in alarms(changed(run, rms=rms))
+
+    def test_a_sigmoid_is_less_steep_and_not_saturated_for_it(self):
         run = flat_loss(healthy(activation="Sigmoid"))
-        rms = run.rms * 10.0 ** np.repeat(np.arange(-5, 1), 2)  # a decade for each layer
+        rms = run.rms * 10.0 ** (0.6 * np.repeat(np.arange(-5, 1), 2))  # a quarter for each layer
         rms[:, 0] *= 100
         found = alarms(changed(run, rms=rms))
         assert "saturation" not in found and "vanishing_gradient" in found
@@ -339,6 +349,14 @@ class TestUpdates:
         assert alarms(run) == []
         finding = only(changed(run, watches_steps=True), "update_too_small")
         assert finding.remedies[0].action == "call_step"
+
+    def test_a_learning_rate_of_zero(self):
+        still = np.zeros_like(healthy().update_ratio)
+        norms = np.repeat(healthy().weight_norm[:1], len(still), axis=0)
+        run = flat_loss(changed(healthy(), update_ratio=still, weight_norm=norms, lr=np.zeros(200)))
+        finding = only(run, "update_too_small")
+        assert finding.remedies[0].action == "raise_lr" and "1e-3" in finding.remedies[0].code
+        assert "rate is 0" in finding.why
 
     def test_weights_of_16_bits_need_larger_steps(self):
         run = flat_loss(changed(healthy(), update_ratio=np.full_like(healthy().update_ratio, 2e-5)))

@@ -13,6 +13,8 @@ import pytest
 
 import gradkern
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -233,7 +233,7 @@ def resumed_monitor_job(folder: str) -> None:
         (Path(folder) / "history.db").write_bytes(b"no history" * 99)
     dist.barrier()
     wrong = gradkern.HistoryError if dist.get_rank() == 0 else RuntimeError
-    with pytest.raises(wrong, match="history.db" if dist.get_rank() == 0 else "another could not"):
+    with pytest.raises(wrong, match="history.db" if dist.get_rank() == 0 else "another rank could not"):
         gradkern.GradMonitor(model, run_dir=folder)
 
 

@@ -121,7 +121,7 @@ def test_flipped_bytes_never_crash_the_reader(tmp_path):
         ('UPDATE layouts SET params = \'{"names": ["a"], "numel": [-1]}\'', "expected 1 integers as numel"),
         (
             "UPDATE layouts SET params = replace(params, 'layers.0.bias', 'layers.0.weight')",
-            "a name stands twice",
+            "a name appears twice",
         ),
         ("UPDATE layouts SET params = '" + "[" * 100000 + "'", "expected JSON"),
         ("UPDATE summaries SET body = x'00'", "expected an aggregate"),

@@ -1,4 +1,4 @@
-"""Files of every version of the format are read, and gone on with."""
+"""Files of every version of the format are read and continued."""
 
 from __future__ import annotations
 
@@ -194,6 +194,22 @@ def test_too_many_names_are_refused(tmp_path):
     connection.close()
     with pytest.raises(HistoryError, match="at most 4096 names"), History.open(tmp_path) as history:
         assert history.extra is None
+
+
+def test_a_reader_follows_events_over_a_refresh(tmp_path):
+    layout = Layout(golden.NAMES, np.array([6, 2, 4]), np.arange(3), golden.DETAILS)
+    writer = HistoryWriter(tmp_path, {})
+    writer.write([*(golden.step_row(s, layout) for s in range(1, 11)), golden.EventRow(9, "skip", {}, 1.0)])
+    with History.open(tmp_path) as history:
+        assert [event.step for event in history.events] == [9]
+        writer.write([golden.EventRow(10, "mine", {"a": 1}, 2.0)])
+        assert [event.step for event in history.events] == [9]
+        history.refresh()
+        assert [event.step for event in history.events] == [9, 10]
+        writer.write([golden.step_row(5, layout), golden.EventRow(5, "skip", {}, 3.0)])  # goes back
+        history.refresh()
+        assert [event.step for event in history.events] == [5]
+    writer.close()
 
 
 def test_amendments_and_events_follow_the_branch(tmp_path):

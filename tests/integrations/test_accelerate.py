@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 import gradkern
+from tests.integrations.installed import framework, run_page
 
-accelerate = pytest.importorskip("accelerate", reason="accelerate is not installed")
+accelerate = framework("accelerate")
 
 
 @pytest.fixture(autouse=True)
@@ -89,3 +90,8 @@ def test_checkpoint(tmp_path, run):
     trained(run, checkpoint=tmp_path / "state")
     trained(tmp_path / "second", resume=tmp_path / "state")
     assert gradkern.History.open(tmp_path / "second").steps.tolist() == [5, 6, 7, 8]
+
+
+def test_the_page(tmp_path):
+    run_page("accelerate.md")
+    assert len(gradkern.History.open(tmp_path / "runs" / "first")) == 4

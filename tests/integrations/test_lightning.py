@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 import gradkern
+from tests.integrations.installed import framework, run_page
 
-lightning = pytest.importorskip("lightning", reason="lightning is not installed")
+lightning = framework("lightning")
 
 
 def module_class(*bases):
@@ -86,7 +87,7 @@ def test_without_clipping(tmp_path, run):
     np.testing.assert_allclose(history.loss, module.losses, rtol=1e-6)
 
 
-@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "16-mixed"])
 def test_precision_plugins(tmp_path, run, measured, precision):
     more = {"precision": precision}
     if precision == "16-mixed":  # Lightning's own choice of scaler is one for CUDA
@@ -118,7 +119,8 @@ def test_checkpoint_and_resume(tmp_path, run):
     assert history.steps.tolist() == list(range(1, 25))
 
 
-def test_manual_optimization_with_two_optimizers(tmp_path, run, measured):
+@pytest.mark.parametrize("clip", [0.1, None])
+def test_manual_optimization_with_two_optimizers(tmp_path, run, measured, clip):
     class Adversarial(lightning.LightningModule):
         def __init__(self):
             super().__init__()
@@ -132,17 +134,26 @@ def test_manual_optimization_with_two_optimizers(tmp_path, run, measured):
             loss = self.critic(self.generator(x).detach()).mean() - self.critic(x).mean()
             of_critic.zero_grad()
             self.manual_backward(loss)
-            self.clip_gradients(of_critic, gradient_clip_val=0.1, gradient_clip_algorithm="norm")
+            self.clip(of_critic)
             of_critic.step()
             other = -self.critic(self.generator(x)).mean()
             of_generator.zero_grad()
             self.manual_backward(other)
-            self.clip_gradients(of_generator, gradient_clip_val=0.1, gradient_clip_algorithm="norm")
+            self.clip(of_generator)
             of_generator.step()
             return {"loss": loss}
 
+        def clip(self, optimizer):
+            if clip is not None:
+                self.clip_gradients(optimizer, gradient_clip_val=clip, gradient_clip_algorithm="norm")
+            else:
+                measured.add([p for group in optimizer.param_groups for p in group["params"]])
+
         def configure_optimizers(self):
-            return [torch.optim.SGD(m.parameters(), lr=0.05) for m in (self.generator, self.critic)]
+            return [
+                torch.optim.SGD(self.generator.parameters(), lr=0.05),
+                torch.optim.SGD(self.critic.parameters(), lr=0.02),
+            ]
 
     with measured.watching():
         fitted(tmp_path, Adversarial(), gradient_clip_val=None)
@@ -150,8 +161,10 @@ def test_manual_optimization_with_two_optimizers(tmp_path, run, measured):
     history = gradkern.History.open(run)
     assert history.steps.tolist() == list(range(1, 13))
     columns = {name: history.norm[:, column] for column, name in enumerate(history.names)}
-    np.testing.assert_allclose(columns["critic.weight"], [row[0] for row in measured[0::2]], rtol=1e-4)
-    np.testing.assert_allclose(columns["generator.weight"], [row[0] for row in measured[1::2]], rtol=1e-4)
+    rows = measured[:24]  # with its own measurement the second run adds as many
+    np.testing.assert_allclose(columns["critic.weight"], [row[0] for row in rows[0::2]], rtol=1e-4)
+    np.testing.assert_allclose(columns["generator.weight"], [row[0] for row in rows[1::2]], rtol=1e-4)
+    np.testing.assert_allclose(history.lr_groups, [[0.05, 0.02]] * 12)
     assert history.has_loss.all()
 
 
@@ -190,3 +203,8 @@ def test_fabric(run, measured, assert_same_weights):
     with gradkern.History.open(run) as history:
         assert history.steps.tolist()[:11] == list(range(1, 12))
         np.testing.assert_allclose(history.norm[:11], np.array(measured)[:11], rtol=1e-5)
+
+
+def test_the_page(tmp_path):
+    run_page("lightning.md")
+    assert len(gradkern.History.open(tmp_path / "runs" / "first")) == 8

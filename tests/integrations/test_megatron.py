@@ -7,13 +7,14 @@ import warnings
 import pytest
 import torch
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    pytest.importorskip("megatron.core", reason="megatron-core is not installed")
-    clip_grads = pytest.importorskip("megatron.core.optimizer.clip_grads")
-
 from gradkern import compat
 from gradkern.integrations.megatron import patch_megatron, unpatch_megatron
+from tests.integrations.installed import framework
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    framework("megatron.core")
+    clip_grads = framework("megatron.core.optimizer.clip_grads")
 
 
 class _OnCpu:

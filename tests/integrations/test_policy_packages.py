@@ -9,6 +9,7 @@ from torch import nn
 
 import gradkern
 from gradkern.policies import AGC, AutoClip, ZClip
+from tests.integrations.installed import framework, without_torchvision
 
 rng = np.random.default_rng(1)
 NORMS = [*rng.lognormal(0, 0.3, 50), 40.0, *rng.lognormal(0.1, 0.3, 20), 7.0, *rng.lognormal(0.1, 0.3, 10)]
@@ -39,7 +40,7 @@ def assert_alike(models, rtol=1e-5):
 
 @pytest.mark.parametrize("quantile", [0.1, 0.5, 0.9])
 def test_autoclip(quantile):
-    package = pytest.importorskip("autoclip.torch")
+    package = framework("autoclip.torch")
     models = pair()
     ours = gradkern.GradClipper(models[0], policy=AutoClip(100 * quantile, window=30))
     theirs = package.QuantileClip(
@@ -55,7 +56,7 @@ def test_autoclip(quantile):
 @pytest.mark.parametrize("max_norm", [None, 1.5])
 @pytest.mark.parametrize("mode", ["adaptive_scaling", "mean", "percentile"])
 def test_zclip(mode, max_norm):
-    package = pytest.importorskip("zclip")
+    package = framework("zclip")
     models = pair()
     limit = float("inf") if max_norm is None else max_norm
     ours = gradkern.GradClipper(models[0], policy=ZClip(mode=mode, max_norm=limit))
@@ -80,7 +81,7 @@ def weights_and_gradients():
 
 
 def test_agc_of_timm():
-    package = pytest.importorskip("timm.utils.agc")
+    package = without_torchvision("timm", "utils.agc")
     params, before = weights_and_gradients()
     gradkern.adaptive_clip_grad_(params, 0.3)
     ours = [p.grad.clone() for p in params]
@@ -92,7 +93,7 @@ def test_agc_of_timm():
 
 
 def test_agc_of_pytorch_optimizer():
-    package = pytest.importorskip("pytorch_optimizer.optimizer.agc")
+    package = framework("pytorch_optimizer.optimizer.agc")
     params, before = weights_and_gradients()
     gradkern.GradClipper(params, policy=AGC(0.3, units="pytorch_optimizer")).clip_()
     for p, grad in zip(params, before):
@@ -101,7 +102,7 @@ def test_agc_of_pytorch_optimizer():
 
 
 def test_agc_of_optax():
-    package = pytest.importorskip("optax")
+    package = pytest.importorskip("optax", reason="optax needs JAX, which is not among the requirements")
     params, before = weights_and_gradients()
     gradkern.GradClipper(params, policy=AGC(0.3, units="optax")).clip_()
     transform = package.adaptive_grad_clip(0.3)

@@ -11,6 +11,8 @@ import pytest
 
 import gradkern
 
+pytestmark = pytest.mark.integration
+
 SCRIPT = """
 import sys
 import torch

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 import gradkern
+from tests.integrations.installed import framework, run_page
 
-transformers = pytest.importorskip("transformers", reason="transformers is not installed")
-pytest.importorskip("accelerate", reason="accelerate is not installed")
+transformers = framework("transformers")
+framework("accelerate")
 
 VOCABULARY = 32
 
@@ -120,7 +121,7 @@ def test_a_clip_that_is_not_torchs_is_warned_of(tmp_path, run, monkeypatch):
 
 
 def test_peft(tmp_path, run):
-    peft = pytest.importorskip("peft", reason="peft is not installed")
+    peft = framework("peft")
     model = peft.get_peft_model(
         model_of(), peft.LoraConfig(r=2, target_modules=["c_attn"], fan_in_fan_out=True)
     )
@@ -132,9 +133,9 @@ def test_peft(tmp_path, run):
 
 
 def test_trl(tmp_path, run):
-    trl = pytest.importorskip("trl", reason="trl is not installed")
-    datasets = pytest.importorskip("datasets", reason="datasets is not installed")
-    tokenizers = pytest.importorskip("tokenizers", reason="tokenizers is not installed")
+    trl = framework("trl")
+    datasets = framework("datasets")
+    tokenizers = framework("tokenizers")
     words = {"<eos>": 0, "<pad>": 1, **{f"w{i}": i for i in range(2, VOCABULARY)}}
     inner = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="<eos>"))
     inner.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
@@ -159,3 +160,8 @@ def test_trl(tmp_path, run):
     assert history.steps.tolist() == [1, 2, 3]
     np.testing.assert_allclose(history.total_norm, [entry["grad_norm"] for entry in logged], rtol=1e-5)
     np.testing.assert_allclose(history.loss, [entry["loss"] for entry in logged], rtol=1e-6)
+
+
+def test_the_page(tmp_path):
+    run_page("transformers.md")
+    assert len(gradkern.History.open(tmp_path / "runs" / "first")) == 4

@@ -235,6 +235,7 @@ print("done")
 """
 
 
+@pytest.mark.integration
 def test_verify_agrees_with_what_is_right(run_python):
     done = run_python(VERIFY, GRADKERN_VERIFY="1")
     assert done.stdout.strip() == "done", done.stderr
@@ -321,6 +322,7 @@ NOTICED = [
 ]
 
 
+@pytest.mark.integration
 def test_verify_notices_planted_errors(run_python):
     done = run_python(PLANTED, GRADKERN_VERIFY="1")
     lines = done.stdout.splitlines()

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from gradkern import GradClipper, GradMonitor, History, HistoryError
-from gradkern.monitor import recorder
+from gradkern.monitor import committer, queue
 from tests.support.files import assert_summary_is_right
 from tests.support.loops import small_model, train, write_run
 
@@ -52,14 +52,14 @@ def test_a_read_only_folder_is_an_error_before_training(tmp_path, monkeypatch):
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr(recorder, "RETRY", 0.05)
-    monkeypatch.setattr(recorder, "RETRY_MOST", 0.1)
-    monkeypatch.setattr(recorder, "PATIENCE", 0.1)
+    monkeypatch.setattr(committer, "RETRY", 0.05)
+    monkeypatch.setattr(committer, "RETRY_MOST", 0.1)
+    monkeypatch.setattr(queue, "PATIENCE", 0.1)
 
 
 def fill_disk(monitor: GradMonitor, full: bool) -> None:
     """A database that may not grow gives SQLite's own "database or disk is full"."""
-    database = monitor._recorder._writer._db
+    database = monitor._recording.recorder._writer._db
     pages = database.execute("PRAGMA page_count").fetchone()[0] if full else 1 << 30
     database.execute(f"PRAGMA max_page_count={pages}")
 
@@ -71,7 +71,9 @@ def test_a_full_disk_is_warned_of_and_training_goes_on(tmp_path, quick):
         train(model, monitor, optimizer, 10)
         assert monitor.flush()
         fill_disk(monitor, True)
-        with pytest.warns(RuntimeWarning, match=r"history\.db': database or disk is full\. Training goes on"):
+        with pytest.warns(
+            RuntimeWarning, match=r"history\.db': database or disk is full\. Training continues"
+        ):
             train(model, monitor, optimizer, 300)
             assert not monitor.flush()
         fill_disk(monitor, False)
@@ -87,7 +89,7 @@ def test_a_disk_that_stays_full_costs_no_memory(tmp_path, quick):
     model(torch.ones(2, 6)).sum().backward()
     stats = GradClipper(model, 1.0).clip_()
     monitor = GradMonitor(model, None, tmp_path)
-    monitor._recorder._limit = 64 * 1024
+    monitor._recording.recorder._queue.limit = 64 * 1024
     monitor.record(stats)
     assert monitor.flush()
     fill_disk(monitor, True)
@@ -96,7 +98,7 @@ def test_a_disk_that_stays_full_costs_no_memory(tmp_path, quick):
             for _ in range(100):
                 monitor.record(stats)
             monitor.flush()
-        held = len(monitor._recorder._rows) + len(monitor._recorder._queue)
+        held = len(monitor._recording.recorder.committer.rows) + len(monitor._recording.recorder._queue)
         monitor.close()
     assert held < 200
     assert any("rows could not be written" in str(w.message) for w in warned)
@@ -109,10 +111,12 @@ def test_a_stalled_disk_costs_the_loop_one_bounded_wait(tmp_path, quick, monkeyp
     model(torch.ones(2, 6)).sum().backward()
     stats = GradClipper(model, 1.0).clip_()
     with GradMonitor(model, None, tmp_path) as monitor:
-        monitor._recorder._limit = 64 * 1024
+        monitor._recording.recorder._queue.limit = 64 * 1024
         hold = threading.Event()
-        real = monitor._recorder._writer.write
-        monkeypatch.setattr(monitor._recorder._writer, "write", lambda rows: (hold.wait(30), real(rows)))
+        real = monitor._recording.recorder._writer.write
+        monkeypatch.setattr(
+            monitor._recording.recorder._writer, "write", lambda rows: (hold.wait(30), real(rows))
+        )
         start = time.monotonic()
         with pytest.warns(RuntimeWarning, match="steps come faster than they can be written"):
             for _ in range(3000):

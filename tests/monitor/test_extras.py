@@ -35,10 +35,10 @@ def test_extras_are_curves_and_copied_when_given(tmp_path):
     ("extra", "error", "message"),
     [
         (3, TypeError, "expected a dict"),
-        ({1: 2}, TypeError, "names that are text"),
+        ({1: 2}, TypeError, "names must be non-empty strings"),
         ({"a": "x"}, TypeError, r"extra\['a'\]: expected a number"),
         ({"a": torch.ones(65)}, ValueError, "1 to 64 elements"),
-        ({"loss": 1.0}, ValueError, "given as loss="),
+        ({"loss": 1.0}, ValueError, "give the loss of the step as loss="),
     ],
 )
 def test_extras_that_are_none_record_nothing(tmp_path, extra, error, message):
@@ -78,7 +78,7 @@ def test_a_step_that_was_clipped_in_parts_is_one_row(tmp_path):
     first, second = GradClipper(named[:3], 1e-3), GradClipper(named[3:], 1e9)
     with GradMonitor(model, None, tmp_path) as monitor:
         parts = [first.clip_(), second.clip_()]
-        with pytest.raises(ValueError, match="is in two parts of the step"):
+        with pytest.raises(ValueError, match="is in two of the GradStats"):
             monitor.record([parts[0], parts[0]])
         monitor.record(parts)
         history = monitor.history()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import warnings
 from pathlib import Path
 
@@ -276,7 +277,7 @@ def test_norms_that_something_else_has_clipped(tmp_path):
         loop.monitor.record()
 
     (message,) = plateau(tmp_path, clipped)
-    assert "the total norm sits at 0.5 for 20 recorded steps" in message
+    assert "the total norm has been 0.5 for 20 recorded steps" in message
 
 
 def test_norms_that_vary_or_are_said_to_be_clipped(tmp_path):
@@ -317,3 +318,25 @@ def test_gradients_clipped_after_the_step(tmp_path):
     with told("[GradClipper.clip_] no parameter has a gradient, so there is nothing to clip"):
         for _ in range(3):
             clipper.clip_()
+
+
+def test_warnings_are_logged_too(tmp_path, caplog):
+    """Both those about mistakes and those about trouble while recording."""
+    with GradMonitor(small_model(), None, tmp_path / "run") as monitor, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        monitor.record()
+        assert monitor.flush()
+        shutil.rmtree(tmp_path / "run")
+        monitor.record()
+        assert not monitor.flush()
+    texts = [record.getMessage() for record in caplog.records if record.name == "gradkern"]
+    assert any("no parameter has a gradient" in text for text in texts)
+    assert any("deleted or replaced" in text for text in texts)
+
+
+def test_logging_prints_nothing_by_itself(run_python):
+    code = (
+        "from gradkern._util.warning import warn; import warnings; warnings.simplefilter('ignore'); warn('x')"
+    )
+    done = run_python(code)
+    assert (done.stdout, done.stderr) == ("", "")

@@ -434,7 +434,7 @@ def test_a_monitor_that_is_let_go_ends_its_thread(tmp_path, model):
     monitor = GradMonitor(model, sgd(model), tmp_path)
     model(torch.ones(2, 6)).sum().backward()
     monitor.record()
-    thread = monitor._recorder._thread
+    thread = monitor._recording.recorder._thread
     del monitor
     thread.join(10)
     assert not thread.is_alive() and thread not in threading.enumerate()
@@ -454,7 +454,7 @@ def test_a_monitor_that_its_own_thread_collects_ends_too(tmp_path, model):
         monitor = GradMonitor(model, sgd(model), tmp_path, sinks=[Collecting()])
         model(torch.ones(2, 6)).sum().backward()
         monitor.record()
-        thread, monitor.itself = monitor._recorder._thread, monitor
+        thread, monitor.itself = monitor._recording.recorder._thread, monitor
         del monitor
         dropped.set()
         thread.join(10)

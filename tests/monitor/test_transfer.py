@@ -10,7 +10,8 @@ import torch
 
 from gradkern.history.format import EXPONENTS, FORMATS
 from gradkern.monitor import transfer
-from gradkern.monitor.capture import HistogramCapture, Presence, WeightsCapture
+from gradkern.monitor.capture import Presence
+from gradkern.monitor.periodic_capture import HistogramCapture, WeightsCapture
 from gradkern.monitor.transfer import PinnedPool, send
 from tests.support.loops import layout
 
@@ -108,7 +109,7 @@ def test_buffers_and_events_are_used_again(device):
 def test_a_graph_that_is_being_captured_is_refused(device, monkeypatch):
     monkeypatch.setattr(transfer, "_is_capturing", lambda: True)
     with pytest.raises(
-        RuntimeError, match=r"\[GradMonitor.record\] expected no CUDA graph capture: capture clip_"
+        RuntimeError, match=r"\[GradMonitor.record\] cannot be captured in a CUDA graph: capture clip_"
     ):
         send([device.tensor(0, [1.0])], PinnedPool())
     assert not device.buffers and not device.copied

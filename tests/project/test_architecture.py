@@ -20,9 +20,17 @@ import gradkern
 from gradkern._util import moved
 
 ROOT = Path(__file__).resolve().parents[2]
+#: What each folder of csrc includes of the others. Only the bindings know torch and Python.
+CSRC = {
+    "core": {"core"},
+    "cpu": {"core", "cpu"},
+    "cuda": {"core", "cuda"},
+    "library": {"core", "cpu", "cuda", "library"},
+    "bindings": {"core", "library", "bindings"},
+}
 SOURCES = sorted(
     path
-    for folder in ("core", "cpu", "cuda")
+    for folder in CSRC
     for path in (ROOT / "csrc" / folder).rglob("*")
     if path.suffix in {".h", ".cuh", ".cpp", ".cu", ".hpp"}
 )
@@ -34,11 +42,18 @@ def includes(path):
 
 
 def test_there_is_something_to_check():
-    assert {"core", "cpu"} <= {p.parent.name for p in SOURCES}
+    assert set(CSRC) <= {p.parent.name for p in SOURCES}
     assert len(SOURCES) >= 10
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda p: f"{p.parent.name}/{p.name}")
+def folder_of(path):
+    return path.relative_to(ROOT / "csrc").parts[0]
+
+
+KERNELS = [path for path in SOURCES if folder_of(path) != "bindings"]
+
+
+@pytest.mark.parametrize("path", KERNELS, ids=lambda p: f"{p.parent.name}/{p.name}")
 def test_kernels_know_no_torch_and_no_python(path):
     foreign = re.compile(r"^(torch|ATen|c10|caffe2|pybind11)/|^Python\.h$")
     assert [name for name in includes(path) if foreign.match(name)] == []
@@ -48,15 +63,13 @@ def test_kernels_know_no_torch_and_no_python(path):
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: f"{p.parent.name}/{p.name}")
 def test_arrows_run_one_way(path):
-    allowed = {"core": {"core"}, "cpu": {"core", "cpu"}, "cuda": {"core", "cuda"}}[
-        path.relative_to(ROOT / "csrc").parts[0]
-    ]
-    ours = [
-        name.split("/")[0]
-        for name in includes(path)
-        if name.split("/")[0] in {"core", "cpu", "cuda", "bindings"}
-    ]
-    assert set(ours) <= allowed
+    ours = {name.split("/")[0] for name in includes(path)} & set(CSRC)
+    assert ours <= CSRC[folder_of(path)]
+
+
+def test_the_c_interface_is_plain_c():
+    """Nothing but C's own headers: it is what a binding for another framework would include."""
+    assert includes(ROOT / "csrc/library/kernels.h") == ["stddef.h", "stdint.h"]
 
 
 def test_bindings_use_narrow_headers():
@@ -252,6 +265,7 @@ def only_binding(package):
     return path
 
 
+@pytest.mark.integration
 class TestBindings:
     """Calls work whatever was compiled; where no kernel can be used, one notice says why."""
 
@@ -272,6 +286,7 @@ class TestBindings:
         [
             (lambda path: path.unlink(), "there is no compiled extension in"),
             (lambda path: path.write_bytes(b"not a library"), "does not load: "),
+            (lambda path: shutil.rmtree(path.parent / "lib"), "does not load: libgradkern_kernels.so: "),
         ],
     )
     def test_no_extension_or_a_broken_one(self, run_python, package_copy, damage, reason):

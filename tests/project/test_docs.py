@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 
 
 def blocks(page: Path) -> list[str]:
@@ -19,8 +21,8 @@ def blocks(page: Path) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
 
 
-#: Pages whose code is a fragment of a program over several processes.
-NOT_RUN = {"distributed.md"}
+#: Pages whose code is a part of a program over several processes, or runs in tests/integrations.
+NOT_RUN = {"distributed.md", "transformers.md", "lightning.md", "accelerate.md", "others.md"}
 RUN = [page for page in PAGES if blocks(page) and page.name not in NOT_RUN]
 
 

@@ -1,14 +1,20 @@
-"""Which torch a build uses."""
+"""Which torch a build uses, and what the compiled files depend on."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
+import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+
+import gradkern
+from gradkern.kernels import extension
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -58,3 +64,35 @@ def test_without_one_the_message_says_what_to_do(torches, tmp_path, monkeypatch)
     monkeypatch.setattr(torches, "_site_packages", lambda: [tmp_path])
     with pytest.raises(SystemExit, match=r"no torch was found\.\nInstall it first(.|\n)*pip install torch"):
         torches.torches()
+
+
+def dynamic_section(path, *, tag):
+    shown = subprocess.run(["readelf", "-d", str(path)], capture_output=True, text=True, check=True).stdout
+    return [line.split("[")[1].rstrip("]") for line in shown.splitlines() if f"({tag})" in line]
+
+
+@pytest.mark.skipif(shutil.which("readelf") is None, reason="needs binutils")
+class TestLinkage:
+    """The kernels lie in a library of their own, which serves every version of Python and torch."""
+
+    PACKAGE = Path(gradkern.__file__).parent
+
+    def test_the_library_needs_no_torch_no_python_and_no_openmp(self):
+        needed = dynamic_section(self.PACKAGE / "lib/libgradkern_kernels.so", tag="NEEDED")
+        own = re.compile(r"(lib(stdc\+\+|gcc_s|[cm]|dl|rt|pthread)|ld-linux.*)\.so")
+        assert needed and [name for name in needed if not own.match(name)] == []
+
+    def test_it_exports_the_c_interface_alone(self):
+        library = self.PACKAGE / "lib/libgradkern_kernels.so"
+        shown = subprocess.run(
+            ["nm", "-D", "--defined-only", str(library)], capture_output=True, text=True, check=True
+        )
+        names = {line.split()[-1] for line in shown.stdout.splitlines()}
+        declared = set(re.findall(r"(gradkern_\w+)\(", (ROOT / "csrc/library/kernels.h").read_text()))
+        assert names == declared
+
+    def test_a_binding_finds_it_beside_itself(self):
+        binding = extension.EXTENSION.__file__
+        assert "libgradkern_kernels.so" in dynamic_section(binding, tag="NEEDED")
+        paths = dynamic_section(binding, tag="RUNPATH") or dynamic_section(binding, tag="RPATH")
+        assert paths == ["$ORIGIN/lib"]

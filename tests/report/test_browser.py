@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from gradkern.diagnosis import notice_of
 from gradkern.report import html, write_report
 from gradkern.report.payload import payload
 from tests.support.synthetic import HOSTILE, make_run, record
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.integration
 
 _QUIET = [
     "--headless",
@@ -49,7 +50,16 @@ def test_every_card_is_built(params: int, steps: int, tmp_path: Path) -> None:
     ):
         assert f"<h2>{title}" in text
     assert text.count("<canvas") == 9  # seven charts, the heatmap and its colours
-    assert "Diagnosis" not in text.split("<script")[0]
+    for absent in ("Diagnosis", "<h2>Events", "Total norm of each group"):
+        assert absent not in text.split("<script")[0]
+
+
+@pytest.mark.parametrize("name", ["{}.weight", "a.very.long.path.that.is.cut.from.the.left.blocks.{}.weight"])
+def test_names_of_many_blocks_stand_beside_the_heatmap(name: str, tmp_path: Path) -> None:
+    run = make_run(120, 30)
+    object.__setattr__(run, "names", tuple(name.format(i) for i in range(120)))
+    html.write(payload(run), tmp_path / "r.html")
+    dom(tmp_path / "r.html", tmp_path / "profile")  # nothing on the console
 
 
 def test_a_hostile_name_runs_nothing(tmp_path: Path) -> None:
@@ -94,3 +104,19 @@ def test_findings_are_shown_where_there_are_some(tmp_path: Path) -> None:
     assert "decades 7.25" in text and "<code>nn.LayerNorm(64)</code>" in text
     assert text.index("Vanishing gradient") < text.index("Also seen") < text.index("Never clipping")
     assert "<img" not in text
+
+
+def test_events_and_groups_are_shown_where_there_are_some(tmp_path: Path) -> None:
+    run = make_run(4, 30)
+    notices = (notice_of(3, "skip", {"reason": HOSTILE}), notice_of(9, "rollback", {"reason": "nonfinite"}))
+    object.__setattr__(run, "events", notices)
+    object.__setattr__(run, "happened", {"skip": 70, "rollback": 1})
+    object.__setattr__(run, "groups", {"critic": run.series["norm"], HOSTILE: run.series["loss"]})
+    html.write(payload(run), tmp_path / "r.html")
+    text = dom(tmp_path / "r.html", tmp_path / "profile").split('id="run"')[0]
+    assert (
+        "70 skip, 1 rollback" in text
+        and ">rolled back</td>" in text
+        and "first and the last are listed" in text
+    )
+    assert "Total norm of each group" in text and "critic" in text and "<img" not in text

@@ -57,7 +57,7 @@ def test_runs_of_ranks_are_pointed_at(
         recorded(name=f"run/rank{rank}", steps=3)
     assert main([command, str(tmp_path / "run")]) == 2
     hint = capsys.readouterr().err.splitlines()[1]
-    assert hint == "Each rank has a run of its own in there, to be given as RUN: rank0, rank1."
+    assert hint == "Each rank has its own run in there; give one of them as RUN: rank0, rank1."
 
 
 @pytest.mark.parametrize("command", ["watch", "report"])

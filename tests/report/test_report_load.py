@@ -10,6 +10,9 @@ import pytest
 
 from gradkern.history.facade import History
 from gradkern.history.format import HistoryError
+from gradkern.history.layout import Layout
+from gradkern.history.rows import EventRow, GroupValues, StepRow
+from gradkern.history.writer import HistoryWriter
 from gradkern.report import html, write_report
 from gradkern.report.load import load
 from gradkern.report.payload import payload
@@ -113,6 +116,25 @@ def test_an_open_history_is_as_good_as_a_folder(recorded: Make) -> None:
     folder = recorded()
     with History.open(folder) as history:
         assert html.render(payload(load(history))) == html.render(payload(load(folder)))
+
+
+def test_what_happened_and_the_norms_of_groups(tmp_path: Path) -> None:
+    layout, one = Layout(("w",), np.array([4]), np.array([0])), np.ones(1, np.float32)
+    writer = HistoryWriter(tmp_path, {})
+    groups = [{f"g{i}": GroupValues(float(s + i), 1.0, 2.0) for i in range(10)} for s in range(100)]
+    writer.write([StepRow(s + 1, 1e9, layout, one, one, 1.0, groups=groups[s]) for s in range(100)])
+    writer.write([EventRow(s, "spike", {"norm": 3.0, "limit": 2.0}, 1e9) for s in range(1, 91)])
+    writer.write(
+        [EventRow(50, "rollback", {}, 1e9), EventRow(7, "finding", {}, 1e9), EventRow(999, "spike", {}, 1e9)]
+    )
+    writer.close()
+    run = load(tmp_path)
+    assert run.happened == {"spike": 91, "rollback": 1}
+    shown = [notice.step for notice in run.events if notice.kind == "spike"]
+    assert shown == [*range(1, 21), *range(72, 91), 999] and len(run.events) == 41
+    assert run.series["spikes"].tolist() == [1.0] * 90 + [0.0] * 10
+    assert list(run.groups) == [f"g{i}" for i in range(2, 10)]
+    np.testing.assert_array_equal(run.groups["g9"], np.arange(100) + 9.0)
 
 
 def test_no_run_is_an_error_that_names_the_file(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from gradkern import GradMonitor
-from gradkern.history.rows import WeightsRow
+from gradkern import Finding, GradMonitor, Remedy
+from gradkern.history.rows import EventRow, WeightsRow
 from gradkern.sinks import JsonlSink, Sink, make_sinks
 from gradkern.sinks.base import SinkFeed
 from gradkern.sinks.heatmap import COLUMNS, Heatmap
@@ -212,6 +212,69 @@ def test_json_lines(tmp_path):
     }  # fmt: skip
 
 
+FINDING = Finding(
+    "vanishing_gradient", "severe", ("0.weight",), 1, 20, {"decades_over_depth": 9.0}, "It falls to 1e-09.",
+    (Remedy("relu", "Use ReLU."),),
+)  # fmt: skip
+SAID = "It falls to 1e-09. Use ReLU."
+#: What happens in a run: (kind, data) at steps 20, 21, …
+EVENTS = (
+    ("finding", FINDING.to_json()),
+    ("skip", {"reason": "nonfinite", "parameters": ["0.weight", "0.bias"]}),
+    ("skip", {"reason": "nonfinite"}),
+    ("spike", {"norm": None, "limit": 2.0}),
+    ("rollback", {"reason": "nonfinite", "count": 1, "budget": 3}),
+    ("mine", {"note": "new data"}),
+)
+
+
+def happen(sink, folder):
+    """Sends `EVENTS` to a sink, which is then closed."""
+    folder.mkdir(exist_ok=True)
+    feed = SinkFeed([sink])
+    feed.open(folder)
+    problems = feed.send([EventRow(20 + i, kind, data, 1e9 + i) for i, (kind, data) in enumerate(EVENTS)])
+    feed.close()
+    assert problems == []
+
+
+def test_events_are_counted_by_a_sink_of_your_own(tmp_path):
+    sink = Kept(every=100)
+    happen(sink, tmp_path)
+    counted = [(step, *values.items()) for step, values in sink.lines]
+    assert counted[1:3] == [(21, ("gradkern/events/skip", 1.0)), (22, ("gradkern/events/skip", 2.0))]
+    assert counted[-1] == (25, ("gradkern/events/mine", 1.0)) and len(counted) == len(EVENTS)
+    happen(sink, tmp_path)
+    assert sink.lines[1] == (21, {"gradkern/events/skip": 1.0})  # another monitor counts anew
+
+
+def test_events_as_json_lines(tmp_path):
+    happen(JsonlSink(), tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["event"], line["data"]) for line in lines] == list(EVENTS)
+    assert [line["step"] for line in lines] == [20, 21, 22, 23, 24, 25] and lines[0]["time"] == 1e9
+    assert Finding.from_json(lines[0]["data"]) == FINDING
+
+
+def test_findings_of_a_run_reach_its_sinks(tmp_path):
+    model = torch.nn.Sequential(
+        *[part for _ in range(10) for part in (torch.nn.Linear(8, 8), torch.nn.Sigmoid())],
+        torch.nn.Linear(8, 2),
+    )
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    x = torch.randn(32, 8)
+    with GradMonitor(model, optimizer, tmp_path, sinks=["jsonl"], on_finding=lambda finding: None) as monitor:
+        for _ in range(60):
+            loss = torch.nn.functional.cross_entropy(model(x), (x[:, 0] > 0).long())
+            optimizer.zero_grad()
+            loss.backward()
+            monitor.record(loss=loss)
+            optimizer.step()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    found = [Finding.from_json(line["data"]) for line in lines if line.get("event") == "finding"]
+    assert "vanishing_gradient" in {finding.kind for finding in found} and found[0].remedies
+
+
 def test_the_heatmap_is_bounded():
     heatmap = Heatmap()
     names = tuple(f"p{i}" for i in range(3000))
@@ -269,6 +332,21 @@ def test_tensorboard(tmp_path):
     pictures = events.Images("grad_rms_heatmap")
     assert [p.step for p in pictures] == [10, 12]
     assert pictures[0].encoded_image_string.startswith(b"\x89PNG") and pictures[0].height == 256
+
+
+def test_tensorboard_has_events_as_text(tmp_path):
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    from gradkern.sinks import TensorBoardSink
+
+    happen(TensorBoardSink(), tmp_path)
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    (found,) = events.Tensors("gradkern/finding/text_summary")
+    text = found.tensor_proto.string_val[0].decode()
+    assert found.step == 20 and text.startswith("**vanishing gradient** (severe, step 20)") and SAID in text
+    assert [e.value for e in events.Scalars("gradkern/events/skip")] == [1, 2]
 
 
 @pytest.mark.parametrize("place", [None, "mine"])
@@ -420,6 +498,20 @@ def test_a_wandb_sink_used_again_has_another_run(tmp_path, wandb):
         assert [r["grad_step"] for r in wandb_rows(tmp_path / name) if "grad_norm" in r] == [1, 2, 3]
 
 
+def test_wandb_gets_alarms_as_alerts(tmp_path, wandb, monkeypatch):
+    from gradkern.sinks import WandbSink
+
+    sent = []
+    monkeypatch.setattr(wandb.Run, "alert", lambda run, **alert: sent.append(alert))
+    happen(WandbSink(init={"project": "gradkern-test"}), tmp_path)
+    assert sent == [
+        {"title": "vanishing gradient (step 20)", "text": SAID, "level": "ERROR"},
+        {"title": "rolled back (step 24)", "text": "inf or NaN in a gradient (1 of 3)", "level": "WARN"},
+    ]
+    counted = [row["gradkern/events/skip"] for row in wandb_rows(tmp_path) if "gradkern/events/skip" in row]
+    assert counted == [1, 2]
+
+
 def test_wandb_beside_the_rows_of_the_user(tmp_path, wandb):
     from gradkern.sinks import WandbSink
 
@@ -487,8 +579,59 @@ def test_mlflow_file_store(tmp_path, monkeypatch):
         assert named.run_id == first
 
 
+def test_mlflow_has_findings_as_tag_and_artifact(tmp_path, monkeypatch):
+    pytest.importorskip("mlflow", reason="mlflow is not installed")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    from mlflow import MlflowClient
+
+    from gradkern.sinks import MlflowSink
+
+    uri = (tmp_path / "mlruns").as_uri()
+    sink = MlflowSink(uri)
+    happen(sink, tmp_path / "run")
+    client = MlflowClient(uri)
+    tags = client.get_run(sink.run_id).data.tags
+    assert tags["gradkern.finding"] == f"vanishing gradient (severe, step 20): {SAID}"
+    assert tags["gradkern.rollback"].startswith("rolled back") and "gradkern.skip" not in tags
+    file = client.download_artifacts(sink.run_id, "gradkern/findings.json", str(tmp_path))
+    with open(file) as stream:
+        assert [Finding.from_json(f) for f in json.load(stream)["findings"]] == [FINDING]
+    counted = client.get_metric_history(sink.run_id, "gradkern/events/skip")
+    assert [m.value for m in counted] == [1, 2]
+
+
+@pytest.fixture
+def trackio(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    return pytest.importorskip("trackio", reason="trackio is not installed")
+
+
+def test_trackio(tmp_path, trackio):
+    from trackio.sqlite_storage import SQLiteStorage
+
+    from gradkern.sinks import TrackioSink
+
+    quiet = {"auto_log_cpu": False, "auto_log_gpu": False, "embed": False}
+    stats = run(tmp_path, [TrackioSink(init=quiet, heatmap_every=10)])
+    rows = SQLiteStorage.get_logs("gradkern", "run")
+    norms = {row["step"]: row["grad_norm"] for row in rows if "grad_norm" in row}
+    assert norms == {i + 1: pytest.approx(s.total_norm.item()) for i, s in enumerate(stats)}
+    keys = set().union(*rows)
+    assert {"clip/coef", "grad_rms/0.weight", "gradkern/loss", "grad_rms_heatmap"} <= keys
+    happen(TrackioSink(init=quiet), tmp_path / "sick")
+    alerts = SQLiteStorage.get_alerts("gradkern", "sick")
+    assert sorted((a["title"], a["level"], a["step"]) for a in alerts) == [
+        ("rolled back", "warn", 24), ("vanishing gradient", "error", 20)
+    ]  # fmt: skip
+
+
 def test_a_missing_package_names_the_extra():
-    needed = {"TensorBoardSink": "tensorboard", "WandbSink": "wandb", "MlflowSink": "mlflow"}
+    needed = {
+        "TensorBoardSink": "tensorboard",
+        "WandbSink": "wandb",
+        "MlflowSink": "mlflow",
+        "TrackioSink": "trackio",
+    }
     code = (
         f"import sys; needed = {needed}\n"
         "for module in needed.values(): sys.modules[module] = None\n"
@@ -501,7 +644,7 @@ def test_a_missing_package_names_the_extra():
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
     )
     lines = out.stdout.splitlines()
-    assert len(lines) == 3
+    assert len(lines) == len(needed)
     for line, (sink, module) in zip(lines, needed.items()):
         assert (
             f"[{sink}] needs the package {module}, which is not installed: pip install gradkern[{module}]"

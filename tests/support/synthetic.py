@@ -63,6 +63,7 @@ def make_run(params: int, steps: int, *, seed: int = 0, loss: bool = True, broke
         "lr": bins.spread(np.linspace(1e-3, 1e-5, steps))[1],
         "clip_rate": bins.share(coef < 1, every),
         "skipped": np.zeros(len(bins)),
+        "spikes": np.zeros(len(bins)),
         "nonfinite": bins.count(~np.isfinite(norm)).astype(float),
     }
     bad = int((~np.isfinite(norm)).sum())

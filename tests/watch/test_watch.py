@@ -24,7 +24,7 @@ from rich.console import Console
 from gradkern import Finding, GradMonitor, Remedy
 from gradkern.history.format import HistoryError
 from gradkern.history.layout import Layout
-from gradkern.history.rows import StepRow
+from gradkern.history.rows import EventRow, GroupValues, StepRow
 from gradkern.history.writer import HistoryWriter
 from gradkern.watch import show_once
 from gradkern.watch.chart import bars, fold, levels
@@ -147,6 +147,44 @@ def test_what_is_not_a_number_is_said(tmp_path: Path) -> None:
     writer.close()
 
 
+def happening(tmp_path: Path, *events: EventRow) -> Path:
+    """A run with two models and some events."""
+    one, layout = np.ones(1, np.float32), Layout(("w",), np.array([4]), np.array([0]))
+    groups = {"generator": GroupValues(1.5, 1.0, 2.0), "\x1bcritic": GroupValues(math.inf, 1.0, 2.0)}
+    writer = HistoryWriter(tmp_path, {})
+    writer.write([StepRow(s, 1e9, layout, one, one, 1.0, groups=groups) for s in range(1, 6)])
+    writer.write([*events])
+    writer.close()
+    return tmp_path
+
+
+def test_what_happened_is_counted_and_the_last_of_it_shown(tmp_path: Path) -> None:
+    skip = {"reason": "nonfinite", "parameters": ["w"]}
+    finding = Finding("dead_units", "info").to_json()
+    run = happening(
+        tmp_path,
+        EventRow(2, "skip", skip, 1e9),
+        EventRow(3, "skip", skip, 1e9),
+        EventRow(4, "rollback", {"reason": "nonfinite", "count": 1, "budget": 3}, 1e9),
+        EventRow(5, "finding", finding, 1e9),
+    )
+    text = "\n".join(frame(run, width=120))
+    assert "Events: 2 skip, 1 rollback  |  step 4: rolled back: inf or NaN in a gradient (1 of 3)" in text
+    assert "dead units" not in text
+
+
+def test_each_model_of_a_run_has_its_norm(tmp_path: Path) -> None:
+    text = "\n".join(frame(happening(tmp_path), width=120))
+    assert "Norm of \\x1bcritic inf  |  generator 1.5" in text
+    assert "Events" not in text
+
+
+@pytest.mark.parametrize("height", [5, 10, 14])
+def test_events_and_models_leave_room_for_the_numbers(tmp_path: Path, height: int) -> None:
+    lines = frame(happening(tmp_path, EventRow(4, "mine", {}, 1e9)), 60, height)
+    assert len(lines) <= height and lines[1].startswith("step 5")
+
+
 def test_a_run_that_was_closed_has_ended(tmp_path: Path) -> None:
     watcher = Watcher(tmp_path / "run")
     model = torch.nn.Linear(2, 1)
@@ -242,7 +280,7 @@ def test_a_watcher_of_the_folder_above_those_of_ranks_says_so(tmp_path: Path) ->
     for rank in (0, 1, 2, 3, 10):
         HistoryWriter(tmp_path / f"rank{rank}", {}).close()
     snapshot = Watcher(tmp_path).take()
-    assert "to be given as RUN: rank0, rank1, rank2, rank3, … (5 in all)." in snapshot.note
+    assert "give one of them as RUN: rank0, rank1, rank2, rank3, … (5 in all)." in snapshot.note
     assert "will be shown" not in snapshot.note
 
 

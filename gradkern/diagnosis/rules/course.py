@@ -6,16 +6,21 @@ spikes are common they are the noise of the run, and nothing is said.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from gradkern.diagnosis.case import FEW_STEPS, Case, Floats
 from gradkern.diagnosis.finding import Finding
-from gradkern.diagnosis.gain import input_rms
+from gradkern.diagnosis.gain import classes_of, input_rms
+from gradkern.diagnosis.trend import trend_of
 
 #: The norm grew a hundredfold, and is still a third of that at the end.
 GROWTH, STILL = 100.0, 33.0
+#: A loss so many times its start (that of a generator whose critic wins: 10) is a run the wrong way.
+RUINED = 30.0
 #: The norm of the first steps over what it comes to, with a loss that jumped or weights thrown away
 #: meanwhile.
 START = 100.0
@@ -28,6 +33,8 @@ MOVED = 0.1
 SMOOTH, EARLY, SUMMED, HIGH = 2.5, 1.7, 5.0, 0.8
 #: Inputs this large explain a first gradient that is too large; the loss then falls a hundredfold too.
 INPUT = 100.0
+#: A classifier's loss that starts below so many ln(classes) and ends at this part of it has converged.
+USUAL, CONVERGED = 3.0, 0.05
 #: Steps without spikes in a baseline.
 BASELINE = 64
 #: A spike with a jump of the loss: so many median absolute deviations, and so many times the baseline.
@@ -75,7 +82,7 @@ def _summing(case: Case, at: NDArray[np.int64], values: Floats) -> list[Finding]
     if not (smooth and early and high and growth >= SUMMED):
         return []
     why = (
-        f"The norm grew {growth:.0f} times and changes by about 1/t at step t, as the norm of a sum does: "
+        f"The norm grew {growth:.3g} times and changes by about 1/t at step t, as the norm of a sum does: "
         "each gradient is added to those before it, because zero_grad() is not called."
     )
     severity = "warning" if case.trend.fell else "severe"
@@ -106,15 +113,30 @@ def _growing(case: Case, at: NDArray[np.int64], values: Floats) -> list[Finding]
     onset = int(e.steps[at[np.flatnonzero(values >= 10 * base)[0]]])
     why = f"The norm of the gradient grew from {base:.2g} to {peak:.2g} and stays there; the loss got worse."
     numbers = {"norm_at_start": base, "norm_at_end": end, "growth": peak / base}
+    if _uphill(case, int(np.searchsorted(e.steps, onset))):
+        numbers["uphill"] = 1.0
     return [
         case.finding("exploding_gradient", "severe", why, numbers, first=onset, last=int(e.steps[at[-1]]))
     ]
 
 
+def _uphill(case: Case, onset: int) -> bool:
+    """The loss rises from the first step on although the first steps are small: its sign is wrong."""
+    e = case.evidence
+    early = case.movement[e.update_steps <= e.steps[min(3, len(e.steps) - 1)]]
+    early = early[np.isfinite(early)]
+    losses = e.loss[: max(onset, FEW_STEPS)]
+    small = bool(len(early)) and float(early.max()) < MOVED
+    return small and bool(np.isfinite(losses).all()) and trend_of(losses).rose
+
+
 def _weights_suffer(case: Case) -> bool:
-    """The weights are thrown about too: an adaptive optimizer divides a large gradient by itself."""
+    """The weights are thrown about too (an adaptive optimizer divides a large gradient by itself), or it
+    walks steadily in the wrong direction, which the loss tells."""
     e, size = case.evidence, case.weight_size[np.isfinite(case.weight_size)]
     if not len(size) or not np.isfinite(e.total_norm).all():
+        return True
+    if case.trend.known and case.trend.end > RUINED * abs(case.trend.start):
         return True
     return bool(np.nanmax(np.append(case.movement, 0.0)) >= MOVED or size.max() >= 2 * size[0])
 
@@ -129,17 +151,23 @@ def _starting(case: Case, at: NDArray[np.int64], values: Floats) -> list[Finding
     from_inputs = (
         input_rms(case) >= INPUT and float(losses[0]) > START * abs(case.trend.end) if len(losses) else False
     )
-    if first < START * later or not (thrown or jumped or from_inputs):
+    if first < START * later or not (thrown or jumped or from_inputs) or _converged(case):
         return []
     until = np.flatnonzero(values < 10 * later)
     last = int(e.steps[at[until[0]]]) if len(until) else case.last_step
     why = (
-        f"The first gradient has a norm of {first:.2g}, {first / later:.0f} times what the run comes to: "
+        f"The first gradient has a norm of {first:.2g}, {first / later:.3g} times what the run comes to: "
         "the first steps throw the weights away."
     )
     numbers = {"norm_at_start": first, "norm_later": later, "growth": first / later}
     severity = "warning" if case.trend.fell else "severe"
     return [case.finding("exploding_gradient", severity, why, numbers, last=last)]
+
+
+def _converged(case: Case) -> bool:
+    """A classifier that starts near ln(classes) and loses nearly all of it: norms fall as the loss does."""
+    start, classes = case.trend.start, classes_of(case)
+    return bool(classes) and start < USUAL * math.log(classes) and case.trend.end < CONVERGED * start
 
 
 def gradient_spike(case: Case) -> list[Finding]:
@@ -164,7 +192,7 @@ def gradient_spike(case: Case) -> list[Finding]:
     clipped = all(e.clip_coef[i] < 1 for i in spikes)
     layers = _spiking(case, worst)
     why = (
-        f"At step {e.steps[worst]} the norm was {norm[worst]:.3g}, {norm[worst] / base[worst]:.0f} times the "
+        f"At step {e.steps[worst]} the norm was {norm[worst]:.3g}, {norm[worst] / base[worst]:.3g} times the "
         f"steps before{', and clipped' if clipped else ''}; {len(spikes)} such steps in all."
     )
     numbers = {"spikes": len(spikes), "largest": float(norm[worst]), "baseline": float(base[worst])}
@@ -223,7 +251,7 @@ def _spiking(case: Case, i: int) -> tuple[str, ...]:
         return ()
     before = e.rms[max(0, row - 16) : row]
     known = np.isfinite(before).any(axis=0)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         rise = np.where(known, e.rms[row] / np.nanmedian(np.where(known, before, 1.0), axis=0), 0.0)
     rise = np.where(np.isfinite(rise), rise, 0.0)
     rose = np.flatnonzero(rise >= max(TIMES, float(rise.max()) / 10))

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from gradkern.diagnosis.case import FEW_STEPS, Case
 from gradkern.diagnosis.finding import Finding
 from gradkern.diagnosis.profile import Profile, decades, median
+from gradkern.diagnosis.trend import trend_of
 
 #: Decades of rms from the first layer to the last. Healthy models: -1.7 … 1.7 once they learn; vanishing
 #: ones: 3.6 … 25.
@@ -59,13 +60,14 @@ def vanishing_gradient(case: Case) -> list[Finding]:
         for signal, logs in (("weights", profile.weight), ("biases", profile.bias)):
             values = decades(logs)
             with np.errstate(invalid="ignore"):
-                sights += _lasting(Sight(profile, signal, values, values >= VANISHING))
+                sight = Sight(profile, signal, values, values >= VANISHING)
+            sights += _lasting(sight) or _while_the_loss_stood(case, sight)
     if not sights:
         return []
     worst = max(sights, key=lambda s: s.typical)
     layers, factor = _starved(case, worst), 10.0**-worst.typical
     why = (
-        f"Over {len(worst.profile.layers)} layers the gradient falls to {factor:.0e} of what it is at the "
+        f"Over {worst.profile.depth} layers the gradient falls to {factor:.0e} of what it is at the "
         f"output ({'the signal that the biases get' if worst.signal == 'biases' else 'rms of the weights'}): "
         "the first layers hardly learn."
     )
@@ -78,7 +80,7 @@ def exploding_over_depth(case: Case) -> list[Finding]:
     """Gradients grow by orders of magnitude from the output to the input."""
     sights = []
     for profile in _usable(case):
-        allowance = NORMALIZED_SLOPE * len(profile.layers) if case.model.normalizes else 0.0
+        allowance = NORMALIZED_SLOPE * profile.depth if case.model.normalizes else 0.0
         weights, biases, forward = decades(profile.weight), decades(profile.bias), decades(profile.forward)
         with np.errstate(invalid="ignore"):
             sights += _lasting(Sight(profile, "weights", weights, weights <= EXPLODING - allowance))
@@ -88,7 +90,7 @@ def exploding_over_depth(case: Case) -> list[Finding]:
         return []
     worst = min(sights, key=lambda s: s.typical)
     why = (
-        f"Over {len(worst.profile.layers)} layers the gradient grows {10.0**-worst.typical:.0e} times from "
+        f"Over {worst.profile.depth} layers the gradient grows {10.0**-worst.typical:.0e} times from "
         "the output to the input: each layer multiplies it."
     )
     severity = "warning" if case.trend.fell else "severe"
@@ -109,6 +111,20 @@ def _lasting(sight: Sight) -> list[Sight]:
     last = np.flatnonzero(known)
     last = last[len(last) // 2 :]
     return [sight] if sight.mask[last].mean() > LASTING else []
+
+
+def _while_the_loss_stood(case: Case, sight: Sight) -> list[Sight]:
+    """It counts too if the run came out of it late: it shows from the first point on for half of the run, and
+    in that time the loss did not fall."""
+    known = np.flatnonzero(np.isfinite(sight.values))
+    other = np.flatnonzero(~sight.mask[known])
+    lead = int(other[0]) if len(other) else len(known)
+    if not len(known) or lead < LASTING * len(known):
+        return []
+    e = case.evidence
+    losses = e.loss[: int(e.rows[sight.profile.at[known[lead - 1]]]) + 1]
+    trend = trend_of(losses[np.isfinite(losses)])
+    return [sight] if trend.count >= 2 * FEW_STEPS and not trend.fell else []
 
 
 def _recovers(sight: Sight) -> bool:
@@ -143,7 +159,7 @@ def _finding(
         "decades_over_depth": sight.typical,
         "decades_of_weights": float(median(decades(profile.weight[at]))),
         "decades_of_forward_signal": float(median(decades(profile.forward[at]))),
-        "layers_in_chain": len(profile.layers),
+        "layers_in_chain": profile.depth,
     }
     numbers = {k: v for k, v in numbers.items() if np.isfinite(v)}
     first, last = case.step(int(profile.at[at[0]])), case.step(int(profile.at[at[-1]]))

@@ -12,8 +12,8 @@ import numpy as np
 
 from gradkern.diagnosis.case import Case, Floats
 from gradkern.diagnosis.finding import Finding
-from gradkern.diagnosis.gain import first_gain
-from gradkern.diagnosis.model import RECURRENT
+from gradkern.diagnosis.gain import classes_of, first_gain
+from gradkern.diagnosis.model import RECURRENT, Layer
 from gradkern.diagnosis.profile import decades, median
 
 #: max_abs / rms of a matrix's gradient: 1.000 where every unit is alike, 1.77 and more otherwise.
@@ -30,7 +30,7 @@ GAIN, MULTIPLIED = 2.5, 10.0
 RECURRENT_GAIN = 1.8
 #: First loss over ln(classes), what a model that knows nothing has. Healthy 0.9 … 3.
 FIRST_LOSS = 10.0
-CLASSIFYING = ("nll_loss", "cross_entropy", "nllloss", "crossentropyloss")
+LONGEST = 1.5
 
 
 def poor_initialization(case: Case) -> list[Finding]:
@@ -108,6 +108,16 @@ def _gain(case: Case) -> list[Finding]:
     return [case.finding("poor_initialization", _severity(case), why, numbers, layers=names)]
 
 
+def _is_mean(case: Case, last: Layer) -> bool:
+    """The loss is a mean over the batch, not a sum: the gradient of the outputs' bias is then a mean of
+    differences of two distributions, each at most sqrt(2) long."""
+    e = case.evidence
+    if last.bias is None:
+        return False
+    norms = e.rms[:FIRST_STEPS, last.bias] * math.sqrt(e.numel[last.bias])
+    return bool(np.nanmax(np.append(norms, 0.0)) <= LONGEST)
+
+
 def _recurrent(case: Case) -> list[Finding]:
     """A recurrent matrix that multiplies the state at each time step."""
     e = case.evidence
@@ -131,23 +141,23 @@ def _recurrent(case: Case) -> list[Finding]:
 
 def _forward(case: Case) -> list[Finding]:
     """The forward signal grows or fades by orders of magnitude from the first step on."""
-    worst, layers = 0.0, None
+    worst, at = 0.0, None
     for profile in case.profiles:
         inner = (
             profile.forward[:FIRST_STEPS, 1:] if len(profile.layers) > 3 else profile.forward[:FIRST_STEPS]
         )
         value = _median(decades(inner[:2]))
         if abs(value) > abs(worst):
-            worst, layers = value, profile.layers
-    if layers is None or abs(worst) < FORWARD_DECADES:
+            worst, at = value, profile
+    if at is None or abs(worst) < FORWARD_DECADES:
         return []
     word = "grows" if worst > 0 else "fades"
     why = (
-        f"From the first step on the signal {word} by {abs(worst):.1f} decades over {len(layers)} layers on "
-        f"its way forward: the weights start too {'large' if worst > 0 else 'small'}."
+        f"From the first step on the signal {word} by {abs(worst):.1f} decades over {at.depth} layers on its "
+        f"way forward: the weights start too {'large' if worst > 0 else 'small'}."
     )
-    numbers = {"decades_of_forward_signal": worst, "layers_in_chain": len(layers)}
-    names = case.names(layer.weight for layer in layers)
+    numbers = {"decades_of_forward_signal": worst, "layers_in_chain": at.depth}
+    names = case.names(layer.weight for layer in at.layers)
     return [case.finding("poor_initialization", _severity(case), why, numbers, layers=names)]
 
 
@@ -159,15 +169,14 @@ def _median(values: Floats) -> float:
 def _first_loss(case: Case) -> list[Finding]:
     """Compared with ln C, what guessing gives; only where the loss is known to be a classifier's."""
     e = case.evidence
-    loss = str((e.facts.get("graph") or {}).get("loss", "")).lower().removesuffix("backward0")
-    last = case.model.layers[-1] if case.model.layers else None
-    if not loss.startswith(CLASSIFYING) or last is None or not last.shape or last.shape[0] < 2:
+    classes = classes_of(case)
+    if not classes:
         return []
-    expected = math.log(last.shape[0])
-    if not math.isfinite(e.loss[0]) or e.loss[0] < FIRST_LOSS * expected:
+    last, expected = case.model.layers[-1], math.log(classes)
+    if not math.isfinite(e.loss[0]) or e.loss[0] < FIRST_LOSS * expected or not _is_mean(case, last):
         return []
     why = (
-        f"The first loss is {e.loss[0]:.3g}; guessing gives ln {last.shape[0]} = {expected:.2f}. The outputs "
+        f"The first loss is {e.loss[0]:.3g}; guessing gives ln {classes} = {expected:.2f}. The outputs "
         "start far too large."
     )
     numbers = {"first_loss": float(e.loss[0]), "ln_classes": expected}

@@ -7,15 +7,21 @@ itself, and swinging only where the steps are large as well.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from gradkern.diagnosis.case import Case, Floats
 from gradkern.diagnosis.finding import Finding
+from gradkern.diagnosis.gain import classes_of
 
 #: Steps below which a course of the loss is no course.
 LEAST_STEPS = 40
-#: Correlation of neighbouring deviations: noise has 0, a loss that jumps to and fro is close to -1.
-ALTERNATING = -0.4
+#: Correlation of neighbouring deviations: a loss that jumps to and fro is close to -1. Noise of n steps has
+#: -1/9 (the running mean takes that) with a standard error of 1/sqrt(n): it must be beyond `ERRORS` of them.
+ALTERNATING, NOISE, ERRORS = -0.4, -1 / 9, 3.5
+#: A classifier that knows nothing has ln(classes); outputs that start wrong have more, and fall to it.
+GUESSING = 0.97
 #: Typical change from one step to the next, as a part of what the loss fell.
 SWING = 0.25
 #: Steps that make a swing plausible: ‖Δw‖ / ‖w‖ of a step.
@@ -33,7 +39,9 @@ def loss_oscillating(case: Case) -> list[Finding]:
         return []
     tail = loss[len(loss) // 3 :]
     correlation, swing = alternation(tail)
-    if correlation > ALTERNATING or swing < SWING * max(_range(loss), 1e-12):
+    if correlation > min(ALTERNATING, NOISE - ERRORS / np.sqrt(len(tail))) or swing < SWING * max(
+        _range(loss), 1e-12
+    ):
         return []
     if case.trend.fell and case.trend.end < 0.5 * case.trend.start:
         return []
@@ -59,11 +67,12 @@ def _range(loss: Floats) -> float:
 
 
 def loss_not_decreasing(case: Case) -> list[Finding]:
-    """The loss is at the end where it was at the start, or above."""
-    trend = case.trend
-    if trend.count < LEAST_STEPS or trend.fell:
+    """The loss is at the end where it was at the start, or above; or a classifier's at that of guessing."""
+    trend, classes = case.trend, classes_of(case)
+    guesses = classes > 1 and GUESSING * math.log(classes) <= trend.end < math.log(classes) / GUESSING
+    if trend.count < LEAST_STEPS or (trend.fell and not guesses):
         return []
-    word = "rose" if trend.rose else "did not fall"
+    word = "fell to that of guessing" if trend.fell else "rose" if trend.rose else "did not fall"
     why = f"The loss {word}: {trend.start:.4g} at first, {trend.end:.4g} at the end of {trend.count} steps."
     numbers = {"loss_at_start": trend.start, "loss_at_end": trend.end, "lowest": trend.lowest}
     return [case.finding("loss_not_decreasing", "info", why, numbers)]

@@ -13,7 +13,7 @@ import numpy as np
 from gradkern.diagnosis.case import FEW_STEPS, Case, Floats
 from gradkern.diagnosis.finding import Finding
 from gradkern.diagnosis.gain import first_gain, gains, input_rms
-from gradkern.diagnosis.model import GATING, LEAKY, Layer
+from gradkern.diagnosis.model import Layer
 
 #: Standard deviation of the argument. At 4 three quarters of tanh's derivatives are below 0.02; Xavier's
 #: initialization gives 1, trained healthy layers up to 2.4. A sigmoid is half as steep.
@@ -21,8 +21,11 @@ TANH_ARGUMENT, SIGMOID_ARGUMENT = 4.0, 8.0
 #: Inputs of hidden layers behind bounded activations: the largest over the smallest, and the largest.
 #: (Unbounded ones grow by the gain from layer to layer.)
 LEVEL, HIGHEST = 2.5, 2.0
-#: Part of the backward signal that reaches the second layer where it vanishes over depth (rules/depth.py).
-VANISHED = 1e-3
+#: Part of the steepest slope that the first activation has where its argument is at the limits above (for a
+#: normal argument of standard deviation s, the rms slope of tanh is 0.73 / sqrt(s): 0.36). Measured: healthy
+#: tanh 0.5 … 1.1, healthy sigmoid 0.6 … 0.9, saturated 0.03 … 0.13.
+SLOPE = 0.4
+STEEPEST_TANH, STEEPEST_SIGMOID = 1.0, 0.25
 #: Quantile over the first steps of the estimate of the model's input: the smallest, since it errs upwards.
 LOW = 0.0
 
@@ -30,16 +33,17 @@ LOW = 0.0
 def saturation(case: Case) -> list[Finding]:
     """Layers in front of a sigmoid or tanh whose argument is too large."""
     e, model = case.evidence, case.model
-    mixed = bool(model.words & (GATING | LEAKY))
+    mixed = model.gates or model.leaks
     if mixed or model.normalizes or model.recurs or len(e.steps) < FEW_STEPS:
         return []
     if not (model.squashes if model.knows_activations else _bounded(case)):
         return []
-    limit = SIGMOID_ARGUMENT if "sigmoid" in model.words and "tanh" not in model.words else TANH_ARGUMENT
+    sigmoid = "sigmoid" in model.words and "tanh" not in model.words
+    limit = SIGMOID_ARGUMENT if sigmoid else TANH_ARGUMENT
     layers = model.layers[:-1]
     courses = {i: _arguments(case, layer, first=i == 0) for i, layer in enumerate(layers)}
     sick = {i: c for i, c in courses.items() if len(c) and np.median(c) >= limit}
-    if set(sick) == {0} and _vanishes_behind_the_first(case):
+    if set(sick) == {0} and _first_slope(case) > SLOPE * (STEEPEST_SIGMOID if sigmoid else STEEPEST_TANH):
         sick = {}
     if not sick:
         return []
@@ -73,14 +77,17 @@ def _bounded(case: Case) -> bool:
     return max(signals) < LEVEL * min(signals) and max(signals) < HIGHEST
 
 
-def _vanishes_behind_the_first(case: Case) -> bool:
-    """Whether the backward signal has vanished before it comes to the first layer's activation.
+def _first_slope(case: Case) -> float:
+    """The slope of the first layer's activation: what comes to that layer's bias of what the second layer's
+    weights pass on. 0 where it cannot be told.
 
-    The first layer's input is estimated from its bias's gradient, which then is too small a sum to tell by.
+    It tells whether a large input is one: that is estimated from the same bias's gradient, which is a sum
+    over the batch whose terms may cancel. Those of the second bias then cancel as well.
     """
-    biases = [layer.bias for layer in case.model.layers if layer.bias is not None]
-    if len(biases) < 3:
-        return False
+    e, (first, second) = case.evidence, case.model.layers[:2]
+    if first.bias is None or second.bias is None or len(second.shape) < 2 or not len(e.weight_norm):
+        return 0.0
     with np.errstate(divide="ignore", invalid="ignore"):
-        passed = np.nanmedian(case.evidence.rms[:, biases[1]] / case.evidence.rms[:, biases[-1]])
-    return bool(passed <= VANISHED)
+        ratio = e.rms[:, first.bias] / e.rms[:, second.bias] * np.sqrt(second.shape[1])
+    ratio = ratio[np.isfinite(ratio)]
+    return float(np.median(ratio) / e.weight_norm[0, second.weight]) if len(ratio) else 0.0

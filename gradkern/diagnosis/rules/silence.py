@@ -10,16 +10,22 @@ import numpy as np
 
 from gradkern.diagnosis.case import FEW_STEPS, Case
 from gradkern.diagnosis.finding import Finding
-from gradkern.diagnosis.model import Layer, role_of
+from gradkern.diagnosis.model import RECURRENT, Layer, role_of
 
 #: A layer is silent after so many steps with a gradient of exactly zero while others have one.
 SILENT_STEPS = 20
+#: A side branch (a gate of a few units) with less than this part of the weights, in a model whose loss lost
+#: this part, is no reason to stop.
+SMALL_BRANCH, LEARNED = 0.05, 0.5
 #: Steps in which an expert gets its turn.
 SIBLINGS_WAIT = 50
 #: Part of a bias's gradient that is zero at every step. Healthy ReLU layers at a batch of one reach 0.39 at
 #: their minimum over steps; layers with dead units start at 0.7.
 DEAD_SHARE = 0.7
 NEARLY_ALL = 0.95
+#: Zeros are counted at a few early steps only: so many of them tell, if the share is this high or the same
+#: units never had a gradient before. (With one input a step, sparse units look dead at three steps in a row.)
+FEW_LOOKS, CERTAIN = 3, 0.9
 #: Part of a matrix's elements that ever had a gradient; of a layer and the one before it together.
 EVER_NONZERO = 0.3
 
@@ -83,7 +89,7 @@ def _silent_layer(case: Case) -> list[Finding]:
         return []
     silent = zero[tail].all(axis=0) & ~_zero_weights(case)
     layers = case.model.layers
-    dead = [i for i, layer in enumerate(layers) if silent[layer.weight]]
+    dead = [i for i, layer in enumerate(layers) if _is_off(layer, silent)]
     if not dead or _solved(case) or _starts_at_zero(case):
         return []
     index = _nearest_output(layers, dead, silent)
@@ -91,6 +97,9 @@ def _silent_layer(case: Case) -> list[Finding]:
     cut_off = [x for x in layers[:index] if silent[x.weight]]
     onset = _onset(zero[:, layer.weight if layer.bias is None else layer.bias])
     parallel = len(cut_off) < index and any(e.rms[tail][:, x.weight].any() for x in layers[:index])
+    severity = "warning" if parallel else "severe"
+    if parallel and case.trend.fall > LEARNED and e.numel[layer.weight] < SMALL_BRANCH * e.numel.sum():
+        severity = "info"
     why = (
         f"The gradient of {case.evidence.names[layer.weight]} is exactly zero since step {case.step(onset)}: "
         f"none of its units is active for any input"
@@ -99,13 +108,21 @@ def _silent_layer(case: Case) -> list[Finding]:
     return [
         case.finding(
             "dead_units",
-            "warning" if parallel else "severe",
+            severity,
             why,
             {"dead_share": 1.0, "zero_steps": len(tail), "layers_cut_off": len(cut_off)},
             layers=case.of_layers([layer]),
             first=case.step(onset),
         )
     ]
+
+
+def _is_off(layer: Layer, silent: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> bool:
+    """Its units are off: a matrix alone is silent where its input is zero (the first state of a recurrent
+    layer that makes one step)."""
+    if RECURRENT.search(layer.kind):
+        return False
+    return bool(silent[layer.weight] and (layer.bias is None or silent[layer.bias]))
 
 
 def _nearest_output(
@@ -176,9 +193,13 @@ def _bias_share(case: Case, layer: Layer) -> float | None:
     counted = (e.zeros[:, layer.bias] >= 0) & (e.rms[:, layer.bias] > 0)
     rows = np.flatnonzero(counted)
     rows = rows[len(rows) // 2 :]
-    if len(rows) < FEW_STEPS:
+    if len(rows) < FEW_LOOKS:
         return None
-    return float(e.zeros[rows, layer.bias].min() / max(e.numel[layer.bias], 1))
+    share = float(e.zeros[rows, layer.bias].min() / max(e.numel[layer.bias], 1))
+    never = 1 - float(e.ever_nonzero[layer.bias])
+    if len(rows) >= FEW_STEPS or share >= CERTAIN:
+        return share
+    return min(share, never) if np.isfinite(never) else None
 
 
 def _matrix_share(case: Case, layer: Layer) -> float | None:

@@ -26,6 +26,9 @@ SMALL = 5e-6
 SMALL_16_BIT = 1e-4
 #: Part of the weights that moved in the whole run.
 MOVED = 0.01
+#: A loss that falls by this part moves, if slowly. (Weights moved by 1e-4 in all take off up to 0.3 % at the
+#: beginning of training, where ‖g‖ ‖w‖ is up to 30 times the loss.)
+SLOW_FALL = 0.005
 #: Steps without one of the optimizer's.
 NEVER_STEPPED = 10
 #: A parameter with less than this part of the others' gradient may stand still by rounding.
@@ -88,7 +91,7 @@ def _no_movement(case: Case) -> list[Finding]:
     if e.watches_steps and not len(e.update_steps) and len(e.steps) >= NEVER_STEPPED and not case.trend.fell:
         return [_never_stepped(case)]
     movement = case.movement[np.isfinite(case.movement)]
-    if len(movement) < 2 or len(e.steps) < FEW_STEPS or case.trend.fell:
+    if len(movement) < 2 or len(e.steps) < FEW_STEPS or _falls_slowly(case):
         return []
     half = any(str(e.params.get(n, {}).get("dtype", "")).endswith("float16") for n in e.names)
     limit = SMALL_16_BIT if half else SMALL
@@ -98,7 +101,9 @@ def _no_movement(case: Case) -> list[Finding]:
     rates = e.lr[np.isfinite(e.lr)]
     if len(rates) and rates[-1] < DECAYED * rates.max():
         return []
-    if typical == 0:
+    if len(rates) and not rates.any():
+        why = "The learning rate is 0 at every step: the weights do not change at all."
+    elif typical == 0:
         why = "The weights do not change at all: optimizer.step() is not called, or moves something else."
     else:
         why = (
@@ -108,6 +113,12 @@ def _no_movement(case: Case) -> list[Finding]:
     numbers = {"median_update_ratio": typical, "moved_in_all": in_all, "lr": float(e.lr[-1])}
     severity = "severe" if case.trend.known else "warning"
     return [case.finding("update_too_small", severity, why, numbers)]
+
+
+def _falls_slowly(case: Case) -> bool:
+    """It fell, or by more than so little movement explains: a converged run's."""
+    trend = case.trend
+    return trend.fell or trend.start - trend.end > max(3 * trend.error, SLOW_FALL * abs(trend.start))
 
 
 def _never_stepped(case: Case) -> Finding:
@@ -123,7 +134,8 @@ def _left_out(case: Case) -> list[Finding]:
     if not case.unmoved.any() or not len(e.rows):
         return []
     typical = np.nanmedian(np.where(e.has_grad, np.nan_to_num(e.rms), 0.0), axis=0)
-    columns = np.flatnonzero(case.unmoved & (typical > COUNTS * np.median(typical[~case.unmoved])))
+    left_out = case.unmoved & ~_stepped_on(case)
+    columns = np.flatnonzero(left_out & (typical > COUNTS * np.median(typical[~case.unmoved])))
     if not len(columns):
         return []
     names = case.names(columns.tolist())
@@ -134,3 +146,18 @@ def _left_out(case: Case) -> list[Finding]:
     )
     numbers = {"parameters": len(names), "share_of_elements": share, "median_update_ratio": 0.0}
     return [case.finding("update_too_small", "warning", why, numbers, layers=names)]
+
+
+def _stepped_on(case: Case) -> NDArray[np.bool_]:
+    """[N] whether an optimizer that moves others is known to step on a parameter: what then stands still has
+    a gradient of zero by the time of the step (the last bias of a Wasserstein critic)."""
+    names, groups = case.evidence.names, case.evidence.facts.get("optimizers") or []
+    moved = {name for name, still in zip(names, case.unmoved.tolist()) if not still}
+    active = {g.get("name", "") for g in groups if moved & set(g.get("parameters", ()))}
+    listed = {
+        name
+        for g in groups
+        if g.get("name", "") in active and float(g.get("lr") or 0) > 0
+        for name in g.get("parameters", ())
+    }
+    return np.array([name in listed for name in names], dtype=bool)

@@ -37,7 +37,7 @@ def weight_growth(case: Case) -> list[Finding]:
         grew = norms[at[-1]] / norms[at[0]]
     worst = [c for c, g in zip(case.model.matrices, grew) if np.isfinite(g) and g >= GREW]
     why = (
-        f"The norm of the weights went from {size[0]:.3g} to {size[-1]:.3g} ({factor:.0f} times) and still "
+        f"The norm of the weights went from {size[0]:.3g} to {size[-1]:.3g} ({factor:.3g} times) and still "
         "grows: nothing holds them."
     )
     severity = "warning" if case.trend.fell else "severe"

@@ -58,7 +58,7 @@ function stepChart(card, state, bins, options) {
     height: options.height || 240, series, bands,
     scales: { x: { time: false, range: () => state.extent() },
       y: { distr: log ? 3 : 1, ...(options.range ? { range: options.range } : {}) } },
-    axes: [axis({ values: (_, at) => at.map(v => (Number.isInteger(v) ? integer(v) : "")) }),
+    axes: [axis({ size: 28, values: (_, at) => at.map(v => (Number.isInteger(v) ? integer(v) : "")) }),
       axis({ size: 62, values: (_, at) => at.map(v => (v === null ? "" : log ? decade(Math.log10(v)) : show(v))) })],
     cursor: { sync: { key: "steps" }, drag: { x: true, y: false, setScale: false }, points: { size: 6 } },
     hooks: {
@@ -115,7 +115,7 @@ function drawMarks(u, bins, marks) {
   ctx.restore();
 }
 
-// The chosen step, the first step of every finding, and the threshold.
+// The chosen step, the first step of every finding, rollbacks and the like, and the threshold.
 function drawLines(u, state, threshold) {
   const { ctx, bbox } = u;
   ctx.save();
@@ -124,6 +124,7 @@ function drawLines(u, state, threshold) {
     if (x < bbox.left || x > bbox.left + bbox.width) return;
     stroke(ctx, ink, dash, x, bbox.top, x, bbox.top + bbox.height);
   };
+  for (const turn of state.turns) upright(turn.step, SEVERITY[turn.severity], [1, 3]);
   for (const finding of state.findings) upright(finding.first_step, SEVERITY[finding.severity], [3, 3]);
   upright(state.step, "ink", []);
   if (threshold) drawThreshold(u, threshold);

@@ -23,8 +23,9 @@ function finding(found, state, open) {
   return made;
 }
 
+// The most fitting ones; `gradkern diagnose --json` has all.
 function remedies(list, open) {
-  const items = list.map(remedy => {
+  const items = list.slice(0, 3).map(remedy => {
     const item = element("li", {}, remedy.because);
     if (remedy.code) item.append(element("pre", {}, element("code", {}, remedy.code)));
     return item;

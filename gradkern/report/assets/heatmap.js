@@ -1,38 +1,11 @@
 // Layers × steps on a canvas. Where there are more rows than pixels a pixel shows the mean of its rows, and
 // inf or NaN in any of them.
 
-const GUTTER = 250, LABEL = 38, FOOT = 24, RIGHT = 14;
+const GUTTER = 250, FOOT = 24, RIGHT = 14;  // pixels: most of the names, the steps, the right margin
+const NARROW = 640;  // below, the legend has two lines
 const METRICS = { rms: "rms of the gradient", ratio: "update ratio" };
 const HINT = "Click or arrow keys choose a step and a row; + and − (or double click) zoom into rows, Page Up and Down move, 0 shows all. "
-  + "Drag over a curve to zoom into steps. A frame marks where a finding begins.";
-
-// A canvas as wide as its place, drawn again when that, the theme or the data changes.
-class Surface {
-  constructor(host, height, draw, label) {
-    this.canvas = element("canvas", { tabIndex: 0, "aria-label": label });
-    Object.assign(this, { width: 0, height, draw, waiting: 0 });
-    host.append(this.canvas);
-    new ResizeObserver(() => { if (this.canvas.clientWidth !== this.width) this.redraw(); }).observe(this.canvas);
-  }
-
-  // Several changes before the next frame are drawn once.
-  redraw() { this.waiting ||= requestAnimationFrame(() => this.paint()); }
-
-  paint() {
-    this.waiting = 0;
-    const width = this.canvas.clientWidth, ratio = devicePixelRatio || 1;
-    if (!width) return;
-    this.width = width;
-    this.canvas.style.height = `${this.height}px`;
-    this.canvas.width = Math.round(width * ratio);
-    this.canvas.height = Math.round(this.height * ratio);
-    const pen = this.canvas.getContext("2d");
-    pen.setTransform(ratio, 0, 0, ratio, 0, 0);
-    pen.font = FONT;
-    pen.clearRect(0, 0, width, this.height);
-    this.draw(pen, width, this.height);
-  }
-}
+  + "Drag over a curve to zoom into steps. A frame marks the layers of a finding, from its first step on.";
 
 class Heatmap {
   constructor(card, state, data) {
@@ -40,9 +13,9 @@ class Heatmap {
     this.readout = heading(card, "Layers × steps");
     this.readout.setAttribute("aria-live", "polite");
     buildControls(card, state, data, factor => this.zoom(factor));
-    this.legend = new Surface(card, 34, (pen, width) => this.drawLegend(pen, width), "Colour scale");
+    this.legend = new Surface(card, width => (width < NARROW ? 56 : 34), (pen, width) => this.drawLegend(pen, width), "Colour scale");
     this.legend.canvas.tabIndex = -1;
-    this.plot = new Surface(card, 400, (pen, width, height) => this.draw(pen, width, height),
+    this.plot = new Surface(card, () => FOOT + (this.count > 40 ? 620 : Math.max(90, this.count * 19)), (pen, width, height) => this.draw(pen, width, height),
       "Heatmap. Arrow keys move, plus and minus zoom, 0 shows all rows.");
     this.note = element("p", { className: "note" }, HINT);
     this.empty = element("p", { className: "empty", hidden: true }, "No row matches the filter.");
@@ -80,7 +53,6 @@ class Heatmap {
     this.start = Math.max(0, Math.min(all - this.count, Math.round(this.rows.indexOf(state.row) - this.count / 2)));
     this.image = null;
     [this.low, this.high] = colourRange(this.table, this.rows);
-    this.plot.height = FOOT + (this.count > 40 ? 620 : Math.max(90, this.count * 19));
     this.empty.hidden = this.count > 0;
     this.plot.canvas.hidden = this.legend.canvas.hidden = this.note.hidden = this.count === 0;
     this.plot.redraw();
@@ -90,9 +62,25 @@ class Heatmap {
 
   // ---- where a step, a column and a row lie ----
 
+  // The names of the rows, cut to at most a third of the width but still different, and the room they take.
+  get names() {
+    const width = this.plot.canvas.clientWidth;
+    if (this.named?.table !== this.table || this.named.width !== width) {
+      const pen = this.plot.canvas.getContext("2d"), most = Math.min(GUTTER, width / 3);
+      pen.font = FONT;
+      const labels = fitNames(this.table.names, Math.max(8, Math.floor(most / 6.5)));
+      const longest = [...labels].sort((a, b) => b.length - a.length).slice(0, 50);
+      const gutter = Math.ceil(Math.min(most, 16 + Math.max(0, ...longest.map(name => pen.measureText(name).width))));
+      this.named = { table: this.table, width, labels, gutter };
+    }
+    return this.named;
+  }
+
+  get gutter() { return this.names.gutter; }
+
   xOf(step) {
     const [from, to] = this.state.extent();
-    return GUTTER + (step - from) / (to - from) * (this.plot.width - GUTTER - RIGHT);
+    return this.gutter + (step - from) / (to - from) * (this.plot.width - this.gutter - RIGHT);
   }
 
   stepAt(share) {
@@ -102,7 +90,7 @@ class Heatmap {
 
   cellAt(event) {
     const box = this.plot.canvas.getBoundingClientRect();
-    const share = (event.clientX - box.left - GUTTER) / (this.plot.width - GUTTER - RIGHT);
+    const share = (event.clientX - box.left - this.gutter) / (this.plot.width - this.gutter - RIGHT);
     const at = this.start + Math.floor((event.clientY - box.top) / (this.plot.height - FOOT) * this.count);
     if (at < this.start || at >= this.start + this.count || share > 1) return null;
     return { row: this.rows[at], at, column: binOf(this.table.first, this.stepAt(Math.max(0, share))) };
@@ -112,11 +100,11 @@ class Heatmap {
 
   draw(pen, width, height) {
     if (!this.count || !this.table.columns) return;
-    const across = width - GUTTER - RIGHT, down = height - FOOT, ratio = devicePixelRatio || 1;
+    const across = width - this.gutter - RIGHT, down = height - FOOT, ratio = devicePixelRatio || 1;
     const wide = Math.max(1, Math.round(across * ratio)), tall = Math.max(1, Math.round(down * ratio));
     if (!this.image || this.image.width !== wide || this.image.height !== tall) this.image = this.rendered(wide, tall);
     pen.imageSmoothingEnabled = false;
-    pen.drawImage(this.image, GUTTER, 0, across, down);
+    pen.drawImage(this.image, this.gutter, 0, across, down);
     this.drawLabels(pen, down);
     this.drawSteps(pen, width, down);
     this.drawFindings(pen, across, down);
@@ -160,14 +148,13 @@ class Heatmap {
       return;
     }
     const groups = this.state.order === "model" ? this.stretches(down) : [];
-    if (groups.length >= 8) drawStretches(pen, groups, down, each);
+    if (groups.length >= 8) drawStretches(pen, groups, down, each, this.gutter);
     else for (let at = 8; at < down; at += 22) this.label(pen, Math.floor(at / each), at);
   }
 
   label(pen, i, at) {
-    // Names that are still different when they are cut; what is a little too wide for all that is squeezed.
-    this.table.labels ||= fitNames(this.table.names, LABEL);
-    pen.fillText(this.table.labels[this.rows[this.start + i]], GUTTER - 8, at, GUTTER - 14);
+    const { labels, gutter } = this.names;
+    pen.fillText(labels[this.rows[this.start + i]], gutter - 8, at, gutter - 14);  // squeezed where it is too wide
   }
 
   // Rows that share leading components of their names, as deep as there is room for.
@@ -197,28 +184,32 @@ class Heatmap {
     }
   }
 
+  // A frame around the layers of each finding from its first step on, with its name.
   drawFindings(pen, across, down) {
-    const each = down / this.count, right = GUTTER + across, shown = this.rows.slice(this.start, this.start + this.count);
-    pen.lineWidth = 2;
-    pen.setLineDash([5, 3]);
+    const each = down / this.count, right = this.gutter + across, shown = this.rows.slice(this.start, this.start + this.count);
     for (const finding of this.state.findings) {
       const layers = new Set(finding.layers.map(name => layerOf(name, this.state.depth)));
-      const left = Math.max(GUTTER, this.xOf(finding.first_step));
-      if (left > right) continue;
-      pen.strokeStyle = colour(SEVERITY[finding.severity]);
-      for (const [first, end] of stretchesOf(shown.map(row => layers.has(this.table.names[row])))) {
+      const left = Math.max(this.gutter, this.xOf(finding.first_step));
+      if (left > right || !layers.size) continue;
+      const ink = colour(SEVERITY[finding.severity]);
+      const stretches = stretchesOf(shown.map(row => layers.has(this.table.names[row])));
+      pen.lineWidth = 2;
+      pen.strokeStyle = ink;
+      pen.setLineDash([5, 3]);
+      for (const [first, end] of stretches) {
         pen.strokeRect(left, first * each + 1, right - left - 1, Math.max(2, (end - first) * each - 2));
       }
+      pen.setLineDash([]);
+      pen.lineWidth = 1;
+      if (stretches.length) drawTag(pen, sentence(finding.kind), ink, left, stretches[0][0] * each, this.gutter, right);
     }
-    pen.setLineDash([]);
-    pen.lineWidth = 1;
   }
 
   drawChosen(pen, across, down) {
     const upright = (step, ink) => {
       if (step === null) return;
       const x = Math.round(this.xOf(step)) + 0.5;
-      if (x < GUTTER || x > GUTTER + across) return;
+      if (x < this.gutter || x > this.gutter + across) return;
       pen.strokeStyle = colour(ink);
       pen.strokeRect(x, 0, 0, down);
     };
@@ -227,24 +218,26 @@ class Heatmap {
     const at = this.rows.indexOf(this.state.row) - this.start, each = down / this.count;
     if (at >= 0 && at < this.count) {
       pen.strokeStyle = colour("ink");
-      pen.strokeRect(GUTTER + 0.5, at * each + 0.5, across - 1, Math.max(2, each - 1));
+      pen.strokeRect(this.gutter + 0.5, at * each + 0.5, across - 1, Math.max(2, each - 1));
     }
   }
 
   drawLegend(pen, width) {
-    const long = Math.min(320, Math.max(60, width - GUTTER - RIGHT - 330));
-    for (let i = 0; i < long; i++) {
-      pen.fillStyle = `rgb(${SEQUENTIAL[Math.floor(i / long * 256)].join(",")})`;
-      pen.fillRect(GUTTER + i, 2, 1.5, 12);
-    }
     pen.fillStyle = colour("soft");
     pen.textBaseline = "top";
+    pen.textAlign = "left";
+    pen.fillText(METRICS[this.state.metric], 0, 2);
+    const left = pen.measureText(METRICS[this.state.metric]).width + 12, narrow = width < NARROW;
+    const long = Math.min(320, narrow ? width - left - RIGHT : width - left - RIGHT - 330);
+    for (let i = 0; i < long; i++) {
+      pen.fillStyle = `rgb(${SEQUENTIAL[Math.floor(i / long * 256)].join(",")})`;
+      pen.fillRect(left + i, 2, 1.5, 12);
+    }
+    pen.fillStyle = colour("soft");
     pen.textAlign = "center";
-    const marks = ticks(this.low, this.high, 5);
-    for (const at of marks) pen.fillText(decade(at), GUTTER + (at - this.low) / (this.high - this.low) * long, 17);
-    pen.textAlign = "right";
-    pen.fillText(METRICS[this.state.metric], GUTTER - 8, 2);
-    drawSpecials(pen, GUTTER + long + 26);
+    const marks = ticks(this.low, this.high, Math.max(2, Math.floor(long / 60)));
+    for (const at of marks) pen.fillText(decade(at), left + (at - this.low) / (this.high - this.low) * long, 17);
+    drawSpecials(pen, narrow ? 0 : left + long + 26, narrow ? 38 : 2);
   }
 
   // ---- what a person does ----
@@ -302,30 +295,5 @@ class Heatmap {
     const there = this.count && this.table.columns;
     this.readout.textContent = there
       ? `${this.table.names[this.state.row]} · ${this.describe(this.state.row, binOf(this.table.first, this.state.step))}` : "";
-  }
-}
-
-const pack = rgb => ((255 << 24) | (rgb[2] << 16) | (rgb[1] << 8) | rgb[0]) >>> 0;
-
-function drawStretches(pen, groups, down, each) {
-  pen.strokeStyle = colour("soft");
-  let free = -7;
-  for (const { prefix, start, end } of groups) {
-    const top = start * each, bottom = end * each, middle = (top + bottom) / 2;
-    pen.strokeRect(GUTTER - 3.5, top + 1, 0, Math.max(1, bottom - top - 2));
-    if (middle - 6.5 < free) continue;
-    pen.fillText(fitLeft(pen, prefix, GUTTER - 18), GUTTER - 9, Math.max(7, Math.min(down - 7, middle)));
-    free = middle + 6.5;
-  }
-}
-
-function drawSpecials(pen, x) {
-  pen.textAlign = "left";
-  for (const [name, text] of [["zero", "zero"], ["nothing", "not recorded"], ["bad", "inf or NaN"]]) {
-    pen.fillStyle = colour(name);
-    pen.fillRect(x, 2, 12, 12);
-    pen.fillStyle = colour("soft");
-    pen.fillText(text, x + 17, 2);
-    x += 17 + pen.measureText(text).width + 18;
   }
 }

@@ -17,7 +17,7 @@ function histogram(card, state, data) {
       { label: "share", stroke: () => colour("blue"), fill: () => `${colour("blue")}aa`, paths: uPlot.paths.bars({ size: [0.9] }),
         points: { show: false }, value: (_, v) => percent(v) }],
     scales: { x: { time: false, range: [recorded.low - 0.5, recorded.low + exponents.length - 0.5] }, y: { range: (_, low, high) => [0, (high || 1) * 1.1] } },
-    axes: [axis({ values: (_, at) => at.map(e => (Number.isInteger(e) ? `2^${e}` : "")) }), axis({ size: 62, values: (_, at) => at.map(percent) })],
+    axes: [axis({ size: 28, values: (_, at) => at.map(e => (Number.isInteger(e) ? `2^${e}` : "")) }), axis({ size: 62, values: (_, at) => at.map(percent) })],
     cursor: { drag: { x: false, y: false } },
     hooks: { draw: [u => drawFormats(u)] },
   }, [exponents, shares()]);

@@ -30,13 +30,15 @@ function tiles(parent) {
 
 function curves(parent) {
   const bad = { at: bins.nonfinite, colour: "bad", full: true }, skipped = { at: bins.skipped, colour: "red", full: true };
+  const spikes = { at: bins.spikes, colour: "violet" };
   stepChart(card(parent, true), state, bins, {
-    title: `Total norm, ${data.phase}`, log: true, marks: [{ at: bins.clip_rate, colour: "orange" }, bad, skipped],
+    title: `Total norm, ${data.phase}`, log: true, marks: [{ at: bins.clip_rate, colour: "orange" }, spikes, bad, skipped],
     curves: [{ label: "total norm", colour: "blue", values: bins.norm, low: bins.norm_low, high: bins.norm_high }],
     threshold: data.run.max_norm === null ? null : { value: data.run.max_norm, label: `threshold ${format(data.run.max_norm)}` },
     empty: "No finite total norm was recorded.",
-    note: "Line: mean of a bin; band: lowest to highest. Orange marks at the foot: steps that were clipped. "
-      + "Coloured bars at full height: inf, NaN or skipped steps. Dashed uprights: where a finding begins. Drag to zoom, double click to show all.",
+    note: "Line: mean of a bin; band: lowest to highest. Orange marks at the foot: steps that were clipped; "
+      + "violet ones: spikes. Coloured bars at full height: inf, NaN or skipped steps. Dashed uprights: where a finding begins; "
+      + "dotted ones: rollbacks and new thresholds. Drag to zoom, double click to show all.",
   });
   stepChart(card(parent), state, bins, {
     title: "Loss", curves: [{ label: "loss", colour: "green", values: bins.loss, low: bins.loss_low, high: bins.loss_high }],
@@ -104,7 +106,9 @@ function build() {
     card(cards, true).append(element("p", { className: "empty" }, "This run has no step yet."));
     return;
   }
+  events(cards, state, data);
   curves(cards);
+  groups(cards, state, data);
   new Heatmap(card(cards, true), state, data);
   new Profile(card(cards, true), state, data);
   new Extremes(card(cards, true), state, data);

@@ -76,7 +76,7 @@ class Profile {
     return plotIn(this.host, this.state, {
       height: 320, series, bands: [{ series: [1, 2], fill: () => `${colour("soft")}22` }],
       scales: { x: { time: false, range: [-0.5, this.rows.length - 0.5] }, y: { distr: 3 } },
-      axes: [axis({ values: (_, at) => at.map(i => shortName(names[i])) }), axis({ size: 62, values: (_, at) => at.map(v => (v === null ? "" : decade(Math.log10(v)))) })],
+      axes: [axis({ size: 28, values: (_, at) => at.map(i => shortName(names[i])) }), axis({ size: 62, values: (_, at) => at.map(v => (v === null ? "" : decade(Math.log10(v)))) })],
       cursor: { drag: { x: false, y: false } },
     }, this.columns());
   }

@@ -4,6 +4,7 @@ class State {
   constructor(data) {
     const rms = data.metrics.rms, bins = data.series;
     this.findings = data.findings;
+    this.turns = data.events.filter(event => !["skip", "spike"].includes(event.kind));  // those have marks of their own
     const first = bins.first[0] ?? 0, last = bins.last[bins.last.length - 1] ?? 1;
     this.all = first === last ? [first - 1, last + 1] : [first, last];
     this.step = bins.last.length ? rms.first[rms.columns - 1] ?? bins.first[bins.first.length - 1] : 0;

@@ -1,4 +1,4 @@
-"""A message that depends on what a device finds out: nobody waits for it."""
+"""`DeviceWarning`: a warning that depends on a number on a device. Nobody waits for it."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ from gradkern._util.warning import warn
 from gradkern.monitor.transfer import Arriving, PinnedPool, send
 
 
-class Verdict:
-    """Warns as soon as a number has arrived on the host, and is not 0."""
+class DeviceWarning:
+    """Warns once a number has arrived on the host and is not 0."""
 
     def __init__(self) -> None:
         self._arriving: Arriving | None = None
         self._message: Callable[[float], str] = str
 
     def ask(self, number: Tensor, message: Callable[[float], str]) -> None:
-        """
+        """Start copying a number to the host.
+
         Args:
             number: 0-d on any device.
-            message: made of the number.
+            message: makes the warning from the number.
         """
         self._arriving, self._message = send([number.to(torch.float64)], PinnedPool()), message
 
     def poll(self) -> bool:
-        """Warn if it is time; whether that was done."""
+        """Warn if the number has arrived and is not 0; returns whether it warned."""
         if self._arriving is None or not self._arriving.arrived():
             return False
         number = float(self._arriving.tensors[0])

@@ -1,0 +1,43 @@
+# libgradkern_kernels: csrc/core, cpu and cuda behind the C interface of csrc/library/kernels.h.
+include(cmake/cuda.cmake)
+
+# csrc/cpu: one translation unit per instruction set.
+add_library(gradkern_cpu STATIC
+  csrc/cpu/driver.cpp csrc/cpu/instruction_set.cpp csrc/cpu/kernels_baseline.cpp)
+target_include_directories(gradkern_cpu PUBLIC csrc)
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64)$")
+  target_sources(gradkern_cpu PRIVATE csrc/cpu/kernels_avx2.cpp csrc/cpu/kernels_avx512.cpp)
+  set(avx2 -mavx2 -mfma -mf16c)
+  set(avx512 ${avx2} -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512)
+  set_source_files_properties(csrc/cpu/kernels_avx2.cpp PROPERTIES COMPILE_OPTIONS "${avx2}")
+  # GCC bug 105593: its own AVX-512 headers trip -Wmaybe-uninitialized.
+  set_source_files_properties(csrc/cpu/kernels_avx512.cpp PROPERTIES
+    COMPILE_OPTIONS "${avx512};-Wno-maybe-uninitialized")
+endif()
+# Vectors wider than the baseline's registers never cross a function boundary.
+target_compile_options(gradkern_cpu PRIVATE -Wno-psabi)
+
+add_library(gradkern_kernels SHARED csrc/library/library.cpp csrc/library/cpu.cpp)
+target_include_directories(gradkern_kernels PUBLIC csrc)
+target_compile_definitions(gradkern_kernels PRIVATE
+  GRADKERN_COMPILER="${CMAKE_CXX_COMPILER_ID} ${CMAKE_CXX_COMPILER_VERSION}")
+target_link_libraries(gradkern_kernels PRIVATE gradkern_cpu)
+if(GRADKERN_WITH_CUDA)
+  # As one string: a list's semicolons would end the shell's command.
+  list(JOIN CMAKE_CUDA_ARCHITECTURES " " architectures)
+  target_sources(gradkern_kernels PRIVATE csrc/library/cuda.cpp)
+  target_compile_definitions(gradkern_kernels PRIVATE
+    GRADKERN_CUDA_VERSION="${CMAKE_CUDA_COMPILER_VERSION}"
+    GRADKERN_CUDA_ARCHITECTURES="${architectures}")
+  target_link_libraries(gradkern_kernels PRIVATE gradkern_cuda)
+else()
+  target_sources(gradkern_kernels PRIVATE csrc/library/no_cuda.cpp)
+endif()
+# Only the C interface is visible, and every symbol is defined: no torch, Python or OpenMP.
+set(symbols ${CMAKE_CURRENT_SOURCE_DIR}/cmake/library.map)
+target_link_options(gradkern_kernels PRIVATE -Wl,--version-script=${symbols})
+set_target_properties(gradkern_kernels PROPERTIES LINK_DEPENDS ${symbols})
+if(NOT GRADKERN_SANITIZE)
+  target_link_options(gradkern_kernels PRIVATE -Wl,--no-undefined)
+endif()
+install(TARGETS gradkern_kernels LIBRARY DESTINATION lib)

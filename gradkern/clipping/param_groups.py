@@ -1,0 +1,106 @@
+"""`clip_grad_norm_` of torch's param_groups: groups with a ``max_norm`` of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeGuard
+
+import torch
+from torch import Tensor
+
+from gradkern.clipping import ladder, verdict
+from gradkern.clipping.ladder import Cache, RankGroups
+from gradkern.clipping.selection import check_no_overlap
+from gradkern.kernels.measured import Measured
+from gradkern.kernels.scale import coefficient
+from gradkern.params.arguments import as_limit, as_number
+
+OPERATION = "clip_grad_norm_"
+
+
+def are_param_groups(parameters: Any) -> TypeGuard[Sequence[Mapping[str, Any]]]:
+    """Whether it is a list as ``optimizer.param_groups``."""
+    return isinstance(parameters, (list, tuple)) and bool(parameters) and isinstance(parameters[0], Mapping)
+
+
+@torch.no_grad()
+def clip(
+    groups: Sequence[Mapping[str, Any]],
+    max_norm: Any,
+    norm_type: Any,
+    error_if_nonfinite: bool,
+    ranks: RankGroups,
+) -> Tensor:
+    """See `gradkern.clip_grad_norm_`."""
+    listed = [_as_list(group, i) for i, group in enumerate(groups)]
+    limits = [_limit(group, i) for i, group in enumerate(groups)]
+    max_norm = as_limit(OPERATION, "max_norm", max_norm)
+    norm_type = as_number(OPERATION, "norm_type", norm_type)
+    params = [param for members in listed for param in members]
+    if all(limit is None for limit in limits):
+        named = (ranks.process_group, ranks.pp_group) if ranks.named else None
+        total: Tensor = ladder.run(OPERATION, params, (max_norm, norm_type, error_if_nonfinite), None, named)
+        return total
+    names = [f"parameters[{i}]['params'][{j}]" for i, own in enumerate(listed) for j in range(len(own))]
+    rows, bounds = _norm_groups([len(members) for members in listed], limits, max_norm)
+    check_no_overlap({str(i): members for i, members in enumerate(rows)}, params, names, OPERATION)
+    cache = Cache()
+    measured = ladder.measure(OPERATION, params, names, norm_type, False, 1.0, ranks, cache, rows)
+    if error_if_nonfinite:
+        _raise_if_nonfinite(measured, norm_type, names)
+    verdict.apply(params, _factors(measured, rows, bounds), None, cache.held)
+    return measured.total_norm
+
+
+def _factors(measured: Measured, rows: list[list[int]], bounds: list[float]) -> Tensor:
+    """[N]: what each gradient is multiplied by."""
+    assert measured.group_norm is not None
+    norms = measured.group_norm
+    factors = coefficient(norms, torch.tensor(bounds, dtype=torch.float64, device="cpu").to(norms.device))
+    of_row = [0] * sum(map(len, rows))
+    for number, members in enumerate(rows):
+        for row in members:
+            of_row[row] = number
+    return factors[torch.tensor(of_row, dtype=torch.int64, device="cpu").to(norms.device)]
+
+
+def _raise_if_nonfinite(measured: Measured, norm_type: float, names: Sequence[str]) -> None:
+    if not bool(measured.total_norm.isfinite()):
+        raise RuntimeError(
+            f"[{OPERATION}] The total norm of order {norm_type} for gradients from `parameters` is "
+            "non-finite, so it cannot be clipped. Non-finite: "
+            f"{verdict.bad_parameters(measured.nonfinite, names)}. Gradients are unchanged; to scale them by "
+            "the non-finite norm anyway, set `error_if_nonfinite=False`."
+        )
+
+
+def _norm_groups(
+    sizes: Sequence[int], limits: Sequence[float | None], max_norm: float
+) -> tuple[list[list[int]], list[float]]:
+    """The rows of each group with a limit of its own, and last those of all others; and their limits."""
+    rows: list[list[int]] = []
+    others: list[int] = []
+    end = 0
+    for size, limit in zip(sizes, limits):
+        members = list(range(end, end + size))
+        end += size
+        if limit is None:
+            others += members
+        else:
+            rows.append(members)
+    return [*rows, others], [*(limit for limit in limits if limit is not None), max_norm]
+
+
+def _as_list(group: Any, position: int) -> list[Tensor]:
+    if not isinstance(group, Mapping) or "params" not in group:
+        raise TypeError(
+            f"[{OPERATION}] parameters[{position}]: expected a dict with 'params', as the other groups, got "
+            f"{sorted(map(str, group)) if isinstance(group, Mapping) else type(group).__name__}"
+        )
+    params = group["params"]
+    return [params] if isinstance(params, Tensor) else list(params)
+
+
+def _limit(group: Mapping[str, Any], position: int) -> float | None:
+    limit = group.get("max_norm")
+    return None if limit is None else float(as_limit(OPERATION, f"parameters[{position}]['max_norm']", limit))

@@ -1,0 +1,123 @@
+"""`Notice`: an event of a run (a finding, a skipped step, a spike, a rollback, …) in words for people."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gradkern._util.text import number, visible
+from gradkern.diagnosis.finding import Finding
+
+__all__ = ["Notice", "notice_of"]
+
+#: Characters of a notice at most.
+_LONGEST = 600
+_REASONS = {
+    "nonfinite": "inf or NaN in a gradient",
+    "outlier": "its norm is an outlier",
+    "scaler": "the loss scale was too large",
+}
+#: Kinds that need a person: loggers that can send alerts send one for each of these.
+_ALERTS = ("finding", "rollback", "stop")
+
+
+@dataclass(frozen=True)
+class Notice:
+    """One event, ready to be shown."""
+
+    step: int
+    kind: str
+    severity: str
+    """One of `SEVERITIES`."""
+    title: str
+    """A few words: "vanishing gradient", "step skipped"."""
+    text: str
+    """One sentence or two; empty where the title says it all."""
+
+    @property
+    def is_alert(self) -> bool:
+        """Whether somebody should be told at once: an alarm of the diagnosis, a rollback, a stop."""
+        return self.kind in _ALERTS and self.severity != "info"
+
+    @property
+    def line(self) -> str:
+        """Title and text on one line, safe for a terminal."""
+        return visible(f"{self.title}: {self.text}" if self.text else self.title, _LONGEST)
+
+
+def notice_of(step: int, kind: str, data: Mapping[str, Any]) -> Notice:
+    """What an event says. Nothing is expected of `data`, which may come from a damaged file."""
+    make = _KINDS.get(kind, _other)
+    try:
+        severity, title, text = make(kind, data)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        severity, title, text = _other(kind, data)
+    return Notice(step, kind, severity, title, text[:_LONGEST])
+
+
+_Said = tuple[str, str, str]
+
+
+def _finding(kind: str, data: Mapping[str, Any]) -> _Said:
+    finding = Finding.from_json(data)
+    do = f" {finding.remedies[0].because}" if finding.remedies else ""
+    return finding.severity, finding.title, f"{finding.why}{do}"
+
+
+def _skip(kind: str, data: Mapping[str, Any]) -> _Said:
+    reason = _REASONS.get(str(data.get("reason")), str(data.get("reason") or ""))
+    names = [str(name) for name in data.get("parameters") or ()]
+    where = f" in {names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else "") if names else ""
+    return "warning", "step skipped", f"{_of_group(data)}{reason}{where}"
+
+
+def _spike(kind: str, data: Mapping[str, Any]) -> _Said:
+    return (
+        "warning",
+        "spike",
+        f"{_of_group(data)}norm {_number(data['norm'])}, limit {_number(data['limit'])}",
+    )
+
+
+def _threshold(kind: str, data: Mapping[str, Any]) -> _Said:
+    change = f"{_number(data['before'])} to {_number(data['after'])}"
+    return "info", "threshold changed", f"{_of_group(data)}{change}"
+
+
+def _rollback(kind: str, data: Mapping[str, Any]) -> _Said:
+    reason = _REASONS.get(str(data.get("reason")), str(data.get("reason") or ""))
+    count, budget = data.get("count"), data.get("budget")
+    spent = f" ({_number(count)} of {_number(budget)})" if count is not None and budget is not None else ""
+    return "warning", "rolled back", f"{reason}{spent}"
+
+
+def _stop(kind: str, data: Mapping[str, Any]) -> _Said:
+    reason = _REASONS.get(str(data.get("reason")), str(data.get("reason") or ""))
+    return "severe", "training stopped", reason
+
+
+def _other(kind: str, data: Mapping[str, Any]) -> _Said:
+    return "info", kind, json.dumps(data, default=str) if data else ""
+
+
+_KINDS: dict[str, Callable[[str, Mapping[str, Any]], _Said]] = {
+    "finding": _finding,
+    "skip": _skip,
+    "spike": _spike,
+    "threshold": _threshold,
+    "rollback": _rollback,
+    "stop": _stop,
+}
+
+
+def _of_group(data: Mapping[str, Any]) -> str:
+    group = data.get("group")
+    return f"group {group}: " if group else ""
+
+
+def _number(value: Any) -> str:
+    """A number of an event; JSON has null for inf and NaN."""
+    return "inf or NaN" if value is None or not math.isfinite(value) else number(value)

@@ -1,0 +1,149 @@
+"""`monitored`: records the gradients of a DeepSpeed engine, which clips by itself, for ZeRO stages 0 to 3."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradkern.clipping.measure import measure
+from gradkern.kernels.scale import coefficient
+from gradkern.monitor import GradMonitor
+from gradkern.monitor.combine import combined
+from gradkern.params.stats import GradStats
+
+
+@contextlib.contextmanager
+def monitored(
+    engine: Any, run_dir: str | os.PathLike[str] | None = None, **options: Any
+) -> Iterator[GradMonitor]:
+    """Record the gradients of a DeepSpeed engine while the block runs, from before clipping.
+
+    Args:
+        engine: what `deepspeed.initialize` returned. Enter the block on every rank.
+        run_dir, options: those of `GradMonitor`. ``every=10`` records each tenth step and costs nothing at
+            the others.
+
+    Example:
+        >>> engine, *_ = deepspeed.initialize(model=model, config=config)
+        >>> with monitored(engine, "runs/first"):
+        ...     for batch in loader:
+        ...         loss = compute_loss(engine, batch)
+        ...         engine.backward(loss)
+        ...         engine.step()
+
+    Notes:
+        One row an optimizer step, under the engine's `global_steps`. The total norm is
+        ``engine.get_global_grad_norm()``, or the norm of all rows where the engine has none. The rows come
+        from ``deepspeed.utils.safe_get_full_grad``: one collective for each parameter in stages 1 to 3, with
+        one whole gradient in memory at a time. The loss is the mean of those given to ``engine.backward``
+        on this rank; ``loss.backward()`` passes it by. Weight norms, update ratios and histograms are
+        not recorded, as the parameters' own `.grad` is empty or partial.
+    """
+    rates = _rates(engine)
+    options = {"update_every": 0, "histogram_every": 0, **options}
+    with GradMonitor(engine.module, rates, run_dir, **options) as monitor:
+        recorder = _Recorder(engine, monitor, rates)
+        backward, step = engine.backward, engine.step
+        engine.backward, engine.step = recorder.backward, recorder.step
+        try:
+            yield monitor
+        finally:
+            engine.backward, engine.step = backward, step
+
+
+class _Recorder:
+    """Stands before an engine's `backward` and `step`."""
+
+    def __init__(self, engine: Any, monitor: GradMonitor, rates: torch.optim.Optimizer) -> None:
+        self._engine, self._monitor, self._rates = engine, monitor, rates
+        self._backward, self._step = engine.backward, engine.step
+        self._losses: list[Tensor] = []
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """The engine's, keeping the loss."""
+        self._losses.append(loss.detach())
+        return self._backward(loss, *args, **kwargs)
+
+    def step(self, *args: Any, **kwargs: Any) -> Any:
+        """The engine's; where it ends an accumulation, what was measured before it is recorded after it."""
+        engine = self._engine
+        managed = getattr(engine, "managed_gradient_accumulation", lambda: True)()
+        if managed and not engine.is_gradient_accumulation_boundary():
+            return self._step(*args, **kwargs)
+        due = (engine.global_steps + 1) % self._monitor.every == 0
+        stats = _measured(engine) if due else None
+        for mine, theirs in zip(self._rates.param_groups, engine.optimizer.param_groups):
+            mine["lr"] = theirs["lr"]  # a scheduler changes it within the step
+        result = self._step(*args, **kwargs)
+        losses, self._losses = self._losses, []
+        self._monitor.record(
+            None if stats is None else _decided(engine, stats),
+            loss=torch.stack(losses).mean() if losses else None,
+            step=engine.global_steps,
+        )
+        return result
+
+
+@torch.no_grad()
+def _measured(engine: Any) -> GradStats:
+    """Every parameter's gradient, one at a time: whole, and without the loss scale."""
+    from deepspeed.utils import safe_get_full_grad
+
+    inv_scale = 1.0 / _loss_scale(engine.optimizer)
+    parts = []
+    for name, param in engine.module.named_parameters():
+        grad = safe_get_full_grad(param) if param.requires_grad else None
+        holder = torch.empty(0) if grad is None else grad.detach()
+        if grad is not None:
+            holder.grad = grad
+        part = measure([holder], inv_scale=inv_scale)
+        size = int(getattr(param, "ds_numel", param.numel()))
+        parts.append(dataclasses.replace(part, names=(name,), numel=(size,), _identities=(id(param),)))
+    return combined(parts)
+
+
+def _loss_scale(optimizer: Any) -> float:
+    holder = getattr(optimizer, "loss_scale_config", optimizer)
+    return float(getattr(holder, "cur_scale", 1.0))
+
+
+def _decided(engine: Any, stats: GradStats) -> GradStats:
+    """With the engine's total norm, and what it has multiplied the gradients by."""
+    applied = engine.was_step_applied()
+    total = engine.get_global_grad_norm() if applied else None  # that of an earlier step otherwise
+    if total is not None:
+        total = torch.as_tensor(total, dtype=stats.total_norm.dtype, device=stats.total_norm.device)
+        stats = dataclasses.replace(stats, total_norm=total)
+    limit = float(engine.gradient_clipping())
+    decisive = stats.total_norm.double()
+    factor = coefficient(decisive, limit) if limit > 0 else torch.ones_like(decisive)
+    return dataclasses.replace(
+        stats,
+        clip_coef=factor,
+        applied=True,
+        threshold=limit if limit > 0 else math.inf,
+        skip_step=torch.tensor(not applied, device=decisive.device),
+    )
+
+
+def _rates(engine: Any) -> torch.optim.Optimizer:
+    """What tells the monitor of the engine's optimizer: its class, settings and learning rates.
+
+    The engine's own one steps with flat pieces of the parameters, of which a monitor knows nothing.
+    """
+    inner = engine.optimizer
+    while not isinstance(inner, torch.optim.Optimizer) and hasattr(inner, "optimizer"):
+        inner = inner.optimizer
+    params = [p for p in engine.module.parameters() if p.requires_grad]
+    groups = [{key: value for key, value in group.items() if key != "params"} for group in inner.param_groups]
+    stand_in = type(type(inner).__name__, (torch.optim.Optimizer,), {})(params, {})
+    own = params if len(groups) == 1 else []  # of several groups nobody says which parameter is where
+    stand_in.param_groups = [{**group, "params": own} for group in groups]
+    return stand_in

@@ -1,0 +1,72 @@
+"""`combined`: the statistics of a step that was clipped in pieces, as one `GradStats`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradkern.params.names import first_rows
+from gradkern.params.stats import GradStats
+
+
+def combined(pieces: list[GradStats]) -> GradStats:
+    """The statistics of disjoint sets of parameters together. No synchronisation if all are on one device."""
+    head = pieces[0]
+    if len(pieces) == 1:
+        return head
+    device = head.total_norm.device
+
+    def rows(name: str) -> Tensor:
+        return torch.cat([getattr(piece, name).to(device, non_blocking=True) for piece in pieces])
+
+    def scalars(name: str) -> Tensor | None:
+        found = [value for piece in pieces if (value := getattr(piece, name)) is not None]
+        return torch.stack([value.to(device, non_blocking=True) for value in found]) if found else None
+
+    norm = rows("norm")
+    one_norm = all(piece.l2_norm is piece.norm for piece in pieces)
+    totals, coefs, skips = scalars("total_norm"), scalars("clip_coef"), scalars("skip_step")
+    assert totals is not None
+    identities = tuple(identity for piece in pieces for identity in piece._identities)
+    return GradStats(
+        names=tuple(name for piece in pieces for name in piece.names),
+        numel=tuple(n for piece in pieces for n in piece.numel),
+        has_grad=tuple(has for piece in pieces for has in piece.has_grad),
+        norm=norm,
+        l2_norm=norm if one_norm else rows("l2_norm"),
+        max_abs=rows("max_abs"),
+        nonfinite=rows("nonfinite"),
+        zeros=None if any(piece.zeros is None for piece in pieces) else rows("zeros"),
+        total_norm=_together(totals, head.norm_type),
+        clip_coef=None if coefs is None else coefs.amin(),
+        skip_step=None if skips is None else skips.any(),
+        norm_type=head.norm_type,
+        inv_scale=head.inv_scale,
+        first=first_rows(identities),
+        applied=head.applied,
+        threshold=_common([piece.threshold for piece in pieces]),
+        _factor=None if coefs is None else torch.cat([_factors(piece, device) for piece in pieces]),
+        _identities=identities,
+    )
+
+
+def _factors(piece: GradStats, device: torch.device) -> Tensor:
+    if piece._factor is not None:
+        return piece._factor.to(device, torch.float64, non_blocking=True)
+    coef = 1.0 if piece.clip_coef is None else piece.clip_coef.to(device, torch.float64, non_blocking=True)
+    return torch.ones(len(piece), dtype=torch.float64, device=device) * coef
+
+
+def _together(totals: Tensor, norm_type: float) -> Tensor:
+    wide = totals if totals.device.type == "mps" else totals.double()
+    total = wide.sum() if norm_type == 0 else torch.linalg.vector_norm(wide, norm_type)
+    return total.to(totals.dtype)
+
+
+def _common(thresholds: list[Any]) -> Any:
+    """One limit for all, or None."""
+    head = thresholds[0]
+    same = all(limit is head or (isinstance(limit, float) and limit == head) for limit in thresholds)
+    return head if same else None

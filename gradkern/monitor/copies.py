@@ -1,0 +1,34 @@
+"""Monitors that cannot record: closed ones, copies, and those of forked processes."""
+
+from __future__ import annotations
+
+from gradkern._util.warning import warn
+
+CLOSED = "the monitor is closed"
+COPY = "it is a copy"
+FORKED = "this process was forked from the one that records"
+
+
+class Usability:
+    """Whether a monitor records, and the answer if it does not."""
+
+    def __init__(self, reason: str = "") -> None:
+        self.reason = reason
+        """Why not; "" while it records."""
+        self._told = False
+
+    def refuse(self, operation: str = "GradMonitor.record") -> None:
+        """Answer a call of a monitor that does not record.
+
+        Raises:
+            RuntimeError: it is closed, or its process was forked. A copy warns, once.
+        """
+        if self.reason != COPY:
+            raise RuntimeError(f"[{operation}] cannot record, because {self.reason}; build a new GradMonitor")
+        if not self._told:
+            self._told = True
+            warn(
+                f"[{operation}] this monitor came with a copy or a pickle of the object that holds it, and "
+                "records nothing: one file cannot have two writers. Build a GradMonitor for the copied model "
+                "if it is trained"
+            )

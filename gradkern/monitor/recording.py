@@ -1,0 +1,194 @@
+"""`Recording`: what a monitor has in the process that writes the run."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from gradkern.diagnosis.watchdog import OnFinding
+from gradkern.history.facade import History
+from gradkern.history.lock import RunLock
+from gradkern.history.rows import EventRow
+from gradkern.monitor.capture import AmendmentCapture, Capture, Extra, HostCapture
+from gradkern.monitor.committer import Feed
+from gradkern.monitor.facts import FactFinder
+from gradkern.monitor.joiner import StepJoiner
+from gradkern.monitor.numbering import StepNumbers
+from gradkern.monitor.online import OnlineDiagnosis
+from gradkern.monitor.optimizers import Optimizers, as_rates
+from gradkern.monitor.part_capture import PartCapture
+from gradkern.monitor.parts import Part, Parts
+from gradkern.monitor.ranks import over_several_ranks
+from gradkern.monitor.recorder import Recorder
+from gradkern.monitor.step_capture import StepCapture
+from gradkern.monitor.transfer import PinnedPool
+from gradkern.params.stats import GradStats
+
+
+@dataclass(frozen=True)
+class Options:
+    """Arguments of `GradMonitor` that say what is recorded."""
+
+    every: int
+    update_every: int
+    histogram_every: int | None
+    on_finding: OnFinding | None
+
+
+class Recording:
+    """Captures what `record` is called with, and writes it in a thread of its own.
+
+    Args:
+        folder: folder of the run.
+        meta: entries of `History.meta`.
+        feed: gets the committed rows, too.
+
+    Raises:
+        HistoryError: the folder cannot be written, or another monitor records to it.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        meta: dict[str, Any],
+        feed: Feed,
+        parts: Parts,
+        optimizers: Optimizers,
+        numbers: StepNumbers,
+        options: Options,
+    ) -> None:
+        lock = RunLock(folder)
+        try:
+            self.recorder = Recorder(folder, meta, feed, ended=lock.release)
+        except BaseException:
+            lock.release()
+            raise
+        self._pool = PinnedPool()
+        self._parts, self._rated = parts, tuple(optimizers.values())
+        self._joiner = StepJoiner(parts.names, self.recorder.submit)
+        try:
+            self._captures = {
+                part: PartCapture(
+                    part,
+                    numbers,
+                    options.update_every,
+                    options.histogram_every,
+                    self._pool,
+                    self._submit_for(part),
+                )
+                for part in parts.each
+            }
+            self._facts = FactFinder(
+                parts.whole.plan,
+                parts.names,
+                parts.modules,
+                optimizers,
+                lambda row: self.recorder.submit(HostCapture(row)),
+            )
+            self._online = None
+            if options.on_finding is not None:
+                self._online = self._diagnose(folder, options.on_finding)
+        except BaseException:
+            self.recorder.close()
+            raise
+
+    def _submit_for(self, part: Part) -> Callable[[Capture], None]:
+        if part is self._parts.whole:
+            return self.recorder.submit
+        return functools.partial(self._joiner.add, part.name)
+
+    def _diagnose(self, folder: Path, on_finding: OnFinding) -> OnlineDiagnosis:
+        if on_finding == "raise" and over_several_ranks():
+            raise ValueError(
+                '[GradMonitor] on_finding: "raise" would stop one rank, and the others would wait for it; '
+                'use "warn" or a function'
+            )
+        recorded = 0
+        if self.recorder.last_step is not None:
+            with History.open(folder) as history:
+                recorded = len(history)
+        online = OnlineDiagnosis(on_finding, folder, recorded, self.event)
+        self.recorder.committer.committed = online.committed
+        return online
+
+    # ---- the training thread ----
+
+    def check(self) -> None:
+        """Raise the error of a finding, if `on_finding` asks for it."""
+        if self._online is not None:
+            self._online.check()
+
+    def begin(self, number: int, part: Part, is_new: bool) -> None:
+        """`record` is called for a step; `is_new` if it is not another part of the last one."""
+        if is_new:
+            self._joiner.release()
+        for member in self._parts.members(part):
+            self._captures[member].periodic.begin(number)
+
+    def leave_out(self, part: Part) -> None:
+        """The step is one that `every` leaves out."""
+        for member in self._parts.members(part):
+            self._captures[member].periodic.recorded(None)
+
+    def add(
+        self,
+        number: int,
+        part: Part,
+        stats: GradStats,
+        start: float,
+        loss: float | Tensor | None,
+        given: Any,
+        phase: str,
+        extra: Extra | None,
+    ) -> None:
+        """Submit the statistics of a step.
+
+        Args:
+            start: time of the call.
+            loss, given: the loss as a number or tensor, and as the caller gave it.
+            phase: what the norms are of.
+        """
+        layout, rates = part.layouts.of(stats), as_rates(self._rated)
+        self._joiner.norm_type = stats.norm_type
+        capture = StepCapture(number, start, layout, stats, loss, rates, phase, self._pool, extra)
+        self._submit_for(part)(capture)
+        self.recorder.record_seconds.append(time.time() - start)
+        if not self._facts.done(part.name) or stats.policy is not self._facts.policy(part.name):
+            self._facts.recorded(number, stats, given, part.name)
+        collected = part.pending.gave(stats)
+        for member in self._parts.members(part):
+            self._captures[member].recorded(number, stats, collected)
+
+    def amend(self, number: int, values: Extra) -> None:
+        """Submit numbers of an earlier step."""
+        self.recorder.submit(AmendmentCapture(number, values, self._pool))
+
+    def event(self, number: int, kind: str, data: dict[str, Any]) -> None:
+        """Submit an event. From any thread: a diagnosis calls this in the writing thread."""
+        self.recorder.submit(HostCapture(EventRow(number, kind, data, time.time())))
+
+    def resume(self, number: int) -> None:
+        """Continue after a step, which may be an earlier one."""
+        self._joiner.release()
+        for capture in self._captures.values():
+            capture.periodic.resume(number)
+
+    def close(self) -> None:
+        """Write what is left, and stop listening to the optimizers."""
+        try:
+            for capture in self._captures.values():
+                capture.periodic.close()
+            self._joiner.release()
+        finally:
+            self.recorder.close()
+
+    def detach(self) -> None:
+        """Stop listening to the optimizers; nothing is written."""
+        for capture in self._captures.values():
+            capture.periodic.detach()

@@ -1,0 +1,245 @@
+"""`RollbackGuard`: back to an earlier state where training goes wrong, and an end to it where that does not
+help."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from gradkern.diagnosis import DiagnosisError, Finding, diagnose
+from gradkern.monitor.arguments import as_count
+from gradkern.monitor.monitor import GradMonitor
+from gradkern.monitor.ranks import over_several_ranks
+from gradkern.params.arguments import check_group
+from gradkern.params.stats import GradStats
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+
+_STATE = {"steps", "rollbacks", "last", "skipped"}
+
+
+class RollbackError(RuntimeError):
+    """Training is to stop: rolling back has not helped.
+
+    Attributes:
+        findings: the diagnosis of the run, the headline first; empty where the run was not recorded.
+    """
+
+    def __init__(self, message: str, findings: list[Finding]) -> None:
+        super().__init__(message)
+        self.findings = findings
+
+
+class RollbackGuard:
+    """Calls `restore` where too many steps are skipped, or a diagnosis finds something severe.
+
+    Args:
+        restore: puts model, optimizer, learning rate schedule and data back to a good state, on every rank.
+        max_skips: how many skipped steps among the latest `window` are too many.
+        window: how many of the latest steps are counted.
+        budget: how many rollbacks there may be; the next cause for one raises `RollbackError`.
+        cool_down: how many steps after a rollback there is no other.
+        every: look at the verdicts each so many steps. A look reads them from the device and, over several
+            ranks, is one collective of 16 bytes.
+        process_group: the ranks that roll back together; default: all.
+
+    Example:
+        >>> guard = gradkern.RollbackGuard(restore)
+        >>> clipper = gradkern.GradClipper(model, 1.0, on_nonfinite="skip")
+        >>> monitor = gradkern.GradMonitor(model, optimizer, "runs/first", on_finding=guard.found)
+        >>> for batch in loader:
+        ...     loss = compute_loss(model, batch)
+        ...     loss.backward()
+        ...     stats = clipper.clip_()
+        ...     monitor.record(stats, loss=loss)
+        ...     if guard.check(stats, monitor):
+        ...         continue
+        ...     optimizer.step()
+        ...     optimizer.zero_grad()
+
+    Raises:
+        TypeError, ValueError: bad arguments.
+
+    Notes:
+        All ranks call `check` at each step. They agree at each look, so that they roll back, continue or stop
+        at the same call, although one rank alone may have seen a finding.
+
+        Once there was a rollback, `load_state_dict` changes nothing: `restore` may load a checkpoint that
+        holds the guard's state, and the budget stays used.
+    """
+
+    def __init__(
+        self,
+        restore: Callable[[], Any],
+        *,
+        max_skips: int = 5,
+        window: int = 100,
+        budget: int = 3,
+        cool_down: int = 100,
+        every: int = 10,
+        process_group: ProcessGroup | None = None,
+    ) -> None:
+        if not callable(restore):
+            raise TypeError(f"[RollbackGuard] restore: expected a function, got {type(restore).__name__}")
+        check_group("RollbackGuard", "process_group", process_group)
+        self._restore = restore
+        self.max_skips = as_count("max_skips", max_skips, 1, "RollbackGuard")
+        self.window = as_count("window", window, 1, "RollbackGuard")
+        self.budget = as_count("budget", budget, 0, "RollbackGuard")
+        self.cool_down = as_count("cool_down", cool_down, 0, "RollbackGuard")
+        self.every = as_count("every", every, 1, "RollbackGuard")
+        self._group = process_group
+        self._steps = 0
+        self._unread: list[tuple[int, Tensor]] = []
+        self._skipped: deque[int] = deque()
+        self._severe: Finding | None = None
+        self._lock = threading.Lock()
+        self._rollbacks = 0
+        self._last: int | None = None
+
+    @property
+    def rollbacks(self) -> int:
+        """How many there have been."""
+        return self._rollbacks
+
+    def found(self, finding: Finding) -> None:
+        """Take a finding: ``GradMonitor(..., on_finding=guard.found)``. Severe ones lead to a rollback at the
+        next look. From any thread."""
+        if finding.severity == "severe":
+            with self._lock:
+                self._severe = self._severe or finding
+
+    def check(self, stats: GradStats, monitor: GradMonitor | None = None) -> bool:
+        """Roll back, if there is cause. Call it at each step, on every rank, before ``optimizer.step()``.
+
+        Args:
+            stats: what `clip_` returned; its `skip_step` is counted.
+            monitor: notes rollbacks as events of its run, and has the run that `RollbackError` diagnoses.
+
+        Returns:
+            Whether `restore` was called: the gradients of this step belong to a state that is gone.
+
+        Raises:
+            RollbackError: there is cause for a rollback, and no budget left. On every rank.
+
+        Notes:
+            Synchronises each `every` steps.
+        """
+        self._steps += 1
+        if stats.skip_step is not None:
+            self._unread.append((self._steps, stats.skip_step))
+        if self._steps % self.every:
+            return False
+        skips, severe = self._look()
+        cooling = self._last is not None and self._steps <= self._last + self.cool_down
+        if cooling or not (severe or skips >= self.max_skips):
+            return False
+        reason = f"{skips} of the latest {self.window} steps were skipped"
+        if skips < self.max_skips:
+            reason = "the diagnosis of the run is severe" if self._severe is None else self._severe.title
+        if self._rollbacks >= self.budget:
+            self._stop(reason, monitor)
+        self._roll_back(reason, monitor)
+        return True
+
+    def _look(self) -> tuple[int, bool]:
+        """How many of the latest steps were skipped, and whether a finding is severe; of any rank."""
+        self._read()
+        with self._lock:
+            severe = self._severe is not None
+        if not over_several_ranks():
+            return len(self._skipped), severe
+        return _largest(len(self._skipped), severe, self._group)
+
+    def _read(self) -> None:
+        """The verdicts since the last look. Synchronises."""
+        if self._unread:
+            flags = torch.stack([skip for _, skip in self._unread]).tolist()
+            self._skipped.extend(step for (step, _), skip in zip(self._unread, flags) if skip)
+            self._unread.clear()
+        while self._skipped and self._skipped[0] <= self._steps - self.window:
+            self._skipped.popleft()
+
+    def _roll_back(self, reason: str, monitor: GradMonitor | None) -> None:
+        self._rollbacks += 1
+        self._last = self._steps
+        self._forget()
+        if monitor is not None:
+            data = {"reason": reason, "count": self._rollbacks, "budget": self.budget}
+            monitor.event("rollback", data)
+        self._restore()
+
+    def _forget(self) -> None:
+        self._skipped.clear()
+        self._unread.clear()
+        with self._lock:
+            self._severe = None
+
+    def _stop(self, reason: str, monitor: GradMonitor | None) -> None:
+        findings: list[Finding] = []
+        if monitor is not None:
+            monitor.event("stop", {"reason": reason, "count": self._rollbacks, "budget": self.budget})
+            if monitor.records:
+                with monitor.history() as history:
+                    findings = diagnose(history)
+        told = _told_by_any(str(DiagnosisError(findings[0])) if findings else "", self._group)
+        raise RollbackError(
+            f"[RollbackGuard.check] expected training to recover within {self.budget} rollbacks, got a cause "
+            f"for another: {reason}.{' ' + told if told else ''}",
+            findings,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Steps, rollbacks, and which of the latest steps were skipped. Synchronises."""
+        self._read()
+        return {
+            "steps": self._steps,
+            "rollbacks": self._rollbacks,
+            "last": self._last,
+            "skipped": list(self._skipped),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """
+        Raises:
+            ValueError: it is no state of a RollbackGuard.
+        """
+        if set(state) != _STATE:
+            raise ValueError(
+                f"[RollbackGuard.load_state_dict] state: expected {sorted(_STATE)}, got {sorted(state)}"
+            )
+        if self._rollbacks:  # of this process: `restore` may be what loads
+            return
+        self._steps, self._rollbacks = int(state["steps"]), int(state["rollbacks"])
+        self._last, self._skipped = state["last"], deque(state["skipped"])
+        self._unread.clear()
+
+
+def _largest(skips: int, severe: bool, group: ProcessGroup | None) -> tuple[int, bool]:
+    import torch.distributed as dist
+
+    from gradkern.distributed.groups import group_device
+
+    own = dist.distributed_c10d._get_default_group() if group is None else group
+    found = torch.tensor([skips, int(severe)], device=group_device(own))
+    dist.all_reduce(found, op=dist.ReduceOp.MAX, group=group)
+    most, any_severe = found.tolist()
+    return int(most), bool(any_severe)
+
+
+def _told_by_any(text: str, group: ProcessGroup | None) -> str:
+    """What the rank that records has to say."""
+    if not over_several_ranks():
+        return text
+    import torch.distributed as dist
+
+    texts: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(texts, text, group=group)
+    return next((t for t in texts if t), "")

@@ -1,0 +1,78 @@
+"""The statistics given to `record`, and what is said of them: checked against each other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from gradkern.params.arguments import as_positive
+from gradkern.params.stats import GradStats
+
+#: What norms that do not come from a clip are of, by `record`'s argument `after_clip`.
+PHASE_SAID = {None: "measured", False: "before_clip", True: "after_clip"}
+
+
+def check_said(stats: Any, inv_scale: Any, after_clip: Any) -> float | None:
+    """Check `record`'s arguments; returns `inv_scale` as a number.
+
+    Raises:
+        TypeError, ValueError: an argument is wrong, or contradicts the statistics.
+    """
+    if not (stats is None or isinstance(stats, GradStats)):
+        raise TypeError(f"[GradMonitor.record] stats: expected GradStats, got {type(stats).__name__}")
+    if not (after_clip is None or isinstance(after_clip, (bool, np.bool_))):
+        raise TypeError(f"[GradMonitor.record] after_clip: expected True, False or None, got {after_clip!r}")
+    if inv_scale is not None:
+        inv_scale = as_positive("GradMonitor.record", "inv_scale", inv_scale)
+    if stats is not None:
+        _check_contradictions(stats, inv_scale, after_clip)
+    return inv_scale
+
+
+def _check_contradictions(stats: GradStats, inv_scale: float | None, after_clip: Any) -> None:
+    if after_clip and stats.clip_coef is not None:
+        raise ValueError(
+            "[GradMonitor.record] after_clip: expected False for statistics that come from clip_(), "
+            "which are from before clipping; got True"
+        )
+    if inv_scale is None:
+        return
+    if isinstance(stats.inv_scale, Tensor):
+        raise ValueError(
+            "[GradMonitor.record] inv_scale: expected None with statistics that know the scaler's, got "
+            f"{inv_scale!r}"
+        )
+    if inv_scale != stats.inv_scale:
+        raise ValueError(
+            f"[GradMonitor.record] inv_scale: expected that of the statistics, {stats.inv_scale!r}, got "
+            f"{inv_scale!r}; give it to measure()"
+        )
+
+
+def as_pieces(pieces: Any) -> list[GradStats]:
+    """Statistics of a step that was clipped in pieces; no parameter is in two of them.
+
+    Raises:
+        TypeError: a piece is not a GradStats.
+        ValueError: there is none, their orders differ, or a parameter is in two.
+    """
+    if not isinstance(pieces, (list, tuple)):
+        raise TypeError(f"[GradMonitor.record] stats: expected GradStats, got {type(pieces).__name__}")
+    for index, piece in enumerate(pieces):
+        if type(piece) is not GradStats:
+            raise TypeError(
+                f"[GradMonitor.record] stats[{index}]: expected GradStats, got {type(piece).__name__}"
+            )
+    if not pieces or len({piece.norm_type for piece in pieces}) > 1:
+        raise ValueError(
+            "[GradMonitor.record] stats: expected at least one GradStats, and all of one norm_type"
+        )
+    seen: dict[int, str] = {}
+    for piece in pieces:
+        for identity, name in zip(piece._identities, piece.names):
+            if identity in seen:
+                raise ValueError(f"[GradMonitor.record] stats: {name!r} is in two of the GradStats")
+        seen.update(zip(piece._identities, piece.names))
+    return list(pieces)

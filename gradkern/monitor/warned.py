@@ -1,0 +1,28 @@
+"""Trouble while recording: each kind is told of once, as a warning and in the log."""
+
+from __future__ import annotations
+
+import warnings
+
+from gradkern._util.warning import LOGGER
+
+
+class Warned:
+    """Warns of each kind of trouble once, until it is over."""
+
+    def __init__(self) -> None:
+        self._kinds: set[str] = set()
+
+    def __contains__(self, kind: str) -> bool:
+        return kind in self._kinds
+
+    def tell(self, kind: str, message: str) -> None:
+        """Warn, unless trouble of this kind was told of."""
+        if kind not in self._kinds:
+            self._kinds.add(kind)
+            LOGGER.warning(message)
+            warnings.warn(message, RuntimeWarning, stacklevel=2)
+
+    def over(self, kind: str) -> None:
+        """If it happens again, it is told of again."""
+        self._kinds.discard(kind)

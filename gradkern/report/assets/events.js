@@ -1,0 +1,27 @@
+// What happened in the run besides its steps: skipped steps, spikes, new thresholds, rollbacks, the caller's own.
+
+function events(parent, state, data) {
+  if (!data.events.length) return;
+  const place = card(parent, true), readout = heading(place, "Events");
+  readout.textContent = Object.entries(data.happened).map(([kind, count]) => `${integer(count)} ${kind}`).join(", ");
+  const rows = data.events.map(event => {
+    const step = element("button", { type: "button", title: "Show this step" }, integer(event.step));
+    step.addEventListener("click", () => state.choose(event.step));
+    return element("tr", { className: event.severity }, element("td", {}, step),
+      element("td", {}, event.title), element("td", {}, event.text));
+  });
+  const head = ["step", "what", "details"].map(text => element("th", { scope: "col" }, text));
+  place.append(element("div", { className: "events" }, element("table", {}, element("tr", {}, ...head), ...rows)));
+  const all = Object.values(data.happened).reduce((sum, count) => sum + count, 0);
+  if (all > rows.length) place.append(element("p", { className: "note" }, "Of each kind the first and the last are listed."));
+}
+
+// The total norm of each group of parameters, or of each model that is trained.
+function groups(parent, state, data) {
+  const names = Object.keys(data.groups), colours = ["blue", "orange", "green", "violet", "red", "ink", "soft", "zero"];
+  if (!names.length) return;
+  stepChart(card(parent, true), state, data.series, {
+    title: "Total norm of each group", log: true, empty: "No finite norm of a group was recorded.",
+    curves: names.map((name, i) => ({ label: name, colour: colours[i], values: numbers(data.groups[name]) })),
+  });
+}

@@ -1,0 +1,56 @@
+"""What happened in a run, and its groups: a bounded part for the page."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+from gradkern.diagnosis import Notice, notice_of
+from gradkern.history.facade import History
+from gradkern.history.noted import Event
+from gradkern.report.bins import F64, I64, Bins
+from gradkern.report.data import EVENTS_OF_KIND, MOST_EVENTS, MOST_GROUPS
+
+
+def events_of(history: History) -> list[Event]:
+    """Every event but the findings, which the page makes anew."""
+    return [event for event in history.events if event.kind != "finding"]
+
+
+def notices_of(events: list[Event]) -> tuple[Notice, ...]:
+    """The first and the last of each kind, by step."""
+    by_kind: dict[str, list[Event]] = {}
+    for event in events:
+        by_kind.setdefault(event.kind, []).append(event)
+    kept = [
+        event
+        for found in by_kind.values()
+        for event in (found if len(found) <= 2 * EVENTS_OF_KIND else _ends(found))
+    ]
+    kept = sorted(kept[:MOST_EVENTS], key=lambda event: event.step)
+    return tuple(notice_of(event.step, event.kind, event.data) for event in kept)
+
+
+def _ends(events: list[Event]) -> list[Event]:
+    return [*events[:EVENTS_OF_KIND], *events[-EVENTS_OF_KIND:]]
+
+
+def counted(events: list[Event]) -> dict[str, int]:
+    """How many there are of each kind, the most frequent first."""
+    return dict(Counter(event.kind for event in events).most_common(MOST_EVENTS))
+
+
+def spikes_in(events: list[Event], steps: I64, bins: Bins) -> F64:
+    """How many spikes each bin has."""
+    at = np.searchsorted(steps, [event.step for event in events if event.kind == "spike"])
+    flags = np.bincount(at[at < len(steps)], minlength=len(steps)) > 0
+    return bins.count(flags).astype(np.float64)
+
+
+def norms_of_groups(history: History, bins: Bins) -> dict[str, F64]:
+    """The mean total norm of each group in each bin, of those with the largest norms."""
+    means = {name: bins.spread(group.total_norm)[1] for name, group in history.groups.items()}
+    size = {name: np.nanmax(mean, initial=-np.inf) for name, mean in means.items()}
+    shown = sorted(means, key=lambda name: -size[name])[:MOST_GROUPS]
+    return {name: means[name] for name in means if name in shown}

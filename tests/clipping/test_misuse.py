@@ -1,0 +1,147 @@
+"""What the drop-in functions tell of once: nothing has a gradient, an optimizer has used it already."""
+
+from __future__ import annotations
+
+import textwrap
+import warnings
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import gradkern
+
+ABSENT = "no parameter has a gradient, so there is nothing to clip"
+USED = "an optimizer has stepped with these gradients already, so it is too late to clip them"
+
+CLIPS = {
+    "clip_grad_norm_": lambda params: gradkern.clip_grad_norm_(params, 1.0),
+    "clip_grads_with_norm_": lambda params: gradkern.clip_grads_with_norm_(params, 1.0, 0.0),
+    "clip_grad_value_": lambda params: gradkern.clip_grad_value_(params, 1.0),
+}
+
+
+def said(body, times=3):
+    """What `body` warns of, called several times."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(times):
+            body()
+    assert all(w.category is gradkern.GradkernWarning for w in caught)
+    assert {Path(w.filename).name for w in caught} <= {"test_misuse.py"}
+    return [str(w.message) for w in caught]
+
+
+@pytest.mark.parametrize("name", CLIPS)
+class TestDropIn:
+    def test_nothing_has_a_gradient(self, name):
+        for _ in range(2):  # each model is told of
+            model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 1))
+            (message,) = said(partial(CLIPS[name], list(model.parameters())))
+            assert message.startswith(f"[{name}] {ABSENT}")
+
+    def test_some_have_a_gradient(self, name):
+        model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 1))
+        model[1](torch.ones(1, 3)).sum().backward()
+        assert said(lambda: CLIPS[name](model.parameters())) == []
+        model[1].zero_grad(set_to_none=False)  # a norm of 0 is one of gradients
+        assert said(lambda: CLIPS[name](model.parameters())) == []
+
+    def test_what_is_frozen_has_none_by_right(self, name):
+        model = nn.Linear(3, 1).requires_grad_(False)
+        assert said(lambda: CLIPS[name](model.parameters())) == []
+        assert said(lambda: CLIPS[name]([])) == []
+
+    @pytest.mark.parametrize("keep", [False, True])
+    def test_the_order_of_clip_and_step(self, name, keep):
+        model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 1))
+        model[0].weight.requires_grad_(False)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+        def step(late):
+            optimizer.zero_grad(set_to_none=not keep)
+            model(torch.ones(2, 3)).sum().backward()
+            if late:
+                optimizer.step()
+            CLIPS[name](model.parameters())
+            if not late:
+                optimizer.step()
+
+        assert said(lambda: step(late=False)) == []
+        (message,) = said(lambda: step(late=True))
+        assert message.startswith(f"[{name}] {USED}")
+
+    def test_in_the_closure_of_a_step(self, name):
+        model = nn.Linear(3, 1)
+        optimizer = torch.optim.LBFGS(model.parameters(), max_iter=3)
+
+        def closure():
+            optimizer.zero_grad()
+            loss = model(torch.ones(2, 3)).square().sum()
+            loss.backward()
+            CLIPS[name](model.parameters())
+            return loss
+
+        assert said(lambda: optimizer.step(closure)) == []
+
+    def test_two_optimizers_in_turn(self, name):
+        models = [nn.Linear(3, 1), nn.Linear(3, 1)]
+        optimizers = [torch.optim.SGD(m.parameters(), lr=0.1) for m in models]
+
+        def body():
+            for model, optimizer in zip(models, optimizers):
+                model(torch.ones(2, 3)).sum().backward()
+                CLIPS[name](model.parameters())
+                optimizer.step()
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+
+        assert said(body) == []
+
+
+def test_measuring_after_a_step_is_no_mistake():
+    model = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def body():
+        optimizer.zero_grad()
+        model(torch.ones(2, 3)).sum().backward()
+        optimizer.step()
+        gradkern.get_total_norm([p.grad for p in model.parameters()])
+
+    assert said(body) == []
+
+
+def test_in_compiled_code_nothing_is_said():
+    model = nn.Linear(3, 1)
+    clip = torch.compile(lambda: gradkern.clip_grad_norm_(model.parameters(), 1.0), backend="eager")
+    assert said(clip) == []
+
+
+def test_through_torchs_own_operations(run_python):
+    code = """
+        import warnings, torch, gradkern
+        model = torch.nn.Linear(2, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            for _ in range(3):
+                gradkern.clip_grad_norm_(model.parameters(), 1.0)
+            for _ in range(3):
+                model(torch.ones(1, 2)).sum().backward()
+                optimizer.step()
+                gradkern.clip_grad_value_(model.parameters(), 1.0)
+                optimizer.zero_grad()
+        print(*(str(w.message)[:30] for w in caught), sep="\\n")
+        """
+    found = run_python(textwrap.dedent(code), GRADKERN_DISABLE="1").stdout.splitlines()
+    assert found == ["[clip_grad_norm_] no parameter", "[clip_grad_value_] an optimize"]
+
+
+def test_through_a_patched_torch():
+    model = nn.Linear(3, 1)
+    with gradkern.patched_torch():
+        (message,) = said(lambda: torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0))
+    assert message.startswith(f"[clip_grad_norm_] {ABSENT}")

@@ -1,0 +1,64 @@
+"""Frameworks that may not be installed; in the environment of requirements/integration.txt all are."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+#: Set by `make integration`: a package that is missing fails its tests, which are skipped otherwise.
+REQUIRED = bool(os.environ.get("GRADKERN_INTEGRATION"))
+
+
+def framework(name: str) -> ModuleType:
+    """The module; the tests of a file that has not got it are skipped."""
+    if REQUIRED:
+        return importlib.import_module(name)
+    return pytest.importorskip(name, reason=f"{name} is not installed")
+
+
+def without_torchvision(package: str, module: str) -> ModuleType:
+    """A module of a package whose own code, which imports torchvision, is not run (timm)."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.submodule_search_locations is None:
+        return framework(package)
+    parents = [".".join([package, *module.split(".")[:depth]]) for depth in range(module.count(".") + 1)]
+    folder = Path(spec.submodule_search_locations[0])
+    try:
+        for parent in parents:
+            bare = sys.modules[parent] = ModuleType(parent)
+            bare.__path__ = [str(folder.joinpath(*parent.split(".")[1:]))]
+        return importlib.import_module(f"{package}.{module}")
+    finally:
+        for name in [name for name in sys.modules if name.split(".")[0] == package]:
+            del sys.modules[name]
+
+
+def run_page(page: str) -> None:
+    """Run the Python of a page of docs/frameworks, block after block in one namespace."""
+    path = Path(__file__).parents[2] / "docs" / "frameworks" / page
+    blocks = re.findall(r"^```python\n(.*?)^```", path.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    assert blocks
+    names: dict[str, object] = {"__name__": path.stem}
+    for number, block in enumerate(blocks, 1):
+        exec(compile(block, f"{page}, block {number}", "exec"), names)
+
+
+def run_ranks(module: str, folder: os.PathLike[str], *words: object) -> None:
+    """Run a module of this folder with forked ranks; its output is shown where it fails."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", f"tests.integrations.{module}", str(folder), *map(str, words)],
+        cwd=os.path.join(os.path.dirname(__file__), "..", ".."),
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, f"{done.stdout[-4000:]}\n{done.stderr[-8000:]}"

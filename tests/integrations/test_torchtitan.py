@@ -1,0 +1,42 @@
+"""torchtitan's Trainer on four ranks: FSDP2, with tensor, pipeline and expert parallelism."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import gradkern
+from tests.integrations.installed import framework, run_ranks
+
+framework("torchtitan")
+
+MODES = ["fsdp", "tp", "pp", "ep"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("titan")
+    run_ranks("titan", folder, 4, *MODES)
+    return folder
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_trainer(runs, mode):
+    told = [json.loads((runs / f"{mode}.{rank}.json").read_text()) for rank in range(4)]
+    assert max(entry["difference"] for entry in told) < 1e-5
+    for rank, entry in enumerate(told) if mode == "pp" else [(0, told[0])]:
+        run = runs / mode / "run"
+        history = gradkern.History.open(run / f"rank{rank}" if mode == "pp" else run)
+        assert history.names == tuple(entry["names"])
+        assert history.steps.tolist() == [1, 2, 3]
+        np.testing.assert_allclose(history.norm, [s["norms"] for s in entry["steps"]], rtol=1e-4, atol=1e-7)
+        np.testing.assert_allclose(history.total_norm, [s["total"] for s in entry["steps"]], rtol=1e-5)
+        np.testing.assert_allclose(history.total_norm, [s["returned"] for s in entry["steps"]], rtol=1e-4)
+        assert set(history.phase) == {"before_clip"} and history.clipped.all()
+        assert history.lr[0] < history.lr[1]  # warms up
+    last = history if mode == "pp" else gradkern.History.open(runs / mode / "run")
+    entry = told[-1] if mode == "pp" else told[0]
+    assert last.has_loss.tolist() == [True, True, False]  # torchtitan's log_freq is 2
+    np.testing.assert_allclose(last.loss[:2], [entry["ours"]["1"], entry["ours"]["2"]], rtol=1e-6)

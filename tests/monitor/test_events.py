@@ -1,0 +1,139 @@
+"""Skips, spikes and changed limits become events, from what clip_ returned."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+
+import pytest
+import torch
+
+import gradkern
+from gradkern import GradClipper, GradMonitor
+from gradkern.history import format
+from gradkern.monitor import event_runs
+from gradkern.policies import SkipOutliers, ZClip
+from tests.support.loops import small_model
+
+
+def run(folder, scales, clipper_of, before=lambda clipper, step: None, **record):
+    """One recorded step for each factor on the gradients."""
+    model = small_model()
+    clipper = clipper_of(model)
+    model(torch.ones(2, 6)).sum().backward()
+    grads = [p.grad.clone() for p in model.parameters()]
+    with GradMonitor(model, None, folder) as monitor:
+        for step, scale in enumerate(scales, 1):
+            for param, grad in zip(model.parameters(), grads):
+                param.grad = grad * scale
+            before(clipper, step)
+            monitor.record(clipper.clip_(), **record)
+        return monitor.history()
+
+
+def told(history):
+    return [(event.kind, event.step, event.data) for event in history.events]
+
+
+def test_a_step_with_nan_is_a_skip_that_names_parameters(tmp_path):
+    history = run(tmp_path, [1, float("nan"), 1], lambda m: GradClipper(m, 1.0, on_nonfinite="skip"))
+    ((kind, step, data),) = told(history)
+    assert (kind, step, data["reason"]) == ("skip", 2, "nonfinite")
+    assert data["parameters"] == list(history.names[:8]) and history.skipped.tolist() == [False, True, False]
+
+
+def test_skips_in_a_row_are_one_event(tmp_path):
+    history = run(tmp_path, [1, *[float("inf")] * 500], lambda m: GradClipper(m, 1.0, on_nonfinite="skip"))
+    ((kind, step, data),) = told(history)
+    assert (kind, step, data["count"], data["last_step"]) == ("skip", 2, 500, 501)
+    database = sqlite3.connect(tmp_path / format.DATABASE)
+    assert database.execute("SELECT count(*) FROM events").fetchone() == (1,)
+
+
+def test_skips_far_apart_are_events_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(event_runs, "GAP", 3)
+    bad = float("nan")
+    scales = [1, bad, 1, 1, bad, 1, 1, 1, bad]
+    history = run(tmp_path, scales, lambda m: GradClipper(m, 1.0, on_nonfinite="skip"))
+    assert [(step, data.get("count", 1), data.get("last_step", step)) for _, step, data in told(history)] == [
+        (2, 2, 5), (9, 1, 9)
+    ]  # fmt: skip
+
+
+def test_an_outlier_that_is_skipped_has_its_norm_and_limit(tmp_path):
+    scales = [1 + 0.01 * (i % 5) for i in range(40)]
+    history = run(tmp_path, [*scales, 50.0, 1.0], lambda m: GradClipper(m, policy=SkipOutliers(window=16)))
+    ((kind, step, data),) = told(history)
+    assert (kind, step, data["reason"]) == ("skip", 41, "outlier")
+    assert data["norm"] == pytest.approx(history.total_norm[40]) and data["limit"] == history.threshold[40]
+
+
+def test_a_spike_that_zclip_clips(tmp_path):
+    scales = [1 + 0.01 * (i % 5) for i in range(40)]
+    history = run(tmp_path, [*scales, 50.0, 80.0, 1.0], lambda m: GradClipper(m, policy=ZClip(max_norm=1e4)))
+    ((kind, step, data),) = told(history)
+    assert (kind, step, data["count"]) == ("spike", 41, 2)
+    assert data["norm"] == pytest.approx(history.total_norm[41]) and data["limit"] < data["norm"]
+
+
+def test_what_max_norm_limits_is_no_spike(tmp_path):
+    assert told(run(tmp_path, [1.0] * 40, lambda m: GradClipper(m, policy=ZClip(max_norm=1e-3)))) == []
+
+
+def test_a_limit_that_the_user_changes(tmp_path):
+    def change(clipper, step):
+        clipper.max_norm = 1.0 if step < 3 else 0.5
+
+    history = run(tmp_path, [1.0] * 4, lambda m: GradClipper(m, 1.0), change)
+    assert told(history) == [("threshold", 3, {"before": 1.0, "after": 0.5})]
+
+
+def test_events_of_groups_and_parts_say_where(tmp_path):
+    scales = [1 + 0.01 * (i % 5) for i in range(40)]
+
+    def clipper_of(model):
+        return GradClipper(model, groups={"first": ("0.*", ZClip()), "rest": ("*", 1.0)})
+
+    def change(clipper, step):
+        clipper.policies["rest"].max_norm = 1.0 if step < 5 else 2.0
+
+    history = run(tmp_path / "groups", [*scales, 50.0], clipper_of, change)
+    (threshold, spike) = told(history)
+    assert threshold == ("threshold", 5, {"group": "rest", "before": 1.0, "after": 2.0})
+    assert spike[:2] == ("spike", 41) and spike[2]["group"] == "first"
+    models = {"G": small_model(), "D": small_model(1)}
+    with GradMonitor(models, None, tmp_path / "parts") as monitor:
+        for name, model in models.items():
+            (model(torch.ones(2, 6)).sum() * (float("nan") if name == "D" else 1.0)).backward()
+            monitor.record(GradClipper(model, 1.0, on_nonfinite="skip").clip_(), part=name)
+        (skip,) = told(monitor.history())
+    assert skip[2]["part"] == "D" and skip[2]["parameters"][0] == "D.0.weight"
+
+
+def test_a_scaler_that_skips_is_named(tmp_path):
+    model = small_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    clipper = GradClipper(model, 1.0)
+    with GradMonitor(model, optimizer, tmp_path) as monitor:
+        scaler.scale(model(torch.full((2, 6), float("inf"))).sum()).backward()
+        monitor.record(clipper.clip_(scaler=scaler, optimizer=optimizer))
+        ((kind, _, data),) = told(monitor.history())
+    assert (kind, data["reason"]) == ("skip", "scaler") and data["parameters"]
+
+
+def test_limits_of_torchs_function_are_followed(tmp_path):
+    model = small_model()
+    with GradMonitor(model, None, tmp_path) as monitor, gradkern.patched_torch(monitor):
+        for step in range(4):
+            model(torch.ones(2, 6)).sum().backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0 if step < 2 else 0.5)
+            monitor.record()
+        assert told(monitor.history()) == [("threshold", 3, {"before": 1.0, "after": 0.5})]
+
+
+def test_events_are_json_without_nan(tmp_path):
+    run(tmp_path, [float("nan")], lambda m: GradClipper(m, 1.0, on_nonfinite="skip")).close()
+    database = sqlite3.connect(tmp_path / format.DATABASE)
+    (text,) = database.execute("SELECT data FROM events").fetchone()
+    assert json.loads(text, parse_constant=lambda name: pytest.fail(name))["reason"] == "nonfinite"
