@@ -133,6 +133,29 @@ def host_seconds(call: Callable[[], object], rounds: int = 9) -> float:
     return statistics.median(times)
 
 
+def fresh_host_seconds(params: list[nn.Parameter], rounds: int = 9) -> float:
+    """How long a clip takes to return when every gradient is new, as `zero_grad(set_to_none=True)` makes them."""
+    times = []
+    for _ in range(rounds):
+        for p in params:
+            assert p.grad is not None
+            p.grad = p.grad.clone()
+        torch.cuda.synchronize()
+        begin = time.perf_counter()
+        gradkern.clip_grad_norm_(params, 1e30)
+        times.append(time.perf_counter() - begin)
+    torch.cuda.synchronize()
+    return statistics.median(times)
+
+
+def replay(params: list[nn.Parameter]) -> Callable[[], object]:
+    """A clip in a CUDA graph."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        gradkern.clip_grad_norm_(params, 1e30)
+    return graph.replay
+
+
 def kernel_count(call: Callable[[], object]) -> int:
     torch.cuda.synchronize()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
@@ -202,11 +225,14 @@ def measure_case(
     calls = contenders_of(lists, limits, peers)
     if len(shapes) > 3000 or total > 8 * GIB:
         del calls["torch_single"]
+    if not clipping:
+        calls["gradkern_graph"] = replay(lists[0])
     # The contenders take turns with the same copies: what the one before has read lies in L2.
     flush = cache_flush()
     hosts = {name: host_seconds(call) for name, call in calls.items()}
     seconds = dict(zip(calls, gpu_seconds(list(calls.values()), rounds, list(hosts.values()), flush)))
     kernels = {name: kernel_count(call) for name, call in calls.items()}
+    hosts["gradkern_fresh"] = fresh_host_seconds(lists[0])
     del calls, lists
     gc.collect()
     torch.cuda.empty_cache()

@@ -25,8 +25,8 @@ steps=("$@")
 [ ${#steps[@]} -gt 0 ] || steps=(tests sanitize bench)
 
 # Seconds that are a step's own; together they fit LIMIT.
-declare -A share=([build]=160 [tests]=90 [sanitize-build]=40 [sanitize-memcheck]=25 [sanitize-racecheck]=25
-  [sanitize-initcheck]=20 [sanitize-synccheck]=20 [bench]=130 [bench-accumulation]=50)
+declare -A share=([build]=160 [tests]=85 [sanitize-build]=40 [sanitize-memcheck]=25 [sanitize-racecheck]=25
+  [sanitize-initcheck]=20 [sanitize-synccheck]=20 [bench]=130 [bench-predictions]=5 [bench-accumulation]=50)
 
 record() { # record NAME STATUS SECONDS
   [ "$2" = 0 ] || failed=1
@@ -115,12 +115,13 @@ run_sanitize() {
 # shellcheck disable=SC2317
 run_bench() {
   step bench "$PYTHON" benchmarks/bench_cuda.py --quick --output "$OUT/bench_cuda.json"
+  step bench-predictions "$PYTHON" scripts/predict_cuda.py --measured "$OUT/bench_cuda.json"
   # Both ways of adding squares up, built side by side.
   # shellcheck disable=SC2016
   step bench-accumulation bash -c '
     build() {
       "$0" -std=c++20 -O3 -arch="$1" -Icsrc -DGRADKERN_COMPENSATED="$3" -o "$2/accumulation_$3" \
-        benchmarks/accumulation.cu csrc/cuda/measure.cu csrc/cuda/finish.cu
+        benchmarks/accumulation.cu csrc/cuda/measure.cu csrc/cuda/tensor_table.cu
     }
     build "$1" "$2" 0 & build "$1" "$2" 1; wait $! && "$2/accumulation_0" && "$2/accumulation_1"
   ' "$nvcc" "sm_${capability/./}" "$scratch"

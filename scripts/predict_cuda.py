@@ -200,11 +200,12 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--measured", type=Path, help="what benchmarks/bench_cuda.py has written")
-    parser.add_argument("--gpu", choices=[gpu.name for gpu in GPUS], default="H200")
     arguments = parser.parse_args(argv)
     if arguments.measured:
-        gpu = next(g for g in GPUS if g.name == arguments.gpu)
-        print(*beside(gpu, json.loads(arguments.measured.read_text())["rows"]), sep="\n")
+        record = json.loads(arguments.measured.read_text())
+        gpu = next((g for g in GPUS if g.name in record["machine"]["gpu"]), GPUS[0])
+        print(f"µs of a norm pass; predicted for {gpu.name}, measured on {record['machine']['gpu']}")
+        print(*beside(gpu, record["rows"]), sep="\n")
     else:
         PAGE.write_text(page(), encoding="utf-8")
     return 0

@@ -4,10 +4,10 @@
 // ExactSum. Error bound of a term, beside the ones in core/norm.h and core/exact_sum.h (u = 2^-53):
 //   - float32, bfloat16, float16, complex64: squares are exact in float64, complex64's |z|^2 rounded once. At most 32
 //     of them are added: 32 u = 2^-48 relative, 2^-49 on the norm.
-//   - bfloat16's exponent is moved in a way that makes 2^-127 of zero, and of subnormals something below 2^-126: an error
+//   - bfloat16's exponent gets its bias in a way that makes 2^-127 of zero, and of subnormals something below 2^-126: an error
 //     of 32 * 2^-252 at most, where the largest element is 2^-93 or more 2^-61 of its square.
 //   - float32 pairs (sm_86 and others): see squares_in_pairs. 2^-31 relative, 2^-32 on the norm, before its rounding to
-//     float32 (2^-25): together less than 0.51 ulp.
+//     float32 (2^-25): together less than 0.51 ulp. Results in float64 do not come from them.
 //   - float64, complex128: a square carries u (complex128's two u), 8 additions 8 u: 10 u on the sum, 6 u on the
 //     norm with the root's own: 7e-16, against the contract's 1e-14.
 //
@@ -35,9 +35,10 @@
 
 namespace gradkern::cuda {
 
-/// What is gathered: kPlain squares and magnitudes; kSums adds the sum of |x| and the count of zeros; kPower the
-/// orders -inf and any other p.
-enum class Pass { kPlain, kSums, kPower };
+/// What is gathered: kPlain squares and magnitudes, to float32's precision; kWide the same to float64's; kSums adds the
+/// sum of |x| and the count of zeros; kPower the orders -inf and any other p.
+enum class Pass { kPlain, kWide, kSums, kPower };
+constexpr bool has_sums(Pass pass) { return pass == Pass::kSums || pass == Pass::kPower; }
 
 /// Of some elements, by one lane or by many.
 template <Pass kPass>
@@ -46,6 +47,8 @@ struct Sums {
   uint64_t max_bits = 0;  ///< of the largest |x| in float64; NaN above infinity
   uint64_t nonfinite = 0;
 };
+template <>
+struct Sums<Pass::kWide> : Sums<Pass::kPlain> {};
 template <>
 struct Sums<Pass::kSums> : Sums<Pass::kPlain> {
   ExactSum absolute;
@@ -145,13 +148,9 @@ __device__ __forceinline__ double to_float64(uint32_t bits, int slot, Float16) {
   return bit_cast<double>(uint64_t(slot ? bits >> 6 : bits << 10) << 32) * 0x1p+1008;
 }
 
-/// The high word of a bfloat16 times 2^-128 in float64, its exponent moved by setting two bits: right for normal numbers,
-/// 2^-127 * 2^-128 for zero.
-constexpr uint32_t kMoved = 0x30000000u, kMovedMask = 0x0fffe000u;
-constexpr int32_t kMovedSquares = 256;  ///< to be added to the exponents of squares
-__device__ __forceinline__ uint32_t moved(uint32_t word, int slot) {
-  return ((slot ? word >> 3 : word << 13) & kMovedMask) | kMoved;
-}
+/// The high word of a bfloat16 in float64, its exponent's bias added in the shift: right for normal numbers, 2^-127 for zero.
+constexpr uint32_t kBias = (1023u - 127u) << 20;
+__device__ __forceinline__ uint32_t biased(uint32_t bits, int slot) { return (slot ? bits >> 3 : bits << 13) + kBias; }
 
 /// The largest magnitude of a lane's unit, by the bits of the type itself.
 template <class T>
@@ -215,13 +214,13 @@ __device__ __forceinline__ Term squares_in_scaled_pairs(const Vectors& v, float 
 /// float32, bfloat16 or float16.
 template <class T, Pass kPass>
 struct Gather {
-  static constexpr bool kSums = kPass != Pass::kPlain;
-  static constexpr bool kPairs = GRADKERN_COMPENSATED && !kSums;
-  static constexpr bool kMovesExponent = std::is_same_v<T, BFloat16> && !kSums && !kPairs;
+  static constexpr bool kSums = has_sums(kPass);
+  static constexpr bool kPairs = GRADKERN_COMPENSATED && kPass == Pass::kPlain;
+  static constexpr bool kBiased = std::is_same_v<T, BFloat16> && !kSums && !kPairs;
   static constexpr uint32_t kInfinity = sizeof(T) == 4 ? 0x7f800000u : std::is_same_v<T, BFloat16> ? 0x7f80u : 0x7c00u;
   /// Between these a unit's largest magnitude is nothing unusual.
   static constexpr int32_t kLeastExponent = kPairs ? -43 : -93, kMostExponent = 59;
-  static constexpr bool kTinyIsUnusual = kMovesExponent || (kPairs && !std::is_same_v<T, Float16>);
+  static constexpr bool kTinyIsUnusual = kBiased || (kPairs && !std::is_same_v<T, Float16>);
   static constexpr bool kHugeIsUnusual = kPairs && !std::is_same_v<T, Float16>;
   static constexpr int kFractionBits = sizeof(T) == 4 ? 23 : 7;  ///< where exponents of float32 and bfloat16 begin
   static constexpr uint32_t kLeast = kTinyIsUnusual ? uint32_t(127 + kLeastExponent) << kFractionBits : 1u;
@@ -236,8 +235,8 @@ struct Gather {
     if constexpr (!kPairs)
       for_each_magnitude<T>(v, [&](uint32_t bits, int slot) {
         double x;
-        if constexpr (kMovesExponent) {
-          const uint32_t high = moved(bits, slot);
+        if constexpr (kBiased) {
+          const uint32_t high = biased(bits, slot);
           top = high > top ? high : top;
           x = bit_cast<double>(uint64_t(high) << 32);
         } else {
@@ -247,9 +246,8 @@ struct Gather {
         if (kSums) absolute[slot] += x;
         if (kSums) unit.nonzero += bits != 0;
       });
-    unit.largest = kMovesExponent ? (top & kMovedMask) >> 13 : largest_of<T>(v);
+    unit.largest = kBiased ? (top - kBias) >> 13 : largest_of<T>(v);
     if constexpr (!kPairs) unit.set_sq(term_of(sq[0] + sq[1]));
-    if constexpr (kMovesExponent) unit.sq_exponent += kMovedSquares;
     if constexpr (kSums) unit.set_absolute(term_of(absolute[0] + absolute[1]));
     return unit;
   }
@@ -272,7 +270,7 @@ struct Gather {
       unit.sq = unit.absolute = 0;
     } else if constexpr (kPairs) {
       unit.set_sq(squares_in_scaled_pairs<T>(v, to_float32(top, 0, T{})));
-    } else if constexpr (kMovesExponent) {
+    } else if constexpr (kBiased) {
       unit.set_sq(term_of(exact_sums<T>(v).sq));
     }
     return unit;
@@ -293,13 +291,13 @@ __device__ __forceinline__ Unit wide_sums(const Vectors& v) {
     const uint64_t bits = abs_bits(is_complex_type(x) ? square : real_part(x));
     unit.largest = bits > unit.largest ? bits : unit.largest;
     sq += square;
-    if constexpr (kPass != Pass::kPlain) {
+    if constexpr (has_sums(kPass)) {
       absolute += is_complex_type(x) ? sqrt(square) : fabs(real_part(x));
       unit.nonzero += nonzero(x);
     }
   });
   unit.set_sq(term_of(sq));
-  if constexpr (kPass != Pass::kPlain) unit.set_absolute(term_of(absolute));
+  if constexpr (has_sums(kPass)) unit.set_absolute(term_of(absolute));
   return unit;
 }
 
@@ -365,7 +363,7 @@ struct Gather<Complex<double>, kPass> {
     unit.largest = exact.max_bits;
     if (exact.max_bits < kInfBits) {
       unit.set_sq(term_of(exact.sq, exact.bin));
-      if constexpr (kPass != Pass::kPlain) unit.set_absolute(term_of(exact.absolute));
+      if constexpr (has_sums(kPass)) unit.set_absolute(term_of(exact.absolute));
     } else {  // |z| may be infinite where neither part is
       unit.nonfinite = count_nonfinite<Complex<double>>(v);
       unit.sq = unit.absolute = 0;
@@ -380,7 +378,7 @@ __device__ __forceinline__ void add_unit(const Unit& unit, Gather<T, kPass>& gat
   using Largest = decltype(gather.largest);
   gather.largest = Largest(unit.largest) > gather.largest ? Largest(unit.largest) : gather.largest;
   deposit(s.sq, {unit.sq, unit.sq_exponent});
-  if constexpr (kPass != Pass::kPlain) {
+  if constexpr (has_sums(kPass)) {
     deposit(s.absolute, {unit.absolute, unit.absolute_exponent});
     s.nonzero += unit.nonzero;
   }
@@ -440,7 +438,7 @@ __device__ __forceinline__ Sums<kPass> combine(const NormOrder& order, const Sum
   s.sq = combine(a.sq, b.sq);
   s.max_bits = a.max_bits > b.max_bits ? a.max_bits : b.max_bits;
   s.nonfinite = a.nonfinite + b.nonfinite;
-  if constexpr (kPass != Pass::kPlain) {
+  if constexpr (has_sums(kPass)) {
     s.absolute = combine(a.absolute, b.absolute);
     s.nonzero = a.nonzero + b.nonzero;
   }
@@ -459,7 +457,7 @@ __device__ __forceinline__ Partial partial_of(const NormOrder& order, const Sums
   const double largest = max_abs(p);
   if (finite) p.sq = value_of(s.sq, bin_of(largest));
   else p.sq.hi = largest;
-  if constexpr (kPass != Pass::kPlain) {
+  if constexpr (has_sums(kPass)) {
     p.zeros = numel - int64_t(s.nonzero);
     if (order.kind == NormKind::kZero) p.power.hi = double(s.nonzero);
     if (order.kind == NormKind::kOne && finite) {

@@ -227,7 +227,7 @@ __device__ void repeat_rows(const MeasureParams<kPass>& p) {
 }
 
 template <Pass kPass>
-__global__ void __launch_bounds__(kThreads, kPass == Pass::kPlain ? kBlocksPerMultiprocessor : 1)
+__global__ void __launch_bounds__(kThreads, has_sums(kPass) ? 1 : kBlocksPerMultiprocessor)
     measure_kernel(const __grid_constant__ MeasureParams<kPass> p) {
   GRADKERN_SHARED(Pieces<kPass>, pieces);
   const uint32_t warp = threadIdx.x / kWarpSize;
@@ -264,17 +264,15 @@ __global__ void combine_kernel(const __grid_constant__ CombineParams p) {
 
 // ------------------------------------------------------------------------------- launchers
 
-Pass pass_for(const MeasureOptions& options) {
+Pass pass_for(const MeasureOptions& options, bool is_double) {
   const NormKind kind = options.order.kind;
   if (kind == NormKind::kPower || kind == NormKind::kNegInf) return Pass::kPower;
   if (kind == NormKind::kOne || kind == NormKind::kZero || options.count_zeros) return Pass::kSums;
-  return Pass::kPlain;
+  return is_double ? Pass::kWide : Pass::kPlain;
 }
 
 size_t record_bytes(Pass pass) {
-  return pass == Pass::kPlain  ? sizeof(Sums<Pass::kPlain>)
-         : pass == Pass::kSums ? sizeof(Sums<Pass::kSums>)
-                               : sizeof(Sums<Pass::kPower>);
+  return pass == Pass::kPower ? sizeof(Sums<Pass::kPower>) : has_sums(pass) ? sizeof(Sums<Pass::kSums>) : sizeof(Sums<Pass::kWide>);
 }
 
 size_t records_bytes(const ListPlan& plan, int device, Pass pass) {
@@ -321,13 +319,13 @@ ListPlan plan_of(const TensorRef* tensors, int64_t count, const char* operation)
 
 size_t measure_workspace_bytes(const TensorList& list, const MeasureOptions& options) {
   const ListPlan plan = list.planned("measure_workspace_bytes");
-  return records_bytes(plan, list.device, pass_for(options)) + table_workspace_bytes(list);
+  return records_bytes(plan, list.device, pass_for(options, false)) + table_workspace_bytes(list);
 }
 
 void launch_measure(const MeasureLaunch& launch) {
   const TensorList& list = launch.list;
   const ListPlan plan = list.planned(kOperation);
-  const Pass pass = pass_for(launch.options);
+  const Pass pass = pass_for(launch.options, launch.results.is_double);
   DeviceGuard guard(list.device, kOperation);
   const size_t own = records_bytes(plan, list.device, pass);
   require(launch.workspace && own + table_workspace_bytes(list) <= launch.workspace_bytes,
@@ -335,6 +333,7 @@ void launch_measure(const MeasureLaunch& launch) {
   const TableOnDevice on_device(list, plan, static_cast<char*>(launch.workspace) + own, launch.workspace_bytes - own, kOperation);
   switch (pass) {
     case Pass::kPlain: return launch_pass<Pass::kPlain>(launch, plan, on_device);
+    case Pass::kWide: return launch_pass<Pass::kWide>(launch, plan, on_device);
     case Pass::kSums: return launch_pass<Pass::kSums>(launch, plan, on_device);
     case Pass::kPower: return launch_pass<Pass::kPower>(launch, plan, on_device);
   }
@@ -347,7 +346,8 @@ void launch_combine(const CombineLaunch& launch) {
 }
 
 cudaError_t load_measure_kernels() {
-  return load_kernels(measure_kernel<Pass::kPlain>, measure_kernel<Pass::kSums>, measure_kernel<Pass::kPower>, combine_kernel);
+  return load_kernels(measure_kernel<Pass::kPlain>, measure_kernel<Pass::kWide>, measure_kernel<Pass::kSums>,
+                      measure_kernel<Pass::kPower>, combine_kernel);
 }
 
 }  // namespace gradkern::cuda

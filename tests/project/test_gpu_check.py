@@ -58,7 +58,7 @@ def test_all_steps(check):
     done, statuses, out = check()
     order = ["build", "tests", "sanitize-build"]
     order += [f"sanitize-{tool}" for tool in ("memcheck", "racecheck", "initcheck", "synccheck")]
-    order += ["bench", "bench-accumulation"]
+    order += ["bench", "bench-predictions", "bench-accumulation"]
     assert done.returncode == 0, done.stderr
     assert list(statuses.items()) == [(name, 0) for name in order]
     logs = logs_of(out)
@@ -93,14 +93,14 @@ def test_a_failing_step_is_told_and_the_next_runs(check):
 def test_no_step_runs_past_the_limit(check):
     done, statuses, out = check("tests", "bench", limit=2, python='case "$*" in *pytest*) sleep 30;; esac')
     assert done.returncode == 1
-    assert statuses == {"build": 0, "tests": 124, "bench": 124, "bench-accumulation": 124}
+    assert statuses == {"build": 0, "tests": 124, "bench": 124, "bench-predictions": 124, "bench-accumulation": 124}
     assert logs_of(out)["bench"] == "not run: the 2 s in all are over\n"
 
 
 def test_the_shares_fit_the_limit():
     (text,) = re.findall(r"declare -A share=\((.*?)\)", SCRIPT.read_text(), re.S)
     shares = {name: int(seconds) for name, seconds in re.findall(r"\[([a-z-]+)\]=(\d+)", text)}
-    assert next(iter(shares)) == "build" and len(shares) == 9
+    assert next(iter(shares)) == "build" and len(shares) == 10
     assert sum(shares.values()) < 570
 
 
