@@ -3,8 +3,9 @@
 Fails on
 - more registers than a kernel's launch bounds promise room for, a larger stack, more code than its budget;
 - local memory in a main loop (an innermost loop that reads four 16-byte vectors a lane: 64 bytes);
-- a main loop that loads or stores anything but 16 bytes of global memory at a time, whose loads do not stand
-  together ahead of the arithmetic (measure), or that has more instructions than its budget;
+- a main loop of a measure kernel that accesses less than 16 bytes at a time, whose loads do not stand
+  together ahead of the arithmetic, or that has more instructions than its budget;
+- a main loop of a kernel that writes without four 16-byte stores;
 - a kernel without a main loop for every kind of element type;
 - a generic store anywhere (ST, where STG is meant);
 - a helper that is written in PTX (csrc/tests/ptx_helpers.cu) and does not become the instructions it stands for.
@@ -47,7 +48,7 @@ class Budget:
     threads: int = 512
     blocks: int = 1
     stack: int = 0
-    code: int = 2000
+    code: int = 2500
     loops: int = 0  #: main loops: one for each kind of element type
     stores: int = 0  #: 16-byte stores of a main loop
 
@@ -57,11 +58,11 @@ BUDGETS = {
     "measure_kernel[0]": Budget(blocks=2, stack=192, code=9500, loops=6),
     "measure_kernel[1]": Budget(blocks=2, stack=192, code=9500, loops=6),
     "measure_kernel[2]": Budget(stack=192, code=14000, loops=6),
-    "measure_kernel[3]": Budget(stack=256, code=40000),
+    "measure_kernel[3]": Budget(stack=256, code=54000),
     "scale_kernel": Budget(blocks=2, code=7000, loops=4, stores=4),
     "clamp_kernel": Budget(blocks=2, code=7000, loops=4, stores=4),
 }
-#: Instructions of measure_kernel[0]'s main loops on architectures that add up in float64, and in float32 pairs
+#: Instructions of the main loops of measure_kernel[0] where squares are added in float64, and in float32 pairs
 #: (csrc/cuda/accumulate.h); NOPs not counted.
 LOOP_BUDGETS = {
     "float32": (185, 235),
@@ -73,7 +74,7 @@ LOOP_BUDGETS = {
 }
 FLOAT64_ARCHITECTURES = ("80", "90", "100")
 
-#: Of csrc/tests/ptx_helpers.cu: what PTX and machine code have to contain, in this order, and the first architecture.
+#: Of csrc/tests/ptx_helpers.cu: what PTX and machine code have to contain, and the first architecture.
 HELPERS = {
     "load_once": (r"ld\.global\.nc\.L1::no_allocate\.v4", r"LDG\.E\S*\.128\S*\.CONSTANT", 80),
     "load_to_write": (r"ld\.global\.L1::no_allocate\.v4", r"LDG\.E\S*\.128(?!\S*CONSTANT)", 80),
@@ -176,16 +177,22 @@ def functions_of(sass: str) -> dict[str, list[str]]:
     return functions
 
 
-def innermost_loops(lines: list[str]) -> list[list[str]]:
-    """Bodies of loops that contain no other loop: from a label to a branch back to it."""
+def main_loops(lines: list[str]) -> list[list[str]]:
+    """Codes of the loops that read four 16-byte vectors and contain no other such loop."""
     labels = {m.group(1): i for i, line in enumerate(lines) if (m := re.match(r"(\.L_\w+):", line))}
-    spans = []
+    spans = {}
     for i, line in enumerate(lines):
         branch = re.search(r"\bBRA\b.*`\((\.L_\w+)\)", line)
         if branch and labels.get(branch.group(1), i) < i:
-            spans.append((labels[branch.group(1)], i))
-    inner = [s for s in spans if not any(o != s and s[0] <= o[0] and o[1] <= s[1] for o in spans)]
-    return [lines[a : b + 1] for a, b in inner]
+            begin = labels[branch.group(1)]
+            codes = [c for c in map(instruction, lines[begin : i + 1]) if c]
+            if sum(c.startswith("LDG") and ".128" in c for c in codes) >= 4:
+                spans[begin, i] = codes
+    return [
+        codes
+        for (a, b), codes in spans.items()
+        if not any((c, d) != (a, b) and a <= c and d <= b for c, d in spans)
+    ]
 
 
 def instruction(line: str) -> str:
@@ -212,10 +219,9 @@ def check_main_loop(name: str, codes: list[str], arch: str) -> tuple[str, list[s
     """What it is and how long, and what is wrong with it."""
     problems = []
     wide = [i for i, code in enumerate(codes) if code.startswith("LDG") and ".128" in code]
-    stores = [c for c in codes if re.match(r"ST(G|L|\.|$)", c)]
+    stores = [c for c in codes if re.match(r"STG.*\.128", c)]
     narrow = [c for c in codes if re.match(r"LDG?(\.|$)", c) and ".128" not in c]
-    narrow += [c for c in stores if ".128" not in c]
-    if narrow:
+    if narrow and name.startswith("measure"):  # those that write do the ends of tensors in the same loop
         problems.append(f"a main loop accesses less than 16 bytes: {', '.join(narrow)}")
     if any(c.startswith(("LDL", "STL")) for c in codes):
         problems.append("local memory in a main loop")
@@ -244,12 +250,10 @@ def check_code(name: str, lines: list[str], arch: str) -> tuple[list[str], list[
     if generic:
         problems.append(f"{len(generic)} generic stores ({generic[0]})")
     loops = []
-    for loop in innermost_loops(lines):
-        codes = [c for c in map(instruction, loop) if c]
-        if budget.loops and sum(c.startswith("LDG") and ".128" in c for c in codes) >= 4:
-            loop_name, bad = check_main_loop(name, codes, arch)
-            loops.append(loop_name)
-            problems += bad
+    for codes in main_loops(lines) if budget.loops else []:
+        loop_name, bad = check_main_loop(name, codes, arch)
+        loops.append(loop_name)
+        problems += bad
     if len(loops) < budget.loops:
         problems.append(f"{len(loops)} main loops of four 16-byte loads, expected {budget.loops}")
     return loops, problems

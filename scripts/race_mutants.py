@@ -49,7 +49,16 @@ def without(text: str, pattern: str, nth: int) -> str:
 def run_model(folder: Path) -> tuple[bool, str]:
     """Compile and run the race test of the sources in `folder`: whether it is silent, and what it says."""
     shim = folder / "csrc/tests/cuda_shim"
-    common = ["g++", "-std=c++20", "-w", "-g", f"-I{shim}", f"-I{folder / 'csrc'}", "-DCUDA_SHIM_RACES", "-DGRADKERN_WARPS=4"]
+    common = [
+        "g++",
+        "-std=c++20",
+        "-w",
+        "-g",
+        f"-I{shim}",
+        f"-I{folder / 'csrc'}",
+        "-DCUDA_SHIM_RACES",
+        "-DGRADKERN_WARPS=4",
+    ]
     model, test, program = folder / "model.o", folder / "test.o", folder / "races"
     for command in (
         [*common, "-O2", "-c", str(shim / "cuda_shim.cpp"), "-o", str(model)],

@@ -38,7 +38,7 @@ namespace gradkern::cuda {
 /// What is gathered: kPlain squares and magnitudes, to float32's precision; kWide the same to float64's; kSums adds the
 /// sum of |x| and the count of zeros; kPower the orders -inf and any other p.
 enum class Pass { kPlain, kWide, kSums, kPower };
-constexpr bool has_sums(Pass pass) { return pass == Pass::kSums || pass == Pass::kPower; }
+GRADKERN_HD constexpr bool has_sums(Pass pass) { return pass == Pass::kSums || pass == Pass::kPower; }
 
 /// Of some elements, by one lane or by many.
 template <Pass kPass>

@@ -85,7 +85,7 @@ template <bool kBackwards, class Visit>
 __device__ __forceinline__ void for_each_segment(const TensorTable& table, uint32_t begin, uint32_t end, const Visit& visit) {
   if (begin >= end) return;
 #pragma unroll 1
-  for (uint32_t tensor = find_tensor(table, kBackwards ? end - 1 : begin);; tensor += kBackwards ? -1 : 1) {
+  for (uint32_t tensor = find_tensor(table, kBackwards ? end - 1 : begin);; tensor = kBackwards ? tensor - 1 : tensor + 1) {
     Segment s;
     s.tensor = tensor;
     s.first_unit = table.first_unit[tensor];

@@ -84,11 +84,18 @@ __device__ __forceinline__ uint4 load_part(const char* from, uint32_t bytes) {
   return v;
 }
 
+__device__ __forceinline__ void store_half(char* to, uint16_t half) {
+#if defined(__CUDA_ARCH__)
+  asm volatile("st.global.u16 [%0], %1;" ::"l"(to), "h"(half) : "memory");
+#else
+  *reinterpret_cast<uint16_t*>(to) = half;
+#endif
+}
+
 __device__ __forceinline__ void store_part(char* to, uint4 v, uint32_t bytes) {
-  uint16_t* halves = global(reinterpret_cast<uint16_t*>(to));
 #pragma unroll
   for (int i = 0; i < 8; ++i)
-    if (2u * i < bytes) halves[i] = uint16_t(word(v, i / 2) >> (16 * (i % 2)));
+    if (2u * i < bytes) store_half(to + 2 * i, uint16_t(word(v, i / 2) >> (16 * (i % 2))));
 }
 
 /// A whole vector from an even address, out of the two aligned ones that it lies in.
