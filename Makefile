@@ -8,10 +8,12 @@ PIP_FLAGS ?= --disable-pip-version-check --quiet
 ifeq ($(strip $(VENV)),)
   PY      := $(PYTHON)
   READY   :=
+  TOOLS   :=
   INSTALL  = $(PY) setup.py --quiet build_ext --inplace
 else
   PY      := $(VENV)/bin/python
   READY   := $(VENV)/.ready
+  TOOLS   := $(VENV)/.ready-tools
   INSTALL  = $(PY) -m pip install $(PIP_FLAGS) --no-compile --no-build-isolation --no-deps --editable .
 endif
 
@@ -32,24 +34,31 @@ help:  ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  In an existing environment, without network: make test PYTHON=python VENV="
 
-setup: $(READY)  ## virtual environment with the pinned dependencies
+setup: $(TOOLS)  ## virtual environment with the pinned dependencies
 
-# Byte code is made on all cores, of what every start of Python here imports; pip would use one core for all.
+# In two steps: the demo needs the first one alone.
 ifneq ($(READY),)
 $(READY): constraints.txt pyproject.toml
 	$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	$(PY) -m pip install $(PIP_FLAGS) --no-compile -c constraints.txt torch==2.13.0
-	$(PY) -m pip install $(PIP_FLAGS) --no-compile -c constraints.txt numpy pybind11 cmake ninja setuptools wheel \
-	    pytest pytest-timeout pytest-xdist hypothesis expecttest matplotlib ruff mypy \
+	@echo "Installing torch and what builds the extension, once."
+	$(PY) -m pip install $(PIP_FLAGS) --no-compile -c constraints.txt torch==2.13.0 \
+	    numpy pybind11 cmake ninja setuptools wheel matplotlib
+	touch $@
+
+# Byte code is made on all cores, of what every start of Python here imports; pip would use one core for all.
+$(TOOLS): $(READY)
+	$(PY) -m pip install $(PIP_FLAGS) --no-compile -c constraints.txt \
+	    pytest pytest-timeout pytest-xdist hypothesis expecttest ruff mypy \
 	    mkdocs mkdocs-material mkdocstrings mkdocstrings-python \
 	    rich pandas scikit-learn pyarrow tensorboard wandb mlflow-skinny accelerate
 	cd $(VENV)/lib/python*/site-packages && { $(abspath $(PY)) -m compileall -q -j 0 torch numpy sympy >/dev/null || true; }
 	touch $@
 endif
 
-build: $(BUILT)  ## compile the extension (seconds after touching one file)
+build: $(BUILT)  ## compile the extension (only what changed)
 
 $(BUILT): $(READY) $(SOURCES)
+	@echo "Compiling the kernels and the binding for this torch."
 	$(INSTALL)
 	@mkdir -p build && rm -f build/.built-* && touch $@
 
@@ -59,18 +68,18 @@ demo: build  ## the main job: train with and without clipping, per-layer norms, 
 # Side by side where pytest-xdist is there; threads that wait then leave the cores to others.
 SIDE_BY_SIDE = $(shell $(PY) -c "import xdist" 2>/dev/null && printf %s "-n auto --maxprocesses 4 --dist loadfile")
 
-test: build cpp-test  ## the test suite, without what `make integration` holds
+test: $(TOOLS) build cpp-test  ## the test suite, without what `make integration` holds
 	OMP_WAIT_POLICY=passive $(PY) -m pytest -q $(SIDE_BY_SIDE) $(PYTEST_FLAGS)
 
 # The frameworks have an environment of their own, on top of the first: their many pins must not decide ours.
 FRAMEWORKS ?= .venv-integration
-$(FRAMEWORKS)/.ready: requirements/integration.txt $(READY)
+$(FRAMEWORKS)/.ready: requirements/integration.txt $(TOOLS)
 	$(PY) -m venv --clear $(FRAMEWORKS)
 	$(PY) -c "import sysconfig; print(sysconfig.get_path('purelib'))" >$$(echo $(FRAMEWORKS)/lib/python*/site-packages)/base.pth
 	$(FRAMEWORKS)/bin/python -m pip install $(PIP_FLAGS) --no-compile --no-deps -r requirements/integration.txt
 	touch $@
 
-integration: build $(FRAMEWORKS)/.ready  ## what is slower: frameworks, a browser, the site, examples, whole programs
+integration: $(TOOLS) build $(FRAMEWORKS)/.ready  ## what is slower: frameworks, a browser, the site, examples, whole programs
 	OMP_WAIT_POLICY=passive $(PY) -m pytest -q -m integration --ignore tests/integrations \
 	    $(SIDE_BY_SIDE) $(PYTEST_FLAGS)
 	GRADKERN_INTEGRATION=1 OMP_WAIT_POLICY=passive $(FRAMEWORKS)/bin/python -m pytest -q \
@@ -79,7 +88,7 @@ integration: build $(FRAMEWORKS)/.ready  ## what is slower: frameworks, a browse
 cpp-test: $(READY)  ## C++ tests of csrc/core, cpu and cuda (modelled); no torch
 	$(PY) scripts/cpp_tests.py build/cpp-tests
 
-slow-test: build  ## more than 2^31 elements; about 10 GB of memory
+slow-test: $(TOOLS) build  ## more than 2^31 elements; about 10 GB of memory
 	$(PY) -m pytest -q -m slow $(PYTEST_FLAGS)
 
 sanitize: $(READY)  ## the C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer
@@ -92,18 +101,18 @@ bench: build  ## gradkern beside torch and a raw read of the same memory
 	$(PY) benchmarks/bench_clip.py
 	$(PY) benchmarks/bench_value.py
 
-diagnose: build  ## the labelled suite of the diagnosis: its figures
+diagnose: $(TOOLS) build  ## the labelled suite of the diagnosis: its figures
 	$(PY) -m benchmarks.diagnosis
 
-lint: $(READY)  ## ruff and mypy
+lint: $(TOOLS)  ## ruff and mypy
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
-docs: $(READY)  ## the documentation site in build/site
+docs: $(TOOLS)  ## the documentation site in build/site
 	$(PY) -m mkdocs build --strict
 
-format: $(READY)  ## ruff format
+format: $(TOOLS)  ## ruff format
 	$(PY) -m ruff format .
 
 wheel: $(READY)  ## a wheel in dist/

@@ -134,7 +134,7 @@ def host_seconds(call: Callable[[], object], rounds: int = 9) -> float:
 
 
 def fresh_host_seconds(params: list[nn.Parameter], rounds: int = 9) -> float:
-    """How long a clip takes to return when every gradient is new, as `zero_grad(set_to_none=True)` makes them."""
+    """How long a clip takes to return when every gradient is new, as after `zero_grad(set_to_none=True)`."""
     times = []
     for _ in range(rounds):
         for p in params:

@@ -11,10 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MISSING = (
-    "gradkern is compiled against the torch it will run with, and no torch was found.\n"
-    "Install it first, into the environment that gradkern goes to, then install gradkern with pip:\n"
-    "    pip install torch\n"
-    "    pip install gradkern\n"
+    "gradkern needs torch to be installed first: pip install torch, then install gradkern again.\n"
+    "It is compiled against the torch it will run with, and none was found in this environment.\n"
     "A build in an environment of its own (python -m build, uv) does not see that torch: pass\n"
     "--no-build-isolation, or name the folder that holds torch in GRADKERN_TORCH."
 )

@@ -3,7 +3,7 @@ include(cmake/cuda.cmake)
 
 # csrc/cpu: one translation unit per instruction set.
 add_library(gradkern_cpu STATIC
-  csrc/cpu/driver.cpp csrc/cpu/instruction_set.cpp csrc/cpu/kernels_baseline.cpp)
+  csrc/cpu/driver.cpp csrc/cpu/instruction_set.cpp csrc/cpu/kernels_baseline.cpp csrc/cpu/units.cpp)
 target_include_directories(gradkern_cpu PUBLIC csrc)
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64)$")
   target_sources(gradkern_cpu PRIVATE csrc/cpu/kernels_avx2.cpp csrc/cpu/kernels_avx512.cpp)

@@ -39,12 +39,16 @@ pybind11_add_module(_C MODULE NO_EXTRAS
   csrc/bindings/module.cpp
   csrc/bindings/operators.cpp
   csrc/bindings/overlap.cpp
+  csrc/bindings/group_clip.cpp
   csrc/bindings/policies.cpp
   csrc/bindings/python_lists.cpp
   csrc/bindings/shards.cpp
-  csrc/bindings/thread_pool.cpp)
+  csrc/bindings/thread_pool.cpp
+  csrc/bindings/units.cpp)
+target_include_directories(_C PRIVATE csrc)
 target_include_directories(_C SYSTEM PRIVATE
   ${torch_dir}/include ${torch_dir}/include/torch/csrc/api/include)
+target_compile_options(_C PRIVATE -ffile-prefix-map=${torch_dir}/= -ffile-prefix-map=${Python_INCLUDE_DIRS}/=)
 target_compile_definitions(_C PRIVATE
   AT_PER_OPERATOR_HEADERS
   GRADKERN_TORCH_VERSION="${torch_version}")
@@ -58,6 +62,15 @@ target_compile_definitions(_C PRIVATE GRADKERN_STREAM_HAS_NATIVE_HANDLE=${native
 # -fopenmp for the pragmas in ATen/Parallel.h, not for the linker: the OpenMP runtime has to be the
 # one torch has loaded, and its symbols come from there.
 set_source_files_properties(csrc/bindings/thread_pool.cpp PROPERTIES COMPILE_OPTIONS -fopenmp)
+# torch's headers take most of the time: compiled together, sources read them once. In two groups, for two cores.
+set_target_properties(_C PROPERTIES UNITY_BUILD ON UNITY_BUILD_MODE GROUP)
+set_source_files_properties(csrc/bindings/module.cpp csrc/bindings/operators.cpp csrc/bindings/python_lists.cpp
+  PROPERTIES UNITY_GROUP entry_points)
+get_target_property(sources _C SOURCES)
+list(REMOVE_ITEM sources csrc/bindings/module.cpp csrc/bindings/operators.cpp csrc/bindings/python_lists.cpp
+  csrc/bindings/thread_pool.cpp)
+set_source_files_properties(${sources} PROPERTIES UNITY_GROUP engine)
+
 # torch's libraries are loaded before this one (import torch), the kernels lie beside it in lib/; no path of the build
 # machine stays. One file a minor version of torch, side by side in the package.
 set_target_properties(_C PROPERTIES OUTPUT_NAME "_C.torch-${torch_minor}"

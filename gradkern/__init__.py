@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from gradkern.kernels.extension import build_info
     from gradkern.monitor import GradMonitor
     from gradkern.monitor.noise_scale import GradientNoiseScale, NoiseScale
+    from gradkern.monitor.over_time import GradientOverTime
     from gradkern.monitor.rollback import RollbackError, RollbackGuard
     from gradkern.params.stats import GradStats
 
@@ -40,6 +41,7 @@ __all__ = [
     "GradMonitor",
     "GradStats",
     "GradientNoiseScale",
+    "GradientOverTime",
     "GradkernWarning",
     "History",
     "HistoryError",
@@ -68,6 +70,7 @@ if not TYPE_CHECKING:
         "GradClipper": "gradkern.clipping.clipper",
         "GradMonitor": "gradkern.monitor.monitor",
         "GradStats": "gradkern.params.stats",
+        "GradientOverTime": "gradkern.monitor.over_time",
         "GradientNoiseScale": "gradkern.monitor.noise_scale",
         "History": "gradkern.history",
         "HistoryError": "gradkern.history",

@@ -8,7 +8,7 @@ Fails on
 - a main loop of a kernel that writes without four 16-byte stores;
 - a kernel without a main loop for every kind of element type;
 - a generic store anywhere (ST, where STG is meant);
-- a helper that is written in PTX (csrc/tests/ptx_helpers.cu) and does not become the instructions it stands for.
+- a helper that is written in PTX (csrc/tests/ptx_helpers.cu) and does not become its instructions.
 
 Prints instructions per 64 bytes and lane by element type: of the whole loop, with what it skips almost always.
 

@@ -4,7 +4,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 VENV="${VENV:-.venv}"
+rm -f dist/gradkern-*.whl
 make wheel
+bash scripts/audit_wheel.sh dist/gradkern-*.whl 1
 scratch="$(mktemp -d)"
 trap 'rm -rf "$scratch"' EXIT
 python="$(cd "$VENV/bin" && pwd)/python"
@@ -12,7 +14,7 @@ python="$(cd "$VENV/bin" && pwd)/python"
 tar -xzf "$scratch"/sdist/gradkern-*.tar.gz -C "$scratch/sdist"
 while read -r file; do
   [ -e "$scratch"/sdist/gradkern-*/"$file" ] || { echo "not in the source distribution: $file"; exit 1; }
-done < <(git ls-files csrc cmake gradkern CMakeLists.txt setup.py pyproject.toml constraints.txt LICENSE README.md)
+done < <(git ls-files csrc cmake gradkern CMakeLists.txt setup.py build_tools pyproject.toml constraints.txt LICENSE README.md)
 "$python" -m venv "$scratch/venv"
 # torch is seen from the first environment, not installed again.
 "$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \

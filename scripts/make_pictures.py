@@ -1,6 +1,6 @@
 """Make the pictures in docs/images from a real run: trains a deep sigmoid network, then looks at it.
 
-    python scripts/make_pictures.py [--steps 600] [--run DIR]
+    python scripts/make_pictures.py [--steps 300] [--run DIR]
 
 Needs gradkern[monitor] and Chromium on PATH (for turning the page into a PNG). Takes a minute.
 """
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
+from rich.terminal_theme import MONOKAI
 from torch import nn
 
 import gradkern
@@ -85,7 +86,9 @@ def shoot_watch(run_dir: Path, target: Path, scratch: Path) -> None:
     style = "margin:0;padding:14px 18px;background:#14181f;color:#d7dde6;"
     font = "font:14px/17px 'DejaVu Sans Mono',monospace"
     page = scratch / "watch.html"
-    body = console.export_html(inline_styles=True, code_format=f'<pre style="{style}{font}">{{code}}</pre>')
+    body = console.export_html(
+        theme=MONOKAI, inline_styles=True, code_format=f'<pre style="{style}{font}">{{code}}</pre>'
+    )
     page.write_text(
         f'<meta charset="utf-8"><body style="margin:0;background:#14181f">{body}', encoding="utf-8"
     )
@@ -94,7 +97,7 @@ def shoot_watch(run_dir: Path, target: Path, scratch: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=300)
     parser.add_argument(
         "--run", type=Path, help="a recorded run to take the pictures of, instead of training"
     )
@@ -104,7 +107,7 @@ def main() -> None:
         if arguments.run is None:
             train(run_dir, arguments.steps)
         IMAGES.mkdir(parents=True, exist_ok=True)
-        shoot(write_report(run_dir, Path(scratch) / "report.html"), IMAGES / "report.png", 1280, 1500)
+        shoot(write_report(run_dir, Path(scratch) / "report.html"), IMAGES / "report.png", 1280, 2080)
         shoot_watch(run_dir, IMAGES / "watch.png", Path(scratch))
     for name in ("report.png", "watch.png"):
         print(IMAGES / name, (IMAGES / name).stat().st_size, "bytes")

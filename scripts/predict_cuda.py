@@ -69,9 +69,9 @@ class Design:
     chain: float  #: seconds of dependent steps besides reading: search, table, publishing, combining
 
 
-#: Counted in the SASS of the design before, estimated for the new one.
-BEFORE = Design(
-    "before",
+#: Counted in the SASS of today's design, estimated for the next one.
+TODAY = Design(
+    "today",
     {"bfloat16": Mix(234, 64, 0), "float32": Mix(66, 16, 16)},
     {"bfloat16": Mix(420, 0, 0), "float32": Mix(230, 0, 0)},
     tensors_a_launch=2042,
@@ -79,8 +79,8 @@ BEFORE = Design(
     chunk=16384,
     chain=1.5e-6,
 )
-NEW = Design(
-    "new",
+NEXT = Design(
+    "next",
     {"bfloat16": Mix(164, 32, 0), "float32": Mix(90, 16, 16)},
     {"bfloat16": Mix(250, 0, 0), "float32": Mix(140, 0, 0)},
     tensors_a_launch=None,
@@ -146,33 +146,35 @@ def table(gpu: Gpu) -> list[str]:
     lines = [
         f"## {gpu.name} (predicted)",
         "",
-        "| list | dtype | floor | before | new | memory | issue | pipes | launches | waves |",
+        "| list | dtype | floor | today | next | memory | issue | pipes | launches | waves |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, tensors, size, dtype in CASES:
-        before, new = (predict(gpu, design, tensors, size, dtype) for design in (BEFORE, NEW))
-        floor = FIRST_LAUNCH + new.memory
-        times = [floor, before.seconds, new.seconds, new.memory, new.issue, new.pipes]
+        today, later = (predict(gpu, design, tensors, size, dtype) for design in (TODAY, NEXT))
+        floor = FIRST_LAUNCH + later.memory
+        times = [floor, today.seconds, later.seconds, later.memory, later.issue, later.pipes]
         cells = [f"{t * 1e6:.1f}" for t in times]
-        cells += [f"{before.launches} → {new.launches}", f"{before.waves:.1f} → {new.waves:.1f}"]
+        cells += [f"{today.launches} → {later.launches}", f"{today.waves:.1f} → {later.waves:.1f}"]
         lines.append(f"| {name} | {dtype} | {' | '.join(cells)} |")
     return [*lines, ""]
 
 
 HEAD = """# CUDA kernels: predicted times
 
-**Predicted, not measured.** Written by `scripts/predict_cuda.py` before these kernels ran on any GPU, so
+**Predicted, not measured.** Written by `scripts/predict_cuda.py` before any of this was measured, so
 that a measurement can be held against it: `scripts/gpu_check.sh` prints both side by side.
 
 Microseconds of one norm pass (`gradkern.get_total_norm`). *Floor*: one launch that reads the same bytes.
-*Before*: a measure kernel for every 2,042 tensors and a finishing kernel. *New*: one measure kernel.
-*Memory*, *issue* and *pipes* are what the new kernel needs of each alone: reading, instruction slots, the
+*Today*: a measure kernel for every 2,042 tensors and a finishing kernel, as they are in this version.
+*Next*: one measure kernel for any number of tensors, which this version does not have yet.
+
+*Memory*, *issue* and *pipes* are what that kernel needs of each alone: reading, instruction slots, the
 slower of float64 and conversions. A clip adds one launch (2.5 µs, less where it is launched ahead), and
 where it clips, a read and a write of the bytes.
 
 Assumed: bandwidth, clocks and throughputs in the script (H200's bandwidth is measured, the others take its
 share of the datasheet); 5 µs for a kernel that reads, 2.5 µs for the next one in the stream; instructions
-per 64 bytes as counted in the machine code before, as estimated for the new kernel.
+per 64 bytes as counted in today's machine code, as estimated for the next kernel.
 """
 
 
@@ -189,7 +191,7 @@ def beside(gpu: Gpu, rows: list[dict[str, object]]) -> list[str]:
             if row["case"] != name or row["dtypes"] != [dtype] or row["clipping"]:
                 continue
             assert isinstance(seconds, dict)
-            predicted, measured = predict(gpu, NEW, tensors, size, dtype).seconds, seconds["gradkern_norm"]
+            predicted, measured = predict(gpu, TODAY, tensors, size, dtype).seconds, seconds["gradkern_norm"]
             times = f"{predicted * 1e6:11.1f}{measured * 1e6:10.1f}{measured / predicted:7.2f}"
             lines.append(f"{name:34}{dtype:10}{times}")
     return lines

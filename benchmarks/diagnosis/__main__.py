@@ -1,38 +1,43 @@
 """Train, record and judge the labelled suite: ``python -m benchmarks.diagnosis``.
 
 By default the reported half, whose figures go to benchmarks/results/diagnosis.json and into
-docs/diagnosis-suite.md; with ``--half tuning`` the other one, whose misjudged runs are listed.
+docs/diagnosis-suite.md; with ``--half second`` the second one of these; with ``--half tuning`` the runs that
+rules were made by, whose misjudged ones are listed.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import machine
 
-from benchmarks.diagnosis import faulty, healthy, reported, reported_faults
+from benchmarks.diagnosis import faulty, healthy, reported, reported_faults, second
 from benchmarks.diagnosis.cures import Outcome, try_cures
 from benchmarks.diagnosis.judge import Verdict, judge_faulty, judge_healthy
 from benchmarks.diagnosis.report import as_markdown, figures, with_figures
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "diagnosis-suite.md"
-#: Seeds of the two halves; healthy runs and faulty ones.
-SEEDS = {"tuning": (range(2), range(2)), "reported": (range(200, 204), range(200, 202))}
+#: Recipes and cases; seeds of healthy runs and of faulty ones.
+HALVES = {
+    "tuning": (healthy.TUNED, faulty.tuning_cases, range(2), range(2)),
+    "reported": (reported.HEALTHY, reported_faults.reported_cases, range(200, 204), range(200, 201)),
+    "second": (second.HEALTHY, second.second_cases, range(400, 401), range(400, 401)),
+}
 
 
 def main() -> int:
     options = _options()
     start = time.time()
-    well, sick = SEEDS[options.half]
-    tuning = options.half == "tuning"
-    recipes = healthy.TUNED if tuning else reported.HEALTHY
-    cases = {c.name: c for c in (faulty.tuning_cases() if tuning else reported_faults.reported_cases())}
+    recipes, make_cases, well, sick = HALVES[options.half]
+    cases = {case.name: case for case in make_cases()}
     healthies = _shown("healthy", judge_healthy(recipes, well, options.folder, options.reuse))
     faulties = _shown("faulty", judge_faulty(cases.values(), sick, options.folder, options.reuse))
     outcomes = [
@@ -45,15 +50,22 @@ def main() -> int:
     if options.half == "tuning" or options.list:
         _list(healthies, faulties, outcomes)
     else:
-        machine.save("diagnosis", {"machine": machine.describe(), "reported": result})
-        text = DOCS.read_text(encoding="utf-8")
-        DOCS.write_text(with_figures(text, as_markdown(result)), encoding="utf-8")
+        save(options.half, result)
     return 0
+
+
+def save(half: str, result: dict[str, Any]) -> None:
+    """Into benchmarks/results/diagnosis.json, beside the other half's, and into the page."""
+    before = machine.RESULTS / "diagnosis.json"
+    known = json.loads(before.read_text(encoding="utf-8")) if before.exists() else {}
+    machine.save("diagnosis", known | {half: {"machine": machine.describe(), **result}})
+    page = with_figures(DOCS.read_text(encoding="utf-8"), half, as_markdown(result))
+    DOCS.write_text(page, encoding="utf-8")
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.diagnosis", description=__doc__)
-    parser.add_argument("--half", choices=SEEDS, default="reported")
+    parser.add_argument("--half", choices=HALVES, default="reported")
     parser.add_argument("--folder", type=Path, default=Path("build/diagnosis"), help="recorded runs")
     parser.add_argument("--reuse", action="store_true", help="take runs that another version has recorded")
     parser.add_argument("--list", action="store_true", help="list misjudged runs instead of saving figures")

@@ -91,7 +91,7 @@ CURES: dict[str, Cure] = {
     "call_step": _drop("no_step"),
 }
 #: Actions that a recipe cannot follow.
-ADVICE = ("gated", "fewer_layers", "freeze", "overfit_one_batch")
+ADVICE = ("gated", "open_forget_gate", "fewer_layers", "freeze", "overfit_one_batch")
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from benchmarks.diagnosis.score import clopper_pearson
 
 __all__ = ["as_markdown", "figures", "with_figures"]
 
-#: Figures stand between these in a page.
-BEGIN, END = "<!-- figures -->\n", "<!-- end of figures -->\n"
+#: The figures of a half stand between these in a page.
+BEGIN, END = "<!-- figures: {half} -->\n", "<!-- end: {half} -->\n"
 
 
 def rate(hits: int, count: int) -> dict[str, Any]:
@@ -112,10 +112,11 @@ def as_markdown(result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def with_figures(page: str, figures: str) -> str:
-    """The page with these figures in place of those that it has."""
-    before, _, rest = page.partition(BEGIN)
-    return f"{before}{BEGIN}\n{figures}\n{END}{rest.partition(END)[2]}"
+def with_figures(page: str, half: str, figures: str) -> str:
+    """The page with these figures in place of those that it has of that half."""
+    begin, end = BEGIN.format(half=half), END.format(half=half)
+    before, _, rest = page.partition(begin)
+    return f"{before}{begin}\n{figures}\n{end}{rest.partition(end)[2]}"
 
 
 def _table_of_rates(result: dict[str, Any]) -> list[str]:

@@ -31,6 +31,7 @@ void allocate_rows(size_t count, const MeasureRequest& request, Measurement& m) 
   m.max_abs = row(count, real);
   m.nonfinite = row(count, at::kLong);
   if (request.count_zeros) m.zeros = row(count, at::kLong);
+  if (request.wide_norm) m.wide_norm = row(count, at::kDouble);
 }
 
 void call_measure(const Prepared& prepared, const MeasureRequest& request, const gradkern_results& results) {
@@ -56,6 +57,7 @@ Measurement measure_prepared(const Prepared& prepared, const MeasureRequest& req
   results.max_abs = pointer<void>(m.max_abs);
   results.nonfinite = pointer<int64_t>(m.nonfinite);
   results.zeros = pointer<int64_t>(m.zeros);
+  results.wide_norm = pointer<double>(m.wide_norm);
   results.decision_norm = &m.total;
   results.total_nonfinite = &m.total_nonfinite;
   call_measure(prepared, request, results);
@@ -159,6 +161,14 @@ void check_clampable(const CallSite& site, const GradList& grads) {
   }
 }
 
+/// NaN if there is one; 1 of none.
+double smallest(const std::vector<double>& factors) {
+  double least = factors.empty() ? 1.0 : factors[0];
+  for (double factor : factors)
+    if (!(factor >= least) && least == least) least = factor;
+  return least;
+}
+
 }  // namespace
 
 bool must_raise(const ClipRequest& request, const Measurement& m) {
@@ -202,6 +212,30 @@ ClipResult clip(const CallSite& site, const GradList& grads, const ClipRequest& 
   if (request.measure.per_tensor) result.clip_coef = scalar(decision.coef, m.any_double);
   if (request.on_nonfinite == OnNonfinite::kSkip)
     result.skip_step = at::scalar_tensor(m.total_nonfinite > 0, at::TensorOptions().dtype(at::kBool));
+  return result;
+}
+
+ClipResult clip_by(const CallSite& site, const GradList& grads, const ClipRequest& request,
+                   const DecideRows& decide, std::vector<double>& factors) {
+  at::NoGradGuard no_grad;
+  const Prepared& prepared = prepare(site, grads);
+  ClipResult result;
+  result.measured = measure_prepared(prepared, request.measure);
+  const Measurement& m = result.measured;
+  if (must_raise(request, m)) raise_nonfinite(site, request, prepared, m.nonfinite);
+  RowDecision decision = decide(prepared, m);
+  const bool bad = m.total_nonfinite > 0;
+  const bool skip = decision.skip || (bad && request.on_nonfinite == OnNonfinite::kSkip);
+  const bool zero = bad && request.on_nonfinite == OnNonfinite::kZero;
+  factors = std::move(decision.factors);
+  if (zero || skip) factors.assign(1, zero ? 0.0 : 1.0);
+  const bool uniform = std::all_of(factors.begin(), factors.end(), [&](double f) { return f == factors[0]; });
+  if (uniform) factors.resize(1, 1.0);
+  if (zero) apply(site, grads, prepared, {ClipAction::kZero, 0.0});
+  else if (factors.size() == 1) apply(site, grads, prepared, decide_factor(factors[0]));
+  else scale_each(site, grads, factors.data());
+  result.clip_coef = scalar(smallest(factors), m.any_double);
+  result.skip_step = at::scalar_tensor(skip, at::TensorOptions().dtype(at::kBool));
   return result;
 }
 

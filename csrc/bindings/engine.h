@@ -3,6 +3,9 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <functional>
+#include <vector>
+
 #include "bindings/gradients.h"
 #include "core/clip.h"
 #include "core/norm.h"
@@ -15,6 +18,7 @@ struct MeasureRequest {
   bool count_zeros = false;
   double inv_scale = 1.0;    ///< everything reported is multiplied by this
   bool decision_norm = false;
+  bool wide_norm = false;
 };
 
 /// Tensors on the gradients' device. Per-position results ([N], float32, or float64 if any
@@ -24,6 +28,7 @@ struct Measurement {
   at::Tensor nonfinite, zeros;         ///< int64 [N]
   at::Tensor total_norm;               ///< 0-d
   at::Tensor decision_norm;            ///< 0-d float64 (core/clip.h); undefined unless asked for
+  at::Tensor wide_norm;                ///< float64 [N]: `norm` before rounding; undefined unless asked for
   bool any_double = false;
   // Known to the host on the CPU, and what the following decision uses there.
   double total = 0;                    ///< the decision_norm
@@ -56,6 +61,18 @@ bool must_raise(const ClipRequest& request, const Measurement& m);
 Measurement measure(const CallSite& site, const GradList& grads, const MeasureRequest& request);
 
 ClipResult clip(const CallSite& site, const GradList& grads, const ClipRequest& request);
+
+/// What was decided of each position, on the host.
+struct RowDecision {
+  std::vector<double> factors;  ///< one for all, or one a position
+  bool skip = false;            ///< leave everything as it is
+};
+using DecideRows = std::function<RowDecision(const Prepared& prepared, const Measurement& m)>;
+
+/// Measures, asks `decide`, and scales. Gradients on the CPU; `request.max_norm` is not looked at. `factors`
+/// becomes what each position was multiplied by.
+ClipResult clip_by(const CallSite& site, const GradList& grads, const ClipRequest& request,
+                   const DecideRows& decide, std::vector<double>& factors);
 
 /// Scales by max_norm / (total_norm + 1e-6) where that is below 1.
 void clip_with_norm(const CallSite& site, const GradList& grads, double max_norm,

@@ -11,7 +11,9 @@ namespace {
 /// A dense tensor on the CPU of which nothing is unusual: no subclass, wrapper, lazy conjugate or negation.
 bool is_plain_cpu(const at::Tensor& g) {
   constexpr c10::DispatchKeySet kCpu(c10::DispatchKey::CPU);
-  return g.key_set() - c10::autograd_dispatch_keyset_with_ADInplaceOrView == kCpu;
+  constexpr c10::DispatchKeySet kUsual =  // every tensor has these keys
+      c10::autograd_dispatch_keyset_with_ADInplaceOrView | c10::autocast_dispatch_keyset;
+  return g.key_set() - kUsual == kCpu;
 }
 
 /// Whether no other gradient can share its memory without starting where it starts.

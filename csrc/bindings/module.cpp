@@ -12,6 +12,7 @@
 #include "bindings/policies.h"
 #include "bindings/python_lists.h"
 #include "bindings/shards.h"
+#include "bindings/units.h"
 #include "library/kernels.h"
 
 namespace gradkern {
@@ -158,6 +159,51 @@ std::optional<py::dict> clip_parameters(const py::sequence& parameters, double m
   return out;
 }
 
+/// (kind, constants, state, rows, layers): see GroupPolicy.
+using GroupTuple = std::tuple<std::string, std::vector<double>, std::optional<at::Tensor>, std::optional<at::Tensor>,
+                              std::optional<at::Tensor>>;
+
+std::optional<py::dict> clip_parameters_by_groups(const py::sequence& parameters, const std::vector<GroupTuple>& groups,
+                                                  double norm_type, const std::string& on_nonfinite,
+                                                  bool count_zeros, const py::object& names) {
+  const CallSite site = named_site("GradClipper.clip_", names);
+  GradList grads = gradients_of(site, parameters);
+  if (!is_native(grads) || cuda_backend::handles(grads)) return std::nullopt;
+  ClipRequest request;
+  request.measure = {norm_type, true, count_zeros};
+  request.measure.wide_norm = true;
+  request.on_nonfinite = policy_of(on_nonfinite);
+  request.raise_if_nonfinite_elements = on_nonfinite == "raise";
+  std::vector<GroupPolicy> policies;
+  for (const auto& [kind, constants, state, rows, layers] : groups)
+    policies.push_back({kind, constants, state.value_or(at::Tensor()), rows.value_or(at::Tensor()),
+                        layers.value_or(at::Tensor())});
+  const GroupedClip result = without_gil(site, grads, [&] { return clip_by_groups(site, grads, request, policies); });
+  py::dict out = as_dict(result.clip.measured);
+  out["clip_coef"] = result.clip.clip_coef;
+  out["skip_step"] = result.clip.skip_step;
+  out["has_grad"] = has_grad(grads);
+  out["numel"] = numels_of(site, parameters);
+  out["factor"] = optional_tensor(result.factor);
+  out["groups"] = result.groups;
+  out["thresholds"] = optional_tensor(result.thresholds);
+  return out;
+}
+
+/// `grads`: a gradient or None for each; None for those that the weights hold.
+std::optional<at::Tensor> clip_parameters_by_units(const py::sequence& weights,
+                                                   const std::optional<py::sequence>& grads, double clip_factor,
+                                                   double eps) {
+  const CallSite site{"AGC", "parameters"};
+  GradList weight_list = tensors_of(site, weights);
+  GradList list = grads ? tensors_of(site, *grads, /*none_allowed=*/true) : gradients_of(site, weights);
+  if (!is_native(list) || !is_native(weight_list) || weight_list.size() != list.size()) return std::nullopt;
+  weight_list.own();
+  const at::Tensor ratios =
+      without_gil(site, list, [&] { return clip_units(site, weight_list, list, clip_factor, eps); });
+  return ratios.defined() ? std::optional(ratios) : std::nullopt;
+}
+
 /// For gradkern.distributed: local shards (None where this rank counts nothing) to (sums, keys).
 std::optional<std::pair<at::Tensor, at::Tensor>> partials(const py::sequence& shards, double norm_type,
                                                           bool count_zeros, bool per_tensor,
@@ -177,6 +223,11 @@ bool scale_gradients(const py::sequence& grads, const at::Tensor& factor, const 
   if (!is_native(list)) return false;
   without_gil(site, list, [&] { scale(site, list, factor, zero.value_or(at::Tensor())); });
   return true;
+}
+
+/// For the tests: whether the list takes the short way of grad_list.h.
+bool is_plain(const py::sequence& grads) {
+  return tensors_of({"is_plain", "gradients"}, grads, /*none_allowed=*/true).plain() != nullptr;
 }
 
 bool clamp_gradients(const py::sequence& grads, double limit) {
@@ -204,6 +255,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("measure", &measure_parameters);
   m.def("measure_gradients", &measure_gradients);
   m.def("clip", &clip_parameters);
+  m.def("clip_by_groups", &clip_parameters_by_groups);
+  m.def("agc_", &clip_parameters_by_units);
   m.def("policy_step_",
         [](const std::string& kind, const at::Tensor& total, const at::Tensor& state,
            const std::vector<double>& constants, const std::optional<at::Tensor>& norms) {
@@ -214,6 +267,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("partials", &partials);
   m.def("scale_", &scale_gradients, py::arg("grads"), py::arg("factor"), py::arg("zero") = py::none());
   m.def("clamp_", &clamp_gradients);
+  m.def("is_plain", &is_plain);
   m.def("why_unusable", [](int index) { return cuda_backend::why_unusable({at::kCUDA, at::DeviceIndex(index)}); });
   m.def("build_info", [] {
     py::dict info;

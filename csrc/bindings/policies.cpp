@@ -16,23 +16,29 @@ struct NamedPolicy {
   PolicyKind kind;
   size_t constants;
 };
-constexpr NamedPolicy kPolicies[] = {{"autoclip", PolicyKind::kAutoClip, 2},
+constexpr NamedPolicy kPolicies[] = {{"nothing", PolicyKind::kNothing, 0},
+                                     {"global_norm", PolicyKind::kGlobalNorm, 1},
+                                     {"autoclip", PolicyKind::kAutoClip, 2},
                                      {"zclip", PolicyKind::kZClip, 8},
                                      {"skip_outliers", PolicyKind::kSkipOutliers, 5},
                                      {"adagc", PolicyKind::kAdaGC, 4}};
 
-const NamedPolicy& policy_named(const std::string& name) {
+const NamedPolicy& policy_named(const CallSite& site, const std::string& name) {
   for (const NamedPolicy& policy : kPolicies)
     if (name == policy.name) return policy;
-  TORCH_CHECK_VALUE(false, "[policy_step_] kind: expected autoclip, zclip, skip_outliers or adagc, got ", name);
+  TORCH_CHECK_VALUE(false, "[", site.operation, "] kind: expected nothing, global_norm, autoclip, zclip, ",
+                    "skip_outliers or adagc, got ", name);
 }
 
-void check_constants(const NamedPolicy& policy, const std::vector<double>& constants) {
-  TORCH_CHECK_VALUE(constants.size() == policy.constants, "[policy_step_] constants: expected ",
+void check_constants(const CallSite& site, const NamedPolicy& policy, const std::vector<double>& constants) {
+  TORCH_CHECK_VALUE(constants.size() == policy.constants, "[", site.operation, "] constants: expected ",
                     policy.constants, " of them for ", policy.name, ", got ", constants.size());
   const bool windowed = policy.kind == PolicyKind::kAutoClip || policy.kind == PolicyKind::kSkipOutliers;
-  TORCH_CHECK_VALUE(!windowed || (constants[1] >= 1 && constants[1] <= 1 << 24),
-                    "[policy_step_] constants: expected a window of 1 to 2^24 norms, got ", constants[1]);
+  TORCH_CHECK_VALUE(!windowed || (constants[1] >= 1 && constants[1] <= 1 << 24), "[", site.operation,
+                    "] constants: expected a window of 1 to 2^24 norms, got ", constants[1]);
+  const bool limited = policy.kind == PolicyKind::kGlobalNorm;
+  TORCH_CHECK_VALUE(!limited || !(constants[0] < 0), "[", site.operation,
+                    "] max_norm: expected a number that is not negative, got ", constants[0]);
 }
 
 bool is_real(const at::Tensor& t) { return t.scalar_type() == at::kFloat || t.scalar_type() == at::kDouble; }
@@ -45,20 +51,25 @@ void check_row(const char* name, const at::Tensor& row, const at::Tensor& total)
 
 }  // namespace
 
-at::Tensor policy_step(const std::string& kind, const at::Tensor& total, const at::Tensor& state,
-                       const std::vector<double>& constants, const at::Tensor& norms) {
-  at::NoGradGuard no_grad;
-  const NamedPolicy& policy = policy_named(kind);
-  check_constants(policy, constants);
-  TORCH_CHECK_VALUE(total.numel() == 1 && is_real(total), "[policy_step_] total: expected one float, got ",
-                    total.scalar_type(), " of shape ", total.sizes());
-  check_row("state", state, total);
+PolicyStep policy_step_of(const CallSite& site, const std::string& kind, const std::vector<double>& constants) {
+  const NamedPolicy& policy = policy_named(site, kind);
+  check_constants(site, policy, constants);
   PolicyStep step{};
   step.kind = policy.kind;
   std::copy(constants.begin(), constants.end(), step.constants);
+  return step;
+}
+
+at::Tensor policy_step(const std::string& kind, const at::Tensor& total, const at::Tensor& state,
+                       const std::vector<double>& constants, const at::Tensor& norms) {
+  at::NoGradGuard no_grad;
+  PolicyStep step = policy_step_of({"policy_step_", "policies"}, kind, constants);
+  TORCH_CHECK_VALUE(total.numel() == 1 && is_real(total), "[policy_step_] total: expected one float, got ",
+                    total.scalar_type(), " of shape ", total.sizes());
+  check_row("state", state, total);
   step.total = total.const_data_ptr();
   step.total_is_double = total.scalar_type() == at::kDouble;
-  if (policy.kind == PolicyKind::kAdaGC) {
+  if (step.kind == PolicyKind::kAdaGC) {
     TORCH_CHECK_VALUE(norms.defined(), "[policy_step_] norms: expected one a tensor for adagc, got None");
     check_row("norms", norms, total);
     step.norms = norms.const_data_ptr();

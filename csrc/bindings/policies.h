@@ -1,10 +1,12 @@
-// One step of an adaptive policy (core/policies.h): one call, no synchronisation.
+// Policies (core/policies.h) for tensors: a step of one policy, and a clip that several of them decide.
 #pragma once
 
-#include <ATen/core/Tensor.h>
-
+#include <optional>
 #include <string>
 #include <vector>
+
+#include "bindings/engine.h"
+#include "core/policies.h"
 
 namespace gradkern {
 
@@ -13,5 +15,30 @@ namespace gradkern {
 /// Raises ValueError where a name, a shape, a type or a device is not as expected; nothing has changed then.
 at::Tensor policy_step(const std::string& kind, const at::Tensor& total, const at::Tensor& state,
                        const std::vector<double>& constants, const at::Tensor& norms);
+
+/// A step of the policy called `kind`, with its constants checked, and nothing else filled in.
+PolicyStep policy_step_of(const CallSite& site, const std::string& kind, const std::vector<double>& constants);
+
+/// A policy of a group of positions.
+struct GroupPolicy {
+  std::string kind;               ///< "nothing", "global_norm", or one of policy_step's
+  std::vector<double> constants;
+  at::Tensor state;               ///< float64 [S] on the CPU; undefined where the policy remembers nothing
+  at::Tensor rows;                ///< int64: the group's positions; undefined: all of them
+  at::Tensor layers;              ///< int64, one a row: its layer; "global_norm" then goes layer by layer
+};
+
+/// What groups decided; float64 on the CPU.
+struct GroupedClip {
+  ClipResult clip;
+  at::Tensor factor;      ///< [N]; undefined where all are the same: clip.clip_coef
+  at::Tensor groups;      ///< [3, G]: each group's norm, smallest factor and threshold
+  at::Tensor thresholds;  ///< [N]; undefined unless a policy has one a row
+};
+
+/// Measures, lets every group's policy decide, and scales, in one call. Gradients on the CPU. The groups share no
+/// position. Raises as policy_step does, before anything changes.
+GroupedClip clip_by_groups(const CallSite& site, const GradList& grads, const ClipRequest& request,
+                           const std::vector<GroupPolicy>& groups);
 
 }  // namespace gradkern

@@ -193,6 +193,26 @@ GRADKERN_HD Partial combine(const NormOrder& order, const Partial& a, const Part
   return sum;
 }
 
+/// Something that is not empty, of which the norm alone is known: for the norm of several together.
+GRADKERN_HD Partial partial_of_norm(const NormOrder& order, double norm) {
+  Partial p;
+  p.numel = 1;
+  switch (order.kind) {
+    case NormKind::kTwo: {
+      p.sq.bin = bin_of(norm);
+      const double scaled = norm * bin_scale(p.sq.bin);
+      p.sq.hi = scaled * scaled;
+      break;
+    }
+    case NormKind::kInf: p.max_bits = abs_bits(norm); break;
+    case NormKind::kOne:
+    case NormKind::kZero: p.power.hi = norm; break;
+    case NormKind::kNegInf: p.power.ref = norm; break;
+    case NormKind::kPower: p.power = {norm, 1.0, 0.0}; break;
+  }
+  return p;
+}
+
 GRADKERN_HD double max_abs(const Partial& s) {
   return s.max_bits > kInfBits ? quiet_nan() : bit_cast<double>(s.max_bits);
 }

@@ -9,7 +9,9 @@
 
 namespace gradkern {
 
-enum class PolicyKind : uint8_t { kAutoClip, kZClip, kSkipOutliers, kAdaGC };
+/// kNothing leaves gradients as they are; kGlobalNorm goes by constants[0], the largest norm to leave. These two
+/// remember nothing.
+enum class PolicyKind : uint8_t { kNothing, kGlobalNorm, kAutoClip, kZClip, kSkipOutliers, kAdaGC };
 
 constexpr int kPolicyConstants = 8;
 
@@ -32,6 +34,8 @@ inline int64_t policy_state_size(const PolicyStep& p) {
     case PolicyKind::kZClip: return 3;
     case PolicyKind::kSkipOutliers: return 1 + int64_t(p.constants[1]);
     case PolicyKind::kAdaGC: return 1 + p.rows;
+    case PolicyKind::kNothing:
+    case PolicyKind::kGlobalNorm: break;
   }
   return 0;
 }
@@ -53,6 +57,22 @@ GRADKERN_HD double real_at(const void* row, int64_t i, bool is_double) {
 GRADKERN_HD double limiting_factor(double threshold, double norm) {
   const double coef = clip_coefficient(threshold, norm);
   return coef < 1.0 ? coef : 1.0;
+}
+
+/// A gradient and its weights in the order of memory, each `rows` units of `length` elements.
+struct UnitsRef {
+  void* grad = nullptr;
+  const void* weights = nullptr;
+  int64_t rows = 0, length = 0;
+  DType grad_dtype = DType::kFloat32, weights_dtype = DType::kFloat32;
+};
+
+/// AGC (Brock et al. 2021), as timm.utils.agc: what limits a unit's gradient to clip_factor times the norm of
+/// its weights. NaN goes through, as it does there.
+GRADKERN_HD double unit_factor(double weight_norm, double grad_norm, double clip_factor, double eps) {
+  const double limit = clip_factor * (weight_norm < eps ? eps : weight_norm);
+  if (grad_norm < limit) return 1.0;
+  return limit / (grad_norm < 1e-6 ? 1e-6 : grad_norm);
 }
 
 /// How many of the `count` ascending numbers are below x.
@@ -226,10 +246,21 @@ GRADKERN_HD void step_adagc(const PolicyStep& p, double total, const Team& team)
   if (finite) p.state[0] += 1;
 }
 
+/// As torch.nn.utils.clip_grad_norm_: NaN and inf go through.
+template <class Team>
+GRADKERN_HD void step_global_norm(const PolicyStep& p, double max_norm, double total, const Team& team) {
+  if (team.rank != 0) return;
+  p.result[0] = decide_clip(max_norm, total, 0, OnNonfinite::kPropagate).coef;
+  p.result[1] = 0;
+  p.result[2] = max_norm;
+}
+
 /// Decides by the state, and lets this step into it.
 template <class Team>
 GRADKERN_HD void take_policy_step(const PolicyStep& p, const Team& team) {
   const double total = real_at(p.total, 0, p.total_is_double);
+  if (p.kind == PolicyKind::kNothing) return step_global_norm(p, infinity(), total, team);
+  if (p.kind == PolicyKind::kGlobalNorm) return step_global_norm(p, p.constants[0], total, team);
   if (p.kind == PolicyKind::kAdaGC) return step_adagc(p, total, team);
   double threshold = infinity(), limit = infinity();
   switch (p.kind) {
@@ -239,7 +270,9 @@ GRADKERN_HD void take_policy_step(const PolicyStep& p, const Team& team) {
       threshold = outlier_limit(p);
       limit = p.constants[4];
       break;
-    case PolicyKind::kAdaGC: break;
+    case PolicyKind::kAdaGC:
+    case PolicyKind::kNothing:
+    case PolicyKind::kGlobalNorm: break;
   }
   if (team.rank != 0) return;
   const bool skip = p.kind == PolicyKind::kSkipOutliers && is_finite(total) && total > threshold;

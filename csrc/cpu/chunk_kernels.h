@@ -17,6 +17,9 @@ struct ChunkKernels {
   /// Reads `length` <= kChunkElements elements once; leaves out.numel alone.
   void (*measure)(const void* data, DType dtype, int64_t length, const MeasureOptions& options,
                   Partial& out);
+  /// The sum of squares of `length` <= kChunkElements elements whose squares are exact in float64 (no float64, no
+  /// complex128): the sum that `measure` has, for a unit that is short.
+  double (*squares)(const void* data, DType dtype, int64_t length);
   /// x *= coef, see core/clip.h.
   void (*scale)(void* data, DType dtype, int64_t length, double coef);
   /// x = clamp(x, -limit, limit) for real types; writes only where something changes.

@@ -3,5 +3,5 @@
 #include "cpu/write_chunk.h"
 
 namespace gradkern::cpu {
-const ChunkKernels kBaselineKernels{"baseline", measure_chunk, scale_chunk, clamp_chunk};
+const ChunkKernels kBaselineKernels{"baseline", measure_chunk, squares_chunk, scale_chunk, clamp_chunk};
 }  // namespace gradkern::cpu

@@ -278,5 +278,29 @@ void measure_chunk(const void* data, DType dtype, int64_t length, const MeasureO
   }
 }
 
+template <class T>
+double exact_squares(const T* data, int64_t length) {
+  Block sums = {};
+  for_each_block(data, length, data + length, [&](const T* block) {
+    Block x;
+    load_block(block, x);
+#pragma GCC unroll 16
+    for (int r = 0; r < kRegisters; ++r) sums[r] += x[r] * x[r];
+  });
+  return sum_of<T>(sums);
+}
+
+double squares_chunk(const void* data, DType dtype, int64_t length) {
+  switch (dtype) {
+    case DType::kFloat32: return exact_squares(static_cast<const float*>(data), length);
+    case DType::kBFloat16: return exact_squares(static_cast<const BFloat16*>(data), length);
+    case DType::kFloat16: return exact_squares(static_cast<const Float16*>(data), length);
+    case DType::kComplex64: return exact_squares(static_cast<const float*>(data), 2 * length);
+    case DType::kFloat64:
+    case DType::kComplex128: break;  // rounded, and beyond float64's range at times: see ScaledSum
+  }
+  return quiet_nan();
+}
+
 }  // namespace
 }  // namespace gradkern::cpu

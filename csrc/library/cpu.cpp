@@ -5,6 +5,7 @@
 #include "core/packed.h"
 #include "cpu/driver.h"
 #include "cpu/floating_point_mode.h"
+#include "cpu/units.h"
 #include "library/guarded.h"
 #include "library/types.h"
 
@@ -43,11 +44,13 @@ class Report {
 
   void rows(const gradkern_list& list, const std::vector<Partial>& partials) const {
     const gradkern_results& r = results_;
-    const bool any = r.norm || r.l2 || r.max_abs || r.nonfinite || r.zeros || (r.packed_sums && r.packed_rows);
+    const bool any = r.norm || r.wide_norm || r.l2 || r.max_abs || r.nonfinite || r.zeros || (r.packed_sums && r.packed_rows);
     const RealRow norm(r.norm, r.is_double), l2(r.l2, r.is_double), max(r.max_abs, r.is_double);
     for (int64_t i = 0; any && i < list.count; ++i) {
       const Partial& p = partials[size_t(list.first ? list.first[i] : i)];
-      if (r.norm) norm.set(i, finish(order_, p) * norm_scale_);
+      const double wide = r.norm || r.wide_norm ? finish(order_, p) * norm_scale_ : 0;
+      if (r.norm) norm.set(i, wide);
+      if (r.wide_norm) r.wide_norm[i] = wide;
       if (r.l2) l2.set(i, finish(p.sq) * scale_);
       if (r.max_abs) max.set(i, max_abs(p) * scale_);
       if (r.nonfinite) r.nonfinite[i] = p.nonfinite;
@@ -125,5 +128,12 @@ int32_t gradkern_cpu_policy_step(const gradkern_policy_step* step) {
   return guarded([&] {
     cpu::ScopedFloatingPointMode exact(cpu::FloatingPointMode::exact());
     take_policy_step(policy_step_of(*step), OneThread{});
+  });
+}
+
+int32_t gradkern_cpu_clip_units(const gradkern_units* list, int64_t count, double clip_factor, double eps,
+                                const gradkern_pool* pool, double* ratios, uint8_t* changed) {
+  return guarded([&] {
+    cpu::clip_units(as_units(list), count, {clip_factor, eps}, library::pool_of(pool), {ratios, changed});
   });
 }

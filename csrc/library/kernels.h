@@ -17,7 +17,7 @@ extern "C" {
 #endif
 
 /* Changes with every change of this header. A binding compares it with gradkern_abi_version() when it is loaded. */
-#define GRADKERN_ABI_VERSION 1
+#define GRADKERN_ABI_VERSION 2
 
 #if defined(_WIN32)
 #define GRADKERN_API __declspec(dllexport)
@@ -80,6 +80,7 @@ typedef struct {
   void *norm;               /* real [count], of the order asked for */
   void *l2;                 /* real [count] */
   void *max_abs;            /* real [count] */
+  double *wide_norm;        /* [count], CPU: norm before rounding */
   int64_t *nonfinite;       /* [count] */
   int64_t *zeros;           /* [count], filled if count_zeros */
   void *total_norm;         /* real, before clipping */
@@ -148,6 +149,22 @@ GRADKERN_API int32_t gradkern_cpu_scale(const gradkern_list *list, const gradker
 /* x = clamp(x, -limit, limit); writes only where something changes. No complex tensors. */
 GRADKERN_API int32_t gradkern_cpu_clamp(const gradkern_list *list, double limit, const gradkern_pool *pool);
 GRADKERN_API int32_t gradkern_cpu_policy_step(const gradkern_policy_step *step);
+
+/* A gradient and its weights in the order of memory, each `rows` units of `length` elements. */
+typedef struct {
+  void *grad;
+  const void *weights;
+  int64_t rows;
+  int64_t length;
+  uint8_t grad_dtype;
+  uint8_t weights_dtype;
+} gradkern_units;
+
+/* Adaptive gradient clipping: limits the gradient of each unit to clip_factor times the norm of its weights, which
+ * counts as eps at least. ratios[i] becomes the ratio of gradient i's L2 norms after and before; changed[i] whether
+ * it was written to. */
+GRADKERN_API int32_t gradkern_cpu_clip_units(const gradkern_units *list, int64_t count, double clip_factor, double eps,
+                                             const gradkern_pool *pool, double *ratios, uint8_t *changed);
 
 /* -------------------------------------------------------------------------------------------- CUDA
  * Calls launch work on a stream and return; nothing allocates, waits for the device or breaks a capture. Without

@@ -31,6 +31,13 @@ inline const TensorRef* as_refs(const gradkern_tensor* tensors) {
   return reinterpret_cast<const TensorRef*>(tensors);
 }
 
+static_assert(sizeof(gradkern_units) == sizeof(UnitsRef) && offsetof(gradkern_units, rows) == offsetof(UnitsRef, rows) &&
+              offsetof(gradkern_units, length) == offsetof(UnitsRef, length) &&
+              offsetof(gradkern_units, grad_dtype) == offsetof(UnitsRef, grad_dtype) &&
+              offsetof(gradkern_units, weights_dtype) == offsetof(UnitsRef, weights_dtype));
+inline const gradkern_units* as_plain(const UnitsRef* units) { return reinterpret_cast<const gradkern_units*>(units); }
+inline const UnitsRef* as_units(const gradkern_units* units) { return reinterpret_cast<const UnitsRef*>(units); }
+
 inline gradkern_policy_step as_plain(const PolicyStep& p) {
   gradkern_policy_step plain{{},     p.total, p.norms, p.state, p.result,
                              p.rows, uint8_t(p.kind), p.total_is_double, p.norms_are_double};

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from gradkern.clipping.ladder import written_shards
+from gradkern.clipping import ladder
 from gradkern.clipping.policies import AGC
+from gradkern.kernels.dtensors import is_distributed
 from gradkern.params.arguments import as_list, as_number
 
 
@@ -19,22 +20,26 @@ def adaptive_clip_grad_(
     eps: float = 1e-3,
     norm_type: float = 2.0,
 ) -> None:
-    """Scale the gradient of each unit to `clip_factor` times the norm of the unit's weights, in place.
+    """Adaptive gradient clipping: limit the gradient norm of each unit relative to the norm of its weights.
 
-    A unit is one output: all dimensions but the first; a tensor of up to one dimension is one unit. Brock et
-    al., "High-performance large-scale image recognition without normalization", 2021.
+    ``g *= min(1, clip_factor * max(||w||, eps) / ||g||)`` for each unit, in place. A unit is one output: the
+    norms are taken over all dimensions but the first. A tensor of one dimension or none is one unit. Source:
+    Brock et al., "High-performance large-scale image recognition without normalization", 2021.
 
     Args:
-        parameters: Parameters; entries without gradient are skipped.
+        parameters: Parameters of any shape and floating-point dtype. Those without a gradient are skipped.
         clip_factor: λ of the paper.
-        eps: least norm of a unit's weights.
-        norm_type: 2.
+        eps: lower bound for the norm of a unit's weights.
+        norm_type: must be 2.
 
     Raises:
-        TypeError, ValueError: bad arguments, or another `norm_type`. Gradients are unchanged.
+        TypeError, ValueError: an invalid argument. Gradients are unchanged.
+
+    Warns:
+        GradkernWarning: no parameter has a gradient, or an optimizer has used these gradients already.
 
     Notes:
-        A gradient listed twice is scaled once. No host-device synchronisation.
+        A parameter listed twice is scaled once. No host-device synchronisation.
 
     Equivalent to:
         ``timm.utils.agc.adaptive_clip_grad(parameters, clip_factor, eps)``
@@ -46,4 +51,8 @@ def adaptive_clip_grad_(
     once = {id(p): p for p in as_list(operation, parameters)}
     params = list(once.values())
     names = [f"parameters[{i}]" for i in range(len(params))]
-    policy.apply_(operation, params, written_shards([p.grad for p in params]), names)
+    policy.check(operation, params, names)
+    ladder.misuse.check_used(operation, params)
+    policy.apply_(operation, params, ladder.written_shards([p.grad for p in params]), names)
+    if not is_distributed(params):  # otherwise other ranks may have gradients
+        ladder.misuse.check_present(operation, params)

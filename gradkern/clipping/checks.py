@@ -1,4 +1,4 @@
-"""Checks of what `GradClipper` is built with."""
+"""Checks of the arguments of `GradClipper`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def check_one_way(max_norm: Any, policy: Any, groups: Any) -> None:
 def check_groups(groups: Any) -> None:
     """
     Raises:
-        TypeError, ValueError: they are no ``{name: (selector, policy)}``.
+        TypeError, ValueError: `groups` is not of the form ``{name: (selector, policy)}``, or empty.
     """
     if not isinstance(groups, Mapping):
         raise TypeError(
@@ -47,7 +47,7 @@ def check_groups(groups: Any) -> None:
 def check_policies(policies: Sequence[tuple[str, Policy | None]], fold: bool) -> None:
     """
     Raises:
-        ValueError: a policy that remembers is given twice; or a fold that needs more than one factor.
+        ValueError: one stateful policy is given to two groups, or `fold` with more than one factor.
     """
     owners: dict[int, str] = {}
     for name, policy in policies:
@@ -56,7 +56,7 @@ def check_policies(policies: Sequence[tuple[str, Policy | None]], fold: bool) ->
         if id(policy) in owners:
             raise ValueError(
                 f"[GradClipper] groups: expected a {type(policy).__name__} of its own for '{name}', because "
-                f"it remembers norms from step to step; got that of '{owners[id(policy)]}'"
+                f"it keeps norms from step to step; got that of '{owners[id(policy)]}'"
             )
         owners[id(policy)] = name
     several = len(policies) > 1 or any(
@@ -70,13 +70,17 @@ def check_policies(policies: Sequence[tuple[str, Policy | None]], fold: bool) ->
 
 
 def check_folded(operation: str, optimizer: torch.optim.Optimizer, plan: ParameterPlan) -> None:
-    """The optimizer divides its own parameters' gradients: they have to be the clipper's."""
+    """Check that the optimizer, which divides the gradients of its parameters, has those of the clipper.
+
+    Raises:
+        ValueError: it does not.
+    """
     stepped = {id(p) for group in optimizer.param_groups for p in group["params"]}
     for param, name in zip(plan.params, plan.names):
         if param.requires_grad and id(param) not in stepped:
             raise ValueError(
                 f"[{operation}] fold: expected an optimizer of all the clipper's parameters, got one without "
-                f"'{name}', which nothing would clip"
+                f"'{name}', which would not be clipped"
             )
     foreign = len(stepped - set(map(id, plan.params)))
     if foreign:
@@ -89,10 +93,13 @@ def check_folded(operation: str, optimizer: torch.optim.Optimizer, plan: Paramet
 def check_optimizer(
     optimizer: torch.optim.Optimizer | None, on_nonfinite: str, fold: bool, may_skip: bool
 ) -> None:
-    """`may_skip`: whether a policy skips steps.
+    """
+    Args:
+        may_skip: whether a policy can skip steps.
 
     Raises:
-        TypeError, ValueError: it is none, or there is nothing for it to do.
+        TypeError: `optimizer` is not an optimizer.
+        ValueError: it is given but not needed, or `fold` is given without it.
     """
     if optimizer is not None and not isinstance(innermost(optimizer), torch.optim.Optimizer):
         raise TypeError(
@@ -100,8 +107,8 @@ def check_optimizer(
         )
     if optimizer is not None and on_nonfinite not in ("skip", "raise_later") and not (fold or may_skip):
         raise ValueError(
-            "[GradClipper] optimizer: expected only with on_nonfinite='skip', a policy that skips steps or "
-            f"fold=True, got {on_nonfinite!r}"
+            "[GradClipper] optimizer: expected only with on_nonfinite='skip' or 'raise_later', a policy that "
+            f"skips steps or fold=True, got on_nonfinite={on_nonfinite!r}"
         )
     if fold and optimizer is None:
         raise ValueError("[GradClipper] fold: expected together with a fused optimizer, got optimizer=None")

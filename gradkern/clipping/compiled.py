@@ -1,8 +1,8 @@
-"""The operators `torch.ops.gradkern.*` for torch.compile and export.
+"""The drop-in functions under torch.compile and export, by the operators `torch.ops.gradkern.*`.
 
-Registered by the extension with declared mutation; here are their fakes (shapes and types without
-data) and the bodies of the public functions as they are traced. Eager calls do not come here: they
-take the shorter way through pybind11.
+The extension registers the operators with their mutations. Here are their fake implementations (shapes and
+dtypes without data) and the bodies of the drop-in functions that are traced. Eager calls use pybind11
+instead, which has less overhead.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from gradkern.kernels.scale import coefficient
 
 
 def _device_types() -> tuple[str, ...]:
-    """Those that the operators are implemented for."""
+    """The device types that the operators support."""
     info = C.build_info()
     return () if not info else ("cpu", "cuda") if info["cuda"] else ("cpu",)
 
@@ -28,7 +28,7 @@ _DEVICE_TYPES = _device_types()
 
 
 def _fake(name: str) -> Any:
-    """Registers a fake; where there are no operators there is nothing to register it for."""
+    """Register a fake implementation, if the operators exist."""
     return torch.library.register_fake(f"gradkern::{name}") if _DEVICE_TYPES else (lambda function: function)
 
 
@@ -70,8 +70,7 @@ def _(grads: Sequence[Tensor], clip_value: float) -> None:
 
 
 def leaves_graph(tensors: Sequence[Tensor], parameters: bool = True) -> bool:
-    """Whether a list is clipped `outside` the graph: with DTensors, and with sparse gradients, which no
-    graph takes."""
+    """Whether a list is clipped outside the graph: DTensors, and sparse gradients, which cannot be traced."""
     listed = [*tensors, *(p.grad for p in tensors if p.grad is not None)] if parameters else tensors
     if any(t.layout is not torch.strided for t in listed):
         return True
@@ -90,7 +89,7 @@ def run(
     foreach: bool | None,
     groups: Any,
 ) -> Any:
-    """One of the drop-in functions as it is traced; what no graph takes goes to `eager`, between graphs."""
+    """Trace one of the drop-in functions, or call `eager` in a graph break if it cannot be traced."""
     further = [a for a in arguments if isinstance(a, Tensor)]
     parameters = operation != "get_total_norm"
     if groups is not None or leaves_graph(tensors, parameters) or leaves_graph(further, parameters=False):
@@ -112,13 +111,13 @@ def gradients(operation: str, parameters: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _has_kernels(grads: Sequence[Tensor]) -> bool:
-    """Whether the operators are implemented for these; other devices are left to torch."""
+    """Whether the operators support all of these devices; torch's operations are used for others."""
     return all(g.device.type in _DEVICE_TYPES for g in grads)
 
 
 def _scale(grads: Sequence[Tensor], max_norm: Any, total: Tensor) -> None:
-    """With tensors: a limit that changes from call to call, or lies on a device, is an input of the graph
-    then and not a constant of it."""
+    """Scale with tensor arithmetic, so that a limit that changes between calls or is on a device is an input
+    of the graph, not a constant."""
     by_device: dict[torch.device, list[Tensor]] = {}
     for grad in grads:
         by_device.setdefault(grad.device, []).append(grad)
@@ -128,7 +127,7 @@ def _scale(grads: Sequence[Tensor], max_norm: Any, total: Tensor) -> None:
 
 
 def _zero(parameters: Sequence[Tensor]) -> Tensor:
-    """The norm of nothing."""
+    """The norm of an empty list."""
     return torch.zeros((), dtype=torch.float32, device=torch_ops.home(parameters, ()))
 
 
@@ -137,7 +136,7 @@ def get_total_norm(tensors: Sequence[Tensor], norm_type: float, error_if_nonfini
         return _zero(())
     if not _has_kernels(tensors):
         return torch_ops.torch_get_total_norm(tensors, norm_type, error_if_nonfinite)
-    if error_if_nonfinite:  # the check is inside the operator; a max_norm of inf never writes
+    if error_if_nonfinite:  # the operator checks; with max_norm=inf it never writes
         return torch.ops.gradkern.clip_(list(tensors), float("inf"), norm_type, True)
     return torch.ops.gradkern.total_norm(list(tensors), norm_type)
 
@@ -150,7 +149,7 @@ def clip_grad_norm_(
         return _zero(parameters)
     if not _has_kernels(grads):
         return torch_ops.torch_clip_grad_norm_(parameters, max_norm, norm_type, error_if_nonfinite)
-    if error_if_nonfinite:  # something empty for every missing gradient: the message counts parameters
+    if error_if_nonfinite:  # an empty tensor for each missing gradient, as messages give positions
         listed = [torch.empty(0, device=p.device) if p.grad is None else p.grad for p in parameters]
         total = torch.ops.gradkern.clip_(listed, float("inf"), norm_type, True, True)
     else:

@@ -1,17 +1,20 @@
-"""What decides in a clipper: one policy for all parameters, or one a named group."""
+"""Decisions of a clipper's policies: one for all parameters, or one per named group."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gradkern.clipping.policies import Decision, ElementPolicy, GlobalNorm, Policy
+from gradkern.clipping.policies import Decision, GlobalNorm, Policy
+from gradkern.clipping.policies.limit import LimitedPolicy
 from gradkern.clipping.verdict import smallest
+from gradkern.kernels.backend import C
 from gradkern.kernels.measured import Measured
 from gradkern.kernels.scale import coefficient
 from gradkern.params.arguments import as_limit
@@ -19,7 +22,7 @@ from gradkern.params.stats import GradStats, GroupStats
 
 
 def as_policy(operation: str, name: str, policy: Any) -> Policy | None:
-    """A policy as it is, a number as the limit of `GlobalNorm`, None as nothing to do.
+    """The policy that an argument means: a policy itself, a number for `GlobalNorm`, None for no clipping.
 
     Raises:
         TypeError, ValueError: it is none of these.
@@ -34,12 +37,39 @@ def as_policy(operation: str, name: str, policy: Any) -> Policy | None:
     return GlobalNorm(as_limit(operation, name, policy))
 
 
+class Facts:
+    """The policies and their settings as plain values; the same object until a setting changes.
+
+    Args:
+        policies: the policy of each group by name; without groups, the policy under the name "".
+    """
+
+    def __init__(self, policies: Mapping[str, Policy | None], grouped: bool) -> None:
+        self._policies, self._grouped = policies, grouped
+        self._snapshots: list[tuple[dict[str, Any], tuple[Any, ...]]] = []
+        self._on_nonfinite: str | None = None
+        self._described: dict[str, Any] = {}
+
+    def __call__(self, on_nonfinite: str) -> dict[str, Any]:
+        if on_nonfinite == self._on_nonfinite and C.dicts_unchanged(self._snapshots):
+            return self._described
+        owners = [vars(policy) for policy in self._policies.values() if policy is not None]
+        self._snapshots = [(owner, tuple(chain.from_iterable(owner.items()))) for owner in owners]
+        settings = {name: facts_of(policy) for name, policy in self._policies.items()}
+        facts = {"groups": settings} if self._grouped else settings[""]
+        described = {**facts, "on_nonfinite": on_nonfinite}
+        if described != self._described:
+            self._described = described
+        self._on_nonfinite = on_nonfinite
+        return self._described
+
+
 def facts_of(policy: Policy | None) -> dict[str, Any]:
-    """A policy's class and settings, as plain values."""
+    """The class and settings of a policy as plain values."""
     if policy is None:
         return {}
     settings = {k: v for k, v in vars(policy).items() if not k.startswith("_")}
-    if isinstance(policy, GlobalNorm):
+    if isinstance(policy, LimitedPolicy):
         settings["max_norm"] = policy.max_norm
     plain = {k: v for k, v in settings.items() if isinstance(v, str | int | float) and v != math.inf}
     return {"class": type(policy).__name__.lstrip("_"), **plain}
@@ -56,11 +86,11 @@ class Group:
 
 
 class NormGroups:
-    """The named groups of one list of parameters.
+    """The named groups of a list of parameters.
 
     Args:
-        groups: in order; their rows are all rows, each once.
-        names: of all rows.
+        groups: the groups in order. Every row is in exactly one of them.
+        names: the names of all rows.
     """
 
     def __init__(self, groups: Sequence[Group], names: Sequence[str]) -> None:
@@ -73,10 +103,14 @@ class NormGroups:
             for row in group.rows:
                 self._group_of[row] = number
         self._on: dict[torch.device, tuple[Tensor, list[Tensor]]] = {}
-        self._limits: tuple[Any, Tensor | None] = (None, None)
+        self._unlimited: dict[torch.device, Tensor] = {}
 
     def decide(self, stats: GradStats, measured: Measured) -> tuple[Decision, dict[str, GroupStats]]:
-        """One decision for all rows, and what is told of each group."""
+        """Let every group's policy decide.
+
+        Returns:
+            One decision for all rows, and the statistics of each group.
+        """
         assert measured.group_norm is not None
         norms, device = measured.group_norm, stats.norm.device
         of_row, rows = self._indices(device)
@@ -108,15 +142,17 @@ class NormGroups:
         return self._on[device]
 
     def _limits_on(self, device: torch.device) -> Tensor:
-        """The largest norms of the groups that go by their norm; inf for the others."""
-        numbers = tuple(
-            group.policy.max_norm if type(group.policy) is GlobalNorm else math.inf for group in self.groups
+        """[groups]: `max_norm` of the groups with a `GlobalNorm`, inf for the others."""
+        if device not in self._unlimited:
+            wide = torch.float32 if device.type == "mps" else torch.float64
+            self._unlimited[device] = torch.full((), math.inf, dtype=wide, device=device)
+        unlimited = self._unlimited[device]
+        return torch.stack(
+            [
+                group.policy.limit_on(device) if type(group.policy) is GlobalNorm else unlimited
+                for group in self.groups
+            ]
         )
-        known, limits = self._limits
-        if limits is None or known != (numbers, device):
-            limits = torch.tensor(numbers, dtype=torch.float64, device="cpu").to(device)
-            self._limits = (numbers, device), limits
-        return limits
 
 
 def _limit(policy: Policy | None) -> float | None:
@@ -143,47 +179,4 @@ def _part(stats: GradStats, group: Group, rows: Tensor, norm: Tensor) -> GradSta
     return GradStats.of(measured, group.names, numel, first, (), stats.norm_type, inv_scale=stats.inv_scale)
 
 
-ElementParts = list[tuple[ElementPolicy, list[int]]]
-
-
-def element_parts(policies: Sequence[tuple[Policy | None, list[int]]]) -> ElementParts:
-    """The policies that change elements, with the rows they change."""
-    return [(policy, rows) for policy, rows in policies if isinstance(policy, ElementPolicy)]
-
-
-def apply_elements(
-    parts: ElementParts,
-    params: Sequence[Tensor],
-    shards: Sequence[Tensor | None],
-    stats: GradStats,
-    factor: Tensor,
-    l2_norm: Callable[[], Tensor],
-) -> Tensor:
-    """Let the element-wise policies change their gradients.
-
-    Args:
-        factor: 0-d or [N]: what gradients have been multiplied by already.
-        l2_norm: measures the norms of the gradients as they are now.
-
-    Returns:
-        [N]: ratios of L2 norms after and before.
-    """
-    factor = factor.expand(len(stats)).clone()
-    for policy, rows in parts:
-        first = [row for row in rows if stats.first[row] == row]
-        ratio = policy.apply_(
-            "GradClipper.clip_",
-            [params[row] for row in first],
-            [shards[row] for row in first],
-            [stats.names[row] for row in first],
-        )
-        if ratio is None:
-            before = stats.l2_norm[first].double()
-            ratio = torch.where(before == 0, 1.0, l2_norm()[first].double() / before)
-        place = {row: i for i, row in enumerate(first)}
-        own = torch.tensor([place[stats.first[row]] for row in rows], dtype=torch.int64, device="cpu")
-        factor[rows] *= ratio.to(factor.device)[own.to(factor.device)]
-    return factor
-
-
-__all__ = ["Group", "NormGroups", "apply_elements", "as_policy", "element_parts", "facts_of"]
+__all__ = ["Facts", "Group", "NormGroups", "as_policy", "facts_of"]

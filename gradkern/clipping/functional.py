@@ -1,15 +1,15 @@
 """Drop-in replacements for the clipping functions of `torch.nn.utils`.
 
-Same names, arguments and defaults. What differs from torch, on purpose:
+Names, arguments and defaults are those of torch. The differences are intended:
 
-- the norm is right: accumulated in float64 whatever the gradients' type, returned in float32 (float64
-  if any gradient is float64 or complex128), never overflowing or underflowing inside;
-- nothing is written when nothing is to be clipped, and `max_norm=inf` never writes;
-- a gradient listed twice counts once and is scaled once; sparse COO, sliced and expanded gradients
-  are accepted; empty tensors contribute nothing to any norm;
+- Norms are accumulated in float64 for every dtype and returned in float32 (float64 if any gradient is
+  float64 or complex128). They neither overflow nor underflow on the way.
+- Nothing is written if nothing has to be clipped. `max_norm=inf` never writes.
+- A gradient listed twice counts once and is scaled once. Sparse COO, sliced and expanded gradients are
+  supported. Empty tensors do not contribute to any norm.
 - `norm_type=0` counts non-zero elements, not tensors.
 
-All functions are stateless: they walk the list they are given.
+The functions keep no state about the parameters.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def clip_grad_norm_(
     process_group: ProcessGroup | None = None,
     pp_group: ProcessGroup | None = None,
 ) -> Tensor:
-    """Clip the norm of all gradients together, in place.
+    """Clip the norm of all gradients taken together, in place.
 
     ``total_norm = (sum_i sum_j |g_ij|^p)^(1/p)`` with p = `norm_type`, then
     ``g *= max_norm / (total_norm + 1e-6)`` where that factor is below 1 (the formula of
@@ -52,31 +52,34 @@ def clip_grad_norm_(
             float16, float64, complex64, complex128, mixed as they come. Entries without gradient are
             skipped. Or a list of dicts, as ``optimizer.param_groups``: each group that has a "max_norm" is
             clipped by its own norm, and the others together by `max_norm`.
-        max_norm: largest norm to leave; `inf` only measures.
+        max_norm: the largest norm allowed; `inf` only measures.
         norm_type: order p of the norm: 2, 1, `inf`, `-inf`, 0 or any other number. Of a sparse gradient
-            the elements that are stored count: a negative order does not see the others, which are 0.
-        error_if_nonfinite: raise if the total norm is NaN or infinite. Needs the host to know it.
-        foreach: accepted as in torch; matters only where torch's own operations are used.
-        process_group: ranks that hold different parts of the *plain* tensors (experts, shards made
-            by hand); without it plain tensors are taken to be replicas. DTensors know their ranks.
-        pp_group: ranks that hold different parts of the model: pipeline stages.
+            only the stored elements count.
+        error_if_nonfinite: raise if the total norm is NaN or infinite. Synchronises.
+        foreach: as in torch; used only where torch's own operations are.
+        process_group: the ranks that hold different parts of the *plain* tensors (experts, hand-made
+            shards). Without it plain tensors are treated as replicas. DTensors know their ranks.
+        pp_group: the ranks that hold different parts of the model (pipeline stages).
 
     Returns:
         The total norm before clipping: 0-d float32 (float64 if any gradient is float64 or
-        complex128), on the gradients' device. 0.0 if nothing has a gradient. A replicated DTensor,
-        already reduced, where all parameters are DTensors of one mesh and no group is named.
+        complex128), on the gradients' device. If no parameter has a gradient, 0.0 on the parameters' device.
+        If all parameters are DTensors of one mesh and no group is given, a replicated DTensor, as in torch.
 
     Raises:
-        RuntimeError: `error_if_nonfinite`, and the norm is not finite; names the entries that hold
-            NaN or inf. Gradients are unchanged.
-        TypeError, ValueError: bad arguments, with the index of the offending entry. Gradients are
-            unchanged.
+        RuntimeError: `error_if_nonfinite` is set and the norm is not finite. The message names the gradients
+            with NaN or inf. Gradients are unchanged.
+        TypeError, ValueError: an invalid argument. The message gives the position of the entry. Gradients
+            are unchanged.
+
+    Warns:
+        GradkernWarning: no parameter has a gradient, or an optimizer has used these gradients already.
 
     Notes:
-        Deterministic for any number of threads. NaN in a gradient makes the norm NaN and, as in torch,
-        every gradient NaN. No host-device synchronisation, except: `error_if_nonfinite`; `max_norm` as a
-        tensor on a device (its value is read); sparse gradients on a device; gradients on devices without
-        a kernel or on several kinds of device, which go to torch's operations.
+        Deterministic for any number of threads. A NaN in a gradient makes the norm and, as in torch, every
+        gradient NaN. No host-device synchronisation, except for: `error_if_nonfinite`; `max_norm` as a tensor
+        on a device; sparse gradients on a device; devices without a kernel and lists on several kinds of
+        device, which use torch's operations.
 
     Equivalent to:
         ``torch.nn.utils.clip_grad_norm_(parameters, max_norm, norm_type, error_if_nonfinite)``
@@ -104,11 +107,10 @@ def get_total_norm(
     process_group: ProcessGroup | None = None,
     pp_group: ProcessGroup | None = None,
 ) -> Tensor:
-    """The norm of all `tensors` together, as if concatenated into one vector.
+    """The norm of all `tensors`, as if concatenated into one vector.
 
     Args:
-        tensors: the tensors themselves (gradients, say), not parameters; types and shapes as in
-            `clip_grad_norm_`.
+        tensors: the tensors to measure, usually gradients. Dtypes and shapes as in `clip_grad_norm_`.
         norm_type: order p of the norm, as in `clip_grad_norm_`.
         error_if_nonfinite: raise if the norm is NaN or infinite.
         foreach, process_group, pp_group: as in `clip_grad_norm_`.
@@ -117,11 +119,11 @@ def get_total_norm(
         0-d float32 (float64 if any tensor is float64 or complex128), on the tensors' device.
 
     Raises:
-        RuntimeError: `error_if_nonfinite`, and the norm is not finite.
-        TypeError, ValueError: bad arguments, with the index of the offending entry.
+        RuntimeError: `error_if_nonfinite` is set and the norm is not finite.
+        TypeError, ValueError: an invalid argument. The message gives the position of the entry.
 
     Notes:
-        Deterministic; synchronises where `clip_grad_norm_` does.
+        Deterministic. Synchronises only where `clip_grad_norm_` does.
 
     Equivalent to:
         ``torch.nn.utils.get_total_norm(tensors, norm_type, error_if_nonfinite)``
@@ -140,22 +142,27 @@ def clip_grads_with_norm_(
     total_norm: Tensor | float,
     foreach: bool | None = None,
 ) -> None:
-    """Scale gradients in place by ``max_norm / (total_norm + 1e-6)`` where that is below 1.
+    """Scale gradients in place by ``max_norm / (total_norm + 1e-6)`` if that is below 1.
 
-    With the result of `get_total_norm` this gives the same bits as `clip_grad_norm_`.
+    With the result of `get_total_norm` the gradients are the same, bit for bit, as after `clip_grad_norm_`,
+    if that result is finite. An infinite one makes gradients 0, as it does not tell how large the norm was.
 
     Args:
         parameters: as in `clip_grad_norm_`.
-        max_norm: largest norm to leave.
-        total_norm: the norm to go by; one number, a tensor on any device.
+        max_norm: the largest norm allowed.
+        total_norm: the norm of the gradients: a number, or a tensor with one element on any device.
         foreach: as in `clip_grad_norm_`.
 
     Raises:
-        TypeError, ValueError: bad arguments. Gradients are unchanged.
+        TypeError, ValueError: an invalid argument. Gradients are unchanged.
+
+    Warns:
+        GradkernWarning: as `clip_grad_norm_`.
 
     Notes:
-        Synchronises where `total_norm` is on another device than the gradients and where
-        `clip_grad_norm_` does; not where both are on one GPU.
+        A negative `total_norm` on a device, which cannot be checked without a synchronisation, leaves the
+        gradients unchanged. Synchronises if `total_norm` is on another device than the gradients, and where
+        `clip_grad_norm_` does.
 
     Equivalent to:
         ``torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, total_norm)``
@@ -172,19 +179,21 @@ def clip_grad_value_(
     clip_value: float,
     foreach: bool | None = None,
 ) -> None:
-    """Limit every gradient element to ``[-clip_value, clip_value]``, in place, in one pass.
+    """Clamp every gradient element to ``[-clip_value, clip_value]``, in place, in one pass.
 
-    Memory is written only where an element lies outside. NaN stays NaN.
+    Memory is written only where an element is outside of the interval. NaN stays NaN.
 
     Args:
-        parameters: as in `clip_grad_norm_`; real dtypes.
-        clip_value: the limit.
+        parameters: as in `clip_grad_norm_`, with real dtypes.
+        clip_value: the limit, not negative.
         foreach: as in `clip_grad_norm_`.
 
     Raises:
-        TypeError, ValueError: bad arguments, a complex gradient, a sparse gradient that is not coalesced
-            (its sums are not known before they are made), or a DTensor gradient with a Partial
-            placement. Gradients are unchanged.
+        TypeError, ValueError: an invalid argument, a complex gradient, a sparse gradient that is not
+            coalesced, or a DTensor gradient with a Partial placement. Gradients are unchanged.
+
+    Warns:
+        GradkernWarning: as `clip_grad_norm_`.
 
     Notes:
         Deterministic. Synchronises only where `clip_grad_norm_` does.

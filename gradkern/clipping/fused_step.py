@@ -1,8 +1,8 @@
-"""Handing verdicts to torch's fused optimizers, which read `optimizer.grad_scale` and `.found_inf`.
+"""Pass verdicts to torch's fused optimizers, which read `optimizer.grad_scale` and `optimizer.found_inf`.
 
-A fused step *divides* every gradient by `grad_scale` (and writes the quotient back) and leaves the
-parameters alone where `found_inf` is 1. Both are for one step: what is left behind would divide later
-gradients in silence.
+A fused step divides every gradient by `grad_scale`, writes the quotients back, and leaves the parameters
+unchanged if `found_inf` is 1. Both attributes are removed after the step: a stale one would silently divide
+later gradients or skip later steps.
 """
 
 from __future__ import annotations
@@ -17,25 +17,29 @@ from torch import Tensor
 
 
 class OptimizerHandover:
-    """One clipper's verdict on the next step of an optimizer, beside those of its other clippers."""
+    """One clipper's verdicts on the next step of an optimizer. Keeps neither of the two alive.
 
-    def __init__(self, optimizer: torch.optim.Optimizer, identities: Sequence[int]) -> None:
-        """
-        Args:
-            optimizer: what steps; of a wrapper (Accelerate's), the optimizer within.
-            identities: `id` of the clipper's parameters.
-        """
+    Args:
+        optimizer: the optimizer that steps, not a wrapper.
+        clipper: the owner of the verdicts.
+        identities: `id` of the clipper's parameters.
+
+    Raises:
+        ValueError: the optimizer is not fused.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, clipper: object, identities: Sequence[int]) -> None:
         self.optimizer = optimizer
         self.check_fused("GradClipper")
-        self._own = _Clipper(frozenset(identities))
-        if optimizer not in _VERDICTS:
-            _VERDICTS[optimizer] = _Verdicts(optimizer)
-        self._verdicts = _VERDICTS[optimizer]
+        self._clipper, self._identities = weakref.ref(clipper), frozenset(identities)
+        if optimizer not in _PENDING:
+            _PENDING[optimizer] = _Pending(optimizer)
+        self._pending = _PENDING[optimizer]
 
     def check_fused(self, operation: str) -> None:
         """
         Raises:
-            ValueError: a group of the optimizer is not fused (any more: a loaded state says that too).
+            ValueError: a parameter group is not fused. A loaded state can change that.
         """
         if not all(group.get("fused") for group in self.optimizer.param_groups):
             raise ValueError(
@@ -44,83 +48,86 @@ class OptimizerHandover:
                 "step yourself when stats.skip_step is true"
             )
 
-    def retire_with(self, clipper: object) -> None:
-        """When the clipper is gone, its verdict holds if no step has used it yet, until another clipper of
-        its parameters has one. Keeps neither optimizer nor clipper alive."""
-        weakref.finalize(clipper, setattr, self._own, "gone", True).atexit = False
-
     def clear(self) -> None:
-        """Forget this clipper's verdict, if no step has used it."""
-        if self._verdicts.pending.pop(self._own, None) is not None:
-            self._verdicts.show(self.optimizer)
+        """Withdraw this clipper's verdict, if no step has used it."""
+        self._pending.remove(self._clipper)
 
     def give(self, divisor: Tensor | None, found_inf: Tensor) -> None:
-        """Hand over a verdict.
+        """Set this clipper's verdict on the next step.
 
         Args:
-            divisor: 0-d; None for 1, so that the step need not write gradients.
-            found_inf: 0-d, non-zero to skip the step.
+            divisor: 0-d: what the optimizer divides gradients by; None for 1, which spares it the write.
+            found_inf: 0-d: non-zero to skip the step.
         """
-        given = {"found_inf": found_inf.to(torch.float32)}
-        if divisor is not None:
-            given["grad_scale"] = divisor.to(torch.float32)
-        self._verdicts.drop_replaced(self._own)
-        self._verdicts.pending[self._own] = given
-        self._verdicts.show(self.optimizer)
+        divisor = None if divisor is None else divisor.to(torch.float32)
+        verdict = _Verdict(self._clipper, self._identities, divisor, found_inf.to(torch.float32))
+        self._pending.add(verdict)
 
 
-@dataclass(eq=False)
-class _Clipper:
-    """What outlives a clipper, as long as its verdict does."""
-
+@dataclass(frozen=True, eq=False)
+class _Verdict:
+    clipper: weakref.ref[object]
     identities: frozenset[int]
-    gone: bool = False
+    divisor: Tensor | None
+    found_inf: Tensor
+
+    def is_replaced_by(self, newer: _Verdict) -> bool:
+        """A verdict outlives its clipper until the step, unless another clipper of its parameters has one."""
+        if self.clipper is newer.clipper:
+            return True
+        return self.clipper() is None and not self.identities.isdisjoint(newer.identities)
 
 
-class _Verdicts:
-    """What the clippers of one optimizer say of its next step; a step uses all of it.
+class _Pending:
+    """The verdicts of all clippers of one optimizer on its next step.
 
-    One hook does for all clippers, for good: none can be removed while hooks run, and that may be when a
-    clipper goes.
+    The optimizer skips the step if any of them says so, and divides by the latest divisor. One hook serves
+    all clippers. It stays registered, because torch cannot remove a hook while hooks run.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
-        self.pending: dict[_Clipper, dict[str, Tensor]] = {}
+        self._optimizer = weakref.ref(optimizer)
+        self._verdicts: list[_Verdict] = []
         self._shown: dict[str, Tensor] = {}
         optimizer.register_step_post_hook(self._after_step)
 
-    def drop_replaced(self, newer: _Clipper) -> None:
-        """Forget clippers that are gone, and whose parameters another one clips now."""
-        for older in [c for c in self.pending if c.gone and not c.identities.isdisjoint(newer.identities)]:
-            del self.pending[older]
+    def add(self, verdict: _Verdict) -> None:
+        self._show([*(v for v in self._verdicts if not v.is_replaced_by(verdict)), verdict])
 
-    def show(self, optimizer: torch.optim.Optimizer) -> None:
-        """Set on the optimizer what the verdicts come to: each of them can skip the step."""
-        self._remove(optimizer)
-        for verdict in self.pending.values():
-            before = self._shown.get("found_inf")
-            self._shown = {**self._shown, **verdict}
-            if before is not None:
-                latest = verdict["found_inf"]
-                self._shown["found_inf"] = torch.maximum(latest, before.to(latest.device))
+    def remove(self, clipper: weakref.ref[object]) -> None:
+        if any(v.clipper is clipper for v in self._verdicts):
+            self._show([v for v in self._verdicts if v.clipper is not clipper])
+
+    def _show(self, verdicts: list[_Verdict]) -> None:
+        """Set the attributes of the optimizer to what the verdicts add up to."""
+        optimizer = self._optimizer()
+        assert optimizer is not None
+        self._withdraw(optimizer)
+        self._verdicts = verdicts
+        for verdict in verdicts:
+            found, before = verdict.found_inf, self._shown.get("found_inf")
+            self._shown["found_inf"] = (
+                found if before is None else torch.maximum(found, before.to(found.device))
+            )
+            if verdict.divisor is not None:
+                self._shown["grad_scale"] = verdict.divisor
         for name, value in self._shown.items():
             setattr(optimizer, name, value)
 
-    def _remove(self, optimizer: torch.optim.Optimizer) -> None:
-        """What others put there is not ours to remove."""
+    def _withdraw(self, optimizer: torch.optim.Optimizer) -> None:
+        """Remove the attributes, unless somebody else has set them since."""
         for name, value in self._shown.items():
             if getattr(optimizer, name, None) is value:
                 delattr(optimizer, name)
         self._shown = {}
 
     def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        self.pending.clear()
-        # A scaler's step sets a found_inf of its own, removes both itself, and fails where it cannot.
+        self._verdicts = []
+        # GradScaler.step sets a found_inf of its own, and removes both attributes itself afterwards.
         used = getattr(optimizer, "found_inf", None)
         if used is None or used is self._shown.get("found_inf"):
-            self._remove(optimizer)
+            self._withdraw(optimizer)
         self._shown = {}
 
 
-#: Shared by the clippers of an optimizer, which is not kept alive by it.
-_VERDICTS: weakref.WeakKeyDictionary[torch.optim.Optimizer, _Verdicts] = weakref.WeakKeyDictionary()
+_PENDING: weakref.WeakKeyDictionary[torch.optim.Optimizer, _Pending] = weakref.WeakKeyDictionary()

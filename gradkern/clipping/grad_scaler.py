@@ -1,7 +1,7 @@
-"""What `GradScaler.unscale_` does besides unscaling: its checks and its record, without its pass.
+"""The checks and the bookkeeping of `GradScaler.unscale_`, without its pass over the gradients.
 
-torch.amp keeps, for each optimizer, a stage and the non-finite flags that `scaler.step` and
-`scaler.update` read (`_per_optimizer_states`). They are left here as `unscale_` leaves them.
+For each optimizer torch.amp keeps a stage and the non-finite flags that `scaler.step` and `scaler.update`
+read (`_per_optimizer_states`). The functions here set them as `unscale_` does.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from torch.amp.grad_scaler import GradScaler, OptState
 def is_enabled(scaler: GradScaler) -> bool:
     """
     Raises:
-        TypeError: it is no scaler. What behaves as one is (FSDP has its own).
+        TypeError: it is not a scaler. Any object with the method `is_enabled` is accepted; FSDP has a scaler
+            of its own.
     """
     if isinstance(scaler, type) or not callable(getattr(scaler, "is_enabled", None)):
         got = f"the class {scaler.__name__}" if isinstance(scaler, type) else type(scaler).__name__
@@ -30,16 +31,16 @@ def begin(
     params: Sequence[Tensor],
     names: Sequence[str],
 ) -> float | Tensor | None:
-    """Check as `unscale_` does.
+    """Make the checks of `unscale_`.
 
     Returns:
-        What gradients are to be multiplied by: a number if the scale lives on the CPU, else a 0-d
-        float64 tensor on its device. None if the scaler is disabled.
+        The factor that unscales gradients: a number if the scale is on the CPU, else a 0-d float64 tensor on
+        its device. None if the scaler is disabled.
 
     Raises:
-        RuntimeError: gradients are unscaled already, or the optimizer has stepped, since the last
-            `scaler.update()`.
-        ValueError: a float16 gradient, or parameters that are the clipper's or the optimizer's only.
+        RuntimeError: since the last `scaler.update()` gradients have been unscaled or the optimizer has
+            stepped.
+        ValueError: a gradient is float16, or the clipper and the optimizer have different parameters.
     """
     if not scaler.is_enabled():
         return None
@@ -67,7 +68,7 @@ def begin(
 def record(
     scaler: GradScaler, optimizer: torch.optim.Optimizer, params: Sequence[Tensor], bad: Tensor
 ) -> None:
-    """Leave the scaler as `unscale_` does: the flag on every gradient's device, the stage."""
+    """Set the flags (one on every device with gradients) and the stage of the scaler, as `unscale_` does."""
     found = bad.to(torch.float32)
     found = _over_sharded_ranks(scaler, found)
     devices = {g.device for p in params if (g := p.grad) is not None} or {found.device}
@@ -77,12 +78,12 @@ def record(
 
 
 def _allows_fp16(scaler: GradScaler) -> bool:
-    """FSDP's ShardedGradScaler does: its float16 gradients are reduced, not accumulated, ones."""
+    """Whether float16 gradients are allowed, as FSDP's ShardedGradScaler does."""
     return hasattr(scaler, "process_group")
 
 
 def _over_sharded_ranks(scaler: GradScaler, found: Tensor) -> Tensor:
-    """ShardedGradScaler makes every rank of its group skip together."""
+    """The maximum over the ranks of a ShardedGradScaler, which skip together."""
     group = getattr(scaler, "process_group", None)
     if group is None:
         return found
@@ -96,7 +97,7 @@ def _over_sharded_ranks(scaler: GradScaler, found: Tensor) -> Tensor:
 def _check_same_parameters(
     optimizer: torch.optim.Optimizer, params: Sequence[Tensor], names: Sequence[str]
 ) -> None:
-    """Unscaled would be the clipper's gradients, stepped the optimizer's: they have to be the same."""
+    """Check that the gradients that the clipper unscales are those that the optimizer uses."""
     listed = {i for group in optimizer.param_groups for i in map(id, group["params"])}
     if listed == set(map(id, params)):
         return

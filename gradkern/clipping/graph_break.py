@@ -1,4 +1,4 @@
-"""What a compiled function leaves its graph for. Imports the compiler, which takes seconds."""
+"""Calls that a compiled function makes in a graph break. Importing this imports the compiler (seconds)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def outside_the_graph(
     foreach: bool | None,
     groups: Any,
 ) -> Any:
-    if operation == "clip_grads_with_norm_":  # the values that a graph has not: a DTensor's, and their signs
+    if operation == "clip_grads_with_norm_":  # tensors have values here, so they can be checked
         max_norm, total_norm = arguments
         arguments = as_limit(operation, "max_norm", max_norm), as_norm(operation, total_norm)
     return eager(operation, tensors, arguments, foreach, groups)

@@ -1,6 +1,6 @@
-"""From a list of gradients to what takes it: our kernels, else ranks, else torch's operations.
+"""Choose what processes a list of gradients: the kernels, else the ranks' functions, else torch's operations.
 
-Every step goes through `run` or `measure` here, and nowhere else is one of the three chosen.
+Every call goes through `run` or `measure`; the choice is made nowhere else.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RankGroups:
-    """Which further ranks share the list; see `GradClipper`."""
+    """The further ranks that share a list; see `GradClipper`."""
 
     process_group: ProcessGroup | None = None
     pp_group: ProcessGroup | None = None
@@ -40,7 +40,7 @@ class RankGroups:
         return self.process_group is not None or self.pp_group is not None or self.elsewhere is not None
 
     def as_arguments(self) -> dict[str, Any]:
-        """For `RankPlan`."""
+        """Keyword arguments of `RankPlan`."""
         return {
             "process_group": self.process_group,
             "pp_group": self.pp_group,
@@ -55,14 +55,14 @@ NO_GROUPS = RankGroups()
 
 @dataclass
 class Cache:
-    """What a long-lived caller keeps from call to call."""
+    """What a clipper or a monitor keeps from call to call."""
 
     plan: Any = None
     """The `RankPlan` of the last call."""
     held: Sequence[Tensor | None] | None = None
-    """What this rank held of each gradient in the call under way."""
+    """The tensor of each gradient that this rank holds, in the current call."""
     names: Sequence[str] | None = None
-    """The names the plan was made for: another object means other parameters."""
+    """The names that the plan was made for. Another object means other parameters."""
 
 
 def run(
@@ -72,13 +72,13 @@ def run(
     foreach: bool | None = None,
     groups: tuple[ProcessGroup | None, ProcessGroup | None] | None = None,
 ) -> Any:
-    """One of the drop-in functions.
+    """Run one of the drop-in functions.
 
     Args:
         operation: its name.
-        tensors, arguments: what it is given, converted and checked.
-        foreach: for torch's own.
-        groups: `process_group` and `pp_group`, if one is named.
+        tensors, arguments: its arguments, converted and checked.
+        foreach: for torch's operations.
+        groups: `process_group` and `pp_group`, if one of them is given.
     """
     if torch.compiler.is_compiling():
         return compiled.run(run, operation, tensors, arguments, foreach, groups)
@@ -86,7 +86,7 @@ def run(
         return getattr(_ranks(), operation)(tensors, *arguments, *groups)
     clips = operation != "get_total_norm"
     if clips and (steps.noted or not steps.watching):
-        _misuse.check_used(operation, tensors)
+        misuse.check_used(operation, tensors)
     done = getattr(C, operation)(tensors, *arguments)
     if done is None or done is False:
         if is_distributed(tensors):
@@ -95,16 +95,16 @@ def run(
     if isinstance(done, Tensor) and done.is_cpu and tensors and not getattr(tensors[0], "is_cpu", True):
         done = _moved(tensors, done)
     if clips:
-        _misuse.check_present(operation, tensors)
+        misuse.check_present(operation, tensors)
     return done
 
 
-#: One for all callers: the functions are stateless.
-_misuse = DropInMisuse()
+#: The warnings of all drop-in functions.
+misuse = DropInMisuse()
 
 
 def _moved(tensors: Sequence[Tensor], total: Tensor) -> Tensor:
-    """Without gradients the zero lies on the parameters' device."""
+    """Without gradients, the zero norm on the parameters' device."""
     return total if any(t.grad is not None for t in tensors) else total.to(tensors[0].device)
 
 
@@ -125,10 +125,10 @@ def measure(
     cache: Cache | None = None,
     members: Sequence[Sequence[int]] | None = None,
 ) -> Measured:
-    """Statistics of every gradient and of all together: one read.
+    """Measure every gradient and all of them together. One read.
 
     Args:
-        members: the positions of each named group, for `group_norm`; an empty list for `wide_norm` alone.
+        members: the positions of each named group, for `group_norm`. An empty list gives `wide_norm` only.
     """
     cache = Cache() if cache is None else cache
     if cache.names is not names:
@@ -149,7 +149,7 @@ def measure(
 
 
 def on_home_device(measured: Measured, params: Sequence[Tensor]) -> Measured:
-    """Without gradients the results lie on the parameters' device."""
+    """Without gradients, the results on the parameters' device."""
     if not params or params[0].device == measured.total_norm.device or any(measured.has_grad):
         return measured
     moved: dict[str, Any] = {
@@ -161,9 +161,9 @@ def on_home_device(measured: Measured, params: Sequence[Tensor]) -> Measured:
 
 
 def _scaled(measured: Measured, norm_type: float, scale: Tensor) -> Measured:
-    """With every norm multiplied by a scale that lives on a device."""
+    """The measurement with every norm multiplied by a scale on a device."""
     keys = ["l2_norm", "max_abs"]
-    if norm_type != 0:  # a count of non-zeros stays what it is
+    if norm_type != 0:  # order 0 counts elements
         keys += ["norm", "total_norm", "decision_norm"]
     return dataclasses.replace(measured, **{key: getattr(measured, key) * scale for key in keys})
 
@@ -217,11 +217,11 @@ def agree(
     cache: Cache,
     named_groups: Mapping[str, Sequence[int]] | None = None,
 ) -> None:
-    """Let the ranks of every mesh find out whether they list the same parameters, in the same named groups;
-    a collective of 16 bytes a mesh dimension. Nothing where there is no DTensor.
+    """Check that all ranks of every mesh list the same parameters in the same named groups. A collective of
+    16 bytes per mesh dimension if there are DTensors; nothing otherwise.
 
     Raises:
-        ValueError: they do not; on every rank of the mesh.
+        ValueError: they differ. Raised on every rank of the mesh.
     """
     if not is_distributed(params):
         return
@@ -238,7 +238,7 @@ def _together(*args: Any, **options: Any) -> Any:
 
 
 def written_shards(grads: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
-    """What in-place operations on this rank write to: a DTensor's local tensor, else the gradient."""
+    """The tensors that in-place operations write to: a DTensor's local tensor, or the gradient."""
     if not any(is_dtensor(g) for g in grads):
         return grads
     from gradkern.distributed.placements import written_shards as local

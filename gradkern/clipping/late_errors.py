@@ -1,4 +1,4 @@
-"""Errors of on_nonfinite="raise_later": raised once the device has come to the step they are about."""
+"""Errors of on_nonfinite="raise_later", raised after the device has completed the step."""
 
 from __future__ import annotations
 
@@ -18,23 +18,24 @@ class _Step:
     names: Sequence[str]
     nonfinite: Tensor
     bad: Tensor
-    """0-d bool on the host, with a value once `event` has completed; of a captured step on the device."""
+    """0-d bool: on the host, valid after `event` has completed; on the device for a captured step."""
     event: Any = None
 
 
 class LateErrors:
-    """The verdicts on a clipper's steps until they have been looked at."""
+    """The verdicts on a clipper's steps that have not been examined yet."""
 
     def __init__(self) -> None:
         self._steps: deque[_Step] = deque()
         self._captured: _Step | None = None
 
     def add(self, bad: Tensor, nonfinite: Tensor, names: Sequence[str]) -> None:
-        """Take the verdict on a step. No synchronisation.
+        """Add the verdict on a step. No synchronisation.
 
         Args:
-            bad: 0-d bool: whether a gradient holds inf or NaN, on any rank.
-            nonfinite: [N]: how many elements of each parameter do.
+            bad: 0-d bool: whether a gradient on any rank has inf or NaN.
+            nonfinite: [N]: the number of such elements in each gradient.
+            names: the names of the parameters.
         """
         if not bad.is_cuda:
             if bool(bad):
@@ -51,11 +52,11 @@ class LateErrors:
     def raise_known(self) -> None:
         """
         Raises:
-            RuntimeError: a step that has completed was bad.
+            RuntimeError: a completed step had inf or NaN.
 
         Notes:
-            With several ranks this waits for the latest step, so that all of them raise at the same call. The
-            device goes on working meanwhile: its next backward pass is queued.
+            With several ranks it waits for the latest step, so that all ranks raise in the same call. The
+            device stays busy meanwhile, because the next backward pass is queued.
         """
         if not self._steps or (self._steps[0].event and torch.cuda.is_current_stream_capturing()):
             return
@@ -63,7 +64,7 @@ class LateErrors:
         self._look(wait=several, operation="GradClipper.clip_")
 
     def raise_all(self) -> None:
-        """As `raise_known`, of every step so far, and of the latest replay of a captured one. Waits."""
+        """`raise_known` for all steps so far and the latest replay of a captured step. Synchronises."""
         captured = self._captured
         if captured is not None and bool(captured.bad):
             raise _error("GradClipper.check", captured)
@@ -82,12 +83,12 @@ class LateErrors:
                 raise _error(operation, step)
 
     def __reduce__(self) -> Any:
-        return LateErrors, ()  # a copy of the clipper has no steps yet
+        return LateErrors, ()  # a copied clipper starts without steps
 
 
 def _error(operation: str, step: _Step) -> RuntimeError:
     return RuntimeError(
         f"[{operation}] expected finite gradients, but an earlier step had inf or NaN in: "
-        f"{bad_parameters(step.nonfinite, step.names)}. Its gradients were left as they were, for its "
-        "optimizer step to be skipped (stats.skip_step)."
+        f"{bad_parameters(step.nonfinite, step.names)}. Its gradients were left unchanged, and its optimizer "
+        "step was to be skipped (stats.skip_step)."
     )

@@ -1,4 +1,4 @@
-"""`measure`: the statistics of one pass, without clipping."""
+"""`measure`: statistics of gradients without clipping."""
 
 from __future__ import annotations
 
@@ -26,27 +26,29 @@ def measure(
     process_group: ProcessGroup | None = None,
     pp_group: ProcessGroup | None = None,
 ) -> GradStats:
-    """Norm, largest magnitude and non-finite count of every gradient, and the total norm: one read.
+    """Measure the norm, largest magnitude and non-finite count of every gradient, and the total norm.
 
     Args:
-        params: a Module, an iterable of (name, Parameter) pairs, or an iterable of Parameters (then
-            named "0", "1", …).
-        norm_type: order of `norm` and `total_norm`, as in `clip_grad_norm_`; the L2 norm is always there
-            besides.
-        count_zeros: count zero elements too, of sparse gradients the stored ones; costs a little.
-        inv_scale: a positive number: the reported norms are of ``gradient * inv_scale``; 1 / loss scale,
-            say. The gradients themselves are not touched.
+        params: a Module, (name, Parameter) pairs, or Parameters, which are named "0", "1", …. Shapes and
+            dtypes as in `clip_grad_norm_`.
+        norm_type: order of `norm` and `total_norm`, as in `clip_grad_norm_`. The L2 norm is always measured
+            too.
+        count_zeros: count zero elements too, which costs a little. Of sparse gradients the stored elements
+            are counted.
+        inv_scale: a positive number, for example 1 / loss scale: the norms are those of
+            ``gradient * inv_scale``. The gradients are not changed.
         process_group, pp_group: as in `clip_grad_norm_`.
 
     Returns:
-        GradStats, its tensors on the gradients' device. Over ranks, rows of DTensors and totals are
-        the same on every rank of a mesh; rows of plain tensors and `has_grad` are this rank's.
+        GradStats with its tensors on the gradients' device. Over ranks, totals and rows of DTensors are the
+        same on every rank of a mesh; rows of plain tensors and `has_grad` are this rank's.
 
     Raises:
-        TypeError, ValueError: bad arguments, with the position and name of the offending entry.
+        TypeError, ValueError: an invalid argument. The message gives the position and name of the entry.
 
     Notes:
-        Writes nothing. No host-device synchronisation, unless `inv_scale` is a tensor on a device.
+        One read, no write, deterministic. Synchronises only if `inv_scale` is a tensor on a device, and where
+        `clip_grad_norm_` does.
     """
     norm_type = as_number("measure", "norm_type", norm_type)
     scale = 1.0 if inv_scale is None else as_positive("measure", "inv_scale", inv_scale)

@@ -1,4 +1,4 @@
-"""`clip_grad_norm_` of torch's param_groups: groups with a ``max_norm`` of their own."""
+"""`clip_grad_norm_` with ``optimizer.param_groups``, of which each group can have its own ``max_norm``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OPERATION = "clip_grad_norm_"
 
 
 def are_param_groups(parameters: Any) -> TypeGuard[Sequence[Mapping[str, Any]]]:
-    """Whether it is a list as ``optimizer.param_groups``."""
+    """Whether an argument is a list of dicts, like ``optimizer.param_groups``."""
     return isinstance(parameters, (list, tuple)) and bool(parameters) and isinstance(parameters[0], Mapping)
 
 
@@ -44,16 +44,19 @@ def clip(
     names = [f"parameters[{i}]['params'][{j}]" for i, own in enumerate(listed) for j in range(len(own))]
     rows, bounds = _norm_groups([len(members) for members in listed], limits, max_norm)
     check_no_overlap({str(i): members for i, members in enumerate(rows)}, params, names, OPERATION)
+    ladder.misuse.check_used(OPERATION, params)
     cache = Cache()
     measured = ladder.measure(OPERATION, params, names, norm_type, False, 1.0, ranks, cache, rows)
     if error_if_nonfinite:
         _raise_if_nonfinite(measured, norm_type, names)
     verdict.apply(params, _factors(measured, rows, bounds), None, cache.held)
+    if not ranks.named and cache.plan is None:  # otherwise other ranks may have gradients
+        ladder.misuse.check_present(OPERATION, params)
     return measured.total_norm
 
 
 def _factors(measured: Measured, rows: list[list[int]], bounds: list[float]) -> Tensor:
-    """[N]: what each gradient is multiplied by."""
+    """[N]: the factor of each gradient."""
     assert measured.group_norm is not None
     norms = measured.group_norm
     factors = coefficient(norms, torch.tensor(bounds, dtype=torch.float64, device="cpu").to(norms.device))
@@ -77,7 +80,7 @@ def _raise_if_nonfinite(measured: Measured, norm_type: float, names: Sequence[st
 def _norm_groups(
     sizes: Sequence[int], limits: Sequence[float | None], max_norm: float
 ) -> tuple[list[list[int]], list[float]]:
-    """The rows of each group with a limit of its own, and last those of all others; and their limits."""
+    """The rows of each group that has its own limit and, last, of all others together; and the limits."""
     rows: list[list[int]] = []
     others: list[int] = []
     end = 0
@@ -94,7 +97,7 @@ def _norm_groups(
 def _as_list(group: Any, position: int) -> list[Tensor]:
     if not isinstance(group, Mapping) or "params" not in group:
         raise TypeError(
-            f"[{OPERATION}] parameters[{position}]: expected a dict with 'params', as the other groups, got "
+            f"[{OPERATION}] parameters[{position}]: expected a dict with 'params', like the others, got "
             f"{sorted(map(str, group)) if isinstance(group, Mapping) else type(group).__name__}"
         )
     params = group["params"]

@@ -1,4 +1,4 @@
-"""Which parameters are in which named group of `GradClipper(groups=...)`."""
+"""The named groups of `GradClipper(groups=...)`: which parameters belong to which group."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ Selector = str | Callable[[str, Tensor], bool] | torch.optim.Optimizer | nn.Modu
 def members_of(
     selectors: Mapping[str, Any], names: Sequence[str], params: Sequence[Tensor], may_be_empty: bool
 ) -> dict[str, list[int]]:
-    """The rows of each group. The first selector that matches wins; a parameter listed twice, under two
-    names, is in one group: that of its first row.
+    """The rows of each group. A parameter is in the group of the first selector that matches. If it is listed
+    twice, both rows are in the group of the first.
 
     Args:
-        selectors: by the group's name.
-        may_be_empty: whether a selector may match nothing (a pipeline stage without such parameters).
+        selectors: the selector of each group, by name.
+        may_be_empty: whether a group may have no parameters (on a pipeline stage, for example).
 
     Raises:
-        TypeError: a selector is none.
-        ValueError: a parameter is in no group, or a group has no parameter.
+        TypeError: a selector is of no known kind.
+        ValueError: a parameter is in no group, or a group has no parameters.
     """
     tests = {group: _test_of(group, selector) for group, selector in selectors.items()}
     members: dict[str, list[int]] = {group: [] for group in selectors}
@@ -85,10 +85,10 @@ def check_no_overlap(
     names: Sequence[str],
     operation: str = "GradClipper.clip_",
 ) -> None:
-    """That no memory belongs to gradients of two groups, which would be scaled by both.
+    """Check that gradients of different groups share no memory, which both groups would scale.
 
     Raises:
-        ValueError: some does; names two gradients.
+        ValueError: two gradients do. The message names them.
     """
     spans = []
     for group, rows in members.items():

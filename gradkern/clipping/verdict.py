@@ -1,4 +1,4 @@
-"""What becomes of a decision where gradients hold inf or NaN, and doing it."""
+"""From a decision to the gradients: the handling of inf and NaN, and scaling."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from gradkern.kernels.scale import is_one, scale_
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is to be done with the gradients, on their device."""
+    """What to do with the gradients. Tensors are on their device."""
 
     factor: Tensor
-    """0-d or [N]: what the gradients are to be multiplied by."""
+    """0-d or [N]: the factor to multiply gradients by."""
     bad: Tensor
-    """0-d bool: whether a gradient holds inf or NaN."""
+    """0-d bool: whether a gradient has inf or NaN."""
     zero: Tensor | None
-    """0-d bool: whether all gradients are to become zero."""
+    """0-d bool: whether to set all gradients to zero; None means never."""
     skip: Tensor | None
-    """0-d bool: whether the step is to be skipped; None: never."""
+    """0-d bool: whether to skip the step; None means never."""
 
 
 def judge(decision: Decision, bad: Tensor, on_nonfinite: str) -> Verdict:
-    """The decision, unless inf or NaN forbids it (`decide_clip` of csrc/core/clip.h)."""
+    """Apply `on_nonfinite` to a decision (`decide_clip` in csrc/core/clip.h)."""
     factor, skip = decision.factor, decision.skip
     if on_nonfinite == "skip":
         skip = bad if skip is None else bad | skip
-    if skip is not None:  # what is not used is not scaled
+    if skip is not None:  # gradients of a skipped step are not scaled
         factor = factor.masked_fill(skip, 1.0)
     if on_nonfinite != "zero":
         return Verdict(factor, bad, None, skip)
@@ -41,14 +41,14 @@ def judge(decision: Decision, bad: Tensor, on_nonfinite: str) -> Verdict:
 
 
 def smallest(factor: Tensor) -> Tensor:
-    """`clip_coef` of the factors; NaN if there is one."""
+    """The smallest factor, 0-d; NaN if one is NaN, 1 if there are none."""
     if factor.ndim == 0:
         return factor
     return factor.amin() if len(factor) else factor.new_ones(())
 
 
 def raise_if_bad(measured: Measured, verdict: Verdict, names: Sequence[str], operation: str) -> None:
-    """on_nonfinite="raise": the same on every rank. Synchronises."""
+    """on_nonfinite="raise". All ranks raise together. Synchronises."""
     if not bool(verdict.bad):
         return
     raise RuntimeError(
@@ -58,7 +58,7 @@ def raise_if_bad(measured: Measured, verdict: Verdict, names: Sequence[str], ope
 
 
 def bad_parameters(nonfinite: Tensor, names: Sequence[str]) -> str:
-    """The names of parameters with inf or NaN, and how many elements, for a message. Synchronises."""
+    """For a message: the parameters with inf or NaN and the number of such elements. Synchronises."""
     found = [f"'{n}' ({c} elements)" for n, c in zip(names, nonfinite.tolist()) if c]
     listed = ", ".join(found[:8]) + (f" and {len(found) - 8} more" if len(found) > 8 else "")
     return listed or "parameters of other ranks only"
@@ -70,9 +70,12 @@ def apply(
     zero: Tensor | None,
     held: Sequence[Tensor | None] | None = None,
 ) -> None:
-    """Scale by `factor`; where the 0-d `zero` holds, set to zero instead.
+    """Scale the gradients.
 
-    `held`: what this rank holds of each gradient, where that is known.
+    Args:
+        factor: 0-d or [N].
+        zero: 0-d bool: whether to set the gradients to zero instead.
+        held: the tensor of each gradient that this rank holds, if known.
     """
     if zero is None and is_one(factor):
         return
@@ -81,13 +84,14 @@ def apply(
 
 
 def split_for_fold(factor: Tensor) -> tuple[Tensor | None, Tensor]:
-    """What an optimizer is to divide by, and what gradients are multiplied by here.
+    """Split a factor between the optimizer and the scale kernel.
 
-    torch's fused optimizers read the divisor as float32. Where it leaves that range (norms beyond the largest
-    float32), gradients are scaled here and the optimizer gets 1.
+    torch's fused optimizers read the divisor as float32. If it is out of range (for norms beyond the largest
+    float32), the gradients are scaled here instead and the divisor is 1.
 
     Returns:
-        The divisor (None for 1, which only a CPU knows without a synchronisation), and the factor.
+        The optimizer's divisor, or None if it is known to be 1 without a synchronisation (on a CPU); and the
+        factor to scale by here.
     """
     divisor = factor.reciprocal()
     limits = torch.finfo(torch.float32)

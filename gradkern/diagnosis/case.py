@@ -20,6 +20,8 @@ Floats = NDArray[np.floating[Any]]
 
 #: Steps below which nothing but NaN, constant weights and missing gradients can be told.
 FEW_STEPS = 10
+#: Falls in a row that noise does not make: one in 64.
+FALLING = 6
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,18 @@ class Case:
     @cached_property
     def trend(self) -> LossTrend:
         return loss_trend(self.evidence)
+
+    @cached_property
+    def falls_at_once(self) -> bool:
+        """The loss falls at each of the first steps, and is never again what it was: as on full batches of a
+        convex problem, where weights may move by their own size and the gradient falls to nothing."""
+        loss = self.evidence.loss
+        known = len(loss) > FALLING and bool(np.isfinite(loss).all())
+        return (
+            known
+            and self.trend.fell
+            and bool((np.diff(loss[: FALLING + 1]) < 0).all() and loss[1:].max() < loss[0])
+        )
 
     @cached_property
     def profiles(self) -> list[Profile]:

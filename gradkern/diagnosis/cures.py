@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
+from gradkern.diagnosis import amounts
 from gradkern.diagnosis.case import Case
 from gradkern.diagnosis.finding import Finding, Remedy
 from gradkern.diagnosis.gain import input_rms
-
-#: What a step should move: ‖Δw‖ / ‖w‖ of healthy runs lies around 1e-3 … 1e-2.
-GOOD_STEP = 3e-3
-#: Learning rates are changed by a factor between these.
-LEAST_FACTOR, MOST_FACTOR = 1e-4, 1e5
 
 _INIT = """\
 for module in model.modules():
@@ -83,13 +77,25 @@ def gated() -> Remedy:
     )
 
 
+def open_forget_gate() -> Remedy:
+    return Remedy(
+        "open_forget_gate",
+        "Start with open forget gates: a bias of 3 keeps 95 % of the state at each time step, PyTorch's "
+        "default about half of it.",
+        """\
+for name, bias in lstm.named_parameters():
+    if "bias_hh" in name:  # the gates are stacked: input, forget, cell, output
+        torch.nn.init.constant_(bias.detach()[lstm.hidden_size : 2 * lstm.hidden_size], 3.0)""",
+    )
+
+
 def fewer_layers(finding: Finding) -> Remedy:
     layers = int(finding.evidence.get("layers_in_chain", 0))
     return Remedy("fewer_layers", f"Use fewer than these {layers} layers: the loss of each multiplies.")
 
 
 def clip(case: Case) -> Remedy:
-    limit = max_norm(case)
+    limit = amounts.max_norm(case)
     return Remedy(
         "clip",
         f"Clip the total norm at {limit:.2g}, which nine of ten of this run's healthy steps stay below.",
@@ -99,7 +105,7 @@ def clip(case: Case) -> Remedy:
 
 
 def raise_max_norm(case: Case) -> Remedy:
-    limit = max_norm(case)
+    limit = amounts.max_norm(case)
     return Remedy(
         "raise_max_norm",
         f"Raise max_norm to {limit:.2g}, which nine of ten of this run's steps stay below: clipping is for "
@@ -109,29 +115,35 @@ def raise_max_norm(case: Case) -> Remedy:
 
 
 def lower_lr(case: Case) -> Remedy:
-    factor = lr_factor(case, most=0.3)
+    factor = amounts.lower_factor(case)
     return Remedy(
         "lower_lr",
-        f"Multiply the learning rate by {factor:.1g}: a step then moves the weights by about {GOOD_STEP:.1%} "
-        "of their norm.",
-        f'for group in optimizer.param_groups:\n    group["lr"] *= {factor:.1g}{_becomes(case, factor)}',
+        f"Multiply the learning rate by {factor:.1g}: the first steps then move the weights by about "
+        f"{amounts.FIRST_STEP:.0%} of their norm.",
+        _multiplied(case, factor),
     )
 
 
 def raise_lr(case: Case) -> Remedy:
-    if rate_is_zero(case):
+    if amounts.rate_is_zero(case):
         return Remedy(
             "raise_lr",
             "Set a learning rate: it is 0 (1e-3 is a usual one of Adam; a scheduler may have set it).",
             'for group in optimizer.param_groups:\n    group["lr"] = 1e-3',
         )
-    factor = max(lr_factor(case), 3.0)
+    factor = amounts.raise_factor(case)
     return Remedy(
         "raise_lr",
-        f"Multiply the learning rate by {factor:.1g}: a step then moves the weights by about {GOOD_STEP:.1%} "
-        "of their norm.",
-        f'for group in optimizer.param_groups:\n    group["lr"] *= {factor:.1g}{_becomes(case, factor)}',
+        f"Multiply the learning rate by {factor:.1g}: a step then moves the weights by about "
+        f"{amounts.GOOD_STEP:.1%} of their norm.",
+        _multiplied(case, factor),
     )
+
+
+def _multiplied(case: Case, factor: float) -> str:
+    rates = case.evidence.lr[np.isfinite(case.evidence.lr)]
+    becomes = f"  # {rates[0]:.2g} becomes {rates[0] * factor:.2g}" if len(rates) else ""
+    return f'for group in optimizer.param_groups:\n    group["lr"] *= {factor:.1g}{becomes}'
 
 
 def warmup() -> Remedy:
@@ -291,45 +303,3 @@ def overfit_one_batch() -> Remedy:
         "Train on one batch alone: if the loss does not fall there, the fault is in the model or the loss.",
         "batch = next(iter(loader))\nfor _ in range(200):\n    train_step(model, batch)",
     )
-
-
-# ---- numbers ----
-
-
-def max_norm(case: Case) -> float:
-    """The 0.9 quantile of the norms; of the smaller half of the run where it exploded."""
-    norm = case.evidence.total_norm
-    norm = norm[np.isfinite(norm) & (norm > 0)]
-    if not len(norm):
-        return 1.0
-    typical = float(np.median(norm))
-    calm = norm[norm <= 10 * min(typical, float(np.median(norm[: max(len(norm) // 10, 5)])))]
-    return float(np.quantile(calm if len(calm) else norm, 0.9))
-
-
-def lr_factor(case: Case, most: float = MOST_FACTOR) -> float:
-    """By what the learning rate is multiplied for a good step; at most `most`."""
-    movement = case.movement[np.isfinite(case.movement) & (case.movement > 0)]
-    if not len(movement):
-        return min(0.1, most)
-    large = float(movement[: max(len(movement) // 2, 1)].max())
-    typical = large if most < 1 else float(np.median(movement))
-    factor = float(np.clip(GOOD_STEP / typical, LEAST_FACTOR, MOST_FACTOR))
-    return min(10.0 ** (round(2 * math.log10(factor)) / 2), most)
-
-
-def rate_is_zero(case: Case) -> bool:
-    """Whether the learning rate is known, and 0 at every step."""
-    rates = case.evidence.lr[np.isfinite(case.evidence.lr)]
-    return bool(len(rates)) and not rates.any()
-
-
-def _becomes(case: Case, factor: float) -> str:
-    rates = case.evidence.lr[np.isfinite(case.evidence.lr)]
-    return f"  # {rates[0]:.2g} becomes {rates[0] * factor:.2g}" if len(rates) else ""
-
-
-def has_half_weights(case: Case) -> bool:
-    """Whether some weights are held in 16 bits."""
-    e = case.evidence
-    return any(str(e.params.get(name, {}).get("dtype", "")).endswith("float16") for name in e.names)

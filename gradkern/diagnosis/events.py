@@ -18,6 +18,7 @@ _LONGEST = 600
 _REASONS = {
     "nonfinite": "inf or NaN in a gradient",
     "outlier": "its norm is an outlier",
+    "policy": "the policy said so",
     "scaler": "the loss scale was too large",
 }
 #: Kinds that need a person: loggers that can send alerts send one for each of these.
@@ -55,10 +56,17 @@ def notice_of(step: int, kind: str, data: Mapping[str, Any]) -> Notice:
         severity, title, text = make(kind, data)
     except (AttributeError, KeyError, TypeError, ValueError):
         severity, title, text = _other(kind, data)
-    return Notice(step, kind, severity, title, text[:_LONGEST])
+    return Notice(step, kind, severity, title, f"{text}{_repeated(data)}"[:_LONGEST])
 
 
 _Said = tuple[str, str, str]
+
+
+def _repeated(data: Mapping[str, Any]) -> str:
+    """That an event stands for several."""
+    if not {"count", "last_step"} <= data.keys():
+        return ""
+    return f" ({data['count']} times up to step {data['last_step']})"
 
 
 def _finding(kind: str, data: Mapping[str, Any]) -> _Said:
@@ -114,8 +122,8 @@ _KINDS: dict[str, Callable[[str, Mapping[str, Any]], _Said]] = {
 
 
 def _of_group(data: Mapping[str, Any]) -> str:
-    group = data.get("group")
-    return f"group {group}: " if group else ""
+    names = [str(data[key]) for key in ("part", "group") if data.get(key)]
+    return f"{', '.join(names)}: " if names else ""
 
 
 def _number(value: Any) -> str:

@@ -74,6 +74,9 @@ class RunEvidence:
     """What is known of a parameter: shape, dtype, kind (of its module), trainable, group."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """`History.facts`: modules, graph, optimizers, policy, …; empty where nothing is known."""
+    over_time: Mapping[str, Floats] = field(default_factory=dict)
+    """[T, P] gradient norms at the input of a recurrent module by position in the sequence, where
+    `GradientOverTime` recorded them; NaN at other steps."""
     watches_steps: bool = False
     """Whether the monitor looks at the weights around each step of an optimizer, so that `update_steps` is
     empty only if none was taken."""

@@ -7,6 +7,7 @@ import numpy as np
 
 from gradkern.diagnosis.case import Case, Floats
 from gradkern.diagnosis.model import Layer
+from gradkern.diagnosis.profile import NORMALIZED_BIAS
 
 #: Losses that compare with a class, by the names of their operations and modules.
 CLASSIFYING = ("nll_loss", "cross_entropy", "nllloss", "crossentropyloss")
@@ -26,6 +27,7 @@ def input_rms(case: Case, layer: Layer | None = None, quantile: float = 0.5) -> 
 
     A bias's gradient is a sum over the batch. Where its terms cancel, as they do once the output's bias fits
     the classes' frequencies, the estimate is too large, never too small: a low `quantile` over steps is safe.
+    A bias in front of a normalization has rounding errors for a gradient and tells nothing.
     """
     e = case.evidence
     if layer is None:
@@ -38,6 +40,8 @@ def input_rms(case: Case, layer: Layer | None = None, quantile: float = 0.5) -> 
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = rows[:, layer.weight] / rows[:, layer.bias]
     ratio = ratio[np.isfinite(ratio)]
+    if case.model.normalizes:
+        ratio = ratio[ratio < 1 / NORMALIZED_BIAS]
     return float(np.quantile(ratio, quantile)) if len(ratio) else 1.0
 
 

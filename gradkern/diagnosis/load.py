@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from gradkern.diagnosis.evidence import RunEvidence
 from gradkern.history import format
 from gradkern.history.format import EXPONENTS
+from gradkern.history.named import OVER_TIME
 
 if TYPE_CHECKING:
     from gradkern.history import History
@@ -60,6 +61,7 @@ def read_evidence(history: History) -> RunEvidence:
         ever_nonzero=history.ever_nonzero,
         params=history.params,
         facts=history.facts,
+        over_time=_over_time(history),
         watches_steps=bool(meta.get("optimizer") and meta.get("update_every")),
         **columns,
     )
@@ -136,6 +138,16 @@ def _histograms(history: History) -> tuple[NDArray[np.int64], NDArray[np.int64]]
         flat = format.decode_counts(blob, len(layout.columns) * len(EXPONENTS), "hists")
         counts[i, layout.columns] = flat.reshape(len(layout.columns), len(EXPONENTS))
     return steps[few], counts
+
+
+def _over_time(history: History) -> dict[str, NDArray[Any]]:
+    """For each module that `GradientOverTime` watched, [T, P]."""
+    found: dict[str, dict[int, NDArray[Any]]] = {}
+    for name, values in history.extra.items():
+        module, _, position = name.removeprefix(OVER_TIME).rpartition("/")
+        if name.startswith(OVER_TIME) and position.isdecimal():
+            found.setdefault(module, {})[int(position)] = values
+    return {module: np.stack([by[i] for i in sorted(by)], axis=1) for module, by in found.items()}
 
 
 def _fitting(most: int, width: int) -> int:

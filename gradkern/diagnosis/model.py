@@ -169,9 +169,10 @@ class Model:
 
     def _part_of(self, layer: Layer) -> str:
         """The model that a layer belongs to, in a run of several."""
-        parts = self._evidence.facts.get("parts") or ()
+        parts = self._evidence.facts.get("parts")
         name = self._evidence.names[layer.weight]
-        return next((part for part in parts if name.startswith(f"{part}.")), "")
+        named = parts if isinstance(parts, list) else []
+        return next((str(part) for part in named if name.startswith(f"{part}.")), "")
 
     def _may_link(self, layer: Layer) -> bool:
         if RECURRENT.search(layer.kind):

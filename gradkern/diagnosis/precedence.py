@@ -40,9 +40,10 @@ def _brings_about(cause: Finding, other: Finding) -> bool:
         return other.kind == "update_too_small"
     if other.kind in _AFTERMATH and later and _throws_about(cause):  # the model was well at first
         return True
+    if other.kind == "exploding_gradient" and "decades_over_depth" in other.evidence:
+        return later and _throws_about(cause)  # the weights had no such gain at first
     if cause.kind == "update_too_large" and other.kind == "exploding_gradient":
-        # steps that were too large before the norm grew, or before the weights had their gain
-        return later if "decades_over_depth" in other.evidence else _starts_before(cause, other)
+        return _starts_before(cause, other)  # steps that were too large before the norm grew
     if cause.kind in ("vanishing_gradient", "exploding_gradient") and other.kind == "dead_units":
         return other.evidence.get("dead_share", 1.0) < 1.0  # units that are off because the signal is
     return False

@@ -7,13 +7,15 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from gradkern.diagnosis import cures
+from gradkern.diagnosis import amounts, cures
 from gradkern.diagnosis.case import Case
 from gradkern.diagnosis.finding import Finding, Remedy
-from gradkern.diagnosis.gain import input_rms
+from gradkern.diagnosis.gain import first_gain, input_rms
 
 #: Estimated rms of the input from which scaling it comes first.
 LARGE_INPUT = 10.0
+#: Gain below which ReLU layers lose the signal over depth.
+SMALL_GAIN = 0.9
 #: A regression loss from which its targets are large.
 LARGE_LOSS = 1e3
 
@@ -26,7 +28,11 @@ def with_remedies(case: Case, findings: Iterable[Finding]) -> list[Finding]:
 
 
 def _distinct(remedies: Iterable[Remedy]) -> tuple[Remedy, ...]:
-    return tuple({remedy.action: remedy for remedy in reversed(list(remedies))}.values())[::-1]
+    """Each action once, at its first place."""
+    found: dict[str, Remedy] = {}
+    for remedy in remedies:
+        found.setdefault(remedy.action, remedy)
+    return tuple(found.values())
 
 
 # ---- what the run says ----
@@ -55,6 +61,14 @@ def _scaling(case: Case, kinds: set[str]) -> list[Remedy]:
     inputs = [cures.scale_inputs(case)] if _input_is_large(case) else []
     weights = "poor_initialization" in kinds  # these explain a large loss
     return inputs + ([cures.scale_targets(case)] if _targets_are_large(case) and not weights else [])
+
+
+def _starts_small(case: Case) -> bool:
+    """ReLU and its like, behind weights that keep less than they lose: He's gain is 1.41, PyTorch's 0.58."""
+    if not (case.model.gates or case.model.leaks) or case.model.normalizes:
+        return False
+    values = [first_gain(case, layer) for layer in case.model.layers[:-1]]
+    return bool(values) and 0 < float(np.median(values)) < SMALL_GAIN
 
 
 def _sign(kinds: set[str]) -> list[Remedy]:
@@ -95,7 +109,9 @@ def _saturation(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
 
 def _vanishing(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
     model = case.model
-    start = _initialization(case) if "poor_initialization" in kinds else []
+    if "decades_over_time" in f.evidence:
+        return [cures.open_forget_gate()] if model.words & {"lstm", "lstmcell"} else [cures.gated()]
+    start = _initialization(case) if "poor_initialization" in kinds or _starts_small(case) else []
     if "weight_collapse" in kinds:
         start = [cures.less_weight_decay(case)]
     change = [cures.relu()] if model.squashes and not model.gates else []
@@ -137,14 +153,15 @@ def _initial(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
 def _too_large(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
     zero = [cures.zero_grad()] if "summed" in kinds else []
     first = [*zero, *_sign(kinds), *_scaling(case, kinds)]
-    return [*first, cures.lower_lr(case), cures.clip(case), cures.warmup()]
+    others = [cures.clip(case), cures.warmup()]
+    return [*first, cures.lower_lr(case), *(others[::-1] if amounts.is_adaptive(case) else others)]
 
 
 def _too_small(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
     if f.layers:
         return [cures.add_to_optimizer(f)]
-    halves = [cures.float32_weights()] if cures.has_half_weights(case) else []
-    if cures.rate_is_zero(case):
+    halves = [cures.float32_weights()] if amounts.has_half_weights(case) else []
+    if amounts.rate_is_zero(case):
         return [cures.raise_lr(case), cures.call_step()]
     if not f.evidence.get("median_update_ratio") and not (halves and len(case.evidence.update_steps)):
         return [cures.call_step(), cures.raise_lr(case)]

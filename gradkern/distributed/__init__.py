@@ -1,8 +1,8 @@
 """Norms and clipping over sharded, replicated and partial gradients.
 
-The functions of `gradkern` come here by themselves where a gradient or a parameter is a DTensor or a
-process group is named; `explain_norm` and `StatsGatherer` are for callers. Nothing here is imported
-before it is needed, and no process group is ever created.
+gradkern's functions use this package if a gradient or parameter is a DTensor or if a process group is
+given. `explain_norm` and `StatsGatherer` are for users. Modules are imported on first use, and no process
+group is ever created.
 """
 
 from __future__ import annotations

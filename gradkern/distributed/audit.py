@@ -1,4 +1,4 @@
-"""`explain_norm`: which parameter was counted how, on which mesh, by which ranks."""
+"""`explain_norm`: how each parameter's gradient enters the total norm, and on which mesh."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from torch.distributed.tensor import DTensor
 
 from gradkern.distributed.placements import counted_elements
+from gradkern.distributed.plan import describe_mesh
 from gradkern.params.arguments import check_group, check_selections
 from gradkern.params.names import NamedParameters, resolve
 
@@ -34,13 +35,14 @@ class CountedParameter:
 
 @dataclass(frozen=True)
 class NormAudit:
-    """The parameters in order. ``print(audit)`` shows a table."""
+    """How every parameter's gradient enters the norm. ``print(audit)`` shows a table."""
 
     parameters: tuple[CountedParameter, ...]
 
     @property
     def counted_here(self) -> int:
-        """Elements that this rank counts; over a mesh's ranks they add up to its parameters' elements."""
+        """Elements that this rank counts. Over all ranks of a mesh they add up to the elements of its
+        parameters."""
         return sum(p.counted_here for p in self.parameters)
 
     def __str__(self) -> str:
@@ -52,10 +54,7 @@ class NormAudit:
 
 
 def _describe(tensor: DTensor) -> str:
-    mesh = tensor.device_mesh
-    names = mesh.mesh_dim_names or tuple(f"dim{d}" for d in range(mesh.ndim))
-    sizes = ", ".join(f"{name}={mesh.size(d)}" for d, name in enumerate(names))
-    return f"({sizes}) " + ", ".join(repr(p) for p in tensor.placements)
+    return f"{describe_mesh(tensor.device_mesh)} " + ", ".join(repr(p) for p in tensor.placements)
 
 
 def _counted(name: str, tensor: DTensor) -> CountedParameter:
@@ -72,23 +71,23 @@ def explain_norm(
     in_process_group: Callable[[str], bool] | None = None,
     counted_elsewhere: Callable[[str], bool] | None = None,
 ) -> NormAudit:
-    """Say for every parameter how its gradient enters the total norm on this rank.
+    """For every parameter, how its gradient enters the total norm on this rank.
 
     Args:
         params: a Module, (name, Parameter) pairs or Parameters, with their gradients.
-        process_group, in_process_group, counted_elsewhere: as given to `GradClipper`.
+        process_group, in_process_group, counted_elsewhere: see `GradClipper`.
 
     Returns:
-        NormAudit. Sharded parameters count where their shards are, replicas at coordinate 0 of the
-        mesh dimensions they are replicated over, partial gradients after their terms are added
-        (each rank a slice of the sum), plain tensors on every rank once
-        and not over ranks, unless they belong to the process group.
+        NormAudit. A sharded gradient is counted where its shards are, and a replicated one at coordinate 0 of
+        the mesh dimensions that replicate it. A partial gradient is counted after its terms are added, each
+        rank a slice of the sum. A plain tensor is counted once on every rank and not added over ranks,
+        unless it belongs to the process group.
 
     Raises:
         TypeError, ValueError: bad arguments.
 
     Notes:
-        No collective, no synchronisation.
+        No collective and no synchronisation.
     """
     check_group("explain_norm", "process_group", process_group)
     check_selections("explain_norm", process_group, in_process_group, counted_elsewhere)

@@ -1,4 +1,4 @@
-"""The drop-in functions where gradients are DTensors or a process group is named."""
+"""The drop-in functions for DTensors and for process groups."""
 
 from __future__ import annotations
 
@@ -61,10 +61,10 @@ def clip_grads_with_norm_(params: Sequence[Tensor], max_norm: float, total_norm:
 
 @torch.no_grad()
 def clip_grad_value_(params: Sequence[Tensor], clip_value: float) -> None:
-    """Local, element by element.
+    """Limit the elements of the local shards. No collective.
 
     Raises:
-        ValueError: a Partial gradient: its terms cannot be limited one by one.
+        ValueError: a gradient has a Partial placement: its terms cannot be limited one by one.
     """
     grads = [p.grad for p in params]
     for index, grad in enumerate(grads):

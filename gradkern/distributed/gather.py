@@ -1,4 +1,4 @@
-"""Statistics of pipeline stages (or expert owners) on one rank, for a monitor that writes one history."""
+"""`StatsGatherer`: the statistics of pipeline stages or expert owners, gathered on one rank."""
 
 from __future__ import annotations
 
@@ -13,20 +13,27 @@ from gradkern.distributed.groups import group_device
 from gradkern.params.arguments import check_group
 from gradkern.params.stats import GradStats
 
-#: Per row: norm, l2_norm, max_abs, nonfinite, zeros (-1: not counted), has_grad.
+#: norm, l2_norm, max_abs, nonfinite, zeros (-1 if not counted), has_grad.
 _COLUMNS = 6
 
 
 class StatsGatherer:
-    """Brings the rows of every rank of a group together on rank `dst` of the group.
+    """Gathers the rows of every rank of a group on rank `dst` of the group, so that one monitor can write
+    them to one history.
 
-    The layout (names and sizes of every rank) is agreed at construction, so that a step costs one
-    all-gather of a fixed shape, whatever a rank holds.
+    The names and sizes of every rank are exchanged at construction. A step then costs one all-gather of a
+    fixed shape.
 
     Args:
         names, numel: this rank's rows, as in its GradStats.
-        group: the ranks, one a pipeline stage; default: all.
-        dst: rank within the group that gets the result.
+        group: the ranks, one per pipeline stage. Default: all ranks.
+        dst: the rank within the group that gets the result.
+
+    Raises:
+        TypeError, ValueError: `group` is not a process group of this rank, or `dst` is not a rank of it.
+
+    Notes:
+        Building it is a collective over the group.
 
     Example:
         >>> gatherer = StatsGatherer(stats.names, stats.numel, pp_group)
@@ -47,7 +54,7 @@ class StatsGatherer:
         layouts: list[tuple[tuple[str, ...], tuple[int, ...]]] = [((), ())] * size
         dist.all_gather_object(layouts, (tuple(names), tuple(numel)), group=self.group)
         self._rows = max(len(n) for n, _ in layouts)
-        # A name that several ranks have (a tied embedding) keeps the row of the first.
+        # If several ranks have a name (a tied embedding), the row of the first rank is used.
         owner: dict[str, tuple[int, int, int]] = {}
         for rank, (rank_names, sizes) in enumerate(layouts):
             for row, (name, n) in enumerate(zip(rank_names, sizes)):
@@ -57,10 +64,13 @@ class StatsGatherer:
         self._places = [rank * self._rows + row for rank, row, _ in owner.values()]
 
     def __call__(self, stats: GradStats) -> GradStats | None:
-        """All ranks call; the destination gets the whole, the others None.
+        """Gather the rows. A collective that every rank of the group calls.
+
+        Returns:
+            GradStats with the rows of all ranks on rank `dst`, None on the others.
 
         Raises:
-            ValueError: the rows are not those of construction.
+            ValueError: the rows differ from those given at construction.
         """
         if stats.names != self._names:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Which process groups a mesh's ranks talk over, and in which order meshes take their turn."""
+"""The process groups to reduce over for a mesh, and the order in which meshes reduce."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from torch.distributed.device_mesh import DeviceMesh
 
 
 def mesh_key(mesh: DeviceMesh) -> tuple[Any, ...]:
-    """The same on every rank of a mesh, and different for different meshes.
+    """A key that is the same on every rank of a mesh and differs between meshes.
 
-    Ranks that share several meshes reduce over them in the order of these keys. Any order that all
-    ranks of the world agree on is free of deadlock: of the reductions still to come, the first in
-    that order has every member waiting for it.
+    Ranks reduce over several meshes in the order of these keys. Any order on which all ranks agree avoids
+    deadlocks: every member of the first pending reduction in that order waits for it.
     """
     key = _KEYS.get(mesh)
-    if key is None:  # the ranks of a mesh cost half a millisecond to list
+    if key is None:  # listing the ranks of a mesh takes half a millisecond
         ranks = mesh.mesh
         key = tuple(ranks.flatten().tolist()), tuple(ranks.shape), tuple(mesh.mesh_dim_names or ())
         _KEYS[mesh] = key
@@ -29,11 +28,13 @@ _KEYS: weakref.WeakKeyDictionary[DeviceMesh, tuple[Any, ...]] = weakref.WeakKeyD
 
 
 def mesh_groups(mesh: DeviceMesh, *, prefer_world: bool) -> tuple[dist.ProcessGroup, ...]:
-    """Groups to reduce over, one after the other, so that every rank of `mesh` has the result.
+    """The groups to reduce over, one after the other, so that every rank of `mesh` has the result.
 
-    One group for each dimension with more than one rank, as torch's own DTensor reductions use. A
-    mesh over all ranks needs the default group only: one reduction in place of several
-    (`prefer_world`). No group is created here.
+    These are the groups of all dimensions with more than one rank, which torch's own DTensor reductions use
+    too. No group is created.
+
+    Args:
+        prefer_world: for a mesh of all ranks use the default group: one reduction instead of several.
     """
     if mesh.get_coordinate() is None:  # this rank is not part of the mesh
         return ()
@@ -49,7 +50,7 @@ def _serves(group: dist.ProcessGroup, device_type: str) -> bool:
 
 
 def group_device(group: dist.ProcessGroup) -> torch.device:
-    """Where tensors have to be for a collective of `group`: the current accelerator, or the CPU."""
+    """The device of tensors for a collective of `group`: the CPU or the current accelerator."""
     types = [d.type for d in group._device_types]
     if "cpu" in types:
         return torch.device("cpu")

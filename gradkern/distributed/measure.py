@@ -1,4 +1,4 @@
-"""Measuring over ranks: local shards are read, and small rows travel."""
+"""Measure over ranks: each rank reads its local shards, and small rows are reduced."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from gradkern.params.arguments import check_group
 
 
 class Distributed:
-    """One list of gradients as the ranks see it together.
+    """One list of gradients, over all ranks.
 
     Args:
-        params: parameters, or tensors that stand for themselves if `grads` is the same list.
-        grads: a gradient or None for each.
-        plan: an earlier call's, used if it still fits.
+        params: the parameters, or the same list as `grads`.
+        grads: a gradient or None for each parameter.
+        plan: the plan of an earlier call, used if it still fits.
         operation, names: for messages.
-        groups: for `RankPlan`.
+        groups: arguments of `RankPlan`.
     """
 
     def __init__(
@@ -58,14 +58,14 @@ class Distributed:
             plan = RankPlan(params, grads, **groups)
             held = [None if g is None else local_shard(g) for g in grads]
         self.plan = plan
-        #: What this rank holds, and what in-place operations write to.
+        #: The tensors that this rank holds, to which in-place operations write.
         self.held: list[Tensor | None] = held
         self._counted = [h if c else None for h, c in zip(held, plan.counted)]
         added: dict[int, Tensor | None] = {}  # a gradient listed twice stays one tensor
         for position in plan.partial:
             grad = grads[position]
             if id(grad) not in added:
-                added[id(grad)] = _resolved(grad)  # a collective, whoever counts the sum
+                added[id(grad)] = _resolved(grad)  # a collective: also on ranks that do not count the sum
             self._counted[position] = added[id(grad)] if plan.counted[position] else None
 
     @property
@@ -75,13 +75,13 @@ class Distributed:
     def _pack(self, domain: Domain, norm_type: float, **options: Any) -> Packed:
         shards = self._counted
         if len(domain.positions) != len(shards):
-            shards = [None] * len(self.grads)  # all positions: messages name them
+            shards = [None] * len(self.grads)  # keep all positions, which messages mention
             for i in domain.positions:
                 shards[i] = self._counted[i]
         return pack(shards, norm_type, domain.device, operation=self.operation, names=self.names, **options)
 
     def total(self, norm_type: float) -> Tensor:
-        """The norm of everything, 0-d float64, already reduced; one small all-reduce a mesh dimension."""
+        """The norm of all gradients on all ranks, 0-d float64. One small all-reduce per mesh dimension."""
         parts = [
             reduce_total(self._pack(d, norm_type), d.groups, norm_type) for d in self.plan.layout.domains
         ]
@@ -107,10 +107,13 @@ class Distributed:
         inv_scale: float | Tensor,
         groups: Sequence[Sequence[int]] = (),
     ) -> Measured:
-        """Statistics over all ranks; `groups`: the positions of each named group.
+        """Statistics over all ranks.
 
-        Rows of DTensors and totals are the same on every rank of their meshes; rows of plain
-        tensors are this rank's own. `has_grad` is this rank's.
+        Rows of DTensors and totals are the same on every rank of their meshes. Rows of plain tensors and
+        `has_grad` are this rank's.
+
+        Args:
+            groups: the positions of each named group.
         """
         parts, totals = [], []
         for d in self.plan.layout.domains:
@@ -134,7 +137,7 @@ class Distributed:
     def _domain_rows(
         self, d: Domain, norm_type: float, count_zeros: bool, groups: Sequence[Sequence[int]]
     ) -> tuple[Packed, Packed]:
-        """Over its ranks: the rows of a domain's positions; the totals of its groups and of all of it."""
+        """For one domain, over its ranks: its rows; and the totals of each named group and of the domain."""
         local = self._pack(d, norm_type, per_tensor=True, count_zeros=count_zeros)
         here = set(d.positions)
         members = [[i for i in group if i in here] for group in without_repeats(self._counted, groups)]
@@ -148,13 +151,15 @@ class Distributed:
         return reduced.upto(rows), Packed(reduced.sums[rows:], reduced.keys[rows:])
 
     def offenders(self) -> list[tuple[int, int]]:
-        """(position, count) of the non-finite elements that this rank counts. Synchronises."""
+        """The position of each gradient with inf or NaN, and how many such elements this rank counts.
+        Synchronises."""
         everything = Domain("local", (), torch.device("cpu"), positions=list(range(len(self.grads))))
         counts = self._pack(everything, 2.0, per_tensor=True).sums[:-1, NONFINITE].tolist()
         return [(i, int(c)) for i, c in enumerate(counts) if c]
 
     def as_returned(self, total: Tensor) -> Tensor:
-        """Rounded; a replicated DTensor where all tensors share one mesh, as torch's function returns."""
+        """The total as the drop-in functions return it: as in torch, a replicated DTensor if all tensors
+        share one mesh."""
         mesh = self.plan.layout.single_mesh
         if mesh is None:
             return total
@@ -162,7 +167,7 @@ class Distributed:
 
 
 def _resolved(grad: Tensor | None) -> Tensor | None:
-    """What this rank counts of a Partial gradient once its terms are added."""
+    """The part of a Partial gradient that this rank counts, after its terms are added."""
     if not isinstance(grad, DTensor):
         return None
     added = resolve_partial(grad)

@@ -1,12 +1,12 @@
-"""What one rank knows of a norm, as two small tensors that all-reduces combine.
+"""The contribution of one rank to a norm: two small tensors that all-reduces combine.
 
-`sums` is float64 and made for SUM, `keys` is int64 and made for MAX. The columns are those of
+`sums` (float64) is reduced by SUM and `keys` (int64) by MAX. Their columns are documented in
 csrc/core/packed.h:
 
-- squares are kept as three bins, each scaled by a power of two (csrc/core/norm.h, ScaledSum), so that a
-  float64 sum over ranks neither overflows nor underflows, each with its rounding compensation;
-- magnitudes are kept as the bits of a float64, whose integer order is the order of the values with NaN
-  above inf: the MAX of floating-point numbers drops NaN in some backends, the MAX of integers cannot.
+- Squares are kept in three bins, each scaled by a power of two (ScaledSum in csrc/core/norm.h), so that a
+  float64 sum over ranks cannot overflow or underflow. Each bin has a rounding compensation.
+- Magnitudes are kept as the bits of a float64. As integers these have the order of the values, with NaN
+  above inf. The MAX of floating-point numbers drops NaN in some backends.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _BIN_ROOTS = (2.0**-600, 1.0, 2.0**600)
 
 
 class Packed(NamedTuple):
-    """Rows of `sums` [R, SUMS] float64 and `keys` [R, KEYS] int64; the last row is of the whole list."""
+    """`sums` float64 [R, SUMS] and `keys` int64 [R, KEYS]. The last row is of the whole list."""
 
     sums: Tensor
     keys: Tensor
@@ -54,7 +54,7 @@ class Packed(NamedTuple):
 
 
 def is_power(norm_type: float) -> bool:
-    """Whether the order needs a reference magnitude beside its sum."""
+    """Whether the sum of this order is relative to a reference magnitude."""
     return norm_type not in (2.0, 1.0, 0.0) and not math.isinf(norm_type)
 
 
@@ -63,7 +63,7 @@ def _smallest_dominates(norm_type: float) -> bool:
 
 
 def encode_reference(reference: Tensor, norm_type: float, present: Tensor) -> Tensor:
-    """The key of a reference magnitude (float64, >= 0 or NaN) that MAX picks the dominant one by."""
+    """Keys whose MAX is that of the dominant reference magnitude (float64, >= 0 or NaN)."""
     bits = reference.contiguous().view(torch.int64)
     ordered = _INF_BITS - bits if _smallest_dominates(norm_type) else bits
     ordered = torch.where(reference.isnan(), _NAN_KEY, ordered)
@@ -71,7 +71,7 @@ def encode_reference(reference: Tensor, norm_type: float, present: Tensor) -> Te
 
 
 def decode_reference(keys: Tensor, norm_type: float) -> Tensor:
-    """The reference magnitude of keys; 0 where there is none."""
+    """The reference magnitudes of keys; 0 where there is none."""
     bits = keys.contiguous()
     if _smallest_dominates(norm_type):
         bits = torch.where(keys > _INF_BITS, keys, _INF_BITS - keys)
@@ -80,7 +80,7 @@ def decode_reference(keys: Tensor, norm_type: float) -> Tensor:
 
 
 def decode_max(packed: Packed) -> Tensor:
-    """The largest magnitude of each row, float64; NaN if there is one."""
+    """The largest magnitude of each row, float64; NaN if an element is NaN."""
     return packed.keys[:, MAX_BITS].clamp(min=0).view(torch.float64)
 
 
@@ -92,12 +92,12 @@ def finish_l2(packed: Packed) -> Tensor:
     """The L2 norm of each row, float64 [R]."""
     roots = _compensated(packed.sums[:, SQ_HI], packed.sums[:, SQ_LO]).sqrt_()
     roots *= torch.tensor(_BIN_ROOTS, dtype=torch.float64, device="cpu").to(roots.device, non_blocking=True)
-    # NaN and inf lie in the last bin; hypot(NaN, x) is NaN for every finite x.
+    # NaN and inf are in the last bin, and hypot(NaN, x) is NaN for every finite x.
     return torch.hypot(torch.hypot(roots[:, 0], roots[:, 1]), roots[:, 2])
 
 
 def finish(packed: Packed, norm_type: float) -> Tensor:
-    """The norm of order `norm_type` of each row, float64 [R]; 0 for a row of nothing."""
+    """The norm of order `norm_type` of each row, float64 [R]; 0 for an empty row."""
     if norm_type == 2.0:
         return finish_l2(packed)
     if norm_type == math.inf:
@@ -112,7 +112,7 @@ def finish(packed: Packed, norm_type: float) -> Tensor:
 
 
 def align(packed: Packed, keys: Tensor, norm_type: float) -> Tensor:
-    """`packed.sums` with the power sums relative to the references of `keys`; see PowerSum."""
+    """`packed.sums` with power sums relative to the references in `keys` (PowerSum in csrc/core/norm.h)."""
     if not is_power(norm_type):
         return packed.sums
     own = decode_reference(packed.keys[:, REF_KEY], norm_type)
@@ -126,7 +126,7 @@ def align(packed: Packed, keys: Tensor, norm_type: float) -> Tensor:
 
 
 def merge(parts: Sequence[Packed], norm_type: float) -> Packed:
-    """Row by row, the combination of several parts that share nothing."""
+    """Combine parts that share no elements, row by row."""
     if len(parts) == 1:
         return parts[0]
     keys = torch.stack([part.keys for part in parts]).amax(dim=0)
@@ -135,7 +135,7 @@ def merge(parts: Sequence[Packed], norm_type: float) -> Packed:
 
 
 def by_group(packed: Packed, groups: Sequence[Sequence[int]], norm_type: float) -> Packed:
-    """One row a group, from the rows of its members: [G, …]."""
+    """One row per group, combined from the rows of its members."""
     device = packed.sums.device
     sums = [packed.sums.new_zeros(0, SUMS)]
     keys = [packed.keys.new_zeros(0, KEYS)]
@@ -151,7 +151,7 @@ def by_group(packed: Packed, groups: Sequence[Sequence[int]], norm_type: float) 
 
 
 def join(parts: Sequence[Packed]) -> Packed:
-    """The rows of all parts, one after the other."""
+    """Concatenate the rows of all parts."""
     return Packed(torch.cat([part.sums for part in parts]), torch.cat([part.keys for part in parts]))
 
 
@@ -164,15 +164,15 @@ def as_measured(
     count_zeros: bool,
     inv_scale: float | Tensor,
 ) -> Measured:
-    """Statistics of packed rows.
+    """The statistics of packed rows.
 
     Args:
-        rows: one a position.
-        totals: one a named group, then that of everything.
-        report: the type that norms are returned in.
+        rows: one per position.
+        totals: one per named group, then one for the whole list.
+        report: the dtype that norms are returned in.
     """
     scale = inv_scale.abs() if isinstance(inv_scale, Tensor) else abs(inv_scale)
-    norm_scale: float | Tensor = 1.0 if norm_type == 0 else scale  # a count of non-zeros stays what it is
+    norm_scale: float | Tensor = 1.0 if norm_type == 0 else scale  # order 0 counts elements
     wide = finish(rows, norm_type) * norm_scale
     norm = wide.to(report)
     whole = finish(totals, norm_type) * norm_scale
@@ -201,7 +201,7 @@ def measure_here(
     names: Sequence[str],
     home: torch.device,
 ) -> Measured:
-    """Statistics of plain gradients with named groups, on one rank; one read."""
+    """The statistics of plain gradients on one rank, with named groups. One read."""
     local = pack(
         grads,
         norm_type,
@@ -218,7 +218,7 @@ def measure_here(
 
 
 def without_repeats(shards: Sequence[Tensor | None], groups: Sequence[Sequence[int]]) -> list[list[int]]:
-    """The groups' positions that count: a shard listed twice, only where it stands first."""
+    """The positions of each group, without those of shards that are listed before."""
     if not groups or _starts_differ(shards):
         return [list(members) for members in groups]
     first: dict[object, int] = {}
@@ -230,7 +230,7 @@ def without_repeats(shards: Sequence[Tensor | None], groups: Sequence[Sequence[i
 
 
 def _starts_differ(shards: Sequence[Tensor | None]) -> bool:
-    """Whether no two start at the same address; then none is listed twice. Quicker than `same_memory`."""
+    """Whether all start at different addresses, so that none is listed twice. Faster than `same_memory`."""
     starts = [
         s.data_ptr() for s in shards if s is not None and type(s) is Tensor and s.layout is torch.strided
     ]
@@ -247,14 +247,17 @@ def pack(
     operation: str = "clip_grad_norm_",
     names: Sequence[str] | None = None,
 ) -> Packed:
-    """Measure local shards (None where this rank counts nothing); one read.
+    """Measure local shards. One read.
 
     Args:
-        device: where the result is wanted, because the ranks' collective runs there.
+        shards: None where this rank counts nothing.
+        device: the device of the result, on which the collective runs.
+        per_tensor: whether to return the rows of the shards too.
+        operation, names: for messages.
 
     Returns:
-        One row a position if `per_tensor`, then the row of the whole list. A shard listed twice
-        repeats its row and counts once in the whole.
+        One row per position if `per_tensor`, then the row of the whole list. A shard listed twice has two
+        equal rows and counts once in the whole.
     """
     if len({s.device for s in shards if s is not None}) <= 1:
         found = C.partials(shards, norm_type, count_zeros, per_tensor, operation, names)
@@ -281,7 +284,7 @@ def _pack_with_torch(
     operation: str = "clip_grad_norm_",
     names: Sequence[str] | None = None,
 ) -> Packed:
-    """The same by torch's operations, for devices without a kernel. No synchronisation."""
+    """`pack` with torch's operations, for devices without a kernel. No synchronisation."""
     nothing = Packed(
         torch.zeros(1, SUMS, dtype=torch.float64, device=device),
         torch.full((1, KEYS), -1, dtype=torch.int64, device=device),
@@ -315,7 +318,7 @@ def _row_of(x: Tensor, norm_type: float) -> Packed:
     """The row of a vector of non-negative numbers."""
     largest = x.amax()
     up, down = (largest > 0) & (largest < 2.0**-400), ~(largest <= 2.0**480)
-    # float64 by construction: torch.where of two Python numbers would be float32.
+    # `ones_like` makes this float64; torch.where of two Python numbers would be float32.
     bin_scale = torch.where(up, 2.0**600, torch.where(down, 2.0**-600, torch.ones_like(largest)))
     scaled = x * bin_scale
     square = scaled.dot(scaled)

@@ -1,8 +1,8 @@
-"""Which elements a rank counts: its own part of every gradient, and replicas once.
+"""Which elements a rank counts.
 
-A DTensor's local shard holds, along each mesh dimension, its own part (Shard, _StridedShard), a
-replica (Replicate) or a term of a sum (Partial). Replicas are counted by the ranks at coordinate 0 of
-that dimension alone. Terms have to be added before anything non-linear can be said about them.
+Along each mesh dimension the local tensor of a DTensor is a part of it (Shard, _StridedShard), a replica
+(Replicate) or a term of a sum (Partial). Parts are counted by every rank, replicas only at coordinate 0 of
+the dimension. Terms are added before they are measured.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from gradkern.distributed.groups import group_device, mesh_device, mesh_groups, 
 
 @dataclass
 class Domain:
-    """Positions of a list whose contributions are added over the same ranks."""
+    """The positions of a list whose contributions are added over the same ranks."""
 
     kind: str
     """"mesh" (DTensors), "group" (plain tensors of a named group) or "local" (plain tensors)."""
     groups: tuple[dist.ProcessGroup, ...]
     device: torch.device
-    """Where the ranks' collective runs; also for gradients that are offloaded to the CPU."""
+    """The device on which the collective runs, also if gradients are offloaded to the CPU."""
     mesh: DeviceMesh | None = None
     positions: list[int] = dataclasses.field(default_factory=list)
 
 
 @dataclass
 class Layout:
-    """How a list of gradients is counted. The domains are in the order of their collectives."""
+    """How a list of gradients is counted. Domains are in the order of their collectives."""
 
     domains: list[Domain]
     single_mesh: DeviceMesh | None
-    """The mesh of all tensors, if they share one and no group is named: the norm is a DTensor then."""
+    """The mesh of all tensors if they share one and no group is given; the norm is then a DTensor."""
     pp_group: dist.ProcessGroup | None
 
 
@@ -54,17 +54,17 @@ def layout_of(
     prefer_world: bool = False,
     in_group: Callable[[int], bool] | None = None,
 ) -> Layout:
-    """Sort positions into domains.
+    """Sort positions into domains. The result is the same on every rank, with or without gradients.
 
     Args:
-        carriers: a tensor a position, the gradient or else the parameter, or None for what takes no
-            part. Every rank has to come to the same domains, whether it has gradients or not.
+        carriers: for each position the gradient, or the parameter if it has none; None for a position that
+            is not counted.
         process_group: ranks that hold different parts of the plain tensors.
         pp_group: ranks that hold different parts of the model (pipeline stages).
         in_group: whether the plain tensor at a position is part of `process_group` (default: all).
     """
     meshes: dict[DeviceMesh, Domain] = {}
-    known: dict[int, Domain] = {}  # hashing a mesh costs a microsecond
+    known: dict[int, Domain] = {}  # by id: hashing a mesh takes a microsecond
     local = Domain("local", (), torch.device("cpu"))
     group = None if process_group is None else Domain("group", (process_group,), group_device(process_group))
     for position, tensor in enumerate(carriers):
@@ -98,7 +98,7 @@ def _mesh_domain(mesh: DeviceMesh, prefer_world: bool) -> Domain:
 
 
 def counts_here(mesh: DeviceMesh, placements: Sequence[Placement]) -> bool:
-    """Whether this rank counts its local shard: no replica of an earlier rank's."""
+    """Whether this rank counts its local shard, which is not a replica of an earlier rank's."""
     coordinate = mesh.get_coordinate()
     if coordinate is None:
         return False
@@ -106,7 +106,7 @@ def counts_here(mesh: DeviceMesh, placements: Sequence[Placement]) -> bool:
 
 
 def local_shard(tensor: Tensor) -> Tensor:
-    """The tensor this rank holds, which in-place operations may write to."""
+    """The tensor that this rank holds, to which in-place operations write."""
     if not isinstance(tensor, DTensor):
         return tensor
     local: Tensor = tensor._local_tensor
@@ -115,15 +115,17 @@ def local_shard(tensor: Tensor) -> Tensor:
 
 
 def resolve_partial(grad: DTensor) -> DTensor:
-    """A Partial gradient, its terms added: each rank gets a slice of the sum where there is a
-    dimension to slice, so that no full tensor is built. A collective over the mesh."""
+    """Add the terms of a Partial gradient. A collective over the mesh.
+
+    Each rank gets a slice of the sum, so that no full tensor is built, unless the gradient is 0-d.
+    """
     return grad.redistribute(placements=_added_placements(grad))
 
 
 def counted_elements(grad: DTensor) -> int:
-    """How many elements this rank counts, once terms are added. No collective.
+    """The number of elements that this rank counts after terms are added. No collective.
 
-    Shards made by hand need not be of the sizes that torch would have given them.
+    The sizes of hand-made shards may differ from those that torch would have chosen.
     """
     placements = _added_placements(grad)
     if not counts_here(grad.device_mesh, placements):
@@ -140,5 +142,5 @@ def _added_placements(grad: DTensor) -> list[Placement]:
 
 
 def written_shards(grads: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """What this rank scales of each gradient: all it holds, replicas too."""
+    """The tensor of each gradient that this rank scales, replicas included."""
     return [None if g is None else local_shard(g) for g in grads]

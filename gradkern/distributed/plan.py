@@ -1,4 +1,4 @@
-"""How the ranks share one list of parameters: worked out once, checked against each step's gradients."""
+"""`RankPlan`: how ranks share a list of parameters, derived once and checked at each step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from gradkern.distributed.placements import Domain, Layout, counts_here, layout_of, local_shard
+from gradkern.distributed.placements import Layout, counts_here, layout_of, local_shard
 from gradkern.distributed.reduce import all_reduce_
 
 if TYPE_CHECKING:
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 
 class RankPlan:
-    """Domains, ownership and the order of rows, from the parameters and their gradients' placements.
+    """Domains, ownership and row order, from the parameters and the placements of their gradients.
 
     Args:
-        params: parameters, or tensors that stand for themselves if `grads` is the same list.
-        grads: a gradient or None for each.
+        params: the parameters, or the same list as `grads`.
+        grads: a gradient or None for each parameter.
         process_group, pp_group, in_group, prefer_world: see `layout_of`.
-        elsewhere: whether another rank counts the parameter at a position; it is scaled here all the same.
+        elsewhere: whether another rank counts the parameter at a position. This rank scales it nevertheless.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class RankPlan:
         prefer_world: bool = False,
         elsewhere: Callable[[int], bool] | None = None,
     ) -> None:
-        # Frozen parameters without gradient take no part; trainable ones do on every rank.
+        # Frozen parameters without a gradient are left out; trainable ones take part on every rank.
         self._carriers = [
             g if g is not None else p if p.requires_grad else None for p, g in zip(params, grads)
         ]
@@ -54,14 +54,14 @@ class RankPlan:
         self._ownership()
         if elsewhere is not None:
             self.counted = [c and not elsewhere(i) for i, c in enumerate(self.counted)]
-        self._carriers = []  # gradients are not ours to keep
+        self._carriers = []  # do not keep gradients alive
         order = [i for d in self.layout.domains for i in d.positions]
         self.missing = [i for i, c in enumerate(self._seen) if c is None]
         place = sorted(range(len(self._seen)), key=[*order, *self.missing].__getitem__)
         self.place = None if place == list(range(len(place))) else torch.tensor(place, device="cpu")
 
     def _ownership(self) -> None:
-        """Which positions this rank counts, and which are to be added over ranks first."""
+        """Find the positions that this rank counts, and the Partial ones."""
         verdicts: dict[Any, tuple[bool, bool]] = {}
         for position, tensor in enumerate(self._carriers):
             if not isinstance(tensor, DTensor):
@@ -77,7 +77,7 @@ class RankPlan:
                 self.partial.append(position)
 
     def held(self, params: Sequence[Tensor], grads: Sequence[Tensor | None]) -> list[Tensor | None] | None:
-        """What this rank holds of each gradient, or None if the plan no longer fits."""
+        """The tensor that this rank holds of each gradient; None if the plan no longer fits."""
         if len(params) != len(self._seen):
             return None
         local: list[Tensor | None] = []
@@ -113,11 +113,11 @@ class RankPlan:
         norm_type: float,
         group_of: Mapping[int, str],
     ) -> None:
-        """Make sure that all ranks of every mesh have the same rows, in the same named groups. A collective
-        over each mesh.
+        """Check that all ranks of every mesh have the same rows in the same named groups. A collective over
+        each mesh.
 
         Raises:
-            ValueError: they have not; on every rank of the mesh.
+            ValueError: they differ. Raised on every rank of the mesh.
         """
         for domain in self.layout.domains:
             if domain.mesh is None or not domain.groups:
@@ -159,6 +159,3 @@ def _disagreement(operation: str, mesh: DeviceMesh, names: Sequence[str]) -> str
         f"and the same norm_type and groups on every rank of the mesh {describe_mesh(mesh)}, got different "
         f"ones; this rank has {len(names)}: {shown}"
     )
-
-
-__all__ = ["Domain", "RankPlan", "describe_mesh"]

@@ -1,7 +1,7 @@
-"""Collectives: how the packed rows of all ranks of a group become one.
+"""Reduce packed rows over the ranks of a group.
 
-Every shape is fixed by the order of the norm, the number of rows and the size of the group, never by
-what a rank holds, so that ranks without gradients, or with empty shards, take part all the same.
+Every shape depends only on the order of the norm, the number of rows and the size of the group. Ranks
+without gradients or with empty shards therefore take part like all others.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from gradkern.distributed.packed import (
 
 
 def _all_reduce(tensor: Tensor, operation: str, group: dist.ProcessGroup) -> Tensor:
-    """By torch's functional operator, which its tools for counting communication know."""
+    """All-reduce with torch's functional operator, which its communication debugging tools see."""
     operators = torch.ops._c10d_functional
     return operators.wait_tensor(operators.all_reduce(tensor.contiguous(), operation, group.group_name))
 
 
 def all_reduce_(tensor: Tensor, operation: dist.ReduceOp.RedOpType, group: dist.ProcessGroup) -> None:
-    """In place, and at less cost on the host."""
+    """All-reduce in place, which costs less on the host."""
     dist.all_reduce(tensor, op=operation, group=group)
 
 
 def reduce_total(packed: Packed, groups: Sequence[dist.ProcessGroup], norm_type: float) -> Packed:
-    """The total row over all ranks of the groups: one small all-reduce a group.
+    """Reduce the total row over the ranks of all groups: one small all-reduce per group.
 
-    SUM for orders 2, 1 and 0 (88 bytes), MAX for the infinite orders (16 bytes). Of the result only
-    what `finish` needs for this order is valid. Other orders need the dominant magnitude and the
-    sums relative to it: each rank puts its own into a slot of one SUM (16 bytes a rank).
+    This is a SUM for orders 2, 1 and 0 (88 bytes) and a MAX for the infinite orders (16 bytes). Other orders
+    need the dominant magnitude and sums relative to it: each rank puts its own into a slot of one SUM
+    (16 bytes per rank). Only the columns that `finish` reads for this order are valid in the result.
     """
     for group in groups:
         if is_power(norm_type):
@@ -71,10 +71,10 @@ def _reduce_power(packed: Packed, group: dist.ProcessGroup, norm_type: float) ->
 
 
 def reduce_rows(packed: Packed, groups: Sequence[dist.ProcessGroup], norm_type: float) -> Packed:
-    """Every row over all ranks of the groups: two all-reduces a group, a MAX and a SUM."""
+    """Reduce every row over the ranks of all groups: a MAX and a SUM per group."""
     for group in groups:
         keys = packed.keys.clone()
-        if is_power(norm_type):  # the sums are relative to a magnitude that has to be known first
+        if is_power(norm_type):  # the sums are relative to the magnitude that MAX finds
             all_reduce_(keys, dist.ReduceOp.MAX, group)
             sums = align(packed, keys, norm_type)
             all_reduce_(sums, dist.ReduceOp.SUM, group)

@@ -11,6 +11,7 @@ from gradkern.history import format
 from gradkern.history.named import NameLists, pack, pack_groups
 from gradkern.history.pyramid import Bucket
 from gradkern.history.rows import (
+    EXTENDABLE,
     AmendmentRow,
     EventRow,
     FactsRow,
@@ -33,9 +34,8 @@ _INSERT = {
     "facts": "INSERT OR REPLACE INTO facts VALUES (?,?)",
     "amendments": "INSERT INTO amendments (seq, names, data) VALUES (?,?,?)",
 }
-#: Searches the latest events only; one that is extended is recent.
 _EXTEND = (
-    "UPDATE events SET data = ? WHERE id > (SELECT max(id) - 1000 FROM events) "
+    f"UPDATE events SET data = ? WHERE id > (SELECT max(id) - {EXTENDABLE} FROM events) "
     "AND step = ? AND kind = ? AND time = ?"
 )
 

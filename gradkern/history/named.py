@@ -20,6 +20,8 @@ F64 = NDArray[np.float64]
 MOST_NAMES = 4096
 #: The entry of `amendments` that is the step's loss.
 LOSS = "loss"
+#: Prefix of extra numbers that are gradient norms over the time steps of a sequence: "…<module>/<position>".
+OVER_TIME = "gradient_over_time/"
 
 
 def loss_of(part: str) -> str:

@@ -14,6 +14,7 @@ from gradkern.history import format
 from gradkern.history.format import HistoryError
 from gradkern.history.named import F64, LOSS, GroupColumns, read_named
 from gradkern.history.reader import names_file
+from gradkern.history.rows import EXTENDABLE
 from gradkern.history.step_numbers import StepNumbers
 
 
@@ -28,6 +29,12 @@ class Event:
     """Details, as JSON values. If it stands for several, their "count" and the "last_step"."""
     time: float = 0.0
     """When it was noted, in seconds since 1970."""
+
+    @property
+    def count(self) -> int:
+        """How often it happened: more than once for an event that stands for several."""
+        count = self.data.get("count") if "last_step" in self.data else 1
+        return count if isinstance(count, int) and count > 0 else 1
 
 
 class Noted(StepNumbers):
@@ -98,13 +105,14 @@ class Noted(StepNumbers):
         return list(self._cache["events"])
 
     def _read_events(self) -> list[tuple[int, int, int, Event]]:
-        """(id, branch, step, event) of every one; those read before are not read again."""
+        """(id, branch, step, event) of each event. Reads new ones, and those that may have been extended."""
         known: list[tuple[int, int, int, Event]] = self._kept.setdefault("events", [])
+        last = known[-1][0] - EXTENDABLE if known else -1
+        while known and known[-1][0] > last:
+            known.pop()
         new = []
         query = "SELECT id, branch, step, time, kind, data FROM events WHERE id > ? ORDER BY id"
-        for number, branch, step, time, kind, text in self._db.execute(
-            query, (known[-1][0] if known else -1,)
-        ):
+        for number, branch, step, time, kind, text in self._db.execute(query, (last,)):
             data = format.read_json(text, f"event of step {step!r}")
             if not isinstance(data, dict) or not isinstance(kind, str):
                 raise HistoryError(

@@ -15,6 +15,10 @@ from gradkern.history.layout import Layout
 Floats = NDArray[np.floating[Any]]
 
 
+#: Only so many of the latest events can be extended (`EventRow.extends`): nobody searches all of them.
+EXTENDABLE = 1000
+
+
 class GroupValues(NamedTuple):
     """Statistics of a named group of parameters at one step; NaN where not known."""
 

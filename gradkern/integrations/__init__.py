@@ -1,1 +1,1 @@
-"""Where gradkern meets code that is not its own: torch's functions, training frameworks."""
+"""Integrations with torch's clipping functions and with training frameworks."""

@@ -1,6 +1,6 @@
-"""Where somebody else's clip meets a monitor: torch's clipping functions that hand on what they measured.
+"""Replacements for torch's clipping functions that also report each clip to the attached monitors.
 
-The functions take torch's arguments, and torchtitan's ``pp_mesh=`` and ``ep_enabled=``.
+They take torch's arguments, and torchtitan's ``pp_mesh=`` and ``ep_enabled=``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Parameters = Tensor | Iterable[Tensor]
 
 
 class _Attached:
-    """A monitor, and which parameters are its own."""
+    """A monitor and the ids of its parameters."""
 
     def __init__(self, monitor: GradMonitor, when: Callable[[], bool] | None) -> None:
         self.monitor, self.when = monitor, when
@@ -47,7 +47,7 @@ _open_for: Callable[[Sequence[Tensor]], GradMonitor] | None = None
 
 
 def attach(monitor: GradMonitor, when: Callable[[], bool] | None = None) -> None:
-    """Hand the clips of a monitor's parameters to it, until it is closed or detached. Idempotent."""
+    """Report the clips of a monitor's parameters to it until it is closed or detached. Idempotent."""
     if not isinstance(monitor, GradMonitor):
         raise TypeError(f"[patch_torch] monitor: expected a GradMonitor, got {type(monitor).__name__}")
     with _lock:
@@ -56,7 +56,7 @@ def attach(monitor: GradMonitor, when: Callable[[], bool] | None = None) -> None
 
 
 def detach(monitor: GradMonitor) -> None:
-    """Hand nothing to a monitor any more."""
+    """Stop reporting to a monitor."""
     with _lock:
         _attached[:] = _others(monitor)
 
@@ -66,20 +66,20 @@ def _others(monitor: GradMonitor) -> list[_Attached]:
 
 
 def detach_all() -> None:
-    """Hand nothing to any monitor."""
+    """Stop reporting to all monitors."""
     with _lock:
         _attached.clear()
         on_unknown(None)
 
 
 def on_unknown(open_for: Callable[[Sequence[Tensor]], GradMonitor] | None) -> None:
-    """Make a monitor with `open_for` where parameters are clipped that no attached monitor has."""
+    """Call `open_for` for a new monitor when parameters are clipped that no attached monitor has."""
     global _open_for
     _open_for = open_for
 
 
 def is_attached(monitor: GradMonitor) -> bool:
-    """Whether a monitor gets the clips of its parameters."""
+    """Whether the clips of a monitor's parameters are reported to it."""
     return any(entry.monitor is monitor for entry in _attached)
 
 
@@ -96,8 +96,8 @@ def clip_grad_norm_(
     """`gradkern.clip_grad_norm_`, recorded by the attached monitors of these parameters.
 
     Args:
-        pp_mesh: torchtitan's mesh of pipeline stages: a `pp_group`.
-        ep_enabled: torchtitan's; nothing depends on it, as expert-parallel parameters are DTensors.
+        pp_mesh: torchtitan's mesh of pipeline stages; its group becomes `pp_group`.
+        ep_enabled: accepted for torchtitan and ignored: the parameters of experts are DTensors.
     """
     if pp_mesh is not None:
         groups.setdefault("pp_group", pp_mesh.get_group())
@@ -143,12 +143,12 @@ get_total_norm = functional.get_total_norm
 
 
 def hand_on(params: Sequence[Tensor], stats: GradStats) -> None:
-    """Give the statistics of these parameters to the attached monitors that they belong to."""
+    """Report statistics of these parameters to the attached monitors that have them."""
     _hand_on(_owners(params), params, stats)
 
 
 def _owners(params: Sequence[Tensor]) -> list[tuple[GradMonitor, frozenset[int]]]:
-    """The attached monitors that one of these parameters belongs to."""
+    """The attached monitors that have at least one of these parameters."""
     if not (_attached or _open_for) or torch.compiler.is_compiling():
         return []
     found = _known(params)
@@ -198,7 +198,7 @@ def _hand_on(
 
 
 def _of_rows(stats: GradStats, rows: list[int]) -> GradStats:
-    """Some rows; totals stay those of the clip, which the limit is for."""
+    """Some of the rows. Totals stay those of the whole clip, since the limit applies to them."""
     index = torch.tensor(rows, device=stats.norm.device)
 
     def chosen(values: Sequence[Any]) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""What the callbacks of the frameworks share: a monitor for the length of a training run."""
+"""Shared by the callbacks: a monitor that is open while a framework trains."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gradkern.params.names import NamedParameters
 
 
 class TrainingMonitor:
-    """A `GradMonitor` that is open while a framework trains, with `torch.nn.utils` patched for it.
+    """A `GradMonitor` that is open, with `torch.nn.utils` patched, from `start` to `stop`.
 
     Args:
         run_dir, options: those of `GradMonitor`.
@@ -27,7 +27,7 @@ class TrainingMonitor:
     def start(
         self, model: NamedParameters, optimizer: Any, default_dir: str | os.PathLike[str] | None = None
     ) -> GradMonitor:
-        """Build the monitor and patch torch. A run that was not ended is ended first."""
+        """Build the monitor and patch torch. A run that is still open is closed first."""
         self.stop()
         run_dir = default_dir if self.run_dir is None else self.run_dir
         monitor = GradMonitor(model, optimizer, run_dir, **self._options)
@@ -41,18 +41,18 @@ class TrainingMonitor:
 
     @property
     def monitor(self) -> GradMonitor:
-        """The monitor of the run under way.
+        """The monitor of the current run.
 
         Raises:
-            RuntimeError: no run is under way.
+            RuntimeError: training has not started, or has ended.
         """
         if self._open is None:
-            raise RuntimeError("[GradkernCallback] monitor: there is one only while training")
+            raise RuntimeError("[GradkernCallback] monitor: exists only during training")
         return self._open
 
     @property
     def running(self) -> bool:
-        """Whether a run is under way."""
+        """Whether a run is open."""
         return self._open is not None
 
     def stop(self) -> None:
@@ -69,7 +69,7 @@ class TrainingMonitor:
         return dict(self._state or {})
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Continue from a checkpoint, now or when training starts."""
+        """Continue from a checkpoint: now, or when training starts."""
         if not state:
             return
         if self._open is not None:

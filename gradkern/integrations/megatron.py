@@ -1,4 +1,4 @@
-"""Megatron-core's gradient norm and scaling by gradkern's kernels.
+"""Gradient norm and scaling in Megatron-core with gradkern's kernels.
 
 Megatron-core takes its multi-tensor functions from Transformer Engine or Apex, or falls back to loops over
 tensors. `patch_megatron` gives it gradkern's, with the same signatures: ``multi_tensor_applier``,
@@ -12,7 +12,7 @@ from typing import Any
 
 from gradkern import compat
 
-#: Where megatron.core keeps the functions, and under which names.
+#: Modules of megatron.core that hold the functions, and their names there.
 _PLACES: tuple[tuple[str, dict[str, Any]], ...] = (
     (
         "megatron.core.optimizer.clip_grads",
@@ -35,14 +35,14 @@ _originals: dict[tuple[str, str], Any] = {}
 
 
 def patch_megatron() -> list[str]:
-    """Let megatron.core measure and scale gradients with gradkern. Idempotent.
+    """Make megatron.core measure and scale gradients with gradkern. Idempotent.
 
     Returns:
-        The names that were replaced.
+        The replaced names.
 
     Raises:
         ImportError: megatron.core is not installed.
-        AttributeError: this version of megatron.core has no such name; nothing is replaced.
+        AttributeError: this version of megatron.core lacks one of the names. Nothing is replaced.
     """
     found = [
         (importlib.import_module(module), name, new)
@@ -62,7 +62,7 @@ def patch_megatron() -> list[str]:
 
 
 def unpatch_megatron() -> None:
-    """Put megatron.core's own functions back."""
+    """Restore megatron.core's own functions."""
     for (module, name), original in _originals.items():
         setattr(importlib.import_module(module), name, original)
     _originals.clear()

@@ -1,4 +1,4 @@
-"""What `gradkern run` does inside the program it runs: the patch, and monitors for the models it clips."""
+"""What `gradkern run` does inside the program: patch torch, and open a monitor for each model it clips."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gradkern.monitor import GradMonitor
 
 
 def start(run_dir: str | os.PathLike[str] | None) -> None:
-    """Patch torch; with `run_dir`, record the clips of each model there from its first clip on."""
+    """Patch torch. With `run_dir`, record each model there from its first clip on."""
     patch = patch_torch()
     if not run_dir:
         return
@@ -32,14 +32,14 @@ def start(run_dir: str | os.PathLike[str] | None) -> None:
 
 
 class _Monitors:
-    """The monitors of a program that knows of none."""
+    """The monitors of a program that has none of its own."""
 
     def __init__(self, run_dir: Path) -> None:
         self._run_dir = run_dir
         self._monitors: list[GradMonitor] = []
 
     def open_for(self, params: Sequence[Tensor]) -> GradMonitor:
-        """A monitor for parameters that are clipped for the first time."""
+        """Open a monitor for parameters that are clipped for the first time."""
         model = model_of(params)
         number = len(self._monitors) + 1
         folder = self._run_dir if number == 1 else self._run_dir / f"model{number}"
@@ -51,7 +51,7 @@ class _Monitors:
         return monitor
 
     def report(self, older: list[str]) -> None:
-        """Say what was recorded, at the end of the program."""
+        """Print what was recorded, at the end of the program."""
         for monitor in self._monitors:
             monitor.close()
             if monitor.records:
@@ -61,8 +61,8 @@ class _Monitors:
 
 
 def model_of(params: Sequence[Tensor]) -> nn.Module | None:
-    """The module with most of these parameters, and of several the one with fewest others. None if no module
-    has any. Looks at all objects there are."""
+    """The module that has most of these parameters; of several, the one with the fewest others. None if no
+    module has any. Walks all objects that the garbage collector knows."""
     wanted = {id(p) for p in params}
     best, best_key = None, (0, 0, 0)
     for module in gc.get_objects():
@@ -78,12 +78,13 @@ def model_of(params: Sequence[Tensor]) -> nn.Module | None:
 
 
 def optimizers_of(params: Sequence[Tensor]) -> list[torch.optim.Optimizer]:
-    """The optimizers of these parameters."""
-    wanted = {id(p) for p in params}
-    return [
-        found
-        for found in gc.get_objects()
-        if isinstance(found, torch.optim.Optimizer)
-        and "_optimizer_step_pre_hooks" in vars(found)  # wrappers are optimizers by class only
-        and any(id(p) in wanted for group in found.param_groups for p in group["params"])
-    ]
+    """The optimizers of these parameters, in the order of the first parameter of each."""
+    rows = {id(p): row for row, p in enumerate(params)}
+    found: list[tuple[int, torch.optim.Optimizer]] = []
+    for one in gc.get_objects():
+        # Wrappers are optimizers by class only.
+        if isinstance(one, torch.optim.Optimizer) and "_optimizer_step_pre_hooks" in vars(one):
+            owned = [rows[id(p)] for group in one.param_groups for p in group["params"] if id(p) in rows]
+            if owned:
+                found.append((min(owned), one))
+    return [one for _, one in sorted(found, key=lambda entry: entry[0])]

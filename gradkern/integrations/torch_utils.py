@@ -1,4 +1,4 @@
-"""Route `torch.nn.utils`' clipping functions through gradkern, for loops one does not own.
+"""Route `torch.nn.utils`' clipping functions through gradkern, for loops that you do not write yourself.
 
 Reached are callers that look the functions up when they call them (Lightning, Accelerate and the Hugging
 Face Trainer, timm, torchtitan, most training scripts), and a `clip_grad_norm_` that was imported before by
@@ -37,7 +37,7 @@ _lock = threading.RLock()
 
 
 class Patch:
-    """What `patch_torch` has done."""
+    """What `patch_torch` replaced."""
 
     @property
     def replaced(self) -> list[str]:
@@ -69,10 +69,10 @@ def patch_torch(monitor: GradMonitor | None = None, *, when: Callable[[], bool] 
             with the limit, from the read that clips. The step is recorded when the monitor's optimizers step,
             when a parameter is clipped again, or by ``monitor.record(loss=loss)``. Several monitors can be
             given, one a call; each gets the clips of its own parameters.
-        when: asked at each clip whether the monitor is to have it; default: always.
+        when: called at each clip; the clip is recorded only if it returns True. Default: always.
 
     Returns:
-        What was replaced, and which modules hold older names.
+        A `Patch`: what was replaced, and which modules still hold torch's own functions.
 
     Example:
         >>> monitor = gradkern.GradMonitor(model, optimizer, "runs/first")
@@ -96,7 +96,7 @@ def patch_torch(monitor: GradMonitor | None = None, *, when: Callable[[], bool] 
 
 
 def unpatch_torch() -> None:
-    """Put torch's own functions back, and let go of all monitors."""
+    """Restore torch's own functions, and detach all monitors."""
     with _lock:
         bridge.detach_all()
         for module, name, _ in _ROUTES:
@@ -109,7 +109,7 @@ def unpatch_torch() -> None:
 def patched_torch(
     monitor: GradMonitor | None = None, *, when: Callable[[], bool] | None = None
 ) -> Iterator[Patch]:
-    """`patch_torch` for the length of a with-block; leaves an outer patch as it is."""
+    """`patch_torch` for a with-block. An outer patch stays in place."""
     with _lock:
         already = bool(_originals)
         attached = monitor is not None and bridge.is_attached(monitor)

@@ -15,7 +15,7 @@ from gradkern.integrations import bridge
 from gradkern.monitor import GradMonitor
 
 if TYPE_CHECKING:
-    from torch.distributed import DeviceMesh
+    from torch.distributed.device_mesh import DeviceMesh
 
 
 def clip_grad_norm_(

@@ -55,8 +55,9 @@ class GradkernCallback(transformers.TrainerCallback):  # type: ignore[misc]
         elif not self._warned:
             self._warned = True
             warn(
-                "[GradkernCallback] nothing is recorded: this Trainer does not clip with torch.nn.utils "
-                "(DeepSpeed and FSDP1 clip by themselves)"
+                "[GradkernCallback] nothing is recorded: this Trainer does not clip with torch.nn.utils, as "
+                "DeepSpeed and FSDP1 clip by themselves. For DeepSpeed use monitored(engine) of "
+                "gradkern.integrations.deepspeed"
             )
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:

@@ -1,1 +1,1 @@
-"""The compiled extension, torch's own operations as its fallback, and scaling."""
+"""The compiled extension, its fallback in torch's operations, and scaling."""

@@ -1,8 +1,8 @@
-"""`C`: the compiled extension, or what stands in for it.
+"""`C`: the compiled extension or its substitute.
 
-Every function of `gradkern._C` returns None (or False) for a list that it does not take; callers then go
-on to ranks or to torch's operations. `C` declines everything under ``GRADKERN_DISABLE=1``, and where no
-extension fits the installed torch. Under ``GRADKERN_VERIFY=1`` it compares each result with float64.
+Every function of `gradkern._C` returns None (or False) for a list that it does not support; callers then
+use the ranks' functions or torch's operations. `C` is a `NullBackend` under ``GRADKERN_DISABLE=1`` and if no
+extension fits the installed torch. Under ``GRADKERN_VERIFY=1`` each result is compared with float64.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from gradkern.kernels.verify import Verified
 
 
 class NullBackend:
-    """Has the functions of `gradkern._C` and declines every list."""
+    """Has the functions of `gradkern._C` and supports no list."""
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         if name.startswith("__"):
@@ -25,7 +25,7 @@ class NullBackend:
 
     @staticmethod
     def dicts_unchanged(owners: Sequence[tuple[dict[str, Any], tuple[Any, ...]]]) -> bool:
-        """Whether every dict still holds the very same objects."""
+        """Whether every dict still holds the same objects."""
         return all(
             list(map(id, chain.from_iterable(owner.items()))) == list(map(id, before))
             for owner, before in owners

@@ -1,4 +1,4 @@
-"""Finding DTensors without importing torch.distributed.tensor, which most programs never need."""
+"""Recognise DTensors without importing torch.distributed.tensor, which most programs never need."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import Tensor
 
 
 def is_dtensor(tensor: Any) -> bool:
-    # A program that never imported torch.distributed.tensor has no DTensor.
+    # Without this import there are no DTensors in the program.
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(tensor, module.DTensor)
 
 
 def is_distributed(tensors: Sequence[Tensor]) -> bool:
-    """Whether a tensor, or the gradient of one, is a DTensor."""
+    """Whether a tensor or its gradient is a DTensor."""
     module = sys.modules.get("torch.distributed.tensor")
     if module is None:
         return False
@@ -25,6 +25,6 @@ def is_distributed(tensors: Sequence[Tensor]) -> bool:
 
 
 def gathered(tensor: Any) -> Tensor:
-    """The whole tensor of a DTensor; any other tensor as it is."""
+    """The full tensor of a DTensor (a collective); any other tensor itself."""
     whole: Tensor = tensor.detach().full_tensor() if is_dtensor(tensor) else tensor
     return whole

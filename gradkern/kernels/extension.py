@@ -1,7 +1,7 @@
 """Chooses the compiled binding for the installed torch and loads it.
 
-An installation holds one binding for each minor version of torch it was built for, called
-``_C.torch-2.13.<suffix>``. If none fits, calls go to torch's own operations, with one notice.
+An installation has one binding for each minor version of torch that it was built for, named
+``_C.torch-2.13.<suffix>``. If none fits, calls use torch's own operations, with one warning.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from gradkern.version import __version__
 
 REBUILD = "pip install --force-reinstall --no-deps PATH_TO_CHECKOUT (or there: make -B build)"
 
-#: `GRADKERN_DISABLE=1` sends every call to torch's own operations.
+#: `GRADKERN_DISABLE=1`: every call uses torch's own operations.
 DISABLED = os.environ.get("GRADKERN_DISABLE", "0") not in ("", "0")
 
-#: `GRADKERN_VERIFY=1` compares every call with float64.
+#: `GRADKERN_VERIFY=1`: the result of every call is compared with float64.
 VERIFY = os.environ.get("GRADKERN_VERIFY", "0") not in ("", "0")
 
 _PACKAGE = Path(__file__).resolve().parent.parent
@@ -63,7 +63,7 @@ def load(version: str) -> tuple[ModuleType | None, str]:
     return module, ""
 
 
-#: The compiled module, or None; `REASON` then says why.
+#: The compiled module, or None with the reason in `REASON`.
 EXTENSION, REASON = load(torch.__version__)
 
 if EXTENSION is None and not DISABLED:

@@ -1,4 +1,4 @@
-"""Kinds of gradients that torch's own operations do not take: errors that name the gradient."""
+"""Errors that name the gradient which torch's own operations do not support."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-#: Types that torch's operations take on every device.
+#: The dtypes that torch's operations support on every device.
 _USUAL = frozenset({torch.float32, torch.bfloat16, torch.float16, torch.float64})
 _BUILTIN = (NotImplementedError, RuntimeError, TypeError, ValueError)
 
@@ -21,7 +21,7 @@ def place(operation: str, what: str, index: int, names: Sequence[str] | None = N
 def check_readable(where: str, grad: Tensor) -> None:
     """
     Raises:
-        TypeError: the gradient has no values, or its values are no floating-point or complex numbers.
+        TypeError: the gradient is a meta tensor, or neither floating-point nor complex.
     """
     if type(grad) is Tensor and grad.is_meta:
         raise TypeError(f"{where}: expected a gradient with data, got a meta tensor")
@@ -33,7 +33,7 @@ def check_writable(operation: str, grads: Sequence[Tensor | None], write: Callab
     """Try an in-place operation on copies of the unusual gradients, before any gradient is changed.
 
     Raises:
-        TypeError, RuntimeError: torch does not have the operation for one of them, or it is expanded.
+        TypeError, RuntimeError: torch does not support the operation for one of them, or it is expanded.
     """
     for index, grad in enumerate(grads):
         if grad is None:
@@ -50,7 +50,7 @@ def check_writable(operation: str, grads: Sequence[Tensor | None], write: Callab
 
 @contextlib.contextmanager
 def naming(where: str, grad: Tensor) -> Iterator[None]:
-    """Errors of torch about `grad` say which gradient it is."""
+    """Name the gradient in errors that torch raises about it."""
     try:
         yield
     except (RuntimeError, TypeError) as error:  # NotImplementedError is a RuntimeError
@@ -59,7 +59,7 @@ def naming(where: str, grad: Tensor) -> Iterator[None]:
         kind = next(k for k in _BUILTIN if isinstance(error, k))
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise kind(
-            f"{where}: torch's operations do not take this gradient ({type(grad).__name__}, {grad.dtype}, "
+            f"{where}: torch's operations do not support this gradient ({type(grad).__name__}, {grad.dtype}, "
             f"{grad.layout}): {reason}. Convert it to a dense floating-point tensor, or leave it out"
         ) from error
 
@@ -68,7 +68,7 @@ def naming(where: str, grad: Tensor) -> Iterator[None]:
 def naming_one_of(
     operation: str, what: str, grads: Sequence[Tensor | None], read: Callable[[Tensor], object]
 ) -> Iterator[None]:
-    """Errors of torch about a whole list say which gradient it is: the first that `read` fails for."""
+    """Name the gradient in errors that torch raises about a list: the first for which `read` fails."""
     try:
         yield
     except (RuntimeError, TypeError):
@@ -76,7 +76,7 @@ def naming_one_of(
             if grad is not None and _is_unusual(grad):
                 with naming(place(operation, what, index), grad):
                     read(grad)
-                if grad.is_meta:  # beside others that have values
+                if grad.is_meta:  # in a list with tensors that have data
                     check_readable(place(operation, what, index), grad)
         raise
 

@@ -1,6 +1,6 @@
-"""One step of an adaptive policy: in one call of the extension, else on the host.
+"""One step of an adaptive policy: one call of the extension, or Python on the host.
 
-Formulas, constants, states and results are those of csrc/core/policies.h.
+The formulas, constants, states and results are documented in csrc/core/policies.h.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from gradkern.kernels.backend import C
 def policy_step(
     kind: str, total: Tensor, state: Tensor, constants: Sequence[float], norms: Tensor | None = None
 ) -> Tensor:
-    """What the policy decides, float64; `state` moves on by a step, in place.
+    """Take one step: decide, and update `state` in place.
 
     Args:
         kind: "autoclip", "zclip", "skip_outliers" or "adagc".
-        total: 0-d norm of everything. Where it is not finite it enters no state and limits nothing.
-        state: float64, on the device of `total`; zeros are a fresh one.
-        norms: for "adagc": [N], one a row.
+        total: 0-d: the total norm. If it is not finite, the state is not updated and nothing is limited.
+        state: float64, on the device of `total`. A new state is all zeros.
+        norms: [N]: the norm of each row, for "adagc".
 
     Returns:
-        (factor, skip, threshold); for "adagc" N factors, N thresholds, and skip.
+        float64: (factor, skip, threshold); for "adagc" N factors, N thresholds and skip.
 
     Notes:
         Synchronises only on devices without a kernel.

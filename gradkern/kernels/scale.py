@@ -1,4 +1,4 @@
-"""Scaling gradients by factors that may live on a device."""
+"""Scale gradients by factors that may be on a device."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from gradkern.kernels.torch_ops import overlapping, same_memory, unexpanded, wid
 
 
 def coefficient(total: Tensor, max_norm: float | Tensor) -> Tensor:
-    """The factor of csrc/core/clip.h with tensors: of `total`'s shape and device.
+    """The factor to clip by (csrc/core/clip.h), with the shape and device of `total`.
 
-    ``max_norm / (total + 1e-6)`` where that is below 1, or NaN; else 1. A negative `total` is no norm, and
-    gives 1.
+    ``max_norm / (total + 1e-6)`` where that is below 1 or NaN, else 1. A negative `total`, which cannot be a
+    norm, gives 1.
     """
     wide = widest(total)
-    # A tensor divided: a number divided by a tensor would be rounded twice.
+    # Divide tensors: torch rounds a Python number to the tensor's dtype before it divides.
     limit = torch.ones((), dtype=wide, device=total.device) * max_norm
     ratio = limit / (total.to(wide) + 1e-6)
     return ratio.masked_fill((ratio >= 1) | (total < 0) | limit.isposinf(), 1.0)
 
 
 def is_one(factor: Tensor) -> bool:
-    """Whether nothing is to be written, where that is known without a synchronisation."""
+    """Whether all factors are 1. False if that cannot be known without a synchronisation."""
     return factor.is_cpu and bool((factor == 1.0).all())
 
 
@@ -36,18 +36,17 @@ def scale_(
     factor: Tensor,
     zero: Tensor | None = None,
 ) -> None:
-    """Multiply every shard by its factor in place; a factor of 1 writes nothing on a CPU.
+    """Multiply every shard by its factor, in place. On a CPU a factor of 1 writes nothing.
 
     Args:
-        grads: the gradients, whose version counters are bumped where a shard is not the gradient
-            itself.
-        shards: what is written to (a DTensor's local tensor); entries that are None are skipped. An entry
-            listed twice is scaled once, by the first of its factors.
-        factor: float64, 0-d for all or [N].
-        zero: 0-d bool; where it holds every shard is set to zero instead (0 * NaN would be NaN).
+        grads: the gradients. Their version counters are bumped if the shard is another tensor.
+        shards: the tensors to write to (the local tensor of a DTensor). None is skipped. A tensor listed
+            twice is scaled once, by the first of its factors.
+        factor: float64: 0-d for all shards, or [N].
+        zero: 0-d bool: set all shards to zero instead if it is true (0 * NaN would be NaN).
 
     Notes:
-        A list that is all on the factor's device is scaled without a synchronisation.
+        No synchronisation if all shards are on the factor's device.
     """
     if zero is not None and zero.is_cpu:
         zero = zero if bool(zero) else None
@@ -72,7 +71,7 @@ def _scale_on_device(shards: Sequence[Tensor | None], factor: Tensor, zero: Tens
 
 
 def _scale_with_torch(shards: Sequence[Tensor | None], factor: Tensor) -> None:
-    """Each location once: where tensors overlap, the first of their factors holds."""
+    """Each memory location is scaled once. Where tensors overlap, the factor of the first one counts."""
     seen: set[object] = set()
     apart = overlapping(shards)
     results: list[tuple[Tensor, Tensor]] = []
@@ -106,7 +105,7 @@ def _zero_where_(shards: Sequence[Tensor | None], condition: Tensor) -> None:
         if shard is None:
             continue
         values = shard._values() if shard.is_sparse else shard
-        if values.dtype.itemsize == 1:  # masked_fill_ knows no float8, whose zeros are zero bytes
+        if values.dtype.itemsize == 1:  # masked_fill_ does not support float8, in which zero is a zero byte
             values = values.view(torch.uint8)
         with torch.inference_mode() if values.is_inference() else contextlib.nullcontext():
             values.masked_fill_(condition, 0)

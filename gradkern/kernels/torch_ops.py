@@ -1,7 +1,7 @@
-"""torch's own operations, for what no kernel of ours takes.
+"""Clipping and measuring with torch's own operations, for lists that no kernel supports.
 
-Tensor subclasses, dispatch modes, devices without a kernel, lists over several devices, and
-everything under ``GRADKERN_DISABLE=1``.
+These are tensor subclasses, dispatch modes, devices without a kernel, lists on several devices, and all
+lists under ``GRADKERN_DISABLE=1``.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from gradkern.kernels.measured import Measured, decision_norm
 
 
 def _isolated() -> ModuleType:
-    """torch.nn.utils.clip_grad executed once more. Its functions look each other up in their module: in
-    torch's own they would find gradkern's once `gradkern.patch_torch` has put them there."""
+    """A second copy of torch.nn.utils.clip_grad. Its functions look each other up in their module; in torch's
+    own module they would find gradkern's functions after `gradkern.patch_torch`."""
     spec = importlib.util.find_spec("torch.nn.utils.clip_grad")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -59,13 +59,13 @@ def clip_grad_norm_(
 
 
 def _is_inf(total: Tensor) -> bool:
-    # A batched norm (torch.vmap) or a fake one has no value to look at.
+    # A batched norm (torch.vmap) and a fake one have no value.
     has_value = type(total) is Tensor and not torch._C._functorch.is_batchedtensor(total)
     return has_value and not total.is_meta and bool(total.isinf())
 
 
 def _scale_in_double(grads: Sequence[Tensor], factor: Tensor) -> None:
-    """By a factor below float32's normal numbers."""
+    """Scale by a factor that may be too small for float32."""
     for grad in distinct(grads):
         wide = torch.complex128 if grad.is_complex() else torch.float64
         grad.copy_(grad.to(wide) * factor.to(grad.device))
@@ -89,7 +89,7 @@ def get_total_norm(
 def clip_grads_with_norm_(
     parameters: Sequence[Tensor], max_norm: float, total_norm: Tensor, foreach: bool | None = None
 ) -> None:
-    """A negative `total_norm` (its sign is not known to the host) leaves gradients as they are."""
+    """A negative `total_norm`, whose sign the host may not know, leaves the gradients unchanged."""
     warn_of_missing_kernels(parameters)
     if max_norm != float("inf"):
         check_writable("clip_grads_with_norm_", [p.grad for p in parameters], lambda g: g.mul_(1.0))
@@ -100,14 +100,14 @@ def clip_grads_with_norm_(
 
 
 def same_memory(tensor: Tensor) -> object:
-    """Equal for entries that are one gradient: the same tensor, or the same view of the same memory.
+    """A key that is equal for entries that are one gradient: the same tensor or the same view of memory.
 
-    This is the rule for lists in which memory occurs more than once. Such entries count once in a norm.
-    Others count each in full, whether they overlap or not. Either way each location is scaled once.
+    Entries with equal keys count once in a norm. All other entries count in full, even if they overlap. In
+    either case each memory location is scaled once.
     """
     plain = type(tensor) in (Tensor, torch.nn.Parameter) and tensor.layout is torch.strided
     if not plain or tensor.is_nested or torch._C._functorch.is_batchedtensor(tensor):
-        return id(tensor)  # no memory of its own
+        return id(tensor)
     return tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
 
 
@@ -134,7 +134,7 @@ def overlapping(tensors: Sequence[Tensor | None]) -> set[int]:
 
 
 def unexpanded(tensor: Tensor) -> Tensor:
-    """The view of an expanded tensor that has each of its elements once; in-place operations take it."""
+    """A view that has each element of an expanded tensor once, which in-place operations accept."""
     if tensor.layout is torch.strided and not tensor.is_nested:
         for dim, (size, stride) in enumerate(zip(tensor.shape, tensor.stride())):
             if size > 1 and stride == 0:
@@ -143,7 +143,7 @@ def unexpanded(tensor: Tensor) -> Tensor:
 
 
 def distinct(tensors: Sequence[Tensor | None]) -> list[Tensor]:
-    """The tensors that are there and hold something, each gradient once."""
+    """The tensors that are not None and not empty, each gradient once."""
     found: dict[object, Tensor] = {}
     for tensor in tensors:
         if tensor is not None and tensor.numel():
@@ -152,13 +152,13 @@ def distinct(tensors: Sequence[Tensor | None]) -> list[Tensor]:
 
 
 def warn_of_missing_kernels(tensors: Sequence[Tensor]) -> None:
-    """Say once what rebuilds gradkern, where a GPU's gradients go to torch for want of kernels."""
+    """Warn once if gradients on a GPU use torch's operations because gradkern was built without CUDA."""
     global _warned
     if _warned or DISABLED or EXTENSION is None or not any(_lacks_kernels(t) for t in tensors):
         return
     _warned = True
     warn(
-        "gradkern was built without CUDA kernels: gradients on a GPU go to torch's own operations, at their "
+        "gradkern was built without CUDA kernels: gradients on a GPU use torch's own operations, with their "
         f"speed and precision. Build with nvcc: GRADKERN_CUDA=1 {REBUILD}"
     )
 
@@ -167,7 +167,7 @@ _warned = False
 
 
 def _lacks_kernels(tensor: Tensor) -> bool:
-    # As with torch, an entry may be anything that has a gradient.
+    # As in torch, an entry may be any object with a `.grad`.
     carrier = tensor if isinstance(tensor, Tensor) else tensor.grad
     return (
         carrier is not None
@@ -178,18 +178,19 @@ def _lacks_kernels(tensor: Tensor) -> bool:
 
 
 def widest(tensor: Tensor) -> torch.dtype:
-    """The type norms are computed in: float64 wherever the device has it."""
+    """The dtype that norms are computed in: float64, or float32 on devices without it."""
     return torch.float32 if tensor.device.type == "mps" else torch.float64
 
 
 def magnitudes(grad: Tensor) -> Tensor:
-    """|g| of every element, dense, in the widest type."""
+    """The absolute value of every element, dense, in the widest dtype. Of a sparse gradient, of the stored
+    elements."""
     dense = grad.detach()
     if dense.layout == torch.sparse_coo:
         dense = dense.coalesce().values()
     elif dense.layout != torch.strided:
         dense = dense.values()
-    if dense.dtype.itemsize == 1:  # float8 has no abs everywhere
+    if dense.dtype.itemsize == 1:  # not every float8 type has abs
         dense = dense.float()
     if dense.is_complex():
         dense = dense.to(torch.complex128 if widest(dense) is torch.float64 else torch.complex64)
@@ -197,7 +198,7 @@ def magnitudes(grad: Tensor) -> Tensor:
 
 
 def vector_norm(x: Tensor, norm_type: float) -> Tensor:
-    """The norm of non-negative `x`, without overflow or underflow inside; of nothing it is 0."""
+    """The norm of the non-negative `x`, without overflow or underflow; 0 if `x` is empty."""
     if x.numel() == 0:
         return x.new_zeros(())
     if norm_type == 0:
@@ -206,7 +207,7 @@ def vector_norm(x: Tensor, norm_type: float) -> Tensor:
         return x.amax() if norm_type > 0 else x.amin()
     reference = x.amax() if norm_type > 0 else x.amin()
     safe = torch.where((reference > 0) & reference.isfinite(), reference, torch.ones_like(reference))
-    # Not linalg.vector_norm: it adds up one after the other, sum() in cascades.
+    # Not linalg.vector_norm: it adds element by element, whereas sum() adds pairwise.
     return ((x / safe) ** norm_type).sum() ** (1 / norm_type) * safe
 
 
@@ -225,7 +226,7 @@ def measure(
     operation: str,
     names: Sequence[str] | None = None,
 ) -> Measured:
-    """What `gradkern._C.measure` tells, from torch's operations, one tensor at a time."""
+    """`gradkern._C.measure` with torch's operations, one tensor at a time."""
     warn_of_missing_kernels(params)
     grads = [p.grad for p in params]
     present = [g for g in grads if g is not None]
@@ -249,7 +250,7 @@ def measure(
         return torch.stack(found).to(dtype) if found else torch.zeros(0, dtype=dtype, device=device)
 
     factor = abs(inv_scale)
-    norm_factor = 1.0 if norm_type == 0 else factor  # a count of non-zeros stays what it is
+    norm_factor = 1.0 if norm_type == 0 else factor  # order 0 counts elements
     norm = rows(lambda x: vector_norm(x, norm_type), wide)
     total = _total(norm, grads, norm_type) * norm_factor
     rounded = total.to(report)
@@ -266,7 +267,7 @@ def measure(
 
 
 def home(params: Sequence[Tensor], present: Sequence[Tensor]) -> torch.device:
-    """Where results lie: the gradients' device; without gradients the parameters'."""
+    """The device of results: that of the gradients, or of the parameters if there are no gradients."""
     first = next(iter(present), None)
     if first is None:
         first = next(iter(params), None)

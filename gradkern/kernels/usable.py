@@ -1,4 +1,4 @@
-"""What a user is told where the CUDA kernels do not run on a GPU."""
+"""The warning for a GPU on which the CUDA kernels do not run."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from gradkern._util.warning import warn
 
 
 def tell_unusable(device: str, reason: str) -> None:
-    """Warn that torch's own operations serve `device`. The extension calls this once a device."""
+    """Warn that `device` uses torch's own operations. The extension calls this once per device."""
     warn(
         f"gradkern's CUDA kernels do not run on {device}: {reason}. torch's own operations are used there, "
-        "right but slower. For kernels, update the GPU's driver or rebuild with TORCH_CUDA_ARCH_LIST=native "
-        "on this machine."
+        "which are slower. To use the kernels, update the GPU's driver or rebuild on this machine with "
+        "TORCH_CUDA_ARCH_LIST=native."
     )

@@ -1,12 +1,13 @@
-"""`GRADKERN_VERIFY=1`: every call is compared with float64, computed by torch. Slow; for debugging.
+"""`GRADKERN_VERIFY=1`: the result of every call is compared with float64, computed by torch. For debugging.
 
-DTensors are gathered whole for it, on every rank; a call with `process_group=` or `pp_group=` is not
-compared, because no rank could know the others' tensors. Of a Partial gradient only the norm is: its
-elements are sums, and a sum of rounded products is not the rounded product of the sum.
+DTensors are gathered on every rank. A call with `process_group=` or `pp_group=` is not compared, because
+no rank has the others' tensors. Of a Partial gradient only the norm is compared: its elements are sums, and
+a sum of rounded products differs from the rounded product of the sum.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -18,18 +19,18 @@ from gradkern.kernels.dtensors import gathered, is_dtensor
 from gradkern.kernels.measured import Measured
 from gradkern.kernels.torch_ops import distinct, magnitudes, same_memory, vector_norm
 
-#: Relative distance that two correct results can have: two units in the last place of the result's
-#: type, plus what the reference itself may be off by.
+#: The largest relative difference between correct results: two units in the last place of the result's
+#: dtype, plus the error of the reference.
 TOLERANCE = {torch.float32: 2.0**-22, torch.float64: 1e-13}
 
 
 class Verified:
-    """A backend whose results are compared: those of the kernels, or those of all ranks together.
+    """A backend (the extension, or the functions over ranks) whose results are compared.
 
-    Functions that are not here go to the backend as they are.
+    Functions that are not defined here are passed through.
 
     Raises:
-        RuntimeError: by each function, where a result is not what float64 says; tells by how much.
+        RuntimeError: by each function, if a result differs from that of float64; gives both numbers.
     """
 
     def __init__(self, backend: Any) -> None:
@@ -88,6 +89,21 @@ class Verified:
             check_scaled("GradClipper.clip_", before, grads, float(measured.clip_coef), zeroed)
         return columns
 
+    def clip_by_groups(
+        self, params: Sequence[Tensor], groups: Any, norm_type: float, on_nonfinite: str, *options: Any
+    ) -> Any:
+        grads = [p.grad for p in params]
+        before = snapshot(grads)
+        columns = self._backend.clip_by_groups(params, groups, norm_type, on_nonfinite, *options)
+        if columns is not None:
+            own = {f.name for f in dataclasses.fields(Measured)}
+            measured = Measured(**{key: value for key, value in columns.items() if key in own})
+            check_rows("GradClipper.clip_", before, grads, measured, norm_type)
+            zeroed = on_nonfinite == "zero" and bool(measured.bad())
+            factor = float(columns["clip_coef"]) if columns["factor"] is None else columns["factor"]
+            check_scaled("GradClipper.clip_", before, grads, factor, zeroed)
+        return columns
+
     def scale_(self, grads: Sequence[Tensor | None], factor: Tensor, *zeroing: Tensor | None) -> bool:
         zero = zeroing[0] if zeroing else None
         before = snapshot(grads)
@@ -98,19 +114,19 @@ class Verified:
 
 
 def snapshot(grads: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """Copies of gradients, before they are clipped."""
+    """Copies of the gradients before they are clipped."""
     return [None if g is None else _copied(g) for g in _whole(grads)]
 
 
 def _copied(grad: Tensor) -> Tensor | None:
     try:
         return grad.clone()
-    except (RuntimeError, TypeError):  # what torch does not copy, the backend refuses by name
+    except (RuntimeError, TypeError):  # the backend raises for it, with its name
         return None
 
 
 def _whole(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """DTensors gathered; a tensor listed twice stays one tensor."""
+    """The tensors with DTensors gathered. A tensor listed twice stays one tensor."""
     found: dict[int, Tensor] = {}
     return [t if t is None or not is_dtensor(t) else found.setdefault(id(t), gathered(t)) for t in tensors]
 
@@ -133,7 +149,7 @@ def check_clip(
     norm_type: float,
     total: Tensor,
 ) -> None:
-    """Compare norm and clipped gradients with what they should be."""
+    """Compare the norm and the clipped gradients."""
     expected = reference_norm(_counted_once(before, [p.grad for p in params]), norm_type)
     norm = float(gathered(total))
     _compare(operation, "total_norm", norm, expected, total.dtype)
@@ -160,13 +176,13 @@ def check_scaled(
     factor: float | Tensor,
     zeroed: bool = False,
 ) -> None:
-    """Compare gradients with ``before * factor`` (one for all, or [N]), or with zero."""
+    """Compare gradients with ``before * factor`` (0-d or [N]), or with zero."""
     of_each = isinstance(factor, Tensor) and factor.ndim > 0
     first: dict[object, int] = {}
     for index, (old, grad) in enumerate(zip(before, grads)):
         if old is None or grad is None or _is_partial(grad):
             continue
-        own = first.setdefault(same_memory(grad), index)  # entries that are one gradient have one factor
+        own = first.setdefault(same_memory(grad), index)  # equal entries have the factor of the first
         scale = float(factor[own] if of_each else factor)  # type: ignore[index]
         old, new = _reals(old), _reals(grad)
         wanted = torch.zeros_like(old, dtype=torch.float64) if zeroed else old.double() * scale
@@ -191,7 +207,7 @@ def check_rows(
     norm_type: float,
     inv_scale: float = 1.0,
 ) -> None:
-    """Compare statistics with what they should be, `before` being the gradients they are of."""
+    """Compare statistics with those of `before`, the gradients that were measured."""
     factor = abs(inv_scale)
     norm_factor = 1.0 if norm_type == 0 else factor
     total = measured.total_norm
@@ -213,7 +229,7 @@ def check_rows(
 
 
 def _counted_once(before: Sequence[Tensor | None], grads: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """The copies of those gradients that are not listed a second time."""
+    """The copies, with None in place of gradients that are listed a second time."""
     originals = _whole(grads)
     counted = {id(t) for t in distinct(originals)}
     first: list[Tensor | None] = []
@@ -231,7 +247,7 @@ def _reals(grad: Tensor) -> Tensor:
     if is_dtensor(grad):
         grad = gathered(grad)
     dense = grad.detach().to_dense() if grad.is_sparse else grad.detach()
-    # Part by part: inf times a complex number would make NaN of the other part.
+    # Real and imaginary parts apart: inf times a complex number would make the other part NaN.
     return torch.view_as_real(dense.resolve_conj()) if dense.is_complex() else dense
 
 

@@ -41,14 +41,12 @@ class FactFinder:
         self._optimizers, self._submit = optimizers, submit
         self._graph = GraphFacts()
         self._policies: dict[str, Any] = {}
+        """`GradStats.policy` of each part's last step; the same object while nothing changes."""
+        self._settled = False
 
-    def done(self, part: str) -> bool:
-        """Whether nothing is left to find of a part but a change of its policy."""
-        return part in self._policies and not self._graph.left(part)
-
-    def policy(self, part: str) -> Any:
-        """`GradStats.policy` of a part's last step; the same object while nothing changes."""
-        return self._policies.get(part)
+    def settled(self, part: str, policy: Any) -> bool:
+        """Whether nothing is left to find of a part, whose step has this `GradStats.policy`."""
+        return self._settled and policy is self._policies.get(part, self)
 
     def recorded(self, step: int, stats: GradStats, loss: Any, part: str = "") -> None:
         """A step was recorded.
@@ -68,6 +66,7 @@ class FactFinder:
             facts["graph"] = self._graph.to_json(trainable)
         if facts:
             self._submit(FactsRow(step, facts))
+        self._settled = not any(self._graph.left(part) for part in self._policies)
 
     def _policy_fact(self) -> dict[str, Any]:
         if set(self._policies) == {""}:

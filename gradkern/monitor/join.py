@@ -66,9 +66,21 @@ def _join_steps(parts: Mapping[str, StepRow], layout: Any, norm_type: float) -> 
     )
 
 
-def _together(norms: Sequence[float], norm_type: float) -> float:
+def add_parts(row: StepRow, parts: Sequence[str], norm_type: float) -> StepRow:
+    """The row of a step of all models together, with a group for each of them."""
+    own = (row.norm != -1) & ~row.layout.repeats
+    for part in parts:
+        named = np.array([name.startswith(f"{part}.") for name in row.layout.names])
+        if (named & own).any():
+            coef = math.nan if row.clip_coef is None else row.clip_coef
+            factor = coef if row.factor is None else float(np.min(row.factor[named & own]))
+            row.groups[part] = GroupValues(_together(row.norm[named & own], norm_type), factor, math.nan)
+    return row
+
+
+def _together(norms: Sequence[float] | NDArray[Any], norm_type: float) -> float:
     """The norm of norms of one order."""
-    values = np.array(norms)
+    values = np.asarray(norms, dtype=np.float64)
     if norm_type == 0:
         return float(values.sum())
     if norm_type < 0 and not values.all():

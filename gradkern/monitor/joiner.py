@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from gradkern.history.rows import Row, StepRow
 from gradkern.monitor.capture import Capture, Presence
-from gradkern.monitor.join import join_rows
+from gradkern.monitor.join import add_parts, join_rows
 from gradkern.monitor.joint_layouts import JointLayouts
 from gradkern.monitor.step_capture import StepCapture
 from gradkern.monitor.step_events import PartRow
@@ -41,6 +42,19 @@ def parts_of(capture: Capture, row: StepRow) -> list[PartRow]:
         for part, one in capture.captures.items()
         if isinstance(one, StepCapture)
     ]
+
+
+class WholeCapture(StepCapture):
+    """A step of all models together."""
+
+    __slots__ = ("parts",)
+
+    def __init__(self, parts: tuple[str, ...], *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.parts = parts
+
+    def row(self, presence: Presence) -> StepRow:
+        return add_parts(super().row(presence), self.parts, self.stats.norm_type)
 
 
 class StepJoiner:

@@ -1,4 +1,4 @@
-"""`GradientNoiseScale`: how large a batch is worth its price, from two norms a step."""
+"""`GradientNoiseScale`: the batch size up to which larger batches pay off, from two norms per step."""
 
 from __future__ import annotations
 
@@ -21,35 +21,35 @@ class NoiseScale:
     """An estimate of the gradient noise scale, in samples."""
 
     value: float
-    """The ratio of the two below; NaN where the signal is not above 0."""
+    """`noise` / `signal`; NaN if the signal is not positive."""
     low: float
     high: float
-    """95 % interval of the ratio, by Fieller's theorem (1954); infinite where the signal could be 0."""
+    """95 % interval of the ratio, by Fieller's theorem (1954); infinite if the signal could be 0."""
     noise: float
-    """tr(Σ): the variance of a single sample's gradient, summed over its elements. Unbiased."""
+    """tr(Σ): variance of the gradient of a single sample, summed over its elements. Unbiased."""
     signal: float
-    """|G|²: the squared norm of the true gradient. Unbiased, and so below 0 at times."""
+    """|G|²: squared norm of the true gradient. Unbiased, and therefore sometimes negative."""
     steps: int
-    """How many steps were taken in."""
+    """Number of steps in the estimate."""
 
 
 class GradientNoiseScale:
-    """Estimates ``B = tr(Σ) / |G|²``: batches much smaller than B are averaged over to advantage, much larger
-    ones are not.
+    """Estimates ``B = tr(Σ) / |G|²``. Below B, a larger batch gives nearly proportionally better steps; far
+    above B, it hardly helps.
 
-    McCandlish et al., "An empirical model of large-batch training", 2018, appendix A.1: of gradients over b
-    and over B samples, ``|G|² = (B |g_B|² - b |g_b|²) / (B - b)`` and
-    ``tr(Σ) = (|g_b|² - |g_B|²) / (1/b - 1/B)`` are unbiased. Their ratio is not: each is averaged over steps
-    before it is taken.
+    McCandlish et al., "An empirical model of large-batch training", 2018, appendix A.1: from
+    gradients over b and over B samples, ``|G|² = (B |g_B|² - b |g_b|²) / (B - b)`` and
+    ``tr(Σ) = (|g_b|² - |g_B|²) / (1/b - 1/B)`` are unbiased. Their ratio is not; each of the two is therefore
+    averaged over steps first.
 
     Args:
-        small: samples in the first micro-batch, those that `first` measures.
-        big: samples in the whole step, over all micro-batches and ranks.
-        first_factor: what the gradient at `first` has to be multiplied by to be a mean over its samples: the
-            number of micro-batches, where each loss is divided by it.
-        total_factor: the same for the gradient at `update`: 1 / the number of micro-batches, where losses are
-            not divided.
-        smoothing: weight of the past in the running means; the noise scale changes in training.
+        small: number of samples in the first micro-batch, which `first` measures.
+        big: number of samples in the whole step, over all micro-batches and ranks.
+        first_factor: factor that makes the gradient at `first` a mean over its samples: the number of
+            micro-batches, if each loss is divided by it.
+        total_factor: the same for the gradient at `update`: 1 / number of micro-batches, if losses are not
+            divided.
+        smoothing: weight of the past in the running means; the noise scale changes during training.
 
     Example:
         >>> noise = gradkern.GradientNoiseScale(small=8, big=64, first_factor=8)
@@ -67,12 +67,12 @@ class GradientNoiseScale:
         TypeError, ValueError: bad arguments.
 
     Notes:
-        Costs one read of the gradients a step, the one for `first`. Synchronises in `estimate` and
-        `state_dict`, and each 1,024 steps. Norms have to be of order 2. Steps with a norm that is not finite
-        are left out.
+        Costs one more read of the gradients per step, for `first`. Synchronises in `estimate` and
+        `state_dict`, and every 1,024 steps. The norms have to be of order 2. Steps with a norm that is not
+        finite are ignored.
 
-        Over data-parallel ranks the first micro-batch is measured before gradients are reduced
-        (``no_sync()``): `small` counts this rank's samples, `big` everyone's.
+        Over data-parallel ranks, measure the first micro-batch before gradients are reduced (``no_sync()``):
+        `small` counts this rank's samples, `big` those of all ranks.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class GradientNoiseScale:
         if self.big <= self.small:
             raise ValueError(
                 f"[GradientNoiseScale] big: expected more samples than small={small}, got {big}; the "
-                "estimate rests on the difference"
+                "estimate is made from their difference"
             )
         self.first_factor = as_positive("GradientNoiseScale", "first_factor", first_factor)
         self.total_factor = as_positive("GradientNoiseScale", "total_factor", total_factor)
@@ -107,7 +107,7 @@ class GradientNoiseScale:
         self._first = _total(stats, "first")
 
     def update(self, stats: GradStats) -> None:
-        """Take those of the step's whole gradient, before clipping; a step without `first` is left out."""
+        """Take the statistics of the whole gradient of the step, before clipping. Ignored without `first`."""
         total = _total(stats, "update")
         if self._first is not None:
             self._waiting.append((self._first, total))
@@ -116,7 +116,7 @@ class GradientNoiseScale:
             self._read()
 
     def estimate(self) -> NoiseScale:
-        """The noise scale by the steps so far. Synchronises."""
+        """The noise scale from the steps so far. Synchronises."""
         self._read()
         s = self._sums
         steps = int(s["steps"])
@@ -125,11 +125,11 @@ class GradientNoiseScale:
         past = self.smoothing**steps
         whole = 1 - past
         noise, signal = s["mean_noise"] / whole, s["mean_signal"] / whole
-        # The sum of the squared weights of a running mean: 1 / the number of steps it rests on.
+        # The sum of the squared weights of a running mean: 1 / its effective number of steps.
         share = (1 - self.smoothing) * (1 + past) / ((1 + self.smoothing) * whole)
         low, high = 0.0, math.inf
         if share < 1:
-            spread = share / (1 - share)  # variance of a mean, from the biased one of the steps
+            spread = share / (1 - share)  # from the biased variance of the steps to that of their mean
             low, high = _fieller(
                 noise,
                 signal,
@@ -150,7 +150,7 @@ class GradientNoiseScale:
                 self._add(small, big)
 
     def _add(self, small: float, big: float) -> None:
-        """The squared norms of mean gradients."""
+        """Add a step, given the squared norms of its mean gradients."""
         signal = (self.big * big - self.small * small) / (self.big - self.small)
         noise = (small - big) / (1 / self.small - 1 / self.big)
         seen = {
@@ -172,7 +172,7 @@ class GradientNoiseScale:
     def load_state_dict(self, state: Mapping[str, float]) -> None:
         """
         Raises:
-            ValueError: it is no state of a GradientNoiseScale.
+            ValueError: it is not the state of a GradientNoiseScale.
         """
         if set(state) != set(_STATE):
             raise ValueError(
@@ -193,15 +193,19 @@ def _total(stats: GradStats, method: str) -> Tensor:
 def _fieller(
     noise: float, signal: float, noise_noise: float, noise_signal: float, signal_signal: float
 ) -> tuple[float, float]:
-    """The ratios r for which ``noise - r * signal`` is within 1.96 of its standard deviations from 0.
+    """The interval of ratios r for which ``noise - r * signal`` is within 1.96 standard deviations of 0.
 
-    The last three are variances and covariance of the two means. Of the ratio's interval the part from 0 on.
+    Args:
+        noise_noise, noise_signal, signal_signal: variances and covariance of the two means.
+
+    Returns:
+        The part of the interval that is not negative.
     """
     z2 = 1.959964**2
     a = signal * signal - z2 * signal_signal
     b = noise * signal - z2 * noise_signal
     c = noise * noise - z2 * noise_noise
-    if a <= 0 or signal <= 0:  # the signal is not told apart from 0
+    if a <= 0 or signal <= 0:  # the signal does not differ from 0
         return 0.0, math.inf
     root = math.sqrt(max(0.0, b * b - a * c))
     return max(0.0, (b - root) / a), max(0.0, (b + root) / a)

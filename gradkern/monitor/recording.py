@@ -18,7 +18,8 @@ from gradkern.history.rows import EventRow
 from gradkern.monitor.capture import AmendmentCapture, Capture, Extra, HostCapture
 from gradkern.monitor.committer import Feed
 from gradkern.monitor.facts import FactFinder
-from gradkern.monitor.joiner import StepJoiner
+from gradkern.monitor.joiner import StepJoiner, WholeCapture
+from gradkern.monitor.layouts import Layouts
 from gradkern.monitor.numbering import StepNumbers
 from gradkern.monitor.online import OnlineDiagnosis
 from gradkern.monitor.optimizers import Optimizers, as_rates
@@ -39,6 +40,17 @@ class Options:
     update_every: int
     histogram_every: int | None
     on_finding: OnFinding | None
+
+
+@dataclass(frozen=True)
+class _Target:
+    """Where the statistics of a part go, looked up once."""
+
+    capture: Callable[..., Capture]
+    """`StepCapture`, of the same arguments."""
+    submit: Callable[[Capture], None]
+    members: tuple[PartCapture, ...]
+    layouts: Layouts
 
 
 class Recording:
@@ -84,6 +96,7 @@ class Recording:
                 )
                 for part in parts.each
             }
+            self._targets = {part: self._target(part) for part in (*parts.each, parts.whole)}
             self._facts = FactFinder(
                 parts.whole.plan,
                 parts.names,
@@ -97,6 +110,12 @@ class Recording:
         except BaseException:
             self.recorder.close()
             raise
+
+    def _target(self, part: Part) -> _Target:
+        members = tuple(self._captures[member] for member in self._parts.members(part))
+        is_whole = part is self._parts.whole and self._parts.names
+        capture = functools.partial(WholeCapture, self._parts.names) if is_whole else StepCapture
+        return _Target(capture, self._submit_for(part), members, part.layouts)
 
     def _submit_for(self, part: Part) -> Callable[[Capture], None]:
         if part is self._parts.whole:
@@ -128,13 +147,13 @@ class Recording:
         """`record` is called for a step; `is_new` if it is not another part of the last one."""
         if is_new:
             self._joiner.release()
-        for member in self._parts.members(part):
-            self._captures[member].periodic.begin(number)
+        for capture in self._targets[part].members:
+            capture.periodic.begin(number)
 
     def leave_out(self, part: Part) -> None:
         """The step is one that `every` leaves out."""
-        for member in self._parts.members(part):
-            self._captures[member].periodic.recorded(None)
+        for capture in self._targets[part].members:
+            capture.periodic.recorded(None)
 
     def add(
         self,
@@ -154,16 +173,16 @@ class Recording:
             loss, given: the loss as a number or tensor, and as the caller gave it.
             phase: what the norms are of.
         """
-        layout, rates = part.layouts.of(stats), as_rates(self._rated)
+        target = self._targets[part]
+        layout, rates = target.layouts.of(stats), as_rates(self._rated)
         self._joiner.norm_type = stats.norm_type
-        capture = StepCapture(number, start, layout, stats, loss, rates, phase, self._pool, extra)
-        self._submit_for(part)(capture)
+        target.submit(target.capture(number, start, layout, stats, loss, rates, phase, self._pool, extra))
         self.recorder.record_seconds.append(time.time() - start)
-        if not self._facts.done(part.name) or stats.policy is not self._facts.policy(part.name):
+        if not self._facts.settled(part.name, stats.policy):
             self._facts.recorded(number, stats, given, part.name)
         collected = part.pending.gave(stats)
-        for member in self._parts.members(part):
-            self._captures[member].recorded(number, stats, collected)
+        for member in target.members:
+            member.recorded(number, stats, collected)
 
     def amend(self, number: int, values: Extra) -> None:
         """Submit numbers of an earlier step."""

@@ -1,5 +1,4 @@
-"""`RollbackGuard`: back to an earlier state where training goes wrong, and an end to it where that does not
-help."""
+"""`RollbackGuard`: returns to an earlier state when training goes wrong, and stops if that does not help."""
 
 from __future__ import annotations
 
@@ -26,10 +25,10 @@ _STATE = {"steps", "rollbacks", "last", "skipped"}
 
 
 class RollbackError(RuntimeError):
-    """Training is to stop: rolling back has not helped.
+    """Training should stop: rolling back has not helped.
 
     Attributes:
-        findings: the diagnosis of the run, the headline first; empty where the run was not recorded.
+        findings: the diagnosis of the run, the headline first; empty if the run was not recorded.
     """
 
     def __init__(self, message: str, findings: list[Finding]) -> None:
@@ -38,16 +37,16 @@ class RollbackError(RuntimeError):
 
 
 class RollbackGuard:
-    """Calls `restore` where too many steps are skipped, or a diagnosis finds something severe.
+    """Calls `restore` after too many skipped steps, or when a diagnosis finds something severe.
 
     Args:
         restore: puts model, optimizer, learning rate schedule and data back to a good state, on every rank.
-        max_skips: how many skipped steps among the latest `window` are too many.
-        window: how many of the latest steps are counted.
-        budget: how many rollbacks there may be; the next cause for one raises `RollbackError`.
-        cool_down: how many steps after a rollback there is no other.
-        every: look at the verdicts each so many steps. A look reads them from the device and, over several
-            ranks, is one collective of 16 bytes.
+        max_skips: number of skipped steps among the latest `window` that is too many.
+        window: number of latest steps that are considered.
+        budget: number of rollbacks allowed; the next reason for one raises `RollbackError`.
+        cool_down: number of steps after a rollback without another one.
+        every: check every so many steps. A check reads the verdicts from the device; over several ranks it is
+            one collective of 16 bytes.
         process_group: the ranks that roll back together; default: all.
 
     Example:
@@ -68,11 +67,11 @@ class RollbackGuard:
         TypeError, ValueError: bad arguments.
 
     Notes:
-        All ranks call `check` at each step. They agree at each look, so that they roll back, continue or stop
-        at the same call, although one rank alone may have seen a finding.
+        All ranks call `check` at every step. They roll back, continue or stop at the same call, even if only
+        one rank has a finding.
 
-        Once there was a rollback, `load_state_dict` changes nothing: `restore` may load a checkpoint that
-        holds the guard's state, and the budget stays used.
+        After a rollback, `load_state_dict` has no effect: `restore` may load a checkpoint that contains the
+        guard's state, and must not give the budget back.
     """
 
     def __init__(
@@ -106,31 +105,31 @@ class RollbackGuard:
 
     @property
     def rollbacks(self) -> int:
-        """How many there have been."""
+        """Number of rollbacks so far."""
         return self._rollbacks
 
     def found(self, finding: Finding) -> None:
-        """Take a finding: ``GradMonitor(..., on_finding=guard.found)``. Severe ones lead to a rollback at the
-        next look. From any thread."""
+        """Take a finding, as ``GradMonitor(..., on_finding=guard.found)``. A severe one leads to a rollback
+        at the next check. Can be called from any thread."""
         if finding.severity == "severe":
             with self._lock:
                 self._severe = self._severe or finding
 
     def check(self, stats: GradStats, monitor: GradMonitor | None = None) -> bool:
-        """Roll back, if there is cause. Call it at each step, on every rank, before ``optimizer.step()``.
+        """Roll back if there is reason to. Call it at every step, on every rank, before ``optimizer.step()``.
 
         Args:
             stats: what `clip_` returned; its `skip_step` is counted.
-            monitor: notes rollbacks as events of its run, and has the run that `RollbackError` diagnoses.
+            monitor: records rollbacks as events; its run is what `RollbackError` diagnoses.
 
         Returns:
-            Whether `restore` was called: the gradients of this step belong to a state that is gone.
+            Whether `restore` was called. Skip this step then: its gradients belong to the abandoned state.
 
         Raises:
-            RollbackError: there is cause for a rollback, and no budget left. On every rank.
+            RollbackError: a rollback is needed, and the budget is used up. On every rank.
 
         Notes:
-            Synchronises each `every` steps.
+            Synchronises every `every` steps.
         """
         self._steps += 1
         if stats.skip_step is not None:
@@ -150,7 +149,7 @@ class RollbackGuard:
         return True
 
     def _look(self) -> tuple[int, bool]:
-        """How many of the latest steps were skipped, and whether a finding is severe; of any rank."""
+        """Number of skipped steps among the latest, and whether there is a severe finding, on any rank."""
         self._read()
         with self._lock:
             severe = self._severe is not None
@@ -159,7 +158,7 @@ class RollbackGuard:
         return _largest(len(self._skipped), severe, self._group)
 
     def _read(self) -> None:
-        """The verdicts since the last look. Synchronises."""
+        """Read the verdicts since the last check. Synchronises."""
         if self._unread:
             flags = torch.stack([skip for _, skip in self._unread]).tolist()
             self._skipped.extend(step for (step, _), skip in zip(self._unread, flags) if skip)
@@ -197,7 +196,7 @@ class RollbackGuard:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Steps, rollbacks, and which of the latest steps were skipped. Synchronises."""
+        """The numbers of steps and rollbacks, and the latest skipped steps. Synchronises."""
         self._read()
         return {
             "steps": self._steps,
@@ -209,13 +208,13 @@ class RollbackGuard:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """
         Raises:
-            ValueError: it is no state of a RollbackGuard.
+            ValueError: it is not the state of a RollbackGuard.
         """
         if set(state) != _STATE:
             raise ValueError(
                 f"[RollbackGuard.load_state_dict] state: expected {sorted(_STATE)}, got {sorted(state)}"
             )
-        if self._rollbacks:  # of this process: `restore` may be what loads
+        if self._rollbacks:  # `restore` is loading a checkpoint
             return
         self._steps, self._rollbacks = int(state["steps"]), int(state["rollbacks"])
         self._last, self._skipped = state["last"], deque(state["skipped"])
@@ -235,7 +234,7 @@ def _largest(skips: int, severe: bool, group: ProcessGroup | None) -> tuple[int,
 
 
 def _told_by_any(text: str, group: ProcessGroup | None) -> str:
-    """What the rank that records has to say."""
+    """The text of the rank that records."""
     if not over_several_ranks():
         return text
     import torch.distributed as dist

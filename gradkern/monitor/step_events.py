@@ -79,7 +79,9 @@ def _decisions(given: PartRow) -> Iterator[_Decided]:
         return
     for name, settings in groups.items():
         if name in row.groups:
-            yield _Decided({**part, "group": name}, settings, *row.groups[name])
+            norm, *others = row.groups[name]
+            factor, threshold = (None if math.isnan(number) else number for number in others)
+            yield _Decided({**part, "group": name}, settings, norm, factor, threshold)
 
 
 def _skips(given: PartRow, decided: list[_Decided]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -113,7 +115,9 @@ def _exceeds(one: _Decided) -> bool:
 
 def _limit(one: _Decided) -> float | None:
     """The limit that the user set; None where it is not known."""
-    if one.policy:
-        limit = one.settings.get("max_norm", math.inf)
-        return float(limit) if isinstance(limit, (int, float)) else None
-    return one.threshold  # of a clip by torch's function
+    if not one.policy:  # a clip by torch's function, or none
+        return one.threshold
+    if one.policy == "GlobalNorm":
+        return math.inf if one.threshold is None else one.threshold
+    limit = one.settings.get("max_norm", math.inf)
+    return float(limit) if isinstance(limit, (int, float)) else None

@@ -1,4 +1,4 @@
-"""What callers pass, converted as torch converts it, with errors that say what was wrong."""
+"""Conversion and checks of arguments."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ from gradkern.kernels.dtensors import gathered
 def as_list(
     operation: str, parameters: Tensor | Iterable[Tensor], what: str = "parameters"
 ) -> Sequence[Tensor]:
-    """A list or tuple as it is, a single tensor in a list, any other iterable materialised once.
+    """The parameters as a list or tuple: one that is given, a single tensor in a list, or the items of any
+    other iterable.
 
     Raises:
-        TypeError: `parameters` is not iterable (a Module, say).
+        TypeError: `parameters` is not iterable, or is a Module.
 
     Warns:
-        GradkernWarning: an iterator yields nothing, most likely because it was used up before.
+        GradkernWarning: an iterator yields nothing, probably because it was exhausted before.
     """
     if isinstance(parameters, (list, tuple)):
         return parameters
     if isinstance(parameters, torch.Tensor):
         return [parameters]
-    # A ParameterList is a Module and iterates over its parameters; torch takes it, so do we.
+    # A ParameterList is a Module that iterates over its parameters, and torch accepts it.
     listed: object = parameters
     if isinstance(listed, torch.nn.Module) and not isinstance(listed, torch.nn.ParameterList):
         raise TypeError(
@@ -48,17 +49,17 @@ def as_list(
 
 
 def warn_of_used_up(operation: str, what: str, empty: object) -> None:
-    """Warn of an iterator (generator, ``filter``, ``map``, ``chain``, …) that yielded nothing."""
+    """Warn about an iterator (generator, ``filter``, ``map``, ``chain``, …) that yielded nothing."""
     if isinstance(empty, Iterator) and not torch.compiler.is_compiling():
         warn(
             f"[{operation}] {what}: this {type(empty).__name__} yields nothing, so nothing is done. An "
-            f"iterator can be read only once: if an optimizer or an earlier call has read it, pass a list, "
+            "iterator can be read only once. If an optimizer or an earlier call has read it, pass a list, "
             f"{what}=list(...), to both"
         )
 
 
 def as_number(operation: str, name: str, value: Any) -> float:
-    """`float(value)`, as torch does it; NaN is refused, except in compiled code.
+    """``float(value)``, which is what torch does; NaN is an error, except while a graph is traced.
 
     Raises:
         TypeError, ValueError, OverflowError: `value` cannot be converted, or is NaN.
@@ -73,14 +74,14 @@ def as_number(operation: str, name: str, value: Any) -> float:
         valueless = "a meta tensor, which has no value"
         got = valueless if value.is_meta else f"a tensor of shape {tuple(value.shape)}"
         raise ValueError(f"[{operation}] {name}: expected a number, got {got}") from error
-    # A traced number has no value yet.
+    # While a graph is traced, a number may have no value yet.
     if not torch.compiler.is_compiling() and math.isnan(number):
         raise ValueError(f"[{operation}] {name}: expected a number, got NaN")
     return number
 
 
 def as_positive(operation: str, name: str, value: Any) -> float:
-    """`as_number` above zero and finite; in compiled code any number.
+    """A positive, finite number; while a graph is traced, any number.
 
     Raises:
         TypeError, ValueError, OverflowError: `value` is not such a number.
@@ -92,12 +93,11 @@ def as_positive(operation: str, name: str, value: Any) -> float:
 
 
 def as_limit(operation: str, name: str, value: Any) -> Any:
-    """`as_number` that is not negative; but while a graph is traced a tensor stays one: its value is the
-    graph's input.
+    """A number that is not negative. While a graph is traced a tensor stays a tensor, an input of the graph.
 
     Raises:
-        TypeError, ValueError, OverflowError: `value` cannot be converted, is NaN, or is negative (gradients
-            would change their signs).
+        TypeError, ValueError, OverflowError: `value` cannot be converted, is NaN, or is negative, which would
+            flip the signs of gradients.
     """
     if torch.compiler.is_compiling() and isinstance(value, torch.Tensor):
         return value
@@ -108,11 +108,11 @@ def as_limit(operation: str, name: str, value: Any) -> Any:
 
 
 def as_norm(operation: str, total_norm: Any) -> Tensor:
-    """A total norm as a tensor; NaN is one. Of a tensor on another device than the CPU the sign is not looked
-    at, which would synchronise.
+    """A total norm as a tensor. NaN is allowed. The sign of a tensor that is not on the CPU is not checked,
+    because that would synchronise.
 
     Raises:
-        TypeError, ValueError: it cannot be converted, is negative, or has no value.
+        TypeError, ValueError: `total_norm` cannot be converted, is negative, or has no value.
     """
     if not isinstance(total_norm, Tensor):
         number = total_norm if total_norm != total_norm else as_limit(operation, "total_norm", total_norm)
@@ -135,21 +135,24 @@ _WITHIN = ("optimizer", "original_optimizer", "opt", "optim", "base_optimizer")
 
 
 def innermost(optimizer: Any) -> Any:
-    """The torch optimizer that takes hooks and steps; wrappers have theirs within, and some of them are
-    optimizers by class. None where there is none."""
+    """The torch optimizer that steps and takes hooks, inside any wrappers (some of which are optimizers by
+    class); None if there is none."""
     found = optimizer
     while not (isinstance(found, torch.optim.Optimizer) and hasattr(found, "_optimizer_step_pre_hooks")):
-        if not hasattr(found, "param_groups"):  # no optimizer: a scheduler has one as `.optimizer` too
+        if not hasattr(
+            found, "param_groups"
+        ):  # a learning rate scheduler, say, which has an `.optimizer` too
             return None
         found = next((vars(found)[name] for name in _WITHIN if name in vars(found)), None)
     return found
 
 
 def check_group(operation: str, name: str, group: Any) -> None:
-    """That a process group is one that this rank is part of.
+    """Check that this rank belongs to a process group.
 
     Raises:
-        TypeError, ValueError: `group` is not a process group, or one of other ranks.
+        TypeError: `group` is not a process group.
+        ValueError: this rank does not belong to it.
     """
     if group is None:
         return
@@ -174,11 +177,11 @@ def check_selections(
     in_process_group: Callable[[str], bool] | None,
     counted_elsewhere: Callable[[str], bool] | None,
 ) -> None:
-    """That what selects parameters by name can, and selects for a group.
+    """Check the functions that select parameters by name.
 
     Raises:
-        TypeError: it is not callable.
-        ValueError: `in_process_group` without `process_group`.
+        TypeError: one is not callable.
+        ValueError: `in_process_group` is given without `process_group`.
     """
     selections = {"in_process_group": in_process_group, "counted_elsewhere": counted_elsewhere}
     for name, selection in selections.items():

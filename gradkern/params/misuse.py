@@ -1,4 +1,4 @@
-"""Signs that gradients are clipped or recorded at the wrong place of a training loop."""
+"""Warnings about gradients that are clipped or recorded at the wrong place of a training loop."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from gradkern.params import steps
 
 
 class Misuse:
-    """What a clipper or a monitor tells of once; a microsecond a call.
+    """The checks of a clipper or a monitor, each of which warns once. They cost about a microsecond a call.
 
     Args:
-        operation: for messages.
-        action: what it does with gradients: "clip", "record".
+        operation: the name that messages start with.
+        action: what is done with the gradients: "clip" or "record".
     """
 
     def __init__(self, operation: str, action: str) -> None:
         self._operation, self._action = operation, action
         self._told: set[str] = set()
         self._first = 0
-        """The first row that had a gradient when this was looked for last."""
+        """The first row that had a gradient at the last search."""
         steps.watch()
 
     def check_used(self, params: Sequence[Tensor]) -> None:
-        """Before the gradients are changed: no optimizer has stepped with them.
+        """Check that no optimizer has stepped with these gradients. Call it before they are changed.
 
         Warns:
-            GradkernWarning: one has.
+            GradkernWarning: an optimizer has.
         """
         if "used" not in self._told and steps.is_used(params, self._first):
             self._tell("used", used(self._action))
 
     def check_present(self, params: Sequence[Tensor], has_grad: Sequence[bool]) -> None:
-        """Something has a gradient.
+        """Check that a parameter has a gradient.
 
         Warns:
-            GradkernWarning: nothing has one, though something is trainable.
+            GradkernWarning: none has, although one is trainable.
         """
         if self._first < len(has_grad) and has_grad[self._first]:
             return
@@ -54,21 +54,21 @@ class Misuse:
 
 
 class DropInMisuse:
-    """The same signs for the drop-in functions, which keep nothing but whom they told last."""
+    """The same checks for the drop-in functions, which keep only whom they warned last."""
 
     def __init__(self) -> None:
         self._told: dict[str, weakref.ref[Tensor]] = {}
         self._first = 0
-        """Where a gradient was found last."""
+        """The row where the last search found a gradient."""
 
     def check_used(self, operation: str, params: Sequence[Tensor]) -> None:
-        """As `Misuse.check_used`. Of use where an optimizer has stepped (`steps.noted`)."""
+        """`Misuse.check_used`; finds something only if `steps.noted` is not empty."""
         steps.watch()
         if steps.is_used(params):
             self._tell(operation, params, used("clip"))
 
     def check_present(self, operation: str, params: Sequence[Tensor]) -> None:
-        """As `Misuse.check_present`, at the cost of one look at a gradient."""
+        """`Misuse.check_present`; usually reads one `.grad`."""
         if self._first < len(params) and params[self._first].grad is not None:
             return
         first = next((i for i, p in enumerate(params) if p.grad is not None), None)
@@ -78,7 +78,7 @@ class DropInMisuse:
             self._tell(operation, params, no_gradient("clip"))
 
     def _tell(self, operation: str, params: Sequence[Tensor], message: str) -> None:
-        """Once for the same parameters."""
+        """Warn, unless the last warning was about the same parameters."""
         last = self._told.get(message)
         if last is None or last() is not params[0]:
             self._told[message] = weakref.ref(params[0])
@@ -86,7 +86,7 @@ class DropInMisuse:
 
 
 def used(action: str) -> str:
-    """What is said where an optimizer has used the gradients already."""
+    """The message for gradients that an optimizer has used already."""
     return (
         f"an optimizer has stepped with these gradients already, so it is too late to {action} them. The "
         "order is loss.backward(), clip_(), record(), optimizer.step(), optimizer.zero_grad()"
@@ -94,7 +94,7 @@ def used(action: str) -> str:
 
 
 def no_gradient(action: str) -> str:
-    """What is said where no parameter has a gradient."""
+    """The message for parameters of which none has a gradient."""
     return (
         f"no parameter has a gradient, so there is nothing to {action}. It is too early (before "
         "loss.backward()), too late (after zero_grad()), or something else keeps the gradients: an optimizer "

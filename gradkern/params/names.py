@@ -1,4 +1,4 @@
-"""Parameters: their canonical names, and which of them are listed again."""
+"""Parameters and their canonical names."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ NamedParameters = nn.Module | Iterable[tuple[str, Tensor]] | Iterable[Tensor] | 
 
 
 def resolve(operation: str, params: NamedParameters) -> tuple[tuple[str, ...], list[Tensor]]:
-    """Names and parameters of a Module, of (name, Parameter) pairs or of plain Parameters.
+    """Names and parameters of a Module, of (name, Parameter) pairs or of Parameters.
 
-    Plain parameters are called "0", "1", ….
+    Parameters without names are called "0", "1", ….
 
     Raises:
-        TypeError: an entry is neither a Tensor nor a (name, Tensor) pair; names its index.
+        TypeError: an entry is neither a Tensor nor a (name, Tensor) pair. The message gives its index.
 
     Warns:
-        GradkernWarning: an iterator yields nothing, most likely because it was used up before.
+        GradkernWarning: an iterator yields nothing, probably because it was exhausted before.
     """
     if isinstance(params, nn.Module):
         params = list(params.named_parameters())
@@ -54,7 +54,7 @@ def resolve(operation: str, params: NamedParameters) -> tuple[tuple[str, ...], l
 
 
 def first_rows(identities: Sequence[int]) -> tuple[int, ...]:
-    """For each position, the first position of the same parameter."""
+    """For each parameter, the position where it is listed first."""
     if len(set(identities)) == len(identities):
         return tuple(range(len(identities)))
     seen: dict[int, int] = {}
@@ -62,5 +62,5 @@ def first_rows(identities: Sequence[int]) -> tuple[int, ...]:
 
 
 def elements_of(param: Tensor) -> int:
-    """`param.numel()`; 0 for a lazy parameter that has no shape yet."""
+    """``param.numel()``, or 0 for a lazy parameter that has no shape yet."""
     return 0 if torch.nn.parameter.is_lazy(param) else param.numel()

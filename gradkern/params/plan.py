@@ -1,4 +1,4 @@
-"""The parameters a long-lived object watches, and whether they are still the same ones."""
+"""`ParameterPlan`: the parameters of a clipper or a monitor, kept from step to step."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from gradkern.params.names import NamedParameters, elements_of, first_rows, reso
 
 
 class ParameterPlan:
-    """Names, parameters and host-side metadata, built once.
+    """Names, parameters and their metadata, built once.
 
-    A Module is walked again only if its parameters changed (replaced, added, removed); finding out
-    costs a few nanoseconds a parameter (microseconds where a Module keeps them in something other
-    than a dict, as a ScriptModule does). Any other iterable is fixed at construction.
+    A Module is walked again only after parameters were added, removed or replaced. The check costs a few
+    nanoseconds per parameter, or microseconds if the Module does not keep them in a dict (a ScriptModule,
+    for example). Any other iterable is read once, at construction.
     """
 
     def __init__(self, operation: str, params: NamedParameters) -> None:
@@ -41,7 +41,7 @@ class ParameterPlan:
         self._others = [(owner, items) for owner, items in held if type(owner) not in _DICTS]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Of a copy, made with the model it is of (a pickle has ids of nothing)."""
+        """Restore a copy. Its parameters are copies too, with ids of their own."""
         self.__dict__.update(state)
         self.identities = tuple(map(id, self.params))
 
@@ -52,9 +52,14 @@ class ParameterPlan:
         return self.params
 
     def sizes(self, measured: tuple[int, ...] | None = None) -> tuple[int, ...]:
-        """`numel` as it is now: ``param.data`` can be replaced, lazy parameters get a shape.
+        """Elements of each parameter now; ``param.data`` may have been replaced, or a lazy parameter may have
+        got its shape.
 
-        The tuple stays the same object while nothing changes, so that comparing is cheap.
+        Args:
+            measured: the sizes, if they are known already.
+
+        Returns:
+            The same tuple object as before while nothing changes, so that comparing is cheap.
         """
         numel = tuple(map(elements_of, self.params)) if measured is None else measured
         if numel != self.numel:
@@ -66,17 +71,17 @@ _DICTS = frozenset({dict, OrderedDict})
 
 
 def _containers(module: nn.Module) -> Iterator[Mapping[str, Any]]:
-    """What holds a module's parameters and submodules, as far as it can change."""
+    """The mappings that hold a module's parameters and submodules, if they can change."""
     if not isinstance(module, torch.jit.ScriptModule):
         yield from (module._parameters, module._modules)
-    elif module._parameters:  # its parameters can be replaced, its structure is compiled
+    elif module._parameters:  # a ScriptModule's parameters can be replaced, but not its submodules
         yield module._parameters
 
 
 def _same(owners: Sequence[tuple[Mapping[str, Any], tuple[Any, ...]]]) -> bool:
-    """Whether every mapping still holds the very same objects.
+    """Whether every mapping still holds the same objects under equal names.
 
-    Names are compared by value, since some mappings make them anew each time.
+    Names are compared by value because some mappings create them at each call.
     """
     for owner, before in owners:
         items = tuple(chain.from_iterable(owner.items()))

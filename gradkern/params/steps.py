@@ -1,8 +1,8 @@
-"""Steps of optimizers: who is told of them, and which gradients they have used.
+"""Hooks around the steps of all optimizers: listeners, and which gradients a step has used.
 
-torch calls its global hooks around every optimizer's step: before the optimizer's own pre-hooks, and after
-its own post-hooks. One pair of these does for all clippers and monitors. It stays for good, because none
-can be removed while a step goes through them.
+torch calls its global hooks around every optimizer's step: before the optimizer's own pre-hooks and after
+its own post-hooks. One pair serves all clippers and monitors. It is never removed, because torch cannot
+remove a hook while a step iterates over the hooks.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.optim.optimizer import (
 
 
 class StepListener(Protocol):
-    """What is told of an optimizer's steps."""
+    """Receives the steps of an optimizer."""
 
     def before_step(self, optimizer: torch.optim.Optimizer) -> None: ...
     def after_step(self, optimizer: torch.optim.Optimizer) -> None: ...
@@ -33,14 +33,14 @@ _listeners: weakref.WeakKeyDictionary[torch.optim.Optimizer, tuple[weakref.ref[S
 
 
 def listen(optimizer: torch.optim.Optimizer, listener: StepListener) -> None:
-    """Tell `listener` of each step; neither of the two keeps the other alive."""
+    """Call `listener` around each step. Neither object keeps the other alive."""
     watch()
     others = tuple(ref for ref in _listeners.get(optimizer, ()) if ref() is not None)
     _listeners[optimizer] = (*others, weakref.ref(listener))
 
 
 def unlisten(optimizer: torch.optim.Optimizer, listener: StepListener) -> None:
-    """Tell it no more. Allowed in the middle of a step, and from any thread."""
+    """Stop calling `listener`. Allowed during a step and from any thread."""
     _listeners[optimizer] = tuple(
         ref for ref in _listeners.get(optimizer, ()) if ref() not in (None, listener)
     )
@@ -82,17 +82,17 @@ def _after(optimizer: torch.optim.Optimizer, *_: Any) -> None:
 
 _Noted = tuple[weakref.ref[Tensor], int]
 
-#: By `id` of a parameter: the gradient that a step has used, and its version then. Only of the first
-#: parameter with gradient of each of the first groups, so that the cost does not grow with the model.
+#: By `id` of a parameter: the gradient that a step has used, and its version at that time. Only the first
+#: parameter with a gradient is noted, in each of the first groups, so that the cost is bounded.
 noted: dict[int, _Noted] = {}
-#: The same of optimizers that are just stepping: what their hooks and closures do is in time.
+#: The same for optimizers that are stepping now, whose hooks and closures may still change the gradients.
 _stepping: dict[int, dict[int, _Noted]] = {}
 _GROUPS, _TRIES, _MOST = 8, 16, 4096
 
 
 def _gradients(optimizer: torch.optim.Optimizer) -> dict[int, _Noted]:
     if len(noted) > _MOST:
-        is_used(())  # forgets those that are gone
+        is_used(())  # removes entries whose gradients no longer exist
     found: dict[int, _Noted] = {}
     for group in optimizer.param_groups[:_GROUPS]:
         for param in itertools.islice(group["params"], _TRIES):
@@ -104,15 +104,15 @@ def _gradients(optimizer: torch.optim.Optimizer) -> dict[int, _Noted]:
 
 
 def is_used(params: Sequence[Tensor], start: int = 0) -> bool:
-    """Whether an optimizer has stepped with the gradients of `params` as they are now.
+    """Whether an optimizer has stepped with the current gradients of `params`.
 
-    False also where that is not known: only `_TRIES` parameters from `start` on are looked at, and only the
-    first gradient of an optimizer's group is noted.
+    Also False if that is unknown: only `_TRIES` parameters from `start` on are examined, and only the first
+    gradient of each optimizer group is noted.
     """
     for key, (ref, version) in list(noted.items()):
         grad = ref()
         if grad is None or version != _version(grad):
-            noted.pop(key, None)  # freed, or written to since: it cannot become a used gradient again
+            noted.pop(key, None)  # the gradient was freed or has been written to
         elif any(id(p) == key and p.grad is grad for p in itertools.islice(params, start, start + _TRIES)):
             return True
     return False

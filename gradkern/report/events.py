@@ -38,7 +38,10 @@ def _ends(events: list[Event]) -> list[Event]:
 
 def counted(events: list[Event]) -> dict[str, int]:
     """How many there are of each kind, the most frequent first."""
-    return dict(Counter(event.kind for event in events).most_common(MOST_EVENTS))
+    counts: Counter[str] = Counter()
+    for event in events:
+        counts[event.kind] += event.count
+    return dict(counts.most_common(MOST_EVENTS))
 
 
 def spikes_in(events: list[Event], steps: I64, bins: Bins) -> F64:

@@ -73,8 +73,9 @@ class Sink:
 
     def event(self, step: int, time: float, kind: str, data: dict[str, Any]) -> None:
         """Something that happened: a finding, a skipped step, a rollback, … (`History.events`), whatever
-        `every` is. By default it is counted: `log` gets the number of its kind so far. `notice_of` of
-        gradkern.diagnosis puts it into words."""
+        `every` is. What happens again within 100 steps comes again, with its "count". By default it is
+        counted: `log` gets the number of its kind so far. `notice_of` of gradkern.diagnosis puts it into
+        words."""
         self._counted[kind] += 1
         self.log(step, time, {f"gradkern/events/{kind}": float(self._counted[kind])})
 
@@ -127,6 +128,11 @@ class _Selection:
         }
         if ratios:
             self.sink.log(row.step, time.time(), ratios)
+
+    def add_event(self, row: EventRow) -> None:
+        """Send an event; one that extends an earlier event has the step of the extension."""
+        step = row.data.get("last_step", row.step) if row.extends else row.step
+        self.sink.event(step, row.time, row.kind, row.data)
 
     def _due(self, step: int) -> bool:
         """Whether the step is a multiple of `every`, or the first recorded one after a multiple."""
@@ -222,7 +228,7 @@ class SinkFeed:
                     elif isinstance(row, WeightsRow):
                         selection.add_weights(row)
                     elif isinstance(row, EventRow):
-                        selection.sink.event(row.step, row.time, row.kind, row.data)
+                        selection.add_event(row)
             except Exception as error:  # somebody else's package, somebody else's network
                 self._selections.remove(selection)
                 selection.sink._in_use = False

@@ -59,6 +59,8 @@ class TensorBoardSink(Sink):
 
     def event(self, step: int, time: float, kind: str, data: dict[str, Any]) -> None:
         super().event(step, time, kind, data)
+        if {"count", "last_step"} <= data.keys():  # an event that goes on
+            return
         notice = notice_of(step, kind, data)
         text = f"**{notice.title}** ({notice.severity}, step {step})\n\n{notice.text}"
         self._writer.add_text(f"gradkern/{kind}", text, step, walltime=time)

@@ -20,6 +20,7 @@ from gradkern.diagnosis.watchdog import next_look
 from gradkern.history import format
 from gradkern.history.facade import History
 from gradkern.history.format import HistoryError
+from gradkern.history.noted import Event
 from gradkern.history.words import Offender, first_offender, phase_in_words
 
 F64 = NDArray[np.float64]
@@ -190,7 +191,7 @@ class Watcher:
             nonfinite_steps=int((~np.isfinite(norms)).sum()),
             offender=first_offender(history),
             headline=self._diagnose(history, closed is not None),
-            happened=Counter(event.kind for event in events),
+            happened=_counted(events),
             latest=notice_of(events[-1].step, events[-1].kind, events[-1].data) if events else None,
             parts=_parts(history),
             norms=norms[-TAIL:],
@@ -215,6 +216,14 @@ class Watcher:
             self._diagnosed = records
             self._diagnose_at = now + max(_DIAGNOSIS, took / _DIAGNOSIS_SHARE)
         return self._headline
+
+
+def _counted(events: Sequence[Event]) -> Counter[str]:
+    """How often each kind happened."""
+    counts: Counter[str] = Counter()
+    for event in events:
+        counts[event.kind] += event.count
+    return counts
 
 
 def _identity(file: Path, unknown: tuple[int, int] | None = None) -> tuple[int, int] | None:

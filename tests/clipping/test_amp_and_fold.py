@@ -191,7 +191,7 @@ def test_a_fold_can_skip_the_step():
         ({"fold": True, "optimizer": "plain"}, r"expected a fused optimizer, got SGD without fused=True"),
         (
             {"optimizer": "fused"},
-            r"expected only with on_nonfinite='skip', a policy that skips steps or fold=True",
+            r"expected only with on_nonfinite='skip' or 'raise_later', a policy that skips steps or fold",
         ),
     ],
 )
@@ -258,7 +258,7 @@ def test_after_a_raise_the_scale_can_fall():
 def test_fold_needs_an_optimizer_of_the_same_parameters():
     model, _ = model_and_input()
     first = FUSED["SGD"](model[0].parameters())
-    with pytest.raises(ValueError, match=r"got one without '2.weight', which nothing would clip"):
+    with pytest.raises(ValueError, match=r"got one without '2.weight', which would not be clipped"):
         gradkern.GradClipper(model, 1.0, optimizer=first, fold=True)
     whole = FUSED["SGD"](model.parameters())
     with pytest.raises(ValueError, match=r"got one with 2 more, which would be scaled without being counted"):
@@ -460,7 +460,7 @@ def test_a_wrapped_optimizer_gets_the_verdict_within(options):
 def test_a_clipper_with_an_optimizer_is_not_copied(copied):
     param = nn.Parameter(torch.ones(2))
     clipper = gradkern.GradClipper([param], 0.1, on_nonfinite="skip", optimizer=FUSED["SGD"]([param]))
-    with pytest.raises(TypeError, match=r"\[GradClipper\] copy: expected no copy .*; build another one"):
+    with pytest.raises(TypeError, match=r"\[GradClipper\] copy: .* cannot be copied or pickled; build"):
         copied(clipper)
 
 

@@ -341,8 +341,8 @@ class TestClipperArguments:
         optimizer = torch.optim.AdamW(model.parameters(), fused=True)
         with raises(
             ValueError,
-            "[GradClipper] optimizer: expected only with on_nonfinite='skip', a policy that skips steps or "
-            "fold=True, got 'zero'",
+            "[GradClipper] optimizer: expected only with on_nonfinite='skip' or 'raise_later', a policy that "
+            "skips steps or fold=True, got on_nonfinite='zero'",
         ):
             gradkern.GradClipper(model, 1.0, on_nonfinite="zero", optimizer=optimizer)
 

@@ -212,6 +212,17 @@ def test_classic_numbers() -> None:
     assert done.stdout.count("  yes\n") == 4
 
 
+STORIES = sorted((ROOT / "examples").glob("diagnose_*.py"))
+
+
+@pytest.mark.parametrize("script", STORIES, ids=lambda path: path.stem)
+def test_a_sick_run_is_diagnosed_and_cured(script: Path) -> None:
+    assert len(STORIES) == 5 and len(script.read_text(encoding="utf-8").splitlines()) < 60
+    done = run_python(str(script))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == "healthy" and done.stderr == ""
+
+
 def test_train_loop() -> None:
     done = run_python(str(ROOT / "examples" / "train_loop.py"))
     assert done.returncode == 0, done.stderr

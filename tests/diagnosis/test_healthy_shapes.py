@@ -215,3 +215,31 @@ def test_a_classifier_that_falls_to_guessing_has_learned_nothing():
     found = diagnose(changed(run, loss=loss, facts={**run.facts, "graph": graph}))
     assert [(f.kind, f.severity) for f in found] == [("loss_not_decreasing", "info")]
     assert diagnose(changed(run, loss=0.9 * loss, facts={**run.facts, "graph": graph})) == []
+
+
+class TestConvexProblems:
+    """Linear regression on full batches: small weights find their size in a few steps, and it converges."""
+
+    def descent(self, contraction):
+        run = healthy()
+        fall = np.maximum(contraction ** np.arange(200), 1e-4)
+        ratio = np.maximum(0.8 * contraction**run.update_steps, 1e-4)
+        moved = np.repeat(ratio[:, None], run.update_ratio.shape[1], axis=1).astype(np.float32)
+        loss = 0.077 + 8.6 * fall**2
+        return changed(run, total_norm=5.6 * fall, loss=loss, update_ratio=moved)
+
+    @pytest.mark.parametrize("contraction", [0.1, 0.5, 0.8, 0.95])
+    def test_the_gradient_falls_with_the_loss(self, contraction):
+        assert alarms(self.descent(contraction)) == []
+
+    def test_a_gradient_that_is_another_at_once_was_thrown_away(self):
+        run = self.descent(0.95)
+        norm = np.where(np.arange(200) < 1, 5.6, 5.6e-3)
+        loss = np.where(np.arange(200) < 1, 8.6, 2.3 + 0.01 * np.cos(np.arange(200)))
+        assert "exploding_gradient" in alarms(changed(run, total_norm=norm, loss=loss))
+
+    def test_steps_as_large_with_a_loss_that_jumps(self):
+        run = self.descent(0.95)
+        loss = run.loss.copy()
+        loss[1:3] *= 2
+        assert "update_too_large" in alarms(changed(run, loss=loss))

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,17 @@ import pytest
 ROOT = Path(__file__).parents[2]
 pytest.importorskip("sklearn", reason="the suite learns from scikit-learn's data sets")
 
-from benchmarks.diagnosis import cures, faulty, healthy, labels, reported, reported_faults, score
+from benchmarks.diagnosis import (
+    cures,
+    faulty,
+    healthy,
+    labels,
+    report,
+    reported,
+    reported_faults,
+    score,
+    second,
+)
 from benchmarks.diagnosis.judge import judge_faulty, judge_healthy
 from benchmarks.diagnosis.recipe import Recipe
 from benchmarks.diagnosis.train import train
@@ -80,16 +91,17 @@ def test_first_remedies_cure(folder: Path) -> None:
 
 
 @pytest.mark.integration
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(1800)
 def test_a_further_seed_of_the_reported_half(folder: Path) -> None:
-    """All its cases once, with a seed that no figure was taken from."""
-    well = [v for v in judge_healthy(reported.HEALTHY, [300], folder, reuse=False) if v.confirmed]
-    cases = reported_faults.reported_cases()
+    """Every third of its cases, with a seed that no figure was taken from; `make diagnose` runs all."""
+    recipes = {name: reported.HEALTHY[name] for name in list(reported.HEALTHY)[::3]}
+    well = [v for v in judge_healthy(recipes, [300], folder, reuse=False) if v.confirmed]
+    cases = list(reported_faults.reported_cases())[::3]
     sick = [v for v in judge_faulty(cases, [300], folder, reuse=False) if v.confirmed]
-    assert len(well) > 70 and len(sick) > 100
+    assert len(well) > 20 and len(sick) > 30
     alarms = [v.name for v in well if not v.hit]
     missed = [v.name for v in sick if not v.hit]
-    assert len(alarms) <= 0.03 * len(well), alarms
+    assert len(alarms) <= 1, alarms
     assert len(missed) <= 0.1 * len(sick), missed
 
 
@@ -131,13 +143,25 @@ def test_every_action_is_followed_or_is_advice() -> None:
     assert actions == set(cures.CURES) | set(cures.ADVICE)
 
 
+def test_the_page_has_the_figures_of_the_results() -> None:
+    results = json.loads((ROOT / "benchmarks" / "results" / "diagnosis.json").read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / "diagnosis-suite.md").read_text(encoding="utf-8")
+    assert "reported" in results
+    for half, result in results.items():
+        assert page == report.with_figures(page, half, report.as_markdown(result))
+
+
 def _halves(side: Callable[[], list[faulty.Case]]) -> set[Recipe]:
     return {case.twin for case in side()}
 
 
 def test_halves_share_no_recipe() -> None:
-    assert not set(healthy.TUNED.values()) & set(reported.HEALTHY.values())
-    assert not _halves(faulty.tuning_cases) & _halves(reported_faults.reported_cases)
+    sides = [
+        set(healthy.TUNED.values()) | _halves(faulty.tuning_cases),
+        set(reported.HEALTHY.values()) | _halves(reported_faults.reported_cases),
+        set(second.HEALTHY.values()) | _halves(second.second_cases),
+    ]
+    assert sum(map(len, sides)) == len(set.union(*sides))
 
 
 def test_learning_rate_is_taken_from_the_code_of_the_remedy() -> None:

@@ -127,6 +127,7 @@ def test_flipped_bytes_never_crash_the_reader(tmp_path):
         ("UPDATE summaries SET body = x'00'", "expected an aggregate"),
         ("DELETE FROM summaries", "aggregates are missing"),
         ("UPDATE meta SET value = 'x'", "meta .*expected JSON"),
+        ("INSERT INTO meta VALUES ('parts', '[1]')", "meta 'parts': expected a list of names"),
     ],
 )
 def test_hostile_content_gives_an_error(tmp_path, statement, message):
@@ -134,7 +135,7 @@ def test_hostile_content_gives_an_error(tmp_path, statement, message):
     write_run(tmp_path, RNG.random((rows, 3), dtype=np.float32))
     damage(tmp_path, statement)
     with pytest.raises(HistoryError, match=message), History.open(tmp_path) as history:
-        history.norm, history.summary(2), history.lr, history.meta
+        history.norm, history.summary(2), history.lr, history.meta, history.parts
 
 
 LARGEST = 2**63 - 1

@@ -207,4 +207,6 @@ def test_fabric(run, measured, assert_same_weights):
 
 def test_the_page(tmp_path):
     run_page("lightning.md")
-    assert len(gradkern.History.open(tmp_path / "runs" / "first")) == 8
+    history = gradkern.History.open(tmp_path / "runs" / "first")
+    assert len(history) == 8
+    assert all(finding.severity for finding in gradkern.diagnose(history))

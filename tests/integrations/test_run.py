@@ -59,6 +59,17 @@ def test_a_script_is_recorded(tmp_path, script):
     assert history.lr.tolist() == [0.1] * 3 and history.clipped.all()
 
 
+def test_several_optimizers_of_a_model(tmp_path):
+    text = SCRIPT.replace(
+        "optimizer = torch.optim.SGD(model.parameters(), lr=0.1)",
+        "optimizer, other = (torch.optim.SGD(model[i].parameters(), lr=r) for i, r in ((0, 0.1), (2, 0.2)))",
+    ).replace("    optimizer.step()\n", "    optimizer.step()\n    other.step()\n    other.zero_grad()\n")
+    (tmp_path / "train.py").write_text(text)
+    done = run(tmp_path, "--monitor", "run", "train.py")
+    assert "3 steps recorded in" in done.stderr, done.stderr
+    assert gradkern.History.open(tmp_path / "run").lr_groups.tolist() == [[0.1, 0.2]] * 3
+
+
 def test_without_a_monitor_only_the_functions_are_replaced(tmp_path):
     (tmp_path / "look.py").write_text("import torch; print(torch.nn.utils.clip_grad_norm_.__module__)")
     done = run(tmp_path, "look.py")

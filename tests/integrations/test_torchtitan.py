@@ -11,6 +11,7 @@ import gradkern
 from tests.integrations.installed import framework, run_ranks
 
 framework("torchtitan")
+pytestmark = pytest.mark.timeout(600)  # ranks share the cores with the other tests
 
 MODES = ["fsdp", "tp", "pp", "ep"]
 
@@ -39,4 +40,5 @@ def test_trainer(runs, mode):
     last = history if mode == "pp" else gradkern.History.open(runs / mode / "run")
     entry = told[-1] if mode == "pp" else told[0]
     assert last.has_loss.tolist() == [True, True, False]  # torchtitan's log_freq is 2
+    assert all(finding.severity for finding in gradkern.diagnose(last))
     np.testing.assert_allclose(last.loss[:2], [entry["ours"]["1"], entry["ours"]["2"]], rtol=1e-6)

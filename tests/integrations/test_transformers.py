@@ -164,4 +164,6 @@ def test_trl(tmp_path, run):
 
 def test_the_page(tmp_path):
     run_page("transformers.md")
-    assert len(gradkern.History.open(tmp_path / "runs" / "first")) == 4
+    history = gradkern.History.open(tmp_path / "runs" / "first")
+    assert len(history) == 4
+    assert all(finding.severity for finding in gradkern.diagnose(history))

@@ -8,6 +8,7 @@ from torch import nn
 from torch.testing._internal.two_tensor import TwoTensor
 
 import gradkern
+from gradkern.policies import AGC
 from tests.params.test_kinds import DTYPES, tensor_of
 
 
@@ -36,6 +37,8 @@ CALLS = {
     "measure": lambda m, ps: gradkern.measure(m),
     "GradClipper": lambda m, ps: gradkern.GradClipper(m, 1.0).clip_(),
     "groups": lambda m, ps: gradkern.GradClipper(m, groups={"a": ("0.*", 1.0), "b": ("*", 1.0)}).clip_(),
+    "agc": lambda m, ps: gradkern.GradClipper(m, groups={"a": ("0.*", 1.0), "b": ("*", AGC())}).clip_(),
+    "adaptive": lambda m, ps: gradkern.adaptive_clip_grad_(ps),
 }
 
 
@@ -64,16 +67,15 @@ def try_all(kinds):
     for kind in kinds:
         for name, call in CALLS.items():
             odd = with_gradient(KINDS[kind]())
-            if odd is None:
+            if odd is None or (kind == "masked" and name in ("agc", "adaptive")):
                 continue
             model = model_of(odd)
             try:
                 call(model, list(model.parameters()))
             except (TypeError, RuntimeError) as error:
                 said = str(error)
-                if "[2]" not in said or (
-                    name in ("measure", "GradClipper", "groups") and "'1.odd'" not in said
-                ):
+                wanted = "'1.odd'" if name in ("measure", "GradClipper", "groups", "agc") else "[2]"
+                if wanted not in said:
                     wrong.append(f"{kind} {name} does not name the gradient: {said[:200]}")
                 if not all((p.grad == 3).all() for p in model[0].parameters()):
                     wrong.append(f"{kind} {name} raised after it had changed a gradient: {said[:200]}")

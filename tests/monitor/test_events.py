@@ -10,9 +10,11 @@ import torch
 
 import gradkern
 from gradkern import GradClipper, GradMonitor
+from gradkern.diagnosis import notice_of
 from gradkern.history import format
 from gradkern.monitor import event_runs
 from gradkern.policies import SkipOutliers, ZClip
+from gradkern.sinks import Sink
 from tests.support.loops import small_model
 
 
@@ -46,8 +48,30 @@ def test_skips_in_a_row_are_one_event(tmp_path):
     history = run(tmp_path, [1, *[float("inf")] * 500], lambda m: GradClipper(m, 1.0, on_nonfinite="skip"))
     ((kind, step, data),) = told(history)
     assert (kind, step, data["count"], data["last_step"]) == ("skip", 2, 500, 501)
+    assert history.events[0].count == 500
+    assert notice_of(step, kind, data).text.endswith("(500 times up to step 501)")
     database = sqlite3.connect(tmp_path / format.DATABASE)
     assert database.execute("SELECT count(*) FROM events").fetchone() == (1,)
+
+
+def test_a_reader_sees_an_event_grow(tmp_path):
+    model = small_model()
+    clipper = GradClipper(model, 1.0, on_nonfinite="skip")
+    with GradMonitor(model, None, tmp_path) as monitor:
+        monitor.event("began")
+        (model(torch.ones(2, 6)).sum() * float("nan")).backward()
+        monitor.record(clipper.clip_())
+        history = monitor.history()
+        assert [event.kind for event in history.events] == ["began", "skip"]
+        for _ in range(4):
+            monitor.record(clipper.clip_())
+        monitor.event("ended")
+        monitor.flush()
+        history.refresh()
+        assert [event.kind for event in history.events] == ["began", "skip", "ended"]
+        assert history.events[1].data["count"] == 5 and history.events[1].data["last_step"] == 5
+        history.refresh()
+        assert len(history.events) == 3
 
 
 def test_skips_far_apart_are_events_of_their_own(tmp_path, monkeypatch):
@@ -130,6 +154,34 @@ def test_limits_of_torchs_function_are_followed(tmp_path):
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0 if step < 2 else 0.5)
             monitor.record()
         assert told(monitor.history()) == [("threshold", 3, {"before": 1.0, "after": 0.5})]
+
+
+def test_no_limit_changes_where_a_group_has_nan(tmp_path):
+    def clipper_of(model):
+        return GradClipper(model, groups={"all": ("*", 1.0)}, on_nonfinite="skip")
+
+    assert [kind for kind, *_ in told(run(tmp_path, [1.0, float("nan"), 1.0], clipper_of))] == ["skip"]
+
+
+def test_sinks_get_an_event_at_the_step_of_its_extension(tmp_path):
+    class Kept(Sink):
+        def __init__(self):
+            super().__init__()
+            self.events = []
+
+        def log(self, step, time, values):
+            pass
+
+        def event(self, step, time, kind, data):
+            self.events.append((step, kind, data.get("count", 1)))
+
+    sink, model = Kept(), small_model()
+    clipper = GradClipper(model, 1.0, on_nonfinite="skip")
+    (model(torch.ones(2, 6)).sum() * float("nan")).backward()
+    with GradMonitor(model, None, tmp_path, sinks=[sink]) as monitor:
+        for _ in range(3):
+            monitor.record(clipper.clip_())
+    assert sink.events == [(1, "skip", 1), (2, "skip", 2), (3, "skip", 3)]
 
 
 def test_events_are_json_without_nan(tmp_path):

@@ -170,6 +170,11 @@ def test_a_step_of_all_models_together(tmp_path, gan):
     assert history.steps.tolist() == [1, 2, 3] and history.loss[1:].tolist() == [1.5, 2.5]
     assert history.has_grad.sum(axis=1).tolist() == [4, 8, 8] and set(history.names) == set(history.params)
     np.testing.assert_allclose(history.total_norm[1] * history.clip_coef[2], total, rtol=1e-5)
+    for part in ("G", "D"):
+        of_part = [name.startswith(part) for name in history.names]
+        expected = np.linalg.norm(history.norm[:, of_part], axis=1)
+        np.testing.assert_allclose(history.groups[part].total_norm[1:], expected[1:], rtol=1e-6)
+        np.testing.assert_allclose(history.groups[part].factor[1:], [np.nan, history.clip_coef[2]])
     assert len(history.names) == 8
 
 

@@ -12,7 +12,7 @@ from gradkern.history.format import EXPONENTS, FORMATS
 from gradkern.monitor import transfer
 from gradkern.monitor.capture import Presence
 from gradkern.monitor.periodic_capture import HistogramCapture, WeightsCapture
-from gradkern.monitor.transfer import PinnedPool, send
+from gradkern.monitor.transfer import PinnedPool, send, together
 from tests.support.loops import layout
 
 
@@ -90,6 +90,20 @@ def test_each_device_has_its_event_on_its_own_stream(device):
     first.done.clear()
     arriving.wait()
     assert arriving.arrived()
+
+
+def test_several_have_arrived_when_each_has(device):
+    pool = PinnedPool()
+    first, second = send([device.tensor(0, [1.0])], pool), send([device.tensor(1, [2.0])], pool)
+    both = together([first, transfer.HERE, second])
+    device.events[0].done.set()
+    assert first.arrived() and not both.arrived()
+    both.wait()
+    assert both.arrived() and together([transfer.HERE, transfer.HERE]) is transfer.HERE
+    both.release()
+    send([device.tensor(0, [1.0])], pool)
+    send([device.tensor(0, [1.0])], pool)
+    assert device.buffers == 2  # both were given back
 
 
 def test_buffers_and_events_are_used_again(device):

@@ -8,9 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradkern.clipping.ladder import written_shards
 from gradkern.clipping.policies.base import ElementPolicy
 from gradkern.clipping.policies.checks import at_least
+from gradkern.kernels.backend import C
 from gradkern.kernels.dtensors import is_dtensor
+from gradkern.kernels.kinds import check_readable, naming
 
 #: The dimensions that a unit's norm is taken over, by the number of dimensions; () for all of them.
 _UNITS: dict[str, dict[int, tuple[int, ...]]] = {
@@ -51,10 +54,38 @@ class AGC(ElementPolicy):
         self.eps = at_least("AGC", "eps", eps, 0.0)
         self.units = units
 
+    def check(self, operation: str, params: Sequence[Tensor], names: Sequence[str]) -> None:
+        for param, name in zip(params, names):
+            grad: Any = param.grad
+            if grad is None:
+                continue
+            where = f"[{operation}] '{name}'"
+            if is_dtensor(grad) and any(p.is_partial() for p in grad.placements):
+                raise ValueError(
+                    f"{where}: expected a gradient that is reduced for the policy AGC, got placements "
+                    f"{tuple(grad.placements)}; call .redistribute() on it first"
+                )
+            check_readable(where, grad)
+            if grad.layout not in (torch.strided, torch.sparse_coo) or grad.is_nested:
+                raise TypeError(
+                    f"{where}: expected a strided or sparse COO gradient for the policy AGC, got layout "
+                    f"{grad.layout}"
+                )
+
     def apply_(
-        self, operation: str, params: Sequence[Tensor], shards: Sequence[Tensor | None], names: Sequence[str]
+        self,
+        operation: str,
+        params: Sequence[Tensor],
+        shards: Sequence[Tensor | None] | None,
+        names: Sequence[str],
     ) -> Tensor | None:
         sharded = any(is_dtensor(p) for p in params)
+        if self.units == "timm" and not sharded:
+            ratios = C.agc_(params, shards, self.clip_factor, self.eps)
+            if ratios is not None:
+                return ratios
+        if shards is None:
+            shards = written_shards([p.grad for p in params])
         units = [_Unit(self, operation, p, g, n) for p, g, n in zip(params, shards, names)]
         if sharded:
             _add_over_ranks([u for u in units if u.cut])
@@ -80,15 +111,11 @@ class _Unit:
         self.cut: tuple[int, ...] = ()
         if is_dtensor(param):
             self.mesh, self.placements = param.device_mesh, param.placements
-            if param.grad is not None and any(p.is_partial() for p in param.grad.placements):
-                raise ValueError(
-                    f"[{operation}] '{name}': expected a gradient that is reduced for the policy AGC, got "
-                    f"placements {tuple(param.grad.placements)}; call .redistribute() on it first"
-                )
             self.cut = tuple(i for i, p in enumerate(self.placements) if _splits(p) and p.dim in dims)
         local = param._local_tensor if is_dtensor(param) else param
-        self.weights = _squares(local, dims)
-        self.grads = torch.zeros_like(self.weights) if grad is None else _squares(grad, dims)
+        with naming(f"[{operation}] '{name}'", local):
+            self.weights = _squares(local, dims)
+            self.grads = torch.zeros_like(self.weights) if grad is None else _squares(grad, dims)
         self.own = self.grads  # this rank's part of them
         self.factor = torch.ones_like(self.weights)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gradkern.clipping.policies.decision import Decision
+from gradkern.clipping.policies.native import NOTHING, NativePolicy
 from gradkern.params.stats import GradStats
 
 
@@ -32,6 +33,15 @@ class Policy(ABC):
         Args:
             stats: the statistics of this step, before clipping. Over a named group: of its parameters alone.
         """
+
+    def native(self, names: tuple[str, ...]) -> NativePolicy | None:
+        """This step's `decide` for gradients on the CPU, as the extension takes it; None where it has no such
+        policy.
+
+        Args:
+            names: of the rows that are decided on; the same object from step to step while they are the same.
+        """
+        return None
 
     def state_dict(self) -> dict[str, Any]:
         """What the policy remembers; tensors and numbers."""
@@ -59,16 +69,31 @@ class ElementPolicy(Policy):
     def decide(self, stats: GradStats) -> Decision:
         return Decision(torch.ones_like(stats.deciding()))
 
+    def native(self, names: tuple[str, ...]) -> NativePolicy | None:
+        return NOTHING
+
+    def check(self, operation: str, params: Sequence[Tensor], names: Sequence[str]) -> None:
+        """Called before any gradient of the clipper is changed.
+
+        Raises:
+            TypeError, ValueError: `apply_` does not support a gradient.
+        """
+        return
+
     @abstractmethod
     def apply_(
-        self, operation: str, params: Sequence[Tensor], shards: Sequence[Tensor | None], names: Sequence[str]
+        self,
+        operation: str,
+        params: Sequence[Tensor],
+        shards: Sequence[Tensor | None] | None,
+        names: Sequence[str],
     ) -> Tensor | None:
         """Change the gradients in place.
 
         Args:
             operation, names: for messages.
             params: the parameters; entries are there once.
-            shards: what this rank holds of each gradient, or None.
+            shards: what this rank holds of each gradient, or None; None for the gradients themselves.
 
         Returns:
             The ratio of each gradient's L2 norms after and before, float64 [N], the same on all ranks that

@@ -6,20 +6,22 @@ import torch
 from torch import Tensor
 
 from gradkern._util.names import as_depth, layer_of
-from gradkern.clipping.policies.base import Policy
 from gradkern.clipping.policies.decision import Decision
+from gradkern.clipping.policies.limit import LimitedPolicy
+from gradkern.clipping.policies.native import NativePolicy
 from gradkern.kernels.scale import coefficient
-from gradkern.params.arguments import as_limit
-from gradkern.params.stats import GradStats, RowGroups
+from gradkern.params.row_groups import RowGroups
+from gradkern.params.stats import GradStats
 
 
-class PerLayerNorm(Policy):
+class PerLayerNorm(LimitedPolicy):
     """Scale the gradients of each layer by ``max_norm / (norm of the layer + 1e-6)`` where that is below 1.
 
     A layer that explodes leaves the others as they are. The direction of the whole gradient changes.
 
     Args:
-        max_norm: largest norm to leave of each layer. Can be set between steps.
+        max_norm: largest norm to leave of each layer. Can be set between steps, and between the replays
+            of a CUDA graph.
         depth: how many components of a module's name make a layer, as in `GradStats.by_layer`; default: the
             module that owns the parameter.
     """
@@ -27,15 +29,23 @@ class PerLayerNorm(Policy):
     needs_rows = True
 
     def __init__(self, max_norm: float = 1.0, depth: int | None = None) -> None:
-        self.max_norm: float = as_limit("PerLayerNorm", "max_norm", max_norm)
+        super().__init__(max_norm)
         self.depth = as_depth("PerLayerNorm", depth)
         self._known: tuple[object, ...] = ()
+        self._layer_of_row: tuple[tuple[str, ...], Tensor] | None = None
 
     def decide(self, stats: GradStats) -> Decision:
         groups, of_row = self._layers(stats)
         norms = groups.norm(stats.deciding_rows(), stats.norm_type)
-        factor = coefficient(norms, as_limit("PerLayerNorm", "max_norm", self.max_norm))
+        factor = coefficient(norms, self.limit_on(norms.device))
         return Decision(factor[of_row], threshold=self.max_norm)
+
+    def native(self, names: tuple[str, ...]) -> NativePolicy | None:
+        if self._layer_of_row is None or self._layer_of_row[0] is not names:
+            place: dict[str, int] = {}
+            of_row = [place.setdefault(layer_of(name, self.depth), len(place)) for name in names]
+            self._layer_of_row = names, torch.tensor(of_row, dtype=torch.int64, device="cpu")
+        return NativePolicy("global_norm", (self._max_norm,), layers=self._layer_of_row[1])
 
     def _layers(self, stats: GradStats) -> tuple[RowGroups, Tensor]:
         """The rows that count in each layer, and the layer of each row; kept while both stay the same."""

@@ -9,6 +9,7 @@ from gradkern.clipping.policies.base import Policy
 from gradkern.clipping.policies.checks import at_least
 from gradkern.clipping.policies.decision import Decision
 from gradkern.clipping.policies.global_norm import GlobalNorm
+from gradkern.clipping.policies.native import NativePolicy
 from gradkern.params.arguments import as_limit
 from gradkern.params.stats import GradStats
 
@@ -44,9 +45,19 @@ class Schedule(Policy):
         return cls(lambda step: first + (last - first) * min(1.0, step / count))
 
     def decide(self, stats: GradStats) -> Decision:
-        self._global.max_norm = as_limit("Schedule", "max_norm", self._limit(self._step))
+        decision = self._at_this_step().decide(stats)
+        self._next()
+        return decision
+
+    def native(self, names: tuple[str, ...]) -> NativePolicy | None:
+        return NativePolicy("global_norm", (self._at_this_step().max_norm,), decided=self._next)
+
+    def _next(self) -> None:
         self._step += 1
-        return self._global.decide(stats)
+
+    def _at_this_step(self) -> GlobalNorm:
+        self._global.max_norm = as_limit("Schedule", "max_norm", self._limit(self._step))
+        return self._global
 
     def state_dict(self) -> dict[str, Any]:
         return {"step": self._step}

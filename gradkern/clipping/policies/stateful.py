@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,8 +10,11 @@ from torch import Tensor
 
 from gradkern.clipping.policies.base import Policy
 from gradkern.clipping.policies.decision import Decision
+from gradkern.clipping.policies.native import NativePolicy
 from gradkern.kernels.policy_steps import policy_step
 from gradkern.params.stats import GradStats
+
+_CPU = torch.device("cpu")
 
 
 class StepPolicy(Policy):
@@ -26,7 +28,7 @@ class StepPolicy(Policy):
     _state: Tensor | None = None
 
     @abstractmethod
-    def constants(self) -> Sequence[float]:
+    def constants(self) -> tuple[float, ...]:
         """What csrc/core/policies.h lists for `kind`, in its order."""
 
     @abstractmethod
@@ -39,12 +41,16 @@ class StepPolicy(Policy):
         factor, _, threshold = result.unbind()
         return Decision(factor, threshold=threshold)
 
+    def native(self, names: tuple[str, ...]) -> NativePolicy | None:
+        return NativePolicy(self.kind, self.constants(), self._state_of(len(names), _CPU))
+
     def _state_of(self, rows: int, device: torch.device) -> Tensor:
-        size = self.state_size(rows)
-        state = self._state
-        if state is None or len(state) != size:
+        size, state = self.state_size(rows), self._state
+        if state is not None and state.numel() == size and state.device == device:
+            return state
+        if state is None or state.numel() != size:
             state = torch.zeros(size, dtype=torch.float64, device=device)
-        self._state = state if state.device == device else state.to(device)
+        self._state = state.to(device)
         return self._state
 
     def state_dict(self) -> dict[str, Any]:

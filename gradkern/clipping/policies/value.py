@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 from torch import Tensor
 
+from gradkern.clipping.ladder import written_shards
 from gradkern.clipping.policies.base import ElementPolicy
 from gradkern.kernels.backend import C
 from gradkern.params.arguments import as_limit
@@ -22,9 +24,18 @@ class Value(ElementPolicy):
         self.clip_value: float = as_limit("Value", "clip_value", clip_value)
 
     def apply_(
-        self, operation: str, params: Sequence[Tensor], shards: Sequence[Tensor | None], names: Sequence[str]
+        self,
+        operation: str,
+        params: Sequence[Tensor],
+        shards: Sequence[Tensor | None] | None,
+        names: Sequence[str],
     ) -> Tensor | None:
         limit = as_limit("Value", "clip_value", self.clip_value)
+        if shards is None:
+            with contextlib.suppress(TypeError):  # raised below, with the parameter's name
+                if C.clip_grad_value_(params, limit):
+                    return None
+            shards = written_shards([p.grad for p in params])
         for shard, name in zip(shards, names):
             if shard is not None and shard.is_complex():
                 raise TypeError(

@@ -12,6 +12,7 @@ from gradkern.diagnosis.rules.depth import exploding_over_depth, vanishing_gradi
 from gradkern.diagnosis.rules.initialization import poor_initialization
 from gradkern.diagnosis.rules.loss import loss_not_decreasing, loss_oscillating
 from gradkern.diagnosis.rules.nonfinite import nonfinite_gradient
+from gradkern.diagnosis.rules.over_time import vanishing_over_time
 from gradkern.diagnosis.rules.precision import low_precision_underflow
 from gradkern.diagnosis.rules.saturation import saturation
 from gradkern.diagnosis.rules.silence import dead_units, no_gradient
@@ -25,6 +26,7 @@ RULES: tuple[Callable[[Case], list[Finding]], ...] = (
     dead_units,
     saturation,
     vanishing_gradient,
+    vanishing_over_time,
     exploding_over_depth,
     exploding_over_time,
     poor_initialization,

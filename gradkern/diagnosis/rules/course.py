@@ -165,7 +165,10 @@ def _starting(case: Case, at: NDArray[np.int64], values: Floats) -> list[Finding
 
 
 def _converged(case: Case) -> bool:
-    """A classifier that starts near ln(classes) and loses nearly all of it: norms fall as the loss does."""
+    """A loss that falls at once, or a classifier's that starts near ln(classes) and loses nearly all of it:
+    norms fall as the loss does."""
+    if case.falls_at_once:
+        return True
     start, classes = case.trend.start, classes_of(case)
     return bool(classes) and start < USUAL * math.log(classes) and case.trend.end < CONVERGED * start
 

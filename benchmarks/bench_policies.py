@@ -1,0 +1,120 @@
+"""What each policy costs beside plain global clipping, on the CPU, interleaved in one run.
+
+Nothing is clipped, so that what is timed is measuring and deciding: each policy has limits that are not
+reached. AGC reads the weights as well, and Value reads the gradients once more for the ratio of their norms.
+
+Times are of the processor (`time.process_time`), on one thread by default: other programs on the machine take
+its caches, but are not counted. Contenders take turns in an order that rotates.
+
+    python benchmarks/bench_policies.py                prints the table, writes results/policies_cpu.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from machine import describe, save
+from torch import nn
+
+import gradkern
+from gradkern.policies import (
+    AGC,
+    AdaGC,
+    AutoClip,
+    GlobalNorm,
+    PerLayerNorm,
+    Schedule,
+    SkipOutliers,
+    Value,
+    ZClip,
+)
+
+CASES = [(300, 4096), (2000, 4096)]
+FAR = 1e9
+PLAIN = "max_norm"
+Build = Callable[[list[tuple[str, nn.Parameter]]], gradkern.GradClipper]
+
+
+def by_policy(make: Callable[[], object]) -> Build:
+    return lambda named: gradkern.GradClipper(named, policy=make())
+
+
+def by_groups(*policies: Callable[[], object]) -> Build:
+    """As many groups as policies, one parameter after the other."""
+
+    def build(named: list[tuple[str, nn.Parameter]]) -> gradkern.GradClipper:
+        groups = {
+            str(i): ([p for _, p in named[i :: len(policies)]], make()) for i, make in enumerate(policies)
+        }
+        return gradkern.GradClipper(named, groups=groups)
+
+    return build
+
+
+CONTENDERS: dict[str, Build] = {
+    PLAIN: lambda named: gradkern.GradClipper(named, FAR),
+    "GlobalNorm": by_policy(lambda: GlobalNorm(FAR)),
+    "PerLayerNorm": by_policy(lambda: PerLayerNorm(FAR)),
+    "Value": by_policy(lambda: Value(FAR)),
+    "AGC": by_policy(lambda: AGC(FAR)),
+    "AutoClip": by_policy(lambda: AutoClip(100.0)),
+    "ZClip": by_policy(lambda: ZClip(z_thresh=FAR)),
+    "AdaGC": by_policy(lambda: AdaGC(lambda_abs=FAR, lambda_rel=FAR)),
+    "SkipOutliers": by_policy(lambda: SkipOutliers(FAR)),
+    "Schedule": by_policy(lambda: Schedule(lambda step: FAR)),
+    "2 groups, limits": by_groups(*[lambda: FAR] * 2),
+    "8 groups, limits": by_groups(*[lambda: FAR] * 8),
+    "2 groups, ZClip and AdaGC": by_groups(
+        lambda: ZClip(z_thresh=FAR), lambda: AdaGC(lambda_abs=FAR, lambda_rel=FAR)
+    ),
+}
+
+
+def time_case(count: int, elements: int, seconds: float) -> dict[str, float]:
+    """Median seconds of the processor for a call, by contender."""
+    torch.manual_seed(0)
+    named = [
+        (f"layers.{i // 2}.{i % 2}", nn.Parameter(torch.randn(elements // 64, 64))) for i in range(count)
+    ]
+    gradients = [[torch.randn_like(p) * scale for _, p in named] for scale in (1.0, 1.1)]
+    clippers = {name: build(named) for name, build in CONTENDERS.items()}
+    times: dict[str, list[float]] = {name: [] for name in CONTENDERS}
+    names = list(CONTENDERS)
+    end = time.perf_counter() + seconds
+    turn = 0
+    while time.perf_counter() < end or turn < 20:
+        for (_, p), g in zip(named, gradients[turn % 2]):
+            p.grad = g
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            start = time.process_time()
+            clippers[name].clip_()
+            times[name].append(time.process_time() - start)
+        turn += 1
+    return {name: statistics.median(own[4:]) for name, own in times.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=20.0, help="for each case")
+    parser.add_argument("--save", metavar="NAME", default="policies_cpu", help="benchmarks/results/NAME.json")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    rows = []
+    for count, elements in CASES:
+        median = time_case(count, elements, arguments.seconds)
+        plain = median[PLAIN]
+        print(f"{count} parameters of {elements} elements: {PLAIN} {plain * 1e6:.1f} us")
+        for name, took in median.items():
+            print(f"  {name:28}{took * 1e6:9.1f} us  +{(took - plain) * 1e6:7.1f} us  {took / plain:6.2f}x")
+        rows.append({"parameters": count, "elements": elements, "seconds": median})
+    save(arguments.save, {"machine": describe(), "threads": arguments.threads, "rows": rows})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+#include "cpu/units.h"
+
+#include <algorithm>
+#include <atomic>
+#include <vector>
+
+#include "core/chunk_plan.h"
+#include "core/policies.h"
+#include "cpu/floating_point_mode.h"
+
+namespace gradkern::cpu {
+namespace {
+
+/// Consecutive units of one tensor: what a thread takes at a time.
+struct Block {
+  int64_t tensor, begin, end;
+};
+
+/// What a block's gradient was and became.
+struct BlockSquares {
+  ScaledSum before, after;
+  bool changed = false;
+};
+
+/// About a chunk's elements a block, so that its gradients are in a cache when they are scaled. The cut depends
+/// on the sizes alone.
+std::vector<Block> blocks_of(const UnitsRef* list, int64_t count) {
+  std::vector<Block> blocks;
+  for (int64_t t = 0; t < count; ++t) {
+    if (list[t].length == 0) continue;
+    const int64_t step = std::max<int64_t>(1, kChunkElements / list[t].length);
+    for (int64_t begin = 0; begin < list[t].rows; begin += step)
+      blocks.push_back({t, begin, std::min(begin + step, list[t].rows)});
+  }
+  return blocks;
+}
+
+ScaledSum squares_of(const void* data, DType dtype, int64_t row, int64_t length) {
+  const MeasureOptions options{norm_order(2.0), false};
+  const char* at = static_cast<const char*>(data) + row * length * itemsize(dtype);
+  const ChunkKernels& kernels = chunk_kernels();
+  ScaledSum sum;
+  for (int64_t begin = 0; begin < length; begin += kChunkElements) {
+    Partial part = empty_partial(options.order);
+    const int64_t here = std::min(kChunkElements, length - begin);
+    const char* const chunk = at + begin * itemsize(dtype);
+    if (is_double(dtype)) kernels.measure(chunk, dtype, here, options, part);
+    else part.sq.hi = kernels.squares(chunk, dtype, here);
+    sum = combine(sum, part.sq);
+  }
+  return sum;
+}
+
+ScaledSum times_square(ScaledSum sum, double factor) {
+  const double square = factor * factor;
+  return {sum.hi * square, sum.lo * square, sum.bin};
+}
+
+/// The factors of a block's units, in factors[0 … end - begin).
+BlockSquares decide(const UnitsRef& t, const Block& block, UnitLimits limits, double* factors) {
+  ScopedFloatingPointMode exact(FloatingPointMode::exact());
+  BlockSquares out;
+  for (int64_t row = block.begin; row < block.end; ++row) {
+    const ScaledSum grads = squares_of(t.grad, t.grad_dtype, row, t.length);
+    const double weights = finish(squares_of(t.weights, t.weights_dtype, row, t.length));
+    const double factor = unit_factor(weights, finish(grads), limits.clip_factor, limits.eps);
+    factors[row - block.begin] = factor;
+    out.changed |= factor != 1.0;
+    out.before = combine(out.before, grads);
+    out.after = combine(out.after, times_square(grads, factor));
+  }
+  return out;
+}
+
+void scale(const UnitsRef& t, const Block& block, const double* factors) {
+  const int64_t bytes = t.length * itemsize(t.grad_dtype);
+  for (int64_t row = block.begin; row < block.end; ++row) {
+    const double factor = factors[row - block.begin];
+    char* const data = static_cast<char*>(t.grad) + row * bytes;
+    if (factor != 1.0) chunk_kernels().scale(data, t.grad_dtype, t.length, factor);
+  }
+}
+
+/// A thread for each chunk's worth of elements, as the other passes have.
+int threads_for(const UnitsRef* list, int64_t count, size_t blocks, const ThreadPool& pool) {
+  int64_t useful = 1;
+  for (int64_t t = 0; t < count; ++t) useful += list[t].rows * list[t].length / kChunkElements;
+  return int(std::min({useful, int64_t(blocks), int64_t(pool.threads)}));
+}
+
+/// The blocks' squares together, in the blocks' order.
+void report(const std::vector<Block>& blocks, const std::vector<BlockSquares>& squares, int64_t count,
+            UnitResults out) {
+  ScopedFloatingPointMode exact(FloatingPointMode::exact());
+  std::vector<BlockSquares> whole(static_cast<size_t>(count));
+  for (size_t i = 0; i < blocks.size(); ++i) {
+    BlockSquares& sum = whole[size_t(blocks[i].tensor)];
+    sum = {combine(sum.before, squares[i].before), combine(sum.after, squares[i].after),
+           sum.changed || squares[i].changed};
+  }
+  for (size_t t = 0; t < whole.size(); ++t) {
+    const double before = finish(whole[t].before);
+    out.ratios[t] = before == 0 || !whole[t].changed ? 1.0 : finish(whole[t].after) / before;
+    out.changed[t] = whole[t].changed;
+  }
+}
+
+}  // namespace
+
+void clip_units(const UnitsRef* list, int64_t count, UnitLimits limits, const ThreadPool& pool, UnitResults out) {
+  const std::vector<Block> blocks = blocks_of(list, count);
+  std::vector<BlockSquares> squares(blocks.size());
+  std::atomic<size_t> next{0};
+  const FloatingPointMode callers = FloatingPointMode::current();
+  auto work = [&] {
+    ScopedFloatingPointMode scope(callers);
+    std::vector<double> factors;
+    for (size_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < blocks.size();) {
+      const UnitsRef& t = list[blocks[i].tensor];
+      factors.resize(size_t(blocks[i].end - blocks[i].begin));
+      squares[i] = decide(t, blocks[i], limits, factors.data());
+      if (squares[i].changed) scale(t, blocks[i], factors.data());
+    }
+  };
+  using Work = decltype(work);
+  const int threads = threads_for(list, count, blocks.size(), pool);
+  if (threads <= 1) work();
+  else pool.run(threads, [](void* context, int32_t) { (*static_cast<Work*>(context))(); }, &work);
+  report(blocks, squares, count, out);
+}
+
+}  // namespace gradkern::cpu

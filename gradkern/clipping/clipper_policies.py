@@ -1,0 +1,142 @@
+"""The policies of a clipper: one for all parameters, or one per named group."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gradkern.clipping.checks import check_groups, check_one_way
+from gradkern.clipping.deciding import Facts, Group, NormGroups, as_policy
+from gradkern.clipping.elements import ElementParts
+from gradkern.clipping.one_call import OneCall
+from gradkern.clipping.policies import Decision, GlobalNorm, Policy
+from gradkern.clipping.selection import check_no_overlap, members_of
+from gradkern.kernels.measured import Measured
+from gradkern.params.arguments import as_limit
+from gradkern.params.plan import ParameterPlan
+from gradkern.params.stats import GradStats, GroupStats
+
+
+class ClipperPolicies:
+    """What `GradClipper` was given as `max_norm`, `policy` or `groups`.
+
+    Raises:
+        TypeError, ValueError: not exactly one of them is given, or it is not valid.
+    """
+
+    def __init__(self, max_norm: Any, policy: Any, groups: Any) -> None:
+        check_one_way(max_norm, policy, groups)
+        self._selectors: dict[str, Any] | None = None
+        if groups is None:
+            given = max_norm if policy is None else policy
+            if policy is None and not isinstance(max_norm, Policy):
+                given = GlobalNorm(as_limit("GradClipper", "max_norm", max_norm))
+            self.by_name: dict[str, Policy | None] = {"": as_policy("GradClipper", "policy", given)}
+        else:
+            check_groups(groups)
+            self.by_name = {
+                name: as_policy("GradClipper", f"groups['{name}']", given)
+                for name, (_, given) in groups.items()
+            }
+            self._selectors = {name: selector for name, (selector, _) in groups.items()}
+        #: The policy for all parameters; None with groups.
+        self._single = self.by_name[""] if groups is None else None
+        #: It, if it is a plain limit of the total norm.
+        self.global_norm = self._single if type(self._single) is GlobalNorm else None
+        self.facts = Facts(self.by_name, groups is not None)
+        self._norm_groups: NormGroups | None = None
+        self._overlap_is_checked = False
+        # Each with the names of the parameters that it was made for.
+        self._grouped: tuple[str, ...] | None = None
+        self._one_call: tuple[Any, OneCall | None] = (None, None)
+        self._elements: tuple[Any, ElementParts | None] = (None, None)
+
+    @property
+    def may_skip(self) -> bool:
+        """Whether a policy can skip steps."""
+        return any(policy is not None and policy.may_skip for policy in self.by_name.values())
+
+    @property
+    def has_groups(self) -> bool:
+        return self._selectors is not None
+
+    def form_groups(self, plan: ParameterPlan, may_be_empty: bool) -> None:
+        """Find the members of the named groups, again whenever the module's parameters have changed.
+
+        Raises:
+            TypeError, ValueError: see `members_of`.
+        """
+        names = plan.names
+        if self._selectors is None or self._grouped is names:
+            return
+        members = members_of(self._selectors, names, plan.params, may_be_empty)
+        groups = [Group(name, rows, self.by_name[name]) for name, rows in members.items()]
+        self._norm_groups, self._grouped = NormGroups(groups, names), names
+        self._overlap_is_checked = False
+
+    def rows_by_group(self) -> dict[str, list[int]]:
+        """The rows of each named group; empty without groups."""
+        return {} if self._norm_groups is None else {g.name: g.rows for g in self._norm_groups.groups}
+
+    def members(self) -> list[list[int]] | None:
+        """`ladder.measure`'s argument: what has to be measured besides the rows and the total."""
+        if self._norm_groups is not None:
+            return self._norm_groups.members
+        return [] if self._single is not None and self._single.needs_rows else None
+
+    def check_overlap(self, plan: ParameterPlan) -> None:
+        """Check once that gradients of different groups share no memory. To be called when they exist.
+
+        Raises:
+            ValueError: some do.
+        """
+        if self._norm_groups is not None and not self._overlap_is_checked:
+            check_no_overlap(self.rows_by_group(), plan.params, plan.names)
+            self._overlap_is_checked = True
+
+    def decide(
+        self, stats: GradStats, measured: Measured, plan: ParameterPlan
+    ) -> tuple[Decision, dict[str, GroupStats] | None]:
+        """The decision for all rows, and the statistics of the groups if there are any."""
+        if self._norm_groups is None:
+            assert self._single is not None
+            return self._single.decide(stats), None
+        self.check_overlap(plan)
+        return self._norm_groups.decide(stats, measured)
+
+    def one_call(self, names: tuple[str, ...]) -> OneCall:
+        """The policies as the extension takes them."""
+        call = self._one_call[1]
+        if call is None or self._one_call[0] is not names:
+            call = OneCall(self.by_name, self._norm_groups, names)
+            self._one_call = names, call
+        return call
+
+    def elements(self, plan: ParameterPlan) -> ElementParts:
+        """The policies that change single elements, with their rows."""
+        names, parts = plan.names, self._elements[1]
+        if parts is None or self._elements[0] is not names:
+            grouped = self._norm_groups
+            whole: list[tuple[Policy | None, Sequence[int]]] = [(self._single, range(len(names)))]
+            listed = whole if grouped is None else [(g.policy, g.rows) for g in grouped.groups]
+            parts = ElementParts(listed, names, plan.first)
+            self._elements = names, parts
+        return parts
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of each policy by name."""
+        return {name: {} if p is None else p.state_dict() for name, p in self.by_name.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """
+        Raises:
+            ValueError: the state is that of other groups or other policies.
+        """
+        if set(state) != set(self.by_name):
+            raise ValueError(
+                f"[GradClipper.load_state_dict] state: expected groups {sorted(self.by_name)}, got "
+                f"{sorted(state)}"
+            )
+        for name, policy in self.by_name.items():
+            if policy is not None:
+                policy.load_state_dict(state[name])

@@ -1,0 +1,51 @@
+"""`LimitedPolicy`: a policy with a limit that can be set between steps."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gradkern.clipping.policies.base import Policy
+from gradkern.params.arguments import as_limit
+
+
+class LimitedPolicy(Policy):
+    """Has a `max_norm`, of which each device that it is used on has a copy.
+
+    Setting it fills the copies in place, so that a captured CUDA graph, whose replay runs no Python, goes by
+    the new limit. The first step on a device makes the copy: take it before the capture.
+    """
+
+    def __init__(self, max_norm: float) -> None:
+        self._copies: dict[torch.device, Tensor] = {}
+        self.max_norm = max_norm
+
+    @property
+    def max_norm(self) -> float:
+        """The largest norm to leave."""
+        return self._max_norm
+
+    @max_norm.setter
+    def max_norm(self, value: float) -> None:
+        self._max_norm: float = as_limit(type(self).__name__, "max_norm", value)
+        for copy in self._copies.values():
+            copy.fill_(self._max_norm)
+
+    def limit_on(self, device: torch.device) -> Tensor:
+        """`max_norm` as a 0-d tensor, float64 where the device has it: the same one at every call.
+
+        Raises:
+            RuntimeError: there is none on this device yet, and a CUDA graph is being captured, which would
+                set the limit anew in each replay.
+        """
+        copy = self._copies.get(device)
+        if copy is None:
+            if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+                raise RuntimeError(
+                    "[GradClipper.clip_] expected a step on this device before a CUDA graph is captured, so "
+                    "that the limit has its place there; run clip_() once outside the graph"
+                )
+            wide = torch.float32 if device.type == "mps" else torch.float64
+            copy = torch.full((), self._max_norm, dtype=wide, device=device)
+            self._copies[device] = copy
+        return copy

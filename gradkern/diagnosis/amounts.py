@@ -1,0 +1,90 @@
+"""The numbers that remedies state: a threshold, a factor of the learning rate, from the run's own steps."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from gradkern.diagnosis.case import Case
+
+#: ‖Δw‖ / ‖w‖ of a step: healthy runs of a hundred steps have 0.01 … 0.1 in the first ones and a median of
+#: 1e-3 … 2e-2; Adam at 3e-4 moves weights of standard deviation 0.02 by 0.015.
+FIRST_STEP, GOOD_STEP = 0.02, 3e-3
+#: Learning rates are lowered and raised by factors between these.
+LEAST_LOWER, MOST_LOWER = 1e-4, 0.3
+LEAST_RAISE, MOST_RAISE = 3.0, 1e7
+
+
+def max_norm(case: Case) -> float:
+    """The 0.9 quantile of the norms; of the smaller half of the run where it exploded."""
+    norm = case.evidence.total_norm
+    norm = norm[np.isfinite(norm) & (norm > 0)]
+    if not len(norm):
+        return 1.0
+    typical = float(np.median(norm))
+    calm = norm[norm <= 10 * min(typical, float(np.median(norm[: max(len(norm) // 10, 5)])))]
+    return float(np.quantile(calm if len(calm) else norm, 0.9))
+
+
+def lower_factor(case: Case) -> float:
+    """By what the learning rate is multiplied so that the first steps are good ones.
+
+    The first step tells best: once a run diverges, its steps are what they are because it does. If that one
+    was good, the largest of the first half.
+    """
+    movement = _moves(case)
+    if not len(movement):
+        return 0.1
+    first = float(movement[0])
+    basis = first if first > FIRST_STEP else float(movement[: max(len(movement) // 2, 1)].max())
+    return _rounded(float(np.clip(FIRST_STEP / basis, LEAST_LOWER, MOST_LOWER)))
+
+
+def raise_factor(case: Case) -> float:
+    """By what the learning rate is multiplied so that a step moves the weights by `GOOD_STEP`."""
+    movement = _moves(case)
+    typical = float(np.median(movement)) if len(movement) else _asked_by_sgd(case)
+    if not typical > 0:
+        return LEAST_RAISE
+    return _rounded(float(np.clip(GOOD_STEP / typical, LEAST_RAISE, MOST_RAISE)))
+
+
+def rate_is_zero(case: Case) -> bool:
+    """Whether the learning rate is known, and 0 at every step."""
+    rates = case.evidence.lr[np.isfinite(case.evidence.lr)]
+    return bool(len(rates)) and not rates.any()
+
+
+def has_half_weights(case: Case) -> bool:
+    """Whether some weights are held in 16 bits."""
+    e = case.evidence
+    return any(str(e.params.get(name, {}).get("dtype", "")).endswith("float16") for name in e.names)
+
+
+def is_adaptive(case: Case) -> bool:
+    """Whether an optimizer divides the gradient by its own size, so that clipping changes little."""
+    groups = case.evidence.facts.get("optimizers") or []
+    kinds = " ".join(str(group.get("class", "")).lower() for group in groups)
+    return any(word in kinds for word in ("adam", "rmsprop", "adagrad", "adadelta", "adafactor", "lion"))
+
+
+def _moves(case: Case) -> np.ndarray[tuple[int], np.dtype[np.floating]]:
+    return case.movement[np.isfinite(case.movement) & (case.movement > 0)]
+
+
+def _asked_by_sgd(case: Case) -> float:
+    """What SGD would move the weights by if they took every change (16-bit ones take none)."""
+    e = case.evidence
+    groups = e.facts.get("optimizers") or []
+    norm, size = e.total_norm[case.finite], case.weight_size[np.isfinite(case.weight_size)]
+    rates = e.lr[np.isfinite(e.lr)]
+    plain = bool(groups) and all(group.get("class") == "SGD" for group in groups)
+    if not plain or not len(norm) or not len(rates) or not len(size) or not size[0]:
+        return 0.0
+    return float(np.median(rates) * np.median(norm) / size[0])
+
+
+def _rounded(factor: float) -> float:
+    """To half a power of ten."""
+    return float(10.0 ** (round(2 * math.log10(factor)) / 2))

@@ -1,0 +1,58 @@
+"""Norms of groups of rows, computed from the norms of the rows."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+class RowGroups:
+    """Rows gathered by group through a padded index matrix, so that sums run in a fixed order.
+
+    Args:
+        groups: the rows of each group.
+        rows: how many rows there are in all; this index stands for the padding.
+        device: where the rows' values are.
+    """
+
+    def __init__(self, groups: list[list[int]], rows: int, device: torch.device) -> None:
+        width = max((len(g) for g in groups), default=0) or 1
+        padded = [g + [rows] * (width - len(g)) for g in groups]
+        self.index = torch.tensor(padded, dtype=torch.int64, device="cpu").reshape(len(groups), width)
+        self.index = self.index.to(device, non_blocking=True)
+        empty = torch.tensor([not g for g in groups], dtype=torch.bool, device="cpu")
+        self.empty = empty.to(device, non_blocking=True)
+
+    def gather(self, values: Tensor, neutral: float) -> Tensor:
+        """The values of each group: [groups, width], padded with `neutral`."""
+        return torch.cat([values, values.new_full((1,), neutral)])[self.index]
+
+    def norm(self, norms: Tensor, norm_type: float) -> Tensor:
+        """The norm of each group: [groups]. 0 for an empty group.
+
+        Args:
+            norms: [rows], of order `norm_type`.
+        """
+        wide = norms if norms.device.type == "mps" else norms.double()
+        if norm_type in (0.0, 1.0):
+            return self.gather(wide, 0.0).sum(dim=1).to(norms.dtype)
+        if norm_type == math.inf:
+            return self.gather(wide, 0.0).amax(dim=1).to(norms.dtype)
+        if norm_type < 0:
+            matrix = self.gather(wide, math.inf)
+            smallest = matrix.amin(dim=1, keepdim=True)
+            combined = smallest if norm_type == -math.inf else _scaled_norm(matrix, smallest, norm_type)
+            return torch.where(self.empty, 0.0, combined[:, 0]).to(norms.dtype)
+        matrix = self.gather(wide, 0.0)
+        return _scaled_norm(matrix, matrix.amax(dim=1, keepdim=True), norm_type)[:, 0].to(norms.dtype)
+
+
+def _scaled_norm(matrix: Tensor, reference: Tensor, norm_type: float) -> Tensor:
+    """The p-norm of each row, [L, 1], relative to `reference` so that no power overflows or underflows."""
+    usable = (reference > 0) & reference.isfinite()
+    safe = torch.where(usable, reference, torch.ones_like(reference))
+    powers = ((matrix / safe) ** norm_type).sum(dim=1, keepdim=True)
+    # A reference of 0, inf or NaN is the norm itself, whatever the sign of the order.
+    return torch.where(usable, safe * powers ** (1.0 / norm_type), reference)

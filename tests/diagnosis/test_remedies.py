@@ -1,0 +1,85 @@
+"""Which remedy comes first, and the numbers that remedies state."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gradkern.diagnosis import amounts, diagnose
+from gradkern.diagnosis.case import Case
+from tests.support.runs import changed, flat_loss, healthy, sloped
+
+
+def actions(evidence):
+    return [remedy.action for remedy in diagnose(evidence)[0].remedies]
+
+
+def with_optimizer(run, kind, **fields):
+    groups = [{"name": "", "class": kind, "lr": 1e-3, "parameters": list(run.names)}]
+    return changed(run, facts={**run.facts, "optimizers": groups}, **fields)
+
+
+def moving(run, *first, rest=3e-3):
+    ratio = np.full_like(run.update_ratio, rest)
+    ratio[: len(first)] = np.array(first)[:, None]
+    return changed(run, update_ratio=ratio)
+
+
+class TestLearningRate:
+    @pytest.mark.parametrize(("first", "factor"), [(0.9, 0.03), (4.0, 0.003), (1e6, 1e-4)])
+    def test_the_first_step_tells_by_how_much_to_lower_it(self, first, factor):
+        """What comes later is the divergence itself."""
+        case = Case(moving(healthy(), first, 50.0, 80.0))
+        assert amounts.lower_factor(case) == pytest.approx(factor, rel=0.1)
+
+    def test_after_a_good_first_step_the_largest_one(self):
+        assert amounts.lower_factor(Case(moving(healthy(), 0.01, 0.7))) == pytest.approx(0.03, rel=0.1)
+
+    def test_it_is_always_lowered(self):
+        assert amounts.lower_factor(Case(moving(healthy(), 0.01))) == pytest.approx(0.3, rel=0.1)
+
+    @pytest.mark.parametrize(("typical", "factor"), [(3e-8, 1e5), (3e-13, 1e7), (1e-3, 3.0)])
+    def test_raising_it(self, typical, factor):
+        assert amounts.raise_factor(Case(moving(healthy(), rest=typical))) == pytest.approx(factor, rel=0.1)
+
+    def test_weights_that_take_no_change_tell_nothing_but_sgd_does(self):
+        run = moving(healthy(), rest=0.0)
+        assert amounts.raise_factor(Case(run)) == amounts.LEAST_RAISE
+        asked = 1e-3 * np.median(run.total_norm) / np.sqrt((run.weight_norm[0, ::2] ** 2).sum())
+        found = amounts.raise_factor(Case(with_optimizer(run, "SGD", lr=np.full(200, 1e-6))))
+        assert found == pytest.approx(amounts.GOOD_STEP / (asked * 1e-3), rel=1)
+
+
+class TestOrder:
+    def test_an_adaptive_optimizer_is_warmed_up_rather_than_clipped(self):
+        run = flat_loss(moving(healthy(), *[0.9] * 8))
+        assert actions(with_optimizer(run, "AdamW"))[:2] == ["lower_lr", "warmup"]
+        assert actions(with_optimizer(run, "SGD"))[:2] == ["lower_lr", "clip"]
+
+    def test_relu_layers_that_start_small_are_initialized_first(self):
+        run = sloped(healthy(12), 6)
+        small = changed(run, weight_norm=0.58 * run.weight_norm)
+        assert actions(run)[0] == "residual" and actions(small)[0] == "he_init"
+        normed = {**small.facts, "modules": {**small.facts["modules"], "n": "LayerNorm"}}
+        assert actions(changed(small, facts=normed))[0] == "residual"
+
+
+def test_a_gain_that_weights_grew_into_is_growth():
+    """The weights grow from step to step, and late in the run each layer multiplies."""
+    run = flat_loss(healthy(12))
+    rms = run.rms.copy()
+    rms[60:] = sloped(run, 0, biases=-5).rms[60:]
+    norms = run.weight_norm[:1] * 1.05 ** run.update_steps[:, None]
+    found = [f.kind for f in diagnose(changed(run, rms=rms, weight_norm=norms)) if f.is_alarm]
+    assert found[0] == "weight_growth" and "exploding_gradient" in found
+
+
+def test_a_bias_in_front_of_a_normalization_says_nothing_of_the_inputs():
+    """Its gradient is rounding errors, which would make the inputs look ten million times too large."""
+    run = flat_loss(moving(healthy(activation="BatchNorm1d"), *[0.9] * 8))
+    rms = run.rms.copy()
+    rms[:, 1] *= 1e-7
+    assert actions(changed(run, rms=rms))[0] == "lower_lr"
+    rms = run.rms.copy()
+    rms[:, 0] *= 300
+    assert actions(changed(run, rms=rms))[0] == "scale_inputs"

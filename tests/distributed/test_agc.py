@@ -1,0 +1,69 @@
+"""AGC where ranks hold parts of a unit: tensor parallelism along the dimensions that its norm is over."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+
+import gradkern
+from gradkern.policies import AGC
+from tests.distributed import models
+
+
+def parameter(value: torch.Tensor, gradient: torch.Tensor, placement: object) -> nn.Parameter:
+    mesh = models.mesh_1d()
+    p = nn.Parameter(distribute_tensor(value, mesh, [placement]))
+    p.grad = distribute_tensor(gradient, mesh, [placement])
+    return p
+
+
+def cut_units_job() -> list[int]:
+    """Columns of a matrix, and a vector, on two ranks; a matrix of which each has whole rows."""
+    torch.manual_seed(0)
+    shapes, placements = [(3, 4), (4, 2), (6,)], [Shard(1), Shard(0), Shard(0)]
+    values = [torch.randn(shape) for shape in shapes]
+    gradients = [torch.randn(shape) for shape in shapes]
+    params = [parameter(v, g, at) for v, g, at in zip(values, gradients, placements)]
+    plain = [nn.Parameter(v.clone()) for v in values]
+    for p, g in zip(plain, gradients):
+        p.grad = g.clone()
+    clipper = gradkern.GradClipper(params, policy=AGC(0.1))
+    reductions, real = [], dist.all_reduce
+
+    def counted(tensor: torch.Tensor, *args: object, **options: object) -> object:
+        reductions.append(tensor.numel())
+        return real(tensor, *args, **options)
+
+    dist.all_reduce = counted
+    try:
+        clipper.policies[""].apply_("test", params, [p.grad._local_tensor for p in params], ["a", "b", "c"])
+    finally:
+        dist.all_reduce = real
+    gradkern.GradClipper(plain, policy=AGC(0.1)).clip_()
+    for p, q in zip(params, plain):
+        torch.testing.assert_close(p.grad.full_tensor(), q.grad, rtol=1e-6, atol=0)
+    return reductions
+
+
+def test_cut_units_take_one_reduction_of_their_squares(ranks):
+    # Weights and gradients of three rows and one vector; then before and after of each gradient.
+    assert ranks(2)(cut_units_job) == [[2 * 3 + 2 * 1, 3 * 2]] * 2
+
+
+def partial_job() -> tuple[str, bool]:
+    mesh = models.mesh_1d()
+    p = nn.Parameter(distribute_tensor(torch.ones(2, 2), mesh, [Replicate()]))
+    p.grad = DTensor.from_local(torch.full((2, 2), 5.0), mesh, [Partial()])
+    clipper = gradkern.GradClipper([("layer.weight", p)], policy=AGC(0.1))
+    with pytest.raises(ValueError, match="policy AGC") as caught:
+        clipper.clip_()
+    return str(caught.value), bool((p.grad._local_tensor == 5.0).all())
+
+
+def test_a_placement_that_cannot_be_served_is_named(ranks):
+    for message, unchanged in ranks(2)(partial_job):
+        assert "'layer.weight': expected a gradient that is reduced" in message and "Partial" in message
+        assert unchanged
