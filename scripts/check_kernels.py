@@ -10,7 +10,7 @@ Fails on
 - a generic store anywhere (ST, where STG is meant);
 - a helper that is written in PTX (csrc/tests/ptx_helpers.cu) and does not become its instructions.
 
-Prints instructions per 64 bytes and lane by element type: of the whole loop, with what it skips almost always.
+Prints instructions per 64 bytes and lane by element type: of the whole loop, with what it rarely runs.
 
     python scripts/check_kernels.py                          all documented architectures
     python scripts/check_kernels.py --arch 90 --sass 90      one
@@ -43,7 +43,7 @@ REGISTERS_PER_MULTIPROCESSOR = 65536
 
 @dataclass(frozen=True)
 class Budget:
-    """Of one kernel: threads, blocks that have to fit a multiprocessor, bytes of stack, instructions of code."""
+    """Of one kernel: threads, blocks that fit a multiprocessor, bytes of stack, instructions of code."""
 
     threads: int = 512
     blocks: int = 1
@@ -53,7 +53,7 @@ class Budget:
     stores: int = 0  #: 16-byte stores of a main loop
 
 
-#: The stack of the first holds what calls of out-of-line functions leave no registers for; no main loop touches it.
+#: The stack holds what calls of out-of-line functions leave no registers for; no main loop touches it.
 BUDGETS = {
     "measure_kernel[0]": Budget(blocks=2, stack=192, code=9500, loops=6),
     "measure_kernel[1]": Budget(blocks=2, stack=192, code=9500, loops=6),
