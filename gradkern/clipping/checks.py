@@ -59,7 +59,7 @@ def check_policies(policies: Sequence[tuple[str, Policy | None]], fold: bool) ->
                 f"it keeps norms from step to step; got that of '{owners[id(policy)]}'"
             )
         owners[id(policy)] = name
-    several = len(policies) > 1 or any(
+    several = any(name for name, _ in policies) or any(
         isinstance(p, ElementPolicy) or getattr(p, "needs_rows", False) for _, p in policies
     )
     if fold and several:

@@ -277,6 +277,7 @@ class GradClipper:
         self._form_groups()
         self._chosen.check_overlap(self._plan)
         names = self._plan.names
+        self._chosen.elements(self._plan).check(params)
         call = self._chosen.one_call(names)
         done = call.clip(params, self.norm_type, self._treatment, self._count_zeros, names)
         if done is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from gradkern.clipping.checks import check_groups, check_one_way
@@ -38,7 +38,11 @@ class ClipperPolicies:
                 name: as_policy("GradClipper", f"groups['{name}']", given)
                 for name, (_, given) in groups.items()
             }
-            self._selectors = {name: selector for name, (selector, _) in groups.items()}
+            # Read more than once, also those that can be read only once.
+            self._selectors = {
+                name: tuple(given) if isinstance(given, Iterator) else given
+                for name, (given, _) in groups.items()
+            }
         #: The policy for all parameters; None with groups.
         self._single = self.by_name[""] if groups is None else None
         #: It, if it is a plain limit of the total norm.

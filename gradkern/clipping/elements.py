@@ -25,6 +25,12 @@ class _Part:
     """[R]: the position of each row's parameter in `first`."""
     names: tuple[str, ...]
 
+    def indices_on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """`rows` and `place`, copied once: a captured CUDA graph must not copy from the host."""
+        if self.rows.device != device:
+            self.rows, self.place = self.rows.to(device), self.place.to(device)
+        return self.rows, self.place
+
 
 class ElementParts:
     """The element-wise policies of a clipper, for one list of parameters.
@@ -86,7 +92,7 @@ class ElementParts:
             if ratio is None:
                 before, after = (x if first is None else x[first] for x in (stats.l2_norm, l2_norm()))
                 ratio = torch.where(before == 0, 1.0, after.double() / before.double())
-            rows, place = part.rows.to(factor.device), part.place.to(factor.device)
+            rows, place = part.indices_on(factor.device)
             factor[rows] *= ratio.to(factor.device)[place]
         return factor
 

@@ -223,6 +223,10 @@ def agree(
     Raises:
         ValueError: they differ. Raised on every rank of the mesh.
     """
+    if groups.named and named_groups:
+        from gradkern.distributed.plan import agree_on_groups
+
+        agree_on_groups(operation, list(named_groups), (groups.process_group, groups.pp_group))
     if not is_distributed(params):
         return
     together = _together(params, [p.grad for p in params], operation=operation, **groups.as_arguments())

@@ -13,7 +13,7 @@ from gradkern.clipping.ladder import Cache, RankGroups
 from gradkern.clipping.selection import check_no_overlap
 from gradkern.kernels.measured import Measured
 from gradkern.kernels.scale import coefficient
-from gradkern.params.arguments import as_limit, as_number
+from gradkern.params.arguments import as_limit, as_list, as_number
 
 OPERATION = "clip_grad_norm_"
 
@@ -42,7 +42,7 @@ def clip(
         total: Tensor = ladder.run(OPERATION, params, (max_norm, norm_type, error_if_nonfinite), None, named)
         return total
     names = [f"parameters[{i}]['params'][{j}]" for i, own in enumerate(listed) for j in range(len(own))]
-    rows, bounds = _norm_groups([len(members) for members in listed], limits, max_norm)
+    rows, bounds = _norm_groups(_members(listed), limits, max_norm)
     check_no_overlap({str(i): members for i, members in enumerate(rows)}, params, names, OPERATION)
     ladder.misuse.check_used(OPERATION, params)
     cache = Cache()
@@ -77,16 +77,25 @@ def _raise_if_nonfinite(measured: Measured, norm_type: float, names: Sequence[st
         )
 
 
+def _members(listed: Sequence[Sequence[Tensor]]) -> list[list[int]]:
+    """The rows of each group. Of a parameter in several groups all rows are in the first."""
+    owner: dict[int, int] = {}
+    members: list[list[int]] = [[] for _ in listed]
+    row = 0
+    for number, own in enumerate(listed):
+        for param in own:
+            members[owner.setdefault(id(param), number)].append(row)
+            row += 1
+    return members
+
+
 def _norm_groups(
-    sizes: Sequence[int], limits: Sequence[float | None], max_norm: float
+    listed: Sequence[list[int]], limits: Sequence[float | None], max_norm: float
 ) -> tuple[list[list[int]], list[float]]:
     """The rows of each group that has its own limit and, last, of all others together; and the limits."""
     rows: list[list[int]] = []
     others: list[int] = []
-    end = 0
-    for size, limit in zip(sizes, limits):
-        members = list(range(end, end + size))
-        end += size
+    for members, limit in zip(listed, limits):
         if limit is None:
             others += members
         else:
@@ -100,8 +109,7 @@ def _as_list(group: Any, position: int) -> list[Tensor]:
             f"[{OPERATION}] parameters[{position}]: expected a dict with 'params', like the others, got "
             f"{sorted(map(str, group)) if isinstance(group, Mapping) else type(group).__name__}"
         )
-    params = group["params"]
-    return [params] if isinstance(params, Tensor) else list(params)
+    return list(as_list(OPERATION, group["params"], f"parameters[{position}]['params']"))
 
 
 def _limit(group: Mapping[str, Any], position: int) -> float | None:

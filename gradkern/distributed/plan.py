@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from gradkern.distributed.groups import group_device
 from gradkern.distributed.placements import Layout, counts_here, layout_of, local_shard
 from gradkern.distributed.reduce import all_reduce_
 
@@ -134,6 +135,27 @@ class RankPlan:
             largest, smallest = extremes.tolist()
             if largest != -smallest:
                 raise ValueError(_disagreement(operation, domain.mesh, [row[0] for row in rows]))
+
+
+def agree_on_groups(operation: str, named: Sequence[str], over: Sequence[dist.ProcessGroup | None]) -> None:
+    """Check that all ranks of process groups name the same groups of parameters in the same order.
+
+    Raises:
+        ValueError: they differ. Raised on every rank.
+    """
+    digest = hashlib.blake2b(repr(list(named)).encode(), digest_size=7).digest()
+    number = int.from_bytes(digest, "big")
+    for group in over:
+        if group is None:
+            continue
+        extremes = torch.tensor([number, -number], device="cpu").to(group_device(group))
+        all_reduce_(extremes, dist.ReduceOp.MAX, group)
+        largest, smallest = extremes.tolist()
+        if largest != -smallest:
+            raise ValueError(
+                f"[{operation}] groups: expected the same names in the same order on every rank, got "
+                f"{', '.join(map(repr, named))} on this one"
+            )
 
 
 def _signature(tensor: Tensor) -> tuple[Any, tuple[torch.dtype, torch.device | None]]:

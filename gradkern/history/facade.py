@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 
@@ -149,6 +149,13 @@ class History(Recorded):
         from gradkern.history.reprs import history_html
 
         return history_html(self)
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
+        """Called by copies of every kind."""
+        raise TypeError(
+            "[History] copy: an open History holds a database and cannot be copied or serialized; keep its "
+            "path and open it again with History.open"
+        )
 
     def __repr__(self) -> str:
         if not len(self):

@@ -22,7 +22,7 @@ def coefficient(total: Tensor, max_norm: float | Tensor) -> Tensor:
     # Divide tensors: torch rounds a Python number to the tensor's dtype before it divides.
     limit = torch.ones((), dtype=wide, device=total.device) * max_norm
     ratio = limit / (total.to(wide) + 1e-6)
-    return ratio.masked_fill((ratio >= 1) | (total < 0) | limit.isposinf(), 1.0)
+    return ratio.masked_fill((ratio >= 1) | (total < 0) | (limit < 0) | limit.isposinf(), 1.0)
 
 
 def is_one(factor: Tensor) -> bool:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gradkern.params.names import first_rows
-from gradkern.params.stats import GradStats
+from gradkern.params.stats import GradStats, GroupStats
 
 
 def combined(pieces: list[GradStats]) -> GradStats:
@@ -49,7 +49,36 @@ def combined(pieces: list[GradStats]) -> GradStats:
         threshold=_common([piece.threshold for piece in pieces]),
         _factor=None if coefs is None else torch.cat([_factors(piece, device) for piece in pieces]),
         _identities=identities,
+        policy=_policies(pieces),
+        _groups=_groups(pieces),
     )
+
+
+def _name(index: int, group: str) -> str:
+    return f"{index}/{group}" if group else str(index)
+
+
+def _policies(pieces: list[GradStats]) -> dict[str, Any] | None:
+    """The facts of all pieces as those of groups."""
+    if all(piece.policy is None for piece in pieces):
+        return None
+    found: dict[str, Any] = {}
+    for index, piece in enumerate(pieces):
+        facts = {k: v for k, v in (piece.policy or {}).items() if k != "on_nonfinite"}
+        found.update({_name(index, name): own for name, own in facts.get("groups", {"": facts}).items()})
+    kinds = {piece.policy["on_nonfinite"] for piece in pieces if piece.policy}
+    return {"groups": found, **({"on_nonfinite": kinds.pop()} if len(kinds) == 1 else {})}
+
+
+def _groups(pieces: list[GradStats]) -> dict[str, GroupStats] | None:
+    found: dict[str, GroupStats] = {}
+    for index, piece in enumerate(pieces):
+        if piece.groups:
+            found.update({_name(index, name): own for name, own in piece.groups.items()})
+        elif piece.policy and piece.clip_coef is not None:
+            own = GroupStats(piece.names, piece.total_norm, piece.clip_coef, piece.threshold)
+            found[_name(index, "")] = own
+    return found or None
 
 
 def _factors(piece: GradStats, device: torch.device) -> Tensor:

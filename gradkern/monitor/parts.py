@@ -171,7 +171,7 @@ def _owned(
     owned: dict[str, list[torch.optim.Optimizer]] = {name: [] for name in plans}
     for key, optimizer in optimizers.items():
         ids = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        owners = [key] if key in plans else [n for n, plan in plans.items() if ids & set(plan.identities)]
+        owners = [n for n, plan in plans.items() if ids & set(plan.identities)] or [key] * (key in plans)
         if not owners:
             raise ValueError(
                 f"[GradMonitor] optimizer[{key!r}]: has no parameter of any of the models; give optimizers "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 import numpy as np
 
 from gradkern.history.rows import StepRow
@@ -19,6 +21,7 @@ class Plateau:
         self._last: StepRow | None = None
         self._count = 0
         self._told = False
+        self._totals: deque[float] = deque(maxlen=_STEPS)
 
     def add(self, row: StepRow) -> str:
         """The next step; returns a warning, once, or ""."""
@@ -27,11 +30,12 @@ class Plateau:
         if last is None or row.phase == "after_clip" or not 0 < total < np.inf:
             self._count = 0
             return ""
+        self._totals.append(total)
         stays = abs(last.total_norm - total) <= _TOLERANCE * total
         # Gradients that are the same at every step are no sign of clipping.
         changes = not (np.array_equal(last.max_abs, row.max_abs) and np.array_equal(last.norm, row.norm))
         self._count = self._count + 1 if stays and changes else 0
-        if self._told or self._count != _STEPS - 1:
+        if self._told or self._count < _STEPS - 1 or self._drifts():
             return ""
         self._told = True
         return (
@@ -39,3 +43,8 @@ class Plateau:
             "has clipped the gradients before they were measured (a trainer's max_grad_norm, say). Measure "
             "before it clips, leave the clipping to GradClipper, or pass record(after_clip=True)"
         )
+
+    def _drifts(self) -> bool:
+        """Whether the norm only falls or only rises, as a slow training's own norm does."""
+        moves = np.diff(np.asarray(self._totals))
+        return bool((moves > 0).all() or (moves < 0).all())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import torch
 from torch import Tensor
@@ -44,7 +44,8 @@ class RollbackGuard:
         max_skips: number of skipped steps among the latest `window` that is too many.
         window: number of latest steps that are considered.
         budget: number of rollbacks allowed; the next reason for one raises `RollbackError`.
-        cool_down: number of steps after a rollback without another one.
+        cool_down: number of steps after a rollback without another one; findings that arrive in them are
+            dropped.
         every: check every so many steps. A check reads the verdicts from the device; over several ranks it is
             one collective of 16 bytes.
         process_group: the ranks that roll back together; default: all.
@@ -58,9 +59,8 @@ class RollbackGuard:
         ...     loss.backward()
         ...     stats = clipper.clip_()
         ...     monitor.record(stats, loss=loss)
-        ...     if guard.check(stats, monitor):
-        ...         continue
-        ...     optimizer.step()
+        ...     if not guard.check(stats, monitor) and not stats.skip_step:
+        ...         optimizer.step()
         ...     optimizer.zero_grad()
 
     Raises:
@@ -103,6 +103,13 @@ class RollbackGuard:
         self._rollbacks = 0
         self._last: int | None = None
 
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
+        """Called by copy, deepcopy and pickle."""
+        raise TypeError(
+            "[RollbackGuard] copy: a guard holds the function that restores one training, and cannot be "
+            "copied or pickled; keep it outside the model, and its state_dict in the checkpoint"
+        )
+
     @property
     def rollbacks(self) -> int:
         """Number of rollbacks so far."""
@@ -138,7 +145,11 @@ class RollbackGuard:
             return False
         skips, severe = self._look()
         cooling = self._last is not None and self._steps <= self._last + self.cool_down
-        if cooling or not (severe or skips >= self.max_skips):
+        if cooling:  # a finding now may be about steps before the rollback
+            with self._lock:
+                self._severe = None
+            return False
+        if not severe and skips < self.max_skips:
             return False
         reason = f"{skips} of the latest {self.window} steps were skipped"
         if skips < self.max_skips:
@@ -170,10 +181,12 @@ class RollbackGuard:
         self._rollbacks += 1
         self._last = self._steps
         self._forget()
+        data = {"reason": reason, "count": self._rollbacks, "budget": self.budget}
         if monitor is not None:
-            data = {"reason": reason, "count": self._rollbacks, "budget": self.budget}
-            monitor.event("rollback", data)
+            data["step"] = monitor.step
         self._restore()
+        if monitor is not None:  # afterwards: `restore` may resume the run at an earlier step
+            monitor.event("rollback", data)
 
     def _forget(self) -> None:
         self._skipped.clear()

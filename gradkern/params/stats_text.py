@@ -7,12 +7,16 @@ from typing import Protocol
 
 from torch import Tensor
 
-from gradkern._util.text import html_table, visible
+from gradkern._util.names import common_prefix
+from gradkern._util.text import fit, html_table, visible
 
 _HEAD = ("name", "numel", "norm", "rms", "max_abs", "nonfinite")
 
 #: A longer table loses its middle; this many rows are left at either end.
 _ENDS = 30
+
+#: Longer names lose their middle.
+_NAME = 60
 
 Row = tuple[str, ...]
 
@@ -76,9 +80,9 @@ def _rows(stats: Statistics) -> list[Row]:
     host = stats.cpu()
     columns = zip(*(t.tolist() for t in (host.norm, host.rms, host.max_abs, host.nonfinite)))
     rows: list[Row] = []
-    for name, numel, has_grad, (norm, rms, max_abs, bad) in zip(
-        stats.names, stats.numel, stats.has_grad, columns
-    ):
+    start = len(common_prefix(stats.names))
+    names = fit([visible(name[start:]) for name in stats.names], _NAME)
+    for name, numel, has_grad, (norm, rms, max_abs, bad) in zip(names, stats.numel, stats.has_grad, columns):
         numbers = (f"{norm:.4g}", f"{rms:.4g}", f"{max_abs:.4g}") if has_grad else ("-",) * 3
-        rows.append((visible(name), str(numel), *numbers, str(bad)))
+        rows.append((name, str(numel), *numbers, str(bad)))
     return rows

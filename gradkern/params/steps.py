@@ -68,14 +68,17 @@ def _before(optimizer: torch.optim.Optimizer, *_: Any) -> None:
             listener.before_step(optimizer)
 
 
-def _after(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+def _after(optimizer: torch.optim.Optimizer, args: Any = (), kwargs: Any = None) -> None:
     if torch.compiler.is_compiling():
         return
     for ref in _listeners.get(optimizer, ()):
         listener = ref()
         if listener is not None:
             listener.after_step(optimizer)
-    noted.update(_stepping.pop(id(optimizer), {}))
+    used = _stepping.pop(id(optimizer), {})
+    # A closure makes the gradients within the step.
+    closure = any(callable(argument) for argument in (*args[1:], *(kwargs or {}).values()))
+    noted.update(_gradients(optimizer) if closure else used)
 
 
 # ---- gradients that a step has used ----

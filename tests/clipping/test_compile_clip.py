@@ -88,3 +88,10 @@ def test_training_steps_compile_once_with_clipper_and_monitor_beside(tmp_path):
     assert list(history.names) == ["0.weight", "0.bias", "2.weight", "2.bias"]
     assert history.steps.tolist() == [1, 2, 3, 4, 5]
     assert history.loss[-1] < history.loss[0]
+
+
+def test_a_negative_limit_that_only_the_graph_sees_changes_nothing():
+    param = torch.nn.Parameter(torch.zeros(2))
+    param.grad = torch.tensor([3.0, 4.0])
+    torch.compile(lambda limit: gradkern.clip_grad_norm_([param], limit))(torch.tensor(-1.0))
+    assert param.grad.tolist() == [3.0, 4.0]

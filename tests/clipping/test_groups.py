@@ -233,3 +233,30 @@ def test_the_optimizer_skips_an_outlier():
     assert bool(stats.skip_step)
     assert param.item() == pytest.approx(-4.0)
     assert clipper.state_dict()[""]["state"][0].item() == 4.0
+
+
+def test_a_fold_takes_no_named_group():
+    params = [torch.nn.Parameter(torch.zeros(3))]
+    optimizer = torch.optim.SGD(params, lr=0.1, fused=True)
+    with pytest.raises(ValueError, match="fold: expected one factor for all gradients"):
+        gradkern.GradClipper(params, groups={"all": (params, 1.0)}, optimizer=optimizer, fold=True)
+
+
+def test_an_iterator_as_a_selector_survives_a_model_that_grows():
+    model = nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)])
+    clipper = gradkern.GradClipper(model, groups={"a": (model[0].parameters(), 1.0), "rest": ("*", None)})
+    model.append(nn.Linear(2, 2))
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    stats = clipper.clip_()
+    assert stats.groups["a"].names == ("0.weight", "0.bias") and len(stats.groups["rest"].names) == 4
+
+
+def test_a_gradient_that_value_does_not_take_is_refused_before_any_group_is_scaled():
+    model = nn.ParameterDict({"a": torch.zeros(2), "b": torch.zeros(2, dtype=torch.complex64)})
+    for p in model.values():
+        p.grad = torch.full_like(p, 5.0)
+    clipper = gradkern.GradClipper(model, groups={"a": ("a", 0.1), "b": ("b", Value(1.0))})
+    with pytest.raises(TypeError, match="'b': expected a real gradient for the policy Value"):
+        clipper.clip_()
+    assert model["a"].grad.tolist() == [5.0, 5.0]

@@ -145,3 +145,26 @@ def test_through_a_patched_torch():
     with gradkern.patched_torch():
         (message,) = said(lambda: torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0))
     assert message.startswith(f"[clip_grad_norm_] {ABSENT}")
+
+
+@pytest.mark.parametrize("keyword", [False, True])
+def test_gradients_of_a_closure_are_used_by_the_step(keyword):
+    model = torch.nn.Linear(3, 3)
+    optimizer = torch.optim.AdamW(model.parameters())
+
+    def closure():
+        optimizer.zero_grad()
+        loss = model(torch.ones(1, 3)).sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure=closure) if keyword else optimizer.step(closure)
+    with pytest.warns(gradkern.GradkernWarning, match="an optimizer has stepped with these gradients"):
+        gradkern.clip_grad_norm_(model.parameters(), 1.0)
+
+
+def test_a_used_up_iterator_in_param_groups_is_told():
+    params = iter([torch.nn.Parameter(torch.ones(2))])
+    list(params)
+    with pytest.warns(gradkern.GradkernWarning, match=r"parameters\[0\]\['params'\]: this list_iterator"):
+        gradkern.clip_grad_norm_([{"params": params, "max_norm": 1.0}], 1.0)

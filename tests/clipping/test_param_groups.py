@@ -85,3 +85,11 @@ def test_gradients_in_two_groups_that_share_memory():
     ):
         gradkern.clip_grad_norm_([{"params": [a], "max_norm": 1.0}, {"params": [b], "max_norm": 2.0}], 1.0)
     assert torch.equal(memory, torch.ones(5))
+
+
+def test_a_parameter_of_two_groups_is_the_first_ones():
+    p, q = (nn.Parameter(torch.zeros(2)) for _ in range(2))
+    p.grad, q.grad = torch.tensor([3.0, 4.0]), torch.tensor([6.0, 8.0])
+    gradkern.clip_grad_norm_([{"params": [p], "max_norm": 0.5}, {"params": [p, q]}], 1.0)
+    assert p.grad.norm().item() == pytest.approx(0.5, rel=1e-5)
+    assert q.grad.norm().item() == pytest.approx(1.0, rel=1e-5)

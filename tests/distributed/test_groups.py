@@ -68,6 +68,19 @@ def test_ranks_agree_on_the_groups_when_the_clipper_is_built(ranks):
     assert all("got different ones" in message for message in ranks(2)(disagreement_job))
 
 
+def pipeline_disagreement_job() -> str:
+    stage = models.build(blocks=1)
+    one, other = {"a": ("*.weight", 1.0), "b": ("*", None)}, {"b": ("*.bias", None), "a": ("*", 1.0)}
+    groups = one if dist.get_rank() == 0 else other
+    with pytest.raises(ValueError, match="expected the same names in the same order on every rank") as caught:
+        gradkern.GradClipper(stage, groups=groups, pp_group=dist.group.WORLD)
+    return str(caught.value)
+
+
+def test_stages_of_a_pipeline_agree_on_the_groups_too(ranks):
+    assert all("[GradClipper" in message for message in ranks(2)(pipeline_disagreement_job))
+
+
 def pipeline_job() -> dict[str, float]:
     """Each stage has other parameters; the second has none of the group "first"."""
     stage = models.build(blocks=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import sqlite3
 import subprocess
@@ -132,3 +133,9 @@ def test_opening_a_run_keeps_the_locks_of_the_process_that_records(tmp_path):
     assert done.stdout.strip() == "database is locked", done
     writer._db.execute("ROLLBACK")
     writer.close()
+
+
+def test_an_open_history_says_how_to_copy_it(tmp_path):
+    write_run(tmp_path, np.ones((3, 2), dtype=np.float32))
+    with pytest.raises(TypeError, match=r"open it again with History\.open"):
+        copy.deepcopy(History.open(tmp_path))

@@ -115,3 +115,19 @@ def test_several_optimizers_are_one_run(tmp_path):
     assert history.params["4.bias"]["group"] == 1
     with pytest.raises(TypeError, match=r"\[GradMonitor\] optimizer: expected a torch.optim.Optimizer"):
         GradMonitor(model, [first, 3], tmp_path / "b")
+
+
+def test_a_step_clipped_in_pieces_keeps_the_pieces_groups_and_policies(tmp_path):
+    first, second = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    both = torch.nn.ModuleList([first, second])
+    for p in both.parameters():
+        p.grad = torch.ones_like(p)
+    pieces = [
+        gradkern.GradClipper(first, groups={"w": ("weight", 1.0), "b": ("bias", None)}).clip_(),
+        gradkern.GradClipper(second, 0.5).clip_(),
+    ]
+    with gradkern.GradMonitor(both, None, tmp_path) as monitor:
+        monitor.record(pieces)
+        history = monitor.history()
+    assert set(history.groups) == {"0/w", "0/b", "1"}
+    assert history.groups["1"].threshold.tolist() == [0.5]

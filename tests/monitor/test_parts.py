@@ -11,6 +11,7 @@ from torch import nn
 
 import gradkern
 from gradkern import GradClipper, GradkernWarning, GradMonitor, History, diagnose
+from gradkern.monitor.parts import Parts
 from tests.support.files import assert_summary_is_right
 
 
@@ -306,3 +307,10 @@ def test_wrong_models_are_refused(tmp_path, gan):
         GradMonitor({"w": nn.Parameter(torch.ones(1))}, None, tmp_path)
     with pytest.raises(ValueError, match="was given to a monitor of one model"):
         GradMonitor(gan.models["G"], None, tmp_path).record(part="G")
+
+
+def test_optimizers_go_to_the_models_whose_parameters_they_have():
+    models = {"1": nn.Linear(2, 2), "0": nn.Linear(3, 3)}
+    optimizers = {str(i): torch.optim.SGD(m.parameters(), lr=0.1) for i, m in enumerate(models.values())}
+    parts = Parts(models, optimizers, Gan().step)  # a bound method; never called
+    assert [part.optimizers for part in parts.each] == [(optimizers["0"],), (optimizers["1"],)]

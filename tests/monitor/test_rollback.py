@@ -168,3 +168,29 @@ def test_arguments_are_checked(name):
         gradkern.RollbackGuard(lambda: None, **{name: -1})
     with pytest.raises(TypeError, match=r"\[RollbackGuard\] restore: expected a function, got None"):
         gradkern.RollbackGuard(None)
+
+
+def test_a_rollback_is_an_event_of_the_branch_that_goes_on(tmp_path):
+    training = Training(max_skips=3, window=20, every=1, cool_down=5)
+    monitor = gradkern.GradMonitor(training.model, training.optimizer, tmp_path)
+    restore = training.guard._restore
+    training.guard._restore = lambda: (restore(), monitor.load_state_dict({"step": 20}))
+    training.run(40, break_at={25}, monitor=monitor)
+    with monitor.history() as history:
+        (event,) = [e for e in history.events if e.kind == "rollback"]
+    monitor.close()
+    assert event.data["step"] == 28 and event.data["count"] == 1
+
+
+def test_a_finding_within_the_cool_down_is_dropped():
+    training = Training(max_skips=100, every=1, cool_down=10)
+    training.guard.found(finding())
+    training.run(1)
+    training.guard.found(finding())
+    training.run(30)
+    assert training.guard.rollbacks == 1
+
+
+def test_a_guard_in_a_model_says_where_to_keep_it():
+    with pytest.raises(TypeError, match="state_dict in the checkpoint"):
+        copy.deepcopy(gradkern.RollbackGuard(lambda: None))

@@ -302,3 +302,12 @@ def test_measuring_writes_nothing(model):
 def test_an_inv_scale_that_no_scaler_has_is_refused(model, inv_scale):
     with pytest.raises(ValueError, match=r"\[measure\] inv_scale: expected a positive finite number, got"):
         gradkern.measure(model, inv_scale=inv_scale)
+
+
+def test_the_table_has_no_common_prefix_and_no_endless_names():
+    deep = torch.nn.Linear(2, 2)
+    for _ in range(30):
+        deep = torch.nn.ModuleDict({"wrapped_model": deep})
+    for p in deep.parameters():
+        p.grad = torch.ones_like(p)
+    assert max(len(line) for line in str(gradkern.measure(deep)).splitlines()[1:]) < 110

@@ -23,6 +23,16 @@ class Value(ElementPolicy):
     def __init__(self, clip_value: float = 1.0) -> None:
         self.clip_value: float = as_limit("Value", "clip_value", clip_value)
 
+    def check(self, operation: str, params: Sequence[Tensor], names: Sequence[str]) -> None:
+        as_limit("Value", "clip_value", self.clip_value)
+        for param, name in zip(params, names):
+            grad = param.grad
+            if grad is not None and grad.is_complex():
+                raise TypeError(
+                    f"[{operation}] '{name}': expected a real gradient for the policy Value (complex numbers "
+                    f"have no order), got {grad.dtype}"
+                )
+
     def apply_(
         self,
         operation: str,
