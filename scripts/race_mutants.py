@@ -3,8 +3,8 @@
     python scripts/race_mutants.py [--jobs N]
 
 Compiles csrc/tests/test_cuda_races.cpp once as it is (no report) and once for each `__syncthreads()`,
-`__syncwarp()`, `__threadfence()` and the reset of a counter (a report each, or a row that nobody finishes). Needs gcc with
-ThreadSanitizer, no GPU and no nvcc.
+`__syncwarp()`, `__threadfence()` and the reset of a counter (a report each, or a row that nobody finishes).
+Needs gcc with ThreadSanitizer, no GPU and no nvcc.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@
 // Error bound: let the largest term have n bits. In units of the lowest of the three digits that it may reach into it
 // is 2^(n - 1) at least; the digit below that is kept as well, so that of every term less than 2^-32 of
 // that unit is lost, 2^-(n + 31) of the largest term. Terms are float64 sums of 53 bits (2^-84: 2^31 terms lose 2^-53 of
-// the sum) or, where squares are added in float32, of at least 40 bits (2^-71: 2^31 terms lose 2^-40).
-// A digit holds the sum of 2^32 terms without a carry: 2^32 terms of 64 bytes are 256 GiB.
+// the sum).
+// A digit holds the sum of 2^32 terms without a carry: 2^32 terms of 8 KiB are 32 TiB.
 #pragma once
 
 #include "core/norm.h"

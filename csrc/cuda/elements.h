@@ -121,7 +121,7 @@ __device__ __forceinline__ double scaled_square(Complex<Real> z, double scale) {
   return re * re + im * im;
 }
 
-/// Calls visit(element) for a lane's elements in a unit.
+/// Calls visit(element) for a lane's elements in a batch.
 template <class T, class Visit>
 __device__ __forceinline__ void for_each_element(const Vectors& v, const Visit& visit) {
 #pragma unroll
@@ -130,12 +130,12 @@ __device__ __forceinline__ void for_each_element(const Vectors& v, const Visit& 
     for (int i = 0; i < int(kVectorBytes / sizeof(T)); ++i) visit(element<T>(v.row[r], i));
 }
 
-/// The same without the padding of a unit of `bytes`.
+/// The same without the padding of a batch of `bytes`.
 template <class T, class Visit>
 __device__ __forceinline__ void for_each_valid(const Vectors& v, uint32_t bytes, const Visit& visit) {
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {
-    const uint32_t valid = valid_bytes(bytes, r);
+    const uint32_t valid = valid_bytes(bytes, lane_offset() + uint32_t(r) * kRowBytes);
 #pragma unroll
     for (int i = 0; i < int(kVectorBytes / sizeof(T)); ++i)
       if (i * sizeof(T) < valid) visit(element<T>(v.row[r], i));

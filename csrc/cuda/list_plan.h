@@ -7,9 +7,10 @@
 
 namespace gradkern::cuda {
 
-/// The unit of work: what a warp reads at a time, counted from a tensor's own start. Every lane takes
-/// kUnitBytes / 32 bytes of it, which is one term of its tensor's sum, so that a row depends on nothing but its tensor.
-constexpr uint32_t kUnitLog2 = 11;
+/// The unit of work, which one warp reads, counted from a tensor's own start: one term of its tensor's sum, so that
+/// a row depends on nothing but its tensor. Larger ones would leave warps without work beside others
+/// that still have some; what a unit costs besides reading is a tenth of it.
+constexpr uint32_t kUnitLog2 = 13;
 constexpr uint32_t kUnitBytes = 1u << kUnitLog2;
 
 inline int64_t bytes_of(const TensorRef& t) { return t.numel << itemsize_log2(t.dtype); }

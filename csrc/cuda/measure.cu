@@ -5,6 +5,7 @@
 // a block through shared memory, between blocks through records in the workspace, by the last of the blocks
 // that have a part in it. The last block of all combines one total a block.
 #include "cuda/results.h"
+#include "cuda/segment.h"
 #include "cuda/usable.h"
 
 namespace gradkern::cuda {
@@ -53,51 +54,6 @@ __device__ GRADKERN_NOINLINE void finish_row(const MeasureParams<kPass>& p, uint
   store_row(p.reporting, tensor, partial_of<kPass>(p.reporting.order, s, numel));
 }
 
-/// A lane's part of a segment. The inner loop is what almost all time is spent in; it calls nothing.
-template <Pass kPass, class T>
-__device__ __forceinline__ Sums<kPass> add_segment(const NormOrder& order, const Segment& segment) {
-  Sums<kPass> s = nothing<kPass>(order);
-  Gather<T, kPass> gather;
-  const char* at = reinterpret_cast<const char*>(segment.data) + (uint64_t(segment.begin) << kUnitLog2);
-  const uint32_t last_bytes = segment.unit_bytes(segment.end - 1);
-  uint32_t left = segment.end - segment.begin;
-  const uint32_t careful = !is_aligned(at) ? left : last_bytes != kUnitBytes;  // so many at the end
-#pragma unroll 1
-  while (left != 0) {
-#pragma unroll 1
-    for (; left > careful; --left, at += kUnitBytes) {
-      const Vectors v = load_unit(at);
-      Unit unit;
-      if (!Gather<T, kPass>::usual(v, unit)) break;
-      add_unit(unit, gather, s);
-      if constexpr (kPass == Pass::kPower) add_power<T>(order, v, kUnitBytes, s);
-    }
-    if (left == 0) break;
-    const uint32_t bytes = left == 1 ? last_bytes : kUnitBytes;
-    const Unit unit = settled_unit<T, kPass>(at, bytes);
-    add_unit(unit, gather, s);
-    s.nonfinite += unit.nonfinite;
-    if constexpr (kPass == Pass::kPower) add_power<T>(order, load_unit_carefully(at, bytes), bytes, s);
-    --left;
-    at += kUnitBytes;
-  }
-  s.max_bits = gather.max_bits();
-  return s;
-}
-
-template <Pass kPass>
-__device__ __forceinline__ Sums<kPass> add_segment(const NormOrder& order, const Segment& segment) {
-  switch (segment.dtype) {
-    case DType::kFloat32: return add_segment<kPass, float>(order, segment);
-    case DType::kBFloat16: return add_segment<kPass, BFloat16>(order, segment);
-    case DType::kFloat16: return add_segment<kPass, Float16>(order, segment);
-    case DType::kFloat64: return add_segment<kPass, double>(order, segment);
-    case DType::kComplex64: return add_segment<kPass, Complex<float>>(order, segment);
-    case DType::kComplex128: return add_segment<kPass, Complex<double>>(order, segment);
-  }
-  return nothing<kPass>(order);
-}
-
 /// A warp's span, into its own pieces.
 template <Pass kPass>
 __device__ __forceinline__ void add_span(const MeasureParams<kPass>& p, uint32_t span, Pieces<kPass>& pieces) {
@@ -109,7 +65,7 @@ __device__ __forceinline__ void add_span(const MeasureParams<kPass>& p, uint32_t
     pieces.head_of[warp] = pieces.tail_of[warp] = Straddler();
   }
   for_each_segment<false>(p.table, begin, end, [&](const Segment& segment) {
-    const Sums<kPass> s = warp_combine<kPass>(order, add_segment<kPass>(order, segment));
+    const Sums<kPass> s = add_segment<kPass>(order, segment);
     if (!writes) return;
     pieces.total[warp] = combine<kPass>(order, pieces.total[warp], s);
     const Straddler here{segment.tensor, segment.first_unit, segment.first_unit + segment.units};

@@ -4,7 +4,7 @@
 #include "core/clip.h"
 #include "core/packed.h"
 #include "cuda/launch.h"
-#include "cuda/warp.h"
+#include "cuda/vector_io.h"
 
 namespace gradkern::cuda {
 

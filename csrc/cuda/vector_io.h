@@ -1,7 +1,7 @@
 // Reading and writing one unit of a tensor by a warp, 16 bytes at a time, whatever the type of the elements.
 //
-// Vector v of a unit always belongs to lane v % 32, whether or not the pointer is aligned: the same bits come out for
-// every alignment.
+// A unit is read in batches of four vectors a lane. Vector v of a unit always belongs to lane v % 32, whether or not the
+// pointer is aligned: the same bits come out for every alignment.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -12,16 +12,17 @@ namespace gradkern::cuda {
 
 constexpr uint32_t kVectorBytes = 16;
 constexpr uint32_t kRowBytes = kVectorBytes * kWarpSize;  ///< what a warp reads with one instruction
-constexpr int kRows = int(kUnitBytes / kRowBytes);
+constexpr int kRows = 4;  ///< of a batch: loads of a lane that are under way together
+constexpr uint32_t kBatchBytes = kRows * kRowBytes;
 
-/// A lane's part of a unit, padded with zeros.
+/// A lane's part of a batch, padded with zeros.
 struct Vectors {
   uint4 row[kRows];
 };
 
 __device__ __forceinline__ uint4 zero_vector() { return make_uint4(0, 0, 0, 0); }
 
-/// Read once and never written by the same kernel: past L1. Volatile keeps the loads of a unit
+/// Read once and never written by the same kernel: past L1. Volatile keeps the loads of a batch
 /// together, ahead of the arithmetic on the first of them.
 __device__ __forceinline__ uint4 load_once(const char* from) {
 #if defined(__CUDA_ARCH__)
@@ -122,36 +123,34 @@ __device__ __forceinline__ bool is_aligned(const char* data) {
   return (reinterpret_cast<uint64_t>(data) & (kVectorBytes - 1)) == 0;
 }
 
-/// Bytes of row `row` of this lane that a unit of `bytes` has.
-__device__ __forceinline__ uint32_t valid_bytes(uint32_t bytes, int row) {
-  const uint32_t begin = threadIdx.x % kWarpSize * kVectorBytes + uint32_t(row) * kRowBytes;
-  return bytes <= begin ? 0 : bytes - begin < kVectorBytes ? bytes - begin : kVectorBytes;
+__device__ __forceinline__ uint32_t lane_offset() { return threadIdx.x % kWarpSize * kVectorBytes; }
+
+/// How many of `bytes` bytes the vector at `offset` has.
+__device__ __forceinline__ uint32_t valid_bytes(uint32_t bytes, uint32_t offset) {
+  return bytes <= offset ? 0 : bytes - offset < kVectorBytes ? bytes - offset : kVectorBytes;
 }
 
 /// One vector of a misaligned unit, or of an incomplete one. A vector may be read across only where both aligned
 /// ones lie within the unit.
-__device__ __forceinline__ uint4 load_carefully(const char* unit, uint32_t offset, uint32_t valid, uint32_t bytes) {
-  const char* from = unit + offset;
-  if (valid == kVectorBytes && is_aligned(unit)) return load_once(from);
-  if (valid == kVectorBytes && offset != 0 && offset + 2 * kVectorBytes <= bytes) return load_across(from);
-  return load_part(from, valid);
+__device__ __forceinline__ uint4 load_carefully(const char* unit, uint32_t offset, uint32_t bytes) {
+  const uint32_t valid = valid_bytes(bytes, offset);
+  if (valid == kVectorBytes && is_aligned(unit)) return load_once(unit + offset);
+  if (valid == kVectorBytes && offset != 0 && offset + 2 * kVectorBytes <= bytes) return load_across(unit + offset);
+  return load_part(unit + offset, valid);
 }
 
-/// The last unit of a tensor, and all units of a misaligned one. Out of line, once for all types.
-inline __device__ GRADKERN_NOINLINE Vectors load_unit_carefully(const char* unit, uint32_t bytes) {
+/// The batch at `begin` of a unit of `bytes`. Out of line, once for all types.
+inline __device__ GRADKERN_NOINLINE Vectors load_batch_carefully(const char* unit, uint32_t begin, uint32_t bytes) {
   Vectors v;
 #pragma unroll
-  for (int r = 0; r < kRows; ++r) {
-    const uint32_t offset = threadIdx.x % kWarpSize * kVectorBytes + uint32_t(r) * kRowBytes;
-    v.row[r] = load_carefully(unit, offset, valid_bytes(bytes, r), bytes);
-  }
+  for (int r = 0; r < kRows; ++r) v.row[r] = load_carefully(unit, begin + lane_offset() + uint32_t(r) * kRowBytes, bytes);
   return v;
 }
 
-/// A whole unit at an aligned address.
-__device__ __forceinline__ Vectors load_unit(const char* unit) {
+/// A whole batch at an aligned address.
+__device__ __forceinline__ Vectors load_batch(const char* batch) {
   Vectors v;
-  const char* from = unit + threadIdx.x % kWarpSize * kVectorBytes;
+  const char* from = batch + lane_offset();
 #pragma unroll
   for (int r = 0; r < kRows; ++r) v.row[r] = load_once(from + uint32_t(r) * kRowBytes);
   return v;
@@ -161,8 +160,8 @@ __device__ __forceinline__ Vectors load_unit(const char* unit) {
 template <class Change>
 __device__ __forceinline__ void rewrite_unit_slowly(char* unit, uint32_t bytes, const Change& change) {
 #pragma unroll 1
-  for (uint32_t begin = threadIdx.x % kWarpSize * kVectorBytes; begin < bytes; begin += kRowBytes) {
-    const uint32_t left = bytes - begin, valid = left < kVectorBytes ? left : kVectorBytes;
+  for (uint32_t begin = lane_offset(); begin < bytes; begin += kRowBytes) {
+    const uint32_t valid = valid_bytes(bytes, begin);
     uint4 v = load_part(unit + begin, valid);
     if (change(v)) store_part(unit + begin, v, valid);
   }
@@ -171,20 +170,19 @@ __device__ __forceinline__ void rewrite_unit_slowly(char* unit, uint32_t bytes, 
 /// The whole vectors among `bytes` bytes (at most a unit) at an aligned address, and an incomplete one at their end.
 template <class Change>
 __device__ __forceinline__ void rewrite_aligned(char* from, uint32_t bytes, const Change& change) {
-  char* at = from + threadIdx.x % kWarpSize * kVectorBytes;
-  if (bytes == kUnitBytes) {
+  char* at = from + lane_offset();
+#pragma unroll 1
+  for (; bytes >= kBatchBytes; bytes -= kBatchBytes, at += kBatchBytes) {
     Vectors v;
 #pragma unroll
     for (int r = 0; r < kRows; ++r) v.row[r] = load_to_write(at + uint32_t(r) * kRowBytes);
 #pragma unroll
     for (int r = 0; r < kRows; ++r)
       if (change(v.row[r])) store_vector(at + uint32_t(r) * kRowBytes, v.row[r]);
-    return;
   }
 #pragma unroll 1
-  for (int r = 0; r < kRows; ++r, at += kRowBytes) {
-    const uint32_t valid = valid_bytes(bytes, r);
-    if (valid == 0) return;
+  for (uint32_t offset = lane_offset(); offset < bytes; offset += kRowBytes, at += kRowBytes) {
+    const uint32_t valid = valid_bytes(bytes, offset);
     uint4 v = valid == kVectorBytes ? load_to_write(at) : load_part(at, valid);
     if (!change(v)) continue;
     if (valid == kVectorBytes) store_vector(at, v);

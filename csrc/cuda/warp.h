@@ -1,7 +1,8 @@
-// Combining what the lanes of a warp hold, and finding out which block is the last.
+// What the lanes of a warp and the blocks of a grid do together.
 #pragma once
 
-#include "cuda/accumulate.h"
+#include "core/portable.h"
+#include "cuda/tensor_table.h"
 
 namespace gradkern::cuda {
 
@@ -23,12 +24,18 @@ __device__ __forceinline__ T shuffle_down(const T& value, int step) {
   return bit_cast<T>(words);
 }
 
-/// Everything that the lanes hold, lower lanes first; in lane 0.
-template <Pass kPass>
-__device__ __forceinline__ Sums<kPass> warp_combine(const NormOrder& order, Sums<kPass> s) {
-#pragma unroll 1
-  for (int step = 1; step < int(kWarpSize); step *= 2) s = combine<kPass>(order, s, shuffle_down(s, step));
-  return s;
+// Of all lanes, in every lane; a sum in a tree whose order is fixed.
+
+__device__ __forceinline__ double warp_sum(double x) {
+#pragma unroll
+  for (int lanes = 1; lanes < int(kWarpSize); lanes *= 2) x += __shfl_xor_sync(kFullMask, x, lanes);
+  return x;
+}
+__device__ __forceinline__ uint32_t warp_sum(uint32_t x) { return __reduce_add_sync(kFullMask, x); }
+__device__ __forceinline__ uint32_t warp_max(uint32_t x) { return __reduce_max_sync(kFullMask, x); }
+__device__ __forceinline__ uint64_t warp_max(uint64_t x) {
+  const auto high = uint32_t(x >> 32), highest = warp_max(high);
+  return uint64_t(highest) << 32 | warp_max(high == highest ? uint32_t(x) : 0u);
 }
 
 /// Whether this block is the last of `blocks` to arrive at a counter; what the others wrote before they arrived is visible to

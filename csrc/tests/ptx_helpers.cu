@@ -1,6 +1,6 @@
 // Each helper of csrc/cuda that is written in PTX, or that stands for an instruction, in a kernel of its own:
 // scripts/check_kernels.py looks at what becomes of it. Nothing here is run.
-#include "cuda/warp.h"
+#include "cuda/accumulate.h"
 
 using namespace gradkern;
 using namespace gradkern::cuda;
@@ -16,6 +16,13 @@ __global__ void use_widen_half(const uint16_t* from, float* to) { *to = widen(Fl
 __global__ void use_narrow_half(const float* from, uint16_t* to) { *to = narrow<Float16>(*from).bits; }
 __global__ void use_narrow_bfloat16(const float* from, uint16_t* to) { *to = narrow<BFloat16>(*from).bits; }
 __global__ void use_nearest(const float* from, int* to) { *to = nearest(*from); }
+__global__ void use_larger_float(uint32_t* a, uint32_t w) { *a = larger_magnitude(*a, w, float()); }
+__global__ void use_larger_bfloat16(uint32_t* a, uint32_t w) { *a = larger_magnitude(*a, w, BFloat16()); }
+__global__ void use_larger_half(uint32_t* a, uint32_t w) { *a = larger_magnitude(*a, w, Float16()); }
+__global__ void use_mask_and_set(uint32_t* w) { *w = mask_and_set(*w, 0x0fffe000u, 0x30000000u); }
+__global__ void use_magnitudes_of_halves(uint32_t* w) { *w = magnitudes_of_halves(*w); }
+__global__ void use_warp_max(uint32_t* x) { *x = warp_max(x[threadIdx.x]); }
+__global__ void use_warp_total(uint32_t* x) { *x = warp_sum(x[threadIdx.x]); }
 __global__ void use_arrives_last(uint32_t* counter, bool* to) { *to = arrives_last(counter, gridDim.x); }
 __global__ void use_let_next_kernel_start() { let_next_kernel_start(); }
 __global__ void use_wait_for_kernel_before(const int* from, int* to) {

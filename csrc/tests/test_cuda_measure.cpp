@@ -9,8 +9,8 @@ namespace gradkern::test {
 namespace {
 
 std::vector<int64_t> sizes_of(DType d) {
-  const int64_t unit = 2048 / itemsize(d);
-  return {0, 1, 2, 3, 31, 32, 33, 127, 1009, unit - 1, unit, unit + 1, 0, 30 * unit + 7, 0};
+  const int64_t batch = 2048 / itemsize(d), unit = cuda::kUnitBytes / itemsize(d);
+  return {0, 1, 2, 31, 33, 127, 1009, batch - 1, batch, batch + 1, unit - batch, unit - 1, unit, unit + 1, 0, 9 * unit + 7, 0};
 }
 
 void measure_and_check(const TensorSet& set, const Request& r) {
@@ -75,6 +75,29 @@ void test_adversarial_sums() {
       }
 }
 
+/// Units of every kind side by side: zeros, tiny, usual and huge elements, and some that are not finite.
+void test_units_of_all_kinds() {
+  std::mt19937_64 rng(13);
+  for (DType d : kDTypes)
+    for (int kinds = 0; kinds < 12; ++kinds) {
+      context = "units of all kinds, dtype " + std::to_string(int(d)) + ", " + std::to_string(kinds);
+      const DType real = real_of(d);
+      const int64_t unit = cuda::kUnitBytes / itemsize(real), n = 7 * unit / (is_complex(d) ? 2 : 1) - 3;
+      const TensorSet set({{d, n}});
+      auto* data = static_cast<unsigned char*>(set[0].data);
+      const Fill fills[] = {Fill::kZeros, Fill::kTiny, Fill::kNormal, Fill::kHuge, Fill::kSparse, Fill::kSubnormal, kinds % 3 ? Fill::kNormal : Fill::kNanAndInf};
+      for (int64_t i = 0; i < n * (is_complex(d) ? 2 : 1);) {
+        const int64_t end = std::min(i + unit, n * (is_complex(d) ? 2 : 1)), length = end - i;
+        fill_real(data + i * itemsize(real), real, length, fills[rng() % 7], d, rng);
+        i = end;
+      }
+      Request r;
+      r.p = kinds % 2 ? 2 : 1;
+      r.count_zeros = kinds % 4 == 3;
+      measure_and_check(set, r);
+    }
+}
+
 void test_mixed_list() {
   std::vector<Spec> specs;
   int64_t n = 1;
@@ -119,7 +142,7 @@ void test_alignment() {
 void test_determinism() {
   std::vector<Spec> specs;
   for (DType d : {DType::kFloat32, DType::kBFloat16, DType::kFloat64}) {
-    specs.push_back({d, (66 * 2048) / itemsize(d) + 5});
+    specs.push_back({d, 18 * cuda::kUnitBytes / itemsize(d) + 5});
     specs.push_back({d, 100});
   }
   const TensorSet set(specs);
@@ -146,8 +169,8 @@ std::vector<Spec> random_specs(std::mt19937_64& rng, bool doubles, int most) {
   for (int i = 0; i < count; ++i) {
     const DType d = kDTypes[rng() % 6];
     if (is_double(d) && !doubles) continue;
-    const int64_t unit = 2048 / itemsize(d);
-    const int64_t sizes[] = {0, 1, int64_t(rng() % 40), int64_t(rng() % unsigned(3 * unit)), unit * int64_t(rng() % 5), int64_t(rng() % unsigned(40 * unit))};
+    const int64_t unit = cuda::kUnitBytes / itemsize(d);
+    const int64_t sizes[] = {0, 1, int64_t(rng() % 40), int64_t(rng() % unsigned(unit)), unit / 4 * int64_t(rng() % 12), int64_t(rng() % unsigned(12 * unit))};
     const int64_t step = itemsize(real_of(d));
     const Fill fills[] = {Fill::kNormal, Fill::kNormal, Fill::kTiny, Fill::kHuge, Fill::kSpread, Fill::kSparse, Fill::kZeros};
     specs.push_back({d, sizes[rng() % 6], int64_t(rng() % unsigned(16 / step)) * step, fills[rng() % 7]});
@@ -323,7 +346,7 @@ void test_packed() {
 
 const std::vector<NamedTest> kMeasureTests = {
     {"sizes_types_orders", test_sizes_types_orders}, {"values", test_values},
-    {"adversarial_sums", test_adversarial_sums},
+    {"adversarial_sums", test_adversarial_sums},     {"units_of_all_kinds", test_units_of_all_kinds},
     {"mixed_list", test_mixed_list},                 {"alignment", test_alignment},
     {"determinism", test_determinism},               {"many_tensors", test_many_tensors},
     {"nothing", test_nothing},                       {"repeats", test_repeats},

@@ -49,8 +49,8 @@ void measure(double p, int64_t large, int multiprocessors) {
 int main() {
   for (const bool backwards : {false, true}) {
     cuda_shim::schedule = {backwards, backwards};
-    measure(2, 2000, 1);   // two blocks
-    measure(2, 20000, 2);  // tensors of several blocks
+    measure(2, 8000, 1);   // two blocks
+    measure(2, 80000, 2);  // tensors of several blocks
   }
-  measure(3, 2000, 1);
+  measure(3, 8000, 1);
 }

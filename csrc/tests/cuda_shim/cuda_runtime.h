@@ -7,11 +7,13 @@
 // (race_model.h) it also shows what is not synchronised. What it cannot show: speed.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <numeric>
 #include <vector>
 
 #define __CUDA_SHIM__ 1
@@ -199,6 +201,18 @@ T __shfl_down_sync(unsigned, T value, int delta) {
 template <class T>
 T __shfl_sync(unsigned, T value, int lane) {
   return cuda_shim::from_bits<T>(cuda_shim::warp_exchange(cuda_shim::to_bits(value))[lane]);
+}
+template <class T>
+T __shfl_xor_sync(unsigned, T value, int lanes) {
+  return cuda_shim::from_bits<T>(cuda_shim::warp_exchange(cuda_shim::to_bits(value))[threadIdx.x % 32 ^ unsigned(lanes)]);
+}
+inline unsigned __reduce_max_sync(unsigned, unsigned value) {
+  const uint64_t* all = cuda_shim::warp_exchange(value);
+  return unsigned(*std::max_element(all, all + 32));
+}
+inline unsigned __reduce_add_sync(unsigned, unsigned value) {
+  const uint64_t* all = cuda_shim::warp_exchange(value);
+  return unsigned(std::accumulate(all, all + 32, uint64_t(0)));
 }
 inline unsigned __ballot_sync(unsigned, bool value) {
   const uint64_t* all = cuda_shim::warp_exchange(value);
