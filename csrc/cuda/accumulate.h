@@ -8,9 +8,10 @@
 //   - bfloat16's exponent gets its bias in a way that makes 2^-127 of zero, and of subnormals something below 2^-126: an error
 //     of 2^12 * 2^-252 at most, where the largest element of the unit is 2^-93 or more 2^-54 of its square; of the
 //     sum of |x| 2^12 * 2^-126, where the largest is 2^-70 or more 2^-44. float16's zeros become 2^-127, beside 2^-24 or more.
-//   - float32 pairs (sm_86 and others): see squares_in_pairs. 2^-31 of the largest square of a lane's batch, 2^-31 relative,
-//     2^-32 on the norm, before its rounding to float32 (2^-25): together less than 0.51 ulp. Results in float64
-//     do not come from them.
+//   - float32 pairs (sm_86 and others): see squares_in_pairs. 2^-31 of a lane's sum in a batch; where that is below what the
+//     pairs hold, 2^-31 * 2^-86 in each of 128 lanes' batches, beside a largest square of 2^-76 or more in the unit: 2^-34. Together
+//     2^-30, 2^-31 on the norm before its rounding to float32 (2^-25): less than 0.52 ulp. Results in float64 do not
+//     come from them.
 //   - float64, complex128: a square carries u (complex128's two u), at most 32 additions and the tree's 5: 39 u on the
 //     sum, 21 u on the norm with the root's own: 2.4e-15, against the contract's 1e-14.
 //
@@ -114,30 +115,32 @@ struct InFloat64<Float16> {
   }
 };
 
-/// Elementwise the larger magnitude of a float32, or of two bfloat16 or float16. NaN stays; signs mean nothing.
+/// Elementwise the larger magnitude of a float32, or of two bfloat16 or float16. NaN stays. `a` is what this
+/// returned before, or 0; its sign means nothing.
 #if defined(__CUDA_ARCH__)
 __device__ __forceinline__ uint32_t larger_magnitude(uint32_t a, uint32_t w, float) {
   float out;
   asm("max.NaN.f32 %0, %1, %2;" : "=f"(out) : "f"(fabsf(bit_cast<float>(a))), "f"(fabsf(bit_cast<float>(w))));
   return bit_cast<uint32_t>(out);
 }
-#if __CUDA_ARCH__ >= 860
-#define GRADKERN_LARGER(type) "max.NaN.xorsign.abs." type " %0, %1, %2;"
-#else
-#define GRADKERN_LARGER(type) \
-  "{.reg .b32 a, b; and.b32 a, %1, 0x7fff7fff; and.b32 b, %2, 0x7fff7fff; max.NaN." type " %0, a, b;}"
-#endif
 __device__ __forceinline__ uint32_t larger_magnitude(uint32_t a, uint32_t w, BFloat16) {
   uint32_t out;
-  asm(GRADKERN_LARGER("bf16x2") : "=r"(out) : "r"(a), "r"(w));
+#if __CUDA_ARCH__ >= 860
+  asm("max.NaN.xorsign.abs.bf16x2 %0, %1, %2;" : "=r"(out) : "r"(a), "r"(w));
+#else
+  asm("max.NaN.bf16x2 %0, %1, %2;" : "=r"(out) : "r"(a), "r"(w & 0x7fff7fffu));
+#endif
   return out;
 }
 __device__ __forceinline__ uint32_t larger_magnitude(uint32_t a, uint32_t w, Float16) {
   uint32_t out;
-  asm(GRADKERN_LARGER("f16x2") : "=r"(out) : "r"(a), "r"(w));
+#if __CUDA_ARCH__ >= 860
+  asm("max.NaN.xorsign.abs.f16x2 %0, %1, %2;" : "=r"(out) : "r"(a), "r"(w));
+#else
+  asm("max.NaN.f16x2 %0, %1, %2;" : "=r"(out) : "r"(a), "r"(magnitudes_of_halves(w)));
+#endif
   return out;
 }
-#undef GRADKERN_LARGER
 #else
 template <class T>
 uint32_t larger_magnitude(uint32_t a, uint32_t w, T) {
@@ -202,8 +205,9 @@ struct Gather {
   static constexpr bool kBFloat16 = std::is_same_v<T, BFloat16>, kFloat16 = std::is_same_v<T, Float16>;
   static constexpr bool kPairs = GRADKERN_COMPENSATED && kPass == Pass::kPlain;
   static constexpr uint32_t kInfinity = kFloat16 ? 0x7c00u : kBFloat16 ? 0x7f80u : 0x7f800000u;
-  /// A unit's largest magnitude is nothing unusual from 2^kLeastExponent to below 2^kMostExponent.
-  static constexpr uint32_t kLeastExponent = 127 - (kPairs ? 43 : kSums ? 70 : 93), kMostExponent = 127 + 60;
+  /// A unit's largest magnitude is nothing unusual from 2^kLeastExponent to below 2^kMostExponent; biased, as is kPairsExponent,
+  /// the least that squares_in_pairs is given.
+  static constexpr uint32_t kLeastExponent = 127 - (kPairs ? 38 : kSums ? 70 : 93), kMostExponent = 127 + 60, kPairsExponent = 127 - 43;
   static constexpr bool kTinyIsUnusual = kBFloat16 || (kPairs && !kFloat16), kHugeIsUnusual = kPairs && !kFloat16;
   static constexpr int kFractionBits = kHalves ? 7 : 23;  ///< of float32 and bfloat16
   static constexpr uint32_t kLeast = kTinyIsUnusual ? kLeastExponent << kFractionBits : 1u;
@@ -223,7 +227,7 @@ struct Gather {
     if constexpr (kPairs) {
       const uint32_t own = larger_magnitude<T>(0, v);
       const uint32_t exponent = bit_cast<uint32_t>(magnitude_of(of_both(own))) >> 23;
-      const uint32_t e = exponent < kLeastExponent ? kLeastExponent : exponent < kMostExponent ? exponent : kMostExponent - 1;
+      const uint32_t e = exponent < kPairsExponent ? kPairsExponent : exponent < kMostExponent ? exponent : kMostExponent - 1;
       sq[0] = squares_in_pairs<T>(v, int32_t(e) - 127, sq[0]);
       largest = larger_magnitude(largest, own, T{});
     } else {

@@ -164,30 +164,12 @@ __device__ __forceinline__ bool finish_total(const MeasureParams<kPass>& p, cons
   return true;
 }
 
-/// Rows of tensors that no unit belongs to.
-template <Pass kPass>
-__device__ void finish_empty_rows(const MeasureParams<kPass>& p) {
-  const TensorTable& t = p.table;
-  for (uint32_t i = blockIdx.x * kThreads + threadIdx.x; i < t.tensors; i += gridDim.x * kThreads)
-    if (t.first_unit[i] == t.first_unit[i + 1]) store_row(p.reporting, i, empty_partial(p.reporting.order));
-}
-
-/// Rows of tensors that were listed before, by the last block.
-template <Pass kPass>
-__device__ void repeat_rows(const MeasureParams<kPass>& p) {
-  const TensorTable& t = p.table;
-  for (uint32_t i = threadIdx.x; i < t.tensors; i += kThreads) {
-    const uint64_t source = t.first_unit[i] == t.first_unit[i + 1] ? t.data[i] : 0;
-    if (source != 0 && source - 1 != i) repeat_row(p.reporting.results, int64_t(source) - 1, i);
-  }
-}
-
 template <Pass kPass>
 __global__ void __launch_bounds__(kThreads, has_sums(kPass) ? 1 : kBlocksPerMultiprocessor)
     measure_kernel(const __grid_constant__ MeasureParams<kPass> p) {
   GRADKERN_SHARED(Pieces<kPass>, pieces);
   const uint32_t warp = threadIdx.x / kWarpSize;
-  if (p.any_empty) finish_empty_rows<kPass>(p);
+  if (p.any_empty) store_empty_rows(p.reporting, p.table);
   add_span<kPass>(p, blockIdx.x * kWarps + warp, pieces);
   let_next_kernel_start();
   __syncthreads();
@@ -202,7 +184,7 @@ __global__ void __launch_bounds__(kThreads, has_sums(kPass) ? 1 : kBlocksPerMult
   }
   if (!p.any_repeat) return;
   __syncthreads();
-  if (pieces.last_block) repeat_rows<kPass>(p);
+  if (pieces.last_block) repeat_rows(p.reporting.results, p.table);
 }
 
 struct CombineParams {

@@ -80,4 +80,18 @@ __device__ __forceinline__ void repeat_row(const MeasureResults& r, int64_t from
   copy_row(r.packed_keys, from, to, kPackedKeys);
 }
 
+/// Rows of tensors that no unit belongs to, by all threads of the grid.
+inline __device__ void store_empty_rows(const Reporting& p, const TensorTable& t) {
+  for (uint32_t i = blockIdx.x * kThreads + threadIdx.x; i < t.tensors; i += gridDim.x * kThreads)
+    if (t.first_unit[i] == t.first_unit[i + 1]) store_row(p, i, empty_partial(p.order));
+}
+
+/// Rows of tensors that were listed before, by one block.
+inline __device__ void repeat_rows(const MeasureResults& r, const TensorTable& t) {
+  for (uint32_t i = threadIdx.x; i < t.tensors; i += kThreads) {
+    const uint64_t source = t.first_unit[i] == t.first_unit[i + 1] ? t.data[i] : 0;
+    if (source != 0 && source - 1 != i) repeat_row(r, int64_t(source) - 1, i);
+  }
+}
+
 }  // namespace gradkern::cuda
