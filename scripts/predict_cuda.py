@@ -90,6 +90,12 @@ NOW = Design(
     chain=2.0e-6,
 )
 
+#: By scripts/check_kernels.py, and what a unit costs beside its four batches.
+LOOPS = {
+    "sm_80": (0, 0, 0, 0, 0, 0),
+}
+UNIT_INSTRUCTIONS = 100
+
 FIRST_LAUNCH, NEXT_LAUNCH = 5e-6, 2.5e-6  #: of a trivial kernel that reads; of one more in the stream
 TENSOR_SECONDS = (
     1.1e-6  #: latency of one small tensor for those who read it: its data, its reduction, its row
@@ -179,14 +185,26 @@ Assumed: bandwidth, clocks and throughputs in the script (H200's bandwidth is me
 share of the datasheet); 5 µs for a kernel that reads, 2.5 µs for the next one in the stream; instructions
 per 64 bytes as counted in the machine code (`scripts/check_kernels.py`).
 
-| instructions per 64 bytes and lane | bfloat16 | float16 | float32 | float64 |
-|---|---|---|---|---|
-INSTRUCTION_ROWS
 """
 
 
+def instructions() -> list[str]:
+    """What NOW's mixes come from."""
+    lines = [
+        "## Instructions per 64 bytes and lane (counted)",
+        "",
+        "Main loops of the measure kernel. A unit of 8 KiB, four times round a loop, costs about "
+        f"{UNIT_INSTRUCTIONS} more.",
+        "",
+        "| code for | bfloat16 | float16 | float32 | float64 | complex64 | complex128 |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    lines += [f"| {name} | {' | '.join(map(str, counts))} |" for name, counts in LOOPS.items()]
+    return [*lines, ""]
+
+
 def page() -> str:
-    return "\n".join([HEAD, *(line for gpu in GPUS for line in table(gpu))])
+    return "\n".join([HEAD, *instructions(), *(line for gpu in GPUS for line in table(gpu))])
 
 
 def beside(gpu: Gpu, rows: list[dict[str, object]]) -> list[str]:

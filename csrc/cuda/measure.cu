@@ -124,16 +124,18 @@ __device__ __forceinline__ Sums<kPass> block_total(const NormOrder& order, const
   return warp_combine<kPass>(order, lane < kWarps ? pieces.total[lane] : nothing<kPass>(order));
 }
 
-/// Records of blocks [begin, end), in lane 0: record(block). Two are under way at once.
+/// Records of blocks [begin, end), in lane 0: record(block). The next one is under way while one is added.
 template <Pass kPass, class Record>
 __device__ __forceinline__ Sums<kPass> combine_records(const NormOrder& order, uint32_t begin, uint32_t end, const Record& record) {
-  Sums<kPass> s = nothing<kPass>(order);
+  Sums<kPass> s = nothing<kPass>(order), next = s;
+  uint32_t at = begin + threadIdx.x % kWarpSize;
+  if (at < end) next = *record(at);
 #pragma unroll 1
-  for (uint32_t at = begin + threadIdx.x % kWarpSize; at < end; at += 2 * kWarpSize) {
-    const bool two = at + kWarpSize < end;
-    const Sums<kPass> a = *record(at), b = *record(two ? at + kWarpSize : at);
-    s = combine<kPass>(order, s, a);
-    if (two) s = combine<kPass>(order, s, b);
+  while (at < end) {
+    const Sums<kPass> own = next;
+    at += kWarpSize;
+    if (at < end) next = *record(at);
+    s = combine<kPass>(order, s, own);
   }
   return warp_combine<kPass>(order, s);
 }
@@ -175,8 +177,7 @@ __global__ void __launch_bounds__(kThreads, has_sums(kPass) ? 1 : kBlocksPerMult
   __syncthreads();
   if (warp == 0) join_straddlers<kPass>(p, p.spans.begin((blockIdx.x + 1) * kWarps), pieces);
   __syncthreads();
-  if (warp == 0) finish_straddler<kPass>(p, pieces.block_head);
-  if (warp == 1) finish_straddler<kPass>(p, pieces.block_tail);
+  if (warp < 2) finish_straddler<kPass>(p, warp == 0 ? pieces.block_head : pieces.block_tail);
   if (p.any_repeat) __syncthreads();  // the total says that this block's rows are finished, too
   if (warp == 2) {
     const bool last = finish_total<kPass>(p, pieces);
