@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from gradkern.clipping.policies import ElementPolicy, Policy
-from gradkern.params.arguments import innermost
+from gradkern.clipping.policies import Decision, ElementPolicy, Policy
+from gradkern.kernels.torch_scale import look
+from gradkern.params.arguments import unwrap_optimizer
 from gradkern.params.plan import ParameterPlan
 
 
 def check_one_way(max_norm: Any, policy: Any, groups: Any) -> None:
-    """
+    """Check that one of the three ways to clip is chosen.
+
     Raises:
         TypeError: not exactly one of `max_norm`, `policy` and `groups` is given.
     """
@@ -26,7 +30,8 @@ def check_one_way(max_norm: Any, policy: Any, groups: Any) -> None:
 
 
 def check_groups(groups: Any) -> None:
-    """
+    """Check the form of `groups`, not its selectors.
+
     Raises:
         TypeError, ValueError: `groups` is not of the form ``{name: (selector, policy)}``, or empty.
     """
@@ -45,7 +50,8 @@ def check_groups(groups: Any) -> None:
 
 
 def check_policies(policies: Sequence[tuple[str, Policy | None]], fold: bool) -> None:
-    """
+    """Check that the policies can be used together, and with `fold`.
+
     Raises:
         ValueError: one stateful policy is given to two groups, or `fold` with more than one factor.
     """
@@ -65,8 +71,35 @@ def check_policies(policies: Sequence[tuple[str, Policy | None]], fold: bool) ->
     if fold and several:
         raise ValueError(
             "[GradClipper] fold: expected one factor for all gradients, because a fused optimizer divides "
-            "all of them by one grad_scale; got groups or a policy that has several. Leave fold out"
+            "all of them by one grad_scale; got groups or a policy with several factors. Leave fold out"
         )
+
+
+def checked_decision(policy: Policy, decision: Decision, rows: int) -> Decision:
+    """The decision of a policy, with 1 in place of negative factors on a device, where it is too late for an
+    error. A NaN stays, as of a norm that is NaN.
+
+    Raises:
+        TypeError: it is no `Decision`, or its factor is no tensor.
+        ValueError: the factor is neither 0-d nor one for each row, or it lies on the CPU and is negative.
+    """
+    where, factor = f"[{type(policy).__name__}.decide]", getattr(decision, "factor", None)
+    if not isinstance(decision, Decision) or not isinstance(factor, Tensor):
+        got = (
+            f"a factor of type {type(factor).__name__}" if isinstance(decision, Decision) else repr(decision)
+        )
+        raise TypeError(f"{where} expected a Decision whose factor is a tensor, got {got}")
+    if factor.shape not in ((), (rows,)):
+        raise ValueError(
+            f"{where} factor: expected one number or one for each of {rows} rows, got {tuple(factor.shape)}"
+        )
+    negative = factor < 0
+    if negative.is_cpu and look(negative.any()):
+        raise ValueError(
+            f"{where} factor: expected numbers that are not negative, which would flip the signs of "
+            f"gradients, got {float(factor.min())!r}. Gradients are unchanged."
+        )
+    return dataclasses.replace(decision, factor=factor.masked_fill(negative, 1.0))
 
 
 def check_folded(operation: str, optimizer: torch.optim.Optimizer, plan: ParameterPlan) -> None:
@@ -93,7 +126,8 @@ def check_folded(operation: str, optimizer: torch.optim.Optimizer, plan: Paramet
 def check_optimizer(
     optimizer: torch.optim.Optimizer | None, on_nonfinite: str, fold: bool, may_skip: bool
 ) -> None:
-    """
+    """Check that an optimizer is given where one is needed, and only there.
+
     Args:
         may_skip: whether a policy can skip steps.
 
@@ -101,7 +135,7 @@ def check_optimizer(
         TypeError: `optimizer` is not an optimizer.
         ValueError: it is given but not needed, or `fold` is given without it.
     """
-    if optimizer is not None and not isinstance(innermost(optimizer), torch.optim.Optimizer):
+    if optimizer is not None and not isinstance(unwrap_optimizer(optimizer), torch.optim.Optimizer):
         raise TypeError(
             f"[GradClipper] optimizer: expected a torch.optim.Optimizer, got {type(optimizer).__name__}"
         )

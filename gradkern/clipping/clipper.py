@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, get_args
 import torch
 from torch import Tensor
 
-from gradkern.clipping import grad_scaler, ladder, verdict
+from gradkern.clipping import grad_scaler, route, verdict
 from gradkern.clipping.checks import check_optimizer, check_policies
 from gradkern.clipping.clipper_policies import ClipperPolicies
-from gradkern.clipping.ladder import RankGroups
 from gradkern.clipping.late_errors import LateErrors
 from gradkern.clipping.policies import GlobalNorm, Policy
+from gradkern.clipping.route import RankGroups
 from gradkern.clipping.selection import Selector
 from gradkern.clipping.stepped_optimizer import SteppedOptimizer
 from gradkern.clipping.verdict import Verdict
@@ -35,7 +35,7 @@ OnNonfinite = Literal["propagate", "raise", "raise_later", "zero", "skip"]
 
 
 class GradClipper:
-    """Clips gradients by their global norm, by a policy or by groups, and returns statistics of that read.
+    """Clip gradients by their global norm, by a policy or by groups, and return statistics of the same read.
 
     Exactly one of `max_norm`, `policy` and `groups` is given.
 
@@ -44,10 +44,10 @@ class GradClipper:
             Shapes and dtypes as in `clip_grad_norm_`.
         max_norm: the largest norm allowed; `inf` only measures.
         policy: one of `gradkern.policies`, for example ``ZClip()``.
-        groups: ``{name: (selector, policy)}``: groups with a norm and a policy of their own. A selector is a
-            glob over names (``"*.bias"``), a function of name and parameter, an optimizer, a module or
-            parameters. Every parameter must be in a group; the first selector that matches wins. Instead of
-            a policy a number limits the norm of the group, and None only measures it.
+        groups: ``{name: (selector, policy)}``: groups of parameters, each with its own norm and policy. A
+            selector is a glob over names (``"*.bias"``), a function of name and parameter, an optimizer, a
+            module or parameters. Every parameter must be in a group; the first selector that matches wins. A
+            number in place of the policy limits the norm of the group, and None only measures it.
         norm_type: order of the norm, as in `clip_grad_norm_`.
         count_zeros: count zero elements too (`stats.zeros`), which costs a little. Of sparse gradients the
             stored elements are counted.
@@ -129,10 +129,10 @@ class GradClipper:
         inside = None if in_process_group is None else (lambda i: in_process_group(self._plan.names[i]))
         elsewhere = None if counted_elsewhere is None else (lambda i: counted_elsewhere(self._plan.names[i]))
         self._ranks = RankGroups(process_group, pp_group, inside, elsewhere)
-        self._cache = ladder.Cache()
+        self._cache = route.Cache()
         self._form_groups()
         plan, rows = self._plan, self._chosen.rows_by_group()
-        ladder.agree("GradClipper", plan.params, plan.names, self.norm_type, self._ranks, self._cache, rows)
+        route.agree("GradClipper", plan.params, plan.names, self.norm_type, self._ranks, self._cache, rows)
 
     def _use_optimizer(self, optimizer: torch.optim.Optimizer | None) -> None:
         check_optimizer(optimizer, self.on_nonfinite, self._fold, self._chosen.may_skip)
@@ -144,8 +144,11 @@ class GradClipper:
 
     @property
     def max_norm(self) -> float:
-        """The largest norm allowed. It can be set between steps. A clipper with a policy or groups does not
-        have it; see `policies`."""
+        """The largest norm allowed. It can be set between steps.
+
+        Raises:
+            AttributeError: the clipper has groups or another policy. Their limits are in `policies`.
+        """
         return self._global_policy().max_norm
 
     @max_norm.setter
@@ -173,8 +176,8 @@ class GradClipper:
     @on_nonfinite.setter
     def on_nonfinite(self, value: OnNonfinite) -> None:
         if value not in get_args(OnNonfinite):
-            policies = ", ".join(get_args(OnNonfinite))
-            raise ValueError(f"[GradClipper] on_nonfinite: expected one of {policies}, got {value!r}")
+            choices = ", ".join(get_args(OnNonfinite))
+            raise ValueError(f"[GradClipper] on_nonfinite: expected one of {choices}, got {value!r}")
         if self._fold and value == "zero":
             raise ValueError(
                 "[GradClipper] fold: expected on_nonfinite other than 'zero' (no division makes NaN zero), "
@@ -255,11 +258,11 @@ class GradClipper:
         return self._clip_in_steps(params, scaler, optimizer)
 
     def _clipped_to_limit(self, columns: dict[str, Any], params: list[Tensor], max_norm: float) -> GradStats:
-        """The statistics of `C.clip`, made of its own dict: most of the cost of a call is here and there."""
+        """The statistics of `C.clip`. They reuse its dict, because a copy would cost time in every call."""
         has_grad, skip, plan = columns["has_grad"], columns["skip_step"], self._plan
         self._misuse.check_present(params, has_grad)
         if True not in has_grad:
-            measured = ladder.on_home_device(Measured(**columns), params)
+            measured = route.on_home_device(Measured(**columns), params)
             return self._clipped_in_one_call(measured, measured.skip_step, max_norm)
         if skip is not None:
             if self._handover is not None:
@@ -354,7 +357,7 @@ class GradClipper:
         )
 
     def _measure(self, params: list[Tensor], scale: float | Tensor) -> Measured:
-        return ladder.measure(
+        return route.measure(
             "GradClipper.clip_",
             params,
             self._plan.names,
@@ -405,7 +408,7 @@ class GradClipper:
         names, held = self._plan.names, self._cache.held
 
         def l2_norm() -> Tensor:
-            return ladder.measure(
+            return route.measure(
                 "GradClipper.clip_", params, names, self.norm_type, False, 1.0, self._ranks, self._cache
             ).l2_norm
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from gradkern.clipping.checks import check_groups, check_one_way
+from gradkern.clipping.checks import check_groups, check_one_way, checked_decision
 from gradkern.clipping.deciding import Facts, Group, NormGroups, as_policy
 from gradkern.clipping.elements import ElementParts
 from gradkern.clipping.one_call import OneCall
@@ -38,19 +38,19 @@ class ClipperPolicies:
                 name: as_policy("GradClipper", f"groups['{name}']", given)
                 for name, (_, given) in groups.items()
             }
-            # Read more than once, also those that can be read only once.
+            # Selectors are read more than once, which an iterator does not allow.
             self._selectors = {
                 name: tuple(given) if isinstance(given, Iterator) else given
                 for name, (given, _) in groups.items()
             }
         #: The policy for all parameters; None with groups.
         self._single = self.by_name[""] if groups is None else None
-        #: It, if it is a plain limit of the total norm.
+        #: The same if it only limits the total norm.
         self.global_norm = self._single if type(self._single) is GlobalNorm else None
         self.facts = Facts(self.by_name, groups is not None)
         self._norm_groups: NormGroups | None = None
         self._overlap_is_checked = False
-        # Each with the names of the parameters that it was made for.
+        # Each is kept together with the names of the parameters that it was made for.
         self._grouped: tuple[str, ...] | None = None
         self._one_call: tuple[Any, OneCall | None] = (None, None)
         self._elements: tuple[Any, ElementParts | None] = (None, None)
@@ -83,16 +83,16 @@ class ClipperPolicies:
         return {} if self._norm_groups is None else {g.name: g.rows for g in self._norm_groups.groups}
 
     def members(self) -> list[list[int]] | None:
-        """`ladder.measure`'s argument: what has to be measured besides the rows and the total."""
+        """`route.measure`'s argument: what has to be measured besides the rows and the total."""
         if self._norm_groups is not None:
             return self._norm_groups.members
         return [] if self._single is not None and self._single.needs_rows else None
 
     def check_overlap(self, plan: ParameterPlan) -> None:
-        """Check once that gradients of different groups share no memory. To be called when they exist.
+        """Check once that gradients of different groups share no memory. Call it when gradients exist.
 
         Raises:
-            ValueError: some do.
+            ValueError: two of them do.
         """
         if self._norm_groups is not None and not self._overlap_is_checked:
             check_no_overlap(self.rows_by_group(), plan.params, plan.names)
@@ -104,12 +104,12 @@ class ClipperPolicies:
         """The decision for all rows, and the statistics of the groups if there are any."""
         if self._norm_groups is None:
             assert self._single is not None
-            return self._single.decide(stats), None
+            return checked_decision(self._single, self._single.decide(stats), len(stats.names)), None
         self.check_overlap(plan)
         return self._norm_groups.decide(stats, measured)
 
     def one_call(self, names: tuple[str, ...]) -> OneCall:
-        """The policies as the extension takes them."""
+        """The policies in the form that the extension takes."""
         call = self._one_call[1]
         if call is None or self._one_call[0] is not names:
             call = OneCall(self.by_name, self._norm_groups, names)
@@ -132,7 +132,8 @@ class ClipperPolicies:
         return {name: {} if p is None else p.state_dict() for name, p in self.by_name.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """
+        """Restore what `state_dict` returned.
+
         Raises:
             ValueError: the state is that of other groups or other policies.
         """

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gradkern.kernels import torch_ops
 from gradkern.kernels.backend import C  # registers the operators as well
-from gradkern.kernels.scale import coefficient
+from gradkern.kernels.torch_scale import coefficient
 
 
 def _device_types() -> tuple[str, ...]:
@@ -148,7 +148,7 @@ def clip_grad_norm_(
     if not grads:
         return _zero(parameters)
     if not _has_kernels(grads):
-        return torch_ops.torch_clip_grad_norm_(parameters, max_norm, norm_type, error_if_nonfinite)
+        return torch_ops.clip_in_graph(grads, max_norm, norm_type, error_if_nonfinite)
     if error_if_nonfinite:  # an empty tensor for each missing gradient, as messages give positions
         listed = [torch.empty(0, device=p.device) if p.grad is None else p.grad for p in parameters]
         total = torch.ops.gradkern.clip_(listed, float("inf"), norm_type, True, True)
@@ -161,14 +161,16 @@ def clip_grad_norm_(
 def clip_grads_with_norm_(parameters: Sequence[Tensor], max_norm: Any, total_norm: Tensor) -> None:
     grads = gradients("clip_grads_with_norm_", parameters)
     if not _has_kernels(grads):
-        torch_ops.torch_clip_grads_with_norm_(parameters, max_norm, total_norm)
+        torch_ops.scale_in_graph(grads, coefficient(total_norm, max_norm))
     elif grads:
         _scale(grads, max_norm, total_norm)
 
 
-def clip_grad_value_(parameters: Sequence[Tensor], clip_value: float) -> None:
+def clip_grad_value_(parameters: Sequence[Tensor], clip_value: Any) -> None:
     grads = gradients("clip_grad_value_", parameters)
-    if not _has_kernels(grads):
+    if isinstance(clip_value, Tensor):
+        torch_ops.clamp_in_graph(grads, clip_value)
+    elif not _has_kernels(grads):
         torch_ops.torch_clip_grad_value_(parameters, clip_value)
     elif grads:
         torch.ops.gradkern.clip_value_(grads, clip_value)

@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradkern.clipping.checks import checked_decision
 from gradkern.clipping.policies import Decision, GlobalNorm, Policy
 from gradkern.clipping.policies.limit import LimitedPolicy
 from gradkern.clipping.verdict import smallest
 from gradkern.kernels.backend import C
 from gradkern.kernels.measured import Measured
-from gradkern.kernels.scale import coefficient
+from gradkern.kernels.torch_scale import coefficient
 from gradkern.params.arguments import as_limit
 from gradkern.params.stats import GradStats, GroupStats
 
@@ -121,7 +122,8 @@ class NormGroups:
         for number, group in enumerate(self.groups):
             if group.policy is None or type(group.policy) is GlobalNorm or not group.rows:
                 continue
-            own = group.policy.decide(_part(stats, group, rows[number], norms[number]))
+            part = _part(stats, group, rows[number], norms[number])
+            own = checked_decision(group.policy, group.policy.decide(part), len(group.rows))
             factor[rows[number]] = own.factor.to(factor.dtype)
             of_group[number] = smallest(own.factor)
             thresholds[number] = own.threshold

@@ -20,7 +20,7 @@ class _Part:
     rows: Tensor
     """[R]: positions of its rows."""
     first: list[int] | None
-    """The rows without parameters that are listed before; None means all rows of the clipper."""
+    """The rows of `rows` whose parameter is not listed earlier; None means all rows of the clipper."""
     place: Tensor
     """[R]: the position of each row's parameter in `first`."""
     names: tuple[str, ...]

@@ -8,11 +8,11 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor
 
-from gradkern.clipping import ladder, verdict
-from gradkern.clipping.ladder import Cache, RankGroups
+from gradkern.clipping import route, verdict
+from gradkern.clipping.route import Cache, RankGroups
 from gradkern.clipping.selection import check_no_overlap
 from gradkern.kernels.measured import Measured
-from gradkern.kernels.scale import coefficient
+from gradkern.kernels.torch_scale import coefficient
 from gradkern.params.arguments import as_limit, as_list, as_number
 
 OPERATION = "clip_grad_norm_"
@@ -39,19 +39,19 @@ def clip(
     params = [param for members in listed for param in members]
     if all(limit is None for limit in limits):
         named = (ranks.process_group, ranks.pp_group) if ranks.named else None
-        total: Tensor = ladder.run(OPERATION, params, (max_norm, norm_type, error_if_nonfinite), None, named)
+        total: Tensor = route.run(OPERATION, params, (max_norm, norm_type, error_if_nonfinite), None, named)
         return total
     names = [f"parameters[{i}]['params'][{j}]" for i, own in enumerate(listed) for j in range(len(own))]
     rows, bounds = _norm_groups(_members(listed), limits, max_norm)
     check_no_overlap({str(i): members for i, members in enumerate(rows)}, params, names, OPERATION)
-    ladder.misuse.check_used(OPERATION, params)
+    route.misuse.check_used(OPERATION, params)
     cache = Cache()
-    measured = ladder.measure(OPERATION, params, names, norm_type, False, 1.0, ranks, cache, rows)
+    measured = route.measure(OPERATION, params, names, norm_type, False, 1.0, ranks, cache, rows)
     if error_if_nonfinite:
         _raise_if_nonfinite(measured, norm_type, names)
     verdict.apply(params, _factors(measured, rows, bounds), None, cache.held)
     if not ranks.named and cache.plan is None:  # otherwise other ranks may have gradients
-        ladder.misuse.check_present(OPERATION, params)
+        route.misuse.check_present(OPERATION, params)
     return measured.total_norm
 
 

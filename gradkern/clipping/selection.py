@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradkern.params.arguments import innermost
+from gradkern.params.arguments import unwrap_optimizer
 
 Selector = str | Callable[[str, Tensor], bool] | torch.optim.Optimizer | nn.Module | Iterable[Tensor]
 """A glob over names; a function of name and parameter; an optimizer; a module; or parameters."""
@@ -61,7 +61,7 @@ def _test_of(group: str, selector: Any) -> Callable[[str, Tensor], bool]:
     if isinstance(selector, nn.Module):
         selector = list(selector.parameters())
     elif isinstance(selector, torch.optim.Optimizer):
-        selector = [p for g in innermost(selector).param_groups for p in g["params"]]
+        selector = [p for g in unwrap_optimizer(selector).param_groups for p in g["params"]]
     elif callable(selector):
         return lambda name, param: bool(selector(name, param))
     elif isinstance(selector, Tensor):

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gradkern.clipping.ladder import written_shards
 from gradkern.clipping.policies import Decision
+from gradkern.clipping.route import written_shards
 from gradkern.kernels.measured import Measured
 from gradkern.kernels.scale import is_one, scale_
 

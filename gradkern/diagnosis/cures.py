@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from gradkern.diagnosis import amounts
 from gradkern.diagnosis.case import Case
 from gradkern.diagnosis.finding import Finding, Remedy
 from gradkern.diagnosis.gain import input_rms
@@ -92,67 +89,6 @@ for name, bias in lstm.named_parameters():
 def fewer_layers(finding: Finding) -> Remedy:
     layers = int(finding.evidence.get("layers_in_chain", 0))
     return Remedy("fewer_layers", f"Use fewer than these {layers} layers: the loss of each multiplies.")
-
-
-def clip(case: Case) -> Remedy:
-    limit = amounts.max_norm(case)
-    return Remedy(
-        "clip",
-        f"Clip the total norm at {limit:.2g}, which nine of ten of this run's healthy steps stay below.",
-        f"clipper = gradkern.GradClipper(model, max_norm={limit:.2g})\n"
-        "clipper.clip_()  # after loss.backward(), before optimizer.step()",
-    )
-
-
-def raise_max_norm(case: Case) -> Remedy:
-    limit = amounts.max_norm(case)
-    return Remedy(
-        "raise_max_norm",
-        f"Raise max_norm to {limit:.2g}, which nine of ten of this run's steps stay below: clipping is for "
-        "outliers.",
-        f"clipper = gradkern.GradClipper(model, max_norm={limit:.2g})",
-    )
-
-
-def lower_lr(case: Case) -> Remedy:
-    factor = amounts.lower_factor(case)
-    return Remedy(
-        "lower_lr",
-        f"Multiply the learning rate by {factor:.1g}: the first steps then move the weights by about "
-        f"{amounts.FIRST_STEP:.0%} of their norm.",
-        _multiplied(case, factor),
-    )
-
-
-def raise_lr(case: Case) -> Remedy:
-    if amounts.rate_is_zero(case):
-        return Remedy(
-            "raise_lr",
-            "Set a learning rate: it is 0 (1e-3 is a usual one of Adam; a scheduler may have set it).",
-            'for group in optimizer.param_groups:\n    group["lr"] = 1e-3',
-        )
-    factor = amounts.raise_factor(case)
-    return Remedy(
-        "raise_lr",
-        f"Multiply the learning rate by {factor:.1g}: a step then moves the weights by about "
-        f"{amounts.GOOD_STEP:.1%} of their norm.",
-        _multiplied(case, factor),
-    )
-
-
-def _multiplied(case: Case, factor: float) -> str:
-    rates = case.evidence.lr[np.isfinite(case.evidence.lr)]
-    becomes = f"  # {rates[0]:.2g} becomes {rates[0] * factor:.2g}" if len(rates) else ""
-    return f'for group in optimizer.param_groups:\n    group["lr"] *= {factor:.1g}{becomes}'
-
-
-def warmup() -> Remedy:
-    return Remedy(
-        "warmup",
-        "Warm the learning rate up: the first steps of an adaptive optimizer are its largest.",
-        "scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.01, total_iters=500)\n"
-        "scheduler.step()  # after each optimizer.step()",
-    )
 
 
 def zero_grad() -> Remedy:

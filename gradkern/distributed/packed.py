@@ -21,7 +21,8 @@ from torch import Tensor
 from gradkern.kernels.backend import C
 from gradkern.kernels.kinds import naming, place
 from gradkern.kernels.measured import Measured, decision_norm
-from gradkern.kernels.torch_ops import named_magnitudes, same_memory
+from gradkern.kernels.shared_memory import same_memory
+from gradkern.kernels.torch_ops import named_magnitudes
 
 SQ_HI, SQ_LO = slice(0, 3), slice(3, 6)
 POWER_HI, POWER_LO, NONFINITE, ZEROS, NUMEL, SUMS = 6, 7, 8, 9, 10, 11

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from gradkern.kernels.dtensors import gathered, is_dtensor
 from gradkern.kernels.measured import Measured
-from gradkern.kernels.torch_ops import distinct, magnitudes, same_memory, vector_norm
+from gradkern.kernels.shared_memory import distinct, same_memory
+from gradkern.kernels.torch_ops import magnitudes, vector_norm
 
 #: The largest relative difference between correct results: two units in the last place of the result's
 #: dtype, plus the error of the reference.

@@ -139,9 +139,9 @@ class GradStats:
 
     @classmethod
     def of_fields(cls, fields: dict[str, Any]) -> GradStats:
-        """Statistics with these fields, and defaults for the others. Takes the dict over.
+        """Statistics with these fields, and defaults for the others. The dict must not be used afterwards.
 
-        The `__init__` of a frozen dataclass would set them one by one, which takes longer than measuring.
+        The `__init__` of a frozen dataclass sets fields one by one, which takes longer than measuring.
         """
         stats = object.__new__(cls)
         object.__setattr__(stats, "__dict__", fields)
@@ -156,7 +156,7 @@ class GradStats:
         return stats
 
     def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles have no ids of parameters: they would be those of other objects."""
+        """Leave the ids of parameters out of copies and pickles, where they would mean other objects."""
         return {**self.__dict__, "_identities": ()}
 
     def __len__(self) -> int:

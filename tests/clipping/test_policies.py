@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import gradkern
 from gradkern import policies
+from gradkern.clipping.checks import checked_decision
 from gradkern.kernels.backend import NullBackend
 from gradkern.policies import (
     AGC,
@@ -19,6 +21,7 @@ from gradkern.policies import (
     Decision,
     GlobalNorm,
     PerLayerNorm,
+    Policy,
     Schedule,
     SkipOutliers,
     Value,
@@ -36,7 +39,7 @@ def route(request, monkeypatch):
     if request.param == "torch":
         for module in ("policy_steps", "scale"):
             monkeypatch.setattr(f"gradkern.kernels.{module}.C", NullBackend())
-        monkeypatch.setattr("gradkern.clipping.ladder.C", NullBackend())
+        monkeypatch.setattr("gradkern.clipping.route.C", NullBackend())
         monkeypatch.setattr("gradkern.clipping.clipper.C", NullBackend())
         monkeypatch.setattr("gradkern.clipping.policies.value.C", NullBackend())
 
@@ -258,6 +261,59 @@ def test_functions_as_policies():
         clip(lambda stats: torch.ones(3))
     with pytest.raises(TypeError, match="expected a function of GradStats, got int"):
         custom(3)
+
+
+class Always(Policy):
+    """A policy that decides one thing."""
+
+    def __init__(self, decision):
+        self.decision = decision
+
+    def decide(self, stats):
+        return self.decision
+
+
+def by_groups(params, policy):
+    return gradkern.GradClipper(params, groups={"a": ("0", policy), "rest": ("*", None)})
+
+
+MADE = {"policy": lambda ps, policy: gradkern.GradClipper(ps, policy=policy), "groups": by_groups}
+
+
+@pytest.mark.parametrize("make", MADE.values(), ids=MADE)
+@pytest.mark.parametrize(
+    ("decision", "error", "said"),
+    [
+        (Decision(torch.tensor(-1.0)), ValueError, "expected numbers that are not negative"),
+        (Decision(torch.ones(3)), ValueError, r"expected one number or one for each of \d rows, got \(3,\)"),
+        (
+            Decision(0.5),
+            TypeError,
+            "expected a Decision whose factor is a tensor, got a factor of type float",
+        ),
+        (torch.tensor(0.5), TypeError, r"expected a Decision whose factor is a tensor, got tensor\(0.5000\)"),
+        (None, TypeError, "expected a Decision whose factor is a tensor, got None"),
+    ],
+)
+def test_nonsense_that_a_policy_decides_changes_nothing(make, decision, error, said):
+    params = [nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))]
+    for p in params:
+        p.grad = torch.full((1,), 3.0)
+    with pytest.raises(error, match=rf"\[Always.decide\] .*{said}"):
+        make(params, Always(decision)).clip_()
+    assert [p.grad.item() for p in params] == [3.0, 3.0]
+
+
+def test_a_negative_factor_that_only_a_device_sees_is_no_factor():
+    """Its sign cannot be checked without a synchronisation; NaN stays NaN, as of a norm that is."""
+    found = checked_decision(Always(None), Decision(torch.full((2,), -1.0, device="meta")), 2)
+    assert found.factor.is_meta and found.factor.shape == (2,)
+    with FakeTensorMode():
+        assert checked_decision(Always(None), Decision(torch.full((2,), -1.0)), 2).factor.shape == (2,)
+    batch = torch.vmap(lambda f: checked_decision(Always(None), Decision(f), 2).factor)
+    torch.testing.assert_close(
+        batch(torch.tensor([-1.0, 0.5, math.nan])), torch.tensor([1.0, 0.5, math.nan]), equal_nan=True
+    )
 
 
 ARGUMENTS = {

@@ -1,4 +1,4 @@
-"""`custom`: a function as a policy."""
+"""`custom`: a policy made of a function."""
 
 from __future__ import annotations
 
@@ -13,11 +13,15 @@ from gradkern.params.stats import GradStats
 
 
 def custom(decide: Callable[[GradStats], Decision | Tensor | float]) -> Policy:
-    """A policy of a function that is given the statistics of a step.
+    """Make a policy of a function that is called with the statistics of each step.
 
     Args:
-        decide: returns a `Decision`, or its factor alone: a number, 0-d, or [N]. Tensor operations keep it
-            free of synchronisation.
+        decide: a function of `GradStats` that returns a `Decision` or only its factor: a number, or a 0-d or
+            [N] tensor. Use tensor operations, so that it does not synchronise.
+
+    Raises:
+        TypeError: `decide` is not callable.
+        ValueError: in `GradClipper.clip_`, if the factor has another shape.
 
     Example:
         >>> policy = custom(lambda stats: (0.1 / stats.rms.amax()).clamp(max=1.0))

@@ -1,4 +1,4 @@
-"""`Decision`: what a policy wants done with the gradients, on their device."""
+"""`Decision`: the result of a policy."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Decision:
-    """What is to be done with the gradients; tensors lie on their device."""
+    """How to clip the gradients of one step. Tensors are on the gradients' device."""
 
     factor: Tensor
-    """What gradients are multiplied by: 0-d for all, or [N], one a row of the statistics. 1 leaves them as
-    they are."""
+    """The factor to multiply gradients by: 0-d for all of them, or [N] with one per row of the statistics.
+    Gradients with a factor of 1 are not written."""
     skip: Tensor | None = None
-    """0-d bool: whether the optimizer is to skip this step. None: never."""
+    """0-d bool: whether the optimizer has to skip this step. None means no."""
     threshold: float | Tensor | None = None
-    """The norm above which the policy scales: a number, 0-d, or [N]. For the record only."""
+    """The norm above which the policy clips: a number, or a 0-d or [N] tensor. Recorded, not used."""

@@ -1,4 +1,4 @@
-"""`Schedule`: a limit that is a function of the step."""
+"""`Schedule`: limit the total norm by a function of the step."""
 
 from __future__ import annotations
 
@@ -18,14 +18,19 @@ class Schedule(Policy):
     """Clip by the global norm, to a limit that changes from step to step.
 
     Args:
-        max_norm: a function of the step, 0 for the first, that returns the limit.
+        max_norm: a function that takes the step, counted from 0, and returns the limit.
+
+    Raises:
+        TypeError: `max_norm` is not callable.
+        TypeError, ValueError: in `GradClipper.clip_`, if it does not return a number of at least 0.
 
     Example:
         >>> policy = Schedule(lambda step: 10.0 if step < 1000 else 1.0)
         >>> policy = Schedule.warmup(0.1, 1.0, steps=2000)
 
     Notes:
-        The step is counted on the host: a captured CUDA graph repeats the limit it was captured with.
+        Steps are calls of `clip_`, counted on the host. A captured CUDA graph therefore keeps the limit that
+        it was captured with.
     """
 
     def __init__(self, max_norm: Callable[[int], float]) -> None:
@@ -39,7 +44,11 @@ class Schedule(Policy):
 
     @classmethod
     def warmup(cls, start: float, end: float, steps: int) -> Schedule:
-        """From `start` to `end` in equal parts over `steps` steps, and `end` from then on."""
+        """A limit that goes linearly from `start` to `end` over `steps` steps and stays there.
+
+        Raises:
+            TypeError, ValueError: a limit is not a number of at least 0, or `steps` is below 1.
+        """
         first, last = as_limit("Schedule", "start", start), as_limit("Schedule", "end", end)
         count = int(at_least("Schedule", "steps", steps, 1))
         return cls(lambda step: first + (last - first) * min(1.0, step / count))

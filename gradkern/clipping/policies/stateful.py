@@ -1,4 +1,4 @@
-"""`StepPolicy`: policies that remember, in one float64 row on the gradients' device."""
+"""`StepPolicy`: the base class of policies with state."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _CPU = torch.device("cpu")
 
 
 class StepPolicy(Policy):
-    """A policy that takes its step in one call (`gradkern.kernels.policy_steps`).
+    """Base class of policies that decide and update their state in one call, `kernels.policy_steps`.
 
-    A norm that is not finite enters nothing that it remembers. The first step on a device allocates the
-    state: take it before a CUDA graph is captured.
+    The state is a float64 vector on the gradients' device, which norms that are not finite do not enter. It
+    is allocated in the first step on a device, which therefore has to run before a CUDA graph is captured.
     """
 
     kind: str
@@ -29,11 +29,11 @@ class StepPolicy(Policy):
 
     @abstractmethod
     def constants(self) -> tuple[float, ...]:
-        """What csrc/core/policies.h lists for `kind`, in its order."""
+        """The constants of `kind`, in the order of csrc/core/policies.h."""
 
     @abstractmethod
     def state_size(self, rows: int) -> int:
-        """How many numbers the state has, for so many rows of statistics."""
+        """The length of the state for a number of rows."""
 
     def decide(self, stats: GradStats) -> Decision:
         total = stats.deciding()
@@ -69,11 +69,11 @@ class StepPolicy(Policy):
         expected, given = self._fixed_size(), len(state["state"])
         if expected is not None and given != expected:
             raise ValueError(
-                f"[{name}.load_state_dict] state: expected {expected} numbers, as its window asks for, got "
-                f"{given}"
+                f"[{name}.load_state_dict] state: expected {expected} numbers, got {given}: the state was "
+                "saved with another window"
             )
         self._state = state["state"].detach().to(torch.float64).clone()
 
     def _fixed_size(self) -> int | None:
-        """The size of the state, where it does not depend on the rows."""
+        """The length of the state, or None if it depends on the rows."""
         return self.state_size(1)

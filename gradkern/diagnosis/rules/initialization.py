@@ -143,9 +143,7 @@ def _forward(case: Case) -> list[Finding]:
     """The forward signal grows or fades by orders of magnitude from the first step on."""
     worst, at = 0.0, None
     for profile in case.profiles:
-        inner = (
-            profile.forward[:FIRST_STEPS, 1:] if len(profile.layers) > 3 else profile.forward[:FIRST_STEPS]
-        )
+        inner = profile.forward[:FIRST_STEPS, 1:] if profile.depth > 3 else profile.forward[:FIRST_STEPS]
         value = _median(decades(inner[:2]))
         if abs(value) > abs(worst):
             worst, at = value, profile
@@ -157,7 +155,7 @@ def _forward(case: Case) -> list[Finding]:
         f"way forward: the weights start too {'large' if worst > 0 else 'small'}."
     )
     numbers = {"decades_of_forward_signal": worst, "layers_in_chain": at.depth}
-    names = case.names(layer.weight for layer in at.layers)
+    names = case.names(layer.weight for layer in at.chain)
     return [case.finding("poor_initialization", _severity(case), why, numbers, layers=names)]
 
 

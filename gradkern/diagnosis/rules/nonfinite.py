@@ -29,7 +29,7 @@ def nonfinite_gradient(case: Case) -> list[Finding]:
     first = int(bad[0])
     lasting = bool(np.isin(np.arange(len(e.steps))[-max(len(e.steps) // 10, 3) :], bad).all())
     severity = _severity(case, bad, lasting)
-    columns = _first_offenders(case, first)
+    columns = _first_nonfinite(case, first)
     growth = _growth_before(case, first)
     evidence = {
         "nonfinite_steps": len(bad),
@@ -61,7 +61,7 @@ def _severity(case: Case, bad: NDArray[np.int64], lasting: bool) -> str:
     return "severe" if lasting else "warning"
 
 
-def _first_offenders(case: Case, first: int) -> NDArray[np.int64]:
+def _first_nonfinite(case: Case, first: int) -> NDArray[np.int64]:
     """Columns with inf or NaN at the first bad step that was looked at."""
     e = case.evidence
     at = np.flatnonzero(e.rows >= first)

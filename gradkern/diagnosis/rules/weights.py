@@ -16,6 +16,8 @@ GREW, SHRANK = 10.0, 0.2
 #: It still goes on: the last quarter adds this part. Beyond a hundredfold it need not.
 GOES_ON = 0.05
 HOPELESS = 100.0
+#: Optimizers that take ``lr * weight_decay`` of the weights at a step; SGD's momentum repeats it.
+DECAYING = ("SGD", "AdamW", "Muon")
 #: Of one matrix, while the others keep.
 LAYER_SHRANK = 0.01
 
@@ -45,6 +47,18 @@ def weight_growth(case: Case) -> list[Finding]:
     return [case.finding("weight_growth", severity, why, {"growth": factor}, layers=layers, first=onset)]
 
 
+def decay_a_step(case: Case) -> float:
+    """What weight decay alone takes of the weights at a step; 0 where it is not known or goes through an
+    adaptive step (Adam's)."""
+    taken = 0.0
+    for group in case.evidence.facts.get("optimizers") or []:
+        if group.get("class") in DECAYING:
+            rate, decay = (float(group.get(name) or 0) for name in ("lr", "weight_decay"))
+            again = float(group.get("momentum") or 0) if group["class"] == "SGD" else 0.0
+            taken = max(taken, rate * decay / (1 - min(again, 0.999)))
+    return taken
+
+
 def weight_collapse(case: Case) -> list[Finding]:
     """The weights fade to nothing: regularization outweighs the gradient."""
     e = case.evidence
@@ -70,4 +84,7 @@ def weight_collapse(case: Case) -> list[Finding]:
     severity = "warning" if case.trend.fell else "severe"
     layers = case.names(gone) if gone and len(gone) < len(case.model.matrices) else ()
     numbers = {"shrinkage": factor, "layers_gone": len(gone)}
+    taken = decay_a_step(case)
+    if taken:
+        numbers["decay_a_step"] = taken
     return [case.finding("weight_collapse", severity, why, numbers, layers=layers, first=onset)]
