@@ -117,7 +117,7 @@ __device__ GRADKERN_NOINLINE PowerSum add_power(const char* at, uint32_t bytes, 
   return sum;
 }
 
-/// Lower lanes first; in every lane.
+/// Lower lanes first; in lane 0.
 __device__ __forceinline__ PowerSum warp_combine(const NormOrder& order, PowerSum sum) {
 #pragma unroll 1
   for (int step = 1; step < int(kWarpSize); step *= 2) sum = combine(order, sum, shuffle_down(sum, step));
