@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from gradkern.clipping.policies import Decision, ElementPolicy, Policy
-from gradkern.kernels.torch_scale import look
+from gradkern.clipping.policies import Policy
 from gradkern.params.arguments import unwrap_optimizer
 from gradkern.params.plan import ParameterPlan
 
@@ -42,10 +39,33 @@ def check_groups(groups: Any) -> None:
     if not groups:
         raise ValueError("[GradClipper] groups: expected at least one group, got none")
     for name, entry in groups.items():
+        if name == "":
+            raise ValueError("[GradClipper] groups: expected names that are not empty, got ''")
         if not isinstance(name, str) or not isinstance(entry, tuple) or len(entry) != 2:
             raise TypeError(
                 "[GradClipper] groups: expected a name and a pair (selector, policy, limit or None), got "
                 f"{name!r}: {entry!r}"
+            )
+
+
+def check_state(state: Any, policies: Mapping[str, Policy | None]) -> None:
+    """
+    Raises:
+        TypeError, ValueError: a clipper with these policies, by group name, did not return this state.
+    """
+    operation = "GradClipper.load_state_dict"
+    if not isinstance(state, Mapping) or not all(isinstance(own, Mapping) for own in state.values()):
+        raise TypeError(
+            f"[{operation}] state: expected what state_dict() returned, a dict of dicts by group name, got "
+            f"{type(state).__name__}"
+        )
+    if set(state) != set(policies):
+        raise ValueError(f"[{operation}] state: expected groups {sorted(policies)}, got {sorted(state)}")
+    for name, policy in policies.items():
+        if policy is None and state[name]:
+            raise ValueError(
+                f"[{operation}] state: expected nothing for '{name}', which has no policy, got "
+                f"{sorted(state[name])}"
             )
 
 
@@ -66,40 +86,13 @@ def check_policies(policies: Sequence[tuple[str, Policy | None]], fold: bool) ->
             )
         owners[id(policy)] = name
     several = any(name for name, _ in policies) or any(
-        isinstance(p, ElementPolicy) or getattr(p, "needs_rows", False) for _, p in policies
+        p is not None and not p.one_factor for _, p in policies
     )
     if fold and several:
         raise ValueError(
             "[GradClipper] fold: expected one factor for all gradients, because a fused optimizer divides "
             "all of them by one grad_scale; got groups or a policy with several factors. Leave fold out"
         )
-
-
-def checked_decision(policy: Policy, decision: Decision, rows: int) -> Decision:
-    """The decision of a policy, with 1 in place of negative factors on a device, where it is too late for an
-    error. A NaN stays, as of a norm that is NaN.
-
-    Raises:
-        TypeError: it is no `Decision`, or its factor is no tensor.
-        ValueError: the factor is neither 0-d nor one for each row, or it lies on the CPU and is negative.
-    """
-    where, factor = f"[{type(policy).__name__}.decide]", getattr(decision, "factor", None)
-    if not isinstance(decision, Decision) or not isinstance(factor, Tensor):
-        got = (
-            f"a factor of type {type(factor).__name__}" if isinstance(decision, Decision) else repr(decision)
-        )
-        raise TypeError(f"{where} expected a Decision whose factor is a tensor, got {got}")
-    if factor.shape not in ((), (rows,)):
-        raise ValueError(
-            f"{where} factor: expected one number or one for each of {rows} rows, got {tuple(factor.shape)}"
-        )
-    negative = factor < 0
-    if negative.is_cpu and look(negative.any()):
-        raise ValueError(
-            f"{where} factor: expected numbers that are not negative, which would flip the signs of "
-            f"gradients, got {float(factor.min())!r}. Gradients are unchanged."
-        )
-    return dataclasses.replace(decision, factor=factor.masked_fill(negative, 1.0))
 
 
 def check_folded(operation: str, optimizer: torch.optim.Optimizer, plan: ParameterPlan) -> None:

@@ -250,67 +250,30 @@ class GradClipper:
                 self._plan.names,
             )
             if columns is not None:
-                return self._clipped_to_limit(columns, params, self._global.max_norm)
-        elif scaler is None and plain and params[0].is_cpu:
-            stats = self._clip_by_policies(params)
-            if stats is not None:
-                return stats
+                columns["threshold"] = self._global.max_norm
+                return self._clipped(route.on_home_device(columns, params), params)
+        elif scaler is None and plain and params and params[0].is_cpu:
+            call = self._chosen.one_call(self._plan, self._ranks.pp_group is not None)
+            columns = call.clip(params, self.norm_type, self._treatment, self._count_zeros)
+            if columns is not None:
+                return self._clipped(columns, params)
         return self._clip_in_steps(params, scaler, optimizer)
 
-    def _clipped_to_limit(self, columns: dict[str, Any], params: list[Tensor], max_norm: float) -> GradStats:
-        """The statistics of `C.clip`. They reuse its dict, because a copy would cost time in every call."""
-        has_grad, skip, plan = columns["has_grad"], columns["skip_step"], self._plan
-        self._misuse.check_present(params, has_grad)
-        if True not in has_grad:
-            measured = route.on_home_device(Measured(**columns), params)
-            return self._clipped_in_one_call(measured, measured.skip_step, max_norm)
+    def _clipped(self, columns: dict[str, Any], params: list[Tensor]) -> GradStats:
+        """The statistics of a clip in one call, made of its own dict: most of the cost of a call is here and
+        there."""
+        skip, plan = columns["skip_step"], self._plan
+        self._misuse.check_present(params, columns["has_grad"])
         if skip is not None:
             if self._handover is not None:
                 self._handover.give(None, skip)
             if self._on_nonfinite == "raise_later":
-                self._late.add(skip, columns["nonfinite"], plan.names)
+                self._late.add(columns["nonfinite"].any(), columns["nonfinite"], plan.names)
         columns["numel"] = plan.sizes(columns["numel"])
         columns["names"], columns["first"], columns["_identities"] = plan.names, plan.first, plan.identities
-        columns["norm_type"], columns["threshold"], columns["applied"] = self.norm_type, max_norm, True
+        columns["norm_type"], columns["applied"] = self.norm_type, True
         columns["policy"] = self._chosen.facts(self._on_nonfinite)
         return GradStats.of_fields(columns)
-
-    def _clip_by_policies(self, params: list[Tensor]) -> GradStats | None:
-        """All policies and groups in one call, where the extension knows them."""
-        self._form_groups()
-        self._chosen.check_overlap(self._plan)
-        names = self._plan.names
-        self._chosen.elements(self._plan).check(params)
-        call = self._chosen.one_call(names)
-        done = call.clip(params, self.norm_type, self._treatment, self._count_zeros, names)
-        if done is None:
-            return None
-        skip = done.skip_step if self._treatment == "skip" or call.may_skip else None
-        stats = self._clipped_in_one_call(
-            done.measured, skip, done.threshold, _factor=done.factor, _groups=done.groups
-        )
-        if not self._chosen.elements(self._plan) or bool(done.skip_step):
-            return stats
-        factor = stats.clip_coef if done.factor is None else done.factor
-        assert factor is not None
-        return stats.with_factor(self._change_elements(params, stats, factor))
-
-    def _clipped_in_one_call(
-        self, measured: Measured, skip: Tensor | None, threshold: float | Tensor | None, **further: Any
-    ) -> GradStats:
-        if self._handover is not None and skip is not None:
-            self._handover.give(None, skip)
-        if self._on_nonfinite == "raise_later":
-            self._late.add(measured.bad(), measured.nonfinite, self._plan.names)
-        return self._statistics(
-            measured,
-            clip_coef=measured.clip_coef,
-            skip_step=skip,
-            threshold=threshold,
-            policy=self._chosen.facts(self._on_nonfinite),
-            applied=True,
-            **further,
-        )
 
     def _statistics(self, measured: Measured, **further: Any) -> GradStats:
         plan = self._plan
@@ -327,17 +290,20 @@ class GradClipper:
     ) -> GradStats:
         """Measure, decide and apply in separate steps, for everything that is not done in one call."""
         self._form_groups()
+        self._chosen.elements(self._plan).check(params)
         inverse = self._optimizer.begin_unscaling(params, scaler, optimizer)
         measured = self._measure(params, 1.0 if inverse is None else inverse)
+        self._chosen.check_overlap(self._plan, self._cache.held)
         stats = self._statistics(measured, inv_scale=1.0 if inverse is None else inverse)
-        decision, groups = self._chosen.decide(stats, measured, self._plan)
+        bad = measured.bad()
+        if self.on_nonfinite == "raise" and bool(bad):
+            if scaler is not None:  # so that update() lowers the scale
+                grad_scaler.record(scaler, self._optimizer.stepped(optimizer), params, bad)
+            verdict.raise_bad(measured, self._plan.names, "GradClipper.clip_")
+        decision, groups = self._chosen.decide(stats, measured)
         # The scaler skips the step, so that bad gradients are only unscaled.
         alone = inverse is not None and self.on_nonfinite == "propagate"
-        judged = verdict.judge(decision, measured.bad(), "skip" if alone else self._treatment)
-        if self.on_nonfinite == "raise":
-            if scaler is not None and bool(judged.bad):  # so that update() lowers the scale
-                grad_scaler.record(scaler, self._optimizer.stepped(optimizer), params, judged.bad)
-            verdict.raise_if_bad(measured, judged, self._plan.names, "GradClipper.clip_")
+        judged = verdict.judge(decision, bad, "skip" if alone else self._treatment)
         factor = self._carry_out(params, stats, judged, inverse, scaler)
         if self.on_nonfinite == "raise_later":
             self._late.add(judged.bad, measured.nonfinite, self._plan.names)
@@ -383,7 +349,6 @@ class GradClipper:
             0-d or [N]: the factor of the gradients, without `inverse`.
         """
         factor = judged.factor if inverse is None else judged.factor * inverse
-        self._chosen.elements(self._plan).check(params)
         if not self._fold:
             verdict.apply(params, factor, judged.zero, self._cache.held)
             if self._handover is not None and scaler is None and judged.skip is not None:
@@ -432,9 +397,10 @@ class GradClipper:
         """Restore what `state_dict` returned.
 
         Raises:
-            ValueError: the state is that of other groups or other policies.
+            TypeError, ValueError: the state is that of other groups, other policies or other parameters. No
+                policy has changed.
         """
-        self._chosen.load_state_dict(state)
+        self._chosen.load_state_dict(state, self._plan)
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
         """Called by copy, deepcopy and pickle."""

@@ -135,7 +135,10 @@ def get_total_norm(tensors: Sequence[Tensor], norm_type: float, error_if_nonfini
     if not tensors:
         return _zero(())
     if not _has_kernels(tensors):
-        return torch_ops.torch_get_total_norm(tensors, norm_type, error_if_nonfinite)
+        filled = [t for t in tensors if t.numel()]  # torch has no norm of order inf for empty tensors
+        if not filled:
+            return _zero(tensors)
+        return torch_ops.torch_get_total_norm(filled, norm_type, error_if_nonfinite)
     if error_if_nonfinite:  # the operator checks; with max_norm=inf it never writes
         return torch.ops.gradkern.clip_(list(tensors), float("inf"), norm_type, True)
     return torch.ops.gradkern.total_norm(list(tensors), norm_type)
@@ -168,11 +171,13 @@ def clip_grads_with_norm_(parameters: Sequence[Tensor], max_norm: Any, total_nor
 
 def clip_grad_value_(parameters: Sequence[Tensor], clip_value: Any) -> None:
     grads = gradients("clip_grad_value_", parameters)
+    if not grads:
+        return
     if isinstance(clip_value, Tensor):
         torch_ops.clamp_in_graph(grads, clip_value)
     elif not _has_kernels(grads):
         torch_ops.torch_clip_grad_value_(parameters, clip_value)
-    elif grads:
+    else:
         torch.ops.gradkern.clip_value_(grads, clip_value)
 
 

@@ -43,7 +43,8 @@ def clip(
         return total
     names = [f"parameters[{i}]['params'][{j}]" for i, own in enumerate(listed) for j in range(len(own))]
     rows, bounds = _norm_groups(_members(listed), limits, max_norm)
-    check_no_overlap({str(i): members for i, members in enumerate(rows)}, params, names, OPERATION)
+    held = [param.grad for param in params]
+    check_no_overlap({str(i): members for i, members in enumerate(rows)}, held, names, operation=OPERATION)
     route.misuse.check_used(OPERATION, params)
     cache = Cache()
     measured = route.measure(OPERATION, params, names, norm_type, False, 1.0, ranks, cache, rows)

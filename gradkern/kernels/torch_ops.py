@@ -107,10 +107,11 @@ def clip_in_graph(
     grads: Sequence[Tensor], max_norm: float | Tensor, norm_type: float, error_if_nonfinite: bool
 ) -> Tensor:
     """`clip_grad_norm_` while a graph is traced. Memory that gradients share is not noticed."""
-    total: Tensor = torch_get_total_norm(grads, norm_type, error_if_nonfinite)
     filled = [g for g in grads if g.numel()]
-    if filled:
-        scale_in_graph(filled, factor_in_double(filled, max_norm, norm_type, total))
+    if not filled:
+        return _zero(grads, grads)
+    total: Tensor = torch_get_total_norm(filled, norm_type, error_if_nonfinite)
+    scale_in_graph(filled, factor_in_double(filled, max_norm, norm_type, total))
     return total
 
 
@@ -134,7 +135,8 @@ def clip_grad_value_(parameters: Sequence[Tensor], clip_value: float, foreach: b
     warn_of_missing_kernels(parameters)
     check_writable("clip_grad_value_", [p.grad for p in parameters], lambda g: g.clamp_(-1.0, 1.0))
     grads = distinct([p.grad for p in parameters])
-    torch_clip_grad_value_(parameters, clip_value, _foreach(grads, foreach))
+    if grads:  # torch's function raises without gradients
+        torch_clip_grad_value_(parameters, clip_value, _foreach(grads, foreach))
 
 
 def get_total_norm(

@@ -123,7 +123,7 @@ def as_limit(operation: str, name: str, value: Any) -> Any:
     number = as_number(operation, name, value)
     if number < 0:
         raise ValueError(f"[{operation}] {name}: expected a number that is not negative, got {number!r}")
-    return number
+    return number + 0.0  # -0.0 becomes 0.0, which keeps signs
 
 
 def as_norm(operation: str, total_norm: Any) -> Tensor:

@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import gradkern
 from gradkern import policies
-from gradkern.clipping.checks import checked_decision
+from gradkern.clipping.policies.decision import settled
 from gradkern.kernels.backend import NullBackend
 from gradkern.policies import (
     AGC,
@@ -29,6 +29,7 @@ from gradkern.policies import (
     custom,
 )
 
+HOST = torch.device("cpu")
 rng = np.random.default_rng(0)
 NORMS = [*rng.lognormal(0, 0.3, 60), 50.0, *rng.lognormal(0, 0.3, 20), 1e30, *rng.lognormal(0.2, 0.3, 20)]
 
@@ -41,7 +42,8 @@ def route(request, monkeypatch):
             monkeypatch.setattr(f"gradkern.kernels.{module}.C", NullBackend())
         monkeypatch.setattr("gradkern.clipping.route.C", NullBackend())
         monkeypatch.setattr("gradkern.clipping.clipper.C", NullBackend())
-        monkeypatch.setattr("gradkern.clipping.policies.value.C", NullBackend())
+        for module in ("one_call", "selection", "policies.value", "policies.agc"):
+            monkeypatch.setattr(f"gradkern.clipping.{module}.C", NullBackend())
 
 
 def clipped_norms(policy, norms, poison=()):
@@ -232,7 +234,7 @@ def test_value():
     assert stats.factor.item() == pytest.approx(1.5 / math.sqrt(25.25), rel=1e-6)
     z = nn.Parameter(torch.zeros(1, dtype=torch.complex64))
     z.grad = torch.ones(1, dtype=torch.complex64)
-    with pytest.raises(TypeError, match="'0': expected a real gradient for the policy Value"):
+    with pytest.raises(TypeError, match=r"'0'\)?: expected a real gradient for the policy Value"):
         gradkern.GradClipper([z], policy=Value(1.0)).clip_()
 
 
@@ -257,7 +259,7 @@ def test_functions_as_policies():
     assert (a.grad.item(), b.grad.item()) == (0.5, 1.0)
     skipped = clip(lambda stats: Decision(torch.tensor(0.5), stats.total_norm > 1))
     assert bool(skipped.skip_step) and a.grad.item() == 1.0
-    with pytest.raises(ValueError, match=r"expected a factor of shape \(\) or \(2,\), got \(3,\)"):
+    with pytest.raises(ValueError, match=r"expected one number or one for each of 2 rows, got \(3,\)"):
         clip(lambda stats: torch.ones(3))
     with pytest.raises(TypeError, match="expected a function of GradStats, got int"):
         custom(3)
@@ -286,13 +288,7 @@ MADE = {"policy": lambda ps, policy: gradkern.GradClipper(ps, policy=policy), "g
     [
         (Decision(torch.tensor(-1.0)), ValueError, "expected numbers that are not negative"),
         (Decision(torch.ones(3)), ValueError, r"expected one number or one for each of \d rows, got \(3,\)"),
-        (
-            Decision(0.5),
-            TypeError,
-            "expected a Decision whose factor is a tensor, got a factor of type float",
-        ),
-        (torch.tensor(0.5), TypeError, r"expected a Decision whose factor is a tensor, got tensor\(0.5000\)"),
-        (None, TypeError, "expected a Decision whose factor is a tensor, got None"),
+        (None, TypeError, "expected a Decision, or a factor as a number or a tensor, got NoneType"),
     ],
 )
 def test_nonsense_that_a_policy_decides_changes_nothing(make, decision, error, said):
@@ -306,13 +302,18 @@ def test_nonsense_that_a_policy_decides_changes_nothing(make, decision, error, s
 
 def test_a_negative_factor_that_only_a_device_sees_is_no_factor():
     """Its sign cannot be checked without a synchronisation; NaN stays NaN, as of a norm that is."""
-    found = checked_decision(Always(None), Decision(torch.full((2,), -1.0, device="meta")), 2)
+    meta = torch.device("meta")
+    found = settled(Decision(torch.full((2,), -1.0, device=meta)), 2, meta, "Always")
     assert found.factor.is_meta and found.factor.shape == (2,)
     with FakeTensorMode():
-        assert checked_decision(Always(None), Decision(torch.full((2,), -1.0)), 2).factor.shape == (2,)
-    batch = torch.vmap(lambda f: checked_decision(Always(None), Decision(f), 2).factor)
+        assert settled(Decision(torch.full((2,), -1.0)), 2, torch.device("cpu"), "Always").factor.shape == (
+            2,
+        )
+    batch = torch.vmap(lambda f: settled(Decision(f), 2, torch.device("cpu"), "Always").factor)
     torch.testing.assert_close(
-        batch(torch.tensor([-1.0, 0.5, math.nan])), torch.tensor([1.0, 0.5, math.nan]), equal_nan=True
+        batch(torch.tensor([-1.0, 0.5, math.nan])),
+        torch.tensor([1.0, 0.5, math.nan]).double(),
+        equal_nan=True,
     )
 
 

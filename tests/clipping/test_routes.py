@@ -182,6 +182,17 @@ def test_nonsense_limits_are_errors_and_change_nothing(name, value):
     assert params[0].grad.tolist() == [2.0, -3.0]
 
 
+def test_a_limit_of_minus_zero_keeps_signs():
+    for clip in (
+        gradkern.clip_grad_norm_,
+        gradkern.clip_grad_value_,
+        lambda p, m: gradkern.GradClipper(p, m).clip_(),
+    ):
+        params = parameters([torch.tensor([2.0])])
+        clip(params, -0.0)
+        assert math.copysign(1.0, params[0].grad.item()) == 1.0
+
+
 def test_a_negative_norm_on_a_device_changes_nothing():
     """Its sign is not known to the host; here it goes through torch's operations."""
     from gradkern.kernels.torch_scale import coefficient
@@ -290,6 +301,27 @@ print("done")
 @pytest.mark.parametrize("disabled", ["", "1"])
 def test_numbers_that_are_inputs_of_a_graph(run_python, disabled):
     done = run_python(IN_GRAPHS, GRADKERN_DISABLE=disabled)
+    assert done.stdout.strip() == "done", done.stderr
+
+
+NOTHING = """
+import warnings, torch, gradkern
+warnings.simplefilter("ignore")
+for params in ([], [torch.nn.Parameter(torch.ones(2))]):
+    def everything():
+        gradkern.clip_grad_value_(params, 1.0)
+        gradkern.clip_grads_with_norm_(params, 1.0, torch.tensor(5.0))
+        total = gradkern.get_total_norm([torch.ones(0)], torch.inf)
+        return total + gradkern.clip_grad_norm_(params, 1.0, torch.inf)
+    assert everything().item() == torch.compile(everything, backend="eager")().item() == 0.0
+    torch._dynamo.reset()
+print("done")
+"""
+
+
+@pytest.mark.parametrize("disabled", ["", "1"])
+def test_nothing_is_clipped_where_there_is_nothing(run_python, disabled):
+    done = run_python(NOTHING, GRADKERN_DISABLE=disabled)
     assert done.stdout.strip() == "done", done.stderr
 
 

@@ -11,7 +11,7 @@ from gradkern.clipping.policies.agc import AGC
 from gradkern.clipping.policies.autoclip import AutoClip
 from gradkern.clipping.policies.base import ElementPolicy, Policy
 from gradkern.clipping.policies.custom import custom
-from gradkern.clipping.policies.decision import Decision
+from gradkern.clipping.policies.decision import Decision, SettledDecision, settled
 from gradkern.clipping.policies.global_norm import GlobalNorm
 from gradkern.clipping.policies.per_layer import PerLayerNorm
 from gradkern.clipping.policies.schedule import Schedule
@@ -29,8 +29,10 @@ __all__ = [
     "PerLayerNorm",
     "Policy",
     "Schedule",
+    "SettledDecision",
     "SkipOutliers",
     "Value",
     "ZClip",
     "custom",
+    "settled",
 ]

@@ -31,6 +31,7 @@ class AdaGC(StepPolicy):
 
     kind = "adagc"
     needs_rows = True
+    one_factor = False
 
     def __init__(
         self,

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gradkern.clipping.policies.base import ElementPolicy
 from gradkern.clipping.policies.checks import at_least
+from gradkern.clipping.policies.native import NativePolicy
 from gradkern.clipping.route import written_shards
 from gradkern.kernels.backend import C
 from gradkern.kernels.dtensors import is_dtensor
@@ -59,6 +60,9 @@ class AGC(ElementPolicy):
         self.clip_factor = at_least("AGC", "clip_factor", clip_factor, 0.0)
         self.eps = at_least("AGC", "eps", eps, 0.0)
         self.units = units
+
+    def native(self, names: tuple[str, ...]) -> NativePolicy | None:
+        return NativePolicy("agc", (self.clip_factor, self.eps)) if self.units == "timm" else None
 
     def check(self, operation: str, params: Sequence[Tensor], names: Sequence[str]) -> None:
         for param, name in zip(params, names):

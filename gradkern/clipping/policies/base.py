@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gradkern.clipping.policies.decision import Decision
-from gradkern.clipping.policies.native import NOTHING, NativePolicy
+from gradkern.clipping.policies.native import NativePolicy
 from gradkern.params.stats import GradStats
 
 
@@ -25,7 +25,9 @@ class Policy(ABC):
     may_skip: bool = False
     """Whether the policy can decide to skip a step."""
     needs_rows: bool = False
-    """Whether the policy uses the norms of single rows. They are then also kept in float64."""
+    """Whether it decides by the norms of rows: they are then measured before rounding, too."""
+    one_factor: bool = True
+    """Whether it can decide on one factor for all gradients, which is what `fold` needs."""
 
     @abstractmethod
     def decide(self, stats: GradStats) -> Decision:
@@ -74,11 +76,10 @@ class ElementPolicy(Policy):
     On a GPU gradients are changed even if the step is skipped, because the host does not know about the skip.
     """
 
+    one_factor = False
+
     def decide(self, stats: GradStats) -> Decision:
         return Decision(torch.ones_like(stats.deciding()))
-
-    def native(self, names: tuple[str, ...]) -> NativePolicy | None:
-        return NOTHING
 
     def check(self, operation: str, params: Sequence[Tensor], names: Sequence[str]) -> None:
         """Check the gradients before any gradient of the clipper is changed.

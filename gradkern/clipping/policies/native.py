@@ -12,7 +12,7 @@ class NativePolicy(NamedTuple):
     """The arguments of `GroupPolicy` in csrc/bindings/policies.h."""
 
     kind: str
-    """"nothing", "global_norm", or one of `gradkern.kernels.policy_steps`."""
+    """"nothing", "global_norm", "value", "agc", or one of `gradkern.kernels.policy_steps`."""
     constants: tuple[float, ...] = ()
     state: Tensor | None = None
     """The state of the policy: float64, on the CPU."""

@@ -31,6 +31,7 @@ class PerLayerNorm(LimitedPolicy):
     """
 
     needs_rows = True
+    one_factor = False
 
     def __init__(self, max_norm: float = 1.0, depth: int | None = None) -> None:
         super().__init__(max_norm)

@@ -39,7 +39,7 @@ class Schedule(Policy):
                 f"[Schedule] max_norm: expected a function of the step, got {type(max_norm).__name__}"
             )
         self._limit = max_norm
-        self._step = 0
+        self._step = [0]  # changed in place: what describes a policy is made anew when an attribute changes
         self._global = GlobalNorm()
 
     @classmethod
@@ -62,16 +62,16 @@ class Schedule(Policy):
         return NativePolicy("global_norm", (self._at_this_step().max_norm,), decided=self._next)
 
     def _next(self) -> None:
-        self._step += 1
+        self._step[0] += 1
 
     def _at_this_step(self) -> GlobalNorm:
-        self._global.max_norm = as_limit("Schedule", "max_norm", self._limit(self._step))
+        self._global.max_norm = as_limit("Schedule", "max_norm", self._limit(self._step[0]))
         return self._global
 
     def state_dict(self) -> dict[str, Any]:
-        return {"step": self._step}
+        return {"step": self._step[0]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if set(state) != {"step"}:
             raise ValueError(f"[Schedule.load_state_dict] state: expected {{'step': …}}, got {sorted(state)}")
-        self._step = int(at_least("Schedule.load_state_dict", "step", state["step"], 0))
+        self._step[0] = int(at_least("Schedule.load_state_dict", "step", state["step"], 0))

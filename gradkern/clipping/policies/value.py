@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from gradkern.clipping.policies.base import ElementPolicy
+from gradkern.clipping.policies.native import NativePolicy
 from gradkern.clipping.route import written_shards
 from gradkern.kernels.backend import C
 from gradkern.params.arguments import as_limit
@@ -26,6 +27,9 @@ class Value(ElementPolicy):
 
     def __init__(self, clip_value: float = 1.0) -> None:
         self.clip_value: float = as_limit("Value", "clip_value", clip_value)
+
+    def native(self, names: tuple[str, ...]) -> NativePolicy | None:
+        return NativePolicy("value", (as_limit("Value", "clip_value", self.clip_value),))
 
     def check(self, operation: str, params: Sequence[Tensor], names: Sequence[str]) -> None:
         as_limit("Value", "clip_value", self.clip_value)

@@ -121,7 +121,7 @@ def _growing(case: Case, at: NDArray[np.int64], values: Floats) -> list[Finding]
         return []
     peak = max(peak, float(tail[-1]))
     onset = int(e.steps[at[np.flatnonzero(values >= 10 * base)[0]]])
-    why = f"The norm of the gradient grew from {base:.2g} to {peak:.2g} and stays there; the loss got worse."
+    why = f"The gradient norm grew from {base:.2g} to {peak:.2g} and stayed there, and the loss got worse."
     numbers = {"norm_at_start": base, "norm_at_end": end, "growth": peak / base}
     if _uphill(case, int(np.searchsorted(e.steps, onset))):
         numbers["uphill"] = 1.0
@@ -166,8 +166,8 @@ def _starting(case: Case, at: NDArray[np.int64], values: Floats) -> list[Finding
     until = np.flatnonzero(values < 10 * later)
     last = int(e.steps[at[until[0]]]) if len(until) else case.last_step
     why = (
-        f"The first gradient has a norm of {first:.2g}, {first / later:.3g} times what the run comes to: "
-        "the first steps throw the weights away."
+        f"The first gradient has a norm of {first:.2g}, {first / later:.3g} times the norms of later steps: "
+        "the first steps destroy the initial weights."
     )
     numbers = {"norm_at_start": first, "norm_later": later, "growth": first / later}
     severity = "warning" if case.trend.fell else "severe"
@@ -205,8 +205,9 @@ def gradient_spike(case: Case) -> list[Finding]:
     clipped = all(e.clip_coef[i] < 1 for i in spikes)
     layers = _spiking(case, worst)
     why = (
-        f"At step {e.steps[worst]} the norm was {norm[worst]:.3g}, {norm[worst] / base[worst]:.3g} times the "
-        f"steps before{', and clipped' if clipped else ''}; {len(spikes)} such steps in all."
+        f"At step {e.steps[worst]} the norm was {norm[worst]:.3g}, {norm[worst] / base[worst]:.3g} times "
+        f"that of the steps before{', and was clipped' if clipped else ''}. The run has {len(spikes)} such "
+        "steps."
     )
     numbers = {"spikes": len(spikes), "largest": float(norm[worst]), "baseline": float(base[worst])}
     first, last = int(e.steps[spikes[0]]), int(e.steps[spikes[-1]])

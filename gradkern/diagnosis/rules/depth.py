@@ -70,9 +70,8 @@ def vanishing_gradient(case: Case) -> list[Finding]:
     worst = max(sights, key=lambda s: s.typical)
     layers, factor = _starved(case, worst), 10.0**-worst.typical
     why = (
-        f"Over {worst.profile.depth} layers the gradient falls to {factor:.0e} of what it is at the "
-        f"output ({'the signal that the biases get' if worst.signal == 'biases' else 'rms of the weights'}): "
-        "the first layers hardly learn."
+        f"Over {worst.profile.depth} layers the gradient falls to {factor:.0e} of its size at the output "
+        f"(rms of the gradients of the {worst.signal}): the first layers hardly learn."
     )
     return [
         _finding(case, "vanishing_gradient", worst, layers, why, "warning" if _recovers(worst) else "severe")
@@ -93,8 +92,8 @@ def exploding_over_depth(case: Case) -> list[Finding]:
         return []
     worst = min(sights, key=lambda s: s.typical)
     why = (
-        f"Over {worst.profile.depth} layers the gradient grows {10.0**-worst.typical:.0e} times from "
-        "the output to the input: each layer multiplies it."
+        f"Over {worst.profile.depth} layers, from the output to the input, the gradient grows by a factor of "
+        f"{10.0**-worst.typical:.0e}: every layer amplifies it."
     )
     severity = "warning" if case.trend.fell else "severe"
     return [_finding(case, "exploding_gradient", worst, _swollen(case, worst), why, severity)]

@@ -109,13 +109,16 @@ def _no_movement(case: Case) -> list[Finding]:
     if len(rates) and rates[-1] < DECAYED * rates.max():
         return []
     if len(rates) and not rates.any():
-        why = "The learning rate is 0 at every step: the weights do not change at all."
+        why = "The learning rate is 0 at every step, so the weights do not change at all."
     elif typical == 0:
-        why = "The weights do not change at all: optimizer.step() is not called, or moves something else."
+        why = (
+            "The weights do not change at all: optimizer.step() is not called, or the optimizer has other "
+            "parameters."
+        )
     else:
         why = (
-            f"A step changes the weights by {typical:.0e} of their norm, {in_all:.1e} in all {len(e.steps)} "
-            "steps: the model stays where it began, and so does the loss."
+            f"A step changes the weights by {typical:.0e} of their norm, and all {len(e.steps)} steps by "
+            f"{in_all:.1e}: the model and the loss stay where they started."
         )
     numbers = {"median_update_ratio": typical, "moved_in_all": in_all, "lr": float(e.lr[-1])}
     severity = "severe" if case.trend.known else "warning"
