@@ -251,7 +251,7 @@ ListPlan plan_of(const TensorRef* tensors, int64_t count, const char* operation)
     pointers |= own ? reinterpret_cast<uint64_t>(tensors[i].data) : 0;
   }
   require((pointers & 1u) == 0, "a tensor's data pointer is odd; expected one aligned to two bytes", operation);
-  require(units < (int64_t(1) << 31), "the list has more than 4 TiB", operation);
+  require(units < (int64_t(1) << 31), "the list has more than 16 TiB", operation);
   require(count < (int64_t(1) << 31), "the list has more than 2^31 tensors", operation);
   return {uint32_t(units), any_empty, numel};
 }
