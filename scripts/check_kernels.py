@@ -2,8 +2,7 @@
 
 Fails on
 - more registers than a kernel's launch bounds promise room for, a larger stack, more code than its budget;
-- local memory in a main loop (an innermost loop that reads four 16-byte vectors a lane, 64 bytes, and calls
-  nothing);
+- local memory in a main loop (an innermost loop that reads four 16-byte vectors a lane: 64 bytes);
 - a main loop of a measure kernel that accesses less than 16 bytes at a time, whose loads do not stand
   together ahead of the arithmetic, or that has more instructions than its budget;
 - a main loop of a kernel that writes without four 16-byte stores;
@@ -59,7 +58,7 @@ class Budget:
 BUDGETS = {
     "measure_kernel[0]": Budget(blocks=2, stack=192, code=10500, loops=6),
     "measure_kernel[1]": Budget(blocks=2, stack=192, code=10500, loops=6),
-    "measure_kernel[2]": Budget(stack=192, code=17000, loops=4),
+    "measure_kernel[2]": Budget(stack=192, code=17000, loops=6),
     "measure_kernel[3]": Budget(stack=256, code=54000),
     "scale_kernel": Budget(blocks=2, code=7000, loops=4, stores=4),
     "clamp_kernel": Budget(blocks=2, code=7000, loops=4, stores=4),
@@ -215,7 +214,7 @@ def usual_path(lines: list[str], labels: dict[str, int], begin: int, end: int) -
 
 
 def main_loops(lines: list[str]) -> list[Loop]:
-    """The loops that read four 16-byte vectors, call nothing and contain no other such loop."""
+    """The loops that read four 16-byte vectors and contain no other such loop; not careful_unit's."""
     labels = {m.group(1): i for i, line in enumerate(lines) if (m := re.match(r"(\.L_\w+):", line))}
     spans = {}
     for i, line in enumerate(lines):
@@ -223,13 +222,13 @@ def main_loops(lines: list[str]) -> list[Loop]:
         if branch and labels.get(branch.group(1), i) < i:
             begin = labels[branch.group(1)]
             codes = [c for c in map(instruction, lines[begin : i + 1]) if c]
-            if sum(c.startswith("LDG") and ".128" in c for c in codes) >= 4:
+            careful = any("load_batch_carefully" in line for line in lines[begin : i + 1])
+            if sum(c.startswith("LDG") and ".128" in c for c in codes) >= 4 and not careful:
                 spans[begin, i] = Loop(codes, usual_path(lines, labels, begin, i))
     return [
         loop
         for (a, b), loop in spans.items()
         if not any((c, d) != (a, b) and a <= c and d <= b for c, d in spans)
-        and not any(code.startswith("CALL") for code in loop.codes)
     ]
 
 
