@@ -62,6 +62,7 @@ BUDGETS = {
     "measure_kernel[3]": Budget(stack=256, code=54000),
     "scale_kernel": Budget(blocks=2, code=7000, loops=4, stores=4),
     "clamp_kernel": Budget(blocks=2, code=7000, loops=4, stores=4),
+    "policy_kernel": Budget(threads=256, code=3000),
 }
 #: Instructions of the main loops of measure_kernel[0] where squares are added in float64, and in float32
 #: pairs (csrc/cuda/accumulate.h); without what counts non-finite elements.

@@ -8,16 +8,16 @@
 //   - bfloat16's exponent gets its bias in a way that makes 2^-127 of zero, and of subnormals something below 2^-126: an error
 //     of 2^12 * 2^-252 at most, where the largest element of the unit is 2^-93 or more 2^-54 of its square; of the
 //     sum of |x| 2^12 * 2^-126, where the largest is 2^-70 or more 2^-44. float16's zeros become 2^-127, beside 2^-24 or more.
-//   - float32 pairs (sm_86 and others): see squares_in_pairs. 2^-31 of a lane's sum in a batch; where that is below what the
-//     pairs hold, 2^-31 * 2^-86 in each of 128 lanes' batches, beside a largest square of 2^-76 or more in the unit: 2^-34. Together
-//     2^-30, 2^-31 on the norm before its rounding to float32 (2^-25): less than 0.52 ulp. Results in float64 do not
-//     come from them.
+//   - float32 pairs (sm_86 and others): see squares_in_pairs. 2^-31 of a lane's sum in a batch; where that is below what
+//     the pairs hold, 2^-31 * 2^-86 in each of 128 such sums, beside a largest square of 2^-76 or more in the unit:
+//     2^-34. Together 2^-30, 2^-31 on the norm before its rounding to float32 (2^-25): less than 0.52 ulp. Results in
+//     float64 do not come from them.
 //   - float64, complex128: a square carries u (complex128's two u), at most 32 additions and the tree's 5: 39 u on the
 //     sum, 21 u on the norm with the root's own: 2.4e-15, against the contract's 1e-14.
 //
 // A warp reads fast and sees from the unit's largest magnitude whether that was right. Elements that are not finite are
 // counted from the registers they are in; no sum is kept beside them. Units near the ends of a range are read again
-// (unit.h).
+// (segment.h).
 #pragma once
 
 #include <algorithm>
@@ -205,9 +205,10 @@ struct Gather {
   static constexpr bool kBFloat16 = std::is_same_v<T, BFloat16>, kFloat16 = std::is_same_v<T, Float16>;
   static constexpr bool kPairs = GRADKERN_COMPENSATED && kPass == Pass::kPlain;
   static constexpr uint32_t kInfinity = kFloat16 ? 0x7c00u : kBFloat16 ? 0x7f80u : 0x7f800000u;
-  /// A unit's largest magnitude is nothing unusual from 2^kLeastExponent to below 2^kMostExponent; biased, as is kPairsExponent,
-  /// the least that squares_in_pairs is given.
-  static constexpr uint32_t kLeastExponent = 127 - (kPairs ? 38 : kSums ? 70 : 93), kMostExponent = 127 + 60, kPairsExponent = 127 - 43;
+  // Biased exponents: a unit's largest magnitude is nothing unusual from the first to below the second; the third
+  // is the least that squares_in_pairs is given.
+  static constexpr uint32_t kLeastExponent = 127 - (kPairs ? 38 : kSums ? 70 : 93), kMostExponent = 127 + 60;
+  static constexpr uint32_t kPairsExponent = 127 - 43;
   static constexpr bool kTinyIsUnusual = kBFloat16 || (kPairs && !kFloat16), kHugeIsUnusual = kPairs && !kFloat16;
   static constexpr int kFractionBits = kHalves ? 7 : 23;  ///< of float32 and bfloat16
   static constexpr uint32_t kLeast = kTinyIsUnusual ? kLeastExponent << kFractionBits : 1u;
@@ -320,7 +321,7 @@ struct Gather<Complex<float>, kPass> : WideGather<Complex<float>, kPass> {
   __device__ static __forceinline__ uint64_t max_bits(uint64_t largest) { return abs_bits(sqrt(bit_cast<double>(largest))); }
 };
 
-/// largest: |z|^2 where that lies in [2^-800, 2^960]; everywhere else |z| is computed by hypot (unit.h).
+/// largest: |z|^2 where that lies in [2^-800, 2^960]; everywhere else |z| is computed by hypot (segment.h).
 template <Pass kPass>
 struct Gather<Complex<double>, kPass> : WideGather<Complex<double>, kPass> {
   __device__ static __forceinline__ bool usual(uint64_t largest) {
