@@ -68,12 +68,12 @@ BUDGETS = {
 #: Instructions of the main loops of measure_kernel[0] where squares are added in float64, and in float32
 #: pairs (csrc/cuda/accumulate.h); without what counts non-finite elements.
 LOOP_BUDGETS = {
-    "float32": (70, 120),
-    "bfloat16": (180, 225),
-    "float16": (180, 225),
-    "float64": (80, 80),
-    "complex64": (125, 125),
-    "complex128": (50, 50),
+    "float32": (65, 118),
+    "bfloat16": (150, 222),
+    "float16": (164, 222),
+    "float64": (65, 65),
+    "complex64": (100, 100),
+    "complex128": (43, 43),
 }
 FLOAT64_ARCHITECTURES = ("80", "90", "100")
 
