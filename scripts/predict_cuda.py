@@ -92,10 +92,11 @@ NOW = Design(
 #: By scripts/check_kernels.py, and what a unit costs beside its four batches (counted by hand, sm_90).
 LOOPS = {
     "sm_80": (146, 134, 62, 62, 94, 41),
-    "sm_86": (215, 216, 114, 62, 94, 41),
+    "sm_86, sm_89": (215, 216, 114, 62, 94, 41),
     "sm_90": (129, 159, 62, 62, 94, 41),
     "sm_100": (130, 160, 62, 63, 95, 41),
     "sm_103": (216, 216, 115, 63, 97, 41),
+    "sm_120": (217, 217, 116, 49, 75, 28),
 }
 UNIT_INSTRUCTIONS = 100
 
