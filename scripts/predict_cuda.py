@@ -183,8 +183,7 @@ for every 2,042 tensors and a finishing kernel, as versions before had, and as i
 *Memory*, *issue* and *pipes* are what the kernel of this version needs of each alone: reading, instruction
 slots, the slower of float64 and conversions. A clip adds one launch (2.5 µs, less where it is launched
 ahead), and where it clips, a read and a write of the bytes. Where pointers have changed since the last call,
-as they do with fresh gradients, an asynchronous copy of 16 bytes a tensor comes before: the table is
-without it.
+as they do with fresh gradients, an asynchronous copy of 16 bytes a tensor comes before. It is left out here.
 
 Assumed: bandwidth, clocks and throughputs in the script (H200's bandwidth is measured, the others take its
 share of the datasheet); 5 µs for a kernel that reads, 2.5 µs for the next one in the stream; instructions
