@@ -21,7 +21,9 @@ OPERATION = "clip_grad_norm_"
 
 def are_param_groups(parameters: Any) -> TypeGuard[Sequence[Mapping[str, Any]]]:
     """Whether an argument is a list of dicts, like ``optimizer.param_groups``."""
-    return isinstance(parameters, (list, tuple)) and bool(parameters) and isinstance(parameters[0], Mapping)
+    return (
+        isinstance(parameters, (list, tuple)) and len(parameters) > 0 and isinstance(parameters[0], Mapping)
+    )
 
 
 @torch.no_grad()
