@@ -9,8 +9,9 @@ from torch import Tensor
 
 from gradkern.clipping import route
 from gradkern.clipping.policies import AGC
+from gradkern.clipping.policies.checks import at_least
 from gradkern.kernels.dtensors import is_distributed
-from gradkern.params.arguments import as_list, as_number
+from gradkern.params.arguments import as_list, as_order
 
 
 @torch.no_grad()
@@ -45,9 +46,10 @@ def adaptive_clip_grad_(
         ``timm.utils.agc.adaptive_clip_grad(parameters, clip_factor, eps)``
     """
     operation = "adaptive_clip_grad_"
-    if as_number(operation, "norm_type", norm_type) != 2.0:
+    if as_order(operation, norm_type) != 2.0:
         raise ValueError(f"[{operation}] norm_type: expected 2, the norm of the paper, got {norm_type!r}")
-    policy = AGC(clip_factor, eps)
+    clip_factor = at_least(operation, "clip_factor", clip_factor, 0.0)
+    policy = AGC(clip_factor, at_least(operation, "eps", eps, 0.0))
     once = {id(p): p for p in as_list(operation, parameters)}
     params = list(once.values())
     names = [f"parameters[{i}]" for i in range(len(params))]

@@ -21,7 +21,7 @@ from gradkern.clipping.stepped_optimizer import SteppedOptimizer
 from gradkern.clipping.verdict import Verdict
 from gradkern.kernels.backend import C
 from gradkern.kernels.measured import Measured
-from gradkern.params.arguments import as_limit, as_number, check_group, check_selections
+from gradkern.params.arguments import as_limit, as_order, check_group, check_selections
 from gradkern.params.misuse import Misuse
 from gradkern.params.names import NamedParameters
 from gradkern.params.plan import ParameterPlan
@@ -112,7 +112,7 @@ class GradClipper:
     ) -> None:
         self._chosen = ClipperPolicies(max_norm, policy, groups)
         self._global = self._chosen.global_norm
-        self.norm_type = as_number("GradClipper", "norm_type", norm_type)
+        self.norm_type = as_order("GradClipper", norm_type)
         self._count_zeros = bool(count_zeros)
         self._fold = bool(fold)
         self.on_nonfinite = on_nonfinite

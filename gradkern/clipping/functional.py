@@ -21,7 +21,7 @@ from torch import Tensor
 
 from gradkern.clipping import param_groups, route
 from gradkern.clipping.route import RankGroups
-from gradkern.params.arguments import as_limit, as_list, as_norm, as_number
+from gradkern.params.arguments import as_limit, as_list, as_norm, as_order
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -91,7 +91,7 @@ def clip_grad_norm_(
         )
     params = as_list(operation, cast(Parameters, parameters))
     max_norm = as_limit(operation, "max_norm", max_norm)
-    norm_type = as_number(operation, "norm_type", norm_type)
+    norm_type = as_order(operation, norm_type)
     groups = _named(process_group, pp_group)
     arguments = (max_norm, norm_type, bool(error_if_nonfinite))
     total: Tensor = route.run(operation, params, arguments, foreach, groups)
@@ -130,7 +130,7 @@ def get_total_norm(
     """
     operation = "get_total_norm"
     items = as_list(operation, tensors, "tensors")
-    norm_type = as_number(operation, "norm_type", norm_type)
+    norm_type = as_order(operation, norm_type)
     groups = _named(process_group, pp_group)
     total: Tensor = route.run(operation, items, (norm_type, bool(error_if_nonfinite)), foreach, groups)
     return total

@@ -13,7 +13,7 @@ from gradkern.clipping.route import Cache, RankGroups
 from gradkern.clipping.selection import check_no_overlap
 from gradkern.kernels.measured import Measured
 from gradkern.kernels.torch_scale import coefficient
-from gradkern.params.arguments import as_limit, as_list, as_number
+from gradkern.params.arguments import as_limit, as_list, as_order
 
 OPERATION = "clip_grad_norm_"
 
@@ -35,7 +35,7 @@ def clip(
     listed = [_as_list(group, i) for i, group in enumerate(groups)]
     limits = [_limit(group, i) for i, group in enumerate(groups)]
     max_norm = as_limit(OPERATION, "max_norm", max_norm)
-    norm_type = as_number(OPERATION, "norm_type", norm_type)
+    norm_type = as_order(OPERATION, norm_type)
     params = [param for members in listed for param in members]
     if all(limit is None for limit in limits):
         named = (ranks.process_group, ranks.pp_group) if ranks.named else None
