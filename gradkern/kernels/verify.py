@@ -199,7 +199,9 @@ def check_scaled(
         old, new = _reals(old), _reals(grad)
         wanted = torch.zeros_like(old, dtype=torch.float64) if zeroed else old.double() * scale
         slack = rounding * float(old.double().abs().nan_to_num(posinf=0.0).amax()) if old.numel() else 0.0
-        _compare_elements(operation, index, new, wanted, f"{0.0 if zeroed else scale} times what it was", slack)
+        _compare_elements(
+            operation, index, new, wanted, f"{0.0 if zeroed else scale} times what it was", slack
+        )
 
 
 def check_clamped(
