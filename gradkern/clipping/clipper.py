@@ -278,7 +278,7 @@ class GradClipper:
     def _statistics(self, measured: Measured, **further: Any) -> GradStats:
         plan = self._plan
         numel = plan.sizes(measured.numel)
-        if not self._ranks.named and self._cache.plan is None:  # otherwise other ranks may have gradients
+        if not self._ranks.named:  # otherwise other ranks may have gradients
             self._misuse.check_present(plan.params, measured.has_grad)
         return GradStats.of(
             measured, plan.names, numel, plan.first, plan.identities, self.norm_type, **further

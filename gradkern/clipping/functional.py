@@ -14,12 +14,13 @@ The functions keep no state about the parameters.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, cast
 
 from torch import Tensor
 
 from gradkern.clipping import param_groups, route
+from gradkern.clipping.param_groups import ParamGroups
 from gradkern.clipping.route import RankGroups
 from gradkern.params.arguments import as_limit, as_list, as_norm, as_order
 
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 Parameters = Tensor | Iterable[Tensor]
-ParamGroups = Sequence[Mapping[str, Any]]
-"""As ``optimizer.param_groups``."""
 
 
 def clip_grad_norm_(

@@ -141,7 +141,7 @@ class Distributed:
         members = [[i for i in group if i in here] for group in without_repeats(self._counted, groups)]
         totals = join([by_group(local, members, norm_type), local.total])
         if len(d.positions) != len(self.grads):
-            local = local.rows(torch.tensor([*d.positions, len(self.grads)], device="cpu"))
+            local = local.rows([*d.positions, len(self.grads)])
         if d.kind != "mesh":
             return local.upto(-1), reduce_rows(totals, d.groups, norm_type)
         reduced = reduce_rows(join([local.upto(-1), totals]), d.groups, norm_type)

@@ -59,7 +59,7 @@ class RankPlan:
         order = [i for d in self.domains.each for i in d.positions]
         self.missing = [i for i, c in enumerate(self._seen) if c is None]
         place = sorted(range(len(self._seen)), key=[*order, *self.missing].__getitem__)
-        self.place = None if place == list(range(len(place))) else torch.tensor(place, device="cpu")
+        self.place = None if place == list(range(len(place))) else tuple(place)
 
     def _ownership(self) -> None:
         """Find the positions that this rank counts, and the Partial ones."""

@@ -227,7 +227,7 @@ class GradMonitor:
         target = self._target(stats, part)
         number = self._numbers.upcoming(target.name) if step is None else as_step(step)
         given, loss = loss, as_loss(loss)
-        extras = as_extra("GradMonitor.record", extra) if extra else None
+        extras = as_extra("GradMonitor.record", extra, self._parts.names) if extra else None
         if number % self.every:
             self._begin(number, target)
             if recording is not None:
@@ -267,8 +267,8 @@ class GradMonitor:
             return self._use.refuse("GradMonitor.amend")
         name = "" if part is None else self._parts.named(part).name
         number = as_step(step)
-        values = as_extra("GradMonitor.amend", extra)
-        amended = as_loss(loss)
+        values = as_extra("GradMonitor.amend", extra, self._parts.names)
+        amended = as_loss(loss, "GradMonitor.amend")
         if amended is not None:
             values[loss_of(name)] = amended
         if values and self._recording is not None:

@@ -53,6 +53,19 @@ def as_list(
     return items
 
 
+def check_entries(operation: str, listed: Sequence[Any], what: str = "parameters") -> None:
+    """Check that every entry can have a gradient. The extension does this for the lists that it takes.
+
+    Raises:
+        TypeError: one cannot. The message gives its position.
+    """
+    for i, entry in enumerate(listed):
+        if not hasattr(entry, "grad"):
+            raise TypeError(
+                f"[{operation}] {what}[{i}]: expected a Tensor or Parameter, got {type(entry).__name__}"
+            )
+
+
 def is_fresh(items: object) -> bool:
     """Whether `items` is a generator that nothing has been read from. Of other iterators it is not known."""
     return inspect.isgenerator(items) and inspect.getgeneratorstate(items) == inspect.GEN_CREATED

@@ -181,10 +181,7 @@ class GradStats:
     def rms(self) -> Tensor:
         """[N]: root mean square of each gradient, ``l2_norm / sqrt(numel)``, which does not depend on its
         size."""
-        roots = [1 / math.sqrt(n) if n else 0.0 for n in self.numel]
-        return self.l2_norm * torch.tensor(roots, dtype=self.l2_norm.dtype, device="cpu").to(
-            self.l2_norm.device, non_blocking=True
-        )
+        return self.l2_norm * _inverse_roots(self.numel, self.l2_norm.dtype, self.l2_norm.device)
 
     def by_layer(self, depth: int | None = None) -> GradStats:
         """One row per layer: the rows of the parameters that a module owns, combined.
@@ -309,3 +306,10 @@ class GradStats:
     def _repr_html_(self) -> str:
         """The table for a notebook, names escaped. Synchronises."""
         return stats_text.as_html(self)
+
+
+@functools.lru_cache(maxsize=16)
+def _inverse_roots(numel: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """``1 / sqrt(numel)``, kept: a copy from the host cannot be part of a CUDA graph."""
+    roots = [1 / math.sqrt(n) if n else 0.0 for n in numel]
+    return torch.tensor(roots, dtype=dtype, device="cpu").to(device)

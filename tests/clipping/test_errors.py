@@ -55,6 +55,12 @@ def test_an_entry_that_is_no_tensor(good, call):
             CALLS[call]([*good, item])
 
 
+def test_an_entry_that_is_no_tensor_of_adaptive_clipping(good):
+    for item in ("weight", 3.0, {}):
+        with raises(TypeError, "[adaptive_clip_grad_] parameters[2]: expected a Tensor or Parameter, got"):
+            gradkern.adaptive_clip_grad_([*good, item])
+
+
 @every_call
 def test_integer_gradients(good, call):
     bad = torch.zeros(3, dtype=torch.int64)
