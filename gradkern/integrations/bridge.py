@@ -9,7 +9,7 @@ import dataclasses
 import math
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -103,7 +103,7 @@ def clip_grad_norm_(
         groups.setdefault("pp_group", pp_mesh.get_group())
     if param_groups.are_param_groups(parameters):
         return _clip_param_groups(parameters, max_norm, norm_type, error_if_nonfinite, **groups)
-    params = as_list("clip_grad_norm_", parameters)
+    params = as_list("clip_grad_norm_", cast(Parameters, parameters))
     owners = _owners(params)
     if not owners:
         return functional.clip_grad_norm_(params, max_norm, norm_type, error_if_nonfinite, foreach, **groups)

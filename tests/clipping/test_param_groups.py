@@ -135,6 +135,6 @@ def test_an_entry_that_is_no_tensor_in_a_group():
     model = nn.Linear(2, 2)
     for bad in ("weight", 3.0, {}):
         for limit in ({"max_norm": 1.0}, {}):
+            groups = [{"params": [model.bias]}, {"params": [model.weight, bad], **limit}]
             with pytest.raises(TypeError, match=r"parameters\[1\]\['params'\]\[1\]: expected a Tensor"):
-                groups = [{"params": [model.bias]}, {"params": [model.weight, bad], **limit}]
                 gradkern.clip_grad_norm_(groups, 1.0)

@@ -119,9 +119,10 @@ def test_param_groups_through_a_patched_torch(tmp_path):
 
 def test_a_warning_names_the_function_that_was_called(tmp_path):
     model = torch.nn.Linear(2, 2)
-    with gradkern.GradMonitor(model, run_dir=tmp_path / "run") as monitor, gradkern.patched_torch(monitor):
-        with pytest.warns(gradkern.GradkernWarning, match=r"^\[clip_grad_norm_\] no parameter has"):
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    said = pytest.warns(gradkern.GradkernWarning, match=r"^\[clip_grad_norm_\] no parameter has")
+    monitor = gradkern.GradMonitor(model, run_dir=tmp_path / "run")
+    with monitor, gradkern.patched_torch(monitor), said:
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
 
 
 def test_which_names_imported_early_are_reached():
