@@ -24,7 +24,9 @@ OPERATION = "clip_grad_norm_"
 
 def are_param_groups(parameters: Any) -> TypeGuard[ParamGroups]:
     """Whether an argument is a list of dicts, like ``optimizer.param_groups``."""
-    return isinstance(parameters, (list, tuple)) and bool(parameters) and isinstance(parameters[0], Mapping)
+    return (
+        isinstance(parameters, (list, tuple)) and len(parameters) > 0 and isinstance(parameters[0], Mapping)
+    )
 
 
 def with_lists(groups: ParamGroups) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
-"""Choose what processes a list of gradients: the kernels, else the ranks' functions, else torch's operations.
+"""Choose the backend for a list of gradients: the kernels, the functions over ranks, or torch's operations.
 
-Every call goes through `run` or `measure`; the choice is made nowhere else.
+Every call goes through `run` or `measure`. The choice is made nowhere else.
 """
 
 from __future__ import annotations

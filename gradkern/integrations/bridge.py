@@ -141,7 +141,10 @@ def clip_grads_with_norm_(
     if stats is not None:
         whole = total_norm.full_tensor() if hasattr(total_norm, "full_tensor") else total_norm
         decisive = torch.as_tensor(whole, dtype=torch.float64, device=stats.total_norm.device)
-        _hand_on(owners, params, _clipped(stats, float(max_norm), decisive))
+        clipped, given = _clipped(stats, float(max_norm), decisive), set(map(id, params))
+        for owner in owners:
+            of_all = owner[1] <= given  # else the total may be that of several calls together
+            _hand_on([owner], params, _with_total(clipped, decisive) if of_all else clipped)
 
 
 def clip_grad_value_(parameters: Parameters, clip_value: float, foreach: bool | None = None) -> None:
@@ -188,6 +191,15 @@ def _clipped(stats: GradStats, max_norm: float, decisive: Tensor) -> GradStats:
     return dataclasses.replace(
         stats, clip_coef=coef.to(stats.total_norm.dtype), applied=True, threshold=max_norm
     )
+
+
+def _with_total(stats: GradStats, given: Tensor) -> GradStats:
+    """The statistics with the total norm that the caller gives, if that has more in it than these gradients:
+    those of other pipeline stages. torch rounds a total to the gradients' dtype, of bfloat16 by up to 2**-8.
+    """
+    own = stats.total_norm.double()
+    total = torch.where(given > own * (1 + 2**-7), given, own)
+    return dataclasses.replace(stats, total_norm=total.to(stats.total_norm.dtype))
 
 
 def _as_returned(params: Sequence[Tensor], total: Tensor, grouped: bool) -> Tensor:

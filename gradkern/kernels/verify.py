@@ -1,8 +1,8 @@
 """`GRADKERN_VERIFY=1`: the result of every call is compared with float64, computed by torch. For debugging.
 
-DTensors are gathered on every rank. A call with `process_group=` or `pp_group=` is not compared, because
-no rank has the others' tensors. Of a Partial gradient only the norm is compared: its elements are sums, and
-a sum of rounded products differs from the rounded product of the sum.
+DTensors are gathered on every rank. A call with `process_group=` or `pp_group=` is not compared, because no
+rank has the tensors of the others. For a Partial gradient only the norm is compared: its elements are sums,
+and a sum of rounded products differs from the rounded product of the sum.
 """
 
 from __future__ import annotations
