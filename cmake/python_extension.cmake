@@ -33,6 +33,7 @@ pybind11_add_module(_C MODULE NO_EXTRAS
   csrc/bindings/build_info.cpp
   csrc/bindings/cuda_backend.cpp
   csrc/bindings/cuda_stream.cpp
+  csrc/bindings/element_policies.cpp
   csrc/bindings/engine.cpp
   csrc/bindings/grad_list.cpp
   csrc/bindings/gradients.cpp

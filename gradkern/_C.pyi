@@ -1,5 +1,5 @@
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -36,12 +36,16 @@ def clip(
 ) -> dict[str, Any] | None: ...
 def clip_by_groups(
     parameters: Sequence[Tensor],
-    groups: Sequence[tuple[str, Sequence[float], Tensor | None, Tensor | None, Tensor | None]],
+    natives: Sequence[Any],
+    rows: Sequence[Tensor | None],
     norm_type: float,
     on_nonfinite: str,
     count_zeros: bool,
     names: Sequence[str] | None,
 ) -> dict[str, Any] | None: ...
+def shared_memory(
+    grads: Sequence[Tensor | None], rows: Sequence[Tensor]
+) -> tuple[int, int] | Literal[False] | None: ...
 def agc_(
     weights: Sequence[Tensor], grads: Sequence[Tensor | None] | None, clip_factor: float, eps: float
 ) -> Tensor | None: ...

@@ -1,6 +1,6 @@
-"""gradkern: gradient norms of every tensor, layer and the model in one read; clipping, monitoring.
+"""gradkern: norms of every gradient, every layer and the model in one read; clipping, monitoring, diagnosis.
 
-Names are imported when they are first used: looking at a run needs no torch.
+Names are imported on first use, so that recorded runs can be read without importing torch.
 """
 
 from __future__ import annotations
@@ -93,5 +93,5 @@ if not TYPE_CHECKING:
     __getattr__, __dir__ = lazy.attach(__name__, _HOMES, submodules=["distributed", "policies"])
 
 moved.install()
-if sys.modules.get("torch") is not None:  # a training program: its operators are registered now
+if sys.modules.get("torch") is not None:  # a training program: register the operators now
     from gradkern.clipping import functional as _functional  # noqa: F401

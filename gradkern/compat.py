@@ -1,11 +1,11 @@
-"""The multi-tensor functions of Apex (`amp_C`) and Transformer Engine with their call signatures.
+"""The multi-tensor functions of Apex (`amp_C`) and Transformer Engine, with the same signatures.
 
-For code written against those, on CPU and CUDA, without building either:
+Code written for those packages runs without building them, on CPU and CUDA:
 
     from gradkern.compat import multi_tensor_applier, multi_tensor_l2norm, multi_tensor_scale
 
-Tensors of a list may differ in dtype, be empty, or hold more than 2^31 elements. Norms are accumulated in
-float64 and returned in float32. Nothing here synchronises.
+The tensors of a list may have different dtypes, be empty, or have more than 2^31 elements. Norms are
+accumulated in float64 and returned in float32. The functions do not synchronise.
 """
 
 from __future__ import annotations
@@ -27,14 +27,19 @@ __all__ = [
     "multi_tensor_unscale_l2norm",
 ]
 
-#: Handed to the functions, which have no use for it: Apex's default.
+#: Apex's default. The functions here ignore it.
 CHUNK_SIZE = 2048 * 32
 
 
 def multi_tensor_applier(
     op: Callable[..., Any], noop_flag_buffer: Tensor, tensor_lists: Sequence[Sequence[Tensor]], *args: Any
 ) -> Any:
-    """Call ``op(chunk_size, noop_flag_buffer, tensor_lists, *args)``, as Apex's object of this name does."""
+    """Return ``op(chunk_size, noop_flag_buffer, tensor_lists, *args)``, as Apex's object of this name does.
+
+    Args:
+        op: one of the functions of this module.
+        noop_flag_buffer, tensor_lists, args: its arguments after `chunk_size`.
+    """
     return op(CHUNK_SIZE, noop_flag_buffer, tensor_lists, *args)
 
 
@@ -45,16 +50,17 @@ def multi_tensor_l2norm(
     tensor_lists: Sequence[Sequence[Tensor]],
     per_tensor: bool | None = False,
 ) -> tuple[Tensor, Tensor]:
-    """The L2 norm of all tensors of a list together, and of each.
+    """The L2 norm of all tensors of a list together, and of each tensor.
 
     Args:
-        chunk_size: not used.
-        noop_flag: int32 [1], set to 1 where the norm is not finite.
-        tensor_lists: one list of tensors.
-        per_tensor: whether each tensor's norm is wanted.
+        chunk_size: ignored.
+        noop_flag: int32 [1], set to 1 if the norm is not finite.
+        tensor_lists: a list with one list of tensors.
+        per_tensor: whether to return the norm of each tensor.
 
     Returns:
-        float32 [1], and float32 [N] (empty without `per_tensor`), on the tensors' device.
+        The norm of all tensors, float32 [1], and the norm of each, float32 [N] (empty without `per_tensor`),
+        on the tensors' device.
     """
     return _l2norm(noop_flag, tensor_lists, None, bool(per_tensor))
 
@@ -67,10 +73,14 @@ def multi_tensor_unscale_l2norm(
     inv_scale: Tensor,
     per_tensor: bool | None = False,
 ) -> tuple[Tensor, Tensor]:
-    """`multi_tensor_l2norm` of the tensors times `inv_scale`; the tensors stay as they are.
+    """`multi_tensor_l2norm` of the tensors multiplied by `inv_scale`. The tensors are not changed.
 
     Args:
-        inv_scale: one number, 1 / loss scale, as a tensor.
+        chunk_size, noop_flag, tensor_lists, per_tensor: as in `multi_tensor_l2norm`.
+        inv_scale: 1 / loss scale: a tensor with one element.
+
+    Returns:
+        As `multi_tensor_l2norm`.
     """
     return _l2norm(noop_flag, tensor_lists, inv_scale, bool(per_tensor))
 
@@ -79,13 +89,17 @@ def multi_tensor_unscale_l2norm(
 def multi_tensor_scale(
     chunk_size: int, noop_flag: Tensor, tensor_lists: Sequence[Sequence[Tensor]], scale: float | Tensor
 ) -> None:
-    """Write each tensor of the first list times `scale` into that of the second, which may be the same.
+    """Write each tensor of the first list, multiplied by `scale`, to that of the second list.
 
     Args:
-        chunk_size: not used.
-        noop_flag: int32 [1], set to 1 where an element to be scaled is not finite.
-        tensor_lists: sources and destinations, of the same shapes; dtypes may differ.
-        scale: a number, or a tensor of one element on the tensors' device.
+        chunk_size: ignored.
+        noop_flag: int32 [1], set to 1 if an element of a source is not finite.
+        tensor_lists: the sources and the destinations, with equal shapes. Dtypes may differ. A destination
+            may be its source.
+        scale: a number, or a tensor with one element.
+
+    Raises:
+        ValueError: the lists differ in length, or a source and its destination in shape. Nothing is written.
     """
     sources, targets = tensor_lists[0], tensor_lists[1]
     if not sources:

@@ -10,6 +10,8 @@ import torch
 from torch import nn
 
 from benchmarks.diagnosis import models, sequences, special
+from benchmarks.diagnosis.further import FURTHER
+from benchmarks.diagnosis.further_training import FURTHER_TRAINED, FURTHER_TRAININGS
 from benchmarks.diagnosis.initialize import initialize
 from benchmarks.diagnosis.recipe import Recipe
 from benchmarks.diagnosis.tasks import make_task
@@ -38,8 +40,10 @@ ARCHITECTURES: dict[str, Callable[[Recipe], nn.Module]] = {
     "frozen": special.Frozen,
     "gan": special.GAN,
     **UNSEEN,
+    **FURTHER,
+    **FURTHER_TRAINED,
 }
-TRAININGS = {**special.TRAININGS, **UNSEEN_TRAININGS}
+TRAININGS = {**special.TRAININGS, **UNSEEN_TRAININGS, **FURTHER_TRAININGS}
 
 
 def build_model(recipe: Recipe, seed: int) -> nn.Module:
@@ -106,6 +110,8 @@ def rate_at(recipe: Recipe, step: int) -> float:
     """What the learning rate is multiplied by at a step (from 0)."""
     warm = min((step + 1) / recipe.warmup, 1.0) if recipe.warmup else 1.0
     done = step / recipe.steps
+    if recipe.schedule == "range":  # a range test: from 1e-6 to 10
+        return float(10.0 ** (7 * done - 6))
     if recipe.schedule == "cosine":
         return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
     if recipe.schedule == "restarts":

@@ -157,8 +157,8 @@ def small_updates(trace: Trace, twin: Trace) -> int | None:
 
 
 def left_out(trace: Trace, twin: Trace) -> int | None:
-    """Some parameters have gradients and never move, others do."""
-    return 1 if unmoved(trace) and trace.moved.max() > 1e-3 else None
+    """Some parameters have gradients and never move, though the twin's and others do."""
+    return 1 if unmoved(trace) - unmoved(twin) and trace.moved.max() > 1e-3 else None
 
 
 def grows(trace: Trace, twin: Trace) -> int | None:

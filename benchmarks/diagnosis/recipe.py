@@ -32,7 +32,7 @@ class Recipe:
     weight_decay: float = 0.0
     warmup: int = 0
     schedule: str = "constant"
-    """"constant", "cosine", "restarts", "steps" or "inverse_sqrt"."""
+    """"constant", "cosine", "restarts", "steps", "inverse_sqrt" or "range"."""
     batch: int = 32
     steps: int = 80
     accumulate: int = 1

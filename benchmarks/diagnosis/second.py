@@ -1,7 +1,7 @@
-"""A second, smaller reported half, written after the first one's misjudged runs had been mended.
+"""Once a second reported half, whose misjudged runs were mended; now a part of the tuning half.
 
-It was committed before any of it was run. Faults of SGD are made of recipes with SGD, so that the twin to
-which a cured run is compared differs in nothing else.
+Faults of SGD are made of recipes with SGD, so that the twin to which a cured run is compared differs in
+nothing else.
 """
 
 from __future__ import annotations
@@ -89,5 +89,5 @@ _PAIRS = {
 
 
 def second_cases() -> list[Case]:
-    """Each case of the second reported half."""
+    """Each case of what was the second reported half."""
     return list(cases_of(_PAIRS, HEALTHY, CHANGES))

@@ -65,7 +65,7 @@ def _version() -> str:
     """Of all code that makes a run what it is."""
     here = Path(__file__).parent
     names = ("recipe", "tasks", "models", "sequences", "special", "initialize", "build", "train", "trace")
-    names += ("unseen", "unseen_training")
+    names += ("unseen", "unseen_training", "further", "further_training")
     files = [here / f"{name}.py" for name in names]
     for room in ("monitor", "history", "clipping", "params"):
         files += sorted((ROOT / "gradkern" / room).glob("*.py"))

@@ -12,7 +12,7 @@ from benchmarks.diagnosis.recipe import Recipe
 from benchmarks.diagnosis.tasks import Batch, make_task
 
 
-class _OnData:
+class OnData:
     def __init__(self, recipe: Recipe, seed: int) -> None:
         self._data = make_task(recipe, seed)
 
@@ -20,7 +20,7 @@ class _OnData:
         return self._data.batch()
 
 
-class ScoreTask(_OnData):
+class ScoreTask(OnData):
     """The noise in an input is to be found (denoising score matching)."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -30,7 +30,7 @@ class ScoreTask(_OnData):
         return F.mse_loss(model((1 - level).sqrt() * x + level.sqrt() * noise), noise)
 
 
-class ActorCriticTask(_OnData):
+class ActorCriticTask(OnData):
     """The last output estimates the reward, the others choose an action; the reward is 1 for the class."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -43,7 +43,7 @@ class ActorCriticTask(_OnData):
         return actor + 0.5 * F.mse_loss(value, reward) - 0.02 * policy.entropy().mean()
 
 
-class PrototypeTask(_OnData):
+class PrototypeTask(OnData):
     """Half of a batch gives the mean of each class, to which the other half is compared."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -56,7 +56,7 @@ class PrototypeTask(_OnData):
         return F.cross_entropy(-torch.cdist(h[half:], means)[known], target[known])
 
 
-class ConsistencyTask(_OnData):
+class ConsistencyTask(OnData):
     """A quarter of the batch has labels; on the rest two noisy views are to agree."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -67,7 +67,7 @@ class ConsistencyTask(_OnData):
         return supervised + F.mse_loss(one.softmax(1), other.softmax(1).detach())
 
 
-class MixtureTask(_OnData):
+class MixtureTask(OnData):
     """Three normal distributions for each input, fitted by their likelihood (a mixture density network)."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:

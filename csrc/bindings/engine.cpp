@@ -161,6 +161,11 @@ void check_clampable(const CallSite& site, const GradList& grads) {
   }
 }
 
+void keep_one_if_equal(std::vector<double>& factors) {
+  const bool equal = std::all_of(factors.begin(), factors.end(), [&](double f) { return f == factors[0]; });
+  if (equal) factors.resize(1, 1.0);
+}
+
 /// NaN if there is one; 1 of none.
 double smallest(const std::vector<double>& factors) {
   double least = factors.empty() ? 1.0 : factors[0];
@@ -215,8 +220,8 @@ ClipResult clip(const CallSite& site, const GradList& grads, const ClipRequest& 
   return result;
 }
 
-ClipResult clip_by(const CallSite& site, const GradList& grads, const ClipRequest& request,
-                   const DecideRows& decide, std::vector<double>& factors) {
+ClipResult clip_by(const CallSite& site, const GradList& grads, const ClipRequest& request, const DecideRows& decide,
+                   const ChangeRows& change, std::vector<double>& factors) {
   at::NoGradGuard no_grad;
   const Prepared& prepared = prepare(site, grads);
   ClipResult result;
@@ -225,17 +230,23 @@ ClipResult clip_by(const CallSite& site, const GradList& grads, const ClipReques
   if (must_raise(request, m)) raise_nonfinite(site, request, prepared, m.nonfinite);
   RowDecision decision = decide(prepared, m);
   const bool bad = m.total_nonfinite > 0;
-  const bool skip = decision.skip || (bad && request.on_nonfinite == OnNonfinite::kSkip);
+  const bool skips_bad = request.on_nonfinite == OnNonfinite::kSkip;
+  const bool skip = decision.skip.value_or(false) || (bad && skips_bad);
   const bool zero = bad && request.on_nonfinite == OnNonfinite::kZero;
   factors = std::move(decision.factors);
   if (zero || skip) factors.assign(1, zero ? 0.0 : 1.0);
-  const bool uniform = std::all_of(factors.begin(), factors.end(), [&](double f) { return f == factors[0]; });
-  if (uniform) factors.resize(1, 1.0);
+  keep_one_if_equal(factors);
   if (zero) apply(site, grads, prepared, {ClipAction::kZero, 0.0});
   else if (factors.size() == 1) apply(site, grads, prepared, decide_factor(factors[0]));
   else scale_each(site, grads, factors.data());
+  if (change && !zero && !skip) {
+    factors.resize(grads.size(), factors[0]);
+    change(m, factors);
+    keep_one_if_equal(factors);
+  }
   result.clip_coef = scalar(smallest(factors), m.any_double);
-  result.skip_step = at::scalar_tensor(skip, at::TensorOptions().dtype(at::kBool));
+  if (skips_bad || decision.skip)
+    result.skip_step = at::scalar_tensor(skip, at::TensorOptions().dtype(at::kBool));
   return result;
 }
 

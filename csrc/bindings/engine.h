@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <functional>
+#include <optional>
 #include <vector>
 
 #include "bindings/gradients.h"
@@ -65,14 +66,17 @@ ClipResult clip(const CallSite& site, const GradList& grads, const ClipRequest& 
 /// What was decided of each position, on the host.
 struct RowDecision {
   std::vector<double> factors;  ///< one for all, or one a position
-  bool skip = false;            ///< leave everything as it is
+  std::optional<bool> skip;     ///< leave everything as it is; none if no policy ever says so
 };
 using DecideRows = std::function<RowDecision(const Prepared& prepared, const Measurement& m)>;
+/// Changes gradients further, and factors[i] to what that made of gradient i.
+using ChangeRows = std::function<void(const Measurement& m, std::vector<double>& factors)>;
 
-/// Measures, asks `decide`, and scales. Gradients on the CPU; `request.max_norm` is not looked at. `factors`
-/// becomes what each position was multiplied by.
-ClipResult clip_by(const CallSite& site, const GradList& grads, const ClipRequest& request,
-                   const DecideRows& decide, std::vector<double>& factors);
+/// Measures, asks `decide`, and scales; then calls `change`, unless everything was left alone or set to zero.
+/// Gradients on the CPU; `request.max_norm` is not looked at. `factors` becomes what each position was multiplied
+/// by, one number if that is the same for all. `skip_step` is defined also where `decide` can skip.
+ClipResult clip_by(const CallSite& site, const GradList& grads, const ClipRequest& request, const DecideRows& decide,
+                   const ChangeRows& change, std::vector<double>& factors);
 
 /// Scales by max_norm / (total_norm + 1e-6) where that is below 1.
 void clip_with_norm(const CallSite& site, const GradList& grads, double max_norm,

@@ -240,6 +240,18 @@ Prepared prepare_for_write(const CallSite& site, const GradList& grads, const Pr
   return out;
 }
 
+std::optional<std::pair<int64_t, int64_t>> shared_by_groups(const GradList& grads,
+                                                            const std::vector<int64_t>& group_of) {
+  std::deque<at::Tensor> values;
+  Memory memory(grads.size());
+  for (size_t i = 0; i < grads.size(); ++i) {
+    if (!grads[i].defined()) continue;
+    const at::Tensor& written = grads[i].is_sparse() ? values.emplace_back(grads[i]._values()) : grads[i];
+    if (written.numel()) memory[i] = &written;
+  }
+  return shared_by_groups(memory, group_of);
+}
+
 void write_back(const Prepared& prepared) {
   // As in the kernels, which write through pointers: no check of inference tensors halfway through.
   at::AutoDispatchBelowADInplaceOrView below_autograd;

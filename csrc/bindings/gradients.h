@@ -1,6 +1,10 @@
 // From a list of torch tensors to what the kernels work on: checks, duplicates, staging.
 #pragma once
 
+#include <optional>
+#include <utility>
+#include <vector>
+
 #include "bindings/grad_list.h"
 
 namespace gradkern {
@@ -21,6 +25,11 @@ Prepared prepare_for_write(const CallSite& site, const GradList& grads, const Pr
 inline bool writable_in_place(const Prepared& prepared) {
   return prepared.staged.empty() && !prepared.maybe_overlapping;
 }
+
+/// Two positions of different groups whose gradients share memory, if there are any; `group_of` has one number a
+/// position. Nothing is written.
+std::optional<std::pair<int64_t, int64_t>> shared_by_groups(const GradList& grads,
+                                                            const std::vector<int64_t>& group_of);
 
 /// Copies staged results back.
 void write_back(const Prepared& prepared);

@@ -1,9 +1,11 @@
 // clip_by_groups: every group's policy decides on the host, between measuring and scaling.
 #include <ATen/ops/empty.h>
-#include <ATen/ops/full.h>
+#include <c10/core/GradMode.h>
 
 #include <algorithm>
 
+#include "bindings/element_policies.h"
+#include "bindings/group_rows.h"
 #include "bindings/library.h"
 #include "bindings/policies.h"
 
@@ -12,16 +14,22 @@ namespace {
 
 /// What a call has decided so far, by position and by group.
 struct Decisions {
-  std::vector<double> factors, thresholds;
-  double *norm, *factor, *threshold;  ///< [G]
-  bool skip = false, any_threshold = false;
+  std::vector<double> factors, row_thresholds;  ///< of positions; empty until one has its own
+  std::vector<double> norms, thresholds;        ///< of groups
+  std::optional<bool> skip;                     ///< if a policy can skip
+
+  /// The factors of positions, 1 where nothing was decided yet.
+  std::vector<double>& factors_of(int64_t count) {
+    if (factors.empty()) factors.assign(size_t(count), 1.0);
+    return factors;
+  }
 };
 
-/// The read of the list, as policies look at it.
+/// The read of the list, as policies look at it. Norms of positions only if they were kept.
 class Norms {
  public:
   Norms(const Prepared& prepared, const Measurement& m, double norm_type)
-      : prepared_(prepared), norms_(m.wide_norm.const_data_ptr<double>()), order_(norm_order(norm_type)) {}
+      : prepared_(prepared), norms_(pointer<double>(m.wide_norm)), order_(norm_order(norm_type)) {}
 
   /// A position's norm, before rounding.
   double of(int64_t row) const { return norms_[row]; }
@@ -40,21 +48,8 @@ class Norms {
   NormOrder order_;
 };
 
-/// The positions of a group.
-class Rows {
- public:
-  Rows(const GroupPolicy& group, int64_t all)
-      : rows_(group.rows.defined() ? group.rows.const_data_ptr<int64_t>() : nullptr),
-        size_(rows_ ? group.rows.numel() : all) {}
-  int64_t size() const { return size_; }
-  int64_t operator[](int64_t i) const { return rows_ ? rows_[i] : i; }
-
- private:
-  const int64_t* rows_;
-  int64_t size_;
-};
-
-void decide_by_layer(const GroupPolicy& group, const Rows& rows, const Norms& norms, Decisions& out) {
+void decide_by_layer(const GroupPolicy& group, const GroupRows& rows, const Norms& norms,
+                     std::vector<double>& out) {
   const int64_t* const layer = group.layers.const_data_ptr<int64_t>();
   const int64_t layers = rows.size() ? *std::max_element(layer, layer + rows.size()) + 1 : 0;
   std::vector<Partial> sums(size_t(layers), norms.nothing());
@@ -64,36 +59,44 @@ void decide_by_layer(const GroupPolicy& group, const Rows& rows, const Norms& no
   };
   std::vector<double> factors(static_cast<size_t>(layers));
   std::transform(sums.begin(), sums.end(), factors.begin(), factor);
-  for (int64_t i = 0; i < rows.size(); ++i) out.factors[size_t(rows[i])] = factors[size_t(layer[i])];
+  for (int64_t i = 0; i < rows.size(); ++i) out[size_t(rows[i])] = factors[size_t(layer[i])];
 }
 
-/// Takes the step of a policy; its result's numbers go to the group's positions.
-void decide_by_step(PolicyStep step, const Rows& rows, const Norms& norms, size_t g, Decisions& out) {
-  std::vector<double> of_row;
-  if (step.kind == PolicyKind::kAdaGC) {
-    of_row.resize(size_t(rows.size()));
-    for (int64_t i = 0; i < rows.size(); ++i) of_row[size_t(i)] = norms.of(rows[i]);
-    step.norms = of_row.data();
-    step.norms_are_double = true;
-    step.rows = rows.size();
-  }
+std::vector<double> result_of(PolicyStep step, const double& total) {
   std::vector<double> result(size_t(policy_result_size(step)));
   step.result = result.data();
-  step.total = &out.norm[g];
+  step.total = &total;
   step.total_is_double = true;
   const gradkern_policy_step plain = as_plain(step);
   check_library(gradkern_cpu_policy_step(&plain));
-  if (step.kind != PolicyKind::kAdaGC) {
-    out.skip |= result[1] != 0;
-    out.threshold[g] = result[2];
-    for (int64_t i = 0; i < rows.size(); ++i) out.factors[size_t(rows[i])] = result[0];
-    return;
-  }
-  out.any_threshold = true;
+  return result;
+}
+
+void decide_by_row(PolicyStep step, const GroupRows& rows, const Norms& norms, double total, int64_t count,
+                   Decisions& out) {
+  std::vector<double> of_row(size_t(rows.size()));
+  for (int64_t i = 0; i < rows.size(); ++i) of_row[size_t(i)] = norms.of(rows[i]);
+  step.norms = of_row.data();
+  step.norms_are_double = true;
+  const std::vector<double> result = result_of(step, total);
+  if (out.row_thresholds.empty()) out.row_thresholds.assign(size_t(count), infinity());
+  std::vector<double>& factors = out.factors_of(count);
   for (int64_t i = 0; i < rows.size(); ++i) {
-    out.factors[size_t(rows[i])] = result[size_t(i)];
-    out.thresholds[size_t(rows[i])] = result[size_t(rows.size() + i)];
+    factors[size_t(rows[i])] = result[size_t(i)];
+    out.row_thresholds[size_t(rows[i])] = result[size_t(rows.size() + i)];
   }
+}
+
+/// Takes the step of a policy with one factor for its group. Of the only group that factor stays one number.
+void decide_by_norm(const PolicyStep& step, const GroupPolicy& group, const GroupRows& rows, double total,
+                    int64_t count, Decisions& out) {
+  const std::vector<double> result = result_of(step, total);
+  if (step.kind == PolicyKind::kSkipOutliers) out.skip = out.skip.value_or(false) || result[1] != 0;
+  out.thresholds.back() = result[2];
+  if (!group.rows.defined()) return out.factors.assign(1, result[0]);
+  if (result[0] == 1.0) return;
+  std::vector<double>& factors = out.factors_of(count);
+  for (int64_t i = 0; i < rows.size(); ++i) factors[size_t(rows[i])] = result[0];
 }
 
 PolicyStep checked_step(const CallSite& site, const GroupPolicy& group, int64_t rows) {
@@ -112,7 +115,7 @@ void check_rows(const CallSite& site, const GroupPolicy& group, int64_t position
   for (const at::Tensor* t : {&group.rows, &group.layers})
     TORCH_CHECK_VALUE(!t->defined() || (t->is_cpu() && t->scalar_type() == at::kLong && t->is_contiguous()), "[",
                       site.operation, "] rows: expected int64 on the CPU");
-  const Rows rows(group, positions);
+  const GroupRows rows(group, positions);
   for (int64_t i = 0; i < rows.size(); ++i)
     TORCH_CHECK_VALUE(rows[i] >= 0 && rows[i] < positions, "[", site.operation, "] rows: expected positions up to ",
                       positions, ", got ", rows[i]);
@@ -124,62 +127,97 @@ void check_rows(const CallSite& site, const GroupPolicy& group, int64_t position
 }
 
 at::Tensor row_of(const std::vector<double>& values) {
+  if (values.empty()) return {};
   at::Tensor row = at::empty({int64_t(values.size())}, at::kDouble);
   std::copy(values.begin(), values.end(), row.mutable_data_ptr<double>());
   return row;
 }
 
-/// The smallest factor of each group, NaN if there is one.
-void fill_group_factors(const std::vector<GroupPolicy>& groups, const std::vector<double>& factors, int64_t count,
-                        double* out) {
+/// Positions in different groups whose gradients share memory.
+std::optional<std::pair<int64_t, int64_t>> shared(const CallSite& site, const GradList& grads,
+                                                  const std::vector<GroupPolicy>& groups) {
+  const Prepared& prepared = prepare(site, grads);
+  if (groups.size() == 1 || !(prepared.maybe_overlapping || prepared.any_duplicate)) return std::nullopt;
+  std::vector<int64_t> group_of(grads.size());
   for (size_t g = 0; g < groups.size(); ++g) {
-    const Rows rows(groups[g], count);
-    double least = factors.size() == 1 ? factors[0] : 1.0;
-    for (int64_t i = 0; factors.size() != 1 && i < rows.size(); ++i) {
-      const double factor = factors[size_t(rows[i])];
-      if (least == least && !(factor >= least)) least = factor;
-    }
-    out[g] = least;
+    const GroupRows rows(groups[g], int64_t(grads.size()));
+    for (int64_t i = 0; i < rows.size(); ++i) group_of[size_t(rows[i])] = int64_t(g);
   }
+  return shared_by_groups(grads, group_of);
 }
+
+bool needs_rows(const GroupPolicy& group) {
+  return group.rows.defined() || group.layers.defined() || group.kind == "adagc";
+}
+
+/// All groups' decisions on one read.
+class Deciding {
+ public:
+  Deciding(const CallSite& site, const std::vector<GroupPolicy>& groups, int64_t count, double norm_type)
+      : groups_(groups), count_(count), norm_type_(norm_type) {
+    for (const GroupPolicy& group : groups) {
+      check_rows(site, group, count);
+      steps_.push_back(checked_step(site, group, GroupRows(group, count).size()));
+    }
+  }
+
+  RowDecision operator()(const Prepared& prepared, const Measurement& m, Decisions& out) const {
+    const Norms norms(prepared, m, norm_type_);
+    for (size_t g = 0; g < groups_.size(); ++g) decide(g, m, norms, out);
+    if (out.factors.empty()) out.factors.assign(1, 1.0);
+    return {std::move(out.factors), out.skip};
+  }
+
+ private:
+  void decide(size_t g, const Measurement& m, const Norms& norms, Decisions& out) const {
+    const GroupPolicy& group = groups_[g];
+    const GroupRows rows(group, count_);
+    double total = m.total;
+    if (group.rows.defined()) {
+      Partial sum = norms.nothing();
+      for (int64_t i = 0; i < rows.size(); ++i) norms.add(sum, rows[i]);
+      total = norms.of(sum);
+    }
+    out.norms.push_back(total);
+    out.thresholds.push_back(group.layers.defined() ? group.constants[0] : infinity());
+    if (group.layers.defined()) decide_by_layer(group, rows, norms, out.factors_of(count_));
+    else if (steps_[g].kind == PolicyKind::kAdaGC) decide_by_row(steps_[g], rows, norms, total, count_, out);
+    else decide_by_norm(steps_[g], group, rows, total, count_, out);
+    if (steps_[g].state) group.state.unsafeGetTensorImpl()->bump_version();
+  }
+
+  const std::vector<GroupPolicy>& groups_;
+  std::vector<PolicyStep> steps_;
+  int64_t count_;
+  double norm_type_;
+};
 
 }  // namespace
 
-GroupedClip clip_by_groups(const CallSite& site, const GradList& grads, const ClipRequest& request,
-                           const std::vector<GroupPolicy>& groups) {
-  const int64_t count = int64_t(grads.size());
-  std::vector<PolicyStep> steps;
-  for (const GroupPolicy& group : groups) {
-    check_rows(site, group, count);
-    steps.push_back(checked_step(site, group, Rows(group, count).size()));
-  }
+GroupedClip clip_by_groups(const CallSite& site, const GradList& grads, const GradList& weights,
+                           const ClipRequest& request, const std::vector<GroupPolicy>& groups) {
+  at::NoGradGuard no_grad;
   GroupedClip out;
-  out.groups = at::full({3, int64_t(groups.size())}, infinity(), at::kDouble);
+  const Deciding deciding(site, groups, int64_t(grads.size()), request.measure.norm_type);
+  const ElementPolicies elements(site, grads, weights, groups);
+  out.supported = elements.supported();
+  out.shared = shared(site, grads, groups);
+  if (!out.supported || out.shared) return out;
   Decisions decisions;
-  decisions.norm = out.groups.mutable_data_ptr<double>();
-  decisions.factor = decisions.norm + groups.size();
-  decisions.threshold = decisions.factor + groups.size();
   const DecideRows decide = [&](const Prepared& prepared, const Measurement& m) {
-    const Norms norms(prepared, m, request.measure.norm_type);
-    decisions.factors.assign(size_t(count), 1.0);
-    decisions.thresholds.assign(size_t(count), infinity());
-    for (size_t g = 0; g < groups.size(); ++g) {
-      const Rows rows(groups[g], count);
-      Partial sum = norms.nothing();
-      for (int64_t i = 0; groups[g].rows.defined() && i < rows.size(); ++i) norms.add(sum, rows[i]);
-      decisions.norm[g] = groups[g].rows.defined() ? norms.of(sum) : m.total;
-      if (groups[g].layers.defined()) decide_by_layer(groups[g], rows, norms, decisions);
-      else decide_by_step(steps[g], rows, norms, g, decisions);
-      if (groups[g].layers.defined()) decisions.threshold[g] = groups[g].constants[0];
-      if (steps[g].state) groups[g].state.unsafeGetTensorImpl()->bump_version();
-    }
-    return RowDecision{std::move(decisions.factors), decisions.skip};
+    return deciding(prepared, m, decisions);
   };
+  ChangeRows change;
+  if (std::any_of(groups.begin(), groups.end(), is_elementwise))
+    change = [&](const Measurement& m, std::vector<double>& factors) { elements.apply(m, factors); };
+  ClipRequest asked = request;
+  asked.measure.wide_norm = std::any_of(groups.begin(), groups.end(), needs_rows);
   std::vector<double> factors;
-  out.clip = clip_by(site, grads, request, decide, factors);
-  fill_group_factors(groups, factors, count, decisions.factor);
+  out.clip = clip_by(site, grads, asked, decide, change, factors);
   if (factors.size() != 1) out.factor = row_of(factors);
-  if (decisions.any_threshold) out.thresholds = row_of(decisions.thresholds);
+  if (groups.front().rows.defined()) out.norms = row_of(decisions.norms);
+  out.thresholds = std::move(decisions.thresholds);
+  out.row_thresholds = row_of(decisions.row_thresholds);
   return out;
 }
 

@@ -3,6 +3,7 @@
 // caller falls back to torch's operations.
 #include <ATen/record_function.h>
 
+#include <algorithm>
 #include <optional>
 
 #include "bindings/build_info.h"
@@ -159,35 +160,67 @@ std::optional<py::dict> clip_parameters(const py::sequence& parameters, double m
   return out;
 }
 
-/// (kind, constants, state, rows, layers): see GroupPolicy.
-using GroupTuple = std::tuple<std::string, std::vector<double>, std::optional<at::Tensor>, std::optional<at::Tensor>,
-                              std::optional<at::Tensor>>;
+/// The policies of groups: `natives` are NativePolicy of gradkern.clipping.policies.native, `rows` a tensor or None
+/// for each.
+std::vector<GroupPolicy> group_policies(const py::list& natives, const py::list& rows) {
+  const auto tensor = [](const py::handle& item) { return item.is_none() ? at::Tensor() : item.cast<at::Tensor>(); };
+  std::vector<GroupPolicy> policies;
+  policies.reserve(natives.size());
+  for (size_t i = 0; i < natives.size(); ++i) {
+    const py::tuple native = natives[i];
+    policies.push_back({native[0].cast<std::string>(), native[1].cast<std::vector<double>>(), tensor(native[2]),
+                        tensor(rows[i]), tensor(native[3])});
+  }
+  return policies;
+}
 
-std::optional<py::dict> clip_parameters_by_groups(const py::sequence& parameters, const std::vector<GroupTuple>& groups,
-                                                  double norm_type, const std::string& on_nonfinite,
-                                                  bool count_zeros, const py::object& names) {
+std::optional<py::dict> clip_parameters_by_groups(const py::sequence& parameters, const py::list& natives,
+                                                  const py::list& rows, double norm_type,
+                                                  const std::string& on_nonfinite, bool count_zeros,
+                                                  const py::object& names) {
   const CallSite site = named_site("GradClipper.clip_", names);
   GradList grads = gradients_of(site, parameters);
   if (!is_native(grads) || cuda_backend::handles(grads)) return std::nullopt;
   ClipRequest request;
   request.measure = {norm_type, true, count_zeros};
-  request.measure.wide_norm = true;
   request.on_nonfinite = policy_of(on_nonfinite);
   request.raise_if_nonfinite_elements = on_nonfinite == "raise";
-  std::vector<GroupPolicy> policies;
-  for (const auto& [kind, constants, state, rows, layers] : groups)
-    policies.push_back({kind, constants, state.value_or(at::Tensor()), rows.value_or(at::Tensor()),
-                        layers.value_or(at::Tensor())});
-  const GroupedClip result = without_gil(site, grads, [&] { return clip_by_groups(site, grads, request, policies); });
-  py::dict out = as_dict(result.clip.measured);
+  const std::vector<GroupPolicy> policies = group_policies(natives, rows);
+  const bool by_weights = std::any_of(policies.begin(), policies.end(), [](auto& p) { return p.kind == "agc"; });
+  GradList weights = by_weights ? tensors_of(site, parameters) : GradList(0);
+  if (!is_native(weights)) return std::nullopt;
+  weights.own();
+  const GroupedClip result =
+      without_gil(site, grads, [&] { return clip_by_groups(site, grads, weights, request, policies); });
+  if (!result.supported) return std::nullopt;
+  py::dict out;
+  if (result.shared) {
+    out["shared"] = *result.shared;
+    return out;
+  }
+  out = as_dict(result.clip.measured);
   out["clip_coef"] = result.clip.clip_coef;
-  out["skip_step"] = result.clip.skip_step;
+  out["skip_step"] = optional_tensor(result.clip.skip_step);
   out["has_grad"] = has_grad(grads);
   out["numel"] = numels_of(site, parameters);
-  out["factor"] = optional_tensor(result.factor);
-  out["groups"] = result.groups;
-  out["thresholds"] = optional_tensor(result.thresholds);
+  out["_factor"] = optional_tensor(result.factor);
+  out["group_norm"] = optional_tensor(result.norms);
+  out["threshold"] = result.thresholds;
+  out["row_threshold"] = optional_tensor(result.row_thresholds);
   return out;
+}
+
+/// Positions of different groups whose tensors share memory, or False; None where another device's have to be looked
+/// at. `rows`: the positions of each group.
+py::object shared_memory(const py::sequence& grads, const std::vector<at::Tensor>& rows) {
+  GradList list = tensors_of({"shared_memory", "gradients"}, grads, /*none_allowed=*/true);
+  if (!is_native(list)) return py::none();
+  std::vector<int64_t> group_of(list.size());
+  for (size_t g = 0; g < rows.size(); ++g)
+    for (int64_t i = 0; i < rows[g].numel(); ++i)
+      group_of.at(size_t(rows[g].const_data_ptr<int64_t>()[i])) = int64_t(g);
+  const auto shared = shared_by_groups(list, group_of);
+  return shared ? py::cast(*shared) : py::bool_(false);
 }
 
 /// `grads`: a gradient or None for each; None for those that the weights hold.
@@ -257,6 +290,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("clip", &clip_parameters);
   m.def("clip_by_groups", &clip_parameters_by_groups);
   m.def("agc_", &clip_parameters_by_units);
+  m.def("shared_memory", &shared_memory);
   m.def("policy_step_",
         [](const std::string& kind, const at::Tensor& total, const at::Tensor& state,
            const std::vector<double>& constants, const std::optional<at::Tensor>& norms) {

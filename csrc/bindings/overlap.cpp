@@ -110,4 +110,19 @@ bool has_distinct_elements(const Memory& tensors, Cluster cluster) {
   return true;
 }
 
+std::optional<std::pair<int64_t, int64_t>> shared_by_groups(const Memory& tensors,
+                                                            const std::vector<int64_t>& group_of) {
+  const std::vector<Interval> intervals = intervals_of(tensors);
+  for (Cluster rest = intervals; !rest.empty();) {
+    const Cluster cluster = first_cluster(rest);
+    rest = rest.slice(cluster.size());
+    const size_t first = cluster.front().position;
+    const auto other = std::find_if(cluster.begin(), cluster.end(),
+                                    [&](const Interval& i) { return group_of[i.position] != group_of[first]; });
+    if (other != cluster.end() && !has_distinct_elements(tensors, cluster))
+      return std::pair{int64_t(first), int64_t(other->position)};
+  }
+  return std::nullopt;
+}
+
 }  // namespace gradkern

@@ -3,6 +3,8 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <optional>
+#include <utility>
 #include <vector>
 
 namespace gradkern {
@@ -28,6 +30,10 @@ std::vector<Interval> intervals_of(const Memory& tensors);
 
 /// The cluster that a run of whole clusters begins with.
 Cluster first_cluster(Cluster intervals);
+
+/// Two positions of different groups whose tensors share memory, if there are any; `group_of` has one number a
+/// position.
+std::optional<std::pair<int64_t, int64_t>> shared_by_groups(const Memory& tensors, const std::vector<int64_t>& group_of);
 
 /// Whether no two elements of a cluster share memory, as far as strides show it: "false" may be caution.
 bool has_distinct_elements(const Memory& tensors, Cluster cluster);

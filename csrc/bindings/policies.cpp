@@ -21,13 +21,15 @@ constexpr NamedPolicy kPolicies[] = {{"nothing", PolicyKind::kNothing, 0},
                                      {"autoclip", PolicyKind::kAutoClip, 2},
                                      {"zclip", PolicyKind::kZClip, 8},
                                      {"skip_outliers", PolicyKind::kSkipOutliers, 5},
-                                     {"adagc", PolicyKind::kAdaGC, 4}};
+                                     {"adagc", PolicyKind::kAdaGC, 4},
+                                     {"value", PolicyKind::kNothing, 1},  // csrc/bindings/element_policies.h
+                                     {"agc", PolicyKind::kNothing, 2}};
 
 const NamedPolicy& policy_named(const CallSite& site, const std::string& name) {
   for (const NamedPolicy& policy : kPolicies)
     if (name == policy.name) return policy;
   TORCH_CHECK_VALUE(false, "[", site.operation, "] kind: expected nothing, global_norm, autoclip, zclip, ",
-                    "skip_outliers or adagc, got ", name);
+                    "skip_outliers, adagc, value or agc, got ", name);
 }
 
 void check_constants(const CallSite& site, const NamedPolicy& policy, const std::vector<double>& constants) {

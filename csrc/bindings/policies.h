@@ -3,6 +3,7 @@
 
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "bindings/engine.h"
@@ -21,24 +22,29 @@ PolicyStep policy_step_of(const CallSite& site, const std::string& kind, const s
 
 /// A policy of a group of positions.
 struct GroupPolicy {
-  std::string kind;               ///< "nothing", "global_norm", or one of policy_step's
+  std::string kind;               ///< "nothing", "global_norm", "value", "agc", or one of policy_step's
   std::vector<double> constants;
   at::Tensor state;               ///< float64 [S] on the CPU; undefined where the policy remembers nothing
   at::Tensor rows;                ///< int64: the group's positions; undefined: all of them
   at::Tensor layers;              ///< int64, one a row: its layer; "global_norm" then goes layer by layer
 };
 
-/// What groups decided; float64 on the CPU.
+/// What groups decided; tensors are float64 on the CPU.
 struct GroupedClip {
-  ClipResult clip;
-  at::Tensor factor;      ///< [N]; undefined where all are the same: clip.clip_coef
-  at::Tensor groups;      ///< [3, G]: each group's norm, smallest factor and threshold
-  at::Tensor thresholds;  ///< [N]; undefined unless a policy has one a row
+  ClipResult clip;                 ///< its skip_step only if something can skip
+  at::Tensor factor;               ///< [N]; undefined where all are the same: clip.clip_coef
+  at::Tensor norms;                ///< [G]; undefined if no group has rows of its own
+  std::vector<double> thresholds;  ///< [G]
+  at::Tensor row_thresholds;       ///< [N]; undefined unless a policy has one a row
+  bool supported = true;           ///< false: these gradients need another route, and nothing has happened
+  /// Positions in different groups whose gradients share memory, which is an error; nothing has happened.
+  std::optional<std::pair<int64_t, int64_t>> shared;
 };
 
-/// Measures, lets every group's policy decide, and scales, in one call. Gradients on the CPU. The groups share no
-/// position. Raises as policy_step does, before anything changes.
-GroupedClip clip_by_groups(const CallSite& site, const GradList& grads, const ClipRequest& request,
-                           const std::vector<GroupPolicy>& groups);
+/// Measures, lets every group's policy decide, and changes the gradients, in one call. Gradients on the CPU. The
+/// groups share no position. `weights` are the parameters, which "agc" alone looks at. Raises as policy_step does,
+/// before anything changes.
+GroupedClip clip_by_groups(const CallSite& site, const GradList& grads, const GradList& weights,
+                           const ClipRequest& request, const std::vector<GroupPolicy>& groups);
 
 }  // namespace gradkern

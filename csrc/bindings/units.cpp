@@ -22,22 +22,26 @@ int64_t units_of(const at::Tensor& t) {
   return t.stride(0) * t.size(0) == t.numel() ? t.size(0) : 0;
 }
 
-/// The list for the kernel; false if it cannot take it.
-bool fill(const GradList& weights, const GradList& grads, const Prepared& target,
-          std::vector<UnitsRef>& units) {
-  for (size_t i = 0; i < grads.size(); ++i) {
-    if (target.refs[i].numel == 0) continue;
-    const int64_t rows = units_of(grads[i]);
-    if (!rows || rows != units_of(weights[i]) || weights[i].numel() != grads[i].numel()) return false;
-    DType dtype = DType::kFloat32;
-    has_kernel_dtype(weights[i].scalar_type(), dtype);
-    units[i] = {target.refs[i].data, weights[i].const_data_ptr(), rows, grads[i].numel() / rows,
-                target.refs[i].dtype, dtype};
-  }
+}  // namespace
+
+bool enter_units(const GradList& weights, const GradList& grads, const Prepared& target, size_t i,
+                 std::vector<UnitsRef>& units) {
+  if (target.refs[i].numel == 0) return true;
+  const int64_t rows = units_of(grads[i]);
+  if (!rows || rows != units_of(weights[i]) || weights[i].numel() != grads[i].numel()) return false;
+  DType dtype = DType::kFloat32;
+  has_kernel_dtype(weights[i].scalar_type(), dtype);
+  units[i] = {target.refs[i].data, weights[i].const_data_ptr(), rows, grads[i].numel() / rows, target.refs[i].dtype,
+              dtype};
   return true;
 }
 
-}  // namespace
+void limit_units(const std::vector<UnitsRef>& units, double clip_factor, double eps, double* ratios,
+                 uint8_t* changed) {
+  const gradkern_pool pool = intraop_pool();
+  check_library(gradkern_cpu_clip_units(as_plain(units.data()), int64_t(units.size()), clip_factor, eps, &pool, ratios,
+                                        changed));
+}
 
 at::Tensor clip_units(const CallSite& site, const GradList& weights, const GradList& grads, double clip_factor,
                       double eps) {
@@ -49,13 +53,13 @@ at::Tensor clip_units(const CallSite& site, const GradList& weights, const GradL
   const Prepared writable = in_place ? Prepared{} : prepare_for_write(site, grads, prepared);
   const Prepared& target = in_place ? prepared : writable;
   std::vector<UnitsRef> units(count);
-  if (!target.staged.empty() || !fill(weights, grads, target, units)) return {};
+  if (!target.staged.empty()) return {};
+  for (size_t i = 0; i < count; ++i)
+    if (!enter_units(weights, grads, target, i, units)) return {};
   at::Tensor ratios = at::ones({int64_t(count)}, at::kDouble);
   double* const ratio = ratios.mutable_data_ptr<double>();
   std::vector<uint8_t> changed(count);
-  const gradkern_pool pool = intraop_pool();
-  check_library(gradkern_cpu_clip_units(as_plain(units.data()), int64_t(count), clip_factor, eps, &pool, ratio,
-                                        changed.data()));
+  limit_units(units, clip_factor, eps, ratio, changed.data());
   for (size_t i = 0; i < count; ++i) {
     ratio[i] = ratio[size_t(prepared.first[i])];
     if (changed[size_t(prepared.first[i])]) bump_version(grads[i]);

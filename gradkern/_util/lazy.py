@@ -13,8 +13,8 @@ def attach(
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """Make `__getattr__` and `__dir__` for a package.
 
-    Assign them under ``if not TYPE_CHECKING:``, since a type checker would accept any name otherwise, and
-    list the imports under ``if TYPE_CHECKING:``.
+    Assign them under ``if not TYPE_CHECKING:``, because a type checker would accept any name otherwise. List
+    the imports under ``if TYPE_CHECKING:``.
 
     Args:
         package: its ``__name__``.
@@ -27,7 +27,7 @@ def attach(
             return import_module(f"{package}.{name}")
         if name in homes:
             found = getattr(import_module(homes[name]), name)
-            setattr(sys.modules[package], name, found)  # looked up here once only
+            setattr(sys.modules[package], name, found)  # found without this function from now on
             return found
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 

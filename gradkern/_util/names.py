@@ -21,8 +21,8 @@ def as_index(value: Any) -> int:
 def canonical_names(names: Sequence[str]) -> tuple[str, ...]:
     """Names without the components that wrappers add.
 
-    `_orig_mod.` and the like go wherever they stand; `module.` (DataParallel, DDP) only where every
-    name starts with it. If two names became one, all stay as they are.
+    `_orig_mod.` and the like are removed wherever they occur, `module.` (DataParallel, DDP) only if every
+    name starts with it. If two names would become equal, none is changed.
     """
     text = "\n".join(names)  # one search for all names
     if not (text.startswith("module.") or any(wrapper in text for wrapper in _WRAPPERS)):
@@ -64,9 +64,9 @@ def as_depth(operation: str, depth: Any) -> int | None:
 def layer_of(name: str, depth: int | None = None) -> str:
     """The module that owns a parameter: "blocks.1.attn.weight" → "blocks.1.attn".
 
-    What a parametrization is made of belongs to the module that has it:
-    "0.parametrizations.weight.original0" → "0". With `depth`, at most that many leading components. A
-    parameter of the root module itself belongs to "(root)".
+    Tensors of a parametrization belong to the module that is parametrized:
+    "0.parametrizations.weight.original0" → "0". With `depth`, at most that many leading components are kept.
+    A parameter of the root module belongs to "(root)".
     """
     owner = f".{name}".partition(".parametrizations.")[0][1:]
     if len(owner) == len(name):
@@ -77,15 +77,14 @@ def layer_of(name: str, depth: int | None = None) -> str:
 
 
 def common_prefix(names: Sequence[str]) -> str:
-    """The leading components that say nothing because every name has them: "base_model.model.".
+    """The leading components that all names share, for example "base_model.model."; empty if there are none.
 
     Each name keeps the module that owns it, and a number keeps the component before it ("layers.0").
-    Empty where the names have nothing in common.
     """
     paths = [name.split(".")[:-2] for name in names]
     if not paths:
         return ""
-    first, last = min(paths), max(paths)  # what these two share, all share
+    first, last = min(paths), max(paths)  # all names share what these two share
     count = next((i for i, (a, b) in enumerate(zip(first, last)) if a != b), min(len(first), len(last)))
     while count and any(name.split(".")[count].isdecimal() for name in names):
         count -= 1

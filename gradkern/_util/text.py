@@ -1,4 +1,4 @@
-"""Text for people: untrusted names made safe for terminals and HTML, numbers, tables."""
+"""Text for terminals and HTML: escaped names, numbers, tables."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 def visible(text: str, limit: int = 400) -> str:
     """`text` on one line, with everything that could control a terminal escaped.
 
-    Control, format (bidirectional overrides among them), separator and surrogate characters become
-    ``\\x1b``, ``\\u202e``, …; longer texts are cut at `limit` characters.
+    Control, format (such as bidirectional overrides), separator and surrogate characters become ``\\x1b``,
+    ``\\u202e``, …. A longer text is cut at `limit` characters.
     """
     cut = text if len(text) <= limit else text[: limit - 1] + "…"
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in cut)
@@ -25,7 +25,7 @@ def number(value: float | None, digits: int = 4) -> str:
 
 
 def clip_middle(text: str, width: int) -> str:
-    """At most `width` characters: a longer text loses its middle, the end of a name says more."""
+    """At most `width` characters. A longer text loses its middle, because the end of a name says the most."""
     if len(text) <= width:
         return text
     if width < 3:
@@ -35,10 +35,10 @@ def clip_middle(text: str, width: int) -> str:
 
 
 def fit(names: Sequence[str], width: int) -> list[str]:
-    """Names that differ, in at most `width` characters each and still different.
+    """Shorten different names to at most `width` characters each, so that they stay different.
 
-    A name that is too long loses its middle. Where that makes two names alike, the places where they
-    differ are kept instead of the beginning; where there is no room for these, their rows are added.
+    A name that is too long loses its middle. If that makes two names equal, the places where they differ are
+    kept instead of the beginning. If there is no room for these, the row number is appended.
     """
     shown = [clip_middle(name, width) for name in names]
     kept: dict[int, list[int]] = {}
@@ -63,14 +63,14 @@ def _alike(shown: Sequence[str]) -> list[list[int]]:
 
 
 def _first_difference(names: Sequence[str]) -> int:
-    """Where the component begins in which the names differ first."""
+    """The start of the first component in which the names differ."""
     first, last = min(names), max(names)
     at = next((i for i, (a, b) in enumerate(zip(first, last)) if a != b), min(len(first), len(last)))
     return first.rfind(".", 0, at) + 1
 
 
 def _around(name: str, starts: Sequence[int], width: int) -> str:
-    """The end of a name, and before it what begins at `starts`."""
+    """The pieces of a name that begin at `starts`, and its end."""
     piece = (width - 1 - len(starts)) // (1 + len(starts))
     if piece < 3:
         return clip_middle(name, width)

@@ -7,17 +7,19 @@ import sys
 import warnings
 from types import FrameType
 
-#: Every warning goes here, too: `logging.getLogger("gradkern")`. It prints nothing unless the program sets up
-#: logging.
+#: ``logging.getLogger("gradkern")``, which receives every warning too. It prints nothing unless the program
+#: configures logging.
 LOGGER = logging.getLogger("gradkern")
 LOGGER.addHandler(logging.NullHandler())
 
-#: Whose lines say nothing to a person: ours, and of what calls us.
+#: Packages whose lines do not help the user: a warning points to the first caller outside of them.
 _INNER = {"gradkern", "torch", "importlib"}
 
 
 class GradkernWarning(UserWarning):
-    """What is legal and almost certainly a mistake; the message says what to do.
+    """The category of all warnings of gradkern, for what is legal but almost certainly a mistake.
+
+    Every message says what to do. Warnings are also logged to ``logging.getLogger("gradkern")``.
 
     Example:
         >>> warnings.filterwarnings("error", category=gradkern.GradkernWarning)

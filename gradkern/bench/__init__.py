@@ -1,1 +1,1 @@
-"""The subcommand `bench`: clipping timed beside torch. The scripts in benchmarks/ build on it."""
+"""The subcommand `bench`, which compares clipping with torch. The scripts in benchmarks/ build on it."""

@@ -1,4 +1,4 @@
-"""Clipping by gradkern and by torch, timed side by side on the same gradients."""
+"""Time clipping by gradkern and by torch on the same gradients."""
 
 from __future__ import annotations
 
@@ -28,9 +28,8 @@ class GradientCopies:
     Args:
         layout: shape and dtype of every gradient.
         device: of the gradients.
-        clipping: whether a call has something to clip. The limit then falls by a factor of 1 - 1e-4 from
-            call to call, so that every call finds norms above it, and gradients stay about as large as
-            they are.
+        clipping: whether a call has something to clip. The limit then falls by a factor of 1 - 1e-4 from call
+            to call, so that every norm is above it and the gradients hardly change.
     """
 
     def __init__(self, layout: Layout, clipping: bool, device: str | torch.device = "cpu") -> None:
@@ -57,7 +56,7 @@ class GradientCopies:
 
 
 def falling(limit: float) -> Iterator[float]:
-    """Limits that every call's norm exceeds, by little."""
+    """Limits that the norm of every call slightly exceeds."""
     while True:
         yield limit
         limit *= 1 - 1e-4
@@ -97,7 +96,7 @@ def interleaved(
     Args:
         contenders: see GradientCopies.contenders.
         copies: how many copies there are.
-        seconds: no round begins later than this after the first; there are at least 5.
+        seconds: no round begins later than this after the first. There are at least 5 rounds.
         wait: called before a clock is read; waits for the device.
     """
     times: dict[str, list[float]] = {name: [] for name in contenders}

@@ -25,8 +25,8 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     """Register the subcommand."""
     parser = commands.add_parser(
         "bench",
-        help="clipping beside torch on this machine, on gradients of your model's shapes",
-        description="Times clip_grad_norm_ and measure beside torch's clip_grad_norm_, call by call, in "
+        help="compare clipping with torch on this machine, on gradients of your model's shapes",
+        description="Times clip_grad_norm_ and measure and torch's clip_grad_norm_, call by call, in "
         "turns, and compares both norms with float64. Takes about 15 seconds.",
     )
     parser.add_argument(

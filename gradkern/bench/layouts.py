@@ -21,7 +21,7 @@ Layout = Sequence[tuple[Shape, torch.dtype]]
 
 
 class LayoutError(Exception):
-    """The gradients that were asked for cannot be made; the message says why."""
+    """The gradients cannot be made. The message says why."""
 
 
 def case_layout(case: Case, dtype: torch.dtype) -> Layout:

@@ -1,4 +1,4 @@
-"""The command line."""
+"""The command line: `main` and the subcommands `info`, `run`, `watch` and `report`."""
 
 from gradkern.cli.main import main
 

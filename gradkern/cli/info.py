@@ -1,4 +1,4 @@
-"""The subcommand `info`: a report to paste into an issue."""
+"""The subcommand `info`: a report of versions and devices to paste into an issue."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gradkern.version import __version__
 
 def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register the subcommand."""
-    info = commands.add_parser("info", help="versions, what was loaded and why; to paste into an issue")
+    info = commands.add_parser("info", help="print versions, kernels and devices, to paste into an issue")
     info.set_defaults(run=run_command)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
-    from gradkern.report.data import Run
+    from gradkern.report.data import ReportData
 
 _FAILED = 2
 _RUN_HELP = "folder of the run: the run_dir given to GradMonitor"
@@ -21,12 +21,12 @@ _WAITS = " In a terminal, and without --once, watch waits for it."
 def add_commands(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the commands to gradkern's parser."""
     watch = commands.add_parser(
-        "watch", help="live view of a run in the terminal", description="Waits for a run that has not begun."
+        "watch", help="show a run live in the terminal", description="Waits for a run that has not begun."
     )
     watch.add_argument("run_dir", metavar="RUN", type=Path, help=_RUN_HELP)
     watch.add_argument("--once", action="store_true", help="print one frame and exit")
     watch.add_argument(
-        "--interval", type=_seconds, default=1.0, metavar="S", help="seconds between two looks"
+        "--interval", type=_seconds, default=1.0, metavar="S", help="seconds between two updates"
     )
     watch.set_defaults(run=_watch)
 
@@ -38,7 +38,7 @@ def add_commands(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def _text(text: str) -> str:
-    if not text:  # an unset shell variable, not the current folder
+    if not text:  # probably an unset shell variable; Path("") would be the current folder
         raise argparse.ArgumentTypeError("expected a path, got nothing")
     return text
 
@@ -88,7 +88,7 @@ def _report(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _write(run: Run, output: str | None, pictures: Path | None) -> None:
+def _write(run: ReportData, output: str | None, pictures: Path | None) -> None:
     from gradkern.report import write_report
 
     path = write_report(run, output)

@@ -1,4 +1,4 @@
-"""`gradkern run`: an unmodified training script whose clipping goes through gradkern."""
+"""`gradkern run`: run an unmodified training script with its clipping routed through gradkern."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ def add_command(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
         epilog="example: gradkern run --monitor runs/first torchrun --nproc-per-node 2 train.py --lr 0.1",
     )
     run.add_argument(
-        "--monitor", metavar="RUN", type=Path, help="record the gradients of each model that is clipped there"
+        "--monitor",
+        metavar="RUN",
+        type=Path,
+        help="record the gradients of each clipped model to this folder",
     )
     run.add_argument("command_line", metavar="COMMAND", nargs=argparse.REMAINDER)
     run.set_defaults(run=_run)
@@ -38,7 +41,7 @@ def command_of(words: list[str]) -> list[str]:
 
 
 def environment_of(monitor: Path | None) -> dict[str, str]:
-    """The environment that patches torch in the program and in what it starts."""
+    """The environment that patches torch in the program and in the processes that it starts."""
     environment = {**os.environ, "GRADKERN_RUN": "1"}
     package = str(_STARTUP.parents[2])  # where the program finds gradkern if it is not installed
     paths = [str(_STARTUP), os.environ.get("PYTHONPATH", ""), package]

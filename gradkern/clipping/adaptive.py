@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from gradkern.clipping import ladder
+from gradkern.clipping import route
 from gradkern.clipping.policies import AGC
 from gradkern.kernels.dtensors import is_distributed
 from gradkern.params.arguments import as_list, as_number
@@ -52,7 +52,7 @@ def adaptive_clip_grad_(
     params = list(once.values())
     names = [f"parameters[{i}]" for i in range(len(params))]
     policy.check(operation, params, names)
-    ladder.misuse.check_used(operation, params)
-    policy.apply_(operation, params, ladder.written_shards([p.grad for p in params]), names)
+    route.misuse.check_used(operation, params)
+    policy.apply_(operation, params, route.written_shards([p.grad for p in params]), names)
     if not is_distributed(params):  # otherwise other ranks may have gradients
-        ladder.misuse.check_present(operation, params)
+        route.misuse.check_present(operation, params)

@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 
-from gradkern.clipping.policies import ElementPolicy, Policy
-from gradkern.params.arguments import innermost
+from gradkern.clipping.policies import Policy
+from gradkern.params.arguments import unwrap_optimizer
 from gradkern.params.plan import ParameterPlan
 
 
 def check_one_way(max_norm: Any, policy: Any, groups: Any) -> None:
-    """
+    """Check that one of the three ways to clip is chosen.
+
     Raises:
         TypeError: not exactly one of `max_norm`, `policy` and `groups` is given.
     """
@@ -26,7 +27,8 @@ def check_one_way(max_norm: Any, policy: Any, groups: Any) -> None:
 
 
 def check_groups(groups: Any) -> None:
-    """
+    """Check the form of `groups`, not its selectors.
+
     Raises:
         TypeError, ValueError: `groups` is not of the form ``{name: (selector, policy)}``, or empty.
     """
@@ -37,6 +39,8 @@ def check_groups(groups: Any) -> None:
     if not groups:
         raise ValueError("[GradClipper] groups: expected at least one group, got none")
     for name, entry in groups.items():
+        if name == "":
+            raise ValueError("[GradClipper] groups: expected names that are not empty, got ''")
         if not isinstance(name, str) or not isinstance(entry, tuple) or len(entry) != 2:
             raise TypeError(
                 "[GradClipper] groups: expected a name and a pair (selector, policy, limit or None), got "
@@ -44,8 +48,30 @@ def check_groups(groups: Any) -> None:
             )
 
 
-def check_policies(policies: Sequence[tuple[str, Policy | None]], fold: bool) -> None:
+def check_state(state: Any, policies: Mapping[str, Policy | None]) -> None:
     """
+    Raises:
+        TypeError, ValueError: a clipper with these policies, by group name, did not return this state.
+    """
+    operation = "GradClipper.load_state_dict"
+    if not isinstance(state, Mapping) or not all(isinstance(own, Mapping) for own in state.values()):
+        raise TypeError(
+            f"[{operation}] state: expected what state_dict() returned, a dict of dicts by group name, got "
+            f"{type(state).__name__}"
+        )
+    if set(state) != set(policies):
+        raise ValueError(f"[{operation}] state: expected groups {sorted(policies)}, got {sorted(state)}")
+    for name, policy in policies.items():
+        if policy is None and state[name]:
+            raise ValueError(
+                f"[{operation}] state: expected nothing for '{name}', which has no policy, got "
+                f"{sorted(state[name])}"
+            )
+
+
+def check_policies(policies: Sequence[tuple[str, Policy | None]], fold: bool) -> None:
+    """Check that the policies can be used together, and with `fold`.
+
     Raises:
         ValueError: one stateful policy is given to two groups, or `fold` with more than one factor.
     """
@@ -60,12 +86,12 @@ def check_policies(policies: Sequence[tuple[str, Policy | None]], fold: bool) ->
             )
         owners[id(policy)] = name
     several = any(name for name, _ in policies) or any(
-        isinstance(p, ElementPolicy) or getattr(p, "needs_rows", False) for _, p in policies
+        p is not None and not p.one_factor for _, p in policies
     )
     if fold and several:
         raise ValueError(
             "[GradClipper] fold: expected one factor for all gradients, because a fused optimizer divides "
-            "all of them by one grad_scale; got groups or a policy that has several. Leave fold out"
+            "all of them by one grad_scale; got groups or a policy with several factors. Leave fold out"
         )
 
 
@@ -93,7 +119,8 @@ def check_folded(operation: str, optimizer: torch.optim.Optimizer, plan: Paramet
 def check_optimizer(
     optimizer: torch.optim.Optimizer | None, on_nonfinite: str, fold: bool, may_skip: bool
 ) -> None:
-    """
+    """Check that an optimizer is given where one is needed, and only there.
+
     Args:
         may_skip: whether a policy can skip steps.
 
@@ -101,7 +128,7 @@ def check_optimizer(
         TypeError: `optimizer` is not an optimizer.
         ValueError: it is given but not needed, or `fold` is given without it.
     """
-    if optimizer is not None and not isinstance(innermost(optimizer), torch.optim.Optimizer):
+    if optimizer is not None and not isinstance(unwrap_optimizer(optimizer), torch.optim.Optimizer):
         raise TypeError(
             f"[GradClipper] optimizer: expected a torch.optim.Optimizer, got {type(optimizer).__name__}"
         )

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, get_args
 import torch
 from torch import Tensor
 
-from gradkern.clipping import grad_scaler, ladder, verdict
+from gradkern.clipping import grad_scaler, route, verdict
 from gradkern.clipping.checks import check_optimizer, check_policies
 from gradkern.clipping.clipper_policies import ClipperPolicies
-from gradkern.clipping.ladder import RankGroups
 from gradkern.clipping.late_errors import LateErrors
 from gradkern.clipping.policies import GlobalNorm, Policy
+from gradkern.clipping.route import RankGroups
 from gradkern.clipping.selection import Selector
 from gradkern.clipping.stepped_optimizer import SteppedOptimizer
 from gradkern.clipping.verdict import Verdict
@@ -35,7 +35,7 @@ OnNonfinite = Literal["propagate", "raise", "raise_later", "zero", "skip"]
 
 
 class GradClipper:
-    """Clips gradients by their global norm, by a policy or by groups, and returns statistics of that read.
+    """Clip gradients by their global norm, by a policy or by groups, and return statistics of the same read.
 
     Exactly one of `max_norm`, `policy` and `groups` is given.
 
@@ -44,10 +44,10 @@ class GradClipper:
             Shapes and dtypes as in `clip_grad_norm_`.
         max_norm: the largest norm allowed; `inf` only measures.
         policy: one of `gradkern.policies`, for example ``ZClip()``.
-        groups: ``{name: (selector, policy)}``: groups with a norm and a policy of their own. A selector is a
-            glob over names (``"*.bias"``), a function of name and parameter, an optimizer, a module or
-            parameters. Every parameter must be in a group; the first selector that matches wins. Instead of
-            a policy a number limits the norm of the group, and None only measures it.
+        groups: ``{name: (selector, policy)}``: groups of parameters, each with its own norm and policy. A
+            selector is a glob over names (``"*.bias"``), a function of name and parameter, an optimizer, a
+            module or parameters. Every parameter must be in a group; the first selector that matches wins. A
+            number in place of the policy limits the norm of the group, and None only measures it.
         norm_type: order of the norm, as in `clip_grad_norm_`.
         count_zeros: count zero elements too (`stats.zeros`), which costs a little. Of sparse gradients the
             stored elements are counted.
@@ -129,10 +129,10 @@ class GradClipper:
         inside = None if in_process_group is None else (lambda i: in_process_group(self._plan.names[i]))
         elsewhere = None if counted_elsewhere is None else (lambda i: counted_elsewhere(self._plan.names[i]))
         self._ranks = RankGroups(process_group, pp_group, inside, elsewhere)
-        self._cache = ladder.Cache()
+        self._cache = route.Cache()
         self._form_groups()
         plan, rows = self._plan, self._chosen.rows_by_group()
-        ladder.agree("GradClipper", plan.params, plan.names, self.norm_type, self._ranks, self._cache, rows)
+        route.agree("GradClipper", plan.params, plan.names, self.norm_type, self._ranks, self._cache, rows)
 
     def _use_optimizer(self, optimizer: torch.optim.Optimizer | None) -> None:
         check_optimizer(optimizer, self.on_nonfinite, self._fold, self._chosen.may_skip)
@@ -144,8 +144,11 @@ class GradClipper:
 
     @property
     def max_norm(self) -> float:
-        """The largest norm allowed. It can be set between steps. A clipper with a policy or groups does not
-        have it; see `policies`."""
+        """The largest norm allowed. It can be set between steps.
+
+        Raises:
+            AttributeError: the clipper has groups or another policy. Their limits are in `policies`.
+        """
         return self._global_policy().max_norm
 
     @max_norm.setter
@@ -173,8 +176,8 @@ class GradClipper:
     @on_nonfinite.setter
     def on_nonfinite(self, value: OnNonfinite) -> None:
         if value not in get_args(OnNonfinite):
-            policies = ", ".join(get_args(OnNonfinite))
-            raise ValueError(f"[GradClipper] on_nonfinite: expected one of {policies}, got {value!r}")
+            choices = ", ".join(get_args(OnNonfinite))
+            raise ValueError(f"[GradClipper] on_nonfinite: expected one of {choices}, got {value!r}")
         if self._fold and value == "zero":
             raise ValueError(
                 "[GradClipper] fold: expected on_nonfinite other than 'zero' (no division makes NaN zero), "
@@ -247,67 +250,30 @@ class GradClipper:
                 self._plan.names,
             )
             if columns is not None:
-                return self._clipped_to_limit(columns, params, self._global.max_norm)
-        elif scaler is None and plain and params[0].is_cpu:
-            stats = self._clip_by_policies(params)
-            if stats is not None:
-                return stats
+                columns["threshold"] = self._global.max_norm
+                return self._clipped(route.on_home_device(columns, params), params)
+        elif scaler is None and plain and params and params[0].is_cpu:
+            call = self._chosen.one_call(self._plan, self._ranks.pp_group is not None)
+            columns = call.clip(params, self.norm_type, self._treatment, self._count_zeros)
+            if columns is not None:
+                return self._clipped(columns, params)
         return self._clip_in_steps(params, scaler, optimizer)
 
-    def _clipped_to_limit(self, columns: dict[str, Any], params: list[Tensor], max_norm: float) -> GradStats:
-        """The statistics of `C.clip`, made of its own dict: most of the cost of a call is here and there."""
-        has_grad, skip, plan = columns["has_grad"], columns["skip_step"], self._plan
-        self._misuse.check_present(params, has_grad)
-        if True not in has_grad:
-            measured = ladder.on_home_device(Measured(**columns), params)
-            return self._clipped_in_one_call(measured, measured.skip_step, max_norm)
+    def _clipped(self, columns: dict[str, Any], params: list[Tensor]) -> GradStats:
+        """The statistics of a clip in one call, made of its own dict: most of the cost of a call is here and
+        there."""
+        skip, plan = columns["skip_step"], self._plan
+        self._misuse.check_present(params, columns["has_grad"])
         if skip is not None:
             if self._handover is not None:
                 self._handover.give(None, skip)
             if self._on_nonfinite == "raise_later":
-                self._late.add(skip, columns["nonfinite"], plan.names)
+                self._late.add(columns["nonfinite"].any(), columns["nonfinite"], plan.names)
         columns["numel"] = plan.sizes(columns["numel"])
         columns["names"], columns["first"], columns["_identities"] = plan.names, plan.first, plan.identities
-        columns["norm_type"], columns["threshold"], columns["applied"] = self.norm_type, max_norm, True
+        columns["norm_type"], columns["applied"] = self.norm_type, True
         columns["policy"] = self._chosen.facts(self._on_nonfinite)
         return GradStats.of_fields(columns)
-
-    def _clip_by_policies(self, params: list[Tensor]) -> GradStats | None:
-        """All policies and groups in one call, where the extension knows them."""
-        self._form_groups()
-        self._chosen.check_overlap(self._plan)
-        names = self._plan.names
-        self._chosen.elements(self._plan).check(params)
-        call = self._chosen.one_call(names)
-        done = call.clip(params, self.norm_type, self._treatment, self._count_zeros, names)
-        if done is None:
-            return None
-        skip = done.skip_step if self._treatment == "skip" or call.may_skip else None
-        stats = self._clipped_in_one_call(
-            done.measured, skip, done.threshold, _factor=done.factor, _groups=done.groups
-        )
-        if not self._chosen.elements(self._plan) or bool(done.skip_step):
-            return stats
-        factor = stats.clip_coef if done.factor is None else done.factor
-        assert factor is not None
-        return stats.with_factor(self._change_elements(params, stats, factor))
-
-    def _clipped_in_one_call(
-        self, measured: Measured, skip: Tensor | None, threshold: float | Tensor | None, **further: Any
-    ) -> GradStats:
-        if self._handover is not None and skip is not None:
-            self._handover.give(None, skip)
-        if self._on_nonfinite == "raise_later":
-            self._late.add(measured.bad(), measured.nonfinite, self._plan.names)
-        return self._statistics(
-            measured,
-            clip_coef=measured.clip_coef,
-            skip_step=skip,
-            threshold=threshold,
-            policy=self._chosen.facts(self._on_nonfinite),
-            applied=True,
-            **further,
-        )
 
     def _statistics(self, measured: Measured, **further: Any) -> GradStats:
         plan = self._plan
@@ -324,17 +290,20 @@ class GradClipper:
     ) -> GradStats:
         """Measure, decide and apply in separate steps, for everything that is not done in one call."""
         self._form_groups()
+        self._chosen.elements(self._plan).check(params)
         inverse = self._optimizer.begin_unscaling(params, scaler, optimizer)
         measured = self._measure(params, 1.0 if inverse is None else inverse)
+        self._chosen.check_overlap(self._plan, self._cache.held)
         stats = self._statistics(measured, inv_scale=1.0 if inverse is None else inverse)
-        decision, groups = self._chosen.decide(stats, measured, self._plan)
+        bad = measured.bad()
+        if self.on_nonfinite == "raise" and bool(bad):
+            if scaler is not None:  # so that update() lowers the scale
+                grad_scaler.record(scaler, self._optimizer.stepped(optimizer), params, bad)
+            verdict.raise_bad(measured, self._plan.names, "GradClipper.clip_")
+        decision, groups = self._chosen.decide(stats, measured)
         # The scaler skips the step, so that bad gradients are only unscaled.
         alone = inverse is not None and self.on_nonfinite == "propagate"
-        judged = verdict.judge(decision, measured.bad(), "skip" if alone else self._treatment)
-        if self.on_nonfinite == "raise":
-            if scaler is not None and bool(judged.bad):  # so that update() lowers the scale
-                grad_scaler.record(scaler, self._optimizer.stepped(optimizer), params, judged.bad)
-            verdict.raise_if_bad(measured, judged, self._plan.names, "GradClipper.clip_")
+        judged = verdict.judge(decision, bad, "skip" if alone else self._treatment)
         factor = self._carry_out(params, stats, judged, inverse, scaler)
         if self.on_nonfinite == "raise_later":
             self._late.add(judged.bad, measured.nonfinite, self._plan.names)
@@ -354,7 +323,7 @@ class GradClipper:
         )
 
     def _measure(self, params: list[Tensor], scale: float | Tensor) -> Measured:
-        return ladder.measure(
+        return route.measure(
             "GradClipper.clip_",
             params,
             self._plan.names,
@@ -380,7 +349,6 @@ class GradClipper:
             0-d or [N]: the factor of the gradients, without `inverse`.
         """
         factor = judged.factor if inverse is None else judged.factor * inverse
-        self._chosen.elements(self._plan).check(params)
         if not self._fold:
             verdict.apply(params, factor, judged.zero, self._cache.held)
             if self._handover is not None and scaler is None and judged.skip is not None:
@@ -405,7 +373,7 @@ class GradClipper:
         names, held = self._plan.names, self._cache.held
 
         def l2_norm() -> Tensor:
-            return ladder.measure(
+            return route.measure(
                 "GradClipper.clip_", params, names, self.norm_type, False, 1.0, self._ranks, self._cache
             ).l2_norm
 
@@ -429,9 +397,10 @@ class GradClipper:
         """Restore what `state_dict` returned.
 
         Raises:
-            ValueError: the state is that of other groups or other policies.
+            TypeError, ValueError: the state is that of other groups, other policies or other parameters. No
+                policy has changed.
         """
-        self._chosen.load_state_dict(state)
+        self._chosen.load_state_dict(state, self._plan)
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
         """Called by copy, deepcopy and pickle."""

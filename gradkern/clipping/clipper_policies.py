@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from gradkern.clipping.checks import check_groups, check_one_way
-from gradkern.clipping.deciding import Facts, Group, NormGroups, as_policy
+from torch import Tensor
+
+from gradkern.clipping.checks import check_groups, check_one_way, check_state
+from gradkern.clipping.deciding import Facts, Group, NormGroups, as_policy, name_of
 from gradkern.clipping.elements import ElementParts
 from gradkern.clipping.one_call import OneCall
-from gradkern.clipping.policies import Decision, GlobalNorm, Policy
+from gradkern.clipping.policies import GlobalNorm, Policy, SettledDecision, settled
+from gradkern.clipping.policies.stateful import StepPolicy
 from gradkern.clipping.selection import check_no_overlap, members_of
 from gradkern.kernels.measured import Measured
 from gradkern.params.arguments import as_limit
+from gradkern.params.group_stats import GroupColumns
 from gradkern.params.plan import ParameterPlan
-from gradkern.params.stats import GradStats, GroupStats
+from gradkern.params.stats import GradStats
 
 
 class ClipperPolicies:
@@ -38,18 +42,17 @@ class ClipperPolicies:
                 name: as_policy("GradClipper", f"groups['{name}']", given)
                 for name, (_, given) in groups.items()
             }
-            # Read more than once, also those that can be read only once.
+            # Selectors are read more than once, which an iterator does not allow.
             self._selectors = {
                 name: tuple(given) if isinstance(given, Iterator) else given
                 for name, (given, _) in groups.items()
             }
         #: The policy for all parameters; None with groups.
         self._single = self.by_name[""] if groups is None else None
-        #: It, if it is a plain limit of the total norm.
+        #: The same if it only limits the total norm.
         self.global_norm = self._single if type(self._single) is GlobalNorm else None
         self.facts = Facts(self.by_name, groups is not None)
         self._norm_groups: NormGroups | None = None
-        self._overlap_is_checked = False
         # Each with the names of the parameters that it was made for.
         self._grouped: tuple[str, ...] | None = None
         self._one_call: tuple[Any, OneCall | None] = (None, None)
@@ -76,42 +79,44 @@ class ClipperPolicies:
         members = members_of(self._selectors, names, plan.params, may_be_empty)
         groups = [Group(name, rows, self.by_name[name]) for name, rows in members.items()]
         self._norm_groups, self._grouped = NormGroups(groups, names), names
-        self._overlap_is_checked = False
 
     def rows_by_group(self) -> dict[str, list[int]]:
         """The rows of each named group; empty without groups."""
-        return {} if self._norm_groups is None else {g.name: g.rows for g in self._norm_groups.groups}
+        return {} if self._norm_groups is None else self._norm_groups.by_name()
 
     def members(self) -> list[list[int]] | None:
-        """`ladder.measure`'s argument: what has to be measured besides the rows and the total."""
+        """`route.measure`'s argument: what has to be measured besides the rows and the total."""
         if self._norm_groups is not None:
             return self._norm_groups.members
         return [] if self._single is not None and self._single.needs_rows else None
 
-    def check_overlap(self, plan: ParameterPlan) -> None:
-        """Check once that gradients of different groups share no memory. To be called when they exist.
+    def check_overlap(self, plan: ParameterPlan, held: Sequence[Tensor | None] | None) -> None:
+        """Check that gradients of different groups share no memory.
+
+        Args:
+            held: what this rank holds of each gradient; None for the gradients themselves.
 
         Raises:
-            ValueError: some do.
+            ValueError: two of them do.
         """
-        if self._norm_groups is not None and not self._overlap_is_checked:
-            check_no_overlap(self.rows_by_group(), plan.params, plan.names)
-            self._overlap_is_checked = True
+        groups = self._norm_groups
+        if groups is not None and len(groups.groups) > 1:
+            written = [param.grad for param in plan.params] if held is None else held
+            check_no_overlap(groups.by_name(), written, plan.names, groups.rows_on_host())
 
-    def decide(
-        self, stats: GradStats, measured: Measured, plan: ParameterPlan
-    ) -> tuple[Decision, dict[str, GroupStats] | None]:
-        """The decision for all rows, and the statistics of the groups if there are any."""
+    def decide(self, stats: GradStats, measured: Measured) -> tuple[SettledDecision, GroupColumns | None]:
+        """The decision for all rows, and what is known of the groups if there are any."""
         if self._norm_groups is None:
-            assert self._single is not None
-            return self._single.decide(stats), None
-        self.check_overlap(plan)
+            policy = self._single
+            assert policy is not None
+            return settled(policy.decide(stats), len(stats), stats.norm.device, name_of(policy)), None
         return self._norm_groups.decide(stats, measured)
 
-    def one_call(self, names: tuple[str, ...]) -> OneCall:
-        """The policies as the extension takes them."""
-        call = self._one_call[1]
+    def one_call(self, plan: ParameterPlan, may_be_empty: bool) -> OneCall:
+        """The policies as the extension takes them, for the parameters as they are now."""
+        names, call = plan.names, self._one_call[1]
         if call is None or self._one_call[0] is not names:
+            self.form_groups(plan, may_be_empty)
             call = OneCall(self.by_name, self._norm_groups, names)
             self._one_call = names, call
         return call
@@ -131,16 +136,23 @@ class ClipperPolicies:
         """The state of each policy by name."""
         return {name: {} if p is None else p.state_dict() for name, p in self.by_name.items()}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """
+    def load_state_dict(self, state: Mapping[str, Any], plan: ParameterPlan) -> None:
+        """Load the states of all policies, or of none.
+
         Raises:
-            ValueError: the state is that of other groups or other policies.
+            TypeError, ValueError: the state is that of other groups, other policies or other parameters.
         """
-        if set(state) != set(self.by_name):
-            raise ValueError(
-                f"[GradClipper.load_state_dict] state: expected groups {sorted(self.by_name)}, got "
-                f"{sorted(state)}"
-            )
-        for name, policy in self.by_name.items():
-            if policy is not None:
-                policy.load_state_dict(state[name])
+        check_state(state, self.by_name)
+        before = self.state_dict()
+        rows = {name: len(own) for name, own in self.rows_by_group().items()}
+        try:
+            for name, policy in self.by_name.items():
+                if policy is not None:
+                    policy.load_state_dict(state[name])
+                if isinstance(policy, StepPolicy):
+                    policy.check_rows(rows.get(name, len(plan.names)))
+        except Exception:
+            for name, policy in self.by_name.items():
+                if policy is not None:
+                    policy.load_state_dict(before[name])
+            raise

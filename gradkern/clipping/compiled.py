@@ -7,6 +7,7 @@ instead, which has less overhead.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,7 +16,8 @@ from torch import Tensor
 
 from gradkern.kernels import torch_ops
 from gradkern.kernels.backend import C  # registers the operators as well
-from gradkern.kernels.scale import coefficient
+from gradkern.kernels.torch_scale import coefficient
+from gradkern.params.row_groups import norm_of_norms
 
 
 def _device_types() -> tuple[str, ...]:
@@ -135,7 +137,10 @@ def get_total_norm(tensors: Sequence[Tensor], norm_type: float, error_if_nonfini
     if not tensors:
         return _zero(())
     if not _has_kernels(tensors):
-        return torch_ops.torch_get_total_norm(tensors, norm_type, error_if_nonfinite)
+        filled = [t for t in tensors if t.numel()]  # torch has no norm of order inf for empty tensors
+        if not filled:
+            return _zero(tensors)
+        return torch_ops.torch_get_total_norm(filled, norm_type, error_if_nonfinite)
     if error_if_nonfinite:  # the operator checks; with max_norm=inf it never writes
         return torch.ops.gradkern.clip_(list(tensors), float("inf"), norm_type, True)
     return torch.ops.gradkern.total_norm(list(tensors), norm_type)
@@ -147,30 +152,74 @@ def clip_grad_norm_(
     grads = gradients("clip_grad_norm_", parameters)
     if not grads:
         return _zero(parameters)
+    total = _clip(parameters, grads, max_norm, norm_type, error_if_nonfinite)
+    return total.to(_report_dtype(grads))
+
+
+def _clip(
+    parameters: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    max_norm: Any,
+    norm_type: float,
+    error_if_nonfinite: bool,
+) -> Tensor:
+    """Returns the norm that was decided on."""
     if not _has_kernels(grads):
-        return torch_ops.torch_clip_grad_norm_(parameters, max_norm, norm_type, error_if_nonfinite)
+        return torch_ops.clip_in_graph(grads, max_norm, norm_type, error_if_nonfinite)
     if error_if_nonfinite:  # an empty tensor for each missing gradient, as messages give positions
         listed = [torch.empty(0, device=p.device) if p.grad is None else p.grad for p in parameters]
         total = torch.ops.gradkern.clip_(listed, float("inf"), norm_type, True, True)
     else:
         total = torch.ops.gradkern.total_norm(grads, norm_type, True)
     _scale(grads, max_norm, total)
-    return total.to(_report_dtype(grads))
+    return total
+
+
+def clip_groups(
+    parameters: Sequence[Tensor],
+    groups: Sequence[Sequence[int]],
+    limits: Sequence[Any],
+    norm_type: float,
+    error_if_nonfinite: bool,
+) -> Tensor:
+    """`clip_grad_norm_` of groups, each given by its positions, by a limit each. Each is read and scaled by
+    itself. Returns the norm of everything."""
+    grads = gradients("clip_grad_norm_", parameters)
+    if not grads:
+        return _zero(parameters)
+    report = _report_dtype(grads)
+    if error_if_nonfinite:  # before anything is scaled
+        _clip(parameters, grads, math.inf, norm_type, True)
+    # Norms of float32 gradients are rounded to it, which is too coarse for a total in float64.
+    total = get_total_norm(grads, norm_type, False) if len({g.dtype for g in grads}) > 1 else None
+    norms = []
+    for positions, limit in zip(groups, limits):
+        own = [parameters[i] for i in positions if parameters[i].grad is not None]
+        if own:
+            norms.append(_clip(own, [p.grad for p in own if p.grad is not None], limit, norm_type, False))
+    if total is None:
+        row = torch.stack([norm.to(norms[0].device, torch.float64) for norm in norms])
+        total = norm_of_norms(row[None], norm_type)[0]
+    return total.to(report)
 
 
 def clip_grads_with_norm_(parameters: Sequence[Tensor], max_norm: Any, total_norm: Tensor) -> None:
     grads = gradients("clip_grads_with_norm_", parameters)
     if not _has_kernels(grads):
-        torch_ops.torch_clip_grads_with_norm_(parameters, max_norm, total_norm)
+        torch_ops.scale_in_graph(grads, coefficient(total_norm, max_norm))
     elif grads:
         _scale(grads, max_norm, total_norm)
 
 
-def clip_grad_value_(parameters: Sequence[Tensor], clip_value: float) -> None:
+def clip_grad_value_(parameters: Sequence[Tensor], clip_value: Any) -> None:
     grads = gradients("clip_grad_value_", parameters)
-    if not _has_kernels(grads):
+    if not grads:
+        return
+    if isinstance(clip_value, Tensor):
+        torch_ops.clamp_in_graph(grads, clip_value)
+    elif not _has_kernels(grads):
         torch_ops.torch_clip_grad_value_(parameters, clip_value)
-    elif grads:
+    else:
         torch.ops.gradkern.clip_value_(grads, clip_value)
 
 

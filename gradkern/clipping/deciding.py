@@ -11,14 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradkern.clipping.policies import Decision, GlobalNorm, Policy
+from gradkern.clipping.policies import GlobalNorm, Policy, SettledDecision, settled
 from gradkern.clipping.policies.limit import LimitedPolicy
-from gradkern.clipping.verdict import smallest
 from gradkern.kernels.backend import C
 from gradkern.kernels.measured import Measured
-from gradkern.kernels.scale import coefficient
+from gradkern.kernels.torch_scale import coefficient
 from gradkern.params.arguments import as_limit
-from gradkern.params.stats import GradStats, GroupStats
+from gradkern.params.group_stats import GroupColumns
+from gradkern.params.stats import GradStats
+
+_CPU = torch.device("cpu")
 
 
 def as_policy(operation: str, name: str, policy: Any) -> Policy | None:
@@ -72,7 +74,12 @@ def facts_of(policy: Policy | None) -> dict[str, Any]:
     if isinstance(policy, LimitedPolicy):
         settings["max_norm"] = policy.max_norm
     plain = {k: v for k, v in settings.items() if isinstance(v, str | int | float) and v != math.inf}
-    return {"class": type(policy).__name__.lstrip("_"), **plain}
+    return {"class": name_of(policy), **plain}
+
+
+def name_of(policy: Policy) -> str:
+    """The policy's name: its class, or "custom"."""
+    return type(policy).__name__.lstrip("_")
 
 
 @dataclass
@@ -97,6 +104,8 @@ class NormGroups:
         self.groups = list(groups)
         for group in self.groups:
             group.names = tuple(names[row] for row in group.rows)
+        self.names = tuple(group.name for group in self.groups)
+        self.member_names = [group.names for group in self.groups]
         self.members = [group.rows for group in self.groups]
         self._group_of = [0] * len(names)
         for number, group in enumerate(self.groups):
@@ -105,34 +114,37 @@ class NormGroups:
         self._on: dict[torch.device, tuple[Tensor, list[Tensor]]] = {}
         self._unlimited: dict[torch.device, Tensor] = {}
 
-    def decide(self, stats: GradStats, measured: Measured) -> tuple[Decision, dict[str, GroupStats]]:
+    def by_name(self) -> dict[str, list[int]]:
+        """The rows of each group."""
+        return {group.name: group.rows for group in self.groups}
+
+    def rows_on_host(self) -> list[Tensor]:
+        """int64: the rows of each group."""
+        return self._indices(_CPU)[1]
+
+    def decide(self, stats: GradStats, measured: Measured) -> tuple[SettledDecision, GroupColumns]:
         """Let every group's policy decide.
 
         Returns:
-            One decision for all rows, and the statistics of each group.
+            One decision for all rows, and what is known of the groups.
         """
         assert measured.group_norm is not None
         norms, device = measured.group_norm, stats.norm.device
         of_row, rows = self._indices(device)
-        of_group = coefficient(norms, self._limits_on(device))
-        factor = of_group[of_row]
+        factor = coefficient(norms, self._limits_on(device))[of_row]
         skip: Tensor | None = None
         thresholds: list[float | Tensor | None] = [_limit(group.policy) for group in self.groups]
         for number, group in enumerate(self.groups):
             if group.policy is None or type(group.policy) is GlobalNorm or not group.rows:
                 continue
-            own = group.policy.decide(_part(stats, group, rows[number], norms[number]))
+            found = group.policy.decide(_part(stats, group, rows[number], norms[number]))
+            own = settled(found, len(group.rows), device, name_of(group.policy))
             factor[rows[number]] = own.factor.to(factor.dtype)
-            of_group[number] = smallest(own.factor)
             thresholds[number] = own.threshold
             if own.skip is not None:
                 skip = own.skip if skip is None else skip | own.skip
-        totals = norms.to(measured.total_norm.dtype).unbind()
-        told = {
-            group.name: GroupStats(group.names, totals[i], of_group[i], thresholds[i])
-            for i, group in enumerate(self.groups)
-        }
-        return Decision(factor, skip), told
+        columns = GroupColumns(self.names, self.member_names, rows, norms, thresholds)
+        return SettledDecision(factor, skip), columns
 
     def _indices(self, device: torch.device) -> tuple[Tensor, list[Tensor]]:
         if device not in self._on:
@@ -179,4 +191,4 @@ def _part(stats: GradStats, group: Group, rows: Tensor, norm: Tensor) -> GradSta
     return GradStats.of(measured, group.names, numel, first, (), stats.norm_type, inv_scale=stats.inv_scale)
 
 
-__all__ = ["Facts", "Group", "NormGroups", "as_policy", "facts_of"]
+__all__ = ["Facts", "Group", "NormGroups", "as_policy", "facts_of", "name_of"]

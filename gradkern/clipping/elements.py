@@ -21,15 +21,17 @@ class _Part:
     """[R]: positions of its rows."""
     first: list[int] | None
     """The rows without parameters that are listed before; None means all rows of the clipper."""
+    counted: Tensor
+    """[P]: the same rows; all of them if `first` is None."""
     place: Tensor
-    """[R]: the position of each row's parameter in `first`."""
+    """[R]: the position of each row's parameter in `counted`."""
     names: tuple[str, ...]
 
-    def indices_on(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """`rows` and `place`, copied once: a captured CUDA graph must not copy from the host."""
+    def move_to(self, device: torch.device) -> None:
+        """Copy the positions, once: a step neither waits for a copy nor makes one in a CUDA graph."""
         if self.rows.device != device:
-            self.rows, self.place = self.rows.to(device), self.place.to(device)
-        return self.rows, self.place
+            for name in ("rows", "counted", "place"):
+                setattr(self, name, getattr(self, name).to(device))
 
 
 class ElementParts:
@@ -83,6 +85,7 @@ class ElementParts:
         factor = factor.double().expand(len(stats)).clone()
         for part in self._parts:
             first = part.first
+            part.move_to(factor.device)
             ratio = part.policy.apply_(
                 "GradClipper.clip_",
                 params if first is None else [params[row] for row in first],
@@ -90,10 +93,11 @@ class ElementParts:
                 part.names,
             )
             if ratio is None:
-                before, after = (x if first is None else x[first] for x in (stats.l2_norm, l2_norm()))
-                ratio = torch.where(before == 0, 1.0, after.double() / before.double())
-            rows, place = part.indices_on(factor.device)
-            factor[rows] *= ratio.to(factor.device)[place]
+                ratio = torch.where(stats.l2_norm == 0, 1.0, l2_norm().double() / stats.l2_norm.double())
+                ratio = ratio[part.counted]
+            rows = part.rows
+            changed = factor[rows] * ratio.to(factor.device)[part.place]
+            factor[rows] = torch.where(factor[rows] == 0, 0.0, changed)  # what was zeroed had NaN before
         return factor
 
 
@@ -107,6 +111,7 @@ def _part(
         policy,
         torch.tensor(rows, dtype=torch.int64, device="cpu"),
         None if len(counted) == len(names) else counted,
+        torch.tensor(counted, dtype=torch.int64, device="cpu"),
         torch.tensor(own, dtype=torch.int64, device="cpu"),
         tuple(names[row] for row in counted),
     )

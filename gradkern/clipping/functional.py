@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor
 
-from gradkern.clipping import ladder, param_groups
-from gradkern.clipping.ladder import RankGroups
+from gradkern.clipping import param_groups, route
+from gradkern.clipping.route import RankGroups
 from gradkern.params.arguments import as_limit, as_list, as_norm, as_number
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def clip_grad_norm_(
     norm_type = as_number(operation, "norm_type", norm_type)
     groups = _named(process_group, pp_group)
     arguments = (max_norm, norm_type, bool(error_if_nonfinite))
-    total: Tensor = ladder.run(operation, params, arguments, foreach, groups)
+    total: Tensor = route.run(operation, params, arguments, foreach, groups)
     return total
 
 
@@ -132,7 +132,7 @@ def get_total_norm(
     items = as_list(operation, tensors, "tensors")
     norm_type = as_number(operation, "norm_type", norm_type)
     groups = _named(process_group, pp_group)
-    total: Tensor = ladder.run(operation, items, (norm_type, bool(error_if_nonfinite)), foreach, groups)
+    total: Tensor = route.run(operation, items, (norm_type, bool(error_if_nonfinite)), foreach, groups)
     return total
 
 
@@ -171,7 +171,7 @@ def clip_grads_with_norm_(
     params = as_list(operation, parameters)
     max_norm = as_limit(operation, "max_norm", max_norm)
     total_norm = as_norm(operation, total_norm)
-    ladder.run(operation, params, (max_norm, total_norm), foreach)
+    route.run(operation, params, (max_norm, total_norm), foreach)
 
 
 def clip_grad_value_(
@@ -204,7 +204,7 @@ def clip_grad_value_(
     operation = "clip_grad_value_"
     params = as_list(operation, parameters)
     clip_value = as_limit(operation, "clip_value", clip_value)
-    ladder.run(operation, params, (clip_value,), foreach)
+    route.run(operation, params, (clip_value,), foreach)
 
 
 def _named(

@@ -37,9 +37,10 @@ class OptimizerHandover:
         self._pending = _PENDING[optimizer]
 
     def check_fused(self, operation: str) -> None:
-        """
+        """Check again that the optimizer is fused, which loading a state can change.
+
         Raises:
-            ValueError: a parameter group is not fused. A loaded state can change that.
+            ValueError: a parameter group is not fused.
         """
         if not all(group.get("fused") for group in self.optimizer.param_groups):
             raise ValueError(
@@ -56,7 +57,7 @@ class OptimizerHandover:
         """Set this clipper's verdict on the next step.
 
         Args:
-            divisor: 0-d: what the optimizer divides gradients by; None for 1, which spares it the write.
+            divisor: 0-d: what the optimizer divides gradients by. None means 1 and saves the write.
             found_inf: 0-d: non-zero to skip the step.
         """
         divisor = None if divisor is None else divisor.to(torch.float32)
@@ -99,7 +100,7 @@ class _Pending:
             self._show([v for v in self._verdicts if v.clipper is not clipper])
 
     def _show(self, verdicts: list[_Verdict]) -> None:
-        """Set the attributes of the optimizer to what the verdicts add up to."""
+        """Set the attributes of the optimizer according to all verdicts."""
         optimizer = self._optimizer()
         assert optimizer is not None
         self._withdraw(optimizer)

@@ -14,7 +14,8 @@ from torch.amp.grad_scaler import GradScaler, OptState
 
 
 def is_enabled(scaler: GradScaler) -> bool:
-    """
+    """``scaler.is_enabled()``, with a check that it is a scaler.
+
     Raises:
         TypeError: it is not a scaler. Any object with the method `is_enabled` is accepted; FSDP has a scaler
             of its own.
@@ -112,5 +113,5 @@ def _check_same_parameters(
     if len(stepped) != len(own):
         raise ValueError(
             f"[GradClipper.clip_] optimizer: expected the clipper's {len(own)} parameters with gradient, got "
-            f"{len(stepped)}: those the clipper does not know would stay scaled"
+            f"{len(stepped)}: the others would keep scaled gradients"
         )

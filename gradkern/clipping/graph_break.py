@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from gradkern.params.arguments import as_limit, as_norm
 
@@ -18,7 +17,7 @@ from gradkern.params.arguments import as_limit, as_norm
 def outside_the_graph(
     eager: Callable[..., Any],
     operation: str,
-    tensors: Sequence[Tensor],
+    tensors: Sequence[Any],
     arguments: tuple[Any, ...],
     foreach: bool | None,
     groups: Any,

@@ -50,9 +50,10 @@ class LateErrors:
             self._steps.append(_Step(names, nonfinite, on_host, event))
 
     def raise_known(self) -> None:
-        """
+        """Examine the steps that are known to be completed.
+
         Raises:
-            RuntimeError: a completed step had inf or NaN.
+            RuntimeError: one of them had inf or NaN.
 
         Notes:
             With several ranks it waits for the latest step, so that all ranks raise in the same call. The

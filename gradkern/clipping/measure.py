@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from gradkern.clipping import ladder
-from gradkern.clipping.ladder import RankGroups
+from gradkern.clipping import route
+from gradkern.clipping.route import RankGroups
 from gradkern.params.arguments import as_number, as_positive
 from gradkern.params.names import NamedParameters, elements_of, first_rows, resolve
 from gradkern.params.stats import GradStats
@@ -55,7 +55,7 @@ def measure(
     names, tensors = resolve("measure", params)
     groups = RankGroups(process_group, pp_group)
     with torch.no_grad():
-        measured = ladder.measure("measure", tensors, names, norm_type, bool(count_zeros), scale, groups)
+        measured = route.measure("measure", tensors, names, norm_type, bool(count_zeros), scale, groups)
     numel = tuple(map(elements_of, tensors)) if measured.numel is None else measured.numel
     identities = tuple(map(id, tensors))
     known = () if torch.compiler.is_compiling() else identities

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
 
-from gradkern.clipping import ladder, verdict
-from gradkern.clipping.ladder import Cache, RankGroups
+from gradkern.clipping import compiled, route, verdict
+from gradkern.clipping.route import Cache, RankGroups
 from gradkern.clipping.selection import check_no_overlap
 from gradkern.kernels.measured import Measured
-from gradkern.kernels.scale import coefficient
+from gradkern.kernels.torch_scale import coefficient
 from gradkern.params.arguments import as_limit, as_list, as_number
 
 OPERATION = "clip_grad_norm_"
@@ -39,32 +40,64 @@ def clip(
     params = [param for members in listed for param in members]
     if all(limit is None for limit in limits):
         named = (ranks.process_group, ranks.pp_group) if ranks.named else None
-        total: Tensor = ladder.run(OPERATION, params, (max_norm, norm_type, error_if_nonfinite), None, named)
+        total: Tensor = route.run(OPERATION, params, (max_norm, norm_type, error_if_nonfinite), None, named)
         return total
+    if torch.compiler.is_compiling():
+        return _traced(listed, limits, max_norm, norm_type, error_if_nonfinite, ranks)
     names = [f"parameters[{i}]['params'][{j}]" for i, own in enumerate(listed) for j in range(len(own))]
     rows, bounds = _norm_groups(_members(listed), limits, max_norm)
-    check_no_overlap({str(i): members for i, members in enumerate(rows)}, params, names, OPERATION)
-    ladder.misuse.check_used(OPERATION, params)
+    held = [param.grad for param in params]
+    check_no_overlap({str(i): members for i, members in enumerate(rows)}, held, names, operation=OPERATION)
+    route.misuse.check_used(OPERATION, params)
     cache = Cache()
-    measured = ladder.measure(OPERATION, params, names, norm_type, False, 1.0, ranks, cache, rows)
+    measured = route.measure(OPERATION, params, names, norm_type, False, 1.0, ranks, cache, rows)
     if error_if_nonfinite:
         _raise_if_nonfinite(measured, norm_type, names)
     verdict.apply(params, _factors(measured, rows, bounds), None, cache.held)
     if not ranks.named and cache.plan is None:  # otherwise other ranks may have gradients
-        ladder.misuse.check_present(OPERATION, params)
+        route.misuse.check_present(OPERATION, params)
     return measured.total_norm
 
 
+def _traced(
+    listed: Sequence[Sequence[Tensor]],
+    limits: Sequence[Any],
+    max_norm: Any,
+    norm_type: float,
+    error_if_nonfinite: bool,
+    ranks: RankGroups,
+) -> Tensor:
+    """The groups in a graph of torch.compile, in which each group is read and scaled by itself."""
+    rows, bounds = _norm_groups(_members(listed), limits, max_norm)
+    params = [param for members in listed for param in members]
+    if ranks.named or compiled.leaves_graph(params):
+        from gradkern.clipping.graph_break import outside_the_graph  # the compiler has been imported already
+
+        groups = [{"params": [params[i] for i in own], "max_norm": b} for own, b in zip(rows, bounds)]
+        arguments = max_norm, norm_type, error_if_nonfinite
+        total: Tensor = outside_the_graph(_outside, OPERATION, groups, arguments, None, ranks)
+        return total
+    return compiled.clip_groups(params, rows, bounds, norm_type, error_if_nonfinite)
+
+
+def _outside(_: str, groups: Any, arguments: tuple[Any, ...], __: None, ranks: RankGroups) -> Tensor:
+    max_norm, norm_type, error_if_nonfinite = arguments
+    return clip(groups, max_norm, norm_type, error_if_nonfinite, ranks)
+
+
 def _factors(measured: Measured, rows: list[list[int]], bounds: list[float]) -> Tensor:
-    """[N]: the factor of each gradient."""
+    """[N]: the factor of each gradient. Nothing is copied from the host: limits are filled in on the device,
+    and runs of rows are expanded there."""
     assert measured.group_norm is not None
-    norms = measured.group_norm
-    factors = coefficient(norms, torch.tensor(bounds, dtype=torch.float64, device="cpu").to(norms.device))
+    of_group = [
+        coefficient(norm, bound).reshape(1) for norm, bound in zip(measured.group_norm.unbind(), bounds)
+    ]
     of_row = [0] * sum(map(len, rows))
     for number, members in enumerate(rows):
         for row in members:
             of_row[row] = number
-    return factors[torch.tensor(of_row, dtype=torch.int64, device="cpu").to(norms.device)]
+    runs = [of_group[number].expand(len(list(run))) for number, run in itertools.groupby(of_row)]
+    return torch.cat(runs) if runs else measured.group_norm.new_ones(0)
 
 
 def _raise_if_nonfinite(measured: Measured, norm_type: float, names: Sequence[str]) -> None:
@@ -112,6 +145,6 @@ def _as_list(group: Any, position: int) -> list[Tensor]:
     return list(as_list(OPERATION, group["params"], f"parameters[{position}]['params']"))
 
 
-def _limit(group: Mapping[str, Any], position: int) -> float | None:
+def _limit(group: Mapping[str, Any], position: int) -> Any:
     limit = group.get("max_norm")
-    return None if limit is None else float(as_limit(OPERATION, f"parameters[{position}]['max_norm']", limit))
+    return None if limit is None else as_limit(OPERATION, f"parameters[{position}]['max_norm']", limit)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
-from gradkern.params.arguments import innermost
+from gradkern.kernels.backend import C
+from gradkern.params.arguments import unwrap_optimizer
 
 Selector = str | Callable[[str, Tensor], bool] | torch.optim.Optimizer | nn.Module | Iterable[Tensor]
 """A glob over names; a function of name and parameter; an optimizer; a module; or parameters."""
@@ -61,7 +62,7 @@ def _test_of(group: str, selector: Any) -> Callable[[str, Tensor], bool]:
     if isinstance(selector, nn.Module):
         selector = list(selector.parameters())
     elif isinstance(selector, torch.optim.Optimizer):
-        selector = [p for g in innermost(selector).param_groups for p in g["params"]]
+        selector = [p for g in unwrap_optimizer(selector).param_groups for p in g["params"]]
     elif callable(selector):
         return lambda name, param: bool(selector(name, param))
     elif isinstance(selector, Tensor):
@@ -81,19 +82,51 @@ def _test_of(group: str, selector: Any) -> Callable[[str, Tensor], bool]:
 
 def check_no_overlap(
     members: Mapping[str, Sequence[int]],
-    params: Sequence[Tensor],
+    grads: Sequence[Tensor | None],
     names: Sequence[str],
+    rows: Sequence[Tensor] | None = None,
     operation: str = "GradClipper.clip_",
 ) -> None:
     """Check that gradients of different groups share no memory, which both groups would scale.
 
+    Args:
+        members: the rows of each group.
+        grads: what is written to for each row: the gradient, or this rank's shard of it.
+        rows: `members` as int64 tensors on the CPU, if they exist already.
+
     Raises:
         ValueError: two gradients do. The message names them.
     """
+    if rows is None:
+        rows = [torch.tensor(own, dtype=torch.int64, device="cpu") for own in members.values()]
+    found = C.shared_memory(grads, rows)
+    shared = _shared_spans(members, grads) if found is None else found
+    if shared:
+        raise_shared(operation, shared, members, names)
+
+
+def raise_shared(
+    operation: str, shared: tuple[int, int], members: Mapping[str, Sequence[int]], names: Sequence[str]
+) -> NoReturn:
+    """Raise the error for two rows of different groups whose gradients share memory."""
+    first, second = (
+        f"'{names[row]}' of '{next(group for group, rows in members.items() if row in rows)}'"
+        for row in shared
+    )
+    raise ValueError(
+        f"[{operation}] groups: expected gradients that share no memory across groups, got {first} and "
+        f"{second}"
+    )
+
+
+def _shared_spans(
+    members: Mapping[str, Sequence[int]], grads: Sequence[Tensor | None]
+) -> tuple[int, int] | None:
+    """Two rows of different groups between whose first and last elements the other lies."""
     spans = []
     for group, rows in members.items():
         for row in rows:
-            grad = params[row].grad
+            grad = grads[row]
             if type(grad) is Tensor and grad.layout is torch.strided and grad.numel():
                 reach = sum((n - 1) * s for n, s in zip(grad.shape, grad.stride())) + 1
                 begin = grad.data_ptr()
@@ -101,9 +134,7 @@ def check_no_overlap(
     end, last = 0, None
     for span in sorted(spans):
         if last is not None and span[0] == last[0] and span[1] < end and span[3] != last[3]:
-            raise ValueError(
-                f"[{operation}] groups: expected gradients that share no memory across groups, got "
-                f"'{names[last[4]]}' of '{last[3]}' and '{names[span[4]]}' of '{span[3]}'"
-            )
+            return last[4], span[4]
         if last is None or span[0] != last[0] or span[2] > end:
             end, last = span[2], span
+    return None

@@ -11,7 +11,7 @@ from torch import Tensor
 from gradkern.clipping import grad_scaler
 from gradkern.clipping.checks import check_folded
 from gradkern.clipping.fused_step import OptimizerHandover
-from gradkern.params.arguments import innermost
+from gradkern.params.arguments import unwrap_optimizer
 from gradkern.params.plan import ParameterPlan
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class SteppedOptimizer:
         self.handover: OptimizerHandover | None = None
         if optimizer is not None:
             self._check_folded("GradClipper", optimizer)
-            self.handover = OptimizerHandover(innermost(optimizer), clipper, plan.identities)
+            self.handover = OptimizerHandover(unwrap_optimizer(optimizer), clipper, plan.identities)
 
     @property
     def is_given(self) -> bool:
@@ -68,7 +68,11 @@ class SteppedOptimizer:
             raise ValueError(
                 "[GradClipper.clip_] optimizer: expected the optimizer that scaler steps, got None"
             )
-        if optimizer is not None and own is not None and innermost(optimizer) is not innermost(own):
+        if (
+            optimizer is not None
+            and own is not None
+            and unwrap_optimizer(optimizer) is not unwrap_optimizer(own)
+        ):
             raise ValueError(
                 "[GradClipper.clip_] optimizer: expected the one the clipper was built with, got another"
             )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 import torch
 from torch import Tensor
 
-from gradkern.clipping.ladder import written_shards
-from gradkern.clipping.policies import Decision
+from gradkern.clipping.policies import SettledDecision
+from gradkern.clipping.route import written_shards
 from gradkern.kernels.measured import Measured
 from gradkern.kernels.scale import is_one, scale_
 
@@ -28,7 +29,7 @@ class Verdict:
     """0-d bool: whether to skip the step; None means never."""
 
 
-def judge(decision: Decision, bad: Tensor, on_nonfinite: str) -> Verdict:
+def judge(decision: SettledDecision, bad: Tensor, on_nonfinite: str) -> Verdict:
     """Apply `on_nonfinite` to a decision (`decide_clip` in csrc/core/clip.h)."""
     factor, skip = decision.factor, decision.skip
     if on_nonfinite == "skip":
@@ -47,10 +48,8 @@ def smallest(factor: Tensor) -> Tensor:
     return factor.amin() if len(factor) else factor.new_ones(())
 
 
-def raise_if_bad(measured: Measured, verdict: Verdict, names: Sequence[str], operation: str) -> None:
-    """on_nonfinite="raise". All ranks raise together. Synchronises."""
-    if not bool(verdict.bad):
-        return
+def raise_bad(measured: Measured, names: Sequence[str], operation: str) -> NoReturn:
+    """on_nonfinite="raise", where a gradient is bad. All ranks raise together. Synchronises."""
     raise RuntimeError(
         f"[{operation}] expected finite gradients, got inf or NaN in: "
         f"{bad_parameters(measured.nonfinite, names)}. Gradients are unchanged."

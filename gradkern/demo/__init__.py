@@ -1,1 +1,1 @@
-"""`gradkern demo`: small language models trained with and without clipping, on the CPU."""
+"""`gradkern demo`: train small language models with and without clipping, on the CPU."""

@@ -14,7 +14,7 @@ from gradkern._util.options import positive, whole
 from gradkern.history.format import DATABASE
 
 if TYPE_CHECKING:
-    from gradkern.demo.training import Run
+    from gradkern.demo.training import DemoRun
 
 PICTURE, RECORD, RUNS = "gradients.png", "record.json", "runs"
 CHARACTERS = 1_000_000
@@ -107,7 +107,7 @@ def _run(arguments: argparse.Namespace) -> None:
     print(f"took {time.perf_counter() - started:.0f} s")
 
 
-def _train_pairs(arguments: argparse.Namespace) -> list[tuple[Run, Run]]:
+def _train_pairs(arguments: argparse.Namespace) -> list[tuple[DemoRun, DemoRun]]:
     """For each model, the run without clipping and the run with it."""
     from gradkern.demo.progress import Progress
     from gradkern.demo.text import encode, standard_library_text

@@ -21,9 +21,9 @@ CLIPPER = "GradClipper.clip_, with statistics"
 class ClipCost:
     """Times clipping by torch and by gradkern on the same gradients, one after the other, every step.
 
-    The gradients are saved, and copied back before each timed call and after the last, so that every
-    call finds the same values, equally warm in the cache, and training goes on as if nothing had
-    happened. The order of the calls rotates from step to step.
+    The gradients are copied back before each timed call and after the last one. Every call therefore finds
+    the same values, equally warm in the cache, and training is not affected. The order of the calls rotates
+    from step to step.
     """
 
     def __init__(self, params: Sequence[Tensor], clipper: GradClipper) -> None:
@@ -41,7 +41,7 @@ class ClipCost:
 
     @torch.no_grad()
     def sample(self) -> float:
-        """Time each call once; returns the seconds that all of this took."""
+        """Time each call once. Returns the seconds that the sampling took."""
         started = time.perf_counter()
         for saved, param in zip(self._saved, self._params):
             assert param.grad is not None, "every parameter of the demo's models has a gradient"

@@ -1,4 +1,4 @@
-"""The picture: losses, the gradient norm of every layer, and the steps that were clipped."""
+"""The picture of the demo: losses, the gradient norm of every layer, and the steps that were clipped."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradkern.demo.training import Run
+from gradkern.demo.training import DemoRun
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,8 +20,8 @@ _GREY = "#555555"
 _SMALLEST = 1e-12
 
 
-def draw(pairs: Sequence[tuple[Run, Run]], path: Path) -> None:
-    """Draw one row of four panels a model and write it as PNG.
+def draw(pairs: Sequence[tuple[DemoRun, DemoRun]], path: Path) -> None:
+    """Draw one row of four panels per model and write a PNG file.
 
     Raises:
         ImportError: matplotlib is missing.
@@ -37,7 +37,7 @@ def draw(pairs: Sequence[tuple[Run, Run]], path: Path) -> None:
     figure.savefig(path)
 
 
-def _row(figure: Any, unclipped: Run, clipped: Run) -> None:
+def _row(figure: Any, unclipped: DemoRun, clipped: DemoRun) -> None:
     from matplotlib.ticker import MaxNLocator
 
     setting = clipped.setting
@@ -65,15 +65,15 @@ def _row(figure: Any, unclipped: Run, clipped: Run) -> None:
     )  # fmt: skip
 
 
-def _blow_up(run: Run) -> str:
+def _blow_up(run: DemoRun) -> str:
     found = run.first_nonfinite()
     if found is None:
         return "finite to the end"
     return f"first inf or NaN: {found[1][0]}, step {found[0]}"
 
 
-def _losses(axes: Axes, unclipped: Run, clipped: Run) -> None:
-    """The losses on a linear axis over the range in which a model learns; larger ones are stated as text."""
+def _losses(axes: Axes, unclipped: DemoRun, clipped: DemoRun) -> None:
+    """The losses, on a linear axis over the range in which a model learns. Larger ones are given as text."""
     top = 2 * clipped.loss[0]
     axes.plot(_steps(clipped), clipped.loss, color=_CLIPPED, linewidth=1.6)
     axes.plot(_steps(unclipped), unclipped.loss, color=_UNCLIPPED, linewidth=1.6)
@@ -90,9 +90,9 @@ def _losses(axes: Axes, unclipped: Run, clipped: Run) -> None:
     axes.text(0.97, 0.06, "with clipping", transform=axes.transAxes, ha="right", fontsize=12, color=_CLIPPED)
 
 
-def _layers(axes: Axes, run: Run, title: str) -> None:
-    """Each layer's norm, earlier layers thicker, so that lines on top of each other are seen; a vertical
-    line where a gradient holds inf or NaN for the first time."""
+def _layers(axes: Axes, run: DemoRun, title: str) -> None:
+    """The norm of each layer, with thicker lines for earlier layers, so that lines on top of each other are
+    visible, and a vertical line at the first inf or NaN."""
     steps = _steps(run)
     for index, name in enumerate(run.layers):
         colour = _COLOURS[index % len(_COLOURS)]
@@ -109,7 +109,7 @@ def _layers(axes: Axes, run: Run, title: str) -> None:
         axes.axvline(found[0], color=_GREY, linestyle="--", linewidth=1.5)
 
 
-def _total(axes: Axes, run: Run) -> None:
+def _total(axes: Axes, run: DemoRun) -> None:
     """The total norm, its threshold, and a mark at every step that was clipped."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -130,5 +130,5 @@ def _total(axes: Axes, run: Run) -> None:
     axes.legend(loc="upper right", fontsize=12, frameon=False)
 
 
-def _steps(run: Run) -> list[int]:
+def _steps(run: DemoRun) -> list[int]:
     return list(range(1, run.steps + 1))

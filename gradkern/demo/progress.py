@@ -6,17 +6,17 @@ import time
 from types import TracebackType
 from typing import TextIO
 
-from gradkern.demo.training import Run
+from gradkern.demo.training import DemoRun
 
 #: Seconds between two updates on a terminal, and lines a run elsewhere.
 _REFRESH, _LINES = 0.1, 5
 
 
 class Progress:
-    """Shows a run, step by step; as a context manager it leaves the last state on the screen.
+    """Shows the progress of a run. As a context manager it leaves the last state on the screen.
 
     Args:
-        out: where to; None shows nothing.
+        out: the stream to write to; None shows nothing.
     """
 
     def __init__(self, out: TextIO | None) -> None:
@@ -27,8 +27,8 @@ class Progress:
         self._width = 0
         self._line = self._last_line = ""
 
-    def __call__(self, run: Run, steps: int) -> None:
-        """Update the display, if due. Called after every step."""
+    def __call__(self, run: DemoRun, steps: int) -> None:
+        """Update the display if that is due. Called after every step."""
         if self._out is None:
             return
         now = time.perf_counter()
@@ -68,7 +68,7 @@ class Progress:
         self._out.flush()
 
 
-def _describe(run: Run, steps: int, seconds: float) -> str:
+def _describe(run: DemoRun, steps: int, seconds: float) -> str:
     how = f"max_norm {run.max_norm:g}" if run.clipping else "no clipping"
     done = (
         f"{run.setting.title:11}  {how:13}  step {run.steps:4}/{steps}  loss {run.loss[-1]:<9.4g}"

@@ -1,4 +1,4 @@
-"""The table at the end, and the same numbers as JSON."""
+"""The final table of the demo, and the same numbers as JSON."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from gradkern.demo.cost import CLIPPER, FUNCTION, TORCH, ClipCost
-from gradkern.demo.training import BATCH, LENGTH, MOMENTUM, Run
+from gradkern.demo.training import BATCH, LENGTH, MOMENTUM, DemoRun
 
 WIDTH = 100  # characters of a line
 
@@ -33,7 +33,7 @@ class LayerSummary:
     """Elements that were inf or NaN, over all steps."""
 
 
-def summarize(run: Run) -> list[LayerSummary]:
+def summarize(run: DemoRun) -> list[LayerSummary]:
     """One row a layer, in the model's order."""
     rows = []
     for index, name in enumerate(run.layers):
@@ -45,7 +45,7 @@ def summarize(run: Run) -> list[LayerSummary]:
     return rows
 
 
-def final_table(unclipped: Run, clipped: Run) -> str:
+def final_table(unclipped: DemoRun, clipped: DemoRun) -> str:
     """The comparison of one model's two runs, as text."""
     setting = clipped.setting
     lines = [
@@ -60,8 +60,8 @@ def final_table(unclipped: Run, clipped: Run) -> str:
     return "\n".join(lines)
 
 
-def diagnoses(runs: Sequence[Run]) -> str:
-    """What a diagnosis of each run says: the headline and the first thing to do, or that all is well."""
+def diagnoses(runs: Sequence[DemoRun]) -> str:
+    """The diagnosis of each run in words: the headline and the first remedy, or that the run is healthy."""
     lines = ["Diagnosis"]
     for run in runs:
         how = f"max_norm {run.max_norm:g}" if run.clipping else "without clipping"
@@ -79,7 +79,7 @@ def diagnoses(runs: Sequence[Run]) -> str:
     return "\n".join(lines)
 
 
-def _nonfinite_lines(run: Run) -> list[str]:
+def _nonfinite_lines(run: DemoRun) -> list[str]:
     found = run.first_nonfinite()
     if found is None:
         return []
@@ -97,7 +97,7 @@ def _nonfinite_lines(run: Run) -> list[str]:
     )
 
 
-def _layer_lines(run: Run) -> list[str]:
+def _layer_lines(run: DemoRun) -> list[str]:
     rows = [("layer", "first", "last", "largest", "at step", "non-finite")]
     for layer in summarize(run):
         norms = (f"{layer.first:.4g}", f"{layer.last:.4g}", f"{layer.largest:.4g}")
@@ -113,14 +113,14 @@ def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def _clipping_lines(run: Run) -> list[str]:
+def _clipping_lines(run: DemoRun) -> list[str]:
     steps = run.clipped_steps
     share = f"  clipping engaged in {len(steps)} of {run.steps} steps ({len(steps) / run.steps:.0%})"
     coefs = [run.clip_coef[step - 1] for step in steps]
     return [share + (f", smallest coefficient {min(coefs):.3g}" if coefs else "")]
 
 
-def _cost_lines(run: Run, cost: ClipCost) -> list[str]:
+def _cost_lines(run: DemoRun, cost: ClipCost) -> list[str]:
     engaged = run.clipped_steps
     idle = sorted(set(range(1, run.steps + 1)) - set(engaged))
     rows = [("microseconds a call", f"clipping ({len(engaged)} steps)", f"not clipping ({len(idle)} steps)")]
@@ -143,11 +143,11 @@ def _spread(cost: ClipCost, name: str, steps: Sequence[int]) -> str:
 
 
 def _number(value: float) -> float | str:
-    """Replace inf and NaN, which JSON lacks, by strings that `float` reads."""
+    """Replace inf and NaN, which JSON lacks, by strings that `float` accepts."""
     return value if math.isfinite(value) else str(value)
 
 
-def as_dict(run: Run) -> dict[str, Any]:
+def as_dict(run: DemoRun) -> dict[str, Any]:
     """Everything a run recorded, as plain values for JSON."""
     return {
         "model": run.setting.name,
@@ -167,6 +167,6 @@ def as_dict(run: Run) -> dict[str, Any]:
     }
 
 
-def write_record(runs: Sequence[Run], path: Path) -> None:
+def write_record(runs: Sequence[DemoRun], path: Path) -> None:
     """Write every run's numbers as JSON."""
     path.write_text(json.dumps({"runs": [as_dict(run) for run in runs]}, allow_nan=False), encoding="utf-8")

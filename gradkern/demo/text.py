@@ -1,4 +1,4 @@
-"""Training text that every machine has: the source of the Python standard library."""
+"""The training text of the demo: the source of the Python standard library."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ALPHABET = "\n" + "".join(map(chr, range(32, 127))) + "\N{REPLACEMENT CHARACTER}
 def standard_library_text(size: int) -> str:
     """The first `size` characters of the standard library's top-level modules, by file name.
 
-    Tests and packages are left out: they differ most between distributions of Python.
+    Tests and packages are left out, because they differ most between distributions of Python.
 
     Raises:
         RuntimeError: the standard library has no readable source here, or less than `size`.

@@ -30,7 +30,7 @@ DIVERGED = 4.0
 
 @dataclass(frozen=True)
 class Setting:
-    """A model and a learning rate at which it blows up without clipping, whatever the seed."""
+    """A model and a learning rate at which it blows up without clipping, for any seed."""
 
     name: str
     title: str
@@ -47,7 +47,7 @@ SETTINGS = {
 
 
 @dataclass
-class Run:
+class DemoRun:
     """The record of one run. Lists have one entry for each step; norms are from before clipping."""
 
     setting: Setting
@@ -62,9 +62,9 @@ class Run:
     step_seconds: list[float] = field(default_factory=list)
     cost: ClipCost | None = None
     folder: Path = Path()
-    """What the monitor recorded: a run to look at."""
+    """The folder that the monitor recorded to."""
     findings: list[Finding] = field(default_factory=list)
-    """What a diagnosis of it says."""
+    """The findings of its diagnosis."""
 
     @property
     def steps(self) -> int:
@@ -103,10 +103,10 @@ class Run:
         return f"did not learn: loss {self.loss[0]:.3f} to {last:.3f} in {self.steps} steps"
 
 
-Progress = Callable[[Run, int], None]
+Progress = Callable[[DemoRun, int], None]
 
 
-def _record(run: Run, loss: float, stats: GradStats) -> None:
+def _record(run: DemoRun, loss: float, stats: GradStats) -> None:
     layers = stats.by_layer(depth=2)
     run.layers, run.numel = layers.names, layers.numel
     run.loss.append(loss)
@@ -126,18 +126,18 @@ def train(
     seed: int,
     time_clipping: bool = False,
     progress: Progress | None = None,
-) -> Run:
-    """Train with SGD and momentum, until `steps` are done or the loss is NaN (the weights are then). The run
-    is recorded and diagnosed.
+) -> DemoRun:
+    """Train with SGD and momentum for `steps` steps, or until the loss is NaN, because the weights are NaN
+    then. The run is recorded and diagnosed.
 
     Args:
         setting: model and learning rate.
         data: the text, int64 [characters].
-        folder: the run is recorded to it.
-        steps: at most that many.
-        max_norm: for `GradClipper`; inf only measures, in the same pass.
-        seed: of the initial weights and of the batches: runs of one seed differ in clipping only.
-        time_clipping: also time clipping, on copies of each step's gradients (`ClipCost`).
+        folder: where the run is recorded.
+        steps: the largest number of steps.
+        max_norm: for `GradClipper`; inf only measures.
+        seed: of the initial weights and the batches. Runs with the same seed differ in clipping only.
+        time_clipping: also time clipping, on copies of the gradients of each step (`ClipCost`).
         progress: called after every step with the run and `steps`.
     """
     torch.manual_seed(seed)
@@ -145,7 +145,7 @@ def train(
     batches = Batches(data, BATCH, LENGTH, seed)
     optimizer = torch.optim.SGD(model.parameters(), lr=setting.learning_rate, momentum=MOMENTUM)
     clipper = GradClipper(model, max_norm)
-    run = Run(setting, max_norm, folder=folder)
+    run = DemoRun(setting, max_norm, folder=folder)
     if time_clipping:
         run.cost = ClipCost(list(model.parameters()), clipper)
     with GradMonitor(model, optimizer, folder) as monitor:
@@ -156,7 +156,7 @@ def train(
 
 
 def _loop(
-    run: Run,
+    run: DemoRun,
     steps: int,
     model: nn.Module,
     batches: Batches,

@@ -1,4 +1,4 @@
-"""What ails a run, where, since when and what to do: rules over a `History`. Needs numpy alone."""
+"""Diagnosis of a recorded run: rules that find faults, with evidence and remedies. Needs only NumPy."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from gradkern.diagnosis.case import Case
+from gradkern.diagnosis.case import Case, Floats
 
 #: ‖Δw‖ / ‖w‖ of a step: healthy runs of a hundred steps have 0.01 … 0.1 in the first ones and a median of
 #: 1e-3 … 2e-2; Adam at 3e-4 moves weights of standard deviation 0.02 by 0.015.
@@ -14,17 +14,38 @@ FIRST_STEP, GOOD_STEP = 0.02, 3e-3
 #: Learning rates are lowered and raised by factors between these.
 LEAST_LOWER, MOST_LOWER = 1e-4, 0.3
 LEAST_RAISE, MOST_RAISE = 3.0, 1e7
+#: A norm that is at the end this many times what it was at first has exploded.
+GREW = 100.0
 
 
 def max_norm(case: Case) -> float:
-    """The 0.9 quantile of the norms; of the smaller half of the run where it exploded."""
+    """The 0.9 quantile of the norms; of the calm part of the run where it exploded, which is its start where
+    the norm has grown without end."""
     norm = case.evidence.total_norm
     norm = norm[np.isfinite(norm) & (norm > 0)]
     if not len(norm):
         return 1.0
-    typical = float(np.median(norm))
-    calm = norm[norm <= 10 * min(typical, float(np.median(norm[: max(len(norm) // 10, 5)])))]
+    early = float(norm[0]) if _exploded(case, norm) else float(np.median(norm[: max(len(norm) // 10, 5)]))
+    calm = norm[norm <= 10 * min(float(np.median(norm)), early)]
     return float(np.quantile(calm if len(calm) else norm, 0.9))
+
+
+def _exploded(case: Case, norm: Floats) -> bool:
+    """The norm overflowed, or grew a hundredfold as the loss rose."""
+    grew = float(np.median(norm[-5:])) > GREW * float(norm[0])
+    return not np.isfinite(case.evidence.total_norm).all() or (grew and case.trend.rose)
+
+
+def held_norm(case: Case) -> float:
+    """The norm with which a step of SGD moves the weights by `FIRST_STEP`, momentum included; inf for other
+    optimizers, which divide the gradient by its own size."""
+    e = case.evidence
+    groups = e.facts.get("optimizers") or []
+    rates, size = e.lr[np.isfinite(e.lr) & (e.lr > 0)], case.weight_size[np.isfinite(case.weight_size)]
+    if not groups or any(group.get("class") != "SGD" for group in groups) or not len(rates) or not len(size):
+        return math.inf
+    momentum = max(float(group.get("momentum") or 0) for group in groups)
+    return float(FIRST_STEP * size[0] * (1 - min(momentum, 0.999)) / rates.max()) or math.inf
 
 
 def lower_factor(case: Case) -> float:

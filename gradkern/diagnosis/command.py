@@ -1,4 +1,4 @@
-"""`gradkern diagnose RUN`: arguments in, findings out; the exit status says how bad it is."""
+"""`gradkern diagnose RUN`: print the findings of a run. The exit status tells whether one is severe."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from gradkern.history.format import HistoryError, ranks_in_words
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
-#: Version of what `--json` prints; a name that changes its meaning raises it.
+#: Version of the output of `--json`. It is raised if the meaning of a name changes.
 JSON_VERSION = 1
 FINE, SEVERE, UNREADABLE = 0, 1, 2
-_STATUS = "Exit status: 0, 1 where a finding is severe, 2 if the run cannot be read."
+_STATUS = "The exit status is 1 if a finding is severe, 2 if the run cannot be read, and 0 otherwise."
 
 
 def add_command(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to gradkern's parser."""
     parser = commands.add_parser(
-        "diagnose", help="what ails a run, where, since when and what to do", description=_STATUS
+        "diagnose", help="find faults of a run, with evidence and remedies", description=_STATUS
     )
     parser.add_argument(
         "run_dir", metavar="RUN", type=Path, help="folder of the run (run_dir of GradMonitor)"
@@ -57,7 +57,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def as_json(history: History, findings: Sequence[Finding]) -> dict[str, Any]:
-    """What `--json` prints."""
+    """The output of `--json`."""
     return {
         "version": JSON_VERSION,
         "run": str(history.path),

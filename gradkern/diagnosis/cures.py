@@ -1,10 +1,7 @@
-"""The remedies one by one: an action, why, and code with the run's own numbers."""
+"""The remedies: for each an action, the reason, and code with the numbers of the run."""
 
 from __future__ import annotations
 
-import numpy as np
-
-from gradkern.diagnosis import amounts
 from gradkern.diagnosis.case import Case
 from gradkern.diagnosis.finding import Finding, Remedy
 from gradkern.diagnosis.gain import input_rms
@@ -20,8 +17,8 @@ for module in model.modules():
 def relu() -> Remedy:
     return Remedy(
         "relu",
-        "Use ReLU (or GELU) between the layers, with He initialization: its slope is 1 where a sigmoid's is "
-        "at most 0.25 and a tanh's is 1 at zero only.",
+        "Use ReLU (or GELU) with He initialization between the layers: its slope is 1 for positive inputs, "
+        "while that of a sigmoid is at most 0.25 and that of a tanh reaches 1 only at zero.",
         "layers = [torch.nn.Linear(width, width), torch.nn.ReLU()]  # instead of Sigmoid() or Tanh()\n"
         + _INIT.format(init='torch.nn.init.kaiming_normal_(module.weight, nonlinearity="relu")'),
     )
@@ -30,7 +27,7 @@ def relu() -> Remedy:
 def leaky_relu() -> Remedy:
     return Remedy(
         "leaky_relu",
-        "Use LeakyReLU: a unit that is off keeps a small slope and can come back.",
+        "Use LeakyReLU: an inactive unit keeps a small slope and can recover.",
         "torch.nn.LeakyReLU(0.01)  # instead of torch.nn.ReLU()",
     )
 
@@ -38,7 +35,8 @@ def leaky_relu() -> Remedy:
 def residual() -> Remedy:
     return Remedy(
         "residual",
-        "Add residual connections: the gradient then has a way to every layer that nothing multiplies.",
+        "Add residual connections: the gradient then reaches every layer on a path that does not multiply it."
+        "",
         "x = x + block(x)  # instead of x = block(x)",
     )
 
@@ -46,7 +44,7 @@ def residual() -> Remedy:
 def normalization() -> Remedy:
     return Remedy(
         "normalization",
-        "Normalize between the layers: every layer then gets a signal of the same scale.",
+        "Normalize between the layers, so that every layer gets a signal of the same scale.",
         "torch.nn.Sequential(torch.nn.Linear(width, width), torch.nn.LayerNorm(width), activation)",
     )
 
@@ -54,8 +52,8 @@ def normalization() -> Remedy:
 def he_init() -> Remedy:
     return Remedy(
         "he_init",
-        "Initialize with He's variance 2 / fan_in, which keeps the signal's scale through ReLU layers, and "
-        "biases with zero.",
+        "Initialize with He's variance 2 / fan_in, which keeps the scale of the signal through ReLU layers, "
+        "and set biases to zero.",
         _INIT.format(init='torch.nn.init.kaiming_normal_(module.weight, nonlinearity="relu")'),
     )
 
@@ -64,7 +62,7 @@ def xavier_init() -> Remedy:
     return Remedy(
         "xavier_init",
         "Initialize with Xavier's variance 2 / (fan_in + fan_out), which keeps sigmoid and tanh in the "
-        "middle of their range, and biases with zero.",
+        "middle of their range, and set biases to zero.",
         _INIT.format(init="torch.nn.init.xavier_normal_(module.weight)"),
     )
 
@@ -72,7 +70,7 @@ def xavier_init() -> Remedy:
 def gated() -> Remedy:
     return Remedy(
         "gated",
-        "Use an LSTM or a GRU: their gates pass the state on without multiplying it by a matrix.",
+        "Use an LSTM or a GRU, whose gates pass the state on without multiplying it by a matrix.",
         "torch.nn.LSTM(width, width, batch_first=True)  # instead of torch.nn.RNN",
     )
 
@@ -80,8 +78,8 @@ def gated() -> Remedy:
 def open_forget_gate() -> Remedy:
     return Remedy(
         "open_forget_gate",
-        "Start with open forget gates: a bias of 3 keeps 95 % of the state at each time step, PyTorch's "
-        "default about half of it.",
+        "Start with open forget gates: a bias of 3 keeps 95 % of the state at each time step, the default of "
+        "PyTorch only about half.",
         """\
 for name, bias in lstm.named_parameters():
     if "bias_hh" in name:  # the gates are stacked: input, forget, cell, output
@@ -91,75 +89,16 @@ for name, bias in lstm.named_parameters():
 
 def fewer_layers(finding: Finding) -> Remedy:
     layers = int(finding.evidence.get("layers_in_chain", 0))
-    return Remedy("fewer_layers", f"Use fewer than these {layers} layers: the loss of each multiplies.")
-
-
-def clip(case: Case) -> Remedy:
-    limit = amounts.max_norm(case)
     return Remedy(
-        "clip",
-        f"Clip the total norm at {limit:.2g}, which nine of ten of this run's healthy steps stay below.",
-        f"clipper = gradkern.GradClipper(model, max_norm={limit:.2g})\n"
-        "clipper.clip_()  # after loss.backward(), before optimizer.step()",
-    )
-
-
-def raise_max_norm(case: Case) -> Remedy:
-    limit = amounts.max_norm(case)
-    return Remedy(
-        "raise_max_norm",
-        f"Raise max_norm to {limit:.2g}, which nine of ten of this run's steps stay below: clipping is for "
-        "outliers.",
-        f"clipper = gradkern.GradClipper(model, max_norm={limit:.2g})",
-    )
-
-
-def lower_lr(case: Case) -> Remedy:
-    factor = amounts.lower_factor(case)
-    return Remedy(
-        "lower_lr",
-        f"Multiply the learning rate by {factor:.1g}: the first steps then move the weights by about "
-        f"{amounts.FIRST_STEP:.0%} of their norm.",
-        _multiplied(case, factor),
-    )
-
-
-def raise_lr(case: Case) -> Remedy:
-    if amounts.rate_is_zero(case):
-        return Remedy(
-            "raise_lr",
-            "Set a learning rate: it is 0 (1e-3 is a usual one of Adam; a scheduler may have set it).",
-            'for group in optimizer.param_groups:\n    group["lr"] = 1e-3',
-        )
-    factor = amounts.raise_factor(case)
-    return Remedy(
-        "raise_lr",
-        f"Multiply the learning rate by {factor:.1g}: a step then moves the weights by about "
-        f"{amounts.GOOD_STEP:.1%} of their norm.",
-        _multiplied(case, factor),
-    )
-
-
-def _multiplied(case: Case, factor: float) -> str:
-    rates = case.evidence.lr[np.isfinite(case.evidence.lr)]
-    becomes = f"  # {rates[0]:.2g} becomes {rates[0] * factor:.2g}" if len(rates) else ""
-    return f'for group in optimizer.param_groups:\n    group["lr"] *= {factor:.1g}{becomes}'
-
-
-def warmup() -> Remedy:
-    return Remedy(
-        "warmup",
-        "Warm the learning rate up: the first steps of an adaptive optimizer are its largest.",
-        "scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.01, total_iters=500)\n"
-        "scheduler.step()  # after each optimizer.step()",
+        "fewer_layers", f"Use fewer than {layers} layers: each of them reduces the gradient further."
     )
 
 
 def zero_grad() -> Remedy:
     return Remedy(
         "zero_grad",
-        "Clear the gradients after each step: the norms grow as 1, 2, 3, …, so each gradient is added to the "
-        "last.",
+        "Call zero_grad() in every step: without it gradients add up over the steps, which makes the norm "
+        "grow.",
         "optimizer.step()\noptimizer.zero_grad()",
     )
 
@@ -167,8 +106,8 @@ def zero_grad() -> Remedy:
 def loss_scaling() -> Remedy:
     return Remedy(
         "loss_scaling",
-        "Scale the loss, so that float16 can hold the gradients; the scaler divides them again before the "
-        "step.",
+        "Scale the loss, so that float16 can represent the gradients. The scaler divides them by the scale "
+        "before the step.",
         'scaler = torch.amp.GradScaler("cuda")\nscaler.scale(loss).backward()\n'
         "scaler.step(optimizer)\nscaler.update()",
     )
@@ -177,7 +116,7 @@ def loss_scaling() -> Remedy:
 def bfloat16() -> Remedy:
     return Remedy(
         "bfloat16",
-        "Use bfloat16, whose range is that of float32.",
+        "Use bfloat16, which has the range of float32.",
         'with torch.autocast("cuda", dtype=torch.bfloat16):\n    loss = compute_loss(model, batch)',
     )
 
@@ -185,8 +124,8 @@ def bfloat16() -> Remedy:
 def float32_weights() -> Remedy:
     return Remedy(
         "float32_weights",
-        "Keep the weights in float32 and compute in 16 bits under autocast: a 16-bit weight loses small "
-        "changes.",
+        "Keep the weights in float32 and compute in 16 bits under autocast, because 16-bit weights lose "
+        "small changes.",
         "model.float()\n"
         'with torch.autocast("cuda", dtype=torch.bfloat16):\n    loss = compute_loss(model, batch)',
     )
@@ -195,7 +134,7 @@ def float32_weights() -> Remedy:
 def weight_decay() -> Remedy:
     return Remedy(
         "weight_decay",
-        "Add weight decay: it takes from large weights what nothing else takes.",
+        "Add weight decay, which keeps the weights from growing without limit.",
         "optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.01)",
     )
 
@@ -207,7 +146,8 @@ def less_weight_decay(case: Case) -> Remedy:
     stated = f" (it is {now:g})" if now else ""
     return Remedy(
         "less_weight_decay",
-        f"Lower the weight decay to {value}{stated}: it takes more from the weights than the gradient gives.",
+        f"Lower the weight decay to {value}{stated}: it removes more from the weights than the gradient adds."
+        "",
         f'for group in optimizer.param_groups:\n    group["weight_decay"] = {value}',
     )
 
@@ -215,7 +155,7 @@ def less_weight_decay(case: Case) -> Remedy:
 def scale_inputs(case: Case) -> Remedy:
     return Remedy(
         "scale_inputs",
-        f"Standardize the inputs: their rms is about {input_rms(case):.2g}, and the weights are made for 1.",
+        f"Standardize the inputs: their rms is about {input_rms(case):.2g}, while initializations assume 1.",
         "x = (x - mean) / std  # of the training set, for each feature",
     )
 
@@ -223,8 +163,8 @@ def scale_inputs(case: Case) -> Remedy:
 def scale_targets(case: Case) -> Remedy:
     return Remedy(
         "scale_targets",
-        f"Standardize the targets: a first loss of {case.evidence.loss[0]:.2g} says that they are far from "
-        "1.",
+        f"Standardize the targets: a first loss of {case.evidence.loss[0]:.2g} means that they are much "
+        "larger than 1.",
         "y = (y - y_mean) / y_std  # of the training set; undo it when predicting",
     )
 
@@ -232,7 +172,7 @@ def scale_targets(case: Case) -> Remedy:
 def skip_nonfinite() -> Remedy:
     return Remedy(
         "skip_nonfinite",
-        "Skip steps whose gradients are not finite, before they reach the weights.",
+        "Skip steps whose gradients are not finite, so that inf and NaN do not reach the weights.",
         'clipper = gradkern.GradClipper(model, max_norm, on_nonfinite="skip", optimizer=optimizer)\n'
         "clipper.clip_()",
     )
@@ -241,8 +181,7 @@ def skip_nonfinite() -> Remedy:
 def check_data(finding: Finding) -> Remedy:
     return Remedy(
         "check_data",
-        f"Look at the batch of step {finding.first_step}, and at logarithms, roots and divisions in the "
-        "loss.",
+        f"Check the batch of step {finding.first_step}, and logarithms, roots and divisions in the loss.",
         "assert torch.isfinite(batch).all()\ntorch.autograd.set_detect_anomaly(True)  # names the operation; "
         "slow",
     )
@@ -252,15 +191,15 @@ def use_parameters(finding: Finding) -> Remedy:
     name = finding.layers[0] if finding.layers else "any parameter"
     return Remedy(
         "use_parameters",
-        f"Find where {name} leaves the graph: a module that forward() does not call, detach(), .item(), "
-        "no_grad().",
+        f"Find out where {name} is cut off from the loss: a module that forward() does not call, detach(), "
+        ".item() or no_grad().",
     )
 
 
 def freeze(finding: Finding) -> Remedy:
     return Remedy(
         "freeze",
-        "If it is meant so, say it: frozen parameters are not reported.",
+        "If this is intended, freeze the parameters. Frozen parameters are not reported.",
         "for parameter in module.parameters():\n    parameter.requires_grad_(False)",
     )
 
@@ -268,7 +207,7 @@ def freeze(finding: Finding) -> Remedy:
 def add_to_optimizer(finding: Finding) -> Remedy:
     return Remedy(
         "add_to_optimizer",
-        f"Give the optimizer all parameters; {finding.layers[0]} is not among those it moves.",
+        f"Pass all parameters to the optimizer, which does not change {finding.layers[0]}.",
         "optimizer = torch.optim.AdamW(model.parameters(), lr=lr)",
     )
 
@@ -276,7 +215,8 @@ def add_to_optimizer(finding: Finding) -> Remedy:
 def call_step() -> Remedy:
     return Remedy(
         "call_step",
-        "Call optimizer.step() once a step, on an optimizer of this very model (made after .to(device)).",
+        "Call optimizer.step() once per step, on an optimizer that was created with the parameters of this "
+        "model.",
         "loss.backward()\noptimizer.step()\noptimizer.zero_grad()",
     )
 
@@ -284,15 +224,16 @@ def call_step() -> Remedy:
 def check_labels() -> Remedy:
     return Remedy(
         "check_labels",
-        "Check that inputs and targets belong together: shuffled labels, a wrong column, a sign.",
+        "Check that inputs and targets belong together. Common faults are shuffled labels, a wrong column "
+        "and a wrong sign.",
     )
 
 
 def check_sign() -> Remedy:
     return Remedy(
         "check_sign",
-        "Check the sign of the loss: small steps take it up from the first one on. A reward or a "
-        "log-likelihood is to be negated, or maximized.",
+        "Check the sign of the loss: it rises from the first step on, although the steps are small. A reward "
+        "or a log-likelihood has to be negated or maximized.",
         "(-log_likelihood).backward()  # or optimizer = torch.optim.Adam(parameters, lr, maximize=True)",
     )
 
@@ -300,6 +241,7 @@ def check_sign() -> Remedy:
 def overfit_one_batch() -> Remedy:
     return Remedy(
         "overfit_one_batch",
-        "Train on one batch alone: if the loss does not fall there, the fault is in the model or the loss.",
+        "Train on a single batch. If the loss does not fall even then, the fault is in the model or the loss."
+        "",
         "batch = next(iter(loader))\nfor _ in range(200):\n    train_step(model, batch)",
     )

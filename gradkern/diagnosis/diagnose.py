@@ -1,4 +1,4 @@
-"""`diagnose`: every rule over the evidence, causes before consequences."""
+"""`diagnose`: apply all rules to a run, with causes before consequences."""
 
 from __future__ import annotations
 
@@ -19,18 +19,25 @@ __all__ = ["diagnose"]
 
 
 def diagnose(run: History | RunEvidence) -> list[Finding]:
-    """What ails a run.
+    """Find faults of a recorded run: vanishing gradients, dead units, steps that are too large, and so on.
 
     Args:
-        run: a History, or the evidence itself.
+        run: a `History`, or a `RunEvidence`.
 
     Returns:
-        The findings: the first is the headline, the others are also seen. Alarms come before those that
-        are only "info"; causes come before their consequences. Empty for a run with nothing to say.
+        The findings, the most important first. Alarms come before findings that are only "info", and causes
+        before their consequences. Empty if nothing was found.
+
+    Raises:
+        HistoryError: the file of the run is damaged.
+
+    Example:
+        >>> for finding in gradkern.diagnose(gradkern.History.open("runs/first")):
+        ...     print(finding.severity, finding.title, finding.why)
 
     Notes:
-        Of what is recorded for each parameter, a bounded part is read, whatever the length of the run
-        (benchmarks/bench_diagnose.py measures it). Needs no torch.
+        Needs no torch. Of the data of each parameter only a bounded part is read, so that the time does not
+        grow with the length of the run (measured by benchmarks/bench_diagnose.py).
     """
     evidence = run if isinstance(run, RunEvidence) else read_evidence(run)
     case = Case(evidence)

@@ -1,4 +1,4 @@
-"""`Notice`: an event of a run (a finding, a skipped step, a spike, a rollback, …) in words for people."""
+"""`Notice`: an event of a run (a finding, a skipped step, a spike, a rollback, …) as text."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _LONGEST = 600
 _REASONS = {
     "nonfinite": "inf or NaN in a gradient",
     "outlier": "its norm is an outlier",
-    "policy": "the policy said so",
+    "policy": "the policy decided to skip it",
     "scaler": "the loss scale was too large",
 }
-#: Kinds that need a person: loggers that can send alerts send one for each of these.
+#: Kinds for which loggers that can send alerts send one.
 _ALERTS = ("finding", "rollback", "stop")
 
 
 @dataclass(frozen=True)
 class Notice:
-    """One event, ready to be shown."""
+    """The text of an event."""
 
     step: int
     kind: str
@@ -36,11 +36,11 @@ class Notice:
     title: str
     """A few words: "vanishing gradient", "step skipped"."""
     text: str
-    """One sentence or two; empty where the title says it all."""
+    """One or two sentences; empty if the title is enough."""
 
     @property
     def is_alert(self) -> bool:
-        """Whether somebody should be told at once: an alarm of the diagnosis, a rollback, a stop."""
+        """Whether to send an alert: for a warning or severe finding, a rollback or a stop."""
         return self.kind in _ALERTS and self.severity != "info"
 
     @property
@@ -50,7 +50,11 @@ class Notice:
 
 
 def notice_of(step: int, kind: str, data: Mapping[str, Any]) -> Notice:
-    """What an event says. Nothing is expected of `data`, which may come from a damaged file."""
+    """Make the text of an event.
+
+    Args:
+        step, kind, data: the fields of an `Event`. Unexpected data, as from a damaged file, is shown as JSON.
+    """
     make = _KINDS.get(kind, _other)
     try:
         severity, title, text = make(kind, data)
@@ -63,7 +67,7 @@ _Said = tuple[str, str, str]
 
 
 def _repeated(data: Mapping[str, Any]) -> str:
-    """That an event stands for several."""
+    """A note if an event stands for several."""
     if not {"count", "last_step"} <= data.keys():
         return ""
     return f" ({data['count']} times up to step {data['last_step']})"

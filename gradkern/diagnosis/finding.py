@@ -1,4 +1,4 @@
-"""`Finding` and `Remedy`: what a diagnosis says, and its JSON form."""
+"""`Finding` and `Remedy`: the results of a diagnosis, and their JSON form."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from gradkern._util.text import number, visible
 
 __all__ = ["KINDS", "SEVERITIES", "Finding", "Remedy"]
 
-#: Every kind of finding, in order of precedence: where one sickness brings about another, the cause stands
-#: first. The first finding of a run is its headline.
+#: All kinds of findings in order of precedence: causes come before their consequences. The first finding of a
+#: run is its headline.
 KINDS = (
     "nonfinite_gradient",
     "low_precision_underflow",
@@ -33,26 +33,26 @@ KINDS = (
     "loss_not_decreasing",
     "never_clipping",
 )
-#: From the least to the worst. "info" is worth knowing and never an alarm.
+#: In ascending order. "info" is never an alarm.
 SEVERITIES = ("info", "warning", "severe")
-#: Remedies and names that are shown of a finding.
+#: How many remedies and names of a finding are shown.
 MOST_REMEDIES, MOST_NAMES = 3, 4
 _COLORS = {"severe": "#c0392b", "warning": "#b9770e", "info": "#707b7c"}
 
 
 @dataclass(frozen=True)
 class Remedy:
-    """Something to do about a finding."""
+    """A remedy for a finding."""
 
     action: str
     """A short name of the remedy, the same for all models: "relu", "residual", "lower_lr"."""
     because: str
-    """One sentence: what to do and why it helps here."""
+    """What to do and why it helps in this run: one or two sentences."""
     code: str = ""
-    """Python to paste; empty where there is none."""
+    """Python code to paste; empty if there is none."""
 
     def as_html(self) -> str:
-        """The reason and the code for a page, escaped."""
+        """The reason and the code as escaped HTML."""
         code = f"<pre style='margin:4px 0'>{html.escape(self.code)}</pre>" if self.code else ""
         return html.escape(visible(self.because, 2000)) + code
 
@@ -67,7 +67,7 @@ class Remedy:
 
 @dataclass(frozen=True)
 class Finding:
-    """One sickness of a run: what, how bad, where, since when, how one knows, and what to do.
+    """A fault of a run: its kind and severity, the parameters and steps, the evidence, and remedies.
 
     Raises:
         ValueError: `kind` or `severity` is not one of `KINDS` or `SEVERITIES`.
@@ -78,17 +78,17 @@ class Finding:
     severity: str
     """One of `SEVERITIES`."""
     layers: tuple[str, ...] = ()
-    """Names of the parameters at fault and only those; empty where it is the whole model."""
+    """Names of the parameters at fault; empty if it is the whole model."""
     first_step: int = 0
     """The first step that shows it."""
     last_step: int = 0
     """The last step that shows it."""
     evidence: dict[str, float] = field(default_factory=dict)
-    """The numbers it rests on, by name."""
+    """The numbers that the finding is based on, by name."""
     why: str = ""
-    """One sentence: what these numbers mean."""
+    """What these numbers mean: one to three sentences."""
     remedies: tuple[Remedy, ...] = ()
-    """What to do, the most fitting first."""
+    """What to do, the most suitable remedy first."""
 
     def __post_init__(self) -> None:
         for name, value, known in (("kind", self.kind, KINDS), ("severity", self.severity, SEVERITIES)):
@@ -97,7 +97,7 @@ class Finding:
 
     @property
     def is_alarm(self) -> bool:
-        """Whether something should be done: "warning" or "severe"."""
+        """Whether something should be done: the severity is "warning" or "severe"."""
         return self.severity != "info"
 
     @property

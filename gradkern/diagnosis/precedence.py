@@ -10,6 +10,8 @@ from gradkern.diagnosis.finding import KINDS, SEVERITIES, Finding
 _EARLY = 20
 #: A step that takes less than this part of the weights can be a weight decay.
 _DECAY = 0.5
+#: Healthy steps stay below a tenth of the weights; a decay of that size needs no other explanation.
+_LARGE_DECAY = 0.1
 #: What a model shows whose weights were thrown about.
 _AFTERMATH = ("saturation", "vanishing_gradient", "dead_units")
 
@@ -30,6 +32,7 @@ def _brings_about(cause: Finding, other: Finding) -> bool:
     later = other.first_step > cause.first_step
     if cause.kind == "weight_collapse":  # what fades takes the gradient along, and makes steps look large
         decay = other.evidence.get("largest_update_ratio", 1.0) < _DECAY  # the step is the decay itself
+        decay |= cause.evidence.get("decay_a_step", 0.0) >= _LARGE_DECAY
         fading = ("vanishing_gradient", "update_too_large", "dead_units")
         return other.kind in fading and (other.first_step > 2 or decay)
     if cause.kind == "update_too_small" and cause.layers:  # left out for certain; a branch is off perhaps

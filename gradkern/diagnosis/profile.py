@@ -32,16 +32,27 @@ class Profile:
     Positive: smaller at the input than at the output.
     """
 
-    layers: list[Layer]
-    """[L] of a long chain an even selection."""
-    depth: int
-    """Layers of the whole chain."""
+    chain: list[Layer]
+    """All layers."""
+    kept: NDArray[np.int64]
+    """[L] positions in `chain` of those that are looked at; of a long one an even selection."""
     at: NDArray[np.int64]
     """[P] positions in `evidence.rows`."""
     weight: Floats
     """[P, L] log10 rms of the weights' gradients, NaN where zero or absent."""
     bias: Floats
     """[P, L] the same of biases (the backward signal), NaN where there is none or it is normalized away."""
+
+    @property
+    def depth(self) -> int:
+        """Layers of the whole chain."""
+        return len(self.chain)
+
+    def named(self, sick: NDArray[np.bool_]) -> list[Layer]:
+        """The layers of the chain, by [L] whether those that are looked at are sick: each counts for its
+        neighbors that are not."""
+        nearest = np.abs(np.arange(self.depth)[:, None] - self.kept).argmin(axis=1)
+        return [layer for layer, at_fault in zip(self.chain, sick[nearest]) if at_fault]
 
     @property
     def forward(self) -> Floats:
@@ -51,10 +62,10 @@ class Profile:
 
 def profile_of(evidence: RunEvidence, layers: list[Layer]) -> Profile:
     """The profile of a chain."""
-    depth = len(layers)
+    chain, kept = layers, np.arange(len(layers))
     if len(layers) > MOST_LAYERS:
-        keep = np.unique(np.linspace(0, len(layers) - 1, MOST_LAYERS).astype(int))
-        layers = [layers[i] for i in keep]
+        kept = np.unique(np.linspace(0, len(layers) - 1, MOST_LAYERS).astype(int))
+        layers = [chain[i] for i in kept]
     at = points(len(evidence.rows))
     weight = _log_rms(evidence, [layer.weight for layer in layers], at)
     biases = [layer.bias for layer in layers]
@@ -64,7 +75,7 @@ def profile_of(evidence: RunEvidence, layers: list[Layer]) -> Profile:
         bias[:, with_bias] = _log_rms(evidence, [b for b in biases if b is not None], at)
     with np.errstate(invalid="ignore"):
         bias[bias - weight < np.log10(NORMALIZED_BIAS)] = np.nan
-    return Profile(layers, depth, at, weight, bias)
+    return Profile(chain, kept, at, weight, bias)
 
 
 def points(rows: int) -> NDArray[np.int64]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from gradkern.diagnosis import amounts, cures
+from gradkern.diagnosis import amounts, cures, step_cures
 from gradkern.diagnosis.case import Case
 from gradkern.diagnosis.finding import Finding, Remedy
 from gradkern.diagnosis.gain import first_gain, input_rms
@@ -71,6 +71,12 @@ def _starts_small(case: Case) -> bool:
     return bool(values) and 0 < float(np.median(values)) < SMALL_GAIN
 
 
+def _decay(kinds: set[str]) -> list[Remedy]:
+    """Weights that grow though no step is large are to be held."""
+    grow = "weight_growth" in kinds and not kinds & {"update_too_large", "summed", "uphill"}
+    return [cures.weight_decay()] if grow else []
+
+
 def _sign(kinds: set[str]) -> list[Remedy]:
     return [cures.check_sign()] if "uphill" in kinds else []
 
@@ -84,8 +90,9 @@ def _nonfinite(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
         first = _sign(kinds) + _scaling(case, kinds) + ([cures.zero_grad()] if "summed" in kinds else [])
         if "poor_initialization" in kinds:
             first += _initialization(case)
-        return [*first, cures.lower_lr(case), cures.clip(case), cures.skip_nonfinite()]
-    return [cures.skip_nonfinite(), cures.check_data(f), cures.clip(case)]
+        lower = [step_cures.lower_lr(case), step_cures.find_lr(), step_cures.clip(case)]
+        return [*first, *_decay(kinds), *lower, cures.skip_nonfinite()]
+    return [cures.skip_nonfinite(), cures.check_data(f), step_cures.clip(case)]
 
 
 def _underflow(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
@@ -98,12 +105,12 @@ def _no_gradient(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
 
 def _dead(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
     from_the_start = f.first_step <= case.evidence.steps[0] + 2
-    start, lower = _initialization(case), cures.lower_lr(case)
+    start, lower = _initialization(case), step_cures.lower_lr(case)
     return [*start, cures.leaky_relu(), lower] if from_the_start else [lower, cures.leaky_relu(), *start]
 
 
 def _saturation(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
-    late = [cures.lower_lr(case)] if f.first_step > case.evidence.steps[0] else []
+    late = [step_cures.lower_lr(case)] if f.first_step > case.evidence.steps[0] else []
     return [*_scaling(case, kinds), *late, cures.xavier_init(), cures.normalization(), cures.relu()]
 
 
@@ -133,14 +140,21 @@ def _vanishing(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
 def _exploding(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
     if "decades_over_depth" in f.evidence or "poor_initialization" in kinds:
         norm = [] if case.model.normalizes else [cures.normalization()]
-        return [*_scaling(case, kinds), *_initialization(case), *norm, cures.clip(case), cures.residual()]
+        return [
+            *_scaling(case, kinds),
+            *_initialization(case),
+            *norm,
+            step_cures.clip(case),
+            cures.residual(),
+        ]
     if "summed" in kinds:
-        return [cures.zero_grad(), cures.clip(case)]
+        return [cures.zero_grad(), step_cures.clip(case)]
     return [
         *_sign(kinds),
         *_scaling(case, kinds),
-        cures.clip(case),
-        cures.lower_lr(case),
+        *_decay(kinds),
+        step_cures.clip(case),
+        step_cures.lower_lr(case),
         cures.weight_decay(),
     ]
 
@@ -153,8 +167,9 @@ def _initial(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
 def _too_large(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
     zero = [cures.zero_grad()] if "summed" in kinds else []
     first = [*zero, *_sign(kinds), *_scaling(case, kinds)]
-    others = [cures.clip(case), cures.warmup()]
-    return [*first, cures.lower_lr(case), *(others[::-1] if amounts.is_adaptive(case) else others)]
+    others = [step_cures.clip(case), step_cures.warmup()]
+    others = others[::-1] if amounts.is_adaptive(case) else others
+    return [*first, step_cures.lower_lr(case), step_cures.find_lr(), *others]
 
 
 def _too_small(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
@@ -162,37 +177,37 @@ def _too_small(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
         return [cures.add_to_optimizer(f)]
     halves = [cures.float32_weights()] if amounts.has_half_weights(case) else []
     if amounts.rate_is_zero(case):
-        return [cures.raise_lr(case), cures.call_step()]
+        return [step_cures.raise_lr(case), step_cures.find_lr(), cures.call_step()]
     if not f.evidence.get("median_update_ratio") and not (halves and len(case.evidence.update_steps)):
-        return [cures.call_step(), cures.raise_lr(case)]
-    clipped = [cures.raise_max_norm(case)] if "always_clipping" in kinds else []
-    return [*clipped, *halves, cures.raise_lr(case)]
+        return [cures.call_step(), step_cures.raise_lr(case)]
+    clipped = [step_cures.raise_max_norm(case)] if "always_clipping" in kinds else []
+    return [*clipped, *halves, step_cures.raise_lr(case), step_cures.find_lr()]
 
 
 def _growth(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
     zero = [cures.zero_grad()] if "summed" in kinds else []
-    return [*zero, cures.lower_lr(case), cures.weight_decay(), cures.clip(case)]
+    return [*zero, *_decay(kinds), step_cures.lower_lr(case), cures.weight_decay(), step_cures.clip(case)]
 
 
 def _collapse(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
-    return [cures.less_weight_decay(case), cures.lower_lr(case)]
+    return [cures.less_weight_decay(case), step_cures.lower_lr(case)]
 
 
 def _always(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
-    return [cures.raise_max_norm(case), cures.lower_lr(case)]
+    return [step_cures.raise_max_norm(case), step_cures.raise_lr(case)]
 
 
 def _never(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
-    return [cures.clip(case)]
+    return [step_cures.clip(case)]
 
 
 def _spike(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
-    return [cures.clip(case), cures.check_data(f), cures.lower_lr(case)]
+    return [step_cures.clip(case), cures.check_data(f), step_cures.lower_lr(case)]
 
 
 def _oscillating(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
     zero = [cures.zero_grad()] if "summed" in kinds else []
-    return [*zero, cures.lower_lr(case), cures.clip(case), cures.warmup()]
+    return [*zero, step_cures.lower_lr(case), step_cures.find_lr(), step_cures.clip(case)]
 
 
 def _not_decreasing(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:

@@ -15,7 +15,7 @@ HEALTHY = "Healthy: no rule found anything wrong."
 
 
 def as_text(findings: Sequence[Finding]) -> str:
-    """Everything in plain text."""
+    """The findings as plain text."""
     alarms = [finding for finding in findings if finding.is_alarm]
     lines = [*_block(alarms[0], MOST_REMEDIES), ""] if alarms else [HEALTHY, ""]
     rest = [finding for finding in findings if finding not in alarms[:1]]

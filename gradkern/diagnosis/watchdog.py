@@ -1,4 +1,4 @@
-"""`Watchdog`: a diagnosis while the run is recorded, on the thread that writes it."""
+"""`Watchdog`: the diagnosis of a run while it is recorded, in the writing thread."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DiagnosisError", "OnFinding", "Watchdog", "as_action"]
 
-#: Steps at which a run is looked at; after the last one each `EVERY`.
+#: Numbers of recorded steps after which a run is diagnosed; after the last one, every `EVERY` steps.
 FIRST_LOOKS = (10, 20, 50, 100)
 EVERY = 100
 
@@ -22,7 +22,11 @@ OnFinding = str | Callable[[Finding], Any]
 
 
 class DiagnosisError(RuntimeError):
-    """Training is to stop: `finding` says why."""
+    """Training should stop because of a severe finding; see `GradMonitor(on_finding="raise")`.
+
+    Attributes:
+        finding: the `Finding`.
+    """
 
     def __init__(self, finding: Finding) -> None:
         remedy = f" {finding.remedies[0].because}" if finding.remedies else ""
@@ -31,11 +35,11 @@ class DiagnosisError(RuntimeError):
 
 
 def as_action(operation: str, on_finding: OnFinding | None) -> OnFinding | None:
-    """The argument, checked.
+    """Check the argument `on_finding`.
 
     Raises:
-        TypeError: it is neither a text nor callable.
-        ValueError: it is another text than "warn" and "raise".
+        TypeError: it is neither a string nor callable.
+        ValueError: it is a string other than "warn" and "raise".
     """
     if on_finding is None or callable(on_finding):
         return on_finding
@@ -50,15 +54,14 @@ def as_action(operation: str, on_finding: OnFinding | None) -> OnFinding | None:
 
 
 class Watchdog:
-    """Looks at a growing run now and then, and tells of each finding once.
+    """Diagnoses a growing run from time to time and reports each finding once.
 
-    Two threads use it: the one that writes the run calls `due` and `look`, the one that trains `check`.
+    The writing thread calls `due` and `look`, the training thread calls `check`.
 
     Args:
-        on_finding: "warn" warns of alarms; "raise" has `check` raise at a severe one (and warns of the
-            others); a function is called with every finding, in the thread that writes; None does nothing
-            but note them.
-        note: called with a step, "finding" and the JSON of each finding: an event of the run.
+        on_finding: "warn" warns of alarms. "raise" lets `check` raise after a severe one and warns of the
+            others. A function is called with every finding, in the writing thread. None only notes them.
+        note: called with a step, "finding" and the JSON of each finding, to record an event.
     """
 
     def __init__(
@@ -70,14 +73,11 @@ class Watchdog:
         self._fatal: Finding | None = None
 
     def due(self, rows: int) -> bool:
-        """Whether the run is to be looked at, now that it has so many recorded steps."""
+        """Whether the run should be diagnosed, given the number of recorded steps."""
         return rows >= next_look(self._looked_at)
 
     def look(self, history: History) -> list[Finding]:
-        """Diagnose the run as it is; returns what had not been told before.
-
-        A finding that became worse is told again.
-        """
+        """Diagnose the run as it is now. Returns the findings that are new or have become worse."""
         self._looked_at = len(history)
         new = [finding for finding in diagnose(history) if self._is_new(finding)]
         for finding in new:
@@ -87,10 +87,10 @@ class Watchdog:
         return new
 
     def check(self) -> None:
-        """Raise what `look` found to be severe, once.
+        """Raise the error of a severe finding, once.
 
         Raises:
-            DiagnosisError: a severe finding, where on_finding is "raise".
+            DiagnosisError: `look` found something severe, and on_finding is "raise".
         """
         if self._fatal is not None:
             finding, self._fatal = self._fatal, None
@@ -110,7 +110,7 @@ class Watchdog:
 
 
 def next_look(rows: int) -> int:
-    """The number of recorded steps at which the next look is due, after one at `rows`."""
+    """The number of recorded steps at which the next diagnosis is due, after one at `rows`."""
     for count in FIRST_LOOKS:
         if rows < count:
             return count

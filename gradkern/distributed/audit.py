@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CountedParameter:
-    """How one parameter's gradient enters the norm."""
+    """How the gradient of one parameter enters the norm."""
 
     name: str
     counted_as: str
@@ -35,7 +35,7 @@ class CountedParameter:
 
 @dataclass(frozen=True)
 class NormAudit:
-    """How every parameter's gradient enters the norm. ``print(audit)`` shows a table."""
+    """How the gradient of every parameter enters the norm. ``print(audit)`` shows a table."""
 
     parameters: tuple[CountedParameter, ...]
 
@@ -71,20 +71,20 @@ def explain_norm(
     in_process_group: Callable[[str], bool] | None = None,
     counted_elsewhere: Callable[[str], bool] | None = None,
 ) -> NormAudit:
-    """For every parameter, how its gradient enters the total norm on this rank.
+    """Explain how the gradient of every parameter enters the total norm on this rank.
 
     Args:
         params: a Module, (name, Parameter) pairs or Parameters, with their gradients.
         process_group, in_process_group, counted_elsewhere: see `GradClipper`.
 
     Returns:
-        NormAudit. A sharded gradient is counted where its shards are, and a replicated one at coordinate 0 of
-        the mesh dimensions that replicate it. A partial gradient is counted after its terms are added, each
-        rank a slice of the sum. A plain tensor is counted once on every rank and not added over ranks,
-        unless it belongs to the process group.
+        A `NormAudit`. Each rank counts its shard of a sharded gradient. A replicated gradient is counted at
+        coordinate 0 of the mesh dimensions that replicate it. The terms of a partial gradient are added
+        first, and each rank counts a slice of the sum. A plain tensor is counted on every rank and not added
+        over ranks, unless it belongs to the process group.
 
     Raises:
-        TypeError, ValueError: bad arguments.
+        TypeError, ValueError: an invalid argument.
 
     Notes:
         No collective and no synchronisation.

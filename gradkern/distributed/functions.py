@@ -14,7 +14,8 @@ from gradkern.distributed.measure import Distributed
 from gradkern.distributed.placements import written_shards
 from gradkern.kernels.backend import C
 from gradkern.kernels.measured import decision_norm
-from gradkern.kernels.scale import coefficient, is_one, scale_
+from gradkern.kernels.scale import is_one, scale_
+from gradkern.kernels.torch_scale import coefficient
 
 
 @torch.no_grad()
@@ -96,7 +97,7 @@ def _scale_by_norm(
 def _raise_if_nonfinite(together: Distributed, total: Tensor, norm_type: float, what: str) -> None:
     if math.isfinite(float(total)):
         return
-    found = together.offenders()
+    found = together.nonfinite_parameters()
     listed = ", ".join(f"{what}[{i}] ({count} elements)" for i, count in found[:8])
     more = f" and {len(found) - 8} more" if len(found) > 8 else ""
     where = f"on this rank: {listed}{more}" if found else "none on this rank"

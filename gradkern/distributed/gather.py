@@ -18,22 +18,21 @@ _COLUMNS = 6
 
 
 class StatsGatherer:
-    """Gathers the rows of every rank of a group on rank `dst` of the group, so that one monitor can write
-    them to one history.
+    """Gather the statistics of all ranks of a group on one rank, so that one monitor can record all of them.
 
-    The names and sizes of every rank are exchanged at construction. A step then costs one all-gather of a
-    fixed shape.
+    For pipeline stages and owners of experts, whose ranks have different parameters. Names and sizes are
+    exchanged at construction. A step then costs one all-gather of a fixed shape.
 
     Args:
-        names, numel: this rank's rows, as in its GradStats.
+        names, numel: the rows of this rank, as in its GradStats.
         group: the ranks, one per pipeline stage. Default: all ranks.
-        dst: the rank within the group that gets the result.
+        dst: the rank within the group that receives the result.
 
     Raises:
         TypeError, ValueError: `group` is not a process group of this rank, or `dst` is not a rank of it.
 
     Notes:
-        Building it is a collective over the group.
+        Construction is a collective over the group.
 
     Example:
         >>> gatherer = StatsGatherer(stats.names, stats.numel, pp_group)
@@ -64,7 +63,7 @@ class StatsGatherer:
         self._places = [rank * self._rows + row for rank, row, _ in owner.values()]
 
     def __call__(self, stats: GradStats) -> GradStats | None:
-        """Gather the rows. A collective that every rank of the group calls.
+        """Gather the rows of one step. A collective: every rank of the group has to call it.
 
         Returns:
             GradStats with the rows of all ranks on rank `dst`, None on the others.

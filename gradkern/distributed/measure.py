@@ -82,9 +82,7 @@ class Distributed:
 
     def total(self, norm_type: float) -> Tensor:
         """The norm of all gradients on all ranks, 0-d float64. One small all-reduce per mesh dimension."""
-        parts = [
-            reduce_total(self._pack(d, norm_type), d.groups, norm_type) for d in self.plan.layout.domains
-        ]
+        parts = [reduce_total(self._pack(d, norm_type), d.groups, norm_type) for d in self.plan.domains.each]
         total = self._combine(parts, norm_type, reduce_total)
         return finish(total, norm_type)[0]
 
@@ -95,7 +93,7 @@ class Distributed:
             parts = [join([pack([], norm_type, torch.device("cpu"))] * rows)]
         device = parts[0].sums.device
         total = merge([part.to(device) for part in parts], norm_type)
-        pp_group = self.plan.layout.pp_group
+        pp_group = self.plan.domains.pp_group
         if pp_group is not None:
             total = reduce(total.to(group_device(pp_group)), (pp_group,), norm_type).to(device)
         return total
@@ -116,7 +114,7 @@ class Distributed:
             groups: the positions of each named group.
         """
         parts, totals = [], []
-        for d in self.plan.layout.domains:
+        for d in self.plan.domains.each:
             rows, total = self._domain_rows(d, norm_type, count_zeros, groups)
             parts.append(rows)
             totals.append(total)
@@ -143,14 +141,14 @@ class Distributed:
         members = [[i for i in group if i in here] for group in without_repeats(self._counted, groups)]
         totals = join([by_group(local, members, norm_type), local.total])
         if len(d.positions) != len(self.grads):
-            local = local.rows(torch.tensor([*d.positions, len(self.grads)], device="cpu"))
+            local = local.rows([*d.positions, len(self.grads)])
         if d.kind != "mesh":
             return local.upto(-1), reduce_rows(totals, d.groups, norm_type)
         reduced = reduce_rows(join([local.upto(-1), totals]), d.groups, norm_type)
         rows = len(d.positions)
         return reduced.upto(rows), Packed(reduced.sums[rows:], reduced.keys[rows:])
 
-    def offenders(self) -> list[tuple[int, int]]:
+    def nonfinite_parameters(self) -> list[tuple[int, int]]:
         """The position of each gradient with inf or NaN, and how many such elements this rank counts.
         Synchronises."""
         everything = Domain("local", (), torch.device("cpu"), positions=list(range(len(self.grads))))
@@ -160,7 +158,7 @@ class Distributed:
     def as_returned(self, total: Tensor) -> Tensor:
         """The total as the drop-in functions return it: as in torch, a replicated DTensor if all tensors
         share one mesh."""
-        mesh = self.plan.layout.single_mesh
+        mesh = self.plan.domains.single_mesh
         if mesh is None:
             return total
         return DTensor.from_local(total, mesh, [Replicate()] * mesh.ndim, run_check=False)

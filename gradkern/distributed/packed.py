@@ -11,6 +11,7 @@ csrc/core/packed.h:
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -21,7 +22,8 @@ from torch import Tensor
 from gradkern.kernels.backend import C
 from gradkern.kernels.kinds import naming, place
 from gradkern.kernels.measured import Measured, decision_norm
-from gradkern.kernels.torch_ops import named_magnitudes, same_memory
+from gradkern.kernels.shared_memory import same_memory
+from gradkern.kernels.torch_ops import named_magnitudes
 
 SQ_HI, SQ_LO = slice(0, 3), slice(3, 6)
 POWER_HI, POWER_LO, NONFINITE, ZEROS, NUMEL, SUMS = 6, 7, 8, 9, 10, 11
@@ -30,6 +32,15 @@ MAX_BITS, REF_KEY, KEYS = 0, 1, 2
 _INF_BITS = 0x7FF0000000000000
 _NAN_KEY = 2**63 - 1
 _BIN_ROOTS = (2.0**-600, 1.0, 2.0**600)
+
+
+@functools.lru_cache(maxsize=256)
+def positions_on(positions: tuple[int, ...], device: torch.device) -> slice | Tensor:
+    """An index of rows on a device. Kept: a copy from the host waits for it and cannot be captured."""
+    first = positions[0] if positions else 0
+    if positions == tuple(range(first, first + len(positions))):
+        return slice(first, first + len(positions))
+    return torch.tensor(positions, dtype=torch.int64, device="cpu").to(device)
 
 
 class Packed(NamedTuple):
@@ -41,8 +52,8 @@ class Packed(NamedTuple):
     def to(self, device: torch.device) -> Packed:
         return Packed(self.sums.to(device), self.keys.to(device))
 
-    def rows(self, index: Tensor) -> Packed:
-        index = index.to(self.sums.device, non_blocking=True)
+    def rows(self, positions: Sequence[int]) -> Packed:
+        index = positions_on(tuple(positions), self.sums.device)
         return Packed(self.sums[index], self.keys[index])
 
     def upto(self, end: int) -> Packed:
@@ -91,9 +102,9 @@ def _compensated(hi: Tensor, lo: Tensor) -> Tensor:
 def finish_l2(packed: Packed) -> Tensor:
     """The L2 norm of each row, float64 [R]."""
     roots = _compensated(packed.sums[:, SQ_HI], packed.sums[:, SQ_LO]).sqrt_()
-    roots *= torch.tensor(_BIN_ROOTS, dtype=torch.float64, device="cpu").to(roots.device, non_blocking=True)
+    small, normal, large = (root * scale for root, scale in zip(roots.unbind(dim=1), _BIN_ROOTS))
     # NaN and inf are in the last bin, and hypot(NaN, x) is NaN for every finite x.
-    return torch.hypot(torch.hypot(roots[:, 0], roots[:, 1]), roots[:, 2])
+    return torch.hypot(torch.hypot(small, normal), large)
 
 
 def finish(packed: Packed, norm_type: float) -> Tensor:
@@ -136,7 +147,6 @@ def merge(parts: Sequence[Packed], norm_type: float) -> Packed:
 
 def by_group(packed: Packed, groups: Sequence[Sequence[int]], norm_type: float) -> Packed:
     """One row per group, combined from the rows of its members."""
-    device = packed.sums.device
     sums = [packed.sums.new_zeros(0, SUMS)]
     keys = [packed.keys.new_zeros(0, KEYS)]
     for members in groups:
@@ -144,7 +154,7 @@ def by_group(packed: Packed, groups: Sequence[Sequence[int]], norm_type: float) 
             sums.append(packed.sums.new_zeros(1, SUMS))
             keys.append(packed.keys.new_full((1, KEYS), -1))
             continue
-        rows = packed.rows(torch.tensor(members, dtype=torch.int64, device="cpu").to(device))
+        rows = packed.rows(members)
         keys.append(rows.keys.amax(dim=0, keepdim=True))
         sums.append(align(rows, keys[-1], norm_type).sum(dim=0, keepdim=True))
     return Packed(torch.cat(sums), torch.cat(keys))

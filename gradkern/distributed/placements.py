@@ -37,23 +37,23 @@ class Domain:
 
 
 @dataclass
-class Layout:
+class Domains:
     """How a list of gradients is counted. Domains are in the order of their collectives."""
 
-    domains: list[Domain]
+    each: list[Domain]
     single_mesh: DeviceMesh | None
     """The mesh of all tensors if they share one and no group is given; the norm is then a DTensor."""
     pp_group: dist.ProcessGroup | None
 
 
-def layout_of(
+def domains_of(
     carriers: Sequence[Tensor | None],
     process_group: dist.ProcessGroup | None = None,
     pp_group: dist.ProcessGroup | None = None,
     *,
     prefer_world: bool = False,
     in_group: Callable[[int], bool] | None = None,
-) -> Layout:
+) -> Domains:
     """Sort positions into domains. The result is the same on every rank, with or without gradients.
 
     Args:
@@ -89,7 +89,7 @@ def layout_of(
     single = domains[0].mesh if alone else None
     domains += [] if group is None else [group]
     domains += [local] if local.positions else []
-    return Layout(domains, single, pp_group)
+    return Domains(domains, single, pp_group)
 
 
 def _mesh_domain(mesh: DeviceMesh, prefer_world: bool) -> Domain:

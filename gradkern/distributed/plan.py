@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from gradkern.distributed.groups import group_device
-from gradkern.distributed.placements import Layout, counts_here, layout_of, local_shard
+from gradkern.distributed.placements import Domains, counts_here, domains_of, local_shard
 from gradkern.distributed.reduce import all_reduce_
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class RankPlan:
     Args:
         params: the parameters, or the same list as `grads`.
         grads: a gradient or None for each parameter.
-        process_group, pp_group, in_group, prefer_world: see `layout_of`.
+        process_group, pp_group, in_group, prefer_world: see `domains_of`.
         elsewhere: whether another rank counts the parameter at a position. This rank scales it nevertheless.
     """
 
@@ -44,7 +44,7 @@ class RankPlan:
         self._carriers = [
             g if g is not None else p if p.requires_grad else None for p, g in zip(params, grads)
         ]
-        self.layout: Layout = layout_of(
+        self.domains: Domains = domains_of(
             self._carriers, process_group, pp_group, prefer_world=prefer_world, in_group=in_group
         )
         present = [c for c in self._carriers if c is not None]
@@ -56,10 +56,10 @@ class RankPlan:
         if elsewhere is not None:
             self.counted = [c and not elsewhere(i) for i, c in enumerate(self.counted)]
         self._carriers = []  # do not keep gradients alive
-        order = [i for d in self.layout.domains for i in d.positions]
+        order = [i for d in self.domains.each for i in d.positions]
         self.missing = [i for i, c in enumerate(self._seen) if c is None]
         place = sorted(range(len(self._seen)), key=[*order, *self.missing].__getitem__)
-        self.place = None if place == list(range(len(place))) else torch.tensor(place, device="cpu")
+        self.place = None if place == list(range(len(place))) else tuple(place)
 
     def _ownership(self) -> None:
         """Find the positions that this rank counts, and the Partial ones."""
@@ -120,7 +120,7 @@ class RankPlan:
         Raises:
             ValueError: they differ. Raised on every rank of the mesh.
         """
-        for domain in self.layout.domains:
+        for domain in self.domains.each:
             if domain.mesh is None or not domain.groups:
                 continue
             rows = [

@@ -1,4 +1,4 @@
-"""A run's file and everything that reads it. Needs NumPy and sqlite3, not torch."""
+"""The file of a run and everything that reads it. Needs NumPy and sqlite3, not torch."""
 
 from gradkern.history.facade import History
 from gradkern.history.format import HistoryError

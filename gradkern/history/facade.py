@@ -1,4 +1,4 @@
-"""`History`: a recorded run, while it is recorded or afterwards."""
+"""`History`: a recorded run, which may still be growing."""
 
 from __future__ import annotations
 
@@ -20,14 +20,22 @@ __all__ = ["History"]
 
 
 class History(Recorded):
-    """A recorded run. Arrays have T rows, the recorded steps, and N columns, the parameters.
+    """A recorded run as NumPy arrays: T rows, the recorded steps, and N columns, the parameters.
 
-    Opening reads only the plain numbers of each step. The [T, N] arrays are read when they are first used,
-    and kept until `refresh`. Reading executes nothing from the file, changes nothing in it (but rolls back
-    what a killed process left half written), and does not disturb the process that records.
+    Opening a run reads only the numbers that each step has once. The [T, N] arrays are read on first use and
+    kept until `refresh`. The run can be read while it is recorded. Nothing from the file is executed.
 
-    Where a run went back to an earlier step (a resume from a checkpoint), the steps that were replaced are
-    left out; ``History.open(run, superseded=True)`` shows every row in the order in which it was written.
+    Steps that were recorded again after going back to an earlier step (a resume from a checkpoint) have
+    replaced the earlier rows. ``History.open(run, superseded=True)`` shows all rows in the order in which
+    they were written.
+
+    Example:
+        >>> history = History.open("runs/first")
+        >>> history.steps, history.total_norm, history.rms  # [T], [T], [T, N]
+
+    Notes:
+        The file is not changed, with one exception: a transaction that a killed process left incomplete is
+        rolled back.
     """
 
     @classmethod
@@ -35,12 +43,12 @@ class History(Recorded):
         """Open a run for reading.
 
         Args:
-            run_dir: the folder given to `GradMonitor` (or its history.db).
-            superseded: also show the rows that a later branch replaced.
+            run_dir: the folder given to `GradMonitor`, or its history.db.
+            superseded: also show rows that were replaced.
 
         Raises:
-            HistoryError: there is no run, its file is damaged or not a run, or a process holds it for more
-                than 5 s; names the file.
+            HistoryError: there is no run, the file is damaged or is not a run, or another process locks it
+                for more than 5 s. The message names the file.
         """
         connection = database.connect_reader(run_dir)
         folder = Path(run_dir)
@@ -60,17 +68,22 @@ class History(Recorded):
     # ---- views ----
 
     def summary(self, max_points: int = 1000, depth: int | None = None) -> Summary:
-        """The whole run in at most `max_points` points, from aggregates kept while it was recorded.
+        """The whole run in at most `max_points` points.
 
         Args:
-            max_points: the largest number of points; a shorter run has one per step.
-            depth: roll parameters up to modules, as in `layers`.
+            max_points: the largest number of points. A shorter run has one point per step.
+            depth: combine parameters to modules, as in `layers`. Default: one column per parameter.
+
+        Returns:
+            A `Summary`: means, minima and maxima of consecutive steps.
 
         Raises:
-            ValueError: `max_points` is less than 1; `depth` is negative, or no integer.
+            ValueError: `max_points` is below 1, or `depth` is negative or not an integer.
 
         Notes:
-            Does not scan the run: reads about ``4 * max_points`` aggregates and a short tail.
+            The time does not depend on the length of the run: about ``4 * max_points`` aggregates are read
+                that
+            were written while the run was recorded.
         """
         if max_points < 1:
             raise ValueError(f"[History.summary] max_points: expected at least 1, got {max_points}")
@@ -88,13 +101,16 @@ class History(Recorded):
             return read_summary(self, max_points, depth)  # the run went back to an earlier step meanwhile
 
     def layers(self, depth: int | None = None) -> LayerColumns:
-        """Statistics of modules instead of parameters, as `GradStats.by_layer` has them.
+        """Statistics of modules instead of parameters, as in `GradStats.by_layer`.
 
         Args:
-            depth: keep at most so many leading components of the module's name.
+            depth: keep at most this many leading components of the module's name. Default: all.
+
+        Returns:
+            `LayerColumns` with [T, L] arrays.
 
         Raises:
-            ValueError: `depth` is negative, or no integer.
+            ValueError: `depth` is negative or not an integer.
         """
         return self._layers(as_depth("History.layers", depth))
 
@@ -105,10 +121,10 @@ class History(Recorded):
     # ---- for other programs ----
 
     def to_arrow(self) -> Any:
-        """The run as a long `pyarrow.Table`: one line for each step and parameter that had a gradient.
+        """The run as a long `pyarrow.Table`: one line for each step and each parameter with a gradient.
 
-        The columns are those of the step (step, time, loss, lr, total_norm, …), the parameter's (param, norm,
-        rms, max_abs, nonfinite, zeros) and your own numbers ("extra/<name>").
+        The columns are those of the step (step, time, loss, lr, total_norm, …), those of the parameter
+        (param, norm, rms, max_abs, nonfinite, zeros) and your own numbers ("extra/<name>").
 
         Raises:
             ImportError: pyarrow is not installed: ``pip install gradkern[export]``.
@@ -124,22 +140,22 @@ class History(Recorded):
         return arrow_reader(self, "History").__arrow_c_stream__(requested_schema)
 
     def to_pandas(self) -> Any:
-        """The table of `to_arrow` as a pandas.DataFrame; needs pandas, too."""
+        """The table of `to_arrow` as a pandas.DataFrame. Needs pandas and pyarrow."""
         from gradkern.history.export import to_pandas
 
         return to_pandas(self)
 
     def to_csv(self, file: str | os.PathLike[str]) -> None:
-        """Write the table of `to_arrow` as CSV, a piece at a time.
+        """Write the table of `to_arrow` as CSV, piece by piece. Needs pyarrow.
 
-        A name that a spreadsheet would take for a formula gets a quote in front.
+        A quote is put before names that a spreadsheet would take for a formula.
         """
         from gradkern.history.export import to_csv
 
         to_csv(self, file)
 
     def to_parquet(self, file: str | os.PathLike[str]) -> None:
-        """Write the table of `to_arrow` as Parquet, a piece at a time."""
+        """Write the table of `to_arrow` as Parquet, piece by piece. Needs pyarrow."""
         from gradkern.history.export import to_parquet
 
         to_parquet(self, file)
@@ -151,7 +167,7 @@ class History(Recorded):
         return history_html(self)
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
-        """Called by copies of every kind."""
+        """Called when a History is copied or serialized."""
         raise TypeError(
             "[History] copy: an open History holds a database and cannot be copied or serialized; keep its "
             "path and open it again with History.open"

@@ -83,7 +83,7 @@ def reading(file: Path, operation: str = "History") -> Iterator[None]:
         raise explain(sqlite3.DatabaseError("malformed"), file, operation) from error
     except MemoryError as error:
         raise HistoryError(
-            f"[{operation}] {str(file)!r}: too large for this machine's memory; History.window reads less"
+            f"[{operation}] {str(file)!r}: too large for this machine's memory; use History.window instead"
         ) from error
     except HistoryError as error:
         if str(file) in str(error):

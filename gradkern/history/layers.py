@@ -1,4 +1,4 @@
-"""Parameters rolled up to the modules that own them."""
+"""Statistics of modules, combined from those of their parameters."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gradkern.history.recorded import Recorded
 
 @dataclass(frozen=True)
 class LayerColumns:
-    """Statistics of modules, as `History.layers` returns them: [T, L] arrays."""
+    """Statistics of modules, returned by `History.layers`: [T, L] arrays."""
 
     names: tuple[str, ...]
     numel: NDArray[np.int64]

@@ -1,4 +1,4 @@
-"""`RunLock`: one monitor per run. Two would mix their steps."""
+"""`RunLock`: ensures that only one monitor records to a run."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _held: set[str] = set()
 
 
 class RunLock:
-    """An advisory lock on ``RUN/.lock``. It ends with the process, however that ends.
+    """An advisory lock on ``RUN/.lock``. It ends with the process, even if that is killed.
 
-    Where the file system has no locks, it works within one process only.
+    On a file system without locks it works within one process only.
 
     Raises:
         HistoryError: another monitor holds it, or the folder cannot be written.
@@ -52,5 +52,5 @@ class RunLock:
 def _taken(folder: Path) -> str:
     return (
         f"[GradMonitor] run_dir {str(folder)!r}: another monitor is recording to it; use another run_dir, or "
-        "close that one first (in a notebook: .close() the earlier monitor before its cell is run again)"
+        "close that monitor first (in a notebook: call .close() before you run its cell again)"
     )

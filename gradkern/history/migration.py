@@ -1,4 +1,4 @@
-"""Files of earlier versions: read through views, and converted by the next writer."""
+"""Files of earlier versions: readers see them through views, the next writer converts them."""
 
 from __future__ import annotations
 

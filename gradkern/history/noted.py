@@ -1,4 +1,4 @@
-"""`Noted`: the caller's numbers, groups, events and facts of a run."""
+"""`Noted`: extra numbers, groups, events and facts of a run."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from gradkern.history.step_numbers import StepNumbers
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened at a step: a finding, skipped steps, a spike, a rollback, a changed limit."""
+    """An event of a run: a finding, a skipped step, a spike, a rollback, a changed limit."""
 
     step: int
     kind: str
-    """"finding", "skip", "spike", "threshold", "rollback", "stop", or the caller's own."""
+    """"finding", "skip", "spike", "threshold", "rollback", "stop", or a kind of your own."""
     data: dict[str, Any]
-    """Details, as JSON values. If it stands for several, their "count" and the "last_step"."""
+    """Details, as JSON values. An event that stands for several has their "count" and "last_step"."""
     time: float = 0.0
     """When it was noted, in seconds since 1970."""
 
     @property
     def count(self) -> int:
-        """How often it happened: more than once for an event that stands for several."""
+        """How often it happened. More than 1 for an event that stands for several."""
         count = self.data.get("count") if "last_step" in self.data else 1
         return count if isinstance(count, int) and count > 0 else 1
 
@@ -43,9 +43,9 @@ class Noted(StepNumbers):
     @property
     @names_file
     def extra(self) -> Mapping[str, F64]:
-        """Your own numbers (``record(extra=…)``): [T] for each name, NaN where it was not given.
+        """Your own numbers (``record(extra=…)``): an array [T] for each name, NaN at steps without it.
 
-        Amendments replace earlier values. Includes the losses of parts, "loss/<part>".
+        Amendments replace earlier values. The losses of parts are included as "loss/<part>".
         """
         if "extra" not in self._cache:
             seqs = self._all["seq"]
@@ -62,10 +62,10 @@ class Noted(StepNumbers):
     @property
     @names_file
     def parts(self) -> tuple[str, ...]:
-        """Names of the models whose steps make up a step of the run; empty where there is one model.
+        """Names of the models, if several were recorded together; else empty.
 
-        Parameters are called "<part>.<name>" then, `groups` has the numbers of each part, and `extra` its
-        loss, "loss/<part>".
+        Parameters are then called "<part>.<name>". `groups` has the norms of each part, and `extra` its loss,
+        "loss/<part>".
         """
         found = self.meta.get("parts", [])
         if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
@@ -75,7 +75,8 @@ class Noted(StepNumbers):
     @property
     @names_file
     def max_norm(self) -> F64:
-        """[T] `threshold`. In runs that do not have it (of version 1), deduced from what was clipped."""
+        """[T] as `threshold`. In files of version 1, which lack it, it is computed from the steps that were
+        clipped."""
         if self.parts or self.facts.get("policy"):
             return self.threshold
         with np.errstate(invalid="ignore"):
@@ -86,7 +87,7 @@ class Noted(StepNumbers):
     @property
     @names_file
     def groups(self) -> Mapping[str, GroupColumns]:
-        """[T] numbers of each named group of a clipper, and of each part of the run."""
+        """`GroupColumns` with [T] arrays for each named group of a clipper and each part of the run."""
         if "groups" not in self._cache:
             found = read_named(self._db, "groups", self._all["seq"], 3)
             live = {name: GroupColumns(*values[self._rows].T) for name, values in found.items()}
@@ -96,7 +97,7 @@ class Noted(StepNumbers):
     @property
     @names_file
     def events(self) -> list[Event]:
-        """What happened, in order of time; without what a later branch replaced."""
+        """All events in order of time, without those of steps that were replaced."""
         if "events" not in self._cache:
             found = self._read_events()
             branches, steps = (np.array([row[i] for row in found], dtype=np.int64) for i in (1, 2))
@@ -125,10 +126,11 @@ class Noted(StepNumbers):
     @property
     @names_file
     def facts(self) -> dict[str, Any]:
-        """What the monitor found out about the model, its optimizers and the policy.
+        """Facts about the model, its optimizers and the policy, as JSON values; empty if unknown.
 
-        "modules": kinds by name; "graph": order of execution, operations, serial and unused parameters;
-        "optimizers": an entry for each parameter group; "policy"; "gradient_dtypes"; "loss_scale"; "parts".
+        The keys are "modules" (kinds by name), "graph" (order of execution, operations, serial and unused
+        parameters), "optimizers" (an entry per parameter group), "policy", "gradient_dtypes", "loss_scale"
+        and "parts".
         """
         rows = self._db.execute("SELECT key, value FROM facts").fetchall()
         return {str(key): format.read_json(value, f"fact {key!r}") for key, value in rows}
@@ -136,8 +138,8 @@ class Noted(StepNumbers):
     @property
     @names_file
     def ever_nonzero(self) -> NDArray[np.float32]:
-        """[N] fraction of the sampled elements whose gradient was non-zero at one look at least; NaN if the
-        parameter was never looked at."""
+        """[N] fraction of the sampled elements whose gradient was ever non-zero; NaN if the parameter was
+        never sampled."""
         if "nonzero" not in self._cache:
             ids, _ = self.live_rows("looks")
             fractions = np.full(len(self.names), np.nan, dtype=np.float32)

@@ -1,4 +1,4 @@
-"""`HistoryReader`: reads a run's file, and knows which of its rows are live."""
+"""`HistoryReader`: reads the file of a run and determines which of its rows are live."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def names_file(method: F) -> F:
 
 @dataclass(frozen=True)
 class Branch:
-    """A place where a run was continued from an earlier step."""
+    """A point at which a run was continued from an earlier step."""
 
     from_step: int
     """The first step that was recorded again."""
@@ -66,7 +66,7 @@ class HistoryReader:
 
     @names_file
     def refresh(self) -> int:
-        """Read what was recorded since; returns the number of new rows. Cheap if there are none."""
+        """Read what was recorded since the last call. Returns the number of new rows."""
         try:
             return self._refresh()
         except sqlite3.OperationalError as error:
@@ -90,7 +90,7 @@ class HistoryReader:
         return new
 
     def close(self) -> None:
-        """Close the file. Arrays that were read stay valid."""
+        """Close the file. Arrays that were read before stay valid."""
         self._db.close()
 
     @property
@@ -154,16 +154,15 @@ class HistoryReader:
     def params(self) -> dict[str, dict[str, Any]]:
         """Details of each parameter by name: numel, shape, dtype, trainable, group, kind.
 
-        They are from when the parameters were first recorded. A parameter that is frozen later shows in
-        `has_grad`.
+        The details are those of the first record. If a parameter is frozen later, `has_grad` shows it.
         """
         return {name: dict(entry) for layout in self._layouts.values() for name, entry in layout.entries()}
 
     @property
     @names_file
     def meta(self) -> dict[str, Any]:
-        """Metadata: version, norm_type, every, journal, optimizer, …; the times when the monitor was opened
-        and closed (None while it records, and after its process was killed)."""
+        """Metadata: version, norm_type, every, journal, optimizer, …, and the times when the monitor was
+        opened and closed (None while it records, or if its process was killed)."""
         rows = self._db.execute("SELECT key, value FROM meta").fetchall()
         return {str(key): format.read_json(value, f"meta {key!r}") for key, value in rows}
 
@@ -176,7 +175,7 @@ class HistoryReader:
     @property
     @names_file
     def branches(self) -> list[Branch]:
-        """Where the run was continued from an earlier step, in order of time."""
+        """The points at which the run was continued from an earlier step, in order of time."""
         found: list[Branch] = []
         seqs, steps = self._all["seq"], self._all["step"].tolist()
         live: list[int] = []  # ascending steps that are not replaced yet

@@ -72,14 +72,14 @@ class Recorded(Noted):
 
     @property
     def factor(self) -> Floats | None:
-        """[T, N] what each gradient was multiplied by; None if that was always `clip_coef`."""
+        """[T, N] factor that each gradient was multiplied by; None if it was always `clip_coef`."""
         factor = self._matrix("factor")
         return factor if factor is None else np.where(np.isnan(factor), self.clip_coef[:, None], factor)
 
     @names_file
     def window(self, first: int, end: int) -> Columns:
-        """The per-parameter columns of the rows ``[first, end)`` only; negative numbers count from the end.
-        T is then the number of these rows."""
+        """The [T, N] arrays of the rows ``[first, end)`` only, to save memory. Negative numbers count from
+        the end."""
         first, end, _ = slice(first, end).indices(len(self))
         return self._read_columns(self._rows[first : max(first, end)], self.numel_rows(first, end))
 
@@ -87,12 +87,12 @@ class Recorded(Noted):
 
     @property
     def update_steps(self) -> NDArray[np.int64]:
-        """[U] steps at which the weights were looked at."""
+        """[U] steps with weight norms and update ratios."""
         return self._weights()[0]
 
     @property
     def update_exact(self) -> NDArray[np.bool_]:
-        """[U] whether every element was looked at, and not a fixed sample of them."""
+        """[U] whether the statistics are of all elements and not of a fixed sample."""
         return self._weights()[1]
 
     @property
@@ -102,7 +102,7 @@ class Recorded(Noted):
 
     @property
     def update_ratio(self) -> Floats:
-        """[U, N] ‖Δw‖ / ‖w‖ of the optimizer step; NaN if not known, inf if ‖w‖ was 0."""
+        """[U, N] ‖Δw‖ / ‖w‖ of the optimizer step; NaN if unknown, inf if ‖w‖ was 0."""
         return self._weights()[3]
 
     @property

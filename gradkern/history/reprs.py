@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gradkern._util.text import html_table, number
-from gradkern.history.words import first_offender, phase_in_words
+from gradkern.history.words import first_nonfinite_of, phase_in_words
 
 if TYPE_CHECKING:
     from gradkern.history.recorded import Recorded
@@ -33,7 +33,7 @@ def _recorded(history: Recorded) -> list[tuple[str, str]]:
         ("steps skipped", f"{np.count_nonzero(history.skipped):,}"),
     ]
     rows.append(("steps with inf or NaN", f"{np.count_nonzero(~np.isfinite(history.total_norm)):,}"))
-    offender = first_offender(history)
-    if offender is not None:
-        rows.append((f"first, at step {offender.step:,}", str(offender)))
+    first_nonfinite = first_nonfinite_of(history)
+    if first_nonfinite is not None:
+        rows.append((f"first, at step {first_nonfinite.step:,}", str(first_nonfinite)))
     return rows

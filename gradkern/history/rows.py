@@ -101,7 +101,7 @@ class LookRow:
 
 @dataclass
 class EventRow:
-    """Something that happened at a step."""
+    """An event at a step."""
 
     step: int
     kind: str

@@ -1,4 +1,4 @@
-"""`StepNumbers`: the plain numbers of each recorded step."""
+"""`StepNumbers`: the numbers that each recorded step has once."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ class StepNumbers(HistoryReader):
 
     @property
     def total_norm(self) -> NDArray[np.float64]:
-        """[T] norm of all gradients together; `phase` says from when."""
+        """[T] norm of all gradients together. `phase` tells whether it is from before clipping."""
         return self._column("total_norm")
 
     @property
     def clip_coef(self) -> NDArray[np.float64]:
-        """[T] what the gradients were multiplied by, the smallest if there were several; NaN where the norm
-        was NaN, or the statistics do not come from a clip (`has_coef`)."""
+        """[T] factor that the gradients were multiplied by, the smallest of several; NaN if the norm was NaN
+        or the statistics do not come from a clip (`has_coef`)."""
         return self._column("clip_coef")
 
     @property
     def has_coef(self) -> NDArray[np.bool_]:
-        """[T] whether the statistics come from a clip, so that there is a `clip_coef`."""
+        """[T] whether the statistics come from a clip, and so have a `clip_coef`."""
         return np.asarray((self._column("flags") & format.HAS_COEF) != 0)
 
     @property
@@ -62,18 +62,18 @@ class StepNumbers(HistoryReader):
 
     @property
     def threshold(self) -> NDArray[np.float64]:
-        """[T] the one norm above which the policy clipped; NaN where there was none, or several."""
+        """[T] norm above which the policy clipped; NaN if there was no limit or several."""
         return self._column("threshold")
 
     @property
     def skipped(self) -> NDArray[np.bool_]:
-        """[T] whether the step was to be skipped: on_nonfinite="skip", a GradScaler, or a policy."""
+        """[T] whether the step was skipped, by on_nonfinite="skip", a GradScaler or a policy."""
         return np.asarray((self._column("flags") & format.SKIPPED) != 0)
 
     @property
     def phase(self) -> NDArray[np.str_]:
-        """[T] when the norms were taken: "before_clip" (by the clip itself, or the caller said so),
-        "measured" (as `record` found the gradients) or "after_clip" (the caller said so)."""
+        """[T] when the norms were measured: "before_clip" (by the clip itself, or ``after_clip=False``),
+        "after_clip" (``after_clip=True``), or "measured" if `record` did not know."""
         names: NDArray[np.str_] = np.array(format.PHASES)[
             np.minimum((self._column("flags") >> format.PHASE_SHIFT) & 3, 2)
         ]
@@ -86,7 +86,7 @@ class StepNumbers(HistoryReader):
 
     @property
     def loss_scale(self) -> NDArray[np.float64]:
-        """[T] loss scale that was divided out of the gradients; NaN without."""
+        """[T] loss scale that the gradients were divided by; NaN without loss scaling."""
         with np.errstate(divide="ignore"):
             return np.where(self.inv_scale == 1, np.nan, 1 / self.inv_scale)
 

@@ -21,9 +21,9 @@ Floats = NDArray[np.floating[Any]]
 
 @dataclass(frozen=True)
 class Summary:
-    """A run in P points, each the aggregate of consecutive recorded steps.
+    """A run in P points, each an aggregate of consecutive recorded steps.
 
-    Means, minima and maxima are those of the finite values; NaN where there are none.
+    Means, minima and maxima are those of the finite values, or NaN if there are none.
     """
 
     names: tuple[str, ...]
@@ -49,10 +49,10 @@ class Summary:
     lr: Floats
     """[P] learning rate of the first group at the last step of each point."""
     clip_rate: Floats
-    """[P] fraction of the steps that were clipped; NaN where clipping was off."""
+    """[P] fraction of the steps that were clipped; NaN without clipping."""
     clip_coef_min: Floats
     skipped: NDArray[np.int64]
-    """[P] number of steps that were to be skipped."""
+    """[P] number of skipped steps."""
     rms: Floats
     """[P, N] mean."""
     rms_min: Floats
@@ -85,7 +85,7 @@ def read_summary(history: Recorded, max_points: int, depth: int | None = None) -
 
 
 def _buckets(history: Recorded, level: int, rows: int, width: int) -> Iterator[Bucket]:
-    """The buckets of a level, and one more for the end that none covers."""
+    """The buckets of a level, and one more for the end of the run that they do not cover."""
     if level == 0:
         yield from row_buckets(history, 0, rows)
         return

@@ -1,4 +1,4 @@
-"""Parts of a run in words."""
+"""Short descriptions of a run: its first inf or NaN, and when norms were measured."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 _PHASES = {"before_clip": "before clipping", "measured": "as measured", "after_clip": "after clipping"}
 
 
-class Offender(NamedTuple):
+class FirstNonfinite(NamedTuple):
     """The first step with inf or NaN."""
 
     step: int
@@ -25,7 +25,7 @@ class Offender(NamedTuple):
         return f"{self.name} and {self.more} more" if self.more else self.name
 
 
-def first_offender(history: Recorded) -> Offender | None:
+def first_nonfinite_of(history: Recorded) -> FirstNonfinite | None:
     """The first step with inf or NaN; None if there is none. Reads one row of the parameters."""
     bad = np.flatnonzero(~np.isfinite(history.total_norm))
     if not len(bad):
@@ -33,11 +33,11 @@ def first_offender(history: Recorded) -> Offender | None:
     row = int(bad[0])
     rows = np.flatnonzero(history.window(row, row + 1).nonfinite[0])
     name = history.names[rows[0]] if len(rows) else "only the total"
-    return Offender(int(history.steps[row]), name, max(len(rows) - 1, 0))
+    return FirstNonfinite(int(history.steps[row]), name, max(len(rows) - 1, 0))
 
 
 def phase_in_words(history: Recorded, rows: slice = slice(None)) -> str:
-    """When the norms of some rows were taken; several answers if that changed."""
+    """When the norms of some rows were measured; several phases if that changed."""
     found, first = np.unique(history.phase[rows], return_index=True)
     words = ", then ".join(_PHASES[str(phase)] for phase in found[np.argsort(first)])
     scaled = (history.inv_scale[rows] != 1).any()

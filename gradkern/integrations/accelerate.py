@@ -1,4 +1,4 @@
-"""`monitored`: records the gradients of a training loop that uses Accelerate."""
+"""`monitored`: record the gradients of a training loop that uses Accelerate."""
 
 from __future__ import annotations
 
@@ -23,12 +23,17 @@ def monitored(
     run_dir: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> Iterator[GradMonitor]:
-    """Record what ``accelerator.clip_grad_norm_`` clips, from before clipping, while the block runs.
+    """Record the gradients that ``accelerator.clip_grad_norm_`` clips, in a with-block.
+
+    Norms are those before clipping.
 
     Args:
-        accelerator: an `accelerate.Accelerator`; the number of the last step becomes part of its checkpoints.
-        model, optimizer: as `accelerator.prepare` returned them (or as they were).
-        run_dir, options: those of `GradMonitor`.
+        accelerator: an `accelerate.Accelerator`. The number of the last step is saved in its checkpoints.
+        model, optimizer: the model and optimizer, before or after `accelerator.prepare`.
+        run_dir, options: arguments of `GradMonitor`.
+
+    Yields:
+        The `GradMonitor`, which is closed at the end of the block.
 
     Example:
         >>> with monitored(accelerator, model, optimizer, "runs/first") as monitor:
@@ -43,7 +48,8 @@ def monitored(
         ...             optimizer.zero_grad()
 
     Notes:
-        One row an optimizer step: clips of gradients that are still accumulated are not recorded.
+        One row is recorded per optimizer step. Clips of gradients that are still being accumulated are not
+        recorded.
     """
     monitor = GradMonitor(accelerator.unwrap_model(model), optimizer, run_dir, **options)
     accelerator.register_for_checkpointing(monitor)

@@ -1,6 +1,6 @@
-"""Replacements for torch's clipping functions that also report each clip to the attached monitors.
+"""Replacements of torch's clipping functions that also report each clip to the attached monitors.
 
-They take torch's arguments, and torchtitan's ``pp_mesh=`` and ``ep_enabled=``.
+They accept torch's arguments and torchtitan's ``pp_mesh=`` and ``ep_enabled=``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 from gradkern.clipping import functional
 from gradkern.clipping.measure import measure
 from gradkern.kernels.dtensors import is_distributed
-from gradkern.kernels.scale import coefficient
+from gradkern.kernels.torch_scale import coefficient
 from gradkern.monitor import GradMonitor
 from gradkern.params.arguments import as_limit, as_list
 from gradkern.params.names import first_rows
@@ -97,7 +97,7 @@ def clip_grad_norm_(
 
     Args:
         pp_mesh: torchtitan's mesh of pipeline stages; its group becomes `pp_group`.
-        ep_enabled: accepted for torchtitan and ignored: the parameters of experts are DTensors.
+        ep_enabled: ignored. torchtitan passes it, but the parameters of experts are DTensors anyway.
     """
     if pp_mesh is not None:
         groups.setdefault("pp_group", pp_mesh.get_group())

@@ -1,4 +1,4 @@
-"""Shared by the callbacks: a monitor that is open while a framework trains."""
+"""`TrainingMonitor`: the part that the callbacks of several frameworks share."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from gradkern.params.names import NamedParameters
 
 
 class TrainingMonitor:
-    """A `GradMonitor` that is open, with `torch.nn.utils` patched, from `start` to `stop`.
+    """A `GradMonitor` that is open from `start` to `stop`, with `torch.nn.utils` patched meanwhile.
 
     Args:
-        run_dir, options: those of `GradMonitor`.
+        run_dir, options: arguments of `GradMonitor`.
     """
 
     def __init__(self, run_dir: str | os.PathLike[str] | None, options: Mapping[str, Any]) -> None:
@@ -63,13 +63,13 @@ class TrainingMonitor:
             monitor.close()
 
     def state_dict(self) -> dict[str, int]:
-        """For a checkpoint: the number of the last step."""
+        """The number of the last step, for a checkpoint."""
         if self._open is not None:
             return self._open.state_dict()
         return dict(self._state or {})
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Continue from a checkpoint: now, or when training starts."""
+        """Continue from a checkpoint, now or as soon as training starts."""
         if not state:
             return
         if self._open is not None:

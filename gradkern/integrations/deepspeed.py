@@ -1,4 +1,4 @@
-"""`monitored`: records the gradients of a DeepSpeed engine, which clips by itself, for ZeRO stages 0 to 3."""
+"""`monitored`: record the gradients of a DeepSpeed engine (ZeRO stages 0 to 3), which clips by itself."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gradkern.clipping.measure import measure
-from gradkern.kernels.scale import coefficient
+from gradkern.kernels.torch_scale import coefficient
 from gradkern.monitor import GradMonitor
 from gradkern.monitor.combine import combined
 from gradkern.params.stats import GradStats
@@ -23,12 +23,14 @@ from gradkern.params.stats import GradStats
 def monitored(
     engine: Any, run_dir: str | os.PathLike[str] | None = None, **options: Any
 ) -> Iterator[GradMonitor]:
-    """Record the gradients of a DeepSpeed engine while the block runs, from before clipping.
+    """Record the gradients of a DeepSpeed engine in a with-block. Norms are those before clipping.
 
     Args:
-        engine: what `deepspeed.initialize` returned. Enter the block on every rank.
-        run_dir, options: those of `GradMonitor`. ``every=10`` records each tenth step and costs nothing at
-            the others.
+        engine: the engine that `deepspeed.initialize` returned. Enter the block on every rank.
+        run_dir, options: arguments of `GradMonitor`. ``every=10`` measures and records every tenth step only.
+
+    Yields:
+        The `GradMonitor`, which is closed at the end of the block.
 
     Example:
         >>> engine, *_ = deepspeed.initialize(model=model, config=config)
@@ -39,12 +41,15 @@ def monitored(
         ...         engine.step()
 
     Notes:
-        One row an optimizer step, under the engine's `global_steps`. The total norm is
-        ``engine.get_global_grad_norm()``, or the norm of all rows where the engine has none. The rows come
-        from ``deepspeed.utils.safe_get_full_grad``: one collective for each parameter in stages 1 to 3, with
-        one whole gradient in memory at a time. The loss is the mean of those given to ``engine.backward``
-        on this rank; ``loss.backward()`` passes it by. Weight norms, update ratios and histograms are
-        not recorded, as the parameters' own `.grad` is empty or partial.
+        One row is recorded per optimizer step, under the engine's `global_steps`. Its total norm is
+        ``engine.get_global_grad_norm()``, or the norm of all rows if the engine has none.
+
+        Gradients are read with ``deepspeed.utils.safe_get_full_grad``. In stages 1 to 3 this is one
+        collective per parameter, with one full gradient in memory at a time.
+
+        The loss is the mean of the losses passed to ``engine.backward`` on this rank. A loss whose own
+        ``backward()`` is called is not seen. Weight norms, update ratios and histograms are not recorded,
+        because `.grad` of the parameters is empty or partial.
     """
     rates = _rates(engine)
     options = {"update_every": 0, "histogram_every": 0, **options}
@@ -59,7 +64,7 @@ def monitored(
 
 
 class _Recorder:
-    """Stands before an engine's `backward` and `step`."""
+    """Wraps the methods `backward` and `step` of an engine."""
 
     def __init__(self, engine: Any, monitor: GradMonitor, rates: torch.optim.Optimizer) -> None:
         self._engine, self._monitor, self._rates = engine, monitor, rates
@@ -67,12 +72,12 @@ class _Recorder:
         self._losses: list[Tensor] = []
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """The engine's, keeping the loss."""
+        """The engine's `backward`; keeps the loss."""
         self._losses.append(loss.detach())
         return self._backward(loss, *args, **kwargs)
 
     def step(self, *args: Any, **kwargs: Any) -> Any:
-        """The engine's; where it ends an accumulation, what was measured before it is recorded after it."""
+        """The engine's `step`. The last one of an accumulation is measured before and recorded after it."""
         engine = self._engine
         managed = getattr(engine, "managed_gradient_accumulation", lambda: True)()
         if managed and not engine.is_gradient_accumulation_boundary():
@@ -93,7 +98,7 @@ class _Recorder:
 
 @torch.no_grad()
 def _measured(engine: Any) -> GradStats:
-    """Every parameter's gradient, one at a time: whole, and without the loss scale."""
+    """The statistics of all full gradients without the loss scale, measured one at a time."""
     from deepspeed.utils import safe_get_full_grad
 
     inv_scale = 1.0 / _loss_scale(engine.optimizer)
@@ -115,7 +120,7 @@ def _loss_scale(optimizer: Any) -> float:
 
 
 def _decided(engine: Any, stats: GradStats) -> GradStats:
-    """With the engine's total norm, and what it has multiplied the gradients by."""
+    """The statistics with the engine's total norm, and the factor that it has multiplied the gradients by."""
     applied = engine.was_step_applied()
     total = engine.get_global_grad_norm() if applied else None  # that of an earlier step otherwise
     if total is not None:
@@ -134,9 +139,9 @@ def _decided(engine: Any, stats: GradStats) -> GradStats:
 
 
 def _rates(engine: Any) -> torch.optim.Optimizer:
-    """What tells the monitor of the engine's optimizer: its class, settings and learning rates.
+    """A stand-in for the engine's optimizer, with its class name, settings and learning rates.
 
-    The engine's own one steps with flat pieces of the parameters, of which a monitor knows nothing.
+    The engine's own optimizer steps flat pieces of the parameters, which a monitor cannot match to names.
     """
     inner = engine.optimizer
     while not isinstance(inner, torch.optim.Optimizer) and hasattr(inner, "optimizer"):
@@ -144,6 +149,6 @@ def _rates(engine: Any) -> torch.optim.Optimizer:
     params = [p for p in engine.module.parameters() if p.requires_grad]
     groups = [{key: value for key, value in group.items() if key != "params"} for group in inner.param_groups]
     stand_in = type(type(inner).__name__, (torch.optim.Optimizer,), {})(params, {})
-    own = params if len(groups) == 1 else []  # of several groups nobody says which parameter is where
+    own = params if len(groups) == 1 else []  # with several groups it is unknown which parameter is where
     stand_in.param_groups = [{**group, "params": own} for group in groups]
     return stand_in

@@ -1,6 +1,6 @@
 """`GradkernCallback` for Lightning's Trainer, and `GradkernClipping` for modules that clip with a policy.
 
-Works with the package `lightning`, or with `pytorch_lightning` where only that is installed.
+Works with the package `lightning`, or with `pytorch_lightning` if only that is installed.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ else:
 
 
 class GradkernCallback(Callback):  # type: ignore[misc]
-    """Records the gradients of a Lightning Trainer: per parameter, from before clipping.
+    """Record the gradients of a Lightning Trainer. Norms are those before clipping.
 
     Args:
-        run_dir: folder of the run; default: "gradkern" in the Trainer's `default_root_dir`.
+        run_dir: folder of the run. Default: "gradkern" in the Trainer's `default_root_dir`.
         options: further arguments of `GradMonitor`.
 
     Example:
@@ -39,11 +39,13 @@ class GradkernCallback(Callback):  # type: ignore[misc]
         >>> trainer.fit(module, loader)
 
     Notes:
-        One row an optimizer step, whatever `accumulate_grad_batches` is; with several optimizers (manual
-        optimization) one row a batch, or one a step of the optimizer that steps several times in a batch.
-        The loss is the mean over the step's batches: the `loss` that `training_step` returns. The number of
-        steps is kept in checkpoints. While training, `torch.nn.utils` is patched, so Lightning clips with
-        gradkern.
+        One row is recorded per optimizer step, also with `accumulate_grad_batches`. With several optimizers
+        (manual optimization) it is one row per batch, or one per step of an optimizer that steps several
+        times in a batch.
+
+        The loss is the `loss` that `training_step` returns, averaged over the batches of the step. The number
+        of the last step is saved in checkpoints. While training, `torch.nn.utils` is patched, so that
+        Lightning clips with gradkern.
     """
 
     def __init__(self, run_dir: str | os.PathLike[str] | None = None, **options: Any) -> None:
@@ -53,15 +55,19 @@ class GradkernCallback(Callback):  # type: ignore[misc]
 
     @property
     def monitor(self) -> GradMonitor:
-        """The monitor, while training."""
+        """The monitor of the current run.
+
+        Raises:
+            RuntimeError: training has not started, or has ended.
+        """
         return self._training.monitor
 
     def state_dict(self) -> dict[str, Any]:
-        """For Lightning's checkpoints."""
+        """Called by Lightning when it saves a checkpoint."""
         return dict(self._training.state_dict())
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """From Lightning's checkpoints."""
+        """Called by Lightning when it loads a checkpoint."""
         self._training.load_state_dict(state_dict)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
@@ -71,7 +77,7 @@ class GradkernCallback(Callback):  # type: ignore[misc]
         self._last = self._seen = self._training.start(pl_module, optimizers, default).step
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
-        """Measure here where nothing will clip, or has clipped."""
+        """Measure the gradients here if nothing clips them."""
         params = _params(optimizer)
         if pl_module.automatic_optimization:
             clipped = _clips(trainer, pl_module)
@@ -109,8 +115,8 @@ class GradkernClipping:
     """Mixin for a LightningModule: ``Trainer(gradient_clip_val=...)`` clips with a `GradClipper`.
 
     Attributes:
-        clipper_options: further arguments of `GradClipper`, such as ``{"on_nonfinite": "zero"}``.
-        grad_stats: the statistics of the last clip.
+        clipper_options: further arguments of `GradClipper`, for example ``{"on_nonfinite": "zero"}``.
+        grad_stats: the `GradStats` of the last clip; None before the first.
 
     Example:
         >>> class Module(GradkernClipping, LightningModule):
@@ -161,6 +167,6 @@ def _clips(trainer: Any, pl_module: Any) -> bool:
 
 
 def _loss_of_step(losses: list[Tensor], pl_module: Any) -> Tensor:
-    """Lightning has divided them by `accumulate_grad_batches` already, where it accumulates by itself."""
+    """The mean loss of a step. With automatic optimization Lightning has divided the losses already."""
     total = torch.stack(losses).sum()
     return total if pl_module.automatic_optimization else total / len(losses)

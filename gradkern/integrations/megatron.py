@@ -1,8 +1,8 @@
 """Gradient norm and scaling in Megatron-core with gradkern's kernels.
 
-Megatron-core takes its multi-tensor functions from Transformer Engine or Apex, or falls back to loops over
-tensors. `patch_megatron` gives it gradkern's, with the same signatures: ``multi_tensor_applier``,
-``multi_tensor_l2norm`` and ``multi_tensor_scale``.
+Megatron-core takes its multi-tensor functions from Transformer Engine or Apex, or loops over the tensors.
+`patch_megatron` replaces them by those of `gradkern.compat`, which have the same signatures:
+``multi_tensor_applier``, ``multi_tensor_l2norm`` and ``multi_tensor_scale``.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def patch_megatron() -> list[str]:
     """Make megatron.core measure and scale gradients with gradkern. Idempotent.
 
     Returns:
-        The replaced names.
+        The names that were replaced.
 
     Raises:
         ImportError: megatron.core is not installed.
@@ -62,7 +62,7 @@ def patch_megatron() -> list[str]:
 
 
 def unpatch_megatron() -> None:
-    """Restore megatron.core's own functions."""
+    """Restore the functions of megatron.core. Idempotent."""
     for (module, name), original in _originals.items():
         setattr(importlib.import_module(module), name, original)
     _originals.clear()

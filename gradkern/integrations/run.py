@@ -1,4 +1,4 @@
-"""What `gradkern run` does inside the program: patch torch, and open a monitor for each model it clips."""
+"""The part of `gradkern run` inside the program: patch torch, open a monitor for each clipped model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gradkern.monitor import GradMonitor
 
 
 def start(run_dir: str | os.PathLike[str] | None) -> None:
-    """Patch torch. With `run_dir`, record each model there from its first clip on."""
+    """Patch torch. With `run_dir`, record each model from its first clip on."""
     patch = patch_torch()
     if not run_dir:
         return
@@ -32,7 +32,7 @@ def start(run_dir: str | os.PathLike[str] | None) -> None:
 
 
 class _Monitors:
-    """The monitors of a program that has none of its own."""
+    """The monitors that are opened for a program which does not use gradkern itself."""
 
     def __init__(self, run_dir: Path) -> None:
         self._run_dir = run_dir
@@ -61,8 +61,8 @@ class _Monitors:
 
 
 def model_of(params: Sequence[Tensor]) -> nn.Module | None:
-    """The module that has most of these parameters; of several, the one with the fewest others. None if no
-    module has any. Walks all objects that the garbage collector knows."""
+    """The module with the most of these parameters and, among equals, the fewest others; None if none has
+    any. Walks all objects that the garbage collector knows."""
     wanted = {id(p) for p in params}
     best, best_key = None, (0, 0, 0)
     for module in gc.get_objects():

@@ -1,10 +1,11 @@
-"""Route `torch.nn.utils`' clipping functions through gradkern, for loops that you do not write yourself.
+"""Route the clipping functions of `torch.nn.utils` through gradkern, for training loops that others wrote.
 
-Reached are callers that look the functions up when they call them (Lightning, Accelerate and the Hugging
-Face Trainer, timm, torchtitan, most training scripts), and a `clip_grad_norm_` that was imported before by
-name: torch's own looks up what it consists of in its module, and finds gradkern there. Not reached are the
-other functions where they were imported before by name (`Patch.older` lists them), FSDP1's method, DeepSpeed
-and Megatron.
+The patch reaches code that looks the functions up when it calls them: Lightning, Accelerate, the Hugging Face
+Trainer, timm, torchtitan, most training scripts. It also reaches a `clip_grad_norm_` that was imported by
+name before, because torch's function calls others that are looked up in its module.
+
+It does not reach other functions that were imported by name before (`Patch.older` lists them), the method of
+FSDP1, DeepSpeed and Megatron.
 """
 
 from __future__ import annotations
@@ -37,17 +38,17 @@ _lock = threading.RLock()
 
 
 class Patch:
-    """What `patch_torch` replaced."""
+    """The functions that `patch_torch` replaced, and those that it could not reach."""
 
     @property
     def replaced(self) -> list[str]:
-        """The names that are gradkern's now: "torch.nn.utils.clip_grad_norm_", …"""
+        """The names that are replaced: "torch.nn.utils.clip_grad_norm_", …"""
         return [f"{module}.{name}" for module, name in _originals]
 
     @property
     def older(self) -> list[str]:
-        """Names in other modules that are still torch's functions, imported before the patch: not reached.
-        Walks all imported modules."""
+        """Names in other modules that still refer to torch's own functions, because they were imported before
+        the patch. Searches all imported modules."""
         torchs = {id(f) for (_, name), f in _originals.items() if name != "clip_grad_norm_"}
         found = []
         for module_name, module in list(sys.modules.items()):
@@ -65,14 +66,17 @@ def patch_torch(monitor: GradMonitor | None = None, *, when: Callable[[], bool] 
     """Replace the clipping functions of `torch.nn.utils` by gradkern's. Idempotent.
 
     Args:
-        monitor: records each clip of its parameters from here on, whoever makes it: from before clipping,
-            with the limit, from the read that clips. The step is recorded when the monitor's optimizers step,
-            when a parameter is clipped again, or by ``monitor.record(loss=loss)``. Several monitors can be
-            given, one a call; each gets the clips of its own parameters.
-        when: called at each clip; the clip is recorded only if it returns True. Default: always.
+        monitor: a `GradMonitor` that records every clip of its parameters from now on, with the norms before
+            clipping and the limit. A step is recorded when the monitor's optimizers have stepped, when a
+            parameter is clipped again, or by ``monitor.record(loss=loss)``. Call the function once for each
+            of several monitors; each records the clips of its own parameters.
+        when: called at every clip, which is recorded only if it returns True. Default: always.
 
     Returns:
-        A `Patch`: what was replaced, and which modules still hold torch's own functions.
+        A `Patch`, which lists what was replaced and which modules still use torch's own functions.
+
+    Raises:
+        TypeError: `monitor` is not a GradMonitor.
 
     Example:
         >>> monitor = gradkern.GradMonitor(model, optimizer, "runs/first")
@@ -80,9 +84,9 @@ def patch_torch(monitor: GradMonitor | None = None, *, when: Callable[[], bool] 
         >>> train(model, optimizer)  # calls torch.nn.utils.clip_grad_norm_ somewhere
 
     Notes:
-        Clips by `get_total_norm` and `clip_grads_with_norm_` are recorded too, with one more read; so are
-        those of a `clip_grad_norm_` that was imported before the patch. Clips inside a compiled graph are
-        not recorded.
+        `clip_grad_norm_` measures, records and clips with one read. `clip_grads_with_norm_`,
+        `clip_grad_value_` and a `clip_grad_norm_` that was imported before the patch are recorded with one
+        more read. Clips inside a compiled graph are not recorded.
     """
     with _lock:
         for module, name, replacement in _ROUTES:
@@ -96,7 +100,7 @@ def patch_torch(monitor: GradMonitor | None = None, *, when: Callable[[], bool] 
 
 
 def unpatch_torch() -> None:
-    """Restore torch's own functions, and detach all monitors."""
+    """Restore torch's own functions and detach all monitors. Idempotent."""
     with _lock:
         bridge.detach_all()
         for module, name, _ in _ROUTES:
@@ -109,7 +113,18 @@ def unpatch_torch() -> None:
 def patched_torch(
     monitor: GradMonitor | None = None, *, when: Callable[[], bool] | None = None
 ) -> Iterator[Patch]:
-    """`patch_torch` for a with-block. An outer patch stays in place."""
+    """`patch_torch` as a context manager. A patch that was there before stays in place.
+
+    Args:
+        monitor, when: as in `patch_torch`.
+
+    Yields:
+        The `Patch`.
+
+    Example:
+        >>> with gradkern.patched_torch(monitor):
+        ...     train(model, optimizer)
+    """
     with _lock:
         already = bool(_originals)
         attached = monitor is not None and bridge.is_attached(monitor)

@@ -1,4 +1,4 @@
-"""torchtitan: its `clip_grad_norm_` with gradkern's kernels, and `monitored`, which records its Trainer."""
+"""torchtitan: `clip_grad_norm_` with gradkern's kernels, and `monitored`, which records a Trainer."""
 
 from __future__ import annotations
 
@@ -27,20 +27,22 @@ def clip_grad_norm_(
     pp_mesh: DeviceMesh | None = None,
     ep_enabled: bool = False,
 ) -> Tensor:
-    """``torchtitan.distributed.utils.clip_grad_norm_``: one norm over all shards and pipeline stages.
+    """Clip the norm of all gradients over all shards and pipeline stages, in place.
+
+    A replacement of ``torchtitan.distributed.utils.clip_grad_norm_``.
 
     Args:
         parameters, max_norm, norm_type, error_if_nonfinite, foreach: as in `gradkern.clip_grad_norm_`.
-            Parameters on different meshes (FSDP2, TP, experts) may be given together.
-        pp_mesh: mesh of the pipeline stages; the norm is then that of all stages.
-        ep_enabled: not used. Experts are DTensors on a mesh of their own, which is seen from the
-            gradients.
+            Parameters may be on different meshes (FSDP2, TP, experts).
+        pp_mesh: mesh of the pipeline stages. The norm is then that of all stages.
+        ep_enabled: ignored. Experts are DTensors on their own mesh, which the gradients show.
 
     Returns:
         The total norm before clipping, 0-d float32, the same on every rank.
 
     Notes:
-        No host-device synchronisation. One all-reduce a mesh, and one over the stages.
+        One small all-reduce per mesh dimension, and one over the stages. Synchronises only where
+        `gradkern.clip_grad_norm_` does.
     """
     total = bridge.clip_grad_norm_(
         parameters, max_norm, norm_type, error_if_nonfinite, foreach, pp_mesh, ep_enabled
@@ -52,13 +54,16 @@ def clip_grad_norm_(
 def monitored(
     trainer: Any, run_dir: str | os.PathLike[str] | None = None, **options: Any
 ) -> Iterator[GradMonitor]:
-    """Record the gradients of a torchtitan Trainer while the block runs, from before clipping.
+    """Record the gradients of a torchtitan Trainer in a with-block. Norms are those before clipping.
 
     Args:
         trainer: a `torchtitan.trainer.Trainer`. Enter the block on every rank.
-        run_dir: folder of the run; default: "gradkern" in the Trainer's `dump_folder`.
-        options: further arguments of `GradMonitor`. With pipeline parallelism `all_ranks` is set by default,
-            since each stage knows only its own parameters.
+        run_dir: folder of the run. Default: "gradkern" in the Trainer's `dump_folder`.
+        options: further arguments of `GradMonitor`. With pipeline parallelism the default of `all_ranks` is
+            True, because each stage has only its own parameters.
+
+    Yields:
+        The `GradMonitor`, which is closed at the end of the block.
 
     Example:
         >>> trainer = config.build()
@@ -66,9 +71,9 @@ def monitored(
         ...     trainer.train()
 
     Notes:
-        One row an optimizer step, under the Trainer's `step`, also after a resume. The loss is the
-        average over ranks that the Trainer logs, at the steps where it does (``metrics.log_freq``). While the
-        block runs, torchtitan clips with gradkern.
+        One row is recorded per optimizer step, under the Trainer's `step`, also after a resume. The loss is
+        the average over ranks that the Trainer logs, at the steps that it logs (``metrics.log_freq``). Inside
+        the block torchtitan clips with gradkern.
     """
     from torchtitan.distributed import utils
 
@@ -107,7 +112,7 @@ def _add_losses(stack: contextlib.ExitStack, processor: Any, monitor: GradMonito
 
 @contextlib.contextmanager
 def _replaced(owner: Any, name: str, replacement: Any) -> Iterator[None]:
-    """`owner` has the replacement while the block runs."""
+    """Replace an attribute inside a with-block."""
     own = vars(owner).get(name)
     setattr(owner, name, replacement)
     try:

@@ -1,4 +1,4 @@
-"""`GradkernCallback` for the `transformers` Trainer, and what builds on it: TRL's trainers, PEFT models."""
+"""`GradkernCallback` for the Trainer of `transformers` and trainers that build on it, such as TRL's."""
 
 from __future__ import annotations
 
@@ -14,20 +14,25 @@ from gradkern.monitor import GradMonitor
 
 
 class GradkernCallback(transformers.TrainerCallback):  # type: ignore[misc]
-    """Records the gradients of a `transformers.Trainer`: per parameter, from before clipping.
+    """Record the gradients of a `transformers.Trainer`. Norms are those before clipping.
+
+    Works for trainers that build on it (TRL) and for PEFT models too.
 
     Args:
-        run_dir: folder of the run; default: "gradkern" in the Trainer's `output_dir`.
-        options: further arguments of `GradMonitor`, such as ``sinks=["tensorboard"]``.
+        run_dir: folder of the run. Default: "gradkern" in the Trainer's `output_dir`.
+        options: further arguments of `GradMonitor`, for example ``sinks=["tensorboard"]``.
 
     Example:
         >>> trainer = Trainer(model, args, train_dataset=data, callbacks=[GradkernCallback("runs/first")])
         >>> trainer.train()
 
     Notes:
-        One row an optimizer step, under its ``state.global_step``. The loss is the one that the Trainer
-        logs, at the steps where it does (`logging_steps`). While training, `torch.nn.utils` is patched, so
-        the Trainer clips with gradkern.
+        One row is recorded per optimizer step, under ``state.global_step``. The loss is the one that the
+        Trainer logs, at the steps that it logs (`logging_steps`). While training, `torch.nn.utils` is
+        patched, so that the Trainer clips with gradkern.
+
+    Warns:
+        GradkernWarning: the Trainer does not clip with `torch.nn.utils`, so that nothing is recorded.
     """
 
     def __init__(self, run_dir: str | os.PathLike[str] | None = None, **options: Any) -> None:
@@ -36,13 +41,17 @@ class GradkernCallback(transformers.TrainerCallback):  # type: ignore[misc]
 
     @property
     def monitor(self) -> GradMonitor:
-        """The monitor, while training."""
+        """The monitor of the current run.
+
+        Raises:
+            RuntimeError: training has not started, or has ended.
+        """
         return self._training.monitor
 
     def on_train_begin(
         self, args: Any, state: Any, control: Any, model: Any = None, optimizer: Any = None, **_: Any
     ) -> None:
-        """Start recording; a resumed run continues its numbers."""
+        """Start recording. A resumed run continues its step numbers."""
         monitor = self._training.start(model, optimizer, Path(args.output_dir) / "gradkern")
         monitor.load_state_dict({"step": state.global_step})
 
@@ -55,9 +64,9 @@ class GradkernCallback(transformers.TrainerCallback):  # type: ignore[misc]
         elif not self._warned:
             self._warned = True
             warn(
-                "[GradkernCallback] nothing is recorded: this Trainer does not clip with torch.nn.utils, as "
-                "DeepSpeed and FSDP1 clip by themselves. For DeepSpeed use monitored(engine) of "
-                "gradkern.integrations.deepspeed"
+                "[GradkernCallback] nothing is recorded, because this Trainer does not clip with "
+                "torch.nn.utils. DeepSpeed and FSDP1 clip by themselves; for DeepSpeed use monitored(engine) "
+                "of gradkern.integrations.deepspeed"
             )
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:

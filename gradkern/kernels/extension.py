@@ -1,4 +1,4 @@
-"""Chooses the compiled binding for the installed torch and loads it.
+"""Choose the compiled binding for the installed torch and load it.
 
 An installation has one binding for each minor version of torch that it was built for, named
 ``_C.torch-2.13.<suffix>``. If none fits, calls use torch's own operations, with one warning.
@@ -74,11 +74,12 @@ if EXTENSION is None and not DISABLED:
 
 
 def build_info() -> dict[str, str]:
-    """What is installed and what it was built from.
+    """Information about the installed extension.
 
     Returns:
-        version, torch (built for), compiler, the CPU instruction sets compiled and the one in use,
-        the CUDA version and architectures ("" without CUDA kernels). Only the version if no compiled
-        extension fits the installed torch.
+        A dict of texts: the version, the torch version it was built for, the compiler, the CPU instruction
+            sets
+        that were compiled and the one in use, and the CUDA version and architectures ("" without CUDA
+        kernels). Only the version if no compiled extension fits the installed torch.
     """
     return {"version": __version__, **({} if EXTENSION is None else EXTENSION.build_info())}

@@ -19,7 +19,8 @@ def place(operation: str, what: str, index: int, names: Sequence[str] | None = N
 
 
 def check_readable(where: str, grad: Tensor) -> None:
-    """
+    """Check that a gradient has data and a dtype with a norm.
+
     Raises:
         TypeError: the gradient is a meta tensor, or neither floating-point nor complex.
     """

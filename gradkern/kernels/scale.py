@@ -9,20 +9,7 @@ import torch
 from torch import Tensor
 
 from gradkern.kernels.backend import C
-from gradkern.kernels.torch_ops import overlapping, same_memory, unexpanded, widest
-
-
-def coefficient(total: Tensor, max_norm: float | Tensor) -> Tensor:
-    """The factor to clip by (csrc/core/clip.h), with the shape and device of `total`.
-
-    ``max_norm / (total + 1e-6)`` where that is below 1 or NaN, else 1. A negative `total`, which cannot be a
-    norm, gives 1.
-    """
-    wide = widest(total)
-    # Divide tensors: torch rounds a Python number to the tensor's dtype before it divides.
-    limit = torch.ones((), dtype=wide, device=total.device) * max_norm
-    ratio = limit / (total.to(wide) + 1e-6)
-    return ratio.masked_fill((ratio >= 1) | (total < 0) | (limit < 0) | limit.isposinf(), 1.0)
+from gradkern.kernels.torch_scale import scale_with_torch
 
 
 def is_one(factor: Tensor) -> bool:
@@ -65,39 +52,9 @@ def _scale_on_device(shards: Sequence[Tensor | None], factor: Tensor, zero: Tens
         return
     if zero is not None:
         factor = torch.where(zero, torch.ones_like(factor), factor)
-    _scale_with_torch(shards, factor)
+    scale_with_torch(shards, factor)
     if zero is not None:
         _zero_where_(shards, zero)
-
-
-def _scale_with_torch(shards: Sequence[Tensor | None], factor: Tensor) -> None:
-    """Each memory location is scaled once. Where tensors overlap, the factor of the first one counts."""
-    seen: set[object] = set()
-    apart = overlapping(shards)
-    results: list[tuple[Tensor, Tensor]] = []
-    for position, t in enumerate(shards):
-        if t is None or not t.numel():
-            continue
-        key = same_memory(t)
-        if key in seen:
-            continue
-        seen.add(key)
-        own = factor[position] if factor.ndim else factor
-        if own.is_cpu and float(own) == 1.0:
-            continue
-        t = unexpanded(t)
-        wide = t.dtype in (torch.float64, torch.complex128)
-        number = own.to(torch.float64 if wide else torch.float32)
-        # A device's mul_ would round a 0-d factor to these types first, 1 part in 256 off.
-        narrow = t.dtype in (torch.bfloat16, torch.float16) and not t.is_cpu
-        if position in apart:
-            results.append((t, t * number))
-        elif t.is_sparse or not (narrow or t.dtype.itemsize == 1):
-            t.mul_(number)
-        else:
-            t.copy_(t.float().mul_(number))
-    for t, result in reversed(results):
-        t.copy_(result)
 
 
 def _zero_where_(shards: Sequence[Tensor | None], condition: Tensor) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Sequence
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ from gradkern._util.warning import warn
 from gradkern.kernels.extension import DISABLED, EXTENSION, REBUILD
 from gradkern.kernels.kinds import check_readable, check_writable, naming, naming_one_of, place
 from gradkern.kernels.measured import Measured, decision_norm
+from gradkern.kernels.shared_memory import distinct, overlapping, same_memory
+from gradkern.kernels.torch_scale import coefficient, look, scale_with_torch, widest
 
 
 def _isolated() -> ModuleType:
@@ -36,6 +38,7 @@ torch_get_total_norm = _torch._get_total_norm
 torch_clip_grads_with_norm_ = _torch._clip_grads_with_norm_
 
 
+@torch.no_grad()
 def clip_grad_norm_(
     parameters: Sequence[Tensor],
     max_norm: float,
@@ -46,109 +49,129 @@ def clip_grad_norm_(
     warn_of_missing_kernels(parameters)
     held = [p.grad for p in parameters]
     check_writable("clip_grad_norm_", held, lambda g: g.mul_(1.0))
-    grads = [g for g in held if g is not None]
+    grads = distinct(held)
+    if not grads:
+        return _zero(parameters, held)
     with naming_one_of("clip_grad_norm_", "parameters", held, lambda g: torch.linalg.vector_norm(g)):
-        total = torch_get_total_norm(grads, norm_type, error_if_nonfinite, foreach)
-    if _is_inf(total):
-        wide = measure(parameters, norm_type, False, 1.0, "clip_grad_norm_").deciding()
-        if bool(wide.isfinite()):
-            _scale_in_double(grads, max_norm / (wide + 1e-6))
-            return total
-    torch_clip_grads_with_norm_(parameters, max_norm, total, foreach)
+        total: Tensor = torch_get_total_norm(grads, norm_type, error_if_nonfinite, _foreach(grads, foreach))
+    if max_norm == float("inf"):
+        return total
+    if look(total.isinf()) is False:
+        _scale(grads, max_norm, total, foreach)
+    else:
+        scale_with_torch(grads, factor_in_double(grads, max_norm, norm_type, total), in_double=True)
     return total
 
 
-def _is_inf(total: Tensor) -> bool:
-    # A batched norm (torch.vmap) and a fake one have no value.
-    has_value = type(total) is Tensor and not torch._C._functorch.is_batchedtensor(total)
-    return has_value and not total.is_meta and bool(total.isinf())
+def factor_in_double(
+    grads: Sequence[Tensor], max_norm: float | Tensor, norm_type: float, total: Tensor
+) -> Tensor:
+    """0-d: the factor to clip by. Where `total` is inf, although the gradients are finite, it follows from
+    their norm as a multiple of their largest magnitude, which no dtype is too narrow for."""
+
+    def rows(of: Callable[[Tensor], Tensor]) -> Tensor:
+        return torch.stack([of(magnitudes(g)).to(total.device) for g in grads])
+
+    largest = rows(lambda x: x.amax()).amax()
+    unit = torch.ones_like(largest) if norm_type == 0 else largest
+    norms = rows(lambda x: vector_norm(x / unit.to(x.device), norm_type))
+    norm = norms.sum() if norm_type == 0 else vector_norm(norms, norm_type)
+    factor = (max_norm / (norm + 1e-6 / unit) / unit).clamp(max=1.0)
+    usable = total.isinf() & largest.isfinite() & (factor >= 0)
+    return torch.where(usable, factor, coefficient(total, max_norm))
 
 
-def _scale_in_double(grads: Sequence[Tensor], factor: Tensor) -> None:
-    """Scale by a factor that may be too small for float32."""
-    for grad in distinct(grads):
-        wide = torch.complex128 if grad.is_complex() else torch.float64
+def _scale(grads: Sequence[Tensor], max_norm: float, total: Tensor, foreach: bool | None) -> None:
+    """Scale by ``max_norm / (total + 1e-6)`` where that is below 1. `grads` are `distinct`."""
+    if overlapping(grads):
+        scale_with_torch(grads, coefficient(total, max_norm))
+    else:
+        holders = [SimpleNamespace(grad=grad) for grad in grads]
+        torch_clip_grads_with_norm_(holders, max_norm, total, _foreach(grads, foreach))
+
+
+def _foreach(grads: Sequence[Tensor], foreach: bool | None) -> bool | None:
+    """torch's foreach operations have no rules for `torch.vmap`."""
+    batched = foreach is None and any(torch._C._functorch.is_batchedtensor(g) for g in grads)
+    return False if batched else foreach
+
+
+def _zero(tensors: Sequence[Tensor], held: Sequence[Tensor | None]) -> Tensor:
+    """The norm of nothing."""
+    device = home(tensors, [g for g in held if g is not None])
+    return torch.zeros((), dtype=torch.float32, device=device)
+
+
+@torch.no_grad()
+def clip_in_graph(
+    grads: Sequence[Tensor], max_norm: float | Tensor, norm_type: float, error_if_nonfinite: bool
+) -> Tensor:
+    """`clip_grad_norm_` while a graph is traced. Memory that gradients share is not noticed."""
+    filled = [g for g in grads if g.numel()]
+    if not filled:
+        return _zero(grads, grads)
+    total: Tensor = torch_get_total_norm(filled, norm_type, error_if_nonfinite)
+    scale_in_graph(filled, factor_in_double(filled, max_norm, norm_type, total))
+    return total
+
+
+@torch.no_grad()
+def scale_in_graph(grads: Sequence[Tensor], factor: Tensor) -> None:
+    """Scale in place, in float64, while a graph is traced."""
+    for grad in grads:
+        wide = torch.complex128 if grad.is_complex() else widest(grad)
         grad.copy_(grad.to(wide) * factor.to(grad.device))
+
+
+@torch.no_grad()
+def clamp_in_graph(grads: Sequence[Tensor], limit: Tensor) -> None:
+    """Clamp in place by a limit that is an input of a graph. A negative one leaves gradients unchanged."""
+    for grad in grads:
+        own = limit.to(grad.device).masked_fill(limit.to(grad.device) < 0, float("inf")).to(grad.dtype)
+        grad.clamp_(-own, own)
 
 
 def clip_grad_value_(parameters: Sequence[Tensor], clip_value: float, foreach: bool | None = None) -> None:
     warn_of_missing_kernels(parameters)
     check_writable("clip_grad_value_", [p.grad for p in parameters], lambda g: g.clamp_(-1.0, 1.0))
-    torch_clip_grad_value_(parameters, clip_value, foreach)
+    grads = distinct([p.grad for p in parameters])
+    if grads:  # torch's function raises without gradients
+        torch_clip_grad_value_(parameters, clip_value, _foreach(grads, foreach))
 
 
 def get_total_norm(
     tensors: Sequence[Tensor], norm_type: float, error_if_nonfinite: bool, foreach: bool | None = None
 ) -> Tensor:
     warn_of_missing_kernels(tensors)
+    counted = distinct(tensors)
+    if not counted:
+        return _zero(tensors, tensors)
     with naming_one_of("get_total_norm", "tensors", tensors, lambda t: torch.linalg.vector_norm(t)):
-        total: Tensor = torch_get_total_norm(tensors, norm_type, error_if_nonfinite, foreach)
+        total: Tensor = torch_get_total_norm(
+            counted, norm_type, error_if_nonfinite, _foreach(counted, foreach)
+        )
     return total
 
 
+@torch.no_grad()
 def clip_grads_with_norm_(
     parameters: Sequence[Tensor], max_norm: float, total_norm: Tensor, foreach: bool | None = None
 ) -> None:
     """A negative `total_norm`, whose sign the host may not know, leaves the gradients unchanged."""
     warn_of_missing_kernels(parameters)
-    if max_norm != float("inf"):
-        check_writable("clip_grads_with_norm_", [p.grad for p in parameters], lambda g: g.mul_(1.0))
-        total_norm = total_norm.reshape(()) if total_norm.numel() == 1 else total_norm
-        negative = total_norm < 0
-        limit = torch.where(negative, 1.0, max_norm)
-        torch_clip_grads_with_norm_(parameters, limit, torch.where(negative, 0.0, total_norm), foreach)
-
-
-def same_memory(tensor: Tensor) -> object:
-    """A key that is equal for entries that are one gradient: the same tensor or the same view of memory.
-
-    Entries with equal keys count once in a norm. All other entries count in full, even if they overlap. In
-    either case each memory location is scaled once.
-    """
-    plain = type(tensor) in (Tensor, torch.nn.Parameter) and tensor.layout is torch.strided
-    if not plain or tensor.is_nested or torch._C._functorch.is_batchedtensor(tensor):
-        return id(tensor)
-    return tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
-
-
-def overlapping(tensors: Sequence[Tensor | None]) -> set[int]:
-    """Positions of dense tensors that share some memory with another one without being the same view."""
-    spans = []
-    for position, t in enumerate(tensors):
-        if t is not None and t.numel() and not isinstance(key := same_memory(t), int):
-            reach = sum((n - 1) * s for n, s in zip(t.shape, t.stride())) + 1
-            spans.append(
-                (str(t.device), t.data_ptr(), t.data_ptr() + reach * t.element_size(), key, position)
-            )
-    found: set[int] = set()
-    widest_span = None
-    for span in sorted(spans, key=lambda s: s[:3]):
-        if widest_span is None or span[0] != widest_span[0] or span[1] >= widest_span[2]:
-            widest_span = span
-            continue
-        if span[3] != widest_span[3]:
-            found |= {span[4], widest_span[4]}
-        if span[2] > widest_span[2]:
-            widest_span = span
-    return found
-
-
-def unexpanded(tensor: Tensor) -> Tensor:
-    """A view that has each element of an expanded tensor once, which in-place operations accept."""
-    if tensor.layout is torch.strided and not tensor.is_nested:
-        for dim, (size, stride) in enumerate(zip(tensor.shape, tensor.stride())):
-            if size > 1 and stride == 0:
-                tensor = tensor.narrow(dim, 0, 1)
-    return tensor
-
-
-def distinct(tensors: Sequence[Tensor | None]) -> list[Tensor]:
-    """The tensors that are not None and not empty, each gradient once."""
-    found: dict[object, Tensor] = {}
-    for tensor in tensors:
-        if tensor is not None and tensor.numel():
-            found.setdefault(same_memory(tensor), tensor)
-    return list(found.values())
+    held = [p.grad for p in parameters]
+    grads = distinct(held)
+    if max_norm == float("inf") or not grads:
+        return
+    check_writable("clip_grads_with_norm_", held, lambda g: g.mul_(1.0))
+    total_norm = total_norm.reshape(())
+    if total_norm.dtype.itemsize == 1:  # float8 cannot be compared
+        total_norm = total_norm.float()
+    if max_norm > 0:  # a negative norm becomes one with the factor 2, which torch does not apply
+        total_norm = torch.where(total_norm < 0, max_norm / 2 - 1e-6, total_norm)
+        _scale(grads, max_norm, total_norm, foreach)
+    else:
+        scale_with_torch(grads, coefficient(total_norm, max_norm))
 
 
 def warn_of_missing_kernels(tensors: Sequence[Tensor]) -> None:
@@ -175,11 +198,6 @@ def _lacks_kernels(tensor: Tensor) -> bool:
         and EXTENSION is not None
         and not EXTENSION.build_info()["cuda"]
     )
-
-
-def widest(tensor: Tensor) -> torch.dtype:
-    """The dtype that norms are computed in: float64, or float32 on devices without it."""
-    return torch.float32 if tensor.device.type == "mps" else torch.float64
 
 
 def magnitudes(grad: Tensor) -> Tensor:

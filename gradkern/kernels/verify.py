@@ -17,7 +17,8 @@ from torch import Tensor
 
 from gradkern.kernels.dtensors import gathered, is_dtensor
 from gradkern.kernels.measured import Measured
-from gradkern.kernels.torch_ops import distinct, magnitudes, same_memory, vector_norm
+from gradkern.kernels.shared_memory import distinct, same_memory
+from gradkern.kernels.torch_ops import magnitudes, vector_norm
 
 #: The largest relative difference between correct results: two units in the last place of the result's
 #: dtype, plus the error of the reference.
@@ -90,18 +91,27 @@ class Verified:
         return columns
 
     def clip_by_groups(
-        self, params: Sequence[Tensor], groups: Any, norm_type: float, on_nonfinite: str, *options: Any
+        self,
+        params: Sequence[Tensor],
+        natives: Any,
+        rows: Any,
+        norm_type: float,
+        on_nonfinite: str,
+        *options: Any,
     ) -> Any:
         grads = [p.grad for p in params]
         before = snapshot(grads)
-        columns = self._backend.clip_by_groups(params, groups, norm_type, on_nonfinite, *options)
-        if columns is not None:
+        columns = self._backend.clip_by_groups(params, natives, rows, norm_type, on_nonfinite, *options)
+        if columns is not None and "shared" not in columns:
             own = {f.name for f in dataclasses.fields(Measured)}
             measured = Measured(**{key: value for key, value in columns.items() if key in own})
             check_rows("GradClipper.clip_", before, grads, measured, norm_type)
             zeroed = on_nonfinite == "zero" and bool(measured.bad())
-            factor = float(columns["clip_coef"]) if columns["factor"] is None else columns["factor"]
-            check_scaled("GradClipper.clip_", before, grads, factor, zeroed)
+            factor = float(columns["clip_coef"]) if columns["_factor"] is None else columns["_factor"]
+            if not any(
+                native.kind in ("value", "agc") for native in natives
+            ):  # whose factors are ratios of norms
+                check_scaled("GradClipper.clip_", before, grads, factor, zeroed)
         return columns
 
     def scale_(self, grads: Sequence[Tensor | None], factor: Tensor, *zeroing: Tensor | None) -> bool:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from gradkern._util.names import as_index
-from gradkern.history.named import LOSS
+from gradkern.history.named import LOSS, loss_of
 
 #: Elements of a tensor among the extra values; each becomes a curve of its own.
 MOST_ELEMENTS = 64
@@ -35,7 +35,7 @@ def as_step(step: Any) -> int:
     return as_count("step", step, 0)
 
 
-def as_loss(loss: Any) -> float | Tensor | None:
+def as_loss(loss: Any, operation: str = "GradMonitor.record") -> float | Tensor | None:
     """A loss as a float where that needs no synchronisation, else as a tensor of one element on its device.
 
     Raises:
@@ -48,42 +48,41 @@ def as_loss(loss: Any) -> float | Tensor | None:
             number = loss.item()
             if type(number) is float:
                 return number
-        return _of_tensor(loss)
+        return _of_tensor(loss, operation)
     if isinstance(loss, (str, bytes, bytearray)) or getattr(loss, "size", 1) != 1:
-        raise _no_number(loss)
+        raise _no_number(loss, operation)
     try:  # NumPy's numbers and arrays of one element have `item`
         return float(loss.item() if hasattr(loss, "item") else loss)
     except OverflowError as error:
         raise ValueError(
-            "[GradMonitor.record] loss: expected a number that a float can hold, got one that is too large"
+            f"[{operation}] loss: expected a number that a float can hold, got one that is too large"
         ) from error
     except (TypeError, ValueError) as error:
-        raise _no_number(loss) from error
+        raise _no_number(loss, operation) from error
 
 
-def _of_tensor(loss: Tensor) -> float | Tensor:
+def _of_tensor(loss: Tensor, operation: str) -> float | Tensor:
     if loss.numel() != 1:
         raise ValueError(
-            f"[GradMonitor.record] loss: expected one number, got a tensor of shape {tuple(loss.shape)}"
+            f"[{operation}] loss: expected one number, got a tensor of shape {tuple(loss.shape)}"
         )
     if loss.is_complex():
-        raise _no_number(loss)
+        raise _no_number(loss, operation)
     return float(loss.item()) if loss.is_cpu else loss.detach()
 
 
-def _no_number(loss: Any) -> TypeError:
+def _no_number(loss: Any, operation: str) -> TypeError:
     what = f"{loss!r:.80}" if not isinstance(loss, Tensor) else f"a tensor of {loss.dtype}"
-    return TypeError(
-        f"[GradMonitor.record] loss: expected one real number, got {what} ({type(loss).__name__})"
-    )
+    return TypeError(f"[{operation}] loss: expected one real number, got {what} ({type(loss).__name__})")
 
 
-def as_extra(operation: str, extra: Any) -> dict[str, float | Tensor]:
+def as_extra(operation: str, extra: Any, parts: Sequence[str] = ()) -> dict[str, float | Tensor]:
     """The caller's own numbers by name: floats, or detached real tensors on their devices.
 
     Raises:
         TypeError: `extra` is not a mapping of names to numbers or tensors.
-        ValueError: a tensor has more than 64 elements; or a name is "loss".
+        ValueError: a tensor has more than 64 elements; or a name is that of the loss, or of the loss of one
+            of `parts`.
     """
     if extra is None:
         return {}
@@ -97,6 +96,12 @@ def as_extra(operation: str, extra: Any) -> dict[str, float | Tensor]:
             raise TypeError(f"[{operation}] extra: names must be non-empty strings, got {name!r}")
         if name == LOSS:
             raise ValueError(f"[{operation}] extra: give the loss of the step as loss=, not in extra")
+        part = next((part for part in parts if name == loss_of(part)), None)
+        if part is not None:
+            raise ValueError(
+                f"[{operation}] extra: give the loss of a part as part={part!r}, loss=…, not as {name!r} in "
+                "extra"
+            )
         found[name] = _as_extra(operation, name, value)
     return found
 

@@ -1,4 +1,4 @@
-"""`Capture`: what the training thread hands to the writing thread; and the captures of plain values."""
+"""`Capture`: the values that the training thread passes to the writing thread."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class Capture(Protocol):
     def step(self) -> int: ...
     @property
     def arriving(self) -> Arriving:
-        """Says when `row` may be called."""
+        """Tells when `row` may be called."""
         ...
 
     @property
     def is_step(self) -> bool:
-        """Whether it is the step's own row, and not something recorded besides."""
+        """Whether this is the row of a step, and not periodic statistics, an event or the like."""
         ...
 
     def nbytes(self) -> int:

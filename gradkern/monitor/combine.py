@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradkern.params.group_stats import GroupStats
 from gradkern.params.names import first_rows
-from gradkern.params.stats import GradStats, GroupStats
+from gradkern.params.stats import GradStats
 
 
 def combined(pieces: list[GradStats]) -> GradStats:

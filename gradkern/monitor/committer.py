@@ -19,11 +19,11 @@ BATCH = 256  # rows of one transaction
 
 
 class Feed(Protocol):
-    """Where committed rows go besides the file."""
+    """Receives committed rows, in addition to the file."""
 
     def open(self, run_dir: Path) -> None: ...
     def send(self, rows: Sequence[Row]) -> list[str]:
-        """Returns messages to warn of."""
+        """Send the rows. Returns the messages to warn with."""
         ...
 
     def close(self) -> None: ...
@@ -32,8 +32,8 @@ class Feed(Protocol):
 class Committer:
     """Holds rows until they are in the file. Used by the writing thread.
 
-    While nothing can be written, the newest rows that fit into `limit` bytes are kept; the others are dropped
-    and counted in `lost`.
+    While nothing can be written, it keeps the newest rows that fit into `limit` bytes. It drops the others
+    and counts them in `lost`.
     """
 
     def __init__(self, file: Path, writer: HistoryWriter, feed: Feed, warned: Warned) -> None:
@@ -142,7 +142,7 @@ class Committer:
         self._retry_after = min(2 * self._retry_after, RETRY_MOST)
         self._warned.tell(
             "write",
-            f"{reason}. Training continues; recent steps are kept in memory (within a limit) and writing is "
+            f"{reason}. Training continues. Recent steps are kept in memory (up to a limit) and writing is "
             "retried.",
         )
 
@@ -152,8 +152,8 @@ class Committer:
         self.rows.clear()
         self._warned.tell(
             "gone",
-            f"[GradMonitor] {str(self._file)!r}: deleted or replaced while it was recorded to. Later steps "
-            "are lost. Training continues; to record again, close this monitor and build another.",
+            f"[GradMonitor] {str(self._file)!r}: the file was deleted or replaced while it was recorded to. "
+            "Later steps are lost. Training continues. Close this monitor and build a new one to record.",
         )
 
     def _drop_oldest(self, most: int) -> None:

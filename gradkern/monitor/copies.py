@@ -10,25 +10,28 @@ FORKED = "this process was forked from the one that records"
 
 
 class Usability:
-    """Whether a monitor records, and the answer if it does not."""
+    """Whether a monitor records, and the error or warning if it does not."""
 
     def __init__(self, reason: str = "") -> None:
         self.reason = reason
-        """Why not; "" while it records."""
+        """Why it does not record; "" while it does."""
         self._told = False
 
     def refuse(self, operation: str = "GradMonitor.record") -> None:
-        """Answer a call of a monitor that does not record.
+        """Refuse a call of a monitor that does not record.
 
         Raises:
-            RuntimeError: it is closed, or its process was forked. A copy warns, once.
+            RuntimeError: the monitor is closed, or its process was forked.
+
+        Warns:
+            GradkernWarning: the monitor is a copy. Once.
         """
         if self.reason != COPY:
             raise RuntimeError(f"[{operation}] cannot record, because {self.reason}; build a new GradMonitor")
         if not self._told:
             self._told = True
             warn(
-                f"[{operation}] this monitor came with a copy or a pickle of the object that holds it, and "
-                "records nothing: one file cannot have two writers. Build a GradMonitor for the copied model "
-                "if it is trained"
+                f"[{operation}] this monitor is a copy, made when the object that holds it was copied or "
+                "pickled. It records nothing, because one file cannot have two writers. Build a GradMonitor "
+                "for the copied model if it is trained"
             )

@@ -1,4 +1,4 @@
-"""`DeviceWarning`: a warning that depends on a number on a device. Nobody waits for it."""
+"""`DeviceWarning`: a warning that depends on a number on a device, without waiting for it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gradkern.monitor.transfer import Arriving, PinnedPool, send
 
 
 class DeviceWarning:
-    """Warns once a number has arrived on the host and is not 0."""
+    """Warns after a number has arrived on the host, if it is not 0."""
 
     def __init__(self) -> None:
         self._arriving: Arriving | None = None
@@ -28,7 +28,7 @@ class DeviceWarning:
         self._arriving, self._message = send([number.to(torch.float64)], PinnedPool()), message
 
     def poll(self) -> bool:
-        """Warn if the number has arrived and is not 0; returns whether it warned."""
+        """Warn if the number has arrived and is not 0. Returns whether it warned."""
         if self._arriving is None or not self._arriving.arrived():
             return False
         number = float(self._arriving.tensors[0])

@@ -1,4 +1,4 @@
-"""Closes monitors when the program ends, and tells them when their process was forked."""
+"""Close monitors when the program ends, and stop them in forked processes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Protocol
 
 
 class Ending(Protocol):
-    """What is closed, and told of a fork."""
+    """An object that is closed at the end and told about forks."""
 
     def close(self) -> None: ...
     def forked(self) -> None: ...
@@ -21,7 +21,7 @@ _open: weakref.WeakSet[Ending] = weakref.WeakSet()
 def follow(monitor: Ending) -> None:
     """Close `monitor` when the program ends, and tell it when it is in a forked process.
 
-    Asking for the process id at every step would be a system call each time.
+    This is cheaper than a comparison of process ids, which would be a system call at every step.
     """
     _open.add(monitor)
     reference = weakref.ref(monitor)

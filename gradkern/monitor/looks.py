@@ -17,7 +17,7 @@ from gradkern.params.stats import GradStats
 
 def is_look(step: int, every: int) -> bool:
     """Whether periodic statistics are due at a step: at 1, 2, 4, 8, … below `every`, then at each multiple of
-    `every`; never for 0. Most of what is wrong with a model shows in its first steps."""
+    `every`; never for 0. They are frequent at first, because most faults show in the first steps."""
     if not every:
         return False
     return step % every == 0 or (0 < step < every and step & (step - 1) == 0)
@@ -58,8 +58,8 @@ class GradientLooks:
 
     @torch.no_grad()
     def look(self, step: int, stats: GradStats) -> None:
-        """Look at the current gradients; clipping is undone in the histogram. No synchronisation, but see
-        `Sample.take` about the first time."""
+        """Sample the current gradients. The histogram is that of gradients before clipping. No
+        synchronisation, except as in `Sample.take`."""
         params = self._plan.current()
         if self._sample is None or self._sampled is not self._plan.names:
             self._sample, self._sampled = Sample(params, vectors_whole=True), self._plan.names

@@ -12,7 +12,7 @@ from gradkern.monitor.device_warning import DeviceWarning
 from gradkern.monitor.sample import elements
 from gradkern.params.stats import GradStats
 
-#: A smaller divisor is not taken for a loss scale: it may be a mean over two ranks.
+#: A smaller divisor is not regarded as a loss scale: it may be a mean over two ranks.
 _LEAST = 4.0
 _ELEMENTS = 64
 
@@ -20,9 +20,9 @@ _ELEMENTS = 64
 def _message(divisor: float) -> str:
     return (
         f"[GradMonitor.record] between record() and optimizer.step() the gradients were divided by "
-        f"{divisor:g}, an exact power of two: when they were measured they carried the loss scale of a "
-        "GradScaler, and so do the norms. Call clip_(scaler=scaler) or scaler.unscale_(optimizer) before "
-        "record(), or give record(inv_scale=1 / scaler.get_scale())"
+        f"{divisor:g}, an exact power of two. They carried the loss scale of a GradScaler when they were "
+        "measured, so the recorded norms are too large. Call clip_(scaler=scaler) or "
+        "scaler.unscale_(optimizer) before record(), or pass record(inv_scale=1 / scaler.get_scale())"
     )
 
 
@@ -80,7 +80,7 @@ def _elements(grad: Tensor | None) -> Tensor | None:
 
 
 def _power_of_two(before: Tensor, after: Tensor, divisor: Tensor | float) -> Tensor:
-    """What all elements were divided by, if that is one power of two; else 0."""
+    """The divisor of all elements if it is the same power of two, else 0."""
     largest = before.abs().argmax()
     ratio = before[largest] / after[largest]
     if isinstance(divisor, Tensor):

@@ -18,8 +18,8 @@ _CROWDED = 3
 
 
 class Mistakes:
-    """Watches calls of `record` and steps of optimizers. Takes a microsecond each, and more where the weights
-    are looked at anyway."""
+    """Watches calls of `record` and steps of optimizers. Costs a microsecond each, and more at steps with
+    periodic statistics."""
 
     def __init__(self, plan: Plan, optimizers: Sequence[torch.optim.Optimizer]) -> None:
         self._plan = plan
@@ -33,7 +33,7 @@ class Mistakes:
 
         Args:
             stats: None if the step is left out.
-            look: whether the weights are looked at around the next step.
+            look: whether periodic statistics are due at the next step.
         """
         self._records += 1
         params = self._plan.params

@@ -1,4 +1,4 @@
-"""`GradMonitor`: records the gradients' statistics of a training run."""
+"""`GradMonitor`: records the gradient statistics of a training run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 import torch
 from torch import Tensor
 
-from gradkern.clipping import ladder
+from gradkern.clipping import route
 from gradkern.diagnosis.watchdog import OnFinding, as_action
 from gradkern.history.facade import History
 from gradkern.history.format import read_json, write_json
@@ -23,7 +23,7 @@ from gradkern.monitor.copies import CLOSED, COPY, FORKED, Usability
 from gradkern.monitor.describe import describe_run
 from gradkern.monitor.lifetime import follow
 from gradkern.monitor.numbering import StepNumbers
-from gradkern.monitor.optimizers import as_optimizers
+from gradkern.monitor.optimizers import Optimizers, as_optimizers
 from gradkern.monitor.parts import Part, Parts
 from gradkern.monitor.pending import PendingStep
 from gradkern.monitor.ranks import agree_on_step
@@ -38,34 +38,41 @@ if TYPE_CHECKING:
 
 
 class GradMonitor:
-    """Records gradient statistics to a folder, one row per optimizer step. The folder can be read meanwhile.
+    """Record gradient statistics to a folder, one row per optimizer step.
+
+    The folder can be read while it is written, with `History`, `gradkern watch` and `gradkern report`.
 
     Args:
-        model: a Module (walked again when its parameters change), (name, Parameter) pairs or Parameters.
-            Wrappers (DDP, FSDP, torch.compile) leave no trace in the names. Several models of one training
-            loop are given by name, ``{"G": generator, "D": discriminator}``: see `part` of `record`.
-        optimizer: one, or several in a list or by name: for the learning rates, and for weight norms and
-            update ratios (by listening to its steps; of a wrapper, to those of the optimizer within). Without
-            it these are not recorded. Of an object that only has `param_groups` the learning rates are. Of
-            several models each has the optimizer of its name, or those that hold its parameters.
-        run_dir: folder of the run, made if it does not exist; an existing run is continued. Default: a new
+        model: a Module (read again when its parameters change), (name, Parameter) pairs or Parameters.
+            Prefixes that wrappers add (DDP, FSDP, torch.compile) are removed from the names. Several models
+            of one training loop are given by name, ``{"G": generator, "D": discriminator}``; see `part` of
+            `record`.
+        optimizer: an optimizer, or several in a list or by name. Learning rates, weight norms and update
+            ratios are recorded with it. Of an object that only has `param_groups` the learning rates are.
+            With several models, an optimizer belongs to the model of its name, or to those whose parameters
+            it has.
+        run_dir: folder of the run, created if it does not exist. An existing run is continued. Default: a new
             folder under ``gradkern-runs/``, named after the time.
         every: record every `every`-th optimizer step.
-        sinks: loggers that get the numbers too: `gradkern.sinks` or their names, "jsonl", "tensorboard",
-            "wandb", "mlflow".
-        update_every: look at weights (norms, update ratios) and gradients (zeros of parameters with one
-            dimension, elements that are never non-zero) at steps 1, 2, 4, 8, … and then every so many
-            optimizer steps; 0 for never.
-        histogram_every: take log2 histograms every so many optimizer steps, from a sample of up to 1,024
-            elements of each gradient; 0 for never. Default: at the early looks only.
-        count_zeros: count zero elements too, where `record` measures by itself.
-        all_ranks: in a distributed program, record on every rank, to ``run_dir/rank<N>`` (pipeline stages
-            hold different parameters). By default rank 0 alone records. Without `run_dir` the ranks agree on
-            a folder, so every rank has to build its monitor.
+        sinks: loggers that also get the numbers: objects of `gradkern.sinks` or their names, "jsonl",
+            "tensorboard", "wandb", "mlflow", "trackio".
+        update_every: record periodic statistics at steps 1, 2, 4, 8, … and then every `update_every`
+            optimizer steps; 0 for never. These are weight norms and update ratios, the zeros of vectors, and
+            which elements ever had a non-zero gradient.
+        histogram_every: record log2 histograms every `histogram_every` optimizer steps, from a sample of
+            about 1,024 elements of each gradient; 0 for never. Default: at steps 1, 2, 4, 8, … below
+            `update_every`.
+        count_zeros: count zero elements too, if `record` measures the gradients itself.
+        all_ranks: in a distributed program, record on every rank, to ``run_dir/rank<N>``. Use it if ranks
+            have different parameters (pipeline stages). By default only rank 0 records. Without `run_dir` the
+            ranks agree on a folder, so that every rank has to build its monitor.
         on_finding: diagnose the run after 10, 20, 50, 100 and then every 100 recorded steps, in the writing
-            thread. "warn" warns of each alarm; "raise" raises `DiagnosisError` at the next `record` after a
-            severe one (not over several ranks, of which only one would raise); a function is called with each
-            `Finding`, in the writing thread. Findings become events of the run.
+            thread. Findings become events of the run. In addition:
+
+            - "warn": warn of each finding that is a warning or severe.
+            - "raise": raise `DiagnosisError` in the next `record` after a severe finding. Not over several
+              ranks, because only one of them would raise.
+            - a function: call it with each `Finding`, in the writing thread.
 
     Example:
         >>> monitor = GradMonitor(model, optimizer, "runs/first")
@@ -79,22 +86,23 @@ class GradMonitor:
         >>> monitor.close()
 
     Raises:
-        HistoryError: the folder cannot be written, holds a damaged or foreign file (which is left as it is),
-            or another monitor is recording to it.
+        HistoryError: the folder cannot be written, has a damaged or foreign file (which is not changed), or
+            another monitor is recording to it.
         TypeError: `optimizer` is not a torch optimizer, or `sinks` is not a list of sinks.
-        ValueError: a sink is used by another monitor; an optimizer belongs to none of several models.
+        ValueError: a number is out of range, a sink is used by another monitor, or an optimizer belongs to
+            none of several models.
         RuntimeError: a sink cannot be opened. With a sharded model: another rank could not open its folder.
 
     Notes:
-        No host-device synchronisation. Values are copied to pinned memory, and written by a thread once they
-        have arrived, a fraction of a second later; a killed process loses no more than that. Disk trouble
-        during training is warned of and retried, never raised.
+        No host-device synchronisation. Values are copied to pinned memory. A thread writes them after they
+        have arrived, a fraction of a second later. A killed process loses no more than that. If the disk
+        fails during training, the monitor warns and tries again; it does not raise.
 
-        With DTensors, building it is a small collective over the default group: every rank builds one, and
-        all continue from the same step.
+        With DTensors, construction is a small collective over the default group. Every rank has to build a
+        monitor, and all continue from the same step.
 
-        A copy or a pickle of an object that holds a monitor (an averaged model, a checkpoint) has a monitor
-        that records nothing. It warns once if it is asked to.
+        If an object that holds a monitor is copied or pickled (an averaged model, a checkpoint), the monitor
+        of the copy records nothing and warns once when it is called.
     """
 
     def __init__(
@@ -125,23 +133,26 @@ class GradMonitor:
         self._norm_type: float | None = None
         self._numbers = StepNumbers()
         self._parts = Parts(model, optimizers, self._complete)
-        #: The only model; None where there are several.
+        #: The only model; None if there are several.
         self._only = None if self._parts.names else self._parts.whole
         self._recording: Recording | None = None
+        options = Options(self.every, update_every, histogram_every, action)
         failed = True
         try:
             self.run_dir, rank, active = run_folder(run_dir, all_ranks)
             if active:
-                options = Options(self.every, update_every, histogram_every, action)
-                meta = describe_run(optimizers, options, rank, self._parts.names)
-                self._recording = Recording(
-                    self.run_dir, meta, _feed(sinks), self._parts, optimizers, self._numbers, options
-                )
-                self._numbers.resume(self._recording.recorder.last_step or 0)
-                follow(self)
+                self._open(optimizers, options, rank, sinks)
             failed = False
         finally:
             self._resume(agree_on_step(self._parts.params(), self._numbers.last, failed))
+
+    def _open(self, optimizers: Optimizers, options: Options, rank: int, sinks: Iterable[Sink | str]) -> None:
+        meta = describe_run(optimizers, options, rank, self._parts.names)
+        self._recording = Recording(
+            self.run_dir, meta, _feed(sinks), self._parts, optimizers, self._numbers, options
+        )
+        self._numbers.resume(self._recording.recorder.last_step or 0)
+        follow(self)
 
     def _resume(self, step: int) -> None:
         self._numbers.resume(step)
@@ -166,34 +177,42 @@ class GradMonitor:
         inv_scale: float | None = None,
         after_clip: bool | None = None,
     ) -> None:
-        """Record one optimizer step. Call it for every one (not for every micro-batch); `every` thins out.
+        """Record one optimizer step.
+
+        Call it once for every optimizer step, not for every micro-batch: after ``backward()`` and clipping,
+        before ``optimizer.step()``. `every` leaves steps out by itself.
 
         Args:
-            stats: what `GradClipper.clip_` or `measure` returned: the gradients are not read again. A list of
-                them if the step was clipped in pieces. By default the gradients are measured as they are now.
-            part: with several models, the one whose step this is. A step of the run holds one call for each
-                model; a part that comes again begins the next step. By default the model that `stats` are of,
-                or else all models together.
-            loss: a number (of any type that `float` takes, except text), or a tensor of one element on any
-                device. That of a part is recorded as "loss/<part>", among `History.extra`.
-            step: number of the optimizer step; default: the next one. A number that was recorded before
-                starts a branch: the steps from it on are replaced.
-            extra: your own numbers by name, ``{"attn/max_logit": tensor}``: numbers, or tensors of up to 64
-                elements on any device (one curve each, "name/0", "name/1", …).
-            inv_scale: 1 / loss scale, a positive number, for gradients that are measured here while they
-                still carry the scale. If you give `stats`, pass it to `measure` instead.
-            after_clip: whether something else has clipped the gradients already (True) or has not (False).
-                If not given, norms that do not come from `clip_` are recorded as "measured". Norms from
-                `clip_` are always from before clipping.
+            stats: the result of `GradClipper.clip_` or `measure`, so that the gradients are not read again. A
+                list of results if the step was clipped in pieces. By default the gradients are measured now.
+            part: with several models, the name of the model whose step this is. A step of the run consists of
+                one call for each model; a second call for a model begins the next step. Default: the model
+                that `stats` belong to, or else all models together.
+            loss: a number (any type that `float` accepts, except text), or a tensor with one element on any
+                device. The loss of a part is recorded as "loss/<part>" in `History.extra`.
+            step: number of the optimizer step. Default: the next one. A number that was recorded before
+                replaces that step and all later ones.
+            extra: your own values by name, for example ``{"attn/max_logit": tensor}``: numbers, or tensors
+                with up to 64 elements on any device. Each element becomes a curve ("name/0", "name/1", …).
+            inv_scale: 1 / loss scale, a positive number, if gradients are measured here while they still
+                carry the scale. With `stats`, pass it to `measure` instead.
+            after_clip: whether other code has clipped the gradients already (True) or not (False). By default
+                norms that do not come from `clip_` are recorded as "measured". Norms from `clip_` are always
+                those before clipping.
 
         Raises:
-            ValueError, TypeError: an argument is wrong, or contradicts `stats`. Nothing is recorded then.
-                Types are checked at every call, whatever `every` is.
+            ValueError, TypeError: an argument is invalid or contradicts `stats`. Nothing is recorded then.
+                Arguments are checked at every call, also at steps that `every` leaves out.
             RuntimeError: after `close`, or in a forked process.
+            DiagnosisError: a severe finding, with on_finding="raise".
+
+        Warns:
+            GradkernWarning: the gradients are recorded at the wrong place of the training loop: after the
+                optimizer step, several times per step, or with the scale of a GradScaler.
 
         Notes:
             No host-device synchronisation, and no work per parameter (docs/monitoring.md has the measured
-            cost). A step of several models is written when its last part has come, or the next step begins.
+            cost). A step of several models is written after its last part, or when the next step begins.
         """
         start = time.time()
         if self._use.reason:
@@ -205,21 +224,17 @@ class GradMonitor:
             stats = combined(as_pieces(stats))
         if type(stats) is not GradStats or after_clip is not None or inv_scale is not None:
             inv_scale = check_said(stats, inv_scale, after_clip)
-        target = self._only
-        if target is None or part is not None:
-            target = self._parts.of(stats) if part is None else self._parts.named(part)
+        target = self._target(stats, part)
         number = self._numbers.upcoming(target.name) if step is None else as_step(step)
         given, loss = loss, as_loss(loss)
-        extras = as_extra("GradMonitor.record", extra) if extra else None
+        extras = as_extra("GradMonitor.record", extra, self._parts.names) if extra else None
         if number % self.every:
             self._begin(number, target)
             if recording is not None:
                 recording.leave_out(target)
             return
         if stats is None:
-            stats = self._take_pending(target)
-        if stats is None:
-            stats = self._measure(target, 1.0 if inv_scale is None else inv_scale)
+            stats = self._collected_or_measured(target, inv_scale)
         if stats.norm_type != self._norm_type:
             self._check_norm_type(stats.norm_type)
         self._begin(number, target)
@@ -235,10 +250,10 @@ class GradMonitor:
         loss: float | Tensor | None = None,
         extra: Mapping[str, Any] | None = None,
     ) -> None:
-        """Add numbers to an earlier step that are known only later, or correct them.
+        """Add values to an earlier step that became known later, or correct them.
 
         Args:
-            step: number of the step. One that was not recorded (`every`) is ignored.
+            step: number of the step. A step that was not recorded (because of `every`) is ignored.
             part, loss, extra: as in `record`.
 
         Raises:
@@ -252,20 +267,20 @@ class GradMonitor:
             return self._use.refuse("GradMonitor.amend")
         name = "" if part is None else self._parts.named(part).name
         number = as_step(step)
-        values = as_extra("GradMonitor.amend", extra)
-        amended = as_loss(loss)
+        values = as_extra("GradMonitor.amend", extra, self._parts.names)
+        amended = as_loss(loss, "GradMonitor.amend")
         if amended is not None:
             values[loss_of(name)] = amended
         if values and self._recording is not None:
             self._recording.amend(number, values)
 
     def event(self, kind: str, data: Mapping[str, Any] | None = None, *, step: int | None = None) -> None:
-        """Note that something happened: a rollback, a change of the data. `History.events` lists it.
+        """Record an event, for example a rollback or a change of the data. `History.events` lists it.
 
         Args:
-            kind: what happened, in a word.
+            kind: what happened, in one word.
             data: details, as JSON values.
-            step: number of the step; default: the last one.
+            step: number of the step. Default: the last one.
 
         Raises:
             TypeError, ValueError: `data` is not JSON.
@@ -279,11 +294,14 @@ class GradMonitor:
             self._recording.event(number, str(kind), plain)
 
     def collect(self, stats: GradStats) -> None:
-        """Take statistics that other code measured for the current step, before clipping.
+        """Take statistics that other code has measured for the current step, before clipping.
 
-        A call may be about some of the parameters only. Calls become one step when all of the optimizers have
-        stepped, when a parameter comes again, or with ``record(loss=loss)``. With several models this holds
-        for each by itself. `patch_torch(monitor)` calls this for every clip.
+        The statistics may cover some of the parameters only. All that were collected are recorded as one step
+        when all optimizers have stepped, when a parameter is collected again, or by ``record(loss=loss)``.
+        With several models this holds for each of them. `patch_torch(monitor)` calls this for every clip.
+
+        Args:
+            stats: the statistics, with norms from before clipping.
         """
         self._parts.of(stats).pending.add(stats)
 
@@ -299,7 +317,7 @@ class GradMonitor:
 
     @property
     def records(self) -> bool:
-        """Whether this process writes the run; another rank may."""
+        """Whether this process writes the run. Without `all_ranks` only rank 0 does."""
         return self._recording is not None
 
     @property
@@ -313,34 +331,37 @@ class GradMonitor:
         return self._parts.whole.plan.identities
 
     def flush(self) -> bool:
-        """Wait until everything recorded is on disk; False if it cannot be written. Synchronises.
+        """Wait until everything that was recorded is on disk. Synchronises.
 
-        With several models, the step under way is written when its last part has come.
+        With several models, an incomplete step is written later, after its last part.
+
+        Returns:
+            False if something could not be written.
         """
         self._record_pending()
         return self._recording is None or self._recording.recorder.flush()
 
     def history(self) -> History:
-        """The run so far. Flushes, and so synchronises."""
+        """The run so far as a `History`. Calls `flush`, which synchronises."""
         self.flush()
         return History.open(self.run_dir)
 
     @property
     def lost(self) -> int:
-        """How many steps could not be recorded."""
+        """Number of steps that could not be recorded."""
         return 0 if self._recording is None else self._recording.recorder.lost
 
     # ---- checkpoints, and the end ----
 
     def state_dict(self) -> dict[str, int]:
-        """For a checkpoint: the number of the last step."""
+        """The number of the last step, for a checkpoint."""
         return {"step": self.step}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Continue from a checkpoint: the next step is the one after the checkpoint's.
+        """Continue from a checkpoint: the next step follows the one of the checkpoint.
 
-        Later steps that the run has already are replaced as they are recorded again. They stay in the file:
-        ``History.open(run, superseded=True)``.
+        Later steps that the run already has are replaced when they are recorded again. They stay in the file;
+        ``History.open(run, superseded=True)`` shows them.
 
         Raises:
             ValueError: `state` is not what `state_dict` returns.
@@ -352,7 +373,7 @@ class GradMonitor:
         self._resume(as_step(state["step"]))
 
     def close(self) -> None:
-        """Write what is left, and close the file and the sinks. Idempotent."""
+        """Write everything that was recorded, and close the file and the sinks. Idempotent."""
         if self._use.reason:
             return
         self._record_pending()
@@ -362,7 +383,7 @@ class GradMonitor:
             self._recording.close()
 
     def forked(self) -> None:
-        """Called in a process that was forked from the one that records: stop recording there."""
+        """Stop recording in a process that was forked from the one that records."""
         if not self._use.reason:
             self._use.reason = FORKED
             if self._recording is not None:
@@ -406,8 +427,18 @@ class GradMonitor:
         for part in self._parts.pending():
             self._complete(part.pending)
 
+    def _target(self, stats: GradStats | None, part: str | None) -> Part:
+        if part is not None:
+            return self._parts.named(part)
+        return self._parts.of(stats) if self._only is None else self._only
+
+    def _collected_or_measured(self, part: Part, inv_scale: float | None) -> GradStats:
+        """The statistics of a step for which `record` is given none."""
+        pending = self._take_pending(part)
+        return self._measure(part, 1.0 if inv_scale is None else inv_scale) if pending is None else pending
+
     def _take_pending(self, part: Part) -> GradStats | None:
-        """The clips that others made of a part's models."""
+        """The statistics that other code has collected for the models of a part."""
         if not (part is self._parts.whole and self._parts.names):
             return part.pending.take()
         pieces = [one.pending.take() for one in self._parts.pending()]
@@ -427,14 +458,14 @@ class GradMonitor:
     def _measure(self, part: Part, inv_scale: float) -> GradStats:
         plan = part.plan
         params = plan.current()
-        measured = ladder.measure("GradMonitor.record", params, plan.names, 2.0, self._count_zeros, inv_scale)
+        measured = route.measure("GradMonitor.record", params, plan.names, 2.0, self._count_zeros, inv_scale)
         return GradStats.of(
             measured, plan.names, plan.sizes(), plan.first, plan.identities, 2.0, inv_scale=inv_scale
         )
 
 
 def _copy_of(run_dir: Path, step: int, every: int) -> GradMonitor:
-    """The monitor of a copy: it can be read from, and records nothing."""
+    """The monitor of a copy, which records nothing."""
     copy = GradMonitor.__new__(GradMonitor)
     copy.run_dir, copy.every = run_dir, every
     copy._numbers, copy._use, copy._recording = StepNumbers(), Usability(COPY), None

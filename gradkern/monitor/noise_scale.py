@@ -1,4 +1,4 @@
-"""`GradientNoiseScale`: the batch size up to which larger batches pay off, from two norms per step."""
+"""`GradientNoiseScale`: an estimate of the batch size up to which larger batches help."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from gradkern.params.arguments import as_number, as_positive
 from gradkern.params.stats import GradStats
 
-_CAPACITY = 1024  # steps whose norms wait on the device
+_CAPACITY = 1024  # steps whose norms are kept on the device
 _STATE = ("steps", "mean_noise", "mean_signal", "noise_noise", "noise_signal", "signal_signal")
 
 
@@ -26,7 +26,7 @@ class NoiseScale:
     high: float
     """95 % interval of the ratio, by Fieller's theorem (1954); infinite if the signal could be 0."""
     noise: float
-    """tr(Σ): variance of the gradient of a single sample, summed over its elements. Unbiased."""
+    """tr(Σ): variance of the gradient of one sample, summed over its elements. Unbiased."""
     signal: float
     """|G|²: squared norm of the true gradient. Unbiased, and therefore sometimes negative."""
     steps: int
@@ -34,13 +34,15 @@ class NoiseScale:
 
 
 class GradientNoiseScale:
-    """Estimates ``B = tr(Σ) / |G|²``. Below B, a larger batch gives nearly proportionally better steps; far
-    above B, it hardly helps.
+    """Estimate the gradient noise scale ``tr(Σ) / |G|²``, in samples.
 
-    McCandlish et al., "An empirical model of large-batch training", 2018, appendix A.1: from
-    gradients over b and over B samples, ``|G|² = (B |g_B|² - b |g_b|²) / (B - b)`` and
-    ``tr(Σ) = (|g_b|² - |g_B|²) / (1/b - 1/B)`` are unbiased. Their ratio is not; each of the two is therefore
-    averaged over steps first.
+    For batches below the noise scale, a larger batch gives nearly proportionally better steps. Far above it,
+    a larger batch hardly helps.
+
+    From gradients over b and over B samples, ``|G|² = (B |g_B|² - b |g_b|²) / (B - b)`` and
+    ``tr(Σ) = (|g_b|² - |g_B|²) / (1/b - 1/B)`` are unbiased. Their ratio is not, so each of the two is
+    averaged over steps first. Source: McCandlish et al., "An empirical model of large-batch training", 2018,
+    appendix A.1.
 
     Args:
         small: number of samples in the first micro-batch, which `first` measures.
@@ -49,7 +51,8 @@ class GradientNoiseScale:
             micro-batches, if each loss is divided by it.
         total_factor: the same for the gradient at `update`: 1 / number of micro-batches, if losses are not
             divided.
-        smoothing: weight of the past in the running means; the noise scale changes during training.
+        smoothing: weight of the past in the running means, from 0 to below 1. The noise scale changes during
+            training.
 
     Example:
         >>> noise = gradkern.GradientNoiseScale(small=8, big=64, first_factor=8)
@@ -64,15 +67,15 @@ class GradientNoiseScale:
         >>> noise.estimate().value
 
     Raises:
-        TypeError, ValueError: bad arguments.
+        TypeError, ValueError: an invalid argument.
 
     Notes:
         Costs one more read of the gradients per step, for `first`. Synchronises in `estimate` and
-        `state_dict`, and every 1,024 steps. The norms have to be of order 2. Steps with a norm that is not
-        finite are ignored.
+        `state_dict`, and every 1,024 steps. Norms must be of order 2. Steps with a norm that is not finite
+        are ignored.
 
-        Over data-parallel ranks, measure the first micro-batch before gradients are reduced (``no_sync()``):
-        `small` counts this rank's samples, `big` those of all ranks.
+        With data-parallel ranks, measure the first micro-batch before gradients are reduced (``no_sync()``).
+        `small` then counts the samples of this rank, and `big` those of all ranks.
     """
 
     def __init__(
@@ -103,11 +106,19 @@ class GradientNoiseScale:
         self._sums = dict.fromkeys(_STATE, 0.0)
 
     def first(self, stats: GradStats) -> None:
-        """Take the statistics of the first micro-batch's gradient, before others are added to it."""
+        """Take the statistics of the gradient of the first micro-batch, before others are added to it.
+
+        Raises:
+            ValueError: the norms are not of order 2.
+        """
         self._first = _total(stats, "first")
 
     def update(self, stats: GradStats) -> None:
-        """Take the statistics of the whole gradient of the step, before clipping. Ignored without `first`."""
+        """Take the statistics of the whole gradient of the step, before clipping. Ignored without `first`.
+
+        Raises:
+            ValueError: the norms are not of order 2.
+        """
         total = _total(stats, "update")
         if self._first is not None:
             self._waiting.append((self._first, total))
@@ -170,9 +181,10 @@ class GradientNoiseScale:
         return dict(self._sums)
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
-        """
+        """Restore what `state_dict` returned.
+
         Raises:
-            ValueError: it is not the state of a GradientNoiseScale.
+            ValueError: `state` is not the state of a GradientNoiseScale.
         """
         if set(state) != set(_STATE):
             raise ValueError(

@@ -1,4 +1,4 @@
-"""The optimizers of a run: as they are given, and their learning rates."""
+"""The optimizers of a run and their learning rates."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradkern.params.arguments import innermost
+from gradkern.params.arguments import unwrap_optimizer
 
 Optimizers = Mapping[str, torch.optim.Optimizer]
 
@@ -30,18 +30,18 @@ def as_optimizers(optimizer: Any) -> dict[str, torch.optim.Optimizer]:
 
 
 def takes_hooks(optimizer: Any) -> bool:
-    """Whether its steps can be listened to. Those of fastai's own optimizers cannot."""
-    return innermost(optimizer) is optimizer
+    """Whether step hooks can be registered. They cannot for fastai's own optimizers."""
+    return unwrap_optimizer(optimizer) is optimizer
 
 
 def _as_optimizer(optimizer: Any) -> torch.optim.Optimizer:
-    """The optimizer itself, not a wrapper around it. Where no torch optimizer is within, the object that has
-    the learning rates, in `param_groups`."""
-    found: torch.optim.Optimizer = innermost(optimizer) or optimizer
+    """The optimizer inside a wrapper. If there is no torch optimizer, the object itself if it has
+    `param_groups`, for the learning rates."""
+    found: torch.optim.Optimizer = unwrap_optimizer(optimizer) or optimizer
     if not hasattr(found, "param_groups"):
         raise TypeError(
-            f"[GradMonitor] optimizer: expected a torch.optim.Optimizer, got {type(optimizer).__name__}; a "
-            "run's folder is run_dir="
+            f"[GradMonitor] optimizer: expected a torch.optim.Optimizer, got {type(optimizer).__name__}; the "
+            "folder of the run is run_dir="
         )
     return found
 

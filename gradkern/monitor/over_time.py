@@ -1,4 +1,4 @@
-"""`GradientOverTime`: how much each time step of a sequence counts in the loss of a recurrent network."""
+"""`GradientOverTime`: gradient norms over the time steps of a recurrent network."""
 
 from __future__ import annotations
 
@@ -11,33 +11,36 @@ from gradkern.history.named import OVER_TIME
 
 __all__ = ["GradientOverTime"]
 
-#: Positions that a sequence is reduced to; `record` takes tensors of so many elements.
+#: Positions that a longer sequence is reduced to, the most elements of a tensor that `record` accepts.
 MOST_POSITIONS = 64
 
 
 class GradientOverTime:
-    """Norm of the gradient at a recurrent module's input, for each time step.
+    """Measure the norm of the gradient at the input of a recurrent module, for each time step.
 
-    A parameter of a recurrent network gets the sum of the gradients of all time steps. The last ones keep it
-    large, so that no parameter shows that the first ones have vanished. The input does: the gradient at
-    ``input[t]`` is what step t still adds to the loss.
+    It shows gradients that vanish over time, which the gradients of parameters do not. These are sums over
+    all time steps, so that the last steps keep them large.
 
     Args:
         module: an `nn.RNN`, `nn.LSTM`, `nn.GRU`, or another module whose first argument is a sequence.
-        name: of the numbers; by default the module's class in lower case.
-        batch_first: whether time is the second dimension of a batch. By default `module.batch_first`,
-            else False.
+        name: name of the recorded numbers. Default: the module's class in lower case.
+        batch_first: whether the second dimension of a batch is time. Default: `module.batch_first`, or False
+            if the module does not have it.
 
     Raises:
-        TypeError: `module` is no Module.
+        TypeError: `module` is not a Module.
 
     Notes:
-        Costs the gradient at the module's input, where it is not needed anyway, and one reduction of it a
-        step. Does not wait for a device. Of a longer sequence each of the 64 positions is the root of the
-        mean square of its neighbours. A `PackedSequence` is passed over, and so is a call that needs no
-        gradient. Not for modules under `torch.compile`.
+        Costs one reduction per step, and the gradient at the module's input if it is not needed anyway. No
+        host-device synchronisation.
 
-        The profile is flat where the loss is taken at every time step, whatever the network remembers.
+        A sequence of more than 64 steps is reduced to 64 positions, each the root mean square of its
+        neighbours. Inputs that are a `PackedSequence` and calls without gradient are ignored. Modules under
+        `torch.compile` are not supported.
+
+        The profile says nothing about the memory of the network if the loss is taken at every time step: it
+            is
+        flat then.
 
     Example:
         >>> over_time = gradkern.GradientOverTime(model.rnn)
@@ -64,13 +67,17 @@ class GradientOverTime:
         self._handle = module.register_forward_pre_hook(self._watch)
 
     def take(self) -> dict[str, Tensor]:
-        """What was seen since the last call, for `record`'s `extra`: a name and the norms [at most 64]. Empty
-        if there was no backward pass. Several passes (accumulation) are added up."""
+        """The norms since the last call, for the argument `extra` of `record`. No synchronisation.
+
+        Returns:
+            A dict of the name and the norms: float tensor with at most 64 elements, on the module's device.
+            Empty if there was no backward pass. Several passes (accumulation) are added up.
+        """
         squares, self._squares = self._squares, None
         return {} if squares is None else {f"{OVER_TIME}{self.name}": squares.sqrt()}
 
     def close(self) -> None:
-        """Take the hook off."""
+        """Remove the hook from the module."""
         self._handle.remove()
 
     def __enter__(self) -> GradientOverTime:

@@ -1,4 +1,4 @@
-"""`PartCapture`: everything that is captured of one model besides the step's own statistics."""
+"""`PartCapture`: the periodic statistics of one model."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from gradkern.params.stats import GradStats
 
 
 class PartCapture:
-    """Periodic looks at the gradients and weights of a model.
+    """Captures periodic statistics of the gradients and weights of a model.
 
     Args:
-        update_every, histogram_every: those of `GradMonitor`.
+        update_every, histogram_every: arguments of `GradMonitor`.
         submit: takes the captures.
     """
 

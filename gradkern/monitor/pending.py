@@ -1,4 +1,4 @@
-"""`PendingStep`: statistics of clips that others made, until the step they belong to is recorded."""
+"""`PendingStep`: statistics that other code has collected, until their step is recorded."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class PendingStep:
         return bool(self._pieces)
 
     def add(self, stats: GradStats) -> None:
-        """Add statistics. If they repeat a parameter, what is held is recorded first."""
+        """Add statistics. If a parameter is here already, the earlier ones are recorded first."""
         identities = set(stats._identities)
         if self.has_any(identities):
             if self._only_measured():
@@ -57,7 +57,7 @@ class PendingStep:
         return not self._seen.isdisjoint(identities)
 
     def take(self) -> GradStats | None:
-        """What is held, combined; None if nothing is."""
+        """All statistics that are held, combined; None if there are none."""
         pieces = self._pieces
         self._forget()
         self._taken = combined(pieces) if pieces else None
@@ -73,8 +73,8 @@ class PendingStep:
             steps.unlisten(optimizer, self)
 
     def before_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """An optimizer steps. If its parameters are here, and the others have stepped, the step is complete;
-        else they may come within `optimizer.step(closure)`, where some frameworks clip."""
+        """An optimizer is about to step. The step is complete if its parameters are here and the others have
+        stepped. Otherwise they may arrive within `optimizer.step(closure)`, where some frameworks clip."""
         owned = (id(p) for group in optimizer.param_groups for p in group["params"])
         if self._pieces and any(identity in self._seen for identity in owned):
             self.after_step(optimizer)

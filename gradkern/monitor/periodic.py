@@ -21,14 +21,14 @@ from gradkern.params.stats import GradStats
 class Periodic:
     """Weight norms and update ratios of a model.
 
-    `record` is called before the optimizers' step that it describes, or within it (in a closure, or in a hook
-    of the optimizer). The change of the weights in a step gets the number of that call. Steps without a call
-    are not looked at.
+    `record` is called before the optimizer step that it describes, or within it (in a closure or a hook of
+    the optimizer). The change of the weights in a step gets the number of that call. Steps without a call are
+    ignored.
 
     Args:
         part: the model, and the optimizers whose steps change it.
         numbers: of the run's steps.
-        update_every: look at the weights every so many steps; 0 for never.
+        update_every: as in `GradMonitor`.
         submit: takes the captures.
     """
 

@@ -69,7 +69,7 @@ class CaptureQueue:
             self._stalled = True
             self._warned.tell(
                 "stall",
-                f"[GradMonitor] {str(self._file)!r}: steps come faster than they can be written; steps that "
+                f"[GradMonitor] {str(self._file)!r}: steps come faster than they can be written. Steps that "
                 "find no room are not recorded. Training continues.",
             )
         if self._held() > self.limit // 2:

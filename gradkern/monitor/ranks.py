@@ -1,4 +1,4 @@
-"""What the ranks of a distributed program agree on before they record."""
+"""Agreement of the ranks of a distributed program on the step and the folder of a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`Recorder`: the thread that writes. It takes captures when they have arrived, in batches."""
+"""`Recorder`: the writing thread, which takes captures in batches after their values have arrived."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from gradkern._util.warning import warn
 from gradkern.history import format
 from gradkern.history.rows import Row, StepRow
 from gradkern.history.writer import HistoryWriter
+from gradkern.monitor.all_zero import AllZero
 from gradkern.monitor.capture import Capture, Presence
 from gradkern.monitor.committer import Committer, Feed
 from gradkern.monitor.joiner import parts_of
@@ -24,25 +25,25 @@ from gradkern.monitor.queue import CaptureQueue
 from gradkern.monitor.step_events import StepEvents
 from gradkern.monitor.warned import Warned
 
-#: Seconds between two looks at the queue, by journal mode. The thread is not woken by a step: that would cost
-#: the training thread a system call and a turn at Python's lock.
+#: Seconds between two looks at the queue, by journal mode. A step does not wake the thread, because that
+#: would cost the training thread a system call and the GIL.
 INTERVAL = {"WAL": 0.2, "TRUNCATE": 1.0}
-#: Seconds between two notes of what the monitor itself costs.
+#: Seconds between two notes about the cost of the monitor itself.
 NOTE_EVERY = 2.0
 
 
 class Recorder:
-    """Captures in, rows out. `submit` is called by one thread only.
+    """Turns captures into rows and writes them. `submit` is called by one thread only.
 
-    When captures come faster than the disk takes them, `submit` waits once, at most a second. Steps that
-    still find no room are dropped, counted in `lost`, and warned of once.
+    If captures come faster than they can be written, `submit` waits once, for at most a second. Steps that
+    still find no room are dropped and counted in `lost`, with one warning.
 
     Args:
         folder: folder of the run.
         meta: entries of `History.meta`.
-        feed: gets the committed rows, too.
-        journal: SQLite's journal mode; by default the one that the file system takes.
-        ended: called when the thread has written its last, by that thread.
+        feed: also gets the committed rows.
+        journal: SQLite's journal mode. Default: the one that fits the file system.
+        ended: called by the thread after it has written the last row.
     """
 
     def __init__(
@@ -70,7 +71,8 @@ class Recorder:
         self.committer = Committer(self.file, self._writer, feed, self._warned)
         self._dropped = 0
         self._row_bytes = 0
-        self._presence, self._plateau, self._events = Presence(), Plateau(), StepEvents()
+        self._presence, self._events = Presence(), StepEvents()
+        self._watches = Plateau(), AllZero()
         self._noted_at = 0.0
         self._idle = threading.Condition()
         self._flushes_wanted, self._flushes_done = 0, 0
@@ -80,7 +82,7 @@ class Recorder:
 
     @property
     def lost(self) -> int:
-        """How many steps could not be recorded."""
+        """Number of steps that could not be recorded."""
         return self._dropped + self.committer.lost
 
     # ---- the training thread ----
@@ -117,7 +119,7 @@ class Recorder:
             return self._flushes_done >= target and not held and not self.committer.gone
 
     def close(self, timeout: float = 60.0) -> None:
-        """Write what is left, and end the thread."""
+        """Write everything that was submitted, and end the thread."""
         self._stop = True
         if threading.current_thread() is self._thread:  # the garbage collector dropped the monitor here
             return  # waking would take a lock that this thread may hold
@@ -187,16 +189,16 @@ class Recorder:
             row = capture.row(self._presence)
             if not isinstance(row, StepRow):
                 return [row]
-            message = self._plateau.add(row)
-            if message:
-                warn(message)
+            for message in [watch.add(row) for watch in self._watches]:
+                if message:
+                    warn(message)
             return [row, *self._events.of(parts_of(capture, row))]
         except Exception as error:  # one row less; the others are not affected
             self.committer.lose(f"step {capture.step} cannot be recorded", error)
             return []
 
     def _note(self, force: bool = False) -> None:
-        """Write what the monitor itself costs, every `NOTE_EVERY` seconds: `watch` shows it."""
+        """Write the cost of the monitor itself every `NOTE_EVERY` seconds, for `gradkern watch`."""
         now, committer = time.monotonic(), self.committer
         if committer.gone or committer.failing or not committer.written_rows:
             return

@@ -1,4 +1,4 @@
-"""`Recording`: what a monitor has in the process that writes the run."""
+"""`Recording`: the part of a monitor in the process that writes the run."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from gradkern.params.stats import GradStats
 
 @dataclass(frozen=True)
 class Options:
-    """Arguments of `GradMonitor` that say what is recorded."""
+    """The arguments of `GradMonitor` that determine what is recorded."""
 
     every: int
     update_every: int
@@ -53,8 +53,17 @@ class _Target:
     layouts: Layouts
 
 
+def _recorder(folder: Path, meta: dict[str, Any], feed: Feed) -> Recorder:
+    lock = RunLock(folder)
+    try:
+        return Recorder(folder, meta, feed, ended=lock.release)
+    except BaseException:
+        lock.release()
+        raise
+
+
 class Recording:
-    """Captures what `record` is called with, and writes it in a thread of its own.
+    """Captures the arguments of `record` and writes them in a thread.
 
     Args:
         folder: folder of the run.
@@ -75,12 +84,7 @@ class Recording:
         numbers: StepNumbers,
         options: Options,
     ) -> None:
-        lock = RunLock(folder)
-        try:
-            self.recorder = Recorder(folder, meta, feed, ended=lock.release)
-        except BaseException:
-            lock.release()
-            raise
+        self.recorder = _recorder(folder, meta, feed)
         self._pool = PinnedPool()
         self._parts, self._rated = parts, tuple(optimizers.values())
         self._joiner = StepJoiner(parts.names, self.recorder.submit)
@@ -151,7 +155,7 @@ class Recording:
             capture.periodic.begin(number)
 
     def leave_out(self, part: Part) -> None:
-        """The step is one that `every` leaves out."""
+        """A step was left out because of `every`."""
         for capture in self._targets[part].members:
             capture.periodic.recorded(None)
 
@@ -199,7 +203,7 @@ class Recording:
             capture.periodic.resume(number)
 
     def close(self) -> None:
-        """Write what is left, and stop listening to the optimizers."""
+        """Write everything that was recorded, and stop listening to the optimizers."""
         try:
             for capture in self._captures.values():
                 capture.periodic.close()

@@ -37,18 +37,19 @@ class RollbackError(RuntimeError):
 
 
 class RollbackGuard:
-    """Calls `restore` after too many skipped steps, or when a diagnosis finds something severe.
+    """Call `restore` after too many skipped steps, or after a severe finding of the diagnosis.
 
     Args:
-        restore: puts model, optimizer, learning rate schedule and data back to a good state, on every rank.
-        max_skips: number of skipped steps among the latest `window` that is too many.
-        window: number of latest steps that are considered.
-        budget: number of rollbacks allowed; the next reason for one raises `RollbackError`.
-        cool_down: number of steps after a rollback without another one; findings that arrive in them are
-            dropped.
-        every: check every so many steps. A check reads the verdicts from the device; over several ranks it is
-            one collective of 16 bytes.
-        process_group: the ranks that roll back together; default: all.
+        restore: a function that puts model, optimizer, learning rate schedule and data back to a good state.
+            It is called on every rank.
+        max_skips: roll back when this many of the latest `window` steps were skipped.
+        window: number of latest steps to consider.
+        budget: number of rollbacks allowed. The next reason for one raises `RollbackError`.
+        cool_down: number of steps after a rollback without another one. Findings that arrive meanwhile are
+            ignored.
+        every: check every `every` steps. A check reads the skipped steps from the device; over several ranks
+            it is one collective of 16 bytes.
+        process_group: the ranks that roll back together. Default: all.
 
     Example:
         >>> guard = gradkern.RollbackGuard(restore)
@@ -64,14 +65,14 @@ class RollbackGuard:
         ...     optimizer.zero_grad()
 
     Raises:
-        TypeError, ValueError: bad arguments.
+        TypeError, ValueError: an invalid argument.
 
     Notes:
-        All ranks call `check` at every step. They roll back, continue or stop at the same call, even if only
-        one rank has a finding.
+        All ranks must call `check` at every step. They roll back, continue or stop in the same call, even if
+        only one rank has a finding.
 
-        After a rollback, `load_state_dict` has no effect: `restore` may load a checkpoint that contains the
-        guard's state, and must not give the budget back.
+        After a rollback `load_state_dict` has no effect. The checkpoint that `restore` loads may contain the
+        guard's state, which must not reset the budget.
     """
 
     def __init__(
@@ -106,8 +107,8 @@ class RollbackGuard:
     def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
         """Called by copy, deepcopy and pickle."""
         raise TypeError(
-            "[RollbackGuard] copy: a guard holds the function that restores one training, and cannot be "
-            "copied or pickled; keep it outside the model, and its state_dict in the checkpoint"
+            "[RollbackGuard] copy: a guard holds a function that restores one training and cannot be copied "
+            "or pickled; keep it outside the model, and save its state_dict() in the checkpoint"
         )
 
     @property
@@ -116,24 +117,28 @@ class RollbackGuard:
         return self._rollbacks
 
     def found(self, finding: Finding) -> None:
-        """Take a finding, as ``GradMonitor(..., on_finding=guard.found)``. A severe one leads to a rollback
-        at the next check. Can be called from any thread."""
+        """Take a finding: ``GradMonitor(..., on_finding=guard.found)``.
+
+        A severe finding leads to a rollback at the next check. The method can be called from any thread.
+        """
         if finding.severity == "severe":
             with self._lock:
                 self._severe = self._severe or finding
 
     def check(self, stats: GradStats, monitor: GradMonitor | None = None) -> bool:
-        """Roll back if there is reason to. Call it at every step, on every rank, before ``optimizer.step()``.
+        """Roll back if necessary. Call it at every step, on every rank, before ``optimizer.step()``.
 
         Args:
-            stats: what `clip_` returned; its `skip_step` is counted.
-            monitor: records rollbacks as events; its run is what `RollbackError` diagnoses.
+            stats: the result of `clip_`, whose `skip_step` is counted.
+            monitor: the monitor of the run, which records rollbacks as events. If training has to stop, its
+                run is diagnosed for `RollbackError`.
 
         Returns:
-            Whether `restore` was called. Skip this step then: its gradients belong to the abandoned state.
+            Whether `restore` was called. Skip this step then, because its gradients belong to the abandoned
+            state.
 
         Raises:
-            RollbackError: a rollback is needed, and the budget is used up. On every rank.
+            RollbackError: a rollback is needed but the budget is used up. Raised on every rank.
 
         Notes:
             Synchronises every `every` steps.
@@ -219,9 +224,10 @@ class RollbackGuard:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """
+        """Restore what `state_dict` returned. Has no effect after a rollback.
+
         Raises:
-            ValueError: it is not the state of a RollbackGuard.
+            ValueError: `state` is not the state of a RollbackGuard.
         """
         if set(state) != _STATE:
             raise ValueError(
@@ -247,7 +253,7 @@ def _largest(skips: int, severe: bool, group: ProcessGroup | None) -> tuple[int,
 
 
 def _told_by_any(text: str, group: ProcessGroup | None) -> str:
-    """The text of the rank that records."""
+    """The text of the rank that has one."""
     if not over_several_ranks():
         return text
     import torch.distributed as dist

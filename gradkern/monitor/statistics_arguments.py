@@ -1,4 +1,4 @@
-"""The statistics given to `record`, and what is said of them: checked against each other."""
+"""Checks of the statistics given to `record` against its other arguments."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch import Tensor
 from gradkern.params.arguments import as_positive
 from gradkern.params.stats import GradStats
 
-#: What norms that do not come from a clip are of, by `record`'s argument `after_clip`.
+#: The phase of norms that do not come from a clip, by the argument `after_clip` of `record`.
 PHASE_SAID = {None: "measured", False: "before_clip", True: "after_clip"}
 
 
 def check_said(stats: Any, inv_scale: Any, after_clip: Any) -> float | None:
-    """Check `record`'s arguments; returns `inv_scale` as a number.
+    """Check the arguments of `record`. Returns `inv_scale` as a number.
 
     Raises:
-        TypeError, ValueError: an argument is wrong, or contradicts the statistics.
+        TypeError, ValueError: an argument is invalid or contradicts the statistics.
     """
     if not (stats is None or isinstance(stats, GradStats)):
         raise TypeError(f"[GradMonitor.record] stats: expected GradStats, got {type(stats).__name__}")

@@ -20,8 +20,8 @@ from gradkern.params.stats import GradStats
 class StepCapture:
     """One recorded step: its statistics, on the host already or on their way.
 
-    Built on the training thread between backward and the optimizer's step, where all code is cold in the
-    processor's caches; it does as little as possible there.
+    It is built on the training thread between backward and the optimizer step, where the code is not in the
+    processor's caches. Therefore it does as little as possible there.
 
     Args:
         loss: a float, or a tensor of one element on a device; None if not given.

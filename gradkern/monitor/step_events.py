@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gradkern.history.rows import EventRow, StepRow
-from gradkern.monitor.event_runs import EventRuns
+from gradkern.monitor.event_series import EventSeries
 
 #: Parameters that an event names at most.
 MOST_NAMES = 8
@@ -44,21 +44,21 @@ class StepEvents:
     """Finds what happened in each step."""
 
     def __init__(self) -> None:
-        self._runs = EventRuns()
+        self._series = EventSeries()
         self._limits: dict[tuple[str, ...], float] = {}
 
     def of(self, rows: list[PartRow]) -> list[EventRow]:
         """The events of a step, given the rows of its parts."""
-        self._runs.next_step()
+        self._series.next_step()
         found: list[EventRow] = []
         for row in rows:
             decided = list(_decisions(row))
             happened = [*_skips(row, decided), *_spikes(decided), *self._changes(decided)]
-            found += [self._runs.add(row.row.step, row.row.time, kind, data) for kind, data in happened]
+            found += [self._series.add(row.row.step, row.row.time, kind, data) for kind, data in happened]
         return found
 
     def _changes(self, decided: list[_Decided]) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Limits that the user set anew. Limits that a policy adapts are in the threshold of each step."""
+        """Limits that the user has changed. Limits that a policy adapts are in the threshold of each step."""
         for one in decided:
             limit = _limit(one)
             if limit is None:
@@ -102,7 +102,7 @@ def _skips(given: PartRow, decided: list[_Decided]) -> Iterator[tuple[str, dict[
 
 
 def _spikes(decided: list[_Decided]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Norms that ZClip takes for outliers: its threshold is then below its own `max_norm`."""
+    """Norms that ZClip regards as outliers: its threshold is then below its `max_norm`."""
     for one in decided:
         limit = one.threshold
         if one.policy == "ZClip" and _exceeds(one) and limit != one.settings.get("max_norm", math.inf):

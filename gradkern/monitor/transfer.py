@@ -13,7 +13,7 @@ _ALIGN = 16
 
 
 class Event(Protocol):
-    """What is used of torch.cuda.Event."""
+    """The methods of torch.cuda.Event that are used."""
 
     def record(self, stream: Any) -> None: ...
     def query(self) -> bool: ...
@@ -81,7 +81,7 @@ class _Together(Arriving):
 
 
 def together(arriving: Sequence[Arriving]) -> Arriving:
-    """Has arrived when all have."""
+    """Tensors that have arrived when all of them have."""
     return HERE if all(one is HERE for one in arriving) else _Together(arriving)
 
 

@@ -11,7 +11,7 @@ from gradkern.monitor.device_warning import DeviceWarning
 from gradkern.monitor.layouts import Plan
 from gradkern.monitor.sample import elements
 
-#: Looks without a change until it warns: an optimizer that the monitor does not know may step less often.
+#: Looks without a change before the warning. An optimizer that the monitor does not know may step less often.
 _LOOKS = 3
 _ELEMENTS = 64
 
@@ -19,8 +19,8 @@ _ELEMENTS = 64
 class UnownedParameters:
     """Watches trainable parameters with a gradient that are in none of the optimizers.
 
-    Another optimizer may have them. So their versions, and some elements of one of them, are compared from
-    look to look. No synchronisation, and no work if the optimizers have all parameters.
+    Another optimizer may have them. Therefore their versions, and some elements of one of them, are compared
+    from look to look. No synchronisation, and no work if the optimizers have all parameters.
     """
 
     def __init__(self, plan: Plan, optimizers: Sequence[torch.optim.Optimizer]) -> None:

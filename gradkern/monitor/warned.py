@@ -1,4 +1,4 @@
-"""Trouble while recording: each kind is told of once, as a warning and in the log."""
+"""Warnings about trouble while recording: each kind once, also in the log."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class Warned:
         return kind in self._kinds
 
     def tell(self, kind: str, message: str) -> None:
-        """Warn, unless trouble of this kind was told of."""
+        """Warn, unless there was a warning of this kind."""
         if kind not in self._kinds:
             self._kinds.add(kind)
             LOGGER.warning(message)
             warnings.warn(message, RuntimeWarning, stacklevel=2)
 
     def over(self, kind: str) -> None:
-        """If it happens again, it is told of again."""
+        """Trouble of this kind is over. If it happens again, there is another warning."""
         self._kinds.discard(kind)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from gradkern._util.warning import warn
 from gradkern.kernels.dtensors import gathered
+from gradkern.kernels.torch_scale import look
 
 
 def as_list(
@@ -23,7 +25,7 @@ def as_list(
         TypeError: `parameters` is not iterable, or is a Module.
 
     Warns:
-        GradkernWarning: an iterator yields nothing, probably because it was exhausted before.
+        GradkernWarning: an iterator yields nothing.
     """
     if isinstance(parameters, (list, tuple)):
         return parameters
@@ -36,6 +38,7 @@ def as_list(
             f"[{operation}] {what}: expected an iterable of Parameters, got the Module "
             f"{type(listed).__name__}; pass {what}=model.parameters()"
         )
+    fresh = is_fresh(parameters)
     try:
         items = list(parameters)
     except TypeError as error:
@@ -44,17 +47,33 @@ def as_list(
             f"{type(parameters).__name__}"
         ) from error
     if not items:
-        warn_of_used_up(operation, what, parameters)
+        warn_of_nothing(operation, what, parameters, fresh)
     return items
 
 
-def warn_of_used_up(operation: str, what: str, empty: object) -> None:
-    """Warn about an iterator (generator, ``filter``, ``map``, ``chain``, …) that yielded nothing."""
-    if isinstance(empty, Iterator) and not torch.compiler.is_compiling():
+def is_fresh(items: object) -> bool:
+    """Whether `items` is a generator that nothing has been read from. Of other iterators it is not known."""
+    return inspect.isgenerator(items) and inspect.getgeneratorstate(items) == inspect.GEN_CREATED
+
+
+def warn_of_nothing(operation: str, what: str, empty: object, fresh: bool) -> None:
+    """Warn about an iterator (generator, ``filter``, ``map``, ``chain``, …) that yielded nothing.
+
+    Args:
+        fresh: whether nothing had been read from it before, see `is_fresh`.
+    """
+    if not isinstance(empty, Iterator) or torch.compiler.is_compiling():
+        return
+    start = f"[{operation}] {what}: this {type(empty).__name__} yields nothing, so nothing is done. "
+    if fresh:
         warn(
-            f"[{operation}] {what}: this {type(empty).__name__} yields nothing, so nothing is done. An "
-            "iterator can be read only once. If an optimizer or an earlier call has read it, pass a list, "
-            f"{what}=list(...), to both"
+            f"{start}Nothing has been read from it before: what it goes over is empty, or its condition "
+            "leaves out everything (``if p.grad is not None`` before backward(), or after zero_grad())"
+        )
+    else:
+        warn(
+            f"{start}An iterator can be read only once. If an optimizer or an earlier call has read it, pass "
+            f"a list, {what}=list(...), to both"
         )
 
 
@@ -104,7 +123,7 @@ def as_limit(operation: str, name: str, value: Any) -> Any:
     number = as_number(operation, name, value)
     if number < 0:
         raise ValueError(f"[{operation}] {name}: expected a number that is not negative, got {number!r}")
-    return number
+    return number + 0.0  # -0.0 becomes 0.0, which keeps signs
 
 
 def as_norm(operation: str, total_norm: Any) -> Tensor:
@@ -123,7 +142,11 @@ def as_norm(operation: str, total_norm: Any) -> Tensor:
         raise ValueError(f"[{operation}] total_norm: expected a value, got a meta tensor, which has none")
     total_norm = gathered(total_norm)
     norm: Tensor = total_norm
-    if type(norm) is Tensor and norm.is_cpu and norm.numel() == 1 and norm.item() < 0:
+    if norm.numel() != 1:
+        raise ValueError(
+            f"[{operation}] total_norm: expected one number, got a tensor of shape {tuple(norm.shape)}"
+        )
+    if norm.is_cpu and look(norm.detach().reshape(()).double() < 0):
         raise ValueError(
             f"[{operation}] total_norm: expected a number that is not negative, got {norm.item()!r}"
         )
@@ -134,7 +157,7 @@ def as_norm(operation: str, total_norm: Any) -> Tensor:
 _WITHIN = ("optimizer", "original_optimizer", "opt", "optim", "base_optimizer")
 
 
-def innermost(optimizer: Any) -> Any:
+def unwrap_optimizer(optimizer: Any) -> Any:
     """The torch optimizer that steps and takes hooks, inside any wrappers (some of which are optimizers by
     class); None if there is none."""
     found = optimizer

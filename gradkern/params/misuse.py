@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Sequence
 
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
 from gradkern._util.warning import warn
 from gradkern.params import steps
@@ -54,10 +54,10 @@ class Misuse:
 
 
 class DropInMisuse:
-    """The same checks for the drop-in functions, which keep only whom they warned last."""
+    """The same checks for the drop-in functions, which know a model by its first parameter."""
 
     def __init__(self) -> None:
-        self._told: dict[str, weakref.ref[Tensor]] = {}
+        self._told: dict[str, WeakIdKeyDictionary] = {}
         self._first = 0
         """The row where the last search found a gradient."""
 
@@ -78,10 +78,10 @@ class DropInMisuse:
             self._tell(operation, params, no_gradient("clip"))
 
     def _tell(self, operation: str, params: Sequence[Tensor], message: str) -> None:
-        """Warn, unless the last warning was about the same parameters."""
-        last = self._told.get(message)
-        if last is None or last() is not params[0]:
-            self._told[message] = weakref.ref(params[0])
+        """Warn once of each list, which its first parameter stands for."""
+        told = self._told.setdefault(message, WeakIdKeyDictionary())
+        if params[0] not in told:
+            told[params[0]] = True
             warn(f"[{operation}] {message}")
 
 

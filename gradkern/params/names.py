@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gradkern._util.names import canonical_names
-from gradkern.params.arguments import warn_of_used_up
+from gradkern.params.arguments import is_fresh, warn_of_nothing
 
 NamedParameters = nn.Module | Iterable[tuple[str, Tensor]] | Iterable[Tensor] | Tensor
 
@@ -22,12 +22,13 @@ def resolve(operation: str, params: NamedParameters) -> tuple[tuple[str, ...], l
         TypeError: an entry is neither a Tensor nor a (name, Tensor) pair. The message gives its index.
 
     Warns:
-        GradkernWarning: an iterator yields nothing, probably because it was exhausted before.
+        GradkernWarning: an iterator yields nothing.
     """
     if isinstance(params, nn.Module):
         params = list(params.named_parameters())
     elif isinstance(params, torch.Tensor):
         params = [params]
+    fresh = is_fresh(params)
     try:
         items = list(params)
     except TypeError as error:
@@ -36,7 +37,7 @@ def resolve(operation: str, params: NamedParameters) -> tuple[tuple[str, ...], l
             f"{type(params).__name__}"
         ) from error
     if not items:
-        warn_of_used_up(operation, "params", params)
+        warn_of_nothing(operation, "params", params, fresh)
     if all(issubclass(kind, torch.Tensor) for kind in set(map(type, items))):
         return tuple(map(str, range(len(items)))), items
     names: list[str] = []

@@ -36,17 +36,18 @@ class RowGroups:
             norms: [rows], of order `norm_type`.
         """
         wide = norms if norms.device.type == "mps" else norms.double()
-        if norm_type in (0.0, 1.0):
-            return self.gather(wide, 0.0).sum(dim=1).to(norms.dtype)
-        if norm_type == math.inf:
-            return self.gather(wide, 0.0).amax(dim=1).to(norms.dtype)
-        if norm_type < 0:
-            matrix = self.gather(wide, math.inf)
-            smallest = matrix.amin(dim=1, keepdim=True)
-            combined = smallest if norm_type == -math.inf else _scaled_norm(matrix, smallest, norm_type)
-            return torch.where(self.empty, 0.0, combined[:, 0]).to(norms.dtype)
-        matrix = self.gather(wide, 0.0)
-        return _scaled_norm(matrix, matrix.amax(dim=1, keepdim=True), norm_type)[:, 0].to(norms.dtype)
+        combined = norm_of_norms(self.gather(wide, math.inf if norm_type < 0 else 0.0), norm_type)
+        return (torch.where(self.empty, 0.0, combined) if norm_type < 0 else combined).to(norms.dtype)
+
+
+def norm_of_norms(matrix: Tensor, norm_type: float) -> Tensor:
+    """[L]: for each row of norms of one order, that norm of all their elements together."""
+    if norm_type in (0.0, 1.0):
+        return matrix.sum(dim=1)
+    if math.isinf(norm_type):
+        return matrix.amax(dim=1) if norm_type > 0 else matrix.amin(dim=1)
+    extreme = matrix.amax(dim=1, keepdim=True) if norm_type > 0 else matrix.amin(dim=1, keepdim=True)
+    return _scaled_norm(matrix, extreme, norm_type)[:, 0]
 
 
 def _scaled_norm(matrix: Tensor, reference: Tensor, norm_type: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""`GradStats` and `GroupStats`: the statistics of one read of the gradients."""
+"""`GradStats`: the statistics of one read of the gradients."""
 
 from __future__ import annotations
 
@@ -15,21 +15,8 @@ from torch import Tensor
 from gradkern._util.names import as_depth, distinct, layer_of
 from gradkern.kernels.measured import Measured
 from gradkern.params import stats_text
+from gradkern.params.group_stats import GroupColumns, GroupStats
 from gradkern.params.row_groups import RowGroups
-
-
-@dataclass(frozen=True, eq=False)
-class GroupStats:
-    """The totals of one named group of `GradClipper(groups=...)`. Tensors stay on the gradients' device."""
-
-    names: tuple[str, ...]
-    """Canonical names of its parameters."""
-    total_norm: Tensor
-    """Norm of order `norm_type` of the group's gradients, before clipping: 0-d."""
-    factor: Tensor
-    """0-d: the factor that the group's gradients were multiplied by, or the smallest of several factors."""
-    threshold: float | Tensor | None = None
-    """`GradStats.threshold` of the group's policy."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +78,7 @@ class GradStats:
     """float64 [N]: `norm` before rounding, if it was kept."""
     _factor: Tensor | None = field(default=None, repr=False)
     """float64 [N], unless all gradients were multiplied by `clip_coef`."""
-    _groups: Mapping[str, GroupStats] | None = field(default=None, repr=False)
+    _groups: Mapping[str, GroupStats] | GroupColumns | None = field(default=None, repr=False)
     _identities: tuple[int, ...] = field(default=(), repr=False)
     """`id` of each row's parameter, so that a monitor can match rows whose names differ; empty if unknown.
     Numbers keep no parameter alive."""
@@ -139,9 +126,9 @@ class GradStats:
 
     @classmethod
     def of_fields(cls, fields: dict[str, Any]) -> GradStats:
-        """Statistics with these fields, and defaults for the others. Takes the dict over.
+        """Statistics with these fields, and defaults for the others. The dict must not be used afterwards.
 
-        The `__init__` of a frozen dataclass would set them one by one, which takes longer than measuring.
+        The `__init__` of a frozen dataclass sets fields one by one, which takes longer than measuring.
         """
         stats = object.__new__(cls)
         object.__setattr__(stats, "__dict__", fields)
@@ -157,7 +144,7 @@ class GradStats:
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles have no ids of parameters: they would be those of other objects."""
-        return {**self.__dict__, "_identities": ()}
+        return {**self.__dict__, "_identities": (), "_groups": dict(self.groups) or None}
 
     def __len__(self) -> int:
         return len(self.names)
@@ -174,7 +161,11 @@ class GradStats:
     @property
     def groups(self) -> Mapping[str, GroupStats]:
         """The clipper's named groups in order; empty without groups."""
-        return {} if self._groups is None else self._groups
+        if isinstance(self._groups, GroupColumns):  # made when they are looked at
+            factor = self.clip_coef if self._factor is None else self._factor
+            assert factor is not None
+            object.__setattr__(self, "_groups", self._groups.stats(factor, self.total_norm.dtype))
+        return {} if self._groups is None else self._groups  # type: ignore[return-value]
 
     def deciding(self) -> Tensor:
         """The total norm that decisions use: 0-d, float64 (float32 on devices without float64)."""
@@ -190,10 +181,7 @@ class GradStats:
     def rms(self) -> Tensor:
         """[N]: root mean square of each gradient, ``l2_norm / sqrt(numel)``, which does not depend on its
         size."""
-        roots = [1 / math.sqrt(n) if n else 0.0 for n in self.numel]
-        return self.l2_norm * torch.tensor(roots, dtype=self.l2_norm.dtype, device="cpu").to(
-            self.l2_norm.device, non_blocking=True
-        )
+        return self.l2_norm * _inverse_roots(self.numel, self.l2_norm.dtype, self.l2_norm.device)
 
     def by_layer(self, depth: int | None = None) -> GradStats:
         """One row per layer: the rows of the parameters that a module owns, combined.
@@ -235,6 +223,7 @@ class GradStats:
             threshold=None if isinstance(self.threshold, Tensor) and self.threshold.ndim else self.threshold,
             _factor=self._layer_factor(nonempty, l2_norm),
             _wide_norm=None,
+            _groups=dict(self.groups) or None,
             _identities=(),
         )
 
@@ -265,7 +254,7 @@ class GradStats:
             value = getattr(self, name)
             moved[name] = value.cpu() if isinstance(value, Tensor) else value
         if self._groups is not None:
-            moved["_groups"] = {name: _on_host(group) for name, group in self._groups.items()}
+            moved["_groups"] = {name: group.cpu() for name, group in self.groups.items()}
         if isinstance(self.inv_scale, Tensor):
             moved["inv_scale"] = float(self.inv_scale)
         return dataclasses.replace(self, **moved)
@@ -319,6 +308,8 @@ class GradStats:
         return stats_text.as_html(self)
 
 
-def _on_host(group: GroupStats) -> GroupStats:
-    limit = group.threshold.cpu() if isinstance(group.threshold, Tensor) else group.threshold
-    return GroupStats(group.names, group.total_norm.cpu(), group.factor.cpu(), limit)
+@functools.lru_cache(maxsize=16)
+def _inverse_roots(numel: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """``1 / sqrt(numel)``, kept: a copy from the host cannot be part of a CUDA graph."""
+    roots = [1 / math.sqrt(n) if n else 0.0 for n in numel]
+    return torch.tensor(roots, dtype=dtype, device="cpu").to(device)

@@ -1,6 +1,6 @@
-"""Looking at a run afterwards: one HTML file, figures for notebooks, PNGs.
+"""Reports of a recorded run: an HTML file, figures for notebooks, PNG files.
 
-matplotlib is imported only by what draws with it.
+matplotlib is imported only by the functions that draw with it.
 """
 
 from __future__ import annotations

@@ -35,8 +35,7 @@ class Bins:
     def spread(self, values: F64) -> tuple[F64, F64, F64]:
         """Lowest, mean and highest finite value of each bin; NaN where there is none.
 
-        A bin that holds inf or NaN beside finite values keeps its finite part: the curve goes on, and
-        a mark tells of the others.
+        inf and NaN are ignored, so that the curve continues. The page marks them separately.
         """
         finite = np.where(np.isfinite(values), values, np.nan)
         parts = [finite[a:b] for a, b in zip(self.edges[:-1], self.edges[1:])]
@@ -46,7 +45,7 @@ class Bins:
         return low, mean, high
 
     def share(self, flags: NDArray[np.bool_], known: NDArray[np.bool_]) -> F64:
-        """The share of records with the flag set, among those where it is known; NaN if there are none."""
+        """The share of records in each bin with the flag set, where it is known; NaN without any."""
         hits, total = self.count(flags & known), self.count(known)
         return np.divide(hits, total, out=np.full(len(self), np.nan), where=total > 0)
 

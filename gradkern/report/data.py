@@ -1,4 +1,4 @@
-"""A run reduced to what a report shows. Its size does not grow with the length of the run."""
+"""`ReportData`: a run reduced to what a report shows, independent of the length of the run."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ CURVE_BINS = 1200
 RMS_CELLS, RATIO_CELLS = 1_400_000, 350_000
 #: Columns of a matrix, at most.
 MOST_COLUMNS = 1000
-#: Events that are listed: so many of each kind's first and last, and of all kinds together.
+#: Events that are listed: the first and last of each kind, and the most of all kinds together.
 EVENTS_OF_KIND, MOST_EVENTS = 20, 400
-#: Groups or models that get a curve.
-MOST_GROUPS = 8
+#: Groups or models that get a curve, and charts of the caller's own numbers.
+MOST_GROUPS, MOST_OWN = 8, 12
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Matrix:
     values: F32
     """[N, C]; NaN where nothing was recorded."""
     bad: NDArray[np.bool_]
-    """[N, C]; whether inf or NaN was met in the bin."""
+    """[N, C]; whether the bin has an inf or NaN."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Clipping:
 
     bins: Bins
     rate: F64
-    """Share of the steps that were clipped; NaN where nothing was to be clipped."""
+    """Share of the steps that were clipped; NaN without clipping."""
     coef: F64
     """Smallest coefficient."""
 
@@ -70,7 +70,7 @@ class Clipping:
 
 
 @dataclass(frozen=True)
-class Run:
+class ReportData:
     """A run, downsampled."""
 
     title: str
@@ -82,22 +82,24 @@ class Run:
     """One number for each bin; see `_series` in load.py."""
     rates: Clipping
     matrices: dict[str, Matrix]
-    """"rms" always, "ratio" where update ratios were recorded."""
+    """"rms", and "ratio" if update ratios were recorded."""
     summary: dict[str, Any]
     """Numbers of the whole run."""
     max_norm: float | None = None
     ratio_note: str = ""
     histogram: Histogram | None = None
     findings: tuple[dict[str, Any], ...] = field(default=())
-    """What `diagnose` says, as JSON; the headline first."""
+    """The findings of `diagnose` as JSON, the headline first."""
     events: tuple[Notice, ...] = ()
-    """What happened, findings left out: by step, some of each kind."""
+    """Events without findings: some of each kind, ordered by step."""
     happened: dict[str, int] = field(default_factory=dict)
     """How many events there were of each kind."""
     groups: dict[str, F64] = field(default_factory=dict)
     """The total norm of each group or model, for each bin."""
+    own: dict[str, dict[str, F64]] = field(default_factory=dict)
+    """Curves of the caller's own numbers, for each bin, by the title of their chart."""
     phase: str = "before clipping"
-    """What the norms are of."""
+    """When the norms were measured, in words."""
     folder: str | None = None
 
     def ratio_bands(self) -> dict[str, F64] | None:
@@ -119,5 +121,5 @@ def columns_for(rows: int, cells: int = RMS_CELLS) -> int:
     return max(16, min(MOST_COLUMNS, cells // max(1, rows)))
 
 
-#: What the functions of this package take: a downsampled run, an open History, or the folder of a run.
-Source: TypeAlias = Run | History | str | os.PathLike[str]
+#: A run as the functions of this package accept it: downsampled data, an open History, or the run's folder.
+Source: TypeAlias = ReportData | History | str | os.PathLike[str]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.floating[Any]]
 
-#: Code of a cell with nothing recorded, of a zero, of inf or NaN; the codes between are log10, linear.
+#: Codes of a cell with nothing recorded, of a zero, of inf or NaN. The codes between are linear in log10.
 NOTHING, ZERO, BAD = 0, 1, 65535
 _LEVELS = 65532
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from gradkern._util.names import common_prefix
 from gradkern._util.text import fit, visible
-from gradkern.report.data import Matrix, Run, Source
+from gradkern.report.data import Matrix, ReportData, Source
 from gradkern.report.load import load
 
 try:
@@ -56,13 +56,13 @@ def _nothing(ax: Axes, text: str) -> None:
 
 
 def _labels(names: Sequence[str], width: int) -> list[str]:
-    """Names as labels: without what all of them begin with, no two alike, no control characters, no dollar
-    signs that matplotlib would read as formulas."""
+    """Names as labels: different from each other, without a common beginning, control characters, or dollar
+    signs, which matplotlib would read as formulas."""
     skip = len(common_prefix(names))
     return [text.replace("$", r"\$") for text in fit([visible(name[skip:]) for name in names], width)]
 
 
-def _curve(ax: Axes, run: Run, key: str, color: str, label: str) -> None:
+def _curve(ax: Axes, run: ReportData, key: str, color: str, label: str) -> None:
     at = (run.bins.first + run.bins.last) / 2
     mid = run.series[key]
     marker = "o" if int(np.isfinite(mid).sum()) == 1 else None
@@ -73,14 +73,21 @@ def _curve(ax: Axes, run: Run, key: str, color: str, label: str) -> None:
 
 
 def plot_total_norm(run: Source, ax: Axes | None = None) -> Figure:
-    """Total norm over steps, with the threshold, clipped and non-finite steps marked.
+    """Plot the total norm over steps, with the threshold and marks for clipped and non-finite steps.
 
     Args:
         run: a History, or the folder of a run.
-        ax: axes to draw into; a new figure if None.
+        ax: axes to draw into. Default: a new figure.
 
     Returns:
-        The matplotlib Figure. Reads downsampled data; the size of the run does not matter.
+        The matplotlib Figure.
+
+    Raises:
+        HistoryError: the folder has no run that can be read.
+        ImportError: matplotlib is not installed.
+
+    Notes:
+        The data is downsampled first, so that the time depends little on the length of the run.
     """
     data, (figure, ax) = load(run), _figure(ax)
     _finish(ax, f"Total norm, {data.phase}", "norm")
@@ -110,7 +117,7 @@ def plot_total_norm(run: Source, ax: Axes | None = None) -> Figure:
 
 
 def plot_loss(run: Source, ax: Axes | None = None) -> Figure:
-    """Loss over steps; arguments and result as for `plot_total_norm`."""
+    """Plot the loss over steps. Arguments, result and errors as in `plot_total_norm`."""
     data, (figure, ax) = load(run), _figure(ax)
     _finish(ax, "Loss", "loss")
     if not np.isfinite(data.series["loss"]).any():
@@ -121,7 +128,7 @@ def plot_loss(run: Source, ax: Axes | None = None) -> Figure:
 
 
 def plot_clip_rate(run: Source, ax: Axes | None = None) -> Figure:
-    """Share of steps clipped and the smallest coefficient over steps; as `plot_total_norm`."""
+    """Plot the share of clipped steps and the smallest coefficient. Otherwise as `plot_total_norm`."""
     data, (figure, ax) = load(run), _figure(ax)
     _finish(ax, "Clip rate and coefficient", "share")
     if not np.isfinite(data.series["clip_rate"]).any():
@@ -136,18 +143,21 @@ def plot_clip_rate(run: Source, ax: Axes | None = None) -> Figure:
 
 
 def plot_heatmap(run: Source, metric: str = "rms", ax: Axes | None = None) -> Figure:
-    """Layers × steps of a metric, on a log colour scale; zeros grey, inf and NaN red, nothing recorded white.
+    """Plot a heatmap of all parameters × steps on a logarithmic colour scale.
+
+    Zeros are grey, inf and NaN red; white means that nothing was recorded.
 
     Args:
         run: a History, or the folder of a run.
-        metric: "rms" or "ratio" (update-to-weight ratio, where recorded).
-        ax: axes to draw into; a new figure if None.
+        metric: "rms" (of the gradient) or "ratio" (‖Δw‖ / ‖w‖, if recorded).
+        ax: axes to draw into. Default: a new figure.
 
     Returns:
         The matplotlib Figure.
 
     Raises:
-        ValueError: another metric.
+        ValueError: `metric` is something else.
+        HistoryError, ImportError: as in `plot_total_norm`.
     """
     if metric not in ("rms", "ratio"):
         raise ValueError(f"[plot_heatmap] metric: expected 'rms' or 'ratio', got {metric!r}")
@@ -163,7 +173,7 @@ def plot_heatmap(run: Source, metric: str = "rms", ax: Axes | None = None) -> Fi
     return figure
 
 
-def _draw_matrix(figure: Figure, ax: Axes, data: Run, matrix: Matrix) -> None:
+def _draw_matrix(figure: Figure, ax: Axes, data: ReportData, matrix: Matrix) -> None:
     usable = np.isfinite(matrix.values) & (matrix.values > 0) & ~matrix.bad
     low, high = np.percentile(matrix.values[usable], [1, 99]) if usable.any() else (0.1, 1.0)
     edges = np.append(matrix.first, matrix.last[-1] + 1).astype(float)
@@ -183,15 +193,18 @@ def _draw_matrix(figure: Figure, ax: Axes, data: Run, matrix: Matrix) -> None:
 
 
 def plot_depth_profile(run: Source, steps: Sequence[int] | None = None, ax: Axes | None = None) -> Figure:
-    """rms of every parameter in model order, at some steps.
+    """Plot the rms of every parameter's gradient in model order, at some steps.
 
     Args:
         run: a History, or the folder of a run.
-        steps: which steps (the recorded bin that holds each is shown); first, middle and last if None.
-        ax: axes to draw into; a new figure if None.
+        steps: the steps. Of each the bin that contains it is shown. Default: the first, middle and last.
+        ax: axes to draw into. Default: a new figure.
 
     Returns:
         The matplotlib Figure.
+
+    Raises:
+        HistoryError, ImportError: as in `plot_total_norm`.
     """
     data = load(run)
     figure, ax = _figure(ax, height=4.6)
@@ -216,7 +229,7 @@ def plot_depth_profile(run: Source, steps: Sequence[int] | None = None, ax: Axes
 
 
 def plot_update_ratios(run: Source, ax: Axes | None = None) -> Figure:
-    """Median, spread and largest of the update-to-weight ratios over steps; as `plot_total_norm`."""
+    """Plot the median, spread and maximum of the update ratios. Otherwise as `plot_total_norm`."""
     data, (figure, ax) = load(run), _figure(ax)
     _finish(ax, "Update ratios ‖Δw‖ / ‖w‖, over parameters", "ratio")
     bands = data.ratio_bands()
@@ -235,7 +248,18 @@ def plot_update_ratios(run: Source, ax: Axes | None = None) -> Figure:
 
 
 def plot_histogram(run: Source, step: int | None = None, ax: Axes | None = None) -> Figure:
-    """Magnitudes of the gradient's elements as powers of two, at `step` (the last recorded if None)."""
+    """Plot the histogram of gradient magnitudes, as powers of two.
+
+    Args:
+        run, ax: as in `plot_total_norm`.
+        step: the step. Default: the last one with a histogram.
+
+    Returns:
+        The matplotlib Figure.
+
+    Raises:
+        HistoryError, ImportError: as in `plot_total_norm`.
+    """
     data, (figure, ax) = load(run), _figure(ax)
     _finish(ax, "Magnitudes of elements", "share of elements", "log2 |g|")
     recorded = data.histogram
@@ -266,7 +290,20 @@ FIGURES: dict[str, Callable[[Any], Figure]] = {
 
 
 def save_figures(run: Source, folder: str | Path, dpi: int = 120) -> list[Path]:
-    """Save every figure as a PNG in `folder`, which is created if necessary; returns the files."""
+    """Save every figure as a PNG file.
+
+    Args:
+        run: a History, or the folder of a run.
+        folder: where to save them. Created if it does not exist.
+        dpi: resolution in dots per inch.
+
+    Returns:
+        The paths of the files.
+
+    Raises:
+        HistoryError, ImportError: as in `plot_total_norm`.
+        OSError: a file cannot be written.
+    """
     target, data = Path(folder), load(run)
     target.mkdir(parents=True, exist_ok=True)
     files = []

@@ -1,4 +1,4 @@
-"""One self-contained HTML file of a run: data, style and script inside, no network."""
+"""The HTML page of a run: one file with data, style and script, without network access."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def _hash(text: str) -> str:
 def render(payload: dict[str, Any]) -> str:
     """The HTML of the page.
 
-    Its content security policy allows the one style and the one script below, by their hashes, and no
-    request at all: even if a name got out of the data, nothing of it could run.
+    Its content security policy allows only the style and the script below, by their hashes, and no request.
+    Even if a name escaped from the data, it could not run.
     """
     style = "\n".join(_asset(name) for name in _STYLES)
     script = '(() => {\n"use strict";\n' + "\n".join(_asset(name) for name in _SCRIPTS) + "})();\n"
@@ -54,10 +54,10 @@ def render(payload: dict[str, Any]) -> str:
 
 
 def write(payload: dict[str, Any], path: Path) -> int:
-    """Write the page atomically; returns its size in bytes.
+    """Write the page atomically. Returns its size in bytes.
 
     Raises:
-        OSError: the folder is missing, full or read-only; names the file.
+        OSError: the folder does not exist, is full or read-only. The error names the file.
     """
     content = render(payload).encode("utf-8")
     partial = path.with_name(path.name + ".partial")

@@ -1,4 +1,4 @@
-"""Loads a run for a report."""
+"""Load a run for a report."""
 
 from __future__ import annotations
 
@@ -9,27 +9,34 @@ import numpy as np
 from gradkern.diagnosis import diagnose
 from gradkern.history import format
 from gradkern.history.facade import History
-from gradkern.history.words import first_offender, phase_in_words
+from gradkern.history.words import first_nonfinite_of, phase_in_words
 from gradkern.report.bins import F64, I64, Bins
 from gradkern.report.data import (
     CURVE_BINS,
     Clipping,
     Matrix,
-    Run,
+    ReportData,
     Source,
     columns_for,
 )
-from gradkern.report.events import counted, events_of, norms_of_groups, notices_of, spikes_in
+from gradkern.report.events import (
+    counted,
+    events_of,
+    norms_of_groups,
+    notices_of,
+    own_numbers,
+    spikes_in,
+)
 from gradkern.report.sparse import ratio_note, read_histogram, read_ratios
 
 
-def load(source: Source) -> Run:
+def load(source: Source) -> ReportData:
     """Load a downsampled run. Reads aggregates, never every value of every step.
 
     Raises:
-        HistoryError: the folder holds no run that can be read; names the file.
+        HistoryError: the folder has no run that can be read. The message names the file.
     """
-    if isinstance(source, Run):
+    if isinstance(source, ReportData):
         return source
     if isinstance(source, History):
         return _from_history(source)
@@ -37,12 +44,12 @@ def load(source: Source) -> Run:
         return _from_history(history)
 
 
-def _from_history(history: History) -> Run:
+def _from_history(history: History) -> ReportData:
     with format.reading(history.path, "report"):
         return _read(history)
 
 
-def _read(history: History) -> Run:
+def _read(history: History) -> ReportData:
     steps, coef = history.steps, np.where(history.has_coef, history.clip_coef, np.nan)
     bins = Bins.of(steps, CURVE_BINS)
     matrices = {"rms": _rms(history)}
@@ -52,7 +59,7 @@ def _read(history: History) -> Run:
     thresholds = history.max_norm[np.isfinite(history.max_norm)]
     folder = history.path.resolve().parent
     events = events_of(history)
-    return Run(
+    return ReportData(
         title=folder.name,
         names=history.names,
         numel=_weights(history),
@@ -69,6 +76,7 @@ def _read(history: History) -> Run:
         events=notices_of(events),
         happened=counted(events),
         groups=norms_of_groups(history, bins),
+        own=own_numbers(history, bins),
         phase=phase_in_words(history),
         folder=str(folder),
     )
@@ -97,7 +105,7 @@ def _summary(history: History) -> dict[str, Any]:
                 "skipped": 0, "nonfinite_steps": 0, "first_nonfinite": None}  # fmt: skip
     losses = history.loss[history.has_loss]
     clips = history.clipped[history.has_coef]
-    offender = first_offender(history)
+    first_nonfinite = first_nonfinite_of(history)
     return {
         "first": int(history.steps[0]),
         "last": int(history.steps[-1]),
@@ -107,7 +115,7 @@ def _summary(history: History) -> dict[str, Any]:
         "loss": float(losses[-1]) if len(losses) else None,
         "skipped": int(history.skipped.sum()),
         "nonfinite_steps": int((~np.isfinite(history.total_norm)).sum()),
-        "first_nonfinite": None if offender is None else {"step": offender.step, "text": str(offender)},
+        "first_nonfinite": first_nonfinite and {"step": first_nonfinite.step, "text": str(first_nonfinite)},
     }
 
 

@@ -7,13 +7,13 @@ from typing import Any
 
 from gradkern._util.names import common_prefix
 from gradkern._util.text import fit, visible
-from gradkern.report.data import Histogram, Matrix, Run
+from gradkern.report.data import Histogram, Matrix, ReportData
 from gradkern.report.encode import pack_matrix, plain, plain_number
 
 _NAME_LIMIT = 300  # characters
 
 
-def payload(run: Run) -> dict[str, Any]:
+def payload(run: ReportData) -> dict[str, Any]:
     """Everything on the page, as plain values for `json.dumps`."""
     bands = run.ratio_bands()
     ratio, skip = run.matrices.get("ratio"), len(common_prefix(run.names))
@@ -48,16 +48,21 @@ def payload(run: Run) -> dict[str, Any]:
         ],
         "happened": {visible(kind, 80): count for kind, count in run.happened.items()},
         "groups": {visible(name, 80): plain(norms) for name, norms in run.groups.items()},
+        "own": [
+            {"title": visible(title, 80)}
+            | {"curves": {visible(name, 80): plain(values) for name, values in curves.items()}}
+            for title, curves in run.own.items()
+        ],
     }
 
 
 def _finding(finding: dict[str, Any], skip: int) -> dict[str, Any]:
-    """With its layers as the page calls them."""
+    """A finding with the names of layers that the page shows."""
     shown: dict[str, Any] = _plain_any(finding)
     return shown | {"layers": [layer[skip:] or layer for layer in shown.get("layers", [])]}
 
 
-def _subtitle(run: Run) -> str:
+def _subtitle(run: ReportData) -> str:
     seconds = run.summary.get("seconds")
     if not seconds or not math.isfinite(seconds) or run.records < 2:
         return "gradient report"

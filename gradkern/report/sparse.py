@@ -1,4 +1,4 @@
-"""Periodic statistics of a run, update ratios and histograms, read a few rows at a time."""
+"""Periodic statistics of a run for the report: update ratios and histograms."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def read_ratios(history: History) -> Matrix | None:
 
 
 def ratio_note(history: History) -> str:
-    """A note that says whether ratios are of all elements or of a sample."""
+    """A note on whether ratios are of all elements or of a sample."""
     exact = [row[0] for row in history.connection.execute("SELECT DISTINCT exact FROM weights").fetchall()]
     if not exact:
         return ""
     if all(exact):
-        return "Every element was looked at."
-    return "A fixed sample of the elements was looked at" + (" at some of the steps." if any(exact) else ".")
+        return "Computed from all elements."
+    return "Computed from a fixed sample of the elements" + (" at some of the steps." if any(exact) else ".")
 
 
 def read_histogram(history: History) -> Histogram | None:
@@ -63,8 +63,8 @@ def read_histogram(history: History) -> Histogram | None:
         low=EXPONENTS[low],
         shares=(counts / total)[:, low:high],
         underflow={name: under[:, i] for i, name in enumerate(FORMATS)},
-        note="Of sampled elements that are not zero, every parameter's sample counted alike. Dashed: what "
-        "rounds to zero in a format lies left of its line.",
+        note="Non-zero elements of a sample in which all parameters have the same weight. Elements to the "
+        "left of a dashed line round to zero in that format.",
     )
 
 

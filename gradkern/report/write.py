@@ -1,4 +1,4 @@
-"""Writes the report of a run."""
+"""`write_report`: write the HTML report of a run."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ from gradkern.report.payload import payload
 
 
 def write_report(run: Source, path: str | os.PathLike[str] | None = None) -> Path:
-    """Write one self-contained HTML file about a run.
-
-    The page makes no request. It is made from downsampled data and stays under 6 MB for 3,000 parameters
-    and any number of steps.
+    """Write a self-contained HTML report of a run.
 
     Args:
-        run: a History, or the folder of a run; it may still be recorded.
+        run: a History, or the folder of a run, which may still be recorded.
         path: the file to write, or a folder (an existing one, or a path that ends with a slash) for
-            ``report.html``. The folder of the run if None.
+            ``report.html``. Default: the folder of the run.
 
     Returns:
-        The path written.
+        The path of the file.
 
     Raises:
-        HistoryError: the folder holds no run that can be read.
-        OSError: the file cannot be written; names it. An existing file is left unchanged.
+        HistoryError: the folder has no run that can be read.
+        OSError: the file cannot be written. The error names it, and an existing file is not changed.
+
+    Notes:
+        The page makes no network requests. It is made from downsampled data and stays under 6 MB for 3,000
+        parameters and any number of steps.
     """
     data = load(run)
     target = Path(path if path is not None else data.folder or ".")

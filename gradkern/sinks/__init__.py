@@ -1,6 +1,6 @@
 """Loggers for a monitor: JSON lines, TensorBoard, Weights & Biases, MLflow, Trackio.
 
-A logger's package is imported when the logger is created.
+The package of a logger is imported when the sink is created.
 """
 
 from __future__ import annotations
@@ -34,11 +34,12 @@ __all__ = ["JsonlSink", "MlflowSink", "Sink", "TensorBoardSink", "TrackioSink", 
 
 
 def make_sinks(sinks: Iterable[Sink | str]) -> list[Sink]:
-    """Sinks as given; the names "jsonl", "tensorboard", "wandb", "mlflow" and "trackio" become sinks with
-    defaults.
+    """The sinks of a monitor. A name ("jsonl", "tensorboard", "wandb", "mlflow", "trackio") becomes the sink
+    of that name with its default arguments.
 
     Raises:
-        TypeError: `sinks` is no list of sinks and names.
+        TypeError: `sinks` is not a list of sinks and names.
+        ImportError: the package of a named logger is not installed.
     """
     made: list[Sink] = []
     if not isinstance(sinks, Iterable):

@@ -1,4 +1,4 @@
-"""`Sink`, the base class of loggers, and the feed that sends each of them a bounded payload."""
+"""`Sink`, the base class of loggers, and `SinkFeed`, which sends each of them a bounded amount of data."""
 
 from __future__ import annotations
 
@@ -21,27 +21,34 @@ ENDINGS = {"before_clip": "", "measured": "_measured", "after_clip": "_after_cli
 
 
 def apart(key: str) -> str:
-    """The key in a run shared with the training loop, which logs its own ``loss`` and ``lr``."""
+    """The key to use in a run that the training loop may log its own ``loss`` and ``lr`` to."""
     return f"gradkern/{key}" if key in ("loss", "lr") else key
 
 
 class Sink:
-    """A logger that a monitor sends its numbers to. Called from the monitor's writing thread.
+    """Base class of loggers that a monitor sends its numbers to.
+
+    Implement `log`; the other methods are optional. All but `open` are called from the monitor's writing
+    thread. If a method raises, the sink is removed with a warning and recording continues.
 
     Args:
-        every: send every `every`-th step. If such a step was not recorded, the next recorded one is
-            sent instead. Update ratios are always sent.
-        top: send the `top` parameters with the largest rms and the `top` with the smallest. A parameter
-            that was sent once is sent from then on; at most ``4 * top`` are.
+        every: send every `every`-th step. If such a step is not recorded, the next recorded one is sent
+            instead. Update ratios and events are always sent.
+        top: send the `top` parameters with the largest rms and the `top` with the smallest. A parameter that
+            was sent once is sent from then on, up to ``4 * top`` parameters.
         all_params: send every parameter instead. Thousands of charts make a web page unusable.
-        heatmap_every: send the heatmap (log10 rms, parameters × steps) after this many sent steps; 0
+        heatmap_every: send the heatmap (log10 rms, parameters × steps) each time this many steps were sent; 0
             for never.
 
-    Keys: ``grad_norm`` (total, before clipping), ``grad_norm/<param>``, ``grad_rms/<param>``,
-    ``update_ratio/<param>``, ``clip/rate`` (of the last 100 recorded steps), ``clip/coef``, ``loss``,
-    ``lr``, ``grad_nonfinite``. Norms from after clipping are called ``grad_norm_after_clip`` and
-    ``grad_rms_after_clip``; norms that `record` measured without ``after_clip=`` are called
-    ``grad_norm_measured`` and ``grad_rms_measured``.
+    Raises:
+        ValueError: a number is too small.
+
+    Notes:
+        The keys are ``grad_norm`` (total norm before clipping), ``grad_norm/<param>``, ``grad_rms/<param>``,
+        ``update_ratio/<param>``, ``clip/rate`` (of the last 100 recorded steps), ``clip/coef``, ``loss``,
+        ``lr`` and ``grad_nonfinite``. Norms after clipping have the keys ``grad_norm_after_clip`` and
+        ``grad_rms_after_clip``. Norms that `record` measured without ``after_clip=`` have the keys
+        ``grad_norm_measured`` and ``grad_rms_measured``.
     """
 
     _in_use = False  # by a monitor
@@ -57,30 +64,42 @@ class Sink:
         self._counted: Counter[str] = Counter()
 
     def open(self, run_dir: Path) -> None:
-        """Called once, before anything is recorded, in the thread that creates the monitor."""
+        """Open the logger. Called once, in the thread that creates the monitor.
+
+        Args:
+            run_dir: the folder of the run.
+        """
 
     def begin_at(self, step: int) -> None:
-        """Called with the first step, and whenever the run goes back to an earlier one. What was logged
-        from that step on is about to be replaced. Ignored by default."""
+        """Called with the first step, and whenever the run goes back to an earlier one.
+
+        Numbers that were logged from that step on will be logged again. Does nothing by default.
+        """
 
     def log(self, step: int, time: float, values: dict[str, float]) -> None:
-        """The numbers of one step; values may be NaN or infinite. Update ratios come in a separate call,
-        possibly some steps later."""
+        """Log the numbers of one step. Update ratios come in a separate call, possibly some steps later.
+
+        Args:
+            step: the number of the step.
+            time: when the step was recorded, in seconds since the epoch.
+            values: the numbers by key. They may be NaN or infinite.
+        """
         raise NotImplementedError
 
     def image(self, step: int, key: str, pixels: NDArray[np.uint8]) -> None:
-        """An RGB image, uint8 [H, W, 3]. Ignored by default."""
+        """Log an RGB image, uint8 [H, W, 3]. Does nothing by default."""
 
     def event(self, step: int, time: float, kind: str, data: dict[str, Any]) -> None:
-        """Something that happened: a finding, a skipped step, a rollback, … (`History.events`), whatever
-        `every` is. What happens again within 100 steps comes again, with its "count". By default it is
-        counted: `log` gets the number of its kind so far. `notice_of` of gradkern.diagnosis puts it into
-        words."""
+        """Log an event: a finding, a skipped step, a rollback, … (see `History.events`).
+
+        An event that repeats within 100 steps is sent again with its "count". `gradkern.diagnosis.notice_of`
+        makes a text of an event. By default `log` gets the number of events of this kind so far.
+        """
         self._counted[kind] += 1
         self.log(step, time, {f"gradkern/events/{kind}": float(self._counted[kind])})
 
     def close(self) -> None:
-        """Called once, after the last step."""
+        """Close the logger. Called once, after the last step."""
 
 
 class _Selection:
@@ -137,7 +156,7 @@ class _Selection:
     def _due(self, step: int) -> bool:
         """Whether the step is a multiple of `every`, or the first recorded one after a multiple."""
         before, self.last = self.last, step
-        if step != before:  # one recorded again is due as it was
+        if step != before:  # a step that is recorded again is due if it was before
             passed = before is not None and step // self.sink.every > before // self.sink.every
             self.due = passed or step % self.sink.every == 0
         return self.due
@@ -217,7 +236,7 @@ class SinkFeed:
             raise
 
     def send(self, rows: Sequence[Row]) -> list[str]:
-        """Send committed rows to every sink; returns messages to warn about."""
+        """Send committed rows to every sink. Returns the messages to warn with."""
         problems = []
         for selection in list(self._selections):
             try:
@@ -229,7 +248,7 @@ class SinkFeed:
                         selection.add_weights(row)
                     elif isinstance(row, EventRow):
                         selection.add_event(row)
-            except Exception as error:  # somebody else's package, somebody else's network
+            except Exception as error:  # anything can fail in a logger: its package, the network
                 self._selections.remove(selection)
                 selection.sink._in_use = False
                 problems.append(

@@ -28,7 +28,8 @@ _NONFINITE = (0, 200, 255)
 
 
 class Heatmap:
-    """A bounded number of columns: at 256, every other one is dropped and the stride doubles."""
+    """The rms of every parameter at up to 256 steps. When they are full, every other column is dropped and
+    the stride doubles."""
 
     def __init__(self) -> None:
         self._position: dict[str, int] = {}
@@ -37,7 +38,7 @@ class Heatmap:
         self.last_step = 0
 
     def add(self, step: int, names: tuple[str, ...], rms: NDArray[Any]) -> None:
-        """One step; rms [N], NaN where there was no gradient, inf where it was not finite."""
+        """Add a step: rms [N], NaN without a gradient, inf for one that is not finite."""
         self.last_step = step
         take = self._seen % self._stride == 0
         self._seen += 1
@@ -60,10 +61,10 @@ class Heatmap:
             return np.log10(out)
 
     def pixels(self) -> NDArray[np.uint8]:
-        """The image, uint8 [H, W, 3]: one row a parameter, one column a step.
+        """The image, uint8 [H, W, 3]: one row per parameter, one column per step.
 
-        At most 1,024 rows. With more parameters each row shows the largest of some neighbours, so that
-        no exploding one is left out.
+        There are at most 1,024 rows. With more parameters each row shows the largest of several neighbours,
+        so that no exploding one is left out.
         """
         values = self.matrix() if self._position else np.zeros((1, 1), dtype=np.float32)
         neighbours = -(-len(values) // ROWS)
@@ -74,7 +75,7 @@ class Heatmap:
 
 
 def colours(values: NDArray[Any]) -> NDArray[np.uint8]:
-    """[H, W, 3] from [H, W]: 2nd to 98th percentile over the scale; grey for NaN, cyan for +inf."""
+    """Colours [H, W, 3] of values [H, W], from the 2nd to the 98th percentile. NaN is grey, +inf cyan."""
     finite = values[np.isfinite(values)]
     low, high = np.percentile(finite, [2, 98]) if len(finite) else (0.0, 1.0)
     unit = np.clip(

@@ -1,4 +1,4 @@
-"""JSON lines: one object a step, one an event."""
+"""JSON lines: one object per step and per event."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from gradkern.sinks.base import Sink
 
 
 class JsonlSink(Sink):
-    """Appends one JSON object a step to a file.
+    """Append one JSON object per step to a file.
 
     Update ratios are a separate object with the same ``step``. An event is an object with ``step``,
-    ``time``, ``event`` (its kind) and ``data``. NaN and infinities are the strings "NaN", "Infinity" and
-    "-Infinity", since JSON has none; in the data of events they are null.
+    ``time``, ``event`` (its kind) and ``data``. NaN and infinities, which JSON lacks, are the strings "NaN",
+    "Infinity" and "-Infinity", or null in the data of events.
 
     Args:
-        path: the file; ``RUN/metrics.jsonl`` by default.
+        path: the file. Default: ``metrics.jsonl`` in the folder of the run.
         options: as in `Sink`.
     """
 

@@ -12,33 +12,34 @@ from gradkern._util.optional import need
 from gradkern.diagnosis import notice_of
 from gradkern.sinks.base import Sink, apart
 
-BATCH = 1000  # the most metrics that MLflow takes in one call
-TAG = 500  # characters of a tag: a headline; the artifact has the rest
+BATCH = 1000  # MLflow's limit of metrics per call
+TAG = 500  # characters of a tag; the artifact has the full text
 
 
 class MlflowSink(Sink):
-    """Metrics, the heatmap, findings and alerts to an MLflow run.
+    """Log metrics, the heatmap, findings and alerts to an MLflow run.
 
-    The last alarm of the diagnosis is the tag ``gradkern.finding``, the last rollback and stop are
-    ``gradkern.rollback`` and ``gradkern.stop``, so that runs can be searched by them. Every finding, with
-    its remedies, is in the artifact ``gradkern/findings.json``.
-
-    MLflow's file store cannot hold both ``grad_norm`` and ``grad_norm/<param>``, so the second is called
-    ``grad_norm_of/<param>``. ``loss`` and ``lr`` are called ``gradkern/loss`` and ``gradkern/lr``, since
-    the run may have its own.
-
-    Recent versions of MLflow refuse the file store (``file:`` folders, ``./mlruns``) unless the
-    environment variable ``MLFLOW_ALLOW_FILE_STORE=true`` is set.
+    The tags ``gradkern.finding``, ``gradkern.rollback`` and ``gradkern.stop`` hold the last warning or severe
+    finding, the last rollback and the last stop, so that runs can be searched by them. The artifact
+    ``gradkern/findings.json`` has every finding with its remedies.
 
     Args:
-        tracking_uri: server or ``file:`` folder; MLflow's own default if None.
-        experiment: name of the experiment; created if it does not exist.
-        run_id: an existing run. By default the active one; if there is none, a run is created, and
-            ended when the monitor is closed.
+        tracking_uri: server or ``file:`` folder. Default: that of MLflow.
+        experiment: name of the experiment, which is created if it does not exist.
+        run_id: an existing run. Default: the active run; if there is none, a run is created, and ended when
+            the monitor is closed.
         options: as in `Sink`.
 
     Raises:
         ImportError: mlflow is not installed (gradkern[mlflow]).
+
+    Notes:
+        MLflow's file store cannot hold both ``grad_norm`` and ``grad_norm/<param>``, so the second is called
+        ``grad_norm_of/<param>``. ``loss`` and ``lr`` are called ``gradkern/loss`` and ``gradkern/lr``,
+        because the run may have its own.
+
+        Recent versions of MLflow refuse the file store (``file:`` folders, ``./mlruns``) unless the
+        environment variable ``MLFLOW_ALLOW_FILE_STORE=true`` is set.
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class MlflowSink(Sink):
 
 
 def _key(key: str) -> str:
-    """The name of a metric here; MLflow takes letters, digits and ``_-. :/`` only."""
+    """The name of a metric. MLflow allows letters, digits and ``_-. :/`` only."""
     key = apart(key)
     if key.startswith("grad_norm"):
         key = key.replace("/", "_of/", 1)

@@ -15,14 +15,14 @@ from gradkern.sinks.base import Sink
 
 
 class TensorBoardSink(Sink):
-    """Scalars, the heatmap and, as text, findings and what else happened, as TensorBoard events.
+    """Log scalars, the heatmap and, as text, findings and other events to TensorBoard.
 
-    When a run goes back to an earlier step, TensorBoard drops what its folder has from that step on.
+    If a run goes back to an earlier step, TensorBoard drops the events from that step on.
 
     Args:
-        log_dir: the folder of the event files; ``RUN/tensorboard`` by default. Nothing is dropped from
-            a folder that you name, since it may hold your own events: after going back, a curve shows
-            both.
+        log_dir: the folder of the event files. Default: ``tensorboard`` in the folder of the run. Nothing is
+            dropped from a folder that you name, because it may hold your own events. After going back, a
+            curve then shows both courses.
         options: as in `Sink`.
 
     Raises:
@@ -44,7 +44,7 @@ class TensorBoardSink(Sink):
     def begin_at(self, step: int) -> None:
         if self._log_dir is not None:
             return
-        # As SummaryWriter does with `purge_step`, which has to be known when it is made.
+        # Does what `purge_step` of SummaryWriter does, which can only be set at construction.
         session = self._events.SessionLog(status=self._events.SessionLog.START)
         self._writer.file_writer.add_event(self._events.Event(session_log=session), step)
 
@@ -59,7 +59,7 @@ class TensorBoardSink(Sink):
 
     def event(self, step: int, time: float, kind: str, data: dict[str, Any]) -> None:
         super().event(step, time, kind, data)
-        if {"count", "last_step"} <= data.keys():  # an event that goes on
+        if {"count", "last_step"} <= data.keys():  # a repetition; the first one was written
             return
         notice = notice_of(step, kind, data)
         text = f"**{notice.title}** ({notice.severity}, step {step})\n\n{notice.text}"

@@ -16,15 +16,16 @@ LEVELS = {"severe": "ERROR", "warning": "WARN"}
 
 
 class TrackioSink(Sink):
-    """Metrics, the heatmap and alerts to a Trackio run.
+    """Log metrics, the heatmap and alerts to a Trackio run.
 
-    Alarms of the diagnosis, rollbacks and stops are sent as alerts (`trackio.Run.alert`). The keys
-    ``loss`` and ``lr`` are ``gradkern/loss`` and ``gradkern/lr``, since the run may have its own.
+    Warnings and severe findings of the diagnosis, rollbacks and stops are sent as alerts
+    (`trackio.Run.alert`). ``loss`` and ``lr`` are called ``gradkern/loss`` and ``gradkern/lr``, because the
+    run may have its own.
 
     Args:
-        run: the run to log to. By default the current one (of `trackio.init`); if there is none, a run is
+        run: the run to log to. Default: the current one (of `trackio.init`); if there is none, a run is
             created, and finished when the monitor is closed.
-        init: arguments of `trackio.init` for that run; the project is "gradkern" by default.
+        init: arguments of `trackio.init` for a run that is created. The default project is "gradkern".
         options: as in `Sink`.
 
     Raises:

@@ -17,36 +17,40 @@ STEP = "grad_step"
 
 
 class WandbSink(Sink):
-    """Metrics, the heatmap and alerts to a Weights & Biases run.
+    """Log metrics, the heatmap and alerts to a Weights & Biases run.
 
-    Alarms of the diagnosis, rollbacks and stops are sent as alerts (`wandb.Run.alert`): they stand on the
-    run's page, and W&B passes them on by mail or Slack if you have set that up. Other events are counted
-    in ``gradkern/events/<kind>``.
-
-    Rows have their own x-axis, ``grad_step``, the number of the optimizer step, because W&B's own step
-    only grows and these rows arrive some tenths of a second late. The keys ``loss`` and ``lr`` are
-    ``gradkern/loss`` and ``gradkern/lr``, since the run may have its own.
+    Warnings and severe findings of the diagnosis, rollbacks and stops are sent as alerts (`wandb.Run.alert`).
+    W&B shows them on the page of the run and can forward them by e-mail or Slack. All events are counted in
+    ``gradkern/events/<kind>``.
 
     Warning:
-        Log your own numbers to the same run **without** ``step=``. Each row sent here advances W&B's
-        step, and W&B drops rows with a smaller one. For your own x-axis::
+        Log your own numbers to the same run **without** ``step=``. Every row of this sink advances W&B's
+        step, and W&B drops rows with a smaller step. For your own x-axis::
 
             run.define_metric("train/*", step_metric="train/step")
             run.log({"train/loss": loss, "train/step": n})
 
-        If you must use ``step=``, give this sink a run of its own:
-        ``WandbSink(run=wandb.init(reinit="create_new", group=…))``. If ``step=`` is used all the same,
-        there is one warning, and rows are merged into yours: none of yours is dropped, and of those sent
-        between two of yours the last remains.
+        If you need ``step=``, use a separate run for this sink:
+        ``WandbSink(run=wandb.init(reinit="create_new", group=…))``.
 
     Args:
-        run: the run to log to. By default the current one (`wandb.run`); if there is none, a run is
-            created, and finished when the monitor is closed.
-        init: arguments of `wandb.init` for that run, for example ``{"mode": "offline"}``.
+        run: the run to log to. Default: the current one (`wandb.run`); if there is none, a run is created,
+            and finished when the monitor is closed.
+        init: arguments of `wandb.init` for a run that is created, for example ``{"mode": "offline"}``.
         options: as in `Sink`.
 
     Raises:
         ImportError: wandb is not installed (gradkern[wandb]).
+
+    Warns:
+        RuntimeWarning: somebody logs to the same run with ``step=``. From then on the rows of this sink are
+            merged into yours. None of yours is dropped from then on, and of several rows between two of yours
+            the last one remains.
+
+    Notes:
+        The x-axis is ``grad_step``, the number of the optimizer step. W&B's own step cannot be used, because
+        it only grows and rows arrive some tenths of a second late. ``loss`` and ``lr`` are called
+        ``gradkern/loss`` and ``gradkern/lr``, because the run may have its own.
     """
 
     def __init__(self, run: Any = None, init: dict[str, Any] | None = None, **options: Any) -> None:
@@ -91,8 +95,8 @@ class WandbSink(Sink):
             self._steps_given = True
             warnings.warn(
                 "[WandbSink] run: something logs to this run with step=. W&B may have dropped your rows, and "
-                "gradient rows are merged into yours from now on. Log without step= (define_metric gives "
-                "you an x-axis), or give WandbSink a run of its own",
+                "gradient rows are merged into yours from now on. Log without step= (define_metric sets the "
+                "x-axis), or use a separate run for WandbSink",
                 RuntimeWarning,
                 stacklevel=2,
             )

@@ -16,7 +16,7 @@ _ASCII = " ...::::#"  # one for each of the nine levels
 def fold(values: NDArray[np.float64], width: int) -> NDArray[np.float64]:
     """Reduce a series to at most `width` values; each is the maximum of a stretch of the series.
 
-    inf or NaN in a stretch makes the whole of it NaN, so that it cannot hide.
+    A stretch with an inf or NaN becomes NaN, so that it stays visible.
     """
     if len(values) <= width:
         return values

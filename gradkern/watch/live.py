@@ -23,22 +23,22 @@ def show_once(run_dir: str | Path, console: Console | None = None) -> None:
     """Print one frame.
 
     Raises:
-        HistoryError: there is no run (yet), or something else; names the file.
+        HistoryError: there is no run yet, or the file is not a run. The message names the file.
     """
     with contextlib.closing(Watcher(run_dir)) as watcher:
         (console or Console()).print(Frame(watcher.take(wait=False)))
 
 
 def watch(run_dir: str | Path, interval: float = 1.0, console: Console | None = None) -> None:
-    """Draw until q or Ctrl-C. The terminal is then restored, and the last frame is printed.
+    """Show a run until q or Ctrl-C is pressed. The terminal is then restored and the last frame is printed.
 
     Args:
-        run_dir: folder of the run; it may have ended, be empty, or not be there yet.
-        interval: seconds between two looks at the run.
-        console: where to draw.
+        run_dir: folder of the run. It may be empty or not exist yet, and the run may have ended.
+        interval: seconds between two updates.
+        console: where to draw. Default: the terminal.
 
     Raises:
-        HistoryError: there is something else than a run; names the file.
+        HistoryError: the file is not a run. The message names it.
     """
     console = console or Console()
     with contextlib.closing(Watcher(run_dir)) as watcher:

@@ -1,4 +1,4 @@
-"""What the live view shows of a run, read from the end of its history."""
+"""`Snapshot`: the data of the live view, read from the end of a run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from gradkern.history import format
 from gradkern.history.facade import History
 from gradkern.history.format import HistoryError
 from gradkern.history.noted import Event
-from gradkern.history.words import Offender, first_offender, phase_in_words
+from gradkern.history.words import FirstNonfinite, first_nonfinite_of, phase_in_words
 
 F64 = NDArray[np.float64]
 
@@ -57,7 +57,7 @@ class Snapshot:
     step: int = 0
     total_norm: float | None = None
     phase: str = ""
-    """What the norms are of, in words."""
+    """When the norms were measured, in words."""
     max_norm: float | None = None
     loss: float | None = None
     lr: float | None = None
@@ -65,11 +65,11 @@ class Snapshot:
     clip_rate_lately: float | None = None
     skipped: int = 0
     nonfinite_steps: int = 0
-    offender: Offender | None = None
+    first_nonfinite: FirstNonfinite | None = None
     headline: Finding | None = None
-    """The worst of what a diagnosis found, as of the last time the run was diagnosed; no "info"."""
+    """The headline of the last diagnosis; None if it found nothing worse than "info"."""
     happened: Mapping[str, int] = field(default_factory=dict)
-    """Events by kind, findings left out: the headline has them."""
+    """Number of events by kind, without findings."""
     latest: Notice | None = None
     """The last of them."""
     parts: Sequence[Ranked] = ()
@@ -82,7 +82,7 @@ class Snapshot:
     fallen: Sequence[Ranked] = ()
     throughput: str = ""
     changes: tuple[int, int] = (0, 0)
-    """How often the file was opened, and how often the run went back to an earlier step."""
+    """How often the file was opened and how often the run went back to an earlier step."""
 
     def same_as(self, other: Snapshot) -> bool:
         """Whether both would be drawn alike."""
@@ -109,10 +109,10 @@ class Watcher:
         """Read the run.
 
         Args:
-            wait: a missing folder, or a run that has not begun, is not an error.
+            wait: do not raise if the folder does not exist or the run has not begun.
 
         Raises:
-            HistoryError: there is no run, or the file is something else; names the file.
+            HistoryError: there is no run, or the file is not a run. The message names the file.
         """
         title = self.run_dir.resolve().name
         self._let_go_if_replaced()
@@ -127,7 +127,7 @@ class Watcher:
             return self._read(title, self._history)
 
     def _let_go_if_replaced(self) -> None:
-        """Close a file that was deleted or replaced; the new run is opened by the next call."""
+        """Close a file that was deleted or replaced. The next call opens the new one."""
         if self._history is None or _identity(self._history.path, self._file) == self._file:
             return
         self.close()
@@ -189,7 +189,7 @@ class Watcher:
             clip_rate_lately=float(clipped[coef][-100:].mean()) if coef.any() else None,
             skipped=int(history.skipped.sum()),
             nonfinite_steps=int((~np.isfinite(norms)).sum()),
-            offender=first_offender(history),
+            first_nonfinite=first_nonfinite_of(history),
             headline=self._diagnose(history, closed is not None),
             happened=_counted(events),
             latest=notice_of(events[-1].step, events[-1].kind, events[-1].data) if events else None,
@@ -205,7 +205,7 @@ class Watcher:
         )
 
     def _diagnose(self, history: History, ended: bool) -> Finding | None:
-        """The headline, looked for again when enough steps are new, but not all the time."""
+        """The headline. The run is diagnosed again after enough new steps, within a share of the time."""
         records, now = len(history), time.monotonic()
         went_back = records < self._diagnosed
         due = went_back or records >= next_look(self._diagnosed) or (ended and records > self._diagnosed)
@@ -303,7 +303,7 @@ def _medians(rows: F64) -> F64:
 
 
 def _throughput(history: History) -> str:
-    """Steps and values a second over the last records, and the monitor's own figures."""
+    """Steps and values per second over the last records, and the cost of the monitor itself."""
     times = history.time[-101:]
     elapsed = float(times[-1] - times[0])
     parts = [f"{len(history.names):,} parameters", *_own_cost(history.meta.get("monitor"))]

@@ -1,4 +1,4 @@
-"""One frame of the live view, rendered by rich. Text from the run is never parsed as markup."""
+"""`Frame`: one frame of the live view, for rich. Text from the run is never parsed as markup."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ def _numbers(snap: Snapshot, width: int) -> list[Text]:
     if snap.skipped:
         first.append((f"skipped {snap.skipped:,}", _WARN))
     lines = _joined(first, width)
-    if snap.offender is not None:
-        lines += _offender(snap.nonfinite_steps, *snap.offender, width)
+    if snap.first_nonfinite is not None:
+        lines += _first_nonfinite(snap.nonfinite_steps, *snap.first_nonfinite, width)
     return lines
 
 
@@ -89,7 +89,7 @@ def _norm(snap: Snapshot) -> str:
     return f"norm {number(snap.total_norm)}" + (f" {snap.phase}" if snap.phase else "")
 
 
-def _offender(steps: int, step: int, name: str, more: int, width: int) -> list[Text]:
+def _first_nonfinite(steps: int, step: int, name: str, more: int, width: int) -> list[Text]:
     others = f" and {more} more" if more else ""
     text = f"inf or NaN in {steps:,} step{'s' * (steps != 1)}, first at step {step:,}:"
     room = width - len(others) - 1
@@ -100,7 +100,7 @@ def _offender(steps: int, step: int, name: str, more: int, width: int) -> list[T
 
 
 def _headline(snap: Snapshot, width: int, most: int) -> list[Text]:
-    """What the diagnosis says and what to do about it, at most `most` lines each."""
+    """The headline of the diagnosis and its first remedy, at most `most` lines each."""
     finding = snap.headline
     if finding is None:
         return []

@@ -175,7 +175,7 @@ def test_a_path_that_cannot_be_written_is_found_out_first(models, capsys):
 
 def test_without_a_command_the_commands_are_listed(capsys):
     assert main([]) == 2
-    assert "clipping beside torch on this machine" in capsys.readouterr().out
+    assert "compare clipping with torch on this machine" in capsys.readouterr().out
 
 
 def test_a_device_that_is_not_there(capsys, monkeypatch):

@@ -143,6 +143,7 @@ def bench_cuda(monkeypatch):
     return bench
 
 
+@pytest.mark.integration
 def test_the_cuda_benchmark_runs_and_its_bars_are_judged(bench_cuda, monkeypatch, tmp_path, capsys):
     small, large = (bench_cuda.one_tensor(size, torch.float32) for size in (1024, 1 << 30))
     several = bench_cuda.Case("three", lambda: [(5,), (7, 9), (100,)])

@@ -217,14 +217,14 @@ def test_another_optimizer_than_the_clippers_is_refused():
 @pytest.mark.parametrize("norm_type", [2.0, 1.0, 0.0])
 def test_a_scale_on_a_device_gives_what_a_number_gives(norm_type):
     """Scalers keep theirs on a GPU; what is reported does not depend on that, a count of non-zeros least."""
-    from gradkern.clipping import ladder
+    from gradkern.clipping import route
 
     model, x = model_and_input()
     model(x).square().sum().backward()
     params, names = list(model.parameters()), tuple("abcd")
-    number = ladder.measure("test", params, names, norm_type, False, 0.25)
+    number = route.measure("test", params, names, norm_type, False, 0.25)
     scale = torch.tensor(0.25, dtype=torch.float64)
-    tensor = ladder.measure("test", params, names, norm_type, False, scale)
+    tensor = route.measure("test", params, names, norm_type, False, scale)
     for key in ("norm", "l2_norm", "max_abs", "total_norm", "decision_norm"):
         assert torch.equal(getattr(number, key), getattr(tensor, key).to(getattr(number, key).dtype)), key
 

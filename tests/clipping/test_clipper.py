@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import gradkern
-from gradkern.kernels.scale import coefficient
+from gradkern.kernels.torch_scale import coefficient
 from tests.support import reference as ref
 from tests.support.strategies import parameters
 

@@ -56,9 +56,9 @@ def test_a_replay_with_groups():
     groups = NormGroups(
         [Group("a", [0], first), Group("b", [1], second), Group("c", [2], None)], ["0", "1", "2"]
     )
-    from gradkern.clipping import ladder
+    from gradkern.clipping import route
 
-    measured = ladder.measure("test", params, ["0", "1", "2"], 2.0, False, members=groups.members)
+    measured = route.measure("test", params, ["0", "1", "2"], 2.0, False, members=groups.members)
     stats = gradkern.measure(params)
     groups.decide(stats, measured)
     graph = make_fx(lambda: groups.decide(stats, measured)[0].factor)()

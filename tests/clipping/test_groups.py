@@ -257,6 +257,6 @@ def test_a_gradient_that_value_does_not_take_is_refused_before_any_group_is_scal
     for p in model.values():
         p.grad = torch.full_like(p, 5.0)
     clipper = gradkern.GradClipper(model, groups={"a": ("a", 0.1), "b": ("b", Value(1.0))})
-    with pytest.raises(TypeError, match="'b': expected a real gradient for the policy Value"):
+    with pytest.raises(TypeError, match=r"'b'\)?: expected a real gradient for the policy Value"):
         clipper.clip_()
     assert model["a"].grad.tolist() == [5.0, 5.0]

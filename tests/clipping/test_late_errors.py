@@ -21,7 +21,7 @@ MESSAGE = r"\[GradClipper\.{}\] .*an earlier step had inf or NaN in: 'b' \(2 ele
 @pytest.fixture(params=["native", "torch"], autouse=True)
 def route(request, monkeypatch):
     if request.param == "torch":
-        for module in ("clipping.clipper", "clipping.ladder", "kernels.scale"):
+        for module in ("clipping.clipper", "clipping.route", "kernels.scale"):
             monkeypatch.setattr(f"gradkern.{module}.C", NullBackend())
 
 

@@ -163,6 +163,31 @@ def test_gradients_of_a_closure_are_used_by_the_step(keyword):
         gradkern.clip_grad_norm_(model.parameters(), 1.0)
 
 
+@pytest.mark.parametrize("name", CLIPS)
+def test_each_of_several_models_is_told_of_once(name):
+    models = [nn.Linear(3, 1), nn.Linear(3, 1)]
+
+    def body():
+        for model in models:
+            CLIPS[name](model.parameters())
+
+    assert len(said(body)) == 2
+
+
+def test_a_generator_that_nothing_was_read_from_is_not_called_used_up():
+    model = nn.Linear(3, 1)
+
+    def fresh():
+        gradkern.get_total_norm(p.grad for p in model.parameters() if p.grad is not None)
+
+    (message,) = said(fresh, times=1)
+    assert "Nothing has been read from it before" in message and "only once" not in message
+    params = model.parameters()
+    list(params)
+    (message,) = said(lambda: gradkern.clip_grad_norm_(params, 1.0), times=1)
+    assert "this generator yields nothing" in message and "can be read only once" in message
+
+
 def test_a_used_up_iterator_in_param_groups_is_told():
     params = iter([torch.nn.Parameter(torch.ones(2))])
     list(params)

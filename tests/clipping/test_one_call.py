@@ -153,7 +153,7 @@ def test_a_nan_among_the_steps(name, on_nonfinite, monkeypatch):
 
 
 def test_everything_is_one_call(monkeypatch):
-    for where in ("one_call", "ladder", "policies.agc", "policies.value"):
+    for where in ("one_call", "route", "policies.agc", "policies.value"):
         monkeypatch.setattr(f"gradkern.clipping.{where}.C", OneCallOnly())
     for module in ("policy_steps", "scale"):
         monkeypatch.setattr(f"gradkern.kernels.{module}.C", OneCallOnly())

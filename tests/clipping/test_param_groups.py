@@ -93,3 +93,39 @@ def test_a_parameter_of_two_groups_is_the_first_ones():
     gradkern.clip_grad_norm_([{"params": [p], "max_norm": 0.5}, {"params": [p, q]}], 1.0)
     assert p.grad.norm().item() == pytest.approx(0.5, rel=1e-5)
     assert q.grad.norm().item() == pytest.approx(1.0, rel=1e-5)
+
+
+@pytest.mark.parametrize("norm_type", [2.0, 1.0, math.inf])
+def test_groups_in_a_graph_of_the_compiler(norm_type):
+    def clip(ps, max_norm):
+        groups = [
+            {"params": ps[:2], "max_norm": 0.5},
+            {"params": ps[2:4]},
+            {"params": ps[4:], "max_norm": 1e6},
+        ]
+        return gradkern.clip_grad_norm_(groups, max_norm, norm_type)
+
+    compiled = torch.compile(clip, fullgraph=True, backend="aot_eager")
+    for max_norm in (2.0, 0.25):
+        (traced, _), (eager, _) = model_and_groups(..., ..., ...), model_and_groups(..., ..., ...)
+        traced[2].bias.grad = eager[2].bias.grad = None
+        total = compiled(list(traced.parameters()), max_norm)
+        torch.testing.assert_close(total, clip(list(eager.parameters()), max_norm), rtol=2.0**-22, atol=0)
+        for a, b in zip(traced.parameters(), eager.parameters()):
+            assert (a.grad is None) == (b.grad is None)
+            if a.grad is not None:
+                torch.testing.assert_close(a.grad, b.grad, rtol=2.0**-22, atol=0)
+
+
+def test_a_nan_in_a_graph_of_the_compiler_is_an_error_before_any_group_is_scaled():
+    def clip(ps):
+        groups = [{"params": ps[:2], "max_norm": 0.5}, {"params": ps[2:]}]
+        return gradkern.clip_grad_norm_(groups, 1.0, error_if_nonfinite=True)
+
+    model, _ = model_and_groups(..., ...)
+    params = list(model.parameters())
+    params[3].grad[0] = math.nan
+    before = params[0].grad.clone()
+    with pytest.raises(RuntimeError, match=r"non-finite.*parameters\[3\]"):
+        torch.compile(clip, fullgraph=True, backend="aot_eager")(params)
+    assert torch.equal(params[0].grad, before)

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import gradkern
 from gradkern import policies
+from gradkern.clipping.policies.decision import settled
 from gradkern.kernels.backend import NullBackend
 from gradkern.policies import (
     AGC,
@@ -19,6 +21,7 @@ from gradkern.policies import (
     Decision,
     GlobalNorm,
     PerLayerNorm,
+    Policy,
     Schedule,
     SkipOutliers,
     Value,
@@ -26,6 +29,7 @@ from gradkern.policies import (
     custom,
 )
 
+HOST = torch.device("cpu")
 rng = np.random.default_rng(0)
 NORMS = [*rng.lognormal(0, 0.3, 60), 50.0, *rng.lognormal(0, 0.3, 20), 1e30, *rng.lognormal(0.2, 0.3, 20)]
 
@@ -36,9 +40,10 @@ def route(request, monkeypatch):
     if request.param == "torch":
         for module in ("policy_steps", "scale"):
             monkeypatch.setattr(f"gradkern.kernels.{module}.C", NullBackend())
-        monkeypatch.setattr("gradkern.clipping.ladder.C", NullBackend())
+        monkeypatch.setattr("gradkern.clipping.route.C", NullBackend())
         monkeypatch.setattr("gradkern.clipping.clipper.C", NullBackend())
-        monkeypatch.setattr("gradkern.clipping.policies.value.C", NullBackend())
+        for module in ("one_call", "selection", "policies.value", "policies.agc"):
+            monkeypatch.setattr(f"gradkern.clipping.{module}.C", NullBackend())
 
 
 def clipped_norms(policy, norms, poison=()):
@@ -229,7 +234,7 @@ def test_value():
     assert stats.factor.item() == pytest.approx(1.5 / math.sqrt(25.25), rel=1e-6)
     z = nn.Parameter(torch.zeros(1, dtype=torch.complex64))
     z.grad = torch.ones(1, dtype=torch.complex64)
-    with pytest.raises(TypeError, match="'0': expected a real gradient for the policy Value"):
+    with pytest.raises(TypeError, match=r"'0'\)?: expected a real gradient for the policy Value"):
         gradkern.GradClipper([z], policy=Value(1.0)).clip_()
 
 
@@ -254,10 +259,62 @@ def test_functions_as_policies():
     assert (a.grad.item(), b.grad.item()) == (0.5, 1.0)
     skipped = clip(lambda stats: Decision(torch.tensor(0.5), stats.total_norm > 1))
     assert bool(skipped.skip_step) and a.grad.item() == 1.0
-    with pytest.raises(ValueError, match=r"expected a factor of shape \(\) or \(2,\), got \(3,\)"):
+    with pytest.raises(ValueError, match=r"expected one number or one for each of 2 rows, got \(3,\)"):
         clip(lambda stats: torch.ones(3))
     with pytest.raises(TypeError, match="expected a function of GradStats, got int"):
         custom(3)
+
+
+class Always(Policy):
+    """A policy that decides one thing."""
+
+    def __init__(self, decision):
+        self.decision = decision
+
+    def decide(self, stats):
+        return self.decision
+
+
+def by_groups(params, policy):
+    return gradkern.GradClipper(params, groups={"a": ("0", policy), "rest": ("*", None)})
+
+
+MADE = {"policy": lambda ps, policy: gradkern.GradClipper(ps, policy=policy), "groups": by_groups}
+
+
+@pytest.mark.parametrize("make", MADE.values(), ids=MADE)
+@pytest.mark.parametrize(
+    ("decision", "error", "said"),
+    [
+        (Decision(torch.tensor(-1.0)), ValueError, "expected numbers that are not negative"),
+        (Decision(torch.ones(3)), ValueError, r"expected one number or one for each of \d rows, got \(3,\)"),
+        (None, TypeError, "expected a Decision, or a factor as a number or a tensor, got NoneType"),
+    ],
+)
+def test_nonsense_that_a_policy_decides_changes_nothing(make, decision, error, said):
+    params = [nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))]
+    for p in params:
+        p.grad = torch.full((1,), 3.0)
+    with pytest.raises(error, match=rf"\[Always.decide\] .*{said}"):
+        make(params, Always(decision)).clip_()
+    assert [p.grad.item() for p in params] == [3.0, 3.0]
+
+
+def test_a_negative_factor_that_only_a_device_sees_is_no_factor():
+    """Its sign cannot be checked without a synchronisation; NaN stays NaN, as of a norm that is."""
+    meta = torch.device("meta")
+    found = settled(Decision(torch.full((2,), -1.0, device=meta)), 2, meta, "Always")
+    assert found.factor.is_meta and found.factor.shape == (2,)
+    with FakeTensorMode():
+        assert settled(Decision(torch.full((2,), -1.0)), 2, torch.device("cpu"), "Always").factor.shape == (
+            2,
+        )
+    batch = torch.vmap(lambda f: settled(Decision(f), 2, torch.device("cpu"), "Always").factor)
+    torch.testing.assert_close(
+        batch(torch.tensor([-1.0, 0.5, math.nan])),
+        torch.tensor([1.0, 0.5, math.nan]).double(),
+        equal_nan=True,
+    )
 
 
 ARGUMENTS = {

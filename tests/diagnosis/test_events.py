@@ -14,7 +14,7 @@ from gradkern.diagnosis import Finding, Remedy, notice_of
          "step skipped: inf or NaN in a gradient in a and 1 more"),
         ("skip", {"reason": "outlier", "group": "head"}, "step skipped: head: its norm is an outlier"),
         ("skip", {"reason": "policy", "part": "G", "count": 12, "last_step": 40},
-         "step skipped: G: the policy said so (12 times up to step 40)"),
+         "step skipped: G: the policy decided to skip it (12 times up to step 40)"),
         ("skip", {"reason": "scaler"}, "step skipped: the loss scale was too large"),
         ("spike", {"norm": 123.456, "limit": 2}, "spike: norm 123.5, limit 2"),
         ("spike", {"norm": None, "limit": 2}, "spike: norm inf or NaN, limit 2"),

@@ -50,11 +50,41 @@ class TestLearningRate:
         assert found == pytest.approx(amounts.GOOD_STEP / (asked * 1e-3), rel=1)
 
 
+class TestMaxNorm:
+    def norms(self, *values, end=0.1):
+        loss = np.linspace(2.3, end, len(values))
+        return Case(changed(healthy(steps=len(values)), loss=loss, total_norm=np.array(values, dtype=float)))
+
+    def test_of_a_run_that_explodes_from_its_very_start_it_is_the_first(self):
+        assert amounts.max_norm(self.norms(0.5, 77, 1e4, 1e9, np.inf, np.nan)) == 0.5
+        assert amounts.max_norm(self.norms(0.5, *np.geomspace(10, 1e6, 11), end=50)) == pytest.approx(0.5)
+
+    def test_of_a_run_that_calms_down_it_is_the_calm_part(self):
+        assert amounts.max_norm(self.norms(1e5, 1e3, *[2.0] * 18)) == pytest.approx(2.0)
+
+    def test_a_first_step_with_a_small_norm_is_no_measure(self):
+        assert amounts.max_norm(self.norms(0.01, *[2.0] * 19)) == pytest.approx(2.0)
+
+    def test_sgd_is_held_to_steps_of_two_percent(self):
+        run = flat_loss(moving(healthy(), *[0.9] * 8))
+        sgd = with_optimizer(run, "SGD", lr=np.full(200, 5.0))
+        size = np.sqrt((run.weight_norm[0, ::2].astype(float) ** 2).sum())
+        assert amounts.held_norm(Case(sgd)) == pytest.approx(0.02 * size / 5.0)
+        assert amounts.held_norm(Case(with_optimizer(run, "AdamW"))) == np.inf
+        (clip,) = [remedy for remedy in diagnose(sgd)[0].remedies if remedy.action == "clip"]
+        assert f"max_norm={0.02 * size / 5.0:.2g})" in clip.code and "2% of their norm" in clip.because
+
+
 class TestOrder:
+    def test_weights_that_grow_without_large_steps_are_held_first(self):
+        run = flat_loss(healthy())
+        norms = run.weight_norm[:1] * np.geomspace(1, 1e3, len(run.update_steps))[:, None]
+        assert actions(changed(run, weight_norm=norms))[0] == "weight_decay"
+
     def test_an_adaptive_optimizer_is_warmed_up_rather_than_clipped(self):
         run = flat_loss(moving(healthy(), *[0.9] * 8))
-        assert actions(with_optimizer(run, "AdamW"))[:2] == ["lower_lr", "warmup"]
-        assert actions(with_optimizer(run, "SGD"))[:2] == ["lower_lr", "clip"]
+        assert actions(with_optimizer(run, "AdamW"))[:3] == ["lower_lr", "find_lr", "warmup"]
+        assert actions(with_optimizer(run, "SGD"))[:3] == ["lower_lr", "find_lr", "clip"]
 
     def test_relu_layers_that_start_small_are_initialized_first(self):
         run = sloped(healthy(12), 6)

@@ -89,6 +89,19 @@ class TestVanishing:
     def test_a_mild_slope_is_healthy(self, decades):
         assert alarms(sloped(healthy(12), decades)) == []
 
+    @pytest.mark.parametrize(("decades", "steps", "found"), [(3.2, 12, []), (3.2, 60, True), (5, 12, True)])
+    def test_the_first_steps_say_so_only_far_beyond_the_limit(self, decades, steps, found):
+        run = sloped(healthy(8, steps), decades)
+        assert alarms(flat_loss(run)) == (found and ["vanishing_gradient"])
+
+    def test_of_a_very_deep_model_every_layer_at_fault_is_named(self):
+        """Not the 48 of 120 that the profile looks at; a reader sees four and how many there are."""
+        finding = only(flat_loss(sloped(healthy(120), 8)), "vanishing_gradient")
+        count = len(finding.layers)
+        assert finding.layers == healthy(120).names[:count] and 160 < count < 190
+        assert finding.evidence["layers_in_chain"] == 120
+        assert finding.where == f"steps 1–200, in 0.weight, 0.bias, 2.weight, 2.bias and {count - 4} more"
+
     def test_one_small_layer_is_no_trend(self):
         rms = healthy(12).rms.copy()
         rms[:, 0:2] *= 1e-5
@@ -153,6 +166,18 @@ class TestExploding:
         """Full batches have smooth norms too, but those of the first steps are alike."""
         run = changed(healthy(), total_norm=np.geomspace(1, 8, 200))
         assert alarms(run) == []
+
+    @pytest.mark.parametrize("steps", [20, 50])
+    def test_while_the_loss_falls_growth_has_another_explanation(self, steps):
+        """The first steps of large batches: the norm grows as smoothly as a sum's, for as long as the loss
+        falls. Where it stands, or the norm grows beyond what a plateau's end does, nothing else is left."""
+        falling, norm = np.linspace(2.3, 0.8, steps), np.linspace(1, 9, steps)
+        assert alarms(changed(healthy(steps=steps), loss=falling, total_norm=norm)) == []
+        for run in (
+            changed(flat_loss(healthy(steps=steps)), total_norm=norm),
+            changed(healthy(steps=steps), loss=falling, total_norm=np.arange(1, steps + 1) ** 1.5),
+        ):
+            assert only(run, "exploding_gradient").remedies[0].action == "zero_grad"
 
     def test_a_start_that_throws_the_weights_away(self):
         run = healthy()
@@ -338,6 +363,16 @@ class TestUpdates:
         ratio = np.full_like(healthy().update_ratio, 0.3)
         assert alarms(changed(healthy(), update_ratio=ratio)) == []
 
+    def test_a_loss_that_is_thrown_up_and_comes_back_late(self):
+        """One step of a quarter of the weights, and half of the run to undo it."""
+        run = healthy()
+        ratio = run.update_ratio.copy()
+        ratio[0] = 0.28
+        loss = np.concatenate([run.loss[:1], [130.0], np.full(100, 2.6), np.linspace(2.5, 1.5, 98)])
+        assert only(changed(run, update_ratio=ratio, loss=loss), "update_too_large")
+        loss[2:] = run.loss[2:]
+        assert alarms(changed(run, update_ratio=ratio, loss=loss)) == []
+
     def test_too_small(self):
         ratio = np.full_like(healthy().update_ratio, 1e-8)
         finding = only(flat_loss(changed(healthy(), update_ratio=ratio)), "update_too_small")
@@ -392,6 +427,14 @@ class TestWeights:
     def test_collapse(self):
         finding = only(self.course(1e-2), "weight_collapse")
         assert finding.remedies[0].action == "less_weight_decay"
+
+    @pytest.mark.parametrize(("decay", "headline"), [(1.2, "weight_collapse"), (1e-3, "update_too_large")])
+    def test_a_decay_that_takes_a_tenth_explains_large_steps(self, decay, headline):
+        """lr * weight_decay / (1 - momentum) of SGD: the weights are thrown about by the decay itself."""
+        run = self.course(1e-2)
+        group = {"class": "SGD", "lr": 0.1, "momentum": 0.9, "weight_decay": decay, "parameters": []}
+        ratio = np.full_like(run.update_ratio, 0.8)
+        only(changed(run, update_ratio=ratio, facts={**run.facts, "optimizers": [group]}), headline)
 
     @pytest.mark.parametrize("end", [0.6, 1, 5])
     def test_moderate_changes_are_healthy(self, end):

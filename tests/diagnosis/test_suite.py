@@ -26,6 +26,7 @@ from benchmarks.diagnosis import (
     reported_faults,
     score,
     second,
+    third,
 )
 from benchmarks.diagnosis.judge import judge_faulty, judge_healthy
 from benchmarks.diagnosis.recipe import Recipe
@@ -137,7 +138,8 @@ def test_interval_of_clopper_and_pearson(hits: int, count: int, low: float, high
 
 
 def test_every_action_is_followed_or_is_advice() -> None:
-    source = (ROOT / "gradkern" / "diagnosis" / "cures.py").read_text(encoding="utf-8")
+    files = [ROOT / "gradkern" / "diagnosis" / name for name in ("cures.py", "step_cures.py")]
+    source = "".join(file.read_text(encoding="utf-8") for file in files)
     actions = set(re.findall(r'Remedy\(\s*"(\w+)"', source))
     assert "relu" in actions
     assert actions == set(cures.CURES) | set(cures.ADVICE)
@@ -160,6 +162,7 @@ def test_halves_share_no_recipe() -> None:
         set(healthy.TUNED.values()) | _halves(faulty.tuning_cases),
         set(reported.HEALTHY.values()) | _halves(reported_faults.reported_cases),
         set(second.HEALTHY.values()) | _halves(second.second_cases),
+        set(third.HEALTHY.values()) | _halves(third.third_cases),
     ]
     assert sum(map(len, sides)) == len(set.union(*sides))
 

@@ -102,12 +102,12 @@ def test_ranks_that_disagree_are_told_when_the_clipper_is_built(ranks, kind):
 
 
 def verify_job() -> None:
-    from gradkern.clipping import ladder
+    from gradkern.clipping import route
     from gradkern.kernels import verify
 
     model = models.as_fsdp_tp(models.build())
     gradients = models.full_gradients(models.build())
-    ladder.VERIFY = True
+    route.VERIFY = True
     try:
         models.fill(model, gradients)
         expected = models.reference(gradients)
@@ -131,7 +131,7 @@ def verify_job() -> None:
             with pytest.raises(RuntimeError, match=r"\[clip_grad_value_\] GRADKERN_VERIFY: gradient 0"):
                 gradkern.clip_grad_value_(params, 1e-9)
     finally:
-        ladder.VERIFY = False
+        route.VERIFY = False
 
 
 def right_calls(model: torch.nn.Module, params: list[torch.nn.Parameter], expected: float) -> None:

@@ -241,7 +241,7 @@ def test_verify_agrees_with_what_is_right(run_python):
 
 PLANTED = """
 import sys, torch, gradkern
-from gradkern.clipping import clipper, ladder
+from gradkern.clipping import clipper, route
 from gradkern.kernels import backend, scale
 from gradkern.kernels.extension import EXTENSION, VERIFY
 from tests.support.strategies import parameters
@@ -294,7 +294,7 @@ CASES = [
 ]
 for operation, damage, call in CASES:
     wrong = Wrong(operation, damage)
-    clipper.C = ladder.C = scale.C = backend.Verified(wrong) if VERIFY else wrong
+    clipper.C = route.C = scale.C = backend.Verified(wrong) if VERIFY else wrong
     try:
         call()
         print("not noticed")
@@ -329,6 +329,7 @@ def test_verify_notices_planted_errors(run_python):
         assert line.startswith(expected)
 
 
+@pytest.mark.integration
 def test_without_the_switch_nothing_is_verified(run_python):
     done = run_python(PLANTED)
     assert done.stdout.splitlines() == ["not noticed"] * len(NOTICED), done.stderr

@@ -33,6 +33,7 @@ for count, numel, dtype in (SMALL, MEDIUM, (3, 2**27, torch.bfloat16)):
 """
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_peak_of_a_clip(run_python):
     done = run_python(PEAK)

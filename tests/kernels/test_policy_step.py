@@ -157,7 +157,7 @@ def test_float32_totals_and_version_counters(kind):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("agc", fresh(3), ()), "kind: expected nothing, global_norm, autoclip"),
+        (("mean", fresh(3), ()), "kind: expected nothing, global_norm, autoclip"),
         (("autoclip", fresh(3), (10.0,)), "constants: expected 2"),
         (("autoclip", fresh(3), (10.0, 0)), "window"),
         (("autoclip", fresh(4), (10.0, 1)), "state: expected float64 of length 3"),

@@ -105,6 +105,7 @@ def _work(module, queue):
     queue.put((pickle.dumps(stats), [str(w.message) for w in caught if w.category is GradkernWarning]))
 
 
+@pytest.mark.integration
 def test_a_spawned_process(trained, tmp_path):
     """The model goes there by pickle, the statistics come back by pickle, and are recorded here."""
     trained.net.share_memory()

@@ -12,7 +12,7 @@ import gradkern
 from gradkern import GradClipper, GradMonitor
 from gradkern.diagnosis import notice_of
 from gradkern.history import format
-from gradkern.monitor import event_runs
+from gradkern.monitor import event_series
 from gradkern.policies import SkipOutliers, ZClip
 from gradkern.sinks import Sink
 from tests.support.loops import small_model
@@ -75,7 +75,7 @@ def test_a_reader_sees_an_event_grow(tmp_path):
 
 
 def test_skips_far_apart_are_events_of_their_own(tmp_path, monkeypatch):
-    monkeypatch.setattr(event_runs, "GAP", 3)
+    monkeypatch.setattr(event_series, "GAP", 3)
     bad = float("nan")
     scales = [1, bad, 1, 1, bad, 1, 1, 1, bad]
     history = run(tmp_path, scales, lambda m: GradClipper(m, 1.0, on_nonfinite="skip"))

@@ -48,6 +48,21 @@ def test_extras_that_are_none_record_nothing(tmp_path, extra, error, message):
         assert monitor.step == 0 and len(monitor.history()) == 0
 
 
+def test_the_loss_of_a_part_is_no_extra(tmp_path):
+    models = {"G": with_gradients(), "D": with_gradients()}
+    with GradMonitor(models, None, tmp_path) as monitor:
+        with pytest.raises(ValueError, match=r"record\] extra: give the loss of a part as part='G'"):
+            monitor.record(part="D", extra={"loss/G": 1.0})
+        monitor.record(part="G", loss=0.5, extra={"loss/other": 2.0})
+        with pytest.raises(ValueError, match=r"amend\] extra: give the loss of a part as part='D'"):
+            monitor.amend(1, extra={"loss/D": 1.0})
+        with pytest.raises(TypeError, match=r"amend\] loss: expected one real number, got 'low'"):
+            monitor.amend(1, part="G", loss="low")
+        monitor.record(part="D", loss=0.25)
+        extra = monitor.history().extra
+    assert (extra["loss/G"][0], extra["loss/D"][0], extra["loss/other"][0]) == (0.5, 0.25, 2.0)
+
+
 def test_what_is_known_later_amends_a_step(tmp_path):
     with GradMonitor(with_gradients(), None, tmp_path, every=2) as monitor:
         for step in range(1, 5):

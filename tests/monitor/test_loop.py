@@ -235,9 +235,7 @@ def test_a_run_folder_that_is_deleted_is_warned_of_once(tmp_path, model):
             assert not monitor.flush()
         monitor.close()
     texts = [str(w.message) for w in warned]
-    assert len([t for t in texts if "history.db': deleted or replaced while it was recorded to" in t]) == 1, (
-        texts
-    )
+    assert len([t for t in texts if "history.db': the file was deleted or replaced while" in t]) == 1, texts
     assert len(texts) == 1 and monitor.lost == 15
     assert not (tmp_path / "run").exists()
 

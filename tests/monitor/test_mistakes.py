@@ -302,6 +302,71 @@ def test_norms_that_vary_or_are_said_to_be_clipped(tmp_path):
         assert plateau(tmp_path / str(number), record) == []
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_norms_that_were_clipped_in_16_bits(tmp_path, dtype):
+    """torch rounds the norm, the factor and the product: the clipped norm varies about the threshold."""
+    clip = torch.nn.utils.clip_grad_norm_
+    for number, threshold in enumerate((1.0, 0.1, 0.5)):
+        (message,) = in_16_bits(tmp_path / str(number), dtype, lambda ps, t=threshold: clip(ps, t), 300.0)
+        assert f"the total norm has been about {threshold:g} for 20 recorded steps" in message
+    (message,) = in_16_bits(tmp_path / "ours", dtype, lambda ps: gradkern.clip_grad_norm_(ps, 1.0), 300.0)
+    assert "the total norm has been" in message
+
+
+@pytest.mark.parametrize("batch", [8, 1024])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_norms_in_16_bits_that_were_not_clipped(tmp_path, batch, seed):
+    assert in_16_bits(tmp_path / "run", torch.bfloat16, lambda ps: None, 1.0, batch, seed) == []
+
+
+def test_slow_norms_in_16_bits_beside_a_usual_threshold(tmp_path):
+    """All layers vary as little as the total does: a training's own norm."""
+    generator = torch.Generator().manual_seed(0)
+
+    def near_one(params):
+        params = list(params)
+        for p in params:
+            noise = 1 + 5e-3 * torch.randn((), generator=generator)
+            p.grad = (torch.ones(p.shape) * noise / sum(q.numel() for q in params) ** 0.5).bfloat16()
+
+    assert in_16_bits(tmp_path / "run", torch.bfloat16, near_one, 1.0) == []
+
+
+def in_16_bits(folder, dtype, clip, scale, batch=8, seed=0):
+    """The warnings of a run whose gradients `clip` changes before they are recorded."""
+    torch.manual_seed(seed)
+    model = torch.nn.Sequential(torch.nn.Linear(16, 16), torch.nn.ReLU(), torch.nn.Linear(16, 16)).to(dtype)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with GradMonitor(model, optimizer, folder) as monitor:
+            for _ in range(40):
+                (model(torch.randn(batch, 16, dtype=dtype)).square().mean() * scale).backward()
+                clip(model.parameters())
+                monitor.record()
+                optimizer.step()
+                optimizer.zero_grad()
+    return [str(w.message) for w in caught if w.category is GradkernWarning]
+
+
+def test_gradients_that_are_zero_at_every_step(tmp_path):
+    """As of zero_grad(set_to_none=False) before the clip; told of after 20 records, by the host's copy."""
+
+    def cleared(loop):
+        loop.optimizer.zero_grad(set_to_none=False)
+        loop.monitor.record()
+
+    def now_and_then(loop):
+        loop.count = getattr(loop, "count", 0) + 1
+        if loop.count % 15:
+            loop.optimizer.zero_grad(set_to_none=False)
+        loop.monitor.record()
+
+    (message,) = plateau(tmp_path / "cleared", cleared)
+    assert "all gradients have been exactly zero for 20 recorded steps" in message
+    assert plateau(tmp_path / "now and then", now_and_then) == []
+
+
 def test_gradients_clipped_after_the_step(tmp_path):
     model = small_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)

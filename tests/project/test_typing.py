@@ -65,16 +65,19 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {lines[int(number) - 1]: message for number, message in found}
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(("package", "misspelt"), LAZY.items())
 def test_a_misspelt_name_fails(said, package, misspelt):
     assert f'error: Module has no attribute "{misspelt}"' in said[f"{package}.{misspelt}"]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(("name", "kind"), KNOWN.items())
 def test_a_lazy_name_has_its_type(said, name, kind):
     assert kind in said[f"reveal_type({name})"]
 
 
+@pytest.mark.integration
 def test_nothing_else_is_complained_of(said):
     expected = [f"{p}.{n}" for p, n in LAZY.items()] + [f"reveal_type({n})" for n in KNOWN]
     assert sorted(said) == sorted(expected)

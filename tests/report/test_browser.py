@@ -76,7 +76,7 @@ def test_a_hostile_name_runs_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"steps": 0}, "This run has no step yet."),
+        ({"steps": 0}, "No step has been recorded yet."),
         ({"loss": False, "extras": False}, "No loss was recorded."),
         ({"all_nan": True}, "No finite total norm was recorded."),
         ({"extras": False}, "No histograms were recorded."),
@@ -106,12 +106,13 @@ def test_findings_are_shown_where_there_are_some(tmp_path: Path) -> None:
     assert "<img" not in text
 
 
-def test_events_and_groups_are_shown_where_there_are_some(tmp_path: Path) -> None:
+def test_events_groups_and_own_numbers_are_shown_where_there_are_some(tmp_path: Path) -> None:
     run = make_run(4, 30)
     notices = (notice_of(3, "skip", {"reason": HOSTILE}), notice_of(9, "rollback", {"reason": "nonfinite"}))
     object.__setattr__(run, "events", notices)
     object.__setattr__(run, "happened", {"skip": 70, "rollback": 1})
     object.__setattr__(run, "groups", {"critic": run.series["norm"], HOSTILE: run.series["loss"]})
+    object.__setattr__(run, "own", {"accuracy": {"accuracy": run.series["loss"]}, HOSTILE: {}})
     html.write(payload(run), tmp_path / "r.html")
     text = dom(tmp_path / "r.html", tmp_path / "profile").split('id="run"')[0]
     assert (
@@ -120,3 +121,4 @@ def test_events_and_groups_are_shown_where_there_are_some(tmp_path: Path) -> Non
         and "first and the last are listed" in text
     )
     assert "Total norm of each group" in text and "critic" in text and "<img" not in text
+    assert "<h2>accuracy" in text

@@ -71,7 +71,7 @@ def test_update_ratios_and_histograms(recorded: Make) -> None:
     shares = dict(zip(range(run.histogram.low, 99), run.histogram.shares[0]))
     assert {e: s for e, s in shares.items() if s} == {-9: 0.75, -8: 0.25}
     assert run.histogram.underflow["fp16"].tolist() == [0.25] * 4
-    assert run.ratio_note == "Every element was looked at."
+    assert run.ratio_note == "Computed from all elements."
 
 
 @pytest.mark.parametrize(("superseded", "steps"), [(False, [10, 20]), (True, [10, 20, 30, 40, 10, 20])])
@@ -135,6 +135,23 @@ def test_what_happened_and_the_norms_of_groups(tmp_path: Path) -> None:
     assert run.series["spikes"].tolist() == [1.0] * 90 + [0.0] * 10
     assert list(run.groups) == [f"g{i}" for i in range(2, 10)]
     np.testing.assert_array_equal(run.groups["g9"], np.arange(100) + 9.0)
+
+
+def test_own_numbers_and_norms_over_time(tmp_path: Path) -> None:
+    """Each number has a chart; of the positions of a sequence five share one."""
+    layout, one = Layout(("w",), np.array([4]), np.array([0])), np.ones(1, np.float32)
+    writer = HistoryWriter(tmp_path, {})
+    over_time = {f"gradient_over_time/core/{i}": 10.0**-i for i in range(41)}
+    for s in range(20):
+        extra = over_time | {"accuracy": s / 20} | {f"own{i}": 1.0 for i in range(20)}
+        writer.write([StepRow(s + 1, 1e9, layout, one, one, 1.0, extra=extra)])
+    writer.close()
+    run = load(tmp_path)
+    assert len(run.own) == 12
+    assert list(run.own["gradient_over_time/core"]) == ["0", "10", "20", "30", "40"]
+    np.testing.assert_array_equal(run.own["accuracy"]["accuracy"], np.arange(20) / 20)
+    charts = {chart["title"]: chart["curves"] for chart in payload(run)["own"]}
+    assert list(charts) == list(run.own) and charts["accuracy"]["accuracy"][1] == 0.05
 
 
 def test_no_run_is_an_error_that_names_the_file(tmp_path: Path) -> None:

@@ -474,6 +474,7 @@ def wandb(monkeypatch):
     return pytest.importorskip("wandb", reason="wandb is not installed")
 
 
+@pytest.mark.integration
 def test_wandb_offline(tmp_path, wandb):
     from gradkern.sinks import WandbSink
 
@@ -546,6 +547,7 @@ def test_wandb_steps_of_the_user_are_warned_of_and_not_dropped(tmp_path, wandb):
     assert [row["grad_step"] for row in rows if "grad_norm" in row] == [1, 2, 3, 4, 5, 6, 7]
 
 
+@pytest.mark.integration
 def test_mlflow_file_store(tmp_path, monkeypatch):
     pytest.importorskip("mlflow", reason="mlflow is not installed")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")

@@ -18,7 +18,7 @@ from gradkern.report.data import (
     Clipping,
     Histogram,
     Matrix,
-    Run,
+    ReportData,
     columns_for,
 )
 
@@ -38,7 +38,7 @@ def names_of(count: int) -> tuple[str, ...]:
     return ("embed.weight", *body, "head.weight")[:count]
 
 
-def make_run(params: int, steps: int, *, seed: int = 0, loss: bool = True, broken: bool = True) -> Run:
+def make_run(params: int, steps: int, *, seed: int = 0, loss: bool = True, broken: bool = True) -> ReportData:
     rng = np.random.default_rng(seed)
     at = np.arange(1, steps + 1, dtype=np.int64)
     norm = np.exp(0.3 * rng.standard_normal(steps) + 2 * np.exp(-at / (steps / 8)) - 0.5)
@@ -83,7 +83,7 @@ def make_run(params: int, steps: int, *, seed: int = 0, loss: bool = True, broke
         "rms": _matrix(rng, params, at, 1e-4, 1.0, broken),
         "ratio": _matrix(rng, params, at, 1e-3, 0.25, False),
     }
-    return Run(
+    return ReportData(
         title="a run",
         names=names_of(params),
         numel=np.full(params, 4096),

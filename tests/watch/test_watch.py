@@ -250,11 +250,11 @@ def test_a_watcher_follows_a_run_that_goes_back_and_one_that_is_begun_again(tmp_
     writer.write([row(1), row(2), row(3, math.nan)])
     watcher = Watcher(folder)
     first = watcher.take()
-    assert first.offender is not None
-    assert first.offender.step == 3
+    assert first.first_nonfinite is not None
+    assert first.first_nonfinite.step == 3
     writer.write([row(2), row(3)])
     second = watcher.take()
-    assert second.offender is None
+    assert second.first_nonfinite is None
     assert second.nonfinite_steps == 0
     writer.write([row(3, 50.0)])
     third = watcher.take()
@@ -287,11 +287,14 @@ def test_a_watcher_of_the_folder_above_those_of_ranks_says_so(tmp_path: Path) ->
 def test_a_watcher_forgets_what_a_branch_replaced(recorded: Make) -> None:
     folder = recorded(steps=8, bad_step=5)
     watcher = Watcher(folder)
-    offender = watcher.take().offender
-    assert offender is not None and (offender.step, str(offender)) == (5, "b.0.weight and 1 more")
+    first_nonfinite = watcher.take().first_nonfinite
+    assert first_nonfinite is not None and (first_nonfinite.step, str(first_nonfinite)) == (
+        5,
+        "b.0.weight and 1 more",
+    )
     recorded(steps=3)
     after = watcher.take()
-    assert (after.step, after.nonfinite_steps, after.offender) == (3, 0, None)
+    assert (after.step, after.nonfinite_steps, after.first_nonfinite) == (3, 0, None)
 
 
 def test_bars_are_logarithmic_and_show_what_is_not_finite() -> None:

@@ -1,8 +1,9 @@
-"""Policies: what is done with the gradients, decided from their statistics. Also `gradkern.policies`.
+"""Clipping policies, public as `gradkern.policies`.
 
-Given to a clipper, ``GradClipper(model, policy=ZClip())``, or to a group of it,
-``GradClipper(model, groups={"matrices": (selector, AGC(0.01)), …})``. A policy that remembers is given to
-one of them alone.
+A policy decides from the statistics of the gradients how they are clipped. Pass it to a clipper,
+``GradClipper(model, policy=ZClip())``, or to a group of a clipper,
+``GradClipper(model, groups={"matrices": (selector, AGC(0.01)), …})``. A policy with state must not be shared
+between clippers or groups.
 """
 
 from gradkern.clipping.policies.adagc import AdaGC
@@ -10,7 +11,7 @@ from gradkern.clipping.policies.agc import AGC
 from gradkern.clipping.policies.autoclip import AutoClip
 from gradkern.clipping.policies.base import ElementPolicy, Policy
 from gradkern.clipping.policies.custom import custom
-from gradkern.clipping.policies.decision import Decision
+from gradkern.clipping.policies.decision import Decision, SettledDecision, settled
 from gradkern.clipping.policies.global_norm import GlobalNorm
 from gradkern.clipping.policies.per_layer import PerLayerNorm
 from gradkern.clipping.policies.schedule import Schedule
@@ -28,8 +29,10 @@ __all__ = [
     "PerLayerNorm",
     "Policy",
     "Schedule",
+    "SettledDecision",
     "SkipOutliers",
     "Value",
     "ZClip",
     "custom",
+    "settled",
 ]

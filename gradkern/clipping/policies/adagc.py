@@ -1,4 +1,4 @@
-"""`AdaGC`: every gradient is limited by the running mean of its own norm."""
+"""`AdaGC`: limit every gradient relative to the running mean of its own norm."""
 
 from __future__ import annotations
 
@@ -10,22 +10,28 @@ from gradkern.params.stats import GradStats
 
 
 class AdaGC(StepPolicy):
-    """Scale each gradient to `lambda_rel` times the running mean of its own clipped norm.
+    """Limit the norm of each gradient to `lambda_rel` times the running mean of its own clipped norm.
 
-    Wang et al., "AdaGC: Improving training stability for large language model pretraining", 2025. In the
-    first `warmup_steps` all gradients are scaled by their global norm to `lambda_abs`, and each mean is the
-    smallest norm so far. A norm of zero does not enter: in warm-up it would hold its gradient at zero from
-    then on (as in the package pytorch_optimizer). Nor does one that is not finite.
+    Source: Wang et al., "AdaGC: Improving training stability for large language model pretraining", 2025.
+
+    During warm-up all gradients are clipped together to the global norm `lambda_abs`, and the mean of each
+    gradient is its smallest clipped norm so far. Norms that are zero or not finite do not enter a mean. A
+    zero would hold its gradient at zero after warm-up, as it does in the package pytorch_optimizer.
 
     Args:
-        beta: weight of the past in the running means.
-        lambda_abs: largest global norm in warm-up, and of a gradient that has no mean yet.
-        lambda_rel: how far above its mean a norm may lie.
-        warmup_steps: steps of warm-up.
+        beta: weight of the past in the running means, from 0 to 1.
+        lambda_abs: the largest global norm during warm-up, and afterwards the largest norm of a gradient that
+            has no mean yet.
+        lambda_rel: the largest ratio of a norm to its mean.
+        warmup_steps: number of warm-up steps.
+
+    Raises:
+        TypeError, ValueError: an invalid argument.
     """
 
     kind = "adagc"
     needs_rows = True
+    one_factor = False
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""`AGC`: adaptive gradient clipping, unit by unit."""
+"""`AGC`: adaptive gradient clipping relative to the norms of the weights."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradkern.clipping.ladder import written_shards
 from gradkern.clipping.policies.base import ElementPolicy
 from gradkern.clipping.policies.checks import at_least
+from gradkern.clipping.policies.native import NativePolicy
+from gradkern.clipping.route import written_shards
 from gradkern.kernels.backend import C
 from gradkern.kernels.dtensors import is_dtensor
 from gradkern.kernels.kinds import check_readable, naming
 
-#: The dimensions that a unit's norm is taken over, by the number of dimensions; () for all of them.
+#: The dimensions that a unit's norm is taken over, by the number of dimensions of the parameter. All but the
+#: first where nothing is listed.
 _UNITS: dict[str, dict[int, tuple[int, ...]]] = {
     "timm": {},
     "pytorch_optimizer": {3: (1,)},
@@ -24,27 +26,32 @@ _UNITS: dict[str, dict[int, tuple[int, ...]]] = {
 
 
 class AGC(ElementPolicy):
-    """Scale the gradient of each unit to `clip_factor` times the norm of the unit's weights.
+    """Adaptive gradient clipping: limit the gradient norm of each unit relative to the norm of its weights.
 
-    Brock et al., "High-performance large-scale image recognition without normalization", 2021:
     ``g *= max_norm / max(‖g‖, 1e-6)`` where ``‖g‖ >= max_norm``, with
-    ``max_norm = clip_factor * max(‖w‖, eps)``.
+    ``max_norm = clip_factor * max(‖w‖, eps)``. Source: Brock et al., "High-performance large-scale image
+    recognition without normalization", 2021.
 
     Args:
-        clip_factor: λ of the paper.
-        eps: least norm of a unit's weights.
-        units: what a unit is; packages differ:
+        clip_factor: λ of the paper, not negative.
+        eps: lower bound for the norm of a unit's weights.
+        units: which dimensions the norm of a unit is taken over. Packages differ:
 
-            - "timm": one output: all dimensions but the first. A tensor of up to one dimension is one unit.
-            - "pytorch_optimizer": as "timm", but of three dimensions only the second is reduced.
-            - "optax": weights have the input dimension first: all dimensions but the last; of three
-              dimensions only the first.
+            - "timm": all but the first, so that a unit is one output.
+            - "pytorch_optimizer": as "timm", but only the second for a tensor of three dimensions.
+            - "optax": all but the last, for weights whose input dimensions come first. Only the first for a
+              tensor of three dimensions.
+
+            A tensor of one dimension or none is one unit.
+
+    Raises:
+        TypeError, ValueError: an invalid argument.
 
     Notes:
-        The paper leaves the last layer out: put it into a group of its own with None. The original applies
-        AGC before momentum, which is what clipping gradients does.
+        The paper does not clip the last layer. Put that into a group of its own with None as its policy.
 
-        Over sharded parameters, units that are cut take one all-reduce of their squared norms.
+        If parameters are sharded within units, the squared norms of these units are summed with an
+        all-reduce.
     """
 
     def __init__(self, clip_factor: float = 0.01, eps: float = 1e-3, *, units: str = "timm") -> None:
@@ -53,6 +60,9 @@ class AGC(ElementPolicy):
         self.clip_factor = at_least("AGC", "clip_factor", clip_factor, 0.0)
         self.eps = at_least("AGC", "eps", eps, 0.0)
         self.units = units
+
+    def native(self, names: tuple[str, ...]) -> NativePolicy | None:
+        return NativePolicy("agc", (self.clip_factor, self.eps)) if self.units == "timm" else None
 
     def check(self, operation: str, params: Sequence[Tensor], names: Sequence[str]) -> None:
         for param, name in zip(params, names):
@@ -130,12 +140,12 @@ class _Unit:
 
 
 def _splits(placement: Any) -> bool:
-    """Whether ranks hold different parts; torch's strided shards are no shards by `is_shard`."""
+    """Whether ranks hold different parts. `is_shard` is False for torch's strided shards."""
     return not placement.is_replicate() and not placement.is_partial()
 
 
 def _squares(x: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """Of each unit, with the reduced dimensions kept."""
+    """The sum of squares of each unit, with the reduced dimensions kept."""
     dense = x.detach().to_dense() if x.is_sparse else x.detach()
     real = dense.abs().double() if dense.is_complex() else dense.double()
     return real.square().sum(dim=dims, keepdim=True) if dims else real.square()

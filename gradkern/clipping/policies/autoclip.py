@@ -1,4 +1,4 @@
-"""`AutoClip`: the threshold is a percentile of the norms so far."""
+"""`AutoClip`: limit the total norm to a percentile of the earlier norms."""
 
 from __future__ import annotations
 
@@ -7,16 +7,21 @@ from gradkern.clipping.policies.stateful import StepPolicy
 
 
 class AutoClip(StepPolicy):
-    """Scale all gradients to the `percentile` of the norms before them.
+    """Limit the total norm to a percentile of the norms of earlier steps.
 
-    Seetharaman et al., "AutoClip: Adaptive gradient clipping for source separation networks", 2020. As the
-    package `autoclip` 0.2.1 (``QuantileClip(global_threshold=True)``): the threshold is taken before the new
-    norm is remembered, norms are remembered as they were before clipping, and the first step is not limited.
-    Unlike there, a norm that is not finite is not remembered: with one NaN every later threshold was NaN.
+    Source: Seetharaman et al., "AutoClip: Adaptive gradient clipping for source separation networks", 2020.
+
+    Norms are stored as they were before clipping, and the current norm does not count towards its own
+    threshold. The first step is not clipped. This is what the package `autoclip` 0.2.1 does
+    (``QuantileClip(global_threshold=True)``), except that norms that are not finite are not stored here.
+    There a single NaN makes every later threshold NaN.
 
     Args:
-        percentile: from 0 to 100, with linear interpolation; the paper's 10.
-        window: how many of the latest norms are remembered.
+        percentile: from 0 to 100, with linear interpolation. The default is that of the paper.
+        window: number of latest norms to keep.
+
+    Raises:
+        TypeError, ValueError: an invalid argument.
     """
 
     kind = "autoclip"

@@ -1,4 +1,4 @@
-"""`Policy`: what every policy is."""
+"""`Policy` and `ElementPolicy`: the base classes of policies."""
 
 from __future__ import annotations
 
@@ -10,47 +10,57 @@ import torch
 from torch import Tensor
 
 from gradkern.clipping.policies.decision import Decision
-from gradkern.clipping.policies.native import NOTHING, NativePolicy
+from gradkern.clipping.policies.native import NativePolicy
 from gradkern.params.stats import GradStats
 
 
 class Policy(ABC):
-    """Decides what is done with the gradients, from their statistics.
+    """Base class of policies: decides from statistics how gradients are clipped.
 
-    `decide` runs once a step, on the gradients' device and without a synchronisation, so that it can be part
-    of a CUDA graph. What a policy remembers from step to step lies in tensors and goes through `state_dict`.
-    Over ranks every rank is given the same totals and rows, and so decides the same.
+    `decide` runs once per step, on the gradients' device. It should not synchronise, and then it can be
+    captured in a CUDA graph. State that is kept from step to step belongs in tensors and in `state_dict`. All
+    ranks receive the same totals and the same rows of sharded parameters, so they reach the same decision.
     """
 
     may_skip: bool = False
-    """Whether a decision can be to skip the step."""
+    """Whether the policy can decide to skip a step."""
     needs_rows: bool = False
     """Whether it decides by the norms of rows: they are then measured before rounding, too."""
+    one_factor: bool = True
+    """Whether it can decide on one factor for all gradients, which is what `fold` needs."""
 
     @abstractmethod
     def decide(self, stats: GradStats) -> Decision:
-        """
+        """Decide on one step.
+
         Args:
-            stats: the statistics of this step, before clipping. Over a named group: of its parameters alone.
+            stats: the statistics of the gradients before clipping. For a named group, those of its
+                parameters.
+
+        Returns:
+            The factor to multiply the gradients by, and whether to skip the step.
         """
 
     def native(self, names: tuple[str, ...]) -> NativePolicy | None:
-        """This step's `decide` for gradients on the CPU, as the extension takes it; None where it has no such
-        policy.
+        """The policy in the form that the extension takes on the CPU, where it replaces `decide`.
 
         Args:
-            names: of the rows that are decided on; the same object from step to step while they are the same.
+            names: the names of the rows. The same object from step to step while they do not change.
+
+        Returns:
+            None if the extension does not implement the policy. `decide` is called then.
         """
         return None
 
     def state_dict(self) -> dict[str, Any]:
-        """What the policy remembers; tensors and numbers."""
+        """The state of the policy as tensors and numbers; empty for a policy without state."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """
+        """Restore what `state_dict` returned.
+
         Raises:
-            ValueError: the state is another policy's.
+            ValueError: the state belongs to another policy.
         """
         if state:
             name = type(self).__name__
@@ -61,19 +71,18 @@ class Policy(ABC):
 
 
 class ElementPolicy(Policy):
-    """A policy that changes gradients element by element, by `apply_`.
+    """Base class of policies that change gradients element by element, in `apply_`.
 
-    In a step that is skipped on a GPU they are changed all the same: nothing uses them.
+    On a GPU gradients are changed even if the step is skipped, because the host does not know about the skip.
     """
+
+    one_factor = False
 
     def decide(self, stats: GradStats) -> Decision:
         return Decision(torch.ones_like(stats.deciding()))
 
-    def native(self, names: tuple[str, ...]) -> NativePolicy | None:
-        return NOTHING
-
     def check(self, operation: str, params: Sequence[Tensor], names: Sequence[str]) -> None:
-        """Called before any gradient of the clipper is changed.
+        """Check the gradients before any gradient of the clipper is changed.
 
         Raises:
             TypeError, ValueError: `apply_` does not support a gradient.
@@ -92,10 +101,11 @@ class ElementPolicy(Policy):
 
         Args:
             operation, names: for messages.
-            params: the parameters; entries are there once.
-            shards: what this rank holds of each gradient, or None; None for the gradients themselves.
+            params: the parameters, each listed once.
+            shards: for each gradient the part that this rank holds, or None if there is no gradient. None
+                instead of the list means the gradients themselves.
 
         Returns:
-            The ratio of each gradient's L2 norms after and before, float64 [N], the same on all ranks that
-            share it; None if it is not known.
+            float64 [N]: the ratio of each gradient's L2 norms after and before, the same on all ranks that
+            share it. None if the ratio is not known; it is then measured.
         """

@@ -1,4 +1,4 @@
-"""Checks of policies' arguments."""
+"""Checks of the arguments of policies."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from gradkern.params.arguments import as_number
 
 
 def within(policy: str, name: str, value: Any, low: float, high: float) -> float:
-    """
+    """`value` as a number from `low` to `high`.
+
     Raises:
-        TypeError, ValueError: `value` is no number from `low` to `high`.
+        TypeError, ValueError: it is not such a number.
     """
     number = as_number(policy, name, value)
     if not low <= number <= high:
@@ -19,9 +20,10 @@ def within(policy: str, name: str, value: Any, low: float, high: float) -> float
 
 
 def at_least(policy: str, name: str, value: Any, low: float) -> float:
-    """
+    """`value` as a number of at least `low`.
+
     Raises:
-        TypeError, ValueError: `value` is no number of at least `low`.
+        TypeError, ValueError: it is not such a number.
     """
     number = as_number(policy, name, value)
     if number < low:

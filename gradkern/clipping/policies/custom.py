@@ -1,10 +1,9 @@
-"""`custom`: a function as a policy."""
+"""`custom`: a policy made of a function."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from gradkern.clipping.policies.base import Policy
@@ -13,11 +12,11 @@ from gradkern.params.stats import GradStats
 
 
 def custom(decide: Callable[[GradStats], Decision | Tensor | float]) -> Policy:
-    """A policy of a function that is given the statistics of a step.
+    """Make a policy of a function that is called with the statistics of each step.
 
     Args:
         decide: returns a `Decision`, or its factor alone: a number, 0-d, or [N]. Tensor operations keep it
-            free of synchronisation.
+            free of synchronisation. With `fold` it has to be one factor.
 
     Example:
         >>> policy = custom(lambda stats: (0.1 / stats.rms.amax()).clamp(max=1.0))
@@ -36,14 +35,10 @@ class _Custom(Policy):
 
     def decide(self, stats: GradStats) -> Decision:
         found = self._decide(stats)
-        if not isinstance(found, Decision):
-            found = Decision(torch.as_tensor(found, dtype=torch.float64, device=stats.norm.device))
-        shape = tuple(found.factor.shape)
-        if shape not in ((), (len(stats),)):
-            raise ValueError(
-                f"[custom] decide: expected a factor of shape () or ({len(stats)},), got {shape}"
-            )
-        return found
+        return found if isinstance(found, Decision) else Decision(found)
 
     def __repr__(self) -> str:
         return f"custom({self._decide!r})"
+
+
+_Custom.__name__ = "custom"  # in messages and in the record of a run

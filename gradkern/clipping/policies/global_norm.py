@@ -1,4 +1,4 @@
-"""`GlobalNorm`: one factor for all, from the norm of everything."""
+"""`GlobalNorm`: limit the norm of all gradients together."""
 
 from __future__ import annotations
 
@@ -7,19 +7,22 @@ import math
 from gradkern.clipping.policies.decision import Decision
 from gradkern.clipping.policies.limit import LimitedPolicy
 from gradkern.clipping.policies.native import NativePolicy
-from gradkern.kernels.scale import coefficient
+from gradkern.kernels.torch_scale import coefficient
 from gradkern.params.stats import GradStats
 
 
 class GlobalNorm(LimitedPolicy):
-    """Scale all gradients by ``max_norm / (total_norm + 1e-6)`` where that is below 1.
+    """Scale all gradients by ``max_norm / (total_norm + 1e-6)`` if that is below 1.
 
-    The policy of `torch.nn.utils.clip_grad_norm_` (Pascanu et al., "On the difficulty of training recurrent
-    neural networks", 2013), and that of ``GradClipper(model, max_norm)``.
+    The policy of ``GradClipper(model, max_norm)``, with the formula of `torch.nn.utils.clip_grad_norm_`.
+    Source: Pascanu et al., "On the difficulty of training recurrent neural networks", 2013.
 
     Args:
-        max_norm: largest norm to leave; `inf` only measures. Can be set between steps, and between
-            the replays of a CUDA graph.
+        max_norm: the largest norm allowed; `inf` only measures. It can be set between steps, and between
+            replays of a CUDA graph.
+
+    Raises:
+        TypeError, ValueError: an invalid argument.
     """
 
     def __init__(self, max_norm: float = 1.0) -> None:

@@ -10,10 +10,10 @@ from gradkern.params.arguments import as_limit
 
 
 class LimitedPolicy(Policy):
-    """Has a `max_norm`, of which each device that it is used on has a copy.
+    """Base class of policies with a `max_norm`, which has a copy on each device where it is used.
 
-    Setting it fills the copies in place, so that a captured CUDA graph, whose replay runs no Python, goes by
-    the new limit. The first step on a device makes the copy: take it before the capture.
+    Setting `max_norm` fills the copies in place, so that replays of a captured CUDA graph use the new limit.
+    The copy is made in the first step on a device, which therefore has to run before the capture.
     """
 
     def __init__(self, max_norm: float) -> None:
@@ -22,7 +22,7 @@ class LimitedPolicy(Policy):
 
     @property
     def max_norm(self) -> float:
-        """The largest norm to leave."""
+        """The largest norm allowed. It can be set between steps."""
         return self._max_norm
 
     @max_norm.setter
@@ -32,11 +32,11 @@ class LimitedPolicy(Policy):
             copy.fill_(self._max_norm)
 
     def limit_on(self, device: torch.device) -> Tensor:
-        """`max_norm` as a 0-d tensor, float64 where the device has it: the same one at every call.
+        """`max_norm` as a 0-d tensor, float64 if the device supports it. Every call returns the same tensor.
 
         Raises:
-            RuntimeError: there is none on this device yet, and a CUDA graph is being captured, which would
-                set the limit anew in each replay.
+            RuntimeError: this device has no copy yet and a CUDA graph is being captured. A copy made now
+                would be filled with the present limit in every replay.
         """
         copy = self._copies.get(device)
         if copy is None:

@@ -1,4 +1,4 @@
-"""`NativePolicy`: a policy as the extension takes it."""
+"""`NativePolicy`: a policy in the form that the extension takes."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from torch import Tensor
 
 
 class NativePolicy(NamedTuple):
-    """See `GroupPolicy` in csrc/bindings/policies.h."""
+    """The arguments of `GroupPolicy` in csrc/bindings/policies.h."""
 
     kind: str
-    """"nothing", "global_norm", or one of `gradkern.kernels.policy_steps`."""
+    """"nothing", "global_norm", "value", "agc", or one of `gradkern.kernels.policy_steps`."""
     constants: tuple[float, ...] = ()
     state: Tensor | None = None
-    """float64, on the CPU; what the policy remembers."""
+    """The state of the policy: float64, on the CPU."""
     layers: Tensor | None = None
-    """int64, one a row: "global_norm" goes layer by layer."""
+    """int64 [N]: the layer of each row, if "global_norm" limits each layer by itself."""
     decided: Callable[[], None] | None = None
-    """Called once the extension has decided by this."""
+    """Called after the extension has decided."""
 
 
 NOTHING = NativePolicy("nothing")

@@ -1,4 +1,4 @@
-"""`PerLayerNorm`: every layer is limited by its own norm."""
+"""`PerLayerNorm`: limit the norm of each layer."""
 
 from __future__ import annotations
 
@@ -9,24 +9,29 @@ from gradkern._util.names import as_depth, layer_of
 from gradkern.clipping.policies.decision import Decision
 from gradkern.clipping.policies.limit import LimitedPolicy
 from gradkern.clipping.policies.native import NativePolicy
-from gradkern.kernels.scale import coefficient
+from gradkern.kernels.torch_scale import coefficient
 from gradkern.params.row_groups import RowGroups
 from gradkern.params.stats import GradStats
 
 
 class PerLayerNorm(LimitedPolicy):
-    """Scale the gradients of each layer by ``max_norm / (norm of the layer + 1e-6)`` where that is below 1.
+    """Scale the gradients of each layer by ``max_norm / (layer_norm + 1e-6)`` if that is below 1.
 
-    A layer that explodes leaves the others as they are. The direction of the whole gradient changes.
+    `layer_norm` is the norm of the layer's gradients together. A layer with large gradients does not affect
+    the others, but the direction of the whole gradient changes.
 
     Args:
-        max_norm: largest norm to leave of each layer. Can be set between steps, and between the replays
-            of a CUDA graph.
-        depth: how many components of a module's name make a layer, as in `GradStats.by_layer`; default: the
-            module that owns the parameter.
+        max_norm: the largest norm of a layer. It can be set between steps, and between replays of a CUDA
+            graph.
+        depth: the number of leading components of a module's name that make a layer, as in
+            `GradStats.by_layer`. Default: the module that owns the parameter.
+
+    Raises:
+        TypeError, ValueError: an invalid argument.
     """
 
     needs_rows = True
+    one_factor = False
 
     def __init__(self, max_norm: float = 1.0, depth: int | None = None) -> None:
         super().__init__(max_norm)
@@ -48,7 +53,7 @@ class PerLayerNorm(LimitedPolicy):
         return NativePolicy("global_norm", (self._max_norm,), layers=self._layer_of_row[1])
 
     def _layers(self, stats: GradStats) -> tuple[RowGroups, Tensor]:
-        """The rows that count in each layer, and the layer of each row; kept while both stay the same."""
+        """The rows that count in each layer, and the layer of each row. Cached until the rows change."""
         device = stats.norm.device
         key = stats.names, stats.has_grad, device
         if not self._known or self._known[0] is not stats.names or self._known[1:3] != key[1:]:

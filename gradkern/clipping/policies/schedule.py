@@ -1,4 +1,4 @@
-"""`Schedule`: a limit that is a function of the step."""
+"""`Schedule`: limit the total norm by a function of the step."""
 
 from __future__ import annotations
 
@@ -18,14 +18,19 @@ class Schedule(Policy):
     """Clip by the global norm, to a limit that changes from step to step.
 
     Args:
-        max_norm: a function of the step, 0 for the first, that returns the limit.
+        max_norm: a function that takes the step, counted from 0, and returns the limit.
+
+    Raises:
+        TypeError: `max_norm` is not callable.
+        TypeError, ValueError: in `GradClipper.clip_`, if it does not return a number of at least 0.
 
     Example:
         >>> policy = Schedule(lambda step: 10.0 if step < 1000 else 1.0)
         >>> policy = Schedule.warmup(0.1, 1.0, steps=2000)
 
     Notes:
-        The step is counted on the host: a captured CUDA graph repeats the limit it was captured with.
+        Steps are calls of `clip_`, counted on the host. A captured CUDA graph therefore keeps the limit that
+        it was captured with.
     """
 
     def __init__(self, max_norm: Callable[[int], float]) -> None:
@@ -34,12 +39,16 @@ class Schedule(Policy):
                 f"[Schedule] max_norm: expected a function of the step, got {type(max_norm).__name__}"
             )
         self._limit = max_norm
-        self._step = 0
+        self._step = [0]  # changed in place: what describes a policy is made anew when an attribute changes
         self._global = GlobalNorm()
 
     @classmethod
     def warmup(cls, start: float, end: float, steps: int) -> Schedule:
-        """From `start` to `end` in equal parts over `steps` steps, and `end` from then on."""
+        """A limit that goes linearly from `start` to `end` over `steps` steps and stays there.
+
+        Raises:
+            TypeError, ValueError: a limit is not a number of at least 0, or `steps` is below 1.
+        """
         first, last = as_limit("Schedule", "start", start), as_limit("Schedule", "end", end)
         count = int(at_least("Schedule", "steps", steps, 1))
         return cls(lambda step: first + (last - first) * min(1.0, step / count))
@@ -53,16 +62,16 @@ class Schedule(Policy):
         return NativePolicy("global_norm", (self._at_this_step().max_norm,), decided=self._next)
 
     def _next(self) -> None:
-        self._step += 1
+        self._step[0] += 1
 
     def _at_this_step(self) -> GlobalNorm:
-        self._global.max_norm = as_limit("Schedule", "max_norm", self._limit(self._step))
+        self._global.max_norm = as_limit("Schedule", "max_norm", self._limit(self._step[0]))
         return self._global
 
     def state_dict(self) -> dict[str, Any]:
-        return {"step": self._step}
+        return {"step": self._step[0]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if set(state) != {"step"}:
             raise ValueError(f"[Schedule.load_state_dict] state: expected {{'step': …}}, got {sorted(state)}")
-        self._step = int(at_least("Schedule.load_state_dict", "step", state["step"], 0))
+        self._step[0] = int(at_least("Schedule.load_state_dict", "step", state["step"], 0))

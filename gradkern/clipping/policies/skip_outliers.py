@@ -1,4 +1,4 @@
-"""`SkipOutliers`: steps whose norm is far above those before are skipped."""
+"""`SkipOutliers`: skip steps whose norm is far above the earlier ones."""
 
 from __future__ import annotations
 
@@ -13,22 +13,25 @@ from gradkern.params.stats import GradStats
 
 
 class SkipOutliers(StepPolicy):
-    """Skip the step where the norm is above the mean plus `sigma` standard deviations of the norms before it.
+    """Skip a step if its norm exceeds the mean of the latest norms by more than `sigma` standard deviations.
 
-    The rule of OLMo-core's `SkipStepOptimizer`, for the gradient norm: a window of 128 steps, 6 unbiased
-    standard deviations, from half a window on. Unlike there, a skipped norm does not enter the window unless
-    `admit_outliers`, so that one spike does not make room for the next.
+    The step is skipped as with ``on_nonfinite="skip"``: the clipper's fused optimizer skips it by itself;
+    otherwise read ``stats.skip_step``. A GradScaler treats a skipped step like one with inf and lowers its
+    scale.
 
-    The step is skipped as with ``on_nonfinite="skip"``: through `stats.skip_step`, or by a fused optimizer
-    that the clipper was given. A GradScaler takes a skipped step for one with inf, and lowers its scale.
+    Source: the rule and the defaults of OLMo-core's `SkipStepOptimizer`, applied to the gradient norm. Unlike
+    there, skipped norms do not enter the window by default, so that one spike does not hide the next.
 
     Args:
-        sigma: how many standard deviations above the mean are an outlier.
-        window: how many of the latest norms are compared with.
-        min_steps: the first step that can be skipped; default: half a window.
-        max_norm: a limit besides, for the steps that are taken; `inf` for none.
-        admit_outliers: whether skipped norms enter the window. Without it a level that rises at once and for
-            good is skipped for good.
+        sigma: the number of (unbiased) standard deviations.
+        window: number of latest norms to compare with.
+        min_steps: the first step that can be skipped, counted from 1. Default: half of `window`.
+        max_norm: a limit of the total norm for the steps that are not skipped; `inf` for none.
+        admit_outliers: whether skipped norms enter the window. Set it if the norm can rise suddenly and stay
+            high; otherwise all steps after such a rise are skipped.
+
+    Raises:
+        TypeError, ValueError: an invalid argument.
     """
 
     kind = "skip_outliers"

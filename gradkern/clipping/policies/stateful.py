@@ -1,4 +1,4 @@
-"""`StepPolicy`: policies that remember, in one float64 row on the gradients' device."""
+"""`StepPolicy`: the base class of policies with state."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradkern._util.warning import warn
 from gradkern.clipping.policies.base import Policy
 from gradkern.clipping.policies.decision import Decision
 from gradkern.clipping.policies.native import NativePolicy
@@ -18,22 +19,24 @@ _CPU = torch.device("cpu")
 
 
 class StepPolicy(Policy):
-    """A policy that takes its step in one call (`gradkern.kernels.policy_steps`).
+    """Base class of policies that decide and update their state in one call, `kernels.policy_steps`.
 
-    A norm that is not finite enters nothing that it remembers. The first step on a device allocates the
-    state: take it before a CUDA graph is captured.
+    The state is a float64 vector on the gradients' device, which norms that are not finite do not enter. It
+    is allocated in the first step on a device, which therefore has to run before a CUDA graph is captured.
     """
 
     kind: str
     _state: Tensor | None = None
+    _is_loaded = False
+    """Whether the state was loaded and not used yet."""
 
     @abstractmethod
     def constants(self) -> tuple[float, ...]:
-        """What csrc/core/policies.h lists for `kind`, in its order."""
+        """The constants of `kind`, in the order of csrc/core/policies.h."""
 
     @abstractmethod
     def state_size(self, rows: int) -> int:
-        """How many numbers the state has, for so many rows of statistics."""
+        """The length of the state for a number of rows."""
 
     def decide(self, stats: GradStats) -> Decision:
         total = stats.deciding()
@@ -45,35 +48,56 @@ class StepPolicy(Policy):
         return NativePolicy(self.kind, self.constants(), self._state_of(len(names), _CPU))
 
     def _state_of(self, rows: int, device: torch.device) -> Tensor:
-        size, state = self.state_size(rows), self._state
+        state = self._state
+        size = self.state_size(rows)
         if state is not None and state.numel() == size and state.device == device:
             return state
+        if self._is_loaded:
+            self.check_rows(rows)
+        if state is not None and state.numel() != size:
+            warn(
+                f"[{type(self).__name__}] what the policy remembers does not fit any more, because the "
+                "clipper's parameters or its own settings have changed; it begins anew"
+            )
         if state is None or state.numel() != size:
             state = torch.zeros(size, dtype=torch.float64, device=device)
-        self._state = state.to(device)
+        self._state, self._is_loaded = state.to(device), False
         return self._state
+
+    def check_rows(self, rows: int) -> None:
+        """
+        Raises:
+            ValueError: the state is one for another number of gradients.
+        """
+        if self._state is not None and self._state.numel() != self.state_size(rows):
+            raise ValueError(
+                f"[{type(self).__name__}.load_state_dict] state: expected one of {rows} gradients "
+                f"({self.state_size(rows)} numbers), got {self._state.numel()} numbers: it was saved with "
+                "other parameters"
+            )
 
     def state_dict(self) -> dict[str, Any]:
         return {} if self._state is None else {"kind": self.kind, "state": self._state.clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if not state:
-            self._state = None
+            self._state, self._is_loaded = None, False
             return
         name = type(self).__name__
-        if state.get("kind") != self.kind or not isinstance(state.get("state"), Tensor):
+        given = state.get("state")
+        if state.get("kind") != self.kind or not isinstance(given, Tensor) or given.ndim != 1:
             raise ValueError(
                 f"[{name}.load_state_dict] state: expected one that {name}.state_dict() returned, got one of "
                 f"{state.get('kind', sorted(state))!r}"
             )
-        expected, given = self._fixed_size(), len(state["state"])
-        if expected is not None and given != expected:
+        expected = self._fixed_size()
+        if expected is not None and len(given) != expected:
             raise ValueError(
                 f"[{name}.load_state_dict] state: expected {expected} numbers, as its window asks for, got "
-                f"{given}"
+                f"{len(given)}"
             )
-        self._state = state["state"].detach().to(torch.float64).clone()
+        self._state, self._is_loaded = given.detach().to(torch.float64).clone(), True
 
     def _fixed_size(self) -> int | None:
-        """The size of the state, where it does not depend on the rows."""
+        """The length of the state, or None if it depends on the rows."""
         return self.state_size(1)

@@ -1,4 +1,4 @@
-"""`Value`: every element is limited."""
+"""`Value`: clamp every element."""
 
 from __future__ import annotations
 
@@ -7,21 +7,29 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from gradkern.clipping.ladder import written_shards
 from gradkern.clipping.policies.base import ElementPolicy
+from gradkern.clipping.policies.native import NativePolicy
+from gradkern.clipping.route import written_shards
 from gradkern.kernels.backend import C
 from gradkern.params.arguments import as_limit
 
 
 class Value(ElementPolicy):
-    """Limit every element to ``[-clip_value, clip_value]``, as `clip_grad_value_`. NaN stays NaN.
+    """Clamp every element to ``[-clip_value, clip_value]``, as `clip_grad_value_` does. NaN stays NaN.
 
     Args:
-        clip_value: the limit. Can be set between steps.
+        clip_value: the limit, not negative. It can be set between steps.
+
+    Raises:
+        TypeError, ValueError: an invalid argument. In `GradClipper.clip_`, TypeError if a gradient is
+            complex.
     """
 
     def __init__(self, clip_value: float = 1.0) -> None:
         self.clip_value: float = as_limit("Value", "clip_value", clip_value)
+
+    def native(self, names: tuple[str, ...]) -> NativePolicy | None:
+        return NativePolicy("value", (as_limit("Value", "clip_value", self.clip_value),))
 
     def check(self, operation: str, params: Sequence[Tensor], names: Sequence[str]) -> None:
         as_limit("Value", "clip_value", self.clip_value)

@@ -1,4 +1,4 @@
-"""`ZClip`: norms far above their running mean are clipped."""
+"""`ZClip`: clip norms that are far above their running mean."""
 
 from __future__ import annotations
 
@@ -12,22 +12,30 @@ _MODES = {"percentile": 0, "adaptive_scaling": 1, "mean": 2}
 
 
 class ZClip(StepPolicy):
-    """Scale all gradients where their norm lies more than `z_thresh` standard deviations above its mean.
+    """Clip a total norm that is more than `z_thresh` standard deviations above its running mean.
 
-    Kumar et al., "ZClip: Adaptive spike mitigation for LLM pre-training", 2025. Mean and variance are running
-    ones, begun with those of the first `warmup_steps` norms; what enters them is the norm after clipping. As
-    the package `zclip` 1.0.0. Unlike there, a norm that is not finite does not enter.
+    Source: Kumar et al., "ZClip: Adaptive spike mitigation for LLM pre-training", 2025, with the formulas of
+    the package `zclip` 1.0.0. Unlike there, norms that are not finite are ignored.
+
+    The running mean and variance start as those of the first `warmup_steps` norms. Later they are updated
+    with the norm after clipping.
 
     Args:
-        alpha: weight of the past in the running mean and variance.
-        z_thresh: how many standard deviations above the mean are an outlier.
-        warmup_steps: steps that are only looked at (and limited to `max_norm`).
-        mode: what outliers are scaled to: "adaptive_scaling": ``mean + z_thresh * std * (z_thresh / z)``;
-            "mean": the mean; "percentile": ``mean + z_thresh * std``.
-        max_norm: a limit besides, in every step; `inf` for none. The package's default is 1.
-        clip_factor: factor on the threshold of "adaptive_scaling".
-        skip_update_on_spike: whether an outlier leaves mean and variance as they are.
-        eps: added to the standard deviation.
+        alpha: weight of the past in the running mean and variance, from 0 to 1.
+        z_thresh: the z-score above which a norm is an outlier.
+        warmup_steps: number of steps that only collect statistics (and are limited to `max_norm`).
+        mode: the norm that outliers are scaled to:
+
+            - "adaptive_scaling": ``(mean + z_thresh * std * (z_thresh / z)) * clip_factor``.
+            - "mean": the mean.
+            - "percentile": ``mean + z_thresh * std``.
+        max_norm: a limit that holds in every step; `inf` for none. The default of the package is 1.
+        clip_factor: factor of the threshold of "adaptive_scaling".
+        skip_update_on_spike: whether outliers leave the mean and variance unchanged.
+        eps: added to the standard deviation when z is calculated.
+
+    Raises:
+        TypeError, ValueError: an invalid argument.
     """
 
     kind = "zclip"

@@ -1,7 +1,7 @@
-"""A threshold that always clips, or never.
+"""Rules for thresholds that always clip, or never.
 
-Wrong for normalized gradient descent on purpose (a small max_norm with a learning rate to match): always
-clipping is an alarm only where the loss does not fall.
+Normalized gradient descent (a small max_norm with a matching learning rate) always clips on purpose.
+Therefore always clipping is an alarm only if the loss does not fall.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def always_clipping(case: Case) -> list[Finding]:
     strong = typical <= STRONGLY
     severity = "warning" if strong and not case.trend.fell else "info"
     why = (
-        f"{rate:.0%} of the steps were clipped, typically to {typical:.2g} of the gradient: the step size is "
-        "set by max_norm, not by the gradient."
+        f"{rate:.0%} of the steps were clipped, typically to {typical:.2g} of the gradient: max_norm "
+        "determines the step size, not the gradient."
     )
     numbers = {
         "clip_rate": rate,
@@ -45,7 +45,7 @@ def always_clipping(case: Case) -> list[Finding]:
 
 
 def never_clipping(case: Case) -> list[Finding]:
-    """The threshold is far above every norm: it protects from nothing."""
+    """The threshold is far above every norm, so that it does not protect."""
     e = case.evidence
     threshold = e.threshold[np.isfinite(e.threshold)]
     norm = e.total_norm[case.finite]
@@ -54,5 +54,5 @@ def never_clipping(case: Case) -> list[Finding]:
     limit, largest = float(np.median(threshold)), float(norm.max())
     if largest > NEVER * limit:
         return []
-    why = f"max_norm is {limit:.3g} and the largest norm {largest:.3g}: no step was ever clipped."
+    why = f"max_norm is {limit:.3g} and the largest norm is {largest:.3g}, so that no step was ever clipped."
     return [case.finding("never_clipping", "info", why, {"max_norm": limit, "largest_norm": largest})]

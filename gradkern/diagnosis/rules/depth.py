@@ -27,6 +27,9 @@ EXPLODING = -2.7
 #: Backward signal of a network whose forward signal grows as well (`FORWARD`): healthy -1.0 … 2, sick -3 …
 #: -14.
 EXPLODING_BACKWARD, FORWARD = -2.0, 1.5
+#: Twice as many steps as make a profile: before them the margin between the healthy and the sick is kept
+#: (Muon's first ten steps: 2.76).
+FIRST_STEPS, MARGIN = 2 * FEW_STEPS, 0.9
 #: Normalization without residual connections makes gradients grow towards the input by up to 1.47 a layer
 #: (Yang et al., "A mean field theory of batch normalization", 2019): 0.17 decades.
 NORMALIZED_SLOPE = 0.17
@@ -55,21 +58,20 @@ class Sight:
 
 def vanishing_gradient(case: Case) -> list[Finding]:
     """Gradients at the input are a small part of those at the output."""
-    sights = []
+    sights, least = [], VANISHING + _margin(case)
     for profile in _usable(case):
         for signal, logs in (("weights", profile.weight), ("biases", profile.bias)):
             values = decades(logs)
             with np.errstate(invalid="ignore"):
-                sight = Sight(profile, signal, values, values >= VANISHING)
+                sight = Sight(profile, signal, values, values >= least)
             sights += _lasting(sight) or _while_the_loss_stood(case, sight)
     if not sights:
         return []
     worst = max(sights, key=lambda s: s.typical)
     layers, factor = _starved(case, worst), 10.0**-worst.typical
     why = (
-        f"Over {worst.profile.depth} layers the gradient falls to {factor:.0e} of what it is at the "
-        f"output ({'the signal that the biases get' if worst.signal == 'biases' else 'rms of the weights'}): "
-        "the first layers hardly learn."
+        f"Over {worst.profile.depth} layers the gradient falls to {factor:.0e} of its size at the output "
+        f"(rms of the gradients of the {worst.signal}): the first layers hardly learn."
     )
     return [
         _finding(case, "vanishing_gradient", worst, layers, why, "warning" if _recovers(worst) else "severe")
@@ -80,7 +82,7 @@ def exploding_over_depth(case: Case) -> list[Finding]:
     """Gradients grow by orders of magnitude from the output to the input."""
     sights = []
     for profile in _usable(case):
-        allowance = NORMALIZED_SLOPE * profile.depth if case.model.normalizes else 0.0
+        allowance = _margin(case) + (NORMALIZED_SLOPE * profile.depth if case.model.normalizes else 0.0)
         weights, biases, forward = decades(profile.weight), decades(profile.bias), decades(profile.forward)
         with np.errstate(invalid="ignore"):
             sights += _lasting(Sight(profile, "weights", weights, weights <= EXPLODING - allowance))
@@ -90,11 +92,16 @@ def exploding_over_depth(case: Case) -> list[Finding]:
         return []
     worst = min(sights, key=lambda s: s.typical)
     why = (
-        f"Over {worst.profile.depth} layers the gradient grows {10.0**-worst.typical:.0e} times from "
-        "the output to the input: each layer multiplies it."
+        f"Over {worst.profile.depth} layers, from the output to the input, the gradient grows by a factor of "
+        f"{10.0**-worst.typical:.0e}: every layer amplifies it."
     )
     severity = "warning" if case.trend.fell else "severe"
     return [_finding(case, "exploding_gradient", worst, _swollen(case, worst), why, severity)]
+
+
+def _margin(case: Case) -> float:
+    """Decades that a run has to be beyond the limit while it is short."""
+    return MARGIN if len(case.evidence.steps) < FIRST_STEPS else 0.0
 
 
 def _usable(case: Case) -> list[Profile]:
@@ -139,15 +146,14 @@ def _starved(case: Case, sight: Sight) -> tuple[str, ...]:
     best = np.nanmax(logs)
     with np.errstate(invalid="ignore"):
         low = logs <= best + np.log10(STARVED)
-    rising = [x for x, sick in zip(sight.profile.layers, low) if sick]
-    return case.of_layers(rising)
+    return case.of_layers(sight.profile.named(low))
 
 
 def _swollen(case: Case, sight: Sight) -> tuple[str, ...]:
     logs = median((sight.profile.weight if sight.signal == "weights" else sight.profile.bias)[sight.mask])
     with np.errstate(invalid="ignore"):
         high = logs >= np.nanmin(logs) - np.log10(STARVED)
-    return case.of_layers([x for x, sick in zip(sight.profile.layers, high) if sick])
+    return case.of_layers(sight.profile.named(high))
 
 
 def _finding(

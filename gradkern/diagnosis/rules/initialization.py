@@ -66,8 +66,8 @@ def _constant(case: Case) -> list[Finding]:
         return []
     names = case.of_layers(alike)
     why = (
-        f"All elements of the gradient of {names[0]} are equal: its weights started as one constant, so its "
-        "units learn the same and stay the same."
+        f"All elements of the gradient of {names[0]} are equal: its weights started as one constant, so that "
+        "all units learn the same and stay equal."
     )
     numbers = {"crest": max(crests), "layers": len(alike)}
     return [case.finding("poor_initialization", "severe", why, numbers, layers=names)]
@@ -83,8 +83,8 @@ def _zero(case: Case) -> list[Finding]:
     if len(layers) < 2:
         return []
     why = (
-        f"{len(layers)} matrices are zero and have a gradient of exactly zero: through zero weights no "
-        "gradient comes, so they stay zero."
+        f"{len(layers)} matrices are zero and have a gradient of exactly zero: no gradient passes through "
+        "zero weights, so they stay zero."
     )
     names = case.names(layer.weight for layer in layers)
     return [case.finding("poor_initialization", "severe", why, {"zero_layers": len(layers)}, layers=names)]
@@ -101,7 +101,7 @@ def _gain(case: Case) -> list[Finding]:
         return []
     why = (
         f"Before the first step each of {len(layers)} layers multiplies its input by about {typical:.1f} "
-        "(He's initialization: 1.4): the weights start too large."
+        "(1.4 with He initialization): the initial weights are too large."
     )
     numbers = {"gain": typical, "layers": len(layers)}
     names = case.names(x.weight for x, value in zip(layers, values) if value >= GAIN)
@@ -130,8 +130,8 @@ def _recurrent(case: Case) -> list[Finding]:
         return []
     worst = max(sick.values())
     why = (
-        f"The recurrent weights multiply the state by about {worst:.1f} at each time step (an orthogonal "
-        "matrix: 1): over a sequence gradients explode, or the units saturate."
+        f"The recurrent weights multiply the state by about {worst:.1f} at each time step (1 for an "
+        "orthogonal matrix): over a sequence gradients explode, or the units saturate."
     )
     names = case.names(sick)
     return [
@@ -143,9 +143,7 @@ def _forward(case: Case) -> list[Finding]:
     """The forward signal grows or fades by orders of magnitude from the first step on."""
     worst, at = 0.0, None
     for profile in case.profiles:
-        inner = (
-            profile.forward[:FIRST_STEPS, 1:] if len(profile.layers) > 3 else profile.forward[:FIRST_STEPS]
-        )
+        inner = profile.forward[:FIRST_STEPS, 1:] if profile.depth > 3 else profile.forward[:FIRST_STEPS]
         value = _median(decades(inner[:2]))
         if abs(value) > abs(worst):
             worst, at = value, profile
@@ -153,11 +151,11 @@ def _forward(case: Case) -> list[Finding]:
         return []
     word = "grows" if worst > 0 else "fades"
     why = (
-        f"From the first step on the signal {word} by {abs(worst):.1f} decades over {at.depth} layers on its "
-        f"way forward: the weights start too {'large' if worst > 0 else 'small'}."
+        f"From the first step on the forward signal {word} by {abs(worst):.1f} decades over {at.depth} "
+        f"layers: the initial weights are too {'large' if worst > 0 else 'small'}."
     )
     numbers = {"decades_of_forward_signal": worst, "layers_in_chain": at.depth}
-    names = case.names(layer.weight for layer in at.layers)
+    names = case.names(layer.weight for layer in at.chain)
     return [case.finding("poor_initialization", _severity(case), why, numbers, layers=names)]
 
 
@@ -176,8 +174,8 @@ def _first_loss(case: Case) -> list[Finding]:
     if not math.isfinite(e.loss[0]) or e.loss[0] < FIRST_LOSS * expected or not _is_mean(case, last):
         return []
     why = (
-        f"The first loss is {e.loss[0]:.3g}; guessing gives ln {classes} = {expected:.2f}. The outputs "
-        "start far too large."
+        f"The first loss is {e.loss[0]:.3g}, while guessing gives ln {classes} = {expected:.2f}: the initial "
+        "outputs are far too large."
     )
     numbers = {"first_loss": float(e.loss[0]), "ln_classes": expected}
     return [case.finding("poor_initialization", _severity(case), why, numbers, layers=case.of_layers([last]))]

@@ -45,7 +45,7 @@ def loss_oscillating(case: Case) -> list[Finding]:
         return []
     if case.trend.fell and case.trend.end < 0.5 * case.trend.start:
         return []
-    why = "The loss jumps to and fro from step to step: the steps are too large to settle."
+    why = "The loss jumps up and down from step to step: the steps are too large to converge."
     numbers = {"lag_1_correlation": correlation, "swing": swing}
     return [case.finding("loss_oscillating", "warning", why, numbers)]
 
@@ -72,7 +72,7 @@ def loss_not_decreasing(case: Case) -> list[Finding]:
     guesses = classes > 1 and GUESSING * math.log(classes) <= trend.end < math.log(classes) / GUESSING
     if trend.count < LEAST_STEPS or (trend.fell and not guesses):
         return []
-    word = "fell to that of guessing" if trend.fell else "rose" if trend.rose else "did not fall"
-    why = f"The loss {word}: {trend.start:.4g} at first, {trend.end:.4g} at the end of {trend.count} steps."
+    word = "only fell to that of guessing" if trend.fell else "rose" if trend.rose else "did not fall"
+    why = f"The loss {word}: it was {trend.start:.4g} at first and {trend.end:.4g} after {trend.count} steps."
     numbers = {"loss_at_start": trend.start, "loss_at_end": trend.end, "lowest": trend.lowest}
     return [case.finding("loss_not_decreasing", "info", why, numbers)]

@@ -1,6 +1,6 @@
-"""Inf and NaN: in which gradient first, and whether the steps with them were skipped.
+"""The rule for inf and NaN: which gradient had them first, and whether the steps with them were skipped.
 
-Wrong where a loop repairs gradients after they were recorded: then these steps did no harm.
+May be wrong if the training loop repairs gradients after they were recorded.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def nonfinite_gradient(case: Case) -> list[Finding]:
     first = int(bad[0])
     lasting = bool(np.isin(np.arange(len(e.steps))[-max(len(e.steps) // 10, 3) :], bad).all())
     severity = _severity(case, bad, lasting)
-    columns = _first_offenders(case, first)
+    columns = _first_nonfinite(case, first)
     growth = _growth_before(case, first)
     evidence = {
         "nonfinite_steps": len(bad),
@@ -61,7 +61,7 @@ def _severity(case: Case, bad: NDArray[np.int64], lasting: bool) -> str:
     return "severe" if lasting else "warning"
 
 
-def _first_offenders(case: Case, first: int) -> NDArray[np.int64]:
+def _first_nonfinite(case: Case, first: int) -> NDArray[np.int64]:
     """Columns with inf or NaN at the first bad step that was looked at."""
     e = case.evidence
     at = np.flatnonzero(e.rows >= first)
@@ -108,12 +108,12 @@ def _growth_before(case: Case, first: int) -> float:
 
 def _why(case: Case, first: int, bad: Any, lasting: bool, source: list[int], growth: float) -> str:
     e = case.evidence
-    where = f"in {case.names(source)[-1]} first" if source else "in every gradient at once"
+    where = f"first in {case.names(source)[-1]}" if source else "in all gradients at once"
     if growth >= OVERFLOW_GROWTH:
-        how = f"after the norm had grown {growth:.0e} times: it overflowed"
+        how = f"The norm had grown by a factor of {growth:.0e} before, so it overflowed."
     elif e.has_loss[first] and not np.isfinite(e.loss[first]):
-        how = "with a loss that was not finite: look at that batch and at the loss function"
+        how = "The loss was not finite either: check that batch and the loss function."
     else:
-        how = "with a finite loss: the backward pass made it"
-    after = "and every step since" if lasting else f"in {len(bad)} of {len(e.steps)} steps"
-    return f"Inf or NaN at step {e.steps[first]}, {where}, {how}; {after}."
+        how = "The loss was finite, so the backward pass produced it."
+    after = "All later steps have it too." if lasting else f"{len(bad)} of {len(e.steps)} steps have it."
+    return f"Inf or NaN at step {e.steps[first]}, {where}. {how} {after}"

@@ -41,7 +41,7 @@ def _of_module(case: Case, name: str) -> list[Finding]:
     stays = case.trend.known and not case.trend.fell
     why = (
         f"At the start of the sequence the gradient at the input of {name} is {10.0**-typical:.0e} of the "
-        "largest one: what happened that long ago is not learned."
+        "largest one: the network does not learn from inputs that far back."
     )
     e = case.evidence
     return [

@@ -40,8 +40,8 @@ def low_precision_underflow(case: Case) -> list[Finding]:
         case.finding(
             "low_precision_underflow",
             "warning" if case.trend.fell else "severe",
-            f"{total:.0%} of the float16 gradient elements are below 2^-14, where float16 loses digits and "
-            "then everything; the loss is not scaled.",
+            f"{total:.0%} of the elements of float16 gradients are below 2^-14, where float16 loses "
+            "precision and then rounds to zero. The loss is not scaled.",
             {"share_below_2^-14": total, "parameters": len(worst)},
             layers=case.names(worst.tolist()) if len(worst) < len(columns) else (),
         )

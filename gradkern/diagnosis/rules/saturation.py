@@ -51,9 +51,8 @@ def saturation(case: Case) -> list[Finding]:
     onset = min(int(np.argmax(course >= limit)) for course in sick.values())
     names = case.of_layers([layers[i] for i in sick])
     why = (
-        f"The argument of the activation behind {names[0]} has a "
-        f"standard deviation of about {worst:.0f}: most units are at the ends of its range, where it has no "
-        "slope."
+        f"The pre-activations of {names[0]} have a standard deviation of about {worst:.0f}: most units are "
+        "at the ends of the activation's range, where its slope is nearly zero."
     )
     numbers = {"argument_std": worst, "layers": len(sick), "input_rms": input_rms(case)}
     severity = "warning" if case.trend.fell else "severe"

@@ -38,7 +38,7 @@ def no_gradient(case: Case) -> list[Finding]:
     never = ~e.has_grad.any(axis=0)
     trainable = np.array([case.model.trainable(i) for i in range(len(e.names))], dtype=bool)
     if (never | ~trainable).all() and trainable.any():
-        why = "No trainable parameter has ever had a gradient: nothing is learned. Was backward() called?"
+        why = "No trainable parameter has ever had a gradient, so nothing is learned. Was backward() called?"
         return [case.finding("no_gradient", "severe", why, {"parameters": int(trainable.sum())})]
     columns = np.flatnonzero(never & trainable)
     if not len(columns):
@@ -52,8 +52,8 @@ def no_gradient(case: Case) -> list[Finding]:
     layers = case.names(asked or columns.tolist())
     share = float(e.numel[columns].sum() / max(e.numel[trainable].sum(), 1))
     why = (
-        f"{len(layers)} trainable parameters ({layers[0]}, …) never had a gradient in {len(e.steps)} steps: "
-        "they are not used, or cut off by detach() or no_grad()."
+        f"{len(layers)} trainable parameters ({layers[0]}, …) had no gradient in any of {len(e.steps)} "
+        "steps: they are not used, or cut off by detach() or no_grad()."
     )
     numbers = {"parameters": len(layers), "share_of_elements": share}
     return [case.finding("no_gradient", "warning" if asked else "info", why, numbers, layers=layers)]
@@ -101,9 +101,9 @@ def _silent_layer(case: Case) -> list[Finding]:
     if parallel and case.trend.fall > LEARNED and e.numel[layer.weight] < SMALL_BRANCH * e.numel.sum():
         severity = "info"
     why = (
-        f"The gradient of {case.evidence.names[layer.weight]} is exactly zero since step {case.step(onset)}: "
-        f"none of its units is active for any input"
-        + (f", and {len(cut_off)} layers before it get nothing." if cut_off else ".")
+        f"The gradient of {case.evidence.names[layer.weight]} has been exactly zero since step "
+        f"{case.step(onset)}: none of its units is active for any input"
+        + (f", and {len(cut_off)} layers before it get no gradient." if cut_off else ".")
     )
     return [
         case.finding(
@@ -178,7 +178,8 @@ def _dead_share(case: Case) -> list[Finding]:
     worst = max(shares.values())
     named = case.of_layers([layers[i] for i in shares])
     why = (
-        f"In {named[0]} {worst:.0%} of the units get no gradient at any step: they are dead for every input."
+        f"In {named[0]}, {worst:.0%} of the units get no gradient at any step: they are inactive for all "
+        "inputs."
     )
     severity = "severe" if worst >= NEARLY_ALL and not case.trend.fell else "warning"
     return [

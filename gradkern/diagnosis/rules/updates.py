@@ -22,6 +22,8 @@ RUINED = 1.5
 JUMP = 1.5
 #: Healthy runs have a median above 2e-5.
 SMALL = 5e-6
+#: A loss thrown up this many times, and this part of the run in which it was above its first value.
+THROWN, LOST = 10.0, 0.25
 #: 16-bit weights lose every change below half their precision: 2**-9 of the weight for bfloat16, and with it
 #: most of the changes of 1e-4 on average.
 SMALL_16_BIT = 1e-4
@@ -64,13 +66,17 @@ def update_too_large(case: Case) -> list[Finding]:
 
 
 def _harmed(case: Case) -> bool:
-    """The loss did not fall, is far above its best, or is no number."""
+    """The loss did not fall, is far above its best, or is no number; or it was thrown up, and a good part of
+    the run went by until it came back."""
     e, trend = case.evidence, case.trend
     if (e.has_loss & ~np.isfinite(e.loss)).any() or not np.isfinite(e.total_norm).all():
         return True
     if not trend.known:
         return False
-    before = float(e.loss[np.isfinite(e.loss)][0])
+    losses = e.loss[np.isfinite(e.loss)]
+    before = float(losses[0])
+    if losses.max() > THROWN * abs(before) and (losses > before).mean() >= LOST:
+        return True
     above = trend.end - trend.lowest > 0.25 * abs(before - trend.lowest) + 3 * trend.error
     return not trend.fell or trend.end > before or above
 
@@ -103,13 +109,16 @@ def _no_movement(case: Case) -> list[Finding]:
     if len(rates) and rates[-1] < DECAYED * rates.max():
         return []
     if len(rates) and not rates.any():
-        why = "The learning rate is 0 at every step: the weights do not change at all."
+        why = "The learning rate is 0 at every step, so the weights do not change at all."
     elif typical == 0:
-        why = "The weights do not change at all: optimizer.step() is not called, or moves something else."
+        why = (
+            "The weights do not change at all: optimizer.step() is not called, or the optimizer has other "
+            "parameters."
+        )
     else:
         why = (
-            f"A step changes the weights by {typical:.0e} of their norm, {in_all:.1e} in all {len(e.steps)} "
-            "steps: the model stays where it began, and so does the loss."
+            f"A step changes the weights by {typical:.0e} of their norm, and all {len(e.steps)} steps by "
+            f"{in_all:.1e}: the model and the loss stay where they started."
         )
     numbers = {"median_update_ratio": typical, "moved_in_all": in_all, "lr": float(e.lr[-1])}
     severity = "severe" if case.trend.known else "warning"

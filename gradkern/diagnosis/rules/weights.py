@@ -1,7 +1,7 @@
-"""Weights that grow or fade over the run.
+"""Rules for weights that grow or shrink over the run.
 
-Wrong for weights that start near zero on purpose, and for a fine-tuned model whose new head grows; both are
-small against all matrices together.
+May be wrong for weights that start near zero on purpose and for the new head of a fine-tuned model. Both are
+usually small compared with all matrices together.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ GREW, SHRANK = 10.0, 0.2
 #: It still goes on: the last quarter adds this part. Beyond a hundredfold it need not.
 GOES_ON = 0.05
 HOPELESS = 100.0
+#: Optimizers that take ``lr * weight_decay`` of the weights at a step; SGD's momentum repeats it.
+DECAYING = ("SGD", "AdamW", "Muon")
 #: Of one matrix, while the others keep.
 LAYER_SHRANK = 0.01
 
 
 def weight_growth(case: Case) -> list[Finding]:
-    """The weights are ten times what they were and still growing."""
+    """The norm of the weights has grown tenfold and is still growing."""
     e = case.evidence
     at = np.flatnonzero(np.isfinite(case.weight_size) & (case.weight_size > 0))
     if len(at) < 3:
@@ -37,16 +39,28 @@ def weight_growth(case: Case) -> list[Finding]:
         grew = norms[at[-1]] / norms[at[0]]
     worst = [c for c, g in zip(case.model.matrices, grew) if np.isfinite(g) and g >= GREW]
     why = (
-        f"The norm of the weights went from {size[0]:.3g} to {size[-1]:.3g} ({factor:.3g} times) and still "
-        "grows: nothing holds them."
+        f"The norm of the weights grew from {size[0]:.3g} to {size[-1]:.3g}, by a factor of {factor:.3g}, "
+        "and still grows: nothing limits it."
     )
     severity = "warning" if case.trend.fell else "severe"
     layers = case.names(worst) if len(worst) < len(case.model.matrices) else ()
     return [case.finding("weight_growth", severity, why, {"growth": factor}, layers=layers, first=onset)]
 
 
+def decay_a_step(case: Case) -> float:
+    """What weight decay alone takes of the weights at a step; 0 where it is not known or goes through an
+    adaptive step (Adam's)."""
+    taken = 0.0
+    for group in case.evidence.facts.get("optimizers") or []:
+        if group.get("class") in DECAYING:
+            rate, decay = (float(group.get(name) or 0) for name in ("lr", "weight_decay"))
+            again = float(group.get("momentum") or 0) if group["class"] == "SGD" else 0.0
+            taken = max(taken, rate * decay / (1 - min(again, 0.999)))
+    return taken
+
+
 def weight_collapse(case: Case) -> list[Finding]:
-    """The weights fade to nothing: regularization outweighs the gradient."""
+    """The weights shrink towards zero: regularization outweighs the gradient."""
     e = case.evidence
     at = np.flatnonzero(np.isfinite(case.weight_size))
     if len(at) < 3 or not case.weight_size[at[0]]:
@@ -64,10 +78,13 @@ def weight_collapse(case: Case) -> list[Finding]:
     )
     what = "the weights" if factor <= SHRANK else case.names(gone)[0]
     why = (
-        f"The norm of {what} fell to {min(factor, float(np.nanmin(ratios))):.1e} of its start: weight decay "
-        "takes more than the gradient gives."
+        f"The norm of {what} fell to {min(factor, float(np.nanmin(ratios))):.1e} of its initial value: "
+        "weight decay removes more than the gradient adds."
     )
     severity = "warning" if case.trend.fell else "severe"
     layers = case.names(gone) if gone and len(gone) < len(case.model.matrices) else ()
     numbers = {"shrinkage": factor, "layers_gone": len(gone)}
+    taken = decay_a_step(case)
+    if taken:
+        numbers["decay_a_step"] = taken
     return [case.finding("weight_collapse", severity, why, numbers, layers=layers, first=onset)]

@@ -1,6 +1,6 @@
-"""Imported by Python itself at its start, under `gradkern run`: patches torch as soon as it is imported.
+"""Patch torch under `gradkern run`. Python imports this module when it starts.
 
-Processes that never import torch are left alone. Another `sitecustomize` on the path is run as well.
+The patch is applied as soon as the program imports torch. Another `sitecustomize` on the path still runs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 
 class _AfterTorch(importlib.abc.MetaPathFinder):
-    """Finds torch as it would be found without, and patches it once it is imported."""
+    """Patches torch after it is imported. It is found in the usual way."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -43,7 +43,7 @@ def _patch() -> None:
         from gradkern.integrations.run import start
 
         start(os.environ.get("GRADKERN_RUN_MONITOR"))
-    except Exception as error:  # the program is not ours: it runs all the same
+    except Exception as error:  # the user's program has to run in any case
         print(f"gradkern run: torch is not patched: {error}", file=sys.stderr)
 
 

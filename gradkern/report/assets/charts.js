@@ -3,7 +3,7 @@
 const FONT = '11.5px system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif';
 const SEVERITY = { severe: "red", warning: "orange", info: "soft" };
 
-// uPlot draws null as a gap; a logarithmic axis has no place for 0 and below.
+// uPlot draws null as a gap. A logarithmic axis cannot show values of 0 and below.
 const drawable = (values, log) => Array.from(values, v => (Number.isFinite(v) && (!log || v > 0) ? v : null));
 
 function axis(options = {}) {
@@ -13,7 +13,7 @@ function axis(options = {}) {
   };
 }
 
-// What every chart shares: the size of its place, redrawing on a change of theme.
+// Common to all charts: the size of the container, redrawing on a change of theme.
 function plotIn(card, state, options, values) {
   const host = element("div", { className: "plot" });
   card.append(host);
@@ -76,7 +76,7 @@ function stepChart(card, state, bins, options) {
 function follow(plot, state, bins, steps, title) {
   let pressed = null;
   plot.over.tabIndex = 0;
-  plot.over.setAttribute("aria-label", `${title}. Drag zooms, double click shows all steps, arrow keys choose a step.`);
+  plot.over.setAttribute("aria-label", `${title}. Drag to zoom, double-click to show all steps, use the arrow keys to choose a step.`);
   plot.over.addEventListener("pointerdown", event => { pressed = event.clientX; });
   plot.over.addEventListener("click", event => {
     if (Math.abs(event.clientX - pressed) < 4) state.choose(bins.first[binOf(steps, plot.posToVal(plot.cursor.left, "x"))]);
@@ -97,7 +97,7 @@ function zoomToSelection(u, state) {
   state.zoom([u.posToVal(left, "x"), u.posToVal(left + width, "x")]);
 }
 
-// marks: [{at, colour, full}]: bins in which something happened, at full height or at the foot.
+// marks: [{at, colour, full}]: marked bins, at full height or at the bottom.
 function drawMarks(u, bins, marks) {
   const { ctx, bbox } = u, ratio = devicePixelRatio;
   ctx.save();
@@ -115,7 +115,7 @@ function drawMarks(u, bins, marks) {
   ctx.restore();
 }
 
-// The chosen step, the first step of every finding, rollbacks and the like, and the threshold.
+// The chosen step, the first step of every finding, events such as rollbacks, and the threshold.
 function drawLines(u, state, threshold) {
   const { ctx, bbox } = u;
   ctx.save();
@@ -151,7 +151,7 @@ function stroke(ctx, ink, dash, x0, y0, x1, y1) {
   ctx.stroke();
 }
 
-// Left and right choose the neighbouring bin, with Shift ten bins; Home and End the ends.
+// Left and Right choose the neighbouring bin, with Shift ten bins away; Home and End the first and the last.
 function stepKeys(event, state, bins) {
   const last = bins.first.length - 1, at = binOf(bins.first, state.step), stride = event.shiftKey ? 10 : 1;
   const target = { ArrowLeft: at - stride, ArrowRight: at + stride, Home: 0, End: last }[event.key];

@@ -1,4 +1,4 @@
-// What happened in the run besides its steps: skipped steps, spikes, new thresholds, rollbacks, the caller's own.
+// Events of the run: skipped steps, spikes, new thresholds, rollbacks, the caller's own.
 
 function events(parent, state, data) {
   if (!data.events.length) return;
@@ -13,7 +13,7 @@ function events(parent, state, data) {
   const head = ["step", "what", "details"].map(text => element("th", { scope: "col" }, text));
   place.append(element("div", { className: "events" }, element("table", {}, element("tr", {}, ...head), ...rows)));
   const all = Object.values(data.happened).reduce((sum, count) => sum + count, 0);
-  if (all > rows.length) place.append(element("p", { className: "note" }, "Of each kind the first and the last are listed."));
+  if (all > rows.length) place.append(element("p", { className: "note" }, "Only the first and the last events of each kind are listed."));
 }
 
 // The total norm of each group of parameters, or of each model that is trained.
@@ -24,4 +24,16 @@ function groups(parent, state, data) {
     title: "Total norm of each group", log: true, empty: "No finite norm of a group was recorded.",
     curves: names.map((name, i) => ({ label: name, colour: colours[i], values: numbers(data.groups[name]) })),
   });
+}
+
+// The caller's own numbers; norms over the positions of a sequence span orders of magnitude.
+function own(parent, state, data) {
+  const colours = ["blue", "orange", "green", "violet", "red"];
+  for (const { title, curves } of data.own) {
+    const names = Object.keys(curves);
+    stepChart(card(parent), state, data.series, {
+      title, log: title.startsWith("gradient_over_time/"), height: 180, empty: "No finite number was recorded.",
+      curves: names.map((name, i) => ({ label: name, colour: colours[i % colours.length], values: numbers(curves[name]) })),
+    });
+  }
 }

@@ -24,7 +24,7 @@ class Extremes {
     this.place.replaceChildren(
       table("Largest", METRICS[state.metric], found.largest.map(text)),
       table("Smallest", METRICS[state.metric], found.smallest.map(text)),
-      table("Farthest from their own median", "change", found.moved.map(change)));
+      table("Farthest from their median over the run", "change", found.moved.map(change)));
   }
 }
 

@@ -1,9 +1,9 @@
-// What the diagnosis found: the headline first, with what to do.
+// The findings of the diagnosis with their remedies, the headline first.
 
 function findings(parent, state, data) {
   if (!data.findings.length) return;
   const place = card(parent, true), alarms = data.findings.filter(found => found.severity !== "info");
-  heading(place, alarms.length ? "Diagnosis" : "Diagnosis: nothing alarming");
+  heading(place, alarms.length ? "Diagnosis" : "Diagnosis: no warnings");
   data.findings.forEach((found, i) => {
     if (i === 1) place.append(element("h3", { className: "also" }, "Also seen"));
     place.append(finding(found, state, i === 0));
@@ -23,7 +23,7 @@ function finding(found, state, open) {
   return made;
 }
 
-// The most fitting ones; `gradkern diagnose --json` has all.
+// The first three; `gradkern diagnose --json` lists all.
 function remedies(list, open) {
   const items = list.slice(0, 3).map(remedy => {
     const item = element("li", {}, remedy.because);

@@ -1,11 +1,11 @@
-// Layers × steps on a canvas. Where there are more rows than pixels a pixel shows the mean of its rows, and
-// inf or NaN in any of them.
+// The heatmap, layers × steps, on a canvas. If there are more rows than pixels, a pixel shows the mean of its rows,
+// or inf or NaN if any of them has it.
 
 const GUTTER = 250, FOOT = 24, RIGHT = 14;  // pixels: most of the names, the steps, the right margin
 const NARROW = 640;  // below, the legend has two lines
 const METRICS = { rms: "rms of the gradient", ratio: "update ratio" };
-const HINT = "Click or arrow keys choose a step and a row; + and − (or double click) zoom into rows, Page Up and Down move, 0 shows all. "
-  + "Drag over a curve to zoom into steps. A frame marks the layers of a finding, from its first step on.";
+const HINT = "Click or use the arrow keys to choose a step and a row. + and − (or double-click) zoom into rows, Page Up and Page Down scroll, "
+  + "0 shows all rows. Drag over a curve to zoom into steps. A frame marks the layers of a finding from its first step on.";
 
 class Heatmap {
   constructor(card, state, data) {
@@ -240,7 +240,7 @@ class Heatmap {
     drawSpecials(pen, narrow ? 0 : left + long + 26, narrow ? 38 : 2);
   }
 
-  // ---- what a person does ----
+  // ---- input ----
 
   point(event) {
     const cell = this.cellAt(event);

@@ -6,7 +6,7 @@ function histogram(card, state, data) {
   const readout = heading(card, "Magnitudes of elements"), recorded = data.histogram;
   if (!recorded) {
     card.append(element("p", { className: "empty" },
-      "No histograms were recorded. They are optional: GradMonitor(…, histogram_every=100)."));
+      "No histograms were recorded. To record them, use GradMonitor(…, histogram_every=100)."));
     return;
   }
   const exponents = recorded.shares[0].map((_, i) => recorded.low + i);

@@ -39,7 +39,7 @@ function binOf(first, step) {
   return low;
 }
 
-// The module that owns a parameter; what a parametrization is made of belongs to the module that has it.
+// The module that owns a parameter. Tensors of a parametrization belong to the module that is parametrized.
 function layerOf(name, depth) {
   if (depth === "parameter") return name;
   const parts = name.split("."), made = parts.indexOf("parametrizations");
@@ -47,15 +47,15 @@ function layerOf(name, depth) {
   return (depth === "layer" ? parts : parts.slice(0, Number(depth))).join(".") || "(root)";
 }
 
-// At most `width` characters: a longer text loses its middle, the end of a name says more.
+// At most `width` characters. A longer text loses its middle, because the end of a name says the most.
 function clipMiddle(text, width) {
   if (text.length <= width) return text;
   const head = Math.floor((width - 1) / 3);
   return `${text.slice(0, head)}…${text.slice(text.length - (width - 1 - head))}`;
 }
 
-// Names in at most `width` characters each and still different: where losing the middle makes two alike, the places
-// where they differ are kept instead of the beginning; where there is no room for these, their rows are added.
+// Shorten different names to at most `width` characters each, so that they stay different. If losing the middle makes
+// two equal, the places where they differ are kept instead of the beginning, or the row number is appended.
 function fitNames(names, width) {
   const shown = names.map(name => clipMiddle(name, width)), kept = new Map();
   for (let pass = 0; pass < 3; pass++) for (const alike of alikeRows(shown)) {
@@ -78,7 +78,7 @@ function alikeRows(shown) {
   return [...rows.values()].filter(members => members.length > 1);
 }
 
-// Where the component begins in which names differ first.
+// The start of the first component in which the names differ.
 function firstDifference(names) {
   const sorted = [...names].sort(), first = sorted[0], last = sorted[sorted.length - 1];
   let at = 0;
@@ -86,7 +86,7 @@ function firstDifference(names) {
   return at === 0 ? 0 : first.lastIndexOf(".", at - 1) + 1;
 }
 
-// The end of a name, and before it what begins at `starts`.
+// The pieces of a name that begin at `starts`, and its end.
 function around(name, starts, width) {
   const piece = Math.floor((width - 1 - starts.length) / (1 + starts.length));
   if (piece < 3) return clipMiddle(name, width);
@@ -94,7 +94,7 @@ function around(name, starts, width) {
   return `${starts.map(start => `…${name.slice(start, start + piece)}`).join("")}…${name.slice(-end)}`;
 }
 
-// Rows of a metric rolled up to a depth, made once: the root of the mean square weighted by size.
+// Rows of a metric combined to a depth, computed once: the root mean square weighted by size.
 const tables = new Map();
 function rollUp(data, metric, depth) {
   const key = `${metric} ${depth}`;
@@ -137,7 +137,7 @@ function combine(data, source, rows, column) {
   return size && sum ? top + 0.5 * Math.log10(sum / size) : top;
 }
 
-// Lowest, median and highest ordinary value of every row, made once.
+// Lowest, median and highest ordinary value of every row, computed once.
 function statistics(table) {
   if (table.statistics) return table.statistics;
   const rows = table.names.length, found = { low: new Float32Array(rows), middle: new Float32Array(rows), high: new Float32Array(rows) };
@@ -154,7 +154,7 @@ const middleOf = (table, row) => statistics(table).middle[row];
 
 const columnValue = (table, row, column) => table.values[row * table.columns + column];
 
-// Rows to show, in the order asked for, after the filter. `step` serves the orders by value.
+// Rows to show after the filter, in the chosen order. Orders by value use `step`.
 function arrange(table, order, filter, step) {
   const wanted = filter.trim().toLowerCase();
   let rows = table.names.map((_, i) => i);
@@ -173,14 +173,14 @@ function arrange(table, order, filter, step) {
   return rows;
 }
 
-// How far a row is from its own median, in decades; inf or NaN counts as farthest, nothing as none.
+// The distance of a row from its median, in decades: infinite for inf or NaN, -1 if there is no value.
 function changeOf(table, row, column) {
   const value = columnValue(table, row, column);
   if (value === BAD) return Infinity;
   return ordinary(value) ? Math.abs(value - middleOf(table, row)) || 0 : -1;
 }
 
-// From the 1st to the 99th of a hundred parts of the values, so that one outlier does not take all the colours.
+// The 1st to the 99th percentile of the values, so that one outlier does not use up the colours.
 function colourRange(table, rows) {
   const sample = [], total = table.columns * rows.length, stride = Math.max(1, Math.floor(total / 40000));
   for (let i = 0; i < total; i += stride) {
@@ -193,7 +193,7 @@ function colourRange(table, rows) {
   return high - low < 0.2 ? [low - 0.1, high + 0.1] : [low, high];
 }
 
-// The mean of some rows in a column; BAD if any of them is, ZERO or NOTHING if none has a value.
+// The mean of some rows in a column; BAD if any of them is BAD, ZERO or NOTHING if none has a value.
 function meanOf(table, rows, column) {
   let sum = 0, seen = 0, zero = false;
   for (const row of rows) {
@@ -205,7 +205,7 @@ function meanOf(table, rows, column) {
   return seen ? sum / seen : zero ? ZERO : NOTHING;
 }
 
-// At most eight rows each: the largest, the smallest, and those farthest from their own median.
+// At most eight rows each: the largest, the smallest, and those farthest from their median.
 function standOut(table, rows, column) {
   const value = row => columnValue(table, row, column);
   const recorded = rows.filter(row => value(row) !== NOTHING).sort((a, b) => value(b) - value(a));

@@ -36,13 +36,13 @@ function curves(parent) {
     curves: [{ label: "total norm", colour: "blue", values: bins.norm, low: bins.norm_low, high: bins.norm_high }],
     threshold: data.run.max_norm === null ? null : { value: data.run.max_norm, label: `threshold ${format(data.run.max_norm)}` },
     empty: "No finite total norm was recorded.",
-    note: "Line: mean of a bin; band: lowest to highest. Orange marks at the foot: steps that were clipped; "
-      + "violet ones: spikes. Coloured bars at full height: inf, NaN or skipped steps. Dashed uprights: where a finding begins; "
-      + "dotted ones: rollbacks and new thresholds. Drag to zoom, double click to show all.",
+    note: "Line: mean; band: minimum to maximum of each bin of steps. Marks at the bottom: clipped steps (orange) and spikes "
+      + "(violet). Bars of full height: inf or NaN, or skipped steps. Dashed lines: first step of a finding. "
+      + "Dotted lines: rollbacks and new thresholds. Drag to zoom, double-click to reset.",
   });
   stepChart(card(parent), state, bins, {
     title: "Loss", curves: [{ label: "loss", colour: "green", values: bins.loss, low: bins.loss_low, high: bins.loss_high }],
-    marks: [bad], empty: "No loss was recorded. Give it to record(stats, loss=loss).",
+    marks: [bad], empty: "No loss was recorded. Pass it to record(stats, loss=loss).",
   });
   const rates = data.clipping;
   stepChart(card(parent), state, rates, {
@@ -51,7 +51,7 @@ function curves(parent) {
       { label: "steps clipped", colour: "orange", values: rates.rate },
       { label: "smallest coefficient", colour: "violet", values: rates.coef, dash: [4, 3] },
     ],
-    empty: "No clipping was recorded. record(clipper.clip_()) records it.",
+    empty: "No clipping was recorded. Use record(clipper.clip_()).",
   });
 }
 
@@ -60,19 +60,19 @@ function updates(parent) {
   for (const key of ["low", "mid", "high", "top"]) bands[key] = numbers(bands[key]);
   stepChart(card(parent), state, bands, {
     title: "Update ratios ‖Δw‖ / ‖w‖", log: true, threshold: { value: 1e-3, label: "1e-3, a common rule of thumb" },
-    empty: "No update ratios were recorded. They need the optimizer: GradMonitor(model, optimizer, …).",
+    empty: "No update ratios were recorded. Pass the optimizer: GradMonitor(model, optimizer, …).",
     curves: [
       { label: "median", colour: "blue", values: bands.mid, low: bands.low, high: bands.high },
       { label: "largest", colour: "red", values: bands.top, dash: [4, 3] },
     ],
-    note: `Over parameters; band: a tenth to nine tenths of them. ${data.ratio_note}`,
+    note: `Over all parameters; band: 10th to 90th percentile. ${data.ratio_note}`,
   });
 }
 
 function learningRate(parent) {
   stepChart(card(parent, true), state, bins, {
     title: "Learning rate", height: 160, curves: [{ label: "learning rate", colour: "violet", values: bins.lr }],
-    empty: "No learning rate was recorded. Give the optimizer to GradMonitor.",
+    empty: "No learning rate was recorded. Pass the optimizer: GradMonitor(model, optimizer, …).",
   });
 }
 
@@ -103,7 +103,7 @@ function build() {
   main.append(cards);
   findings(cards, state, data);
   if (!data.run.steps) {
-    card(cards, true).append(element("p", { className: "empty" }, "This run has no step yet."));
+    card(cards, true).append(element("p", { className: "empty" }, "No step has been recorded yet."));
     return;
   }
   events(cards, state, data);
@@ -115,6 +115,7 @@ function build() {
   updates(cards);
   histogram(card(cards), state, data);
   learningRate(cards);
+  own(cards, state, data);
   document.body.append(tip);
 }
 

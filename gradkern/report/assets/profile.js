@@ -1,4 +1,4 @@
-// One step across the model's depth, by uPlot: a dot for each row, its range over the run as a band.
+// The values of one step over the depth of the model, by uPlot: a dot for each row, its range over the run as a band.
 
 const KINDS = ["blue", "orange", "green", "violet"];
 
@@ -9,8 +9,8 @@ class Profile {
     this.addSlider();
     this.host = element("div");
     card.append(this.host, element("p", { className: "note" },
-      "Left to right in model order, grouped and filtered as the heatmap. Band: lowest to highest of the run. Grey line: the pinned step. "
-      + "Rows with zero, inf or NaN at this step are left out."));
+      "In model order from left to right, grouped and filtered like the heatmap. Band: minimum to maximum over the run. Grey line: the pinned "
+      + "step. Rows with zero, inf or NaN at this step are not shown."));
     state.watch(kind => this.changed(kind));
     this.refresh();
   }

@@ -1,4 +1,4 @@
-// What the parts of the page share: the chosen step and row, the zoom, the cursor.
+// The state that the parts of the page share: the chosen step and row, the zoom, the cursor.
 
 class State {
   constructor(data) {

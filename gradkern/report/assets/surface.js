@@ -1,6 +1,6 @@
-// A canvas of the page, and what is drawn on the heatmap's: names of blocks, tags of findings, special colours.
+// `Surface`, a canvas of the page, and parts of the heatmap: names of blocks, tags of findings, special colours.
 
-// A canvas as wide as its place, drawn again when that, the theme or the data changes.
+// A canvas as wide as its container. It is drawn again when the width, the theme or the data changes.
 class Surface {
   // heightOf: from a width to a height, in pixels
   constructor(host, heightOf, draw, label) {
@@ -39,7 +39,7 @@ function drawTag(pen, text, ink, left, top, least, right) {
   pen.fillText(text, x + 5, top + 8.5);
 }
 
-// The end of a text that is too wide.
+// Shorten a text that is too wide to its end.
 function fitLeft(pen, text, width) {
   let shown = text;
   while (shown.length > 2 && pen.measureText(shown).width > width) shown = `…${shown.slice(2)}`;

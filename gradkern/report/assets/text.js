@@ -18,7 +18,7 @@ function cellText(value) {
   return value === BAD ? "inf or NaN" : format(10 ** value);
 }
 
-// A power of ten; plain digits where they are short.
+// A power of ten, as plain digits if they are short.
 function decade(exponent) {
   const nearest = Math.round(exponent);
   return Math.abs(exponent - nearest) > 1e-6 || Math.abs(nearest) < 4 ? format(10 ** exponent) : `1e${nearest}`;

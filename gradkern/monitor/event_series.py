@@ -1,4 +1,4 @@
-"""`EventRuns`: events of one kind that come close together are one event with a count."""
+"""`EventSeries`: events of one kind that come close together are one event with a count."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ GAP = 100
 
 
 @dataclass
-class _Run:
+class _Series:
     event: EventRow
     count: int
     last_step: int
     last_row: int
 
 
-class EventRuns:
+class EventSeries:
     """Turns what happens in a step into new or extended events.
 
     An event that stands for several has their "count" and "last_step", and of norms the largest.
@@ -28,7 +28,7 @@ class EventRuns:
 
     def __init__(self) -> None:
         self._row = 0
-        self._runs: dict[tuple[Any, ...], _Run] = {}
+        self._series: dict[tuple[Any, ...], _Series] = {}
         self._latest = 0.0
 
     def next_step(self) -> None:
@@ -38,16 +38,16 @@ class EventRuns:
     def add(self, step: int, time: float, kind: str, data: dict[str, Any]) -> EventRow:
         """Something happened in this step."""
         key = (kind, *(data.get(name) for name in ("reason", "part", "group")))
-        run = self._runs.get(key)
-        if run is None or self._row - run.last_row > GAP or step <= run.last_step:
+        series = self._series.get(key)
+        if series is None or self._row - series.last_row > GAP or step <= series.last_step:
             # Its time tells an event from others of its kind and step.
             self._latest = max(time, self._latest + 1e-6)
-            run = self._runs[key] = _Run(EventRow(step, kind, data, self._latest), 1, step, self._row)
-            return run.event
-        run.count, run.last_step, run.last_row = run.count + 1, step, self._row
-        merged = {**_merged(run.event.data, data), "count": run.count, "last_step": step}
-        run.event = EventRow(run.event.step, kind, merged, run.event.time, extends=True)
-        return run.event
+            series = self._series[key] = _Series(EventRow(step, kind, data, self._latest), 1, step, self._row)
+            return series.event
+        series.count, series.last_step, series.last_row = series.count + 1, step, self._row
+        merged = {**_merged(series.event.data, data), "count": series.count, "last_step": step}
+        series.event = EventRow(series.event.step, kind, merged, series.event.time, extends=True)
+        return series.event
 
 
 def _merged(first: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:

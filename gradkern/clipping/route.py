@@ -144,20 +144,16 @@ def measure(
     if columns is None:
         measured = torch_ops.measure(params, norm_type, count_zeros, number, operation, names)
     else:
-        measured = on_home_device(Measured(**columns), params)
+        measured = Measured(**on_home_device(columns, params))
     return measured if isinstance(inv_scale, float) else _scaled(measured, norm_type, inv_scale.abs())
 
 
-def on_home_device(measured: Measured, params: Sequence[Tensor]) -> Measured:
-    """Without gradients, the results on the parameters' device."""
-    if not params or params[0].device == measured.total_norm.device or any(measured.has_grad):
-        return measured
-    moved: dict[str, Any] = {
-        field.name: value.to(params[0].device)
-        for field in dataclasses.fields(measured)
-        if isinstance(value := getattr(measured, field.name), Tensor)
-    }
-    return dataclasses.replace(measured, **moved)
+def on_home_device(columns: dict[str, Any], params: Sequence[Tensor]) -> dict[str, Any]:
+    """Without gradients, the extension's results on the parameters' device."""
+    if True in columns["has_grad"] or not params or params[0].device == columns["total_norm"].device:
+        return columns
+    home = params[0].device
+    return {name: v.to(home) if isinstance(v, Tensor) else v for name, v in columns.items()}
 
 
 def _scaled(measured: Measured, norm_type: float, scale: Tensor) -> Measured:

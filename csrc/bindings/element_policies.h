@@ -1,0 +1,45 @@
+// Policies that change single elements within clip_by_groups: "value" limits elements, "agc" units by their weights.
+#pragma once
+
+#include <vector>
+
+#include "bindings/engine.h"
+#include "bindings/policies.h"
+#include "core/policies.h"
+
+namespace gradkern {
+
+/// Whether a policy is one of these.
+bool is_elementwise(const GroupPolicy& group);
+
+/// The elementwise policies of a call. Gradients on the CPU.
+class ElementPolicies {
+ public:
+  /// Raises TypeError for a complex gradient under "value". Nothing is written. `weights` are the parameters, which
+  /// "agc" alone looks at.
+  ElementPolicies(const CallSite& site, const GradList& grads, const GradList& weights,
+                  const std::vector<GroupPolicy>& groups);
+
+  /// Whether apply() can change gradients like these.
+  bool supported() const { return supported_; }
+
+  /// Changes the gradients of these policies and bumps the versions of those that it writes to. factors[i] becomes
+  /// the ratio of gradient i's L2 norms after and before.
+  void apply(const Measurement& before, std::vector<double>& factors) const;
+
+ private:
+  void prepare_target(const CallSite& site);
+  void limit_values(const Measurement& before, const GroupPolicy& group, std::vector<double>& factors) const;
+  void limit_by_weights(const GroupPolicy& group, const std::vector<UnitsRef>& units,
+                        std::vector<double>& factors) const;
+  const Prepared& target() const { return writable_.refs.empty() ? *prepared_ : writable_; }
+
+  const GradList& grads_;
+  const std::vector<GroupPolicy>& groups_;
+  const Prepared* prepared_ = nullptr;
+  Prepared writable_;                         ///< empty where what was prepared for reading will do
+  std::vector<std::vector<UnitsRef>> units_;  ///< by group
+  bool supported_ = true;
+};
+
+}  // namespace gradkern

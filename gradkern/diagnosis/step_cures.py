@@ -1,0 +1,89 @@
+"""The remedies for steps that are too large or too small: clipping and the learning rate."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gradkern.diagnosis import amounts
+from gradkern.diagnosis.case import Case
+from gradkern.diagnosis.finding import Remedy
+
+
+def clip(case: Case) -> Remedy:
+    limit, held = amounts.max_norm(case), amounts.held_norm(case)
+    why = "which 90 % of this run's healthy steps stay below"
+    if held < limit:
+        why = f"so that a step moves the weights by at most {amounts.FIRST_STEP:.0%} of their norm"
+    limit = min(limit, held)
+    return Remedy(
+        "clip",
+        f"Clip the total norm at {limit:.2g}, {why}.",
+        f"clipper = gradkern.GradClipper(model, max_norm={limit:.2g})\n"
+        "clipper.clip_()  # after loss.backward(), before optimizer.step()",
+    )
+
+
+def raise_max_norm(case: Case) -> Remedy:
+    limit = amounts.max_norm(case)
+    return Remedy(
+        "raise_max_norm",
+        f"Raise max_norm to {limit:.2g}, which 90 % of this run's steps stay below: clipping is meant for "
+        "outliers.",
+        f"clipper = gradkern.GradClipper(model, max_norm={limit:.2g})",
+    )
+
+
+def lower_lr(case: Case) -> Remedy:
+    factor = amounts.lower_factor(case)
+    return Remedy(
+        "lower_lr",
+        f"Multiply the learning rate by {factor:.1g}, so that the first steps move the weights by about "
+        f"{amounts.FIRST_STEP:.0%} of their norm.",
+        _multiplied(case, factor),
+    )
+
+
+def raise_lr(case: Case) -> Remedy:
+    if amounts.rate_is_zero(case):
+        return Remedy(
+            "raise_lr",
+            "Set a learning rate. It is 0, perhaps because of a scheduler; 1e-3 is common for Adam.",
+            'for group in optimizer.param_groups:\n    group["lr"] = 1e-3',
+        )
+    factor = amounts.raise_factor(case)
+    return Remedy(
+        "raise_lr",
+        f"Multiply the learning rate by {factor:.1g}, so that a step moves the weights by about "
+        f"{amounts.GOOD_STEP:.1%} of their norm.",
+        _multiplied(case, factor),
+    )
+
+
+def _multiplied(case: Case, factor: float) -> str:
+    rates = case.evidence.lr[np.isfinite(case.evidence.lr)]
+    becomes = f"  # {rates[0]:.2g} becomes {rates[0] * factor:.2g}" if len(rates) else ""
+    return f'for group in optimizer.param_groups:\n    group["lr"] *= {factor:.1g}{becomes}'
+
+
+def find_lr() -> Remedy:
+    return Remedy(
+        "find_lr",
+        "Search for a learning rate: raise it from 1e-6 tenfold every 15 steps, and start again with a tenth "
+        "of the rate at which the loss was lowest.",
+        """\
+rates, losses = [10 ** (-6 + step / 15) for step in range(100)], []
+for rate, batch in zip(rates, loader):
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    losses.append(float(train_step(model, batch)))
+print(rates[losses.index(min(losses))] / 10)  # use a fresh model; smooth the losses if they are noisy""",
+    )
+
+
+def warmup() -> Remedy:
+    return Remedy(
+        "warmup",
+        "Warm up the learning rate, because the first steps of an adaptive optimizer are its largest.",
+        "scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.01, total_iters=500)\n"
+        "scheduler.step()  # after each optimizer.step()",
+    )
