@@ -71,7 +71,8 @@ GRADKERN_HD void for_each_register(const T* data, int64_t length, const T* end, 
   int64_t i = 0;
   for (; i + kLanes <= length; i += kLanes) {
 #pragma GCC unroll 4
-    for (int64_t line = 0; long_enough && line < kLanes; line += kPerLine) __builtin_prefetch(data + i + kAhead + line);
+    for (int64_t line = 0; long_enough && line < kLanes; line += kPerLine)
+      __builtin_prefetch(data + i + kAhead + line);
 #pragma GCC unroll 16
     for (int q = 0; q < kRaws<T>; ++q) take(q, load<Raw<T>>(data + i + q * kPerRaw<T>));
   }
@@ -166,12 +167,13 @@ void measure_double_scaled(const double* data, int64_t length, double scale, Par
   Magnitudes<double, kZeros> magnitudes;
   for (int64_t begin = 0; begin < length; begin += kRun) {
     const int64_t rest = length - begin;
-    for_each_register(data + begin, rest < kRun ? rest : kRun, data + length, [&](int r, Raw<double> raw) __attribute__((always_inline)) {
+    const auto take = [&](int r, Raw<double> raw) __attribute__((always_inline)) {
       const F64 x = (F64)raw, y = x * scale;
       squares[r] += y * y;
       if (kOne) absolutes[r] += x < 0 ? -x : x;
       magnitudes.take(raw);
-    });
+    };
+    for_each_register(data + begin, rest < kRun ? rest : kRun, data + length, take);
     compensate(squares, squares_hi, squares_lo);
     if (kOne) compensate(absolutes, absolutes_hi, absolutes_lo);
   }
