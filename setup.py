@@ -85,6 +85,8 @@ class CMakeBuild(build_ext):
         chosen = torches()
         package = Path(self.get_ext_fullpath(ext.name)).resolve().parent
         package.mkdir(parents=True, exist_ok=True)
+        for left in package.glob("_C.torch-*"):  # an earlier build's, perhaps of other sources
+            left.unlink()
         build_kernels(package)
         for torch in chosen:
             build_binding(torch, package)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 MISSING = (
     "gradkern needs torch to be installed first: pip install torch, then install gradkern again.\n"
-    "It is compiled against the torch it will run with, and none was found in this environment.\n"
-    "A build in an environment of its own (python -m build, uv) does not see that torch: pass\n"
-    "--no-build-isolation, or name the folder that holds torch in GRADKERN_TORCH."
+    "It is compiled against the torch it will run with, and this build sees none.\n"
+    "uv and python -m build hide the environment's torch: name its site-packages in GRADKERN_TORCH, or\n"
+    "install setuptools, wheel, cmake, ninja and pybind11, and pass --no-build-isolation (--no-isolation)."
 )
 
 
@@ -42,7 +42,7 @@ def torches() -> list[Torch]:
         SystemExit: there is none, with what to do.
     """
     named = os.environ.get("GRADKERN_TORCH", "")
-    found = [torch_in(Path(folder)) for folder in named.split(os.pathsep) if folder]
+    found = [torch_in(Path(folder).absolute()) for folder in named.split(os.pathsep) if folder]
     if None in found:
         missing = named.split(os.pathsep)[found.index(None)]
         raise SystemExit(f"gradkern: GRADKERN_TORCH: there is no torch in {missing}")

@@ -9,9 +9,9 @@ struct CUstream_st;
 
 namespace gradkern {
 
-/// Torch before 2.13 has the handle of a stream in Python alone. While one of these lives, the streams of
-/// its gradients' devices are known to this thread without Python's lock, which another thread may hold
-/// for milliseconds. Made while this one holds it.
+/// Before torch 2.13 the handle of a stream is available from Python only. While an object of this class exists, the
+/// streams of its gradients' devices are known to this thread without the GIL, which another thread may hold for
+/// milliseconds. Construct it with the GIL held.
 class KnownStreams {
  public:
   explicit KnownStreams(const GradList& grads);

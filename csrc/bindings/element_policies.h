@@ -16,15 +16,15 @@ bool is_elementwise(const GroupPolicy& group);
 class ElementPolicies {
  public:
   /// Raises TypeError for a complex gradient under "value". Nothing is written. `weights` are the parameters, which
-  /// "agc" alone looks at.
+  /// only "agc" reads.
   ElementPolicies(const CallSite& site, const GradList& grads, const GradList& weights,
                   const std::vector<GroupPolicy>& groups);
 
   /// Whether apply() can change gradients like these.
   bool supported() const { return supported_; }
 
-  /// Changes the gradients of these policies and bumps the versions of those that it writes to. factors[i] becomes
-  /// the ratio of gradient i's L2 norms after and before.
+  /// Changes the gradients of these policies and bumps the versions of those that it writes to. Sets factors[i] to
+  /// the ratio of the L2 norms of gradient i after and before.
   void apply(const Measurement& before, std::vector<double>& factors) const;
 
  private:
@@ -37,7 +37,7 @@ class ElementPolicies {
   const GradList& grads_;
   const std::vector<GroupPolicy>& groups_;
   const Prepared* prepared_ = nullptr;
-  Prepared writable_;                         ///< empty where what was prepared for reading will do
+  Prepared writable_;                         ///< empty if the list prepared for reading can be written
   std::vector<std::vector<UnitsRef>> units_;  ///< by group
   bool supported_ = true;
 };

@@ -1,4 +1,4 @@
-// One form for every complaint: "[operation] parameters[3] ('layers.2.weight'): expected …, got …".
+// The form of all error messages: "[operation] parameters[3] ('layers.2.weight'): expected …, got …".
 #pragma once
 
 #include <c10/util/Exception.h>
@@ -9,7 +9,7 @@
 
 namespace gradkern {
 
-/// What a call and its list are called in messages.
+/// The names of a call and its list in messages.
 struct CallSite {
   const char* operation;
   const char* list;                              ///< "parameters", "tensors"

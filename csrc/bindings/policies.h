@@ -11,9 +11,9 @@
 
 namespace gradkern {
 
-/// Decides on `total` (0-d, float32 or float64) and, for "adagc", `norms` ([N]); updates `state` (float64 [S]),
-/// which is on their device. Returns what core/policies.h calls the result, float64, there.
-/// Raises ValueError where a name, a shape, a type or a device is not as expected; nothing has changed then.
+/// Decides from `total` (0-d, float32 or float64) and, for "adagc", `norms` ([N]), and updates `state` (float64 [S]),
+/// all on one device. Returns the result of core/policies.h, float64, on that device.
+/// Raises ValueError for an unexpected name, shape, type or device. Nothing has changed then.
 at::Tensor policy_step(const std::string& kind, const at::Tensor& total, const at::Tensor& state,
                        const std::vector<double>& constants, const at::Tensor& norms);
 
@@ -24,12 +24,12 @@ PolicyStep policy_step_of(const CallSite& site, const std::string& kind, const s
 struct GroupPolicy {
   std::string kind;               ///< "nothing", "global_norm", "value", "agc", or one of policy_step's
   std::vector<double> constants;
-  at::Tensor state;               ///< float64 [S] on the CPU; undefined where the policy remembers nothing
+  at::Tensor state;               ///< float64 [S] on the CPU; undefined if the policy has no state
   at::Tensor rows;                ///< int64: the group's positions; undefined: all of them
-  at::Tensor layers;              ///< int64, one a row: its layer; "global_norm" then goes layer by layer
+  at::Tensor layers;              ///< int64: the layer of each row, if "global_norm" limits every layer by itself
 };
 
-/// What groups decided; tensors are float64 on the CPU.
+/// The decisions of all groups. Tensors are float64 on the CPU.
 struct GroupedClip {
   ClipResult clip;                 ///< its skip_step only if something can skip
   at::Tensor factor;               ///< [N]; undefined where all are the same: clip.clip_coef
@@ -41,8 +41,8 @@ struct GroupedClip {
   std::optional<std::pair<int64_t, int64_t>> shared;
 };
 
-/// Measures, lets every group's policy decide, and changes the gradients, in one call. Gradients on the CPU. The
-/// groups share no position. `weights` are the parameters, which "agc" alone looks at. Raises as policy_step does,
+/// Measures, lets the policy of every group decide, and changes the gradients, in one call. Gradients are on the CPU,
+/// and groups share no position. `weights` are the parameters, which only "agc" reads. Raises as policy_step does,
 /// before anything changes.
 GroupedClip clip_by_groups(const CallSite& site, const GradList& grads, const GradList& weights,
                            const ClipRequest& request, const std::vector<GroupPolicy>& groups);

@@ -13,8 +13,8 @@ namespace gradkern {
 bool enter_units(const GradList& weights, const GradList& grads, const Prepared& target, size_t i,
                  std::vector<UnitsRef>& units);
 
-/// Limits the units of the list. ratios[i] becomes the ratio of gradient i's L2 norms after and before, changed[i]
-/// whether it was written to.
+/// Limits the units of the list. Sets ratios[i] to the ratio of the L2 norms of gradient i after and before, and
+/// changed[i] to whether it was written.
 void limit_units(const std::vector<UnitsRef>& units, double clip_factor, double eps, double* ratios, uint8_t* changed);
 
 /// The ratios of every gradient's L2 norms after and before, float64 [N]. Undefined, and nothing written, where the

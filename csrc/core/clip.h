@@ -1,4 +1,4 @@
-// The clip coefficient, what is decided with it, and what it does to one element.
+// The clip coefficient, the decision based on it, and its application to an element.
 #pragma once
 
 #include "core/dtype.h"
@@ -6,10 +6,10 @@
 
 namespace gradkern {
 
-/// The norm a decision is taken on, of a total that is returned in float32 or (`as_double`) in float64.
-/// Where float32 holds it, this is the rounded number that the caller sees: get_total_norm followed by
-/// clip_grads_with_norm_ gives the same bits as clip_grad_norm_. Beyond the largest float32 it is the
-/// total itself, so that finite gradients are scaled and not multiplied by 1 / inf.
+/// The norm that decisions use, for a total that is returned in float32 or (`as_double`) in float64.
+/// If the rounded total is finite, it is the rounded total, so that get_total_norm followed by
+/// clip_grads_with_norm_ gives the same bits as clip_grad_norm_. Otherwise it is the total itself, so that
+/// finite gradients are scaled and not multiplied by 1 / inf.
 GRADKERN_HD double decision_norm(double total, bool as_double) {
   const double returned = as_double ? total : double(float(total));
   return is_finite(returned) ? returned : total;
@@ -20,7 +20,7 @@ GRADKERN_HD double clip_coefficient(double max_norm, double total_norm) {
   return max_norm / (total_norm + 1e-6);
 }
 
-/// What to do with the gradients when some of them are inf or NaN. Raising is the host's part.
+/// What to do with the gradients if some of them are inf or NaN. The host raises errors.
 enum class OnNonfinite : uint8_t { kPropagate, kZero, kSkip };
 
 enum class ClipAction : uint8_t { kNone, kScale, kZero };
@@ -30,9 +30,9 @@ struct ClipDecision {
   double coef = 1.0;  ///< what the gradients are multiplied by: 1 for kNone, 0 for kZero
 };
 
-/// Decides from the non-finite count, not from the norm, and from the decision_norm(). A max_norm of
-/// infinity means "measure only" and never writes, except for kZero. A negative total_norm, which only
-/// a caller can have made, changes nothing: on a device it is too late for an error.
+/// Decides from the decision_norm() and the number of non-finite elements. A max_norm of infinity means
+/// "measure only" and never writes, except for kZero. A negative total_norm, which only a caller can pass,
+/// changes nothing, because a device cannot raise an error.
 GRADKERN_HD ClipDecision decide_clip(double max_norm, double total_norm, int64_t nonfinite,
                                      OnNonfinite policy) {
   if (nonfinite > 0 && policy == OnNonfinite::kSkip) return {};
@@ -43,7 +43,7 @@ GRADKERN_HD ClipDecision decide_clip(double max_norm, double total_norm, int64_t
   return {ClipAction::kScale, coef};  // also NaN, which must reach the gradients, as in torch
 }
 
-/// The decision that a given factor is: 1 writes nothing.
+/// The decision for a given factor. 1 writes nothing.
 GRADKERN_HD ClipDecision decide_factor(double factor) {
   return {factor == 1.0 ? ClipAction::kNone : ClipAction::kScale, factor};
 }

@@ -1,5 +1,5 @@
-// What is known of some gradients (a Partial) as two small rows that all-reduces combine: float64
-// made for SUM, int64 made for MAX. gradkern/distributed/packed.py reads this layout.
+// A Partial as two small rows that all-reduces combine: float64 for SUM and int64 for MAX.
+// gradkern/distributed/packed.py reads this layout.
 #pragma once
 
 #include "core/norm.h"

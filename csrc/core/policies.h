@@ -1,8 +1,8 @@
-// What adaptive policies remember and decide, one step at a time: the same code for a thread of the CPU
-// and for a block of a GPU.
+// The state and the decisions of adaptive policies, one step at a time, with the same code for a thread of the CPU
+// and a block of a GPU.
 //
-// A policy's state is a row of float64; zeros are a fresh one. A total that is not finite enters no state
-// and limits nothing: what happens to non-finite gradients is decided elsewhere.
+// The state of a policy is a row of float64, initially zeros. A total that is not finite does not enter the state
+// and limits nothing; non-finite gradients are handled elsewhere.
 #pragma once
 
 #include "core/clip.h"
@@ -15,7 +15,7 @@ enum class PolicyKind : uint8_t { kNothing, kGlobalNorm, kAutoClip, kZClip, kSki
 
 constexpr int kPolicyConstants = 8;
 
-/// One step's arguments. `norms` and `rows` are AdaGC's alone.
+/// The arguments of one step. Only AdaGC uses `norms` and `rows`.
 struct PolicyStep {
   PolicyKind kind;
   double constants[kPolicyConstants];
@@ -27,7 +27,7 @@ struct PolicyStep {
   bool total_is_double, norms_are_double;
 };
 
-/// What a policy's state and result hold, in float64 numbers.
+/// The lengths of the state and the result of a policy, in float64 numbers.
 inline int64_t policy_state_size(const PolicyStep& p) {
   switch (p.kind) {
     case PolicyKind::kAutoClip: return 1 + 2 * int64_t(p.constants[1]);
@@ -43,7 +43,7 @@ inline int64_t policy_result_size(const PolicyStep& p) {
   return p.kind == PolicyKind::kAdaGC ? 2 * p.rows + 1 : 3;
 }
 
-/// The threads that take a step together; all of them call every function below.
+/// The threads that process a step together. All of them call every function below.
 struct OneThread {
   int64_t rank = 0, size = 1;
   GRADKERN_HD void sync() const {}
@@ -53,7 +53,7 @@ GRADKERN_HD double real_at(const void* row, int64_t i, bool is_double) {
   return is_double ? static_cast<const double*>(row)[i] : double(static_cast<const float*>(row)[i]);
 }
 
-/// What limits `norm` to `threshold`: decide_clip()'s coefficient.
+/// The factor that limits `norm` to `threshold`, with the formula of decide_clip().
 GRADKERN_HD double limiting_factor(double threshold, double norm) {
   const double coef = clip_coefficient(threshold, norm);
   return coef < 1.0 ? coef : 1.0;
@@ -67,15 +67,15 @@ struct UnitsRef {
   DType grad_dtype = DType::kFloat32, weights_dtype = DType::kFloat32;
 };
 
-/// AGC (Brock et al. 2021), as timm.utils.agc: what limits a unit's gradient to clip_factor times the norm of
-/// its weights. NaN goes through, as it does there.
+/// AGC (Brock et al. 2021), as timm.utils.agc: the factor that limits the gradient of a unit to clip_factor times
+/// the norm of its weights. NaN is passed on, as there.
 GRADKERN_HD double unit_factor(double weight_norm, double grad_norm, double clip_factor, double eps) {
   const double limit = clip_factor * (weight_norm < eps ? eps : weight_norm);
   if (grad_norm < limit) return 1.0;
   return limit / (grad_norm < 1e-6 ? 1e-6 : grad_norm);
 }
 
-/// How many of the `count` ascending numbers are below x.
+/// The number of the `count` ascending values that are below x.
 GRADKERN_HD int64_t numbers_below(const double* sorted, int64_t count, double x) {
   int64_t low = 0, high = count;
   while (low < high) {
@@ -86,7 +86,7 @@ GRADKERN_HD int64_t numbers_below(const double* sorted, int64_t count, double x)
   return low;
 }
 
-/// The percentile with linear interpolation between neighbours, as numpy.percentile and torch.quantile.
+/// The percentile with linear interpolation, as in numpy.percentile and torch.quantile.
 GRADKERN_HD double percentile_of(const double* sorted, int64_t count, double percentile) {
   const double at = percentile / 100.0 * double(count - 1);
   const int64_t below = int64_t(at);
@@ -94,7 +94,7 @@ GRADKERN_HD double percentile_of(const double* sorted, int64_t count, double per
   return sorted[below] + (at - double(below)) * (sorted[below + 1] - sorted[below]);
 }
 
-/// Puts x into `sorted` in the place of the number at `leaving` (or of none: leaving == count).
+/// Inserts x into `sorted` and removes the number at `leaving` (none if leaving == count).
 template <class Team>
 GRADKERN_HD void replace_in_order(double* sorted, int64_t count, int64_t leaving, double x, const Team& team) {
   int64_t entering = numbers_below(sorted, count, x);
@@ -121,7 +121,7 @@ GRADKERN_HD void replace_in_order(double* sorted, int64_t count, int64_t leaving
 }
 
 /// AutoClip (Seetharaman et al. 2020): the threshold is a percentile of the norms before this one.
-/// Constants: percentile, window. State: how many norms there were, a ring of the latest, the same sorted.
+/// Constants: percentile, window. State: the number of norms, a ring of the latest ones, the same sorted.
 template <class Team>
 GRADKERN_HD double auto_clip_threshold(const PolicyStep& p, double total, const Team& team) {
   const int64_t window = int64_t(p.constants[1]), seen = int64_t(p.state[0]);
@@ -146,7 +146,7 @@ struct ZClipConstants {
   double alpha, z_threshold, warmup, mode, max_norm, eps, clip_factor, skip_update;
 };
 
-/// Threshold by the running mean and variance, infinite where `total` is no outlier.
+/// The threshold from the running mean and variance; infinite if `total` is not an outlier.
 GRADKERN_HD double zclip_limit(const ZClipConstants& c, double total, double mean, double variance) {
   constexpr double kPercentile = 0, kAdaptive = 1;
   const double deviation = sqrt(variance);
@@ -160,7 +160,7 @@ GRADKERN_HD double zclip_limit(const ZClipConstants& c, double total, double mea
   return (mean + c.z_threshold * deviation / (z / c.z_threshold)) * c.clip_factor;
 }
 
-/// State: norms seen, their mean, their variance (in warm-up the sum of squared deviations, by Welford).
+/// State: the number of norms, their mean, their variance (in warm-up the sum of squared deviations, by Welford).
 GRADKERN_HD double zclip_threshold(const PolicyStep& p, double total, bool writes) {
   const ZClipConstants c = bit_cast<ZClipConstants>(p.constants);
   double seen = p.state[0], mean = p.state[1], variance = p.state[2];
@@ -185,9 +185,9 @@ GRADKERN_HD double zclip_threshold(const PolicyStep& p, double total, bool write
   return threshold;
 }
 
-/// What the norms before this one allow: their mean and `sigma` unbiased standard deviations, as the
-/// optimizers of OLMo-core that skip steps. Constants: sigma, window, steps before it begins (this one
-/// counted), whether outliers enter the window, max_norm. State: norms seen, a ring of the latest.
+/// The largest norm that is not an outlier: the mean of the earlier norms plus `sigma` unbiased standard deviations,
+/// as in OLMo-core's optimizers that skip steps. Constants: sigma, window, first step that can be skipped (from 1),
+/// whether outliers enter the window, max_norm. State: the number of norms, a ring of the latest ones.
 GRADKERN_HD double outlier_limit(const PolicyStep& p) {
   const int64_t window = int64_t(p.constants[1]), seen = int64_t(p.state[0]);
   const int64_t count = seen < window ? seen : window;
@@ -205,9 +205,9 @@ GRADKERN_HD void enter_ring(const PolicyStep& p, double total) {
   p.state[0] = double(seen + 1);
 }
 
-/// AdaGC (Wang et al. 2025): every tensor by the running mean of its own clipped norms. Constants: beta,
-/// lambda_abs, lambda_rel, warm-up steps. State: steps, then one mean a tensor; 0 is none yet. Norms of 0
-/// enter none: a tensor without gradient in one step would be clipped to 0 for ever.
+/// AdaGC (Wang et al. 2025): limits every tensor relative to the running mean of its own clipped norms. Constants:
+/// beta, lambda_abs, lambda_rel, warm-up steps. State: the number of steps, then one mean per tensor, 0 for none yet.
+/// Norms of 0 do not enter, because a tensor without gradient in one step would be clipped to 0 forever.
 struct AdaGCRow {
   double factor, threshold, mean;
 };
@@ -246,7 +246,7 @@ GRADKERN_HD void step_adagc(const PolicyStep& p, double total, const Team& team)
   if (finite) p.state[0] += 1;
 }
 
-/// As torch.nn.utils.clip_grad_norm_: NaN and inf go through.
+/// As torch.nn.utils.clip_grad_norm_: NaN and inf are passed on.
 template <class Team>
 GRADKERN_HD void step_global_norm(const PolicyStep& p, double max_norm, double total, const Team& team) {
   if (team.rank != 0) return;
@@ -255,7 +255,7 @@ GRADKERN_HD void step_global_norm(const PolicyStep& p, double max_norm, double t
   p.result[2] = max_norm;
 }
 
-/// Decides by the state, and lets this step into it.
+/// Decides from the state, and adds this step to it.
 template <class Team>
 GRADKERN_HD void take_policy_step(const PolicyStep& p, const Team& team) {
   const double total = real_at(p.total, 0, p.total_is_double);

@@ -1,8 +1,8 @@
-/* The C interface of gradkern's kernels: libgradkern_kernels.so, which knows no torch, no Python and no OpenMP.
+/* The C interface of gradkern's kernels: libgradkern_kernels.so, which does not use torch, Python or OpenMP.
  *
- * One library serves every binding: those for several versions of torch call it through this header. Only plain
- * data crosses the boundary, once a list and not once a tensor. Functions return GRADKERN_OK or GRADKERN_ERROR, and
- * no exception leaves them; gradkern_last_error() then says what was wrong. Pointers are borrowed for the call.
+ * The bindings for all versions of torch call the same library through this header. Only plain data crosses the
+ * boundary, once per list and not once per tensor. Functions return GRADKERN_OK or GRADKERN_ERROR and never throw;
+ * gradkern_last_error() has the message. Pointers are borrowed for the duration of the call.
  *
  * The numbers are defined in core/norm.h (norms, their error bounds), core/clip.h (decisions) and core/policies.h.
  */
@@ -32,8 +32,8 @@ GRADKERN_API int32_t gradkern_abi_version(void);
 /* The message of this thread's last GRADKERN_ERROR, until its next one. */
 GRADKERN_API const char *gradkern_last_error(void);
 
-/* What was compiled, in words. `cuda_version` and `cuda_architectures` are empty without CUDA kernels.
- * `instruction_set` is the one in use on this processor; null if GRADKERN_CPU_ISA names none that it has. */
+/* How the library was compiled, as text. `cuda_version` and `cuda_architectures` are empty without CUDA kernels.
+ * `instruction_set` is the one in use on this processor, or null if GRADKERN_CPU_ISA names one that it lacks. */
 typedef struct {
   const char *compiler;
   const char *instruction_sets;
@@ -54,27 +54,27 @@ enum {
   GRADKERN_COMPLEX128
 };
 
-/* `numel` elements, dense in memory, in the order of memory. numel 0: nothing to do, its norm is 0. */
+/* `numel` elements, dense in memory, in memory order. A tensor with numel 0 is skipped and has norm 0. */
 typedef struct {
   void *data;
   int64_t numel;
   uint8_t dtype;
 } gradkern_tensor;
 
-/* Tensors of one device. Where `first` is given, a tensor with numel 0 and first[i] < i reports what tensor
- * first[i] reports; totals count that one once. */
+/* Tensors of one device. If `first` is given, a tensor with numel 0 and first[i] < i has the results of tensor
+ * first[i], which totals count once. */
 typedef struct {
   const gradkern_tensor *tensors;
   int64_t count;
   const int64_t *first;
 } gradkern_list;
 
-/* -------------------------------------------------------------------------------- what is to be done */
+/* --------------------------------------------------------------------------------------- operations */
 
 enum { GRADKERN_PROPAGATE, GRADKERN_ZERO, GRADKERN_SKIP };
 
-/* Where results go: memory of the list's device. Any pointer may be null. "real" is double if `is_double`, else
- * float; set it whenever the list has a float64 or complex128 tensor. */
+/* The addresses of the results, on the list's device. Any pointer may be null. "real" is double if `is_double`, else
+ * float. Set `is_double` if the list has a float64 or complex128 tensor. */
 typedef struct {
   uint8_t is_double;
   void *norm;               /* real [count], of the order asked for */
@@ -84,12 +84,12 @@ typedef struct {
   int64_t *nonfinite;       /* [count] */
   int64_t *zeros;           /* [count], filled if count_zeros */
   void *total_norm;         /* real, before clipping */
-  double *decision_norm;    /* what clipping goes by, see core/clip.h */
-  void *clip_coef;          /* real; 1 where nothing is to be clipped */
+  double *decision_norm;    /* the norm that decisions use, see core/clip.h */
+  void *clip_coef;          /* real; 1 if nothing has to be clipped */
   int64_t *total_nonfinite; /* one number */
   uint8_t *skip_step;       /* whether total_nonfinite is not 0 */
   void *total;              /* CUDA: GRADKERN_PARTIAL_BYTES for gradkern_cuda_combine, before inv_scale */
-  /* For ranks (core/packed.h), before inv_scale: one row of the whole list, after one a tensor if packed_rows. */
+  /* For ranks (core/packed.h), before inv_scale: a row of the whole list, preceded by one per tensor if packed_rows. */
   double *packed_sums;
   int64_t *packed_keys;
   uint8_t packed_rows;
@@ -104,10 +104,10 @@ typedef struct {
   gradkern_results results;
 } gradkern_measure;
 
-/* What every element is multiplied by, with one rounding; all pointers are memory of the list's device.
- * With `factor`: by factor[0], or those of tensor i by factor[i] if factor_per_tensor, unless *zero holds, which
- * sets everything to zero. Without: by max_norm / (*total_norm + 1e-6), if that is below 1, and as on_nonfinite
- * says where *total_nonfinite is not 0. Without anything to do nothing is written. */
+/* The factor of every element, applied with one rounding. All pointers are on the list's device.
+ * With `factor`: factor[0], or factor[i] for tensor i if factor_per_tensor. If *zero is true, all elements are set to
+ * zero instead. Without `factor`: max_norm / (*total_norm + 1e-6) if that is below 1; if *total_nonfinite is not 0,
+ * on_nonfinite decides. A factor of 1 writes nothing. */
 typedef struct {
   const double *factor;
   const uint8_t *zero;
@@ -134,19 +134,19 @@ typedef struct {
 
 /* --------------------------------------------------------------------------------------------- CPU */
 
-/* Threads lent for a call: parallel_for calls body(context, 0) … body(context, count - 1), possibly at the same
- * time, and returns when all are done. threads 1: it is not called. */
+/* The threads for a call. parallel_for calls body(context, 0) … body(context, count - 1), possibly at the same time,
+ * and returns when all are done. With threads 1 it is not called. */
 typedef struct {
   int32_t threads;
   void (*parallel_for)(int32_t count, void (*body)(void *context, int32_t index), void *context);
 } gradkern_pool;
 
-/* The same bits for any number of threads. */
+/* The results have the same bits for any number of threads. */
 GRADKERN_API int32_t gradkern_cpu_measure(const gradkern_list *list, const gradkern_measure *measure,
                                           const gradkern_pool *pool);
 GRADKERN_API int32_t gradkern_cpu_scale(const gradkern_list *list, const gradkern_scale *scale,
                                         const gradkern_pool *pool);
-/* x = clamp(x, -limit, limit); writes only where something changes. No complex tensors. */
+/* x = clamp(x, -limit, limit). Writes only where an element changes. Complex tensors are not supported. */
 GRADKERN_API int32_t gradkern_cpu_clamp(const gradkern_list *list, double limit, const gradkern_pool *pool);
 GRADKERN_API int32_t gradkern_cpu_policy_step(const gradkern_policy_step *step);
 
@@ -160,25 +160,26 @@ typedef struct {
   uint8_t weights_dtype;
 } gradkern_units;
 
-/* Adaptive gradient clipping: limits the gradient of each unit to clip_factor times the norm of its weights, which
- * counts as eps at least. ratios[i] becomes the ratio of gradient i's L2 norms after and before; changed[i] whether
- * it was written to. */
+/* Adaptive gradient clipping: limits the gradient of each unit to clip_factor times the norm of its weights, with a
+ * lower bound of eps for that norm. Sets ratios[i] to the ratio of the L2 norms of gradient i after and before, and
+ * changed[i] to whether it was written. */
 GRADKERN_API int32_t gradkern_cpu_clip_units(const gradkern_units *list, int64_t count, double clip_factor, double eps,
                                              const gradkern_pool *pool, double *ratios, uint8_t *changed);
 
 /* -------------------------------------------------------------------------------------------- CUDA
- * Calls launch work on a stream and return; nothing allocates, waits for the device or breaks a capture. Without
- * CUDA kernels in the build all of them are errors. */
+ * Calls launch work on a stream and return. They do not allocate, wait for the device or break a capture. In a build
+ * without CUDA kernels all of them fail. */
 
 enum { GRADKERN_PARTIAL_BYTES = 80 };
 
-/* How a list is cut into the work of blocks: made once for all launches over it. */
+/* How a list is divided among blocks. Made once for all launches over the list. */
 typedef struct {
   uint64_t opaque[8];
 } gradkern_cuda_plan;
 
-/* Where a call runs. The workspace is device memory, aligned to 16, as large as the functions below say. It needs no
- * preparation, may be freed in the order of the stream, and must not serve two calls that can run at the same time. */
+/* Where a call runs. The workspace is device memory, aligned to 16 bytes, with the size that the functions below return.
+ * It needs no initialization, may be freed in stream order, and must not be used by two calls that can run at the same
+ * time. */
 typedef struct {
   int32_t device;
   void *stream; /* cudaStream_t */
@@ -187,8 +188,8 @@ typedef struct {
   size_t workspace_bytes;
 } gradkern_cuda_place;
 
-/* GRADKERN_OK if the kernels run on this device and driver; else the reason is gradkern_last_error(). Loads them,
- * which could not be done later, within the capture of a graph. The device's context should exist. */
+/* GRADKERN_OK if the kernels run on this device and driver; else gradkern_last_error() has the reason. Also loads the
+ * kernels, which is not possible while a graph is captured. The context of the device should exist. */
 GRADKERN_API int32_t gradkern_cuda_usable(int32_t device);
 
 GRADKERN_API int32_t gradkern_cuda_plan_list(const gradkern_list *list, gradkern_cuda_plan *plan);
@@ -201,8 +202,8 @@ GRADKERN_API int32_t gradkern_cuda_write_workspace_bytes(const gradkern_list *li
 
 GRADKERN_API int32_t gradkern_cuda_measure(const gradkern_list *list, const gradkern_measure *measure,
                                            const gradkern_cuda_place *place);
-/* Several devices in one call: combines the results.total of each, copied to one device in a fixed order. Fills
- * the totals of measure->results; only the place's device and stream are looked at. */
+/* For lists on several devices: combines the results.total of each, copied to one device in a fixed order. Fills the
+ * totals of measure->results. Only the device and the stream of `place` are used. */
 GRADKERN_API int32_t gradkern_cuda_combine(const void *totals, int64_t count, const gradkern_measure *measure,
                                            const gradkern_cuda_place *place);
 GRADKERN_API int32_t gradkern_cuda_scale(const gradkern_list *list, const gradkern_scale *scale,

@@ -1,4 +1,4 @@
-// What the library is: its version, how it was compiled, its last error.
+// The version of the library, how it was compiled, and its last error.
 #include "cpu/chunk_kernels.h"
 #include "library/guarded.h"
 #include "library/kernels.h"

@@ -1,4 +1,4 @@
-// The plain structs of kernels.h as the types of csrc/core, and back.
+// Conversions between the plain structs of kernels.h and the types of csrc/core.
 #pragma once
 
 #include <cstddef>

@@ -49,9 +49,10 @@ def check_groups(groups: Any) -> None:
 
 
 def check_state(state: Any, policies: Mapping[str, Policy | None]) -> None:
-    """
+    """Check the argument of `load_state_dict` against the policies by group name.
+
     Raises:
-        TypeError, ValueError: a clipper with these policies, by group name, did not return this state.
+        TypeError, ValueError: the state was not returned by a clipper with these policies.
     """
     operation = "GradClipper.load_state_dict"
     if not isinstance(state, Mapping) or not all(isinstance(own, Mapping) for own in state.values()):

@@ -1,4 +1,4 @@
-"""The numbers that remedies state: a threshold, a factor of the learning rate, from the run's own steps."""
+"""The numbers in remedies, from the steps of the run: a threshold, a factor of the learning rate."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 
 from gradkern.diagnosis.case import Case, Floats
 
-#: ‖Δw‖ / ‖w‖ of a step: healthy runs of a hundred steps have 0.01 … 0.1 in the first ones and a median of
-#: 1e-3 … 2e-2; Adam at 3e-4 moves weights of standard deviation 0.02 by 0.015.
-FIRST_STEP, GOOD_STEP = 0.02, 3e-3
+#: ‖Δw‖ / ‖w‖ of a step: healthy runs of a hundred steps have 0.01 … 0.1 in the first ones (whose middle is
+#: 0.03); Adam at 3e-4 moves weights of standard deviation 0.02 by 0.015.
+FIRST_STEP, GOOD_STEP = 0.03, 1e-2
 #: Learning rates are lowered and raised by factors between these.
 LEAST_LOWER, MOST_LOWER = 1e-4, 0.3
 LEAST_RAISE, MOST_RAISE = 3.0, 1e7
@@ -49,7 +49,7 @@ def held_norm(case: Case) -> float:
 
 
 def lower_factor(case: Case) -> float:
-    """By what the learning rate is multiplied so that the first steps are good ones.
+    """The factor of the learning rate with which the first steps have a good size.
 
     The first step tells best: once a run diverges, its steps are what they are because it does. If that one
     was good, the largest of the first half.
@@ -63,9 +63,10 @@ def lower_factor(case: Case) -> float:
 
 
 def raise_factor(case: Case) -> float:
-    """By what the learning rate is multiplied so that a step moves the weights by `GOOD_STEP`."""
+    """The factor of the learning rate with which a step moves the weights by `GOOD_STEP`."""
     movement = _moves(case)
-    typical = float(np.median(movement)) if len(movement) else _asked_by_sgd(case)
+    asked = asked_by_sgd(case) if has_half_weights(case) or not len(movement) else 0.0
+    typical = asked or (float(np.median(movement)) if len(movement) else 0.0)
     if not typical > 0:
         return LEAST_RAISE
     return _rounded(float(np.clip(GOOD_STEP / typical, LEAST_RAISE, MOST_RAISE)))
@@ -94,7 +95,7 @@ def _moves(case: Case) -> np.ndarray[tuple[int], np.dtype[np.floating]]:
     return case.movement[np.isfinite(case.movement) & (case.movement > 0)]
 
 
-def _asked_by_sgd(case: Case) -> float:
+def asked_by_sgd(case: Case) -> float:
     """What SGD would move the weights by if they took every change (16-bit ones take none)."""
     e = case.evidence
     groups = e.facts.get("optimizers") or []
@@ -107,5 +108,5 @@ def _asked_by_sgd(case: Case) -> float:
 
 
 def _rounded(factor: float) -> float:
-    """To half a power of ten."""
-    return float(10.0 ** (round(2 * math.log10(factor)) / 2))
+    """The factor rounded to one digit, as remedies state it."""
+    return float(f"{factor:.1g}")

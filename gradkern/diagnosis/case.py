@@ -1,4 +1,4 @@
-"""`Case`: the evidence of a run with what every rule derives from it, computed once."""
+"""`Case`: the evidence of a run, and quantities that several rules derive from it, computed once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FALLING = 6
 
 @dataclass(frozen=True)
 class Case:
-    """What a rule is given."""
+    """The argument of every rule."""
 
     evidence: RunEvidence
 
@@ -56,7 +56,7 @@ class Case:
 
     @cached_property
     def movement(self) -> Floats:
-        """[U] ‖Δw‖ / ‖w‖ over all matrices together; NaN where not known."""
+        """[U] ‖Δw‖ / ‖w‖ over all matrices together; NaN if unknown."""
         columns, e = self.model.matrices, self.evidence
         weights, ratios = e.weight_norm[:, columns].astype(np.float64), e.update_ratio[:, columns]
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
@@ -68,7 +68,7 @@ class Case:
 
     @cached_property
     def weight_size(self) -> Floats:
-        """[U] norm of all matrices together; NaN where one is not finite."""
+        """[U] norm of all matrices together; NaN if one of them is not finite."""
         weights = self.evidence.weight_norm[:, self.model.matrices].astype(np.float64)
         with np.errstate(over="ignore", invalid="ignore"):
             known = np.where(np.isnan(weights).all(axis=1), np.nan, 1.0)
@@ -76,7 +76,7 @@ class Case:
 
     @cached_property
     def unmoved(self) -> NDArray[np.bool_]:
-        """[N] parameters whose weights never changed between looks, though others' did."""
+        """[N] whether the weights of a parameter never changed between looks, although others did."""
         norms = self.evidence.weight_norm
         known = np.isfinite(norms) & (norms > 0)
         if known.sum(axis=0).max(initial=0) < 3:
@@ -120,7 +120,7 @@ class Case:
         first: int | None = None,
         last: int | None = None,
     ) -> Finding:
-        """A finding of this run; from its first to its last step where nothing else is said."""
+        """A finding of this run, by default from its first to its last step."""
         steps = self.evidence.steps
         return Finding(
             kind,

@@ -1,4 +1,4 @@
-"""`RunEvidence`: what the rules look at, as plain arrays; built from a History or by hand."""
+"""`RunEvidence`: the data that rules use, as plain arrays. Built from a History or by hand."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ class RunEvidence:
     steps: NDArray[np.int64]
     """[T]"""
     loss: Floats
-    """[T] NaN where it was NaN or not given."""
+    """[T] NaN if it was NaN or not given."""
     has_loss: NDArray[np.bool_]
     """[T]"""
     total_norm: Floats
     """[T]"""
     clip_coef: Floats
-    """[T] NaN where nothing was to be clipped."""
+    """[T] NaN without clipping."""
     threshold: Floats
-    """[T] max_norm, NaN where none was in force or known."""
+    """[T] max_norm; NaN if there was none or it is unknown."""
     skipped: NDArray[np.bool_]
     """[T]"""
     lr: Floats
@@ -57,7 +57,7 @@ class RunEvidence:
     zeros: NDArray[np.int64]
     """[R, N] how many elements were zero, -1 where not counted."""
     update_steps: NDArray[np.int64]
-    """[U] steps at which the weights were looked at."""
+    """[U] steps with weight norms and update ratios."""
     weight_norm: Floats
     """[U, N]"""
     update_ratio: Floats
@@ -71,9 +71,9 @@ class RunEvidence:
     ever_nonzero: Floats
     """[N] fraction of the sampled elements whose gradient was ever non-zero."""
     params: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """What is known of a parameter: shape, dtype, kind (of its module), trainable, group."""
+    """Details of each parameter by name: shape, dtype, kind (of its module), trainable, group."""
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """`History.facts`: modules, graph, optimizers, policy, …; empty where nothing is known."""
+    """`History.facts`: modules, graph, optimizers, policy, …; empty if unknown."""
     over_time: Mapping[str, Floats] = field(default_factory=dict)
     """[T, P] gradient norms at the input of a recurrent module by position in the sequence, where
     `GradientOverTime` recorded them; NaN at other steps."""

@@ -57,6 +57,7 @@ class Remedy:
         return html.escape(visible(self.because, 2000)) + code
 
     def to_json(self) -> dict[str, str]:
+        """The fields as a dict for `json.dumps`."""
         return {"action": self.action, "because": self.because, "code": self.code}
 
     @classmethod

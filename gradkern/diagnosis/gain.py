@@ -1,5 +1,4 @@
-"""What a layer does to a signal: by its weights, and by what its gradients say of its input; what the last
-one has to tell apart."""
+"""Estimates from weights and gradients: gains of layers, the rms of their inputs, the number of classes."""
 
 from __future__ import annotations
 
@@ -14,7 +13,7 @@ CLASSIFYING = ("nll_loss", "cross_entropy", "nllloss", "crossentropyloss")
 
 
 def classes_of(case: Case) -> int:
-    """How many classes the outputs tell apart; 0 where the loss is not known to be a classifier's."""
+    """The number of classes; 0 if the loss is not known to be that of a classifier."""
     loss = str((case.evidence.facts.get("graph") or {}).get("loss", "")).lower()
     last = case.model.layers[-1] if case.model.layers else None
     if not loss.startswith(CLASSIFYING) or last is None or not last.shape or last.shape[0] < 2:
@@ -59,7 +58,7 @@ def gains(case: Case, layer: Layer) -> Floats:
 
 
 def first_gain(case: Case, layer: Layer) -> float:
-    """The gain before the first step that was looked at, 0 where none was near the start."""
+    """The gain before the first step with weight norms; 0 if none was near the start."""
     e = case.evidence
     early = len(e.update_steps) and e.update_steps[0] <= e.steps[0] + 20
     found = gains(case, layer)

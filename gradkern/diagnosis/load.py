@@ -1,4 +1,4 @@
-"""From a History to the evidence: everything of a short run, some windows of a long one."""
+"""`read_evidence`: read a History for a diagnosis, all of a short run and some windows of a long one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MOST_HISTOGRAMS = 16
 
 
 def read_evidence(history: History) -> RunEvidence:
-    """What the rules need of a run.
+    """Read the data that rules need.
 
     Args:
         history: it is read, not refreshed.
@@ -68,7 +68,7 @@ def read_evidence(history: History) -> RunEvidence:
 
 
 def choose_rows(count: int, width: int, moments: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Which of `count` rows are looked at in full.
+    """Choose the rows in which every parameter is read.
 
     Args:
         count: T.

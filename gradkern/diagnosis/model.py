@@ -1,4 +1,4 @@
-"""What is known of the model behind a run: its parameters in order, its activations, its chains of layers."""
+"""`Model`: facts about the model of a run: the order of its parameters, activations, chains of layers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ PARAMETRIZED = re.compile(r"(?:parametrizations\.)?(weight\w*?)(?:\.original\d*|
 
 @dataclass(frozen=True)
 class Layer:
-    """A module's matrix and, where it has one, its bias; columns of the evidence."""
+    """The matrix of a module and its bias, if it has one, as columns of the evidence."""
 
     weight: int
     bias: int | None
@@ -47,7 +47,7 @@ class Layer:
 
 
 class Model:
-    """The model behind some evidence: from `facts` where they are there, else from names and kinds."""
+    """The model of some evidence: from `facts` if there are any, else from names and kinds."""
 
     def __init__(self, evidence: RunEvidence) -> None:
         self._evidence = evidence
@@ -56,7 +56,7 @@ class Model:
 
     @cached_property
     def order(self) -> list[int]:
-        """Columns in the order of execution where it is known, else as the model lists them."""
+        """Columns in the order of execution if it is known, else in the order of the model."""
         first = [self._column[n] for n in self._graph.get("order", ()) if n in self._column]
         seen = set(first)
         if not first:
@@ -185,7 +185,7 @@ class Model:
 
 
 def role_of(name: str) -> str:
-    """What a parameter is among its like: its name without digits."""
+    """The role of a parameter: its name without digits."""
     return re.sub(r"\d+", "", name)
 
 

@@ -1,4 +1,4 @@
-"""Which finding is the headline: causes before consequences."""
+"""The order of findings: alarms first, causes before their consequences."""
 
 from __future__ import annotations
 
@@ -37,6 +37,8 @@ def _brings_about(cause: Finding, other: Finding) -> bool:
         return other.kind in fading and (other.first_step > 2 or decay)
     if cause.kind == "update_too_small" and cause.layers:  # left out for certain; a branch is off perhaps
         return other.kind == "dead_units" and other.severity == "warning"
+    if cause.kind == "gradient_spike":  # one step on it threw the weights
+        return other.kind == "weight_growth" and later
     if cause.kind == "poor_initialization":
         return other.kind == "dead_units" and later
     if cause.kind == "always_clipping":
@@ -53,7 +55,7 @@ def _brings_about(cause: Finding, other: Finding) -> bool:
 
 
 def _throws_about(cause: Finding) -> bool:
-    """Whether it throws the weights about."""
+    """Whether a finding explains weights that changed too much."""
     at_first = cause.kind == "exploding_gradient" and "norm_later" in cause.evidence
     return at_first or cause.kind in ("update_too_large", "weight_growth")
 

@@ -16,6 +16,10 @@ from gradkern.diagnosis.gain import first_gain, input_rms
 LARGE_INPUT = 10.0
 #: Gain below which ReLU layers lose the signal over depth.
 SMALL_GAIN = 0.9
+#: A step that is too small for weights of any precision (`rules.updates.SMALL`).
+TOO_SMALL = 5e-6
+#: A norm that grew less than this before it became NaN did not overflow.
+STEADY = 3.0
 #: A regression loss from which its targets are large.
 LARGE_LOSS = 1e3
 
@@ -85,12 +89,13 @@ def _sign(kinds: set[str]) -> list[Remedy]:
 
 
 def _nonfinite(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
-    grew = f.evidence.get("norm_growth_before", 0.0) >= 10
-    if grew or kinds & {"update_too_large", "exploding_gradient", "weight_growth"}:
+    growth = f.evidence.get("norm_growth_before", float("nan"))
+    thrown = kinds & {"update_too_large", "exploding_gradient", "weight_growth"}
+    if growth >= 10 or (thrown and not growth < STEADY):
         first = _sign(kinds) + _scaling(case, kinds) + ([cures.zero_grad()] if "summed" in kinds else [])
         if "poor_initialization" in kinds:
             first += _initialization(case)
-        lower = [step_cures.lower_lr(case), step_cures.find_lr(), step_cures.clip(case)]
+        lower = [step_cures.lower_lr(case), step_cures.find_lr(), step_cures.clip(case, hold=True)]
         return [*first, *_decay(kinds), *lower, cures.skip_nonfinite()]
     return [cures.skip_nonfinite(), cures.check_data(f), step_cures.clip(case)]
 
@@ -153,13 +158,15 @@ def _exploding(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
         *_sign(kinds),
         *_scaling(case, kinds),
         *_decay(kinds),
-        step_cures.clip(case),
+        step_cures.clip(case, hold=True),
         step_cures.lower_lr(case),
         cures.weight_decay(),
     ]
 
 
 def _initial(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
+    if "crest" in f.evidence:  # units that are alike stay alike, also behind a normalization
+        return [*_initialization(case), cures.xavier_init(), cures.he_init()]
     norm = [] if case.model.normalizes else [cures.normalization()]
     return [*_scaling(case, kinds), *_initialization(case), *norm]
 
@@ -167,7 +174,7 @@ def _initial(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
 def _too_large(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
     zero = [cures.zero_grad()] if "summed" in kinds else []
     first = [*zero, *_sign(kinds), *_scaling(case, kinds)]
-    others = [step_cures.clip(case), step_cures.warmup()]
+    others = [step_cures.clip(case, hold=True), step_cures.warmup()]
     others = others[::-1] if amounts.is_adaptive(case) else others
     return [*first, step_cures.lower_lr(case), step_cures.find_lr(), *others]
 
@@ -181,12 +188,21 @@ def _too_small(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
     if not f.evidence.get("median_update_ratio") and not (halves and len(case.evidence.update_steps)):
         return [cures.call_step(), step_cures.raise_lr(case)]
     clipped = [step_cures.raise_max_norm(case)] if "always_clipping" in kinds else []
-    return [*clipped, *halves, step_cures.raise_lr(case), step_cures.find_lr()]
+    raised = [step_cures.raise_lr(case), step_cures.find_lr()]
+    if halves and 0 < amounts.asked_by_sgd(case) < TOO_SMALL:  # in float32 as well
+        return [*clipped, *raised, *halves]
+    return [*clipped, *halves, *raised]
 
 
 def _growth(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
     zero = [cures.zero_grad()] if "summed" in kinds else []
-    return [*zero, *_decay(kinds), step_cures.lower_lr(case), cures.weight_decay(), step_cures.clip(case)]
+    return [
+        *zero,
+        *_decay(kinds),
+        step_cures.lower_lr(case),
+        cures.weight_decay(),
+        step_cures.clip(case, hold=True),
+    ]
 
 
 def _collapse(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:

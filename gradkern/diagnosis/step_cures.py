@@ -9,8 +9,9 @@ from gradkern.diagnosis.case import Case
 from gradkern.diagnosis.finding import Remedy
 
 
-def clip(case: Case) -> Remedy:
-    limit, held = amounts.max_norm(case), amounts.held_norm(case)
+def clip(case: Case, *, hold: bool = False) -> Remedy:
+    """At a quantile of the run's norms; with `hold`, for steps that are too large, where SGD's are good."""
+    limit, held = amounts.max_norm(case), amounts.held_norm(case) if hold else np.inf
     why = "which 90 % of this run's healthy steps stay below"
     if held < limit:
         why = f"so that a step moves the weights by at most {amounts.FIRST_STEP:.0%} of their norm"

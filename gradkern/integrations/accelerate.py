@@ -47,10 +47,19 @@ def monitored(
         ...             optimizer.step()
         ...             optimizer.zero_grad()
 
+    Raises:
+        ValueError: the accelerator trains with DeepSpeed, which clips by itself.
+
     Notes:
         One row is recorded per optimizer step. Clips of gradients that are still being accumulated are not
         recorded.
     """
+    if accelerator.distributed_type == "DEEPSPEED":
+        raise ValueError(
+            "[monitored] accelerator: expected one that clips with torch, but DeepSpeed clips by itself. "
+            "Record its engine, accelerator.deepspeed_engine_wrapped.engine, with `monitored` of "
+            "gradkern.integrations.deepspeed"
+        )
     monitor = GradMonitor(accelerator.unwrap_model(model), optimizer, run_dir, **options)
     accelerator.register_for_checkpointing(monitor)
     try:

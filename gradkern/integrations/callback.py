@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,31 +15,45 @@ from gradkern.params.names import NamedParameters
 
 
 class TrainingMonitor:
-    """A `GradMonitor` that is open from `start` to `stop`, with `torch.nn.utils` patched meanwhile.
+    """A `GradMonitor` that is open from `start` to `stop` and records the clips meanwhile.
 
     Args:
         run_dir, options: arguments of `GradMonitor`.
     """
 
+    #: Whether a DeepSpeed engine trains. Its clips, losses and steps are then recorded.
+    by_engine = False
+
     def __init__(self, run_dir: str | os.PathLike[str] | None, options: Mapping[str, Any]) -> None:
         self.run_dir, self._options = run_dir, dict(options)
         self._open: GradMonitor | None = None
-        self._patch: Any = None
+        self._stack = contextlib.ExitStack()
         self._state: Mapping[str, int] | None = None
 
     def start(
-        self, model: NamedParameters, optimizer: Any, default_dir: str | os.PathLike[str] | None = None
+        self,
+        model: NamedParameters,
+        optimizer: Any,
+        default_dir: str | os.PathLike[str] | None = None,
+        engine: Any = None,
     ) -> GradMonitor:
-        """Build the monitor and patch torch. A run that is still open is closed first."""
+        """Build the monitor, and patch torch or listen to the DeepSpeed engine. A run that is still open is
+        closed first."""
         self.stop()
         run_dir = default_dir if self.run_dir is None else self.run_dir
-        monitor = GradMonitor(model, optimizer, run_dir, **self._options)
-        if self._state is not None:
-            monitor.load_state_dict(self._state)
-            self._state = None
-        self._patch = patched_torch(monitor)
-        self._patch.__enter__()
-        self._open = monitor
+        with contextlib.ExitStack() as stack:
+            if engine is None:
+                monitor = stack.enter_context(GradMonitor(model, optimizer, run_dir, **self._options))
+                stack.enter_context(patched_torch(monitor))
+            else:
+                from gradkern.integrations.deepspeed import monitored
+
+                monitor = stack.enter_context(monitored(engine, run_dir, **self._options))
+            if self._state is not None:
+                monitor.load_state_dict(self._state)
+                self._state = None
+            self._stack = stack.pop_all()
+        self._open, self.by_engine = monitor, engine is not None
         return monitor
 
     @property
@@ -57,10 +74,8 @@ class TrainingMonitor:
 
     def stop(self) -> None:
         """Close the monitor and undo the patch. Idempotent."""
-        monitor, self._open = self._open, None
-        if monitor is not None:
-            self._patch.__exit__(None, None, None)
-            monitor.close()
+        self._open = None
+        self._stack.close()
 
     def state_dict(self) -> dict[str, int]:
         """The number of the last step, for a checkpoint."""
@@ -76,3 +91,15 @@ class TrainingMonitor:
             self._open.load_state_dict(state)
         else:
             self._state = dict(state)
+
+
+def engine_of(model: Any) -> Any:
+    """The DeepSpeed engine that trains a model; None if there is none.
+
+    Walks all objects that the garbage collector knows, because frameworks do not pass on their engine.
+    """
+    package = sys.modules.get("deepspeed")
+    if package is None:
+        return None
+    engines = (one for one in gc.get_objects() if isinstance(one, package.DeepSpeedEngine))
+    return next((engine for engine in engines if engine.module is model), None)

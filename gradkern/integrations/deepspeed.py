@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gradkern.clipping.measure import measure
+from gradkern.integrations.stand_in import follow_rates, stand_in
 from gradkern.kernels.torch_scale import coefficient
 from gradkern.monitor import GradMonitor
 from gradkern.monitor.combine import combined
@@ -47,9 +48,9 @@ def monitored(
         Gradients are read with ``deepspeed.utils.safe_get_full_grad``. In stages 1 to 3 this is one
         collective per parameter, with one full gradient in memory at a time.
 
-        The loss is the mean of the losses passed to ``engine.backward`` on this rank. A loss whose own
-        ``backward()`` is called is not seen. Weight norms, update ratios and histograms are not recorded,
-        because `.grad` of the parameters is empty or partial.
+        The loss is the mean of the losses passed to ``engine.backward`` on this rank, or their sum with
+        ``scale_wrt_gas=False``. A loss whose own ``backward()`` is called is not seen. Weight norms, update
+        ratios and histograms are not recorded, because `.grad` of the parameters is empty or partial.
     """
     rates = _rates(engine)
     options = {"update_every": 0, "histogram_every": 0, **options}
@@ -66,14 +67,16 @@ def monitored(
 class _Recorder:
     """Wraps the methods `backward` and `step` of an engine."""
 
-    def __init__(self, engine: Any, monitor: GradMonitor, rates: torch.optim.Optimizer) -> None:
+    def __init__(self, engine: Any, monitor: GradMonitor, rates: torch.optim.Optimizer | None) -> None:
         self._engine, self._monitor, self._rates = engine, monitor, rates
         self._backward, self._step = engine.backward, engine.step
         self._losses: list[Tensor] = []
+        self._are_shares = False  # of the step's loss: divided by the number of micro-batches already
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> Any:
         """The engine's `backward`; keeps the loss."""
         self._losses.append(loss.detach())
+        self._are_shares = not kwargs.get("scale_wrt_gas", True)
         return self._backward(loss, *args, **kwargs)
 
     def step(self, *args: Any, **kwargs: Any) -> Any:
@@ -84,16 +87,18 @@ class _Recorder:
             return self._step(*args, **kwargs)
         due = (engine.global_steps + 1) % self._monitor.every == 0
         stats = _measured(engine) if due else None
-        for mine, theirs in zip(self._rates.param_groups, engine.optimizer.param_groups):
-            mine["lr"] = theirs["lr"]  # a scheduler changes it within the step
+        follow_rates(self._rates, engine.optimizer.param_groups)  # a scheduler changes them within the step
         result = self._step(*args, **kwargs)
-        losses, self._losses = self._losses, []
         self._monitor.record(
-            None if stats is None else _decided(engine, stats),
-            loss=torch.stack(losses).mean() if losses else None,
-            step=engine.global_steps,
+            None if stats is None else _decided(engine, stats), loss=self._loss(), step=engine.global_steps
         )
         return result
+
+    def _loss(self) -> Tensor | None:
+        losses, self._losses = self._losses, []
+        if not losses:
+            return None
+        return torch.stack(losses).sum() if self._are_shares else torch.stack(losses).mean()
 
 
 @torch.no_grad()
@@ -138,17 +143,9 @@ def _decided(engine: Any, stats: GradStats) -> GradStats:
     )
 
 
-def _rates(engine: Any) -> torch.optim.Optimizer:
-    """A stand-in for the engine's optimizer, with its class name, settings and learning rates.
-
-    The engine's own optimizer steps flat pieces of the parameters, which a monitor cannot match to names.
-    """
+def _rates(engine: Any) -> torch.optim.Optimizer | None:
+    """A stand-in for the engine's own optimizer, which steps flat pieces of the parameters."""
     inner = engine.optimizer
     while not isinstance(inner, torch.optim.Optimizer) and hasattr(inner, "optimizer"):
         inner = inner.optimizer
-    params = [p for p in engine.module.parameters() if p.requires_grad]
-    groups = [{key: value for key, value in group.items() if key != "params"} for group in inner.param_groups]
-    stand_in = type(type(inner).__name__, (torch.optim.Optimizer,), {})(params, {})
-    own = params if len(groups) == 1 else []  # with several groups it is unknown which parameter is where
-    stand_in.param_groups = [{**group, "params": own} for group in groups]
-    return stand_in
+    return stand_in(inner, [p for p in engine.module.parameters() if p.requires_grad], inner.param_groups)

@@ -45,7 +45,8 @@ class GradkernCallback(Callback):  # type: ignore[misc]
 
         The loss is the `loss` that `training_step` returns, averaged over the batches of the step. The number
         of the last step is saved in checkpoints. While training, `torch.nn.utils` is patched, so that
-        Lightning clips with gradkern.
+        Lightning clips with gradkern. With its `DeepSpeedStrategy` the engine is recorded, as by
+        `gradkern.integrations.deepspeed.monitored`.
     """
 
     def __init__(self, run_dir: str | os.PathLike[str] | None = None, **options: Any) -> None:
@@ -74,10 +75,13 @@ class GradkernCallback(Callback):  # type: ignore[misc]
         """Start recording."""
         default = Path(trainer.default_root_dir) / "gradkern"
         optimizers = trainer.optimizers[0] if len(trainer.optimizers) == 1 else list(trainer.optimizers)
-        self._last = self._seen = self._training.start(pl_module, optimizers, default).step
+        engine = getattr(trainer.strategy, "deepspeed_engine", None)
+        self._last = self._seen = self._training.start(pl_module, optimizers, default, engine).step
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         """Measure the gradients here if nothing clips them."""
+        if self._training.by_engine:
+            return
         params = _params(optimizer)
         if pl_module.automatic_optimization:
             clipped = _clips(trainer, pl_module)

@@ -9,7 +9,7 @@ from typing import Any
 import transformers
 
 from gradkern._util.warning import warn
-from gradkern.integrations.callback import TrainingMonitor
+from gradkern.integrations.callback import TrainingMonitor, engine_of
 from gradkern.monitor import GradMonitor
 
 
@@ -30,6 +30,8 @@ class GradkernCallback(transformers.TrainerCallback):  # type: ignore[misc]
         One row is recorded per optimizer step, under ``state.global_step``. The loss is the one that the
         Trainer logs, at the steps that it logs (`logging_steps`). While training, `torch.nn.utils` is
         patched, so that the Trainer clips with gradkern.
+
+        With DeepSpeed the engine is recorded, as by `gradkern.integrations.deepspeed.monitored`.
 
     Warns:
         GradkernWarning: the Trainer does not clip with `torch.nn.utils`, so that nothing is recorded.
@@ -52,12 +54,13 @@ class GradkernCallback(transformers.TrainerCallback):  # type: ignore[misc]
         self, args: Any, state: Any, control: Any, model: Any = None, optimizer: Any = None, **_: Any
     ) -> None:
         """Start recording. A resumed run continues its step numbers."""
-        monitor = self._training.start(model, optimizer, Path(args.output_dir) / "gradkern")
+        folder = Path(args.output_dir) / "gradkern"
+        monitor = self._training.start(model, optimizer, folder, engine_of(model))
         monitor.load_state_dict({"step": state.global_step})
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Record the clip that the Trainer has just made."""
-        if not self._training.running:
+        if not self._training.running or self._training.by_engine:
             return
         if self.monitor.has_pending:
             self.monitor.record(step=state.global_step + 1)
@@ -65,8 +68,7 @@ class GradkernCallback(transformers.TrainerCallback):  # type: ignore[misc]
             self._warned = True
             warn(
                 "[GradkernCallback] nothing is recorded, because this Trainer does not clip with "
-                "torch.nn.utils. DeepSpeed and FSDP1 clip by themselves; for DeepSpeed use monitored(engine) "
-                "of gradkern.integrations.deepspeed"
+                "torch.nn.utils. Sharded FSDP1 clips by itself; use FSDP2 (fsdp_version: 2)"
             )
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:

@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import os
 import sys
-from importlib.machinery import EXTENSION_SUFFIXES
 from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
 from types import ModuleType
 
 import torch
 
 from gradkern._util.warning import warn
+from gradkern.kernels.installed import bindings, minor, remedy, why_none
 from gradkern.version import __version__
-
-REBUILD = "pip install --force-reinstall --no-deps PATH_TO_CHECKOUT (or there: make -B build)"
 
 #: `GRADKERN_DISABLE=1`: every call uses torch's own operations.
 DISABLED = os.environ.get("GRADKERN_DISABLE", "0") not in ("", "0")
@@ -26,32 +23,15 @@ DISABLED = os.environ.get("GRADKERN_DISABLE", "0") not in ("", "0")
 #: `GRADKERN_VERIFY=1`: the result of every call is compared with float64.
 VERIFY = os.environ.get("GRADKERN_VERIFY", "0") not in ("", "0")
 
-_PACKAGE = Path(__file__).resolve().parent.parent
-
-
-def bindings() -> dict[str, Path]:
-    """The bindings of this installation for this Python, by minor version of torch, in ascending order."""
-    suffix = EXTENSION_SUFFIXES[0]
-    found = {
-        p.name.removeprefix("_C.torch-").removesuffix(suffix): p for p in _PACKAGE.glob(f"_C.torch-*{suffix}")
-    }
-    return dict(sorted(found.items(), key=lambda item: [int(part) for part in item[0].split(".")]))
-
 
 def load(version: str) -> tuple[ModuleType | None, str]:
     """The binding for a version of torch as the module `gradkern._C`, or None and the reason.
 
     A binding for another minor version is never loaded: it could crash the process.
     """
-    found = bindings()
-    path = found.get(".".join(version.split(".")[:2]))
-    if not found:
-        return None, f"there is no compiled extension in {_PACKAGE}"
+    path = bindings().get(minor(version))
     if path is None:
-        return (
-            None,
-            f"the compiled extension is for torch {', '.join(found)}, and torch {version} is installed",
-        )
+        return None, why_none(version)
     spec = spec_from_file_location("gradkern._C", path)
     assert spec is not None and spec.loader is not None
     try:
@@ -69,7 +49,7 @@ EXTENSION, REASON = load(torch.__version__)
 if EXTENSION is None and not DISABLED:
     warn(
         f"gradkern's kernels are not used: {REASON}. Calls go to torch's own operations, at torch's "
-        f"speed and precision. To build for the installed torch: {REBUILD}"
+        f"speed and precision. {remedy(torch.__version__)}"
     )
 
 

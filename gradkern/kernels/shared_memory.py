@@ -1,4 +1,4 @@
-"""Which gradients of a list are one and the same, and which share memory."""
+"""Find gradients of a list that are the same, or that share memory."""
 
 from __future__ import annotations
 

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from gradkern._util.warning import warn
-from gradkern.kernels.extension import DISABLED, EXTENSION, REBUILD
+from gradkern.kernels.extension import DISABLED, EXTENSION
+from gradkern.kernels.installed import REBUILD
 from gradkern.kernels.kinds import check_readable, check_writable, naming, naming_one_of, place
 from gradkern.kernels.measured import Measured, decision_norm
 from gradkern.kernels.shared_memory import distinct, overlapping, same_memory

@@ -1,4 +1,4 @@
-"""The factor to clip by, and scaling by it, with torch's own operations."""
+"""The clip coefficient and scaling, with torch's own operations."""
 
 from __future__ import annotations
 

@@ -26,19 +26,19 @@ def moving(run, *first, rest=3e-3):
 
 
 class TestLearningRate:
-    @pytest.mark.parametrize(("first", "factor"), [(0.9, 0.03), (4.0, 0.003), (1e6, 1e-4)])
+    @pytest.mark.parametrize(("first", "factor"), [(0.9, 0.03), (4.0, 0.007), (1e6, 1e-4)])
     def test_the_first_step_tells_by_how_much_to_lower_it(self, first, factor):
         """What comes later is the divergence itself."""
         case = Case(moving(healthy(), first, 50.0, 80.0))
         assert amounts.lower_factor(case) == pytest.approx(factor, rel=0.1)
 
     def test_after_a_good_first_step_the_largest_one(self):
-        assert amounts.lower_factor(Case(moving(healthy(), 0.01, 0.7))) == pytest.approx(0.03, rel=0.1)
+        assert amounts.lower_factor(Case(moving(healthy(), 0.01, 0.7))) == pytest.approx(0.04, rel=0.1)
 
     def test_it_is_always_lowered(self):
         assert amounts.lower_factor(Case(moving(healthy(), 0.01))) == pytest.approx(0.3, rel=0.1)
 
-    @pytest.mark.parametrize(("typical", "factor"), [(3e-8, 1e5), (3e-13, 1e7), (1e-3, 3.0)])
+    @pytest.mark.parametrize(("typical", "factor"), [(3e-8, 3e5), (3e-13, 1e7), (1e-3, 10.0), (8e-3, 3.0)])
     def test_raising_it(self, typical, factor):
         assert amounts.raise_factor(Case(moving(healthy(), rest=typical))) == pytest.approx(factor, rel=0.1)
 
@@ -65,17 +65,33 @@ class TestMaxNorm:
     def test_a_first_step_with_a_small_norm_is_no_measure(self):
         assert amounts.max_norm(self.norms(0.01, *[2.0] * 19)) == pytest.approx(2.0)
 
-    def test_sgd_is_held_to_steps_of_two_percent(self):
+    def test_sgd_is_held_to_steps_of_three_percent(self):
         run = flat_loss(moving(healthy(), *[0.9] * 8))
         sgd = with_optimizer(run, "SGD", lr=np.full(200, 5.0))
         size = np.sqrt((run.weight_norm[0, ::2].astype(float) ** 2).sum())
-        assert amounts.held_norm(Case(sgd)) == pytest.approx(0.02 * size / 5.0)
+        assert amounts.held_norm(Case(sgd)) == pytest.approx(0.03 * size / 5.0)
         assert amounts.held_norm(Case(with_optimizer(run, "AdamW"))) == np.inf
         (clip,) = [remedy for remedy in diagnose(sgd)[0].remedies if remedy.action == "clip"]
-        assert f"max_norm={0.02 * size / 5.0:.2g})" in clip.code and "2% of their norm" in clip.because
+        assert f"max_norm={0.03 * size / 5.0:.2g})" in clip.code and "3% of their norm" in clip.because
 
 
 class TestOrder:
+    def test_nan_in_data_is_not_blamed_on_the_rate(self):
+        """Large first steps do not make a NaN in a run whose norm stays level."""
+        run = flat_loss(moving(healthy(), 0.3, 0.25))
+        norm, loss = run.total_norm.copy(), run.loss.copy()
+        norm[60:], loss[60:] = np.nan, np.nan
+        sick = changed(run, total_norm=norm, loss=loss)
+        assert [f.kind for f in diagnose(sick)][:2] == ["nonfinite_gradient", "update_too_large"]
+        assert actions(sick)[:2] == ["skip_nonfinite", "check_data"]
+
+    def test_16_bit_weights_with_too_small_a_rate_need_a_larger_one_first(self):
+        run = flat_loss(moving(healthy(), rest=0.0))
+        half = {n: {**p, "dtype": "bfloat16"} for n, p in run.params.items()}
+        for rate, first in ((1e-9, "raise_lr"), (1e-3, "float32_weights")):
+            sick = with_optimizer(changed(run, params=half), "SGD", lr=np.full(200, rate))
+            assert actions(sick)[0] == first
+
     def test_weights_that_grow_without_large_steps_are_held_first(self):
         run = flat_loss(healthy())
         norms = run.weight_norm[:1] * np.geomspace(1, 1e3, len(run.update_steps))[:, None]

@@ -305,6 +305,15 @@ class TestInitialization:
         run = healthy(activation="LayerNorm")
         assert alarms(changed(run, weight_norm=3.5 * run.weight_norm)) == []
 
+    @pytest.mark.parametrize(("steps", "found"), [(1, False), (200, True)])
+    def test_a_signal_that_seems_to_grow_at_one_step_does_not(self, steps, found):
+        """Where the terms of a bias's gradient cancel over one batch, the input looks far too large."""
+        run = healthy(3)
+        rms = run.rms.copy()
+        rms[:steps, 5] /= 3000
+        kind = "poor_initialization"
+        assert (kind in kinds(changed(run, rms=rms))) == found
+
     def test_a_recurrent_matrix(self):
         run = healthy(layers=2)
         names = ("core.weight_ih_l0", "core.bias_ih_l0", "core.weight_hh_l0", "core.bias_hh_l0")
@@ -363,15 +372,23 @@ class TestUpdates:
         ratio = np.full_like(healthy().update_ratio, 0.3)
         assert alarms(changed(healthy(), update_ratio=ratio)) == []
 
-    def test_a_loss_that_is_thrown_up_and_comes_back_late(self):
-        """One step of a quarter of the weights, and half of the run to undo it."""
+    def test_a_loss_that_is_set_back(self):
+        """One step of a quarter of the weights; the loss rises, and comes back later or at once."""
         run = healthy()
         ratio = run.update_ratio.copy()
         ratio[0] = 0.28
         loss = np.concatenate([run.loss[:1], [130.0], np.full(100, 2.6), np.linspace(2.5, 1.5, 98)])
         assert only(changed(run, update_ratio=ratio, loss=loss), "update_too_large")
         loss[2:] = run.loss[2:]
+        loss[1] = 2.6
         assert alarms(changed(run, update_ratio=ratio, loss=loss)) == []
+
+    @pytest.mark.parametrize(("steps", "found"), [(20, []), (64, ["update_too_large"])])
+    def test_a_loss_that_has_not_fallen_yet_is_no_harm_of_the_first_step(self, steps, found):
+        run = flat_loss(healthy(steps=steps))
+        ratio = run.update_ratio.copy()
+        ratio[0] = 0.24
+        assert alarms(changed(run, update_ratio=ratio)) == found
 
     def test_too_small(self):
         ratio = np.full_like(healthy().update_ratio, 1e-8)
@@ -547,6 +564,15 @@ def test_causes_come_before_consequences():
     ratio[:3] = 2.0
     found = alarms(changed(run, rms=rms, update_ratio=ratio))
     assert found == ["update_too_large", "dead_units"]
+
+
+def test_weights_that_one_spike_threw_are_its_consequence():
+    run = flat_loss(healthy())
+    norm, weights = run.total_norm.copy(), run.weight_norm.copy()
+    norm[47] *= 3000
+    weights[run.update_steps > 48] *= 300
+    found = alarms(changed(run, total_norm=norm, weight_norm=weights))
+    assert found[:2] == ["gradient_spike", "weight_growth"]
 
 
 def test_alarms_come_before_information():

@@ -92,6 +92,20 @@ def test_checkpoint(tmp_path, run):
     assert gradkern.History.open(tmp_path / "second").steps.tolist() == [5, 6, 7, 8]
 
 
+def test_deepspeed_is_refused(run):
+    from types import SimpleNamespace
+
+    from gradkern.integrations.accelerate import monitored
+
+    accelerator = SimpleNamespace(distributed_type=accelerate.DistributedType.DEEPSPEED)
+    with (
+        pytest.raises(ValueError, match=r"DeepSpeed clips by itself\. Record its engine"),
+        monitored(accelerator, nn.Linear(1, 1), None, run),
+    ):
+        pass
+    assert not run.exists()
+
+
 def test_the_page(tmp_path):
     run_page("accelerate.md")
     assert len(gradkern.History.open(tmp_path / "runs" / "first")) == 4

@@ -42,3 +42,17 @@ def test_engine(runs, case):
     losses = np.reshape(told[0]["losses"], (4, 2)).mean(axis=1)
     np.testing.assert_allclose(history.loss, losses, rtol=1e-3)
     assert history.facts["optimizers"][0]["class"] == "SGD"
+
+
+@pytest.mark.parametrize("name", ["transformers", "lightning"])
+def test_callbacks_of_frameworks_that_train_with_it(tmp_path, name):
+    run_ranks("zero_callbacks", tmp_path, name)
+    told = json.loads((tmp_path / f"{name}.json").read_text())
+    assert told["difference"] == 0
+    history = gradkern.History.open(tmp_path / name)
+    assert history.names == tuple(told["names"])
+    assert history.steps.tolist() == [1, 2, 3]
+    np.testing.assert_allclose(history.norm, told["norms"], rtol=1e-5)
+    np.testing.assert_allclose(history.total_norm, np.linalg.norm(told["norms"], axis=1), rtol=1e-5)
+    np.testing.assert_allclose(history.loss, told["losses"], rtol=1e-4)
+    assert set(history.phase) == {"before_clip"} and history.threshold.tolist() == [0.5] * 3

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gradkern import compat
-from gradkern.integrations.megatron import patch_megatron, unpatch_megatron
+from gradkern.integrations.megatron import monitored, patch_megatron, unpatch_megatron
 from tests.integrations.installed import framework
 
 with warnings.catch_warnings():
@@ -71,3 +71,13 @@ def test_another_version_of_megatron(group, monkeypatch):
     with pytest.raises(AttributeError, match="l2_norm_impl, which this version"):
         patch_megatron()
     assert clip_grads.multi_tensor_applier is before
+
+
+def test_optimizers_of_another_kind_are_refused(group, tmp_path):
+    model = torch.nn.Linear(2, 1)
+    with (
+        pytest.raises(TypeError, match=r"get_megatron_optimizer returns .* got SGD"),
+        monitored(torch.optim.SGD(model.parameters(), lr=0.1), model, tmp_path / "run"),
+    ):
+        pass
+    assert not (tmp_path / "run").exists()

@@ -1,15 +1,12 @@
-"""The direction of dependencies, what importing costs, and the check against another torch."""
+"""The direction of dependencies, and what importing costs."""
 
 from __future__ import annotations
 
 import ast
 import graphlib
 import importlib
-import os
 import pickle
 import re
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -230,114 +227,6 @@ import gradkern
 print(before == look())
 """
     assert run_python(code).stdout.strip() == "True"
-
-
-@pytest.fixture
-def package_copy(tmp_path):
-    shutil.copytree(
-        Path(gradkern.__file__).parent, tmp_path / "gradkern", ignore=shutil.ignore_patterns("__pycache__")
-    )
-    return tmp_path
-
-
-#: An editable installation would find its own extension where the copy has none.
-ONLY_THIS_COPY = """
-import sys
-def is_editable(finder):
-    return "editable" in f"{finder!r} {getattr(finder, '__module__', '')}".lower()
-
-
-sys.meta_path = [f for f in sys.meta_path if not is_editable(f)]
-"""
-
-
-CLIP = """
-import torch, gradkern
-model = torch.nn.Linear(2, 1, bias=False)
-model.weight.grad = torch.tensor([[3.0, 4.0]])
-clipper = gradkern.GradClipper(model, 1.0)
-print(clipper.clip_().total_norm.item(), clipper.clip_().total_norm.item(), gradkern.build_info())
-"""
-
-
-def only_binding(package):
-    (path,) = (package / "gradkern").glob("_C.torch-*")
-    return path
-
-
-@pytest.mark.integration
-class TestBindings:
-    """Calls work whatever was compiled; where no kernel can be used, one notice says why."""
-
-    def test_another_torch(self, run_python, package_copy):
-        path = only_binding(package_copy)
-        path.rename(path.with_name(path.name.replace(f"torch-{torch.__version__[:4]}", "torch-2.9")))
-        done = run_python(ONLY_THIS_COPY + CLIP, path=package_copy)
-        assert done.stdout.startswith("5.0 0.99999"), done.stderr
-        assert done.stderr.count("GradkernWarning") == 1
-        assert (
-            "kernels are not used: the compiled extension is for torch 2.9, and torch "
-            f"{torch.__version__} is installed. Calls go to torch's own operations" in done.stderr
-        )
-        assert "To build for the installed torch: pip install" in done.stderr
-
-    @pytest.mark.parametrize(
-        ("damage", "reason"),
-        [
-            (lambda path: path.unlink(), "there is no compiled extension in"),
-            (lambda path: path.write_bytes(b"not a library"), "does not load: "),
-            (lambda path: shutil.rmtree(path.parent / "lib"), "does not load: libgradkern_kernels.so: "),
-        ],
-    )
-    def test_no_extension_or_a_broken_one(self, run_python, package_copy, damage, reason):
-        damage(only_binding(package_copy))
-        done = run_python(ONLY_THIS_COPY + CLIP, path=package_copy)
-        assert done.stdout.startswith("5.0 0.99999"), done.stderr
-        assert done.stderr.count("GradkernWarning") == 1 and reason in done.stderr
-
-    def test_disabled_nothing_is_said(self, run_python, package_copy):
-        only_binding(package_copy).unlink()
-        done = run_python(ONLY_THIS_COPY + CLIP, path=package_copy, GRADKERN_DISABLE="1")
-        assert done.stdout.startswith("5.0 0.99999") and "Warning" not in done.stderr, done.stderr
-
-    def test_of_several_the_one_for_this_torch_is_chosen(self, run_python, package_copy):
-        path = only_binding(package_copy)
-        for other in ("2.9", "2.100"):
-            path.with_name(path.name.replace(f"torch-{torch.__version__[:4]}", f"torch-{other}")).write_bytes(
-                b""
-            )
-        code = """
-from gradkern.kernels import extension
-print(list(extension.bindings()), extension.EXTENSION.__file__)
-"""
-        done = run_python(ONLY_THIS_COPY + code, path=package_copy)
-        assert done.stdout.strip() == f"['2.9', '{torch.__version__[:4]}', '2.100'] {path}", done.stderr
-
-    def test_info_says_why(self, package_copy):
-        only_binding(package_copy).unlink()
-        done = subprocess.run(
-            [sys.executable, "-m", "gradkern", "info"],
-            cwd=package_copy,
-            env={**os.environ, "PYTHONPATH": str(package_copy)},
-            capture_output=True,
-            text=True,
-            timeout=240,
-        )
-        assert (done.returncode, done.stderr) == (0, "")
-        assert "not used: there is no compiled extension in" in done.stdout
-        assert f"torch                        {torch.__version__}" in done.stdout
-
-    def test_the_copy_itself_works(self, run_python, package_copy):
-        done = run_python("import gradkern; print(gradkern.__file__)", path=package_copy)
-        assert done.stdout.strip() == str(package_copy / "gradkern" / "__init__.py"), done.stderr
-
-
-def test_build_info():
-    info = gradkern.build_info()
-    assert info["version"] == gradkern.__version__
-    assert info["torch"] == torch.__version__
-    assert info["cpu_instruction_set_in_use"] in info["cpu_instruction_sets"].split()
-    assert "baseline" in info["cpu_instruction_sets"].split()
 
 
 def test_public_names():

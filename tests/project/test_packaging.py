@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,56 @@ def test_without_one_the_message_says_what_to_do(torches, tmp_path, monkeypatch)
         torches.torches()
 
 
+def test_a_relative_folder_is_that_of_the_caller(torches, tmp_path, monkeypatch):
+    """CMake would look for it in its own folder."""
+    packages(tmp_path / "a", "2.12.0")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GRADKERN_TORCH", "a")
+    assert torches.torches()[0].folder == tmp_path / "a" / "torch"
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="needs tomllib")
+def test_cibuildwheel_fetches_the_torches_it_builds_for():
+    import tomllib
+
+    told = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["cibuildwheel"]
+    for settings in (told, *told["overrides"]):
+        _, script, folder, *versions = settings["before-build"].split()
+        assert (ROOT / script).exists()
+        folders = settings["environment"]["GRADKERN_TORCH"].split(":")
+        assert folders == [f"{folder}/{version}" for version in versions]
+        assert len({version.rpartition(".")[0] for version in versions}) == len(versions)
+
+
+@pytest.fixture
+def backend(torches):
+    spec = importlib.util.spec_from_file_location("backend", ROOT / "build_tools" / "backend.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("target", ["wheel", "editable"])
+def test_every_way_to_build_asks_for_torch_first(torches, backend, tmp_path, monkeypatch, target):
+    """pip and uv ask for the requirements, then for the metadata; `--no-build-isolation` begins later."""
+    monkeypatch.setattr(torches, "_site_packages", lambda: [tmp_path / "none"])
+    monkeypatch.chdir(tmp_path)  # what a hook wrote would lie here
+    for hook in ("get_requires_for_build_{}", "prepare_metadata_for_build_{}", "build_{}"):
+        arguments = [] if hook.startswith("get") else [str(tmp_path)]
+        with pytest.raises(SystemExit, match=r"^gradkern needs torch to be installed first"):
+            getattr(backend, hook.format(target))(*arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_source_distribution_needs_no_torch(torches, backend, tmp_path, monkeypatch):
+    monkeypatch.setattr(torches, "_site_packages", lambda: [tmp_path / "none"])
+    monkeypatch.chdir(ROOT)
+    name = backend.build_sdist(str(tmp_path))
+    with tarfile.open(tmp_path / name) as archive:
+        files = {path.partition("/")[2] for path in archive.getnames()}
+    assert {"setup.py", "build_tools/torches.py", "cmake/library.map", "csrc/library/kernels.h"} <= files
+
+
 def dynamic_section(path, *, tag):
     shown = subprocess.run(["readelf", "-d", str(path)], capture_output=True, text=True, check=True).stdout
     return [line.split("[")[1].rstrip("]") for line in shown.splitlines() if f"({tag})" in line]
@@ -96,3 +147,15 @@ class TestLinkage:
         assert "libgradkern_kernels.so" in dynamic_section(binding, tag="NEEDED")
         paths = dynamic_section(binding, tag="RUNPATH") or dynamic_section(binding, tag="RPATH")
         assert paths == ["$ORIGIN/lib"]
+
+    def test_a_binding_needs_nothing_of_cuda(self):
+        """A CPU build of torch has no libtorch_cuda, and a machine without a GPU no driver."""
+        shown = subprocess.run(
+            ["nm", "-D", "-C", "--undefined-only", extension.EXTENSION.__file__],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        names = [line.split(maxsplit=1)[1] for line in shown.splitlines()]
+        assert any(name.startswith("at::") for name in names)
+        assert [name for name in names if re.match(r"(at|c10)::cuda|cu[A-Z]|cuda[A-Z]", name)] == []

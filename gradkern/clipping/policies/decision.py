@@ -13,16 +13,16 @@ from gradkern.kernels.torch_scale import look
 
 @dataclass(frozen=True)
 class Decision:
-    """What is to be done with the gradients. Tensors lie on their device; numbers are taken there without a
-    synchronisation."""
+    """How to clip the gradients of one step. Tensors should be on the gradients' device. Numbers are moved
+    there without a synchronisation."""
 
     factor: Tensor | float
-    """What gradients are multiplied by: a number or 0-d for all, or [N], one a row of the statistics. 1
-    leaves them as they are."""
+    """The factor to multiply gradients by: a number or 0-d tensor for all of them, or [N] with one per row of
+    the statistics. Gradients with a factor of 1 are not written."""
     skip: Tensor | bool | None = None
-    """0-d bool: whether the optimizer is to skip this step. None: never."""
+    """0-d bool: whether the optimizer has to skip this step. None means no."""
     threshold: float | Tensor | None = None
-    """The norm above which the policy scales: a number, 0-d, or [N]. For the record only."""
+    """The norm above which the policy clips: a number, or a 0-d or [N] tensor. Recorded, not used."""
 
 
 @dataclass(frozen=True)
@@ -37,19 +37,20 @@ class SettledDecision:
 
 
 def settled(found: Any, rows: int, device: torch.device, policy: str) -> SettledDecision:
-    """What a policy's `decide` returned: a `Decision`, or its factor alone.
+    """Check the result of a policy's `decide` and convert it to tensors on the gradients' device.
 
     Args:
-        rows: how many rows the statistics have.
+        found: a `Decision`, or only its factor.
+        rows: number of rows of the statistics.
         device: the gradients' device.
         policy: the name of the policy, for messages.
 
     Raises:
-        TypeError, ValueError: it is neither, of another shape, or negative, which shows on a CPU only.
+        TypeError, ValueError: it is something else, has another shape, or a factor on the CPU is negative.
 
     Notes:
-        No synchronisation, unless a tensor lies on another device than the gradients. On a device it is too
-        late to raise for a negative factor, which counts as 1. A NaN stays, as of a norm that is NaN.
+        No synchronisation, unless a tensor is on another device than the gradients. A negative factor on a
+        device cannot be checked and counts as 1. NaN is kept, because it comes from a norm that is NaN.
     """
     decision = found if isinstance(found, Decision) else Decision(found)
     wide = torch.float32 if device.type == "mps" else torch.float64
@@ -80,5 +81,5 @@ def _on_device(value: Any, dtype: torch.dtype, device: torch.device, expected: s
     if isinstance(value, Tensor) or not hasattr(value, "__float__"):
         what = f"a tensor of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
         raise TypeError(f"{expected} as a number or a tensor, got {what}")
-    # Filled there: a tensor of the host would be copied, which waits for the device.
+    # Filled on the device: copying a tensor from the host would wait for it.
     return torch.full((), float(value), dtype=torch.float64, device=device).to(dtype)

@@ -56,8 +56,8 @@ class StepPolicy(Policy):
             self.check_rows(rows)
         if state is not None and state.numel() != size:
             warn(
-                f"[{type(self).__name__}] what the policy remembers does not fit any more, because the "
-                "clipper's parameters or its own settings have changed; it begins anew"
+                f"[{type(self).__name__}] the state of the policy no longer fits, because the parameters of "
+                "the clipper or the settings of the policy have changed. It is reset"
             )
         if state is None or state.numel() != size:
             state = torch.zeros(size, dtype=torch.float64, device=device)
@@ -65,9 +65,10 @@ class StepPolicy(Policy):
         return self._state
 
     def check_rows(self, rows: int) -> None:
-        """
+        """Check that a loaded state fits the number of gradients.
+
         Raises:
-            ValueError: the state is one for another number of gradients.
+            ValueError: it does not.
         """
         if self._state is not None and self._state.numel() != self.state_size(rows):
             raise ValueError(

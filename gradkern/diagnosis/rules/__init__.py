@@ -1,4 +1,4 @@
-"""The rules, one file a family; each a function from a `Case` to findings."""
+"""The rules, one file per family. A rule is a function from a `Case` to a list of findings."""
 
 from __future__ import annotations
 

@@ -11,13 +11,13 @@ import numpy as np
 from gradkern.diagnosis.case import Case
 from gradkern.diagnosis.finding import Finding
 
-#: Steps that make a rate.
+#: The fewest steps for a rate.
 LEAST_STEPS = 20
-#: Part of the steps that clip.
+#: The least fraction of steps that clip.
 ALWAYS = 0.95
-#: What is left of the gradient, typically: a tenth.
+#: The largest typical coefficient of an alarm.
 STRONGLY = 0.1
-#: The largest norm is this part of the threshold, or less.
+#: The largest norm as a fraction of the threshold.
 NEVER = 0.2
 
 

@@ -1,11 +1,11 @@
-"""Gradients that vanish or explode over the depth of the model.
+"""Rules for gradients that vanish or explode over the depth of the model.
 
 Three profiles over each chain of layers (`profile`) are looked at: the weights' gradients, the biases' (the
 backward signal), and their ratio (the forward signal). A wrong gain shows in the last two only: over depth
 one grows as the other shrinks, and the weights' gradients, their product, stay level.
 
-Wrong where layers of one role do not follow one another, which the order of execution tells where it is
-known, and for a run that is still in its first steps out of a plateau.
+May be wrong if layers with similar names do not follow each other (unless the order of execution is known),
+and for a run that is just leaving a plateau.
 """
 
 from __future__ import annotations

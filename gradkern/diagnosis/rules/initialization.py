@@ -1,7 +1,8 @@
-"""Weights that start wrong: all alike, all zero, or on a scale that the signal does not survive.
+"""Rules for bad initial weights: all equal, all zero, or with a scale that makes the signal grow or fade.
 
-Wrong for a layer that is meant to start at zero (the second half of LoRA, a gate, a last layer): one of these
-is no finding. Where the first loss is looked at: for a model resumed on other data.
+May be wrong for layers that are meant to start at zero (the second half of LoRA, a gate, a last layer); a
+single one of them is not reported. The rule for the first loss may be wrong for a model that is resumed on
+other data.
 """
 
 from __future__ import annotations
@@ -144,7 +145,7 @@ def _forward(case: Case) -> list[Finding]:
     worst, at = 0.0, None
     for profile in case.profiles:
         inner = profile.forward[:FIRST_STEPS, 1:] if profile.depth > 3 else profile.forward[:FIRST_STEPS]
-        value = _median(decades(inner[:2]))
+        value = _typical(decades(inner))
         if abs(value) > abs(worst):
             worst, at = value, profile
     if at is None or abs(worst) < FORWARD_DECADES:
@@ -159,9 +160,13 @@ def _forward(case: Case) -> list[Finding]:
     return [case.finding("poor_initialization", _severity(case), why, numbers, layers=names)]
 
 
-def _median(values: Floats) -> float:
-    found = float(median(values.astype(np.float64)))
-    return found if math.isfinite(found) else 0.0
+def _typical(values: Floats) -> float:
+    """Of the first two steps; of a signal that grows the least of all, 0 where one does not: the estimate is
+    too large where the terms of a bias's gradient cancel over the batch."""
+    found = float(median(values[:2].astype(np.float64)))
+    if not math.isfinite(found):
+        return 0.0
+    return found if found < 0 else max(float(np.nanmin(values)), 0.0)
 
 
 def _first_loss(case: Case) -> list[Finding]:

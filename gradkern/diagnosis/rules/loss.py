@@ -1,4 +1,4 @@
-"""A loss that swings, or does not fall.
+"""Rules for a loss that oscillates or does not fall.
 
 A loss that is not monotone is normal (training at the edge of stability), and label noise, GANs,
 reinforcement learning and resumed runs all have one that does not fall: "not decreasing" is never an alarm by
@@ -15,9 +15,9 @@ from gradkern.diagnosis.case import Case, Floats
 from gradkern.diagnosis.finding import Finding
 from gradkern.diagnosis.gain import classes_of
 
-#: Steps below which a course of the loss is no course.
+#: The fewest steps for a judgement on the loss.
 LEAST_STEPS = 40
-#: Correlation of neighbouring deviations: a loss that jumps to and fro is close to -1. Noise of n steps has
+#: Correlation of neighbouring deviations: a loss that jumps up and down is close to -1. Noise of n steps has
 #: -1/9 (the running mean takes that) with a standard error of 1/sqrt(n): it must be beyond `ERRORS` of them.
 ALTERNATING, NOISE, ERRORS = -0.4, -1 / 9, 3.5
 #: A classifier that knows nothing has ln(classes); outputs that start wrong have more, and fall to it.
@@ -29,7 +29,7 @@ LARGE_STEPS = 0.02
 
 
 def loss_oscillating(case: Case) -> list[Finding]:
-    """The loss jumps to and fro, with large steps."""
+    """The loss jumps up and down, with large steps."""
     e = case.evidence
     loss = e.loss[np.isfinite(e.loss)]
     if len(loss) < LEAST_STEPS:

@@ -1,9 +1,9 @@
-"""Gradients that vanish over the time steps of a sequence, where `GradientOverTime` recorded them.
+"""The rule for gradients that vanish over the time steps of a sequence, if `GradientOverTime` recorded them.
 
-Wrong where the loss does not depend on what came early: then nothing should come from there. Where the
-loss is taken at every time step the profile is level, and nothing is found. LSTM and GRU as PyTorch
-initializes them keep half of their state at each step, and show the same until they have learned to keep
-more. So it is an alarm only where the loss does not fall.
+May be wrong if the loss does not depend on early inputs. Nothing is found if the loss is taken at every time
+step, because the profile is flat then. LSTM and GRU with PyTorch's initialization keep half of their state at
+each step, and show the same until they have learned to keep more. Therefore it is an alarm only if the loss
+does not fall.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Gradients too small for the format they are held in.
+"""The rule for gradients that are too small for their number format.
 
-Wrong where 16-bit gradients are small because the run has converged; a loss that has fallen far is left
-alone.
+May be wrong if gradients are small because the run has converged. Nothing is reported if the loss has fallen
+far.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""Sigmoid and tanh units driven so far that their derivative is nearly zero.
+"""The rule for sigmoid and tanh units whose derivative is nearly zero.
 
-The scale of a unit's argument is estimated as ``rms(W) * sqrt(fan_in) * rms(h)``; rms(h) comes from the
-gradients (`profile`) and is at most 1 behind a sigmoid or tanh. Wrong where a module between the layers
-rescales the signal (then there is a normalization, and nothing is said), and for activations that cannot be
-told.
+The scale of a pre-activation is estimated as ``rms(W) * sqrt(fan_in) * rms(h)``. rms(h) comes from the
+gradients (`profile`) and is at most 1 after a sigmoid or tanh. May be wrong for unknown activations, and if
+something rescales the signal between the layers. Nothing is reported for models with normalization.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Parameters without a gradient, and units whose gradient is exactly zero.
+"""Rules for parameters without a gradient, and for units whose gradient is exactly zero.
 
-Wrong where a branch is off on purpose for the whole run (an expert never chosen, a head not trained yet), and
-where an output is masked: its bias then has zeros without a ReLU.
+May be wrong if a branch is unused on purpose for the whole run (an expert that is never chosen, a head that
+is not trained yet), and if outputs are masked, so that their bias has zeros without a ReLU.
 """
 
 from __future__ import annotations

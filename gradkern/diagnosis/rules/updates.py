@@ -1,8 +1,8 @@
-"""The size of the optimizer's steps against the weights: too large, too small, or none at all.
+"""Rules for the size of optimizer steps relative to the weights: too large, too small, or none at all.
 
-‖Δw‖ / ‖w‖ is taken over all matrices together. Wrong for weights that are meant to be small (a
-zero-initialized adapter counts as little as it should), and for a resumed run at the end of its schedule,
-which is left alone as long as its learning rate is seen to fall.
+‖Δw‖ / ‖w‖ is computed over all matrices together. May be wrong for weights that are meant to be small,
+although a zero-initialized adapter counts little. May also be wrong for a resumed run at the end of its
+schedule; nothing is reported if its learning rate is seen to fall.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from gradkern.diagnosis.case import FEW_STEPS, Case
+from gradkern.diagnosis.case import FALLING, FEW_STEPS, Case
 from gradkern.diagnosis.finding import Finding
 
 #: Healthy runs stay below 0.10 at every look, but for small weights that find their size in a few steps
@@ -22,8 +22,10 @@ RUINED = 1.5
 JUMP = 1.5
 #: Healthy runs have a median above 2e-5.
 SMALL = 5e-6
-#: A loss thrown up this many times, and this part of the run in which it was above its first value.
-THROWN, LOST = 10.0, 0.25
+#: A loss set back: the median of the steps after the first one is above it by this part.
+SET_BACK = 0.1
+#: Steps before which a loss that has not fallen yet is no harm of steps that were large at first only.
+SOON = 40
 #: 16-bit weights lose every change below half their precision: 2**-9 of the weight for bfloat16, and with it
 #: most of the changes of 1e-4 on average.
 SMALL_16_BIT = 1e-4
@@ -50,10 +52,10 @@ def update_too_large(case: Case) -> list[Finding]:
     if not len(at):
         return []
     largest = float(np.nanmax(movement))
-    harmed = _harmed(case)
-    if not harmed and (largest < HUGE or case.falls_at_once):
+    harmed, set_back = _harmed(case), _set_back(case)
+    if not harmed and not set_back and (largest < HUGE or case.falls_at_once):
         return []
-    if _only_at_first(case, at):
+    if at.max() <= 1 and len(movement) > 3 and _did_no_harm(case):
         return []
     severity = "severe" if harmed else "warning"
     why = (
@@ -66,26 +68,32 @@ def update_too_large(case: Case) -> list[Finding]:
 
 
 def _harmed(case: Case) -> bool:
-    """The loss did not fall, is far above its best, or is no number; or it was thrown up, and a good part of
-    the run went by until it came back."""
+    """The loss did not fall, is far above its best, or is no number."""
     e, trend = case.evidence, case.trend
     if (e.has_loss & ~np.isfinite(e.loss)).any() or not np.isfinite(e.total_norm).all():
         return True
     if not trend.known:
         return False
-    losses = e.loss[np.isfinite(e.loss)]
-    before = float(losses[0])
-    if losses.max() > THROWN * abs(before) and (losses > before).mean() >= LOST:
-        return True
+    before = float(e.loss[np.isfinite(e.loss)][0])
     above = trend.end - trend.lowest > 0.25 * abs(before - trend.lowest) + 3 * trend.error
     return not trend.fell or trend.end > before or above
 
 
-def _only_at_first(case: Case, at: NDArray[np.int64]) -> bool:
-    """Only the first two steps were large (small weights, adaptive steps), and the loss did not jump."""
-    loss = case.evidence.loss[:FEW_STEPS]
-    jumped = not np.isfinite(loss).all() or loss.max() > JUMP * abs(loss[0])
-    return bool(len(case.movement) > 4 and at.max() <= 1 and case.trend.fell and not jumped)
+def _set_back(case: Case) -> bool:
+    """The first steps took the loss up, and it did not come back at once."""
+    loss = case.evidence.loss[: FALLING + 1]
+    known = len(loss) > FALLING and bool(np.isfinite(loss).all())
+    return known and float(np.median(loss[1:])) > loss[0] + SET_BACK * abs(loss[0])
+
+
+def _did_no_harm(case: Case) -> bool:
+    """Only the first two steps were large (small weights, adaptive steps), the loss did not jump, and it has
+    fallen since or may yet fall."""
+    loss, trend = case.evidence.loss[:FEW_STEPS], case.trend
+    if not np.isfinite(loss).all() or loss.max() > JUMP * abs(loss[0]) or _set_back(case):
+        return False
+    fell = trend.fell or trend.lowest < trend.start / 2
+    return fell or (len(case.evidence.steps) < SOON and not trend.rose)
 
 
 def update_too_small(case: Case) -> list[Finding]:
