@@ -180,7 +180,8 @@ GradList gradients_of(const CallSite& site, const py::sequence& parameters) {
 GradList tensors_of(const CallSite& site, const py::sequence& tensors, bool none_allowed) {
   const py::object list = fast_sequence(tensors);
   std::optional<GradList> filled = fill(list, [&](const Run& run, Found& found) {
-    return none_allowed || std::find(found.begin(), found.begin() + run.count, &kUndefined) == found.begin() + run.count;
+    return none_allowed || std::all_of(found.begin(), found.begin() + run.count,
+                                       [](const at::Tensor* t) { return t != &kUndefined; });
   });
   if (filled) return std::move(*filled);
   GradList one_by_one;
