@@ -120,6 +120,18 @@ GRADKERN_HD void replace_in_order(double* sorted, int64_t count, int64_t leaving
   if (team.rank == 0) sorted[entering] = x;
 }
 
+/// The same by one thread: plain loops, which become block moves.
+GRADKERN_HD void replace_in_order(double* sorted, int64_t count, int64_t leaving, double x, const OneThread&) {
+  int64_t entering = numbers_below(sorted, count, x);
+  if (entering > leaving) {
+    --entering;
+    for (int64_t i = leaving; i < entering; ++i) sorted[i] = sorted[i + 1];
+  } else {
+    for (int64_t i = leaving; i > entering; --i) sorted[i] = sorted[i - 1];
+  }
+  sorted[entering] = x;
+}
+
 /// AutoClip (Seetharaman et al. 2020): the threshold is a percentile of the norms before this one.
 /// Constants: percentile, window. State: the number of norms, a ring of the latest ones, the same sorted.
 template <class Team>

@@ -35,10 +35,10 @@ std::vector<Block> blocks_of(const UnitsRef* list, int64_t count) {
   return blocks;
 }
 
-ScaledSum squares_of(const void* data, DType dtype, int64_t row, int64_t length) {
-  const MeasureOptions options{norm_order(2.0), false};
+ScaledSum squares_of(const ChunkKernels& kernels, const void* data, DType dtype, int64_t row, int64_t length) {
   const char* at = static_cast<const char*>(data) + row * length * itemsize(dtype);
-  const ChunkKernels& kernels = chunk_kernels();
+  if (length <= kChunkElements && !is_double(dtype)) return {kernels.squares(at, dtype, length)};
+  const MeasureOptions options{norm_order(2.0), false};
   ScaledSum sum;
   for (int64_t begin = 0; begin < length; begin += kChunkElements) {
     Partial part = empty_partial(options.order);
@@ -56,19 +56,32 @@ ScaledSum times_square(ScaledSum sum, double factor) {
   return {sum.hi * square, sum.lo * square, sum.bin};
 }
 
-/// The factors of a block's units, in factors[0 … end - begin).
-BlockSquares decide(const UnitsRef& t, const Block& block, UnitLimits limits, double* factors) {
+/// What a thread knows of the units of its block.
+struct UnitScratch {
+  std::vector<double> factors;
+  std::vector<ScaledSum> grads;
+};
+
+/// The factors of a block's units.
+BlockSquares decide(const UnitsRef& t, const Block& block, UnitLimits limits, UnitScratch& units) {
   ScopedFloatingPointMode exact(FloatingPointMode::exact());
+  const ChunkKernels& kernels = chunk_kernels();
+  const size_t count = size_t(block.end - block.begin);
+  units.factors.resize(count);
+  units.grads.resize(count);
   BlockSquares out;
-  for (int64_t row = block.begin; row < block.end; ++row) {
-    const ScaledSum grads = squares_of(t.grad, t.grad_dtype, row, t.length);
-    const double weights = finish(squares_of(t.weights, t.weights_dtype, row, t.length));
-    const double factor = unit_factor(weights, finish(grads), limits.clip_factor, limits.eps);
-    factors[row - block.begin] = factor;
-    out.changed |= factor != 1.0;
+  for (size_t i = 0; i < count; ++i) {
+    const int64_t row = block.begin + int64_t(i);
+    const ScaledSum grads = squares_of(kernels, t.grad, t.grad_dtype, row, t.length);
+    const double weights = finish(squares_of(kernels, t.weights, t.weights_dtype, row, t.length));
+    units.grads[i] = grads;
+    units.factors[i] = unit_factor(weights, finish(grads), limits.clip_factor, limits.eps);
+    out.changed |= units.factors[i] != 1.0;
     out.before = combine(out.before, grads);
-    out.after = combine(out.after, times_square(grads, factor));
   }
+  if (!out.changed) out.after = out.before;
+  for (size_t i = 0; out.changed && i < count; ++i)
+    out.after = combine(out.after, times_square(units.grads[i], units.factors[i]));
   return out;
 }
 
@@ -114,12 +127,11 @@ void clip_units(const UnitsRef* list, int64_t count, UnitLimits limits, const Th
   const FloatingPointMode callers = FloatingPointMode::current();
   auto work = [&] {
     ScopedFloatingPointMode scope(callers);
-    std::vector<double> factors;
+    UnitScratch units;
     for (size_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < blocks.size();) {
       const UnitsRef& t = list[blocks[i].tensor];
-      factors.resize(size_t(blocks[i].end - blocks[i].begin));
-      squares[i] = decide(t, blocks[i], limits, factors.data());
-      if (squares[i].changed) scale(t, blocks[i], factors.data());
+      squares[i] = decide(t, blocks[i], limits, units);
+      if (squares[i].changed) scale(t, blocks[i], units.factors.data());
     }
   };
   using Work = decltype(work);

@@ -105,7 +105,7 @@ class ClipperPolicies:
             check_no_overlap(groups.by_name(), written, plan.names, groups.rows_on_host())
 
     def decide(self, stats: GradStats, measured: Measured) -> tuple[SettledDecision, GroupColumns | None]:
-        """The decision for all rows, and what is known of the groups if there are any."""
+        """The decision for all rows, and the statistics of the groups if there are any."""
         if self._norm_groups is None:
             policy = self._single
             assert policy is not None

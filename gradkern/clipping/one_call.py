@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from torch import Tensor
@@ -14,6 +15,7 @@ from gradkern.clipping.selection import raise_shared
 from gradkern.kernels.backend import C
 from gradkern.params.group_stats import GroupColumns
 
+_CHANGED: list[tuple[dict[str, Any], tuple[Any, ...]]] = [({}, (None, None))]
 _WITHOUT_THRESHOLD = frozenset({"nothing", "value", "agc"})
 
 
@@ -33,6 +35,9 @@ class OneCall:
         groups = [names] if grouped is None else [group.names for group in grouped.groups]
         self._policies = list(zip(policies.values(), groups))
         self._rows: list[Tensor | None] = [None] if grouped is None else list(grouped.rows_on_host())
+        self._natives: list[NativePolicy | None] = []
+        # What `_natives` was made from, for `dicts_unchanged`; at first something that has changed.
+        self._settings: list[tuple[dict[str, Any], tuple[Any, ...]]] = _CHANGED
 
     def clip(
         self, params: Sequence[Tensor], norm_type: float, on_nonfinite: str, count_zeros: bool
@@ -46,7 +51,8 @@ class OneCall:
         Raises:
             ValueError: gradients of different groups share memory. Nothing has changed.
         """
-        natives = [NOTHING if policy is None else policy.native(names) for policy, names in self._policies]
+        # Between backward and the optimizer's step all code is cold: what has not changed is not made again.
+        natives = self._natives if C.dicts_unchanged(self._settings) else self._look()
         if None in natives:
             return None
         columns: dict[str, Any] | None = C.clip_by_groups(
@@ -57,11 +63,24 @@ class OneCall:
         if "shared" in columns:
             assert self._grouped is not None
             raise_shared("GradClipper.clip_", columns["shared"], self._grouped.by_name(), self._names)
-        for native in natives:
-            if native is not None and native.decided is not None:
-                native.decided()
+        if self._settings is _CHANGED:
+            for native in natives:
+                if native is not None and native.decided is not None:
+                    native.decided()
         self._add_limits(columns, natives)
         return columns
+
+    def _look(self) -> list[NativePolicy | None]:
+        """The policies as they are now. Kept until a setting changes, unless one of them counts steps."""
+        self._natives = [
+            NOTHING if policy is None else policy.native(names) for policy, names in self._policies
+        ]
+        owners = [vars(policy) for policy, _ in self._policies if policy is not None]
+        counts = any(native is None or native.decided is not None for native in self._natives)
+        self._settings = (
+            _CHANGED if counts else [(owner, tuple(chain.from_iterable(owner.items()))) for owner in owners]
+        )
+        return self._natives
 
     def _add_limits(self, columns: dict[str, Any], natives: Sequence[NativePolicy | None]) -> None:
         """Make `threshold` and `_groups` of what the extension says about groups."""
@@ -78,5 +97,5 @@ class OneCall:
         else:
             columns["threshold"] = None
             columns["_groups"] = GroupColumns(
-                grouped.names, grouped.member_names, grouped.rows_on_host(), norm, limits, by_row
+                grouped.names, grouped.member_names, self._rows, norm, limits, by_row
             )

@@ -1,6 +1,6 @@
-"""Choose what processes a list of gradients: the kernels, else the ranks' functions, else torch's operations.
+"""Choose the backend for a list of gradients: the kernels, the functions over ranks, or torch's operations.
 
-Every call goes through `run` or `measure`; the choice is made nowhere else.
+Every call goes through `run` or `measure`. The choice is made nowhere else.
 """
 
 from __future__ import annotations
@@ -90,8 +90,9 @@ def run(
     done = getattr(C, operation)(tensors, *arguments)
     if done is None or done is False:
         if is_distributed(tensors):
-            return getattr(_ranks(), operation)(tensors, *arguments)
-        done = getattr(torch_ops, operation)(tensors, *arguments, foreach)
+            done = getattr(_ranks(), operation)(tensors, *arguments)
+        else:
+            done = getattr(torch_ops, operation)(tensors, *arguments, foreach)
     if isinstance(done, Tensor) and done.is_cpu and tensors and not getattr(tensors[0], "is_cpu", True):
         done = _moved(tensors, done)
     if clips:

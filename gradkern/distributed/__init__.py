@@ -1,8 +1,7 @@
 """Norms and clipping over sharded, replicated and partial gradients.
 
-gradkern's functions use this package if a gradient or parameter is a DTensor or if a process group is
-given. `explain_norm` and `StatsGatherer` are for users. Modules are imported on first use, and no process
-group is ever created.
+gradkern's functions use this package if a gradient or parameter is a DTensor or if a process group is passed.
+`explain_norm` and `StatsGatherer` are public. Modules are imported on first use. No process group is created.
 """
 
 from __future__ import annotations

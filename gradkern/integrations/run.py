@@ -56,8 +56,11 @@ class _Monitors:
             monitor.close()
             if monitor.records:
                 print(f"gradkern run: {monitor.step} steps recorded in {monitor.run_dir}", file=sys.stderr)
-        if not self._monitors and older:
-            print(f"gradkern run: nothing was clipped; not reached: {', '.join(older)}", file=sys.stderr)
+        if not self._monitors:
+            print("gradkern run: no clip by torch.nn.utils was seen", file=sys.stderr)
+        if older:
+            names = ", ".join(older)
+            print(f"gradkern run: not reached, as they were imported before: {names}", file=sys.stderr)
 
 
 def model_of(params: Sequence[Tensor]) -> nn.Module | None:

@@ -1,7 +1,7 @@
 """`C`: the compiled extension or its substitute.
 
-Every function of `gradkern._C` returns None (or False) for a list that it does not support; callers then
-use the ranks' functions or torch's operations. `C` is a `NullBackend` under ``GRADKERN_DISABLE=1`` and if no
+Every function of `gradkern._C` returns None (or False) for a list that it does not support. Callers then use
+the functions over ranks or torch's operations. `C` is a `NullBackend` under ``GRADKERN_DISABLE=1`` and if no
 extension fits the installed torch. Under ``GRADKERN_VERIFY=1`` each result is compared with float64.
 """
 
@@ -16,7 +16,7 @@ from gradkern.kernels.verify import Verified
 
 
 class NullBackend:
-    """Has the functions of `gradkern._C` and supports no list."""
+    """Has the functions of `gradkern._C`, but supports no list."""
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         if name.startswith("__"):

@@ -229,6 +229,8 @@ class GradMonitor:
         given, loss = loss, as_loss(loss)
         extras = as_extra("GradMonitor.record", extra, self._parts.names) if extra else None
         if number % self.every:
+            if stats is None:
+                self._drop_pending(target)
             self._begin(number, target)
             if recording is not None:
                 recording.leave_out(target)
@@ -443,6 +445,11 @@ class GradMonitor:
             return part.pending.take()
         pieces = [one.pending.take() for one in self._parts.pending()]
         return combined([piece for piece in pieces if piece is not None]) if pieces else None
+
+    def _drop_pending(self, part: Part) -> None:
+        """Forget the clips of a step that is left out, so that they do not become a step of their own."""
+        for one in self._parts.pending() if part is self._parts.whole else (part,):
+            one.pending.drop()
 
     def _check_norm_type(self, norm_type: float) -> None:
         if self._norm_type is not None:

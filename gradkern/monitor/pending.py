@@ -45,7 +45,7 @@ class PendingStep:
         identities = set(stats._identities)
         if self.has_any(identities):
             if self._only_measured():
-                self._forget()  # measured without a limit before, and clipped now
+                self.drop()  # measured without a limit before, and clipped now
             else:
                 self._mark_skipped()
                 self._complete_now()
@@ -59,7 +59,7 @@ class PendingStep:
     def take(self) -> GradStats | None:
         """All statistics that are held, combined; None if there are none."""
         pieces = self._pieces
-        self._forget()
+        self.drop()
         self._taken = combined(pieces) if pieces else None
         return self._taken
 
@@ -87,14 +87,15 @@ class PendingStep:
         if len(self._stepped) == len(self._optimizers):
             self._complete_now()
 
-    def _forget(self) -> None:
+    def drop(self) -> None:
+        """Forget what is held."""
         self._pieces, self._seen, self._stepped = [], set(), set()
 
     def _complete_now(self) -> None:
         complete = self._complete()
         if complete is not None:
             complete(self)
-        self._forget()
+        self.drop()
 
     def _only_measured(self) -> bool:
         """Whether nothing was clipped, and no known optimizer has stepped since."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,14 +29,13 @@ class GroupStats:
         return GroupStats(self.names, self.total_norm.cpu(), self.factor.cpu(), limit)
 
 
-@dataclass(frozen=True, eq=False)
-class GroupColumns:
+class GroupColumns(NamedTuple):
     """What a step knows of all groups, one entry a group; most steps' groups are never looked at."""
 
     names: Sequence[str]
     members: Sequence[tuple[str, ...]]
     """Canonical names of the parameters of each group."""
-    rows: Sequence[Tensor]
+    rows: Sequence[Any]
     """int64: the rows of each group, on the gradients' device."""
     norm: Tensor
     """[G]: before rounding."""

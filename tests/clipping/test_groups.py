@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import gradkern
+import gradkern.policies
 from gradkern.policies import AGC, AutoClip, GlobalNorm, PerLayerNorm, SkipOutliers, Value, ZClip
 
 
@@ -260,3 +261,32 @@ def test_a_gradient_that_value_does_not_take_is_refused_before_any_group_is_scal
     with pytest.raises(TypeError, match=r"'b'\)?: expected a real gradient for the policy Value"):
         clipper.clip_()
     assert model["a"].grad.tolist() == [5.0, 5.0]
+
+
+@pytest.mark.parametrize("route", ["scaler", "custom"])
+def test_in_separate_steps_the_number_of_groups_adds_no_read_and_no_scaling(route, monkeypatch):
+    from gradkern.distributed import packed
+    from gradkern.kernels import scale
+
+    calls = {"partials": 0, "scale_": 0}
+
+    class Counting:
+        def __init__(self, backend):
+            self._backend = backend
+
+        def __getattr__(self, name):
+            calls[name] = calls.get(name, 0) + 1
+            return getattr(self._backend, name)
+
+    monkeypatch.setattr(packed, "C", Counting(packed.C))
+    monkeypatch.setattr(scale, "C", Counting(scale.C))
+    model = model_with_gradients()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    policy = gradkern.policies.custom(lambda stats: 0.5) if route == "custom" else 0.5
+    for count, patterns in enumerate((["*"], ["in_proj.*", "*.bias", "*"]), start=1):
+        scaler = torch.amp.GradScaler("cpu") if route == "scaler" else None
+        if scaler is not None:
+            scaler.scale(torch.zeros(1, requires_grad=True))
+        clipper = gradkern.GradClipper(model, groups={p: (p, policy) for p in patterns})
+        clipper.clip_(scaler=scaler, optimizer=optimizer)
+        assert (calls["partials"], calls["scale_"]) == (count, count)

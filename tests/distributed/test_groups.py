@@ -100,3 +100,90 @@ def test_groups_over_pipeline_stages(ranks):
     size = sum(p.numel() for p in models.build(blocks=1).parameters())
     for answer in ranks(2)(pipeline_job):
         assert answer == pytest.approx({"first": math.sqrt(size), "second": math.sqrt(size)}, rel=1e-6)
+
+
+def counts_job(on_nonfinite: str) -> list[list[int]]:
+    """For 1, 3 and 6 groups: how often one step reads, scales and reduces."""
+    from gradkern.distributed import packed
+    from gradkern.kernels import scale
+
+    found = []
+    for names in (["*"], ["0.*", "*.bias", "*"], ["0.*.weight", "0.*", "1.*.weight", "1.*", "*.weight", "*"]):
+        model = models.as_fsdp(models.build(blocks=3))
+        groups = {pattern: (pattern, 0.1 * (1 + i)) for i, pattern in enumerate(names)}
+        clipper = gradkern.GradClipper(model, groups=groups, on_nonfinite=on_nonfinite)
+        models.fill(model, models.full_gradients(models.build(blocks=3)))
+        calls = [0, 0, 0]
+
+        def counted(slot, function, calls=calls):
+            def call(*args, **options):
+                calls[slot] += 1
+                return function(*args, **options)
+
+            return call
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(packed, "C", Counting(packed.C, "partials", lambda f: counted(0, f)))
+            patch.setattr(scale, "C", Counting(scale.C, "scale_", lambda f: counted(1, f)))
+            patch.setattr(dist, "all_reduce", counted(2, dist.all_reduce))
+            clipper.clip_()
+        found.append(calls)
+    return found
+
+
+class Counting:
+    """A backend of which one function is counted."""
+
+    def __init__(self, backend, name, wrap):
+        self._backend, self._name, self._wrap = backend, name, wrap
+
+    def __getattr__(self, name):
+        found = getattr(self._backend, name)
+        return self._wrap(found) if name == self._name else found
+
+
+@pytest.mark.parametrize("on_nonfinite", ["propagate", "skip"])
+def test_the_number_of_groups_adds_no_read_no_scaling_and_no_collective(ranks, on_nonfinite):
+    for one, three, six in ranks(2)(counts_job, on_nonfinite=on_nonfinite):
+        assert one == three == six
+        assert one[:2] == [1, 1] and one[2] >= 1
+
+
+STATEFUL = {
+    "zclip": lambda: ZClip(warmup_steps=2),
+    "adagc": lambda: AdaGC(warmup_steps=2),
+    "autoclip": lambda: AutoClip(50.0, 4),
+}
+
+
+def resumed_job(policy: str) -> bool:
+    """A state that is loaded in the middle goes on bit by bit; a NaN on one rank skips the step on all."""
+
+    def steps(clipper, model, seeds):
+        found = []
+        for seed in seeds:
+            models.fill(model, models.full_gradients(models.build(), scale=1.0 + 9 * (seed == 5), seed=seed))
+            if seed == 6 and dist.get_rank() == 0:
+                next(iter(model.parameters())).grad.to_local().flatten()[0] = math.nan
+            stats = clipper.clip_()
+            found.append((stats.factor.tolist(), stats.skip_step.item()))
+            found[-1] += tuple(p.grad.to_local().tolist() for p in model.parameters() if seed != 6)
+        return found
+
+    def build(model):
+        groups = {"a": ("0.*", STATEFUL[policy]()), "b": ("*", STATEFUL[policy]())}
+        return gradkern.GradClipper(model, groups=groups, on_nonfinite="skip")
+
+    model = models.as_fsdp(models.build())
+    first = build(model)
+    steps(first, model, range(4))
+    second = build(model)
+    second.load_state_dict(first.state_dict())
+    one, other = steps(first, model, range(4, 9)), steps(second, model, range(4, 9))
+    assert [step[1] for step in one] == [False, False, True, False, False]
+    return one == other
+
+
+@pytest.mark.parametrize("policy", STATEFUL)
+def test_a_loaded_state_goes_on_over_ranks(ranks, policy):
+    assert ranks(2)(resumed_job, policy=policy) == [True, True]

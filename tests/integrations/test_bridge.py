@@ -151,6 +151,61 @@ def test_record_closes_the_step_and_adds_the_loss(tmp_path):
     assert set(history.phase) == {"before_clip"}
 
 
+def test_every_leaves_out_whole_steps(tmp_path):
+    model = model_of()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    monitor = gradkern.GradMonitor(model, optimizer, tmp_path, every=3)
+    gradkern.patch_torch(monitor)
+    expected = []
+    for x in batches(9):
+        optimizer.zero_grad()
+        loss = backward(model, x)
+        expected.append(norms(model))
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+        monitor.record(loss=loss)
+        optimizer.step()
+    assert monitor.step == 9
+    monitor.close()
+    history = recorded(tmp_path)
+    assert history.steps.tolist() == [3, 6, 9]
+    np.testing.assert_allclose(history.norm, expected[2::3], rtol=1e-6)
+
+
+def test_a_total_over_other_stages(tmp_path):
+    """A pipeline's stages add up their totals, and each clips with the sum."""
+    stages = model_of()[0], model_of()[2]
+    monitors = [gradkern.GradMonitor(stage, run_dir=tmp_path / str(i)) for i, stage in enumerate(stages)]
+    for monitor in monitors:
+        gradkern.patch_torch(monitor)
+    backward(nn.Sequential(stages[0], nn.Tanh(), stages[1]), batches(1)[0])
+    expected = [norms(stage) for stage in stages]
+    totals = [torch.nn.utils.get_total_norm([p.grad for p in stage.parameters()]) for stage in stages]
+    total = torch.stack(totals).norm()
+    for stage in stages:
+        torch.nn.utils.clip_grads_with_norm_(stage.parameters(), 0.5, total)
+    for i, monitor in enumerate(monitors):
+        monitor.close()
+        history = recorded(tmp_path / str(i))
+        np.testing.assert_allclose(history.norm[0], expected[i], rtol=1e-6)
+        assert history.total_norm[0] == pytest.approx(total.item(), rel=1e-6)
+        assert history.clip_coef[0] == pytest.approx(0.5 / (total.item() + 1e-6), rel=1e-6)
+
+
+def test_a_total_that_several_calls_share(tmp_path):
+    model = model_of()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with gradkern.GradMonitor(model, optimizer, tmp_path) as monitor, gradkern.patched_torch(monitor):
+        backward(model, batches(1)[0])
+        expected = np.linalg.norm(norms(model))
+        total = torch.nn.utils.get_total_norm([p.grad for p in model.parameters()])
+        for part in model[0], model[2]:
+            torch.nn.utils.clip_grads_with_norm_(part.parameters(), 0.5, total)
+        optimizer.step()
+    history = recorded(tmp_path)
+    assert history.steps.tolist() == [1]
+    assert history.total_norm[0] == pytest.approx(expected, rel=1e-6)
+
+
 def test_without_an_optimizer_the_next_clip_closes_the_step(tmp_path):
     model = model_of()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -13,7 +13,7 @@ from tests.integrations.installed import framework, run_ranks
 framework("deepspeed")
 pytestmark = pytest.mark.timeout(600)  # ranks share the cores with the other tests
 
-CASES = ["0:fp32", "1:fp32", "2:fp32", "3:fp32", "0:bf16", "2:bf16", "2:fp16", "3:fp16"]
+CASES = ["0:fp32", "1:fp32", "2:fp32", "3:fp32", "0:bf16", "2:bf16", "2:fp16", "3:fp16", "2:fp32:resumed"]
 NAMES = ("0.weight", "0.bias", "2.weight", "2.bias")
 
 

@@ -168,6 +168,52 @@ def test_manual_optimization_with_two_optimizers(tmp_path, run, measured, clip):
     assert history.has_loss.all()
 
 
+@pytest.mark.parametrize("clipped_first", [True, False])
+def test_manual_optimization_with_one_clip_of_two(tmp_path, run, clipped_first):
+    rows = []
+
+    class Two(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.automatic_optimization = False
+            self.one, self.two = nn.Linear(6, 1), nn.Linear(6, 1)
+
+        def training_step(self, batch, index):
+            losses = [net(batch[0]).square().mean() for net in (self.one, self.two)]
+            for optimizer, loss, clipped in zip(
+                self.optimizers(), losses, (clipped_first, not clipped_first), strict=True
+            ):
+                optimizer.zero_grad()
+                self.manual_backward(loss)
+                rows.append([p.grad.norm().item() for p in optimizer.param_groups[0]["params"]])
+                if clipped:
+                    self.clip_gradients(optimizer, gradient_clip_val=0.1, gradient_clip_algorithm="norm")
+                optimizer.step()
+            return {"loss": sum(losses)}
+
+        def configure_optimizers(self):
+            return [torch.optim.SGD(net.parameters(), lr=0.05) for net in (self.one, self.two)]
+
+    fitted(tmp_path, Two(), [callback(run)], gradient_clip_val=None)
+    history = gradkern.History.open(run)
+    assert history.steps.tolist() == list(range(1, 13))
+    assert history.names == ("one.weight", "one.bias", "two.weight", "two.bias")
+    np.testing.assert_allclose(history.norm, np.reshape(rows, (12, 4)), rtol=1e-5)
+    assert history.has_loss.all()
+
+
+def test_every_third_step(tmp_path, run, measured):
+    with measured.watching():
+        fitted(tmp_path, module_class()())
+    module = module_class()()
+    fitted(tmp_path, module, [callback(run, every=3)])
+    history = gradkern.History.open(run)
+    assert history.steps.tolist() == [3, 6, 9, 12]
+    np.testing.assert_allclose(history.norm, np.array(measured)[2::3], rtol=1e-4)
+    np.testing.assert_allclose(history.loss, module.losses[2::3], rtol=1e-6)
+
+
 def test_clipping_mixin(tmp_path, run):
     from gradkern.integrations.lightning import GradkernClipping
 

@@ -101,6 +101,15 @@ def test_resume_continues_the_steps(tmp_path, run):
     assert history.steps.tolist() == [1, 2, 3, 4, 5, 6, 7]
 
 
+def test_every_second_step(tmp_path, run):
+    trainer = trained(tmp_path / "out", [callback(run, every=2)])
+    history = gradkern.History.open(run)
+    logged = [entry for entry in trainer.state.log_history if "grad_norm" in entry]
+    assert history.steps.tolist() == [2, 4]
+    np.testing.assert_allclose(history.total_norm, [entry["grad_norm"] for entry in logged[1::2]], rtol=1e-5)
+    np.testing.assert_allclose(history.loss, [entry["loss"] for entry in logged[1::2]], rtol=1e-6)
+
+
 def test_bf16(tmp_path, run):
     trainer = trained(tmp_path / "out", [callback(run)], bf16=True)
     history = gradkern.History.open(run)

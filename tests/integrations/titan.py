@@ -169,8 +169,8 @@ def config_of(mode, folder):
         optimizer=default_adamw(lr=1e-2, eps=1e-3),  # no steps in the direction of rounding errors
         lr_scheduler=LRSchedulersContainer.Config(warmup_steps=2),
         training=TrainingConfig(
-            local_batch_size=BATCH, seq_len=LENGTH, steps=STEPS, max_norm=0.1, disable_cuda_graphs=True,
-            mixed_precision_param="float32",
+            local_batch_size=BATCH, global_batch_size=2 * 4 * BATCH if mode == "fsdp" else -1, seq_len=LENGTH,
+            steps=STEPS, max_norm=0.1, disable_cuda_graphs=True, mixed_precision_param="float32",
         ),
         metrics=MetricsProcessor.Config(log_freq=2, disable_color_printing=True),
         parallelism=ParallelismConfig(spmd_backend="partial_dtensor", **MODES[mode]),

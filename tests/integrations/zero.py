@@ -1,4 +1,4 @@
-"""DeepSpeed engines on CPUs: ``zero.py FOLDER RANKS STAGE…``, all ranks forked from one process."""
+"""DeepSpeed engines on CPUs: ``zero.py FOLDER RANKS CASE…``, all ranks forked from one process."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def settings(stage, precision):
     }
 
 
-def train(stage, precision, rank, run=None):
+def train(stage, precision, rank, run=None, steps=slice(None), checkpoint=None):
     from gradkern.integrations.deepspeed import monitored
 
     module = model()
@@ -67,14 +67,18 @@ def train(stage, precision, rank, run=None):
         config=settings(stage, precision),
         dist_init_required=False,
     )
+    if checkpoint is not None and checkpoint.exists():
+        engine.load_checkpoint(str(checkpoint))
     losses = []
     with contextlib.nullcontext() if run is None else monitored(engine, run):
-        for step in batches(rank):
+        for step in batches(rank)[steps]:
             for x in step:
                 loss = loss_of(engine, x.to(next(engine.parameters()).dtype))
                 engine.backward(loss)
                 engine.step()
                 losses.append(loss.item())
+    if checkpoint is not None:
+        engine.save_checkpoint(str(checkpoint))
     with deepspeed.zero.GatheredParameters(list(engine.module.parameters())):
         trained = [p.detach().float().clone() for p in engine.module.parameters()]
     return losses, trained
@@ -105,9 +109,13 @@ def as_rank(rank, world, port, folder, cases):
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), GLOO_SOCKET_IFNAME="lo")
     deepspeed.init_distributed("gloo", auto_mpi_discovery=False)
     for case in cases:
-        stage, precision = case.split(":")
+        stage, precision, *resumed = case.split(":")
         _, plain = train(int(stage), precision, rank)
-        losses, trained = train(int(stage), precision, rank, folder / case)
+        losses, pieces = [], [slice(0, 2), slice(2, None)] if resumed else [slice(None)]
+        for piece in pieces:
+            checkpoint = folder / "checkpoint" if resumed else None
+            more, trained = train(int(stage), precision, rank, folder / case, piece, checkpoint)
+            losses += more
         difference = max((a - b).abs().max().item() for a, b in zip(plain, trained))
         told = {"losses": losses, "difference": difference, "norms": reference(world)}
         (folder / f"{case}.{rank}.json").write_text(json.dumps(told))

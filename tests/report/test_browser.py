@@ -118,7 +118,7 @@ def test_events_groups_and_own_numbers_are_shown_where_there_are_some(tmp_path: 
     assert (
         "70 skip, 1 rollback" in text
         and ">rolled back</td>" in text
-        and "first and the last are listed" in text
+        and "first and the last events of each kind" in text
     )
     assert "Total norm of each group" in text and "critic" in text and "<img" not in text
     assert "<h2>accuracy" in text

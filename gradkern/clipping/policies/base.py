@@ -25,9 +25,9 @@ class Policy(ABC):
     may_skip: bool = False
     """Whether the policy can decide to skip a step."""
     needs_rows: bool = False
-    """Whether it decides by the norms of rows: they are then measured before rounding, too."""
+    """Whether the policy uses the norms of single rows. They are then also kept in float64."""
     one_factor: bool = True
-    """Whether it can decide on one factor for all gradients, which is what `fold` needs."""
+    """Whether the policy can return one factor for all gradients, as `fold` requires."""
 
     @abstractmethod
     def decide(self, stats: GradStats) -> Decision:

@@ -15,8 +15,14 @@ def custom(decide: Callable[[GradStats], Decision | Tensor | float]) -> Policy:
     """Make a policy of a function that is called with the statistics of each step.
 
     Args:
-        decide: returns a `Decision`, or its factor alone: a number, 0-d, or [N]. Tensor operations keep it
-            free of synchronisation. With `fold` it has to be one factor.
+        decide: a function of `GradStats` that returns a `Decision` or only its factor: a number, or a 0-d or
+            [N] tensor. Use tensor operations, so that it does not synchronise. With `fold` it must return one
+            factor for all gradients.
+
+    Raises:
+        TypeError: `decide` is not callable.
+        TypeError, ValueError: in `GradClipper.clip_`, if it returns something else, a factor of another shape
+            or a negative factor.
 
     Example:
         >>> policy = custom(lambda stats: (0.1 / stats.rms.amax()).clamp(max=1.0))

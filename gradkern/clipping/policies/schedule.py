@@ -54,19 +54,20 @@ class Schedule(Policy):
         return cls(lambda step: first + (last - first) * min(1.0, step / count))
 
     def decide(self, stats: GradStats) -> Decision:
-        decision = self._at_this_step().decide(stats)
+        self._global.max_norm = self._at_this_step()
+        decision = self._global.decide(stats)
         self._next()
         return decision
 
     def native(self, names: tuple[str, ...]) -> NativePolicy | None:
-        return NativePolicy("global_norm", (self._at_this_step().max_norm,), decided=self._next)
+        return NativePolicy("global_norm", (self._at_this_step(),), decided=self._next)
 
     def _next(self) -> None:
         self._step[0] += 1
 
-    def _at_this_step(self) -> GlobalNorm:
-        self._global.max_norm = as_limit("Schedule", "max_norm", self._limit(self._step[0]))
-        return self._global
+    def _at_this_step(self) -> float:
+        limit: float = as_limit("Schedule", "max_norm", self._limit(self._step[0]))
+        return limit
 
     def state_dict(self) -> dict[str, Any]:
         return {"step": self._step[0]}
