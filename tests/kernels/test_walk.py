@@ -1,4 +1,4 @@
-"""Lists long enough to be walked in runs, by several threads: every position is found, whatever else is among them."""
+"""Lists so long that they are walked in runs, by several threads: every position is found."""
 
 import copy
 
