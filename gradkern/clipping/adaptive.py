@@ -9,8 +9,8 @@ from torch import Tensor
 
 from gradkern.clipping import route
 from gradkern.clipping.policies import AGC
-from gradkern.kernels.dtensors import is_distributed
-from gradkern.params.arguments import as_list, as_number
+from gradkern.clipping.policies.checks import at_least
+from gradkern.params.arguments import as_list, as_order, check_entries
 
 
 @torch.no_grad()
@@ -45,14 +45,16 @@ def adaptive_clip_grad_(
         ``timm.utils.agc.adaptive_clip_grad(parameters, clip_factor, eps)``
     """
     operation = "adaptive_clip_grad_"
-    if as_number(operation, "norm_type", norm_type) != 2.0:
+    if as_order(operation, norm_type) != 2.0:
         raise ValueError(f"[{operation}] norm_type: expected 2, the norm of the paper, got {norm_type!r}")
-    policy = AGC(clip_factor, eps)
-    once = {id(p): p for p in as_list(operation, parameters)}
+    clip_factor = at_least(operation, "clip_factor", clip_factor, 0.0)
+    policy = AGC(clip_factor, at_least(operation, "eps", eps, 0.0))
+    listed = as_list(operation, parameters)
+    check_entries(operation, listed)
+    once = {id(p): p for p in listed}
     params = list(once.values())
     names = [f"parameters[{i}]" for i in range(len(params))]
     policy.check(operation, params, names)
     route.misuse.check_used(operation, params)
     policy.apply_(operation, params, route.written_shards([p.grad for p in params]), names)
-    if not is_distributed(params):  # otherwise other ranks may have gradients
-        route.misuse.check_present(operation, params)
+    route.misuse.check_present(operation, params)

@@ -21,7 +21,7 @@ from gradkern.clipping.stepped_optimizer import SteppedOptimizer
 from gradkern.clipping.verdict import Verdict
 from gradkern.kernels.backend import C
 from gradkern.kernels.measured import Measured
-from gradkern.params.arguments import as_limit, as_number, check_group, check_selections
+from gradkern.params.arguments import as_limit, as_order, check_group, check_selections
 from gradkern.params.misuse import Misuse
 from gradkern.params.names import NamedParameters
 from gradkern.params.plan import ParameterPlan
@@ -112,7 +112,7 @@ class GradClipper:
     ) -> None:
         self._chosen = ClipperPolicies(max_norm, policy, groups)
         self._global = self._chosen.global_norm
-        self.norm_type = as_number("GradClipper", "norm_type", norm_type)
+        self.norm_type = as_order("GradClipper", norm_type)
         self._count_zeros = bool(count_zeros)
         self._fold = bool(fold)
         self.on_nonfinite = on_nonfinite
@@ -278,7 +278,7 @@ class GradClipper:
     def _statistics(self, measured: Measured, **further: Any) -> GradStats:
         plan = self._plan
         numel = plan.sizes(measured.numel)
-        if not self._ranks.named and self._cache.plan is None:  # otherwise other ranks may have gradients
+        if not self._ranks.named:  # otherwise other ranks may have gradients
             self._misuse.check_present(plan.params, measured.has_grad)
         return GradStats.of(
             measured, plan.names, numel, plan.first, plan.identities, self.norm_type, **further

@@ -31,7 +31,7 @@ def as_policy(operation: str, name: str, policy: Any) -> Policy | None:
     """
     if policy is None or isinstance(policy, Policy):
         return policy
-    if isinstance(policy, type) or not isinstance(policy, int | float | Tensor):
+    if isinstance(policy, type) or not hasattr(policy, "__float__"):
         raise TypeError(
             f"[{operation}] {name}: expected a policy, a number or None, got "
             f"{policy.__name__ if isinstance(policy, type) else type(policy).__name__}"

@@ -14,21 +14,20 @@ The functions keep no state about the parameters.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, cast
 
 from torch import Tensor
 
 from gradkern.clipping import param_groups, route
+from gradkern.clipping.param_groups import ParamGroups
 from gradkern.clipping.route import RankGroups
-from gradkern.params.arguments import as_limit, as_list, as_norm, as_number
+from gradkern.params.arguments import as_limit, as_list, as_norm, as_order
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
 Parameters = Tensor | Iterable[Tensor]
-ParamGroups = Sequence[Mapping[str, Any]]
-"""As ``optimizer.param_groups``."""
 
 
 def clip_grad_norm_(
@@ -91,7 +90,7 @@ def clip_grad_norm_(
         )
     params = as_list(operation, cast(Parameters, parameters))
     max_norm = as_limit(operation, "max_norm", max_norm)
-    norm_type = as_number(operation, "norm_type", norm_type)
+    norm_type = as_order(operation, norm_type)
     groups = _named(process_group, pp_group)
     arguments = (max_norm, norm_type, bool(error_if_nonfinite))
     total: Tensor = route.run(operation, params, arguments, foreach, groups)
@@ -130,7 +129,7 @@ def get_total_norm(
     """
     operation = "get_total_norm"
     items = as_list(operation, tensors, "tensors")
-    norm_type = as_number(operation, "norm_type", norm_type)
+    norm_type = as_order(operation, norm_type)
     groups = _named(process_group, pp_group)
     total: Tensor = route.run(operation, items, (norm_type, bool(error_if_nonfinite)), foreach, groups)
     return total

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gradkern.clipping import route
 from gradkern.clipping.route import RankGroups
-from gradkern.params.arguments import as_number, as_positive
+from gradkern.params.arguments import as_order, as_positive
 from gradkern.params.names import NamedParameters, elements_of, first_rows, resolve
 from gradkern.params.stats import GradStats
 
@@ -50,7 +50,7 @@ def measure(
         One read, no write, deterministic. Synchronises only if `inv_scale` is a tensor on a device, and where
         `clip_grad_norm_` does.
     """
-    norm_type = as_number("measure", "norm_type", norm_type)
+    norm_type = as_order("measure", norm_type)
     scale = 1.0 if inv_scale is None else as_positive("measure", "inv_scale", inv_scale)
     names, tensors = resolve("measure", params)
     groups = RankGroups(process_group, pp_group)

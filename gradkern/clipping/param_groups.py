@@ -14,21 +14,33 @@ from gradkern.clipping.route import Cache, RankGroups
 from gradkern.clipping.selection import check_no_overlap
 from gradkern.kernels.measured import Measured
 from gradkern.kernels.torch_scale import coefficient
-from gradkern.params.arguments import as_limit, as_list, as_number
+from gradkern.params.arguments import as_limit, as_list, as_order, check_entries
+
+ParamGroups = Sequence[Mapping[str, Any]]
+"""As ``optimizer.param_groups``."""
 
 OPERATION = "clip_grad_norm_"
 
 
-def are_param_groups(parameters: Any) -> TypeGuard[Sequence[Mapping[str, Any]]]:
+def are_param_groups(parameters: Any) -> TypeGuard[ParamGroups]:
     """Whether an argument is a list of dicts, like ``optimizer.param_groups``."""
     return (
         isinstance(parameters, (list, tuple)) and len(parameters) > 0 and isinstance(parameters[0], Mapping)
     )
 
 
+def with_lists(groups: ParamGroups) -> list[dict[str, Any]]:
+    """The groups with lists of parameters, which can be read several times.
+
+    Raises:
+        TypeError: a group has no parameters, or something else in their place.
+    """
+    return [{**group, "params": _as_list(group, i)} for i, group in enumerate(groups)]
+
+
 @torch.no_grad()
 def clip(
-    groups: Sequence[Mapping[str, Any]],
+    groups: ParamGroups,
     max_norm: Any,
     norm_type: Any,
     error_if_nonfinite: bool,
@@ -38,8 +50,8 @@ def clip(
     listed = [_as_list(group, i) for i, group in enumerate(groups)]
     limits = [_limit(group, i) for i, group in enumerate(groups)]
     max_norm = as_limit(OPERATION, "max_norm", max_norm)
-    norm_type = as_number(OPERATION, "norm_type", norm_type)
-    params = [param for members in listed for param in members]
+    norm_type = as_order(OPERATION, norm_type)
+    params = [param for own in listed for param in own]
     if all(limit is None for limit in limits):
         named = (ranks.process_group, ranks.pp_group) if ranks.named else None
         total: Tensor = route.run(OPERATION, params, (max_norm, norm_type, error_if_nonfinite), None, named)
@@ -49,14 +61,14 @@ def clip(
     names = [f"parameters[{i}]['params'][{j}]" for i, own in enumerate(listed) for j in range(len(own))]
     rows, bounds = _norm_groups(_members(listed), limits, max_norm)
     held = [param.grad for param in params]
-    check_no_overlap({str(i): members for i, members in enumerate(rows)}, held, names, operation=OPERATION)
+    check_no_overlap({str(i): own for i, own in enumerate(rows)}, held, names, operation=OPERATION)
     route.misuse.check_used(OPERATION, params)
     cache = Cache()
     measured = route.measure(OPERATION, params, names, norm_type, False, 1.0, ranks, cache, rows)
     if error_if_nonfinite:
         _raise_if_nonfinite(measured, norm_type, names)
     verdict.apply(params, _factors(measured, rows, bounds), None, cache.held)
-    if not ranks.named and cache.plan is None:  # otherwise other ranks may have gradients
+    if not ranks.named:  # otherwise other ranks may have gradients
         route.misuse.check_present(OPERATION, params)
     return measured.total_norm
 
@@ -71,7 +83,7 @@ def _traced(
 ) -> Tensor:
     """The groups in a graph of torch.compile, in which each group is read and scaled by itself."""
     rows, bounds = _norm_groups(_members(listed), limits, max_norm)
-    params = [param for members in listed for param in members]
+    params = [param for own in listed for param in own]
     if ranks.named or compiled.leaves_graph(params):
         from gradkern.clipping.graph_break import outside_the_graph  # the compiler has been imported already
 
@@ -144,7 +156,10 @@ def _as_list(group: Any, position: int) -> list[Tensor]:
             f"[{OPERATION}] parameters[{position}]: expected a dict with 'params', like the others, got "
             f"{sorted(map(str, group)) if isinstance(group, Mapping) else type(group).__name__}"
         )
-    return list(as_list(OPERATION, group["params"], f"parameters[{position}]['params']"))
+    what = f"parameters[{position}]['params']"
+    listed = list(as_list(OPERATION, group["params"], what))
+    check_entries(OPERATION, listed, what)
+    return listed
 
 
 def _limit(group: Mapping[str, Any], position: int) -> Any:

@@ -90,8 +90,9 @@ def run(
     done = getattr(C, operation)(tensors, *arguments)
     if done is None or done is False:
         if is_distributed(tensors):
-            return getattr(_ranks(), operation)(tensors, *arguments)
-        done = getattr(torch_ops, operation)(tensors, *arguments, foreach)
+            done = getattr(_ranks(), operation)(tensors, *arguments)
+        else:
+            done = getattr(torch_ops, operation)(tensors, *arguments, foreach)
     if isinstance(done, Tensor) and done.is_cpu and tensors and not getattr(tensors[0], "is_cpu", True):
         done = _moved(tensors, done)
     if clips:

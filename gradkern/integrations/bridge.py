@@ -9,12 +9,12 @@ import dataclasses
 import math
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from gradkern.clipping import functional
+from gradkern.clipping import functional, param_groups, route
 from gradkern.clipping.measure import measure
 from gradkern.kernels.dtensors import is_distributed
 from gradkern.kernels.torch_scale import coefficient
@@ -84,7 +84,7 @@ def is_attached(monitor: GradMonitor) -> bool:
 
 
 def clip_grad_norm_(
-    parameters: Parameters,
+    parameters: Parameters | param_groups.ParamGroups,
     max_norm: float,
     norm_type: float = 2.0,
     error_if_nonfinite: bool = False,
@@ -101,7 +101,9 @@ def clip_grad_norm_(
     """
     if pp_mesh is not None:
         groups.setdefault("pp_group", pp_mesh.get_group())
-    params = as_list("clip_grad_norm_", parameters)
+    if param_groups.are_param_groups(parameters):
+        return _clip_param_groups(parameters, max_norm, norm_type, error_if_nonfinite, **groups)
+    params = as_list("clip_grad_norm_", cast(Parameters, parameters))
     owners = _owners(params)
     if not owners:
         return functional.clip_grad_norm_(params, max_norm, norm_type, error_if_nonfinite, foreach, **groups)
@@ -110,9 +112,22 @@ def clip_grad_norm_(
     if error_if_nonfinite and not math.isfinite(float(stats.total_norm)):
         return functional.clip_grad_norm_(params, max_norm, norm_type, True, foreach, **groups)  # raises
     decisive = stats.deciding()
+    route.misuse.check("clip_grad_norm_", params)  # under this name, not under that of the next call
     functional.clip_grads_with_norm_(params, max_norm, decisive, foreach)
     _hand_on(owners, params, _clipped(stats, max_norm, decisive))
     return _as_returned(params, stats.total_norm, bool(groups))
+
+
+def _clip_param_groups(groups: param_groups.ParamGroups, *arguments: Any, **ranks: Any) -> Tensor:
+    """The form that torch does not have. Recorded by one more read, since several limits may apply."""
+    listed = param_groups.with_lists(groups)
+    params = [param for group in listed for param in group["params"]]
+    owners = _owners(params)
+    stats = measure(params) if owners else None
+    total = functional.clip_grad_norm_(listed, *arguments, **ranks)
+    if stats is not None:
+        _hand_on(owners, params, stats)
+    return total
 
 
 def clip_grads_with_norm_(

@@ -29,14 +29,18 @@ def policy_step(
         float64: (factor, skip, threshold); for "adagc" N factors, N thresholds and skip.
 
     Notes:
-        Synchronises only on devices without a kernel.
+        Synchronises only on devices without a kernel, and if norms are of a tensor subclass.
     """
-    if total.is_cpu or (total.is_cuda and C.build_info().get("cuda")):
+    # A wrapper subclass has no memory of its own that a kernel could read.
+    plain = type(total) is Tensor and (norms is None or type(norms) is Tensor)
+    if plain and (total.is_cpu or (total.is_cuda and C.build_info().get("cuda"))):
         result = C.policy_step_(kind, total, state, list(constants), norms)
         if result is not None:
             return result
+    if total.is_meta:  # no parameter has a gradient
+        return state.new_empty(3 if norms is None else 2 * len(norms) + 1)
     numbers = state.tolist()
-    row = [] if norms is None else norms.tolist()
+    row = [] if norms is None else norms.tolist() if plain else [float(norm) for norm in norms.unbind()]
     decided = _STEPS[kind](float(total), numbers, list(constants), row)
     state.copy_(torch.tensor(numbers, dtype=torch.float64, device="cpu"))
     return torch.tensor(decided, dtype=torch.float64, device="cpu").to(total.device)

@@ -20,8 +20,8 @@ _ELEMENTS = 64
 def _message(divisor: float) -> str:
     return (
         f"[GradMonitor.record] between record() and optimizer.step() the gradients were divided by "
-        f"{divisor:g}, an exact power of two. They carried the loss scale of a GradScaler when they were "
-        "measured, so the recorded norms are too large. Call clip_(scaler=scaler) or "
+        f"{divisor:g}, an exact power of two, as a GradScaler divides by its loss scale. They carried that "
+        "factor when they were measured, so the recorded norms are too large. Call clip_(scaler=scaler) or "
         "scaler.unscale_(optimizer) before record(), or pass record(inv_scale=1 / scaler.get_scale())"
     )
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -51,6 +53,19 @@ def as_list(
     return items
 
 
+def check_entries(operation: str, listed: Sequence[Any], what: str = "parameters") -> None:
+    """Check that every entry can have a gradient. The extension does this for the lists that it takes.
+
+    Raises:
+        TypeError: one cannot. The message gives its position.
+    """
+    for i, entry in enumerate(listed):
+        if not hasattr(entry, "grad"):
+            raise TypeError(
+                f"[{operation}] {what}[{i}]: expected a Tensor or Parameter, got {type(entry).__name__}"
+            )
+
+
 def is_fresh(items: object) -> bool:
     """Whether `items` is a generator that nothing has been read from. Of other iterators it is not known."""
     return inspect.isgenerator(items) and inspect.getgeneratorstate(items) == inspect.GEN_CREATED
@@ -77,12 +92,34 @@ def warn_of_nothing(operation: str, what: str, empty: object, fresh: bool) -> No
         )
 
 
-def as_number(operation: str, name: str, value: Any) -> float:
-    """``float(value)``, which is what torch does; NaN is an error, except while a graph is traced.
+def as_order(operation: str, value: Any) -> float:
+    """The order of a norm: a number, or text such as "inf", which torch accepts.
 
     Raises:
-        TypeError, ValueError, OverflowError: `value` cannot be converted, or is NaN.
+        TypeError, ValueError, OverflowError: as `as_number`.
     """
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            value = float(value)
+    return as_number(operation, "norm_type", value)
+
+
+def _is_text(value: object) -> bool:
+    """Whether `float` would parse `value`: text, bytes, and NumPy's arrays of them."""
+    if isinstance(value, (str, bytes, bytearray, memoryview)):
+        return True
+    return isinstance(value, np.ndarray) and value.dtype.kind in "SU"
+
+
+def as_number(operation: str, name: str, value: Any) -> float:
+    """``float(value)``, which is what torch does, but not of text. NaN is an error, except while a graph is
+    traced.
+
+    Raises:
+        TypeError, ValueError, OverflowError: `value` cannot be converted, is text, or is NaN.
+    """
+    if type(value) is not float and _is_text(value):
+        raise TypeError(f"[{operation}] {name}: expected a number, got {value!r} ({type(value).__name__})")
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError) as error:

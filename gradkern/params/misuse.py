@@ -61,6 +61,11 @@ class DropInMisuse:
         self._first = 0
         """The row where the last search found a gradient."""
 
+    def check(self, operation: str, params: Sequence[Tensor]) -> None:
+        """Both checks."""
+        self.check_used(operation, params)
+        self.check_present(operation, params)
+
     def check_used(self, operation: str, params: Sequence[Tensor]) -> None:
         """`Misuse.check_used`; finds something only if `steps.noted` is not empty."""
         steps.watch()

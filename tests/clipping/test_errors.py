@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 import gradkern
+from gradkern import policies
 from tests.support import reference as ref
 from tests.support.strategies import parameters
 
@@ -52,6 +53,12 @@ def test_an_entry_that_is_no_tensor(good, call):
             CALLS[call]([*good, item])
         with raises(TypeError, f"got {kind}"):
             CALLS[call]([*good, item])
+
+
+def test_an_entry_that_is_no_tensor_of_adaptive_clipping(good):
+    for item in ("weight", 3.0, {}):
+        with raises(TypeError, "[adaptive_clip_grad_] parameters[2]: expected a Tensor or Parameter, got"):
+            gradkern.adaptive_clip_grad_([*good, item])
 
 
 @every_call
@@ -110,6 +117,8 @@ def test_a_module_where_parameters_were_meant():
 @pytest.mark.parametrize("number", [np.float32(0.5), np.int64(2), Fraction(1, 2), torch.tensor(0.5), True])
 def test_whatever_converts_to_a_number_is_a_limit(good, number):
     assert gradkern.GradClipper(good, number).max_norm == float(number)
+    grouped = gradkern.GradClipper(good, groups={"all": ("*", number)})
+    assert grouped.policies["all"].max_norm == float(number)
 
 
 def test_a_dict_of_parameters(good):
@@ -126,7 +135,7 @@ def test_named_parameters_where_parameters_were_meant():
 
 NO_NUMBERS = [
     (None, TypeError),
-    ("abc", ValueError),
+    ("abc", TypeError),
     ([1.0], TypeError),
     (1j, TypeError),
     (math.nan, ValueError),
@@ -164,10 +173,64 @@ def test_numbers_too_large_for_a_float(good):
 
 
 def test_what_float_converts_is_a_number():
-    for max_norm in (1, True, "1.0", torch.tensor(1.0), torch.tensor([1]), ref.np.float32(1.0)):
+    for max_norm in (1, True, torch.tensor(1.0), torch.tensor([1]), ref.np.float32(1.0)):
         params = parameters([torch.tensor([3.0, 4.0])])
         gradkern.clip_grad_norm_(params, max_norm)
         ref.assert_scaled(params[0].grad, torch.tensor([3.0, 4.0]), 1 / (5 + 1e-6))
+
+
+TEXTS = ["1", "inf", b"1", bytearray(b"1"), memoryview(b"1"), np.str_("1"), np.bytes_(b"1"), np.array("1")]
+LIMITS = {
+    "[clip_grad_norm_] max_norm": gradkern.clip_grad_norm_,
+    "[clip_grad_norm_] parameters[0]['max_norm']": lambda params, limit: gradkern.clip_grad_norm_(
+        [{"params": params, "max_norm": limit}], 1.0
+    ),
+    "[clip_grads_with_norm_] max_norm": lambda params, limit: gradkern.clip_grads_with_norm_(
+        params, limit, 9.0
+    ),
+    "[clip_grads_with_norm_] total_norm": lambda params, norm: gradkern.clip_grads_with_norm_(
+        params, 1.0, norm
+    ),
+    "[clip_grad_value_] clip_value": gradkern.clip_grad_value_,
+    "[adaptive_clip_grad_] clip_factor": gradkern.adaptive_clip_grad_,
+    "[measure] inv_scale": lambda params, scale: gradkern.measure(params, inv_scale=scale),
+    "[GradClipper] max_norm": gradkern.GradClipper,
+    "[GradClipper] groups['all']": lambda params, limit: gradkern.GradClipper(
+        params, groups={"all": ("*", limit)}
+    ),
+    "[GlobalNorm] max_norm": lambda _, limit: policies.GlobalNorm(limit),
+    "[PerLayerNorm] max_norm": lambda _, limit: policies.PerLayerNorm(limit),
+    "[Value] clip_value": lambda _, limit: policies.Value(limit),
+    "[SkipOutliers] max_norm": lambda _, limit: policies.SkipOutliers(max_norm=limit),
+    "[ZClip] max_norm": lambda _, limit: policies.ZClip(max_norm=limit),
+    "[AGC] clip_factor": lambda _, limit: policies.AGC(limit),
+    "[Schedule] max_norm": lambda params, limit: gradkern.GradClipper(
+        params, policy=policies.Schedule(lambda _: limit)
+    ).clip_(),
+    "[Schedule] end": lambda _, limit: policies.Schedule.warmup(1.0, limit, 10),
+}
+
+
+@pytest.mark.parametrize("argument", LIMITS)
+def test_text_is_no_limit(good, argument):
+    """`float` would parse it."""
+    for text in TEXTS:
+        with pytest.raises(TypeError, match=re.escape(argument)):
+            LIMITS[argument](good, text)
+
+
+def test_text_is_no_limit_that_is_set_later(good):
+    clipper = gradkern.GradClipper(good, 1.0)
+    by_value = policies.Value(1.0)
+    for text in TEXTS:
+        with raises(TypeError, "[GradClipper] max_norm: expected a number, got"):
+            clipper.max_norm = text
+        with raises(TypeError, "[GlobalNorm] max_norm: expected a number, got"):
+            clipper.policies[""].max_norm = text
+        by_value.clip_value = text
+        with raises(TypeError, "[Value] clip_value: expected a number, got"):
+            gradkern.GradClipper(good, policy=by_value).clip_()
+    assert clipper.max_norm == 1.0
 
 
 @pytest.mark.parametrize("value", [None, "abc", torch.ones(2), torch.ones(0)])

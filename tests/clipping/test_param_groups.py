@@ -129,3 +129,12 @@ def test_a_nan_in_a_graph_of_the_compiler_is_an_error_before_any_group_is_scaled
     with pytest.raises(RuntimeError, match=r"non-finite.*parameters\[3\]"):
         torch.compile(clip, fullgraph=True, backend="aot_eager")(params)
     assert torch.equal(params[0].grad, before)
+
+
+def test_an_entry_that_is_no_tensor_in_a_group():
+    model = nn.Linear(2, 2)
+    for bad in ("weight", 3.0, {}):
+        for limit in ({"max_norm": 1.0}, {}):
+            groups = [{"params": [model.bias]}, {"params": [model.weight, bad], **limit}]
+            with pytest.raises(TypeError, match=r"parameters\[1\]\['params'\]\[1\]: expected a Tensor"):
+                gradkern.clip_grad_norm_(groups, 1.0)

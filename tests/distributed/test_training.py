@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+import warnings
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,32 @@ def backward_job(partition: str, dtype: torch.dtype) -> float:
 )
 def test_a_real_backward(ranks, world, partition, dtype):
     assert len(set(ranks(world)(backward_job, partition=partition, dtype=dtype))) == 1
+
+
+def mistakes_job() -> list[list[str]]:
+    """What is said of gradients that are gone, and of those that a step has used."""
+    said = []
+    for call in (
+        lambda model: gradkern.clip_grad_norm_(model.parameters(), 1.0),
+        lambda model: gradkern.clip_grad_norm_([{"params": list(model.parameters()), "max_norm": 1.0}], 1.0),
+        lambda model: gradkern.GradClipper(model, 1.0).clip_(),
+        lambda model: gradkern.GradClipper(model, groups={"all": ("*", 1.0)}).clip_(),
+        lambda model: gradkern.adaptive_clip_grad_(model.parameters()),
+    ):
+        model = models.as_fsdp(models.build())
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            call(model)
+            backward(model, batch())
+            call(model)
+        said.append([str(w.message) for w in caught])
+    return said
+
+
+def test_gradients_that_are_gone_are_told_of(ranks):
+    for said in ranks(2)(mistakes_job):
+        for messages in said:
+            assert len(messages) == 1 and "no parameter has a gradient" in messages[0], messages
 
 
 def strided_job() -> list[str]:

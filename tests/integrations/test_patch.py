@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch.nn.utils import clip_grad
 
 import gradkern
+from gradkern.integrations import bridge
 from tests.support.strategies import parameters
 
 PUBLIC = ("clip_grad_norm_", "clip_grad_value_", "get_total_norm", "clip_grads_with_norm_")
@@ -91,6 +94,35 @@ def test_the_fallback_is_torch_s_own_while_torch_is_patched():
     with gradkern.patched_torch(), Recorder():
         assert torch.nn.utils.get_total_norm([tiny]).item() == 0.0
         assert torch.nn.utils.clip_grad_norm_(parameters([tiny]), 1.0).item() == 0.0
+
+
+def test_param_groups_through_a_patched_torch(tmp_path):
+    """The form that torch does not have; also where a monitor is made for parameters that none has."""
+    params = parameters([torch.full((4,), 3.0), torch.full((4,), 6.0)])
+    groups = [{"params": iter(params[:1]), "max_norm": 1.0}, {"params": params[1:]}]
+    made = []
+
+    def make(found):
+        made.append(gradkern.GradMonitor(found, run_dir=tmp_path / "run"))
+        return made[-1]
+
+    with gradkern.patched_torch():
+        bridge.on_unknown(make)
+        assert torch.nn.utils.clip_grad_norm_(groups, 2.0).item() == pytest.approx(math.sqrt(180))
+    (monitor,) = made
+    monitor.record(loss=1.0)
+    monitor.close()
+    assert [p.grad.norm().item() for p in params] == pytest.approx([1.0, 2.0])
+    with gradkern.History.open(tmp_path / "run") as history:
+        assert history.total_norm.tolist() == pytest.approx([math.sqrt(180)])
+
+
+def test_a_warning_names_the_function_that_was_called(tmp_path):
+    model = torch.nn.Linear(2, 2)
+    said = pytest.warns(gradkern.GradkernWarning, match=r"^\[clip_grad_norm_\] no parameter has")
+    monitor = gradkern.GradMonitor(model, run_dir=tmp_path / "run")
+    with monitor, gradkern.patched_torch(monitor), said:
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
 
 
 def test_which_names_imported_early_are_reached():

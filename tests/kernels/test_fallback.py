@@ -222,6 +222,11 @@ for seed, dtype in enumerate(DTYPES):
                 gradkern.clip_grad_value_(parameters([g for g in grads if not g.is_sparse]), 0.5)
 for p in (1.0, 2.0, 3.0):  # a sum of many equal numbers, added one by one, would be off
     gradkern.clip_grad_norm_(parameters([torch.full((1_000_000,), 0.1, dtype=torch.float64)]), 1e9, p)
+large = lambda: parameters([torch.full((3,), 3.3e38), torch.full((2, 5), -2.9e38)])  # a norm beyond float32
+gradkern.clip_grad_norm_(large(), 1.0)
+gradkern.GradClipper(large(), 1.0).clip_()
+gradkern.GradClipper(large(), groups={"all": ("*", 1.0)}).clip_()
+gradkern.GradClipper(large(), policy=gradkern.policies.PerLayerNorm(1.0)).clip_()
 for poison in (1.0, math.inf):
     params = parameters([torch.randn(9), torch.randn(5) * poison])
     optimizer = torch.optim.SGD(params, lr=0.1, fused=True)

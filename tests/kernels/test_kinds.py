@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing._internal.two_tensor import TwoTensor
 
 import gradkern
-from gradkern.policies import AGC
+from gradkern.policies import AGC, AdaGC, AutoClip, PerLayerNorm, Schedule, SkipOutliers, Value, ZClip
 from tests.params.test_kinds import DTYPES, tensor_of
 
 
@@ -80,6 +81,48 @@ def try_all(kinds):
                 if not all((p.grad == 3).all() for p in model[0].parameters()):
                     wrong.append(f"{kind} {name} raised after it had changed a gradient: {said[:200]}")
     return wrong
+
+
+STATEFUL = [lambda: AdaGC(warmup_steps=0), AutoClip, SkipOutliers, ZClip]
+POLICIES = [*STATEFUL, AGC, PerLayerNorm, Value, lambda: Schedule.warmup(1.0, 1.0, 1)]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_every_policy_takes_a_wrapper_subclass(policy):
+    """It has no memory of its own, nor has its norm."""
+    for grouped in (False, True):
+        plain, wrapped = nn.Parameter(torch.zeros(3)), nn.Parameter(TwoTensor(torch.zeros(3), torch.zeros(3)))
+        plain.grad = torch.full((3,), 3.0)
+        wrapped.grad = TwoTensor(torch.full((3,), 3.0), torch.full((3,), 3.0))
+        same = nn.Parameter(torch.zeros(3))
+        same.grad = torch.full((3,), 3.0)
+        for odd in (wrapped, same):
+            params = [("a.w", plain), ("b.w", odd)]
+            plain.grad = torch.full((3,), 3.0)
+            groups = {"a": ("a.*", 1.0), "b": ("b.*", policy())} if grouped else None
+            clipper = gradkern.GradClipper(params, policy=None if grouped else policy(), groups=groups)
+            clipper.clip_()
+        assert torch.allclose(wrapped.grad.a, same.grad)
+        assert torch.equal(wrapped.grad.a, wrapped.grad.b)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("policy", POLICIES)
+def test_every_policy_without_gradients_on_another_device(policy):
+    model = nn.Linear(2, 2, device="meta")
+    for groups in (None, {"all": ("*", policy())}):
+        own = policy() if groups is None else None
+        stats = gradkern.GradClipper(model, policy=own, groups=groups).clip_()
+        assert stats.total_norm.is_meta and stats.clip_coef.is_meta
+
+
+def test_fake_gradients():
+    with FakeTensorMode():
+        param = nn.Parameter(torch.zeros(3))
+        param.grad = torch.ones(3)
+        for policy in (PerLayerNorm(), Value()):
+            assert gradkern.GradClipper([param], policy=policy).clip_().total_norm.shape == ()
+        assert gradkern.GradClipper([param], 1.0).clip_().norm.shape == (1,)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -81,5 +81,9 @@ def _on_device(value: Any, dtype: torch.dtype, device: torch.device, expected: s
     if isinstance(value, Tensor) or not hasattr(value, "__float__"):
         what = f"a tensor of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
         raise TypeError(f"{expected} as a number or a tensor, got {what}")
+    try:
+        number = float(value)
+    except (TypeError, ValueError) as error:  # a NumPy array, say
+        raise type(error)(f"{expected} as a number or a tensor, got {value!r}") from error
     # Filled on the device: copying a tensor from the host would wait for it.
-    return torch.full((), float(value), dtype=torch.float64, device=device).to(dtype)
+    return torch.full((), number, dtype=torch.float64, device=device).to(dtype)
