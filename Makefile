@@ -28,7 +28,7 @@ ifeq ($(wildcard gradkern/_C*.so),)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test integration cpp-test slow-test sanitize races bench diagnose lint docs format wheel clean
+.PHONY: help setup build demo test integration cpp-test slow-test sanitize races litmus bench diagnose lint docs format wheel clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -96,6 +96,9 @@ sanitize: $(READY)  ## the C++ tests under AddressSanitizer and UndefinedBehavio
 
 races: $(READY)  ## races of the CUDA kernels, modelled under ThreadSanitizer; each synchronisation removed in turn
 	$(PY) scripts/race_mutants.py
+
+litmus: $(READY)  ## the CUDA kernels' last-block protocol in a memory-model checker (Debian: relacy-dev)
+	$(PY) scripts/litmus.py
 
 bench: build  ## gradkern beside torch and a raw read of the same memory
 	$(PY) benchmarks/bench_clip.py

@@ -19,7 +19,7 @@ endif()
 # GPUs of this machine), or "all" (for wheels). Unset: the GPUs of this machine, or sm_90 where there is none.
 #
 # sm_103 is in the list because it runs sm_100's code, whose float64 arithmetic it does at a fraction of
-# the speed. Chips in no list compile the PTX, of an architecture whose kernels avoid float64 (csrc/cuda/narrow_lanes.h)
+# the speed. Chips in no list compile the PTX, of an architecture whose kernels avoid float64 (csrc/cuda/accumulate.h)
 # and old enough for all of them: compute_86 serves sm_87, sm_88, sm_110 and what comes later. sm_121 runs sm_120's code.
 set(GRADKERN_ALL_ARCHITECTURES 80 86 89 90 100 103 120)
 set(GRADKERN_LOW_PTX 86)
@@ -101,7 +101,7 @@ if(GRADKERN_WITH_CUDA)
   # The runtime is linked statically: the library serves with a CPU-only torch as well.
   set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
   find_package(CUDAToolkit REQUIRED)
-  add_library(gradkern_cuda STATIC csrc/cuda/measure.cu csrc/cuda/finish.cu csrc/cuda/policy.cu csrc/cuda/write.cu
+  add_library(gradkern_cuda STATIC csrc/cuda/measure.cu csrc/cuda/policy.cu csrc/cuda/tensor_table.cu csrc/cuda/write.cu
     csrc/cuda/usable.cpp)
   target_include_directories(gradkern_cuda PUBLIC csrc)
   target_compile_options(gradkern_cuda PRIVATE

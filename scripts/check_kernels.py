@@ -1,21 +1,17 @@
-"""Compiles csrc/cuda/*.cu and checks what the compiler made of it; needs nvcc, no GPU.
+"""Compiles csrc/cuda/*.cu and holds what the compiler made of it against a budget; needs nvcc, no GPU.
 
 Fails on
-- spills, local memory or a stack frame in any kernel (ptxas -v);
-- more registers than a kernel's launch bounds promise room for;
-- a main loop (a loop that reads 16-byte vectors) in which a global load is narrower than 16 bytes (SASS,
-  by nvdisasm);
-- in a measure kernel, a main loop whose four loads do not stand together ahead of the arithmetic. For
-  the orders other than 2 and inf on sm_120, where ptxas 13.0 splits those of the 16-bit types, and for
-  the kernels that write, this is only said ("note"): whether it costs anything has to be measured on
-  such a GPU;
-- a measure or scale kernel without such loops for every element type;
-- a main loop of measure_kernel for orders 2 and inf with more instructions than its budget;
+- more registers than a kernel's launch bounds promise room for, a larger stack, more code than its budget;
+- local memory in a main loop (an innermost loop that reads four 16-byte vectors a lane: 64 bytes);
+- a main loop of a measure kernel that accesses less than 16 bytes at a time, whose loads do not stand
+  together ahead of the arithmetic, or that has more instructions than its budget;
+- a main loop of a kernel that writes without four 16-byte stores;
+- a kernel without a main loop for every kind of element type;
 - a generic store anywhere (ST, where STG is meant);
-- a helper that is written in PTX, or stands for an instruction (csrc/tests/ptx_helpers.cu), and does not
-  become the instructions it stands for.
+- a helper that is written in PTX (csrc/tests/ptx_helpers.cu) and does not become its instructions.
 
-Prints the instructions per 64 bytes and lane of those loops, longest first.
+Prints instructions per 64 bytes and lane by element type: of a main loop, without what it jumps over where
+every element is finite.
 
     python scripts/check_kernels.py                          all documented architectures
     python scripts/check_kernels.py --arch 90 --sass 90      one
@@ -44,34 +40,69 @@ SOURCES = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
 ARCHITECTURES = ("80", "86", "89", "90", "100", "103", "120")
 
 REGISTERS_PER_MULTIPROCESSOR = 65536
-#: Blocks of 256 threads that have to fit a multiprocessor: __launch_bounds__ in the sources.
-BLOCKS = {"measure_kernel": 4, "scale_kernel": 4, "clamp_kernel": 4}
-#: Main loops a kernel has to have: one an element type with a way of its own.
-MAIN_LOOPS = {"measure_kernel": 6, "measure_power_kernel": 6, "scale_kernel": 4, "clamp_kernel": 4}
-#: Kernels and architectures for which a split batch of loads is only noted.
-#: They sum in pairs of float32 (narrow_lanes.h); what a split costs there only a measurement can tell.
-SPLIT_TOLERATED = {
-    (kernel, arch) for kernel in ("measure_kernel[1", "measure_power_kernel") for arch in ("103", "120")
-}
 
-#: Instructions of a main loop (64 bytes a lane) of measure_kernel[0, …] where squares are added in float64,
-#: and in pairs of float32.
-MOST_INSTRUCTIONS = {"float64": 265, "pairs": 460}
+
+@dataclass(frozen=True)
+class Budget:
+    """Of one kernel: threads, blocks that fit a multiprocessor, bytes of stack, instructions of code."""
+
+    threads: int = 512
+    blocks: int = 1
+    stack: int = 0
+    code: int = 2500
+    loops: int = 0  #: main loops: one for each kind of element type
+    stores: int = 0  #: 16-byte stores of a main loop
+
+
+#: The stack holds what calls of out-of-line functions leave no registers for; no main loop touches it.
+BUDGETS = {
+    "measure_kernel[0]": Budget(blocks=2, stack=192, code=13500, loops=6),
+    "measure_kernel[1]": Budget(blocks=2, stack=192, code=13500, loops=6),
+    "measure_kernel[2]": Budget(stack=192, code=21500, loops=6),
+    "measure_kernel[3]": Budget(stack=256, code=54000),
+    "scale_kernel": Budget(blocks=2, code=7000, loops=4, stores=4),
+    "clamp_kernel": Budget(blocks=2, code=7000, loops=4, stores=4),
+    "policy_kernel": Budget(threads=256, code=5000),
+    "combine_kernel": Budget(threads=256, code=3200),
+}
+#: Instructions of the main loops of measure_kernel[0] where squares are added in float64, and in float32
+#: pairs (csrc/cuda/accumulate.h); without what counts non-finite elements.
+LOOP_BUDGETS = {
+    "float32": (65, 118),
+    "bfloat16": (150, 222),
+    "float16": (164, 222),
+    "float64": (65, 65),
+    "complex64": (100, 100),
+    "complex128": (43, 43),
+}
 FLOAT64_ARCHITECTURES = ("80", "90", "100")
 
-#: Of csrc/tests/ptx_helpers.cu: what PTX and machine code have to contain, in this order.
+#: Of csrc/tests/ptx_helpers.cu: what PTX and machine code have to contain, and the first architecture.
 HELPERS = {
-    "load_once": (r"ld\.global\.nc\.L1::no_allocate\.v4", r"LDG\.E\S*\.128\S*\.CONSTANT"),
-    "load_to_write": (r"ld\.global\.L1::no_allocate\.v4", r"LDG\.E\S*\.128(?!\S*CONSTANT)"),
-    "load_across": (r"(ld\.\S*v4.*){2}", r"(LD\S*\.128.*){2}SHF"),
-    "widen_half": (r"cvt\.f32\.f16", r"HADD2\.F32"),
-    "narrow_half": (r"cvt\.rn\.f16\.f32", r"F2FP?\.(F16|PACK_AB)"),
-    "narrow_bfloat16": (r"cvt\.rn\.bf16\.f32", r"F2FP?\.BF16"),
-    "warp_max": (r"redux\.sync\.max\.u32", r"REDUX"),
-    "last_block": (
-        r"bar\.sync.*(membar\.gl|fence).*atom\S*\.(add|inc).*(membar\.gl|fence).*bar\.sync",
-        r"BAR\.SYNC.*MEMBAR\.\w+\.GPU.*ATOMG?\.E\.(ADD|INC)\S*STRONG\.GPU.*MEMBAR\.\w+\.GPU.*BAR\.SYNC",
+    "load_once": (r"ld\.global\.nc\.L1::no_allocate\.v4", r"LDG\.E\S*\.128\S*\.CONSTANT", 80),
+    "load_to_write": (r"ld\.global\.L1::no_allocate\.v4", r"LDG\.E\S*\.128(?!\S*CONSTANT)", 80),
+    "store_vector": (r"st\.global\.v4\.u32", r"STG\.E\.128", 80),
+    "load_part": (r"ld\.global\.u16", r"(LDG\.E\.U16.*){7}", 80),
+    "store_part": (r"st\.global\.(v\d\.)?[ub]16", r"(STG\.E\.U16.*){7}", 80),
+    "load_across": (r"(ld\.global\.nc.*){2}", r"(LDG\.E\S*\.128\S*\.CONSTANT.*){2}SHF", 80),
+    "widen_half": (r"cvt\.f32\.f16", r"HADD2\.F32", 80),
+    "narrow_half": (r"cvt\.rn\.f16\.f32", r"F2FP?\.(F16|PACK_AB)", 80),
+    "narrow_bfloat16": (r"cvt\.rn\.bf16\.f32", r"F2FP?\.BF16", 80),
+    "nearest": (r"cvt\.rni\.s32\.f32", r"F2I", 80),
+    "larger_float": (r"max\.NaN\.f32", r"FMNMX\.NAN", 80),
+    "larger_bfloat16": (r"max\.NaN\.(xorsign\.abs\.)?bf16x2", r"HMNMX2\.BF16\S*\.NAN", 80),
+    "larger_half": (r"max\.NaN\.(xorsign\.abs\.)?f16x2", r"HMNMX2\S*\.NAN", 80),
+    "mask_and_set": (r"lop3\.b32", r"LOP3\.LUT", 80),
+    "magnitudes_of_halves": (r"abs\.f16x2", r"(HADD2|LOP3|HMUL2|HFMA2)", 80),
+    "warp_max": (r"redux\.sync\.max\.u32", r"REDUX\.MAX|REDUX\S*MAX", 80),
+    "warp_total": (r"redux\.sync\.add", r"REDUX\.SUM|REDUX\S*(SUM|ADD)", 80),
+    "arrives_last": (
+        r"(membar\.gl|fence\.acq_rel\.gpu|fence\.sc\.gpu).*atom.*add.*(membar\.gl|fence\.\w+\.gpu).*shfl.*bar\.warp\.sync",
+        r"MEMBAR\.\w+\.GPU.*ATOMG?\.E\.(ADD|INC)\S*STRONG\.GPU.*MEMBAR\.\w+\.GPU.*SHFL.*",
+        80,
     ),
+    "let_next_kernel_start": (r"griddepcontrol\.launch_dependents", r"PREEXIT", 90),
+    "wait_for_kernel_before": (r"griddepcontrol\.wait.*ld\.global", r"ACQBULK.*LDG", 90),
 }
 
 
@@ -114,11 +145,11 @@ def run(*command: str) -> str:
 
 
 def short_name(mangled: str) -> str:
-    """measure_kernel[1, 1024] of a mangled name: the function and its integer arguments."""
-    match = re.search(r"((?:measure|measure_power|finish|combine|scale|clamp)_kernel)(I.*?E)?E", mangled)
+    """measure_kernel[1] of a mangled name: the function and its integer arguments."""
+    match = re.search(r"((?:measure|combine|scale|clamp|write_table|policy)_kernel)(I\w*?EE)?", mangled)
     if not match:
         return mangled
-    arguments = re.findall(r"L[bi](\d+)E", match.group(2) + "E" if match.group(2) else "")
+    arguments = re.findall(r"L(?:[bi]|N\w+?E)(\d+)E", match.group(2) or "")
     return match.group(1) + (f"[{', '.join(arguments)}]" if arguments else "")
 
 
@@ -136,14 +167,12 @@ def parse_resources(report: str) -> list[Kernel]:
 
 def check_resources(kernel: Kernel) -> list[str]:
     problems = []
-    blocks = BLOCKS.get(kernel.name.split("[")[0], 1)
-    limit = REGISTERS_PER_MULTIPROCESSOR // (256 * blocks)
+    budget = BUDGETS.get(kernel.name, Budget(threads=256))
+    limit = REGISTERS_PER_MULTIPROCESSOR // (budget.threads * budget.blocks)
     if kernel.registers > limit:
-        problems.append(f"{kernel.registers} registers, at most {limit} for {blocks} blocks of 256 threads")
-    if kernel.stack:
-        problems.append(f"a stack frame of {kernel.stack} bytes: local memory")
-    if kernel.spills:
-        problems.append(f"{kernel.spills} bytes of spills")
+        problems.append(f"{kernel.registers} registers, at most {limit} for {budget.blocks} blocks")
+    if kernel.stack > budget.stack:
+        problems.append(f"a stack frame of {kernel.stack} bytes, at most {budget.stack}")
     return problems
 
 
@@ -158,59 +187,111 @@ def functions_of(sass: str) -> dict[str, list[str]]:
     return functions
 
 
-def innermost_loops(lines: list[str]) -> list[list[str]]:
-    """Bodies of loops that contain no other loop: from a label to a branch back to it."""
-    labels = {m.group(1): i for i, line in enumerate(lines) if (m := re.match(r"(\.L_\w+):", line))}
-    spans = []
-    for i, line in enumerate(lines):
-        branch = re.search(r"\bBRA\b.*`\((\.L_\w+)\)", line)
-        if branch and labels.get(branch.group(1), i) < i:
-            spans.append((labels[branch.group(1)], i))
-    inner = [s for s in spans if not any(o != s and s[0] <= o[0] and o[1] <= s[1] for o in spans)]
-    return [lines[a : b + 1] for a, b in inner]
+INSTRUCTION = re.compile(r"\*/\s+(@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)")
 
 
 def instruction(line: str) -> str:
-    match = re.search(r"\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)", line)
-    return match.group(1) if match else ""
+    match = INSTRUCTION.search(line)
+    return match.group(2) if match else ""
 
 
-def check_main_loops(name: str, lines: list[str], arch: str) -> tuple[int, list[str], bool]:
+@dataclass
+class Loop:
+    codes: list[str]  #: all of it
+    usual: list[str]  #: without what a branch forwards jumps over
+
+
+def usual_path(lines: list[str], labels: dict[str, int], begin: int, end: int) -> list[str]:
+    """Codes from `begin` to `end` if every conditional branch forwards is taken."""
+    codes, i = [], begin
+    while i <= end:
+        match = INSTRUCTION.search(lines[i])
+        if match and match.group(2) != "NOP":
+            codes.append(match.group(2))
+            branch = re.search(r"\bBRA\b.*`\((\.L_\w+)\)", lines[i])
+            if branch and match.group(1) and i < labels.get(branch.group(1), -1) <= end:
+                i = labels[branch.group(1)]
+        i += 1
+    return codes
+
+
+def main_loops(lines: list[str]) -> list[Loop]:
+    """The loops that read four 16-byte vectors and contain no other such loop; not careful_unit's."""
+    labels = {m.group(1): i for i, line in enumerate(lines) if (m := re.match(r"(\.L_\w+):", line))}
+    spans = {}
+    for i, line in enumerate(lines):
+        branch = re.search(r"\bBRA\b.*`\((\.L_\w+)\)", line)
+        if branch and labels.get(branch.group(1), i) < i:
+            begin = labels[branch.group(1)]
+            codes = [c for c in map(instruction, lines[begin : i + 1]) if c]
+            careful = any("load_batch_carefully" in line for line in lines[begin : i + 1])
+            if sum(c.startswith("LDG") and ".128" in c for c in codes) >= 4 and not careful:
+                spans[begin, i] = Loop(codes, usual_path(lines, labels, begin, i))
+    return [
+        loop
+        for (a, b), loop in spans.items()
+        if not any((c, d) != (a, b) and a <= c and d <= b for c, d in spans)
+    ]
+
+
+def element_type(codes: list[str]) -> str:
+    """Of a main loop of measure_kernel, by what only that type's has."""
+
+    def count(prefix: str) -> int:
+        return sum(code.startswith(prefix) for code in codes)
+
+    if count("FFMA") >= 32:
+        return "float32" if count("FFMA") < 60 else "float16" if count("HADD2") >= 30 else "bfloat16"
+    if count("F2F") >= 16:
+        return "complex64" if count("DADD") >= 8 else "float32"
+    if count("DFMA") >= 32:
+        return "float16" if count("HADD2") >= 30 else "bfloat16"
+    return "complex128" if count("DADD") >= 4 else "float64"
+
+
+def check_main_loop(name: str, loop: Loop, arch: str) -> tuple[str, list[str]]:
+    """What it is and how long, and what is wrong with it."""
     problems = []
-    split = False
-    found = 0
-    lengths = []
-    for loop in innermost_loops(lines):
-        codes = [c for c in map(instruction, loop) if c]
-        loads = [i for i, code in enumerate(codes) if re.match(r"LDG?(\.|$)", code)]
-        wide = [i for i in loads if ".128" in codes[i]]
-        if len(wide) < 4:
-            continue  # the tail, a search, or a misaligned tensor's loop
-        found += 1
-        lengths.append(sum(code != "NOP" for code in codes))
-        narrow = [codes[i] for i in loads if ".128" not in codes[i]]
-        if narrow:
-            problems.append(f"a main loop loads less than 16 bytes: {', '.join(narrow)}")
-        arithmetic = [
-            c for c in codes[wide[0] : wide[3]] if re.match(r"(D(ADD|MUL|FMA)|F(ADD|MUL|FMA)|F2F|STG)", c)
-        ]
-        tolerated = any(name.startswith(kernel) and arch == where for kernel, where in SPLIT_TOLERATED)
-        if arithmetic and name.startswith("measure") and not tolerated:
-            problems.append(f"{len(arithmetic)} arithmetic instructions between the loads of a batch")
-        split |= bool(arithmetic)
-    wanted = MAIN_LOOPS.get(name.split("[")[0], 0)
-    if found < wanted:
-        problems.append(f"{found} main loops of four 16-byte loads, expected {wanted}")
-    most = MOST_INSTRUCTIONS["float64" if arch in FLOAT64_ARCHITECTURES else "pairs"]
-    if name.startswith("measure_kernel[0"):
-        print(f"  sm_{arch} {name}: {sorted(lengths, reverse=True)} instructions", flush=True)
-        if lengths and max(lengths) > most:
-            problems.append(f"a main loop of {max(lengths)} instructions, at most {most}")
-    if any(re.match(r"ST(\.|$)", instruction(line)) for line in lines):
-        problems.append("generic stores (ST)")
-    if any(re.match(r"(LDL|STL)", instruction(line)) for line in lines):
-        problems.append("local memory accesses (LDL, STL)")
-    return found, problems, split
+    codes = loop.codes
+    wide = [i for i, code in enumerate(codes) if code.startswith("LDG") and ".128" in code]
+    stores = [c for c in codes if re.match(r"STG.*\.128", c)]
+    narrow = [c for c in codes if re.match(r"LDG?(\.|$)", c) and ".128" not in c]
+    if narrow and name.startswith("measure"):
+        problems.append(f"a main loop accesses less than 16 bytes: {', '.join(narrow)}")
+    if any(c.startswith(("LDL", "STL")) for c in codes):
+        problems.append("local memory in a main loop")
+    if len(stores) < BUDGETS[name].stores:
+        problems.append(f"{len(stores)} stores in a main loop, expected {BUDGETS[name].stores}")
+    if not name.startswith("measure"):
+        return "", problems
+    between = [c for c in codes[wide[0] : wide[3]] if re.match(r"(D|F)(ADD|MUL|FMA)|F2F", c)]
+    if between and name == "measure_kernel[0]":
+        problems.append(f"{len(between)} arithmetic instructions between the loads of a batch")
+    kind, length = element_type(loop.usual), len(loop.usual)
+    most = LOOP_BUDGETS[kind][arch not in FLOAT64_ARCHITECTURES]
+    if name == "measure_kernel[0]" and length > most:
+        problems.append(f"the main loop of {kind} has {length} instructions, at most {most}")
+    return f"{kind} {length}", problems
+
+
+def check_code(name: str, lines: list[str], arch: str) -> tuple[list[str], list[str]]:
+    """The main loops of a kernel, and what is wrong with its code."""
+    problems = []
+    budget = BUDGETS.get(name, Budget())
+    all_codes = [c for c in map(instruction, lines) if c]
+    if len(all_codes) > budget.code:
+        problems.append(f"{len(all_codes)} instructions of code, at most {budget.code}")
+    generic = [c for c in all_codes if re.match(r"ST(\.|$)", c)]
+    if generic:
+        problems.append(f"{len(generic)} generic stores ({generic[0]})")
+    loops = []
+    for loop in main_loops(lines) if budget.loops else []:
+        loop_name, bad = check_main_loop(name, loop, arch)
+        loops.append(loop_name)
+        problems += bad
+    if len(loops) < budget.loops:
+        problems.append(f"{len(loops)} main loops of four 16-byte loads, expected {budget.loops}")
+    return loops, problems
 
 
 def check_helpers(nvcc: str, nvdisasm: str, arch: str, folder: Path) -> list[str]:
@@ -226,7 +307,9 @@ def check_helpers(nvcc: str, nvdisasm: str, arch: str, folder: Path) -> list[str
     ptx = dict(re.findall(r"\.entry use_(\w+)\(.*?\{(.*?)\n\}", texts[0], re.S))
     sass = dict(re.findall(r"\.text\.use_(\w+):(.*?)(?=\n//-|\Z)", texts[1], re.S))
     problems = []
-    for name, (in_ptx, in_sass) in HELPERS.items():
+    for name, (in_ptx, in_sass, first) in HELPERS.items():
+        if int(arch) < first:
+            continue
         for kind, text, wanted in (("PTX", ptx, in_ptx), ("SASS", sass, in_sass)):
             if not re.search(wanted, text.get(name, ""), re.S):
                 problems.append(f"ptx_helpers.cu sm_{arch}: {name}: no {wanted} in its {kind}")
@@ -243,18 +326,16 @@ def check(nvcc: str, nvdisasm: str | None, source: Path, arch: str, folder: Path
     problems = [f"{k.name}: {p}" for k in kernels for p in check_resources(k)]
     if not kernels:
         problems.append("no kernel in the compiler's report")
-    loops = 0
-    notes: list[str] = []
+    found: list[str] = []
     if nvdisasm:
         for name, lines in functions_of(run(nvdisasm, "-c", str(cubin))).items():
-            found, bad, split = check_main_loops(name, lines, arch)
-            loops += found
-            notes += [name] if split and not bad else []
+            loops, bad = check_code(name, lines, arch)
+            found += [name + ": " + ", ".join(loops)] if name == "measure_kernel[0]" else []
             problems += [f"{name}: {p}" for p in bad]
     registers = max((k.registers for k in kernels), default=0)
     summary = f"{source.name} sm_{arch}: {len(kernels)} kernels, at most {registers} registers"
-    summary += f", {loops} main loops of 16-byte loads" if nvdisasm else ", not disassembled"
-    summary += f" (note: batches of loads are split in {', '.join(notes)})" if notes else ""
+    summary += "" if nvdisasm else ", not disassembled"
+    summary += "".join(f"\n  {line}" for line in found)
     return summary, [f"{source.name} sm_{arch}: {p}" for p in problems]
 
 
@@ -288,7 +369,7 @@ def main() -> int:
             print(summary, "FAILED" if bad else "", flush=True)
             problems += bad
         if nvdisasm:
-            for arch in sorted({"80", "90"} & set(disassembled)):
+            for arch in {"80", "90"} & set(disassembled):
                 problems += check_helpers(nvcc, nvdisasm, arch, Path(name))
     print(*problems, sep="\n")
     print(f"{len(problems)} problems")

@@ -121,7 +121,7 @@ run_bench() {
   step bench-accumulation bash -c '
     build() {
       "$0" -std=c++20 -O3 -arch="$1" -Icsrc -DGRADKERN_COMPENSATED="$3" -o "$2/accumulation_$3" \
-        benchmarks/accumulation.cu csrc/cuda/measure.cu csrc/cuda/finish.cu
+        benchmarks/accumulation.cu csrc/cuda/measure.cu csrc/cuda/tensor_table.cu
     }
     build "$1" "$2" 0 & build "$1" "$2" 1; wait $! && "$2/accumulation_0" && "$2/accumulation_1"
   ' "$nvcc" "sm_${capability/./}" "$scratch"

@@ -65,13 +65,13 @@ class Design:
     pairs: dict[str, Mix]
     tensors_a_launch: int | None  #: None: any number
     finishing_launch: bool
-    chunk: int | None  #: bytes that a block takes at a time; None: equal shares
+    chunk: int | None  #: bytes that a block takes at a time; None: equal shares of units
     chain: float  #: seconds of dependent steps besides reading: search, table, publishing, combining
 
 
-#: Counted in the SASS of today's design, estimated for the next one.
-TODAY = Design(
-    "today",
+#: Counted in the machine code (LOOPS, of sm_90 and sm_89), for NOW with a quarter of what a unit costs.
+PREVIOUS = Design(
+    "previous",
     {"bfloat16": Mix(234, 64, 0), "float32": Mix(66, 16, 16)},
     {"bfloat16": Mix(420, 0, 0), "float32": Mix(230, 0, 0)},
     tensors_a_launch=2042,
@@ -79,22 +79,34 @@ TODAY = Design(
     chunk=16384,
     chain=1.5e-6,
 )
-NEXT = Design(
-    "next",
-    {"bfloat16": Mix(164, 32, 0), "float32": Mix(90, 16, 16)},
-    {"bfloat16": Mix(250, 0, 0), "float32": Mix(140, 0, 0)},
+NOW = Design(
+    "now",
+    {"bfloat16": Mix(154, 34, 0), "float32": Mix(87, 18, 16)},
+    {"bfloat16": Mix(240, 4, 1), "float32": Mix(139, 4, 1)},
     tensors_a_launch=None,
     finishing_launch=False,
     chunk=None,
     chain=2.0e-6,
 )
 
+#: By scripts/check_kernels.py, and what a unit costs beside its four batches (counted by hand, sm_90).
+LOOPS = {
+    "sm_80": (146, 134, 62, 62, 94, 41),
+    "sm_86, sm_89": (215, 216, 114, 62, 94, 41),
+    "sm_90": (129, 159, 62, 62, 94, 41),
+    "sm_100": (130, 160, 62, 63, 95, 41),
+    "sm_103": (216, 216, 115, 63, 97, 41),
+    "sm_120": (217, 217, 116, 49, 75, 28),
+}
+UNIT_INSTRUCTIONS = 100
+
 FIRST_LAUNCH, NEXT_LAUNCH = 5e-6, 2.5e-6  #: of a trivial kernel that reads; of one more in the stream
 TENSOR_SECONDS = (
     1.1e-6  #: latency of one small tensor for those who read it: its data, its reduction, its row
 )
 WAVE_SECONDS = 1.0e-6  #: latency of a chunk for its block, when it is the only thing under way
-RESIDENT = 4, 8  #: blocks a multiprocessor, warps a block
+RESIDENT = 4, 8  #: blocks a multiprocessor, warps a block (now 2 of 16)
+BATCH, UNIT = 2048, 8192  #: bytes that a warp reads at a time, 64 a lane; bytes of a term of a tensor's sum
 
 #: Name (as in benchmarks/bench_cuda.py), tensors, bytes of one, dtype.
 CASES = (
@@ -121,7 +133,7 @@ class Prediction:
 
 def predict(gpu: Gpu, design: Design, tensors: int, size: int, dtype: str) -> Prediction:
     mix = (design.pairs if gpu.pairs else design.float64)[dtype]
-    batches = tensors * size / 2048  # of a warp, 64 bytes a lane
+    batches = tensors * size / BATCH
     cycles = batches / gpu.multiprocessors / gpu.hertz
     issue = cycles * mix.all / 4
     pipes = cycles * 32 * max(mix.doubles / gpu.doubles, mix.conversions / gpu.conversions)
@@ -133,7 +145,7 @@ def predict(gpu: Gpu, design: Design, tensors: int, size: int, dtype: str) -> Pr
         waves = units / blocks
         serial = launches * max(0, math.ceil(waves) - 1) * WAVE_SECONDS if size <= design.chunk else 0.0
     else:
-        waves = tensors * math.ceil(size / 2048) / (blocks * RESIDENT[1])
+        waves = tensors * math.ceil(size / UNIT) / (blocks * RESIDENT[1])
         serial = max(0.0, math.ceil(tensors / (blocks * RESIDENT[1])) - 1) * TENSOR_SECONDS
     launches += design.finishing_launch
     # What is waited for one after the other overlaps with reading, which takes the longer of the two.
@@ -146,15 +158,15 @@ def table(gpu: Gpu) -> list[str]:
     lines = [
         f"## {gpu.name} (predicted)",
         "",
-        "| list | dtype | floor | today | next | memory | issue | pipes | launches | waves |",
+        "| list | dtype | floor | previous | now | memory | issue | pipes | launches | waves |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, tensors, size, dtype in CASES:
-        today, later = (predict(gpu, design, tensors, size, dtype) for design in (TODAY, NEXT))
-        floor = FIRST_LAUNCH + later.memory
-        times = [floor, today.seconds, later.seconds, later.memory, later.issue, later.pipes]
+        before, now = (predict(gpu, design, tensors, size, dtype) for design in (PREVIOUS, NOW))
+        floor = FIRST_LAUNCH + now.memory
+        times = [floor, before.seconds, now.seconds, now.memory, now.issue, now.pipes]
         cells = [f"{t * 1e6:.1f}" for t in times]
-        cells += [f"{today.launches} → {later.launches}", f"{today.waves:.1f} → {later.waves:.1f}"]
+        cells += [f"{before.launches} → {now.launches}", f"{before.waves:.1f} → {now.waves:.1f}"]
         lines.append(f"| {name} | {dtype} | {' | '.join(cells)} |")
     return [*lines, ""]
 
@@ -165,21 +177,38 @@ HEAD = """# CUDA kernels: predicted times
 that a measurement can be held against it: `scripts/gpu_check.sh` prints both side by side.
 
 Microseconds of one norm pass (`gradkern.get_total_norm`). *Floor*: one launch that reads the same bytes.
-*Today*: a measure kernel for every 2,042 tensors and a finishing kernel, as they are in this version.
-*Next*: one measure kernel for any number of tensors, which this version does not have yet.
+*Now*: one measure kernel for any number of tensors, as it is in this version. *Previous*: a measure kernel
+for every 2,042 tensors and a finishing kernel, as versions before had, and as it was predicted then.
 
-*Memory*, *issue* and *pipes* are what that kernel needs of each alone: reading, instruction slots, the
-slower of float64 and conversions. A clip adds one launch (2.5 µs, less where it is launched ahead), and
-where it clips, a read and a write of the bytes.
+*Memory*, *issue* and *pipes* are what the kernel of this version needs of each alone: reading, instruction
+slots, the slower of float64 and conversions. A clip adds one launch (2.5 µs, less where it is launched
+ahead), and where it clips, a read and a write of the bytes. Where pointers have changed since the last call,
+as they do with fresh gradients, an asynchronous copy of 16 bytes a tensor comes before. It is left out here.
 
 Assumed: bandwidth, clocks and throughputs in the script (H200's bandwidth is measured, the others take its
 share of the datasheet); 5 µs for a kernel that reads, 2.5 µs for the next one in the stream; instructions
-per 64 bytes as counted in today's machine code, as estimated for the next kernel.
+per 64 bytes as counted in the machine code (`scripts/check_kernels.py`).
+
 """
 
 
+def instructions() -> list[str]:
+    """What NOW's mixes come from."""
+    lines = [
+        "## Instructions per 64 bytes and lane (counted)",
+        "",
+        "Main loops of the measure kernel. A unit of 8 KiB, four times round a loop, costs about "
+        f"{UNIT_INSTRUCTIONS} more.",
+        "",
+        "| code for | bfloat16 | float16 | float32 | float64 | complex64 | complex128 |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    lines += [f"| {name} | {' | '.join(map(str, counts))} |" for name, counts in LOOPS.items()]
+    return [*lines, ""]
+
+
 def page() -> str:
-    return "\n".join([HEAD, *(line for gpu in GPUS for line in table(gpu))])
+    return "\n".join([HEAD, *instructions(), *(line for gpu in GPUS for line in table(gpu))])
 
 
 def beside(gpu: Gpu, rows: list[dict[str, object]]) -> list[str]:
@@ -191,7 +220,7 @@ def beside(gpu: Gpu, rows: list[dict[str, object]]) -> list[str]:
             if row["case"] != name or row["dtypes"] != [dtype] or row["clipping"]:
                 continue
             assert isinstance(seconds, dict)
-            predicted, measured = predict(gpu, TODAY, tensors, size, dtype).seconds, seconds["gradkern_norm"]
+            predicted, measured = predict(gpu, NOW, tensors, size, dtype).seconds, seconds["gradkern_norm"]
             times = f"{predicted * 1e6:11.1f}{measured * 1e6:10.1f}{measured / predicted:7.2f}"
             lines.append(f"{name:34}{dtype:10}{times}")
     return lines

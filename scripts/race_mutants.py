@@ -3,8 +3,8 @@
     python scripts/race_mutants.py [--jobs N]
 
 Compiles csrc/tests/test_cuda_races.cpp once as it is (no report) and once for each `__syncthreads()`,
-`__threadfence()` and the alternation of block_combine's buffers (a report each). Needs gcc with
-ThreadSanitizer, no GPU and no nvcc.
+`__syncwarp()`, `__threadfence()` and the reset of a counter (a report each, or a row that nobody finishes).
+Needs gcc with ThreadSanitizer, no GPU and no nvcc.
 """
 
 from __future__ import annotations
@@ -20,9 +20,16 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 #: What is removed, and what stays in its place.
-REMOVED = {r"__syncthreads\(\);": ";", r"__threadfence\(\);": ";", r", turn \^= 1": ""}
+REMOVED = {
+    r"__syncthreads\(\);": ";",
+    r"__syncwarp\(\);": ";",
+    r"__threadfence\(\);": ";",
+    r"if \(last\) atomicExch\(counter, 0u\);": ";",
+}
+#: How a mutant is told of.
+CAUGHT = ("data race", "waits for ever", "a row is missing")
 #: Kernels of the race test; what writes has no synchronisation.
-SOURCES = ("csrc/cuda/block.h", "csrc/cuda/finish.cu", "csrc/cuda/measure.cu")
+SOURCES = ("csrc/cuda/warp.h", "csrc/cuda/measure.cu")
 
 
 def mutants() -> list[tuple[str, str, int]]:
@@ -42,7 +49,16 @@ def without(text: str, pattern: str, nth: int) -> str:
 def run_model(folder: Path) -> tuple[bool, str]:
     """Compile and run the race test of the sources in `folder`: whether it is silent, and what it says."""
     shim = folder / "csrc/tests/cuda_shim"
-    common = ["g++", "-std=c++20", "-w", "-g", f"-I{shim}", f"-I{folder / 'csrc'}", "-DCUDA_SHIM_RACES"]
+    common = [
+        "g++",
+        "-std=c++20",
+        "-w",
+        "-g",
+        f"-I{shim}",
+        f"-I{folder / 'csrc'}",
+        "-DCUDA_SHIM_RACES",
+        "-DGRADKERN_WARPS=4",
+    ]
     model, test, program = folder / "model.o", folder / "test.o", folder / "races"
     for command in (
         [*common, "-O2", "-c", str(shim / "cuda_shim.cpp"), "-o", str(model)],
@@ -87,7 +103,7 @@ def main() -> int:
     found = mutants()
     with ThreadPoolExecutor(arguments.jobs) as pool:
         for mutant, (lives, output) in zip(found, pool.map(try_mutant, found), strict=True):
-            caught = "caught" if not lives and ("data race" in output or "waits for ever" in output) else ""
+            caught = "caught" if not lives and any(word in output for word in CAUGHT) else ""
             print(*mutant, caught or f"SURVIVES\n{output[-1500:]}", flush=True)
             failures += not caught
     print(f"{len(found)} mutants, {failures} failures")

@@ -2,7 +2,9 @@
 // those are combined, and how the result is finished. Used by every device and at every level
 // (chunk, tensor, layer, whole model), so that none can drift from another.
 //
-// Error bound, for the L2 norm of n elements (u = 2^-53 is float64's rounding unit):
+// Error bound, for the L2 norm of n elements (u = 2^-53 is float64's rounding unit). csrc/cuda adds up units of 8 KiB
+// instead of chunks, and those exactly (core/exact_sum.h, which loses less than u of the sum): a unit carries 2^-45 at most,
+// 2^-30 where squares are added in float32, 39 u of float64 gradients (cuda/accumulate.h); a norm half of that.
 //   - float32, bfloat16 and float16 squares are exact in float64. A chunk of at most 2^15
 //     elements is summed in 32 lanes: at most 2^10 additions of non-negative terms a lane, so a
 //     relative error of at most 2^10 u = 2^-43. Lanes, chunks and tensors are then added with

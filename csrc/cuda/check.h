@@ -71,4 +71,22 @@ void launch_kernel(void (*kernel)(Params), unsigned blocks, unsigned threads, cu
         operation);
 }
 
+#if CUDART_VERSION >= 12030
+/// The same, but its blocks may start while the kernel before still ends; it has to wait_for_kernel_before() (warp.h).
+template <class Params>
+void launch_kernel_early(void (*kernel)(Params), unsigned blocks, unsigned threads, cudaStream_t stream,
+                         const Params& params, const char* name, const char* operation) {
+  cudaLaunchAttribute early;
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(blocks);
+  config.blockDim = dim3(threads);
+  config.stream = stream;
+  config.attrs = &early;
+  config.numAttrs = 1;
+  check(cudaLaunchKernelEx(&config, kernel, params), name, operation);
+}
+#endif
+
 }  // namespace gradkern::cuda

@@ -96,6 +96,19 @@ __device__ __forceinline__ bool finite(Complex<Real> z) {
   return is_finite(double(z.re)) && is_finite(double(z.im));
 }
 
+template <class T>
+__device__ __forceinline__ bool is_complex_type(T) { return false; }
+template <class Real>
+__device__ __forceinline__ bool is_complex_type(Complex<Real>) { return true; }
+
+__device__ __forceinline__ double real_part(double x) { return x; }
+template <class Real>
+__device__ __forceinline__ double real_part(Complex<Real> z) { return double(z.re); }
+
+__device__ __forceinline__ bool nonzero(double x) { return abs_bits(x) != 0; }
+template <class Real>
+__device__ __forceinline__ bool nonzero(Complex<Real> z) { return z.re != 0 || z.im != 0; }
+
 /// |x * scale|^2 for a power of two.
 template <class T>
 __device__ __forceinline__ double scaled_square(T x, double scale) {
@@ -108,16 +121,25 @@ __device__ __forceinline__ double scaled_square(Complex<Real> z, double scale) {
   return re * re + im * im;
 }
 
-/// Calls visit(element) for every element of this thread, without padding. Slow; see
-/// read_chunk_again.
+/// Calls visit(element) for a lane's elements in a batch.
 template <class T, class Visit>
-__device__ __forceinline__ void visit_elements(const char* data, uint32_t bytes,
-                                               const Visit& visit) {
-  read_chunk_again(data, bytes, [&](const uint4& v, uint32_t valid) {
+__device__ __forceinline__ void for_each_element(const Vectors& v, const Visit& visit) {
+#pragma unroll
+  for (int r = 0; r < kRows; ++r)
+#pragma unroll
+    for (int i = 0; i < int(kVectorBytes / sizeof(T)); ++i) visit(element<T>(v.row[r], i));
+}
+
+/// The same without the padding of a batch of `bytes`.
+template <class T, class Visit>
+__device__ __forceinline__ void for_each_valid(const Vectors& v, uint32_t bytes, const Visit& visit) {
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+    const uint32_t valid = valid_bytes(bytes, lane_offset() + uint32_t(r) * kRowBytes);
 #pragma unroll
     for (int i = 0; i < int(kVectorBytes / sizeof(T)); ++i)
-      if (i * sizeof(T) < valid) visit(element<T>(v, i));
-  });
+      if (i * sizeof(T) < valid) visit(element<T>(v.row[r], i));
+  }
 }
 
 }  // namespace gradkern::cuda

@@ -1,8 +1,9 @@
 // The CUDA backend as the bindings see it: raw pointers and a stream in, launches out. Nothing here
 // allocates, waits for the device or knows torch; everything may be captured in a CUDA graph.
 //
-// A clip is `launch_measure` and then `launch_scale` on the same stream: measure kernel (one per
-// ~2,000 tensors), finishing kernel, scale kernel (one per ~2,000 tensors).
+// A clip is `launch_measure` and then `launch_scale` on the same stream: one kernel each, for any number of
+// tensors. Where the list has changed since its last call on the stream, an asynchronous copy comes first; in
+// a capture, kernels that write the table (tensor_table.cu), one for every ~2,000 tensors.
 #pragma once
 
 #include <cstddef>
@@ -53,10 +54,11 @@ struct MeasureLaunch {
   size_t workspace_bytes = 0;
 };
 
-/// Bytes of workspace that launch_measure needs for this list. One workspace must not be used by
-/// two calls that may run at the same time (two streams, two graphs); its contents need no
-/// preparation and may be dropped in stream order after the call.
+/// Bytes of workspace that launch_measure needs for this list, and launch_scale and launch_clamp (none, unless the
+/// stream is being captured). One workspace must not be used by two calls that may run at the same time (two
+/// streams, two graphs); its contents need no preparation and may be dropped in stream order after the call.
 size_t measure_workspace_bytes(const TensorList& list, const MeasureOptions& options);
+size_t write_workspace_bytes(const TensorList& list);
 
 void launch_measure(const MeasureLaunch& launch);
 
@@ -89,6 +91,8 @@ struct ScaleLaunch {
   double max_norm = 0;
   OnNonfinite on_nonfinite = OnNonfinite::kPropagate;
   const int64_t* total_nonfinite = nullptr;  ///< required unless on_nonfinite is kPropagate
+  void* workspace = nullptr;  ///< as for launch_measure, of write_workspace_bytes()
+  size_t workspace_bytes = 0;
 };
 void launch_scale(const ScaleLaunch& launch);
 
@@ -97,6 +101,8 @@ void launch_scale(const ScaleLaunch& launch);
 struct ClampLaunch {
   TensorList list;
   double limit = 0;
+  void* workspace = nullptr;  ///< as for ScaleLaunch
+  size_t workspace_bytes = 0;
 };
 void launch_clamp(const ClampLaunch& launch);
 

@@ -1,4 +1,4 @@
-// A list of tensors of one device, and how it is cut into chunks.
+// A list of tensors of one device, and how it is cut into units.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -7,40 +7,20 @@
 
 namespace gradkern::cuda {
 
-/// log2 of the bytes of one chunk, from the size of the whole list alone. Small lists need small
-/// chunks to occupy every multiprocessor; large ones need large chunks to keep what a chunk costs
-/// besides its bytes (a reduction, a partial result) out of sight.
-inline uint32_t chunk_log2_for(int64_t total_bytes) {
-  constexpr int64_t kMiB = int64_t(1) << 20;
-  return total_bytes < 64 * kMiB ? 14 : total_bytes < 1024 * kMiB ? 16 : total_bytes < 4096 * kMiB ? 18 : 20;
-}
-
-/// float64 runs are not compensated within a chunk, see the error bound in lanes.h.
-constexpr uint32_t kLargestDoubleChunkLog2 = 18;
+/// The unit of work, which one warp reads, counted from a tensor's own start: one term of its tensor's sum, so that
+/// a row depends on nothing but its tensor. Larger ones would leave warps without work beside others
+/// that still have some; what a unit costs besides reading is a tenth of it.
+constexpr uint32_t kUnitLog2 = 13;
+constexpr uint32_t kUnitBytes = 1u << kUnitLog2;
 
 inline int64_t bytes_of(const TensorRef& t) { return t.numel << itemsize_log2(t.dtype); }
+inline int64_t units_of(const TensorRef& t) { return (bytes_of(t) + kUnitBytes - 1) >> kUnitLog2; }
 
-/// Powers of two: the host divides by them several times a tensor, with microseconds to spend on
-/// thousands of tensors.
-struct ChunkBytes {
-  uint32_t narrow_log2, wide_log2;  ///< for float64 and complex128: wide
-
-  GRADKERN_HD uint32_t log2_of(DType dtype) const { return is_double(dtype) ? wide_log2 : narrow_log2; }
-  GRADKERN_HD uint32_t of(DType dtype) const { return 1u << log2_of(dtype); }
-};
-
-inline ChunkBytes chunk_bytes_of(const TensorRef* tensors, int64_t count) {
-  int64_t bytes = 0;
-  for (int64_t i = 0; i < count; ++i) bytes += bytes_of(tensors[i]);
-  const uint32_t narrow = chunk_log2_for(bytes);
-  return {narrow, narrow < kLargestDoubleChunkLog2 ? narrow : kLargestDoubleChunkLog2};
-}
-
-/// How a list is cut: the same for all launches over it.
+/// What is known of a list before it is launched; trivially copyable.
 struct ListPlan {
-  ChunkBytes chunk_bytes;
-  uint32_t chunks;
-  uint32_t most_of_a_tensor;  ///< chunks
+  uint32_t units;
+  bool any_empty;  ///< entries without elements, which no unit belongs to
+  int64_t numel;
 };
 
 /// Refuses what the kernels cannot address.
@@ -62,10 +42,5 @@ struct TensorList {
     return plan ? *plan : plan_of(tensors, count, operation);
   }
 };
-
-inline int64_t chunks_of_tensor(const TensorRef& t, ChunkBytes chunk_bytes) {
-  const uint32_t log2 = chunk_bytes.log2_of(t.dtype);
-  return (bytes_of(t) + (int64_t(1) << log2) - 1) >> log2;
-}
 
 }  // namespace gradkern::cuda

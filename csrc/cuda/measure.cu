@@ -1,237 +1,292 @@
-// One read of all tensors: what every chunk contributes goes into the workspace.
-#include <algorithm>
-
-#include "cuda/block.h"
+// One kernel reads every tensor once and finishes every row and the total.
+//
+// A warp adds up its span of the list. Tensors that lie within it are finished on the spot. What a span has of a
+// tensor that began before it (head) or goes on after it (tail) is put together with the neighbours': within
+// a block through shared memory, between blocks through records in the workspace, by the last of the blocks
+// that have a part in it. The last block of all combines one total a block.
+#include "cuda/results.h"
+#include "cuda/segment.h"
 #include "cuda/usable.h"
-#include "cuda/workspace.h"
 
 namespace gradkern::cuda {
 namespace {
 
-struct MeasureHeader {
-  ChunkSums* sums;
-  ChunkExtras* extras;
-  uint32_t* first_chunk;
-  uint32_t* repeats;
-  uint32_t* blocks_done;
-  NormOrder order;
-  uint32_t chunk_base, tensor_base;  ///< of this launch within the list
+constexpr const char* kOperation = "measure";
+
+/// What a block leaves for others.
+template <Pass kPass>
+struct Records {
+  Sums<kPass>* head;   ///< [blocks]
+  Sums<kPass>* tail;   ///< [blocks]
+  Sums<kPass>* total;  ///< [blocks]
 };
 
-template <int kBytes>
-using MeasureParams = TableParams<MeasureHeader, kBytes>;
+template <Pass kPass>
+struct MeasureParams {
+  TensorTable table;
+  Spans spans;
+  Records<kPass> records;
+  Reporting reporting;
+  int64_t numel;
+  bool any_empty, any_repeat;
+};
 
-/// Where the finishing kernel finds each tensor's chunks, which the tables of several launches
-/// cannot tell it; and the counter it needs at zero, set here so that every call and every replay
-/// of a graph starts from zero whatever happened to the one before.
-template <class Params>
-__device__ __forceinline__ void announce_tensors(const Params& p) {
-  const MeasureHeader& h = p.header;
-  const uint32_t thread = blockIdx.x * kThreads + threadIdx.x;
-  for (uint32_t i = thread; i <= p.tensors; i += gridDim.x * kThreads)
-    h.first_chunk[h.tensor_base + i] = h.chunk_base + p.first_chunk[i];
-  if (h.repeats)
-    for (uint32_t i = thread; i < p.tensors; i += gridDim.x * kThreads)
-      h.repeats[h.tensor_base + i] =
-          p.first_chunk[i] == p.first_chunk[i + 1] ? uint32_t(p.data[i]) : 0;
-  if (thread == 0) *h.blocks_done = 0;
+/// A tensor that is not within one span: its units in the list, [begin, end).
+struct Straddler {
+  static constexpr uint32_t kNone = 0xffffffffu;
+  uint32_t tensor = kNone, begin = 0, end = 0;
+};
+
+/// What the warps of a block leave for each other.
+template <Pass kPass>
+struct Pieces {
+  Sums<kPass> head[kWarps], tail[kWarps], total[kWarps];
+  Straddler head_of[kWarps], tail_of[kWarps];
+  Straddler block_head, block_tail;  ///< those of other blocks, too
+  bool last_block;
+};
+
+// Out of line: rows are finished in three places.
+template <Pass kPass>
+__device__ GRADKERN_NOINLINE void finish_row(const MeasureParams<kPass>& p, uint32_t tensor, const Sums<kPass> s) {
+  const TensorTable& t = p.table;
+  const int64_t numel = numel_of(t.first_unit[tensor + 1] - t.first_unit[tensor], t.last_unit[tensor]);
+  store_row(p.reporting, tensor, partial_of<kPass>(p.reporting.order, s, numel));
 }
 
-__device__ __forceinline__ uint32_t numel_of(const ChunkView& view) {
-  return view.bytes >> itemsize_log2(view.dtype);
-}
-
-template <class Params>
-__device__ __forceinline__ void store_sums(const Params& p, uint32_t chunk, const ChunkView& view,
-                                           const LaneSums& s) {
-  p.header.sums[p.header.chunk_base + chunk] = {s.sq, s.max_bits, s.nonfinite, s.bin, numel_of(view)};
-}
-
-template <class Params>
-__device__ __forceinline__ void store_extras(const Params& p, uint32_t chunk,
-                                             const ChunkView& view, PowerSum power,
-                                             uint32_t nonzero) {
-  const int64_t zeros = int64_t(numel_of(view)) - nonzero;
-  p.header.extras[p.header.chunk_base + chunk] = {power, zeros};
-}
-
-template <bool kSums, int kBytes>
-__global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
-    measure_kernel(const __grid_constant__ MeasureParams<kBytes> p) {
-  GRADKERN_SHARED(BlockSums, shared);
-  announce_tensors(p);
-  uint32_t turn = 0;
-  for (uint32_t chunk = blockIdx.x; chunk < p.chunks(); chunk += gridDim.x, turn ^= 1) {
-    const ChunkView view = chunk_view(p, chunk);
-    const LaneSums s = block_combine<kSums>(measure_lane<kSums>(view), shared, turn);
-    if (threadIdx.x != 0) continue;
-    store_sums(p, chunk, view, s);
-    if (!kSums) continue;
-    const double sum = p.header.order.kind == NormKind::kZero ? double(s.nonzero) : s.absolute;
-    store_extras(p, chunk, view, {0, sum, 0}, s.nonzero);
+/// A warp's span, into its own pieces.
+template <Pass kPass>
+__device__ __forceinline__ void add_span(const MeasureParams<kPass>& p, uint32_t span, Pieces<kPass>& pieces) {
+  const NormOrder& order = p.reporting.order;
+  const uint32_t warp = threadIdx.x / kWarpSize, begin = p.spans.begin(span), end = p.spans.begin(span + 1);
+  const bool writes = threadIdx.x % kWarpSize == 0;
+  if (writes) {
+    pieces.total[warp] = nothing<kPass>(order);
+    pieces.head_of[warp] = pieces.tail_of[warp] = Straddler();
   }
-}
-
-/// The orders -inf and any other p of this thread's elements: first the smallest magnitude, then
-/// the powers relative to the dominant one (core/norm.h).
-template <class T>
-__device__ PowerSum measure_power(const ChunkView& chunk, const NormOrder& order) {
-  const char* data = global_bytes(chunk);
-  double smallest = infinity();
-  uint64_t largest = 0;
-  bool any = false;
-  visit_elements<T>(data, chunk.bytes, [&](T x) {
-    const double m = magnitude(x);
-    const uint64_t bits = abs_bits(m);
-    if (!(m >= smallest) && smallest == smallest) smallest = m;  // the first NaN stays
-    largest = bits > largest ? bits : largest;
-    any = true;
+  for_each_segment<false>(p.table, begin, end, [&](const Segment& segment) {
+    const Sums<kPass> s = add_segment<kPass>(order, segment);
+    if (!writes) return;
+    pieces.total[warp] = combine<kPass>(order, pieces.total[warp], s);
+    const Straddler here{segment.tensor, segment.first_unit, segment.first_unit + segment.units};
+    if (here.begin >= begin && here.end <= end) {
+      finish_row<kPass>(p, segment.tensor, s);
+    } else if (here.begin < begin) {
+      pieces.head[warp] = s;
+      pieces.head_of[warp] = here;
+    } else {
+      pieces.tail[warp] = s;
+      pieces.tail_of[warp] = here;
+    }
   });
-  if (order.kind == NormKind::kNegInf) return {smallest, 0, 0};
-  PowerSum sum;
-  if (!any) return sum;
-  const double top = largest > kInfBits ? quiet_nan() : bit_cast<double>(largest);
-  sum.ref = order.p > 0 ? top : smallest;
-  visit_elements<T>(data, chunk.bytes, [&](T x) {
-    add_compensated(sum.hi, sum.lo, power_term(magnitude(x), sum.ref, order.p));
+}
+
+/// The straddlers within the block, by its first warp: one lane a span. What belongs to other blocks as well goes
+/// into the block's records.
+template <Pass kPass>
+__device__ __forceinline__ void join_straddlers(const MeasureParams<kPass>& p, uint32_t block_end, Pieces<kPass>& pieces) {
+  const NormOrder& order = p.reporting.order;
+  const uint32_t lane = threadIdx.x % kWarpSize, own = lane < kWarps ? lane : kWarps - 1;
+  const Straddler head_of = pieces.head_of[own], tail_of = pieces.tail_of[own];
+  const uint32_t head_tensor = lane < kWarps ? head_of.tensor : Straddler::kNone;
+  // Heads of one tensor stand side by side: after the step of 2^k, a lane has its own and those of the next 2^(k+1) - 1.
+  Sums<kPass> head = pieces.head[own];
+#pragma unroll 1
+  for (int step = 1; step < int(kWarps); step *= 2) {
+    const Sums<kPass> other = shuffle_down(head, step);
+    const uint32_t other_tensor = __shfl_down_sync(kFullMask, head_tensor, step);
+    const bool same = lane + uint32_t(step) < kWarps && head_tensor != Straddler::kNone && other_tensor == head_tensor;
+    if (same) head = combine<kPass>(order, head, other);
+  }
+  const Sums<kPass> next_head = shuffle_down(head, 1);
+  const uint32_t next_tensor = __shfl_down_sync(kFullMask, head_tensor, 1);
+  if (lane == 0) {
+    pieces.block_head = head_of;
+    pieces.block_tail = Straddler();
+    if (head_of.tensor != Straddler::kNone) p.records.head[blockIdx.x] = head;
+  }
+  __syncwarp();
+  if (lane >= kWarps || tail_of.tensor == Straddler::kNone) return;
+  Sums<kPass> whole = pieces.tail[lane];
+  if (lane + 1 < kWarps && next_tensor == tail_of.tensor) whole = combine<kPass>(order, whole, next_head);
+  if (tail_of.end <= block_end) {
+    finish_row<kPass>(p, tail_of.tensor, whole);
+  } else {
+    p.records.tail[blockIdx.x] = whole;
+    pieces.block_tail = tail_of;
+  }
+}
+
+/// The block's total, in lane 0 of the calling warp.
+template <Pass kPass>
+__device__ __forceinline__ Sums<kPass> block_total(const NormOrder& order, const Pieces<kPass>& pieces) {
+  const uint32_t lane = threadIdx.x % kWarpSize;
+  return warp_combine<kPass>(order, lane < kWarps ? pieces.total[lane] : nothing<kPass>(order));
+}
+
+/// Records of blocks [begin, end), in lane 0: record(block). The next one is under way while one is added.
+template <Pass kPass, class Record>
+__device__ __forceinline__ Sums<kPass> combine_records(const NormOrder& order, uint32_t begin, uint32_t end, const Record& record) {
+  Sums<kPass> s = nothing<kPass>(order), next = s;
+  uint32_t at = begin + threadIdx.x % kWarpSize;
+  if (at < end) next = *record(at);
+#pragma unroll 1
+  while (at < end) {
+    const Sums<kPass> own = next;
+    at += kWarpSize;
+    if (at < end) next = *record(at);
+    s = combine<kPass>(order, s, own);
+  }
+  return warp_combine<kPass>(order, s);
+}
+
+/// A tensor of several blocks, by a warp of the last of them.
+template <Pass kPass>
+__device__ __forceinline__ void finish_straddler(const MeasureParams<kPass>& p, const Straddler straddler) {
+  if (straddler.tensor == Straddler::kNone) return;
+  const uint32_t first = p.spans.of_unit(straddler.begin) / kWarps, last = p.spans.of_unit(straddler.end - 1) / kWarps;
+  if (!arrives_last(p.table.arrived + first, last - first + 1)) return;
+  const Sums<kPass> s = combine_records<kPass>(p.reporting.order, first, last + 1, [&](uint32_t block) {
+    return global(block == first ? p.records.tail + block : p.records.head + block);
   });
-  return sum;
+  if (threadIdx.x % kWarpSize == 0) finish_row<kPass>(p, straddler.tensor, s);
 }
 
-__device__ PowerSum measure_power(const ChunkView& chunk, const NormOrder& order) {
-  switch (chunk.dtype) {
-    case DType::kFloat32: return measure_power<float>(chunk, order);
-    case DType::kBFloat16: return measure_power<BFloat16>(chunk, order);
-    case DType::kFloat16: return measure_power<Float16>(chunk, order);
-    case DType::kFloat64: return measure_power<double>(chunk, order);
-    case DType::kComplex64: return measure_power<Complex<float>>(chunk, order);
-    case DType::kComplex128: return measure_power<Complex<double>>(chunk, order);
+/// The whole list, by one warp of every block; true in that of the last.
+template <Pass kPass>
+__device__ __forceinline__ bool finish_total(const MeasureParams<kPass>& p, const Pieces<kPass>& pieces) {
+  const NormOrder& order = p.reporting.order;
+  Sums<kPass> s = block_total<kPass>(order, pieces);
+  if (gridDim.x > 1) {
+    if (threadIdx.x % kWarpSize == 0) p.records.total[blockIdx.x] = s;
+    if (!arrives_last(p.table.arrived + gridDim.x, gridDim.x)) return false;
+    s = combine_records<kPass>(order, 0, gridDim.x, [&](uint32_t block) { return global(p.records.total + block); });
   }
-  return {};
+  if (threadIdx.x % kWarpSize == 0) store_total(p.reporting, partial_of<kPass>(order, s, p.numel), p.table.tensors);
+  return true;
 }
 
-/// Correct, not fast: nobody clips by these orders in a training loop. A kernel of its own, so
-/// that pow and hypot take no register from the others.
-template <int kBytes>
-__global__ void __launch_bounds__(kThreads)
-    measure_power_kernel(const __grid_constant__ MeasureParams<kBytes> p) {
-  GRADKERN_SHARED(BlockSums, shared);
-  GRADKERN_SHARED(PerWarp<PowerSum>, shared_power);
-  announce_tensors(p);
-  for (uint32_t chunk = blockIdx.x; chunk < p.chunks(); chunk += gridDim.x) {
-    const ChunkView view = chunk_view(p, chunk);
-    const LaneSums s = block_combine<true>(measure_lane<true>(view), shared, 0);
-    const NormOrder order = p.header.order;
-    // Its barriers also keep the next chunk's sums from overwriting those that are still read.
-    const PowerSum power = block_combine(order, measure_power(view, order), shared_power);
-    if (threadIdx.x != 0) continue;
-    store_sums(p, chunk, view, s);
-    store_extras(p, chunk, view, power, s.nonzero);
+template <Pass kPass>
+__global__ void __launch_bounds__(kThreads, has_sums(kPass) ? 1 : kBlocksPerMultiprocessor)
+    measure_kernel(const __grid_constant__ MeasureParams<kPass> p) {
+  GRADKERN_SHARED(Pieces<kPass>, pieces);
+  const uint32_t warp = threadIdx.x / kWarpSize;
+  if (p.any_empty) store_empty_rows(p.reporting, p.table);
+  add_span<kPass>(p, blockIdx.x * kWarps + warp, pieces);
+  let_next_kernel_start();
+  __syncthreads();
+  if (warp == 0) join_straddlers<kPass>(p, p.spans.begin((blockIdx.x + 1) * kWarps), pieces);
+  __syncthreads();
+  if (warp < 2) finish_straddler<kPass>(p, warp == 0 ? pieces.block_head : pieces.block_tail);
+  if (p.any_repeat) __syncthreads();  // the total says that this block's rows are finished, too
+  if (warp == 2) {
+    const bool last = finish_total<kPass>(p, pieces);
+    if (p.any_repeat && threadIdx.x % kWarpSize == 0) pieces.last_block = last;
   }
+  if (!p.any_repeat) return;
+  __syncthreads();
+  if (pieces.last_block) repeat_rows(p.reporting.results, p.table);
+}
+
+struct CombineParams {
+  const Partial* totals;
+  uint32_t count;
+  Reporting reporting;
+};
+
+/// A handful of devices: one thread does it, in order.
+__global__ void combine_kernel(const __grid_constant__ CombineParams p) {
+  Partial s = empty_partial(p.reporting.order);
+  for (uint32_t i = 0; i < p.count; ++i) s = combine(p.reporting.order, s, p.totals[i]);
+  store_total(p.reporting, s, 0);
 }
 
 // ------------------------------------------------------------------------------- launchers
 
-constexpr const char* kOperation = "measure";
-
-template <Pass kPass, int kBytes>
-void launch_one(const MeasureParams<kBytes>& p, cudaStream_t stream, int processors) {
-  const unsigned blocks = grid_for(p.chunks(), processors);
-  if constexpr (kPass == Pass::kPower)
-    launch_kernel(measure_power_kernel<kBytes>, blocks, kThreads, stream, p,
-                  "cudaLaunchKernel(measure_power_kernel)", kOperation);
-  else
-    launch_kernel(measure_kernel<kPass == Pass::kSums, kBytes>, blocks, kThreads, stream, p,
-                  "cudaLaunchKernel(measure_kernel)", kOperation);
+Pass pass_for(const MeasureOptions& options, bool is_double) {
+  const NormKind kind = options.order.kind;
+  if (kind == NormKind::kPower || kind == NormKind::kNegInf) return Pass::kPower;
+  if (kind == NormKind::kOne || kind == NormKind::kZero || options.count_zeros) return Pass::kSums;
+  return is_double ? Pass::kWide : Pass::kPlain;
 }
 
-/// The launches over the list, the last one possibly with a smaller table. At least one: it also
-/// resets the counter.
-template <Pass kPass, int... kTableSizes>
-void launch_chunks(const MeasureLaunch& launch, const Workspace& w, ChunkBytes chunk_bytes,
-                   int processors) {
-  const TensorList& list = launch.list;
-  MeasureHeader header{w.sums,        w.extras,             w.first_chunk, w.repeats,
-                       w.blocks_done, launch.options.order, 0,             0};
-  const int64_t most = largest_table_tensors<MeasureHeader>(kOperation);
-  int64_t done = 0;
-  do {
-    const int64_t next = std::min(list.count - done, most);
-    with_smallest_table<MeasureHeader, kTableSizes...>(next, [&](auto& p) {
-      p.header = header;
-      const int64_t* first = list.first ? list.first + done : nullptr;
-      done += fill_table(p, list.tensors + done, next, chunk_bytes, first);
-      launch_one<kPass>(p, list.stream, processors);
-      header.chunk_base += p.chunks();
-      header.tensor_base = uint32_t(done);
-    });
-  } while (done < list.count);
+size_t record_bytes(Pass pass) {
+  return pass == Pass::kPower ? sizeof(Sums<Pass::kPower>) : has_sums(pass) ? sizeof(Sums<Pass::kSums>) : sizeof(Sums<Pass::kWide>);
 }
 
-/// Fewer table sizes where a launch's few microseconds matter less: every size is a kernel.
-void launch_pass(const MeasureLaunch& launch, const Workspace& w, ChunkBytes chunk_bytes,
-                 int processors) {
-  switch (pass_for(launch.options)) {
-    case Pass::kPlain:
-      return launch_chunks<Pass::kPlain, 1024, kSmallTable, kHalfTable, kLargestTable>(
-          launch, w, chunk_bytes, processors);
-    case Pass::kSums:
-      return launch_chunks<Pass::kSums, kSmallTable, kLargestTable>(launch, w, chunk_bytes, processors);
-    case Pass::kPower:
-      return launch_chunks<Pass::kPower, kSmallTable, kLargestTable>(launch, w, chunk_bytes, processors);
-  }
+size_t records_bytes(const ListPlan& plan, int device, Pass pass) {
+  return 3 * size_t(blocks_for(plan.units, multiprocessors(device, kOperation))) * record_bytes(pass);
+}
+
+template <class Launch>
+Reporting reporting_of(const Launch& launch, const NormOrder& order) {
+  return {launch.results, order, launch.max_norm, launch.inv_scale < 0 ? -launch.inv_scale : launch.inv_scale, launch.on_nonfinite};
+}
+
+template <Pass kPass>
+void launch_pass(const MeasureLaunch& launch, const ListPlan& plan, const TableOnDevice& on_device) {
+  auto* records = static_cast<Sums<kPass>*>(launch.workspace);
+  const uint32_t blocks = on_device.blocks;
+  const MeasureParams<kPass> p{on_device.table,
+                               spans_of(plan.units, blocks),
+                               {records, records + blocks, records + 2 * blocks},
+                               reporting_of(launch, launch.options.order),
+                               plan.numel,
+                               plan.any_empty,
+                               launch.list.first != nullptr};
+  launch_kernel(measure_kernel<kPass>, blocks, kThreads, launch.list.stream, p, "cudaLaunchKernel(measure_kernel)", kOperation);
 }
 
 }  // namespace
 
 ListPlan plan_of(const TensorRef* tensors, int64_t count, const char* operation) {
-  const ChunkBytes chunk_bytes = chunk_bytes_of(tensors, count);
-  int64_t chunks = 0, most = 0;
+  int64_t units = 0, numel = 0;
   uint64_t pointers = 0;
+  bool any_empty = false;
   for (int64_t i = 0; i < count; ++i) {
-    const int64_t own = chunks_of_tensor(tensors[i], chunk_bytes);
-    chunks += own;
-    most = own > most ? own : most;
+    const int64_t own = units_of(tensors[i]);
+    units += own;
+    numel += tensors[i].numel;
+    any_empty |= own == 0;
     pointers |= own ? reinterpret_cast<uint64_t>(tensors[i].data) : 0;
   }
   require((pointers & 1u) == 0, "a tensor's data pointer is odd; expected one aligned to two bytes", operation);
-  require(chunks < (int64_t(1) << 31), "the list has more than 2^31 chunks", operation);
-  return {chunk_bytes, uint32_t(chunks), uint32_t(most)};
+  require(units < (int64_t(1) << 31), "the list has more than 16 TiB", operation);
+  require(count < (int64_t(1) << 31), "the list has more than 2^31 tensors", operation);
+  return {uint32_t(units), any_empty, numel};
 }
 
 size_t measure_workspace_bytes(const TensorList& list, const MeasureOptions& options) {
-  const uint32_t chunks = list.planned("measure_workspace_bytes").chunks;
-  const bool extras = pass_for(options) != Pass::kPlain;
-  return layout_workspace(nullptr, list.count, chunks, extras, list.first != nullptr).bytes;
-}
-
-bool is_capturing(int device, cudaStream_t stream) {
-  DeviceGuard guard(device, "is_capturing");
-  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-  check(cudaStreamIsCapturing(stream, &status), "cudaStreamIsCapturing", "is_capturing");
-  return status != cudaStreamCaptureStatusNone;
+  const ListPlan plan = list.planned("measure_workspace_bytes");
+  return records_bytes(plan, list.device, pass_for(options, false)) + table_workspace_bytes(list);
 }
 
 void launch_measure(const MeasureLaunch& launch) {
   const TensorList& list = launch.list;
   const ListPlan plan = list.planned(kOperation);
-  const bool extras = pass_for(launch.options) != Pass::kPlain;
-  const Workspace w = layout_workspace(launch.workspace, list.count, plan.chunks, extras,
-                                       list.first != nullptr);
-  require(launch.workspace && w.bytes <= launch.workspace_bytes,
-          "the workspace is smaller than measure_workspace_bytes() asks for", kOperation);
+  const Pass pass = pass_for(launch.options, launch.results.is_double);
   DeviceGuard guard(list.device, kOperation);
-  const int processors = multiprocessors(list.device, kOperation);
-  launch_pass(launch, w, plan.chunk_bytes, processors);
-  launch_finish(launch, w, plan.most_of_a_tensor > kChunksForWarp, processors);
+  const size_t own = records_bytes(plan, list.device, pass);
+  require(launch.workspace && own + table_workspace_bytes(list) <= launch.workspace_bytes,
+          "the workspace is smaller than measure_workspace_bytes() asks for", kOperation);
+  const TableOnDevice on_device(list, plan, static_cast<char*>(launch.workspace) + own, launch.workspace_bytes - own, kOperation);
+  switch (pass) {
+    case Pass::kPlain: return launch_pass<Pass::kPlain>(launch, plan, on_device);
+    case Pass::kWide: return launch_pass<Pass::kWide>(launch, plan, on_device);
+    case Pass::kSums: return launch_pass<Pass::kSums>(launch, plan, on_device);
+    case Pass::kPower: return launch_pass<Pass::kPower>(launch, plan, on_device);
+  }
 }
 
-cudaError_t load_measure_kernels(bool large_tables) {
-  const cudaError_t small = load_kernels(measure_kernel<false, 1024>, measure_kernel<false, kSmallTable>,
-                                         measure_kernel<true, kSmallTable>, measure_power_kernel<kSmallTable>);
-  if (small != cudaSuccess || !large_tables) return small;
-  return load_kernels(measure_kernel<false, kHalfTable>, measure_kernel<false, kLargestTable>,
-                      measure_kernel<true, kLargestTable>, measure_power_kernel<kLargestTable>);
+void launch_combine(const CombineLaunch& launch) {
+  DeviceGuard guard(launch.device, "combine");
+  const CombineParams p{launch.totals, uint32_t(launch.count), reporting_of(launch, launch.order)};
+  launch_kernel(combine_kernel, 1, 1, launch.stream, p, "cudaLaunchKernel(combine_kernel)", "combine");
+}
+
+cudaError_t load_measure_kernels() {
+  return load_kernels(measure_kernel<Pass::kPlain>, measure_kernel<Pass::kWide>, measure_kernel<Pass::kSums>,
+                      measure_kernel<Pass::kPower>, combine_kernel);
 }
 
 }  // namespace gradkern::cuda

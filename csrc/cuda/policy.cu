@@ -1,11 +1,13 @@
 // One step of an adaptive policy, by one block: its state is small and stays on the device.
 #include "core/policies.h"
-#include "cuda/block.h"
+#include "cuda/check.h"
 #include "cuda/launch.h"
 #include "cuda/usable.h"
 
 namespace gradkern::cuda {
 namespace {
+
+constexpr unsigned kThreads = 256;
 
 struct BlockTeam {
   int64_t rank, size;

@@ -1,7 +1,6 @@
 #include "cuda/usable.h"
 
 #include "cuda/check.h"
-#include "cuda/table.h"
 
 namespace gradkern::cuda {
 namespace {
@@ -10,12 +9,11 @@ std::string dotted(int version) {
   return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
 }
 
-cudaError_t load_all(int driver) {
-  const bool large_tables = driver >= kLargeTableDriver;
-  cudaError_t status = load_measure_kernels(large_tables);
-  if (status == cudaSuccess) status = load_finish_kernels();
+cudaError_t load_all() {
+  cudaError_t status = load_measure_kernels();
+  if (status == cudaSuccess) status = load_table_kernels();
   if (status == cudaSuccess) status = load_policy_kernels();
-  if (status == cudaSuccess) status = load_write_kernels(large_tables);
+  if (status == cudaSuccess) status = load_write_kernels();
   return status;
 }
 
@@ -48,7 +46,7 @@ std::string why_unusable(int device) {
            dotted(runtime) + ", which needs a newer driver";
   try {
     const DeviceGuard guard(device, "why_unusable");
-    const cudaError_t status = load_all(driver);
+    const cudaError_t status = load_all();
     cudaGetLastError();  // it must not surface in somebody else's call
     return status == cudaSuccess ? std::string() : reason(status, device);
   } catch (const std::runtime_error& error) {

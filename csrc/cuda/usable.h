@@ -11,10 +11,10 @@ namespace gradkern::cuda {
 /// capture of a CUDA graph. Makes no context on a GPU that has none of this build's code.
 std::string why_unusable(int device);
 
-// Of each file of kernels, on the current device; `large_tables`: see table.h.
-cudaError_t load_measure_kernels(bool large_tables);
-cudaError_t load_finish_kernels();
+// Of each file of kernels, on the current device.
+cudaError_t load_measure_kernels();
 cudaError_t load_policy_kernels();
-cudaError_t load_write_kernels(bool large_tables);
+cudaError_t load_table_kernels();
+cudaError_t load_write_kernels();
 
 }  // namespace gradkern::cuda

@@ -1,24 +1,30 @@
-// Reading and writing one chunk by a block, 16 bytes at a time, whatever the type of the elements.
+// Reading and writing one unit of a tensor by a warp, 16 bytes at a time, whatever the type of the elements.
 //
-// Vector v of a chunk always belongs to thread v % kThreads, in ascending order, whether or not
-// the pointer is aligned: the same bits come out for every alignment.
+// A unit is read in batches of four vectors a lane. Vector v of a unit always belongs to lane v % 32, whether or not the
+// pointer is aligned: the same bits come out for every alignment.
 #pragma once
 
 #include <cuda_runtime.h>
 
-#include "cuda/table.h"
+#include "cuda/tensor_table.h"
 
 namespace gradkern::cuda {
 
 constexpr uint32_t kVectorBytes = 16;
-constexpr uint32_t kLoadsInFlight = 4;
-constexpr uint32_t kBatch = kThreads * kLoadsInFlight;  ///< vectors a block reads at a time
+constexpr uint32_t kRowBytes = kVectorBytes * kWarpSize;  ///< what a warp reads with one instruction
+constexpr int kRows = 4;  ///< of a batch: loads of a lane that are under way together
+constexpr uint32_t kBatchBytes = kRows * kRowBytes;
+
+/// A lane's part of a batch, padded with zeros.
+struct Vectors {
+  uint4 row[kRows];
+};
 
 __device__ __forceinline__ uint4 zero_vector() { return make_uint4(0, 0, 0, 0); }
 
-/// Read once and never written by the same kernel: past L1. Volatile keeps a batch of loads
+/// Read once and never written by the same kernel: past L1. Volatile keeps the loads of a batch
 /// together, ahead of the arithmetic on the first of them.
-__device__ __forceinline__ uint4 load_once(const uint4* from) {
+__device__ __forceinline__ uint4 load_once(const char* from) {
 #if defined(__CUDA_ARCH__)
   uint4 v;
   asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
@@ -26,12 +32,12 @@ __device__ __forceinline__ uint4 load_once(const uint4* from) {
                : "l"(from));
   return v;
 #else
-  return *from;
+  return *reinterpret_cast<const uint4*>(from);
 #endif
 }
 
 /// Not `nc`, which is for memory that the kernel does not write.
-__device__ __forceinline__ uint4 load_to_write(const uint4* from) {
+__device__ __forceinline__ uint4 load_to_write(const char* from) {
 #if defined(__CUDA_ARCH__)
   uint4 v;
   asm volatile("ld.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
@@ -40,7 +46,15 @@ __device__ __forceinline__ uint4 load_to_write(const uint4* from) {
                : "memory");
   return v;
 #else
-  return *from;
+  return *reinterpret_cast<const uint4*>(from);
+#endif
+}
+
+__device__ __forceinline__ void store_vector(char* to, const uint4& v) {
+#if defined(__CUDA_ARCH__)
+  asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
+#else
+  *reinterpret_cast<uint4*>(to) = v;
 #endif
 }
 
@@ -52,9 +66,18 @@ __device__ __forceinline__ uint32_t word(const uint4& v, int i) {
   return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;
 }
 
+/// The same memory, known to the compiler to be global: it emits LDG and STG then, not the generic LD and ST.
+template <class T>
+__device__ __forceinline__ T* global(T* at) {
+#if defined(__CUDA_ARCH__)
+  __builtin_assume(__isGlobal(at));
+#endif
+  return at;
+}
+
 /// The first `bytes` bytes (even, at most 16) of a vector at any even address, the rest zero.
 __device__ __forceinline__ uint4 load_part(const char* from, uint32_t bytes) {
-  const uint16_t* halves = reinterpret_cast<const uint16_t*>(from);
+  const uint16_t* halves = global(reinterpret_cast<const uint16_t*>(from));
   uint4 v = zero_vector();
 #pragma unroll
   for (int i = 0; i < 8; ++i)
@@ -62,18 +85,25 @@ __device__ __forceinline__ uint4 load_part(const char* from, uint32_t bytes) {
   return v;
 }
 
+__device__ __forceinline__ void store_half(char* to, uint16_t half) {
+#if defined(__CUDA_ARCH__)
+  asm volatile("st.global.u16 [%0], %1;" ::"l"(to), "h"(half) : "memory");
+#else
+  *reinterpret_cast<uint16_t*>(to) = half;
+#endif
+}
+
 __device__ __forceinline__ void store_part(char* to, uint4 v, uint32_t bytes) {
-  uint16_t* halves = reinterpret_cast<uint16_t*>(to);
 #pragma unroll
   for (int i = 0; i < 8; ++i)
-    if (2u * i < bytes) halves[i] = uint16_t(word(v, i / 2) >> (16 * (i % 2)));
+    if (2u * i < bytes) store_half(to + 2 * i, uint16_t(word(v, i / 2) >> (16 * (i % 2))));
 }
 
 /// A whole vector from an even address, out of the two aligned ones that it lies in.
 __device__ __forceinline__ uint4 load_across(const char* from) {
   const uint64_t address = reinterpret_cast<uint64_t>(from);
-  const uint4* aligned = reinterpret_cast<const uint4*>(from - (address & 15u));
-  const uint4 a = aligned[0], b = aligned[1];
+  const char* aligned = from - (address & 15u);
+  const uint4 a = load_once(aligned), b = load_once(aligned + kVectorBytes);
   const bool two = address & 8u, one = address & 4u;
   uint32_t w[6], x[5];
 #pragma unroll
@@ -89,110 +119,95 @@ __device__ __forceinline__ uint4 load_across(const char* from) {
   return make_uint4(shifted(0), shifted(1), shifted(2), shifted(3));
 }
 
-__device__ __forceinline__ bool is_aligned(const void* data) {
+__device__ __forceinline__ bool is_aligned(const char* data) {
   return (reinterpret_cast<uint64_t>(data) & (kVectorBytes - 1)) == 0;
 }
 
-/// Whether vector v of a misaligned chunk lies across two aligned vectors of nothing but the chunk's bytes.
-__device__ __forceinline__ bool is_inside(uint32_t v, uint32_t vectors) { return v != 0 && v + 1 < vectors; }
+__device__ __forceinline__ uint32_t lane_offset() { return threadIdx.x % kWarpSize * kVectorBytes; }
 
-/// Calls take(vector) for every vector of this thread. The end of a chunk is padded with zeros,
-/// and take may be called with a vector of nothing but padding.
-template <class Take>
-__device__ __forceinline__ void read_chunk(const char* data, uint32_t bytes, const Take& take) {
-  const uint32_t vectors = bytes / kVectorBytes;
-  uint32_t v = threadIdx.x;
-  if (is_aligned(data)) {
-    const uint4* from = reinterpret_cast<const uint4*>(data) + threadIdx.x;
-    uint32_t begin = 0;
-#pragma unroll 1
-    for (; begin + kBatch <= vectors; begin += kBatch, from += kBatch) {
-      uint4 x[kLoadsInFlight];
-#pragma unroll
-      for (uint32_t k = 0; k < kLoadsInFlight; ++k) x[k] = load_once(from + k * kThreads);
-#pragma unroll
-      for (uint32_t k = 0; k < kLoadsInFlight; ++k) take(x[k]);
-    }
-    if (begin + v < vectors) {
-      uint4 x[kLoadsInFlight];
-#pragma unroll
-      for (uint32_t k = 0; k < kLoadsInFlight; ++k)
-        x[k] = begin + v + k * kThreads < vectors ? load_once(from + k * kThreads) : zero_vector();
-#pragma unroll
-      for (uint32_t k = 0; k < kLoadsInFlight; ++k) take(x[k]);
-    }
-  } else {
-#pragma unroll 1
-    for (; v < vectors; v += kThreads) {
-      const char* from = data + v * kVectorBytes;
-      take(is_inside(v, vectors) ? load_across(from) : load_part(from, kVectorBytes));
-    }
-  }
-  const uint32_t rest = bytes % kVectorBytes;
-  if (rest != 0 && threadIdx.x == vectors % kThreads)
-    take(load_part(data + vectors * kVectorBytes, rest));
+/// How many of `bytes` bytes the vector at `offset` has.
+__device__ __forceinline__ uint32_t valid_bytes(uint32_t bytes, uint32_t offset) {
+  return bytes <= offset ? 0 : bytes - offset < kVectorBytes ? bytes - offset : kVectorBytes;
 }
 
-/// The slow way to the same vectors: take(vector, valid bytes), one load at a time. For what is
-/// rare, so that it does not take registers from what is not.
-template <class Take>
-__device__ __forceinline__ void read_chunk_again(const char* data, uint32_t bytes,
-                                                 const Take& take) {
-#pragma unroll 1
-  for (uint32_t begin = threadIdx.x * kVectorBytes; begin < bytes;
-       begin += kThreads * kVectorBytes) {
-    const uint32_t left = bytes - begin;
-    const uint32_t valid = left < kVectorBytes ? left : kVectorBytes;
-    const bool whole = valid == kVectorBytes && is_aligned(data);
-    take(whole ? load_once(reinterpret_cast<const uint4*>(data + begin)) : load_part(data + begin, valid), valid);
-  }
+/// One vector of a misaligned unit, or of an incomplete one. A vector may be read across only where both aligned
+/// ones lie within the unit.
+__device__ __forceinline__ uint4 load_carefully(const char* unit, uint32_t offset, uint32_t bytes) {
+  const uint32_t valid = valid_bytes(bytes, offset);
+  if (valid == kVectorBytes && is_aligned(unit)) return load_once(unit + offset);
+  if (valid == kVectorBytes && offset != 0 && offset + 2 * kVectorBytes <= bytes) return load_across(unit + offset);
+  return load_part(unit + offset, valid);
 }
 
-/// The slow way: change(uint4&) on one vector at a time from the start on. For what is rare.
+/// The batch at `begin` of a unit of `bytes`. Out of line, once for all types.
+inline __device__ GRADKERN_NOINLINE Vectors load_batch_carefully(const char* unit, uint32_t begin, uint32_t bytes) {
+  Vectors v;
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) v.row[r] = load_carefully(unit, begin + lane_offset() + uint32_t(r) * kRowBytes, bytes);
+  return v;
+}
+
+/// A whole batch at an aligned address.
+__device__ __forceinline__ Vectors load_batch(const char* batch) {
+  Vectors v;
+  const char* from = batch + lane_offset();
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) v.row[r] = load_once(from + uint32_t(r) * kRowBytes);
+  return v;
+}
+
+/// One vector at a time from the start of a unit on, at any even address: change(uint4&). For what is rare.
 template <class Change>
-__device__ __forceinline__ void rewrite_chunk_slowly(char* data, uint32_t bytes, const Change& change) {
+__device__ __forceinline__ void rewrite_unit_slowly(char* unit, uint32_t bytes, const Change& change) {
 #pragma unroll 1
-  for (uint32_t begin = threadIdx.x * kVectorBytes; begin < bytes; begin += kThreads * kVectorBytes) {
-    const uint32_t left = bytes - begin;
-    const uint32_t valid = left < kVectorBytes ? left : kVectorBytes;
-    uint4 v = load_part(data + begin, valid);
-    if (change(v)) store_part(data + begin, v, valid);
+  for (uint32_t begin = lane_offset(); begin < bytes; begin += kRowBytes) {
+    const uint32_t valid = valid_bytes(bytes, begin);
+    uint4 v = load_part(unit + begin, valid);
+    if (change(v)) store_part(unit + begin, v, valid);
   }
 }
 
-/// Replaces the elements of a chunk, 16 bytes at a time: change(uint4&) is called once for every element's bytes
-/// and returns whether to write. What lies before the first aligned address and after the last one comes padded
-/// with zeros; the padding is not written.
+/// The whole vectors among `bytes` bytes (at most a unit) at an aligned address, and an incomplete one at their end.
+template <class Change>
+__device__ __forceinline__ void rewrite_aligned(char* from, uint32_t bytes, const Change& change) {
+  char* at = from + lane_offset();
+#pragma unroll 1
+  for (; bytes >= kBatchBytes; bytes -= kBatchBytes, at += kBatchBytes) {
+    Vectors v;
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) v.row[r] = load_to_write(at + uint32_t(r) * kRowBytes);
+#pragma unroll
+    for (int r = 0; r < kRows; ++r)
+      if (change(v.row[r])) store_vector(at + uint32_t(r) * kRowBytes, v.row[r]);
+  }
+#pragma unroll 1
+  for (uint32_t offset = lane_offset(); offset < bytes; offset += kRowBytes, at += kRowBytes) {
+    const uint32_t valid = valid_bytes(bytes, offset);
+    uint4 v = valid == kVectorBytes ? load_to_write(at) : load_part(at, valid);
+    if (!change(v)) continue;
+    if (valid == kVectorBytes) store_vector(at, v);
+    else store_part(at, v, valid);
+  }
+}
+
+/// Replaces the elements of a unit, 16 bytes at a time: change(uint4&) is called once for every element's bytes and
+/// returns whether to write; padding is not written. Where the tensor is not aligned, its units are shifted up to the
+/// first aligned address, and what lies before that is the first unit's.
 template <class Real, class Change>
-__device__ __forceinline__ void rewrite_chunk(char* data, uint32_t bytes, const Change& change) {
-  const uint64_t address = reinterpret_cast<uint64_t>(data);
-  if (address % sizeof(Real) != 0) return rewrite_chunk_slowly(data, bytes, change);
-  const uint32_t to_aligned = uint32_t(-address) % kVectorBytes, head = to_aligned < bytes ? to_aligned : bytes;
-  const uint32_t vectors = (bytes - head) / kVectorBytes, rest = (bytes - head) % kVectorBytes;
-  uint4* at = reinterpret_cast<uint4*>(data + head);
-  uint32_t v = threadIdx.x;
-#pragma unroll 1
-  for (; v + 3 * kThreads < vectors; v += kBatch) {
-    uint4 x[kLoadsInFlight];
-#pragma unroll
-    for (uint32_t k = 0; k < kLoadsInFlight; ++k) x[k] = load_to_write(at + v + k * kThreads);
-#pragma unroll
-    for (uint32_t k = 0; k < kLoadsInFlight; ++k)
-      if (change(x[k])) at[v + k * kThreads] = x[k];
+__device__ __forceinline__ void rewrite_unit(const Segment& s, uint32_t unit, const Change& change) {
+  char* data = reinterpret_cast<char*>(s.data);
+  const uint64_t begin = uint64_t(unit) << kUnitLog2;
+  if (s.data % sizeof(Real) != 0) return rewrite_unit_slowly(data + begin, s.unit_bytes(unit), change);
+  const uint32_t to_aligned = uint32_t(-s.data) % kVectorBytes;
+  const uint64_t bytes = (uint64_t(s.units - 1) << kUnitLog2) + s.last_bytes;
+  if (begin + to_aligned < bytes) {
+    const uint64_t left = bytes - begin - to_aligned;
+    rewrite_aligned(data + begin + to_aligned, left < kUnitBytes ? uint32_t(left) : kUnitBytes, change);
   }
-#pragma unroll 1
-  for (; v < vectors; v += kThreads) {
-    uint4 x = load_to_write(at + v);
-    if (change(x)) at[v] = x;
-  }
-  // The two ends: one warp's, beside the others' last vectors.
-  if (threadIdx.x / 2 != kThreads / 2 - 1) return;
-  const bool first = threadIdx.x % 2 == 0;
-  const uint32_t part = first ? head : rest;
-  if (part == 0) return;
-  char* end = first ? data : reinterpret_cast<char*>(at + vectors);
-  uint4 x = load_part(end, part);
-  if (change(x)) store_part(end, x, part);
+  if (unit != 0 || to_aligned == 0 || threadIdx.x % kWarpSize != kWarpSize - 1) return;
+  const uint32_t head = bytes < to_aligned ? uint32_t(bytes) : to_aligned;
+  uint4 v = load_part(data, head);
+  if (change(v)) store_part(data, v, head);
 }
 
 }  // namespace gradkern::cuda

@@ -1,14 +1,20 @@
 // The two kernels that write: scaling by the clip coefficient and clamping to a limit.
+#include <array>
+#include <atomic>
+
 #include "core/clip.h"
 #include "cuda/elements.h"
 #include "cuda/launch.h"
 #include "cuda/usable.h"
+#include "cuda/warp.h"
 
 namespace gradkern::cuda {
 namespace {
 
-struct ScaleHeader {
-  const double* factor;  ///< of the table's first tensor, if factor_per_tensor
+struct ScaleParams {
+  TensorTable table;
+  Spans spans;
+  const double* factor;
   const bool* zero;
   const void* total_norm;
   const int64_t* total_nonfinite;
@@ -16,29 +22,29 @@ struct ScaleHeader {
   bool total_norm_is_double;
   bool factor_per_tensor;
   OnNonfinite on_nonfinite;
-
-  /// The header of a table that begins `tensors` further on in the list.
-  ScaleHeader advanced(int64_t tensors) const {
-    ScaleHeader next = *this;
-    if (factor_per_tensor) next.factor += tensors;
-    return next;
-  }
 };
 
-struct ClampHeader {
+struct ClampParams {
+  TensorTable table;
+  Spans spans;
   double limit;
-
-  ClampHeader advanced(int64_t) const { return *this; }
 };
 
 /// What the device-side numbers ask for; every thread reads them, the host never does.
-__device__ __forceinline__ ClipDecision decide(const ScaleHeader& h) {
-  if (h.zero && *h.zero) return {ClipAction::kZero, 0.0};
-  if (h.factor) return decide_factor(*h.factor);
-  const double total = h.total_norm_is_double ? *static_cast<const double*>(h.total_norm)
-                                              : double(*static_cast<const float*>(h.total_norm));
-  const int64_t nonfinite = h.total_nonfinite ? *h.total_nonfinite : 0;
-  return decide_clip(h.max_norm, total, nonfinite, h.on_nonfinite);
+__device__ __forceinline__ ClipDecision decide(const ScaleParams& p) {
+  if (p.zero && *p.zero) return {ClipAction::kZero, 0.0};
+  if (p.factor) return decide_factor(*p.factor);
+  const double total = p.total_norm_is_double ? *static_cast<const double*>(p.total_norm)
+                                              : double(*static_cast<const float*>(p.total_norm));
+  const int64_t nonfinite = p.total_nonfinite ? *p.total_nonfinite : 0;
+  return decide_clip(p.max_norm, total, nonfinite, p.on_nonfinite);
+}
+
+/// body(unit) for a segment's units from the last one back.
+template <class Body>
+__device__ __forceinline__ void for_each_unit_backwards(const Segment& s, const Body& body) {
+#pragma unroll 1
+  for (uint32_t unit = s.end; unit-- > s.begin;) body(unit);
 }
 
 /// scaled() of core/clip.h for a coefficient within float32's range, by the machine's own conversions.
@@ -56,8 +62,7 @@ __device__ __forceinline__ T scale_one_exactly(T x, double coef) {
 }
 
 template <class T>
-__device__ __forceinline__ void scale_chunk(const ChunkView& chunk, double coef) {
-  char* data = global_bytes(chunk);
+__device__ __forceinline__ void scale_segment(const Segment& s, double coef) {
   const auto scale_vector = [&](uint4& v, const auto& one) {
 #pragma unroll
     for (int i = 0; i < int(kVectorBytes / sizeof(T)); ++i)
@@ -65,50 +70,54 @@ __device__ __forceinline__ void scale_chunk(const ChunkView& chunk, double coef)
     return true;
   };
   if constexpr (sizeof(T) == 2) {
-    // One load at a time: rare, and the batch's registers would not hold the float64 products.
+    // One load at a time: rare, and the registers of four would not hold the float64 products.
     if (below_float(coef))
-      return rewrite_chunk_slowly(data, chunk.bytes,
-                                  [&](uint4& v) { return scale_vector(v, scale_one_exactly<T>); });
+      return for_each_unit_backwards(s, [&](uint32_t unit) {
+        char* data = reinterpret_cast<char*>(s.data) + (uint64_t(unit) << kUnitLog2);
+        rewrite_unit_slowly(data, s.unit_bytes(unit), [&](uint4& v) { return scale_vector(v, scale_one_exactly<T>); });
+      });
   }
-  rewrite_chunk<T>(data, chunk.bytes, [&](uint4& v) { return scale_vector(v, scale_one<T>); });
-}
-
-__device__ __forceinline__ void scale_chunk(const ChunkView& chunk, double coef) {
-  switch (chunk.dtype) {
-    case DType::kFloat32:
-    case DType::kComplex64: return scale_chunk<float>(chunk, coef);  // both parts alike
-    case DType::kBFloat16: return scale_chunk<BFloat16>(chunk, coef);
-    case DType::kFloat16: return scale_chunk<Float16>(chunk, coef);
-    case DType::kFloat64:
-    case DType::kComplex128: return scale_chunk<double>(chunk, coef);
-  }
-}
-
-__device__ __forceinline__ void zero_chunk(const ChunkView& chunk) {
-  rewrite_chunk<uint16_t>(global_bytes(chunk), chunk.bytes, [](uint4& v) {
-    v = zero_vector();
-    return true;
+  for_each_unit_backwards(s, [&](uint32_t unit) {
+    rewrite_unit<T>(s, unit, [&](uint4& v) { return scale_vector(v, scale_one<T>); });
   });
 }
 
-/// Last chunk first: the measure kernel's last reads are what is still in L2.
-template <class Params, class Body>
-__device__ __forceinline__ void for_each_chunk_backwards(const Params& p, const Body& body) {
-  const uint32_t chunks = p.chunks();
-  for (uint32_t i = blockIdx.x; i < chunks; i += gridDim.x)
-    body(chunk_view(p, chunks - 1 - i));
+__device__ __forceinline__ void scale_segment(const Segment& s, double coef) {
+  switch (s.dtype) {
+    case DType::kFloat32:
+    case DType::kComplex64: return scale_segment<float>(s, coef);  // both parts alike
+    case DType::kBFloat16: return scale_segment<BFloat16>(s, coef);
+    case DType::kFloat16: return scale_segment<Float16>(s, coef);
+    case DType::kFloat64:
+    case DType::kComplex128: return scale_segment<double>(s, coef);
+  }
 }
 
-template <int kBytes>
-__global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
-    scale_kernel(const __grid_constant__ TableParams<ScaleHeader, kBytes> p) {
-  ClipDecision decision = decide(p.header);
-  const bool each = p.header.factor_per_tensor && decision.action != ClipAction::kZero;
+__device__ __forceinline__ void zero_segment(const Segment& s) {
+  for_each_unit_backwards(s, [&](uint32_t unit) {
+    rewrite_unit<uint16_t>(s, unit, [](uint4& v) {
+      v = zero_vector();
+      return true;
+    });
+  });
+}
+
+/// The measure kernel's split, every span from its end: what its warps have read last is what is still in L2.
+template <class Params, class Body>
+__device__ __forceinline__ void for_each_segment_backwards(const Params& p, const Body& body) {
+  const uint32_t span = blockIdx.x * kWarps + threadIdx.x / kWarpSize;
+  for_each_segment<true>(p.table, p.spans.begin(span), p.spans.begin(span + 1), body);
+}
+
+__global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor) scale_kernel(const __grid_constant__ ScaleParams p) {
+  wait_for_kernel_before();
+  const ClipDecision decision = decide(p);
+  const bool each = p.factor_per_tensor && decision.action != ClipAction::kZero;
   if (decision.action == ClipAction::kNone && !each) return;
-  for_each_chunk_backwards(p, [&](const ChunkView& chunk) {
-    if (each) decision = decide_factor(p.header.factor[chunk.tensor]);
-    if (decision.action == ClipAction::kScale) scale_chunk(chunk, decision.coef);
-    else if (decision.action == ClipAction::kZero) zero_chunk(chunk);
+  for_each_segment_backwards(p, [&](const Segment& s) {
+    const ClipDecision own = each ? decide_factor(p.factor[s.tensor]) : decision;
+    if (own.action == ClipAction::kScale) scale_segment(s, own.coef);
+    else if (own.action == ClipAction::kZero) zero_segment(s);
   });
 }
 
@@ -126,30 +135,29 @@ __device__ __forceinline__ bool clamp_one(T& x, double limit) {
 }
 
 template <class T>
-__device__ __forceinline__ void clamp_chunk(const ChunkView& chunk, double limit) {
-  rewrite_chunk<T>(global_bytes(chunk), chunk.bytes, [&](uint4& v) {
-    bool changed = false;
+__device__ __forceinline__ void clamp_segment(const Segment& s, double limit) {
+  for_each_unit_backwards(s, [&](uint32_t unit) {
+    rewrite_unit<T>(s, unit, [&](uint4& v) {
+      bool changed = false;
 #pragma unroll
-    for (int i = 0; i < int(kVectorBytes / sizeof(T)); ++i) {
-      T x = element<T>(v, i);
-      if (!clamp_one(x, limit)) continue;
-      set_element(v, i, x);
-      changed = true;
-    }
-    return changed;
+      for (int i = 0; i < int(kVectorBytes / sizeof(T)); ++i) {
+        T x = element<T>(v, i);
+        if (!clamp_one(x, limit)) continue;
+        set_element(v, i, x);
+        changed = true;
+      }
+      return changed;
+    });
   });
 }
 
-template <int kBytes>
-__global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
-    clamp_kernel(const __grid_constant__ TableParams<ClampHeader, kBytes> p) {
-  const double limit = p.header.limit;
-  for_each_chunk_backwards(p, [&](const ChunkView& chunk) {
-    switch (chunk.dtype) {
-      case DType::kFloat32: return clamp_chunk<float>(chunk, limit);
-      case DType::kBFloat16: return clamp_chunk<BFloat16>(chunk, limit);
-      case DType::kFloat16: return clamp_chunk<Float16>(chunk, limit);
-      case DType::kFloat64: return clamp_chunk<double>(chunk, limit);
+__global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor) clamp_kernel(const __grid_constant__ ClampParams p) {
+  for_each_segment_backwards(p, [&](const Segment& s) {
+    switch (s.dtype) {
+      case DType::kFloat32: return clamp_segment<float>(s, p.limit);
+      case DType::kBFloat16: return clamp_segment<BFloat16>(s, p.limit);
+      case DType::kFloat16: return clamp_segment<Float16>(s, p.limit);
+      case DType::kFloat64: return clamp_segment<double>(s, p.limit);
       case DType::kComplex64:
       case DType::kComplex128: return;  // no order on complex numbers; refused by the launcher
     }
@@ -158,64 +166,67 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
 
 // ------------------------------------------------------------------------------- launchers
 
-template <int kBytes>
-void launch_one(const TableParams<ScaleHeader, kBytes>& p, unsigned blocks, cudaStream_t stream) {
-  launch_kernel(scale_kernel<kBytes>, blocks, kThreads, stream, p,
-                "cudaLaunchKernel(scale_kernel)", "scale");
-}
-template <int kBytes>
-void launch_one(const TableParams<ClampHeader, kBytes>& p, unsigned blocks, cudaStream_t stream) {
-  launch_kernel(clamp_kernel<kBytes>, blocks, kThreads, stream, p,
-                "cudaLaunchKernel(clamp_kernel)", "clamp");
-}
+#if CUDART_VERSION >= 12030
+constexpr int kEarlyStartDriver = 12030;  ///< captures early starts, too
 
-/// The last table first, as within a table: the measure kernels' last reads are what is still in L2.
-template <int... kTableSizes, class Header>
-void launch_all(const TensorList& list, const Header& header, const char* operation) {
-  const ChunkBytes chunk_bytes = list.planned(operation).chunk_bytes;
-  DeviceGuard guard(list.device, operation);
-  const int processors = multiprocessors(list.device, operation);
-  const int64_t most = largest_table_tensors<Header>(operation);
-  for (int64_t end = list.count; end > 0; ) {
-    const int64_t begin = (end - 1) / most * most;
-    with_smallest_table<Header, kTableSizes...>(end - begin, [&](auto& p) {
-      p.header = header.advanced(begin);
-      fill_table(p, list.tensors + begin, end - begin, chunk_bytes);
-      if (p.chunks()) launch_one(p, grid_for(p.chunks(), processors), list.stream);
-    });
-    end = begin;
+/// Whether the scale kernel may be launched early: its code that the device runs waits for the kernel before, which PTX of
+/// an older architecture does not do. Found out once for each device.
+bool may_start_early(int device) {
+  enum : signed char { kUnknown, kYes, kNo };
+  static std::array<std::atomic<signed char>, 64> known{};
+  if (size_t(device) >= known.size()) return false;
+  if (known[size_t(device)] == kUnknown) {
+    cudaFuncAttributes attributes;
+    const bool waits = cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(scale_kernel)) == cudaSuccess &&
+                       attributes.ptxVersion >= 90;
+    known[size_t(device)] = waits && driver_version("scale") >= kEarlyStartDriver ? kYes : kNo;
   }
+  return known[size_t(device)] == kYes;
 }
+#endif
 
 }  // namespace
 
+size_t write_workspace_bytes(const TensorList& list) { return table_workspace_bytes(list); }
+
 void launch_scale(const ScaleLaunch& launch) {
-  require(launch.factor || launch.total_norm, "expected total_norm, got a null pointer", "scale");
+  constexpr const char* kOperation = "scale";
+  constexpr const char* kName = "cudaLaunchKernel(scale_kernel)";
+  require(launch.factor || launch.total_norm, "expected total_norm, got a null pointer", kOperation);
   require(launch.on_nonfinite == OnNonfinite::kPropagate || launch.total_nonfinite,
-          "expected total_nonfinite with this on_nonfinite, got a null pointer", "scale");
-  require(launch.factor || !launch.factor_per_tensor, "expected factor, got a null pointer", "scale");
-  const ScaleHeader header{.factor = launch.factor,
-                           .zero = launch.zero,
-                           .total_norm = launch.total_norm,
-                           .total_nonfinite = launch.total_nonfinite,
-                           .max_norm = launch.max_norm,
-                           .total_norm_is_double = launch.total_norm_is_double,
-                           .factor_per_tensor = launch.factor_per_tensor,
-                           .on_nonfinite = launch.on_nonfinite};
-  launch_all<1024, kSmallTable, kHalfTable, kLargestTable>(launch.list, header, "scale");
+          "expected total_nonfinite with this on_nonfinite, got a null pointer", kOperation);
+  require(launch.factor || !launch.factor_per_tensor, "expected factor, got a null pointer", kOperation);
+  const TensorList& list = launch.list;
+  const ListPlan plan = list.planned(kOperation);
+  DeviceGuard guard(list.device, kOperation);
+  if (plan.units == 0) return;
+  const TableOnDevice on_device(list, plan, launch.workspace, launch.workspace_bytes, kOperation);
+  const ScaleParams p{on_device.table,     spans_of(plan.units, on_device.blocks),
+                      launch.factor,       launch.zero,
+                      launch.total_norm,   launch.total_nonfinite,
+                      launch.max_norm,     launch.total_norm_is_double,
+                      launch.factor_per_tensor, launch.on_nonfinite};
+#if CUDART_VERSION >= 12030
+  if (may_start_early(list.device))
+    return launch_kernel_early(scale_kernel, on_device.blocks, kThreads, list.stream, p, kName, kOperation);
+#endif
+  launch_kernel(scale_kernel, on_device.blocks, kThreads, list.stream, p, kName, kOperation);
 }
 
 void launch_clamp(const ClampLaunch& launch) {
-  for (int64_t i = 0; i < launch.list.count; ++i)
-    require(!is_complex(launch.list.tensors[i].dtype) || launch.list.tensors[i].numel == 0,
-            "expected real tensors, got a complex one", "clamp");
-  launch_all<kSmallTable, kLargestTable>(launch.list, ClampHeader{launch.limit}, "clamp");
+  constexpr const char* kOperation = "clamp";
+  const TensorList& list = launch.list;
+  for (int64_t i = 0; i < list.count; ++i)
+    require(!is_complex(list.tensors[i].dtype) || list.tensors[i].numel == 0,
+            "expected real tensors, got a complex one", kOperation);
+  const ListPlan plan = list.planned(kOperation);
+  DeviceGuard guard(list.device, kOperation);
+  if (plan.units == 0) return;
+  const TableOnDevice on_device(list, plan, launch.workspace, launch.workspace_bytes, kOperation);
+  const ClampParams p{on_device.table, spans_of(plan.units, on_device.blocks), launch.limit};
+  launch_kernel(clamp_kernel, on_device.blocks, kThreads, list.stream, p, "cudaLaunchKernel(clamp_kernel)", kOperation);
 }
 
-cudaError_t load_write_kernels(bool large_tables) {
-  const cudaError_t small = load_kernels(scale_kernel<1024>, scale_kernel<kSmallTable>, clamp_kernel<kSmallTable>);
-  if (small != cudaSuccess || !large_tables) return small;
-  return load_kernels(scale_kernel<kHalfTable>, scale_kernel<kLargestTable>, clamp_kernel<kLargestTable>);
-}
+cudaError_t load_write_kernels() { return load_kernels(scale_kernel, clamp_kernel); }
 
 }  // namespace gradkern::cuda

@@ -94,9 +94,8 @@ int32_t gradkern_cuda_measure_workspace_bytes(const gradkern_list* list, const g
   });
 }
 
-int32_t gradkern_cuda_write_workspace_bytes(const gradkern_list*, const gradkern_cuda_place*, size_t* bytes) {
-  *bytes = 0;
-  return GRADKERN_OK;
+int32_t gradkern_cuda_write_workspace_bytes(const gradkern_list* list, const gradkern_cuda_place* place, size_t* bytes) {
+  return guarded([&] { *bytes = cuda::write_workspace_bytes(PlacedList(*list, *place).get()); });
 }
 
 int32_t gradkern_cuda_measure(const gradkern_list* list, const gradkern_measure* measure,
@@ -137,12 +136,17 @@ int32_t gradkern_cuda_scale(const gradkern_list* list, const gradkern_scale* sca
                         .total_norm_is_double = scale->total_norm_is_double != 0,
                         .max_norm = scale->max_norm,
                         .on_nonfinite = OnNonfinite(scale->on_nonfinite),
-                        .total_nonfinite = scale->total_nonfinite});
+                        .total_nonfinite = scale->total_nonfinite,
+                        .workspace = place->workspace,
+                        .workspace_bytes = place->workspace_bytes});
   });
 }
 
 int32_t gradkern_cuda_clamp(const gradkern_list* list, double limit, const gradkern_cuda_place* place) {
-  return guarded([&] { cuda::launch_clamp({PlacedList(*list, *place).get(), limit}); });
+  return guarded([&] {
+    const PlacedList placed(*list, *place);
+    cuda::launch_clamp({placed.get(), limit, place->workspace, place->workspace_bytes});
+  });
 }
 
 int32_t gradkern_cuda_policy_step(const gradkern_policy_step* step, const gradkern_cuda_place* place) {

@@ -6,7 +6,6 @@
 #include "core/clip.h"
 #include "cpu/driver.h"
 #include "cuda/launch.h"
-#include "cuda/table.h"
 #include "tests/kernel_case.h"
 
 namespace gradkern::test {
@@ -43,17 +42,17 @@ struct Request {
   const int64_t* first = nullptr;
 };
 
-inline Measured run_measure(const TensorSet& set, const Request& request = {}) {
-  const size_t n = size_t(set.count());
+inline Measured run_measure_of(const cuda::TensorList& list, bool is_double, const Request& request) {
+  const size_t n = size_t(list.count);
   Measured m;
-  m.is_double = set.any_double();
+  m.is_double = is_double;
   const size_t real = m.is_double ? 8 : 4;
   std::vector<unsigned char> norm(n * real), l2(n * real), max_abs(n * real), total(real), coef(real);
   m.nonfinite.assign(n, -1);
   m.zeros.assign(n, -1);
 
   cuda::MeasureLaunch launch;
-  launch.list = list_of(set, request.first);
+  launch.list = list;
   launch.options = {norm_order(request.p), request.count_zeros};
   launch.max_norm = request.max_norm;
   launch.inv_scale = request.inv_scale;
@@ -67,13 +66,17 @@ inline Measured run_measure(const TensorSet& set, const Request& request = {}) {
   cuda::launch_measure(launch);
   CHECK(workspace.guards_intact(), "wrote outside the workspace");
 
-  m.norm = reals(norm, set.count(), m.is_double);
-  m.l2 = reals(l2, set.count(), m.is_double);
-  m.max_abs = reals(max_abs, set.count(), m.is_double);
+  m.norm = reals(norm, list.count, m.is_double);
+  m.l2 = reals(l2, list.count, m.is_double);
+  m.max_abs = reals(max_abs, list.count, m.is_double);
   m.total = reals(total, 1, m.is_double)[0];
   m.coef = reals(coef, 1, m.is_double)[0];
   for (const auto* part : {&norm, &l2, &max_abs, &total, &coef}) m.raw.insert(m.raw.end(), part->begin(), part->end());
   return m;
+}
+
+inline Measured run_measure(const TensorSet& set, const Request& request = {}) {
+  return run_measure_of(list_of(set, request.first), set.any_double(), request);
 }
 
 /// The contract's tolerance; general p is judged by what pow can give (docs: 1e-6 relative).
@@ -144,6 +147,6 @@ struct NamedTest {
   const char* name;
   void (*run)();
 };
-extern const std::vector<NamedTest> kMeasureTests, kWriteTests;
+extern const std::vector<NamedTest> kMeasureTests, kTableTests, kWriteTests;
 
 }  // namespace gradkern::test

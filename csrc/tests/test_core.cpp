@@ -1,4 +1,5 @@
 // csrc/core: conversions, sums, norms, the clip decision, the chunk plan.
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <random>
@@ -7,6 +8,7 @@
 #include "check.h"
 #include "core/chunk_plan.h"
 #include "core/clip.h"
+#include "core/exact_sum.h"
 #include "core/norm.h"
 
 using namespace gradkern;
@@ -221,6 +223,55 @@ void test_chunk_plan() {
   CHECK_EQ(none.chunks(), 0);
 }
 
+/// Terms in random order, divided among several sums, which are combined in random order.
+ExactSum in_parts(std::vector<Term> terms, std::mt19937_64& rng) {
+  std::shuffle(terms.begin(), terms.end(), rng);
+  std::vector<ExactSum> parts(1 + rng() % 5);
+  for (const Term& term : terms) deposit(parts[rng() % parts.size()], term);
+  std::shuffle(parts.begin(), parts.end(), rng);
+  ExactSum sum;
+  for (const ExactSum& part : parts) sum = combine(sum, part);
+  return sum;
+}
+
+/// The same bits for every order and division, and the right sum: of terms near and far, zeros, and scaled ones.
+void test_exact_sum() {
+  std::mt19937_64 rng(5);
+  for (int turn = 0; turn < 400; ++turn) {
+    const int spread = turn % 5 == 0 ? 900 : 1 + turn % 90, count = int(rng() % 60);
+    const int32_t bin = turn % 7 == 0 ? int32_t(rng() % 3) - 1 : 0;
+    std::vector<Term> terms;
+    long double want = 0;
+    for (int i = 0; i < count; ++i) {
+      const double x = rng() % 6 == 0 ? 0.0 : std::ldexp(double(rng() >> 11), int(rng() % unsigned(spread)) - 500);
+      terms.push_back(term_of(x, bin));
+      want += x;
+    }
+    const ExactSum first = in_parts(terms, rng);
+    const ScaledSum got = value_of(first, bin);
+    CHECK(std::fabs((long double)got.hi + got.lo - want) <= want * 0x1p-57L);
+    for (int again = 0; again < 3; ++again) {
+      const ScaledSum other = value_of(in_parts(terms, rng), bin);
+      CHECK(other.hi == got.hi && other.lo == got.lo);
+    }
+  }
+  CHECK_EQ(value_of(ExactSum(), 0).hi, 0.0);
+}
+
+/// From the smallest to the largest of float64, alone and side by side.
+void test_exact_sum_range() {
+  for (const double x : {0x1p-1074, 0x1p-1022, 1.0, std::numeric_limits<double>::max()})
+    for (const double y : {0.0, 0x1p-1074, 1.0}) {
+      ExactSum s;
+      deposit(s, term_of(x));
+      deposit(s, term_of(y));
+      CHECK_EQ(value_of(s, 0).hi, x + y);
+    }
+  ExactSum many;
+  for (int i = 0; i < 100000; ++i) deposit(many, term_of(1 - 0x1p-53));
+  CHECK_EQ(value_of(many, 0).hi, 100000 * (1 - 0x1p-53));
+}
+
 }  // namespace
 
 int main() {
@@ -231,5 +282,7 @@ int main() {
   test_orders();
   test_decisions();
   test_chunk_plan();
+  test_exact_sum();
+  test_exact_sum_range();
   return test::finish("test_core");
 }

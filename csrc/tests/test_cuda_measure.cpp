@@ -9,8 +9,8 @@ namespace gradkern::test {
 namespace {
 
 std::vector<int64_t> sizes_of(DType d) {
-  const int64_t chunk = (16 << 10) / itemsize(d);
-  return {0, 1, 2, 3, 31, 32, 33, 127, 1009, chunk - 1, chunk, chunk + 1, 0, 3 * chunk + 7, 0};
+  const int64_t batch = 2048 / itemsize(d), unit = cuda::kUnitBytes / itemsize(d);
+  return {0, 1, 2, 31, 33, 127, 1009, batch - 1, batch, batch + 1, unit - batch, unit - 1, unit, unit + 1, 0, 9 * unit + 7, 0};
 }
 
 void measure_and_check(const TensorSet& set, const Request& r) {
@@ -75,6 +75,29 @@ void test_adversarial_sums() {
       }
 }
 
+/// Units of every kind side by side: zeros, tiny, usual and huge elements, and some that are not finite.
+void test_units_of_all_kinds() {
+  std::mt19937_64 rng(13);
+  for (DType d : kDTypes)
+    for (int kinds = 0; kinds < 12; ++kinds) {
+      context = "units of all kinds, dtype " + std::to_string(int(d)) + ", " + std::to_string(kinds);
+      const DType real = real_of(d);
+      const int64_t unit = cuda::kUnitBytes / itemsize(real), n = 7 * unit / (is_complex(d) ? 2 : 1) - 3;
+      const TensorSet set({{d, n}});
+      auto* data = static_cast<unsigned char*>(set[0].data);
+      const Fill fills[] = {Fill::kZeros, Fill::kTiny, Fill::kNormal, Fill::kHuge, Fill::kSparse, Fill::kSubnormal, kinds % 3 ? Fill::kNormal : Fill::kNanAndInf};
+      for (int64_t i = 0; i < n * (is_complex(d) ? 2 : 1);) {
+        const int64_t end = std::min(i + unit, n * (is_complex(d) ? 2 : 1)), length = end - i;
+        fill_real(data + i * itemsize(real), real, length, fills[rng() % 7], d, rng);
+        i = end;
+      }
+      Request r;
+      r.p = kinds % 2 ? 2 : 1;
+      r.count_zeros = kinds % 4 == 3;
+      measure_and_check(set, r);
+    }
+}
+
 void test_mixed_list() {
   std::vector<Spec> specs;
   int64_t n = 1;
@@ -114,42 +137,98 @@ void test_alignment() {
     }
 }
 
-/// Orders of threads and blocks and the number of multiprocessors must not show in the results.
+/// Orders of threads and blocks never show in the results. Nor does the number of multiprocessors, but for the
+/// orders whose terms are scaled by the largest so far.
 void test_determinism() {
   std::vector<Spec> specs;
   for (DType d : {DType::kFloat32, DType::kBFloat16, DType::kFloat64}) {
-    specs.push_back({d, (66 * (16 << 10)) / itemsize(d) + 5});  // more chunks than a warp combines
+    specs.push_back({d, 18 * cuda::kUnitBytes / itemsize(d) + 5});
     specs.push_back({d, 100});
   }
   const TensorSet set(specs);
-  context = "determinism";
   for (double p : {2.0, 1.0, 3.0}) {
+    context = "determinism, p " + std::to_string(p);
     Request r;
     r.p = p;
     const Measured first = run_measure(set, r);
     if (p != 3) check_against_reference(set, r, first);
-    for (int processors : {1, 7, 132}) {
+    for (int processors : {3, 1, 7, 132}) {
+      if (p == 3 && processors != 3) continue;
       cuda_shim::multiprocessors = processors;
       cuda_shim::schedule = {processors != 7, processors != 1};
-      CHECK(run_measure(set, r).raw == first.raw, "bits depend on the schedule");
+      CHECK(run_measure(set, r).raw == first.raw, "bits depend on the schedule or on %d multiprocessors", processors);
     }
     cuda_shim::multiprocessors = 3;
     cuda_shim::schedule = {};
   }
 }
 
-/// More tensors than a table of any size holds, with empty ones at every border.
+std::vector<Spec> random_specs(std::mt19937_64& rng, bool doubles, int most) {
+  std::vector<Spec> specs;
+  const int count = 1 + int(rng() % unsigned(most));
+  for (int i = 0; i < count; ++i) {
+    const DType d = kDTypes[rng() % 6];
+    if (is_double(d) && !doubles) continue;
+    const int64_t unit = cuda::kUnitBytes / itemsize(d);
+    const int64_t sizes[] = {0, 1, int64_t(rng() % 40), int64_t(rng() % unsigned(unit)), unit / 4 * int64_t(rng() % 12), int64_t(rng() % unsigned(12 * unit))};
+    const int64_t step = itemsize(real_of(d));
+    const Fill fills[] = {Fill::kNormal, Fill::kNormal, Fill::kTiny, Fill::kHuge, Fill::kSpread, Fill::kSparse, Fill::kZeros};
+    specs.push_back({d, sizes[rng() % 6], int64_t(rng() % unsigned(16 / step)) * step, fills[rng() % 7]});
+  }
+  return specs;
+}
+
+/// Random shapes, types and alignments against exact sums and the CPU, on random numbers of multiprocessors.
+void test_random_lists() {
+  std::mt19937_64 rng(11);
+  for (int turn = 0; turn < 60; ++turn) {
+    const TensorSet set(random_specs(rng, turn % 2, 30), uint64_t(turn) + 5);
+    cuda_shim::multiprocessors = 1 + int(rng() % 20);
+    cuda_shim::schedule = {rng() % 2 != 0, rng() % 2 != 0};
+    Request r;
+    r.p = (double[]){2, 2, 1, HUGE_VAL, 0}[rng() % 5];
+    r.count_zeros = rng() % 3 == 0;
+    context = "random list " + std::to_string(turn) + ", p " + std::to_string(r.p);
+    measure_and_check(set, r);
+  }
+  cuda_shim::multiprocessors = 3;
+  cuda_shim::schedule = {};
+}
+
+/// A row has the bits that its tensor has alone.
+void test_neighbours() {
+  std::mt19937_64 rng(12);
+  for (double p : {2.0, 1.0})
+    for (int turn = 0; turn < 6; ++turn) {
+      context = "neighbours, p " + std::to_string(p) + ", " + std::to_string(turn);
+      std::vector<Spec> specs = random_specs(rng, true, 12);
+      specs.push_back({DType::kFloat64, 9000 + turn, 0, Fill::kNormal});
+      const TensorSet set(specs);
+      Request r;
+      r.p = p;
+      cuda_shim::multiprocessors = 9;
+      const Measured together = run_measure(set, r);
+      cuda_shim::multiprocessors = 3;
+      for (int64_t i = 0; i < set.count(); ++i) {
+        const Measured alone = run_measure_of({&set[i], 1, nullptr, 0, nullptr}, true, r);
+        const size_t k = size_t(i);
+        const auto same = [](double a, double b) { return std::memcmp(&a, &b, sizeof(a)) == 0 || (a != a && b != b); };
+        CHECK(same(together.norm[k], alone.norm[0]) && same(together.l2[k], alone.l2[0]) && together.max_abs[k] == alone.max_abs[0], "row %zu", k);
+      }
+    }
+}
+
+/// Any number of tensors is one launch, with empty ones at every border of 32.
 void test_many_tensors() {
-  for (int64_t count : {58, 59, 60, 251, 252, 253, 1018, 1019, 1020, 2041, 2042, 2043, 2044, 2050, 4100}) {
+  for (int64_t count : {1, 31, 32, 33, 63, 64, 65, 1023, 1024, 1025, 4100, 33000}) {
     context = "many tensors, " + std::to_string(count);
     std::vector<Spec> specs;
-    for (int64_t i = 0; i < count; ++i) specs.push_back({i % 3 ? DType::kFloat32 : DType::kBFloat16, i % 5 == 4 ? 0 : i % 11});
+    for (int64_t i = 0; i < count; ++i) specs.push_back({i % 3 ? DType::kFloat32 : DType::kBFloat16, i % 5 == 4 || i % 32 == 0 ? 0 : i % 11});
     specs.back().numel = 5;
     const TensorSet set(specs);
     cuda_shim::launches = 0;
     const Measured m = run_measure(set);
-    const int tables = int((count + 2041) / 2042);
-    CHECK(cuda_shim::launches <= tables + 1, "%d launches", cuda_shim::launches);
+    CHECK(cuda_shim::launches == 1, "%d launches", cuda_shim::launches);
     check_against_reference(set, {}, m);
     check_against_cpu(set, {}, m);
   }
@@ -263,54 +342,23 @@ void test_packed() {
   check_packed(TensorSet({{DType::kFloat32, 5000, 0, Fill::kInf}, {DType::kBFloat16, 5000, 0, Fill::kNan}}), 2, nullptr);
 }
 
-/// Tables alone, over tensors that no test machine could hold.
-void test_giant_tables() {
-  context = "giant tables";
-  const int64_t huge = 5'000'000'011;
-  const TensorRef tensors[] = {{reinterpret_cast<void*>(0x100000000000), huge, DType::kBFloat16}, {nullptr, 0, DType::kFloat32},
-                               {reinterpret_cast<void*>(0x200000000000), huge, DType::kComplex128}, {reinterpret_cast<void*>(0x300000000008), 3, DType::kFloat64}};
-  const cuda::ChunkBytes chunk_bytes = cuda::chunk_bytes_of(tensors, 4);
-  CHECK(chunk_bytes.narrow_log2 == 20 && chunk_bytes.wide_log2 == 18, "chunk bytes");
-  struct Header { uint64_t unused; };
-  std::unique_ptr<cuda::TableParams<Header, 1024>> p(new cuda::TableParams<Header, 1024>);
-  CHECK(cuda::fill_table(*p, tensors, 4, chunk_bytes) == 4, "all fit");
-  uint64_t next[4] = {}, covered[4] = {};
-  for (uint32_t chunk = 0; chunk < p->chunks(); ++chunk) {
-    const cuda::ChunkView view = cuda::chunk_view(*p, chunk);
-    const int t = view.dtype == DType::kBFloat16 ? 0 : view.dtype == DType::kComplex128 ? 2 : 3;
-    CHECK(view.data == reinterpret_cast<uint64_t>(tensors[t].data) + next[t], "chunk %u starts where the last one ended", chunk);
-    next[t] += view.bytes;
-    covered[t] += view.bytes;
-  }
-  for (int t : {0, 2, 3}) CHECK(covered[t] == uint64_t(tensors[t].numel * itemsize(tensors[t].dtype)), "tensor %d is covered", t);
-}
-
-/// A list large enough for the second chunk size.
-void test_larger_chunks() {
-  context = "larger chunks";
-  std::vector<Spec> specs = {{DType::kBFloat16, 34 << 20, 0, Fill::kConstant}, {DType::kFloat32, 100003}, {DType::kFloat64, 20011}};
-  const TensorSet set(specs);
-  const Measured m = run_measure(set);
-  check_against_cpu(set, {}, m);
-}
-
 }  // namespace
 
 const std::vector<NamedTest> kMeasureTests = {
     {"sizes_types_orders", test_sizes_types_orders}, {"values", test_values},
-    {"adversarial_sums", test_adversarial_sums},
+    {"adversarial_sums", test_adversarial_sums},     {"units_of_all_kinds", test_units_of_all_kinds},
     {"mixed_list", test_mixed_list},                 {"alignment", test_alignment},
     {"determinism", test_determinism},               {"many_tensors", test_many_tensors},
     {"nothing", test_nothing},                       {"repeats", test_repeats},
-    {"combine", test_combine}, {"packed", test_packed},                       {"giant_tables", test_giant_tables},
-    {"larger_chunks", test_larger_chunks}};
+    {"combine", test_combine}, {"packed", test_packed},
+    {"random_lists", test_random_lists}, {"neighbours", test_neighbours}};
 
 }  // namespace gradkern::test
 
 /// test_cuda_kernels [NAME ...]: all tests or those.
 int main(int argc, char** argv) {
   using namespace gradkern::test;
-  for (const auto* tests : {&kMeasureTests, &kWriteTests})
+  for (const auto* tests : {&kMeasureTests, &kTableTests, &kWriteTests})
     for (const NamedTest& test : *tests) {
       if (argc > 1 && std::find(argv + 1, argv + argc, std::string(test.name)) == argv + argc) continue;
       const clock_t begin = clock();

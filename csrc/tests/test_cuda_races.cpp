@@ -4,23 +4,25 @@
 #include <vector>
 
 // One translation unit, so that all of it is instrumented; the model itself is not.
-#include "cuda/finish.cu"
 #include "cuda/measure.cu"
+#include "cuda/tensor_table.cu"
 
 namespace {
 
 using namespace gradkern;
 
-/// More tensors than a block has warps, one listed twice; if `large`, three of more chunks than a warp combines, all of one block.
-void measure(double p, bool large) {
+/// Tensors within a warp's span, across warps of a block and across blocks; one listed twice. Twice in a row: the
+/// second call finds the counters as the first has left them.
+void measure(double p, int64_t large, int multiprocessors) {
+  cuda_shim::multiprocessors = multiprocessors;
   std::vector<std::vector<float>> memory;
   std::vector<TensorRef> tensors;
   std::vector<int64_t> first;
   for (int i = 0; i < 12; ++i) {
     const bool repeat = i == 5;
-    memory.emplace_back(repeat ? 0 : large && i % 4 == 3 ? 66 * 4096 : 40 + 1500 * (i % 3), 0.5f);
+    memory.emplace_back(size_t(repeat ? 0 : i % 4 == 3 ? large : 40 + 500 * (i % 3)), 0.5f);
     tensors.push_back({memory.back().data(), int64_t(memory.back().size()), DType::kFloat32});
-    first.push_back(repeat ? 1 : i);
+    first.push_back(repeat ? 3 : i);
   }
   std::vector<float> norm(12), l2(12), largest(12);
   float total = 0;
@@ -35,15 +37,20 @@ void measure(double p, bool large) {
   std::vector<char> workspace(cuda::measure_workspace_bytes(m.list, m.options));
   m.workspace = workspace.data();
   m.workspace_bytes = workspace.size();
-  cuda::launch_measure(m);
-  std::printf("order %g: %g\n", p, double(total));
+  for (int call = 0; call < 2; ++call) {
+    cuda::launch_measure(m);
+    std::printf("order %g, %d multiprocessors: %g\n", p, multiprocessors, double(total));
+    if (norm[5] != norm[3] || norm[3] == 0) std::printf("a row is missing\n"), std::exit(2);
+  }
 }
 
 }  // namespace
 
 int main() {
-  cuda_shim::multiprocessors = 1;  // four blocks
-  measure(2, false);
-  measure(2, true);
-  measure(3, false);
+  for (const bool backwards : {false, true}) {
+    cuda_shim::schedule = {backwards, backwards};
+    measure(2, 8000, 1);   // two blocks
+    measure(2, 80000, 2);  // tensors of several blocks
+  }
+  measure(3, 8000, 1);
 }

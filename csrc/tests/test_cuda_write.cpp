@@ -249,48 +249,6 @@ void test_misaligned_writes() {
       }
 }
 
-/// What the measure kernels read last is scaled first: the chunks of the last table.
-void test_order_of_tables() {
-  context = "order of tables";
-  std::vector<Spec> specs(4100, Spec{DType::kFloat32, 3});
-  TensorSet set(specs);
-  std::vector<TensorRef> refs(set.refs(), set.refs() + set.count());
-  // Two entries of the same memory, in the first table and in the last: what comes second sees the other's work.
-  auto* value = static_cast<float*>(refs[0].data);
-  value[0] = 3;
-  refs[4099].data = value;
-  refs[0].numel = refs[4099].numel = 1;
-  std::vector<double> factors(4100, 1.0);
-  factors[0] = std::nan("");
-  factors[4099] = 0x1p-120;
-  cuda::ScaleLaunch launch;
-  launch.list = {refs.data(), int64_t(refs.size()), nullptr, 0, nullptr};
-  launch.factor = factors.data();
-  launch.factor_per_tensor = true;
-  cuda_shim::watched = value;
-  cuda_shim::seen.clear();
-  cuda::launch_scale(launch);
-  cuda_shim::watched = nullptr;
-  CHECK(cuda_shim::seen.size() >= 2 && cuda_shim::seen[0] == 3 * 0x1p-120f, "the first launch scaled the first table");
-}
-
-/// Drivers before 12.1 take 4 KB of arguments: more launches, the same results.
-void test_old_driver() {
-  context = "old driver";
-  std::vector<Spec> specs(1000, Spec{DType::kFloat32, 5});
-  TensorSet set(specs), want(specs);
-  const Measured expected = run_measure(set);
-  cuda_shim::driver_version = 12000;
-  cuda_shim::largest_params = 0;
-  CHECK(run_measure(set).raw == expected.raw, "bits");
-  CHECK(run_measure(set, {3}).total > 0, "order 3");
-  run_scale(set, {2, 1, true});
-  CHECK(cuda_shim::largest_params <= 4096, "arguments of %zu bytes", cuda_shim::largest_params);
-  cuda_shim::driver_version = CUDART_VERSION;
-  cpu::apply(ChunkPlan(want.refs(), want.count()), decide_clip(1, 2, 0, OnNonfinite::kPropagate), serial());
-  for (int64_t i = 0; i < set.count(); ++i) CHECK(same_elements(set, want, i), "tensor %lld", (long long)i);
-}
-
 /// Why a GPU cannot be used; a GPU that can has every kernel loaded.
 void test_usable() {
   context = "usable";
@@ -315,6 +273,6 @@ void test_usable() {
 const std::vector<NamedTest> kWriteTests = {
     {"scale", test_scale}, {"scale_by_factor", test_scale_by_factor}, {"scale_by_factors", test_scale_by_factors},
     {"tiny_factors", test_tiny_factors}, {"no_write", test_no_write}, {"clamp", test_clamp}, {"errors", test_errors},
-    {"policies", test_policies}, {"misaligned_writes", test_misaligned_writes}, {"order_of_tables", test_order_of_tables}, {"old_driver", test_old_driver}, {"usable", test_usable}};
+    {"policies", test_policies}, {"misaligned_writes", test_misaligned_writes}, {"usable", test_usable}};
 
 }  // namespace gradkern::test

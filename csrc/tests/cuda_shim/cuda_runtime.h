@@ -7,11 +7,13 @@
 // (race_model.h) it also shows what is not synchronised. What it cannot show: speed.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <numeric>
 #include <vector>
 
 #define __CUDA_SHIM__ 1
@@ -39,22 +41,42 @@ struct uint3 {
 };
 struct dim3 {
   unsigned x, y, z;
-  explicit dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
+  dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
 };
 
 extern uint3 threadIdx, blockIdx;
 extern dim3 blockDim, gridDim;
 
 enum cudaError_t {
-  cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorInvalidDeviceFunction = 98, cudaErrorInvalidDevice = 101,
+  cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorNotReady = 600, cudaErrorInvalidDeviceFunction = 98, cudaErrorInvalidDevice = 101,
   cudaErrorNoKernelImageForDevice = 209, cudaErrorUnsupportedPtxVersion = 222
 };
-enum cudaStreamCaptureStatus { cudaStreamCaptureStatusNone = 0 };
+enum cudaStreamCaptureStatus { cudaStreamCaptureStatusNone = 0, cudaStreamCaptureStatusActive = 1 };
+enum cudaStreamCaptureMode { cudaStreamCaptureModeRelaxed = 2 };
+enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1 };
+constexpr unsigned cudaEventDisableTiming = 2, cudaHostAllocDefault = 0;
 enum cudaDeviceAttr {
   cudaDevAttrMultiProcessorCount = 16, cudaDevAttrComputeCapabilityMajor = 75, cudaDevAttrComputeCapabilityMinor = 76
 };
-struct cudaFuncAttributes {};
+struct cudaFuncAttributes {
+  int ptxVersion;
+};
 using cudaStream_t = struct CUstream_st*;
+using cudaEvent_t = struct CUevent_st*;
+enum cudaLaunchAttributeID { cudaLaunchAttributeProgrammaticStreamSerialization = 6 };
+struct cudaLaunchAttribute {
+  cudaLaunchAttributeID id;
+  struct {
+    int programmaticStreamSerializationAllowed;
+  } val;
+};
+struct cudaLaunchConfig_t {
+  dim3 gridDim, blockDim;
+  size_t dynamicSmemBytes;
+  cudaStream_t stream;
+  cudaLaunchAttribute* attrs;
+  unsigned numAttrs;
+};
 
 inline const char* cudaGetErrorString(cudaError_t e) { return e ? "a shim error" : "no error"; }
 inline const char* cudaGetErrorName(cudaError_t e) { return e ? "cudaErrorShim" : "cudaSuccess"; }
@@ -70,8 +92,10 @@ extern int launches;             ///< kernels launched so far
 extern cudaError_t next_error;   ///< what the next call returns
 extern cudaError_t load_error;   ///< what loading a kernel returns
 extern int driver_version;
-extern const float* watched;     ///< if set: its value after every launch is appended to `seen`
-extern std::vector<float> seen;
+extern int ptx_version;          ///< of every kernel
+extern bool capturing;           ///< every stream
+extern bool copies_pending;      ///< no event is ever reached
+extern int copies, allocations, early_launches;  ///< so far
 extern int loaded;               ///< kernels loaded so far
 extern size_t largest_params;    ///< bytes of the largest arguments a kernel was launched with
 
@@ -80,6 +104,7 @@ void run_block(unsigned threads, const std::function<void()>& body);
 void run_grid(dim3 grid, dim3 block, const std::function<void()>& body);
 
 void block_barrier();
+void warp_barrier();
 void fence();
 void note_atomic(const void* location);
 void* shared_memory(const void* variable, size_t bytes);
@@ -109,7 +134,11 @@ T from_bits(uint64_t bits) {
 }  // namespace cuda_shim
 
 inline cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* status) {
-  return *status = cudaStreamCaptureStatusNone, cudaSuccess;
+  return *status = cuda_shim::capturing ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone, cudaSuccess;
+}
+inline cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode*) { return cudaSuccess; }
+inline cudaError_t cudaStreamGetId(cudaStream_t stream, unsigned long long* id) {
+  return *id = reinterpret_cast<unsigned long long>(stream), cudaSuccess;
 }
 inline cudaError_t cudaGetLastError() { return cuda_shim::take_error(); }
 inline cudaError_t cudaGetDevice(int* device) { return *device = 0, cuda_shim::take_error(); }
@@ -121,9 +150,24 @@ inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, 
 }
 inline cudaError_t cudaDriverGetVersion(int* version) { return *version = cuda_shim::driver_version, cudaSuccess; }
 inline cudaError_t cudaRuntimeGetVersion(int* version) { return *version = CUDART_VERSION, cudaSuccess; }
-inline cudaError_t cudaFuncGetAttributes(cudaFuncAttributes*, const void*) {
+inline cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void*) {
+  attributes->ptxVersion = cuda_shim::ptx_version;
   return ++cuda_shim::loaded, cuda_shim::load_error;
 }
+
+// Memory is never freed, as by csrc/cuda.
+cudaError_t cudaMalloc(void** memory, size_t bytes);
+inline cudaError_t cudaHostAlloc(void** memory, size_t bytes, unsigned) { return cudaMalloc(memory, bytes); }
+inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t) {
+  if (const cudaError_t e = cuda_shim::take_error()) return e;
+  return std::memcpy(to, from, bytes), ++cuda_shim::copies, cudaSuccess;
+}
+inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
+  static char any;
+  return *event = reinterpret_cast<cudaEvent_t>(&any), cudaSuccess;
+}
+inline cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) { return cudaSuccess; }
+inline cudaError_t cudaEventQuery(cudaEvent_t) { return cuda_shim::copies_pending ? cudaErrorNotReady : cudaSuccess; }
 
 /// As on a device, the parameters are copied when the kernel is launched.
 template <class Params>
@@ -134,30 +178,53 @@ cudaError_t cudaLaunchKernel(void (*kernel)(Params), dim3 grid, dim3 block, void
   const Params& params = *static_cast<const Params*>(arguments[0]);
   if (sizeof(Params) > cuda_shim::largest_params) cuda_shim::largest_params = sizeof(Params);
   cuda_shim::run_grid(grid, block, [&] { kernel(params); });
-  if (cuda_shim::watched) cuda_shim::seen.push_back(*cuda_shim::watched);
   return cudaSuccess;
+}
+template <class Params>
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Params), const Params& params) {
+  ++cuda_shim::early_launches;
+  void* arguments[] = {const_cast<Params*>(&params)};
+  return cudaLaunchKernel(kernel, config->gridDim, config->blockDim, arguments, 0, config->stream);
 }
 
 inline void __syncthreads() { cuda_shim::block_barrier(); }
+inline void __syncwarp() { cuda_shim::warp_barrier(); }
 inline void __threadfence() { cuda_shim::fence(); }
+inline int __popc(unsigned x) { return __builtin_popcount(x); }
+inline int __ffs(int x) { return __builtin_ffs(x); }
 
-template <class T>
-T __shfl_xor_sync(unsigned, T value, int lane_mask) {
-  const unsigned lane = threadIdx.x % 32;
-  return cuda_shim::from_bits<T>(cuda_shim::warp_exchange(cuda_shim::to_bits(value))[lane ^ unsigned(lane_mask)]);
-}
 template <class T>
 T __shfl_down_sync(unsigned, T value, int delta) {
   const unsigned lane = threadIdx.x % 32, from = lane + unsigned(delta);
   return cuda_shim::from_bits<T>(cuda_shim::warp_exchange(cuda_shim::to_bits(value))[from < 32 ? from : lane]);
 }
+template <class T>
+T __shfl_sync(unsigned, T value, int lane) {
+  return cuda_shim::from_bits<T>(cuda_shim::warp_exchange(cuda_shim::to_bits(value))[lane]);
+}
+template <class T>
+T __shfl_xor_sync(unsigned, T value, int lanes) {
+  return cuda_shim::from_bits<T>(cuda_shim::warp_exchange(cuda_shim::to_bits(value))[threadIdx.x % 32 ^ unsigned(lanes)]);
+}
 inline unsigned __reduce_max_sync(unsigned, unsigned value) {
   const uint64_t* all = cuda_shim::warp_exchange(value);
-  unsigned largest = 0;
-  for (int i = 0; i < 32; ++i) largest = all[i] > largest ? unsigned(all[i]) : largest;
-  return largest;
+  return unsigned(*std::max_element(all, all + 32));
+}
+inline unsigned __reduce_add_sync(unsigned, unsigned value) {
+  const uint64_t* all = cuda_shim::warp_exchange(value);
+  return unsigned(std::accumulate(all, all + 32, uint64_t(0)));
+}
+inline unsigned __ballot_sync(unsigned, bool value) {
+  const uint64_t* all = cuda_shim::warp_exchange(value);
+  unsigned lanes = 0;
+  for (int i = 0; i < 32; ++i) lanes |= unsigned(all[i] != 0) << i;
+  return lanes;
 }
 inline unsigned atomicAdd(unsigned* at, unsigned value) {
   cuda_shim::note_atomic(at);
   return __atomic_fetch_add(at, value, __ATOMIC_RELAXED);
+}
+inline unsigned atomicExch(unsigned* at, unsigned value) {
+  cuda_shim::note_atomic(at);
+  return __atomic_exchange_n(at, value, __ATOMIC_RELAXED);
 }

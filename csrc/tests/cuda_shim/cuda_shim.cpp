@@ -21,8 +21,9 @@ cudaError_t next_error = cudaSuccess, load_error = cudaSuccess;
 int driver_version = CUDART_VERSION;
 int loaded = 0;
 size_t largest_params = 0;
-const float* watched = nullptr;
-std::vector<float> seen;
+int ptx_version = 90;
+bool capturing = false, copies_pending = false;
+int copies = 0, allocations = 0, early_launches = 0;
 
 namespace {
 
@@ -37,6 +38,7 @@ struct Fiber {
   bool finished = false;
   unsigned barriers = 0;           // it has arrived at so many
   unsigned exchanges = 0;          // warp operations, likewise
+  unsigned warp_barriers = 0;
   const unsigned* waits_for = nullptr;  // runs again when *waits_for >= target
   unsigned target = 0;
 };
@@ -46,11 +48,13 @@ struct Fiber {
 struct Warp {
   uint64_t values[2][kWarp];
   unsigned arrived[2];
+  unsigned at_barrier;
 };
 
-/// A block's shared memory, of which variables take their parts as they are met, and two tokens of its barrier.
+/// A block's shared memory, of which variables take their parts as they are met, and the tokens of its barriers.
 struct SharedMemory {
   static constexpr size_t kBytes = 48 << 10;
+  static constexpr size_t kTokens = 2 + 2 * 32;  ///< of the block's barrier and of each warp's
   std::unique_ptr<char[]> memory;
   struct Variable {
     const void* key;
@@ -70,7 +74,7 @@ struct Atomic {
   const void* location;
   race::Tokens writers;
 };
-race::List<Atomic, 4> atomics;  // of this grid
+race::List<Atomic, 16> atomics;  // of this grid
 std::vector<std::vector<Fiber>> retired;  // with the clocks of their fences
 char launch_token, end_token;
 std::vector<Fiber> fibers;
@@ -126,6 +130,17 @@ void block_barrier() {
   race::acquire(token);
 }
 
+void warp_barrier() {
+  Fiber& f = fibers[threadIdx.x];
+  const unsigned own = threadIdx.x / kWarp;
+  Warp& warp = warps[own];
+  ++warp.at_barrier;
+  char* token = shared.memory.get() + SharedMemory::kBytes + 2 + 2 * own + f.warp_barriers % 2;
+  race::release(token);
+  wait_until(f, &warp.at_barrier, ++f.warp_barriers * kWarp);
+  race::acquire(token);
+}
+
 void fence() {
   if (race::kOn) fibers[threadIdx.x].fences.fence();
 }
@@ -176,12 +191,12 @@ void run_block(unsigned threads, const std::function<void()>& body) {
   current_body = &body;
   scheduler_clock = race::current();
   shared = SharedMemory();
-  shared.memory.reset(new char[SharedMemory::kBytes + 2]);
+  shared.memory.reset(new char[SharedMemory::kBytes + SharedMemory::kTokens]);
   for (unsigned i = 0; i < threads; ++i) {
     if (!fibers[i].stack) fibers[i].stack.reset(new char[kStackBytes]);
     start_context(fibers[i].context, fibers[i].stack.get(), kStackBytes, entry);
     fibers[i].finished = false;
-    fibers[i].barriers = fibers[i].exchanges = 0;
+    fibers[i].barriers = fibers[i].exchanges = fibers[i].warp_barriers = 0;
     fibers[i].waits_for = nullptr;
     fibers[i].clock = race::create();
   }
@@ -217,3 +232,10 @@ void run_grid(dim3 grid, dim3 block, const std::function<void()>& body) {
 }
 
 }  // namespace cuda_shim
+
+cudaError_t cudaMalloc(void** memory, size_t bytes) {
+  static auto& all = *new std::vector<std::unique_ptr<char[]>>;
+  all.emplace_back(new char[bytes]);
+  ++cuda_shim::allocations;
+  return *memory = all.back().get(), cudaSuccess;
+}

@@ -1,0 +1,122 @@
+// Float32, bfloat16 and float16 by their bits: in float64, the larger of two, whether they are finite.
+#pragma once
+
+#include <algorithm>
+#include <type_traits>
+
+#include "cuda/elements.h"
+
+namespace gradkern::cuda {
+
+/// Calls visit(word, slot) for the words of a batch, with slots 0 and 1 in turns.
+template <class Visit>
+__device__ __forceinline__ void for_each_word(const Vectors& v, const Visit& visit) {
+#pragma unroll
+  for (int r = 0; r < kRows; ++r)
+#pragma unroll
+    for (int i = 0; i < 4; ++i) visit(word(v.row[r], i), i % 2);
+}
+
+/// How elements become float64: multiplied by 2^kScaleLog2, the sign dropped or not, without a conversion from float32,
+/// which is a narrow pipe on every GPU, where there is another way.
+template <class T>
+struct InFloat64;
+template <>
+struct InFloat64<float> {
+  static constexpr int kScaleLog2 = 0;
+  static __device__ __forceinline__ double one(uint32_t w, int) { return double(bit_cast<float>(w)); }
+};
+/// (w & mask) | set in one instruction, which two constants in PTX's and.b32 and or.b32 do not become.
+__device__ __forceinline__ uint32_t mask_and_set(uint32_t w, uint32_t mask, uint32_t set) {
+#if defined(__CUDA_ARCH__)
+  uint32_t out;
+  asm("lop3.b32 %0, %1, %2, %3, 0xEA;" : "=r"(out) : "r"(w), "r"(mask), "r"(set));
+  return out;
+#else
+  return (w & mask) | set;
+#endif
+}
+/// Exponent and fraction are put where float64 has them, and the exponent's two bits above are set: right for normal
+/// numbers; zero becomes 2^-127, and a subnormal something below 2^-126, before scaling.
+template <>
+struct InFloat64<BFloat16> {
+  static constexpr int kScaleLog2 = -128;
+  static __device__ __forceinline__ double one(uint32_t w, int half) {
+    return bit_cast<double>(uint64_t(mask_and_set(half ? w >> 3 : w << 13, 0x0fffe000u, 0x30000000u)) << 32);
+  }
+};
+/// Two float16 without their signs, in one instruction.
+__device__ __forceinline__ uint32_t magnitudes_of_halves(uint32_t w) {
+#if defined(__CUDA_ARCH__)
+  uint32_t out;
+  asm("abs.f16x2 %0, %1;" : "=r"(out) : "r"(w));
+  return out;
+#else
+  return w & 0x7fff7fffu;
+#endif
+}
+/// Through float32, where every float16 is normal, or zero, which becomes 2^-127.
+template <>
+struct InFloat64<Float16> {
+  static constexpr int kScaleLog2 = 0;
+  static __device__ __forceinline__ double one(uint32_t w, int half) {
+    const auto bits = bit_cast<uint32_t>(widen(Float16{uint16_t(magnitudes_of_halves(w) >> 16 * half)}));
+    return bit_cast<double>(uint64_t((bits >> 3) + ((1023u - 127u) << 20)) << 32);
+  }
+};
+
+/// Elementwise the larger magnitude of a float32, or of two bfloat16 or float16. NaN stays. `a` is what this
+/// returned before, or 0; its sign means nothing.
+#if defined(__CUDA_ARCH__)
+__device__ __forceinline__ uint32_t larger_magnitude(uint32_t a, uint32_t w, float) {
+  float out;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(out) : "f"(fabsf(bit_cast<float>(a))), "f"(fabsf(bit_cast<float>(w))));
+  return bit_cast<uint32_t>(out);
+}
+__device__ __forceinline__ uint32_t larger_magnitude(uint32_t a, uint32_t w, BFloat16) {
+  uint32_t out;
+#if __CUDA_ARCH__ >= 860
+  asm("max.NaN.xorsign.abs.bf16x2 %0, %1, %2;" : "=r"(out) : "r"(a), "r"(w));
+#else
+  asm("max.NaN.bf16x2 %0, %1, %2;" : "=r"(out) : "r"(a), "r"(w & 0x7fff7fffu));
+#endif
+  return out;
+}
+__device__ __forceinline__ uint32_t larger_magnitude(uint32_t a, uint32_t w, Float16) {
+  uint32_t out;
+#if __CUDA_ARCH__ >= 860
+  asm("max.NaN.xorsign.abs.f16x2 %0, %1, %2;" : "=r"(out) : "r"(a), "r"(w));
+#else
+  asm("max.NaN.f16x2 %0, %1, %2;" : "=r"(out) : "r"(a), "r"(magnitudes_of_halves(w)));
+#endif
+  return out;
+}
+#else
+template <class T>
+uint32_t larger_magnitude(uint32_t a, uint32_t w, T) {
+  const uint32_t high = sizeof(T) == 2 ? 0x7fff0000u : 0x7fffffffu, low = sizeof(T) == 2 ? 0x7fffu : 0u;
+  return std::max(a & high, w & high) | std::max(a & low, w & low);
+}
+#endif
+
+/// The same with all words of a batch.
+template <class T>
+__device__ __forceinline__ uint32_t larger_magnitude(uint32_t a, const Vectors& v) {
+  for_each_word(v, [&](uint32_t w, int) { a = larger_magnitude(a, w, T{}); });
+  return a;
+}
+
+/// Whether something is not finite among one float32 or two halves; and what of a batch.
+template <class T>
+__device__ __forceinline__ uint32_t nonfinite_bits(uint32_t w) {
+  if (sizeof(T) == 4) return (w & 0x7fffffffu) >= 0x7f800000u;
+  return ((w & 0x7fff7fffu) + (std::is_same_v<T, BFloat16> ? 0x00800080u : 0x04000400u)) & 0x80008000u;
+}
+template <class T>
+__device__ __forceinline__ uint32_t count_nonfinite_words(const Vectors& v) {
+  uint32_t count = 0;
+  for_each_word(v, [&](uint32_t w, int) { count += uint32_t(__popc(nonfinite_bits<T>(w))); });
+  return count;
+}
+
+}  // namespace gradkern::cuda

@@ -1,0 +1,97 @@
+// What is reported of a tensor and of the whole list.
+#pragma once
+
+#include "core/clip.h"
+#include "core/packed.h"
+#include "cuda/launch.h"
+#include "cuda/vector_io.h"
+
+namespace gradkern::cuda {
+
+/// How results come from what was gathered.
+struct Reporting {
+  MeasureResults results;
+  NormOrder order;
+  double max_norm;
+  double inv_scale;  ///< not negative
+  OnNonfinite on_nonfinite;
+};
+
+__device__ __forceinline__ void store_real(void* to, int64_t i, double value, bool is_double) {
+  if (!to) return;
+  if (is_double) global(static_cast<double*>(to))[i] = value;
+  else global(static_cast<float*>(to))[i] = float(value);
+}
+
+/// A norm of the gradients times inv_scale; a count does not scale.
+__device__ __forceinline__ double scaled_norm(const Reporting& p, const Partial& s) {
+  const double norm = finish(p.order, s);
+  return p.order.kind == NormKind::kZero ? norm : norm * p.inv_scale;
+}
+
+/// Row `row` of what is packed for other ranks.
+__device__ __forceinline__ void store_packed(const Reporting& p, int64_t row, const Partial& s) {
+  pack(p.order, s, global(p.results.packed_sums) + row * kPackedSums, global(p.results.packed_keys) + row * kPackedKeys);
+}
+
+__device__ __forceinline__ void store_row(const Reporting& p, uint32_t tensor, const Partial& s) {
+  const MeasureResults& r = p.results;
+  store_real(r.norm, tensor, scaled_norm(p, s), r.is_double);
+  if (r.l2 != r.norm) store_real(r.l2, tensor, finish(s.sq) * p.inv_scale, r.is_double);
+  store_real(r.max_abs, tensor, max_abs(s) * p.inv_scale, r.is_double);
+  if (r.nonfinite) global(r.nonfinite)[tensor] = s.nonfinite;
+  if (r.zeros) global(r.zeros)[tensor] = s.zeros;
+  if (r.packed_rows) store_packed(p, tensor, s);
+}
+
+/// `tensors`: of the list, whose packed rows come before the total's.
+__device__ __forceinline__ void store_total(const Reporting& p, const Partial& s, int64_t tensors) {
+  const MeasureResults& r = p.results;
+  const double total = decision_norm(scaled_norm(p, s), r.is_double);
+  store_real(r.total_norm, 0, total, r.is_double);
+  store_real(r.decision_norm, 0, total, true);
+  const ClipDecision decision = decide_clip(p.max_norm, total, s.nonfinite, p.on_nonfinite);
+  store_real(r.clip_coef, 0, decision.coef, r.is_double);
+  if (r.total_nonfinite) *global(r.total_nonfinite) = s.nonfinite;
+  if (r.skip_step) *global(r.skip_step) = s.nonfinite > 0;
+  if (r.total) *global(r.total) = s;
+  if (r.packed_sums) store_packed(p, r.packed_rows ? tensors : 0, s);
+}
+
+template <class T>
+__device__ __forceinline__ void copy_row(T* rows, int64_t from, int64_t to, int width = 1) {
+  if (rows)
+    for (int i = 0; i < width; ++i) global(rows)[to * width + i] = global(rows)[from * width + i];
+}
+__device__ __forceinline__ void copy_real(void* rows, int64_t from, int64_t to, bool is_double) {
+  if (is_double) copy_row(static_cast<double*>(rows), from, to);
+  else copy_row(static_cast<float*>(rows), from, to);
+}
+
+/// A tensor listed twice has its row twice.
+__device__ __forceinline__ void repeat_row(const MeasureResults& r, int64_t from, int64_t to) {
+  copy_real(r.norm, from, to, r.is_double);
+  copy_real(r.l2, from, to, r.is_double);
+  copy_real(r.max_abs, from, to, r.is_double);
+  copy_row(r.nonfinite, from, to);
+  copy_row(r.zeros, from, to);
+  if (!r.packed_rows) return;
+  copy_row(r.packed_sums, from, to, kPackedSums);
+  copy_row(r.packed_keys, from, to, kPackedKeys);
+}
+
+/// Rows of tensors that no unit belongs to, by all threads of the grid.
+inline __device__ void store_empty_rows(const Reporting& p, const TensorTable& t) {
+  for (uint32_t i = blockIdx.x * kThreads + threadIdx.x; i < t.tensors; i += gridDim.x * kThreads)
+    if (t.first_unit[i] == t.first_unit[i + 1]) store_row(p, i, empty_partial(p.order));
+}
+
+/// Rows of tensors that were listed before, by one block.
+inline __device__ void repeat_rows(const MeasureResults& r, const TensorTable& t) {
+  for (uint32_t i = threadIdx.x; i < t.tensors; i += kThreads) {
+    const uint64_t source = t.first_unit[i] == t.first_unit[i + 1] ? t.data[i] : 0;
+    if (source != 0 && source - 1 != i) repeat_row(r, int64_t(source) - 1, i);
+  }
+}
+
+}  // namespace gradkern::cuda

@@ -1,0 +1,126 @@
+// The tensor table: a list of tensors in device memory, how warps share it out among themselves and how they walk it.
+//
+// The list is a sequence of units (list_plan.h), tensor after tensor. Each warp of a grid takes a span of it, all
+// spans equal to within one unit: the first `longer` have one more. What a warp adds up does not depend on where its
+// span begins (core/exact_sum.h), so that the split may follow the number of multiprocessors.
+#pragma once
+
+#include <mutex>
+
+#include "cuda/check.h"
+#include "cuda/list_plan.h"
+
+namespace gradkern::cuda {
+
+constexpr uint32_t kWarpSize = 32;
+constexpr unsigned kFullMask = 0xffffffffu;
+
+#if !defined(GRADKERN_WARPS)
+#define GRADKERN_WARPS 16
+#endif
+constexpr uint32_t kWarps = GRADKERN_WARPS;  ///< of a block
+constexpr uint32_t kThreads = kWarps * kWarpSize;
+constexpr uint32_t kBlocksPerMultiprocessor = 2;  ///< of 64 registers a thread
+
+struct TensorTable {
+  const uint64_t* data;        ///< of an empty tensor: 1 + the one whose results it repeats, or 0
+  const uint32_t* first_unit;  ///< [tensors + 1]; an empty tensor has its successor's
+  const uint32_t* last_unit;   ///< bytes of the tensor's last unit * 8 + dtype
+  uint32_t* arrived;           ///< [blocks + 1], zero before and after every kernel that uses them
+  uint32_t tensors, units;
+};
+
+/// Shares of a number of units.
+struct Spans {
+  uint32_t units, longer;  ///< units of a span; how many have one more
+
+  GRADKERN_HD uint32_t begin(uint32_t span) const { return span * units + (span < longer ? span : longer); }
+  GRADKERN_HD uint32_t of_unit(uint32_t unit) const {
+    const uint32_t in_longer = longer * (units + 1);
+    return unit < in_longer ? unit / (units + 1) : longer + (unit - in_longer) / units;
+  }
+};
+
+inline Spans spans_of(uint32_t units, uint32_t blocks) { return {units / (blocks * kWarps), units % (blocks * kWarps)}; }
+
+/// Blocks for a list: no warp without a unit where that can be, none that is not resident.
+inline uint32_t blocks_for(uint32_t units, int multiprocessors) {
+  const uint32_t resident = uint32_t(multiprocessors) * kBlocksPerMultiprocessor, wanted = (units + kWarps - 1) / kWarps;
+  return wanted < 1 ? 1 : wanted < resident ? wanted : resident;
+}
+
+/// One tensor's part of a span: its units [begin, end), counted from its own start.
+struct Segment {
+  uint64_t data;
+  uint32_t tensor, begin, end;
+  uint32_t first_unit;   ///< of the tensor, in the list
+  uint32_t units;        ///< of the whole tensor
+  uint32_t last_bytes;   ///< of its last unit
+  DType dtype;
+
+  GRADKERN_HD uint32_t unit_bytes(uint32_t unit) const { return unit + 1 == units ? last_bytes : kUnitBytes; }
+};
+
+GRADKERN_HD int64_t numel_of(uint32_t units, uint32_t last_unit) {
+  const uint64_t bytes = (uint64_t(units - 1) << kUnitLog2) + (last_unit >> 3);
+  return int64_t(bytes >> itemsize_log2(DType(last_unit & 7u)));
+}
+
+/// The tensor of a unit: the last one that begins at or before it, in steps of 32.
+__device__ __forceinline__ uint32_t find_tensor(const TensorTable& table, uint32_t unit) {
+  const uint32_t lane = threadIdx.x % kWarpSize;
+  uint32_t low = 0, count = table.tensors;  // it is among `count` from `low` on
+  while (count > 1) {
+    const uint32_t step = (count + kWarpSize - 1) / kWarpSize, at = lane * step;
+    const bool before = at < count && table.first_unit[low + at] <= unit;
+    const uint32_t last = uint32_t(__popc(__ballot_sync(kFullMask, before))) - 1;
+    low += last * step;
+    count = count - last * step < step ? count - last * step : step;
+  }
+  return low;
+}
+
+/// visit(segment) for the tensors that units [begin, end) belong to, in order or from the last one back.
+template <bool kBackwards, class Visit>
+__device__ __forceinline__ void for_each_segment(const TensorTable& table, uint32_t begin, uint32_t end, const Visit& visit) {
+  if (begin >= end) return;
+#pragma unroll 1
+  for (uint32_t tensor = find_tensor(table, kBackwards ? end - 1 : begin);; tensor = kBackwards ? tensor - 1 : tensor + 1) {
+    Segment s;
+    s.tensor = tensor;
+    s.first_unit = table.first_unit[tensor];
+    const uint32_t next = table.first_unit[tensor + 1];
+    s.units = next - s.first_unit;
+    if (s.units != 0) {
+      const uint32_t last = table.last_unit[tensor];
+      s.data = table.data[tensor];
+      s.begin = begin > s.first_unit ? begin - s.first_unit : 0;
+      s.end = (end < next ? end : next) - s.first_unit;
+      s.last_bytes = last >> 3;
+      s.dtype = DType(last & 7u);
+      visit(s);
+    }
+    if (kBackwards ? s.first_unit <= begin : next >= end) return;
+  }
+}
+
+// ------------------------------------------------------------------------------- host
+
+/// The list's table on the device, made or found there by the launchers (tensor_table.cu). Kernels that are
+/// launched on the list's stream while this lives read it: no other thread changes it in between.
+class TableOnDevice {
+ public:
+  /// In a capture the table goes into `workspace`, of table_workspace_bytes(list).
+  TableOnDevice(const TensorList& list, const ListPlan& plan, void* workspace, size_t workspace_bytes, const char* operation);
+
+  TensorTable table;
+  uint32_t blocks;  ///< of a grid over the list
+
+ private:
+  std::unique_lock<std::mutex> alone_;
+};
+
+/// Bytes of workspace for the table: none outside a capture.
+size_t table_workspace_bytes(const TensorList& list);
+
+}  // namespace gradkern::cuda

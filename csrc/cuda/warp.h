@@ -1,0 +1,84 @@
+// What the lanes of a warp and the blocks of a grid do together.
+#pragma once
+
+#include "core/portable.h"
+#include "cuda/tensor_table.h"
+
+namespace gradkern::cuda {
+
+// Shared memory of a block; the tests' model of a GPU has its own (csrc/tests/cuda_shim).
+#if !defined(GRADKERN_SHARED)
+#define GRADKERN_SHARED(type, name) __shared__ type name
+#endif
+
+/// T as 32-bit words, from the lane `step` further up.
+template <class T>
+__device__ __forceinline__ T shuffle_down(const T& value, int step) {
+  static_assert(sizeof(T) % 4 == 0);
+  struct Words {
+    uint32_t word[sizeof(T) / 4];
+  };
+  Words words = bit_cast<Words>(value);
+#pragma unroll
+  for (int i = 0; i < int(sizeof(T) / 4); ++i) words.word[i] = __shfl_down_sync(kFullMask, words.word[i], step);
+  return bit_cast<T>(words);
+}
+
+// Of all lanes, in every lane; a sum in a tree whose order is fixed.
+
+__device__ __forceinline__ double warp_sum(double x) {
+#pragma unroll
+  for (int lanes = 1; lanes < int(kWarpSize); lanes *= 2) x += __shfl_xor_sync(kFullMask, x, lanes);
+  return x;
+}
+__device__ __forceinline__ uint32_t warp_sum(uint32_t x) { return __reduce_add_sync(kFullMask, x); }
+__device__ __forceinline__ uint32_t warp_max(uint32_t x) { return __reduce_max_sync(kFullMask, x); }
+__device__ __forceinline__ uint64_t warp_max(uint64_t x) {
+  const auto high = uint32_t(x >> 32), highest = warp_max(high);
+  return uint64_t(highest) << 32 | warp_max(high == highest ? uint32_t(x) : 0u);
+}
+
+/// Whether this block is the last of `blocks` to arrive at a counter; what the others wrote before they arrived is visible to
+/// this warp then. What this block has to show was written before a __syncthreads() that this warp has passed, or by
+/// the lane that calls. The counter is zero again afterwards: nobody of this grid touches it any more,
+/// and a kernel that is ordered after this one finds it as this one did.
+///
+/// By the PTX memory model (ISA, "Memory Consistency Model"): let w be a write of any thread of block B before B
+/// arrived, and r a read of it by a lane of this warp of the last block L.
+///   1. w precedes the fence of B's lane 0 in causality order, through the barrier that the two share.
+///   2. That fence and the atomicAdd after it are a release pattern; L's atomicAdd and the fence after it are an acquire
+///      pattern. L's atomicAdd is the last of the modification order, so that it observes B's through the chain of
+///      read-modify-writes between them. Both are morally strong (device scope, atomic): B's fence synchronises with L's.
+///   3. L's fence precedes r by __syncwarp(), which is a barrier of the warp's lanes.
+/// Causality order is transitive: w precedes r. Fences of the threads that write, ahead of the block's barrier, would not
+/// do: the atomicAdd that publishes is another thread's, and its own fence would come before the barrier.
+__device__ __forceinline__ bool arrives_last(uint32_t* counter, uint32_t blocks) {
+  uint32_t last = 0;
+  if (threadIdx.x % kWarpSize == 0) {
+    __threadfence();
+    last = atomicAdd(counter, 1u) == blocks - 1;
+    if (last) atomicExch(counter, 0u);
+    __threadfence();
+  }
+  last = __shfl_sync(kFullMask, last, 0);
+  __syncwarp();
+  return last != 0;
+}
+
+// Programmatic dependent launch: the next kernel's blocks may take the places of those that are about to end.
+// Without it, and before sm_90, both are nothing.
+
+__device__ __forceinline__ void let_next_kernel_start() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+
+/// Until everything that the kernel before has written is visible.
+__device__ __forceinline__ void wait_for_kernel_before() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+}  // namespace gradkern::cuda

@@ -1,0 +1,185 @@
+// The tensor table: how lists are walked, and how tables get to the device and stay there.
+#include <random>
+
+#include "cuda/tensor_table.h"
+#include "tests/kernel_runs.h"
+
+namespace gradkern::test {
+namespace {
+
+/// What one warp was given, by tensor and units.
+struct Visited {
+  uint32_t tensor, begin, end;
+};
+
+/// All segments of a span, by one warp of the model.
+std::vector<Visited> walk(const cuda::TensorTable& table, uint32_t begin, uint32_t end, bool backwards) {
+  std::vector<Visited> visited;
+  const auto note = [&](const cuda::Segment& s) {
+    if (threadIdx.x == 0) visited.push_back({s.tensor, s.begin, s.end});
+  };
+  cuda_shim::run_grid(dim3(1), dim3(cuda::kWarpSize), [&] {
+    if (backwards) cuda::for_each_segment<true>(table, begin, end, note);
+    else cuda::for_each_segment<false>(table, begin, end, note);
+  });
+  return visited;
+}
+
+/// Every unit of every tensor exactly once and in order, whatever the number of blocks.
+void check_walk(const std::vector<TensorRef>& refs, int processors) {
+  const cuda::TensorList list{refs.data(), int64_t(refs.size()), nullptr, 0, nullptr};
+  const cuda::ListPlan plan = cuda::plan_of(list.tensors, list.count, "test");
+  cuda_shim::multiprocessors = processors;
+  const cuda::TableOnDevice on_device(list, plan, nullptr, 0, "test");
+  cuda_shim::multiprocessors = 3;
+  const cuda::Spans spans = cuda::spans_of(plan.units, on_device.blocks);
+  std::vector<uint32_t> next(refs.size(), 0);
+  const uint32_t all = on_device.blocks * cuda::kWarps;
+  CHECK(spans.begin(0) == 0 && spans.begin(all) == plan.units, "spans cover %u units", plan.units);
+  for (uint32_t span = 0; span < all; ++span) {
+    const uint32_t begin = spans.begin(span), end = spans.begin(span + 1);
+    if (begin == end) continue;
+    CHECK(spans.of_unit(begin) == span && spans.of_unit(end - 1) == span, "span of units %u to %u", begin, end);
+    const std::vector<Visited> forward = walk(on_device.table, begin, end, false), back = walk(on_device.table, begin, end, true);
+    CHECK(forward.size() == back.size(), "as many segments backwards");
+    for (size_t i = 0; i < forward.size(); ++i) {
+      const Visited &a = forward[i], &b = back[back.size() - 1 - i];
+      CHECK(a.tensor == b.tensor && a.begin == b.begin && a.end == b.end, "segment %zu backwards", i);
+      CHECK(a.begin == next[a.tensor] && a.end > a.begin, "tensor %u goes on where it was left", a.tensor);
+      next[a.tensor] = a.end;
+    }
+  }
+  for (size_t i = 0; i < refs.size(); ++i) CHECK(int64_t(next[i]) == cuda::units_of(refs[i]), "tensor %zu is covered", i);
+}
+
+void test_walks() {
+  std::mt19937_64 rng(4);
+  for (int turn = 0; turn < 40; ++turn) {
+    context = "walk " + std::to_string(turn);
+    std::vector<TensorRef> refs(1 + rng() % 200);
+    for (size_t i = 0; i < refs.size(); ++i) {
+      const int64_t numel = turn % 4 == 0 ? int64_t(rng() % 3) : rng() % 3 == 0 ? 0 : int64_t(rng() % 6000);
+      refs[i] = {reinterpret_cast<void*>((i + 1) << 20), numel, kDTypes[rng() % 6]};
+    }
+    check_walk(refs, 1 + int(rng() % 5));
+  }
+}
+
+/// Tensors that no test machine could hold: 64-bit offsets.
+void test_giants() {
+  context = "giants";
+  const int64_t huge = 5'000'000'011;
+  const std::vector<TensorRef> refs = {{reinterpret_cast<void*>(0x100000000000), huge, DType::kBFloat16}, {nullptr, 0, DType::kFloat32},
+                                       {reinterpret_cast<void*>(0x200000000000), huge, DType::kComplex128}, {reinterpret_cast<void*>(0x300000000008), 3, DType::kFloat64}};
+  check_walk(refs, 132);
+  const int64_t units = cuda::units_of(refs[2]);
+  const auto last = uint32_t(cuda::bytes_of(refs[2]) - ((units - 1) << cuda::kUnitLog2));
+  CHECK(cuda::numel_of(uint32_t(units), last << 3 | uint32_t(DType::kComplex128)) == huge, "numel");
+}
+
+struct Counts {
+  int copies, launches, allocations;
+};
+template <class Call>
+Counts counted(const Call& call) {
+  const Counts before{cuda_shim::copies, cuda_shim::launches, cuda_shim::allocations};
+  call();
+  return {cuda_shim::copies - before.copies, cuda_shim::launches - before.launches, cuda_shim::allocations - before.allocations};
+}
+
+/// One copy where something has changed and none where nothing has; never more than one launch of each kernel.
+void test_uploads() {
+  context = "uploads";
+  std::vector<Spec> specs(700, Spec{DType::kFloat32, 30});
+  TensorSet set(specs), other(specs, 2);
+  run_measure(set);
+  const Counts same = counted([&] { run_measure(set); });
+  CHECK(same.copies == 0 && same.launches == 1, "unchanged: %d copies, %d launches", same.copies, same.launches);
+  Measured m;
+  const Counts fresh = counted([&] { m = run_measure(other); });
+  CHECK(fresh.copies == 1 && fresh.launches == 1, "fresh gradients: %d copies, %d launches", fresh.copies, fresh.launches);
+  check_against_reference(other, {}, m);
+  for (int i = 0; i < 9; ++i) run_measure(i % 2 ? set : other);  // the ring goes round
+  const Counts later = counted([&] { run_measure(set); });
+  CHECK(later.copies == 1 && later.allocations == 0, "later: %d copies, %d allocations", later.copies, later.allocations);
+  // Another list in turns, as of a second model, keeps a table of its own.
+  const TensorSet second(std::vector<Spec>(30, Spec{DType::kBFloat16, 500}));
+  run_measure(second);
+  const Counts turns = counted([&] { run_measure(set), run_measure(second), run_measure(set); });
+  CHECK(turns.copies == 0, "two lists in turns: %d copies", turns.copies);
+}
+
+/// Everything that a table says is compared.
+void test_changes() {
+  TensorSet set({{DType::kFloat32, 300}, {DType::kBFloat16, 300}, {DType::kFloat32, 200}});
+  std::vector<TensorRef> refs(set.refs(), set.refs() + 3);
+  const auto norm_of_first = [&](const int64_t* first) {
+    return run_measure_of({refs.data(), 3, first, 0, nullptr}, false, {}).norm;
+  };
+  norm_of_first(nullptr);
+  const std::vector<std::pair<const char*, std::function<void()>>> changes = {
+      {"pointer", [&] { refs[0].data = static_cast<float*>(refs[0].data) + 4; }},
+      {"length", [&] { refs[0].numel = 290; }},
+      {"type", [&] { refs[1].dtype = DType::kFloat16; }}};
+  for (const auto& [name, change] : changes) {
+    context = std::string("change of ") + name;
+    change();
+    const Counts counts = counted([&] {
+      const std::vector<double> norm = norm_of_first(nullptr);
+      for (size_t i = 0; i < 3; ++i) {
+        Reference want;
+        want.add(refs[i]);
+        check_norm(norm[i], want.norm(2), 2, false, false, "norm");
+      }
+    });
+    CHECK(counts.copies == 1, "%d copies", counts.copies);
+  }
+}
+
+/// Pinned memory that is still being copied is left alone; a capture uses none of what is kept.
+void test_writers() {
+  std::vector<Spec> specs(1000, Spec{DType::kFloat32, 5});
+  TensorSet set(specs), other(specs, 3), want(specs);
+  const Measured expected = run_measure(set);
+  const auto check = [&](const char* what, int copies, int launches) {
+    context = what;
+    run_measure(other);
+    const Counts counts = counted([&] { CHECK(run_measure(set).raw == expected.raw, "bits"); });
+    CHECK(counts.copies == copies && counts.launches == launches, "%d copies, %d launches", counts.copies, counts.launches);
+  };
+  check("copies", 1, 1);
+  cuda_shim::copies_pending = true;
+  for (int i = 0; i < 4; ++i) run_measure(i % 2 ? set : other);
+  check("all copies pending", 0, 2);
+  cuda_shim::copies_pending = false;
+  cuda_shim::capturing = true;
+  check("capture", 0, 2);
+  CHECK(counted([&] { run_measure(set); }).allocations == 0, "allocates in a capture");
+  for (int version : {12000, CUDART_VERSION}) {
+    cuda_shim::driver_version = version;
+    cuda_shim::largest_params = 0;
+    run_measure(set);
+    CHECK((cuda_shim::largest_params <= 4096) == (version == 12000), "arguments of %zu bytes", cuda_shim::largest_params);
+  }
+  std::vector<char> workspace(cuda::write_workspace_bytes(list_of(set)));
+  const double total = 2;
+  cuda::ScaleLaunch scale;
+  scale.list = list_of(set);
+  scale.total_norm = &total;
+  scale.total_norm_is_double = true;
+  scale.max_norm = 1;
+  scale.workspace = workspace.data();
+  scale.workspace_bytes = workspace.size();
+  cuda::launch_scale(scale);
+  cpu::apply(ChunkPlan(want.refs(), want.count()), decide_clip(1, total, 0, OnNonfinite::kPropagate), serial());
+  for (int64_t i = 0; i < set.count(); ++i) CHECK(set.bytes(i) == want.bytes(i), "tensor %lld", (long long)i);
+  cuda_shim::capturing = false;
+  CHECK(cuda::write_workspace_bytes(list_of(set)) == 0, "workspace outside a capture");
+}
+
+}  // namespace
+
+const std::vector<NamedTest> kTableTests = {
+    {"walks", test_walks}, {"giants", test_giants}, {"uploads", test_uploads}, {"changes", test_changes}, {"writers", test_writers}};
+
+}  // namespace gradkern::test
