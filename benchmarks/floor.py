@@ -25,16 +25,45 @@ def _library() -> ctypes.CDLL:
 _LIBRARY = _library()
 
 
-def floor(tensors: Sequence[Tensor], write: bool) -> Callable[[], None]:
-    """A function that reads (and then, if `write`, also rewrites) every byte of `tensors` once."""
-    count = len(tensors)
-    pointers = (ctypes.c_void_p * count)(*[t.data_ptr() for t in tensors])
-    sizes = (ctypes.c_int64 * count)(*[t.numel() * t.element_size() for t in tensors])
-    n = ctypes.c_int64(count)
+def floor(tensors: Sequence[Tensor], write: bool, more: Sequence[tuple[int, int]] = ()) -> Callable[[], None]:
+    """A function that reads (and then, if `write`, also rewrites) every byte of `tensors` once.
+
+    Args:
+        tensors: whose elements to read.
+        write: whether to rewrite them afterwards.
+        more: further memory to read first, as (address, bytes).
+    """
+    elements = _Blocks([(t.data_ptr(), t.numel() * t.element_size()) for t in tensors])
+    others = _Blocks(more)
 
     def run() -> None:
-        _LIBRARY.gradkern_floor_read(pointers, sizes, n)
+        if more:
+            _LIBRARY.gradkern_floor_read(*others.arguments)
+        _LIBRARY.gradkern_floor_read(*elements.arguments)
         if write:
-            _LIBRARY.gradkern_floor_write(pointers, sizes, n)
+            _LIBRARY.gradkern_floor_write(*elements.arguments)
 
     return run
+
+
+class _Blocks:
+    def __init__(self, blocks: Sequence[tuple[int, int]]) -> None:
+        count = len(blocks)
+        addresses = (ctypes.c_void_p * count)(*[address for address, _ in blocks])
+        sizes = (ctypes.c_int64 * count)(*[size for _, size in blocks])
+        self.arguments = (addresses, sizes, ctypes.c_int64(count))
+
+
+def metadata(parameters: Sequence[Tensor]) -> list[tuple[int, int]]:
+    """What leads from parameters to their gradients' elements, as (address, bytes).
+
+    The parameter's Python object, the TensorImpls of parameter and gradient, and the gradient's storage. The
+    object between the two TensorImpls is out of Python's reach.
+    """
+    blocks = []
+    for parameter in parameters:
+        grad = parameter.grad
+        assert grad is not None
+        blocks += [(id(parameter), 32), (parameter._cdata, 64)]
+        blocks += [(grad._cdata, 208), (grad.untyped_storage()._cdata, 64)]
+    return blocks

@@ -1,6 +1,7 @@
 #include "bindings/grad_list.h"
 
 #include <c10/core/DispatchKeySet.h>
+#include <c10/core/impl/COW.h>
 #include <c10/core/impl/TorchDispatchModeTLS.h>
 
 #include "core/prefetch.h"
@@ -19,6 +20,8 @@ bool is_plain_cpu(const at::Tensor& g) {
 /// Whether no other gradient can share its memory without starting where it starts.
 bool fills_own_storage(const at::Tensor& g, DType dtype) {
   const c10::StorageImpl& storage = *g.unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl();
+  // A clone that shares memory until one of the two is written to needs memory of its own first.
+  if (c10::impl::cow::is_cow_data_ptr(storage.data_ptr())) return false;
   return storage.resizable() && int64_t(storage.nbytes()) <= g.numel() * itemsize(dtype);
 }
 
@@ -43,40 +46,59 @@ PointerTable::PointerTable(size_t count) {
   slots_.assign(size, {-1, 0});
 }
 
-PlainGradients::PlainGradients(size_t count) : table_(count) {
-  prepared_.refs.reserve(count);
-  prepared_.first.reserve(count);
-}
-
-bool PlainGradients::add(const at::Tensor& grad, const std::vector<at::Tensor>& grads) {
-  const int64_t position = int64_t(prepared_.refs.size());
-  TensorRef& ref = prepared_.refs.emplace_back();
-  prepared_.first.push_back(position);
+bool PlainGradients::set(size_t position, const at::Tensor& grad) {
   if (!grad.defined()) return true;
+  TensorRef& ref = prepared_.refs[position];
   if (!is_plain_cpu(grad) || !has_kernel_dtype(grad.scalar_type(), ref.dtype) ||
       !grad.is_non_overlapping_and_dense() || !fills_own_storage(grad, ref.dtype))
     return false;
-  prepared_.any_double |= is_double(ref.dtype);
-  if (grad.numel() == 0) return true;
-  ref.data = grad.mutable_data_ptr();  // a clone gets its own memory now, not after its address was noted
   ref.numel = grad.numel();
-  bool seen;
-  const int64_t same = table_.find_or_insert(
-      ref.data, position, [&](int64_t j) { return prepared_.refs[size_t(j)].data; },
-      [&](int64_t j) { return grads[size_t(j)].is_same(grad); }, seen);
-  if (same < 0) {
-    elements_ += ref.numel;
-    return !seen;  // another view of the same memory
-  }
-  ref = {};
-  prepared_.first.back() = same;
-  prepared_.any_duplicate = true;
+  if (ref.numel) ref.data = grad.mutable_data_ptr();
   return true;
 }
 
-GradList::GradList(size_t count) {
-  tensors_.reserve(count);
+bool PlainGradients::finish(const std::vector<at::Tensor>& grads) {
+  std::vector<TensorRef>& refs = prepared_.refs;
+  PointerTable table(refs.size());
+  prepared_.first.resize(refs.size());
+  for (size_t i = 0; i < refs.size(); ++i) {
+    prepared_.first[i] = int64_t(i);
+    prepared_.any_double |= is_double(refs[i].dtype);
+    if (refs[i].numel == 0) continue;
+    bool seen;
+    const int64_t same = table.find_or_insert(
+        refs[i].data, int64_t(i), [&](int64_t j) { return refs[size_t(j)].data; },
+        [&](int64_t j) { return grads[size_t(j)].is_same(grads[i]); }, seen);
+    if (same < 0 && seen) return false;  // another view of the same memory
+    if (same < 0) {
+      elements_ += refs[i].numel;
+      continue;
+    }
+    refs[i] = {};
+    prepared_.first[i] = same;
+    prepared_.any_duplicate = true;
+  }
+  return true;
+}
+
+GradList::GradList(size_t count) : tensors_(count) {
   if (!c10::impl::dispatch_mode_enabled()) plain_.emplace(count);
+}
+
+bool GradList::set_run(size_t begin, const at::Tensor* const* grads, size_t count) {
+  for (size_t i = 0; i < count; ++i)
+    if (grads[i]->unsafeGetTensorImpl()->has_storage())
+      prefetch(grads[i]->unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl(), kCacheLine);
+  bool plain = plain_.has_value();
+  for (size_t i = 0; i < count; ++i) {
+    tensors_[begin + i] = c10::MaybeOwnedTraits<at::Tensor>::createBorrow(*grads[i]);
+    plain = plain && plain_->set(begin + i, *grads[i]);
+  }
+  return plain;
+}
+
+void GradList::finish(bool plain) {
+  if (plain_ && !(plain && plain_->finish(tensors_))) plain_.reset();
 }
 
 GradList::GradList(at::TensorList owned) : tensors_(owned.begin(), owned.end()), owned_(true) {}
@@ -87,7 +109,6 @@ GradList::~GradList() {
 }
 
 void GradList::add(const at::Tensor& grad) {
-  if (plain_ && !plain_->add(grad, tensors_)) plain_.reset();
   if (owned_) tensors_.push_back(grad);
   else tensors_.push_back(c10::MaybeOwnedTraits<at::Tensor>::createBorrow(grad));
 }

@@ -72,16 +72,17 @@ class PointerTable {
 /// of a kernel's dtype, each dense and filling a storage of its own. No further pass looks at them.
 class PlainGradients {
  public:
-  explicit PlainGradients(size_t count);
+  explicit PlainGradients(size_t count) { prepared_.refs.resize(count); }
 
-  /// The next gradient of the list, which may be undefined; `grads` are those before it. False: not plain.
-  bool add(const at::Tensor& grad, const std::vector<at::Tensor>& grads);
+  /// The gradient of a position, which may be undefined. False: not plain. Several threads may set positions.
+  bool set(size_t position, const at::Tensor& grad);
+  /// Once all are set: finds duplicates. False: not plain.
+  bool finish(const std::vector<at::Tensor>& grads);
   int64_t elements() const { return elements_; }
   Prepared take() { return std::move(prepared_); }
 
  private:
   Prepared prepared_;
-  PointerTable table_;
   int64_t elements_ = 0;
 };
 
@@ -91,13 +92,22 @@ class PlainGradients {
 /// long as this thread holds Python's lock and runs no Python code.
 class GradList {
  public:
-  explicit GradList(size_t count);
+  GradList() = default;
   explicit GradList(at::TensorList owned);
   GradList(GradList&&) = default;
   GradList& operator=(GradList&&) = delete;
   ~GradList();
 
+  /// Appends a gradient.
   void add(const at::Tensor& grad);
+
+  /// A list of `count` positions to set, before finish(). Borrowed.
+  explicit GradList(size_t count);
+  /// Positions from `begin` on, at most kRun of them. Several threads may set runs. False: one is not plain.
+  bool set_run(size_t begin, const at::Tensor* const* grads, size_t count);
+  /// All are set; `plain`: whether set_run always said so.
+  void finish(bool plain);
+
   /// Keeps the gradients alive, and those that are added later.
   void own();
 

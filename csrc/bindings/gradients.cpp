@@ -15,6 +15,7 @@
 
 #include "bindings/cuda_backend.h"
 #include "bindings/overlap.h"
+#include "bindings/thread_pool.h"
 #include "core/prefetch.h"
 
 namespace gradkern {
@@ -281,14 +282,14 @@ void bump_version(const at::Tensor& grad) {
 }
 
 void bump_versions(const GradList& grads) {
-  // A counter is memory of its own, two pointers away: led there in steps, as the walk over the list is.
-  constexpr size_t kTurns = 8;
-  for (size_t i = 0; i < grads.size(); ++i) {
-    if (i + 2 * kTurns < grads.size()) prefetch(grads[i + 2 * kTurns].unsafeGetTensorImpl(), 64);
-    if (i + kTurns < grads.size() && grads[i + kTurns].defined())
-      prefetch(counter_of(*grads[i + kTurns].unsafeGetTensorImpl()), 16);
-    bump_version(grads[i]);
-  }
+  for_each_run(int64_t(grads.size()), [&](int64_t begin, int64_t end) {
+    // A counter is memory of its own, two pointers away: led there in steps, as the walk over the list is.
+    for (int64_t i = begin; i < end; ++i)
+      prefetch(grads[size_t(i)].unsafeGetTensorImpl(), sizeof(at::TensorImpl));
+    for (int64_t i = begin; i < end; ++i)
+      if (grads[size_t(i)].defined()) prefetch(counter_of(*grads[size_t(i)].unsafeGetTensorImpl()), 16);
+    for (int64_t i = begin; i < end; ++i) bump_version(grads[size_t(i)]);
+  });
 }
 
 }  // namespace gradkern

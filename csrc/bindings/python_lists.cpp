@@ -3,6 +3,12 @@
 #include <torch/csrc/autograd/python_variable.h>
 #include <torch/csrc/utils/python_strings.h>
 
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <optional>
+
+#include "bindings/thread_pool.h"
 #include "core/prefetch.h"
 
 namespace gradkern {
@@ -14,51 +20,79 @@ const at::Tensor& tensor_at(const CallSite& site, PyObject* item, int64_t index)
   return THPVariable_Unpack(item);
 }
 
-const at::TensorImpl* impl_at(PyObject* list, Py_ssize_t i) {
-  if (i >= PySequence_Fast_GET_SIZE(list)) return nullptr;
-  PyObject* item = PySequence_Fast_GET_ITEM(list, i);
-  return THPVariable_CheckExact(item) ? THPVariable_Unpack(item).unsafeGetTensorImpl() : nullptr;
-}
-
-void prefetch_storage(const at::TensorImpl& tensor) {
-  if (tensor.has_storage()) prefetch(tensor.unsafe_storage().unsafeGetStorageImpl(), 128);
-}
-
-/// From a Python object to its gradient's data are five pointers, each a cache miss of its own where
-/// there are thousands of tensors. Entries further on are led one pointer down at every turn, so that
+/// A run of a list of Python objects. From one of them to its gradient's data are five pointers, each a cache miss of
+/// its own where there are thousands. All objects of a run are led one pointer further before any goes on, so that
 /// their misses overlap.
-constexpr Py_ssize_t kTurns = 6;
+struct Run {
+  PyObject* const* items;
+  size_t begin, count;  ///< positions in the list
+};
+using Found = std::array<const at::Tensor*, kRun>;
 
-void prefetch_gradients(PyObject* list, Py_ssize_t i) {
-  if (i + 5 * kTurns < PySequence_Fast_GET_SIZE(list))
-    prefetch(PySequence_Fast_GET_ITEM(list, i + 5 * kTurns), 32);
-  if (const at::TensorImpl* parameter = impl_at(list, i + 4 * kTurns)) prefetch(parameter, 64);
-  if (const at::TensorImpl* parameter = impl_at(list, i + 3 * kTurns))
-    if (const void* metadata = const_cast<at::TensorImpl*>(parameter)->autograd_meta())
-      prefetch(metadata, 64);
-  if (const at::TensorImpl* parameter = impl_at(list, i + 2 * kTurns))
-    prefetch(parameter->grad().unsafeGetTensorImpl(), sizeof(at::TensorImpl));
-  if (const at::TensorImpl* parameter = impl_at(list, i + kTurns))
-    if (parameter->grad().defined()) prefetch_storage(*parameter->grad().unsafeGetTensorImpl());
+const at::Tensor kUndefined;
+
+/// The tensors that the objects are; undefined for None. False if one is something else than a Tensor or Parameter, a
+/// subclass's object say: what those hold is Python's to tell.
+bool unpack(const Run& run, Found& tensors) {
+  for (size_t i = 0; i < run.count; ++i) prefetch(run.items[i], 32);
+  for (size_t i = 0; i < run.count; ++i) {
+    const bool none = run.items[i] == Py_None;
+    if (!none && !THPVariable_CheckExact(run.items[i])) return false;
+    tensors[i] = none ? &kUndefined : &THPVariable_Unpack(run.items[i]);
+    prefetch(tensors[i]->unsafeGetTensorImpl(), kCacheLine);
+  }
+  return true;
 }
 
-void prefetch_tensors(PyObject* list, Py_ssize_t i) {
-  if (i + 3 * kTurns < PySequence_Fast_GET_SIZE(list))
-    prefetch(PySequence_Fast_GET_ITEM(list, i + 3 * kTurns), 32);
-  if (const at::TensorImpl* tensor = impl_at(list, i + 2 * kTurns)) prefetch(tensor, sizeof(at::TensorImpl));
-  if (const at::TensorImpl* tensor = impl_at(list, i + kTurns)) prefetch_storage(*tensor);
+/// From parameters to their gradients. False where a gradient's absence is for a subclass to judge.
+bool lead_to_gradients(const Run& run, Found& tensors, bool& any_candidate) {
+  std::array<const c10::AutogradMetaInterface*, kRun> metadata;
+  for (size_t i = 0; i < run.count; ++i) {
+    if (tensors[i] == &kUndefined) return false;
+    metadata[i] = tensors[i]->unsafeGetTensorImpl()->autograd_meta();
+    prefetch(metadata[i], kCacheLine);
+  }
+  for (size_t i = 0; i < run.count; ++i) {
+    const at::Tensor& parameter = *tensors[i];
+    tensors[i] = metadata[i] ? &metadata[i]->grad() : &kUndefined;
+    if (!tensors[i]->defined() && parameter.key_set().has(c10::DispatchKey::Python)) return false;
+    any_candidate = any_candidate || tensors[i]->defined() || parameter.requires_grad() ||
+                    Py_TYPE(run.items[i]) == reinterpret_cast<PyTypeObject*>(ParameterClass);
+  }
+  return true;
+}
+
+/// Fills a list from Python objects. `lead(run, tensors)` leads from the objects' tensors to the list's. Nothing if it,
+/// or unpack, says false: the objects have to be asked one after the other.
+template <class Lead>
+std::optional<GradList> fill(const py::object& list, const Lead& lead) {
+  const size_t count = size_t(PySequence_Fast_GET_SIZE(list.ptr()));
+  PyObject* const* const items = PySequence_Fast_ITEMS(list.ptr());
+  GradList grads(count);
+  std::atomic<bool> simple{true}, plain{true};
+  for_each_run(int64_t(count), [&](int64_t begin, int64_t end) {
+    const Run run{items + begin, size_t(begin), size_t(end - begin)};
+    Found tensors;
+    if (!simple || !unpack(run, tensors) || !lead(run, tensors)) return simple.store(false);
+    for (size_t i = 0; i < run.count; ++i) prefetch(tensors[i]->unsafeGetTensorImpl(), sizeof(at::TensorImpl));
+    if (!grads.set_run(run.begin, tensors.data(), run.count)) plain = false;
+  });
+  if (!simple) return std::nullopt;
+  grads.finish(plain);
+  return grads;
+}
+
+py::object fast_sequence(const py::sequence& sequence) {
+  PyObject* const fast = PySequence_Fast(sequence.ptr(), "expected a list or tuple");
+  if (!fast) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(fast);
 }
 
 /// Calls body(item, index) for every entry; a list that Python code shrinks meanwhile is safe.
-template <class Prefetch, class Body>
-void for_each_item(const py::sequence& sequence, const Prefetch& prefetch_ahead, const Body& body) {
-  const py::object fast =
-      py::reinterpret_steal<py::object>(PySequence_Fast(sequence.ptr(), "expected a list or tuple"));
-  if (!fast) throw py::error_already_set();
-  for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(fast.ptr()); ++i) {
-    prefetch_ahead(fast.ptr(), i);
-    body(PySequence_Fast_GET_ITEM(fast.ptr(), i), int64_t(i));
-  }
+template <class Body>
+void for_each_item(const py::object& list, const Body& body) {
+  for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(list.ptr()); ++i)
+    body(PySequence_Fast_GET_ITEM(list.ptr(), i), int64_t(i));
 }
 
 PyObject* grad_name() {
@@ -96,10 +130,19 @@ at::Tensor grad_attribute(const CallSite& site, PyObject* item, int64_t index) {
 
 }  // namespace
 
-GradList gradients_of(const CallSite& site, const py::sequence& parameters) {
-  GradList grads(py::len(parameters));
+namespace {
+
+void check_any_candidate(const CallSite& site, const GradList& grads, bool any_candidate) {
+  TORCH_CHECK_VALUE(any_candidate || grads.empty(), "[", site.operation, "] ", site.list,
+                    ": expected parameters, got ", grads.size(), " plain tensors of which none requires ",
+                    "grad or has a .grad; pass the parameters, or the gradients to get_total_norm");
+}
+
+/// Gradients of parameters among which are objects of other classes.
+GradList gradients_one_by_one(const CallSite& site, const py::object& parameters) {
+  GradList grads;
   bool any_candidate = false;
-  for_each_item(parameters, prefetch_gradients, [&](PyObject* item, int64_t index) {
+  for_each_item(parameters, [&](PyObject* item, int64_t index) {
     if (!has_plain_grad(item)) {
       grads.own();  // its code may let go of others
       grads.add(grad_attribute(site, item, index));
@@ -114,24 +157,44 @@ GradList gradients_of(const CallSite& site, const py::sequence& parameters) {
         !grad.defined() && parameter.key_set().has(c10::DispatchKey::Python) && parameter.requires_grad();
     grads.add(joins_without ? parameter : grad);
   });
-  TORCH_CHECK_VALUE(any_candidate || grads.empty(), "[", site.operation, "] ", site.list,
-                    ": expected parameters, got ", grads.size(), " plain tensors of which none requires ",
-                    "grad or has a .grad; pass the parameters, or the gradients to get_total_norm");
+  check_any_candidate(site, grads, any_candidate);
   return grads;
 }
 
-GradList tensors_of(const CallSite& site, const py::sequence& tensors, bool none_allowed) {
-  GradList list(py::len(tensors));
-  for_each_item(tensors, prefetch_tensors, [&](PyObject* item, int64_t index) {
-    if (none_allowed && item == Py_None) list.add({});
-    else list.add(tensor_at(site, item, index));
+}  // namespace
+
+GradList gradients_of(const CallSite& site, const py::sequence& parameters) {
+  const py::object list = fast_sequence(parameters);
+  std::atomic<bool> any_candidate{false};
+  std::optional<GradList> grads = fill(list, [&](const Run& run, Found& tensors) {
+    bool candidate = false;
+    const bool simple = lead_to_gradients(run, tensors, candidate);
+    if (candidate) any_candidate.store(true, std::memory_order_relaxed);
+    return simple;
   });
-  return list;
+  if (!grads) return gradients_one_by_one(site, list);
+  check_any_candidate(site, *grads, any_candidate);
+  return std::move(*grads);
+}
+
+GradList tensors_of(const CallSite& site, const py::sequence& tensors, bool none_allowed) {
+  const py::object list = fast_sequence(tensors);
+  std::optional<GradList> filled = fill(list, [&](const Run& run, Found& found) {
+    return none_allowed || std::all_of(found.begin(), found.begin() + run.count,
+                                       [](const at::Tensor* t) { return t != &kUndefined; });
+  });
+  if (filled) return std::move(*filled);
+  GradList one_by_one;
+  for_each_item(list, [&](PyObject* item, int64_t index) {
+    if (none_allowed && item == Py_None) one_by_one.add({});
+    else one_by_one.add(tensor_at(site, item, index));
+  });
+  return one_by_one;
 }
 
 py::tuple numels_of(const CallSite& site, const py::sequence& parameters) {
   py::tuple numels(py::len(parameters));
-  for_each_item(parameters, prefetch_tensors, [&](PyObject* item, int64_t index) {
+  for_each_item(fast_sequence(parameters), [&](PyObject* item, int64_t index) {
     if (size_t(index) < numels.size()) numels[size_t(index)] = tensor_at(site, item, index).numel();
   });
   return numels;

@@ -1,6 +1,9 @@
 // torch's intra-op threads, lent to the library.
 #pragma once
 
+#include <algorithm>
+#include <atomic>
+
 #include "library/kernels.h"
 
 namespace gradkern {
@@ -8,5 +11,26 @@ namespace gradkern {
 /// As many threads as torch.get_num_threads() allows; one inside a parallel region and in a forked
 /// child, where OpenMP's threads no longer exist.
 gradkern_pool intraop_pool();
+
+/// Positions that a walk over a list takes at a time: as many cache misses can be under way at once, and by the time
+/// the last one is asked for the first has come.
+constexpr int64_t kRun = 64;
+
+/// Calls body(begin, end) for runs of at most kRun of the positions [0, count), on several threads where there are
+/// many. The body must not need Python's lock, which the caller holds. Its exceptions are rethrown.
+template <class Body>
+void for_each_run(int64_t count, const Body& body) {
+  constexpr int64_t kPerThread = 512;  // below that a thread costs more than it brings
+  const gradkern_pool pool = intraop_pool();
+  const int32_t threads = int32_t(std::min<int64_t>(pool.threads, 1 + count / kPerThread));
+  std::atomic<int64_t> next{0};
+  auto work = [&] {
+    for (int64_t begin; (begin = next.fetch_add(kRun, std::memory_order_relaxed)) < count;)
+      body(begin, std::min(begin + kRun, count));
+  };
+  if (threads <= 1) return work();
+  using Work = decltype(work);
+  pool.parallel_for(threads, [](void* context, int32_t) { (*static_cast<Work*>(context))(); }, &work);
+}
 
 }  // namespace gradkern

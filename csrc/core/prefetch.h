@@ -9,11 +9,12 @@ namespace gradkern {
 /// own look-ahead ends with the page. (Measured: 2 to 4 KiB alike, 1 KiB less, beyond nothing gained.)
 constexpr int64_t kPrefetchBytes = 3072;
 
+constexpr int64_t kCacheLine = 64;
+
 /// Starts bringing `bytes` from `address` on into the cache; any address will do, none is read.
 inline void prefetch(const void* address, int64_t bytes) {
-  constexpr uintptr_t kLine = 64;
   const uintptr_t begin = reinterpret_cast<uintptr_t>(address);
-  for (uintptr_t line = begin & ~(kLine - 1); line < begin + uintptr_t(bytes); line += kLine)
+  for (uintptr_t line = begin & ~uintptr_t(kCacheLine - 1); line < begin + uintptr_t(bytes); line += kCacheLine)
     __builtin_prefetch(reinterpret_cast<const void*>(line));
 }
 

@@ -25,19 +25,42 @@ char* address(const ChunkPlan& plan, const Chunk& chunk) {
   return static_cast<char*>(t.data) + chunk.begin * itemsize(t.dtype);
 }
 
+enum class Order { kForward, kBackward };
+
+/// What was measured last is in a cache still: scaling begins with it.
+constexpr Order kAfterMeasuring = Order::kBackward;
+
+/// A chunk of the plan and its neighbours in one direction.
+class Position {
+ public:
+  Position(const ChunkPlan& plan, int64_t chunk) : plan_(plan), chunk_(chunk), tensor_(plan.find(chunk)) {}
+
+  void move(int64_t step) {
+    chunk_ += step;
+    while (chunk_ >= plan_.first_chunk(tensor_ + 1)) ++tensor_;  // also over empty tensors
+    while (chunk_ < plan_.first_chunk(tensor_)) --tensor_;
+  }
+  Chunk chunk() const { return plan_.at(tensor_, chunk_); }
+  int64_t index() const { return chunk_; }
+
+ private:
+  const ChunkPlan& plan_;
+  int64_t chunk_, tensor_;
+};
+
 /// Asks for the beginnings of the chunks to come, kPrefetchBytes ahead of the one at work: the kernels ask for
 /// memory ahead within a chunk only, and small tensors are short of it.
 class PrefetchAhead {
  public:
-  PrefetchAhead(const ChunkPlan& plan, int64_t tensor, int64_t chunk, int64_t end)
-      : plan_(plan), tensor_(tensor), chunk_(chunk), end_(end) {}
+  PrefetchAhead(const ChunkPlan& plan, const Position& first, int64_t left, int64_t step)
+      : plan_(plan), at_(first), left_(left), step_(step) {}
 
   /// Before each chunk in turn, the first one included.
   void step(const Chunk& chunk) {
     ahead_ -= asked(chunk);  // of the first nothing was asked: a little less is ahead then
-    for (; ahead_ < kPrefetchBytes && ++chunk_ < end_;) {
-      while (chunk_ >= plan_.first_chunk(tensor_ + 1)) ++tensor_;
-      const Chunk next = plan_.at(tensor_, chunk_);
+    for (; ahead_ < kPrefetchBytes && left_ > 0; --left_) {
+      at_.move(step_);
+      const Chunk next = at_.chunk();
       prefetch(address(plan_, next), asked(next));
       ahead_ += asked(next);
     }
@@ -49,31 +72,33 @@ class PrefetchAhead {
   }
 
   const ChunkPlan& plan_;
-  int64_t tensor_, chunk_, end_, ahead_ = 0;
+  Position at_;
+  int64_t left_, step_, ahead_ = 0;
 };
 
 /// Calls body(chunk, index) for every chunk, under the given floating-point mode. Chunks differ in
 /// size and cores in speed, so threads take runs of chunks as they get free; which thread takes
 /// which does not matter to the result.
 template <class Body>
-void for_each_chunk(const ChunkPlan& plan, const ThreadPool& pool, FloatingPointMode mode,
+void for_each_chunk(const ChunkPlan& plan, const ThreadPool& pool, FloatingPointMode mode, Order order,
                     const Body& body) {
   const int64_t chunks = plan.chunks();
   if (chunks == 0) return;
   const int threads = threads_for(plan, pool);
   const int64_t run = threads == 1 ? chunks : 1 + chunks / (int64_t(threads) * 32);
+  const int64_t step = order == Order::kForward ? 1 : -1;
   std::atomic<int64_t> next{0};
   auto work = [&] {
     ScopedFloatingPointMode scope(mode);
-    for (int64_t begin; (begin = next.fetch_add(run, std::memory_order_relaxed)) < chunks;) {
-      const int64_t end = begin + run < chunks ? begin + run : chunks;
-      int64_t tensor = plan.find(begin);
-      PrefetchAhead ahead(plan, tensor, begin, end);
-      for (int64_t i = begin; i < end; ++i) {
-        while (i >= plan.first_chunk(tensor + 1)) ++tensor;  // also over empty tensors
-        const Chunk chunk = plan.at(tensor, i);
+    for (int64_t taken; (taken = next.fetch_add(run, std::memory_order_relaxed)) < chunks;) {
+      const int64_t count = std::min(run, chunks - taken);
+      Position at(plan, step > 0 ? taken : chunks - 1 - taken);
+      PrefetchAhead ahead(plan, at, count - 1, step);
+      for (int64_t left = count; left > 0; --left) {
+        const Chunk chunk = at.chunk();
         ahead.step(chunk);
-        body(chunk, i);
+        body(chunk, at.index());
+        if (left > 1) at.move(step);
       }
     }
   };
@@ -123,21 +148,27 @@ Partial measure(const ChunkPlan& plan, const MeasureOptions& options, const Thre
   const ChunkKernels& kernels = chunk_kernels();
   const Partial none = empty_partial(options.order);
   SplitPartials split(plan);
-  std::fill_n(per_tensor, plan.tensors(), none);
-  for_each_chunk(plan, pool, FloatingPointMode::exact(), [&](const Chunk& chunk, int64_t i) {
-    Partial out = none;
-    kernels.measure(address(plan, chunk), plan.tensor(chunk.tensor).dtype, chunk.length, options, out);
-    out.numel = chunk.length;
-    ChunkPartial* const shared = split.of(chunk.tensor);
-    if (shared) shared[i - plan.first_chunk(chunk.tensor)] = packed(out);
-    else per_tensor[chunk.tensor] = out;
+  for_each_chunk(plan, pool, FloatingPointMode::exact(), Order::kForward, [&](const Chunk& chunk, int64_t i) {
+    const DType dtype = plan.tensor(chunk.tensor).dtype;
+    if (ChunkPartial* const shared = split.of(chunk.tensor)) {
+      Partial out = none;
+      kernels.measure(address(plan, chunk), dtype, chunk.length, options, out);
+      shared[i - plan.first_chunk(chunk.tensor)] = packed(out);
+    } else {
+      Partial& out = per_tensor[chunk.tensor];
+      out = none;
+      kernels.measure(address(plan, chunk), dtype, chunk.length, options, out);
+      out.numel = chunk.length;
+    }
   });
 
   ScopedFloatingPointMode scope(FloatingPointMode::exact());
   Partial total = none;
   for (int64_t t = 0; t < plan.tensors(); ++t) {
+    const int64_t chunks = plan.first_chunk(t + 1) - plan.first_chunk(t);
+    if (chunks != 1) per_tensor[t] = none;
     const ChunkPartial* const shared = split.of(t);
-    for (int64_t i = 0; shared && i < plan.first_chunk(t + 1) - plan.first_chunk(t); ++i) {
+    for (int64_t i = 0; shared && i < chunks; ++i) {
       const int64_t length = plan.at(t, plan.first_chunk(t) + i).length;
       per_tensor[t] = combine(options.order, per_tensor[t], unpacked(shared[i], length));
     }
@@ -148,19 +179,19 @@ Partial measure(const ChunkPlan& plan, const MeasureOptions& options, const Thre
 
 void apply(const ChunkPlan& plan, const ClipDecision& decision, const ThreadPool& pool) {
   if (decision.action == ClipAction::kNone) return;
-  for_each_chunk(plan, pool, FloatingPointMode::current(),
+  for_each_chunk(plan, pool, FloatingPointMode::current(), kAfterMeasuring,
                  [&](const Chunk& chunk, int64_t) { apply_to(plan, chunk, decision); });
 }
 
 void apply(const ChunkPlan& plan, const double* factors, const ThreadPool& pool) {
-  for_each_chunk(plan, pool, FloatingPointMode::current(), [&](const Chunk& chunk, int64_t) {
+  for_each_chunk(plan, pool, FloatingPointMode::current(), kAfterMeasuring, [&](const Chunk& chunk, int64_t) {
     apply_to(plan, chunk, decide_factor(factors[chunk.tensor]));
   });
 }
 
 void clamp(const ChunkPlan& plan, double limit, const ThreadPool& pool) {
   const ChunkKernels& kernels = chunk_kernels();
-  for_each_chunk(plan, pool, FloatingPointMode::current(), [&](const Chunk& chunk, int64_t) {
+  for_each_chunk(plan, pool, FloatingPointMode::current(), Order::kForward, [&](const Chunk& chunk, int64_t) {
     kernels.clamp(address(plan, chunk), plan.tensor(chunk.tensor).dtype, chunk.length, limit);
   });
 }

@@ -13,6 +13,13 @@
 namespace gradkern::cpu {
 namespace {
 
+/// Element by element: GCC 12 sets an array that is initialised with {} by `rep stos`, which takes 20 ns.
+template <class V, int N>
+GRADKERN_HD void set_zero(V (&registers)[N]) {
+#pragma GCC unroll 16
+  for (int r = 0; r < N; ++r) registers[r] = V{};
+}
+
 /// The total of the kLanes sums, as a tree over elements: the same for every register width.
 template <class T>
 GRADKERN_HD double sum_of(Block& sums) {
@@ -53,65 +60,62 @@ GRADKERN_HD void compensate(Block& sums, Block& hi, Block& lo) {
   }
 }
 
-/// Calls body(pointer to kLanes elements) over `length` elements, which lie before `end`; the last
-/// block is padded with zeros, which change no sum and no maximum.
-template <class T, class Body>
-GRADKERN_HD void for_each_block(const T* data, int64_t length, const T* end, const Body& body) {
+/// Calls take(q, register) for every register of raw elements that `length` elements fill, which lie before `end`:
+/// register q of a block holds its elements from q * kPerRaw<T> on. The last one is padded with zeros, which change
+/// no sum and no maximum.
+template <class T, class Take>
+GRADKERN_HD void for_each_register(const T* data, int64_t length, const T* end, const Take& take) {
   constexpr int64_t kAhead = kPrefetchBytes / int64_t(sizeof(T));
-  // Beyond a short chunk lies somebody else's memory.
-  const int64_t ahead = end - data > 4 * kAhead ? kAhead : 0;
+  constexpr int64_t kPerLine = kCacheLine / int64_t(sizeof(T));
+  const bool long_enough = end - data > 4 * kAhead;  // beyond a short chunk lies somebody else's memory
   int64_t i = 0;
   for (; i + kLanes <= length; i += kLanes) {
-    prefetch(data + i + ahead, kLanes * sizeof(T));
-    body(data + i);
+#pragma GCC unroll 4
+    for (int64_t line = 0; long_enough && line < kLanes; line += kPerLine)
+      __builtin_prefetch(data + i + kAhead + line);
+#pragma GCC unroll 16
+    for (int q = 0; q < kRaws<T>; ++q) take(q, load<Raw<T>>(data + i + q * kPerRaw<T>));
   }
-  if (i < length) {
-    T padded[kLanes];
-    __builtin_memset(padded, 0, sizeof(padded));
-    __builtin_memcpy(padded, data + i, size_t(length - i) * sizeof(T));
-    body(padded);
+#pragma GCC unroll 16
+  for (int q = 0; q < kRaws<T>; ++q) {
+    const int64_t rest = length - i - q * kPerRaw<T>;
+    if (rest <= 0) break;
+    const T* const from = data + i + q * kPerRaw<T>;
+    take(q, rest >= kPerRaw<T> ? load<Raw<T>>(from) : load_first(from, rest));
   }
 }
+
+/// The larger of each lane.
+template <class V>
+GRADKERN_HD V larger(V a, V b) { return a > b ? a : b; }
 
 /// max of |x| bits and the count of zeros, on full-width integer registers.
 template <class T, bool kCountZeros>
 struct Magnitudes {
   using Int = typename Bits<T>::Int;
-  static constexpr int kInts = kVectorBytes / int(sizeof(Int));
-  static constexpr int kPerBlock = kLanes / kInts > 0 ? kLanes / kInts : 1;
-  using V = Vec<Int, kLanes / kPerBlock>;
 
-  V largest[kPerBlock] = {};
-  V zero_lanes[kPerBlock] = {};
+  // One register each: sums need the others.
+  Raw<T> largest = {};
+  Raw<T> zero_lanes = {};
 
-  GRADKERN_HD void take(const T* block) {
-#pragma GCC unroll 16
-    for (int r = 0; r < kPerBlock; ++r) {
-      const V bits = load<V>(block + r * (kLanes / kPerBlock)) & Bits<T>::kMagnitude;
-      largest[r] = bits > largest[r] ? bits : largest[r];
-      // A 16-bit lane counts at most kChunkElements / kLanes = 1024 zeros.
-      if (kCountZeros) zero_lanes[r] -= (V)(bits == 0);
-    }
+  GRADKERN_HD void take(Raw<T> raw) {
+    const Raw<T> bits = raw & Bits<T>::kMagnitude;
+    largest = larger(bits, largest);
+    // A 16-bit lane counts at most kChunkElements / 8 = 4096 zeros.
+    if (kCountZeros) zero_lanes -= (Raw<T>)(bits == 0);
   }
 
-  Int max_bits() const {
-    constexpr int kCount = kLanes / kPerBlock;
-    V all = largest[0];
-#pragma GCC unroll 16
-    for (int r = 1; r < kPerBlock; ++r) all = largest[r] > all ? largest[r] : all;
-    Int lanes[kCount];
-    __builtin_memcpy(lanes, &all, sizeof(lanes));
+  GRADKERN_HD Int max_bits() const {
+    Raw<T> all = largest;
 #pragma GCC unroll 8
-    for (int half = kCount / 2; half > 0; half /= 2)
-      for (int i = 0; i < half; ++i) lanes[i] = lanes[i + half] > lanes[i] ? lanes[i + half] : lanes[i];
-    return lanes[0];
+    for (int half = kPerRaw<T> / 2; half > 0; half /= 2) all = larger(all, lanes_from<T>(all, half));
+    return all[0];
   }
 
   int64_t count_zeros(int64_t length) const {
     int64_t n = 0;
-    for (int r = 0; r < kPerBlock; ++r)
-      for (int i = 0; i < kLanes / kPerBlock; ++i) n += zero_lanes[r][i];
-    return n - (kLanes - length % kLanes) % kLanes;  // not the padding
+    for (int i = 0; i < kPerRaw<T>; ++i) n += zero_lanes[i];
+    return n - (kPerRaw<T> - length % kPerRaw<T>) % kPerRaw<T>;  // not the padding
   }
 };
 
@@ -130,17 +134,20 @@ int64_t count_nonfinite(const T* data, int64_t length) {
 /// float32, bfloat16, float16: squares and a chunk's sums cannot leave float64 (core/norm.h).
 template <class T, bool kOne, bool kZeros>
 void measure_narrow(const T* data, int64_t length, Partial& out) {
-  Block squares = {}, absolutes = {};
+  Block squares, absolutes;
+  set_zero(squares);
+  set_zero(absolutes);
   Magnitudes<T, kZeros> magnitudes;
-  for_each_block(data, length, data + length, [&](const T* block) {
-    Block x;
-    load_block(block, x);
+  for_each_register(data, length, data + length, [&](int q, Raw<T> raw) __attribute__((always_inline)) {
+    Wide<T> x;
+    widen<T>(raw, x);
 #pragma GCC unroll 16
-    for (int r = 0; r < kRegisters; ++r) {
-      squares[r] += x[r] * x[r];
-      if (kOne) absolutes[r] += x[r] < 0 ? -x[r] : x[r];
+    for (int i = 0; i < kWides<T>; ++i) {
+      const int r = q * kWides<T> + i;
+      squares[r] += x[i] * x[i];
+      if (kOne) absolutes[r] += x[i] < 0 ? -x[i] : x[i];
     }
-    magnitudes.take(block);
+    magnitudes.take(raw);
   });
   out.sq.hi = sum_of<T>(squares);
   if (kOne) out.power.hi = sum_of<T>(absolutes);
@@ -160,17 +167,13 @@ void measure_double_scaled(const double* data, int64_t length, double scale, Par
   Magnitudes<double, kZeros> magnitudes;
   for (int64_t begin = 0; begin < length; begin += kRun) {
     const int64_t rest = length - begin;
-    for_each_block(data + begin, rest < kRun ? rest : kRun, data + length, [&](const double* block) {
-      Block x;
-      load_block(block, x);
-#pragma GCC unroll 16
-      for (int r = 0; r < kRegisters; ++r) {
-        const F64 y = x[r] * scale;
-        squares[r] += y * y;
-        if (kOne) absolutes[r] += x[r] < 0 ? -x[r] : x[r];
-      }
-      magnitudes.take(block);
-    });
+    const auto take = [&](int r, Raw<double> raw) __attribute__((always_inline)) {
+      const F64 x = (F64)raw, y = x * scale;
+      squares[r] += y * y;
+      if (kOne) absolutes[r] += x < 0 ? -x : x;
+      magnitudes.take(raw);
+    };
+    for_each_register(data + begin, rest < kRun ? rest : kRun, data + length, take);
     compensate(squares, squares_hi, squares_lo);
     if (kOne) compensate(absolutes, absolutes_hi, absolutes_lo);
   }
@@ -280,12 +283,13 @@ void measure_chunk(const void* data, DType dtype, int64_t length, const MeasureO
 
 template <class T>
 double exact_squares(const T* data, int64_t length) {
-  Block sums = {};
-  for_each_block(data, length, data + length, [&](const T* block) {
-    Block x;
-    load_block(block, x);
+  Block sums;
+  set_zero(sums);
+  for_each_register(data, length, data + length, [&](int q, Raw<T> raw) __attribute__((always_inline)) {
+    Wide<T> x;
+    widen<T>(raw, x);
 #pragma GCC unroll 16
-    for (int r = 0; r < kRegisters; ++r) sums[r] += x[r] * x[r];
+    for (int i = 0; i < kWides<T>; ++i) sums[q * kWides<T> + i] += x[i] * x[i];
   });
   return sum_of<T>(sums);
 }

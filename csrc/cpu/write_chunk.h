@@ -1,52 +1,115 @@
 // The two kernels that write: scaling by the clip coefficient and clamping to a limit. Plain
-// loops over elements; the compiler vectorises them for the instruction set at hand.
+// loops over elements where the compiler vectorises them well.
 #pragma once
 
 #include "core/clip.h"
+#include "core/prefetch.h"
 #include "cpu/chunk_kernels.h"
 #include "cpu/vectors.h"
 
 namespace gradkern::cpu {
 namespace {
 
+/// Calls body(i) for every kStep-th i of [0, length - kStep], in a loop that asks for memory ahead. Returns the rest's
+/// beginning.
+template <int64_t kStep, class T, class Body>
+GRADKERN_HD int64_t for_each_step(T* data, int64_t length, const Body& body) {
+  constexpr int64_t kAhead = kPrefetchBytes / int64_t(sizeof(T)), kPerLine = kCacheLine / int64_t(sizeof(T));
+  static_assert(kPerLine % kStep == 0 || kStep % kPerLine == 0);
+  constexpr int64_t kTurn = kStep > kPerLine ? kStep : kPerLine;
+  int64_t i = 0;
+  if (length > 4 * kAhead)
+    for (; i + kTurn <= length; i += kTurn) {
+      for (int64_t line = 0; line < kTurn; line += kPerLine) __builtin_prefetch(data + i + kAhead + line);
+      for (int64_t j = 0; j < kTurn; j += kStep) body(i + j);
+    }
+  for (; i + kStep <= length; i += kStep) body(i);
+  return i;
+}
+
 template <class T>
-void scale_real(T* data, int64_t length, double coef) {
-  for (int64_t i = 0; i < length; ++i) data[i] = scaled(data[i], coef);
+void scale_real(T* data, int64_t length, double coef);
+
+template <>
+void scale_real<float>(float* data, int64_t length, double coef) {
+  const F64 factor = F64{} + coef;
+  int64_t i = for_each_step<kVectorBytes / 4>(data, length, [=](int64_t at) __attribute__((always_inline)) {
+    F64 x[2];
+    widen_floats(load<Floats>(data + at), x);
+    const Floats product = narrow_floats(x[0] * factor, x[1] * factor);
+    __builtin_memcpy(data + at, &product, sizeof(product));
+  });
+  for (; i < length; ++i) data[i] = scaled(data[i], coef);
+}
+
+template <>
+void scale_real<double>(double* data, int64_t length, double coef) {
+  int64_t i = for_each_step<kWidth>(data, length, [=](int64_t at) __attribute__((always_inline)) {
+    const F64 product = load<F64>(data + at) * coef;
+    __builtin_memcpy(data + at, &product, sizeof(product));
+  });
+  for (; i < length; ++i) data[i] = scaled(data[i], coef);
+}
+
+using Pairs = Vec<uint32_t, kVectorBytes / 4>;
+using Reals = Vec<float, kVectorBytes / 4>;
+
+GRADKERN_HD bool any_nan(Reals a, Reals b) {
+#if defined(__AVX512F__)
+  return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_UNORD_Q) != 0;
+#elif defined(__AVX2__)
+  return _mm256_movemask_ps(_mm256_cmp_ps((__m256)a, (__m256)b, _CMP_UNORD_Q)) != 0;
+#else
+  const Pairs nan = (Pairs)(a != a) | (Pairs)(b != b);
+  return nan[0] | nan[1] | nan[2] | nan[3];
+#endif
+}
+
+/// from_float<BFloat16>, before its shift.
+template <bool kNan>
+GRADKERN_HD Pairs rounded(Reals x) {
+  const Pairs bits = (Pairs)x, up = bits + 0x7fffu + ((bits >> 16) & 1u);
+  if (!kNan) return up;
+  const Pairs nan = (Pairs)(x != x);
+  return (nan & (bits | 0x00400000u)) | (~nan & up);
+}
+
+template <bool kNan>
+GRADKERN_HD Pairs rounded(Reals even, Reals odd) {
+  return (rounded<kNan>(even) >> 16) | (rounded<kNan>(odd) & 0xffff0000u);
 }
 
 /// Brain floats two at a time, in place: a pair of 32 bits holds an even and an odd element, each of which is
 /// a float32 once the other is shifted or masked away. The bits of scaled().
 template <>
 void scale_real<BFloat16>(BFloat16* data, int64_t length, double coef) {
-  using Pairs = Vec<uint32_t, kVectorBytes / 4>;
-  using Reals = Vec<float, kVectorBytes / 4>;
   constexpr int64_t kStep = kVectorBytes / 2;
   const Reals factor = Reals{} + float(coef);
-  const auto rounded = [](Reals x) {  // from_float<BFloat16>, before its shift
-    const Pairs bits = (Pairs)x, nan = (Pairs)(x != x);
-    return (nan & (bits | 0x00400000u)) | (~nan & (bits + 0x7fffu + ((bits >> 16) & 1u)));
-  };
-  int64_t i = 0;
-  for (const bool coarse = below_float(coef); !coarse && i + kStep <= length; i += kStep) {
+  const auto step = [=](int64_t i) __attribute__((always_inline)) {
     const Pairs pairs = load<Pairs>(data + i);
-    const Pairs even = rounded((Reals)(pairs << 16) * factor);
-    const Pairs odd = rounded((Reals)(pairs & 0xffff0000u) * factor);
-    const Pairs both = (even >> 16) | (odd & 0xffff0000u);
+    const Reals even = (Reals)(pairs << 16) * factor, odd = (Reals)(pairs & 0xffff0000u) * factor;
+    const Pairs both = __builtin_expect(any_nan(even, odd), 0) ? rounded<true>(even, odd) : rounded<false>(even, odd);
     __builtin_memcpy(data + i, &both, sizeof(both));
-  }
+  };
+  int64_t i = below_float(coef) ? 0 : for_each_step<kStep>(data, length, step);
   for (; i < length; ++i) data[i] = scaled(data[i], coef);
 }
 
-#if defined(__F16C__)
+#if !defined(__F16C__)
+template <>
+void scale_real<Float16>(Float16* data, int64_t length, double coef) {
+  for (int64_t i = 0; i < length; ++i) data[i] = scaled(data[i], coef);
+}
+#else
 template <>
 void scale_real<Float16>(Float16* data, int64_t length, double coef) {
   const __m256 factor = _mm256_set1_ps(float(coef));
-  int64_t i = 0;
-  for (const bool coarse = below_float(coef); !coarse && i + 8 <= length; i += 8) {
+  const auto step = [=](int64_t i) __attribute__((always_inline)) {
     const __m256 product = _mm256_mul_ps(_mm256_cvtph_ps(load<__m128i>(data + i)), factor);
     const __m128i half = _mm256_cvtps_ph(product, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     __builtin_memcpy(data + i, &half, sizeof(half));
-  }
+  };
+  int64_t i = below_float(coef) ? 0 : for_each_step<8>(data, length, step);
   for (; i < length; ++i) data[i] = scaled(data[i], coef);
 }
 #endif

@@ -42,7 +42,7 @@ class Report {
         scale_(std::fabs(measure.inv_scale)),
         norm_scale_(order.kind == NormKind::kZero ? 1.0 : scale_) {}  // a count of elements scales with nothing
 
-  void rows(const gradkern_list& list, const std::vector<Partial>& partials) const {
+  void rows(const gradkern_list& list, const Partial* partials) const {
     const gradkern_results& r = results_;
     const bool any = r.norm || r.wide_norm || r.l2 || r.max_abs || r.nonfinite || r.zeros || (r.packed_sums && r.packed_rows);
     const RealRow norm(r.norm, r.is_double), l2(r.l2, r.is_double), max(r.max_abs, r.is_double);
@@ -84,10 +84,17 @@ class Report {
   double scale_, norm_scale_;
 };
 
+/// Memory for a call's rows, which this thread keeps: for thousands of tensors fresh pages cost as much as the rows.
+Partial* partials_for(int64_t count) {
+  thread_local std::vector<Partial> kept;
+  if (kept.size() < size_t(count)) kept.resize(size_t(count));
+  return kept.data();
+}
+
 void measure(const gradkern_list& list, const gradkern_measure& measure, const cpu::ThreadPool& pool) {
   const cpu::MeasureOptions options{norm_order(measure.norm_type), measure.count_zeros != 0};
-  std::vector<Partial> partials(size_t(list.count));
-  const Partial total = cpu::measure(plan_of(&list), options, pool, partials.data());
+  Partial* const partials = partials_for(list.count);
+  const Partial total = cpu::measure(plan_of(&list), options, pool, partials);
   cpu::ScopedFloatingPointMode exact(cpu::FloatingPointMode::exact());
   const Report report(measure, options.order);
   report.rows(list, partials);

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from gradkern.diagnosis import amounts, cures, step_cures
-from gradkern.diagnosis.case import Case
+from gradkern.diagnosis.case import FEW_STEPS, Case
 from gradkern.diagnosis.finding import Finding, Remedy
 from gradkern.diagnosis.gain import first_gain, input_rms
 
@@ -18,7 +18,7 @@ LARGE_INPUT = 10.0
 SMALL_GAIN = 0.9
 #: A step that is too small for weights of any precision (`rules.updates.SMALL`).
 TOO_SMALL = 5e-6
-#: A norm that grew less than this before it became NaN did not overflow.
+#: A norm that grew less than this in ten steps or more before it became NaN did not overflow.
 STEADY = 3.0
 #: A regression loss from which its targets are large.
 LARGE_LOSS = 1e3
@@ -90,8 +90,9 @@ def _sign(kinds: set[str]) -> list[Remedy]:
 
 def _nonfinite(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
     growth = f.evidence.get("norm_growth_before", float("nan"))
-    thrown = kinds & {"update_too_large", "exploding_gradient", "weight_growth"}
-    if growth >= 10 or (thrown and not growth < STEADY):
+    thrown = bool(kinds & {"exploding_gradient", "weight_growth"})
+    steady = growth < STEADY and f.first_step - case.evidence.steps[0] >= FEW_STEPS
+    if growth >= 10 or thrown or ("update_too_large" in kinds and not steady):
         first = _sign(kinds) + _scaling(case, kinds) + ([cures.zero_grad()] if "summed" in kinds else [])
         if "poor_initialization" in kinds:
             first += _initialization(case)

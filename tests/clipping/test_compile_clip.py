@@ -55,7 +55,8 @@ def test_sparse_gradients_are_clipped_outside_the_graph():
     assert clip().item() == 13.0
     torch.testing.assert_close(dense.grad, torch.tensor([1.5, 2.0]))
     torch.testing.assert_close(sparse.grad.to_dense(), torch.tensor([0.0, 6.0, 0.0, 0.0]))
-    with pytest.raises(torch._dynamo.exc.Unsupported, match="sparse Tensor"):
+    reason = "sparse Tensor|leaves_graph"  # torch 2.10 names our function
+    with pytest.raises(torch._dynamo.exc.Unsupported, match=reason):
         torch.compile(lambda: gradkern.clip_grad_norm_([sparse], 1.0), backend="eager", fullgraph=True)()
 
 

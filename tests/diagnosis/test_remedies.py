@@ -84,6 +84,8 @@ class TestOrder:
         sick = changed(run, total_norm=norm, loss=loss)
         assert [f.kind for f in diagnose(sick)][:2] == ["nonfinite_gradient", "update_too_large"]
         assert actions(sick)[:2] == ["skip_nonfinite", "check_data"]
+        norm[5:], loss[5:] = np.nan, np.nan  # too soon to tell
+        assert actions(changed(run, total_norm=norm, loss=loss))[:2] == ["lower_lr", "find_lr"]
 
     def test_16_bit_weights_with_too_small_a_rate_need_a_larger_one_first(self):
         run = flat_loss(moving(healthy(), rest=0.0))

@@ -44,12 +44,21 @@ def test_engine(runs, case):
     assert history.facts["optimizers"][0]["class"] == "SGD"
 
 
-@pytest.mark.parametrize("name", ["transformers", "lightning"])
-def test_callbacks_of_frameworks_that_train_with_it(tmp_path, name):
-    run_ranks("zero_callbacks", tmp_path, name)
-    told = json.loads((tmp_path / f"{name}.json").read_text())
+FRAMEWORKS = ["transformers", "lightning"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("callbacks")
+    run_ranks("zero_callbacks", folder, *FRAMEWORKS)
+    return folder
+
+
+@pytest.mark.parametrize("name", FRAMEWORKS)
+def test_callbacks_of_frameworks_that_train_with_it(trained, name):
+    told = json.loads((trained / f"{name}.json").read_text())
     assert told["difference"] == 0
-    history = gradkern.History.open(tmp_path / name)
+    history = gradkern.History.open(trained / name)
     assert history.names == tuple(told["names"])
     assert history.steps.tolist() == [1, 2, 3]
     np.testing.assert_allclose(history.norm, told["norms"], rtol=1e-5)
