@@ -118,8 +118,8 @@ void test_changes() {
   };
   norm_of_first(nullptr);
   const std::vector<std::pair<const char*, std::function<void()>>> changes = {
-      {"pointer", [&] { refs[0].data = static_cast<float*>(refs[0].data) + 4; }},
       {"length", [&] { refs[0].numel = 290; }},
+      {"pointer", [&] { refs[0].data = static_cast<float*>(refs[0].data) + 4; }},
       {"type", [&] { refs[1].dtype = DType::kFloat16; }}};
   for (const auto& [name, change] : changes) {
     context = std::string("change of ") + name;
