@@ -28,8 +28,9 @@ class GradientCopies:
     Args:
         layout: shape and dtype of every gradient.
         device: of the gradients.
-        clipping: whether a call has something to clip. The limit then falls by a factor of 1 - 1e-4 from call
-            to call, so that every norm is above it and the gradients hardly change.
+        clipping: whether a call has something to clip. The limit then falls from call to call, by 1e-4 or,
+            with bfloat16, by 1e-2, so that every norm is above it. In bfloat16 torch rounds the norm and
+            the coefficient, and the gradients may be 4e-3 smaller than asked for.
     """
 
     def __init__(self, layout: Layout, clipping: bool, device: str | torch.device = "cpu") -> None:
@@ -38,7 +39,8 @@ class GradientCopies:
         self.lists = [_parameters(layout, device, seed) for seed in range(self.count)]
         start = min(float(get_total_norm(self.grads(i))) for i in range(self.count))
         #: What the next call is given as max_norm.
-        self.limits = falling(0.5 * start) if clipping else itertools.repeat(1e9)
+        step = 1e-2 if any(dtype is torch.bfloat16 for _, dtype in layout) else 1e-4
+        self.limits = falling(0.5 * start, step) if clipping else itertools.repeat(1e9)
 
     def grads(self, copy: int) -> list[Tensor]:
         """The gradients of one copy."""
@@ -55,11 +57,11 @@ class GradientCopies:
         }
 
 
-def falling(limit: float) -> Iterator[float]:
+def falling(limit: float, step: float = 1e-4) -> Iterator[float]:
     """Limits that the norm of every call slightly exceeds."""
     while True:
         yield limit
-        limit *= 1 - 1e-4
+        limit *= 1 - step
 
 
 def _parameters(layout: Layout, device: str | torch.device, seed: int) -> list[nn.Parameter]:

@@ -58,8 +58,7 @@ def build_info() -> dict[str, str]:
 
     Returns:
         A dict of texts: the version, the torch version it was built for, the compiler, the CPU instruction
-            sets
-        that were compiled and the one in use, and the CUDA version and architectures ("" without CUDA
+        sets that were compiled and the one in use, and the CUDA version and architectures ("" without CUDA
         kernels). Only the version if no compiled extension fits the installed torch.
     """
     return {"version": __version__, **({} if EXTENSION is None else EXTENSION.build_info())}
