@@ -255,19 +255,7 @@ def measure(
     report = torch.float64 if double and wide is torch.float64 else torch.float32
     what = "parameters" if names is None else "params"
     places = [place(operation, what, i, names) for i in range(len(grads))]
-    nothing = torch.zeros(0, dtype=wide, device=device)
-    values = [
-        nothing if g is None else named_magnitudes(where, g).to(device, wide)
-        for where, g in zip(places, grads)
-    ]
-
-    def rows(of: Callable[[Tensor], Tensor], dtype: torch.dtype) -> Tensor:
-        found = []
-        for where, x in zip(places, values):
-            with naming(where, x):
-                found.append(of(x))
-        return torch.stack(found).to(dtype) if found else torch.zeros(0, dtype=dtype, device=device)
-
+    rows = _rows_of(grads, places, torch.zeros(0, dtype=wide, device=device))
     factor = abs(inv_scale)
     norm_factor = 1.0 if norm_type == 0 else factor  # order 0 counts elements
     norm = rows(lambda x: vector_norm(x, norm_type), wide)
@@ -283,6 +271,30 @@ def measure(
         decision_norm=decision_norm(total, rounded),
         has_grad=tuple(g is not None for g in grads),
     )
+
+
+def _rows_of(
+    grads: Sequence[Tensor | None], places: Sequence[str], nothing: Tensor
+) -> Callable[[Callable[[Tensor], Tensor], torch.dtype], Tensor]:
+    """A function that applies another one to the magnitudes of every gradient: one row each.
+
+    Args:
+        places: what errors call the gradients.
+        nothing: the magnitudes of a missing gradient. All are converted to its device and dtype.
+    """
+    values = [
+        nothing if g is None else named_magnitudes(where, g).to(nothing.device, nothing.dtype)
+        for where, g in zip(places, grads)
+    ]
+
+    def rows(of: Callable[[Tensor], Tensor], dtype: torch.dtype) -> Tensor:
+        found = []
+        for where, x in zip(places, values):
+            with naming(where, x):
+                found.append(of(x))
+        return torch.stack(found).to(dtype) if found else nothing.to(dtype)
+
+    return rows
 
 
 def home(params: Sequence[Tensor], present: Sequence[Tensor]) -> torch.device:
