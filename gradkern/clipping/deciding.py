@@ -31,10 +31,15 @@ def as_policy(operation: str, name: str, policy: Any) -> Policy | None:
     """
     if policy is None or isinstance(policy, Policy):
         return policy
-    if isinstance(policy, type) or not hasattr(policy, "__float__"):
+    if isinstance(policy, type):
         raise TypeError(
-            f"[{operation}] {name}: expected a policy, a number or None, got "
-            f"{policy.__name__ if isinstance(policy, type) else type(policy).__name__}"
+            f"[{operation}] {name}: expected a policy, a number or None, got the class {policy.__name__}; "
+            f"pass an instance: {policy.__name__}()"
+        )
+    if not hasattr(policy, "__float__"):
+        raise TypeError(
+            f"[{operation}] {name}: expected a policy, a number or None, got {type(policy).__name__}; "
+            "policies are objects, such as gradkern.policies.ZClip()"
         )
     return GlobalNorm(as_limit(operation, name, policy))
 

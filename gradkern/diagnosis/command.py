@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 #: Version of the output of `--json`. It is raised if the meaning of a name changes.
 JSON_VERSION = 1
 FINE, SEVERE, UNREADABLE = 0, 1, 2
+#: Steps that most rules need.
+FEW = 10
 _STATUS = "The exit status is 1 if a finding is severe, 2 if the run cannot be read, and 0 otherwise."
 
 
@@ -51,6 +53,8 @@ def _run(arguments: argparse.Namespace) -> int:
         return UNREADABLE
     if arguments.json:
         print(json.dumps(document, indent=2, allow_nan=False))
+    elif not document["steps"]:
+        print(f"{heading}: there is nothing to judge")
     else:
         _show(heading, findings)
     return SEVERE if any(finding.severity == "severe" for finding in findings) else FINE
@@ -70,7 +74,8 @@ def as_json(history: History, findings: Sequence[Finding]) -> dict[str, Any]:
 
 def _heading(history: History) -> str:
     steps = f"steps {history.steps[0]}–{history.steps[-1]}" if len(history) else "no steps yet"
-    return f"{visible(str(history.path.parent), 200)}: {steps}, {len(history.names)} parameters"
+    few = " (most rules need at least 10 steps)" if 0 < len(history) < FEW else ""
+    return f"{visible(str(history.path.parent), 200)}: {steps}, {len(history.names)} parameters{few}"
 
 
 def _show(heading: str, findings: Sequence[Finding]) -> None:

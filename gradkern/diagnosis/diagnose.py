@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
 
 from gradkern.diagnosis.case import Case
 from gradkern.diagnosis.evidence import RunEvidence
@@ -11,34 +11,40 @@ from gradkern.diagnosis.load import read_evidence
 from gradkern.diagnosis.precedence import in_order
 from gradkern.diagnosis.remedies import with_remedies
 from gradkern.diagnosis.rules import RULES
-
-if TYPE_CHECKING:
-    from gradkern.history import History
+from gradkern.history.facade import History
 
 __all__ = ["diagnose"]
 
 
-def diagnose(run: History | RunEvidence) -> list[Finding]:
+def diagnose(run: History | RunEvidence | str | os.PathLike[str]) -> list[Finding]:
     """Find faults of a recorded run: vanishing gradients, dead units, steps that are too large, and so on.
 
     Args:
-        run: a `History`, or a `RunEvidence`.
+        run: a `History`, a `RunEvidence`, or the folder of a run.
 
     Returns:
         The findings, the most important first. Alarms come before findings that are only "info", and causes
         before their consequences. Empty if nothing was found.
 
     Raises:
-        HistoryError: the file of the run is damaged.
+        HistoryError: the folder holds no run, or its file is damaged.
+        TypeError: `run` is something else.
 
     Example:
-        >>> for finding in gradkern.diagnose(gradkern.History.open("runs/first")):
+        >>> for finding in gradkern.diagnose("runs/first"):
         ...     print(finding.severity, finding.title, finding.why)
 
     Notes:
         Needs no torch. Of the data of each parameter only a bounded part is read, so that the time does not
         grow with the length of the run (measured by benchmarks/bench_diagnose.py).
     """
+    if isinstance(run, (str, os.PathLike)):
+        with History.open(run) as history:
+            return diagnose(history)
+    if not isinstance(run, (History, RunEvidence)):
+        raise TypeError(
+            f"[diagnose] run: expected a History or the folder of a run, got {type(run).__name__}"
+        )
     evidence = run if isinstance(run, RunEvidence) else read_evidence(run)
     case = Case(evidence)
     found = [finding for rule in RULES for finding in rule(case)] if len(evidence.steps) else []

@@ -12,12 +12,13 @@ from gradkern.diagnosis.finding import MOST_REMEDIES, Finding
 MARKS = {"severe": "✗", "warning": "!", "info": "·"}
 COLORS = {"severe": "bold red", "warning": "bold yellow", "info": "dim"}
 HEALTHY = "Healthy: no rule found anything wrong."
+NO_ALARM = "Healthy: no alarm."
 
 
 def as_text(findings: Sequence[Finding]) -> str:
     """The findings as plain text."""
     alarms = [finding for finding in findings if finding.is_alarm]
-    lines = [*_block(alarms[0], MOST_REMEDIES), ""] if alarms else [HEALTHY, ""]
+    lines = [*_block(alarms[0], MOST_REMEDIES), ""] if alarms else [NO_ALARM if findings else HEALTHY, ""]
     rest = [finding for finding in findings if finding not in alarms[:1]]
     if rest:
         lines += ["Also seen:", ""]
@@ -49,12 +50,18 @@ def as_rich(findings: Sequence[Finding]) -> Any:
     from rich.text import Text
 
     alarms = [finding for finding in findings if finding.is_alarm]
-    parts: list[Any] = [_headline(alarms[0]) if alarms else Text(f"✓ {HEALTHY}", style="bold green")]
+    parts: list[Any] = [_headline(alarms[0]) if alarms else _healthy(findings)]
     rest = [finding for finding in findings if finding not in alarms[:1]]
     if rest:
         parts.append(Text("\nAlso seen", style="bold"))
         parts += [_line(finding) for finding in rest]
     return Group(*parts)
+
+
+def _healthy(findings: Sequence[Finding]) -> Any:
+    from rich.text import Text
+
+    return Text(f"✓ {NO_ALARM if findings else HEALTHY}", style="bold green")
 
 
 def _headline(finding: Finding) -> Any:

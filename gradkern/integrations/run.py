@@ -69,7 +69,8 @@ def model_of(params: Sequence[Tensor]) -> nn.Module | None:
     wanted = {id(p) for p in params}
     best, best_key = None, (0, 0, 0)
     for module in gc.get_objects():
-        if not isinstance(module, nn.Module):
+        # Not isinstance: it would ask objects that give a __class__ of their own.
+        if not issubclass(type(module), nn.Module):
             continue
         theirs = {id(p) for p in module.parameters()}
         common = len(theirs & wanted)
@@ -86,7 +87,7 @@ def optimizers_of(params: Sequence[Tensor]) -> list[torch.optim.Optimizer]:
     found: list[tuple[int, torch.optim.Optimizer]] = []
     for one in gc.get_objects():
         # Wrappers are optimizers by class only.
-        if isinstance(one, torch.optim.Optimizer) and "_optimizer_step_pre_hooks" in vars(one):
+        if issubclass(type(one), torch.optim.Optimizer) and "_optimizer_step_pre_hooks" in vars(one):
             owned = [rows[id(p)] for group in one.param_groups for p in group["params"] if id(p) in rows]
             if owned:
                 found.append((min(owned), one))

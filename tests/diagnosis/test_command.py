@@ -53,6 +53,21 @@ def test_a_healthy_run(well, capsys):
     assert "Healthy" in capsys.readouterr().out
 
 
+def test_an_empty_run_is_not_called_healthy(tmp_path, capsys):
+    gradkern.GradMonitor(torch.nn.Linear(2, 1), run_dir=tmp_path / "run").close()
+    assert main(["diagnose", str(tmp_path / "run")]) == 0
+    shown = capsys.readouterr().out
+    assert "there is nothing to judge" in shown and "Healthy" not in shown
+
+
+def test_a_folder_can_be_given(sick):
+    assert gradkern.diagnose(sick)[0].kind == gradkern.diagnose(str(sick))[0].kind == "vanishing_gradient"
+    with pytest.raises(
+        TypeError, match=r"\[diagnose\] run: expected a History or the folder of a run, got int"
+    ):
+        gradkern.diagnose(1)
+
+
 def test_without_rich(sick, capsys, monkeypatch):
     real = builtins.__import__
 
