@@ -301,6 +301,9 @@ class GradClipper:
                 grad_scaler.record(scaler, self._optimizer.stepped(optimizer), params, bad)
             verdict.raise_bad(measured, self._plan.names, "GradClipper.clip_")
         decision, groups = self._chosen.decide(stats, measured)
+        if self._chosen.may_skip_by_rows:
+            skip = route.agree_on_skip(decision.skip, self._ranks, bad.device)
+            decision = dataclasses.replace(decision, skip=skip)
         # The scaler skips the step, so that bad gradients are only unscaled.
         alone = inverse is not None and self.on_nonfinite == "propagate"
         judged = verdict.judge(decision, bad, "skip" if alone else self._treatment)

@@ -64,6 +64,11 @@ class ClipperPolicies:
         return any(policy is not None and policy.may_skip for policy in self.by_name.values())
 
     @property
+    def may_skip_by_rows(self) -> bool:
+        """Whether a policy can skip steps because of rows, which differ from pipeline stage to stage."""
+        return any(p is not None and p.may_skip and p.needs_rows for p in self.by_name.values())
+
+    @property
     def has_groups(self) -> bool:
         return self._selectors is not None
 

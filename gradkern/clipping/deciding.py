@@ -130,6 +130,9 @@ class NormGroups:
     def decide(self, stats: GradStats, measured: Measured) -> tuple[SettledDecision, GroupColumns]:
         """Let every group's policy decide.
 
+        Policies that go by the total norm also decide on pipeline stages that have no parameter of their
+        group, so that all stages skip the same steps and have the same state.
+
         Returns:
             One decision for all rows, and what is known of the groups.
         """
@@ -140,7 +143,9 @@ class NormGroups:
         skip: Tensor | None = None
         thresholds: list[float | Tensor | None] = [_limit(group.policy) for group in self.groups]
         for number, group in enumerate(self.groups):
-            if group.policy is None or type(group.policy) is GlobalNorm or not group.rows:
+            if group.policy is None or type(group.policy) is GlobalNorm:
+                continue
+            if not group.rows and group.policy.needs_rows:  # a pipeline stage without parameters of the group
                 continue
             found = group.policy.decide(_part(stats, group, rows[number], norms[number]))
             own = settled(found, len(group.rows), device, name_of(group.policy))

@@ -232,6 +232,22 @@ def agree(
     cache.plan, cache.names = together.plan, names
 
 
+def agree_on_skip(skip: Tensor | None, groups: RankGroups, device: torch.device) -> Tensor | None:
+    """Whether a rank of the groups skips the step: 0-d bool on every rank of them. One all-reduce of 4 bytes
+    per group.
+
+    Args:
+        skip: what this rank has decided; None means no.
+        device: where to return it.
+    """
+    given = [group for group in (groups.process_group, groups.pp_group) if group is not None]
+    if not given:
+        return skip
+    from gradkern.distributed.reduce import any_rank
+
+    return any_rank(torch.zeros((), dtype=torch.bool, device=device) if skip is None else skip, given)
+
+
 def _together(*args: Any, **options: Any) -> Any:
     from gradkern.distributed.measure import Distributed
 

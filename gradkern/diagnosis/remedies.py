@@ -85,6 +85,12 @@ def _sign(kinds: set[str]) -> list[Remedy]:
     return [cures.check_sign()] if "uphill" in kinds else []
 
 
+def _skip(case: Case) -> list[Remedy]:
+    """Unless the run skips all steps with inf and NaN already."""
+    bad = ~np.isfinite(case.evidence.total_norm)
+    return [] if bad.any() and case.evidence.skipped[bad].all() else [cures.skip_nonfinite()]
+
+
 # ---- by kind ----
 
 
@@ -97,8 +103,8 @@ def _nonfinite(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
         if "poor_initialization" in kinds:
             first += _initialization(case)
         lower = [step_cures.lower_lr(case), step_cures.find_lr(), step_cures.clip(case, hold=True)]
-        return [*first, *_decay(kinds), *lower, cures.skip_nonfinite()]
-    return [cures.skip_nonfinite(), cures.check_data(f), step_cures.clip(case)]
+        return [*first, *_decay(kinds), *lower, *_skip(case)]
+    return [*_skip(case), cures.check_data(f), step_cures.clip(case)]
 
 
 def _underflow(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from gradkern.distributed.groups import group_device
 from gradkern.distributed.packed import (
     POWER_HI,
     POWER_LO,
@@ -34,6 +35,14 @@ def _all_reduce(tensor: Tensor, operation: str, group: dist.ProcessGroup) -> Ten
 def all_reduce_(tensor: Tensor, operation: dist.ReduceOp.RedOpType, group: dist.ProcessGroup) -> None:
     """All-reduce in place, which costs less on the host."""
     dist.all_reduce(tensor, op=operation, group=group)
+
+
+def any_rank(flag: Tensor, groups: Sequence[dist.ProcessGroup]) -> Tensor:
+    """0-d bool: whether the flag is set on any rank of the groups. One all-reduce of 4 bytes per group."""
+    device, number = flag.device, flag.int()
+    for group in groups:
+        number = _all_reduce(number.to(group_device(group)), "max", group)
+    return number.to(device) > 0
 
 
 def reduce_total(packed: Packed, groups: Sequence[dist.ProcessGroup], norm_type: float) -> Packed:

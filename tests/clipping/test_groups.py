@@ -257,14 +257,44 @@ def test_an_iterator_as_a_selector_survives_a_model_that_grows():
     assert stats.groups["a"].names == ("0.weight", "0.bias") and len(stats.groups["rest"].names) == 4
 
 
-def test_a_gradient_that_value_does_not_take_is_refused_before_any_group_is_scaled():
-    model = nn.ParameterDict({"a": torch.zeros(2), "b": torch.zeros(2, dtype=torch.complex64)})
-    for p in model.values():
-        p.grad = torch.full_like(p, 5.0)
-    clipper = gradkern.GradClipper(model, groups={"a": ("a", 0.1), "b": ("b", Value(1.0))})
-    with pytest.raises(TypeError, match=r"'b'\)?: expected a real gradient for the policy Value"):
+UNSERVED = {
+    "complex": (Value(1.0), lambda: torch.full((2, 2), 5.0 + 1j), "expected a real gradient for the policy"),
+    "uncoalesced": (
+        Value(1.0),
+        lambda: torch.sparse_coo_tensor(torch.tensor([[1, 1]]), torch.full((2, 2), 5.0), (2, 2)),
+        "expected a dense or a coalesced sparse gradient for the policy Value",
+    ),
+    "csr": (AGC(), lambda: torch.eye(2).to_sparse_csr(), "expected a strided or sparse COO gradient"),
+    "rows in one place": (
+        AGC(),
+        lambda: torch.ones(1, 2).expand(2, 2),
+        "expected a gradient whose elements share no memory",
+    ),
+    "columns in one place": (
+        AGC(units="optax"),
+        lambda: torch.ones(2, 1).expand(2, 2),
+        "expected a gradient whose elements share no memory",
+    ),
+}
+"""Gradients that a policy which changes elements does not take."""
+
+
+@pytest.mark.parametrize("slow", [False, True])
+@pytest.mark.parametrize(("policy", "gradient", "message"), UNSERVED.values(), ids=UNSERVED)
+def test_what_a_policy_does_not_take_is_refused_before_anything_changes(policy, gradient, message, slow):
+    bad = gradient()
+    weight = torch.zeros(2, 2, dtype=bad.dtype)
+    model = nn.ParameterDict(
+        {"a": torch.zeros(2), "b": weight.to_sparse_csr() if bad.layout is torch.sparse_csr else weight}
+    )
+    model["a"].grad, model["b"].grad = torch.full((2,), 5.0), bad
+    memory = AutoClip()
+    groups = {"a": ("a", memory if not slow else gradkern.policies.custom(lambda stats: 0.5))}
+    clipper = gradkern.GradClipper(model, groups={**groups, "b": ("b", policy)})
+    with pytest.raises((TypeError, ValueError), match=rf"'b'\)?: {message}"):
         clipper.clip_()
     assert model["a"].grad.tolist() == [5.0, 5.0]
+    assert memory.state_dict().get("state", torch.zeros(1))[0] == 0
 
 
 @pytest.mark.parametrize("route", ["scaler", "custom"])

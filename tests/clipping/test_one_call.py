@@ -202,15 +202,17 @@ def test_facts_are_the_same_object_until_a_setting_changes():
 
 
 WRONG = {
-    "constants": ([("zclip", (1.0,), None, None, None)], "constants: expected 8"),
+    "constants": (("zclip", (1.0,), None, None, None), None, "constants: expected 8"),
     "state": (
-        [("autoclip", (10.0, 5.0), torch.zeros(3), None, None)],
+        ("autoclip", (10.0, 5.0), torch.zeros(3), None, None),
+        None,
         "state: expected float64 of length 11",
     ),
-    "rows": ([("nothing", (), None, torch.tensor([7]), None)], "rows: expected positions up to 2, got 7"),
-    "layers": ([("global_norm", (1.0,), None, None, torch.tensor([0]))], "layers: expected one a row"),
+    "rows": (("nothing", (), None, None, None), torch.tensor([7]), "rows: expected positions up to 2, got 7"),
+    "layers": (("global_norm", (1.0,), None, torch.tensor([0]), None), None, "layers: expected one a row"),
     "limit": (
-        [("global_norm", (-1.0,), None, None, None)],
+        ("global_norm", (-1.0,), None, None, None),
+        None,
         "max_norm: expected a number that is not negative",
     ),
 }
@@ -218,10 +220,10 @@ WRONG = {
 
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong_arguments_change_nothing(name):
-    groups, message = WRONG[name]
+    native, rows, message = WRONG[name]
     params = [nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))]
     for p in params:
         p.grad = torch.full((2,), 5.0)
     with pytest.raises(ValueError, match=message):
-        C.clip_by_groups(params, groups, 2.0, "propagate", False, None)
+        C.clip_by_groups(params, [native], [rows], 2.0, "propagate", False, ("a", "b"))
     assert all(p.grad.tolist() == [5.0, 5.0] for p in params)

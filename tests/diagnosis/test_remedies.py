@@ -84,6 +84,7 @@ class TestOrder:
         sick = changed(run, total_norm=norm, loss=loss)
         assert [f.kind for f in diagnose(sick)][:2] == ["nonfinite_gradient", "update_too_large"]
         assert actions(sick)[:2] == ["skip_nonfinite", "check_data"]
+        assert actions(changed(sick, skipped=np.isnan(norm)))[0] == "check_data"
         norm[5:], loss[5:] = np.nan, np.nan  # too soon to tell
         assert actions(changed(run, total_norm=norm, loss=loss))[:2] == ["lower_lr", "find_lr"]
 

@@ -9,7 +9,17 @@ import torch
 import torch.distributed as dist
 
 import gradkern
-from gradkern.policies import AGC, AdaGC, AutoClip, PerLayerNorm, Value, ZClip
+from gradkern.policies import (
+    AGC,
+    AdaGC,
+    AutoClip,
+    Decision,
+    PerLayerNorm,
+    SkipOutliers,
+    Value,
+    ZClip,
+    custom,
+)
 from tests.distributed import models
 
 GROUPS = {
@@ -100,6 +110,46 @@ def test_groups_over_pipeline_stages(ranks):
     size = sum(p.numel() for p in models.build(blocks=1).parameters())
     for answer in ranks(2)(pipeline_job):
         assert answer == pytest.approx({"first": math.sqrt(size), "second": math.sqrt(size)}, rel=1e-6)
+
+
+SKIPPING = {
+    "outliers": lambda: SkipOutliers(4.0, 8, min_steps=4),
+    "custom": lambda: custom(lambda stats: Decision(1.0, stats.norm.amax() > 100)),
+}
+
+
+def pipeline_skip_job(policy: str, holds: str, on_nonfinite: str) -> list[tuple[bool, bool, dict]]:
+    """Each stage has another parameter, and a group or the whole model skips for that of the first."""
+    rank = dist.get_rank()
+    param = torch.nn.Parameter(torch.zeros(4))
+    groups = {"first": ("0.*", SKIPPING[policy]()), "rest": ("*", None)}
+    options = {"groups": groups} if holds == "group" else {"policy": SKIPPING[policy]()}
+    optimizer = torch.optim.SGD([param], lr=1.0, fused=True)
+    clipper = gradkern.GradClipper(
+        [(f"{rank}.weight", param)],
+        **options,
+        pp_group=dist.group.WORLD,
+        on_nonfinite=on_nonfinite,
+        optimizer=optimizer,
+    )
+    found = []
+    for size in (1.0, 1.1, 0.9, 1.0, 1000.0, 1.0):
+        param.grad = torch.full((4,), 1.0 if rank else size)
+        before = param.detach().clone()
+        skip = clipper.clip_().skip_step
+        optimizer.step()
+        state = {k: v["state"].tolist() for k, v in clipper.state_dict().items() if v}
+        found.append((bool(skip), torch.equal(before, param), state))
+    return found
+
+
+@pytest.mark.parametrize("on_nonfinite", ["propagate", "skip"])
+@pytest.mark.parametrize("holds", ["group", "model"])
+@pytest.mark.parametrize("policy", SKIPPING)
+def test_stages_of_a_pipeline_skip_together(ranks, policy, holds, on_nonfinite):
+    one, other = ranks(2)(pipeline_skip_job, policy=policy, holds=holds, on_nonfinite=on_nonfinite)
+    assert one == other
+    assert [step[:2] for step in one] == [(False, False)] * 4 + [(True, True), (False, False)]
 
 
 def counts_job(on_nonfinite: str) -> list[list[int]]:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import gradkern
-from gradkern.policies import AGC, AutoClip, ZClip
+from gradkern.policies import AGC, AdaGC, AutoClip, ZClip
 from tests.integrations.installed import framework, without_torchvision
 
 rng = np.random.default_rng(1)
@@ -67,6 +67,21 @@ def test_zclip(mode, max_norm):
         ours.clip_()
         theirs.step(models[1])
         assert_alike(models, rtol=1e-4)  # the package measures in float32
+
+
+def test_adagc_of_pytorch_optimizer():
+    """Its warm-up is a step shorter than its `warmup_steps`. The means are those of clipped gradients."""
+    package = framework("pytorch_optimizer.optimizer.adagc")
+    models = pair()
+    ours = gradkern.GradClipper(models[0], policy=AdaGC(warmup_steps=10))
+    theirs = package.AdaGC(models[1].parameters(), lr=1e-3, warmup_steps=11, weight_decay=0.0)
+    for step, norm in enumerate(NORMS):
+        fill(models, norm, step)
+        ours.clip_()
+        theirs.step()
+        means = ours.state_dict()[""]["state"][1:]
+        expected = torch.stack([theirs.state[p]["gamma"] for p in models[1].parameters()])
+        torch.testing.assert_close(means, expected.double(), rtol=1e-4, atol=0)
 
 
 SHAPES = [(7,), (5, 7), (3, 4, 5), (2, 3, 4, 5)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gradkern.clipping.policies.checks import at_least, within
+from gradkern.clipping.policies.checks import at_least, whole, within
 from gradkern.clipping.policies.decision import Decision
 from gradkern.clipping.policies.stateful import StepPolicy
 from gradkern.kernels.policy_steps import policy_step
@@ -43,7 +43,7 @@ class AdaGC(StepPolicy):
         self.beta = within("AdaGC", "beta", beta, 0.0, 1.0)
         self.lambda_abs = at_least("AdaGC", "lambda_abs", lambda_abs, 0.0)
         self.lambda_rel = at_least("AdaGC", "lambda_rel", lambda_rel, 0.0)
-        self.warmup_steps = int(at_least("AdaGC", "warmup_steps", warmup_steps, 0))
+        self.warmup_steps = whole("AdaGC", "warmup_steps", warmup_steps, 0)
 
     def constants(self) -> tuple[float, ...]:
         return self.beta, self.lambda_abs, self.lambda_rel, self.warmup_steps

@@ -81,6 +81,13 @@ class AGC(ElementPolicy):
                     f"{where}: expected a strided or sparse COO gradient for the policy AGC, got layout "
                     f"{grad.layout}"
                 )
+            if grad.layout is torch.strided and any(
+                n > 1 and step == 0 for n, step in zip(grad.shape, grad.stride())
+            ):
+                raise ValueError(
+                    f"{where}: expected a gradient whose elements share no memory for the policy AGC, got an "
+                    "expanded one; call .contiguous() on it"
+                )
 
     def apply_(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gradkern.clipping.policies.checks import at_least, within
+from gradkern.clipping.policies.checks import whole, within
 from gradkern.clipping.policies.stateful import StepPolicy
 
 
@@ -28,7 +28,7 @@ class AutoClip(StepPolicy):
 
     def __init__(self, percentile: float = 10.0, window: int = 1000) -> None:
         self.percentile = within("AutoClip", "percentile", percentile, 0.0, 100.0)
-        self.window = int(at_least("AutoClip", "window", window, 1))
+        self.window = whole("AutoClip", "window", window, 1)
 
     def constants(self) -> tuple[float, ...]:
         return self.percentile, self.window

@@ -23,7 +23,8 @@ class Policy(ABC):
     """
 
     may_skip: bool = False
-    """Whether the policy can decide to skip a step."""
+    """Whether the policy can decide to skip a step. If one that also `needs_rows` skips on one rank of
+    `process_group` or `pp_group`, whose rows differ, all of them skip."""
     needs_rows: bool = False
     """Whether the policy uses the norms of single rows. They are then also kept in float64."""
     one_factor: bool = True

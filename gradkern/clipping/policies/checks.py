@@ -29,3 +29,15 @@ def at_least(policy: str, name: str, value: Any, low: float) -> float:
     if number < low:
         raise ValueError(f"[{policy}] {name}: expected a number of at least {low:g}, got {number!r}")
     return number
+
+
+def whole(policy: str, name: str, value: Any, least: int) -> int:
+    """`value` as an integer of at least `least`.
+
+    Raises:
+        TypeError, ValueError: it is not such an integer.
+    """
+    number = as_number(policy, name, value)
+    if number < least or not number.is_integer():
+        raise ValueError(f"[{policy}] {name}: expected an integer of at least {least}, got {value!r}")
+    return int(number)

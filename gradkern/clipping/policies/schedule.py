@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gradkern.clipping.policies.base import Policy
-from gradkern.clipping.policies.checks import at_least
+from gradkern.clipping.policies.checks import whole
 from gradkern.clipping.policies.decision import Decision
 from gradkern.clipping.policies.global_norm import GlobalNorm
 from gradkern.clipping.policies.native import NativePolicy
@@ -50,7 +50,7 @@ class Schedule(Policy):
             TypeError, ValueError: a limit is not a number of at least 0, or `steps` is below 1.
         """
         first, last = as_limit("Schedule", "start", start), as_limit("Schedule", "end", end)
-        count = int(at_least("Schedule", "steps", steps, 1))
+        count = whole("Schedule", "steps", steps, 1)
         return cls(lambda step: first + (last - first) * min(1.0, step / count))
 
     def decide(self, stats: GradStats) -> Decision:
@@ -75,4 +75,4 @@ class Schedule(Policy):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if set(state) != {"step"}:
             raise ValueError(f"[Schedule.load_state_dict] state: expected {{'step': …}}, got {sorted(state)}")
-        self._step[0] = int(at_least("Schedule.load_state_dict", "step", state["step"], 0))
+        self._step[0] = whole("Schedule.load_state_dict", "step", state["step"], 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from gradkern.clipping.policies.checks import at_least
+from gradkern.clipping.policies.checks import at_least, whole
 from gradkern.clipping.policies.decision import Decision
 from gradkern.clipping.policies.stateful import StepPolicy
 from gradkern.kernels.policy_steps import policy_step
@@ -47,9 +47,9 @@ class SkipOutliers(StepPolicy):
         admit_outliers: bool = False,
     ) -> None:
         self.sigma = at_least("SkipOutliers", "sigma", sigma, 0.0)
-        self.window = int(at_least("SkipOutliers", "window", window, 2))
+        self.window = whole("SkipOutliers", "window", window, 2)
         least = max(2, self.window // 2) if min_steps is None else min_steps
-        self.min_steps = int(at_least("SkipOutliers", "min_steps", least, 2))
+        self.min_steps = whole("SkipOutliers", "min_steps", least, 2)
         self.max_norm: float = as_limit("SkipOutliers", "max_norm", max_norm)
         self.admit_outliers = bool(admit_outliers)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from gradkern.clipping.policies.base import ElementPolicy
@@ -22,7 +23,7 @@ class Value(ElementPolicy):
 
     Raises:
         TypeError, ValueError: an invalid argument. In `GradClipper.clip_`, TypeError if a gradient is
-            complex.
+            complex, or sparse and not coalesced.
     """
 
     def __init__(self, clip_value: float = 1.0) -> None:
@@ -39,6 +40,12 @@ class Value(ElementPolicy):
                 raise TypeError(
                     f"[{operation}] '{name}': expected a real gradient for the policy Value (complex numbers "
                     f"have no order), got {grad.dtype}"
+                )
+            if grad is not None and grad.layout is torch.sparse_coo and not grad.is_coalesced():
+                raise TypeError(
+                    f"[{operation}] '{name}': expected a dense or a coalesced sparse gradient for the policy "
+                    "Value, got an uncoalesced one (its duplicate indices add up after clamping); call "
+                    ".coalesce() on it"
                 )
 
     def apply_(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from gradkern.clipping.policies.checks import at_least, within
+from gradkern.clipping.policies.checks import at_least, whole, within
 from gradkern.clipping.policies.stateful import StepPolicy
 from gradkern.params.arguments import as_limit
 
@@ -56,7 +56,7 @@ class ZClip(StepPolicy):
             raise ValueError(f"[ZClip] mode: expected one of {', '.join(_MODES)}, got {mode!r}")
         self.alpha = within("ZClip", "alpha", alpha, 0.0, 1.0)
         self.z_thresh = at_least("ZClip", "z_thresh", z_thresh, 0.0)
-        self.warmup_steps = int(at_least("ZClip", "warmup_steps", warmup_steps, 1))
+        self.warmup_steps = whole("ZClip", "warmup_steps", warmup_steps, 1)
         self.mode = mode
         self.max_norm: float = as_limit("ZClip", "max_norm", max_norm)
         self.clip_factor = at_least("ZClip", "clip_factor", clip_factor, 0.0)
