@@ -347,7 +347,7 @@ def test_what_is_set_between_steps_is_checked():
     clipper = gradkern.GradClipper([param], 1.0)
     with pytest.raises(ValueError, match=r"\[GradClipper\] max_norm: expected a number, got NaN"):
         clipper.max_norm = math.nan
-    with pytest.raises(ValueError, match=r"\[GradClipper\] max_norm: expected a number, got 'much'"):
+    with pytest.raises(TypeError, match=r"\[GradClipper\] max_norm: expected a number, got 'much'"):
         clipper.max_norm = "much"
     with pytest.raises(ValueError, match=r"on_nonfinite: expected one of propagate, .*, got 'rase'"):
         clipper.on_nonfinite = "rase"

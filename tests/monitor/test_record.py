@@ -121,7 +121,7 @@ WRONG = [
     ({"loss": "low"}, TypeError, "loss: expected one real number, got 'low'"),
     ({"after_clip": "yes"}, TypeError, "after_clip: expected True, False or None, got 'yes'"),
     ({"after_clip": []}, TypeError, "after_clip: expected True, False or None, got []"),
-    ({"inv_scale": "x"}, ValueError, "inv_scale: expected a number, got 'x' (str)"),
+    ({"inv_scale": "x"}, TypeError, "inv_scale: expected a number, got 'x' (str)"),
     ({"inv_scale": 0}, ValueError, "inv_scale: expected a positive finite number, got 0.0"),
     ({"inv_scale": -1.0}, ValueError, "inv_scale: expected a positive finite number, got -1.0"),
     ({"inv_scale": float("nan")}, ValueError, "inv_scale: expected a number, got NaN"),
@@ -409,7 +409,7 @@ def test_names_that_stand_twice_get_a_number(tmp_path, names, shown):
 def test_two_monitors_on_one_run_are_refused(tmp_path, model):
     with (
         GradMonitor(model, None, tmp_path),
-        pytest.raises(HistoryError, match=r"another monitor is recording to it; use .*notebook: \.close\(\)"),
+        pytest.raises(HistoryError, match=r"another monitor is recording.*notebook: call \.close\(\)"),
     ):
         GradMonitor(model, None, tmp_path)
     GradMonitor(model, None, tmp_path).close()

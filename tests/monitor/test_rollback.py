@@ -192,5 +192,5 @@ def test_a_finding_within_the_cool_down_is_dropped():
 
 
 def test_a_guard_in_a_model_says_where_to_keep_it():
-    with pytest.raises(TypeError, match="state_dict in the checkpoint"):
+    with pytest.raises(TypeError, match=r"state_dict\(\) in the checkpoint"):
         copy.deepcopy(gradkern.RollbackGuard(lambda: None))
