@@ -7,8 +7,10 @@ arguments; what it raises on any rank is raised in the test, with the rank's tra
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
+import random
 import socket
 import tempfile
 import traceback
@@ -111,7 +113,9 @@ class Ranks:
 
 
 def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port: int = s.getsockname()[1]
-        return port
+    """A port that no connection takes meanwhile: below those that Linux gives out by itself (32768 on)."""
+    while True:
+        port = random.SystemRandom().randrange(15_000, 32_000)
+        with socket.socket() as s, contextlib.suppress(OSError):
+            s.bind(("127.0.0.1", port))
+            return port
