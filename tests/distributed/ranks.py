@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import multiprocessing
 import os
 import random
 import socket
 import tempfile
 import traceback
 from collections.abc import Callable
+from multiprocessing.connection import wait
 from typing import Any
 
 import torch.multiprocessing as mp
@@ -119,3 +121,23 @@ def free_port() -> int:
         with socket.socket() as s, contextlib.suppress(OSError):
             s.bind(("127.0.0.1", port))
             return port
+
+
+def run_forked(target: Callable[..., None], world: int, *arguments: object) -> int:
+    """Run ``target(rank, world, *arguments)`` on every rank; the exit status tells whether one has failed.
+
+    The others are ended then: they would wait for it.
+    """
+    context = multiprocessing.get_context("fork")
+    ranks = [context.Process(target=target, args=(rank, world, *arguments)) for rank in range(world)]
+    for rank in ranks:
+        rank.start()
+    running = {rank.sentinel: rank for rank in ranks}
+    while running:
+        for sentinel in wait(list(running)):
+            ended = running.pop(sentinel)
+            ended.join()
+            if ended.exitcode:
+                for rank in running.values():
+                    rank.terminate()
+    return max(abs(rank.exitcode or 0) for rank in ranks)

@@ -7,7 +7,6 @@ gradient buffers, optimizers and process groups are Megatron's own.
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import sys
 import warnings
@@ -16,7 +15,7 @@ from pathlib import Path
 import torch
 from torch.overrides import TorchFunctionMode
 
-from tests.distributed.ranks import free_port
+from tests.distributed.ranks import free_port, run_forked
 
 torch.set_num_threads(1)
 warnings.simplefilter("ignore")
@@ -164,15 +163,7 @@ def as_rank(rank, world, port, folder, cases):
 
 def main(folder, world, cases):
     """Run the ranks; the exit status tells whether one has failed."""
-    context, port = multiprocessing.get_context("fork"), free_port()
-    ranks = [
-        context.Process(target=as_rank, args=(rank, world, port, folder, cases)) for rank in range(world)
-    ]
-    for rank in ranks:
-        rank.start()
-    for rank in ranks:
-        rank.join()
-    return max(abs(rank.exitcode) for rank in ranks)
+    return run_forked(as_rank, world, free_port(), folder, cases)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ attention; and the process groups keep their timeouts, since torch 2.13 has no `
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import sys
 import time
@@ -61,7 +60,7 @@ from torchtitan.models import llama3, qwen3  # noqa: E402
 from torchtitan.models.common.attention import FlexAttention  # noqa: E402
 from torchtitan.trainer import Trainer  # noqa: E402
 
-from tests.distributed.ranks import free_port  # noqa: E402
+from tests.distributed.ranks import free_port, run_forked  # noqa: E402
 
 
 def causal_attention(query, key, value, *, scale, enable_gqa, **_):
@@ -249,6 +248,7 @@ def train(mode, folder, monitor):
 
 
 def as_rank(rank, world, ports, folder, modes):
+    ports = iter(ports)
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world))
     os.environ.update(MASTER_ADDR="127.0.0.1", GLOO_SOCKET_IFNAME="lo")
     for mode in modes:
@@ -264,16 +264,8 @@ def as_rank(rank, world, ports, folder, modes):
 
 def main(folder, world, modes):
     """Run the ranks; the exit status tells whether one has failed."""
-    context, ports = multiprocessing.get_context("fork"), [free_port() for _ in range(2 * len(modes))]
-    ranks = [
-        context.Process(target=as_rank, args=(rank, world, iter(ports), folder, modes))
-        for rank in range(world)
-    ]
-    for rank in ranks:
-        rank.start()
-    for rank in ranks:
-        rank.join()
-    return max(abs(rank.exitcode) for rank in ranks)
+    ports = [free_port() for _ in range(2 * len(modes))]
+    return run_forked(as_rank, world, ports, folder, modes)
 
 
 if __name__ == "__main__":

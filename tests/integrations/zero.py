@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import multiprocessing
 import os
 import sys
 from pathlib import Path
@@ -19,7 +18,7 @@ import deepspeed.comm.torch  # noqa: E402
 import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: E402 - here, and not in every rank
 from deepspeed.accelerator import get_accelerator  # noqa: E402
 
-from tests.distributed.ranks import free_port  # noqa: E402
+from tests.distributed.ranks import free_port, run_forked  # noqa: E402
 
 # It would compile its shared-memory operation at the first use. (`deepspeed.comm.torch` is torch itself.)
 sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None
@@ -123,15 +122,7 @@ def as_rank(rank, world, port, folder, cases):
 
 def main(folder, world, cases):
     """Run the ranks; the exit status tells whether one has failed."""
-    context, port = multiprocessing.get_context("fork"), free_port()
-    ranks = [
-        context.Process(target=as_rank, args=(rank, world, port, folder, cases)) for rank in range(world)
-    ]
-    for rank in ranks:
-        rank.start()
-    for rank in ranks:
-        rank.join()
-    return max(abs(rank.exitcode) for rank in ranks)
+    return run_forked(as_rank, world, free_port(), folder, cases)
 
 
 if __name__ == "__main__":
