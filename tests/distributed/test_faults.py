@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.distributed.ranks import fork_context
+from tests.distributed.ranks import fork_context, run_forked
 
 TIMEOUT = 15.0
 
@@ -64,3 +64,16 @@ def test_the_others_get_an_error(fault):
     if fault == "dies":
         expected += ["closed by peer", "reset by peer"]
     assert any(part in message for part in expected), message
+
+
+def _leaves(rank: int, world: int, failing: int | None) -> None:
+    if rank == failing:
+        os._exit(3)
+    time.sleep(0 if failing is None else 60)
+
+
+def test_a_failing_rank_ends_the_others():
+    begin = time.monotonic()
+    assert run_forked(_leaves, 3, None) == 0
+    assert run_forked(_leaves, 3, 1) != 0
+    assert time.monotonic() - begin < 30
