@@ -170,9 +170,11 @@ def _forward(case: Case) -> list[Finding]:
 
 
 def _typical(values: Floats) -> float:
-    """The least of the first steps, with its sign; 0 where they differ in sign. The estimate of one step is
-    wrong where the terms of a bias's gradient cancel over the batch."""
+    """The least of the first steps (of two for a signal that fades, since training mends that soon), with its
+    sign; 0 where they differ in sign. The estimate of one step is wrong where the terms of a bias's gradient
+    cancel over the batch."""
     known = values[np.isfinite(values)]
+    known = known[:2] if (known[:2] < 0).all() else known
     if not len(known) or known.min() * known.max() <= 0:
         return 0.0
     return float(known[np.abs(known).argmin()])
