@@ -24,7 +24,7 @@ _started = threading.local()
 
 
 class GradkernWarning(UserWarning):
-    """The category of all warnings of gradkern, for what is legal but almost certainly a mistake.
+    """The category of all warnings of gradkern, which are about likely mistakes.
 
     Every message says what to do. Warnings are also logged to ``logging.getLogger("gradkern")``.
 

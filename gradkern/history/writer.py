@@ -25,10 +25,10 @@ from gradkern.history.rows import (
     EventRow,
     FactsRow,
     HistogramRow,
-    LookRow,
     Row,
     StepRow,
     WeightsRow,
+    ZerosRow,
 )
 from gradkern.history.summary import row_buckets, stored_buckets
 
@@ -59,7 +59,7 @@ class HistoryWriter:
         self.folder = folder
         self._file = folder / format.DATABASE
         self._stale = True
-        if database.look(folder):
+        if database.has_run(folder):
             self._restore(check)  # finds damage before the file is changed
         self._db, self.journal = database.connect_writer(folder, journal)
         try:
@@ -236,7 +236,7 @@ class HistoryWriter:
                 batch.add_step(self._next_seq, self._branch, self._layout_id(row.layout), row)
                 self._next_seq += 1
                 batch.add_summaries(self._recent.add(row, len(self._position)))
-            elif isinstance(row, (WeightsRow, HistogramRow, LookRow)):
+            elif isinstance(row, (WeightsRow, HistogramRow, ZerosRow)):
                 batch.add_periodic(self._branch, self._layout_id(row.layout), row)
             else:
                 batch.add_other(self._branch, row)

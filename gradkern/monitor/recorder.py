@@ -26,7 +26,7 @@ from gradkern.monitor.queue import CaptureQueue
 from gradkern.monitor.step_events import StepEvents
 from gradkern.monitor.warned import Warned
 
-#: Seconds between two looks at the queue, by journal mode. A step does not wake the thread, because that
+#: Seconds between two checks of the queue, by journal mode. A step does not wake the thread, because that
 #: would cost the training thread a system call and the GIL.
 INTERVAL = {"WAL": 0.2, "TRUNCATE": 1.0}
 #: Seconds between two notes about the cost of the monitor itself.

@@ -45,7 +45,7 @@ class Options:
 
 @dataclass(frozen=True)
 class _Target:
-    """Where the statistics of a part go, looked up once."""
+    """Where the statistics of a part go."""
 
     capture: Callable[..., Capture]
     """`StepCapture`, of the same arguments."""
@@ -158,12 +158,12 @@ class Recording:
         if is_new:
             self._joiner.release()
         for capture in self._targets[part].members:
-            capture.periodic.begin(number)
+            capture.weights.begin(number)
 
     def leave_out(self, part: Part) -> None:
         """A step was left out because of `every`."""
         for capture in self._targets[part].members:
-            capture.periodic.recorded(None)
+            capture.weights.recorded(None)
 
     def add(
         self,
@@ -206,13 +206,13 @@ class Recording:
         """Continue after a step, which may be an earlier one."""
         self._joiner.release()
         for capture in self._captures.values():
-            capture.periodic.resume(number)
+            capture.weights.resume(number)
 
     def close(self) -> None:
         """Write everything that was recorded, and stop listening to the optimizers."""
         try:
             for capture in self._captures.values():
-                capture.periodic.close()
+                capture.weights.close()
             self._joiner.release()
         finally:
             self.recorder.close()
@@ -220,4 +220,4 @@ class Recording:
     def detach(self) -> None:
         """Stop listening to the optimizers; nothing is written."""
         for capture in self._captures.values():
-            capture.periodic.detach()
+            capture.weights.detach()

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from gradkern._util.names import common_prefix
 from gradkern._util.text import visible
 from gradkern.diagnosis import Finding, Notice, diagnose, notice_of
-from gradkern.diagnosis.watchdog import next_look
+from gradkern.diagnosis.watchdog import next_diagnosis
 from gradkern.history import format
 from gradkern.history.facade import History
 from gradkern.history.format import HistoryError
@@ -86,9 +86,9 @@ class Snapshot:
 
     def same_as(self, other: Snapshot) -> bool:
         """Whether both would be drawn alike."""
-        return self._looks() == other._looks()
+        return self._appearance() == other._appearance()
 
-    def _looks(self) -> tuple[object, ...]:
+    def _appearance(self) -> tuple[object, ...]:
         return self.records, self.step, self.status, self.note, self.changes, self.headline, self.happened
 
 
@@ -208,7 +208,7 @@ class Watcher:
         """The headline. The run is diagnosed again after enough new steps, within a share of the time."""
         records, now = len(history), time.monotonic()
         went_back = records < self._diagnosed
-        due = went_back or records >= next_look(self._diagnosed) or (ended and records > self._diagnosed)
+        due = went_back or records >= next_diagnosis(self._diagnosed) or (ended and records > self._diagnosed)
         if due and now >= self._diagnose_at:
             alarms = [finding for finding in diagnose(history) if finding.is_alarm]
             self._headline = alarms[0] if alarms else None
