@@ -82,7 +82,7 @@ def _differences(history: History, plan: Plan, modules: Mapping[str, torch.nn.Mo
     for layout in history.layouts.values():
         for name, shape in _shapes(layout).items():
             recorded.setdefault(name, set()).add(shape)
-    known = history.facts.get("modules")
+    known = history.facts.get("modules") or {}
     complete = isinstance(known, dict) and 0 < len(known) < MOST_MODULES
     new = tuple(f"{name}." for name in modules_of(modules) if name not in known) if complete else ()
     for name, shape in model.items():
@@ -91,7 +91,7 @@ def _differences(history: History, plan: Plan, modules: Mapping[str, torch.nn.Mo
             if name.startswith(new):
                 yield f"it has {name}, which the run does not have"
         elif shape is not None and None not in seen and shape not in seen:
-            yield f"its {name} has shape {shape}, that of the run {last.get(name) or max(seen)}"
+            yield f"its {name} has shape {shape}, that of the run {last.get(name) or seen.pop()}"
     yield from (
         f"it has no {name}" for name, shape in last.items() if shape is not None and name not in model
     )
