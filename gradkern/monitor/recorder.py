@@ -42,7 +42,6 @@ class Recorder:
         folder: folder of the run.
         meta: entries of `History.meta`.
         feed: also gets the committed rows.
-        journal: SQLite's journal mode. Default: the one that fits the file system.
         ended: called by the thread after it has written the last row.
     """
 
@@ -52,10 +51,9 @@ class Recorder:
         meta: dict[str, Any],
         feed: Feed,
         *,
-        journal: str | None = None,
         ended: Callable[[], None] = lambda: None,
     ) -> None:
-        self._writer = HistoryWriter(folder, {**meta, "closed": None}, journal)
+        self._writer = HistoryWriter(folder, {**meta, "closed": None})
         self.file = folder / format.DATABASE
         self.last_step = self._writer.last_step
         self.record_seconds: deque[float] = deque(maxlen=100)
