@@ -12,10 +12,9 @@ struct UnitLimits {
   double clip_factor, eps;
 };
 
-/// Per gradient: the ratio of its L2 norms after and before, and whether it was written to.
 struct UnitResults {
-  double* ratios;
-  uint8_t* changed;
+  double* norms;     ///< [2 * count]: L2 norms of the gradients before, then after
+  uint8_t* changed;  ///< [count]: whether a gradient was written to
 };
 
 /// Scales every unit of the list: one pass over the weights, one over the gradients, and a write where a factor
