@@ -91,8 +91,8 @@ if not TYPE_CHECKING:
         "unpatch_torch": "gradkern.integrations.torch_utils",
     }
     _POLICIES = (
-        "AGC", "AdaGC", "AutoClip", "Decision", "ElementPolicy", "GlobalNorm", "PerLayerNorm", "Policy", "Schedule",
-        "SkipOutliers", "Value", "ZClip", "custom",
+        "AGC", "AdaGC", "AutoClip", "Decision", "ElementPolicy", "GlobalNorm", "PerLayerNorm", "Policy",
+        "Schedule", "SkipOutliers", "Value", "ZClip", "custom",
     )  # fmt: skip
     __getattr__, __dir__ = lazy.attach(
         __name__, _HOMES, submodules=["distributed", "policies"], elsewhere={"policies": _POLICIES}

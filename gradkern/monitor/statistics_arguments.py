@@ -53,8 +53,8 @@ def _check_contradictions(stats: GradStats, inv_scale: float | None, after_clip:
 
 def _no_statistics(given: Any) -> TypeError:
     return TypeError(
-        f"[GradMonitor.record] stats: expected GradStats, got {type(given).__name__}; pass what clipper.clip_() or "
-        "gradkern.measure(model) returned, and the loss as loss=…"
+        f"[GradMonitor.record] stats: expected GradStats, got {type(given).__name__}; pass what "
+        "clipper.clip_() or gradkern.measure(model) returned, and the loss as loss=…"
     )
 
 

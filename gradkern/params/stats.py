@@ -161,7 +161,7 @@ class GradStats:
     @property
     def groups(self) -> Mapping[str, GroupStats]:
         """The clipper's named groups in order; empty without groups."""
-        if isinstance(self._groups, GroupColumns):  # made when they are looked at
+        if isinstance(self._groups, GroupColumns):  # created on first use
             factor = self.clip_coef if self._factor is None else self._factor
             assert factor is not None
             object.__setattr__(self, "_groups", self._groups.stats(factor, self.total_norm.dtype))
@@ -313,8 +313,8 @@ def _layers(
     depth: int | None,
     device: torch.device,
 ) -> tuple[dict[str, list[int]], RowGroups, RowGroups]:
-    """The rows of each layer, the same on the device, and without rows that have no element. Kept: a copy from
-    the host cannot be part of a CUDA graph."""
+    """The rows of each layer; the same on the device; and those with elements. Kept, because a copy from the
+    host cannot be part of a CUDA graph."""
     members: dict[str, list[int]] = {}
     for row, name in enumerate(names):
         rows = members.setdefault(layer_of(name, depth), [])

@@ -350,7 +350,8 @@ def test_a_clipper_shows_how_it_clips():
     assert repr(gradkern.GradClipper(model, 1.0)) == "GradClipper(4 parameters, max_norm=1.0)"
     agc = gradkern.GradClipper(model, policy=AGC(0.02), on_nonfinite="skip")
     assert repr(agc) == (
-        "GradClipper(4 parameters, policy=AGC(clip_factor=0.02, eps=0.001, units='timm'), on_nonfinite='skip')"
+        "GradClipper(4 parameters, policy=AGC(clip_factor=0.02, eps=0.001, units='timm'), "
+        "on_nonfinite='skip')"
     )
     groups = {"a": ("in_proj.*", PerLayerNorm(2.0)), "b": ("rest.weight", 0.5), "c": ("*", None)}
     assert repr(gradkern.GradClipper(model, groups=groups)) == (

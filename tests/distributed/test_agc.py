@@ -80,7 +80,7 @@ def test_a_gradient_that_is_placed_otherwise_than_its_weights_is_named(ranks):
 
 
 def whole_units_job() -> tuple[list[float], list[float]]:
-    """Rows over two ranks, with a rank that has none of the last one, beside a replica and a plain parameter."""
+    """Rows over two ranks, of which one has none of the last, beside a replica and a plain parameter."""
     torch.manual_seed(1)
     shapes, placements = [(5, 4), (4, 3), (3, 2), (1, 6)], [Shard(0), Replicate(), None, Shard(0)]
     values = [torch.randn(shape) for shape in shapes]

@@ -1,4 +1,4 @@
-"""A skip, a spike, a rollback and a changed limit of a real run: in its history, in the live view, in its report."""
+"""A skip, a spike, a rollback and a changed limit of a run: in its history, its live view and its report."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STEPS = 40
 
 
 def train(folder: Path, clipper_of: Any, at: int, factor: float, limit: float | None = None) -> None:
-    """A run whose gradient is `factor` times as large at one step, or whose limit becomes another one there."""
+    """A run whose gradient is `factor` times as large at one step, or whose limit changes there."""
     model = small_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     kept = copy.deepcopy(model.state_dict())

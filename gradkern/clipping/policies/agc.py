@@ -78,7 +78,7 @@ class AGC(ElementPolicy):
             if is_dtensor(grad) and tuple(grad.placements) != tuple(getattr(param, "placements", ())):
                 raise ValueError(
                     f"{where}: expected a gradient that is placed as its parameter for the policy AGC, got "
-                    f"placements {tuple(grad.placements)} and {tuple(getattr(param, 'placements', ()))}; call "
+                    f"{tuple(grad.placements)} for {tuple(getattr(param, 'placements', ()))}; call "
                     ".redistribute() on it first"
                 )
             check_readable(where, grad)
@@ -129,8 +129,8 @@ class AGC(ElementPolicy):
             grads: None means those that the weights hold.
 
         Returns:
-            [2, N] float64: the L2 norms before and after. None, and nothing has changed, if the extension does
-            not support them.
+            [2, N] float64: the L2 norms before and after. None, and nothing has changed, if the extension
+            does not support them.
         """
         if self.units != "timm":
             return None
