@@ -121,7 +121,7 @@ WRONG = [
     (
         {"stats": torch.ones(())},
         TypeError,
-        "got Tensor; pass what clipper.clip_() or gradkern.measure(model)",
+        "stats: expected GradStats, got Tensor; pass what clipper.clip_() or gradkern.measure(model)",
     ),
     ({"loss": "low"}, TypeError, "loss: expected one real number, got 'low'"),
     ({"after_clip": "yes"}, TypeError, "after_clip: expected True, False or None, got 'yes'"),
