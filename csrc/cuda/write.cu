@@ -1,10 +1,10 @@
-// The two kernels that write: scaling by the clip coefficient and clamping to a limit.
+// The kernels that write: scaling by the clip coefficient, and clamping to a limit.
 #include <array>
 #include <atomic>
 
 #include "core/clip.h"
 #include "cuda/elements.h"
-#include "cuda/launch.h"
+#include "cuda/on_table.h"
 #include "cuda/usable.h"
 #include "cuda/warp.h"
 
@@ -30,7 +30,7 @@ struct ClampParams {
   double limit;
 };
 
-/// What the device-side numbers ask for; every thread reads them, the host never does.
+/// The decision, from numbers on the device. Every thread reads them.
 __device__ __forceinline__ ClipDecision decide(const ScaleParams& p) {
   if (p.zero && *p.zero) return {ClipAction::kZero, 0.0};
   if (p.factor) return decide_factor(*p.factor);
@@ -40,22 +40,21 @@ __device__ __forceinline__ ClipDecision decide(const ScaleParams& p) {
   return decide_clip(p.max_norm, total, nonfinite, p.on_nonfinite);
 }
 
-/// body(unit) for a segment's units from the last one back.
+/// Calls body(unit) for the units of a segment, from the last to the first.
 template <class Body>
 __device__ __forceinline__ void for_each_unit_backwards(const Segment& s, const Body& body) {
 #pragma unroll 1
   for (uint32_t unit = s.end; unit-- > s.begin;) body(unit);
 }
 
-/// scaled() of core/clip.h for a coefficient within float32's range, by the machine's own conversions.
+/// scaled() of core/clip.h with the conversions of elements.h, for a coefficient in float32's normal range.
 template <class T>
 __device__ __forceinline__ T scale_one(T x, double coef) {
   if constexpr (sizeof(T) == 2) return narrow<T>(widen(x) * float(coef));
   else return scaled(x, coef);
 }
 
-/// scaled() of core/clip.h with the machine's own conversions, for the 16-bit types and the
-/// coefficients that take float64.
+/// The same for the 16-bit types and smaller coefficients, which need a product in float64.
 template <class T>
 __device__ __forceinline__ T scale_one_exactly(T x, double coef) {
   return narrow<T>(float(double(widen(x)) * coef));
@@ -70,7 +69,7 @@ __device__ __forceinline__ void scale_segment(const Segment& s, double coef) {
     return true;
   };
   if constexpr (sizeof(T) == 2) {
-    // One load at a time: rare, and the registers of four would not hold the float64 products.
+    // One load at a time: this is rare, and there are not enough registers for the float64 products of four.
     if (below_float(coef))
       return for_each_unit_backwards(s, [&](uint32_t unit) {
         char* data = reinterpret_cast<char*>(s.data) + (uint64_t(unit) << kUnitLog2);
@@ -85,7 +84,7 @@ __device__ __forceinline__ void scale_segment(const Segment& s, double coef) {
 __device__ __forceinline__ void scale_segment(const Segment& s, double coef) {
   switch (s.dtype) {
     case DType::kFloat32:
-    case DType::kComplex64: return scale_segment<float>(s, coef);  // both parts alike
+    case DType::kComplex64: return scale_segment<float>(s, coef);  // the coefficient is real
     case DType::kBFloat16: return scale_segment<BFloat16>(s, coef);
     case DType::kFloat16: return scale_segment<Float16>(s, coef);
     case DType::kFloat64:
@@ -102,7 +101,7 @@ __device__ __forceinline__ void zero_segment(const Segment& s) {
   });
 }
 
-/// The measure kernel's split, every span from its end: what its warps have read last is what is still in L2.
+/// The spans of the measure kernel, each from its end, because its warps have read that last and it may still be in L2.
 template <class Params, class Body>
 __device__ __forceinline__ void for_each_segment_backwards(const Params& p, const Body& body) {
   const uint32_t span = blockIdx.x * kWarps + threadIdx.x / kWarpSize;
@@ -159,18 +158,20 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor) clamp_kern
       case DType::kFloat16: return clamp_segment<Float16>(s, p.limit);
       case DType::kFloat64: return clamp_segment<double>(s, p.limit);
       case DType::kComplex64:
-      case DType::kComplex128: return;  // no order on complex numbers; refused by the launcher
+      case DType::kComplex128: return;  // complex numbers have no order; the launcher refuses them
     }
   });
 }
 
 // ------------------------------------------------------------------------------- launchers
 
-#if CUDART_VERSION >= 12030
-constexpr int kEarlyStartDriver = 12030;  ///< captures early starts, too
+constexpr const char* kScale = "scale";
 
-/// Whether the scale kernel may be launched early: its code that the device runs waits for the kernel before, which PTX of
-/// an older architecture does not do. Found out once for each device.
+#if CUDART_VERSION >= 12030
+constexpr int kEarlyStartDriver = 12030;  ///< supports early starts in captures, too
+
+/// Whether the scale kernel may be launched early. Its code on this device must wait for the previous kernel, which code
+/// compiled from PTX of an older architecture does not do. Determined once per device.
 bool may_start_early(int device) {
   enum : signed char { kUnknown, kYes, kNo };
   static std::array<std::atomic<signed char>, 64> known{};
@@ -179,7 +180,7 @@ bool may_start_early(int device) {
     cudaFuncAttributes attributes;
     const bool waits = cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(scale_kernel)) == cudaSuccess &&
                        attributes.ptxVersion >= 90;
-    known[size_t(device)] = waits && driver_version("scale") >= kEarlyStartDriver ? kYes : kNo;
+    known[size_t(device)] = waits && driver_version(kScale) >= kEarlyStartDriver ? kYes : kNo;
   }
   return known[size_t(device)] == kYes;
 }
@@ -189,28 +190,31 @@ bool may_start_early(int device) {
 
 size_t write_workspace_bytes(const TensorList& list) { return table_workspace_bytes(list); }
 
-void launch_scale(const ScaleLaunch& launch) {
-  constexpr const char* kOperation = "scale";
+void launch_scale_on(const ScaleLaunch& launch, const TensorTable& table, uint32_t blocks) {
   constexpr const char* kName = "cudaLaunchKernel(scale_kernel)";
-  require(launch.factor || launch.total_norm, "expected total_norm, got a null pointer", kOperation);
-  require(launch.on_nonfinite == OnNonfinite::kPropagate || launch.total_nonfinite,
-          "expected total_nonfinite with this on_nonfinite, got a null pointer", kOperation);
-  require(launch.factor || !launch.factor_per_tensor, "expected factor, got a null pointer", kOperation);
   const TensorList& list = launch.list;
-  const ListPlan plan = list.planned(kOperation);
-  DeviceGuard guard(list.device, kOperation);
-  if (plan.units == 0) return;
-  const TableOnDevice on_device(list, plan, launch.workspace, launch.workspace_bytes, kOperation);
-  const ScaleParams p{on_device.table,     spans_of(plan.units, on_device.blocks),
-                      launch.factor,       launch.zero,
-                      launch.total_norm,   launch.total_nonfinite,
-                      launch.max_norm,     launch.total_norm_is_double,
-                      launch.factor_per_tensor, launch.on_nonfinite};
+  const ScaleParams p{table,           spans_of(table.units, blocks), launch.factor,
+                      launch.zero,     launch.total_norm,             launch.total_nonfinite,
+                      launch.max_norm, launch.total_norm_is_double,   launch.factor_per_tensor,
+                      launch.on_nonfinite};
 #if CUDART_VERSION >= 12030
   if (may_start_early(list.device))
-    return launch_kernel_early(scale_kernel, on_device.blocks, kThreads, list.stream, p, kName, kOperation);
+    return launch_kernel_early(scale_kernel, blocks, kThreads, list.stream, p, kName, kScale);
 #endif
-  launch_kernel(scale_kernel, on_device.blocks, kThreads, list.stream, p, kName, kOperation);
+  launch_kernel(scale_kernel, blocks, kThreads, list.stream, p, kName, kScale);
+}
+
+void launch_scale(const ScaleLaunch& launch) {
+  require(launch.factor || launch.total_norm, "expected total_norm, got a null pointer", kScale);
+  require(launch.on_nonfinite == OnNonfinite::kPropagate || launch.total_nonfinite,
+          "expected total_nonfinite with this on_nonfinite, got a null pointer", kScale);
+  require(launch.factor || !launch.factor_per_tensor, "expected factor, got a null pointer", kScale);
+  const TensorList& list = launch.list;
+  const ListPlan plan = list.planned(kScale);
+  DeviceGuard guard(list.device, kScale);
+  if (plan.units == 0) return;
+  const TableOnDevice on_device(list, plan, launch.workspace, launch.workspace_bytes, kScale);
+  launch_scale_on(launch, on_device.table, on_device.blocks);
 }
 
 void launch_clamp(const ClampLaunch& launch) {
