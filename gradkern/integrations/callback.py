@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from gradkern.integrations.ending import opened
 from gradkern.integrations.torch_utils import patched_torch
 from gradkern.monitor import GradMonitor
 from gradkern.params.names import NamedParameters
@@ -43,7 +44,7 @@ class TrainingMonitor:
         run_dir = default_dir if self.run_dir is None else self.run_dir
         with contextlib.ExitStack() as stack:
             if engine is None:
-                monitor = stack.enter_context(GradMonitor(model, optimizer, run_dir, **self._options))
+                monitor = stack.enter_context(opened(model, optimizer, run_dir, self._options))
                 stack.enter_context(patched_torch(monitor))
             else:
                 from gradkern.integrations.deepspeed import monitored
@@ -101,5 +102,6 @@ def engine_of(model: Any) -> Any:
     package = sys.modules.get("deepspeed")
     if package is None:
         return None
-    engines = (one for one in gc.get_objects() if isinstance(one, package.DeepSpeedEngine))
+    # Not isinstance: it would ask objects that give a __class__ of their own, and deprecated ones would warn.
+    engines = (one for one in gc.get_objects() if issubclass(type(one), package.DeepSpeedEngine))
     return next((engine for engine in engines if engine.module is model), None)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import gc
+import multiprocessing
 import os
 import sys
 from collections.abc import Sequence
@@ -13,36 +15,31 @@ import torch
 from torch import Tensor, nn
 
 from gradkern.integrations import bridge
-from gradkern.integrations.torch_utils import patch_torch
+from gradkern.integrations.ending import where
+from gradkern.integrations.torch_utils import Patch, patch_torch
 from gradkern.monitor import GradMonitor
 
 
 def start(run_dir: str | os.PathLike[str] | None) -> None:
-    """Patch torch. With `run_dir`, record each model from its first clip on."""
-    patch = patch_torch()
-    if not run_dir:
-        return
-    found = _Monitors(Path(run_dir))
-    bridge.on_unknown(found.open_for)
-
-    def report() -> None:
-        found.report(patch.older)
-
-    atexit.register(report)
+    """Patch torch, and report at the end. With `run_dir`, record each model from its first clip on."""
+    program = _Program(patch_torch())
+    if run_dir:
+        bridge.on_unknown(functools.partial(program.open_for, Path(run_dir)))
+    atexit.register(program.report, bool(run_dir))
 
 
-class _Monitors:
-    """The monitors that are opened for a program which does not use gradkern itself."""
+class _Program:
+    """A program that does not use gradkern itself: the patch, and the monitors that are opened for it."""
 
-    def __init__(self, run_dir: Path) -> None:
-        self._run_dir = run_dir
+    def __init__(self, patch: Patch) -> None:
+        self._patch = patch
         self._monitors: list[GradMonitor] = []
 
-    def open_for(self, params: Sequence[Tensor]) -> GradMonitor:
+    def open_for(self, run_dir: Path, params: Sequence[Tensor]) -> GradMonitor:
         """Open a monitor for parameters that are clipped for the first time."""
         model = model_of(params)
         number = len(self._monitors) + 1
-        folder = self._run_dir if number == 1 else self._run_dir / f"model{number}"
+        folder = run_dir if number == 1 else run_dir / f"model{number}"
         optimizers = optimizers_of(params if model is None else list(model.parameters()))
         monitor = GradMonitor(
             params if model is None else model, optimizers[0] if len(optimizers) == 1 else optimizers, folder
@@ -50,17 +47,32 @@ class _Monitors:
         self._monitors.append(monitor)
         return monitor
 
-    def report(self, older: list[str]) -> None:
-        """Print what was recorded, at the end of the program."""
+    def report(self, wanted: bool) -> None:
+        """Print at the end of the program what was recorded and, in its first process, what was replaced."""
         for monitor in self._monitors:
             monitor.close()
             if monitor.records:
-                print(f"gradkern run: {monitor.step} steps recorded in {monitor.run_dir}", file=sys.stderr)
-        if not self._monitors:
-            print("gradkern run: no clip by torch.nn.utils was seen", file=sys.stderr)
+                _say(where(monitor))
+        if not _is_first():
+            return
+        if wanted and not self._monitors:
+            _say("nothing is recorded, because this process called no clipping function of torch.nn.utils")
+        public = [name for name in self._patch.replaced if name.rpartition(".")[0] == "torch.nn.utils"]
+        _say(f"replaced {', '.join(public)}" if public else "the program has undone the patch")
+        older = self._patch.older
         if older:
-            names = ", ".join(older)
-            print(f"gradkern run: not reached, as they were imported before: {names}", file=sys.stderr)
+            _say(f"not replaced in modules that were imported before: {', '.join(older)}")
+
+
+def _say(text: str) -> None:
+    print(f"gradkern run: {text}", file=sys.stderr)
+
+
+def _is_first() -> bool:
+    """Whether this is neither another rank, nor a worker, nor torchrun itself."""
+    agent = "torch.distributed.elastic.agent.server.local_elastic_agent"
+    is_rank_0 = os.environ.get("RANK", "0") == "0"
+    return is_rank_0 and multiprocessing.parent_process() is None and agent not in sys.modules
 
 
 def model_of(params: Sequence[Tensor]) -> nn.Module | None:
