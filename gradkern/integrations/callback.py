@@ -29,7 +29,8 @@ class TrainingMonitor:
         self.run_dir, self._options = run_dir, dict(options)
         self._open: GradMonitor | None = None
         self._stack = contextlib.ExitStack()
-        self._state: Mapping[str, int] | None = None
+        self._state: Mapping[str, int] | None = None  # to continue from
+        self._ended: Mapping[str, int] = {}  # of the last run, for checkpoints that are saved after it
 
     def start(
         self,
@@ -75,14 +76,14 @@ class TrainingMonitor:
 
     def stop(self) -> None:
         """Close the monitor and undo the patch. Idempotent."""
-        self._open = None
+        self._ended, self._open = self.state_dict(), None
         self._stack.close()
 
     def state_dict(self) -> dict[str, int]:
         """The number of the last step, for a checkpoint."""
         if self._open is not None:
             return self._open.state_dict()
-        return dict(self._state or {})
+        return dict(self._state or self._ended)
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Continue from a checkpoint, now or as soon as training starts."""
