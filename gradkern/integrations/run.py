@@ -5,14 +5,15 @@ from __future__ import annotations
 import atexit
 import functools
 import gc
-import multiprocessing
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from gradkern.integrations import bridge
 from gradkern.integrations.ending import where
@@ -25,14 +26,33 @@ def start(run_dir: str | os.PathLike[str] | None) -> None:
     program = _Program(patch_torch())
     if run_dir:
         bridge.on_unknown(functools.partial(program.open_for, Path(run_dir)))
-    atexit.register(program.report, bool(run_dir))
+    atexit.register(program.report, "recorded" if run_dir else "changed")
+
+
+_NO_CLIP = (
+    "{} steps of an optimizer and no call of torch.nn.utils.clip_grad_norm_ were seen, so nothing was {}. A "
+    "script that does not clip can be recorded with GradMonitor. DeepSpeed, FSDP1 and Megatron clip by "
+    "themselves, and calls inside a compiled graph are not seen: see docs/frameworks"
+)
+
+
+class _Steps:
+    """Counts the steps of all optimizers. A program that has none, such as a launcher, does not train."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        register_optimizer_step_post_hook(self._add)
+
+    def _add(self, *_: Any) -> None:
+        if not torch.compiler.is_compiling():
+            self.count += 1
 
 
 class _Program:
     """A program that does not use gradkern itself: the patch, and the monitors that are opened for it."""
 
     def __init__(self, patch: Patch) -> None:
-        self._patch = patch
+        self._patch, self._steps = patch, _Steps()
         self._monitors: list[GradMonitor] = []
 
     def open_for(self, run_dir: Path, params: Sequence[Tensor]) -> GradMonitor:
@@ -47,32 +67,27 @@ class _Program:
         self._monitors.append(monitor)
         return monitor
 
-    def report(self, wanted: bool) -> None:
-        """Print at the end of the program what was recorded and, in its first process, what was replaced."""
+    def report(self, what: str) -> None:
+        """Print at the end of the program what was recorded and, if it is rank 0, what was replaced."""
         for monitor in self._monitors:
             monitor.close()
             if monitor.records:
-                _say(where(monitor))
-        if not _is_first():
-            return
-        if wanted and not self._monitors:
-            _say("nothing is recorded, because this process called no clipping function of torch.nn.utils")
+                _tell(where(monitor))
+        if self._steps.count and not bridge.called:
+            _tell(_NO_CLIP.format(self._steps.count, what))
+        if (self._steps.count or bridge.called) and os.environ.get("RANK", "0") == "0":
+            self._report_names()
+
+    def _report_names(self) -> None:
         public = [name for name in self._patch.replaced if name.rpartition(".")[0] == "torch.nn.utils"]
-        _say(f"replaced {', '.join(public)}" if public else "the program has undone the patch")
+        _tell(f"replaced {', '.join(public)}" if public else "the program has undone the patch")
         older = self._patch.older
         if older:
-            _say(f"not replaced in modules that were imported before: {', '.join(older)}")
+            _tell(f"not replaced in modules that were imported before: {', '.join(older)}")
 
 
-def _say(text: str) -> None:
-    print(f"gradkern run: {text}", file=sys.stderr)
-
-
-def _is_first() -> bool:
-    """Whether this is neither another rank, nor a worker, nor torchrun itself."""
-    agent = "torch.distributed.elastic.agent.server.local_elastic_agent"
-    is_rank_0 = os.environ.get("RANK", "0") == "0"
-    return is_rank_0 and multiprocessing.parent_process() is None and agent not in sys.modules
+def _tell(message: str) -> None:
+    print(f"gradkern run: {message}", file=sys.stderr)
 
 
 def model_of(params: Sequence[Tensor]) -> nn.Module | None:

@@ -83,7 +83,6 @@ def test_without_a_monitor_only_the_functions_are_replaced(tmp_path):
     (tmp_path / "look.py").write_text("import torch; print(torch.nn.utils.clip_grad_norm_.__module__)")
     done = run(tmp_path, "look.py")
     assert done.stdout.strip() == "gradkern.integrations.bridge", done.stderr
-    assert done.stderr.splitlines() == [REPLACED]
 
 
 def test_modules_from_before_the_patch_are_named(tmp_path):
@@ -95,21 +94,14 @@ def test_modules_from_before_the_patch_are_named(tmp_path):
     (site / "early.py").write_text(
         "from torch.nn.utils import clip_grad_norm_, clip_grad_value_ as by_value\ndef start(): pass\n"
     )
-    (tmp_path / "look.py").write_text("import torch, early; print(early.by_value.__module__)")
+    (tmp_path / "train.py").write_text(f"import torch, early\nprint(early.by_value.__module__)\n{SCRIPT}")
     path = os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])
-    done = run(tmp_path, "--monitor", "run", "look.py", PYTHONPATH=path)
-    assert done.stdout.strip() == "torch.nn.utils.clip_grad", done.stderr
+    done = run(tmp_path, "train.py", PYTHONPATH=path)
+    assert done.stdout.startswith("torch.nn.utils.clip_grad\n"), done.stderr
     assert done.stderr.splitlines() == [
-        "gradkern run: nothing is recorded, because this process called no clipping function of "
-        "torch.nn.utils",
         REPLACED,
         "gradkern run: not replaced in modules that were imported before: early.by_value",
     ]
-
-
-def test_a_program_that_undoes_the_patch(tmp_path):
-    (tmp_path / "undo.py").write_text("import torch, gradkern; gradkern.unpatch_torch()")
-    assert run(tmp_path, "undo.py").stderr == "gradkern run: the program has undone the patch\n"
 
 
 def test_another_sitecustomize_is_run_too(tmp_path):
@@ -134,3 +126,29 @@ def test_what_cannot_be_run(tmp_path):
     assert run(tmp_path).returncode == 2
     done = run(tmp_path, "no-such-program-anywhere")
     assert done.returncode == 127 and "command not found" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "nothing"), [([], "changed"), (["--monitor", "run"], "recorded")], ids=["plain", "monitor"]
+)
+def test_a_training_without_any_clip_is_told_so(tmp_path, options, nothing):
+    (tmp_path / "train.py").write_text(
+        SCRIPT.replace("clip_grad_norm_(model.parameters(), 0.01).item()", "'not clipped'")
+    )
+    done = run(tmp_path, *options, "train.py")
+    line, replaced = done.stderr.splitlines()
+    assert replaced == REPLACED
+    assert "3 steps of an optimizer and no call of torch.nn.utils.clip_grad_norm_ were seen" in line
+    assert f"so nothing was {nothing}" in line
+
+
+def test_what_is_said_of_a_training_that_undoes_the_patch(tmp_path):
+    (tmp_path / "train.py").write_text(f"import torch, gradkern\ngradkern.unpatch_torch()\n{SCRIPT}")
+    lines = run(tmp_path, "train.py").stderr.splitlines()
+    assert "no call of torch.nn.utils.clip_grad_norm_" in lines[0]
+    assert lines[1:] == ["gradkern run: the program has undone the patch"]
+
+
+def test_nothing_is_said_of_a_program_that_does_not_train(tmp_path):
+    (tmp_path / "look.py").write_text("import torch")
+    assert run(tmp_path, "--monitor", "run", "look.py").stderr == ""
