@@ -26,7 +26,7 @@ def framework(name: str) -> ModuleType:
 
 def needed(name: str) -> None:
     """As `framework`, without importing it, for tests that run it in processes of their own."""
-    if importlib.util.find_spec(name) is None:
+    if importlib.util.find_spec(name.split(".")[0]) is None:
         if REQUIRED:
             raise ModuleNotFoundError(name)
         pytest.skip(f"{name} is not installed", allow_module_level=True)
