@@ -109,6 +109,15 @@ class HistoryReader:
         return self._layouts
 
     @property
+    def last_layout(self) -> Layout:
+        """The layout of the last live row.
+
+        Raises:
+            IndexError: nothing was recorded.
+        """
+        return self._layouts[int(self._column("layout")[-1])]
+
+    @property
     def branch_rows(self) -> list[tuple[Any, ...]]:
         """The rows of the table `branches`."""
         return self._branch_rows

@@ -140,9 +140,9 @@ class Watcher:
             return ""
         self._missing_at = time.monotonic()
         where = visible(str(self.run_dir.absolute()))
-        ranks = visible(format.ranks_in_words(self.run_dir))
-        if ranks:
-            return f"no run, but those of ranks: {where}\n{ranks}"
+        runs = visible(format.runs_in_words(self.run_dir), 2000)
+        if runs:
+            return f"no run, but folders of runs: {where}\n{runs}"
         kind = "no run" if self.run_dir.exists() else "no such folder"
         return f"{kind} yet: {where}\nIt will be shown once a GradMonitor records to it."
 
