@@ -26,7 +26,7 @@ REMOVED = {
     r"__threadfence\(\);": ";",
     r"if \(last\) atomicExch\(counter, 0u\);": ";",
 }
-#: How a mutant is told of.
+#: Messages for a mutant that was caught.
 CAUGHT = ("data race", "waits for ever", "a row is missing")
 #: Kernels of the race test; what writes has no synchronisation.
 SOURCES = ("csrc/cuda/warp.h", "csrc/cuda/measure.cu")
@@ -47,7 +47,8 @@ def without(text: str, pattern: str, nth: int) -> str:
 
 
 def run_model(folder: Path) -> tuple[bool, str]:
-    """Compile and run the race test of the sources in `folder`: whether it is silent, and what it says."""
+    """Compile and run the race test of the sources in `folder`. Returns whether it finds nothing, and its
+    output."""
     shim = folder / "csrc/tests/cuda_shim"
     common = [
         "g++",
