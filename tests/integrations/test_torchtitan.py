@@ -1,4 +1,4 @@
-"""torchtitan's Trainer on four ranks: FSDP2, with tensor, pipeline and expert parallelism."""
+"""torchtitan's Trainer on four ranks: FSDP2, with tensor, pipeline and expert parallelism, bf16, resumed."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 import gradkern
-from tests.integrations.installed import framework, run_ranks
+from tests.integrations.installed import needed, run_ranks
 
-framework("torchtitan")
+needed("torchtitan")
 pytestmark = pytest.mark.timeout(600)  # ranks share the cores with the other tests
 
-MODES = ["fsdp", "tp", "pp", "ep"]
+MODES = ["fsdp", "tp", "pp", "ep", "bf16", "resumed"]
 
 
 @pytest.fixture(scope="module")
