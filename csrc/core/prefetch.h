@@ -11,6 +11,12 @@ constexpr int64_t kPrefetchBytes = 3072;
 
 constexpr int64_t kCacheLine = 64;
 
+/// Memory that is read next: a loop asks for it while it comes to its end.
+struct Following {
+  const void* data = nullptr;
+  int64_t bytes = 0;
+};
+
 /// Starts bringing `bytes` from `address` on into the cache; any address will do, none is read.
 inline void prefetch(const void* address, int64_t bytes) {
   const uintptr_t begin = reinterpret_cast<uintptr_t>(address);

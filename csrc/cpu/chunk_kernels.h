@@ -4,6 +4,7 @@
 
 #include "core/dtype.h"
 #include "core/norm.h"
+#include "core/prefetch.h"
 
 namespace gradkern::cpu {
 
@@ -16,12 +17,12 @@ struct ChunkKernels {
   const char* name;  ///< "baseline", "avx2", "avx512"
   /// Reads `length` <= kChunkElements elements once; leaves out.numel alone.
   void (*measure)(const void* data, DType dtype, int64_t length, const MeasureOptions& options,
-                  Partial& out);
+                  Following following, Partial& out);
   /// The sum of squares of `length` <= kChunkElements elements whose squares are exact in float64 (no float64, no
   /// complex128): the sum that `measure` has, for a unit that is short.
   double (*squares)(const void* data, DType dtype, int64_t length);
   /// x *= coef, see core/clip.h.
-  void (*scale)(void* data, DType dtype, int64_t length, double coef);
+  void (*scale)(void* data, DType dtype, int64_t length, double coef, Following following);
   /// x = clamp(x, -limit, limit) for real types; writes only where something changes.
   void (*clamp)(void* data, DType dtype, int64_t length, double limit);
 };

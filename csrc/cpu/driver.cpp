@@ -48,35 +48,39 @@ class Position {
   int64_t chunk_, tensor_;
 };
 
-/// Asks for the beginnings of the chunks to come, kPrefetchBytes ahead of the one at work: the kernels ask for
-/// memory ahead within a chunk only, and small tensors are short of it.
+/// Asks for the beginnings of the chunks to come, kPrefetchBytes ahead of the one at work. What follows a chunk of some
+/// length is left to its kernel to ask for: so many lines at once would hold up its own reads.
 class PrefetchAhead {
  public:
   PrefetchAhead(const ChunkPlan& plan, const Position& first, int64_t left, int64_t step)
       : plan_(plan), at_(first), left_(left), step_(step) {}
 
-  /// Before each chunk in turn, the first one included.
-  void step(const Chunk& chunk) {
+  /// Before each chunk in turn, the first one included. Returns what its kernel has to ask for.
+  Following step(const Chunk& chunk) {
+    Following following;
+    bool for_kernel = bytes(chunk) >= 2 * kPrefetchBytes;
     ahead_ -= asked(chunk);  // of the first nothing was asked: a little less is ahead then
     for (; ahead_ < kPrefetchBytes && left_ > 0; --left_) {
       at_.move(step_);
       const Chunk next = at_.chunk();
-      prefetch(address(plan_, next), asked(next));
+      if (for_kernel) following = {address(plan_, next), asked(next)};
+      else prefetch(address(plan_, next), asked(next));
+      for_kernel = false;
       ahead_ += asked(next);
     }
+    return following;
   }
 
  private:
-  int64_t asked(const Chunk& chunk) const {
-    return std::min(chunk.length * itemsize(plan_.tensor(chunk.tensor).dtype), kPrefetchBytes);
-  }
+  int64_t bytes(const Chunk& chunk) const { return chunk.length * itemsize(plan_.tensor(chunk.tensor).dtype); }
+  int64_t asked(const Chunk& chunk) const { return std::min(bytes(chunk), kPrefetchBytes); }
 
   const ChunkPlan& plan_;
   Position at_;
   int64_t left_, step_, ahead_ = 0;
 };
 
-/// Calls body(chunk, index) for every chunk, under the given floating-point mode. Chunks differ in
+/// Calls body(chunk, index, following) for every chunk, under the given floating-point mode. Chunks differ in
 /// size and cores in speed, so threads take runs of chunks as they get free; which thread takes
 /// which does not matter to the result.
 template <class Body>
@@ -96,8 +100,8 @@ void for_each_chunk(const ChunkPlan& plan, const ThreadPool& pool, FloatingPoint
       PrefetchAhead ahead(plan, at, count - 1, step);
       for (int64_t left = count; left > 0; --left) {
         const Chunk chunk = at.chunk();
-        ahead.step(chunk);
-        body(chunk, at.index());
+        const Following following = ahead.step(chunk);
+        body(chunk, at.index(), following);
         if (left > 1) at.move(step);
       }
     }
@@ -107,11 +111,11 @@ void for_each_chunk(const ChunkPlan& plan, const ThreadPool& pool, FloatingPoint
   pool.run(threads, [](void* context, int32_t) { (*static_cast<Work*>(context))(); }, &work);
 }
 
-void apply_to(const ChunkPlan& plan, const Chunk& chunk, const ClipDecision& decision) {
+void apply_to(const ChunkPlan& plan, const Chunk& chunk, const ClipDecision& decision, Following following) {
   const DType dtype = plan.tensor(chunk.tensor).dtype;
   void* const data = address(plan, chunk);
   if (decision.action == ClipAction::kZero) std::memset(data, 0, size_t(chunk.length * itemsize(dtype)));
-  if (decision.action == ClipAction::kScale) chunk_kernels().scale(data, dtype, chunk.length, decision.coef);
+  if (decision.action == ClipAction::kScale) chunk_kernels().scale(data, dtype, chunk.length, decision.coef, following);
 }
 
 /// Where the chunks of tensors with several of them put their results. A tensor of one chunk needs
@@ -148,16 +152,16 @@ Partial measure(const ChunkPlan& plan, const MeasureOptions& options, const Thre
   const ChunkKernels& kernels = chunk_kernels();
   const Partial none = empty_partial(options.order);
   SplitPartials split(plan);
-  for_each_chunk(plan, pool, FloatingPointMode::exact(), Order::kForward, [&](const Chunk& chunk, int64_t i) {
+  for_each_chunk(plan, pool, FloatingPointMode::exact(), Order::kForward, [&](const Chunk& chunk, int64_t i, Following following) {
     const DType dtype = plan.tensor(chunk.tensor).dtype;
     if (ChunkPartial* const shared = split.of(chunk.tensor)) {
       Partial out = none;
-      kernels.measure(address(plan, chunk), dtype, chunk.length, options, out);
+      kernels.measure(address(plan, chunk), dtype, chunk.length, options, following, out);
       shared[i - plan.first_chunk(chunk.tensor)] = packed(out);
     } else {
       Partial& out = per_tensor[chunk.tensor];
       out = none;
-      kernels.measure(address(plan, chunk), dtype, chunk.length, options, out);
+      kernels.measure(address(plan, chunk), dtype, chunk.length, options, following, out);
       out.numel = chunk.length;
     }
   });
@@ -180,18 +184,18 @@ Partial measure(const ChunkPlan& plan, const MeasureOptions& options, const Thre
 void apply(const ChunkPlan& plan, const ClipDecision& decision, const ThreadPool& pool) {
   if (decision.action == ClipAction::kNone) return;
   for_each_chunk(plan, pool, FloatingPointMode::current(), kAfterMeasuring,
-                 [&](const Chunk& chunk, int64_t) { apply_to(plan, chunk, decision); });
+                 [&](const Chunk& chunk, int64_t, Following following) { apply_to(plan, chunk, decision, following); });
 }
 
 void apply(const ChunkPlan& plan, const double* factors, const ThreadPool& pool) {
-  for_each_chunk(plan, pool, FloatingPointMode::current(), kAfterMeasuring, [&](const Chunk& chunk, int64_t) {
-    apply_to(plan, chunk, decide_factor(factors[chunk.tensor]));
+  for_each_chunk(plan, pool, FloatingPointMode::current(), kAfterMeasuring, [&](const Chunk& chunk, int64_t, Following following) {
+    apply_to(plan, chunk, decide_factor(factors[chunk.tensor]), following);
   });
 }
 
 void clamp(const ChunkPlan& plan, double limit, const ThreadPool& pool) {
   const ChunkKernels& kernels = chunk_kernels();
-  for_each_chunk(plan, pool, FloatingPointMode::current(), Order::kForward, [&](const Chunk& chunk, int64_t) {
+  for_each_chunk(plan, pool, FloatingPointMode::current(), Order::kForward, [&](const Chunk& chunk, int64_t, Following) {
     kernels.clamp(address(plan, chunk), plan.tensor(chunk.tensor).dtype, chunk.length, limit);
   });
 }

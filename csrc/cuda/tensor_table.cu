@@ -1,9 +1,11 @@
 // Where tensor tables live, and how they get to the device.
 //
 // Eagerly, tables stay in device memory: a few of every stream, compared with the list at every call and copied only
-// where something has changed. The copy is asynchronous, from pinned memory that is used again when an event says that
-// its last copy is done. Where all of it is still in use, and in a capture, kernels write the table instead, out of their
-// arguments; a graph's table is in the graph's own memory, so that nothing outside the graph can change it.
+// where something has changed. They are the stream's, not a clipper's: functions without a clipper use them as well, and
+// within a stream a table can be changed without waiting for the kernels that read it.
+// The copy is asynchronous, from pinned memory that is used again when an event says that its last copy is done. Where all
+// of it is still in use, and in a capture, kernels write the table instead, out of their arguments; a graph's table is in
+// the graph's own memory, so that nothing outside the graph can change it.
 #include <array>
 #include <map>
 #include <mutex>
@@ -166,6 +168,7 @@ struct KeptTable {
   size_t capacity = 0;
   int64_t tensors = -1;
   uint32_t units = 0;
+  const void* first = nullptr;  ///< its first pointer, which tells lists of the same sizes apart
   uint64_t last_use = 0;
 };
 
@@ -186,19 +189,21 @@ class StreamTables {
 
  private:
   KeptTable& choose(const TensorList& list, const ListPlan& plan) {
-    KeptTable* oldest = &kept_[0];
+    const void* const first = list.count ? list.tensors[0].data : nullptr;
+    KeptTable* chosen = &kept_[0];
     for (KeptTable& kept : kept_) {
-      if (kept.tensors == list.count && kept.units == plan.units) {
-        kept.last_use = ++uses_;
-        return kept;
+      if (kept.tensors == list.count && kept.units == plan.units && kept.first == first) {
+        chosen = &kept;
+        break;
       }
-      if (kept.last_use < oldest->last_use) oldest = &kept;
+      if (kept.last_use < chosen->last_use) chosen = &kept;
     }
-    oldest->image.clear();  // of another layout
-    oldest->tensors = list.count;
-    oldest->units = plan.units;
-    oldest->last_use = ++uses_;
-    return *oldest;
+    if (chosen->tensors != list.count || chosen->units != plan.units) chosen->image.clear();  // of another layout
+    chosen->tensors = list.count;
+    chosen->units = plan.units;
+    chosen->first = first;
+    chosen->last_use = ++uses_;
+    return *chosen;
   }
 
   static void reserve(KeptTable& kept, size_t bytes, const char* operation) {
