@@ -24,7 +24,7 @@ from machine import RESULTS, describe
 
 from gradkern.history.format import EXPONENTS, FORMATS
 from gradkern.history.layout import Layout
-from gradkern.history.rows import FactsRow, HistogramRow, LookRow, Row, StepRow, WeightsRow
+from gradkern.history.rows import FactsRow, HistogramRow, Row, StepRow, WeightsRow, ZerosRow
 from gradkern.history.writer import HistoryWriter
 
 WIDTH = 64
@@ -84,7 +84,7 @@ def write_run(folder: Path, steps: int, parameters: int) -> None:
         rows.append(StepRow(step, float(step), layout, norm, norm / 8, total, loss=loss, lr=(0.1,)))
         if step % every == 0:
             rows.append(WeightsRow(step, layout, True, weights, norm / 1e3))
-            rows.append(LookRow(step, layout, np.ones(parameters, dtype=np.float32), zeros))
+            rows.append(ZerosRow(step, layout, np.ones(parameters, dtype=np.float32), zeros))
             rows.append(HistogramRow(step, layout, counts, under))
         if step % 256 == 0 or step == steps:
             writer.write(rows)

@@ -1,11 +1,10 @@
-"""Predicts what the CUDA kernels take on GPUs that were not at hand: writes docs/cuda-predictions.md.
+"""Predict the times of the CUDA kernels, and write docs/cuda-predictions.md.
 
-    python scripts/predict_cuda.py                                   the table, as committed
-    python scripts/predict_cuda.py --measured bench_cuda.json        beside it what a GPU took (printed)
+    python scripts/predict_cuda.py                                writes the page
+    python scripts/predict_cuda.py --measured bench_cuda.json     prints predictions and measurements
 
-The model of a norm pass: launches one after the other, then the slowest of memory, instruction issue, the
-float64 pipe and the conversion pipe, a last wave that is not full, and the latencies on the way of the last
-block.
+The model of a norm pass: the launches one after the other, a chain of dependent steps, and the slowest of
+memory, instruction issue, the float64 and conversion pipes, and latencies that follow one another.
 """
 
 from __future__ import annotations
@@ -24,19 +23,19 @@ MIB, GIB = 1 << 20, 1 << 30
 
 @dataclass(frozen=True)
 class Gpu:
-    """Datasheet figures and NVIDIA's table of arithmetic throughput.
+    """Figures of the datasheet and of NVIDIA's table of arithmetic throughput.
 
-    `rate`: bytes a second that a copy reaches. H200's is measured (4.31 TB/s, CUB's sum of 2^28 integers);
-    the others take the same share of their datasheet.
+    `rate` is the attainable bandwidth in bytes per second. That of H200 is measured (4.31 TB/s, CUB's sum of
+    2^28 integers). The others are assumed to reach the same share of their datasheet.
     """
 
     name: str
     multiprocessors: int
     hertz: float
     rate: float
-    doubles: int  #: float64 operations a cycle and multiprocessor
-    conversions: int  #: conversions between float32 and float64, likewise
-    pairs: bool  #: adds squares up in float32 (csrc/cuda) instead of float64
+    doubles: int  #: float64 operations per cycle and multiprocessor
+    conversions: int  #: conversions between float32 and float64, per cycle and multiprocessor
+    pairs: bool  #: whether squares are added in float32 instead of float64 (csrc/cuda/accumulate.h)
 
 
 SHARE = 4.31 / 4.8
@@ -51,7 +50,7 @@ GPUS = (
 
 @dataclass(frozen=True)
 class Mix:
-    """Instructions per 64 bytes and lane: all, of float64, conversions."""
+    """Instructions per 64 bytes and lane: all of them, float64 operations, conversions."""
 
     all: int
     doubles: int
@@ -65,11 +64,11 @@ class Design:
     pairs: dict[str, Mix]
     tensors_a_launch: int | None  #: None: any number
     finishing_launch: bool
-    chunk: int | None  #: bytes that a block takes at a time; None: equal shares of units
-    chain: float  #: seconds of dependent steps besides reading: search, table, publishing, combining
+    chunk: int | None  #: bytes that a block takes at a time; None for equal shares of units
+    chain: float  #: seconds of dependent steps besides reading: search, table, publication, combination
 
 
-#: Counted in the machine code (LOOPS, of sm_90 and sm_89), for NOW with a quarter of what a unit costs.
+#: Counted in the machine code of sm_90 and sm_89 (LOOPS). NOW includes a quarter of UNIT_INSTRUCTIONS.
 PREVIOUS = Design(
     "previous",
     {"bfloat16": Mix(234, 64, 0), "float32": Mix(66, 16, 16)},
@@ -89,7 +88,8 @@ NOW = Design(
     chain=2.0e-6,
 )
 
-#: By scripts/check_kernels.py, and what a unit costs beside its four batches (counted by hand, sm_90).
+#: Instructions of main loops (scripts/check_kernels.py), and those of a unit besides its four batches (sm_90,
+#: counted by hand).
 LOOPS = {
     "sm_80": (146, 134, 62, 62, 94, 41),
     "sm_86, sm_89": (215, 216, 114, 62, 94, 41),
@@ -100,13 +100,11 @@ LOOPS = {
 }
 UNIT_INSTRUCTIONS = 100
 
-FIRST_LAUNCH, NEXT_LAUNCH = 5e-6, 2.5e-6  #: of a trivial kernel that reads; of one more in the stream
-TENSOR_SECONDS = (
-    1.1e-6  #: latency of one small tensor for those who read it: its data, its reduction, its row
-)
-WAVE_SECONDS = 1.0e-6  #: latency of a chunk for its block, when it is the only thing under way
-RESIDENT = 4, 8  #: blocks a multiprocessor, warps a block (now 2 of 16)
-BATCH, UNIT = 2048, 8192  #: bytes that a warp reads at a time, 64 a lane; bytes of a term of a tensor's sum
+FIRST_LAUNCH, NEXT_LAUNCH = 5e-6, 2.5e-6  #: a trivial kernel that reads; another one in the same stream
+TENSOR_SECONDS = 1.1e-6  #: latency of one small tensor for its warp: data, reduction, row
+WAVE_SECONDS = 1.0e-6  #: latency of a chunk for its block, if nothing else is in flight
+RESIDENT = 4, 8  #: blocks per multiprocessor, warps per block (now 2 of 16)
+BATCH, UNIT = 2048, 8192  #: bytes that a warp reads at a time, 64 per lane; bytes of a term of a tensor's sum
 
 #: Name (as in benchmarks/bench_cuda.py), tensors, bytes of one, dtype.
 CASES = (
@@ -148,7 +146,7 @@ def predict(gpu: Gpu, design: Design, tensors: int, size: int, dtype: str) -> Pr
         waves = tensors * math.ceil(size / UNIT) / (blocks * RESIDENT[1])
         serial = max(0.0, math.ceil(tensors / (blocks * RESIDENT[1])) - 1) * TENSOR_SECONDS
     launches += design.finishing_launch
-    # What is waited for one after the other overlaps with reading, which takes the longer of the two.
+    # Serial latencies overlap with reading.
     work = max(memory, issue, pipes, serial)
     seconds = FIRST_LAUNCH + (launches - 1) * NEXT_LAUNCH + design.chain * min(1, tensors) + work
     return Prediction(memory, issue, pipes, launches, waves, seconds)
@@ -173,32 +171,36 @@ def table(gpu: Gpu) -> list[str]:
 
 HEAD = """# CUDA kernels: predicted times
 
-**Predicted, not measured.** Written by `scripts/predict_cuda.py` before any of this was measured, so
-that a measurement can be held against it: `scripts/gpu_check.sh` prints both side by side.
+**Predicted, not measured.** `scripts/predict_cuda.py` wrote this page before any measurement.
+`scripts/gpu_check.sh` prints these predictions beside measurements.
 
-Microseconds of one norm pass (`gradkern.get_total_norm`). *Floor*: one launch that reads the same bytes.
-*Now*: one measure kernel for any number of tensors, as it is in this version. *Previous*: a measure kernel
-for every 2,042 tensors and a finishing kernel, as versions before had, and as it was predicted then.
+The tables show microseconds of one norm pass (`gradkern.get_total_norm`):
 
-*Memory*, *issue* and *pipes* are what the kernel of this version needs of each alone: reading, instruction
-slots, the slower of float64 and conversions. A clip adds one launch (2.5 µs, less where it is launched
-ahead), and where it clips, a read and a write of the bytes. Where pointers have changed since the last call,
-as they do with fresh gradients, an asynchronous copy of 16 bytes a tensor comes before. It is left out here.
+- *Floor*: one launch that reads the same bytes.
+- *Now*: this version, with one measure kernel for any number of tensors.
+- *Previous*: earlier versions, with a measure kernel for every 2,042 tensors and a finishing kernel.
+- *Memory*, *issue* and *pipes*: what this version's kernel needs for reading alone, for instruction slots
+  alone, and for the slower of float64 operations and conversions alone.
 
-Assumed: bandwidth, clocks and throughputs in the script (H200's bandwidth is measured, the others take its
-share of the datasheet); 5 µs for a kernel that reads, 2.5 µs for the next one in the stream; instructions
-per 64 bytes as counted in the machine code (`scripts/check_kernels.py`).
+A clip adds one launch (2.5 µs, or less if it is launched early) and, if it clips, a read and a write of the
+bytes. If pointers have changed since the last call, an asynchronous copy of 16 bytes per tensor comes first.
+It is not included.
+
+Assumptions: the bandwidths, clocks and throughputs in the script (the bandwidth of H200 is measured; the
+others are assumed to reach the same share of their datasheet), 5 µs for a kernel that reads, 2.5 µs for the
+next one in the stream, and the instructions per 64 bytes counted in the machine code
+(`scripts/check_kernels.py`).
 
 """
 
 
 def instructions() -> list[str]:
-    """What NOW's mixes come from."""
+    """The table of instructions, from which the mixes of NOW are taken."""
     lines = [
         "## Instructions per 64 bytes and lane (counted)",
         "",
-        "Main loops of the measure kernel. A unit of 8 KiB, four times round a loop, costs about "
-        f"{UNIT_INSTRUCTIONS} more.",
+        "Main loops of the measure kernel. A unit of 8 KiB has four iterations and about "
+        f"{UNIT_INSTRUCTIONS} further instructions.",
         "",
         "| code for | bfloat16 | float16 | float32 | float64 | complex64 | complex128 |",
         "|---|---|---|---|---|---|---|",
@@ -212,7 +214,7 @@ def page() -> str:
 
 
 def beside(gpu: Gpu, rows: list[dict[str, object]]) -> list[str]:
-    """The rows of a benchmark that the table has, with what was predicted."""
+    """Predicted and measured times of the benchmark's rows that the tables have."""
     lines = [f"{'list':34}{'dtype':10}{'predicted':>11}{'measured':>10}{'ratio':>7}"]
     for name, tensors, size, dtype in CASES:
         for row in rows:
@@ -230,7 +232,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--measured", type=Path, help="what benchmarks/bench_cuda.py has written")
+    parser.add_argument("--measured", type=Path, help="results of benchmarks/bench_cuda.py")
     arguments = parser.parse_args(argv)
     if arguments.measured:
         record = json.loads(arguments.measured.read_text())

@@ -1,4 +1,4 @@
-// What was compiled.
+// Build options, for gradkern.build_info().
 #pragma once
 
 #include <map>

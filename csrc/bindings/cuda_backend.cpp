@@ -1,6 +1,6 @@
-// Allocation, streams and the order of launches; the work itself is the library's. No call here
-// waits for the device, except where the host has to know (raise_on_host). Devices are made current
-// by torch's guard: the runtime's would leave a context behind on a device that nobody uses.
+// Allocation, streams and the order of launches; the library does the work. No call waits for the device,
+// except raise_on_host(). torch's guard makes devices current, because the runtime's would create a context on a
+// device that is not used.
 #include "bindings/cuda_backend.h"
 
 #include <ATen/ops/empty.h>
@@ -21,11 +21,11 @@
 namespace gradkern::cuda_backend {
 namespace {
 
-/// The part of a list that lies on one device; entries of others are empty there.
+/// The part of a list that lies on one device. Entries on other devices are empty.
 struct DeviceList {
   at::Device device;
   const Prepared& prepared;
-  std::vector<TensorRef> own;  ///< empty where there is one device: prepared.refs are its
+  std::vector<TensorRef> own;  ///< empty if there is one device, which uses prepared.refs
   gradkern_cuda_plan plan{};
 
   gradkern_list list(bool with_repeats) const {
@@ -34,7 +34,7 @@ struct DeviceList {
   gradkern_cuda_place place() const { return {int32_t(device.index()), current_cuda_stream(device), &plan, nullptr, 0}; }
 };
 
-/// One entry a device, in the order of the list; `prepared` has to outlive them.
+/// One entry for each device, in the order of the list. `prepared` must outlive them.
 std::vector<DeviceList> split_by_device(const GradList& grads, const Prepared& prepared) {
   std::vector<DeviceList> lists;
   const auto list_of = [&](at::Device device) {
@@ -56,7 +56,7 @@ at::Tensor empty_on(at::Device device, at::ScalarType dtype, at::IntArrayRef siz
   return at::empty(sizes, at::TensorOptions().dtype(dtype).device(device));
 }
 
-/// Everything a call may report, on one device; undefined where nobody asked.
+/// The results of a call on one device. Those that were not requested are undefined.
 struct Results {
   at::Tensor norm, l2_norm, max_abs, nonfinite, zeros;
   at::Tensor total_norm, decision_norm, clip_coef, total_nonfinite, skip_step;
@@ -119,7 +119,7 @@ Results allocate(at::Device device, const Prepared& prepared, const ClipRequest&
   return r;
 }
 
-/// Allocates the place's workspace. It is freed in the order of the stream; inside a capture it belongs to the graph.
+/// Allocates the workspace of a call. It is freed in stream order; during a capture it belongs to the graph.
 at::Tensor workspace_for(const DeviceList& list, gradkern_cuda_place& place) {
   if (place.workspace_bytes == 0) return {};
   const at::Tensor workspace = empty_on(list.device, at::kByte, {int64_t(place.workspace_bytes)});
@@ -138,12 +138,12 @@ void launch_measure(const DeviceList& list, const Prepared& prepared, const Clip
   check_library(gradkern_cuda_measure(&plain, &measure, &place));
 }
 
-/// Rows of other devices are zero in each device's results: their sum is the whole.
+/// Adds the rows of another device. The rows of a device's results are zero for tensors on other devices.
 void add_rows(at::Tensor& to, const at::Tensor& rows) {
   if (to.defined()) to.add_(rows.to(to.device(), /*non_blocking=*/true));
 }
 
-/// Each device's launches, then one combination on the first device.
+/// Launches on each device, then combines the results on the first.
 Results measure_devices(const std::vector<DeviceList>& lists, const Prepared& prepared,
                         const ClipRequest& request) {
   const at::Device home = lists.front().device;
@@ -201,7 +201,7 @@ bool is_capturing(const DeviceList& list) {
   return capturing != 0;
 }
 
-/// The questions that need the host: synchronises, and therefore cannot be captured.
+/// Raises the errors that depend on results. Synchronizes, and therefore cannot be captured.
 void raise_on_host(const CallSite& site, const ClipRequest& request, const Prepared& prepared,
                    const DeviceList& home, const Results& results, Measurement& m) {
   const c10::DeviceGuard guard(home.device);
@@ -220,14 +220,14 @@ void on_each(const std::vector<DeviceList>& lists, const Launch& launch) {
   }
 }
 
-/// `launch(list)` for every device, on memory in which every location appears once. `lists` are the
-/// devices' parts of `prepared`.
+/// Calls launch(list) for every device, with lists in which every memory location appears once. `lists` are the
+/// parts of `prepared` on each device.
 template <class Launch>
 void write(const CallSite& site, const GradList& grads, const Prepared& prepared,
            const std::vector<DeviceList>& lists, const Launch& launch) {
   const bool in_place = writable_in_place(prepared);
   const Prepared writable = in_place ? Prepared{} : prepare_for_write(site, grads, prepared);
-  if (prepared.staged.empty() && writable.staged.empty()) {  // views that turned out to be disjoint, too
+  if (prepared.staged.empty() && writable.staged.empty()) {  // includes disjoint views of one buffer
     on_each(lists, launch);
   } else {
     on_each(split_by_device(grads, writable), launch);
@@ -250,9 +250,9 @@ void launch_scale(const DeviceList& list, const gradkern_scale& scale) {
   launch_write(list, [&](const auto* plain, const auto* place) { return gradkern_cuda_scale(plain, &scale, place); });
 }
 
-/// A norm as a kernel reads it, on `device`.
+/// A norm that a kernel can read on `device`.
 at::Tensor readable_norm(const at::Tensor& total_norm, at::Device device) {
-  if (total_norm.is_cpu())  // its value travels in a kernel's arguments: no copy, may be captured
+  if (total_norm.is_cpu())  // the value is a kernel argument: no copy, and it can be captured
     return at::full({}, total_norm.item().toDouble(), at::TensorOptions().dtype(at::kDouble).device(device));
   const bool real = total_norm.scalar_type() == at::kFloat || total_norm.scalar_type() == at::kDouble;
   return total_norm.to(device, real ? total_norm.scalar_type() : at::kDouble, /*non_blocking=*/true);

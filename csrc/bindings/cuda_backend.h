@@ -1,4 +1,4 @@
-// What engine.h promises, for gradients on CUDA devices.
+// The functions of engine.h for gradients on CUDA devices.
 #pragma once
 
 #include "bindings/engine.h"
@@ -7,14 +7,14 @@
 
 namespace gradkern::cuda_backend {
 
-/// Whether the kernels of this build run on a CUDA device; found out once for each. Where they do not, the first
-/// call warns. Call it with the GIL held.
+/// Whether the kernels of this build run on a CUDA device, determined once per device. If they do not, the first call
+/// warns. Needs the GIL.
 bool usable(at::Device device);
 
-/// Empty, or why they do not.
+/// The reason why they do not, or an empty string.
 std::string why_unusable(at::Device device);
 
-/// Whether the list is this backend's: its first gradient is on a CUDA device.
+/// Whether the first gradient of the list is on a CUDA device.
 inline bool handles(const GradList& grads) {
   for (const at::Tensor& g : grads)
     if (g.defined()) return g.is_cuda();
@@ -26,7 +26,7 @@ ClipResult clip(const CallSite& site, const GradList& grads, const ClipRequest& 
 void clip_with_norm(const CallSite& site, const GradList& grads, double max_norm,
                     const at::Tensor& total_norm);
 void scale(const CallSite& site, const GradList& grads, const at::Tensor& factor, const at::Tensor& zero);
-/// See shards.h. The gradients are all on one device, where the result is.
+/// See shards.h. All gradients are on one device, as is the result.
 PackedPartials packed_partials(const CallSite& site, const GradList& grads, double norm_type,
                                bool count_zeros, bool per_tensor);
 void clip_value(const CallSite& site, const GradList& grads, double limit);

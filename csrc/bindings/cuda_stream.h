@@ -9,9 +9,9 @@ struct CUstream_st;
 
 namespace gradkern {
 
-/// Before torch 2.13 the handle of a stream is available from Python only. While an object of this class exists, the
-/// streams of its gradients' devices are known to this thread without the GIL, which another thread may hold for
-/// milliseconds. Construct it with the GIL held.
+/// Before torch 2.13, the handle of a stream is available from Python only. During the lifetime of an object of this
+/// class, this thread knows the streams of the gradients' devices without the GIL, which another thread may hold for
+/// milliseconds. Its constructor needs the GIL.
 class KnownStreams {
  public:
   explicit KnownStreams(const GradList& grads);

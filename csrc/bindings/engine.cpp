@@ -16,14 +16,14 @@ namespace {
 
 at::Tensor scalar(double value, bool as_double) {
   if (as_double) return at::scalar_tensor(value, at::kDouble);
-  return at::scalar_tensor(double(float(value)), at::kFloat);  // torch refuses what rounds to inf
+  return at::scalar_tensor(double(float(value)), at::kFloat);  // torch raises for a double that rounds to inf
 }
 
 at::Tensor row(size_t count, at::ScalarType type) {
   return at::empty({int64_t(count)}, at::TensorOptions().dtype(type));
 }
 
-/// The rows that a request asks for, still empty.
+/// Allocates the rows of a request.
 void allocate_rows(size_t count, const MeasureRequest& request, Measurement& m) {
   const at::ScalarType real = m.any_double ? at::kDouble : at::kFloat;
   m.norm = row(count, real);
@@ -66,7 +66,7 @@ Measurement measure_prepared(const Prepared& prepared, const MeasureRequest& req
   return m;
 }
 
-/// How many elements are not finite, per position.
+/// The number of non-finite elements of each position.
 at::Tensor count_nonfinite(const Prepared& prepared) {
   const at::Tensor counts = row(prepared.refs.size(), at::kLong);
   gradkern_results results{};
@@ -75,7 +75,7 @@ at::Tensor count_nonfinite(const Prepared& prepared) {
   return counts;
 }
 
-/// "parameters[3] (2 of 100 elements), …": where the non-finite elements are.
+/// "parameters[3] (2 of 100 elements), …": the positions with non-finite elements.
 std::string offenders(const CallSite& site, const Prepared& prepared, const int64_t* counts) {
   constexpr int kListed = 8;
   std::ostringstream text;
@@ -111,7 +111,7 @@ void apply(const CallSite& site, const GradList& grads, const Prepared& prepared
   bump_versions(grads);
 }
 
-/// Gradient i by factors[i].
+/// Multiplies gradient i by factors[i].
 void scale_each(const CallSite& site, const GradList& grads, const double* factors) {
   const Prepared& prepared = prepare(site, grads);
   Prepared target = writable_in_place(prepared) ? prepared : prepare_for_write(site, grads, prepared);
@@ -142,13 +142,13 @@ void check_factor(const CallSite& site, const GradList& grads, const at::Tensor&
                     zero.sizes(), " on ", zero.device());
 }
 
-/// A limit, or a norm that the host knows: a negative one would turn gradients round.
+/// For a limit, or a norm that is known to the host. A negative one would reverse gradients.
 void check_not_negative(const CallSite& site, const char* argument, double value) {
   TORCH_CHECK_VALUE(!(value < 0), "[", site.operation, "] ", argument, ": expected a number that is not ",
                     "negative, got ", value);
 }
 
-/// Before anything is written, on every device.
+/// Raises before anything is written, on every device.
 void check_clampable(const CallSite& site, const GradList& grads) {
   for (size_t i = 0; i < grads.size(); ++i) {
     if (!grads[i].defined()) continue;
@@ -166,7 +166,7 @@ void keep_one_if_equal(std::vector<double>& factors) {
   if (equal) factors.resize(1, 1.0);
 }
 
-/// NaN if there is one; 1 of none.
+/// The smallest factor, NaN if one is NaN, 1 if there are none.
 double smallest(const std::vector<double>& factors) {
   double least = factors.empty() ? 1.0 : factors[0];
   for (double factor : factors)
@@ -187,7 +187,7 @@ void raise_nonfinite(const CallSite& site, const ClipRequest& request, const Pre
   if (where.empty()) where = "no element: the finite gradients' norm is beyond the largest float32";
   std::ostringstream order;
   order << request.measure.norm_type;
-  // As Python writes a float: code that looks for torch's message finds "order 2.0".
+  // "order 2.0", as in torch's message, for code that matches it.
   if (order.str().find_first_not_of("-0123456789") == std::string::npos) order << ".0";
   TORCH_CHECK(false, "[", site.operation, "] The total norm of order ", order.str(),
               " for gradients from `parameters` is non-finite, so it cannot be clipped. Non-finite: ",

@@ -9,7 +9,7 @@
 namespace gradkern {
 namespace {
 
-/// A dense tensor on the CPU of which nothing is unusual: no subclass, wrapper, lazy conjugate or negation.
+/// Whether a tensor is an ordinary dense one on the CPU: no subclass, wrapper, lazy conjugation or negation.
 bool is_plain_cpu(const at::Tensor& g) {
   constexpr c10::DispatchKeySet kCpu(c10::DispatchKey::CPU);
   constexpr c10::DispatchKeySet kUsual =  // every tensor has these keys
@@ -17,10 +17,10 @@ bool is_plain_cpu(const at::Tensor& g) {
   return g.key_set() - kUsual == kCpu;
 }
 
-/// Whether no other gradient can share its memory without starting where it starts.
+/// Whether the gradient fills its storage. Another gradient that shares its memory then starts at the same address.
 bool fills_own_storage(const at::Tensor& g, DType dtype) {
   const c10::StorageImpl& storage = *g.unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl();
-  // A clone that shares memory until one of the two is written to needs memory of its own first.
+  // A lazy clone shares memory until it is written.
   if (c10::impl::cow::is_cow_data_ptr(storage.data_ptr())) return false;
   return storage.resizable() && int64_t(storage.nbytes()) <= g.numel() * itemsize(dtype);
 }

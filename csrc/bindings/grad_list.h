@@ -1,4 +1,4 @@
-// The gradients of a call, and what is found out while their list is walked.
+// The gradients of a call, and what a walk over their list finds out.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -11,35 +11,35 @@
 
 namespace gradkern {
 
-/// Whether the kernels read elements of this type as they are, and what they call it.
+/// Whether the kernels support a type. Sets `dtype` if so.
 bool has_kernel_dtype(at::ScalarType type, DType& dtype);
 
-/// A gradient that no kernel reads in place (sliced, expanded, sparse, rarer dtypes): a dense copy
-/// stands in for it, and after a write goes back into `target`.
+/// A dense copy of a gradient that no kernel reads in place: sliced, expanded, sparse or of a rare dtype. A write to the
+/// copy is copied back to `target`.
 struct Staged {
   at::Tensor copy, target;
   at::Tensor offsets;  ///< if defined: the elements of the 1-d target that `copy` holds
   size_t position;     ///< in the list
 };
 
-/// The list as the kernels see it.
+/// The list in the form that the kernels take.
 struct Prepared {
-  std::vector<TensorRef> refs;    ///< per position; numel 0 where there is nothing to do
+  std::vector<TensorRef> refs;    ///< per position; numel 0 if there is nothing to do
   std::vector<int64_t> first;     ///< per position: the earlier position of the same gradient, or itself
   std::vector<Staged> staged;
-  bool any_double = false;        ///< report in float64
+  bool any_double = false;        ///< results are float64
   bool any_duplicate = false;
   bool maybe_overlapping = false; ///< several gradients share memory, or one overlaps itself
 };
 
-/// Positions by data pointer, in open addressing. Beside a position lie further bits of the pointer's hash, so
-/// that tensors are looked at only where they are most likely the same.
+/// A hash table of positions by data pointer, with open addressing. Each entry has further bits of the hash, so that
+/// tensors are compared only if they are most likely the same.
 class PointerTable {
  public:
   explicit PointerTable(size_t count);
 
-  /// The first earlier position for which equal(position) holds among those with this pointer, or
-  /// -1 after having entered `position`. `seen` tells whether the pointer was there at all.
+  /// The first earlier position with this pointer for which equal(position) is true. Otherwise inserts `position` and
+  /// returns -1. `seen` is set to whether the table has the pointer.
   template <class PointerAt, class Equal>
   int64_t find_or_insert(const void* pointer, int64_t position, const PointerAt& pointer_at,
                          const Equal& equal, bool& seen) {
@@ -68,15 +68,16 @@ class PointerTable {
   int shift_;
 };
 
-/// The kind of list that almost every call is given, prepared while it is walked: gradients on the CPU, strided,
-/// of a kernel's dtype, each dense and filling a storage of its own. No further pass looks at them.
+/// The common kind of list, prepared in the same walk: strided CPU gradients of a dtype with a kernel, each dense and
+/// filling its own storage. They need no further pass.
 class PlainGradients {
  public:
   explicit PlainGradients(size_t count) { prepared_.refs.resize(count); }
 
-  /// The gradient of a position, which may be undefined. False: not plain. Several threads may set positions.
+  /// Sets the gradient of a position, which may be undefined. Returns false if it is not plain. Several threads may set
+  /// positions.
   bool set(size_t position, const at::Tensor& grad);
-  /// Once all are set: finds duplicates. False: not plain.
+  /// Finds duplicates, after all are set. Returns false if the list is not plain.
   bool finish(const std::vector<at::Tensor>& grads);
   int64_t elements() const { return elements_; }
   Prepared take() { return std::move(prepared_); }
@@ -86,10 +87,10 @@ class PlainGradients {
   int64_t elements_ = 0;
 };
 
-/// One entry a list position; undefined where a parameter has no gradient.
+/// One gradient for each position; undefined for a parameter without one.
 ///
-/// Gradients are borrowed while their list is walked and until own() is called: nobody can let go of them as
-/// long as this thread holds Python's lock and runs no Python code.
+/// Gradients are borrowed until own() is called. They cannot be freed while this thread holds the GIL and runs no
+/// Python code.
 class GradList {
  public:
   GradList() = default;
@@ -103,12 +104,12 @@ class GradList {
 
   /// A list of `count` positions to set, before finish(). Borrowed.
   explicit GradList(size_t count);
-  /// Positions from `begin` on, at most kRun of them. Several threads may set runs. False: one is not plain.
+  /// Sets at most kRun positions from `begin`. Several threads may set runs. Returns false if one is not plain.
   bool set_run(size_t begin, const at::Tensor* const* grads, size_t count);
-  /// All are set; `plain`: whether set_run always said so.
+  /// Called when all are set. `plain` is true if set_run() always returned true.
   void finish(bool plain);
 
-  /// Keeps the gradients alive, and those that are added later.
+  /// Takes ownership of the gradients, also of those that are added later.
   void own();
 
   size_t size() const { return tensors_.size(); }
@@ -117,7 +118,7 @@ class GradList {
   auto begin() const { return tensors_.begin(); }
   auto end() const { return tensors_.end(); }
 
-  /// What was found out of a list of plain gradients; null if it is none.
+  /// The prepared list if all gradients are plain, else null.
   const PlainGradients* plain() const { return plain_ ? &*plain_ : nullptr; }
 
  private:

@@ -29,7 +29,7 @@ void check(const CallSite& site, int64_t index, const at::Tensor& g) {
                       index, "expected a floating-point or complex gradient, got ", g.scalar_type());
   DType ignored;
   if (has_kernel_dtype(g.scalar_type(), ignored)) return;
-  // By name: older versions of torch have no such type.
+  // By name, because older versions of torch do not have the type.
   GRADKERN_CHECK_TYPE(std::string_view(c10::toString(g.scalar_type())) != "Float4_e2m1fn_x2", site, index,
                       "expected a gradient with one number an element, got Float4_e2m1fn_x2, which packs two");
 }
@@ -45,7 +45,7 @@ TensorRef ref_of(const at::Tensor& g) {
   return {g.mutable_data_ptr(), g.numel(), dtype};
 }
 
-/// The nearest type that has a kernel and holds every value of `type`.
+/// The smallest type with a kernel that represents every value of `type`.
 at::ScalarType kernel_type(at::ScalarType type) {
   DType ignored;
   if (has_kernel_dtype(type, ignored)) return type;
@@ -70,17 +70,17 @@ void set_written(Prepared& prepared, size_t position, const at::Tensor& memory) 
 
 bool same_view(const at::Tensor& a, const at::Tensor& b) {
   return a.scalar_type() == b.scalar_type() && a.sizes() == b.sizes() && a.strides() == b.strides() &&
-         // Clones that have not been written to yet: of one memory, and different gradients.
+         // Lazy clones that have not been written share memory but are different gradients.
          (a.is_alias_of(b) || !c10::impl::cow::is_cow_data_ptr(a.storage().data_ptr()));
 }
 
-/// Only gradients that do not fill their storage can share memory with another one; a storage over
-/// memory that is not torch's own (from_numpy, say; such storages cannot grow) may overlap any.
+/// Gradients that fill their storage share no memory with others. Storages of memory that torch did not allocate
+/// (from_numpy, for example), which cannot be resized, are excluded because they may overlap others.
 bool fills_its_storage(const at::Tensor& g) {
   return g.storage().nbytes() <= size_t(g.numel()) * g.element_size() && g.storage().resizable();
 }
 
-/// What two mentions of the same gradient have in common: the memory of its (sparse: its values').
+/// The address of a gradient's memory, or of a sparse gradient's values. Equal for two references to one gradient.
 const void* identity(const at::Tensor& g) {
   return g.layout() == at::kSparse ? g._values().const_data_ptr() : g.const_data_ptr();
 }
@@ -92,15 +92,15 @@ bool same_gradient(const at::Tensor& a, const at::Tensor& b) {
          a._indices().const_data_ptr() == b._indices().const_data_ptr();
 }
 
-/// Where the elements of g lie, counted in elements from an address `before` elements in front of it.
+/// The offsets of the elements of g, in elements, from an address `before` elements before its own.
 at::Tensor element_offsets(const at::Tensor& g, int64_t before) {
   const at::Tensor all = at::arange(span_of(g), g.options().dtype(at::kLong));
-  // Not add_: the reshape of an expanded tensor is a view that repeats its elements.
+  // Not add_, because the reshape of an expanded tensor may be a view with repeated elements.
   return all.as_strided(g.sizes(), g.strides(), 0).reshape({-1}).add(before);
 }
 
-/// What a write to each gradient writes to (a sparse one's values, kept in `values`); null where there is
-/// nothing to write, or an earlier position does it.
+/// The tensors that a write to each gradient changes (the values of a sparse one, kept in `values`). Null for a gradient
+/// that is empty or repeated.
 Memory written_memory(const GradList& grads, const Prepared& prepared, std::deque<at::Tensor>& values) {
   Memory memory(grads.size());
   for (size_t i = 0; i < grads.size(); ++i) {
@@ -111,8 +111,7 @@ Memory written_memory(const GradList& grads, const Prepared& prepared, std::dequ
   return memory;
 }
 
-/// Several gradients over the same memory: the union of their elements, staged once, at the
-/// position that comes first in the list.
+/// Stages the union of the elements of several gradients that share memory, at the position that is first in the list.
 void stage_union(const CallSite& site, const Memory& memory_of, Cluster cluster, Prepared& out) {
   const at::Tensor& any = *memory_of[cluster.front().position];
   const uintptr_t origin = cluster.front().begin;  // the lowest: clusters are sorted
@@ -131,16 +130,16 @@ void stage_union(const CallSite& site, const Memory& memory_of, Cluster cluster,
   }
   for (const Interval& member : cluster) out.refs[member.position] = {};
   const at::Tensor unique = std::get<0>(at::_unique(at::cat(offsets)));
-  // Not a view of a gradient: those of foreign memory (from_numpy) have a storage each.
+  // Not a view of a gradient, because tensors of foreign memory (from_numpy) have separate storages.
   const at::Tensor memory = at::from_blob(reinterpret_cast<void*>(origin),
                                           {int64_t((end - origin) / any.element_size())}, any.options());
-  memory._set_conj(any.is_conj());  // a negated view's elements are negated as they are read and written
+  memory._set_conj(any.is_conj());  // lazily conjugated or negated elements are resolved when read and written
   memory._set_neg(any.is_neg());
   set_staged(out, earliest, dense_copy(memory.index_select(0, unique)), memory);
   out.staged.back().offsets = unique;
 }
 
-/// Entries further on in a loop over the list: what is_native, prepare and measuring will read of them.
+/// Prefetches what is_native(), prepare() and measuring read of later entries.
 void prefetch_ahead(const GradList& grads, size_t i) {
   constexpr size_t kTurns = 6;
   if (i + 2 * kTurns < grads.size())
@@ -188,7 +187,7 @@ Prepared prepare_any(const CallSite& site, const GradList& grads) {
     if (has_kernel_dtype(g.scalar_type(), dtype)) out.any_double |= is_double(dtype);
     if (g.numel() == 0) continue;
 
-    if (in_place) g.mutable_data_ptr();  // a clone gets its own memory now, not after its address was noted
+    if (in_place) g.mutable_data_ptr();  // gives a lazy clone its own memory before its address is stored
     bool seen;
     const int64_t same = table.find_or_insert(
         identity(g), int64_t(i), [&](int64_t j) { return identity(grads[size_t(j)]); },
@@ -253,7 +252,7 @@ std::optional<std::pair<int64_t, int64_t>> shared_by_groups(const GradList& grad
 }
 
 void write_back(const Prepared& prepared) {
-  // As in the kernels, which write through pointers: no check of inference tensors halfway through.
+  // Without autograd's checks, which could raise for an inference tensor after others were written.
   at::AutoDispatchBelowADInplaceOrView below_autograd;
   for (const Staged& s : prepared.staged) {
     if (!s.offsets.defined()) {
@@ -271,7 +270,7 @@ void write_back(const Prepared& prepared) {
 namespace {
 
 const void* counter_of(const c10::TensorImpl& impl) {
-  static_assert(sizeof(c10::VariableVersion) == sizeof(void*));  // a pointer that torch keeps private
+  static_assert(sizeof(c10::VariableVersion) == sizeof(void*));  // consists of one private pointer
   return *reinterpret_cast<void* const*>(&impl.version_counter());
 }
 
@@ -283,7 +282,7 @@ void bump_version(const at::Tensor& grad) {
 
 void bump_versions(const GradList& grads) {
   for_each_run(int64_t(grads.size()), [&](int64_t begin, int64_t end) {
-    // A counter is memory of its own, two pointers away: led there in steps, as the walk over the list is.
+    // A version counter is two pointers away from the tensor. Each loop follows one pointer for the whole run.
     for (int64_t i = begin; i < end; ++i)
       prefetch(grads[size_t(i)].unsafeGetTensorImpl(), sizeof(at::TensorImpl));
     for (int64_t i = begin; i < end; ++i)

@@ -1,4 +1,4 @@
-// From a list of torch tensors to what the kernels work on: checks, duplicates, staging.
+// Prepares a list of torch tensors for the kernels: checks, duplicates, staging.
 #pragma once
 
 #include <optional>
@@ -9,32 +9,31 @@
 
 namespace gradkern {
 
-/// Whether a kernel of ours can work on the list. False: torch's own operations have to
-/// (subclasses such as DTensor, dispatch modes, functorch, other devices, CPU and CUDA in one list).
+/// Whether the kernels can process the list. If false, torch's own operations must be used: for subclasses such as
+/// DTensor, dispatch modes, functorch, other devices, and lists with CPU and CUDA tensors.
 bool is_native(const GradList& grads);
 
-/// Checks every gradient (TypeError with the index) and finds duplicates: the same device, pointer,
-/// dtype, sizes and strides. Nothing is written. Done once a list, which keeps the result.
+/// Checks every gradient (TypeError with its index) and finds duplicates: gradients of the same device, pointer, dtype,
+/// sizes and strides. Writes nothing. The list keeps the result.
 const Prepared& prepare(const CallSite& site, const GradList& grads);
 
-/// The list to write to: as prepared for reading, except that every memory location appears once.
-/// `prepared` can serve as it is unless it is staged or may overlap: see `writable_in_place`.
+/// The list for writing, in which every memory location appears once. Needed unless writable_in_place(prepared).
 Prepared prepare_for_write(const CallSite& site, const GradList& grads, const Prepared& prepared);
 
-/// Whether what was prepared for reading can be written to as it is.
+/// Whether the list prepared for reading can be used for writing.
 inline bool writable_in_place(const Prepared& prepared) {
   return prepared.staged.empty() && !prepared.maybe_overlapping;
 }
 
-/// Two positions of different groups whose gradients share memory, if there are any; `group_of` has one number a
-/// position. Nothing is written.
+/// Two positions in different groups whose gradients share memory, if there are any. `group_of` has the group of each
+/// position. Writes nothing.
 std::optional<std::pair<int64_t, int64_t>> shared_by_groups(const GradList& grads,
                                                             const std::vector<int64_t>& group_of);
 
 /// Copies staged results back.
 void write_back(const Prepared& prepared);
 
-/// What any in-place operation does to autograd's version counter (inference tensors have none).
+/// Increments autograd's version counter, as in-place operations do. Inference tensors have none.
 void bump_version(const at::Tensor& grad);
 void bump_versions(const GradList& grads);
 

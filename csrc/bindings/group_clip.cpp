@@ -1,4 +1,4 @@
-// clip_by_groups: every group's policy decides on the host, between measuring and scaling.
+// clip_by_groups: measures, lets the policy of every group decide on the host, and scales.
 #include <ATen/ops/empty.h>
 #include <c10/core/GradMode.h>
 
@@ -12,20 +12,20 @@
 namespace gradkern {
 namespace {
 
-/// What a call has decided so far, by position and by group.
+/// The decisions of a call so far, by position and by group.
 struct Decisions {
-  std::vector<double> factors, row_thresholds;  ///< of positions; empty until one has its own
+  std::vector<double> factors, row_thresholds;  ///< of positions; empty while all are the same
   std::vector<double> norms, thresholds;        ///< of groups
   std::optional<bool> skip;                     ///< if a policy can skip
 
-  /// The factors of positions, 1 where nothing was decided yet.
+  /// The factors of positions, 1 for those without a decision.
   std::vector<double>& factors_of(int64_t count) {
     if (factors.empty()) factors.assign(size_t(count), 1.0);
     return factors;
   }
 };
 
-/// The read of the list, as policies look at it. Norms of positions only if they were kept.
+/// The norms that policies use. Norms of positions are available only if they were kept.
 class Norms {
  public:
   Norms(const Prepared& prepared, const Measurement& m, double norm_type)
@@ -87,7 +87,7 @@ void decide_by_row(PolicyStep step, const GroupRows& rows, const Norms& norms, d
   }
 }
 
-/// Takes the step of a policy with one factor for its group. Of the only group that factor stays one number.
+/// Takes the step of a policy with one factor for its group. If there is one group, the factor stays one number.
 void decide_by_norm(const PolicyStep& step, const GroupPolicy& group, const GroupRows& rows, double total,
                     int64_t count, Decisions& out) {
   const std::vector<double> result = result_of(step, total);
@@ -150,7 +150,7 @@ bool needs_rows(const GroupPolicy& group) {
   return group.rows.defined() || group.layers.defined() || group.kind == "adagc";
 }
 
-/// All groups' decisions on one read.
+/// The decisions of all groups after one read.
 class Deciding {
  public:
   Deciding(const CallSite& site, const std::vector<GroupPolicy>& groups, int64_t count, double norm_type)

@@ -1,4 +1,4 @@
-// Calls of the kernels' library (library/kernels.h), whose errors become exceptions here.
+// Calls of the kernels' library (library/kernels.h). Its errors become exceptions.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -11,7 +11,7 @@
 
 namespace gradkern {
 
-/// Throws what the library says unless `status` is GRADKERN_OK.
+/// Throws the library's last error unless `status` is GRADKERN_OK.
 inline void check_library(int32_t status) {
   if (status != GRADKERN_OK) throw std::runtime_error(gradkern_last_error());
 }
@@ -20,7 +20,7 @@ inline gradkern_list as_list(const std::vector<TensorRef>& refs, const std::vect
   return {as_plain(refs.data()), int64_t(refs.size()), first ? first->data() : nullptr};
 }
 
-/// A tensor's memory, or null where there is none.
+/// A tensor's memory, or null if it is undefined.
 template <class T>
 T* pointer(const at::Tensor& t) {
   return t.defined() ? static_cast<T*>(t.mutable_data_ptr()) : nullptr;

@@ -1,6 +1,6 @@
-// The Python module gradkern._C: eager entry points. Each walks its list with the GIL held, owns
-// the gradients, and computes with the GIL released. None: a kernel cannot take this list, the
-// caller falls back to torch's operations.
+// The Python module gradkern._C: the eager entry points. Each walks its list with the GIL held, takes ownership of
+// the gradients, and computes with the GIL released. They return None if no kernel supports the list; the caller then
+// uses torch's operations.
 #include <ATen/record_function.h>
 
 #include <algorithm>
@@ -19,11 +19,11 @@
 namespace gradkern {
 namespace {
 
-/// Up to this many elements Python's lock is kept: the work is shorter than the 5 ms after which Python itself
-/// would switch threads, and the gradients need no owner.
+/// Up to this number of elements, the GIL is kept. The work takes less than the 5 ms after which Python would switch
+/// threads, and the gradients can be borrowed.
 constexpr int64_t kElementsUnderGil = int64_t(1) << 22;
 
-/// `compute()`, which works on `list`, without Python's lock where that takes long.
+/// Calls compute(), which uses `list`, without the GIL if it takes long.
 template <class Compute>
 auto without_gil(const CallSite& site, GradList& list, Compute compute) {
   RECORD_FUNCTION(std::string("gradkern::") + site.operation, {});
@@ -56,7 +56,7 @@ py::tuple has_grad(const GradList& grads) {
   return flags;
 }
 
-/// A call site whose messages name parameters; `names` is looked at only when something is wrong.
+/// A call site whose messages name parameters. `names` is only read for an error.
 CallSite named_site(const char* operation, const py::object& names) {
   CallSite site{operation, "params"};
   if (!names.is_none())
@@ -160,7 +160,7 @@ std::optional<py::dict> clip_parameters(const py::sequence& parameters, double m
   return out;
 }
 
-/// The policies of groups: `natives` are NativePolicy of gradkern.clipping.policies.native, `rows` a tensor or None
+/// The policies of groups. `natives` are NativePolicy of gradkern.clipping.policies.native; `rows` has a tensor or None
 /// for each.
 std::vector<GroupPolicy> group_policies(const py::list& natives, const py::list& rows) {
   const auto tensor = [](const py::handle& item) { return item.is_none() ? at::Tensor() : item.cast<at::Tensor>(); };
@@ -210,8 +210,8 @@ std::optional<py::dict> clip_parameters_by_groups(const py::sequence& parameters
   return out;
 }
 
-/// Positions of different groups whose tensors share memory, or False; None where another device's have to be looked
-/// at. `rows`: the positions of each group.
+/// Positions in different groups whose tensors share memory, or False. None if tensors are on another device. `rows` has
+/// the positions of each group.
 py::object shared_memory(const py::sequence& grads, const std::vector<at::Tensor>& rows) {
   GradList list = tensors_of({"shared_memory", "gradients"}, grads, /*none_allowed=*/true);
   if (!is_native(list)) return py::none();
@@ -237,7 +237,7 @@ std::optional<at::Tensor> clip_parameters_by_units(const py::sequence& weights,
   return ratios.defined() ? std::optional(ratios) : std::nullopt;
 }
 
-/// For gradkern.distributed: local shards (None where this rank counts nothing) to (sums, keys).
+/// For gradkern.distributed: (sums, keys) of local shards, which are None if this rank does not count them.
 std::optional<std::pair<at::Tensor, at::Tensor>> partials(const py::sequence& shards, double norm_type,
                                                           bool count_zeros, bool per_tensor,
                                                           const std::string& operation,
@@ -258,7 +258,7 @@ bool scale_gradients(const py::sequence& grads, const at::Tensor& factor, const 
   return true;
 }
 
-/// For the tests: whether the list takes the short way of grad_list.h.
+/// For tests: whether the list is one of PlainGradients.
 bool is_plain(const py::sequence& grads) {
   return tensors_of({"is_plain", "gradients"}, grads, /*none_allowed=*/true).plain() != nullptr;
 }

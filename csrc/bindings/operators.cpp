@@ -1,5 +1,5 @@
-// The same engine behind torch's dispatcher, for torch.compile and export: gradients in, declared
-// mutation. Their fakes are in gradkern/clipping/compiled.py.
+// The engine as operators of torch, for torch.compile and export. They take gradients and declare mutation. Their fake
+// implementations are in gradkern/clipping/compiled.py.
 #include <torch/library.h>
 
 #include "bindings/engine.h"
@@ -43,7 +43,7 @@ void clip_value_op(at::TensorList grads, double clip_value_limit) {
 }  // namespace
 }  // namespace gradkern
 
-// for_decision: the norm that clipping goes by (core/clip.h), float64, in place of the one that is returned.
+// for_decision: return the norm that decisions use (decision_norm() of core/clip.h), in float64.
 TORCH_LIBRARY(gradkern, m) {
   m.def("total_norm(Tensor[] grads, float norm_type, bool for_decision=False) -> Tensor");
   m.def("clip_(Tensor(a!)[] grads, float max_norm, float norm_type, bool error_if_nonfinite, "

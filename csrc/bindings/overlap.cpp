@@ -7,9 +7,9 @@
 namespace gradkern {
 namespace {
 
-/// A strided tensor as a box in a grid. The grid's steps, from large to small, are the strides met in its
-/// cluster; an address is written in them as a number is in digits, the smaller steps never reaching the
-/// next larger one. Different coordinates are different addresses then.
+/// A strided tensor as a box in a grid. The steps of the grid are the strides that occur in its cluster, from large to
+/// small. Coordinates are like digits: the smaller steps together stay below the next larger one, so that different
+/// coordinates are different addresses.
 struct Box {
   c10::SmallVector<int64_t, 6> first, last;  // per step
 };
@@ -26,7 +26,7 @@ std::vector<int64_t> steps_of(const Memory& tensors, Cluster cluster) {
   return steps;
 }
 
-/// None if the tensor, `offset` elements into the grid, is no box in it.
+/// The box of a tensor that lies `offset` elements into the grid; none if it is not a box.
 std::optional<Box> box_of(const at::Tensor& t, int64_t offset, const std::vector<int64_t>& steps) {
   Box box;
   for (const int64_t step : steps) {
@@ -74,7 +74,7 @@ std::vector<Interval> intervals_of(const Memory& tensors) {
     intervals.push_back({begin, begin + uintptr_t(span) * t.element_size(), i});
   }
   const auto before = [](const Interval& a, const Interval& b) { return a.begin < b.begin; };
-  // Views of one buffer (DDP's buckets, FSDP's) come in its order, or in reverse.
+  // Views of one buffer (buckets of DDP or FSDP) are in the order of the buffer, or in reverse.
   if (std::is_sorted(intervals.rbegin(), intervals.rend(), before))
     std::reverse(intervals.begin(), intervals.end());
   if (!std::is_sorted(intervals.begin(), intervals.end(), before))
@@ -91,7 +91,7 @@ Cluster first_cluster(Cluster intervals) {
 }
 
 bool has_distinct_elements(const Memory& tensors, Cluster cluster) {
-  constexpr size_t kPairwise = 1024;  // boxes are compared with one another
+  constexpr size_t kPairwise = 1024;  // boxes are compared pairwise
   if (cluster.size() > kPairwise) return false;
   const std::vector<int64_t> steps = steps_of(tensors, cluster);
   const at::ScalarType type = tensors[cluster.front().position]->scalar_type();

@@ -1,4 +1,4 @@
-// Which of the tensors that are to be written share memory: each element must be written once.
+// Finds tensors that share memory, so that each element is written once.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -9,33 +9,32 @@
 
 namespace gradkern {
 
-/// The addresses between the first and the last element of tensor `position`; others' may lie between.
+/// The addresses from the first to the last element of tensor `position`. Elements of others may lie between.
 struct Interval {
   uintptr_t begin, end;
   size_t position;
 };
 
-/// How many elements lie between the first and the last of a strided tensor, both included.
+/// The number of elements from the first to the last of a strided tensor, both included.
 int64_t span_of(const at::Tensor& g);
 
 /// Tensors to write (strided, not empty), or null.
 using Memory = std::vector<const at::Tensor*>;
 
-/// Intervals that touch one another, in the order of addresses.
+/// Intervals that overlap one another, in the order of addresses.
 using Cluster = at::ArrayRef<Interval>;
 
-/// Of all the tensors, in the order of addresses. Tensors that share their memory until one of them is
-/// written (copy on write) part here.
+/// The intervals of all tensors, in the order of addresses. Gives lazy clones (copy on write) their own memory.
 std::vector<Interval> intervals_of(const Memory& tensors);
 
-/// The cluster that a run of whole clusters begins with.
+/// The first cluster of sorted intervals.
 Cluster first_cluster(Cluster intervals);
 
-/// Two positions of different groups whose tensors share memory, if there are any; `group_of` has one number a
+/// Two positions in different groups whose tensors share memory, if there are any. `group_of` has the group of each
 /// position.
 std::optional<std::pair<int64_t, int64_t>> shared_by_groups(const Memory& tensors, const std::vector<int64_t>& group_of);
 
-/// Whether no two elements of a cluster share memory, as far as strides show it: "false" may be caution.
+/// Whether no two elements of a cluster share memory, as far as strides show. May be false for disjoint tensors.
 bool has_distinct_elements(const Memory& tensors, Cluster cluster);
 
 }  // namespace gradkern

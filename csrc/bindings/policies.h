@@ -13,7 +13,7 @@ namespace gradkern {
 
 /// Decides from `total` (0-d, float32 or float64) and, for "adagc", `norms` ([N]), and updates `state` (float64 [S]),
 /// all on one device. Returns the result of core/policies.h, float64, on that device.
-/// Raises ValueError for an unexpected name, shape, type or device. Nothing has changed then.
+/// Raises ValueError for an unexpected name, shape, type or device, before anything changes.
 at::Tensor policy_step(const std::string& kind, const at::Tensor& total, const at::Tensor& state,
                        const std::vector<double>& constants, const at::Tensor& norms);
 
@@ -22,7 +22,7 @@ PolicyStep policy_step_of(const CallSite& site, const std::string& kind, const s
 
 /// A policy of a group of positions.
 struct GroupPolicy {
-  std::string kind;               ///< "nothing", "global_norm", "value", "agc", or one of policy_step's
+  std::string kind;               ///< "nothing", "global_norm", "value", "agc", or a kind of policy_step()
   std::vector<double> constants;
   at::Tensor state;               ///< float64 [S] on the CPU; undefined if the policy has no state
   at::Tensor rows;                ///< int64: the group's positions; undefined: all of them
@@ -32,12 +32,12 @@ struct GroupPolicy {
 /// The decisions of all groups. Tensors are float64 on the CPU.
 struct GroupedClip {
   ClipResult clip;                 ///< its skip_step only if something can skip
-  at::Tensor factor;               ///< [N]; undefined where all are the same: clip.clip_coef
+  at::Tensor factor;               ///< [N]; undefined if all are the same, clip.clip_coef
   at::Tensor norms;                ///< [G]; undefined if no group has rows of its own
   std::vector<double> thresholds;  ///< [G]
-  at::Tensor row_thresholds;       ///< [N]; undefined unless a policy has one a row
-  bool supported = true;           ///< false: these gradients need another route, and nothing has happened
-  /// Positions in different groups whose gradients share memory, which is an error; nothing has happened.
+  at::Tensor row_thresholds;       ///< [N]; undefined unless a policy has a threshold per row
+  bool supported = true;           ///< false if these gradients need another route; nothing has changed
+  /// Two positions in different groups whose gradients share memory, which is an error; nothing has changed.
   std::optional<std::pair<int64_t, int64_t>> shared;
 };
 

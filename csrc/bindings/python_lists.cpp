@@ -20,9 +20,9 @@ const at::Tensor& tensor_at(const CallSite& site, PyObject* item, int64_t index)
   return THPVariable_Unpack(item);
 }
 
-/// A run of a list of Python objects. From one of them to its gradient's data are five pointers, each a cache miss of
-/// its own where there are thousands. All objects of a run are led one pointer further before any goes on, so that
-/// their misses overlap.
+/// A run of a list of Python objects. The data of a gradient are five pointers away from its object, and in a list of
+/// thousands each pointer is a cache miss. The loops below follow one pointer for all objects of a run before the next,
+/// so that the misses overlap.
 struct Run {
   PyObject* const* items;
   size_t begin, count;  ///< positions in the list
@@ -31,8 +31,8 @@ using Found = std::array<const at::Tensor*, kRun>;
 
 const at::Tensor kUndefined;
 
-/// The tensors that the objects are; undefined for None. False if one is something else than a Tensor or Parameter, a
-/// subclass's object say: what those hold is Python's to tell.
+/// The tensors of the objects; undefined for None. False if one is not exactly a Tensor or Parameter: the attributes of
+/// subclasses must be read through Python.
 bool unpack(const Run& run, Found& tensors) {
   for (size_t i = 0; i < run.count; ++i) prefetch(run.items[i], 32);
   for (size_t i = 0; i < run.count; ++i) {
@@ -44,7 +44,7 @@ bool unpack(const Run& run, Found& tensors) {
   return true;
 }
 
-/// From parameters to their gradients. False where a gradient's absence is for a subclass to judge.
+/// Replaces parameters by their gradients. False if a parameter without a gradient is of a subclass.
 bool lead_to_gradients(const Run& run, Found& tensors, bool& any_candidate) {
   std::array<const c10::AutogradMetaInterface*, kRun> metadata;
   for (size_t i = 0; i < run.count; ++i) {
@@ -62,8 +62,8 @@ bool lead_to_gradients(const Run& run, Found& tensors, bool& any_candidate) {
   return true;
 }
 
-/// Fills a list from Python objects. `lead(run, tensors)` leads from the objects' tensors to the list's. Nothing if it,
-/// or unpack, says false: the objects have to be asked one after the other.
+/// Fills a list from Python objects. `lead(run, tensors)` replaces the objects' tensors by those of the list. Empty if it
+/// or unpack() returns false: the objects must then be read one by one.
 template <class Lead>
 std::optional<GradList> fill(const py::object& list, const Lead& lead) {
   const size_t count = size_t(PySequence_Fast_GET_SIZE(list.ptr()));
@@ -88,7 +88,7 @@ py::object fast_sequence(const py::sequence& sequence) {
   return py::reinterpret_steal<py::object>(fast);
 }
 
-/// Calls body(item, index) for every entry; a list that Python code shrinks meanwhile is safe.
+/// Calls body(item, index) for every entry. `body` may run Python code that shrinks the list.
 template <class Body>
 void for_each_item(const py::object& list, const Body& body) {
   for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(list.ptr()); ++i)
@@ -100,7 +100,7 @@ PyObject* grad_name() {
   return name;
 }
 
-/// Whether the object's `.grad` is Tensor's own, so that it can be read without Python.
+/// Whether the object's `.grad` is that of Tensor, which can be read without Python.
 bool has_plain_grad(PyObject* item) {
   if (THPVariable_CheckExact(item)) return true;
   PyObject* const name = grad_name();
@@ -108,8 +108,8 @@ bool has_plain_grad(PyObject* item) {
   return THPVariable_Check(item) && _PyType_Lookup(Py_TYPE(item), name) == plain;
 }
 
-/// `.grad` by Python's rules: a property of a Parameter's subclass, or of an object that wraps one.
-/// TypeError for an object without it; what a property itself raises goes through.
+/// `.grad` as a Python attribute, of a subclass of Parameter or an object that wraps one. TypeError if there is none.
+/// Errors of a property are propagated.
 at::Tensor grad_attribute(const CallSite& site, PyObject* item, int64_t index) {
   const py::object owned = py::reinterpret_borrow<py::object>(item);  // its code may change the list
   PyObject* const name = grad_name();
@@ -118,7 +118,7 @@ at::Tensor grad_attribute(const CallSite& site, PyObject* item, int64_t index) {
     if (!PyErr_ExceptionMatches(PyExc_AttributeError) || _PyType_Lookup(Py_TYPE(item), name))
       throw py::error_already_set();
     PyErr_Clear();
-    tensor_at(site, item, index);  // says what was expected
+    tensor_at(site, item, index);  // raises
   }
   if (grad.is_none()) return {};
   const bool is_tensor = THPVariable_Check(grad.ptr());
@@ -138,13 +138,13 @@ void check_any_candidate(const CallSite& site, const GradList& grads, bool any_c
                     "grad or has a .grad; pass the parameters, or the gradients to get_total_norm");
 }
 
-/// Gradients of parameters among which are objects of other classes.
+/// The gradients of parameters some of which are objects of other classes.
 GradList gradients_one_by_one(const CallSite& site, const py::object& parameters) {
   GradList grads;
   bool any_candidate = false;
   for_each_item(parameters, [&](PyObject* item, int64_t index) {
     if (!has_plain_grad(item)) {
-      grads.own();  // its code may let go of others
+      grads.own();  // its code may free others
       grads.add(grad_attribute(site, item, index));
       any_candidate = true;
       return;

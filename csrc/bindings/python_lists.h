@@ -1,4 +1,4 @@
-// Walks a Python list of parameters or tensors, without going through Python attributes where it can.
+// Walks a Python list of parameters or tensors, without reading Python attributes if possible.
 #pragma once
 
 #include <torch/csrc/utils/pybind.h>
@@ -9,27 +9,28 @@
 
 namespace gradkern {
 
-/// The gradients of `parameters` (undefined where there is none). Needs the GIL. Python's attribute
-/// `.grad` is asked only where a type has its own.
-/// A trainable tensor subclass (DTensor) without gradient stands for its gradient, so that
-/// is_native says no: a rank that has no gradient must still join its mesh's collective.
-/// Raises TypeError for an entry that is no tensor and has no .grad, and ValueError if nothing in a non-empty list
-/// is a Parameter, requires grad or has a gradient: most likely gradients were passed.
+/// The gradients of `parameters`, undefined for those without one. Needs the GIL. The Python attribute `.grad` is read
+/// only if a type defines its own.
+/// A trainable tensor of a subclass (DTensor) without a gradient takes the place of its gradient. is_native() is then
+/// false, as it must be: a rank without a gradient must take part in the collectives of its mesh.
+/// Raises TypeError for an entry that is no tensor and has no `.grad`, and ValueError if nothing in a non-empty list
+/// is a Parameter, requires grad or has a gradient, because gradients were probably passed.
 GradList gradients_of(const CallSite& site, const py::sequence& parameters);
 
 /// The tensors themselves, undefined for None if `none_allowed`; TypeError for an entry that is neither.
 GradList tensors_of(const CallSite& site, const py::sequence& tensors, bool none_allowed = false);
 
-/// Whether all entries are of class Tensor or Parameter, and none of a subclass.
+/// Whether all entries are of class Tensor or Parameter, not of a subclass.
 bool are_tensors(const py::sequence& items);
 
 /// Python's id() of every entry, and whether they are all different.
 std::pair<py::tuple, bool> identities_of(const py::sequence& items);
 
-/// How many elements each parameter has, as a tuple of int; 0 for a lazy one without a shape yet.
+/// The number of elements of each parameter, as a tuple of int; 0 for a lazy one without a shape.
 py::tuple numels_of(const CallSite& site, const py::sequence& parameters);
 
-/// Whether every (dict, its keys and values in turn as a tuple) still holds the very same objects.
+/// Whether every dict still has the same objects. `snapshots` has pairs of a dict and a tuple of its keys and values in
+/// turn.
 bool dicts_unchanged(const py::sequence& snapshots);
 
 }  // namespace gradkern

@@ -1,5 +1,5 @@
-// What a rank contributes to a norm over several ranks: measured from its local shards, packed
-// (core/packed.h) so that two all-reduces combine it without overflow, underflow or a lost NaN.
+// The contribution of a rank to a norm over several ranks: measured from its local shards and packed (core/packed.h),
+// so that two all-reduces combine it without overflow, underflow or a lost NaN.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -14,9 +14,8 @@ struct PackedPartials {
   at::Tensor keys;  ///< int64 [rows, kPackedKeys]
 };
 
-/// The shards' device is the results'; shards are all on one device.
-/// Packs one row of the whole list, preceded by one row a position if `per_tensor`. Nothing is
-/// written to the gradients; a position without gradient contributes nothing.
+/// Packs one row per position if `per_tensor`, then one row of the whole list. All shards are on one device, as are the
+/// results. Does not write to the gradients. A position without a gradient contributes nothing.
 PackedPartials packed_partials(const CallSite& site, const GradList& grads, double norm_type,
                                bool count_zeros, bool per_tensor);
 

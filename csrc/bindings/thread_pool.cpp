@@ -10,8 +10,8 @@ namespace {
 
 std::atomic<bool> forked_child{false};
 
-// From the moment the extension is loaded: torch's threads may be running, and the fork may come,
-// before gradkern computes anything.
+// Registered when the extension is loaded, because torch's threads may run, and the process may fork, before the first
+// call.
 [[maybe_unused]] const int watching_forks =
     pthread_atfork(nullptr, nullptr, [] { forked_child.store(true, std::memory_order_relaxed); });
 

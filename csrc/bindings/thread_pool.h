@@ -1,4 +1,4 @@
-// torch's intra-op threads, lent to the library.
+// torch's intra-op thread pool for the library.
 #pragma once
 
 #include <algorithm>
@@ -8,19 +8,19 @@
 
 namespace gradkern {
 
-/// As many threads as torch.get_num_threads() allows; one inside a parallel region and in a forked
-/// child, where OpenMP's threads no longer exist.
+/// A pool of torch.get_num_threads() threads. Of one thread inside a parallel region, and in a forked child, in which
+/// OpenMP's threads no longer exist.
 gradkern_pool intraop_pool();
 
-/// Positions that a walk over a list takes at a time: as many cache misses can be under way at once, and by the time
-/// the last one is asked for the first has come.
+/// The number of positions that a walk over a list takes at a time, so that their cache misses overlap. By the time the
+/// last is requested, the first has arrived.
 constexpr int64_t kRun = 64;
 
-/// Calls body(begin, end) for runs of at most kRun of the positions [0, count), on several threads where there are
-/// many. The body must not need Python's lock, which the caller holds. Its exceptions are rethrown.
+/// Calls body(begin, end) for runs of at most kRun of the positions [0, count), on several threads if there are many.
+/// `body` must not need the GIL, which the caller holds. Its exceptions are rethrown.
 template <class Body>
 void for_each_run(int64_t count, const Body& body) {
-  constexpr int64_t kPerThread = 512;  // below that a thread costs more than it brings
+  constexpr int64_t kPerThread = 512;  // with fewer positions, a further thread costs more than it saves
   const gradkern_pool pool = intraop_pool();
   const int32_t threads = int32_t(std::min<int64_t>(pool.threads, 1 + count / kPerThread));
   std::atomic<int64_t> next{0};

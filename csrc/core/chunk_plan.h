@@ -1,8 +1,8 @@
-// How a list of tensors is cut into chunks: the unit of work of every device.
+// How a list of tensors is cut into chunks, the unit of work on the CPU.
 //
-// A chunk is a fixed range of element indices of one tensor. The cut depends on the sizes alone,
-// never on threads, blocks or alignment, and partial results are combined in chunk order: that is
-// what makes results reproducible bit by bit.
+// A chunk is a fixed range of element indices of one tensor. The cut depends on the sizes only, not on
+// threads or alignment, and partial results are combined in the order of the chunks. This makes results
+// bitwise reproducible.
 #pragma once
 
 #include <vector>
@@ -11,17 +11,16 @@
 
 namespace gradkern {
 
-/// Small enough to stay in a core's cache when a chunk has to be read again, large enough to
-/// amortise what a chunk costs besides its elements. The error bound in norm.h relies on 2^15.
+/// Small enough to stay in a core's cache if a chunk is read again, large enough to amortize the fixed
+/// cost of a chunk. The error bound in norm.h relies on 2^15.
 constexpr int64_t kChunkElements = int64_t(1) << 15;
 
 GRADKERN_HD constexpr int64_t chunks_of(int64_t numel, int64_t chunk_elements) {
   return (numel + chunk_elements - 1) / chunk_elements;
 }
 
-/// The tensor that holds chunk `chunk`: the last index i with first_chunk[i] <= chunk and at least
-/// one chunk. `first_chunk` is non-decreasing with count + 1 entries; an empty tensor repeats the
-/// entry of its successor and is never found.
+/// The tensor that holds chunk `chunk`: the last index i with first_chunk[i] <= chunk. `first_chunk` has
+/// count + 1 non-decreasing entries. An empty tensor has the same entry as its successor and is not found.
 template <class Index>
 GRADKERN_HD Index tensor_of_chunk(const Index* first_chunk, Index count, Index chunk) {
   Index low = 0, high = count;  // invariant: first_chunk[low] <= chunk < first_chunk[high]
@@ -58,7 +57,7 @@ class ChunkPlan {
   int64_t tensors() const { return count_; }
   int64_t chunks() const { return first_chunk_.back(); }
   int64_t numel() const { return numel_; }
-  /// The tensors of more than one chunk, and how many chunks those have together.
+  /// The tensors of more than one chunk, and their number of chunks.
   const std::vector<int64_t>& split_tensors() const { return split_; }
   int64_t split_chunks() const { return split_chunks_; }
   int64_t first_chunk(int64_t tensor) const { return first_chunk_[size_t(tensor)]; }

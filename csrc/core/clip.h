@@ -51,9 +51,9 @@ GRADKERN_HD ClipDecision decide_factor(double factor) {
 /// Whether float32 would round a number coarsely, or to zero: below its smallest normal number.
 GRADKERN_HD bool below_float(double x) { return x < 0x1p-126 && x > -0x1p-126; }
 
-/// x * coef, rounded to T. For float32 the product is formed in float64: a coefficient rounded to
-/// float32 first would put it up to 1.5 ulp off, and lose coefficients below float32's range. For
-/// the 16-bit types float32 has bits to spare, except for the smallest coefficients.
+/// x * coef, rounded to T. float32 is multiplied in float64: with a coefficient rounded to float32, the
+/// product would be off by up to 1.5 ulp, and coefficients below float32's range would be lost. The 16-bit
+/// types are multiplied in float32, except by coefficients below its smallest normal number.
 template <class T>
 GRADKERN_HD T scaled(T x, double coef) {
   return from_float<T>(below_float(coef) ? float(double(to_float(x)) * coef) : to_float(x) * float(coef));
@@ -63,7 +63,7 @@ GRADKERN_HD float scaled<float>(float x, double coef) { return float(double(x) *
 template <>
 GRADKERN_HD double scaled<double>(double x, double coef) { return x * coef; }
 
-/// min(max(x, -limit), limit), in this order and keeping NaN, as torch's two foreach clamps do.
+/// min(max(x, -limit), limit), in this order, as torch's two foreach clamps do. NaN stays NaN.
 template <class Real>
 GRADKERN_HD Real clamped(Real x, Real limit) {
   const Real raised = x < -limit ? -limit : x;

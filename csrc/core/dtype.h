@@ -7,8 +7,8 @@ namespace gradkern {
 
 enum class DType : uint8_t { kFloat32, kBFloat16, kFloat16, kFloat64, kComplex64, kComplex128 };
 
-/// log2 of the bytes of an element, four bits a type: it is asked for several times a tensor, in
-/// lists of thousands.
+/// log2 of the bytes of an element. A table of four bits per type, because it is used several times for
+/// each tensor of lists of thousands.
 GRADKERN_HD constexpr uint32_t itemsize_log2(DType dtype) { return 0x433112u >> 4 * uint32_t(dtype) & 15u; }
 GRADKERN_HD constexpr int64_t itemsize(DType dtype) { return int64_t(1) << itemsize_log2(dtype); }
 
@@ -51,8 +51,7 @@ GRADKERN_HD float to_float(BFloat16 x) { return bit_cast<float>(uint32_t(x.bits)
 GRADKERN_HD float to_float(Float16 x) {
   const uint32_t sign = uint32_t(x.bits & 0x8000u) << 16;
   const uint32_t magnitude = x.bits & 0x7fffu;
-  // Subnormals are integers times 2^-24; going through the integer keeps this independent of
-  // any flush-to-zero mode.
+  // Subnormals are integers times 2^-24. Conversion from the integer is independent of flush-to-zero.
   const uint32_t subnormal = bit_cast<uint32_t>(float(magnitude) * 0x1p-24f);
   const uint32_t normal = (magnitude << 13) + ((127u - 15u) << 23);
   const uint32_t special = (magnitude << 13) | 0x7f800000u;
@@ -72,7 +71,7 @@ GRADKERN_HD T from_float(float x);
 template <>
 GRADKERN_HD float from_float<float>(float x) { return x; }
 
-/// Round to nearest, ties to even; NaN stays NaN.
+/// Rounds to nearest, ties to even. NaN stays NaN.
 template <>
 GRADKERN_HD BFloat16 from_float<BFloat16>(float x) {
   const uint32_t bits = bit_cast<uint32_t>(x);
@@ -81,7 +80,7 @@ GRADKERN_HD BFloat16 from_float<BFloat16>(float x) {
   return {uint16_t(nan ? (bits >> 16) | 0x0040u : rounded)};
 }
 
-/// Round to nearest, ties to even; beyond 65504 (after rounding) inf; NaN stays NaN.
+/// Rounds to nearest, ties to even. Above 65504 after rounding: inf. NaN stays NaN.
 template <>
 GRADKERN_HD Float16 from_float<Float16>(float x) {
   const uint32_t bits = bit_cast<uint32_t>(x);

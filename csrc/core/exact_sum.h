@@ -1,16 +1,15 @@
-// A sum of non-negative numbers whose bits do not depend on the order in which they were added, nor on how they
-// were divided among those who added them up.
+// A sum of non-negative numbers whose bits depend neither on the order of the additions nor on how the
+// terms are divided among threads.
 //
-// A term is an integer below 2^53 times a power of two. It is cut into 32-bit digits at fixed powers of 2^32, and
-// digits are added as 64-bit integers, which is exact in any order. Four digits are kept, counted from the
-// highest of the three digits that the largest term may reach into. What a term has below them is dropped, and whether it
-// is does not depend on when the largest term came.
+// A term is an integer below 2^53 times a power of two. It is split into 32-bit digits at fixed powers of
+// 2^32. Digits are added as 64-bit integers, which is exact in any order. Four digits are kept: the three
+// that the largest term may occupy, and the next lower one. Lower digits are dropped, whether they were
+// added before or after the largest term.
 //
-// Error bound: let the largest term have n bits. In units of the lowest of the three digits that it may reach into it
-// is 2^(n - 1) at least; the digit below that is kept as well, so that of every term less than 2^-32 of
-// that unit is lost, 2^-(n + 31) of the largest term. Terms are float64 sums of 53 bits (2^-84: 2^31 terms lose 2^-53 of
-// the sum).
-// A digit holds the sum of 2^32 terms without a carry: 2^32 terms of 8 KiB are 32 TiB.
+// Error bound: let the largest term have n bits. It is at least 2^(n - 1) units of the lowest of its three
+// digits. Each term loses less than 2^-32 of such a unit, because the next lower digit is kept: 2^-(n + 31)
+// of the largest term. Terms have 53 bits, so that each loses 2^-84 and 2^31 terms lose 2^-53 of the sum.
+// A digit holds 2^32 terms without a carry. 2^32 terms of 8 KiB are 32 TiB.
 #pragma once
 
 #include "core/norm.h"
@@ -50,13 +49,13 @@ GRADKERN_HD Term term_of(double x, int32_t bin = 0) {
   return {normal ? fraction | 0x0010000000000000ull : fraction, (normal ? field : 1) - 1075 + 1200 * bin};
 }
 
-/// s += term. A term has its digits at the lowest place but one, or at the lowest, unless it is the largest so far,
-/// which makes room for itself, or one that is small beside others.
+/// s += term. The common case is a term whose lowest digit is digit 0 or 1. If it lies above, it is the
+/// largest so far, and the kept digits move up. If it lies below, its low bits are dropped.
 GRADKERN_HD void deposit(ExactSum& s, const Term& term) {
   uint64_t integer = term.integer;
   int32_t place = term.exponent - s.bottom;
   if (uint32_t(place) >= 64) {
-    if (integer == 0) return;  // says nothing of the size of the terms
+    if (integer == 0) return;  // its exponent is not that of a term
     if (place >= 64) {
       raise_bottom(s, (term.exponent & ~31) - 32);
       place = term.exponent - s.bottom;

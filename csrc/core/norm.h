@@ -1,25 +1,27 @@
-// The one definition of a norm: what is kept while elements are summed (Partial), how two of
-// those are combined, and how the result is finished. Used by every device and at every level
-// (chunk, tensor, layer, whole model), so that none can drift from another.
+// The definition of a norm: the running sums (Partial), how two of them are combined, and how the
+// result is computed from them. All devices and all levels (chunk, tensor, layer, model) use it.
 //
-// Error bound, for the L2 norm of n elements (u = 2^-53 is float64's rounding unit). csrc/cuda adds up units of 8 KiB
-// instead of chunks, and those exactly (core/exact_sum.h, which loses less than u of the sum): a unit carries 2^-45 at most,
-// 2^-30 where squares are added in float32, 39 u of float64 gradients (cuda/accumulate.h); a norm half of that.
-//   - float32, bfloat16 and float16 squares are exact in float64. A chunk of at most 2^15
-//     elements is summed in 32 lanes: at most 2^10 additions of non-negative terms a lane, so a
-//     relative error of at most 2^10 u = 2^-43. Lanes, chunks and tensors are then added with
-//     TwoSum, whose error stays below 2u as long as fewer than 2^50 terms are added. The root
-//     halves relative errors: the norm carries at most 2^-43 before its one rounding to float32
-//     (2^-25 relative to the next power of two, half an ulp). Together less than 0.50001 ulp,
-//     against the contract's 1 (tensor) and 2 (layer, total).
-//   - float64 squares are rounded once (u). Runs of 16 additions per lane go through TwoSum, so
-//     a sum carries at most 18 u and a norm at most 10 u + the root's own u: 1.3e-15, against
-//     the contract's 1e-14.
-// Order 1 sums exact magnitudes the same way, without a root: at most 2^-43. Order inf is exact. Any
-// other p multiplies the error of its sum (2^-43, of float64 gradients 20 u, with pow's own) by 1/|p|. One
-// rounding to float32 hides that down to |p| = 2^-8; float64 norms may leave 1e-14 below |p| = 1/4.
-// Range: float32 squares lie within [2^-298, 2^256] and cannot leave float64. float64 squares
-// can: see ScaledSum.
+// Error bound of the L2 norm of n elements. u = 2^-53 is the unit roundoff of float64.
+//   - float32, bfloat16 and float16: squares are exact in float64. A chunk of at most 2^15 elements is
+//     summed in 32 lanes. A lane adds at most 2^10 non-negative terms, with a relative error of at most
+//     2^10 u = 2^-43. Lanes, chunks and tensors are added with TwoSum, whose error stays below 2u for
+//     fewer than 2^50 terms. The root halves the relative error, so that the norm has an error of at
+//     most 2^-43 before its only rounding to float32 (half an ulp). The result is within 0.50001 ulp;
+//     the contract allows 1 for a tensor and 2 for a layer or the total.
+//   - float64: squares are rounded once (u). TwoSum adds runs of 16 additions per lane. A sum has an
+//     error of at most 18 u, and a norm of at most 10 u plus the root's own u: 1.3e-15. The contract
+//     allows 1e-14.
+//   - CUDA sums units of 8 KiB instead of chunks, and adds the units exactly (core/exact_sum.h, which
+//     loses less than u of the sum). The error of a unit's sum is at most 2^-45, 2^-30 if squares are
+//     added in float32, and 39 u for float64 gradients (cuda/accumulate.h). The norm has half of that.
+//
+// Other orders: 1 sums exact magnitudes in the same way, without a root (2^-43). inf is exact. Any other
+// p multiplies the error of its sum, which includes that of pow (2^-43; 20 u for float64 gradients), by
+// 1/|p|. Down to |p| = 2^-8 this is small beside the rounding to float32. Norms in float64 may exceed
+// 1e-14 below |p| = 1/4.
+//
+// Range: float32 squares lie in [2^-298, 2^256], within float64. float64 squares may lie outside: see
+// ScaledSum.
 #pragma once
 
 #include <cmath>
@@ -72,15 +74,15 @@ GRADKERN_HD void add_compensated(double& hi, double& lo, double x) {
   hi = sum;
 }
 
-// hi - hi is NaN for an infinite hi, and that NaN sits in lo: only hi counts then.
+// For an infinite hi, lo is NaN (hi - hi) and is ignored.
 GRADKERN_HD double compensated_value(double hi, double lo) { return is_finite(hi) ? hi + lo : hi; }
 
 /// A sum of squares that neither overflows nor underflows: (hi + lo) * 2^(1200 * bin).
 ///
-/// The elements of a chunk are scaled by 2^(-600 * bin), chosen from the chunk's largest
-/// magnitude: bin 0 if it lies in [2^-400, 2^480], which every float32 does (or is zero), else -1
-/// or +1. What underflows in a chunk is below 2^-250 of its largest square. (Blue 1978 and
-/// LAPACK's dnrm2 keep the same three bins per element.)
+/// The elements of a chunk are scaled by 2^(-600 * bin). The chunk's largest magnitude gives the bin: 0
+/// if it lies in [2^-400, 2^480] or is zero, which holds for every float32, else -1 or +1. Squares that
+/// underflow are below 2^-250 of the chunk's largest. Blue (1978) and LAPACK's dnrm2 use the same three
+/// bins per element.
 struct ScaledSum {
   double hi = 0, lo = 0;
   int32_t bin = 0;
@@ -90,7 +92,7 @@ constexpr double kBinUp = 0x1p+600, kBinDown = 0x1p-600;
 
 GRADKERN_HD int32_t bin_of(double max_abs) {
   if (max_abs == 0 || (max_abs >= 0x1p-400 && max_abs <= 0x1p+480)) return 0;
-  return max_abs < 0x1p-400 ? -1 : 1;  // NaN and inf: +1, they stay what they are
+  return max_abs < 0x1p-400 ? -1 : 1;  // NaN and inf: +1, which keeps them
 }
 
 GRADKERN_HD double bin_scale(int32_t bin) { return bin == 0 ? 1.0 : (bin < 0 ? kBinUp : kBinDown); }
@@ -110,16 +112,16 @@ GRADKERN_HD double finish(const ScaledSum& s) {
   return s.bin == 0 ? root : root * (s.bin < 0 ? kBinDown : kBinUp);
 }
 
-/// What the orders other than 2 and inf need: kOne the sum, kZero the count of non-zeros,
-/// kNegInf the minimum in ref, kPower the sum of (|x| / ref)^p, where ref is the dominant
-/// magnitude: the largest for p > 0, the smallest for p < 0. Every term is then at most 1 and
-/// the dominant one exactly 1, so that no p overflows or underflows.
+/// The sum for the orders other than 2 and inf. kOne: the sum of magnitudes. kZero: the number of
+/// non-zeros. kNegInf: the minimum, in ref. kPower: the sum of (|x| / ref)^p, where ref is the largest
+/// magnitude for p > 0 and the smallest for p < 0. All terms are at most 1 and the largest is 1, so that
+/// the sum neither overflows nor underflows for any p.
 struct PowerSum {
   double ref = 0, hi = 0, lo = 0;
 };
 
 GRADKERN_HD double power_term(double magnitude, double ref, double p) {
-  // Equal covers 0/0 and inf/inf as well: a chunk of zeros has ref 0 and norm 0 * n^(1/p) = 0.
+  // Equality covers 0/0 and inf/inf. A chunk of zeros has ref 0, and its norm is 0 * n^(1/p) = 0.
   return magnitude == ref ? 1.0 : pow(magnitude / ref, p);
 }
 
@@ -150,7 +152,7 @@ GRADKERN_HD PowerSum combine(const NormOrder& order, PowerSum a, PowerSum b) {
   return a;
 }
 
-/// Everything one read gathers about a chunk, a tensor, a layer or the whole list.
+/// The statistics of a chunk, a tensor, a layer or the whole list, gathered in one read.
 struct Partial {
   ScaledSum sq;            ///< sum of squares, always
   PowerSum power;          ///< see PowerSum
@@ -160,7 +162,7 @@ struct Partial {
   int64_t numel = 0;
 };
 
-/// A Partial of one chunk in less memory: its counts are small, and its length is the plan's to know.
+/// A Partial of one chunk in less memory. Its counts fit into 16 bits, and the plan has its length.
 struct ChunkPartial {
   double sq_hi, sq_lo;
   PowerSum power;
@@ -195,7 +197,7 @@ GRADKERN_HD Partial combine(const NormOrder& order, const Partial& a, const Part
   return sum;
 }
 
-/// Something that is not empty, of which the norm alone is known: for the norm of several together.
+/// The Partial of something non-empty of which only the norm is known, to combine norms.
 GRADKERN_HD Partial partial_of_norm(const NormOrder& order, double norm) {
   Partial p;
   p.numel = 1;
@@ -219,7 +221,7 @@ GRADKERN_HD double max_abs(const Partial& s) {
   return s.max_bits > kInfBits ? quiet_nan() : bit_cast<double>(s.max_bits);
 }
 
-/// The norm of the order in float64; of nothing it is 0, whatever the order.
+/// The norm in float64. The norm of nothing is 0 for every order.
 GRADKERN_HD double finish(const NormOrder& order, const Partial& s) {
   if (s.numel == 0) return 0.0;
   switch (order.kind) {

@@ -6,12 +6,12 @@
 
 namespace gradkern {
 
-/// Columns of the sums: the sum of squares by bin (-1, 0, +1: see ScaledSum), its compensation by
-/// bin, the power sum and its compensation, and three counts.
+/// Columns of the sums: the sum of squares for each bin (-1, 0, +1: see ScaledSum), its compensation for
+/// each bin, the power sum and its compensation, and three counts.
 enum PackedSum { kSqHi = 0, kSqLo = 3, kPowerHi = 6, kPowerLo, kNonfinite, kZeros, kNumel, kPackedSums };
 
-/// Columns of the keys: the bits of the largest magnitude as float64 (NaN above inf), and
-/// PowerSum::ref so that the dominant one is largest and NaN is above all; -1: nothing.
+/// Columns of the keys: the float64 bits of the largest magnitude (NaN above inf), and PowerSum::ref as a
+/// key that is largest for the dominant magnitude, with NaN above all. -1 if there are no elements.
 enum PackedKey { kMaxBits = 0, kRefKey, kPackedKeys };
 
 GRADKERN_HD int64_t packed_reference(const NormOrder& order, const Partial& p) {
@@ -24,10 +24,10 @@ GRADKERN_HD int64_t packed_reference(const NormOrder& order, const Partial& p) {
 
 /// Writes sums[0 … kPackedSums) and keys[0 … kPackedKeys).
 GRADKERN_HD void pack(const NormOrder& order, const Partial& p, double* sums, int64_t* keys) {
-  // Bins beyond +-1 do not occur: combine only moves a sum up to the larger of two bins.
+  // There are no bins beyond +-1, because combine() moves a sum up to the larger of two bins.
   for (int32_t bin = -1; bin <= 1; ++bin) {
     sums[kSqHi + bin + 1] = bin == p.sq.bin ? p.sq.hi : 0.0;
-    // For an infinite or NaN hi, lo is NaN by construction and must not turn inf into NaN.
+    // For an infinite hi, lo is NaN and must not turn inf into NaN.
     sums[kSqLo + bin + 1] = bin == p.sq.bin && is_finite(p.sq.hi) ? p.sq.lo : 0.0;
   }
   sums[kPowerHi] = p.power.hi;

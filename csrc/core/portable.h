@@ -1,4 +1,4 @@
-// What lets one header serve the host compiler and nvcc.
+// Macros and functions with which a header compiles for the host and with nvcc.
 #pragma once
 
 #include <cstdint>
@@ -8,8 +8,8 @@
 #define GRADKERN_HD __host__ __device__ __forceinline__
 #define GRADKERN_NOINLINE __noinline__
 #elif defined(__GNUC__)
-// always_inline, not just inline: csrc/cpu compiles these headers once per instruction set, and
-// an out-of-line copy built for AVX-512 could be the one the linker keeps for everybody.
+// always_inline, because csrc/cpu compiles these headers once per instruction set: of several
+// out-of-line copies, the linker could keep the one for AVX-512.
 #define GRADKERN_HD inline __attribute__((always_inline))
 #define GRADKERN_NOINLINE __attribute__((noinline))
 #else

@@ -1,23 +1,23 @@
-// Asking for memory before it is needed.
+// Software prefetch.
 #pragma once
 
 #include <cstdint>
 
 namespace gradkern {
 
-/// How far ahead a loop over elements asks: what a core reads while memory answers. The processor's
-/// own look-ahead ends with the page. (Measured: 2 to 4 KiB alike, 1 KiB less, beyond nothing gained.)
+/// The prefetch distance of loops over elements. The hardware prefetcher stops at the end of a page.
+/// Measured: 2 to 4 KiB are equally fast, 1 KiB is slower, more gains nothing.
 constexpr int64_t kPrefetchBytes = 3072;
 
 constexpr int64_t kCacheLine = 64;
 
-/// Memory that is read next: a loop asks for it while it comes to its end.
+/// The memory that is read next. A loop prefetches it before its own end.
 struct Following {
   const void* data = nullptr;
   int64_t bytes = 0;
 };
 
-/// Starts bringing `bytes` from `address` on into the cache; any address will do, none is read.
+/// Prefetches `bytes` bytes at `address`. The address need not be valid.
 inline void prefetch(const void* address, int64_t bytes) {
   const uintptr_t begin = reinterpret_cast<uintptr_t>(address);
   for (uintptr_t line = begin & ~uintptr_t(kCacheLine - 1); line < begin + uintptr_t(bytes); line += kCacheLine)

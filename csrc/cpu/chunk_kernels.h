@@ -1,5 +1,5 @@
-// What one chunk costs: the interface between the driver (compiled once) and the kernels
-// (compiled once per instruction set).
+// The kernels for one chunk: the interface between the driver, which is compiled once, and the kernels,
+// which are compiled once per instruction set.
 #pragma once
 
 #include "core/dtype.h"
@@ -15,15 +15,15 @@ struct MeasureOptions {
 
 struct ChunkKernels {
   const char* name;  ///< "baseline", "avx2", "avx512"
-  /// Reads `length` <= kChunkElements elements once; leaves out.numel alone.
+  /// Reads `length` <= kChunkElements elements once. Does not set out.numel.
   void (*measure)(const void* data, DType dtype, int64_t length, const MeasureOptions& options,
                   Following following, Partial& out);
-  /// The sum of squares of `length` <= kChunkElements elements whose squares are exact in float64 (no float64, no
-  /// complex128): the sum that `measure` has, for a unit that is short.
+  /// Only the sum of squares of `length` <= kChunkElements elements, which is faster for short units. Not for
+  /// float64 and complex128, whose squares are not exact in float64.
   double (*squares)(const void* data, DType dtype, int64_t length);
-  /// x *= coef, see core/clip.h.
+  /// x *= coef, see scaled() in core/clip.h.
   void (*scale)(void* data, DType dtype, int64_t length, double coef, Following following);
-  /// x = clamp(x, -limit, limit) for real types; writes only where something changes.
+  /// x = clamp(x, -limit, limit) for real types. Blocks without a change are not written.
   void (*clamp)(void* data, DType dtype, int64_t length, double limit);
 };
 
@@ -33,7 +33,7 @@ extern const ChunkKernels kAvx2Kernels;
 extern const ChunkKernels kAvx512Kernels;
 #endif
 
-/// The kernels for this processor, or those GRADKERN_CPU_ISA names (it must support them).
+/// The best kernels for this processor, or those named by GRADKERN_CPU_ISA.
 const ChunkKernels& chunk_kernels();
 
 }  // namespace gradkern::cpu

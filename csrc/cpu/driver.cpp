@@ -11,7 +11,7 @@
 namespace gradkern::cpu {
 namespace {
 
-/// Below this many elements a thread costs more than it brings.
+/// With fewer elements, a further thread costs more than it saves.
 constexpr int64_t kElementsPerThread = 1 << 15;
 
 int threads_for(const ChunkPlan& plan, const ThreadPool& pool) {
@@ -27,10 +27,10 @@ char* address(const ChunkPlan& plan, const Chunk& chunk) {
 
 enum class Order { kForward, kBackward };
 
-/// What was measured last is in a cache still: scaling begins with it.
+/// Scaling begins with the chunks that were measured last, which may still be in a cache.
 constexpr Order kAfterMeasuring = Order::kBackward;
 
-/// A chunk of the plan and its neighbours in one direction.
+/// A chunk of the plan. Can move to the chunks after or before it.
 class Position {
  public:
   Position(const ChunkPlan& plan, int64_t chunk) : plan_(plan), chunk_(chunk), tensor_(plan.find(chunk)) {}
@@ -48,24 +48,24 @@ class Position {
   int64_t chunk_, tensor_;
 };
 
-/// Asks for the beginnings of the chunks to come, kPrefetchBytes ahead of the one at work. What follows a chunk of some
-/// length is left to its kernel to ask for: so many lines at once would hold up its own reads.
+/// Prefetches the beginnings of the next chunks, up to kPrefetchBytes ahead of the current one. The kernel of a
+/// longer chunk prefetches the next one itself, line by line, because so many prefetches at once would delay its reads.
 class PrefetchAhead {
  public:
   PrefetchAhead(const ChunkPlan& plan, const Position& first, int64_t left, int64_t step)
       : plan_(plan), at_(first), left_(left), step_(step) {}
 
-  /// Before each chunk in turn, the first one included. Returns what its kernel has to ask for.
+  /// Called before each chunk, including the first. Returns what the chunk's kernel has to prefetch.
   Following step(const Chunk& chunk) {
     Following following;
-    bool for_kernel = bytes(chunk) >= 2 * kPrefetchBytes;
-    ahead_ -= asked(chunk);  // of the first nothing was asked: a little less is ahead then
+    bool by_kernel = bytes(chunk) >= 2 * kPrefetchBytes;
+    ahead_ -= asked(chunk);  // the first chunk was not prefetched; this only makes the distance a little shorter
     for (; ahead_ < kPrefetchBytes && left_ > 0; --left_) {
       at_.move(step_);
       const Chunk next = at_.chunk();
-      if (for_kernel) following = {address(plan_, next), asked(next)};
+      if (by_kernel) following = {address(plan_, next), asked(next)};
       else prefetch(address(plan_, next), asked(next));
-      for_kernel = false;
+      by_kernel = false;
       ahead_ += asked(next);
     }
     return following;
@@ -80,9 +80,9 @@ class PrefetchAhead {
   int64_t left_, step_, ahead_ = 0;
 };
 
-/// Calls body(chunk, index, following) for every chunk, under the given floating-point mode. Chunks differ in
-/// size and cores in speed, so threads take runs of chunks as they get free; which thread takes
-/// which does not matter to the result.
+/// Calls body(chunk, index, following) for every chunk, in the given floating-point mode. Threads take runs of
+/// chunks when they are free, because chunks differ in size and cores in speed. The result does not depend on
+/// which thread takes which run.
 template <class Body>
 void for_each_chunk(const ChunkPlan& plan, const ThreadPool& pool, FloatingPointMode mode, Order order,
                     const Body& body) {
@@ -118,8 +118,8 @@ void apply_to(const ChunkPlan& plan, const Chunk& chunk, const ClipDecision& dec
   if (decision.action == ClipAction::kScale) chunk_kernels().scale(data, dtype, chunk.length, decision.coef, following);
 }
 
-/// Where the chunks of tensors with several of them put their results. A tensor of one chunk needs
-/// none of this: with many small tensors that is most of the memory a call takes.
+/// The results of the chunks of tensors with more than one. A tensor of one chunk needs no entry, which
+/// saves most of the memory of a call with many small tensors.
 class SplitPartials {
  public:
   explicit SplitPartials(const ChunkPlan& plan) : plan_(plan), partials_(size_t(plan.split_chunks())) {
@@ -131,7 +131,7 @@ class SplitPartials {
     }
   }
 
-  /// The results of this tensor's chunks, in order; null if it has at most one.
+  /// The results of the tensor's chunks, in order. Null if it has at most one.
   ChunkPartial* of(int64_t tensor) {
     if (plan_.first_chunk(tensor + 1) - plan_.first_chunk(tensor) <= 1) return nullptr;
     const std::vector<int64_t>& tensors = plan_.split_tensors();

@@ -1,7 +1,7 @@
-// The processor's flush-to-zero switches, which are per thread (torch.set_flush_denormal).
+// The processor's flush-to-zero mode, which is per thread (torch.set_flush_denormal).
 //
-// Measuring switches them off: a norm is of what the gradients hold. Writing takes the caller's
-// setting into the worker threads, so that a gradient does not depend on which thread scaled it.
+// Measuring turns it off, so that subnormal gradients count. Writing uses the caller's mode in all
+// threads, so that the result does not depend on which thread scales a gradient.
 #pragma once
 
 #include <cstdint>

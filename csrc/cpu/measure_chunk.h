@@ -1,26 +1,27 @@
-// Reads one chunk: sum of squares, largest magnitude, non-finite count, and what the order needs.
+// Reads one chunk: the sum of squares, the largest magnitude, the number of non-finite elements, and the
+// sum that the order needs.
 //
-// Element i of a chunk always adds to lane i % kLanes, whatever the register width and the
-// alignment, and lanes are combined in order: the same bits on every processor for the types
-// whose squares are exact in float64.
+// Element i of a chunk is added to lane i % kLanes for every register width and alignment, and lanes are
+// combined in order. For the types whose squares are exact in float64, the bits are the same on every
+// processor.
 #pragma once
 
 #include "core/chunk_plan.h"
-#include "cpu/ahead.h"
 #include "cpu/chunk_kernels.h"
+#include "cpu/prefetches.h"
 #include "cpu/vectors.h"
 
 namespace gradkern::cpu {
 namespace {
 
-/// Element by element: GCC 12 sets an array that is initialised with {} by `rep stos`, which takes 20 ns.
+/// In a loop, because GCC 12 compiles the initializer {} to `rep stos`, which takes 20 ns.
 template <class V, int N>
 GRADKERN_HD void set_zero(V (&registers)[N]) {
 #pragma GCC unroll 16
   for (int r = 0; r < N; ++r) registers[r] = V{};
 }
 
-/// The total of the kLanes sums, as a tree over elements: the same for every register width.
+/// The sum of the kLanes sums, as a tree in the order of the elements: the same for every register width.
 template <class T>
 GRADKERN_HD double sum_of(Block& sums) {
   in_element_order<T>(sums);
@@ -37,7 +38,7 @@ GRADKERN_HD double sum_of(Block& sums) {
   return lanes[0];
 }
 
-/// The total of compensated float64 lanes. The low part of an infinite lane is NaN and says nothing.
+/// The sum of compensated float64 lanes. The low part of an infinite lane is NaN and is ignored.
 void reduce(const Block& sums_hi, const Block& sums_lo, double& hi, double& lo) {
   double high[kLanes], low[kLanes];
   __builtin_memcpy(high, sums_hi, sizeof(high));
@@ -48,7 +49,7 @@ void reduce(const Block& sums_hi, const Block& sums_lo, double& hi, double& lo) 
   }
 }
 
-/// hi + lo += sums, lane by lane (TwoSum, as add_compensated); sums become zero.
+/// hi + lo += sums in every lane (TwoSum, as in add_compensated). Sets sums to zero.
 GRADKERN_HD void compensate(Block& sums, Block& hi, Block& lo) {
 #pragma GCC unroll 16
   for (int r = 0; r < kRegisters; ++r) {
@@ -60,16 +61,16 @@ GRADKERN_HD void compensate(Block& sums, Block& hi, Block& lo) {
   }
 }
 
-/// Calls take(q, register) for every register of raw elements that `length` elements fill, which lie before `end`:
-/// register q of a block holds its elements from q * kPerRaw<T> on. The last one is padded with zeros, which change
-/// no sum and no maximum. `following`: what is read after `end`.
+/// Calls take(q, register) for every register of the `length` elements at `data`. Register q of a block of kLanes
+/// elements begins with its element q * kPerRaw<T>. The last register is padded with zeros, which do not change
+/// sums and maxima. `end` is the end of the chunk, of which the elements may be a part; `following` is read next.
 template <class T, class Take>
 GRADKERN_HD void for_each_register(const T* data, int64_t length, const T* end, Following following, const Take& take) {
-  AheadOf<T, kLanes> ahead(data, length / kLanes * kLanes, end, following);
+  Prefetches<T, kLanes> prefetches(data, length / kLanes * kLanes, end, following);
   int64_t i = 0;
-  while (ahead.next_part(i))
-    for (; i < ahead.until; i += kLanes) {
-      ahead.ask(i);
+  while (prefetches.next_part(i))
+    for (; i < prefetches.until; i += kLanes) {
+      prefetches.at(i);
 #pragma GCC unroll 16
       for (int q = 0; q < kRaws<T>; ++q) take(q, load<Raw<T>>(data + i + q * kPerRaw<T>));
     }
@@ -86,12 +87,12 @@ GRADKERN_HD void for_each_register(const T* data, int64_t length, const T* end, 
 template <class V>
 GRADKERN_HD V larger(V a, V b) { return a > b ? a : b; }
 
-/// max of |x| bits and the count of zeros, on full-width integer registers.
+/// The largest |x|, as bits, and the number of zeros, in integer registers of full width.
 template <class T, bool kCountZeros>
 struct Magnitudes {
   using Int = typename Bits<T>::Int;
 
-  // One register each: sums need the others.
+  // One register each, because the sums need the others.
   Raw<T> largest = {};
   Raw<T> zero_lanes = {};
 
@@ -112,7 +113,7 @@ struct Magnitudes {
   int64_t count_zeros(int64_t length) const {
     int64_t n = 0;
     for (int i = 0; i < kPerRaw<T>; ++i) n += zero_lanes[i];
-    return n - (kPerRaw<T> - length % kPerRaw<T>) % kPerRaw<T>;  // not the padding
+    return n - (kPerRaw<T> - length % kPerRaw<T>) % kPerRaw<T>;  // without the padding
   }
 };
 
@@ -128,7 +129,7 @@ int64_t count_nonfinite(const T* data, int64_t length) {
   return count;
 }
 
-/// float32, bfloat16, float16: squares and a chunk's sums cannot leave float64 (core/norm.h).
+/// float32, bfloat16, float16: squares and their sums are within float64's range (core/norm.h).
 template <class T, bool kOne, bool kZeros>
 void measure_narrow(const T* data, int64_t length, Following following, Partial& out) {
   Block squares, absolutes;
@@ -154,8 +155,8 @@ void measure_narrow(const T* data, int64_t length, Following following, Partial&
   if (largest >= Bits<T>::kInf) out.nonfinite = count_nonfinite(data, length);
 }
 
-/// float64: squares can leave the range, and long sums need compensation. `scale` is a power of
-/// two; sums of absolute values and magnitudes are of the unscaled elements.
+/// float64: squares may leave float64's range, and long sums need compensation. Squares are those of the
+/// elements times `scale`, a power of two. Magnitudes and their sums are those of the elements.
 template <bool kOne, bool kZeros>
 void measure_double_scaled(const double* data, int64_t length, double scale, Following following, Partial& out) {
   constexpr int64_t kRun = 16 * kLanes;  // 16 additions between two compensations, see core/norm.h
@@ -186,13 +187,13 @@ template <bool kOne, bool kZeros>
 void measure_double(const double* data, int64_t length, Following following, Partial& out) {
   measure_double_scaled<kOne, kZeros>(data, length, 1.0, following, out);
   const int32_t bin = bin_of(bit_cast<double>(out.max_bits));
-  if (bin != 0)  // rare, and the chunk is in the cache now
+  if (bin != 0)  // rare, and the chunk is in the cache
     measure_double_scaled<kOne, kZeros>(data, length, bin_scale(bin), {}, out);
   out.sq.bin = bin;
   if (out.max_bits >= kInfBits) out.nonfinite = count_nonfinite(data, length);
 }
 
-/// The orders without a vector path, one element at a time: -inf and any other p.
+/// The orders without vector code, -inf and any other p: one element at a time.
 template <class Magnitude>
 void measure_power(int64_t length, const NormOrder& order, double largest, Magnitude magnitude,
                    PowerSum& out) {
@@ -234,7 +235,7 @@ void measure_real(const T* data, int64_t length, const MeasureOptions& options, 
                   [data](int64_t i) { return fabs(double_of(data[i])); }, out.power);
 }
 
-/// Squares of |z| are squares of 2n reals; everything else looks at |z|.
+/// The sum of |z|^2 is that of the squares of 2n reals. The other statistics use |z|.
 template <class Real>
 void measure_complex(const Complex<Real>* data, int64_t length, const MeasureOptions& options,
                      Following following, Partial& out) {
@@ -253,7 +254,7 @@ void measure_complex(const Complex<Real>* data, int64_t length, const MeasureOpt
     out.zeros += m == 0;
     if (order.kind == NormKind::kOne) add_compensated(out.power.hi, out.power.lo, m);
   }
-  // |z| of finite complex128 parts can overflow, so the parts decide.
+  // |z| may overflow for finite parts of complex128, so the parts are tested.
   if (first.nonfinite + second.nonfinite)
     for (int64_t i = 0; i < length; ++i)
       out.nonfinite += !is_finite(double(data[i].re)) || !is_finite(double(data[i].im));
@@ -298,7 +299,7 @@ double squares_chunk(const void* data, DType dtype, int64_t length) {
     case DType::kFloat16: return exact_squares(static_cast<const Float16*>(data), length);
     case DType::kComplex64: return exact_squares(static_cast<const float*>(data), 2 * length);
     case DType::kFloat64:
-    case DType::kComplex128: break;  // rounded, and beyond float64's range at times: see ScaledSum
+    case DType::kComplex128: break;  // squares are rounded and may leave float64's range: see ScaledSum
   }
   return quiet_nan();
 }

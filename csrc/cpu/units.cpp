@@ -11,19 +11,19 @@
 namespace gradkern::cpu {
 namespace {
 
-/// Consecutive units of one tensor: what a thread takes at a time.
+/// Consecutive units of one tensor, the work that a thread takes at a time.
 struct Block {
   int64_t tensor, begin, end;
 };
 
-/// What a block's gradient was and became.
+/// The squares of a block's gradient before and after clipping.
 struct BlockSquares {
   ScaledSum before, after;
   bool changed = false;
 };
 
-/// About a chunk's elements a block, so that its gradients are in a cache when they are scaled. The cut depends
-/// on the sizes alone.
+/// Blocks of about kChunkElements elements, so that gradients are in a cache when they are scaled. The cut
+/// depends on the sizes only.
 std::vector<Block> blocks_of(const UnitsRef* list, int64_t count) {
   std::vector<Block> blocks;
   for (int64_t t = 0; t < count; ++t) {
@@ -56,13 +56,13 @@ ScaledSum times_square(ScaledSum sum, double factor) {
   return {sum.hi * square, sum.lo * square, sum.bin};
 }
 
-/// What a thread knows of the units of its block.
+/// A thread's buffers for the units of its block.
 struct UnitScratch {
   std::vector<double> factors;
   std::vector<ScaledSum> grads;
 };
 
-/// The factors of a block's units.
+/// Computes the factors of a block's units into `units`.
 BlockSquares decide(const UnitsRef& t, const Block& block, UnitLimits limits, UnitScratch& units) {
   ScopedFloatingPointMode exact(FloatingPointMode::exact());
   const ChunkKernels& kernels = chunk_kernels();
@@ -94,14 +94,14 @@ void scale(const UnitsRef& t, const Block& block, const double* factors) {
   }
 }
 
-/// A thread for each chunk's worth of elements, as the other passes have.
+/// One thread per kChunkElements elements, as in the other passes.
 int threads_for(const UnitsRef* list, int64_t count, size_t blocks, const ThreadPool& pool) {
   int64_t useful = 1;
   for (int64_t t = 0; t < count; ++t) useful += list[t].rows * list[t].length / kChunkElements;
   return int(std::min({useful, int64_t(blocks), int64_t(pool.threads)}));
 }
 
-/// The blocks' squares together, in the blocks' order.
+/// Combines the squares of the blocks of each tensor, in order, into the results.
 void report(const std::vector<Block>& blocks, const std::vector<BlockSquares>& squares, int64_t count,
             UnitResults out) {
   ScopedFloatingPointMode exact(FloatingPointMode::exact());

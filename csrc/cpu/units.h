@@ -1,4 +1,4 @@
-// Adaptive gradient clipping, unit by unit (core/policies.h, unit_factor). Torch-free.
+// Adaptive gradient clipping of units (unit_factor() in core/policies.h). Without torch.
 #pragma once
 
 #include <cstdint>
@@ -12,14 +12,14 @@ struct UnitLimits {
   double clip_factor, eps;
 };
 
-/// Per gradient: the ratio of its L2 norms after and before, and whether it was written to.
+/// For each gradient: the ratio of its L2 norm after clipping to that before, and whether it was written.
 struct UnitResults {
   double* ratios;
   uint8_t* changed;
 };
 
-/// Scales every unit of the list: one pass over the weights, one over the gradients, and a write where a factor
-/// is not 1. The same bits for any number of threads.
+/// Clips every unit of the list. Reads weights and gradients once and writes the units whose factor is not 1.
+/// The bits do not depend on the number of threads.
 void clip_units(const UnitsRef* list, int64_t count, UnitLimits limits, const ThreadPool& pool, UnitResults out);
 
 }  // namespace gradkern::cpu

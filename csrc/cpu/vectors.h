@@ -1,5 +1,5 @@
-// Fixed-width vectors of the instruction set this translation unit is compiled for. GCC's and
-// Clang's vector extensions: the same source for SSE2, AVX2, AVX-512 and NEON.
+// Vectors of the instruction set that the translation unit is compiled for. The vector extensions of GCC and
+// Clang give one source for SSE2, AVX2, AVX-512 and NEON.
 #pragma once
 
 #include <type_traits>
@@ -11,7 +11,7 @@
 #endif
 
 namespace gradkern::cpu {
-namespace {  // one copy per instruction set, never shared between them
+namespace {  // one copy per instruction set
 
 #if defined(__AVX512F__)
 constexpr int kVectorBytes = 64;
@@ -44,7 +44,7 @@ GRADKERN_HD V load(const T* from) {
 /// kLanes sums, in registers.
 using Block = F64[kRegisters];
 
-/// Integer view of a type: bits of |x| order as |x| does, with NaN above inf.
+/// A type as integers: the bits of |x| are ordered as |x|, with NaN above inf.
 template <class T>
 struct Bits;
 template <>
@@ -68,7 +68,7 @@ struct Bits<double> {
   static constexpr Int kMagnitude = 0x7fffffffffffffff, kInf = 0x7ff0000000000000;
 };
 
-/// A register of elements as they lie in memory, as the integers of Bits<T>; a block of kLanes fills kRaws of them.
+/// A register of elements as in memory, as integers of Bits<T>. kLanes elements fill kRaws registers.
 template <class T>
 constexpr int kPerRaw = kVectorBytes / int(sizeof(T));
 template <class T>
@@ -76,7 +76,7 @@ constexpr int kRaws = kLanes / kPerRaw<T>;
 template <class T>
 using Raw = Vec<typename Bits<T>::Int, kPerRaw<T>>;
 
-/// The first `count` < kPerRaw elements from `from`, and zeros. Reads nothing beyond them.
+/// The first `count` < kPerRaw elements at `from`, padded with zeros. Does not read beyond them.
 template <class T>
 GRADKERN_HD Raw<T> load_first(const T* from, int64_t count) {
 #if defined(__AVX512F__)
@@ -98,7 +98,7 @@ GRADKERN_HD Raw<T> load_first(const T* from, int64_t count) {
 #endif
 }
 
-/// Lane i + half to lane i.
+/// Moves lane i + half to lane i.
 template <class T>
 GRADKERN_HD Raw<T> lanes_from(Raw<T> v, int half) {
   Raw<T> index = {};
@@ -113,8 +113,8 @@ constexpr int kWides = kPerRaw<T> / kWidth;
 template <class T>
 using Wide = F64[kWides<T>];
 
-// Intrinsics, because GCC 12 splits its generic conversions into halves (measured: three times
-// slower). All conversions are exact.
+// Intrinsics, because GCC 12 splits its generic conversions into halves, which measured three times slower.
+// All conversions are exact.
 #if defined(__AVX512F__)
 using Floats = __m512;
 GRADKERN_HD void widen_floats(Floats x, F64* to) {
@@ -155,8 +155,9 @@ GRADKERN_HD Floats half_floats(Raw<Float16> raw, int part) {
 }
 #endif
 
-/// In the order of the elements, except for brain floats: each half of the register is split into even and odd
-/// elements, by a shift and a mask, which are cheaper than widening 16-bit integers.
+/// Converts a register to float64, in the order of the elements. bfloat16 is an exception: each half of the
+/// register is split into even and odd elements, by a shift and a mask, which cost less than widening
+/// 16-bit integers.
 template <class T>
 GRADKERN_HD void widen(Raw<T> raw, Wide<T>& to) {
   if constexpr (std::is_same_v<T, double>) {
@@ -178,7 +179,7 @@ GRADKERN_HD void widen(Raw<T> raw, Wide<T>& to) {
   }
 }
 
-/// Brings what was summed of widened registers of T into the order of the elements.
+/// Brings sums of widened registers of T into the order of the elements.
 template <class T>
 GRADKERN_HD void in_element_order(Block&) {}
 template <>

@@ -1,26 +1,26 @@
-// The two kernels that write: scaling by the clip coefficient and clamping to a limit. Plain
-// loops over elements where the compiler vectorises them well.
+// The kernels that write: scaling by the clip coefficient, and clamping. Plain loops where the compiler
+// vectorizes them well.
 #pragma once
 
 #include "core/clip.h"
-#include "cpu/ahead.h"
 #include "cpu/chunk_kernels.h"
+#include "cpu/prefetches.h"
 #include "cpu/vectors.h"
 
 namespace gradkern::cpu {
 namespace {
 
-/// Calls body(i) for every kStep-th i of [0, length - kStep], in a loop that asks for memory ahead. Returns the rest's
-/// beginning.
+/// Calls body(i) for i = 0, kStep, 2 * kStep … while i + kStep <= length, with prefetches. Returns the index of
+/// the first element that is left.
 template <int64_t kStep, class T, class Body>
 GRADKERN_HD int64_t for_each_step(T* data, int64_t length, Following following, const Body& body) {
   constexpr int64_t kPerLine = kCacheLine / int64_t(sizeof(T)), kTurn = kStep > kPerLine ? kStep : kPerLine;
   static_assert(kTurn % kStep == 0);
-  AheadOf<T, kTurn> ahead(data, length / kTurn * kTurn, data + length, following);
+  Prefetches<T, kTurn> prefetches(data, length / kTurn * kTurn, data + length, following);
   int64_t i = 0;
-  while (ahead.next_part(i))
-    for (; i < ahead.until; i += kTurn) {
-      ahead.ask(i);
+  while (prefetches.next_part(i))
+    for (; i < prefetches.until; i += kTurn) {
+      prefetches.at(i);
       for (int64_t j = 0; j < kTurn; j += kStep) body(i + j);
     }
   for (; i + kStep <= length; i += kStep) body(i);
@@ -65,7 +65,7 @@ GRADKERN_HD bool any_nan(Reals a, Reals b) {
 #endif
 }
 
-/// from_float<BFloat16>, before its shift.
+/// from_float<BFloat16> without its last shift.
 template <bool kNan>
 GRADKERN_HD Pairs rounded(Reals x) {
   const Pairs bits = (Pairs)x, up = bits + 0x7fffu + ((bits >> 16) & 1u);
@@ -79,8 +79,8 @@ GRADKERN_HD Pairs rounded(Reals even, Reals odd) {
   return (rounded<kNan>(even) >> 16) | (rounded<kNan>(odd) & 0xffff0000u);
 }
 
-/// Brain floats two at a time, in place: a pair of 32 bits holds an even and an odd element, each of which is
-/// a float32 once the other is shifted or masked away. The bits of scaled().
+/// bfloat16, two at a time. 32 bits hold an even and an odd element. Each becomes a float32 when the other is
+/// shifted out or masked. The result has the bits of scaled().
 template <>
 void scale_real<BFloat16>(BFloat16* data, int64_t length, double coef, Following following) {
   constexpr int64_t kStep = kVectorBytes / 2;
@@ -120,14 +120,14 @@ void scale_chunk(void* data, DType dtype, int64_t length, double coef, Following
     case DType::kBFloat16: return scale_real(static_cast<BFloat16*>(data), length, coef, following);
     case DType::kFloat16: return scale_real(static_cast<Float16*>(data), length, coef, following);
     case DType::kFloat64: return scale_real(static_cast<double*>(data), length, coef, following);
-    // A real coefficient: both parts alike.
+    // The coefficient is real: both parts are scaled alike.
     case DType::kComplex64: return scale_real(static_cast<float*>(data), 2 * length, coef, following);
     case DType::kComplex128: return scale_real(static_cast<double*>(data), 2 * length, coef, following);
   }
 }
 
-/// Blocks in which nothing lies outside are not written: no memory traffic. Elements are compared in
-/// vector lanes of their own width, which is why flags are not bools.
+/// Blocks without an element outside the limits are not written. Flags are integers of the elements' width, so
+/// that the compiler compares in vector lanes of that width.
 template <class T, class Outside, class Clamp>
 void clamp_blocks(T* data, int64_t length, const Outside& outside, const Clamp& clamp) {
   constexpr int64_t kBlock = 256;
@@ -146,16 +146,16 @@ void clamp_real(Real* data, int64_t length, Real limit) {
       data, length, [=](Real x) { return Flag(fabs(x) > limit); }, [=](Real x) { return clamped(x, limit); });
 }
 
-/// Numbers of 16 bits are in the order of their bits, without the sign: no conversion.
+/// 16-bit magnitudes have the order of their bits and are compared without conversion.
 template <class T>
 void clamp_16_bits(T* data, int64_t length, float limit) {
-  if (!(limit > 0))  // both limits are of one sign then, or 0: not what the bits below are for
+  if (!(limit > 0))  // the comparison of bits below needs a positive limit
     return clamp_blocks(
         data, length, [=](T x) { return int16_t(fabs(to_float(x)) > limit); },
         [=](T x) { return fabs(to_float(x)) > limit ? from_float<T>(clamped(to_float(x), limit)) : x; });
   const int16_t inf = int16_t(from_float<T>(float(infinity())).bits);
   const int16_t edge = int16_t(from_float<T>(limit).bits);
-  const int16_t largest = to_float(T{uint16_t(edge)}) > limit ? edge - 1 : edge;  // that stays
+  const int16_t largest = to_float(T{uint16_t(edge)}) > limit ? edge - 1 : edge;  // the largest magnitude that is kept
   const auto outside = [=](T x) {
     const int16_t magnitude = int16_t(x.bits & 0x7fff);
     return int16_t((magnitude > largest) & (magnitude <= inf));  // NaN stays
@@ -172,7 +172,7 @@ void clamp_chunk(void* data, DType dtype, int64_t length, double limit) {
     case DType::kFloat16: return clamp_16_bits(static_cast<Float16*>(data), length, float(limit));
     case DType::kFloat64: return clamp_real<uint64_t>(static_cast<double*>(data), length, limit);
     case DType::kComplex64:
-    case DType::kComplex128: break;  // no order on complex numbers; refused before
+    case DType::kComplex128: break;  // complex numbers have no order; the callers refuse them
   }
 }
 

@@ -1,23 +1,24 @@
-// What one lane gathers of the elements of a unit, a batch at a time: one Gather per kind of element type.
+// The sums that one lane gathers from the elements of a unit, a batch at a time: one Gather for each kind of element type.
 //
-// A unit's sums (sq and, if asked for, |x|) begin at zero. A lane adds up its share of every batch in order, and
-// the 32 lanes are added in a tree: one float64 a unit, which is one term of its tensor's ExactSum. Error bound of that
-// term, beside the ones in core/norm.h and core/exact_sum.h (u = 2^-53):
-//   - float32, bfloat16, float16, complex64: squares are exact in float64, complex64's |z|^2 rounded once. A lane adds
-//     at most 128 of them, the tree 5: 134 u < 2^-45 relative, 2^-46 on the norm.
-//   - bfloat16's exponent gets its bias in a way that makes 2^-127 of zero, and of subnormals something below 2^-126: an error
-//     of 2^12 * 2^-252 at most, where the largest element of the unit is 2^-93 or more 2^-54 of its square; of the
-//     sum of |x| 2^12 * 2^-126, where the largest is 2^-70 or more 2^-44. float16's zeros become 2^-127, beside 2^-24 or more.
-//   - float32 pairs (sm_86 and others): see squares_in_pairs. 2^-31 of a lane's sum in a batch; where that is below what
-//     the pairs hold, 2^-31 * 2^-86 in each of 128 such sums, beside a largest square of 2^-76 or more in the unit:
-//     2^-34. Together 2^-30, 2^-31 on the norm before its rounding to float32 (2^-25): less than 0.52 ulp. Results in
-//     float64 do not come from them.
-//   - float64, complex128: a square carries u (complex128's two u), at most 32 additions and the tree's 5: 39 u on the
-//     sum, 21 u on the norm with the root's own: 2.4e-15, against the contract's 1e-14.
+// A lane adds its part of every batch in order, and the sums of the 32 lanes are added as a tree. The result for a unit
+// is one float64, a term of its tensor's ExactSum. Error bound of this term, in addition to the bounds in core/norm.h and
+// core/exact_sum.h (u = 2^-53):
+//   - float32, bfloat16, float16, complex64: squares are exact in float64; |z|^2 of complex64 is rounded once. A lane adds
+//     at most 128 squares and the tree 5 sums: 134 u < 2^-45 relative, 2^-46 on the norm.
+//   - bfloat16: the conversion turns zero into 2^-127 and a subnormal into a value below 2^-126. The error of the sum of
+//     squares is at most 2^12 * 2^-252: 2^-54 of the largest square if the largest element of the unit is at least 2^-93.
+//     That of the sum of |x| is at most 2^12 * 2^-126: 2^-44 of the largest element if that is at least 2^-70.
+//   - float16: the conversion turns zero into 2^-127. The smallest other magnitude is 2^-24.
+//   - float32 pairs (sm_86 and others), see squares_in_pairs(): the error is 2^-31 of a lane's sum of a batch. Sums below
+//     the range of the pairs have an absolute error of 2^-31 * 2^-86 in each of 128 sums, and the unit's largest square is
+//     at least 2^-76: 2^-34. Together 2^-30, which is 2^-31 on the norm before its rounding to float32 (2^-25): less than
+//     0.52 ulp. Results in float64 do not use pairs.
+//   - float64, complex128: a square has an error of u (complex128: 2u). With at most 32 additions and the tree's 5, the
+//     sum has an error of 39 u, and the norm of 21 u with that of the root: 2.4e-15. The contract allows 1e-14.
 //
-// A warp reads fast and sees from the unit's largest magnitude whether that was right. Elements that are not finite are
-// counted from the registers they are in; no sum is kept beside them. Units near the ends of a range are read again
-// (segment.h).
+// A warp first reads a unit in the fast way. The unit's largest magnitude then shows whether the sums are valid. If it is
+// near the ends of the range, the unit is read again (segment.h). Non-finite elements are counted while they are in
+// registers; a unit that has some has no sums.
 #pragma once
 
 #include <type_traits>
@@ -25,10 +26,11 @@
 #include "cuda/magnitudes.h"
 #include "cuda/sums.h"
 
-// How squares of float32, bfloat16 and float16 are added up. A multiprocessor of sm_80, sm_90 and sm_100 does 32 or 64
-// float64 operations a cycle, more than memory can feed; those of the other architectures do two. The choice is made for
-// the architecture that is compiled for: where a binary runs on a relative with slower float64 (sm_80's on sm_86, sm_100's
-// on sm_103), list that one in TORCH_CUDA_ARCH_LIST too. benchmarks/accumulation.cu measures both ways.
+// How squares of float32, bfloat16 and float16 are added: in float64 (0) or in pairs of float32 (1). A multiprocessor of
+// sm_80, sm_90 and sm_100 does 32 or 64 float64 operations per cycle, more than memory can supply. On other architectures
+// it does two. The choice is made for the compiled architecture. If a binary will run on a related architecture with
+// slower float64 (sm_80 code on sm_86, sm_100 code on sm_103), add that one to TORCH_CUDA_ARCH_LIST.
+// benchmarks/accumulation.cu measures both.
 #if !defined(GRADKERN_COMPENSATED)
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ == 800 || __CUDA_ARCH__ == 900 || __CUDA_ARCH__ == 1000
 #define GRADKERN_COMPENSATED 0
@@ -39,21 +41,21 @@
 
 namespace gradkern::cuda {
 
-/// A unit's sums times 2^(-1200 * bin), see ScaledSum. `largest`: bits that order as magnitudes do, see the Gather.
+/// A unit's sums times 2^(-1200 * bin), see ScaledSum. `largest`: bits in the order of magnitudes, see the Gather.
 template <class Bits>
 struct UnitSums {
   double sq = 0, absolute = 0;
   Bits largest = 0;
   int32_t bin = 0;
-  uint32_t nonfinite = 0, nonzero = 0;  ///< of a lane, always
+  uint32_t nonfinite = 0, nonzero = 0;  ///< of one lane
 };
 
-// A Gather has
-//   add(vectors)     a batch;
-//   sums()           of the lane;
-//   usual(largest)   of a whole unit: whether that and the sums are right;
-//   finite(largest)  whether there are any sums;
-//   max_bits(largest)  |x| in float64 of that.
+// The members of a Gather:
+//   add(vectors)       adds a batch;
+//   sums()             returns the sums of the lane;
+//   usual(largest)     whether the sums of a unit with this largest magnitude are valid;
+//   finite(largest)    whether the unit has sums;
+//   max_bits(largest)  the bits of the largest |x| as float64.
 
 // ---------------------------------------------------------------- float32, bfloat16, float16
 
@@ -65,11 +67,11 @@ __device__ __forceinline__ int32_t nearest(float x) {
 #endif
 }
 
-/// `sq` plus the sum of squares of a batch in float32 alone, for architectures with few float64 units. Let no magnitude
-/// reach 2^(e+1), so that 32 squares come to less than 2^(2e+7). `sum` starts at 2^(2e+8) and stays within a factor of
-/// two of that: its spacing is q = 2^(2e-15) throughout, what a square adds to it is a multiple of q found exactly, and the
-/// rest of the square (at most q/2, rounded to 24 bits) goes to `rest`. |rest| <= 16 q, so that its additions
-/// err by 32 * 2^-21 q = 2^-31 * 2^2e at most. In float32's range for e in [-43, 59].
+/// `sq` plus the sum of squares of a batch, computed in float32 for architectures with few float64 units. All magnitudes
+/// are below 2^(e+1), so that the sum of 32 squares is below 2^(2e+7). `sum` starts at 2^(2e+8) and stays below twice that.
+/// Its spacing is therefore always q = 2^(2e-15). Each square adds a multiple of q to `sum`, which fmaf yields exactly. The
+/// remainder of the square (at most q/2, rounded to 24 bits) is added to `rest`. |rest| <= 16 q, so that its additions have
+/// an error of at most 32 * 2^-21 q = 2^-31 * 2^2e. All values are in float32's range for e in [-43, 59].
 template <class T>
 __device__ __forceinline__ double squares_in_pairs(const Vectors& v, int32_t e, double sq) {
   const uint32_t start = uint32_t(2 * e + 8 + 127) << 23;
@@ -85,7 +87,7 @@ __device__ __forceinline__ double squares_in_pairs(const Vectors& v, int32_t e, 
   return fma(double((steps << 24) + int64_t(nearest(in_units))), unit, sq);
 }
 
-/// largest: by the bits of the type; within a lane of two halves side by side, and with any sign.
+/// largest: bits of the type. Within a lane, 16-bit types keep two, side by side, with arbitrary signs.
 template <class T, Pass kPass>
 struct Gather {
   using Bits = uint32_t;
@@ -93,8 +95,8 @@ struct Gather {
   static constexpr bool kBFloat16 = std::is_same_v<T, BFloat16>, kFloat16 = std::is_same_v<T, Float16>;
   static constexpr bool kPairs = GRADKERN_COMPENSATED && kPass == Pass::kPlain;
   static constexpr uint32_t kInfinity = kFloat16 ? 0x7c00u : kBFloat16 ? 0x7f80u : 0x7f800000u;
-  // Biased exponents: a unit's largest magnitude is nothing unusual from the first to below the second; the third
-  // is the least that squares_in_pairs is given.
+  // Biased exponents. A unit's sums are valid if its largest magnitude is from the first to below the second. The third is
+  // the smallest that squares_in_pairs() takes.
   static constexpr uint32_t kLeastExponent = 127 - (kPairs ? 38 : kSums ? 70 : 93), kMostExponent = 127 + 60;
   static constexpr uint32_t kPairsExponent = 127 - 43;
   static constexpr bool kTinyIsUnusual = kBFloat16 || (kPairs && !kFloat16), kHugeIsUnusual = kPairs && !kFloat16;
@@ -157,7 +159,7 @@ struct Gather {
 
 // ------------------------------------------------------------------- float64, complex64, complex128
 
-/// Sums in float64 without scaling. largest: bits of the largest |x|, or of the largest |z|^2.
+/// Sums in float64, without scaling. largest: the bits of the largest |x| or |z|^2.
 template <class T, Pass kPass>
 struct WideGather {
   using Bits = uint64_t;
@@ -185,7 +187,7 @@ struct WideGather {
 
   __device__ __forceinline__ void add(const Vectors& v) {
     for_each_element<T>(v, [&](T x) { add_one(x); });
-    // |z|^2 of complex128 may be infinite where z is not: such units are read again, and counted then.
+    // |z|^2 of complex128 may be infinite for a finite z. Such units are read again, and counted then.
     if (!std::is_same_v<T, Complex<double>> && __builtin_expect(largest >= kInfBits, 0))
       for_each_element<T>(v, [&](T x) { nonfinite += !cuda::finite(x); });
   }
@@ -202,14 +204,14 @@ struct Gather<double, kPass> : WideGather<double, kPass> {
   __device__ static __forceinline__ uint64_t max_bits(uint64_t largest) { return largest; }
 };
 
-/// largest: |z|^2, which is within float64's range.
+/// largest: |z|^2, which is in float64's range.
 template <Pass kPass>
 struct Gather<Complex<float>, kPass> : WideGather<Complex<float>, kPass> {
   __device__ static __forceinline__ bool usual(uint64_t) { return true; }
   __device__ static __forceinline__ uint64_t max_bits(uint64_t largest) { return abs_bits(sqrt(bit_cast<double>(largest))); }
 };
 
-/// largest: |z|^2 where that lies in [2^-800, 2^960]; everywhere else |z| is computed by hypot (segment.h).
+/// largest: |z|^2. Outside [2^-800, 2^960] the unit is read again, and |z| computed by hypot (segment.h).
 template <Pass kPass>
 struct Gather<Complex<double>, kPass> : WideGather<Complex<double>, kPass> {
   __device__ static __forceinline__ bool usual(uint64_t largest) {

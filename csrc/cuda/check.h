@@ -1,4 +1,4 @@
-// Every runtime call goes through check(): an error names the call and the operation.
+// Checked calls of the CUDA runtime. Errors name the call and the operation.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -10,7 +10,7 @@ namespace gradkern::cuda {
 
 inline void check(cudaError_t status, const char* call, const char* operation) {
   if (status == cudaSuccess) return;
-  cudaGetLastError();  // a launch error must not surface again in somebody else's call
+  cudaGetLastError();  // clears the error, so that no later call reports it
   throw std::runtime_error(std::string("[") + operation + "] " + call + " failed: " +
                            cudaGetErrorString(status) + " (" + cudaGetErrorName(status) + ")");
 }
@@ -19,7 +19,7 @@ inline void require(bool condition, const char* message, const char* operation) 
   if (!condition) throw std::runtime_error(std::string("[") + operation + "] " + message);
 }
 
-/// Makes `device` current for as long as it lives.
+/// Makes `device` current during its lifetime.
 class DeviceGuard {
  public:
   DeviceGuard(int device, const char* operation) : device_(device) {
@@ -43,14 +43,14 @@ inline int multiprocessors(int device, const char* operation) {
   return count;
 }
 
-/// CUDA's version numbers as the runtime writes them: 13020 is 13.2.
+/// The driver's CUDA version as the runtime writes it: 13020 is 13.2.
 inline int driver_version(const char* operation) {
   int version = 0;
   check(cudaDriverGetVersion(&version), "cudaDriverGetVersion", operation);
   return version;
 }
 
-/// Loads the kernels' code on the current device; the first error where there is none that it can run.
+/// Loads the code of the kernels on the current device. Returns the first error.
 template <class... Kernels>
 cudaError_t load_kernels(Kernels... kernels) {
   cudaError_t status = cudaSuccess;
@@ -62,7 +62,7 @@ cudaError_t load_kernels(Kernels... kernels) {
   return status;
 }
 
-/// kernel<<<blocks, threads, 0, stream>>>(params), checked. `name` is "cudaLaunchKernel(kernel)".
+/// kernel<<<blocks, threads, 0, stream>>>(params), checked. `name` is for the error, as "cudaLaunchKernel(kernel)".
 template <class Params>
 void launch_kernel(void (*kernel)(Params), unsigned blocks, unsigned threads, cudaStream_t stream,
                    const Params& params, const char* name, const char* operation) {
@@ -72,7 +72,8 @@ void launch_kernel(void (*kernel)(Params), unsigned blocks, unsigned threads, cu
 }
 
 #if CUDART_VERSION >= 12030
-/// The same, but its blocks may start while the kernel before still ends; it has to wait_for_kernel_before() (warp.h).
+/// The same with programmatic dependent launch: blocks may start before the previous kernel has ended. The kernel must
+/// call wait_for_kernel_before() (warp.h).
 template <class Params>
 void launch_kernel_early(void (*kernel)(Params), unsigned blocks, unsigned threads, cudaStream_t stream,
                          const Params& params, const char* name, const char* operation) {

@@ -1,7 +1,7 @@
-// The elements of a 16-byte vector, and the conversions that have a machine instruction.
+// The elements of a 16-byte vector, and conversions by machine instructions.
 //
-// Everything here is exact or rounds to nearest even, as core/dtype.h does in integer arithmetic:
-// the same bits, but for the payload of a NaN.
+// Conversions are exact or round to nearest even, as those of core/dtype.h. The bits are the same, except
+// for the payload of a NaN.
 #pragma once
 
 #include "core/clip.h"
@@ -85,7 +85,7 @@ __device__ __forceinline__ void set_element(uint4& v, int i, double x) {
   word(v, 2 * i + 1) = uint32_t(bits >> 32);
 }
 
-/// |x| in float64; of complex numbers see core/norm.h.
+/// |x| in float64. For complex numbers, see core/norm.h.
 template <class T>
 __device__ __forceinline__ double magnitude(T x) { return fabs(double(widen(x))); }
 
@@ -121,7 +121,7 @@ __device__ __forceinline__ double scaled_square(Complex<Real> z, double scale) {
   return re * re + im * im;
 }
 
-/// Calls visit(element) for a lane's elements in a batch.
+/// Calls visit(element) for the elements of a lane in a batch.
 template <class T, class Visit>
 __device__ __forceinline__ void for_each_element(const Vectors& v, const Visit& visit) {
 #pragma unroll
@@ -130,7 +130,7 @@ __device__ __forceinline__ void for_each_element(const Vectors& v, const Visit& 
     for (int i = 0; i < int(kVectorBytes / sizeof(T)); ++i) visit(element<T>(v.row[r], i));
 }
 
-/// The same without the padding of a batch of `bytes`.
+/// The same, without the padding of a batch of `bytes` bytes.
 template <class T, class Visit>
 __device__ __forceinline__ void for_each_valid(const Vectors& v, uint32_t bytes, const Visit& visit) {
 #pragma unroll

@@ -1,9 +1,9 @@
-// The CUDA backend as the bindings see it: raw pointers and a stream in, launches out. Nothing here
-// allocates, waits for the device or knows torch; everything may be captured in a CUDA graph.
+// The interface of the CUDA kernels: functions that take raw pointers and a stream, and launch kernels. They do not
+// allocate result memory, wait for the device or use torch. All can be captured in a CUDA graph.
 //
-// A clip is `launch_measure` and then `launch_scale` on the same stream: one kernel each, for any number of
-// tensors. Where the list has changed since its last call on the stream, an asynchronous copy comes first; in
-// a capture, kernels that write the table (tensor_table.cu), one for every ~2,000 tensors.
+// A clip is `launch_measure` followed by `launch_scale` on the same stream, one kernel each for any number of
+// tensors. If the list has changed since its last call on the stream, an asynchronous copy of the tensor table comes
+// first. During a capture, kernels write the table instead (tensor_table.cu), one for about 2,000 tensors.
 #pragma once
 
 #include <cstddef>
@@ -21,23 +21,22 @@ struct MeasureOptions {
   bool count_zeros = false;
 };
 
-/// Where results go, all device memory. "real" is double if `is_double`, else float; it should be
-/// set whenever any tensor of the call is float64 or complex128. Any pointer may be null.
+/// Where results are written: device memory, any of which may be null. "real" is double if `is_double`, else float.
+/// `is_double` should be set if any tensor of the call is float64 or complex128.
 struct MeasureResults {
   bool is_double = false;
-  void* norm = nullptr;               ///< real [count], of the order asked for
+  void* norm = nullptr;               ///< real [count], of options.order
   void* l2 = nullptr;                 ///< real [count]
   void* max_abs = nullptr;            ///< real [count]
   int64_t* nonfinite = nullptr;       ///< [count]
-  int64_t* zeros = nullptr;           ///< [count], filled if options.count_zeros
+  int64_t* zeros = nullptr;           ///< [count], written if options.count_zeros
   void* total_norm = nullptr;         ///< real, before clipping
-  double* decision_norm = nullptr;    ///< what launch_scale decides on, see core/clip.h
-  void* clip_coef = nullptr;          ///< real, decide_clip()'s: 1 where nothing is to be clipped
+  double* decision_norm = nullptr;    ///< the norm that launch_scale uses, see core/clip.h
+  void* clip_coef = nullptr;          ///< real, from decide_clip(): 1 if nothing is clipped
   int64_t* total_nonfinite = nullptr; ///< one number
-  bool* skip_step = nullptr;          ///< whether total_nonfinite is not zero
+  bool* skip_step = nullptr;          ///< whether total_nonfinite > 0
   Partial* total = nullptr;           ///< for launch_combine, before inv_scale
-  // For ranks (core/packed.h), before inv_scale: one row of the whole list, after one a tensor if
-  // packed_rows.
+  // For other ranks (core/packed.h), before inv_scale: one row per tensor if packed_rows, then one row of the whole list.
   double* packed_sums = nullptr;
   int64_t* packed_keys = nullptr;
   bool packed_rows = false;
@@ -46,24 +45,24 @@ struct MeasureResults {
 struct MeasureLaunch {
   TensorList list;
   MeasureOptions options;
-  double max_norm = 0;   ///< for clip_coef only, as is on_nonfinite
+  double max_norm = 0;   ///< for clip_coef only, like on_nonfinite
   OnNonfinite on_nonfinite = OnNonfinite::kPropagate;
   double inv_scale = 1;  ///< norms and magnitudes are multiplied by its absolute value
   MeasureResults results;
-  void* workspace = nullptr;  ///< device memory, 16-byte aligned, for this stream order alone
+  void* workspace = nullptr;  ///< device memory, 16-byte aligned, not used by another stream
   size_t workspace_bytes = 0;
 };
 
-/// Bytes of workspace that launch_measure needs for this list, and launch_scale and launch_clamp (none, unless the
-/// stream is being captured). One workspace must not be used by two calls that may run at the same time (two
-/// streams, two graphs); its contents need no preparation and may be dropped in stream order after the call.
+/// Bytes of workspace that launch_measure needs for this list, and that launch_scale and launch_clamp need (0 unless the
+/// stream is being captured). Calls that may run concurrently (two streams, two graphs) must not share a workspace. It
+/// needs no initialization, and may be freed in stream order after the call.
 size_t measure_workspace_bytes(const TensorList& list, const MeasureOptions& options);
 size_t write_workspace_bytes(const TensorList& list);
 
 void launch_measure(const MeasureLaunch& launch);
 
-/// Several devices in one call: combines the `total` of each (copied to one device, in a fixed
-/// order) into total_norm, clip_coef, total_nonfinite of `results`.
+/// For calls with several devices: combines their `total`, copied to one device in a fixed order, into total_norm,
+/// decision_norm, clip_coef, total_nonfinite and skip_step of `results`.
 struct CombineLaunch {
   const Partial* totals = nullptr;  ///< [count], device memory
   int64_t count = 0;
@@ -77,13 +76,13 @@ struct CombineLaunch {
 };
 void launch_combine(const CombineLaunch& launch);
 
-/// Applies decide_clip(max_norm, *total_norm, *total_nonfinite, on_nonfinite), computed on the
-/// device in double: the same bits as csrc/cpu. Without anything to do, nothing is written.
-/// Where `factor` is given it is what every element is multiplied by (those of tensor i by factor[i] if
-/// factor_per_tensor), unless *zero holds, which sets everything to zero; the rest is not looked at.
+/// Applies decide_clip(max_norm, *total_norm, *total_nonfinite, on_nonfinite), computed on the device in double, with
+/// the same bits as csrc/cpu. Writes nothing if there is nothing to change.
+/// If `factor` is given, every element is multiplied by *factor, or those of tensor i by factor[i] if
+/// factor_per_tensor. If *zero is true, every element is set to zero instead. The other members are then ignored.
 struct ScaleLaunch {
   TensorList list;
-  const double* factor = nullptr;    ///< device memory, as are those below
+  const double* factor = nullptr;    ///< device memory, like zero, total_norm and total_nonfinite
   bool factor_per_tensor = false;
   const bool* zero = nullptr;
   const void* total_norm = nullptr;  ///< double if total_norm_is_double, else float
@@ -96,8 +95,7 @@ struct ScaleLaunch {
 };
 void launch_scale(const ScaleLaunch& launch);
 
-/// x = clamp(x, -limit, limit), writing only the 16-byte words in which something changes. No
-/// complex tensors.
+/// x = clamp(x, -limit, limit). Writes only the 16-byte vectors in which an element changes. No complex tensors.
 struct ClampLaunch {
   TensorList list;
   double limit = 0;
@@ -106,7 +104,7 @@ struct ClampLaunch {
 };
 void launch_clamp(const ClampLaunch& launch);
 
-/// One step of an adaptive policy; every pointer of it is device memory.
+/// One step of an adaptive policy. Its pointers are device memory.
 void launch_policy(const PolicyStep& step, int device, cudaStream_t stream);
 
 /// Whether work on the stream is being captured into a CUDA graph.

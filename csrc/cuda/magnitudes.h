@@ -1,4 +1,5 @@
-// Float32, bfloat16 and float16 by their bits: in float64, the larger of two, whether they are finite.
+// Operations on the bits of float32, bfloat16 and float16: conversion to float64, the larger magnitude, tests for inf and
+// NaN.
 #pragma once
 
 #include <algorithm>
@@ -8,7 +9,7 @@
 
 namespace gradkern::cuda {
 
-/// Calls visit(word, slot) for the words of a batch, with slots 0 and 1 in turns.
+/// Calls visit(word, slot) for the words of a batch. The slot alternates between 0 and 1.
 template <class Visit>
 __device__ __forceinline__ void for_each_word(const Vectors& v, const Visit& visit) {
 #pragma unroll
@@ -17,8 +18,8 @@ __device__ __forceinline__ void for_each_word(const Vectors& v, const Visit& vis
     for (int i = 0; i < 4; ++i) visit(word(v.row[r], i), i % 2);
 }
 
-/// How elements become float64: multiplied by 2^kScaleLog2, the sign dropped or not, without a conversion from float32,
-/// which is a narrow pipe on every GPU, where there is another way.
+/// Conversion of an element to float64, multiplied by 2^kScaleLog2, with or without its sign. 16-bit types avoid the
+/// instruction that converts float32 to float64, because its throughput is low on every GPU.
 template <class T>
 struct InFloat64;
 template <>
@@ -26,7 +27,7 @@ struct InFloat64<float> {
   static constexpr int kScaleLog2 = 0;
   static __device__ __forceinline__ double one(uint32_t w, int) { return double(bit_cast<float>(w)); }
 };
-/// (w & mask) | set in one instruction, which two constants in PTX's and.b32 and or.b32 do not become.
+/// (w & mask) | set in one instruction. From and.b32 and or.b32 with constants, the compiler makes two.
 __device__ __forceinline__ uint32_t mask_and_set(uint32_t w, uint32_t mask, uint32_t set) {
 #if defined(__CUDA_ARCH__)
   uint32_t out;
@@ -36,8 +37,8 @@ __device__ __forceinline__ uint32_t mask_and_set(uint32_t w, uint32_t mask, uint
   return (w & mask) | set;
 #endif
 }
-/// Exponent and fraction are put where float64 has them, and the exponent's two bits above are set: right for normal
-/// numbers; zero becomes 2^-127, and a subnormal something below 2^-126, before scaling.
+/// Shifts exponent and fraction to their places in float64 and sets the two upper bits of the exponent. Exact for normal
+/// numbers. Zero becomes 2^-127, and a subnormal a value below 2^-126, before scaling.
 template <>
 struct InFloat64<BFloat16> {
   static constexpr int kScaleLog2 = -128;
@@ -55,7 +56,7 @@ __device__ __forceinline__ uint32_t magnitudes_of_halves(uint32_t w) {
   return w & 0x7fff7fffu;
 #endif
 }
-/// Through float32, where every float16 is normal, or zero, which becomes 2^-127.
+/// By way of float32, in which every float16 except zero is a normal number. Zero becomes 2^-127.
 template <>
 struct InFloat64<Float16> {
   static constexpr int kScaleLog2 = 0;
@@ -65,8 +66,8 @@ struct InFloat64<Float16> {
   }
 };
 
-/// Elementwise the larger magnitude of a float32, or of two bfloat16 or float16. NaN stays. `a` is what this
-/// returned before, or 0; its sign means nothing.
+/// The larger magnitude of a float32, or elementwise of two bfloat16 or float16. NaN is propagated. `a` is an earlier
+/// result, or 0. The sign of the result is arbitrary.
 #if defined(__CUDA_ARCH__)
 __device__ __forceinline__ uint32_t larger_magnitude(uint32_t a, uint32_t w, float) {
   float out;
@@ -99,14 +100,14 @@ uint32_t larger_magnitude(uint32_t a, uint32_t w, T) {
 }
 #endif
 
-/// The same with all words of a batch.
+/// The same over all words of a batch.
 template <class T>
 __device__ __forceinline__ uint32_t larger_magnitude(uint32_t a, const Vectors& v) {
   for_each_word(v, [&](uint32_t w, int) { a = larger_magnitude(a, w, T{}); });
   return a;
 }
 
-/// Whether something is not finite among one float32 or two halves; and what of a batch.
+/// Nonzero if the float32, or one of two 16-bit numbers, is not finite: one bit for each. And their number in a batch.
 template <class T>
 __device__ __forceinline__ uint32_t nonfinite_bits(uint32_t w) {
   if (sizeof(T) == 4) return (w & 0x7fffffffu) >= 0x7f800000u;

@@ -1,9 +1,9 @@
-// One kernel reads every tensor once and finishes every row and the total.
+// One kernel reads every tensor once and writes all rows and the total.
 //
-// A warp adds up its span of the list. Tensors that lie within it are finished on the spot. What a span has of a
-// tensor that began before it (head) or goes on after it (tail) is put together with the neighbours': within
-// a block through shared memory, between blocks through records in the workspace, by the last of the blocks
-// that have a part in it. The last block of all combines one total a block.
+// A warp sums its span of the list. It writes the rows of tensors that lie within the span. A tensor that began before
+// the span (head) or continues after it (tail) is combined with the parts of other spans: within a block through
+// shared memory, between blocks through records in the workspace, by the last of its blocks to arrive. The last block
+// of the grid combines the totals of all blocks.
 #include "cuda/results.h"
 #include "cuda/segment.h"
 #include "cuda/usable.h"
@@ -13,7 +13,7 @@ namespace {
 
 constexpr const char* kOperation = "measure";
 
-/// What a block leaves for others.
+/// The records that blocks leave for each other, in the workspace.
 template <Pass kPass>
 struct Records {
   Sums<kPass>* head;   ///< [blocks]
@@ -31,22 +31,22 @@ struct MeasureParams {
   bool any_empty, any_repeat;
 };
 
-/// A tensor that is not within one span: its units in the list, [begin, end).
+/// A tensor that is not within one span, with its units in the list, [begin, end).
 struct Straddler {
   static constexpr uint32_t kNone = 0xffffffffu;
   uint32_t tensor = kNone, begin = 0, end = 0;
 };
 
-/// What the warps of a block leave for each other.
+/// The records that the warps of a block leave for each other, in shared memory.
 template <Pass kPass>
 struct Pieces {
   Sums<kPass> head[kWarps], tail[kWarps], total[kWarps];
   Straddler head_of[kWarps], tail_of[kWarps];
-  Straddler block_head, block_tail;  ///< those of other blocks, too
+  Straddler block_head, block_tail;  ///< those that other blocks share
   bool last_block;
 };
 
-// Out of line: rows are finished in three places.
+// Out of line, because it is called in three places.
 template <Pass kPass>
 __device__ GRADKERN_NOINLINE void finish_row(const MeasureParams<kPass>& p, uint32_t tensor, const Sums<kPass> s) {
   const TensorTable& t = p.table;
@@ -54,7 +54,7 @@ __device__ GRADKERN_NOINLINE void finish_row(const MeasureParams<kPass>& p, uint
   store_row(p.reporting, tensor, partial_of<kPass>(p.reporting.order, s, numel));
 }
 
-/// A warp's span, into its own pieces.
+/// Sums a warp's span into the warp's pieces.
 template <Pass kPass>
 __device__ __forceinline__ void add_span(const MeasureParams<kPass>& p, uint32_t span, Pieces<kPass>& pieces) {
   const NormOrder& order = p.reporting.order;
@@ -81,15 +81,15 @@ __device__ __forceinline__ void add_span(const MeasureParams<kPass>& p, uint32_t
   });
 }
 
-/// The straddlers within the block, by its first warp: one lane a span. What belongs to other blocks as well goes
-/// into the block's records.
+/// Combines the straddlers of a block, in its first warp: one lane for each span. Those that other blocks share go into
+/// the block's records.
 template <Pass kPass>
 __device__ __forceinline__ void join_straddlers(const MeasureParams<kPass>& p, uint32_t block_end, Pieces<kPass>& pieces) {
   const NormOrder& order = p.reporting.order;
   const uint32_t lane = threadIdx.x % kWarpSize, own = lane < kWarps ? lane : kWarps - 1;
   const Straddler head_of = pieces.head_of[own], tail_of = pieces.tail_of[own];
   const uint32_t head_tensor = lane < kWarps ? head_of.tensor : Straddler::kNone;
-  // Heads of one tensor stand side by side: after the step of 2^k, a lane has its own and those of the next 2^(k+1) - 1.
+  // Heads of one tensor are in adjacent lanes. After the step of 2^k, a lane has the sum of 2^(k+1) of them from its own.
   Sums<kPass> head = pieces.head[own];
 #pragma unroll 1
   for (int step = 1; step < int(kWarps); step *= 2) {
@@ -124,7 +124,7 @@ __device__ __forceinline__ Sums<kPass> block_total(const NormOrder& order, const
   return warp_combine<kPass>(order, lane < kWarps ? pieces.total[lane] : nothing<kPass>(order));
 }
 
-/// Records of blocks [begin, end), in lane 0: record(block). The next one is under way while one is added.
+/// Combines record(block) of blocks [begin, end). The result is in lane 0. The next record is loaded while one is added.
 template <Pass kPass, class Record>
 __device__ __forceinline__ Sums<kPass> combine_records(const NormOrder& order, uint32_t begin, uint32_t end, const Record& record) {
   Sums<kPass> s = nothing<kPass>(order), next = s;
@@ -140,7 +140,7 @@ __device__ __forceinline__ Sums<kPass> combine_records(const NormOrder& order, u
   return warp_combine<kPass>(order, s);
 }
 
-/// A tensor of several blocks, by a warp of the last of them.
+/// Finishes a tensor of several blocks, in a warp of the last of them to arrive.
 template <Pass kPass>
 __device__ __forceinline__ void finish_straddler(const MeasureParams<kPass>& p, const Straddler straddler) {
   if (straddler.tensor == Straddler::kNone) return;
@@ -152,7 +152,7 @@ __device__ __forceinline__ void finish_straddler(const MeasureParams<kPass>& p, 
   if (threadIdx.x % kWarpSize == 0) finish_row<kPass>(p, straddler.tensor, s);
 }
 
-/// The whole list, by one warp of every block; true in that of the last.
+/// Finishes the total, in one warp of each block. True in that of the last block to arrive.
 template <Pass kPass>
 __device__ __forceinline__ bool finish_total(const MeasureParams<kPass>& p, const Pieces<kPass>& pieces) {
   const NormOrder& order = p.reporting.order;
@@ -178,7 +178,7 @@ __global__ void __launch_bounds__(kThreads, has_sums(kPass) ? 1 : kBlocksPerMult
   if (warp == 0) join_straddlers<kPass>(p, p.spans.begin((blockIdx.x + 1) * kWarps), pieces);
   __syncthreads();
   if (warp < 2) finish_straddler<kPass>(p, warp == 0 ? pieces.block_head : pieces.block_tail);
-  if (p.any_repeat) __syncthreads();  // the total says that this block's rows are finished, too
+  if (p.any_repeat) __syncthreads();  // this block's rows must be written before it arrives at the total
   if (warp == 2) {
     const bool last = finish_total<kPass>(p, pieces);
     if (p.any_repeat && threadIdx.x % kWarpSize == 0) pieces.last_block = last;
@@ -194,7 +194,7 @@ struct CombineParams {
   Reporting reporting;
 };
 
-/// A handful of devices: one thread does it, in order.
+/// One thread, in order: there are only a few devices.
 __global__ void combine_kernel(const __grid_constant__ CombineParams p) {
   Partial s = empty_partial(p.reporting.order);
   for (uint32_t i = 0; i < p.count; ++i) s = combine(p.reporting.order, s, p.totals[i]);

@@ -1,4 +1,4 @@
-// One step of an adaptive policy, by one block: its state is small and stays on the device.
+// One step of an adaptive policy, in one block, because the state is small.
 #include "core/policies.h"
 #include "cuda/check.h"
 #include "cuda/launch.h"

@@ -1,4 +1,4 @@
-// What is reported of a tensor and of the whole list.
+// Writes the results of a tensor and of the whole list.
 #pragma once
 
 #include "core/clip.h"
@@ -8,7 +8,7 @@
 
 namespace gradkern::cuda {
 
-/// How results come from what was gathered.
+/// Where results are written, and the parameters they depend on.
 struct Reporting {
   MeasureResults results;
   NormOrder order;
@@ -23,13 +23,13 @@ __device__ __forceinline__ void store_real(void* to, int64_t i, double value, bo
   else global(static_cast<float*>(to))[i] = float(value);
 }
 
-/// A norm of the gradients times inv_scale; a count does not scale.
+/// The norm times inv_scale. A count (order 0) is not scaled.
 __device__ __forceinline__ double scaled_norm(const Reporting& p, const Partial& s) {
   const double norm = finish(p.order, s);
   return p.order.kind == NormKind::kZero ? norm : norm * p.inv_scale;
 }
 
-/// Row `row` of what is packed for other ranks.
+/// Writes row `row` of the packed results for other ranks.
 __device__ __forceinline__ void store_packed(const Reporting& p, int64_t row, const Partial& s) {
   pack(p.order, s, global(p.results.packed_sums) + row * kPackedSums, global(p.results.packed_keys) + row * kPackedKeys);
 }
@@ -44,7 +44,7 @@ __device__ __forceinline__ void store_row(const Reporting& p, uint32_t tensor, c
   if (r.packed_rows) store_packed(p, tensor, s);
 }
 
-/// `tensors`: of the list, whose packed rows come before the total's.
+/// `tensors` is the length of the list, whose packed rows come before that of the total.
 __device__ __forceinline__ void store_total(const Reporting& p, const Partial& s, int64_t tensors) {
   const MeasureResults& r = p.results;
   const double total = decision_norm(scaled_norm(p, s), r.is_double);
@@ -68,7 +68,7 @@ __device__ __forceinline__ void copy_real(void* rows, int64_t from, int64_t to, 
   else copy_row(static_cast<float*>(rows), from, to);
 }
 
-/// A tensor listed twice has its row twice.
+/// Copies the row of a tensor that is listed twice.
 __device__ __forceinline__ void repeat_row(const MeasureResults& r, int64_t from, int64_t to) {
   copy_real(r.norm, from, to, r.is_double);
   copy_real(r.l2, from, to, r.is_double);
@@ -80,13 +80,13 @@ __device__ __forceinline__ void repeat_row(const MeasureResults& r, int64_t from
   copy_row(r.packed_keys, from, to, kPackedKeys);
 }
 
-/// Rows of tensors that no unit belongs to, by all threads of the grid.
+/// Writes the rows of empty tensors, in all threads of the grid.
 inline __device__ void store_empty_rows(const Reporting& p, const TensorTable& t) {
   for (uint32_t i = blockIdx.x * kThreads + threadIdx.x; i < t.tensors; i += gridDim.x * kThreads)
     if (t.first_unit[i] == t.first_unit[i + 1]) store_row(p, i, empty_partial(p.order));
 }
 
-/// Rows of tensors that were listed before, by one block.
+/// Writes the rows of tensors that were listed before, in one block.
 inline __device__ void repeat_rows(const MeasureResults& r, const TensorTable& t) {
   for (uint32_t i = threadIdx.x; i < t.tensors; i += kThreads) {
     const uint64_t source = t.first_unit[i] == t.first_unit[i + 1] ? t.data[i] : 0;

@@ -1,4 +1,4 @@
-// Reading a tensor's part in a warp's span, and what it comes to.
+// Reads the part of a tensor that lies in a warp's span.
 #pragma once
 
 #include "cuda/accumulate.h"
@@ -10,7 +10,7 @@ using UnitOf = UnitSums<typename Gather<T, kPass>::Bits>;
 
 GRADKERN_HD constexpr uint32_t batches_of(uint32_t bytes) { return (bytes + kBatchBytes - 1) / kBatchBytes; }
 
-/// A unit's batches, load(begin). Beside nothing but zeros, and beside what is not finite, there is no sum.
+/// Gathers the batches of a unit, load(begin). The sums of a unit of zeros, or with a non-finite element, are 0.
 template <class T, Pass kPass, class Load>
 __device__ __forceinline__ UnitOf<T, kPass> gather_unit(uint32_t batches, const Load& load) {
   Gather<T, kPass> gather;
@@ -31,7 +31,7 @@ __device__ __forceinline__ void for_each_batch(const char* unit, uint32_t bytes,
   for (uint32_t begin = 0; begin < bytes; begin += kBatchBytes) visit(load_batch_carefully(unit, begin, bytes), bytes - begin);
 }
 
-/// Magnitudes in float64, and their squares scaled by the bin of the largest: two readings.
+/// Reads a unit twice: for magnitudes in float64, then for their squares, scaled by the bin of the largest.
 template <class T, Pass kPass>
 __device__ __forceinline__ UnitOf<T, kPass> exact_unit(const char* at, uint32_t bytes, UnitOf<T, kPass> unit) {
   uint64_t largest = 0;
@@ -61,7 +61,7 @@ __device__ __forceinline__ UnitOf<T, kPass> exact_unit(const char* at, uint32_t 
   return unit;
 }
 
-/// A unit as it should be: of any length, at any even address, whatever is in it.
+/// Reads a unit of any length, at any even address, with any values.
 template <class T, Pass kPass>
 __device__ GRADKERN_NOINLINE UnitOf<T, kPass> careful_unit(const char* at, uint32_t bytes) {
   const bool aligned = is_aligned(at);
@@ -73,7 +73,7 @@ __device__ GRADKERN_NOINLINE UnitOf<T, kPass> careful_unit(const char* at, uint3
   return unit;
 }
 
-/// The same, fast where that is right.
+/// The same, with a fast path for full, aligned units with usual values.
 template <class T, Pass kPass>
 __device__ __forceinline__ UnitOf<T, kPass> read_unit(const char* at, uint32_t bytes, bool aligned) {
   if (kPass == Pass::kPower || !aligned || bytes % kBatchBytes != 0) return careful_unit<T, kPass>(at, bytes);
@@ -85,8 +85,8 @@ __device__ __forceinline__ UnitOf<T, kPass> read_unit(const char* at, uint32_t b
 
 // ------------------------------------------------------------------------------- any other order
 
-/// The orders -inf and any other p of a lane's batch: the smallest magnitude, then the powers relative to the
-/// dominant one (core/norm.h).
+/// The sum of a lane's batch for the orders -inf and any other p: the smallest magnitude, or the powers relative to
+/// the dominant one (core/norm.h).
 template <class T>
 __device__ PowerSum power_of_batch(const Vectors& v, uint32_t bytes, const NormOrder& order) {
   double smallest = infinity();
@@ -110,14 +110,14 @@ __device__ PowerSum power_of_batch(const Vectors& v, uint32_t bytes, const NormO
   return sum;
 }
 
-/// Of a lane's part of a unit, after what the lane has. Correct, not fast: nobody clips by these orders in a training loop.
+/// Adds a lane's part of a unit to `sum`. Not optimized, because training loops do not clip by these orders.
 template <class T>
 __device__ GRADKERN_NOINLINE PowerSum add_power(const char* at, uint32_t bytes, const NormOrder& order, PowerSum sum) {
   for_each_batch(at, bytes, [&](const Vectors& v, uint32_t left) { sum = combine(order, sum, power_of_batch<T>(v, left, order)); });
   return sum;
 }
 
-/// Lower lanes first; in lane 0.
+/// Combines all lanes, lower lanes first. The result is in lane 0.
 __device__ __forceinline__ PowerSum warp_combine(const NormOrder& order, PowerSum sum) {
 #pragma unroll 1
   for (int step = 1; step < int(kWarpSize); step *= 2) sum = combine(order, sum, shuffle_down(sum, step));
@@ -126,7 +126,7 @@ __device__ __forceinline__ PowerSum warp_combine(const NormOrder& order, PowerSu
 
 // ------------------------------------------------------------------------------- a segment
 
-/// What a segment comes to, in lane 0.
+/// The sums of a segment, in lane 0.
 template <Pass kPass, class T>
 __device__ __forceinline__ Sums<kPass> add_segment(const NormOrder& order, const Segment& segment) {
   using Lane = Gather<T, kPass>;

@@ -1,4 +1,4 @@
-// What is known of some elements: of a tensor's part in a span, of a tensor, of the whole list.
+// The statistics of part of a tensor, of a tensor or of the whole list.
 #pragma once
 
 #include "core/exact_sum.h"
@@ -6,8 +6,8 @@
 
 namespace gradkern::cuda {
 
-/// What is gathered: kPlain squares and magnitudes, to float32's precision; kWide the same to float64's; kSums adds the
-/// sum of |x| and the count of zeros; kPower the orders -inf and any other p.
+/// The statistics that are gathered. kPlain: squares and magnitudes, to the precision of float32. kWide: the same, to the
+/// precision of float64. kSums: also the sum of |x| and the number of zeros. kPower: also those of -inf and any other p.
 enum class Pass { kPlain, kWide, kSums, kPower };
 GRADKERN_HD constexpr bool has_sums(Pass pass) { return pass == Pass::kSums || pass == Pass::kPower; }
 
@@ -36,7 +36,7 @@ __device__ __forceinline__ Sums<kPass> nothing(const NormOrder& order) {
   return s;
 }
 
-/// `a` comes before `b`, which matters to kPower alone.
+/// `a` comes before `b`; the order matters for kPower only.
 template <Pass kPass>
 __device__ __forceinline__ Sums<kPass> combine(const NormOrder& order, const Sums<kPass>& a, const Sums<kPass>& b) {
   Sums<kPass> s;
@@ -51,7 +51,7 @@ __device__ __forceinline__ Sums<kPass> combine(const NormOrder& order, const Sum
   return s;
 }
 
-/// Everything that the lanes hold, lower lanes first; in lane 0.
+/// Combines all lanes, lower lanes first. The result is in lane 0.
 template <Pass kPass>
 __device__ __forceinline__ Sums<kPass> warp_combine(const NormOrder& order, Sums<kPass> s) {
 #pragma unroll 1
@@ -59,7 +59,7 @@ __device__ __forceinline__ Sums<kPass> warp_combine(const NormOrder& order, Sums
   return s;
 }
 
-/// What core/norm.h makes of it. Beside something that is not finite no sum was gathered.
+/// The sums as a Partial (core/norm.h). If there are non-finite elements, no sum was gathered.
 template <Pass kPass>
 __device__ __forceinline__ Partial partial_of(const NormOrder& order, const Sums<kPass>& s, int64_t numel) {
   Partial p;

@@ -1,11 +1,10 @@
-// Where tensor tables live, and how they get to the device.
+// Tensor tables in device memory.
 //
-// Eagerly, tables stay in device memory: a few of every stream, compared with the list at every call and copied only
-// where something has changed. They are the stream's, not a clipper's: functions without a clipper use them as well, and
-// within a stream a table can be changed without waiting for the kernels that read it.
-// The copy is asynchronous, from pinned memory that is used again when an event says that its last copy is done. Where all
-// of it is still in use, and in a capture, kernels write the table instead, out of their arguments; a graph's table is in
-// the graph's own memory, so that nothing outside the graph can change it.
+// Each stream keeps a few tables in device memory, also for functions without a clipper. A call compares its list with
+// them and copies the table only if something has changed, in stream order, so that kernels that read it need no waiting.
+// The copy is asynchronous, from pinned memory, which is reused when an event shows that its last copy is done. If all
+// pinned memory is in use, kernels write the table from their arguments instead. So they do during a capture, into the
+// graph's own memory, so that nothing outside the graph can change its table.
 #include <array>
 #include <map>
 #include <mutex>
@@ -42,7 +41,7 @@ __global__ void __launch_bounds__(256) write_table_kernel(const __grid_constant_
   if (i < p.words) p.to[i] = p.word[i];
 }
 
-/// Where the parts of a table are.
+/// The offsets of the parts of a table.
 struct Layout {
   size_t first_unit, last_unit, arrived, bytes;
 
@@ -62,7 +61,7 @@ struct Layout {
 /// A table's bytes on the host.
 using Image = std::vector<uint64_t>;
 
-/// Brings an image up to date; whether anything had to be changed.
+/// Brings an image up to date. Returns whether anything changed.
 bool update(Image& image, const Layout& layout, const TensorList& list) {
   uint64_t changed = image.size() * sizeof(uint64_t) != layout.bytes;
   if (changed) image.assign(layout.bytes / sizeof(uint64_t), 0);
@@ -89,7 +88,7 @@ bool update(Image& image, const Layout& layout, const TensorList& list) {
 
 template <int kBytes>
 void write_part(char* to, const char* from, size_t bytes, cudaStream_t stream, const char* operation) {
-  WriteParams<kBytes> p;  // not initialised: what is used is written here
+  WriteParams<kBytes> p;  // not initialized: the used part is written here
   p.to = reinterpret_cast<uint32_t*>(to);
   p.words = uint32_t(bytes / 4);
   std::memcpy(p.word, from, bytes);
@@ -110,7 +109,7 @@ void write_by_kernels(void* to, const Image& image, cudaStream_t stream, const c
   }
 }
 
-/// Allocations and questions to events would end a capture that another thread has begun.
+/// Allows allocations and event queries, which would otherwise end a capture that another thread has begun.
 class DuringCaptures {
  public:
   DuringCaptures() { cudaThreadExchangeStreamCaptureMode(&mode_); }
@@ -126,11 +125,11 @@ size_t capacity_for(size_t bytes) {
   return capacity;
 }
 
-/// Pinned memory for copies to the device. What a larger list outgrows is not freed, which would wait for the device;
-/// all of it together is less than what is in use.
+/// Pinned memory for copies to the device. A buffer that is too small is replaced and not freed, because that would wait
+/// for the device. All such buffers together are smaller than those in use.
 class PinnedRing {
  public:
-  /// Copies an image in stream order; false where all buffers still have copies under way.
+  /// Copies an image in stream order. False if the copies of all buffers are still in progress.
   bool copy(void* to, const Image& image, cudaStream_t stream, const char* operation) {
     const size_t bytes = image.size() * sizeof(uint64_t);
     Buffer& buffer = buffers_[next_];
@@ -161,7 +160,7 @@ class PinnedRing {
   size_t next_ = 0;
 };
 
-/// A table in device memory, and what is in it.
+/// A table in device memory, with its contents.
 struct KeptTable {
   Image image;
   void* memory = nullptr;
@@ -172,14 +171,14 @@ struct KeptTable {
   uint64_t last_use = 0;
 };
 
-/// The tables of one stream: as many lists as take turns in a training step.
+/// The tables of one stream, for as many lists as alternate in a training step.
 class StreamTables {
  public:
   void* find(const TensorList& list, const ListPlan& plan, const Layout& layout, const char* operation) {
     KeptTable& kept = choose(list, plan);
     if (update(kept.image, layout, list)) {
       const DuringCaptures allowed;
-      const Image image = std::exchange(kept.image, {});  // what the device has is unknown until the copy is enqueued
+      const Image image = std::exchange(kept.image, {});  // empty while the contents on the device are unknown
       reserve(kept, layout.bytes, operation);
       if (!ring_.copy(kept.memory, image, list.stream, operation)) write_by_kernels(kept.memory, image, list.stream, operation);
       kept.image = image;
@@ -220,7 +219,7 @@ class StreamTables {
 
 std::mutex tables_in_use;
 
-/// By device and the stream's number, which no later stream gets. Not destroyed: at exit the driver may be gone.
+/// By device and stream ID, which is never reused. Not destroyed, because the driver may be gone at exit.
 StreamTables& tables_of(int device, cudaStream_t stream, const char* operation) {
   static auto& tables = *new std::map<std::pair<int, unsigned long long>, StreamTables>;
 #if CUDART_VERSION >= 12000

@@ -1,8 +1,8 @@
-// The tensor table: a list of tensors in device memory, how warps share it out among themselves and how they walk it.
+// The tensor table: a list of tensors in device memory, its division among warps, and the loop over a warp's part.
 //
-// The list is a sequence of units (list_plan.h), tensor after tensor. Each warp of a grid takes a span of it, all
-// spans equal to within one unit: the first `longer` have one more. What a warp adds up does not depend on where its
-// span begins (core/exact_sum.h), so that the split may follow the number of multiprocessors.
+// The list is a sequence of units (list_plan.h), tensor after tensor. Each warp of a grid takes a span of it. The first
+// `longer` spans have one unit more than the others. Results do not depend on where spans begin (core/exact_sum.h), so
+// that the division can depend on the number of multiprocessors.
 #pragma once
 
 #include <mutex>
@@ -20,19 +20,19 @@ constexpr unsigned kFullMask = 0xffffffffu;
 #endif
 constexpr uint32_t kWarps = GRADKERN_WARPS;  ///< of a block
 constexpr uint32_t kThreads = kWarps * kWarpSize;
-constexpr uint32_t kBlocksPerMultiprocessor = 2;  ///< of 64 registers a thread
+constexpr uint32_t kBlocksPerMultiprocessor = 2;  ///< with 64 registers per thread
 
 struct TensorTable {
-  const uint64_t* data;        ///< of an empty tensor: 1 + the one whose results it repeats, or 0
-  const uint32_t* first_unit;  ///< [tensors + 1]; an empty tensor has its successor's
+  const uint64_t* data;        ///< for an empty tensor: 1 + the index of the tensor whose row it repeats, or 0
+  const uint32_t* first_unit;  ///< [tensors + 1]; that of an empty tensor is its successor's
   const uint32_t* last_unit;   ///< bytes of the tensor's last unit * 8 + dtype
-  uint32_t* arrived;           ///< [blocks + 1], zero before and after every kernel that uses them
+  uint32_t* arrived;           ///< [blocks + 1], zero before and after every kernel
   uint32_t tensors, units;
 };
 
-/// Shares of a number of units.
+/// The division of units into spans.
 struct Spans {
-  uint32_t units, longer;  ///< units of a span; how many have one more
+  uint32_t units, longer;  ///< units of a span, and the number of spans that have one more
 
   GRADKERN_HD uint32_t begin(uint32_t span) const { return span * units + (span < longer ? span : longer); }
   GRADKERN_HD uint32_t of_unit(uint32_t unit) const {
@@ -43,7 +43,7 @@ struct Spans {
 
 inline Spans spans_of(uint32_t units, uint32_t blocks) { return {units / (blocks * kWarps), units % (blocks * kWarps)}; }
 
-/// Blocks for a list: no warp without a unit where that can be, none that is not resident.
+/// The number of blocks for a list: enough for one warp per unit, but no more than can be resident.
 inline uint32_t blocks_for(uint32_t units, int multiprocessors) {
   const uint32_t resident = uint32_t(multiprocessors) * kBlocksPerMultiprocessor, wanted = (units + kWarps - 1) / kWarps;
   return wanted < 1 ? 1 : wanted < resident ? wanted : resident;
@@ -66,7 +66,7 @@ GRADKERN_HD int64_t numel_of(uint32_t units, uint32_t last_unit) {
   return int64_t(bytes >> itemsize_log2(DType(last_unit & 7u)));
 }
 
-/// The tensor of a unit: the last one that begins at or before it, in steps of 32.
+/// The tensor of a unit: the last one that begins at or before it. A search with 32 lanes.
 __device__ __forceinline__ uint32_t find_tensor(const TensorTable& table, uint32_t unit) {
   const uint32_t lane = threadIdx.x % kWarpSize;
   uint32_t low = 0, count = table.tensors;  // it is among `count` from `low` on
@@ -80,7 +80,7 @@ __device__ __forceinline__ uint32_t find_tensor(const TensorTable& table, uint32
   return low;
 }
 
-/// visit(segment) for the tensors that units [begin, end) belong to, in order or from the last one back.
+/// Calls visit(segment) for the tensors of units [begin, end), in order or from the last to the first.
 template <bool kBackwards, class Visit>
 __device__ __forceinline__ void for_each_segment(const TensorTable& table, uint32_t begin, uint32_t end, const Visit& visit) {
   if (begin >= end) return;
@@ -106,11 +106,11 @@ __device__ __forceinline__ void for_each_segment(const TensorTable& table, uint3
 
 // ------------------------------------------------------------------------------- host
 
-/// The list's table on the device, made or found there by the launchers (tensor_table.cu). Kernels that are
-/// launched on the list's stream while this lives read it: no other thread changes it in between.
+/// The table of a list on the device, copied there if necessary (tensor_table.cu). Kernels must be launched on the
+/// list's stream during its lifetime, in which no other thread changes the table.
 class TableOnDevice {
  public:
-  /// In a capture the table goes into `workspace`, of table_workspace_bytes(list).
+  /// During a capture the table is in `workspace`, of table_workspace_bytes(list) bytes.
   TableOnDevice(const TensorList& list, const ListPlan& plan, void* workspace, size_t workspace_bytes, const char* operation);
 
   TensorTable table;
@@ -120,7 +120,7 @@ class TableOnDevice {
   std::unique_lock<std::mutex> alone_;
 };
 
-/// Bytes of workspace for the table: none outside a capture.
+/// Bytes of workspace for the table. 0 outside a capture.
 size_t table_workspace_bytes(const TensorList& list);
 
 }  // namespace gradkern::cuda

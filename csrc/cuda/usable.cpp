@@ -40,14 +40,14 @@ std::string why_unusable(int device) {
   int driver = 0, runtime = 0;
   cudaDriverGetVersion(&driver);
   cudaRuntimeGetVersion(&runtime);
-  // Within one major version an older driver serves a newer runtime (CUDA's minor version compatibility).
+  // Within a major version, an older driver works with a newer runtime (CUDA's minor version compatibility).
   if (driver / 1000 < runtime / 1000)
     return "the driver supports CUDA " + dotted(driver) + ", and the kernels were built with CUDA " +
            dotted(runtime) + ", which needs a newer driver";
   try {
     const DeviceGuard guard(device, "why_unusable");
     const cudaError_t status = load_all();
-    cudaGetLastError();  // it must not surface in somebody else's call
+    cudaGetLastError();  // clears the error, so that no later call reports it
     return status == cudaSuccess ? std::string() : reason(status, device);
   } catch (const std::runtime_error& error) {
     return error.what();

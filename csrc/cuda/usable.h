@@ -7,11 +7,11 @@
 
 namespace gradkern::cuda {
 
-/// Empty where they do, else the reason in words. Loads every kernel, which could not be done later, within the
-/// capture of a CUDA graph. Makes no context on a GPU that has none of this build's code.
+/// Empty if they do, else the reason. Loads every kernel, because kernels cannot be loaded during a later capture of a
+/// CUDA graph.
 std::string why_unusable(int device);
 
-// Of each file of kernels, on the current device.
+// Load the kernels of one file on the current device.
 cudaError_t load_measure_kernels();
 cudaError_t load_policy_kernels();
 cudaError_t load_table_kernels();

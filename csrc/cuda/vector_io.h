@@ -1,7 +1,7 @@
-// Reading and writing one unit of a tensor by a warp, 16 bytes at a time, whatever the type of the elements.
+// Reads and writes one unit of a tensor in a warp, 16 bytes at a time, for all element types.
 //
-// A unit is read in batches of four vectors a lane. Vector v of a unit always belongs to lane v % 32, whether or not the
-// pointer is aligned: the same bits come out for every alignment.
+// A unit is read in batches of four vectors per lane. Vector v of a unit belongs to lane v % 32 for every alignment of
+// the pointer, so that results do not depend on the alignment.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -12,7 +12,7 @@ namespace gradkern::cuda {
 
 constexpr uint32_t kVectorBytes = 16;
 constexpr uint32_t kRowBytes = kVectorBytes * kWarpSize;  ///< what a warp reads with one instruction
-constexpr int kRows = 4;  ///< of a batch: loads of a lane that are under way together
+constexpr int kRows = 4;  ///< of a batch: the number of loads that a lane has in flight
 constexpr uint32_t kBatchBytes = kRows * kRowBytes;
 
 /// A lane's part of a batch, padded with zeros.
@@ -22,8 +22,8 @@ struct Vectors {
 
 __device__ __forceinline__ uint4 zero_vector() { return make_uint4(0, 0, 0, 0); }
 
-/// Read once and never written by the same kernel: past L1. Volatile keeps the loads of a batch
-/// together, ahead of the arithmetic on the first of them.
+/// Loads memory that the kernel reads once and does not write, bypassing L1. `volatile` keeps the loads of a batch
+/// together, before the arithmetic on the first of them.
 __device__ __forceinline__ uint4 load_once(const char* from) {
 #if defined(__CUDA_ARCH__)
   uint4 v;
@@ -36,7 +36,7 @@ __device__ __forceinline__ uint4 load_once(const char* from) {
 #endif
 }
 
-/// Not `nc`, which is for memory that the kernel does not write.
+/// The same without `nc`, which is only for memory that the kernel does not write.
 __device__ __forceinline__ uint4 load_to_write(const char* from) {
 #if defined(__CUDA_ARCH__)
   uint4 v;
@@ -66,7 +66,7 @@ __device__ __forceinline__ uint32_t word(const uint4& v, int i) {
   return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;
 }
 
-/// The same memory, known to the compiler to be global: it emits LDG and STG then, not the generic LD and ST.
+/// Tells the compiler that the memory is global, so that it uses LDG and STG instead of the generic LD and ST.
 template <class T>
 __device__ __forceinline__ T* global(T* at) {
 #if defined(__CUDA_ARCH__)
@@ -99,7 +99,7 @@ __device__ __forceinline__ void store_part(char* to, uint4 v, uint32_t bytes) {
     if (2u * i < bytes) store_half(to + 2 * i, uint16_t(word(v, i / 2) >> (16 * (i % 2))));
 }
 
-/// A whole vector from an even address, out of the two aligned ones that it lies in.
+/// A whole vector at an even address, from the two aligned vectors that contain it.
 __device__ __forceinline__ uint4 load_across(const char* from) {
   const uint64_t address = reinterpret_cast<uint64_t>(from);
   const char* aligned = from - (address & 15u);
@@ -125,13 +125,12 @@ __device__ __forceinline__ bool is_aligned(const char* data) {
 
 __device__ __forceinline__ uint32_t lane_offset() { return threadIdx.x % kWarpSize * kVectorBytes; }
 
-/// How many of `bytes` bytes the vector at `offset` has.
+/// The number of bytes of the vector at `offset` that lie within `bytes`.
 __device__ __forceinline__ uint32_t valid_bytes(uint32_t bytes, uint32_t offset) {
   return bytes <= offset ? 0 : bytes - offset < kVectorBytes ? bytes - offset : kVectorBytes;
 }
 
-/// One vector of a misaligned unit, or of an incomplete one. A vector may be read across only where both aligned
-/// ones lie within the unit.
+/// One vector of a misaligned or incomplete unit. load_across() is used only if both aligned vectors lie within the unit.
 __device__ __forceinline__ uint4 load_carefully(const char* unit, uint32_t offset, uint32_t bytes) {
   const uint32_t valid = valid_bytes(bytes, offset);
   if (valid == kVectorBytes && is_aligned(unit)) return load_once(unit + offset);
@@ -139,7 +138,7 @@ __device__ __forceinline__ uint4 load_carefully(const char* unit, uint32_t offse
   return load_part(unit + offset, valid);
 }
 
-/// The batch at `begin` of a unit of `bytes`. Out of line, once for all types.
+/// The batch at `begin` of a unit of `bytes` bytes. Out of line, because all types share it.
 inline __device__ GRADKERN_NOINLINE Vectors load_batch_carefully(const char* unit, uint32_t begin, uint32_t bytes) {
   Vectors v;
 #pragma unroll
@@ -156,7 +155,7 @@ __device__ __forceinline__ Vectors load_batch(const char* batch) {
   return v;
 }
 
-/// One vector at a time from the start of a unit on, at any even address: change(uint4&). For what is rare.
+/// Rewrites a unit at any even address, one vector at a time, with change(uint4&). For rare cases.
 template <class Change>
 __device__ __forceinline__ void rewrite_unit_slowly(char* unit, uint32_t bytes, const Change& change) {
 #pragma unroll 1
@@ -167,7 +166,7 @@ __device__ __forceinline__ void rewrite_unit_slowly(char* unit, uint32_t bytes, 
   }
 }
 
-/// The whole vectors among `bytes` bytes (at most a unit) at an aligned address, and an incomplete one at their end.
+/// Rewrites `bytes` bytes (at most a unit) at an aligned address, including an incomplete vector at the end.
 template <class Change>
 __device__ __forceinline__ void rewrite_aligned(char* from, uint32_t bytes, const Change& change) {
   char* at = from + lane_offset();
@@ -190,9 +189,9 @@ __device__ __forceinline__ void rewrite_aligned(char* from, uint32_t bytes, cons
   }
 }
 
-/// Replaces the elements of a unit, 16 bytes at a time: change(uint4&) is called once for every element's bytes and
-/// returns whether to write; padding is not written. Where the tensor is not aligned, its units are shifted up to the
-/// first aligned address, and what lies before that is the first unit's.
+/// Rewrites the elements of a unit, 16 bytes at a time. change(uint4&) is called once for the bytes of each element and
+/// returns whether to write. Padding is not written. If the tensor is not aligned, its units begin at the first aligned
+/// address, and the elements before that belong to the first unit.
 template <class Real, class Change>
 __device__ __forceinline__ void rewrite_unit(const Segment& s, uint32_t unit, const Change& change) {
   char* data = reinterpret_cast<char*>(s.data);

@@ -1,4 +1,4 @@
-// What the lanes of a warp and the blocks of a grid do together.
+// Communication between the lanes of a warp and between the blocks of a grid.
 #pragma once
 
 #include "core/portable.h"
@@ -11,7 +11,7 @@ namespace gradkern::cuda {
 #define GRADKERN_SHARED(type, name) __shared__ type name
 #endif
 
-/// T as 32-bit words, from the lane `step` further up.
+/// The value of the lane `step` above, moved as 32-bit words.
 template <class T>
 __device__ __forceinline__ T shuffle_down(const T& value, int step) {
   static_assert(sizeof(T) % 4 == 0);
@@ -24,7 +24,7 @@ __device__ __forceinline__ T shuffle_down(const T& value, int step) {
   return bit_cast<T>(words);
 }
 
-// Of all lanes, in every lane; a sum in a tree whose order is fixed.
+// Reductions over all lanes, with the result in every lane. Sums are trees of a fixed order.
 
 __device__ __forceinline__ double warp_sum(double x) {
 #pragma unroll
@@ -38,10 +38,9 @@ __device__ __forceinline__ uint64_t warp_max(uint64_t x) {
   return uint64_t(highest) << 32 | warp_max(high == highest ? uint32_t(x) : 0u);
 }
 
-/// Whether this block is the last of `blocks` to arrive at a counter; what the others wrote before they arrived is visible to
-/// this warp then. What this block has to show was written before a __syncthreads() that this warp has passed, or by
-/// the lane that calls. The counter is zero again afterwards: nobody of this grid touches it any more,
-/// and a kernel that is ordered after this one finds it as this one did.
+/// Whether this block is the last of `blocks` to arrive at a counter. If so, the writes of the other blocks before their
+/// arrival are visible to this warp. A block's own writes must precede a __syncthreads() that this warp has passed, or be
+/// those of lane 0. The last block sets the counter to zero, for the next kernel in stream order.
 ///
 /// By the PTX memory model (ISA, "Memory Consistency Model"): let w be a write of any thread of block B before B
 /// arrived, and r a read of it by a lane of this warp of the last block L.
@@ -50,8 +49,8 @@ __device__ __forceinline__ uint64_t warp_max(uint64_t x) {
 ///      pattern. L's atomicAdd is the last of the modification order, so that it observes B's through the chain of
 ///      read-modify-writes between them. Both are morally strong (device scope, atomic): B's fence synchronises with L's.
 ///   3. L's fence precedes r by __syncwarp(), which is a barrier of the warp's lanes.
-/// Causality order is transitive: w precedes r. Fences of the threads that write, ahead of the block's barrier, would not
-/// do: the atomicAdd that publishes is another thread's, and its own fence would come before the barrier.
+/// Causality order is transitive, so that w precedes r. Fences in the writing threads, before the block's barrier, would
+/// not be enough: the atomicAdd is that of another thread, which needs a fence after the barrier.
 __device__ __forceinline__ bool arrives_last(uint32_t* counter, uint32_t blocks) {
   uint32_t last = 0;
   if (threadIdx.x % kWarpSize == 0) {
@@ -65,8 +64,8 @@ __device__ __forceinline__ bool arrives_last(uint32_t* counter, uint32_t blocks)
   return last != 0;
 }
 
-// Programmatic dependent launch: the next kernel's blocks may take the places of those that are about to end.
-// Without it, and before sm_90, both are nothing.
+// Programmatic dependent launch: blocks of the next kernel may start when blocks of this one are about to end. Both
+// functions do nothing without it, and before sm_90.
 
 __device__ __forceinline__ void let_next_kernel_start() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
@@ -74,7 +73,7 @@ __device__ __forceinline__ void let_next_kernel_start() {
 #endif
 }
 
-/// Until everything that the kernel before has written is visible.
+/// Waits until all writes of the previous kernel are visible.
 __device__ __forceinline__ void wait_for_kernel_before() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");

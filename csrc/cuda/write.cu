@@ -1,4 +1,4 @@
-// The two kernels that write: scaling by the clip coefficient and clamping to a limit.
+// The kernels that write: scaling by the clip coefficient, and clamping to a limit.
 #include <array>
 #include <atomic>
 
@@ -30,7 +30,7 @@ struct ClampParams {
   double limit;
 };
 
-/// What the device-side numbers ask for; every thread reads them, the host never does.
+/// The decision, from numbers on the device. Every thread reads them.
 __device__ __forceinline__ ClipDecision decide(const ScaleParams& p) {
   if (p.zero && *p.zero) return {ClipAction::kZero, 0.0};
   if (p.factor) return decide_factor(*p.factor);
@@ -40,22 +40,21 @@ __device__ __forceinline__ ClipDecision decide(const ScaleParams& p) {
   return decide_clip(p.max_norm, total, nonfinite, p.on_nonfinite);
 }
 
-/// body(unit) for a segment's units from the last one back.
+/// Calls body(unit) for the units of a segment, from the last to the first.
 template <class Body>
 __device__ __forceinline__ void for_each_unit_backwards(const Segment& s, const Body& body) {
 #pragma unroll 1
   for (uint32_t unit = s.end; unit-- > s.begin;) body(unit);
 }
 
-/// scaled() of core/clip.h for a coefficient within float32's range, by the machine's own conversions.
+/// scaled() of core/clip.h with the conversions of elements.h, for a coefficient in float32's normal range.
 template <class T>
 __device__ __forceinline__ T scale_one(T x, double coef) {
   if constexpr (sizeof(T) == 2) return narrow<T>(widen(x) * float(coef));
   else return scaled(x, coef);
 }
 
-/// scaled() of core/clip.h with the machine's own conversions, for the 16-bit types and the
-/// coefficients that take float64.
+/// The same for the 16-bit types and smaller coefficients, which need a product in float64.
 template <class T>
 __device__ __forceinline__ T scale_one_exactly(T x, double coef) {
   return narrow<T>(float(double(widen(x)) * coef));
@@ -70,7 +69,7 @@ __device__ __forceinline__ void scale_segment(const Segment& s, double coef) {
     return true;
   };
   if constexpr (sizeof(T) == 2) {
-    // One load at a time: rare, and the registers of four would not hold the float64 products.
+    // One load at a time: this is rare, and there are not enough registers for the float64 products of four.
     if (below_float(coef))
       return for_each_unit_backwards(s, [&](uint32_t unit) {
         char* data = reinterpret_cast<char*>(s.data) + (uint64_t(unit) << kUnitLog2);
@@ -85,7 +84,7 @@ __device__ __forceinline__ void scale_segment(const Segment& s, double coef) {
 __device__ __forceinline__ void scale_segment(const Segment& s, double coef) {
   switch (s.dtype) {
     case DType::kFloat32:
-    case DType::kComplex64: return scale_segment<float>(s, coef);  // both parts alike
+    case DType::kComplex64: return scale_segment<float>(s, coef);  // the coefficient is real
     case DType::kBFloat16: return scale_segment<BFloat16>(s, coef);
     case DType::kFloat16: return scale_segment<Float16>(s, coef);
     case DType::kFloat64:
@@ -102,7 +101,7 @@ __device__ __forceinline__ void zero_segment(const Segment& s) {
   });
 }
 
-/// The measure kernel's split, every span from its end: what its warps have read last is what is still in L2.
+/// The spans of the measure kernel, each from its end, because its warps have read that last and it may still be in L2.
 template <class Params, class Body>
 __device__ __forceinline__ void for_each_segment_backwards(const Params& p, const Body& body) {
   const uint32_t span = blockIdx.x * kWarps + threadIdx.x / kWarpSize;
@@ -159,7 +158,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor) clamp_kern
       case DType::kFloat16: return clamp_segment<Float16>(s, p.limit);
       case DType::kFloat64: return clamp_segment<double>(s, p.limit);
       case DType::kComplex64:
-      case DType::kComplex128: return;  // no order on complex numbers; refused by the launcher
+      case DType::kComplex128: return;  // complex numbers have no order; the launcher refuses them
     }
   });
 }
@@ -167,10 +166,10 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor) clamp_kern
 // ------------------------------------------------------------------------------- launchers
 
 #if CUDART_VERSION >= 12030
-constexpr int kEarlyStartDriver = 12030;  ///< captures early starts, too
+constexpr int kEarlyStartDriver = 12030;  ///< supports early starts in captures, too
 
-/// Whether the scale kernel may be launched early: its code that the device runs waits for the kernel before, which PTX of
-/// an older architecture does not do. Found out once for each device.
+/// Whether the scale kernel may be launched early. Its code on this device must wait for the previous kernel, which code
+/// compiled from PTX of an older architecture does not do. Determined once per device.
 bool may_start_early(int device) {
   enum : signed char { kUnknown, kYes, kNo };
   static std::array<std::atomic<signed char>, 64> known{};

@@ -16,7 +16,7 @@ cpu::ThreadPool pool_of(const gradkern_pool* pool) { return {pool->threads, pool
 
 ChunkPlan plan_of(const gradkern_list* list) { return {as_refs(list->tensors), list->count}; }
 
-/// A row of float32 or float64, or none.
+/// A row of float32 or float64, or no row.
 class RealRow {
  public:
   RealRow(void* row, bool is_double)
@@ -84,7 +84,8 @@ class Report {
   double scale_, norm_scale_;
 };
 
-/// Memory for a call's rows, which this thread keeps: for thousands of tensors fresh pages cost as much as the rows.
+/// Memory for the rows of a call, which the thread keeps. For thousands of tensors, allocation would cost as much as the
+/// rows.
 Partial* partials_for(int64_t count) {
   thread_local std::vector<Partial> kept;
   if (kept.size() < size_t(count)) kept.resize(size_t(count));

@@ -14,7 +14,7 @@ static_assert(sizeof(cuda::ListPlan) <= sizeof(gradkern_cuda_plan) && alignof(cu
 
 cudaStream_t stream_of(const gradkern_cuda_place& place) { return static_cast<cudaStream_t>(place.stream); }
 
-/// A list on its place; the plan is a copy of the caller's.
+/// A list with its device and stream. The plan is a copy of the caller's.
 class PlacedList {
  public:
   PlacedList(const gradkern_list& list, const gradkern_cuda_place& place)

@@ -1,4 +1,4 @@
-// No exception leaves the library: what one said is kept for gradkern_last_error().
+// No exception leaves the library. Its message is kept for gradkern_last_error().
 #pragma once
 
 #include <exception>
@@ -11,7 +11,7 @@ namespace gradkern::library {
 /// The message of this thread's last error.
 std::string& last_error() noexcept;
 
-/// Calls `body`; its exceptions become GRADKERN_ERROR.
+/// Calls `body`. Returns GRADKERN_ERROR if it throws.
 template <class Body>
 int32_t guarded(const Body& body) noexcept {
   try {
@@ -20,7 +20,7 @@ int32_t guarded(const Body& body) noexcept {
   } catch (const std::exception& error) {
     try {
       last_error() = error.what();
-    } catch (...) {  // no memory for the message: the one before stands
+    } catch (...) {  // no memory for the message, the previous one is kept
     }
   } catch (...) {
     last_error().clear();

@@ -14,7 +14,7 @@ from typing import Any
 #: Modules that moved in 0.2: old name to new. Pickles name them, too.
 MOVED = {
     "gradkern.clipper": "gradkern.clipping.clipper",
-    "gradkern.commands": "gradkern.cli.looking",
+    "gradkern.commands": "gradkern.cli.viewing",
     "gradkern.functional": "gradkern.clipping.functional",
     "gradkern.names": "gradkern.params.names",
     "gradkern.patch": "gradkern.integrations.torch_utils",

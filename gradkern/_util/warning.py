@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
+import sysconfig
+import threading
 import warnings
+from dataclasses import dataclass
 from types import FrameType
+from typing import Any
 
 #: ``logging.getLogger("gradkern")``, which receives every warning too. It prints nothing unless the program
 #: configures logging.
 LOGGER = logging.getLogger("gradkern")
 LOGGER.addHandler(logging.NullHandler())
 
-#: Packages whose lines do not help the user: a warning points to the first caller outside of them.
+#: Packages whose lines never help the user.
 _INNER = {"gradkern", "torch", "importlib"}
+_STANDARD_LIBRARY = sysconfig.get_path("stdlib") + os.sep
+_started = threading.local()
 
 
 class GradkernWarning(UserWarning):
-    """The category of all warnings of gradkern, for what is legal but almost certainly a mistake.
+    """The category of all warnings of gradkern, which are about likely mistakes.
 
     Every message says what to do. Warnings are also logged to ``logging.getLogger("gradkern")``.
 
@@ -28,21 +35,52 @@ class GradkernWarning(UserWarning):
     __module__ = "gradkern"
 
 
-def warn(message: str) -> None:
-    """Issue a `GradkernWarning` at the line that called gradkern, and log it."""
+@dataclass(frozen=True)
+class Line:
+    """A line of a program that a warning points to, with what `warnings` keeps of its module."""
+
+    file: str
+    number: int
+    module: str | None
+    registry: dict[Any, Any]
+
+
+def warn(message: str, category: type[Warning] = GradkernWarning) -> None:
+    """Issue a warning at the line of the user's program that led to it, and log it."""
     LOGGER.warning(message)
-    frame = sys._getframe()
-    while frame.f_back is not None and _room(frame) in _INNER:
-        frame = frame.f_back
-    warnings.warn_explicit(
-        message,
-        GradkernWarning,
-        frame.f_code.co_filename,
-        frame.f_lineno,
-        frame.f_globals.get("__name__"),
-        frame.f_globals.setdefault("__warningregistry__", {}),
-    )
+    line = users_line()
+    warnings.warn_explicit(message, category, line.file, line.number, line.module, line.registry)
 
 
-def _room(frame: FrameType) -> str:
-    return str(frame.f_globals.get("__name__", "")).partition(".")[0]
+def users_line() -> Line:
+    """The innermost line of the stack that is not of an installed package or the standard library.
+
+    If there is none: the line that `point_to` has named for this thread, or else the innermost line outside
+    of gradkern and torch.
+    """
+    frame: FrameType | None = sys._getframe()
+    outside = None
+    while frame is not None:
+        if str(frame.f_globals.get("__name__", "")).partition(".")[0] not in _INNER:
+            outside = outside or frame
+            if not _is_installed(frame.f_code.co_filename):
+                return _line_of(frame)
+        last, frame = frame, frame.f_back
+    named: Line | None = getattr(_started, "line", None)
+    return named or _line_of(outside or last)
+
+
+def point_to(line: Line) -> None:
+    """Let warnings of this thread, whose stack does not have the user's program, point to a line of it."""
+    _started.line = line
+
+
+def _is_installed(file: str) -> bool:
+    packages = f"{os.sep}site-packages{os.sep}" in file or f"{os.sep}dist-packages{os.sep}" in file
+    return packages or file.startswith((_STANDARD_LIBRARY, "<frozen "))
+
+
+def _line_of(frame: FrameType) -> Line:
+    module = frame.f_globals.get("__name__")
+    registry = frame.f_globals.setdefault("__warningregistry__", {})
+    return Line(frame.f_code.co_filename, frame.f_lineno, module, registry)

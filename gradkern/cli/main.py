@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from gradkern.bench.command import add_command as add_bench
 from gradkern.cli.info import add_command as add_info
-from gradkern.cli.looking import add_commands as add_looking
 from gradkern.cli.run import add_command as add_run
+from gradkern.cli.viewing import add_commands as add_viewing
 from gradkern.demo.command import add_command as add_demo
 from gradkern.diagnosis.command import add_command as add_diagnose
 from gradkern.version import __version__
@@ -24,7 +24,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     add_info(commands)
     add_demo(commands)
-    add_looking(commands)
+    add_viewing(commands)
     add_run(commands)
     add_diagnose(commands)
     add_bench(commands)

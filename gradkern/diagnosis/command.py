@@ -14,7 +14,7 @@ from gradkern.diagnosis.diagnose import diagnose
 from gradkern.diagnosis.finding import Finding
 from gradkern.diagnosis.show import as_rich, as_text
 from gradkern.history.facade import History
-from gradkern.history.format import HistoryError, ranks_in_words
+from gradkern.history.format import HistoryError, runs_in_words
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -47,7 +47,7 @@ def _run(arguments: argparse.Namespace) -> int:
             heading = _heading(history)
     except (HistoryError, OSError) as error:
         print(f"gradkern diagnose: {visible(str(error), 2000)}", file=sys.stderr)
-        hint = visible(ranks_in_words(arguments.run_dir))
+        hint = visible(runs_in_words(arguments.run_dir), 2000)
         if hint:
             print(hint, file=sys.stderr)
         return UNREADABLE

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from gradkern._util.text import number, visible
+from gradkern._util.text import visible
+from gradkern.diagnosis.evidence_words import in_words
 
 __all__ = ["KINDS", "SEVERITIES", "Finding", "Remedy"]
 
@@ -120,8 +121,8 @@ class Finding:
 
     @property
     def numbers(self) -> str:
-        """The evidence on one line."""
-        return " · ".join(f"{name.replace('_', ' ')} {number(v, 3)}" for name, v in self.evidence.items())
+        """The evidence on one line, in words."""
+        return in_words(self.evidence)
 
     def _repr_html_(self) -> str:
         """The finding in a notebook, everything escaped."""

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 #: Numbers of one [R, N] array. At 2,000 parameters these are 1,000 rows; the six arrays then take 80 MB.
 MOST_CELLS = 2_000_000
-#: Fewest and most rows in which every parameter is looked at.
+#: Fewest and most rows of which all parameters are read.
 LEAST_ROWS, MOST_ROWS = 256, 2048
-#: Looks at the weights and histograms that are read at most, evenly spread, with more of the first ones.
-MOST_LOOKS = 256
+#: The most steps with periodic statistics that are read, evenly spread, with more of the first ones.
+MOST_PERIODIC = 256
 MOST_HISTOGRAMS = 16
 
 
@@ -36,7 +36,7 @@ def read_evidence(history: History) -> RunEvidence:
     """
     rows = choose_rows(len(history), len(history.names), _moments(history))
     columns = _read_rows(history, rows)
-    steps, weights, ratios = _looks(history)
+    steps, weights, ratios = _updates(history)
     hist_steps, histogram = _histograms(history)
     meta = history.meta
     return RunEvidence(
@@ -114,10 +114,10 @@ def _read_rows(history: History, rows: NDArray[np.int64]) -> dict[str, Any]:
     return {name: np.concatenate(v) if v else np.zeros(shape, kinds[name]) for name, v in found.items()}
 
 
-def _looks(history: History) -> tuple[NDArray[np.int64], NDArray[Any], NDArray[Any]]:
-    """(steps [U], weight norms [U, N], update ratios [U, N]) of the looks that are read."""
+def _updates(history: History) -> tuple[NDArray[np.int64], NDArray[Any], NDArray[Any]]:
+    """(steps [U], weight norms [U, N], update ratios [U, N]) of the steps with weights that are read."""
     ids, steps = history.live_rows("weights")
-    few = _few(len(ids), _fitting(MOST_LOOKS, len(history.names)))
+    few = _few(len(ids), _fitting(MOST_PERIODIC, len(history.names)))
     norms = np.full((len(few), len(history.names)), np.nan, dtype=np.float32)
     ratios = norms.copy()
     found = history.read_rows("weights", "weight_norm, ratio", [ids[at] for at in few])

@@ -23,7 +23,7 @@ def as_text(findings: Sequence[Finding]) -> str:
     if rest:
         lines += ["Also seen:", ""]
     for finding in rest:
-        lines += [*_block(finding, 1 if finding.is_alarm else 0), ""]
+        lines += [*_block(finding, 1), ""]
     return "\n".join(lines).rstrip()
 
 
@@ -34,13 +34,14 @@ def _block(finding: Finding, remedies: int) -> list[str]:
         f"  {finding.numbers}",
     ]
     for rank, remedy in enumerate(finding.remedies[:remedies], 1):
-        lines.append(f"  {rank}. {visible(remedy.because, 2000)}")
+        mark = f"{rank}." if remedies > 1 else "→"
+        lines.append(f"  {mark} {visible(remedy.because, 2000)}")
         lines += [f"       {line}" for line in remedy.code.splitlines()]
     return lines
 
 
 def as_rich(findings: Sequence[Finding]) -> Any:
-    """A renderable for rich: the headline with its remedies, then a line for each that is also seen.
+    """A renderable for rich: the headline with its remedies, then each that is also seen with its first one.
 
     Raises:
         ImportError: rich is not installed.
@@ -90,4 +91,6 @@ def _line(finding: Finding) -> Any:
 
     head = Text(f"{MARKS[finding.severity]} {finding.title}", style=COLORS[finding.severity])
     head.append(f"  {finding.where}", style="dim")
-    return Group(Padding(head, (0, 0, 0, 2)), Padding(Text(visible(finding.why, 2000)), (0, 0, 0, 4)))
+    parts = [Text(visible(finding.why, 2000))]
+    parts += [Text(f"→ {visible(remedy.because, 2000)}") for remedy in finding.remedies[:1]]
+    return Group(Padding(head, (0, 0, 0, 2)), *(Padding(part, (0, 0, 0, 4)) for part in parts))

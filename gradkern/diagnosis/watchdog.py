@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["DiagnosisError", "OnFinding", "Watchdog", "as_action"]
 
 #: Numbers of recorded steps after which a run is diagnosed; after the last one, every `EVERY` steps.
-FIRST_LOOKS = (10, 20, 50, 100)
+FIRST_DIAGNOSES = (10, 20, 50, 100)
 EVERY = 100
 
 OnFinding = str | Callable[[Finding], Any]
@@ -56,7 +56,7 @@ def as_action(operation: str, on_finding: OnFinding | None) -> OnFinding | None:
 class Watchdog:
     """Diagnoses a growing run from time to time and reports each finding once.
 
-    The writing thread calls `due` and `look`, the training thread calls `check`.
+    The writing thread calls `due` and `diagnose`, the training thread calls `check`.
 
     Args:
         on_finding: "warn" warns of alarms. "raise" lets `check` raise after a severe one and warns of the
@@ -69,16 +69,16 @@ class Watchdog:
     ) -> None:
         self._on_finding, self._note = on_finding, note
         self._told: dict[tuple[str, bool], int] = {}
-        self._looked_at = 0
+        self._diagnosed_at = 0
         self._fatal: Finding | None = None
 
     def due(self, rows: int) -> bool:
         """Whether the run should be diagnosed, given the number of recorded steps."""
-        return rows >= next_look(self._looked_at)
+        return rows >= next_diagnosis(self._diagnosed_at)
 
-    def look(self, history: History) -> list[Finding]:
+    def diagnose(self, history: History) -> list[Finding]:
         """Diagnose the run as it is now. Returns the findings that are new or have become worse."""
-        self._looked_at = len(history)
+        self._diagnosed_at = len(history)
         new = [finding for finding in diagnose(history) if self._is_new(finding)]
         for finding in new:
             self._told[finding.kind, bool(finding.layers)] = SEVERITIES.index(finding.severity)
@@ -90,7 +90,7 @@ class Watchdog:
         """Raise the error of a severe finding, once.
 
         Raises:
-            DiagnosisError: `look` found something severe, and on_finding is "raise".
+            DiagnosisError: `diagnose` found something severe, and on_finding is "raise".
         """
         if self._fatal is not None:
             finding, self._fatal = self._fatal, None
@@ -109,9 +109,9 @@ class Watchdog:
             warn(str(DiagnosisError(finding)))
 
 
-def next_look(rows: int) -> int:
+def next_diagnosis(rows: int) -> int:
     """The number of recorded steps at which the next diagnosis is due, after one at `rows`."""
-    for count in FIRST_LOOKS:
+    for count in FIRST_DIAGNOSES:
         if rows < count:
             return count
     return rows // EVERY * EVERY + EVERY

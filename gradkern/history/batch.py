@@ -16,9 +16,9 @@ from gradkern.history.rows import (
     EventRow,
     FactsRow,
     HistogramRow,
-    LookRow,
     StepRow,
     WeightsRow,
+    ZerosRow,
 )
 
 _INSERT = {
@@ -65,7 +65,7 @@ class Batch:
         """Add aggregates that a step has completed: (level, index, bucket)s."""
         self._rows["summaries"] += [(level, i, b.body.astype("<f4").tobytes()) for level, i, b in done]
 
-    def add_periodic(self, branch: int, layout: int, row: WeightsRow | HistogramRow | LookRow) -> None:
+    def add_periodic(self, branch: int, layout: int, row: WeightsRow | HistogramRow | ZerosRow) -> None:
         """Add periodic statistics."""
         head = branch, row.step, layout
         if isinstance(row, WeightsRow):

@@ -58,8 +58,8 @@ class Columns:
             if values[6] is not None:
                 self._put_factor(row, layout.columns, format.decode(values[6], count, what))
 
-    def put_looks(self, row: int, columns: NDArray[np.int64], zeros: NDArray[np.int64]) -> None:
-        """Fill in the zero counts of a look where the step itself has none."""
+    def put_zeros(self, row: int, columns: NDArray[np.int64], zeros: NDArray[np.int64]) -> None:
+        """Fill in periodic zero counts where the step itself has none."""
         missing = zeros >= 0 if self.zeros is None else (zeros >= 0) & (self.zeros[row, columns] < 0)
         self._put_zeros(row, columns[missing], zeros[missing])
 

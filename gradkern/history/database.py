@@ -14,7 +14,7 @@ from gradkern.history.schema import APPLICATION_ID, SCHEMA, VERSION, VERSIONS
 _REMEDY = "it is left as it is: move it away, or use another run_dir"
 
 
-def look(folder: Path) -> bool:
+def has_run(folder: Path) -> bool:
     """Whether there is a run to continue. Changes nothing, but see `play_back`.
 
     Raises:
@@ -37,7 +37,7 @@ def look(folder: Path) -> bool:
 
 
 def connect_writer(folder: Path, journal: str | None = None) -> tuple[sqlite3.Connection, str]:
-    """Open the database of a run for writing; created if it does not exist, else checked by `look` before.
+    """Open the database of a run for writing; created if it does not exist, else checked by `has_run` before.
 
     Returns:
         The connection (usable from any one thread at a time) and the journal mode in use.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import re
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,15 +43,19 @@ class HistoryError(RuntimeError):
     """A run's file cannot be read or written; the message names the file."""
 
 
-def ranks_in_words(folder: Path) -> str:
-    """A hint if the runs of several ranks are in folders below this one; else empty."""
+def runs_in_words(folder: Path) -> str:
+    """A hint if there are runs in folders below this one: those of several ranks, or any; else empty."""
+    files = [*folder.glob(f"*/{DATABASE}"), *folder.glob(f"*/rank*/{DATABASE}")]
     found = sorted(
-        (file.parent.name for file in folder.glob(f"rank*/{DATABASE}")), key=lambda name: (len(name), name)
+        (str(file.parent.relative_to(folder)) for file in files), key=lambda name: (len(name), name)
     )
     if not found:
         return ""
-    more = f", … ({len(found)} in all)" if len(found) > 4 else ""
-    return f"Each rank has its own run in there; give one of them as RUN: {', '.join(found[:4])}{more}."
+    ranks = all(re.fullmatch(r"rank\d+", name) for name in found)
+    most = 4 if ranks else 12
+    more = f", … ({len(found)} in all)" if len(found) > most else ""
+    told = "Each rank has its own run in there" if ranks else "There are runs in there"
+    return f"{told}; give one of them as RUN: {', '.join(found[:most])}{more}."
 
 
 def _explain(error: sqlite3.Error, file: Path, operation: str) -> str:

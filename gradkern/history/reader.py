@@ -109,6 +109,15 @@ class HistoryReader:
         return self._layouts
 
     @property
+    def last_layout(self) -> Layout:
+        """The layout of the last live row.
+
+        Raises:
+            IndexError: nothing was recorded.
+        """
+        return self._layouts[int(self._column("layout")[-1])]
+
+    @property
     def branch_rows(self) -> list[tuple[Any, ...]]:
         """The rows of the table `branches`."""
         return self._branch_rows
@@ -291,11 +300,11 @@ class HistoryReader:
             for number in np.unique(kinds):
                 at = np.flatnonzero(kinds == number)
                 columns.put(at + start, self._layouts[int(number)], [found[s] for s in piece[at].tolist()])
-        self._put_looks(columns, self._all["step"][rows])
+        self._put_zeros(columns, self._all["step"][rows])
         return columns
 
-    def _put_looks(self, columns: Columns, steps: NDArray[np.int64]) -> None:
-        """Fill in the zero counts of looks at these steps."""
+    def _put_zeros(self, columns: Columns, steps: NDArray[np.int64]) -> None:
+        """Fill in the periodic zero counts of these steps."""
         ids, at = self.live_rows("looks")
         row_of = {step: row for row, step in enumerate(steps.tolist())}
         wanted = [(number, row_of[step]) for number, step in zip(ids, at.tolist()) if step in row_of]
@@ -303,4 +312,4 @@ class HistoryReader:
         for (_, row), (layout, blob) in zip(wanted, found):
             if not isinstance(blob, bytes) or len(blob) != 8 * len(layout.columns):
                 raise HistoryError("[History] looks: expected a count for each parameter, got a damaged row")
-            columns.put_looks(row, layout.columns, np.frombuffer(blob, dtype="<i8"))
+            columns.put_zeros(row, layout.columns, np.frombuffer(blob, dtype="<i8"))

@@ -88,13 +88,13 @@ class HistogramRow:
 
 
 @dataclass
-class LookRow:
-    """A look at the gradients of one step."""
+class ZerosRow:
+    """Zeros in a sample of the gradients of one step."""
 
     step: int
     layout: Layout
     nonzero: Floats
-    """[N] fraction of the sampled elements that were non-zero at a look so far; NaN where not known."""
+    """[N] fraction of the sampled elements that were non-zero up to this row; NaN where not known."""
     zeros: NDArray[np.int64]
     """[N] number of zero elements; -1 where not counted."""
 
@@ -127,7 +127,7 @@ class FactsRow:
     facts: dict[str, Any]
 
 
-Row = StepRow | WeightsRow | HistogramRow | LookRow | EventRow | AmendmentRow | FactsRow
+Row = StepRow | WeightsRow | HistogramRow | ZerosRow | EventRow | AmendmentRow | FactsRow
 
 
 def rms_of(rows: Sequence[StepRow]) -> Floats:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,10 @@ from gradkern.history.rows import (
     EventRow,
     FactsRow,
     HistogramRow,
-    LookRow,
     Row,
     StepRow,
     WeightsRow,
+    ZerosRow,
 )
 from gradkern.history.summary import row_buckets, stored_buckets
 
@@ -41,20 +41,32 @@ class HistoryWriter:
 
     A row whose step is not beyond the last one starts a branch: earlier rows from that step on stay in the
     file, but readers see the new ones in their place.
+
+    Args:
+        folder: folder of the run.
+        meta: entries of `History.meta`.
+        journal: SQLite's journal mode. Default: the one that fits the file system.
+        check: called with a run that exists, before it is changed. What it raises is raised.
     """
 
-    def __init__(self, folder: Path, meta: dict[str, Any], journal: str | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        meta: dict[str, Any],
+        journal: str | None = None,
+        check: Callable[[History], None] = lambda history: None,
+    ) -> None:
         self.folder = folder
         self._file = folder / format.DATABASE
         self._stale = True
-        if database.look(folder):
-            self._restore()  # finds damage before the file is changed
+        if database.has_run(folder):
+            self._restore(check)  # finds damage before the file is changed
         self._db, self.journal = database.connect_writer(folder, journal)
         try:
             opened = self._file.stat()
             self._identity = opened.st_dev, opened.st_ino
             if self._stale:
-                self._restore()
+                self._restore(check)
             self._lists = NameLists(self._db)
             self._begin_session({**meta, "journal": self.journal})
         except sqlite3.Error as error:
@@ -109,9 +121,10 @@ class HistoryWriter:
 
     # ---- the state of the file ----
 
-    def _restore(self) -> None:
+    def _restore(self, check: Callable[[History], None] = lambda history: None) -> None:
         """Read the state of the file."""
         with format.reading(self._file, "GradMonitor"), History.open(self.folder) as history:
+            check(history)
             self._layouts = {layout.key(): number for number, layout in history.layouts.items()}
             self._position = {name: i for i, name in enumerate(history.names)}
             self._last = int(history.steps[-1]) if len(history) else _NEVER
@@ -223,7 +236,7 @@ class HistoryWriter:
                 batch.add_step(self._next_seq, self._branch, self._layout_id(row.layout), row)
                 self._next_seq += 1
                 batch.add_summaries(self._recent.add(row, len(self._position)))
-            elif isinstance(row, (WeightsRow, HistogramRow, LookRow)):
+            elif isinstance(row, (WeightsRow, HistogramRow, ZerosRow)):
                 batch.add_periodic(self._branch, self._layout_id(row.layout), row)
             else:
                 batch.add_other(self._branch, row)

@@ -44,6 +44,8 @@ class _Attached:
 _attached: list[_Attached] = []
 _lock = threading.Lock()
 _open_for: Callable[[Sequence[Tensor]], GradMonitor] | None = None
+#: Whether one of these functions was called in this process, outside of a compiled graph.
+called = False
 
 
 def attach(monitor: GradMonitor, when: Callable[[], bool] | None = None) -> None:
@@ -167,7 +169,11 @@ def hand_on(params: Sequence[Tensor], stats: GradStats) -> None:
 
 def _owners(params: Sequence[Tensor]) -> list[tuple[GradMonitor, frozenset[int]]]:
     """The attached monitors that have at least one of these parameters."""
-    if not (_attached or _open_for) or torch.compiler.is_compiling():
+    global called
+    if torch.compiler.is_compiling():
+        return []
+    called = True
+    if not (_attached or _open_for):
         return []
     found = _known(params)
     if not found and _open_for is not None and any(p.grad is not None for p in params):

@@ -8,9 +8,11 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from gradkern.integrations import bridge
 from gradkern.integrations.torch_utils import patch_torch
@@ -19,16 +21,43 @@ from gradkern.monitor import GradMonitor
 
 def start(run_dir: str | os.PathLike[str] | None) -> None:
     """Patch torch. With `run_dir`, record each model from its first clip on."""
-    patch = patch_torch()
-    if not run_dir:
-        return
-    found = _Monitors(Path(run_dir))
-    bridge.on_unknown(found.open_for)
+    patch, steps = patch_torch(), _Steps()
+    found = _Monitors(Path(run_dir)) if run_dir else None
+    if found is not None:
+        bridge.on_unknown(found.open_for)
 
     def report() -> None:
-        found.report(patch.older)
+        if found is not None:
+            found.report()
+        if steps.count and not bridge.called:
+            _tell(_NO_CLIP.format(steps.count, "recorded" if found else "changed"))
+        if found is not None and patch.older:
+            _tell(f"not reached, as they were imported before: {', '.join(patch.older)}")
 
     atexit.register(report)
+
+
+_NO_CLIP = (
+    "{} steps of an optimizer and no call of torch.nn.utils.clip_grad_norm_ were seen, so nothing was {}. A "
+    "script that does not clip can be recorded with GradMonitor. DeepSpeed, FSDP1 and Megatron clip by "
+    "themselves, and calls inside a compiled graph are not seen: see docs/frameworks"
+)
+
+
+class _Steps:
+    """Counts the steps of all optimizers. A program that has none, such as a launcher, does not train."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        register_optimizer_step_post_hook(self._add)
+
+    def _add(self, *_: Any) -> None:
+        if not torch.compiler.is_compiling():
+            self.count += 1
+
+
+def _tell(message: str) -> None:
+    print(f"gradkern run: {message}", file=sys.stderr)
 
 
 class _Monitors:
@@ -50,17 +79,12 @@ class _Monitors:
         self._monitors.append(monitor)
         return monitor
 
-    def report(self, older: list[str]) -> None:
+    def report(self) -> None:
         """Print what was recorded, at the end of the program."""
         for monitor in self._monitors:
             monitor.close()
             if monitor.records:
-                print(f"gradkern run: {monitor.step} steps recorded in {monitor.run_dir}", file=sys.stderr)
-        if not self._monitors:
-            print("gradkern run: no clip by torch.nn.utils was seen", file=sys.stderr)
-        if older:
-            names = ", ".join(older)
-            print(f"gradkern run: not reached, as they were imported before: {names}", file=sys.stderr)
+                _tell(f"{monitor.step} steps recorded in {monitor.run_dir}")
 
 
 def model_of(params: Sequence[Tensor]) -> nn.Module | None:

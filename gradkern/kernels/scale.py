@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from gradkern.kernels.backend import C
-from gradkern.kernels.torch_scale import look, scale_with_torch
+from gradkern.kernels.torch_scale import known_bool, scale_with_torch
 
 
 def is_one(factor: Tensor) -> bool:
     """Whether all factors are 1. False if that cannot be known, or not without a synchronisation."""
-    return factor.is_cpu and look((factor == 1.0).all()) is True
+    return factor.is_cpu and known_bool((factor == 1.0).all()) is True
 
 
 def scale_(

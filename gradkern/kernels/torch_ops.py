@@ -19,7 +19,7 @@ from gradkern.kernels.installed import REBUILD
 from gradkern.kernels.kinds import check_readable, check_writable, naming, naming_one_of, place
 from gradkern.kernels.measured import Measured, decision_norm
 from gradkern.kernels.shared_memory import distinct, overlapping, same_memory
-from gradkern.kernels.torch_scale import coefficient, look, scale_with_torch, widest
+from gradkern.kernels.torch_scale import coefficient, known_bool, scale_with_torch, widest
 
 
 def _isolated() -> ModuleType:
@@ -57,7 +57,7 @@ def clip_grad_norm_(
         total: Tensor = torch_get_total_norm(grads, norm_type, error_if_nonfinite, _foreach(grads, foreach))
     if max_norm == float("inf"):
         return total
-    if look(total.isinf()) is False:
+    if known_bool(total.isinf()) is False:
         _scale(grads, max_norm, total, foreach)
     else:
         scale_with_torch(grads, factor_in_double(grads, max_norm, norm_type, total), in_double=True)

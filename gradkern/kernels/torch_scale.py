@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from gradkern.kernels.shared_memory import overlapping, same_memory
 
 
-def look(condition: Tensor) -> bool | None:
+def known_bool(condition: Tensor) -> bool | None:
     """The value of a 0-d bool; None if it has none (batched by `torch.vmap`, fake, traced, meta)."""
     if torch.compiler.is_compiling() or condition.is_meta or isinstance(condition, FakeTensor):
         return None
@@ -65,10 +65,10 @@ def scale_with_torch(grads: Sequence[Tensor | None], factor: Tensor, in_double: 
             continue
         seen.add(key)
         own = factor[position] if factor.ndim else factor
-        if own.is_cpu and look(own == 1.0):
+        if own.is_cpu and known_bool(own == 1.0):
             continue
         target, own = unexpanded(grad), own.to(grad.device)
-        wide = in_double or bool(own.is_cpu and look(own < _SMALLEST))
+        wide = in_double or bool(own.is_cpu and known_bool(own < _SMALLEST))
         if position in apart:
             results.append((target, _product(target, own, wide)))
         else:

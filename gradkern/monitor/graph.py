@@ -26,7 +26,7 @@ LOSSES = frozenset({"binary_cross_entropy", "binary_cross_entropy_with_logits", 
 OPAQUE = ("CompiledFunction", "CheckpointFunction")
 MOST_OPERATIONS = 4096
 _PRIME = 2**61 - 1
-_CHECK = 256  # nodes between two looks at the clock
+_CHECK = 256  # nodes between two checks of the clock
 
 
 class GraphFacts:

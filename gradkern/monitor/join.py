@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradkern.history.named import loss_of
-from gradkern.history.rows import GroupValues, HistogramRow, LookRow, Row, StepRow, WeightsRow
+from gradkern.history.rows import GroupValues, HistogramRow, Row, StepRow, WeightsRow, ZerosRow
 from gradkern.monitor.joint_layouts import JointLayouts
 
 
@@ -36,7 +36,7 @@ def join_rows(rows: Mapping[str, Row], layouts: JointLayouts, norm_type: float) 
         return WeightsRow(head.step, layout, exact, columns("weight_norm"), columns("ratio"))
     if isinstance(head, HistogramRow):
         return HistogramRow(head.step, layout, columns("counts"), columns("underflow"))
-    return LookRow(head.step, layout, columns("nonzero"), columns("zeros"))
+    return ZerosRow(head.step, layout, columns("nonzero"), columns("zeros"))
 
 
 def _join_steps(parts: Mapping[str, StepRow], layout: Any, norm_type: float) -> StepRow:

@@ -69,7 +69,7 @@ class Layouts:
         """The layout of the model's parameters as they are now."""
         plan, layout = self._plan, self._layout
         names = tuple(distinct(plan.names))
-        if layout is not None and self._identities and _numbered(names):  # the statistics have real names
+        if layout is not None and self._identities and numbered(names):  # the statistics have real names
             known = dict(zip(self._identities, self._rows))
             names = tuple(known.get(identity, name) for identity, name in zip(plan.identities, names))
         if layout is not None and names == self._rows and layout.numel.tolist() == list(plan.numel):
@@ -99,7 +99,7 @@ def rows_of(stats: GradStats, plan: Plan) -> tuple[tuple[str, ...], list[Tensor 
     if len(stats._identities) != len(stats.names):
         by_name: dict[str, Tensor] = dict(zip(plan.names, plan.params))
         return tuple(distinct(stats.names)), [by_name.get(name) for name in stats.names]
-    keep = _numbered(plan.names) and not _numbered(stats.names)
+    keep = numbered(plan.names) and not numbered(stats.names)
     names = distinct(stats.names) if keep else _named_by(plan, stats)
     params = dict(zip(plan.identities, plan.params))
     return tuple(names), [params.get(identity) for identity in stats._identities]
@@ -125,7 +125,7 @@ def _named_by(plan: Plan, stats: GradStats) -> list[str]:
     return [names[row] for row, _ in rows]
 
 
-def _numbered(names: Sequence[str]) -> bool:
+def numbered(names: Sequence[str]) -> bool:
     """Whether the names are positions only: "0", "1", …"""
     return all(name == str(row) for row, name in enumerate(names))
 

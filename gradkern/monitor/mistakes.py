@@ -28,12 +28,12 @@ class Mistakes:
         self._scale = LossScale()
         self._unowned = UnownedParameters(plan, optimizers)
 
-    def recorded(self, stats: GradStats | None, look: bool) -> None:
+    def recorded(self, stats: GradStats | None, due: bool) -> None:
         """`record` was called.
 
         Args:
             stats: None if the step is left out.
-            look: whether periodic statistics are due at the next step.
+            due: whether periodic statistics are due at the next step.
         """
         self._records += 1
         params = self._plan.params
@@ -42,14 +42,14 @@ class Mistakes:
             return
         if stats.clip_coef is None:  # else clip_ has warned
             self._misuse.check_present(params, stats.has_grad)
-        if look:
+        if due:
             self._scale.recorded(params, stats)
 
     def stepping(self, optimizer: torch.optim.Optimizer) -> None:
         """An optimizer is about to step."""
         self._scale.stepping(optimizer)
 
-    def stepped(self, look: bool) -> None:
+    def stepped(self, due: bool) -> None:
         """An optimizer has stepped."""
         if self._records:
             self._crowded = self._crowded + 1 if self._records > 1 else 0
@@ -60,5 +60,5 @@ class Mistakes:
                     "micro-batches are counted as steps. Call it once a step, after backward() of the last "
                     "micro-batch and before optimizer.step()"
                 )
-        if look:
-            self._unowned.look()
+        if due:
+            self._unowned.check()

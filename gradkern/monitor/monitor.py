@@ -19,6 +19,7 @@ from gradkern.history.named import loss_of
 from gradkern.monitor.arguments import as_count, as_extra, as_loss, as_step
 from gradkern.monitor.combine import combined
 from gradkern.monitor.committer import Feed
+from gradkern.monitor.continuing import Continuation
 from gradkern.monitor.copies import CLOSED, COPY, FORKED, Usability
 from gradkern.monitor.describe import describe_run
 from gradkern.monitor.lifetime import follow
@@ -51,8 +52,9 @@ class GradMonitor:
             ratios are recorded with it. Of an object that only has `param_groups` the learning rates are.
             With several models, an optimizer belongs to the model of its name, or to those whose parameters
             it has.
-        run_dir: folder of the run, created if it does not exist. An existing run is continued. Default: a new
-            folder under ``gradkern-runs/``, named after the time.
+        run_dir: folder of the run, created if it does not exist; a new one for each training. A run that
+            exists is continued; see `load_state_dict`. Default: a new folder under ``gradkern-runs/``, named
+            after the time.
         every: record every `every`-th optimizer step.
         sinks: loggers that also get the numbers: objects of `gradkern.sinks` or their names, "jsonl",
             "tensorboard", "wandb", "mlflow", "trackio".
@@ -86,8 +88,8 @@ class GradMonitor:
         >>> monitor.close()
 
     Raises:
-        HistoryError: the folder cannot be written, has a damaged or foreign file (which is not changed), or
-            another monitor is recording to it.
+        HistoryError: the folder cannot be written, has a damaged or foreign file (which is not changed) or a
+            run of another model, or another monitor is recording to it.
         TypeError: `optimizer` is not a torch optimizer, or `sinks` is not a list of sinks.
         ValueError: a number is out of range, a sink is used by another monitor, or an optimizer belongs to
             none of several models.
@@ -136,6 +138,7 @@ class GradMonitor:
         #: The only model; None if there are several.
         self._only = None if self._parts.names else self._parts.whole
         self._recording: Recording | None = None
+        self._continuation = Continuation(Path(), None)
         options = Options(self.every, update_every, histogram_every, action)
         failed = True
         try:
@@ -151,7 +154,9 @@ class GradMonitor:
         self._recording = Recording(
             self.run_dir, meta, _feed(sinks), self._parts, optimizers, self._numbers, options
         )
-        self._numbers.resume(self._recording.recorder.last_step or 0)
+        last = self._recording.recorder.last_step
+        self._numbers.resume(last or 0)
+        self._continuation = Continuation(self.run_dir, last if rank == 0 else None)
         follow(self)
 
     def _resume(self, step: int) -> None:
@@ -208,7 +213,8 @@ class GradMonitor:
 
         Warns:
             GradkernWarning: the gradients are recorded at the wrong place of the training loop: after the
-                optimizer step, several times per step, or with the scale of a GradScaler.
+                optimizer step, several times per step, or with the scale of a GradScaler; or the run existed,
+                and neither `load_state_dict` nor `step` has said where to continue it.
 
         Notes:
             No host-device synchronisation, and no work per parameter (docs/monitoring.md has the measured
@@ -225,7 +231,7 @@ class GradMonitor:
         if type(stats) is not GradStats or after_clip is not None or inv_scale is not None:
             inv_scale = check_said(stats, inv_scale, after_clip)
         target = self._target(stats, part)
-        number = self._numbers.upcoming(target.name) if step is None else as_step(step)
+        number = self._number(target, step)
         given, loss = loss, as_loss(loss)
         extras = as_extra("GradMonitor.record", extra, self._parts.names) if extra else None
         if number % self.every:
@@ -373,6 +379,7 @@ class GradMonitor:
                 f"[GradMonitor.load_state_dict] state: expected what state_dict() returned, got {state!r:.80}"
             )
         self._resume(as_step(state["step"]))
+        self._continuation.told()
 
     def close(self) -> None:
         """Write everything that was recorded, and close the file and the sinks. Idempotent."""
@@ -429,6 +436,16 @@ class GradMonitor:
         for part in self._parts.pending():
             self._complete(part.pending)
 
+    def _number(self, part: Part, step: int | None) -> int:
+        """The number of the step that `record` is called for."""
+        if step is not None:
+            number = as_step(step)
+            self._continuation.told()
+            return number
+        number = self._numbers.upcoming(part.name)
+        self._continuation.appending(number)
+        return number
+
     def _target(self, stats: GradStats | None, part: str | None) -> Part:
         if part is not None:
             return self._parts.named(part)
@@ -477,6 +494,7 @@ def _copy_of(run_dir: Path, step: int, every: int) -> GradMonitor:
     copy.run_dir, copy.every = run_dir, every
     copy._numbers, copy._use, copy._recording = StepNumbers(), Usability(COPY), None
     copy._numbers.resume(step)
+    copy._continuation = Continuation(run_dir, None)
     copy._parts = Parts([], {}, copy._complete)
     return copy
 

@@ -36,4 +36,4 @@ class OnlineDiagnosis:
         self._recorded += sum(isinstance(row, StepRow) for row in rows)
         if self._watchdog.due(self._recorded):
             with History.open(self._folder) as history:
-                self._watchdog.look(history)
+                self._watchdog.diagnose(history)

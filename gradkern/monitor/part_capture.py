@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gradkern.monitor.capture import Capture
-from gradkern.monitor.looks import GradientLooks
 from gradkern.monitor.numbering import StepNumbers
 from gradkern.monitor.parts import Part
-from gradkern.monitor.periodic import Periodic
+from gradkern.monitor.periodic_gradients import PeriodicGradients
+from gradkern.monitor.periodic_weights import PeriodicWeights
 from gradkern.monitor.transfer import PinnedPool
 from gradkern.params.stats import GradStats
 
@@ -30,11 +30,13 @@ class PartCapture:
         pool: PinnedPool,
         submit: Callable[[Capture], None],
     ) -> None:
-        self.periodic = Periodic(part, numbers, update_every, pool, submit)
-        self._looks = GradientLooks(part.plan, part.layouts, update_every, histogram_every, pool, submit)
+        self.weights = PeriodicWeights(part, numbers, update_every, pool, submit)
+        self._gradients = PeriodicGradients(
+            part.plan, part.layouts, update_every, histogram_every, pool, submit
+        )
 
     def recorded(self, step: int, stats: GradStats, collected: bool) -> None:
-        """The statistics of a step were submitted; see `Periodic.recorded`."""
-        if self._looks.due(step):
-            self._looks.look(step, stats)
-        self.periodic.recorded(stats, collected)
+        """The statistics of a step were submitted; see `PeriodicWeights.recorded`."""
+        if self._gradients.due(step):
+            self._gradients.capture(step, stats)
+        self.weights.recorded(stats, collected)

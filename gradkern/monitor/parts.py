@@ -25,7 +25,7 @@ class Part:
     Args:
         name: "" for the only model of a run, and for all models together.
         plan: its parameters.
-        modules: what kinds of modules own them is looked up here.
+        modules: the modules that own the parameters, whose classes are recorded.
         optimizers: those that step its parameters; those that take hooks are listened to.
         every: all optimizers of the run, in order: they number the parameter groups.
         complete: see `PendingStep`.

@@ -1,4 +1,4 @@
-"""Captures of periodic statistics: weights, histograms and looks at the gradients."""
+"""Captures of periodic statistics: weights, histograms and zeros of gradients."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from gradkern.history.format import EXPONENTS, FORMATS
 from gradkern.history.layout import Layout
-from gradkern.history.rows import HistogramRow, LookRow, WeightsRow
+from gradkern.history.rows import HistogramRow, WeightsRow, ZerosRow
 from gradkern.monitor.capture import Presence
 from gradkern.monitor.sample import DeviceColumns
 from gradkern.monitor.transfer import PinnedPool, send
@@ -73,10 +73,10 @@ class HistogramCapture(_PeriodicCapture):
         return HistogramRow(self.step, self.layout, *self.gathered())
 
 
-class LookCapture(_PeriodicCapture):
+class ZerosCapture(_PeriodicCapture):
     """Zero counts, and fractions of elements whose gradient was ever non-zero."""
 
     columns = ((1, np.float32, np.nan), (1, np.int64, -1))
 
-    def row(self, presence: Presence) -> LookRow:
-        return LookRow(self.step, self.layout, *self.gathered())
+    def row(self, presence: Presence) -> ZerosRow:
+        return ZerosRow(self.step, self.layout, *self.gathered())

@@ -12,8 +12,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from gradkern._util.warning import warn
+from gradkern._util.warning import point_to, users_line, warn
 from gradkern.history import format
+from gradkern.history.facade import History
 from gradkern.history.rows import Row, StepRow
 from gradkern.history.writer import HistoryWriter
 from gradkern.monitor.all_zero import AllZero
@@ -25,7 +26,7 @@ from gradkern.monitor.queue import CaptureQueue
 from gradkern.monitor.step_events import StepEvents
 from gradkern.monitor.warned import Warned
 
-#: Seconds between two looks at the queue, by journal mode. A step does not wake the thread, because that
+#: Seconds between two checks of the queue, by journal mode. A step does not wake the thread, because that
 #: would cost the training thread a system call and the GIL.
 INTERVAL = {"WAL": 0.2, "TRUNCATE": 1.0}
 #: Seconds between two notes about the cost of the monitor itself.
@@ -42,7 +43,7 @@ class Recorder:
         folder: folder of the run.
         meta: entries of `History.meta`.
         feed: also gets the committed rows.
-        journal: SQLite's journal mode. Default: the one that fits the file system.
+        journal, check: see `HistoryWriter`.
         ended: called by the thread after it has written the last row.
     """
 
@@ -53,9 +54,10 @@ class Recorder:
         feed: Feed,
         *,
         journal: str | None = None,
+        check: Callable[[History], None] = lambda history: None,
         ended: Callable[[], None] = lambda: None,
     ) -> None:
-        self._writer = HistoryWriter(folder, {**meta, "closed": None}, journal)
+        self._writer = HistoryWriter(folder, {**meta, "closed": None}, journal, check)
         self.file = folder / format.DATABASE
         self.last_step = self._writer.last_step
         self.record_seconds: deque[float] = deque(maxlen=100)
@@ -66,6 +68,7 @@ class Recorder:
             self._writer.close()
             raise
         self._warned = Warned()
+        self._built_at = users_line()
         self._wake = threading.Event()
         self._queue = CaptureQueue(self.file, self._wake, self._warned)
         self.committer = Committer(self.file, self._writer, feed, self._warned)
@@ -133,6 +136,7 @@ class Recorder:
     # ---- the writing thread ----
 
     def _run(self) -> None:
+        point_to(self._built_at)
         try:
             self._write_until_stopped()
             self._finish()

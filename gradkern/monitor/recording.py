@@ -17,6 +17,7 @@ from gradkern.history.lock import RunLock
 from gradkern.history.rows import EventRow
 from gradkern.monitor.capture import AmendmentCapture, Capture, Extra, HostCapture
 from gradkern.monitor.committer import Feed
+from gradkern.monitor.continuing import check_model
 from gradkern.monitor.facts import FactFinder
 from gradkern.monitor.joiner import StepJoiner, WholeCapture
 from gradkern.monitor.layouts import Layouts
@@ -44,7 +45,7 @@ class Options:
 
 @dataclass(frozen=True)
 class _Target:
-    """Where the statistics of a part go, looked up once."""
+    """Where the statistics of a part go."""
 
     capture: Callable[..., Capture]
     """`StepCapture`, of the same arguments."""
@@ -53,10 +54,14 @@ class _Target:
     layouts: Layouts
 
 
-def _recorder(folder: Path, meta: dict[str, Any], feed: Feed) -> Recorder:
+def _recorder(folder: Path, meta: dict[str, Any], feed: Feed, parts: Parts) -> Recorder:
     lock = RunLock(folder)
+
+    def check(history: History) -> None:
+        check_model(history, parts.whole.plan, parts.modules)
+
     try:
-        return Recorder(folder, meta, feed, ended=lock.release)
+        return Recorder(folder, meta, feed, check=check, ended=lock.release)
     except BaseException:
         lock.release()
         raise
@@ -71,7 +76,8 @@ class Recording:
         feed: gets the committed rows, too.
 
     Raises:
-        HistoryError: the folder cannot be written, or another monitor records to it.
+        HistoryError: the folder cannot be written, another monitor records to it, or it has a run of another
+            model.
     """
 
     def __init__(
@@ -84,7 +90,7 @@ class Recording:
         numbers: StepNumbers,
         options: Options,
     ) -> None:
-        self.recorder = _recorder(folder, meta, feed)
+        self.recorder = _recorder(folder, meta, feed, parts)
         self._pool = PinnedPool()
         self._parts, self._rated = parts, tuple(optimizers.values())
         self._joiner = StepJoiner(parts.names, self.recorder.submit)
@@ -152,12 +158,12 @@ class Recording:
         if is_new:
             self._joiner.release()
         for capture in self._targets[part].members:
-            capture.periodic.begin(number)
+            capture.weights.begin(number)
 
     def leave_out(self, part: Part) -> None:
         """A step was left out because of `every`."""
         for capture in self._targets[part].members:
-            capture.periodic.recorded(None)
+            capture.weights.recorded(None)
 
     def add(
         self,
@@ -200,13 +206,13 @@ class Recording:
         """Continue after a step, which may be an earlier one."""
         self._joiner.release()
         for capture in self._captures.values():
-            capture.periodic.resume(number)
+            capture.weights.resume(number)
 
     def close(self) -> None:
         """Write everything that was recorded, and stop listening to the optimizers."""
         try:
             for capture in self._captures.values():
-                capture.periodic.close()
+                capture.weights.close()
             self._joiner.release()
         finally:
             self.recorder.close()
@@ -214,4 +220,4 @@ class Recording:
     def detach(self) -> None:
         """Stop listening to the optimizers; nothing is written."""
         for capture in self._captures.values():
-            capture.periodic.detach()
+            capture.weights.detach()

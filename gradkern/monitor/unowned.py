@@ -11,8 +11,8 @@ from gradkern.monitor.device_warning import DeviceWarning
 from gradkern.monitor.layouts import Plan
 from gradkern.monitor.sample import elements
 
-#: Looks without a change before the warning. An optimizer that the monitor does not know may step less often.
-_LOOKS = 3
+#: Checks without a change before the warning. Optimizers unknown to the monitor may step less often.
+_CHECKS = 3
 _ELEMENTS = 64
 
 
@@ -20,22 +20,22 @@ class UnownedParameters:
     """Watches trainable parameters with a gradient that are in none of the optimizers.
 
     Another optimizer may have them. Therefore their versions, and some elements of one of them, are compared
-    from look to look. No synchronisation, and no work if the optimizers have all parameters.
+    at each check. No synchronisation, and no work if the optimizers have all parameters.
     """
 
     def __init__(self, plan: Plan, optimizers: Sequence[torch.optim.Optimizer]) -> None:
         self._plan, self._optimizers = plan, optimizers
         self._warning = DeviceWarning()
-        self._looks = 0
+        self._checks = 0
         self._versions: dict[int, int] = {}
-        """By row, the version at the first look; only rows that have not changed since."""
+        """By row, the version at the first check; only rows that have not changed since."""
         self._row, self._before = 0, torch.empty(0, device="cpu")
         """Some elements of one of them."""
 
     @torch.no_grad()
-    def look(self) -> None:
-        """Compare with earlier looks. Called after a step."""
-        if self._looks == _LOOKS or not self._optimizers:
+    def check(self) -> None:
+        """Compare with earlier checks. Called after a step with periodic statistics."""
+        if self._checks == _CHECKS or not self._optimizers:
             self._warning.poll()
             return
         versions = self._candidates()
@@ -45,13 +45,13 @@ class UnownedParameters:
             if versions.get(row) == version
         }
         if not self._versions:
-            self._looks = 0
+            self._checks = 0
             return
-        if self._looks == 0:
+        if self._checks == 0:
             self._row = next(iter(self._versions))
             self._before = _some(self._plan.params[self._row])
-        self._looks += 1
-        if self._looks == _LOOKS:
+        self._checks += 1
+        if self._checks == _CHECKS:
             self._judge()
 
     def _candidates(self) -> dict[int, int]:
@@ -65,7 +65,7 @@ class UnownedParameters:
     def _judge(self) -> None:
         now, before = _some(self._plan.params[self._row]), self._before
         if self._row not in self._versions or not len(now) or len(now) != len(before):
-            self._looks, self._versions = 0, {}
+            self._checks, self._versions = 0, {}
             return
         names = [self._plan.names[row] for row in self._versions]
         shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

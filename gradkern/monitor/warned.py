@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-
-from gradkern._util.warning import LOGGER
+from gradkern._util.warning import warn
 
 
 class Warned:
@@ -20,8 +18,7 @@ class Warned:
         """Warn, unless there was a warning of this kind."""
         if kind not in self._kinds:
             self._kinds.add(kind)
-            LOGGER.warning(message)
-            warnings.warn(message, RuntimeWarning, stacklevel=2)
+            warn(message, RuntimeWarning)
 
     def over(self, kind: str) -> None:
         """Trouble of this kind is over. If it happens again, there is another warning."""

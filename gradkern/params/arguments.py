@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gradkern._util.warning import warn
 from gradkern.kernels.dtensors import gathered
-from gradkern.kernels.torch_scale import look
+from gradkern.kernels.torch_scale import known_bool
 
 
 def as_list(
@@ -183,7 +183,7 @@ def as_norm(operation: str, total_norm: Any) -> Tensor:
         raise ValueError(
             f"[{operation}] total_norm: expected one number, got a tensor of shape {tuple(norm.shape)}"
         )
-    if norm.is_cpu and look(norm.detach().reshape(()).double() < 0):
+    if norm.is_cpu and known_bool(norm.detach().reshape(()).double() < 0):
         raise ValueError(
             f"[{operation}] total_norm: expected a number that is not negative, got {norm.item()!r}"
         )

@@ -1,4 +1,4 @@
-"""`GroupStats`: the totals of the named groups of a clipper, made when they are looked at."""
+"""`GroupStats`: the totals of the named groups of a clipper, created when they are first used."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class GroupStats:
 
 
 class GroupColumns(NamedTuple):
-    """What a step knows of all groups, one entry a group; most steps' groups are never looked at."""
+    """The statistics of all groups at one step, one entry for each group. Most are never used."""
 
     names: Sequence[str]
     members: Sequence[tuple[str, ...]]

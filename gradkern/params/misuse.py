@@ -33,7 +33,7 @@ class Misuse:
             GradkernWarning: an optimizer has.
         """
         if "used" not in self._told and steps.is_used(params, self._first):
-            self._tell("used", used(self._action))
+            self._tell("used", used(self._action, "clip_(), record()"))
 
     def check_present(self, params: Sequence[Tensor], has_grad: Sequence[bool]) -> None:
         """Check that a parameter has a gradient.
@@ -70,7 +70,7 @@ class DropInMisuse:
         """`Misuse.check_used`; finds something only if `steps.noted` is not empty."""
         steps.watch()
         if steps.is_used(params):
-            self._tell(operation, params, used("clip"))
+            self._tell("used", operation, params, used("clip", f"{operation}()"))
 
     def check_present(self, operation: str, params: Sequence[Tensor]) -> None:
         """`Misuse.check_present`; usually reads one `.grad`."""
@@ -80,21 +80,25 @@ class DropInMisuse:
         if first is not None:
             self._first = first
         elif any(p.requires_grad for p in params):
-            self._tell(operation, params, no_gradient("clip"))
+            self._tell("absent", operation, params, no_gradient("clip"))
 
-    def _tell(self, operation: str, params: Sequence[Tensor], message: str) -> None:
+    def _tell(self, key: str, operation: str, params: Sequence[Tensor], message: str) -> None:
         """Warn once of each list, which its first parameter stands for."""
-        told = self._told.setdefault(message, WeakIdKeyDictionary())
+        told = self._told.setdefault(key, WeakIdKeyDictionary())
         if params[0] not in told:
             told[params[0]] = True
             warn(f"[{operation}] {message}")
 
 
-def used(action: str) -> str:
-    """The message for gradients that an optimizer has used already."""
+def used(action: str, calls: str) -> str:
+    """The message for gradients that an optimizer has used already.
+
+    Args:
+        calls: those of gradkern, between backward() and step().
+    """
     return (
         f"an optimizer has stepped with these gradients already, so it is too late to {action} them. The "
-        "order is loss.backward(), clip_(), record(), optimizer.step(), optimizer.zero_grad()"
+        f"order is loss.backward(), {calls}, optimizer.step(), optimizer.zero_grad()"
     )
 
 

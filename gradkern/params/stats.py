@@ -161,7 +161,7 @@ class GradStats:
     @property
     def groups(self) -> Mapping[str, GroupStats]:
         """The clipper's named groups in order; empty without groups."""
-        if isinstance(self._groups, GroupColumns):  # made when they are looked at
+        if isinstance(self._groups, GroupColumns):  # created on first use
             factor = self.clip_coef if self._factor is None else self._factor
             assert factor is not None
             object.__setattr__(self, "_groups", self._groups.stats(factor, self.total_norm.dtype))

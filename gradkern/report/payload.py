@@ -7,6 +7,7 @@ from typing import Any
 
 from gradkern._util.names import common_prefix
 from gradkern._util.text import fit, visible
+from gradkern.diagnosis.evidence_words import in_words
 from gradkern.report.data import Histogram, Matrix, ReportData
 from gradkern.report.encode import pack_matrix, plain, plain_number
 
@@ -57,9 +58,10 @@ def payload(run: ReportData) -> dict[str, Any]:
 
 
 def _finding(finding: dict[str, Any], skip: int) -> dict[str, Any]:
-    """A finding with the names of layers that the page shows."""
+    """A finding with the names of layers that the page shows, and its evidence in words."""
     shown: dict[str, Any] = _plain_any(finding)
-    return shown | {"layers": [layer[skip:] or layer for layer in shown.get("layers", [])]}
+    layers = [layer[skip:] or layer for layer in shown.get("layers", [])]
+    return shown | {"layers": layers, "numbers": visible(in_words(finding.get("evidence", {})), 2000)}
 
 
 def _subtitle(run: ReportData) -> str:

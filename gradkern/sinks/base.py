@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gradkern._util.warning import warn
 from gradkern.history.rows import EventRow, Row, StepRow, WeightsRow
 from gradkern.sinks.heatmap import Heatmap
 
@@ -267,10 +268,5 @@ class SinkFeed:
                     )
                 selection.sink.close()
             except Exception as error:
-                import warnings
-
-                warnings.warn(
-                    f"[GradMonitor] {type(selection.sink).__name__}.close() failed: {error!r}",
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
+                name = type(selection.sink).__name__
+                warn(f"[GradMonitor] {name}.close() failed: {error!r}", RuntimeWarning)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradkern._util.optional import need
+from gradkern._util.warning import warn
 from gradkern.diagnosis import notice_of
 from gradkern.sinks.base import ENDINGS, Sink, apart
 
@@ -93,12 +93,11 @@ class WandbSink(Sink):
     def _add(self, row: dict[str, Any]) -> None:
         if not self._steps_given and _steps_given(self._run):
             self._steps_given = True
-            warnings.warn(
+            warn(
                 "[WandbSink] run: something logs to this run with step=. W&B may have dropped your rows, and "
                 "gradient rows are merged into yours from now on. Log without step= (define_metric sets the "
                 "x-axis), or use a separate run for WandbSink",
                 RuntimeWarning,
-                stacklevel=2,
             )
         # Without commit W&B's step stays where the user's own rows put it.
         self._run.log(row, commit=not self._steps_given)

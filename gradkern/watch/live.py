@@ -16,7 +16,7 @@ from rich.live import Live
 from gradkern.watch.snapshot import Snapshot, Watcher
 from gradkern.watch.view import Frame
 
-_TICK = 0.25  # seconds between looks at the keyboard and the size of the terminal
+_TICK = 0.25  # seconds between checks of the keyboard and the size of the terminal
 
 
 def show_once(run_dir: str | Path, console: Console | None = None) -> None:

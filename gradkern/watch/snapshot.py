@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from gradkern._util.names import common_prefix
 from gradkern._util.text import visible
 from gradkern.diagnosis import Finding, Notice, diagnose, notice_of
-from gradkern.diagnosis.watchdog import next_look
+from gradkern.diagnosis.watchdog import next_diagnosis
 from gradkern.history import format
 from gradkern.history.facade import History
 from gradkern.history.format import HistoryError
@@ -86,9 +86,9 @@ class Snapshot:
 
     def same_as(self, other: Snapshot) -> bool:
         """Whether both would be drawn alike."""
-        return self._looks() == other._looks()
+        return self._appearance() == other._appearance()
 
-    def _looks(self) -> tuple[object, ...]:
+    def _appearance(self) -> tuple[object, ...]:
         return self.records, self.step, self.status, self.note, self.changes, self.headline, self.happened
 
 
@@ -140,9 +140,9 @@ class Watcher:
             return ""
         self._missing_at = time.monotonic()
         where = visible(str(self.run_dir.absolute()))
-        ranks = visible(format.ranks_in_words(self.run_dir))
-        if ranks:
-            return f"no run, but those of ranks: {where}\n{ranks}"
+        runs = visible(format.runs_in_words(self.run_dir), 2000)
+        if runs:
+            return f"no run, but folders of runs: {where}\n{runs}"
         kind = "no run" if self.run_dir.exists() else "no such folder"
         return f"{kind} yet: {where}\nIt will be shown once a GradMonitor records to it."
 
@@ -208,7 +208,7 @@ class Watcher:
         """The headline. The run is diagnosed again after enough new steps, within a share of the time."""
         records, now = len(history), time.monotonic()
         went_back = records < self._diagnosed
-        due = went_back or records >= next_look(self._diagnosed) or (ended and records > self._diagnosed)
+        due = went_back or records >= next_diagnosis(self._diagnosed) or (ended and records > self._diagnosed)
         if due and now >= self._diagnose_at:
             alarms = [finding for finding in diagnose(history) if finding.is_alarm]
             self._headline = alarms[0] if alarms else None

@@ -27,7 +27,7 @@ def test_of_many_looks_and_histograms_a_bounded_number_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synthetic.record(tmp_path, steps=1000)  # 100 of each
-    monkeypatch.setattr(load, "MOST_LOOKS", 20)
+    monkeypatch.setattr(load, "MOST_PERIODIC", 20)
     read: dict[str, int] = {}
     original = History.read_rows
 

@@ -8,7 +8,7 @@ import pytest
 from gradkern import GradkernWarning
 from gradkern.diagnosis import DiagnosisError, Watchdog
 from gradkern.diagnosis import watchdog as module
-from gradkern.diagnosis.watchdog import as_action, next_look
+from gradkern.diagnosis.watchdog import as_action, next_diagnosis
 from tests.support.runs import changed, flat_loss, healthy, sloped
 
 
@@ -41,18 +41,18 @@ SWINGING = Growing(
 def test_looks_are_rarer_as_the_run_grows():
     looks, at = [], 0
     while len(looks) < 7:
-        at = next_look(at)
+        at = next_diagnosis(at)
         looks.append(at)
     assert looks == [10, 20, 50, 100, 200, 300, 400]
-    assert next_look(4321) == 4400
+    assert next_diagnosis(4321) == 4400
 
 
 def test_each_finding_is_an_event_once():
     events = []
     dog = Watchdog(None, lambda *event: events.append(event))
     assert dog.due(10) and not dog.due(9)
-    assert [f.kind for f in dog.look(SICK)] == ["vanishing_gradient"]
-    assert dog.look(SICK) == []
+    assert [f.kind for f in dog.diagnose(SICK)] == ["vanishing_gradient"]
+    assert dog.diagnose(SICK) == []
     (step, kind, data) = events[0]
     assert (step, kind, data["kind"], len(events)) == (200, "finding", "vanishing_gradient", 1)
     assert not dog.due(200) and dog.due(300)
@@ -61,25 +61,25 @@ def test_each_finding_is_an_event_once():
 def test_warn():
     dog = Watchdog("warn", lambda *_: None)
     with pytest.warns(GradkernWarning, match="vanishing gradient .* Over 12 layers"):
-        dog.look(SICK)
+        dog.diagnose(SICK)
     dog.check()
 
 
 def test_raise_at_the_next_check_and_only_for_severe_ones():
     dog = Watchdog("raise", lambda *_: None)
-    dog.look(SICK)
+    dog.diagnose(SICK)
     with pytest.raises(DiagnosisError, match="vanishing gradient") as caught:
         dog.check()
     assert caught.value.finding.kind == "vanishing_gradient"
     dog.check()  # once
     with pytest.warns(GradkernWarning, match="loss oscillating"):
-        dog.look(SWINGING)
+        dog.diagnose(SWINGING)
     dog.check()
 
 
 def test_a_function_gets_every_finding():
     found = []
-    Watchdog(found.append, lambda *_: None).look(Growing(flat_loss(healthy())))
+    Watchdog(found.append, lambda *_: None).diagnose(Growing(flat_loss(healthy())))
     assert [f.kind for f in found] == ["loss_not_decreasing"]
 
 

@@ -22,10 +22,10 @@ from gradkern.history.rows import (
     FactsRow,
     GroupValues,
     HistogramRow,
-    LookRow,
     Row,
     StepRow,
     WeightsRow,
+    ZerosRow,
 )
 
 FOLDER = Path(__file__).parent / "golden"
@@ -87,7 +87,7 @@ def newer_values(number: int) -> dict[str, Any]:
 def newer_rows(layout: Layout) -> list[Row]:
     """What version 2 has besides steps."""
     return [
-        LookRow(STEPS, layout, np.array([1, 0.5, np.nan], np.float32), np.array([-1, 1, -1])),
+        ZerosRow(STEPS, layout, np.array([1, 0.5, np.nan], np.float32), np.array([-1, 1, -1])),
         EventRow(275, "finding", {"kind": "vanishing_gradient", "layers": ["a.weight"]}, 1000.0),
         AmendmentRow(STEPS, {"loss": 0.125, "eval/loss": 7.0}),
         FactsRow(STEPS, {"modules": {"a": "Linear", "b": "Linear"}, "loss_scale": True}),

@@ -96,3 +96,22 @@ def test_what_cannot_be_run(tmp_path):
     assert run(tmp_path).returncode == 2
     done = run(tmp_path, "no-such-program-anywhere")
     assert done.returncode == 127 and "command not found" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "nothing"), [([], "changed"), (["--monitor", "run"], "recorded")], ids=["plain", "monitor"]
+)
+def test_a_training_without_any_clip_is_told_so(tmp_path, options, nothing):
+    (tmp_path / "train.py").write_text(
+        SCRIPT.replace("clip_grad_norm_(model.parameters(), 0.01).item()", "'not clipped'")
+    )
+    done = run(tmp_path, *options, "train.py")
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("gradkern run: ")]
+    assert "3 steps of an optimizer and no call of torch.nn.utils.clip_grad_norm_ were seen" in line
+    assert f"so nothing was {nothing}" in line
+
+
+def test_nothing_is_said_of_a_training_that_clips_or_a_program_that_does_not_train(tmp_path, script):
+    assert run(tmp_path, script).stderr == ""
+    (tmp_path / "look.py").write_text("import torch")
+    assert run(tmp_path, "--monitor", "run", "look.py").stderr == ""

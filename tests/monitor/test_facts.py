@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from gradkern import GradClipper, GradMonitor
 from gradkern.monitor import graph
-from gradkern.monitor.looks import is_look
+from gradkern.monitor.schedule import is_due
 
 
 def recorded(tmp_path, model, make_loss, steps=5, *, optimizer=None, as_given=lambda loss: loss, **options):
@@ -172,9 +172,9 @@ def test_optimizers_and_types_of_gradients_are_noted(tmp_path):
 
 
 def test_looks_are_early_and_then_rare():
-    assert [s for s in range(0, 350) if is_look(s, 100)] == [0, 1, 2, 4, 8, 16, 32, 64, 100, 200, 300]
-    assert [s for s in range(1, 8) if is_look(s, 1)] == [1, 2, 3, 4, 5, 6, 7]
-    assert not any(is_look(s, 0) for s in range(9))
+    assert [s for s in range(0, 350) if is_due(s, 100)] == [0, 1, 2, 4, 8, 16, 32, 64, 100, 200, 300]
+    assert [s for s in range(1, 8) if is_due(s, 1)] == [1, 2, 3, 4, 5, 6, 7]
+    assert not any(is_due(s, 0) for s in range(9))
 
 
 def test_zeros_and_elements_that_are_never_other_than_zero(tmp_path):

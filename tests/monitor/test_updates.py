@@ -97,7 +97,7 @@ def test_neither_optimizer_nor_monitor_keeps_the_other_alive(tmp_path):
     model = small_model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     monitor = GradMonitor(model, optimizer, tmp_path)
-    listener = weakref.ref(next(iter(monitor._recording._captures.values())).periodic)
+    listener = weakref.ref(next(iter(monitor._recording._captures.values())).weights)
     optimizer.step()
     del monitor
     gc.collect()

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradkern.kernels.torch_scale import look
+from gradkern.kernels.torch_scale import known_bool
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def settled(found: Any, rows: int, device: torch.device, policy: str) -> Settled
             f"{tuple(factor.shape)}"
         )
     negative = factor < 0
-    if negative.is_cpu and look(negative.any()):
+    if negative.is_cpu and known_bool(negative.any()):
         raise ValueError(
             f"[{policy}.decide] factor: expected numbers that are not negative, which would flip the signs "
             f"of gradients, got {float(factor.min())!r}. Gradients are unchanged."

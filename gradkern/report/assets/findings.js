@@ -17,8 +17,7 @@ function finding(found, state, open) {
     element("h3", {}, `${sentence(found.kind)} (${found.severity}), since `, since),
     element("p", {}, found.why));
   if (found.layers.length) made.append(element("p", {}, `Where: ${shortList(found.layers)}`));
-  const evidence = Object.entries(found.evidence).map(([name, value]) => `${name.replaceAll("_", " ")} ${format(Number(value))}`);
-  if (evidence.length) made.append(element("p", { className: "evidence" }, evidence.join(" · ")));
+  if (found.numbers) made.append(element("p", { className: "evidence" }, found.numbers));
   if (found.remedies.length) made.append(remedies(found.remedies, open));
   return made;
 }

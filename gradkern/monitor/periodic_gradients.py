@@ -9,26 +9,20 @@ from torch import Tensor
 
 from gradkern.monitor.histogram import histogram
 from gradkern.monitor.layouts import Layouts, Plan
-from gradkern.monitor.periodic_capture import HistogramCapture, LookCapture
+from gradkern.monitor.periodic_capture import HistogramCapture, ZerosCapture
 from gradkern.monitor.sample import DeviceColumns, Piece, Sample
+from gradkern.monitor.schedule import is_due
 from gradkern.monitor.transfer import PinnedPool
 from gradkern.params.stats import GradStats
 
 
-def is_look(step: int, every: int) -> bool:
-    """Whether periodic statistics are due at a step: at 1, 2, 4, 8, … below `every`, then at each multiple of
-    `every`; never for 0. They are frequent at first, because most faults show in the first steps."""
-    if not every:
-        return False
-    return step % every == 0 or (0 < step < every and step & (step - 1) == 0)
-
-
-class GradientLooks:
+class PeriodicGradients:
     """Periodic statistics from a sample of the gradients.
 
     Args:
-        every: look at steps 1, 2, 4, … and each multiple of `every`; 0 for never.
-        histogram_every: take a histogram at each multiple; 0 for never; None for the early looks only.
+        every: as in `is_due`.
+        histogram_every: take a histogram at each multiple; 0 for never; None for the steps that are due below
+            `every`.
         submit: takes the captures.
     """
 
@@ -39,7 +33,7 @@ class GradientLooks:
         every: int,
         histogram_every: int | None,
         pool: PinnedPool,
-        submit: Callable[[LookCapture | HistogramCapture], None],
+        submit: Callable[[ZerosCapture | HistogramCapture], None],
     ) -> None:
         self._plan, self._layouts, self._pool, self._submit = plan, layouts, pool, submit
         self._every, self._histogram_every = every, histogram_every
@@ -48,16 +42,16 @@ class GradientLooks:
         self._ever: dict[int, Tensor] = {}
 
     def due(self, step: int) -> bool:
-        """Whether `look` has anything to do at that step."""
-        return is_look(step, self._every) or self._histogram_due(step)
+        """Whether `capture` should be called at that step."""
+        return is_due(step, self._every) or self._histogram_due(step)
 
     def _histogram_due(self, step: int) -> bool:
         if self._histogram_every is None:
-            return is_look(step, self._every) and step < self._every
+            return is_due(step, self._every) and step < self._every
         return bool(self._histogram_every) and step % self._histogram_every == 0
 
     @torch.no_grad()
-    def look(self, step: int, stats: GradStats) -> None:
+    def capture(self, step: int, stats: GradStats) -> None:
         """Sample the current gradients. The histogram is that of gradients before clipping. No
         synchronisation, except as in `Sample.take`."""
         params = self._plan.current()
@@ -65,9 +59,9 @@ class GradientLooks:
             self._sample, self._sampled = Sample(params, vectors_whole=True), self._plan.names
             self._ever.clear()
         grads = [p.grad for p in params]
-        if is_look(step, self._every):
+        if is_due(step, self._every):
             parts = [self._of_piece(piece, params) for piece in self._sample.take(grads)]
-            self._submit(LookCapture(step, self._layouts.own(), parts, self._pool))
+            self._submit(ZerosCapture(step, self._layouts.own(), parts, self._pool))
         if self._histogram_due(step):
             coef, scale = (stats.clip_coef, 1.0) if stats.applied else (None, stats.inv_scale)
             counts = histogram(grads, self._sample, coef, scale)

@@ -107,5 +107,5 @@ def _fail(command: str, run_dir: Path, error: Exception | str) -> int:
     print(f"gradkern {command}: {visible(str(error), 2000)}", file=sys.stderr)
     if not (run_dir / format.DATABASE).exists():
         hint = _HINT + (_WAITS if command == "watch" else "")
-        print(visible(format.ranks_in_words(run_dir)) or hint, file=sys.stderr)
+        print(visible(format.runs_in_words(run_dir), 2000) or hint, file=sys.stderr)
     return _FAILED

@@ -6,19 +6,19 @@ from collections.abc import Callable
 
 import torch
 
-from gradkern.monitor.looks import is_look
 from gradkern.monitor.mistakes import Mistakes
 from gradkern.monitor.numbering import StepNumbers
 from gradkern.monitor.parts import Part
 from gradkern.monitor.periodic_capture import WeightsCapture
 from gradkern.monitor.sample import DeviceColumns
+from gradkern.monitor.schedule import is_due
 from gradkern.monitor.transfer import PinnedPool
 from gradkern.monitor.updates import UpdateTracker
 from gradkern.params import steps
 from gradkern.params.stats import GradStats
 
 
-class Periodic:
+class PeriodicWeights:
     """Weight norms and update ratios of a model.
 
     `record` is called before the optimizer step that it describes, or within it (in a closure or a hook of
@@ -116,7 +116,7 @@ class Periodic:
             self._recorded = False
 
     def _is_due(self, step: int) -> bool:
-        return is_look(step, self._update_every)
+        return is_due(step, self._update_every)
 
     def _report(self) -> None:
         if self._changed is not None:
