@@ -101,7 +101,7 @@ if(GRADKERN_WITH_CUDA)
   # The runtime is linked statically: the library serves with a CPU-only torch as well.
   set(CMAKE_CUDA_RUNTIME_LIBRARY Static)
   find_package(CUDAToolkit REQUIRED)
-  add_library(gradkern_cuda STATIC csrc/cuda/measure.cu csrc/cuda/policy.cu csrc/cuda/tensor_table.cu csrc/cuda/write.cu
+  add_library(gradkern_cuda STATIC csrc/cuda/agc.cu csrc/cuda/measure.cu csrc/cuda/policy.cu csrc/cuda/tensor_table.cu csrc/cuda/write.cu
     csrc/cuda/usable.cpp)
   target_include_directories(gradkern_cuda PUBLIC csrc)
   target_compile_options(gradkern_cuda PRIVATE

@@ -90,7 +90,13 @@ if not TYPE_CHECKING:
         "patched_torch": "gradkern.integrations.torch_utils",
         "unpatch_torch": "gradkern.integrations.torch_utils",
     }
-    __getattr__, __dir__ = lazy.attach(__name__, _HOMES, submodules=["distributed", "policies"])
+    _POLICIES = (
+        "AGC", "AdaGC", "AutoClip", "Decision", "ElementPolicy", "GlobalNorm", "PerLayerNorm", "Policy",
+        "Schedule", "SkipOutliers", "Value", "ZClip", "custom",
+    )  # fmt: skip
+    __getattr__, __dir__ = lazy.attach(
+        __name__, _HOMES, submodules=["distributed", "policies"], elsewhere={"policies": _POLICIES}
+    )
 
 moved.install()
 if sys.modules.get("torch") is not None:  # a training program: register the operators now

@@ -63,6 +63,8 @@ BUDGETS = {
     "scale_kernel": Budget(blocks=2, code=7000, loops=4, stores=4),
     "clamp_kernel": Budget(blocks=2, code=7000, loops=4, stores=4),
     "policy_kernel": Budget(threads=256, code=5000),
+    "write_rows_kernel": Budget(threads=256, code=700),
+    "row_factor_kernel": Budget(threads=256, code=400),
     "combine_kernel": Budget(threads=256, code=3200),
 }
 #: Instructions of the main loops of measure_kernel[0] where squares are added in float64, and in float32
@@ -146,7 +148,10 @@ def run(*command: str) -> str:
 
 def short_name(mangled: str) -> str:
     """measure_kernel[1] of a mangled name: the function and its integer arguments."""
-    match = re.search(r"((?:measure|combine|scale|clamp|write_table|policy)_kernel)(I\w*?EE)?", mangled)
+    match = re.search(
+        r"((?:measure|combine|scale|clamp|write_table|write_rows|row_factor|policy)_kernel)(I\w*?EE)?",
+        mangled,
+    )
     if not match:
         return mangled
     arguments = re.findall(r"L(?:[bi]|N\w+?E)(\d+)E", match.group(2) or "")

@@ -7,12 +7,13 @@ import importlib
 import inspect
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
-from sklearn import datasets
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.diagnosis.fourth_data import DATA
 from benchmarks.diagnosis.recipe import Recipe
 
 __all__ = ["SIZES", "TASKS", "Batch", "Loss", "Task", "make_task"]
@@ -69,13 +70,20 @@ def binary(out: Tensor, y: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(out.squeeze(-1), y)
 
 
+def _sklearn() -> Any:
+    """sklearn.datasets, imported on first use, because it takes seconds."""
+    from sklearn import datasets
+
+    return datasets
+
+
 def _standard(x: Tensor) -> Tensor:
     return (x - x.mean(0)) / x.std(0).clamp_min(1e-3 * float(x.std()))
 
 
 @functools.cache
 def _digits() -> tuple[Tensor, Tensor]:
-    found = datasets.load_digits()
+    found = _sklearn().load_digits()
     x = torch.tensor(found.data, dtype=torch.float32)
     return (x - x.mean()) / x.std(), torch.tensor(found.target)
 
@@ -182,12 +190,12 @@ def _ratings() -> tuple[Tensor, Tensor, Loss]:
 
 
 def _friedman() -> tuple[Tensor, Tensor, Loss]:
-    x, y = datasets.make_friedman1(1500, random_state=10)
+    x, y = _sklearn().make_friedman1(1500, random_state=10)
     return _standard(torch.tensor(x).float()), _standard(torch.tensor(y).float().unsqueeze(1)), mse
 
 
 def _moons() -> tuple[Tensor, Tensor, Loss]:
-    x, y = datasets.make_moons(1500, noise=0.1, random_state=11)
+    x, y = _sklearn().make_moons(1500, noise=0.1, random_state=11)
     return _standard(torch.tensor(x).float()), torch.tensor(y), cross_entropy
 
 
@@ -203,15 +211,20 @@ def _patches() -> tuple[Tensor, Tensor, Loss]:
     return x.view(-1, 4, 2, 4, 2).transpose(2, 3).reshape(-1, 16, 4), y, cross_entropy
 
 
+def _fourth(name: str) -> Callable[[], tuple[Tensor, Tensor, Loss]]:
+    make, loss, _, _ = DATA[name]
+    return lambda: (*make(), {"mse": mse, "binary": binary, "cross_entropy": cross_entropy}[loss])
+
+
 TASKS: dict[str, Callable[[], tuple[Tensor, Tensor, Loss]]] = {
     "digits": _digits_task,
     "images": _images,
     "rows": _rows,
     "reconstruct": _reconstruct,
-    "wine": lambda: _table(datasets.load_wine, cross_entropy),
-    "cancer": lambda: _table(datasets.load_breast_cancer, binary),
-    "diabetes": lambda: _table(datasets.load_diabetes, mse),
-    "iris": lambda: _table(datasets.load_iris, cross_entropy),
+    "wine": lambda: _table(_sklearn().load_wine, cross_entropy),
+    "cancer": lambda: _table(_sklearn().load_breast_cancer, binary),
+    "diabetes": lambda: _table(_sklearn().load_diabetes, mse),
+    "iris": lambda: _table(_sklearn().load_iris, cross_entropy),
     "friedman": _friedman,
     "moons": _moons,
     "curve": _curve,
@@ -225,6 +238,7 @@ TASKS: dict[str, Callable[[], tuple[Tensor, Tensor, Loss]]] = {
     "neighbors": _neighbors,
     "adding": _adding,
     "ratings": _ratings,
+    **{name: _fourth(name) for name in DATA},
 }
 #: Features of an input, and outputs.
 SIZES = {
@@ -249,6 +263,7 @@ SIZES = {
     "neighbors": (SYMBOLS, SYMBOLS),
     "adding": (2, 1),
     "ratings": (60, 1),
+    **{name: (inputs, outputs) for name, (_, _, inputs, outputs) in DATA.items()},
 }
 
 

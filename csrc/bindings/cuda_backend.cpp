@@ -120,9 +120,9 @@ Results allocate(at::Device device, const Prepared& prepared, const ClipRequest&
 }
 
 /// Allocates the workspace of a call. It is freed in stream order; during a capture it belongs to the graph.
-at::Tensor workspace_for(const DeviceList& list, gradkern_cuda_place& place) {
+at::Tensor workspace_for(at::Device device, gradkern_cuda_place& place) {
   if (place.workspace_bytes == 0) return {};
-  const at::Tensor workspace = empty_on(list.device, at::kByte, {int64_t(place.workspace_bytes)});
+  const at::Tensor workspace = empty_on(device, at::kByte, {int64_t(place.workspace_bytes)});
   place.workspace = workspace.mutable_data_ptr();
   return workspace;
 }
@@ -134,7 +134,7 @@ void launch_measure(const DeviceList& list, const Prepared& prepared, const Clip
   gradkern_cuda_place place = list.place();
   const gradkern_measure measure = measure_of(request, results);
   check_library(gradkern_cuda_measure_workspace_bytes(&plain, &measure, &place, &place.workspace_bytes));
-  const at::Tensor workspace = workspace_for(list, place);
+  const at::Tensor workspace = workspace_for(list.device, place);
   check_library(gradkern_cuda_measure(&plain, &measure, &place));
 }
 
@@ -242,7 +242,7 @@ void launch_write(const DeviceList& list, const Launch& launch) {
   const gradkern_list plain = list.list(false);
   gradkern_cuda_place place = list.place();
   check_library(gradkern_cuda_write_workspace_bytes(&plain, &place, &place.workspace_bytes));
-  const at::Tensor workspace = workspace_for(list, place);
+  const at::Tensor workspace = workspace_for(list.device, place);
   check_library(launch(&plain, &place));
 }
 
@@ -366,6 +366,18 @@ void clip_value(const CallSite& site, const GradList& grads, double limit) {
   write(site, grads, prepared, split_by_device(grads, prepared), [&](const DeviceList& list) {
     launch_write(list, [&](const auto* plain, const auto* place) { return gradkern_cuda_clamp(plain, limit, place); });
   });
+}
+
+at::Tensor clip_units(const std::vector<UnitsRef>& units, at::Device device, double clip_factor, double eps) {
+  const c10::DeviceGuard guard(device);
+  const gradkern_units* const plain = as_plain(units.data());
+  const int64_t count = int64_t(units.size());
+  gradkern_cuda_place place{int32_t(device.index()), current_cuda_stream(device), nullptr, nullptr, 0};
+  check_library(gradkern_cuda_units_workspace_bytes(plain, count, &place, &place.workspace_bytes));
+  const at::Tensor workspace = workspace_for(device, place);
+  const at::Tensor norms = empty_on(device, at::kDouble, {2, count});
+  check_library(gradkern_cuda_clip_units(plain, count, clip_factor, eps, &place, norms.mutable_data_ptr<double>()));
+  return norms;
 }
 
 void policy_step(const PolicyStep& step, at::Device device) {

@@ -30,6 +30,8 @@ void scale(const CallSite& site, const GradList& grads, const at::Tensor& factor
 PackedPartials packed_partials(const CallSite& site, const GradList& grads, double norm_type,
                                bool count_zeros, bool per_tensor);
 void clip_value(const CallSite& site, const GradList& grads, double limit);
+/// See units.h: the norms, float64 [2, N] on the device. Does not bump versions.
+at::Tensor clip_units(const std::vector<UnitsRef>& units, at::Device device, double clip_factor, double eps);
 void policy_step(const PolicyStep& step, at::Device device);
 
 }  // namespace gradkern::cuda_backend

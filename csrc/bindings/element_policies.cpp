@@ -104,13 +104,14 @@ void ElementPolicies::limit_values(const Measurement& before, const GroupPolicy&
 
 void ElementPolicies::limit_by_weights(const GroupPolicy& group, const std::vector<UnitsRef>& units,
                                        std::vector<double>& factors) const {
-  std::vector<double> ratios(units.size(), 1.0);
-  std::vector<uint8_t> changed(units.size());
-  limit_units(units, group.constants[0], group.constants[1], ratios.data(), changed.data());
+  const size_t count = units.size();
+  std::vector<double> norms(2 * count);
+  std::vector<uint8_t> changed(count);
+  limit_units(units, group.constants[0], group.constants[1], norms.data(), changed.data());
   const GroupRows rows(group, int64_t(grads_.size()));
   for (int64_t i = 0; i < rows.size(); ++i) {
     const size_t row = size_t(rows[i]), first = size_t(prepared_->first[row]);
-    factors[row] = ratios[first];
+    factors[row] = norms[first] == 0 ? 1.0 : norms[count + first] / norms[first];
     if (changed[first]) bump_version(grads_[row]);
   }
 }

@@ -232,9 +232,9 @@ std::optional<at::Tensor> clip_parameters_by_units(const py::sequence& weights,
   GradList list = grads ? tensors_of(site, *grads, /*none_allowed=*/true) : gradients_of(site, weights);
   if (!is_native(list) || !is_native(weight_list) || weight_list.size() != list.size()) return std::nullopt;
   weight_list.own();
-  const at::Tensor ratios =
+  const at::Tensor norms =
       without_gil(site, list, [&] { return clip_units(site, weight_list, list, clip_factor, eps); });
-  return ratios.defined() ? std::optional(ratios) : std::nullopt;
+  return norms.defined() ? std::optional(norms) : std::nullopt;
 }
 
 /// For gradkern.distributed: (sums, keys) of local shards, which are None if this rank does not count them.

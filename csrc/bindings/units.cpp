@@ -1,8 +1,11 @@
 #include "bindings/units.h"
 
-#include <ATen/ops/ones.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/index_select.h>
 #include <c10/core/GradMode.h>
 
+#include <utility>
 #include <vector>
 
 #include "bindings/cuda_backend.h"
@@ -16,10 +19,36 @@ namespace {
 /// they do not lie in memory one after the other.
 int64_t units_of(const at::Tensor& t) {
   DType ignored;
-  if (!t.is_cpu() || t.layout() != at::kStrided || !has_kernel_dtype(t.scalar_type(), ignored)) return 0;
+  if (t.layout() != at::kStrided || !has_kernel_dtype(t.scalar_type(), ignored)) return 0;
   if (!t.is_non_overlapping_and_dense()) return 0;
   if (t.dim() <= 1 || t.size(0) == 1) return 1;
   return t.stride(0) * t.size(0) == t.numel() ? t.size(0) : 0;
+}
+
+at::Tensor clip_on_cpu(const Prepared& prepared, const GradList& grads, const std::vector<UnitsRef>& units,
+                       double clip_factor, double eps) {
+  const size_t count = units.size();
+  at::Tensor norms = at::empty({2, int64_t(count)}, at::kDouble);
+  double* const norm = norms.mutable_data_ptr<double>();
+  std::vector<uint8_t> changed(count);
+  limit_units(units, clip_factor, eps, norm, changed.data());
+  for (size_t i = 0; i < count; ++i) {
+    const size_t first = size_t(prepared.first[i]);
+    norm[i] = norm[first];
+    norm[count + i] = norm[count + first];
+    if (changed[first]) bump_version(grads[i]);
+  }
+  return norms;
+}
+
+at::Tensor clip_on_cuda(const Prepared& prepared, const GradList& grads, const std::vector<UnitsRef>& units,
+                        at::Device device, double clip_factor, double eps) {
+  const at::Tensor norms = cuda_backend::clip_units(units, device, clip_factor, eps);
+  for (const at::Tensor& grad : grads)
+    if (grad.defined()) bump_version(grad);
+  if (!prepared.any_duplicate) return norms;
+  const at::Tensor first = at::from_blob(const_cast<int64_t*>(prepared.first.data()), {int64_t(units.size())}, at::kLong);
+  return norms.index_select(1, first.to(device));
 }
 
 }  // namespace
@@ -36,35 +65,31 @@ bool enter_units(const GradList& weights, const GradList& grads, const Prepared&
   return true;
 }
 
-void limit_units(const std::vector<UnitsRef>& units, double clip_factor, double eps, double* ratios,
-                 uint8_t* changed) {
+void limit_units(const std::vector<UnitsRef>& units, double clip_factor, double eps, double* norms, uint8_t* changed) {
   const gradkern_pool pool = intraop_pool();
-  check_library(gradkern_cpu_clip_units(as_plain(units.data()), int64_t(units.size()), clip_factor, eps, &pool, ratios,
+  check_library(gradkern_cpu_clip_units(as_plain(units.data()), int64_t(units.size()), clip_factor, eps, &pool, norms,
                                         changed));
 }
 
 at::Tensor clip_units(const CallSite& site, const GradList& weights, const GradList& grads, double clip_factor,
                       double eps) {
-  if (cuda_backend::handles(grads)) return {};
   at::NoGradGuard no_grad;
-  const size_t count = grads.size();
   const Prepared& prepared = prepare(site, grads);
   const bool in_place = writable_in_place(prepared);
   const Prepared writable = in_place ? Prepared{} : prepare_for_write(site, grads, prepared);
   const Prepared& target = in_place ? prepared : writable;
-  std::vector<UnitsRef> units(count);
   if (!target.staged.empty()) return {};
-  for (size_t i = 0; i < count; ++i)
+  std::vector<UnitsRef> units(grads.size());
+  at::Device device = at::kCPU;
+  bool any = false;
+  for (size_t i = 0; i < grads.size(); ++i) {
+    if (!grads[i].defined()) continue;
+    if (!std::exchange(any, true)) device = grads[i].device();
+    if (grads[i].device() != device || weights[i].device() != device) return {};
     if (!enter_units(weights, grads, target, i, units)) return {};
-  at::Tensor ratios = at::ones({int64_t(count)}, at::kDouble);
-  double* const ratio = ratios.mutable_data_ptr<double>();
-  std::vector<uint8_t> changed(count);
-  limit_units(units, clip_factor, eps, ratio, changed.data());
-  for (size_t i = 0; i < count; ++i) {
-    ratio[i] = ratio[size_t(prepared.first[i])];
-    if (changed[size_t(prepared.first[i])]) bump_version(grads[i]);
   }
-  return ratios;
+  return device.is_cuda() ? clip_on_cuda(prepared, grads, units, device, clip_factor, eps)
+                          : clip_on_cpu(prepared, grads, units, clip_factor, eps);
 }
 
 }  // namespace gradkern

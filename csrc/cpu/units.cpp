@@ -112,8 +112,8 @@ void report(const std::vector<Block>& blocks, const std::vector<BlockSquares>& s
            sum.changed || squares[i].changed};
   }
   for (size_t t = 0; t < whole.size(); ++t) {
-    const double before = finish(whole[t].before);
-    out.ratios[t] = before == 0 || !whole[t].changed ? 1.0 : finish(whole[t].after) / before;
+    out.norms[t] = finish(whole[t].before);
+    out.norms[whole.size() + t] = whole[t].changed ? finish(whole[t].after) : out.norms[t];
     out.changed[t] = whole[t].changed;
   }
 }

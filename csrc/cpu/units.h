@@ -12,10 +12,9 @@ struct UnitLimits {
   double clip_factor, eps;
 };
 
-/// For each gradient: the ratio of its L2 norm after clipping to that before, and whether it was written.
 struct UnitResults {
-  double* ratios;
-  uint8_t* changed;
+  double* norms;     ///< [2 * count]: L2 norms of the gradients before, then after
+  uint8_t* changed;  ///< [count]: whether a gradient was written to
 };
 
 /// Clips every unit of the list. Reads weights and gradients once and writes the units whose factor is not 1.

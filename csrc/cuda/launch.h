@@ -104,6 +104,21 @@ struct ClampLaunch {
 };
 void launch_clamp(const ClampLaunch& launch);
 
+/// Adaptive gradient clipping: limits the gradient of every unit by unit_factor() of core/policies.h. The weights and the
+/// gradients are read once, and units whose factor is not 1 are written.
+struct AgcLaunch {
+  const UnitsRef* list = nullptr;  ///< [count], host memory, read during the call only; entries may be empty
+  int64_t count = 0;
+  double clip_factor = 0, eps = 0;
+  double* norms = nullptr;  ///< [2 * count], device memory: L2 norms of the gradients before, then after
+  int device = 0;
+  cudaStream_t stream = nullptr;
+  void* workspace = nullptr;  ///< as for launch_measure, of agc_workspace_bytes()
+  size_t workspace_bytes = 0;
+};
+size_t agc_workspace_bytes(const AgcLaunch& launch);
+void launch_agc(const AgcLaunch& launch);
+
 /// One step of an adaptive policy. Its pointers are device memory.
 void launch_policy(const PolicyStep& step, int device, cudaStream_t stream);
 

@@ -4,6 +4,7 @@
 // the span (head) or continues after it (tail) is combined with the parts of other spans: within a block through
 // shared memory, between blocks through records in the workspace, by the last of its blocks to arrive. The last block
 // of the grid combines the totals of all blocks.
+#include "cuda/on_table.h"
 #include "cuda/results.h"
 #include "cuda/segment.h"
 #include "cuda/usable.h"
@@ -214,20 +215,15 @@ size_t record_bytes(Pass pass) {
   return pass == Pass::kPower ? sizeof(Sums<Pass::kPower>) : has_sums(pass) ? sizeof(Sums<Pass::kSums>) : sizeof(Sums<Pass::kWide>);
 }
 
-size_t records_bytes(const ListPlan& plan, int device, Pass pass) {
-  return 3 * size_t(blocks_for(plan.units, multiprocessors(device, kOperation))) * record_bytes(pass);
-}
-
 template <class Launch>
 Reporting reporting_of(const Launch& launch, const NormOrder& order) {
   return {launch.results, order, launch.max_norm, launch.inv_scale < 0 ? -launch.inv_scale : launch.inv_scale, launch.on_nonfinite};
 }
 
 template <Pass kPass>
-void launch_pass(const MeasureLaunch& launch, const ListPlan& plan, const TableOnDevice& on_device) {
+void launch_pass(const MeasureLaunch& launch, const ListPlan& plan, const TensorTable& table, uint32_t blocks) {
   auto* records = static_cast<Sums<kPass>*>(launch.workspace);
-  const uint32_t blocks = on_device.blocks;
-  const MeasureParams<kPass> p{on_device.table,
+  const MeasureParams<kPass> p{table,
                                spans_of(plan.units, blocks),
                                {records, records + blocks, records + 2 * blocks},
                                reporting_of(launch, launch.options.order),
@@ -256,26 +252,33 @@ ListPlan plan_of(const TensorRef* tensors, int64_t count, const char* operation)
   return {uint32_t(units), any_empty, numel};
 }
 
+size_t records_bytes(uint32_t units, int device, const MeasureOptions& options) {
+  return 3 * size_t(blocks_for(units, multiprocessors(device, kOperation))) * record_bytes(pass_for(options, false));
+}
+
 size_t measure_workspace_bytes(const TensorList& list, const MeasureOptions& options) {
   const ListPlan plan = list.planned("measure_workspace_bytes");
-  return records_bytes(plan, list.device, pass_for(options, false)) + table_workspace_bytes(list);
+  return records_bytes(plan.units, list.device, options) + table_workspace_bytes(list);
+}
+
+void launch_measure_on(const MeasureLaunch& launch, const ListPlan& plan, const TensorTable& table, uint32_t blocks) {
+  switch (pass_for(launch.options, launch.results.is_double)) {
+    case Pass::kPlain: return launch_pass<Pass::kPlain>(launch, plan, table, blocks);
+    case Pass::kWide: return launch_pass<Pass::kWide>(launch, plan, table, blocks);
+    case Pass::kSums: return launch_pass<Pass::kSums>(launch, plan, table, blocks);
+    case Pass::kPower: return launch_pass<Pass::kPower>(launch, plan, table, blocks);
+  }
 }
 
 void launch_measure(const MeasureLaunch& launch) {
   const TensorList& list = launch.list;
   const ListPlan plan = list.planned(kOperation);
-  const Pass pass = pass_for(launch.options, launch.results.is_double);
   DeviceGuard guard(list.device, kOperation);
-  const size_t own = records_bytes(plan, list.device, pass);
+  const size_t own = records_bytes(plan.units, list.device, launch.options);
   require(launch.workspace && own + table_workspace_bytes(list) <= launch.workspace_bytes,
           "the workspace is smaller than measure_workspace_bytes() asks for", kOperation);
   const TableOnDevice on_device(list, plan, static_cast<char*>(launch.workspace) + own, launch.workspace_bytes - own, kOperation);
-  switch (pass) {
-    case Pass::kPlain: return launch_pass<Pass::kPlain>(launch, plan, on_device);
-    case Pass::kWide: return launch_pass<Pass::kWide>(launch, plan, on_device);
-    case Pass::kSums: return launch_pass<Pass::kSums>(launch, plan, on_device);
-    case Pass::kPower: return launch_pass<Pass::kPower>(launch, plan, on_device);
-  }
+  launch_measure_on(launch, plan, on_device.table, on_device.blocks);
 }
 
 void launch_combine(const CombineLaunch& launch) {

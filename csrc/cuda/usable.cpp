@@ -14,6 +14,7 @@ cudaError_t load_all() {
   if (status == cudaSuccess) status = load_table_kernels();
   if (status == cudaSuccess) status = load_policy_kernels();
   if (status == cudaSuccess) status = load_write_kernels();
+  if (status == cudaSuccess) status = load_agc_kernels();
   return status;
 }
 

@@ -12,6 +12,7 @@ namespace gradkern::cuda {
 std::string why_unusable(int device);
 
 // Load the kernels of one file on the current device.
+cudaError_t load_agc_kernels();
 cudaError_t load_measure_kernels();
 cudaError_t load_policy_kernels();
 cudaError_t load_table_kernels();

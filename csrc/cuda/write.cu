@@ -4,7 +4,7 @@
 
 #include "core/clip.h"
 #include "cuda/elements.h"
-#include "cuda/launch.h"
+#include "cuda/on_table.h"
 #include "cuda/usable.h"
 #include "cuda/warp.h"
 
@@ -165,6 +165,8 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor) clamp_kern
 
 // ------------------------------------------------------------------------------- launchers
 
+constexpr const char* kScale = "scale";
+
 #if CUDART_VERSION >= 12030
 constexpr int kEarlyStartDriver = 12030;  ///< supports early starts in captures, too
 
@@ -178,7 +180,7 @@ bool may_start_early(int device) {
     cudaFuncAttributes attributes;
     const bool waits = cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(scale_kernel)) == cudaSuccess &&
                        attributes.ptxVersion >= 90;
-    known[size_t(device)] = waits && driver_version("scale") >= kEarlyStartDriver ? kYes : kNo;
+    known[size_t(device)] = waits && driver_version(kScale) >= kEarlyStartDriver ? kYes : kNo;
   }
   return known[size_t(device)] == kYes;
 }
@@ -188,28 +190,31 @@ bool may_start_early(int device) {
 
 size_t write_workspace_bytes(const TensorList& list) { return table_workspace_bytes(list); }
 
-void launch_scale(const ScaleLaunch& launch) {
-  constexpr const char* kOperation = "scale";
+void launch_scale_on(const ScaleLaunch& launch, const TensorTable& table, uint32_t blocks) {
   constexpr const char* kName = "cudaLaunchKernel(scale_kernel)";
-  require(launch.factor || launch.total_norm, "expected total_norm, got a null pointer", kOperation);
-  require(launch.on_nonfinite == OnNonfinite::kPropagate || launch.total_nonfinite,
-          "expected total_nonfinite with this on_nonfinite, got a null pointer", kOperation);
-  require(launch.factor || !launch.factor_per_tensor, "expected factor, got a null pointer", kOperation);
   const TensorList& list = launch.list;
-  const ListPlan plan = list.planned(kOperation);
-  DeviceGuard guard(list.device, kOperation);
-  if (plan.units == 0) return;
-  const TableOnDevice on_device(list, plan, launch.workspace, launch.workspace_bytes, kOperation);
-  const ScaleParams p{on_device.table,     spans_of(plan.units, on_device.blocks),
-                      launch.factor,       launch.zero,
-                      launch.total_norm,   launch.total_nonfinite,
-                      launch.max_norm,     launch.total_norm_is_double,
-                      launch.factor_per_tensor, launch.on_nonfinite};
+  const ScaleParams p{table,           spans_of(table.units, blocks), launch.factor,
+                      launch.zero,     launch.total_norm,             launch.total_nonfinite,
+                      launch.max_norm, launch.total_norm_is_double,   launch.factor_per_tensor,
+                      launch.on_nonfinite};
 #if CUDART_VERSION >= 12030
   if (may_start_early(list.device))
-    return launch_kernel_early(scale_kernel, on_device.blocks, kThreads, list.stream, p, kName, kOperation);
+    return launch_kernel_early(scale_kernel, blocks, kThreads, list.stream, p, kName, kScale);
 #endif
-  launch_kernel(scale_kernel, on_device.blocks, kThreads, list.stream, p, kName, kOperation);
+  launch_kernel(scale_kernel, blocks, kThreads, list.stream, p, kName, kScale);
+}
+
+void launch_scale(const ScaleLaunch& launch) {
+  require(launch.factor || launch.total_norm, "expected total_norm, got a null pointer", kScale);
+  require(launch.on_nonfinite == OnNonfinite::kPropagate || launch.total_nonfinite,
+          "expected total_nonfinite with this on_nonfinite, got a null pointer", kScale);
+  require(launch.factor || !launch.factor_per_tensor, "expected factor, got a null pointer", kScale);
+  const TensorList& list = launch.list;
+  const ListPlan plan = list.planned(kScale);
+  DeviceGuard guard(list.device, kScale);
+  if (plan.units == 0) return;
+  const TableOnDevice on_device(list, plan, launch.workspace, launch.workspace_bytes, kScale);
+  launch_scale_on(launch, on_device.table, on_device.blocks);
 }
 
 void launch_clamp(const ClampLaunch& launch) {

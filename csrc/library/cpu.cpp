@@ -140,8 +140,8 @@ int32_t gradkern_cpu_policy_step(const gradkern_policy_step* step) {
 }
 
 int32_t gradkern_cpu_clip_units(const gradkern_units* list, int64_t count, double clip_factor, double eps,
-                                const gradkern_pool* pool, double* ratios, uint8_t* changed) {
+                                const gradkern_pool* pool, double* norms, uint8_t* changed) {
   return guarded([&] {
-    cpu::clip_units(as_units(list), count, {clip_factor, eps}, library::pool_of(pool), {ratios, changed});
+    cpu::clip_units(as_units(list), count, {clip_factor, eps}, library::pool_of(pool), {norms, changed});
   });
 }

@@ -153,6 +153,29 @@ int32_t gradkern_cuda_policy_step(const gradkern_policy_step* step, const gradke
   return guarded([&] { cuda::launch_policy(policy_step_of(*step), place->device, library::stream_of(*place)); });
 }
 
+int32_t gradkern_cuda_units_workspace_bytes(const gradkern_units* list, int64_t count, const gradkern_cuda_place* place,
+                                            size_t* bytes) {
+  return guarded([&] {
+    *bytes = cuda::agc_workspace_bytes(
+        {.list = as_units(list), .count = count, .device = place->device, .stream = library::stream_of(*place)});
+  });
+}
+
+int32_t gradkern_cuda_clip_units(const gradkern_units* list, int64_t count, double clip_factor, double eps,
+                                 const gradkern_cuda_place* place, double* norms) {
+  return guarded([&] {
+    cuda::launch_agc({.list = as_units(list),
+                      .count = count,
+                      .clip_factor = clip_factor,
+                      .eps = eps,
+                      .norms = norms,
+                      .device = place->device,
+                      .stream = library::stream_of(*place),
+                      .workspace = place->workspace,
+                      .workspace_bytes = place->workspace_bytes});
+  });
+}
+
 int32_t gradkern_cuda_is_capturing(const gradkern_cuda_place* place, int32_t* capturing) {
   return guarded([&] { *capturing = cuda::is_capturing(place->device, library::stream_of(*place)); });
 }

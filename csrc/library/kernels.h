@@ -17,7 +17,7 @@ extern "C" {
 #endif
 
 /* Changes with every change of this header. A binding compares it with gradkern_abi_version() when it is loaded. */
-#define GRADKERN_ABI_VERSION 2
+#define GRADKERN_ABI_VERSION 3
 
 #if defined(_WIN32)
 #define GRADKERN_API __declspec(dllexport)
@@ -161,10 +161,10 @@ typedef struct {
 } gradkern_units;
 
 /* Adaptive gradient clipping: limits the gradient of each unit to clip_factor times the norm of its weights, with a
- * lower bound of eps for that norm. Sets ratios[i] to the ratio of the L2 norms of gradient i after and before, and
- * changed[i] to whether it was written. */
+ * lower bound of eps for that norm. Sets norms[i] to the L2 norm of gradient i before, norms[count + i] to that after,
+ * and changed[i] to whether it was written. */
 GRADKERN_API int32_t gradkern_cpu_clip_units(const gradkern_units *list, int64_t count, double clip_factor, double eps,
-                                             const gradkern_pool *pool, double *ratios, uint8_t *changed);
+                                             const gradkern_pool *pool, double *norms, uint8_t *changed);
 
 /* -------------------------------------------------------------------------------------------- CUDA
  * Calls launch work on a stream and return. They do not allocate, wait for the device or break a capture. In a build
@@ -210,6 +210,11 @@ GRADKERN_API int32_t gradkern_cuda_scale(const gradkern_list *list, const gradke
                                          const gradkern_cuda_place *place);
 GRADKERN_API int32_t gradkern_cuda_clamp(const gradkern_list *list, double limit, const gradkern_cuda_place *place);
 GRADKERN_API int32_t gradkern_cuda_policy_step(const gradkern_policy_step *step, const gradkern_cuda_place *place);
+/* gradkern_cpu_clip_units on a GPU, with `norms` in device memory. It needs a workspace of its own size. */
+GRADKERN_API int32_t gradkern_cuda_units_workspace_bytes(const gradkern_units *list, int64_t count,
+                                                         const gradkern_cuda_place *place, size_t *bytes);
+GRADKERN_API int32_t gradkern_cuda_clip_units(const gradkern_units *list, int64_t count, double clip_factor, double eps,
+                                              const gradkern_cuda_place *place, double *norms);
 /* Whether work on the stream is being captured into a graph. */
 GRADKERN_API int32_t gradkern_cuda_is_capturing(const gradkern_cuda_place *place, int32_t *capturing);
 

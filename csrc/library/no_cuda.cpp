@@ -36,4 +36,10 @@ int32_t gradkern_cuda_scale(const gradkern_list*, const gradkern_scale*, const g
 }
 int32_t gradkern_cuda_clamp(const gradkern_list*, double, const gradkern_cuda_place*) { return missing(); }
 int32_t gradkern_cuda_policy_step(const gradkern_policy_step*, const gradkern_cuda_place*) { return missing(); }
+int32_t gradkern_cuda_units_workspace_bytes(const gradkern_units*, int64_t, const gradkern_cuda_place*, size_t*) {
+  return missing();
+}
+int32_t gradkern_cuda_clip_units(const gradkern_units*, int64_t, double, double, const gradkern_cuda_place*, double*) {
+  return missing();
+}
 int32_t gradkern_cuda_is_capturing(const gradkern_cuda_place*, int32_t*) { return missing(); }

@@ -168,6 +168,6 @@ struct NamedTest {
   const char* name;
   void (*run)();
 };
-extern const std::vector<NamedTest> kMeasureTests, kTableTests, kWriteTests;
+extern const std::vector<NamedTest> kAgcTests, kMeasureTests, kTableTests, kWriteTests;
 
 }  // namespace gradkern::test

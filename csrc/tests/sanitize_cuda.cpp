@@ -78,9 +78,31 @@ void run(const std::vector<TensorRef>& refs, double p, bool clamp, double limit 
   cudaFree(counts);
 }
 
+/// Adaptive gradient clipping: gradients of one type and weights of another, rows of every length.
+void run_agc() {
+  std::vector<UnitsRef> units;
+  for (int d = 0; d < 6; ++d)
+    for (int64_t length : {1, 33, 577, 9001}) {
+      const DType grad = DType(d), weights = DType((d + 1) % 4);
+      units.push_back({device(std::vector<char>(size_t(7 * length * itemsize(grad)), 1)),
+                       device(std::vector<char>(size_t(7 * length * itemsize(weights)), 1)), 7, length, grad, weights});
+    }
+  cuda::AgcLaunch agc;
+  agc.list = units.data();
+  agc.count = int64_t(units.size());
+  agc.clip_factor = 1e-3;
+  agc.eps = 1e-3;
+  agc.norms = device(std::vector<double>(2 * units.size()));
+  agc.workspace_bytes = cuda::agc_workspace_bytes(agc);
+  agc.workspace = device(std::vector<char>(agc.workspace_bytes, char(0x5a)));
+  cuda::launch_agc(agc);
+  require(cudaDeviceSynchronize(), "agc");
+}
+
 }  // namespace
 
 int main() {
+  run_agc();
   for (double p : {2.0, 1.0, HUGE_VAL, 3.0}) run(tensors(1), p, false);
   run(tensors(1), 2.0, true);
   run(tensors(400), 2.0, true, 1e30);  // several tables; nothing is outside the limit, nothing is written

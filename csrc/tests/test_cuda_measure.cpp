@@ -358,7 +358,7 @@ const std::vector<NamedTest> kMeasureTests = {
 /// test_cuda_kernels [NAME ...]: all tests or those.
 int main(int argc, char** argv) {
   using namespace gradkern::test;
-  for (const auto* tests : {&kMeasureTests, &kTableTests, &kWriteTests})
+  for (const auto* tests : {&kMeasureTests, &kTableTests, &kWriteTests, &kAgcTests})
     for (const NamedTest& test : *tests) {
       if (argc > 1 && std::find(argv + 1, argv + argc, std::string(test.name)) == argv + argc) continue;
       const clock_t begin = clock();

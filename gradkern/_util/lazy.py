@@ -9,7 +9,10 @@ from typing import Any
 
 
 def attach(
-    package: str, homes: Mapping[str, str], submodules: Sequence[str] = ()
+    package: str,
+    homes: Mapping[str, str],
+    submodules: Sequence[str] = (),
+    elsewhere: Mapping[str, Sequence[str]] | None = None,
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """Make `__getattr__` and `__dir__` for a package.
 
@@ -20,6 +23,7 @@ def attach(
         package: its ``__name__``.
         homes: the module that defines each name.
         submodules: submodules that are imported on first use.
+        elsewhere: names of submodules that are looked for in the package; the error tells where they are.
     """
 
     def get(name: str) -> Any:
@@ -29,7 +33,10 @@ def attach(
             found = getattr(import_module(homes[name]), name)
             setattr(sys.modules[package], name, found)  # found without this function from now on
             return found
-        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        hint = "".join(
+            f"; use {package}.{home}.{name}" for home, own in (elsewhere or {}).items() if name in own
+        )
+        raise AttributeError(f"module {package!r} has no attribute {name!r}{hint}")
 
     def names() -> list[str]:
         return sorted({*vars(sys.modules[package]), *homes, *submodules})

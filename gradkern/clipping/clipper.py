@@ -192,6 +192,10 @@ class GradClipper:
         """Canonical names of the parameters, in the order of the rows of the statistics."""
         return self._plan.names
 
+    def __repr__(self) -> str:
+        nonfinite = f", on_nonfinite={self._on_nonfinite!r}" if self._on_nonfinite != "propagate" else ""
+        return f"GradClipper({len(self._plan.names)} parameters, {self._chosen!r}{nonfinite})"
+
     def clip_(
         self, *, scaler: GradScaler | None = None, optimizer: torch.optim.Optimizer | None = None
     ) -> GradStats:

@@ -58,6 +58,18 @@ class ClipperPolicies:
         self._one_call: tuple[Any, OneCall | None] = (None, None)
         self._elements: tuple[Any, ElementParts | None] = (None, None)
 
+    def __repr__(self) -> str:
+        """As the arguments of `GradClipper`, with the number of parameters of each group."""
+        if self.global_norm is not None:
+            return f"max_norm={self.global_norm.max_norm!r}"
+        if self._selectors is None:
+            return f"policy={self._single!r}"
+        rows = self.rows_by_group()
+        groups = (
+            f"{name!r}: ({len(rows.get(name, ()))}, {policy!r})" for name, policy in self.by_name.items()
+        )
+        return f"groups={{{', '.join(groups)}}}"
+
     @property
     def may_skip(self) -> bool:
         """Whether a policy can skip steps."""

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from gradkern.clipping.policies import GlobalNorm, Policy, SettledDecision, settled
-from gradkern.clipping.policies.limit import LimitedPolicy
 from gradkern.kernels.backend import C
 from gradkern.kernels.measured import Measured
 from gradkern.kernels.torch_scale import coefficient
@@ -75,11 +74,7 @@ def facts_of(policy: Policy | None) -> dict[str, Any]:
     """The class and settings of a policy as plain values."""
     if policy is None:
         return {}
-    settings = {k: v for k, v in vars(policy).items() if not k.startswith("_")}
-    if isinstance(policy, LimitedPolicy):
-        settings["max_norm"] = policy.max_norm
-    plain = {k: v for k, v in settings.items() if isinstance(v, str | int | float) and v != math.inf}
-    return {"class": name_of(policy), **plain}
+    return {"class": name_of(policy), **{k: v for k, v in policy.settings().items() if v != math.inf}}
 
 
 def name_of(policy: Policy) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any, NoReturn
 
@@ -28,28 +29,51 @@ def members_of(
 
     Raises:
         TypeError: a selector is of no known kind.
-        ValueError: a parameter is in no group, or a group has no parameters.
+        ValueError: a group has no parameters, or a parameter is in no group.
     """
     tests = {group: _test_of(group, selector) for group, selector in selectors.items()}
     members: dict[str, list[int]] = {group: [] for group in selectors}
     chosen: dict[int, str] = {}
+    left_out: str | None = None
     for row, (name, param) in enumerate(zip(names, params)):
         group = chosen.get(id(param)) or next((g for g, test in tests.items() if test(name, param)), None)
         if group is None:
-            raise ValueError(
-                f"[GradClipper] groups: expected every parameter in a group, got '{name}', which no selector "
-                f"of {_listed(selectors)} matches; add a last group with the selector '*', and None if its "
-                "gradients are only measured"
-            )
+            left_out = left_out or name
+            continue
         chosen[id(param)] = group
         members[group].append(row)
     empty = next((group for group, rows in members.items() if not rows), None)
-    if empty is not None and not may_be_empty:
+    if empty is not None and not may_be_empty:  # first: a misspelt selector leaves parameters out as well
+        taken = any(tests[empty](name, param) for name, param in zip(names, params))
         raise ValueError(
-            f"[GradClipper] groups: expected parameters in each group, got none in '{empty}': its selector "
-            "matches nothing, or groups before it match all that it does"
+            f"[GradClipper] groups: expected parameters in each group, got none in '{empty}': "
+            + (
+                "groups before it match all that it does"
+                if taken
+                else _matches_nothing(selectors[empty], names)
+            )
+        )
+    if left_out is not None:
+        raise ValueError(
+            f"[GradClipper] groups: expected every parameter in a group, got '{left_out}', which no selector "
+            f"of {_listed(selectors)} matches; add a last group with the selector '*', and None if its "
+            "gradients are only measured"
         )
     return members
+
+
+def _matches_nothing(selector: Any, names: Sequence[str]) -> str:
+    """Says so, with the most similar names or globs if the selector is a glob."""
+    if not isinstance(selector, str):
+        return "its selector matches no parameter"
+    modules = {name[:end] for name in names for end, letter in enumerate(name) if letter == "."}
+    similar = get_close_matches(selector, [*names, *(f"{module}.*" for module in sorted(modules))], 3, 0.5)
+    hint = (
+        f"similar are {', '.join(map(repr, similar))}"
+        if similar
+        else f"names are like '{next(iter(names), '')}'"
+    )
+    return f"its selector '{selector}' matches no name; {hint}"
 
 
 def _listed(selectors: Mapping[str, Any]) -> str:

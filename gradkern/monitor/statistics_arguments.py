@@ -21,7 +21,7 @@ def check_said(stats: Any, inv_scale: Any, after_clip: Any) -> float | None:
         TypeError, ValueError: an argument is invalid or contradicts the statistics.
     """
     if not (stats is None or isinstance(stats, GradStats)):
-        raise TypeError(f"[GradMonitor.record] stats: expected GradStats, got {type(stats).__name__}")
+        raise _no_statistics(stats)
     if not (after_clip is None or isinstance(after_clip, (bool, np.bool_))):
         raise TypeError(f"[GradMonitor.record] after_clip: expected True, False or None, got {after_clip!r}")
     if inv_scale is not None:
@@ -51,6 +51,13 @@ def _check_contradictions(stats: GradStats, inv_scale: float | None, after_clip:
         )
 
 
+def _no_statistics(given: Any) -> TypeError:
+    return TypeError(
+        f"[GradMonitor.record] stats: expected GradStats, got {type(given).__name__}; pass what "
+        "clipper.clip_() or gradkern.measure(model) returned, and the loss as loss=…"
+    )
+
+
 def as_pieces(pieces: Any) -> list[GradStats]:
     """Statistics of a step that was clipped in pieces; no parameter is in two of them.
 
@@ -59,7 +66,7 @@ def as_pieces(pieces: Any) -> list[GradStats]:
         ValueError: there is none, their orders differ, or a parameter is in two.
     """
     if not isinstance(pieces, (list, tuple)):
-        raise TypeError(f"[GradMonitor.record] stats: expected GradStats, got {type(pieces).__name__}")
+        raise _no_statistics(pieces)
     for index, piece in enumerate(pieces):
         if type(piece) is not GradStats:
             raise TypeError(

@@ -134,14 +134,6 @@ class GradStats:
         object.__setattr__(stats, "__dict__", fields)
         return stats
 
-    def with_factor(self, factor: Tensor) -> GradStats:
-        """A copy with the factors [N] that gradients were multiplied by."""
-        stats = object.__new__(type(self))
-        least = factor.amin() if len(factor) else factor.new_ones(())
-        stats.__dict__.update(self.__dict__)
-        stats.__dict__.update(_factor=factor, clip_coef=least.to(self.total_norm.dtype))
-        return stats
-
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles have no ids of parameters: they would be those of other objects."""
         return {**self.__dict__, "_identities": (), "_groups": dict(self.groups) or None}
@@ -197,17 +189,13 @@ class GradStats:
             ValueError: `depth` is negative or not an integer.
 
         Notes:
-            Deterministic. No synchronisation.
+            Deterministic. No synchronisation. The first call for a list of parameters copies indices to the
+            device, so it has to come before a CUDA graph is captured.
         """
         depth = as_depth("by_layer", depth)
-        members: dict[str, list[int]] = {}
-        for row, name in enumerate(self.names):
-            rows = members.setdefault(layer_of(name, depth), [])
-            if self.first[row] == row:  # a parameter listed twice counts once
-                rows.append(row)
-        groups = RowGroups(list(members.values()), len(self.names), self.norm.device)
-        counted = [[r for r in rows if self.has_grad[r] and self.numel[r]] for rows in members.values()]
-        nonempty = RowGroups(counted, len(self.names), self.norm.device)
+        members, groups, nonempty = _layers(
+            self.names, self.first, self.has_grad, self.numel, depth, self.norm.device
+        )
         l2_norm = nonempty.norm(self.l2_norm, 2.0)
         return dataclasses.replace(
             self,
@@ -306,6 +294,30 @@ class GradStats:
     def _repr_html_(self) -> str:
         """The table for a notebook, names escaped. Synchronises."""
         return stats_text.as_html(self)
+
+
+@functools.lru_cache(maxsize=16)
+def _layers(
+    names: tuple[str, ...],
+    first: tuple[int, ...],
+    has_grad: tuple[bool, ...],
+    numel: tuple[int, ...],
+    depth: int | None,
+    device: torch.device,
+) -> tuple[dict[str, list[int]], RowGroups, RowGroups]:
+    """The rows of each layer; the same on the device; and those with elements. Kept, because a copy from the
+    host cannot be part of a CUDA graph."""
+    members: dict[str, list[int]] = {}
+    for row, name in enumerate(names):
+        rows = members.setdefault(layer_of(name, depth), [])
+        if first[row] == row:  # a parameter listed twice counts once
+            rows.append(row)
+    counted = [[r for r in rows if has_grad[r] and numel[r]] for rows in members.values()]
+    return (
+        members,
+        RowGroups(list(members.values()), len(names), device),
+        RowGroups(counted, len(names), device),
+    )
 
 
 @functools.lru_cache(maxsize=16)

@@ -67,7 +67,7 @@ def test_selectors_and_that_the_first_match_wins():
         "module": (model["in_proj"], 3.0),
         "rest": ("rest.*", None),
     }
-    with pytest.raises(ValueError, match="got none in 'module': its selector matches nothing, or groups"):
+    with pytest.raises(ValueError, match="got none in 'module': groups before it match all that it does"):
         gradkern.GradClipper(model, groups=groups)
     del groups["module"]
     stats = gradkern.GradClipper(model, groups=groups).clip_()
@@ -81,7 +81,26 @@ def test_selectors_and_that_the_first_match_wins():
 
 ERRORS = {
     "no group": ({"a": ("in_proj.*", 1.0)}, ValueError, r"got 'rest\.weight', which no selector of 'a'"),
-    "nothing": ({"a": ("*", 1.0), "b": ("x.*", 1.0)}, ValueError, "got none in 'b'"),
+    "nothing": (
+        {"a": ("*", 1.0), "b": ("x.*", 1.0)},
+        ValueError,
+        r"got none in 'b': its selector 'x\.\*' matches no name; names are like 'in_proj\.weight'",
+    ),
+    "misspelt": (
+        {"a": ("in_proj.*", 1.0), "b": ("rset.*", 1.0)},
+        ValueError,
+        r"got none in 'b': its selector 'rset\.\*' matches no name; similar are 'rest\.\*'",
+    ),
+    "no glob": (
+        {"a": ("rest", 1.0), "b": ("*", 1.0)},
+        ValueError,
+        r"got none in 'a': its selector 'rest' matches no name; similar are 'rest\.\*', 'rest\.bias'",
+    ),
+    "no match": (
+        {"a": (lambda name, p: False, 1.0), "b": ("*", 1.0)},
+        ValueError,
+        "got none in 'a': its selector matches no parameter",
+    ),
     "selector": ({"a": (3, 1.0)}, TypeError, "expected for 'a' a glob over names, .*, got int"),
     "policy": (
         {"a": ("*", "1")},
@@ -324,3 +343,18 @@ def test_in_separate_steps_the_number_of_groups_adds_no_read_and_no_scaling(rout
         clipper = gradkern.GradClipper(model, groups={p: (p, policy) for p in patterns})
         clipper.clip_(scaler=scaler, optimizer=optimizer)
         assert (calls["partials"], calls["scale_"]) == (count, count)
+
+
+def test_a_clipper_shows_how_it_clips():
+    model = model_with_gradients()
+    assert repr(gradkern.GradClipper(model, 1.0)) == "GradClipper(4 parameters, max_norm=1.0)"
+    agc = gradkern.GradClipper(model, policy=AGC(0.02), on_nonfinite="skip")
+    assert repr(agc) == (
+        "GradClipper(4 parameters, policy=AGC(clip_factor=0.02, eps=0.001, units='timm'), "
+        "on_nonfinite='skip')"
+    )
+    groups = {"a": ("in_proj.*", PerLayerNorm(2.0)), "b": ("rest.weight", 0.5), "c": ("*", None)}
+    assert repr(gradkern.GradClipper(model, groups=groups)) == (
+        "GradClipper(4 parameters, groups={'a': (2, PerLayerNorm(max_norm=2.0)), "
+        "'b': (1, GlobalNorm(max_norm=0.5)), 'c': (1, None)})"
+    )

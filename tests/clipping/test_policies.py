@@ -347,3 +347,9 @@ def test_every_policy_works_with_its_defaults_and_is_described():
         p.grad = torch.ones(3)
         stats = gradkern.GradClipper([p], policy=getattr(policies, name)()).clip_()
         assert stats.policy["class"] == name and stats.policy["on_nonfinite"] == "propagate"
+
+
+@pytest.mark.parametrize("name", gradkern.policies.__all__)
+def test_a_policy_that_is_looked_for_in_the_package_is_pointed_to(name):
+    with pytest.raises(AttributeError, match=f"no attribute '{name}'; use gradkern.policies.{name}"):
+        getattr(gradkern, name)

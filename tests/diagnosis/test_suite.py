@@ -1,24 +1,23 @@
 """A small part of the labelled suite, trained on the spot; the whole: ``python -m benchmarks.diagnosis``."""
-# The suite lies beside the package, and needs scikit-learn: both are seen to before it is imported.
-# ruff: noqa: E402
 
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).parents[2]
-pytest.importorskip("sklearn", reason="the suite learns from scikit-learn's data sets")
-
 from benchmarks.diagnosis import (
     cures,
     faulty,
+    fourth,
+    fourth_faults,
     healthy,
     labels,
     report,
@@ -28,11 +27,16 @@ from benchmarks.diagnosis import (
     second,
     third,
 )
-from benchmarks.diagnosis.judge import judge_faulty, judge_healthy
+from benchmarks.diagnosis.judge import is_strictly_well, judge_faulty, judge_healthy
 from benchmarks.diagnosis.recipe import Recipe
 from benchmarks.diagnosis.train import train
 from gradkern.diagnosis import Finding, Remedy, diagnose
 
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("sklearn") is None, reason="the suite learns from scikit-learn's data sets"
+)
+
+ROOT = Path(__file__).parents[2]
 SEED = 3
 #: Short runs, for every change of the code; longer ones and the whole of a half are integration tests.
 HEALTHY = {
@@ -163,8 +167,26 @@ def test_halves_share_no_recipe() -> None:
         set(reported.HEALTHY.values()) | _halves(reported_faults.reported_cases),
         set(second.HEALTHY.values()) | _halves(second.second_cases),
         set(third.HEALTHY.values()) | _halves(third.third_cases),
+        set(fourth.HEALTHY.values()) | _halves(fourth_faults.fourth_cases),
     ]
     assert sum(map(len, sides)) == len(set.union(*sides))
+
+
+def test_fourth_half_has_five_cases_of_each_kind() -> None:
+    kinds = Counter(case.label.kind for case in fourth_faults.fourth_cases())
+    assert len(kinds) == 17
+    assert min(kinds.values()) >= 5, kinds
+
+
+def test_strictly_healthy_runs_have_no_dead_layer_and_end_near_their_lowest_loss(folder: Path) -> None:
+    trace = train(dataclasses.replace(healthy.TUNED["mlp_digits"], steps=40), SEED, folder)[1]
+    assert is_strictly_well("mlp_digits", trace)
+    dead = dataclasses.replace(trace, dead={"blocks.0.activation": 0.9})
+    back = dataclasses.replace(
+        trace, loss=np.concatenate([trace.loss[:-14], np.full(14, 0.9 * trace.loss[0])])
+    )
+    assert not is_strictly_well("mlp_digits", dead)
+    assert not is_strictly_well("mlp_digits", back)
 
 
 def test_learning_rate_is_taken_from_the_code_of_the_remedy() -> None:

@@ -63,6 +63,48 @@ def partial_job() -> tuple[str, bool]:
     return str(caught.value), bool((p.grad._local_tensor == 5.0).all())
 
 
+def other_placement_job() -> tuple[str, bool]:
+    mesh = models.mesh_1d()
+    p = nn.Parameter(distribute_tensor(torch.ones(2, 2), mesh, [Shard(0)]))
+    p.grad = distribute_tensor(torch.full((2, 2), 5.0), mesh, [Replicate()])
+    clipper = gradkern.GradClipper([("layer.weight", p)], policy=AGC(0.1))
+    with pytest.raises(ValueError, match="placed as its parameter") as caught:
+        clipper.clip_()
+    return str(caught.value), bool((p.grad._local_tensor == 5.0).all())
+
+
+def test_a_gradient_that_is_placed_otherwise_than_its_weights_is_named(ranks):
+    for message, unchanged in ranks(2)(other_placement_job):
+        assert "'layer.weight'" in message and "Replicate" in message and "Shard" in message
+        assert unchanged
+
+
+def whole_units_job() -> tuple[list[float], list[float]]:
+    """Rows over two ranks, of which one has none of the last, beside a replica and a plain parameter."""
+    torch.manual_seed(1)
+    shapes, placements = [(5, 4), (4, 3), (3, 2), (1, 6)], [Shard(0), Replicate(), None, Shard(0)]
+    values = [torch.randn(shape) for shape in shapes]
+    gradients = [torch.randn(shape) * 0.3 for shape in shapes]
+    plain = [nn.Parameter(v.clone()) for v in values]
+    params = []
+    for p, g, at in zip(plain, gradients, placements):
+        params.append(nn.Parameter(p.detach().clone()) if at is None else parameter(p.detach(), g, at))
+        params[-1].grad = g.clone() if at is None else params[-1].grad
+        p.grad = g.clone()
+    names = ["a", "b", "c", "d"]
+    stats = gradkern.GradClipper(list(zip(names, params)), policy=AGC(0.1)).clip_()
+    expected = gradkern.GradClipper(list(zip(names, plain)), policy=AGC(0.1)).clip_()
+    for p, q in zip(params, plain):
+        grad = p.grad.full_tensor() if isinstance(p.grad, DTensor) else p.grad
+        torch.testing.assert_close(grad, q.grad, rtol=1e-6, atol=0)
+    return stats.factor.tolist(), expected.factor.tolist()
+
+
+def test_whole_units_of_shards_have_the_factors_of_one_process(ranks):
+    for factors, expected in ranks(2)(whole_units_job):
+        assert factors == pytest.approx(expected, rel=1e-6)
+
+
 def test_a_placement_that_cannot_be_served_is_named(ranks):
     for message, unchanged in ranks(2)(partial_job):
         assert "'layer.weight': expected a gradient that is reduced" in message and "Partial" in message

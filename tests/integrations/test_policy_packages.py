@@ -117,7 +117,7 @@ def test_agc_of_pytorch_optimizer():
 
 
 def test_agc_of_optax():
-    package = pytest.importorskip("optax", reason="optax needs JAX, which is not among the requirements")
+    package = framework("optax")
     params, before = weights_and_gradients()
     gradkern.GradClipper(params, policy=AGC(0.3, units="optax")).clip_()
     transform = package.adaptive_grad_clip(0.3)

@@ -118,6 +118,11 @@ def test_contradictions_are_refused(tmp_path, model):
 
 WRONG = [
     ({"stats": 1.0}, TypeError, "stats: expected GradStats, got float"),
+    (
+        {"stats": torch.ones(())},
+        TypeError,
+        "stats: expected GradStats, got Tensor; pass what clipper.clip_() or gradkern.measure(model)",
+    ),
     ({"loss": "low"}, TypeError, "loss: expected one real number, got 'low'"),
     ({"after_clip": "yes"}, TypeError, "after_clip: expected True, False or None, got 'yes'"),
     ({"after_clip": []}, TypeError, "after_clip: expected True, False or None, got []"),

@@ -236,6 +236,16 @@ class TestNames:
         assert layer_of("blocks.1.attn.weight", 9) == "blocks.1.attn"
 
 
+def test_layers_are_found_once(model, monkeypatch):
+    """What copies from the host could not be captured in a CUDA graph."""
+    expected = gradkern.measure(model).by_layer(2)
+    rms = expected.rms
+    monkeypatch.setattr(torch, "tensor", lambda *_, **__: pytest.fail("a copy from the host"))
+    layers = gradkern.measure(model).by_layer(2)
+    assert layers.names == expected.names
+    assert torch.equal(layers.norm, expected.norm) and torch.equal(layers.rms, rms)
+
+
 def test_to_dict_keeps_rows_of_the_same_name():
     params = [torch.nn.Parameter(torch.zeros(n)) for n in (1, 2, 3, 4)]
     for n, p in enumerate(params, 1):

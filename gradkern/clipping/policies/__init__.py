@@ -4,6 +4,9 @@ A policy decides from the statistics of the gradients how they are clipped. Pass
 ``GradClipper(model, policy=ZClip())``, or to a group of a clipper,
 ``GradClipper(model, groups={"matrices": (selector, AGC(0.01)), …})``. A policy with state must not be shared
 between clippers or groups.
+
+`Decision.factor` is what a policy asks for, `GradStats.factor` what each gradient was multiplied by, and
+`GradStats.clip_coef` the smallest of these. A loss scale is in none of them.
 """
 
 from gradkern.clipping.policies.adagc import AdaGC

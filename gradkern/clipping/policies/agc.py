@@ -75,6 +75,12 @@ class AGC(ElementPolicy):
                     f"{where}: expected a gradient that is reduced for the policy AGC, got placements "
                     f"{tuple(grad.placements)}; call .redistribute() on it first"
                 )
+            if is_dtensor(grad) and tuple(grad.placements) != tuple(getattr(param, "placements", ())):
+                raise ValueError(
+                    f"{where}: expected a gradient that is placed as its parameter for the policy AGC, got "
+                    f"{tuple(grad.placements)} for {tuple(getattr(param, 'placements', ()))}; call "
+                    ".redistribute() on it first"
+                )
             check_readable(where, grad)
             if grad.layout not in (torch.strided, torch.sparse_coo) or grad.is_nested:
                 raise TypeError(
@@ -96,19 +102,40 @@ class AGC(ElementPolicy):
         shards: Sequence[Tensor | None] | None,
         names: Sequence[str],
     ) -> Tensor | None:
-        sharded = any(is_dtensor(p) for p in params)
-        if self.units == "timm" and not sharded:
-            ratios = C.agc_(params, shards, self.clip_factor, self.eps)
-            if ratios is not None:
-                return ratios
+        if not any(is_dtensor(p) for p in params):
+            norms = self._clip_whole(params, shards)
+            if norms is not None:
+                return _ratio(norms[0], norms[1])
         if shards is None:
             shards = written_shards([p.grad for p in params])
-        units = [_Unit(self, operation, p, g, n) for p, g, n in zip(params, shards, names)]
-        if sharded:
-            _add_over_ranks([u for u in units if u.cut])
-        for unit in units:
-            unit.scale_(self.clip_factor, self.eps)
-        return _ratios(units)
+        placed = [_Placed(p, self.reduced(p.ndim)) for p in params]
+        whole = [i for i, place in enumerate(placed) if not place.cut]
+        norms = self._clip_whole([placed[i].local for i in whole], [shards[i] for i in whole])
+        squares: dict[int, Tensor] = {} if norms is None else dict(zip(whole, norms.square().unbind(1)))
+        units = {
+            i: _Units(self, operation, place, grad, name)
+            for i, (place, grad, name) in enumerate(zip(placed, shards, names))
+            if i not in squares
+        }
+        _add_over_ranks([u for u in units.values() if u.place.cut])
+        for i, unit in units.items():
+            squares[i] = unit.scale_(self.clip_factor, self.eps)
+        return _ratios(placed, [squares[i] for i in range(len(placed))])
+
+    def _clip_whole(self, weights: Sequence[Tensor], grads: Sequence[Tensor | None] | None) -> Tensor | None:
+        """Clip gradients whose units are whole on this rank, in the extension.
+
+        Args:
+            grads: None means those that the weights hold.
+
+        Returns:
+            [2, N] float64: the L2 norms before and after. None, and nothing has changed, if the extension
+            does not support them.
+        """
+        if self.units != "timm":
+            return None
+        norms: Tensor | None = C.agc_(weights, grads, self.clip_factor, self.eps)
+        return norms
 
     def reduced(self, ndim: int) -> tuple[int, ...]:
         """The dimensions that a unit's norm is taken over."""
@@ -117,33 +144,44 @@ class AGC(ElementPolicy):
         return _UNITS[self.units].get(ndim, tuple(range(1, ndim)))
 
 
-class _Unit:
+class _Placed:
+    """Where a parameter lies: this rank's part, and the dimensions of a mesh that it is sharded over."""
+
+    def __init__(self, param: Any, reduced: tuple[int, ...]) -> None:
+        self.reduced = reduced
+        self.mesh: Any = None
+        self.split: tuple[int, ...] = ()
+        """The dimensions over which ranks hold different parts."""
+        self.cut: tuple[int, ...] = ()
+        """Those of them that cut through units."""
+        self.local: Tensor = param
+        if is_dtensor(param):
+            self.local, self.mesh = param._local_tensor, param.device_mesh
+            splits = [(i, p) for i, p in enumerate(param.placements) if _splits(p)]
+            self.split = tuple(i for i, _ in splits)
+            self.cut = tuple(i for i, p in splits if p.dim in reduced)
+
+
+class _Units:
     """The units of one parameter: squared norms of weights and gradients, float64."""
 
-    def __init__(self, policy: AGC, operation: str, param: Any, grad: Tensor | None, name: str) -> None:
-        dims = policy.reduced(param.ndim)
-        self.grad = grad
-        self.mesh: Any = None
-        self.placements: Sequence[Any] = ()
-        self.cut: tuple[int, ...] = ()
-        if is_dtensor(param):
-            self.mesh, self.placements = param.device_mesh, param.placements
-            self.cut = tuple(i for i, p in enumerate(self.placements) if _splits(p) and p.dim in dims)
-        local = param._local_tensor if is_dtensor(param) else param
-        with naming(f"[{operation}] '{name}'", local):
-            self.weights = _squares(local, dims)
-            self.grads = torch.zeros_like(self.weights) if grad is None else _squares(grad, dims)
+    def __init__(self, policy: AGC, operation: str, place: _Placed, grad: Tensor | None, name: str) -> None:
+        self.place, self.grad = place, grad
+        with naming(f"[{operation}] '{name}'", place.local):
+            self.weights = _squares(place.local, place.reduced)
+            self.grads = torch.zeros_like(self.weights) if grad is None else _squares(grad, place.reduced)
         self.own = self.grads  # this rank's part of them
-        self.factor = torch.ones_like(self.weights)
 
-    def scale_(self, clip_factor: float, eps: float) -> None:
-        if self.grad is None or not self.grad.numel():
-            return
-        norm, largest = self.grads.sqrt(), self.weights.sqrt().clamp(min=eps) * clip_factor
-        self.factor = torch.where(norm < largest, 1.0, largest / norm.clamp(min=1e-6))
-        if not (self.factor.is_cpu and bool((self.factor == 1).all())):
-            wide = torch.complex128 if self.grad.is_complex() else torch.float64
-            self.grad.copy_(self.grad.to(wide) * self.factor)
+    def scale_(self, clip_factor: float, eps: float) -> Tensor:
+        """Returns [2]: the squared norms of this rank's part of the gradient, before and after."""
+        factor = torch.ones_like(self.weights)
+        if self.grad is not None and self.grad.numel():
+            norm, largest = self.grads.sqrt(), self.weights.sqrt().clamp(min=eps) * clip_factor
+            factor = torch.where(norm < largest, 1.0, largest / norm.clamp(min=1e-6))
+            if not (factor.is_cpu and bool((factor == 1).all())):
+                wide = torch.complex128 if self.grad.is_complex() else torch.float64
+                self.grad.copy_(self.grad.to(wide) * factor)
+        return torch.stack((self.own.sum(), (self.own * factor.square()).sum()))
 
 
 def _splits(placement: Any) -> bool:
@@ -158,11 +196,11 @@ def _squares(x: Tensor, dims: tuple[int, ...]) -> Tensor:
     return real.square().sum(dim=dims, keepdim=True) if dims else real.square()
 
 
-def _add_over_ranks(units: list[_Unit]) -> None:
+def _add_over_ranks(units: list[_Units]) -> None:
     """One all-reduce for all units that are cut along the same dimensions of a mesh."""
-    alike: dict[tuple[Any, tuple[int, ...]], list[_Unit]] = {}
+    alike: dict[tuple[Any, tuple[int, ...]], list[_Units]] = {}
     for unit in units:
-        alike.setdefault((unit.mesh, unit.cut), []).append(unit)
+        alike.setdefault((unit.place.mesh, unit.place.cut), []).append(unit)
     for (mesh, cut), members in alike.items():
         flat = torch.cat([t.flatten() for u in members for t in (u.weights, u.grads)])
         _all_reduce(flat, mesh, cut)
@@ -178,21 +216,27 @@ def _all_reduce(flat: Tensor, mesh: Any, dimensions: Sequence[int]) -> None:
         dist.all_reduce(flat, group=mesh.get_group(dimension))
 
 
-def _ratios(units: list[_Unit]) -> Tensor:
-    """‖after‖ / ‖before‖ of each gradient, over the ranks that hold parts of it."""
-    if not units:
+def _ratios(placed: list[_Placed], squares: list[Tensor]) -> Tensor:
+    """‖after‖ / ‖before‖ of each gradient, over the ranks that hold parts of it.
+
+    Args:
+        squares: for each gradient, [2]: the squared norms of this rank's part, before and after.
+    """
+    if not placed:
         return torch.ones(0, dtype=torch.float64, device="cpu")
-    device = units[0].weights.device
-    sums = torch.stack(
-        [torch.stack(((u.own * u.factor.square()).sum(), u.own.sum())).to(device) for u in units]
-    )
-    meshes: dict[Any, list[int]] = {}
-    for row, unit in enumerate(units):
-        split = tuple(i for i, p in enumerate(unit.placements) if _splits(p))
-        if split:
-            meshes.setdefault((unit.mesh, split), []).append(row)
-    for (mesh, split), rows in meshes.items():
-        part = sums[rows]
-        _all_reduce(part, mesh, split)
-        sums[rows] = part
-    return torch.where(sums[:, 1] == 0, 1.0, (sums[:, 0] / sums[:, 1]).sqrt())
+    squares = [part.to(squares[0].device) for part in squares]
+    alike: dict[tuple[Any, tuple[int, ...]], list[int]] = {}
+    for row, place in enumerate(placed):
+        if place.split:
+            alike.setdefault((place.mesh, place.split), []).append(row)
+    for (mesh, split), rows in alike.items():
+        parts = torch.stack([squares[row] for row in rows])
+        _all_reduce(parts, mesh, split)
+        for row, part in zip(rows, parts.unbind()):
+            squares[row] = part
+    before, after = torch.stack(squares).sqrt().unbind(1)
+    return _ratio(before, after)
+
+
+def _ratio(before: Tensor, after: Tensor) -> Tensor:
+    return torch.where(before == 0, 1.0, after / before)

@@ -53,6 +53,17 @@ class Policy(ABC):
         """
         return None
 
+    def settings(self) -> dict[str, str | int | float]:
+        """The settings by name, as far as they are numbers or text."""
+        return {
+            name: value
+            for name, value in vars(self).items()
+            if not name.startswith("_") and isinstance(value, str | int | float)
+        }
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.settings().items())})"
+
     def state_dict(self) -> dict[str, Any]:
         """The state of the policy as tensors and numbers; empty for a policy without state."""
         return {}

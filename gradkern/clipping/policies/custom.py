@@ -16,8 +16,9 @@ def custom(decide: Callable[[GradStats], Decision | Tensor | float]) -> Policy:
 
     Args:
         decide: a function of `GradStats` that returns a `Decision` or only its factor: a number, or a 0-d or
-            [N] tensor. Use tensor operations, so that it does not synchronise. With `fold` it must return one
-            factor for all gradients.
+            [N] tensor. Use tensor operations, so that it does not synchronise and can be captured in a CUDA
+            graph; `stats.by_layer` is made of them, too. With `fold` it must return one factor for all
+            gradients.
 
     Raises:
         TypeError: `decide` is not callable.

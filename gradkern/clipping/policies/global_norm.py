@@ -35,6 +35,3 @@ class GlobalNorm(LimitedPolicy):
 
     def native(self, names: tuple[str, ...]) -> NativePolicy | None:
         return NativePolicy("global_norm", (self._max_norm,))
-
-    def __repr__(self) -> str:
-        return f"GlobalNorm({self._max_norm!r})"

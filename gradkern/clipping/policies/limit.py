@@ -31,6 +31,9 @@ class LimitedPolicy(Policy):
         for copy in self._copies.values():
             copy.fill_(self._max_norm)
 
+    def settings(self) -> dict[str, str | int | float]:
+        return {"max_norm": self.max_norm, **super().settings()}
+
     def limit_on(self, device: torch.device) -> Tensor:
         """`max_norm` as a 0-d tensor, float64 if the device supports it. Every call returns the same tensor.
 
