@@ -40,9 +40,13 @@ setup: $(TOOLS)  ## virtual environment with the pinned dependencies
 ifneq ($(READY),)
 $(READY): constraints.txt pyproject.toml
 	$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	@echo "Installing torch and what builds the extension, once."
-	$(PY) -m pip install $(PIP_FLAGS) --no-compile -c constraints.txt torch==2.13.0 \
-	    numpy pybind11 cmake ninja setuptools wheel matplotlib
+	@echo "Installing torch and what builds the extension, once. The kernels are compiled meanwhile."
+	$(PY) -m pip install $(PIP_FLAGS) --no-compile -c constraints.txt cmake ninja
+	@mkdir -p build
+	@# A failure is repeated and shown by the build itself.
+	$(PY) build_tools/kernels.py >build/kernels.log 2>&1 & \
+	    $(PY) -m pip install $(PIP_FLAGS) --no-compile -c constraints.txt torch==2.13.0 \
+	        numpy pybind11 setuptools wheel matplotlib; status=$$?; wait; exit $$status
 	touch $@
 
 # Byte code is made on all cores, of what every start of Python here imports; pip would use one core for all.

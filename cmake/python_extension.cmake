@@ -63,14 +63,11 @@ target_compile_definitions(_C PRIVATE GRADKERN_STREAM_HAS_NATIVE_HANDLE=${native
 # -fopenmp for the pragmas in ATen/Parallel.h, not for the linker: the OpenMP runtime has to be the
 # one torch has loaded, and its symbols come from there.
 set_source_files_properties(csrc/bindings/thread_pool.cpp PROPERTIES COMPILE_OPTIONS -fopenmp)
-# torch's headers take most of the time: compiled together, sources read them once. In two groups, for two cores.
+# torch's headers take most of the time: compiled as one file, the sources read them once.
 set_target_properties(_C PROPERTIES UNITY_BUILD ON UNITY_BUILD_MODE GROUP)
-set_source_files_properties(csrc/bindings/module.cpp csrc/bindings/operators.cpp csrc/bindings/python_lists.cpp
-  PROPERTIES UNITY_GROUP entry_points)
 get_target_property(sources _C SOURCES)
-list(REMOVE_ITEM sources csrc/bindings/module.cpp csrc/bindings/operators.cpp csrc/bindings/python_lists.cpp
-  csrc/bindings/thread_pool.cpp)
-set_source_files_properties(${sources} PROPERTIES UNITY_GROUP engine)
+list(REMOVE_ITEM sources csrc/bindings/thread_pool.cpp)
+set_source_files_properties(${sources} PROPERTIES UNITY_GROUP all)
 
 # torch's libraries are loaded before this one (import torch), the kernels lie beside it in lib/; no path of the build
 # machine stays. One file a minor version of torch, side by side in the package.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import sysconfig
 import threading
 import warnings
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ LOGGER.addHandler(logging.NullHandler())
 
 #: Packages whose lines never help the user.
 _INNER = {"gradkern", "torch", "importlib"}
-_STANDARD_LIBRARY = sysconfig.get_path("stdlib") + os.sep
+_STANDARD_LIBRARY = os.path.dirname(os.__file__) + os.sep
 _started = threading.local()
 
 

@@ -33,7 +33,6 @@ def _isolated() -> ModuleType:
 
 
 _torch = _isolated()
-torch_clip_grad_norm_ = _torch.clip_grad_norm_
 torch_clip_grad_value_ = _torch.clip_grad_value_
 torch_get_total_norm = _torch._get_total_norm
 torch_clip_grads_with_norm_ = _torch._clip_grads_with_norm_

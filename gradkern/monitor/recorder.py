@@ -43,7 +43,7 @@ class Recorder:
         folder: folder of the run.
         meta: entries of `History.meta`.
         feed: also gets the committed rows.
-        journal, check: see `HistoryWriter`.
+        check: see `HistoryWriter`.
         ended: called by the thread after it has written the last row.
     """
 
@@ -53,11 +53,10 @@ class Recorder:
         meta: dict[str, Any],
         feed: Feed,
         *,
-        journal: str | None = None,
         check: Callable[[History], None] = lambda history: None,
         ended: Callable[[], None] = lambda: None,
     ) -> None:
-        self._writer = HistoryWriter(folder, {**meta, "closed": None}, journal, check)
+        self._writer = HistoryWriter(folder, {**meta, "closed": None}, check=check)
         self.file = folder / format.DATABASE
         self.last_step = self._writer.last_step
         self.record_seconds: deque[float] = deque(maxlen=100)

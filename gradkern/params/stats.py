@@ -134,14 +134,6 @@ class GradStats:
         object.__setattr__(stats, "__dict__", fields)
         return stats
 
-    def with_factor(self, factor: Tensor) -> GradStats:
-        """A copy with the factors [N] that gradients were multiplied by."""
-        stats = object.__new__(type(self))
-        least = factor.amin() if len(factor) else factor.new_ones(())
-        stats.__dict__.update(self.__dict__)
-        stats.__dict__.update(_factor=factor, clip_coef=least.to(self.total_norm.dtype))
-        return stats
-
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles have no ids of parameters: they would be those of other objects."""
         return {**self.__dict__, "_identities": (), "_groups": dict(self.groups) or None}

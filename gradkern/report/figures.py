@@ -33,12 +33,12 @@ class RunFigure(Figure):
         return buffer.getvalue()
 
 
-def _figure(ax: Axes | None, width: float = 9.0, height: float = 3.2) -> tuple[Figure, Axes]:
+def _figure(ax: Axes | None, height: float = 3.2) -> tuple[Figure, Axes]:
     if ax is not None:
         owner = ax.get_figure(root=True) if hasattr(ax.figure, "get_figure") else ax.figure
         assert isinstance(owner, Figure)
         return owner, ax
-    figure = RunFigure(figsize=(width, height), layout="constrained")
+    figure = RunFigure(figsize=(9.0, height), layout="constrained")
     return figure, figure.add_subplot()
 
 

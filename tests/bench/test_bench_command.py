@@ -2,8 +2,6 @@
 
 import json
 import math
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -192,15 +190,9 @@ def test_wrong_numbers(arguments, capsys):
     assert f"argument {arguments[0]}" in capsys.readouterr().err
 
 
-def test_disabled_is_said(models):
-    code = "import sys; from gradkern.cli.main import main; sys.exit(main(sys.argv[1:]))"
+def test_disabled_is_said(models, run_with_torch):
     arguments = ["bench", "--model", "bench_models:build", "--seconds", "1e-6", "--device", "cpu"]
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        env={**os.environ, "GRADKERN_DISABLE": "1", "PYTHONPATH": str(Path(gradkern.__file__).parent.parent)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    code = f"import sys; from gradkern.cli.main import main; sys.exit(main({arguments}))"
+    done = run_with_torch(code, path=Path.cwd(), GRADKERN_DISABLE="1")
     assert done.returncode == 0, done.stderr
     assert "GRADKERN_DISABLE is set: this is torch" in done.stdout

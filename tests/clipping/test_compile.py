@@ -6,7 +6,6 @@ import math
 
 import pytest
 import torch
-import torch._dynamo.testing
 from torch import nn
 
 import gradkern
@@ -124,12 +123,18 @@ def step(weight, bias, x):
     return total, found
 
 
-@pytest.mark.skipif(
-    not hasattr(torch._dynamo.config, "trace_autograd_ops"), reason="torch 2.10 has no switch"
-)
+@pytest.fixture
+def autograd_in_graphs():
+    """torch's switch for torch.autograd.grad in a graph."""
+    config = torch._dynamo.config
+    if not hasattr(config, "trace_autograd_ops"):
+        pytest.skip("torch 2.10 has no switch")
+    with config.patch(trace_autograd_ops=True):
+        yield
+
+
 @backends
-@torch._dynamo.config.patch(trace_autograd_ops=True)  # torch's switch for autograd.grad in a graph
-def test_autograd_grad_and_clip(backend):
+def test_autograd_grad_and_clip(autograd_in_graphs, backend):
     weight, bias = nn.Parameter(torch.randn(4, 3)), nn.Parameter(torch.randn(3))
     x = torch.randn(6, 4)
     want_total, want = step(weight, bias, x)
@@ -141,7 +146,9 @@ def test_autograd_grad_and_clip(backend):
 
 
 def test_no_recompilation_on_later_calls():
-    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(clip, fullgraph=True, backend=counter)
     params = list(model_with_gradients().parameters())
     for _ in range(3):
@@ -161,7 +168,9 @@ CHANGING = {
 @pytest.mark.parametrize("function", CHANGING.values(), ids=CHANGING.keys())
 @pytest.mark.parametrize("make", [float, torch.tensor, lambda x: torch.tensor(x, dtype=torch.float64)])
 def test_a_limit_that_changes_is_no_reason_to_compile_again(function, make):
-    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(function, fullgraph=True, backend=counter)
     for step in range(12):
         params, expected = (list(model_with_gradients().parameters()) for _ in range(2))

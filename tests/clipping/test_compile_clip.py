@@ -6,7 +6,6 @@ import math
 
 import pytest
 import torch
-import torch._dynamo.testing
 from torch import nn
 
 import gradkern
@@ -63,7 +62,9 @@ def test_sparse_gradients_are_clipped_outside_the_graph():
 def test_training_steps_compile_once_with_clipper_and_monitor_beside(tmp_path):
     """A compiled model; and the clip compiled with it, from the loss's end on."""
     torch.manual_seed(0)
-    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    counter = CompileCounterWithBackend("aot_eager")
     eager = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
     model = torch.compile(eager, backend=counter)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)

@@ -120,7 +120,7 @@ def test_in_compiled_code_nothing_is_said():
     assert said(clip) == []
 
 
-def test_through_torchs_own_operations(run_python):
+def test_through_torchs_own_operations(run_with_torch):
     code = """
         import warnings, torch, gradkern
         model = torch.nn.Linear(2, 1)
@@ -136,7 +136,7 @@ def test_through_torchs_own_operations(run_python):
                 optimizer.zero_grad()
         print(*(str(w.message)[:30] for w in caught), sep="\\n")
         """
-    found = run_python(textwrap.dedent(code), GRADKERN_DISABLE="1").stdout.splitlines()
+    found = run_with_torch(textwrap.dedent(code), GRADKERN_DISABLE="1").stdout.splitlines()
     assert found == ["[clip_grad_norm_] no parameter", "[clip_grad_value_] an optimize"]
 
 

@@ -115,7 +115,9 @@ def test_progress_and_where_the_results_are(demo: Demo) -> None:
 
 
 def test_the_picture_is_drawn(demo: Demo) -> None:
-    image = pytest.importorskip("matplotlib.image").imread(demo.folder / "gradients.png")
+    image = pytest.importorskip("matplotlib.image", reason="matplotlib is not installed").imread(
+        demo.folder / "gradients.png"
+    )
     assert image.shape[0] >= 800
     assert image.shape[1] >= 1600
     middle = image.shape[0] // 2

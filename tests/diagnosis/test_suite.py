@@ -1,10 +1,9 @@
 """A small part of the labelled suite, trained on the spot; the whole: ``python -m benchmarks.diagnosis``."""
-# The suite lies beside the package, and needs scikit-learn: both are seen to before it is imported.
-# ruff: noqa: E402
 
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import re
 from collections.abc import Callable
@@ -12,9 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-ROOT = Path(__file__).parents[2]
-pytest.importorskip("sklearn", reason="the suite learns from scikit-learn's data sets")
 
 from benchmarks.diagnosis import (
     cures,
@@ -33,6 +29,11 @@ from benchmarks.diagnosis.recipe import Recipe
 from benchmarks.diagnosis.train import train
 from gradkern.diagnosis import Finding, Remedy, diagnose
 
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("sklearn") is None, reason="the suite learns from scikit-learn's data sets"
+)
+
+ROOT = Path(__file__).parents[2]
 SEED = 3
 #: Short runs, for every change of the code; longer ones and the whole of a half are integration tests.
 HEALTHY = {

@@ -51,10 +51,14 @@ def _serve(rank: int, world: int, store: str, pipe: Any) -> None:
 
 
 def fork_context() -> Any:
-    """Processes forked from a server that has imported torch once; it runs nothing and has no threads
-    of ours, so that its children are as good as fresh."""
+    """Processes forked from a server that has imported torch, its compiler and gradkern.
+
+    The server runs nothing and has no threads, so that its children are as good as new processes.
+    """
     context = mp.get_context("forkserver")
-    context.set_forkserver_preload(["tests.distributed.models", "gradkern.distributed.functions"])
+    context.set_forkserver_preload(
+        ["tests.distributed.models", "gradkern.distributed.functions", "torch._dynamo"]
+    )
     return context
 
 

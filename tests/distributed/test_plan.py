@@ -174,6 +174,7 @@ def compile_job() -> None:
     torch._dynamo.reset()
 
 
+@pytest.mark.integration
 def test_inside_torch_compile(ranks):
     ranks(2)(compile_job)
 

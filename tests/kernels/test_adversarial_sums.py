@@ -81,6 +81,8 @@ def test_one_tensor(make, dtype, p):
     x = make().to(dtype)
     if p == 3.0:  # the reference takes its time over powers; all spikes are still in
         x = x[: 2 * CHUNK + 7]
+    elif dtype != torch.float64:  # sums in float64 are exact to 2^-43 at any length: test_a_long_float32_sum
+        x = x[: 4 * CHUNK + 7]
     got = gradkern.get_total_norm([x], p).item()
     ref.assert_norm(got, ref.total_norm([x], p), wide=ref.is_wide([x]), ulp=ref.NORM_ULP)
 

@@ -107,11 +107,11 @@ def usable():
     return [isa for isa in compiled if wider.get(isa, set()) <= flags]
 
 
-def test_instruction_sets(run_python):
+def test_instruction_sets(run_with_torch):
     """Each within the contract; where squares are exact in float64, in the very same bits."""
     lines = {}
     for isa in usable():
-        done = run_python(EVERY_ISA, GRADKERN_CPU_ISA=isa)
+        done = run_with_torch(EVERY_ISA, GRADKERN_CPU_ISA=isa)
         assert done.returncode == 0, done.stderr
         name, *rest = done.stdout.splitlines()
         assert name == isa
@@ -120,8 +120,8 @@ def test_instruction_sets(run_python):
     assert len({tuple(v) for v in lines.values()}) == 1
 
 
-def test_an_unknown_instruction_set_is_refused(run_python):
-    done = run_python(
+def test_an_unknown_instruction_set_is_refused(run_with_torch):
+    done = run_with_torch(
         "import torch, gradkern; gradkern.get_total_norm([torch.ones(3)])", GRADKERN_CPU_ISA="mmx"
     )
     assert done.returncode != 0

@@ -182,7 +182,7 @@ def test_func_grad_over_a_clip():
     torch.testing.assert_close(torch.func.grad(f)(x), 2 * x / 5)
 
 
-def test_disable_goes_to_torch(run_python):
+def test_disable_goes_to_torch(run_with_torch):
     code = """
 import math, torch, gradkern
 from tests.support.strategies import parameters
@@ -201,7 +201,7 @@ gradkern.clip_grad_norm_(p, 100.0)
 assert p[0].grad._version > version  # torch multiplies always
 print("done")
 """
-    done = run_python(code, GRADKERN_DISABLE="1")
+    done = run_with_torch(code, GRADKERN_DISABLE="1")
     assert done.stdout.strip() == "done", done.stderr
 
 
@@ -239,8 +239,8 @@ print("done")
 
 
 @pytest.mark.integration
-def test_verify_agrees_with_what_is_right(run_python):
-    done = run_python(VERIFY, GRADKERN_VERIFY="1")
+def test_verify_agrees_with_what_is_right(run_with_torch):
+    done = run_with_torch(VERIFY, GRADKERN_VERIFY="1")
     assert done.stdout.strip() == "done", done.stderr
 
 
@@ -326,8 +326,8 @@ NOTICED = [
 
 
 @pytest.mark.integration
-def test_verify_notices_planted_errors(run_python):
-    done = run_python(PLANTED, GRADKERN_VERIFY="1")
+def test_verify_notices_planted_errors(run_with_torch):
+    done = run_with_torch(PLANTED, GRADKERN_VERIFY="1")
     lines = done.stdout.splitlines()
     assert len(lines) == len(NOTICED), done.stdout + done.stderr
     for line, expected in zip(lines, NOTICED):
@@ -335,8 +335,8 @@ def test_verify_notices_planted_errors(run_python):
 
 
 @pytest.mark.integration
-def test_without_the_switch_nothing_is_verified(run_python):
-    done = run_python(PLANTED)
+def test_without_the_switch_nothing_is_verified(run_with_torch):
+    done = run_with_torch(PLANTED)
     assert done.stdout.splitlines() == ["not noticed"] * len(NOTICED), done.stderr
 
 

@@ -132,23 +132,23 @@ def test_by_kernels(kind):
 
 
 @pytest.mark.parametrize("variable", ["GRADKERN_DISABLE", "GRADKERN_VERIFY"])
-def test_by_torch_and_verified(run_python, variable):
+def test_by_torch_and_verified(run_with_torch, variable):
     code = (
         "import warnings; warnings.simplefilter('ignore')\n"
         "from tests.kernels.test_kinds import KINDS, try_all\n"
         "print(*try_all(KINDS), sep='\\n', end='')"
     )
-    done = run_python(code, **{variable: "1"})
+    done = run_with_torch(code, preload=["torch._dynamo"], **{variable: "1"})
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_a_float8_gradient_is_clipped_by_torchs_operations(run_python):
+def test_a_float8_gradient_is_clipped_by_torchs_operations(run_with_torch):
     code = (
         "import torch, gradkern\n"
         "p = torch.nn.Parameter(torch.ones(4).to(torch.float8_e4m3fn)); p.grad = p.detach().clone()\n"
         "print(gradkern.GradClipper([p], 1.0).clip_().total_norm.item(), p.grad.float().tolist())"
     )
-    done = run_python(code, GRADKERN_DISABLE="1")
+    done = run_with_torch(code, GRADKERN_DISABLE="1")
     assert done.stdout.split(maxsplit=1)[0] == "2.0" and done.stdout.count("0.5") == 4
 
 
@@ -179,6 +179,6 @@ print(gradkern.clip_grads_with_norm_([plain], 1.0, torch.tensor([5.0])))
 """
 
 
-def test_memory_that_gradients_share_without_kernels(run_python):
-    done = run_python("import warnings; warnings.simplefilter('ignore')" + OVERLAPS, GRADKERN_DISABLE="1")
+def test_memory_that_gradients_share_without_kernels(run_with_torch):
+    done = run_with_torch("import warnings; warnings.simplefilter('ignore')" + OVERLAPS, GRADKERN_DISABLE="1")
     assert done.stderr == "" and done.stdout.split() == [*["True"] * 7, "meta", "None"]

@@ -138,12 +138,12 @@ print(status)
 """
 
 
-def test_a_child_forked_before_gradkern_computed_anything(run_python):
-    done = run_python(FORK_BEFORE_FIRST_USE)
+def test_a_child_forked_before_gradkern_computed_anything(run_with_torch):
+    done = run_with_torch(FORK_BEFORE_FIRST_USE)
     assert done.stdout.strip() == "0", done.stdout + done.stderr
 
 
-def test_set_num_threads_is_respected(run_python):
+def test_set_num_threads_is_respected(run_with_torch):
     code = """
 import threading, torch
 torch.set_num_threads(1)
@@ -153,7 +153,7 @@ before = len(os.listdir("/proc/self/task"))
 gradkern.get_total_norm([grad])
 print(len(os.listdir("/proc/self/task")) - before)
 """
-    done = run_python(code)
+    done = run_with_torch(code)
     assert done.stdout.strip() == "0", done.stderr
 
 

@@ -11,10 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from gradkern import GradMonitor, History
 from gradkern.history import format
 from tests.support.loops import small_model
+
+pytestmark = pytest.mark.integration
 
 LOOP = """
 import sys, warnings

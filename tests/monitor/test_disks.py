@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -29,11 +27,11 @@ def test_a_folder_that_cannot_be_made(tmp_path):
         GradMonitor(small_model(), None, tmp_path / "file" / "run")
 
 
-def test_a_read_only_folder_is_an_error_before_training(tmp_path, monkeypatch):
+def test_a_read_only_folder_is_an_error_before_training(tmp_path, run_with_torch):
     run = tmp_path / "run"
     write_run(run, RNG.random((5, 2), dtype=np.float32))
     code = (
-        f"import os, sys; sys.path.insert(0, {str(Path(__file__).parents[2])!r})\n"
+        "import os\n"
         "from tests.support.loops import small_model\nfrom gradkern import GradMonitor, HistoryError\n"
         "if os.geteuid() == 0: os.setegid(65534); os.seteuid(65534)\n"
         f"try: GradMonitor(small_model(), None, {str(run)!r})\n"
@@ -44,7 +42,7 @@ def test_a_read_only_folder_is_an_error_before_training(tmp_path, monkeypatch):
             break
         os.chmod(directory, 0o555)
     try:
-        out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+        out = run_with_torch(code)
     finally:
         os.chmod(run, 0o755)
     assert "run': expected a folder that can be written, got: [Errno 13] Permission denied" in out.stdout, out

@@ -216,7 +216,7 @@ def test_pickles_of_earlier_versions_load():
         assert pickle.loads(old).names == stats.names
 
 
-def test_importing_changes_nothing_in_torch(run_python):
+def test_importing_changes_nothing_in_torch(run_with_torch):
     code = """
 import torch, torch.nn.utils
 def look():
@@ -226,7 +226,7 @@ before = look()
 import gradkern
 print(before == look())
 """
-    assert run_python(code).stdout.strip() == "True"
+    assert run_with_torch(code).stdout.strip() == "True"
 
 
 def test_public_names():

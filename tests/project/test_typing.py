@@ -83,7 +83,7 @@ def test_nothing_else_is_complained_of(said):
     assert sorted(said) == sorted(expected)
 
 
-def test_lazy_names_complete(run_python):
+def test_lazy_names_complete(run_with_torch):
     """Listed before they are imported, and every one of them is there."""
     code = f"""
 import importlib, gradkern
@@ -92,7 +92,7 @@ for package in map(importlib.import_module, {[*LAZY]}):
     listed = dir(package)
     print([name for name in package.__all__ if name not in listed or not hasattr(package, name)])
 """
-    done = run_python(code)
+    done = run_with_torch(code)
     assert done.stdout.splitlines() == ["True gradkern.distributed", *["[]"] * len(LAZY)], done.stderr
 
 

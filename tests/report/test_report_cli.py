@@ -118,7 +118,7 @@ def test_a_place_that_cannot_be_written(
 def test_pictures_that_cannot_be_written(
     recorded: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("matplotlib")
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     (tmp_path / "file").touch()
     assert main(["report", str(recorded()), "--png", str(tmp_path / "file")]) == 2
     assert capsys.readouterr().err == f"gradkern report: cannot write {tmp_path / 'file'}: File exists\n"
