@@ -1,8 +1,8 @@
 """Train, record and judge the labelled suite: ``python -m benchmarks.diagnosis``.
 
-By default the reported halves, whose figures go to benchmarks/results/diagnosis.json and into
-docs/diagnosis-suite.md; with ``--half third`` one of them; with ``--half tuning`` the runs that rules were
-made by, whose misjudged ones are listed.
+By default the fourth half, whose figures go to benchmarks/results/diagnosis.json and into
+docs/diagnosis-suite.md; with ``--half third`` or ``--half reported`` one that rules were changed by since it
+was reported; with ``--half tuning`` the runs that rules were made by, whose misjudged ones are listed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,39 +20,67 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import machine
 
-from benchmarks.diagnosis import faulty, healthy, reported, reported_faults, second, third
+from benchmarks.diagnosis import (
+    faulty,
+    fourth,
+    fourth_faults,
+    healthy,
+    reported,
+    reported_faults,
+    second,
+    third,
+)
 from benchmarks.diagnosis.cures import Outcome, try_cures
-from benchmarks.diagnosis.judge import Verdict, judge_faulty, judge_healthy
+from benchmarks.diagnosis.faulty import Case
+from benchmarks.diagnosis.judge import Verdict, is_strictly_well, is_well, judge_faulty, judge_healthy
+from benchmarks.diagnosis.recipe import Recipe
 from benchmarks.diagnosis.report import as_markdown, figures, with_figures
+from benchmarks.diagnosis.trace import Trace
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "diagnosis-suite.md"
-#: Recipes and cases; seeds of healthy runs and of faulty ones.
+
+
+@dataclass(frozen=True)
+class Half:
+    """Recipes and cases, and the seeds of healthy runs and of faulty ones."""
+
+    recipes: dict[str, Recipe]
+    cases: Callable[[], list[Case]]
+    well: range
+    sick: range
+    confirms: Callable[[str, Trace], bool] = is_well
+    """Whether a trace is that of a healthy run."""
+
+
 HALVES = {
-    "tuning": (
+    "tuning": Half(
         healthy.TUNED | second.HEALTHY,
         lambda: [*faulty.tuning_cases(), *second.second_cases()],
         range(2),
         range(2),
     ),
-    "reported": (reported.HEALTHY, reported_faults.reported_cases, range(200, 204), range(200, 201)),
-    "third": (third.HEALTHY, third.third_cases, range(500, 503), range(500, 503)),
+    "reported": Half(reported.HEALTHY, reported_faults.reported_cases, range(200, 204), range(200, 201)),
+    "third": Half(third.HEALTHY, third.third_cases, range(500, 503), range(500, 503)),
+    "fourth": Half(
+        fourth.HEALTHY, fourth_faults.fourth_cases, range(800, 804), range(800, 802), is_strictly_well
+    ),
 }
 
 
 def main() -> int:
     options = _options()
-    for half in [options.half] if options.half else ["reported", "third"]:
-        judge(half, options)
+    judge(options.half, options)
     return 0
 
 
 def judge(half: str, options: argparse.Namespace) -> None:
     """Train, judge and cure the runs of a half; save or list what comes out."""
     start = time.time()
-    recipes, make_cases, well, sick = HALVES[half]
-    cases = {case.name: case for case in make_cases()}
-    healthies = _shown("healthy", judge_healthy(recipes, well, options.folder, options.reuse))
-    faulties = _shown("faulty", judge_faulty(cases.values(), sick, options.folder, options.reuse))
+    chosen = HALVES[half]
+    cases = {case.name: case for case in chosen.cases()}
+    where = options.folder, options.reuse
+    healthies = _shown("healthy", judge_healthy(chosen.recipes, chosen.well, *where, chosen.confirms))
+    faulties = _shown("faulty", judge_faulty(cases.values(), chosen.sick, *where))
     outcomes = [
         try_cures(cases[v.name], v, options.folder, options.reuse)
         for v in faulties
@@ -76,7 +105,7 @@ def save(half: str, result: dict[str, Any]) -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.diagnosis", description=__doc__)
-    parser.add_argument("--half", choices=HALVES)
+    parser.add_argument("--half", choices=HALVES, default="fourth")
     parser.add_argument("--folder", type=Path, default=Path("build/diagnosis"), help="recorded runs")
     parser.add_argument("--reuse", action="store_true", help="take runs that another version has recorded")
     parser.add_argument("--list", action="store_true", help="list misjudged runs instead of saving figures")

@@ -10,9 +10,17 @@ import torch
 from torch import nn
 
 from benchmarks.diagnosis import models, sequences, special
+from benchmarks.diagnosis.fourth_attention import FOURTH_ATTENTION
+from benchmarks.diagnosis.fourth_dense import FOURTH_DENSE
+from benchmarks.diagnosis.fourth_fields import FOURTH_FIELDS
+from benchmarks.diagnosis.fourth_games import FOURTH_GAMES
+from benchmarks.diagnosis.fourth_images import FOURTH_IMAGES
+from benchmarks.diagnosis.fourth_sequences import FOURTH_SEQUENCES
+from benchmarks.diagnosis.fourth_training import FOURTH_TRAININGS
 from benchmarks.diagnosis.further import FURTHER
 from benchmarks.diagnosis.further_training import FURTHER_TRAINED, FURTHER_TRAININGS
 from benchmarks.diagnosis.initialize import initialize
+from benchmarks.diagnosis.loops import Lion
 from benchmarks.diagnosis.recipe import Recipe
 from benchmarks.diagnosis.tasks import make_task
 from benchmarks.diagnosis.unseen import UNSEEN
@@ -42,8 +50,19 @@ ARCHITECTURES: dict[str, Callable[[Recipe], nn.Module]] = {
     **UNSEEN,
     **FURTHER,
     **FURTHER_TRAINED,
+    **FOURTH_ATTENTION,
+    **FOURTH_DENSE,
+    **FOURTH_FIELDS,
+    **FOURTH_IMAGES,
+    **FOURTH_SEQUENCES,
 }
-TRAININGS = {**special.TRAININGS, **UNSEEN_TRAININGS, **FURTHER_TRAININGS}
+TRAININGS = {
+    **special.TRAININGS,
+    **UNSEEN_TRAININGS,
+    **FURTHER_TRAININGS,
+    **FOURTH_TRAININGS,
+    **FOURTH_GAMES,
+}
 
 
 def build_model(recipe: Recipe, seed: int) -> nn.Module:
@@ -102,7 +121,16 @@ def _optimizer(recipe: Recipe, named: list[tuple[str, nn.Parameter]], kind: str)
         "adam": torch.optim.Adam,
         "adamw": torch.optim.AdamW,
         "nadam": torch.optim.NAdam,
+        "radam": torch.optim.RAdam,
+        "adamax": torch.optim.Adamax,
+        "adadelta": torch.optim.Adadelta,
     }
+    if kind == "lion":
+        return Lion(groups, rate, decay)
+    if kind == "adafactor":
+        return torch.optim.Adafactor(groups, rate, weight_decay=decay)
+    if kind == "rprop":
+        return torch.optim.Rprop(groups, rate, foreach=True)
     return makers[kind](groups, rate, weight_decay=decay, foreach=True)  # type: ignore[operator]
 
 
@@ -118,6 +146,16 @@ def rate_at(recipe: Recipe, step: int) -> float:
         return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (3 * done % 1))))
     if recipe.schedule == "steps":
         return warm * 0.3 ** int(3 * done)
+    if recipe.schedule == "linear":
+        return warm * (1 - 0.95 * done)
+    if recipe.schedule == "one_cycle":  # up for a third, then down to a hundredth
+        return (
+            max(3 * done, 0.04)
+            if done < 1 / 3
+            else 0.01 + 0.99 * math.cos(0.75 * math.pi * (done - 1 / 3)) ** 2
+        )
+    if recipe.schedule == "triangles":
+        return warm * (0.1 + 0.9 * abs((4 * done) % 2 - 1))
     if recipe.schedule == "inverse_sqrt":
         return warm * min(1.0, (max(recipe.warmup, 10) / (step + 1)) ** 0.5)
     return warm

@@ -26,7 +26,7 @@ from gradkern.diagnosis import Remedy, diagnose
 __all__ = ["ADVICE", "CURES", "Outcome", "try_cures"]
 
 Cure = Callable[[Recipe, Remedy], Recipe]
-_POISON = ("nan_batch", "inf_batch", "nan_loss", "nan_gradient", "spike")
+_POISON = ("nan_batch", "inf_batch", "nan_loss", "nan_gradient", "spike", "outlier")
 
 
 def _set(**values: object) -> Cure:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,8 +10,9 @@ import numpy as np
 
 from benchmarks.diagnosis.baselines import BASELINES
 from benchmarks.diagnosis.faulty import Case
+from benchmarks.diagnosis.fourth import UNJUDGED as UNJUDGED_FOURTH
 from benchmarks.diagnosis.healthy import UNJUDGED
-from benchmarks.diagnosis.labels import fall
+from benchmarks.diagnosis.labels import fall, unreached
 from benchmarks.diagnosis.recipe import Recipe
 from benchmarks.diagnosis.reported import UNJUDGED as UNJUDGED_REPORTED
 from benchmarks.diagnosis.score import evidence_of, hit, latency, prefix, right_layers
@@ -20,10 +21,12 @@ from benchmarks.diagnosis.trace import Trace
 from benchmarks.diagnosis.train import train
 from gradkern.diagnosis import Finding, diagnose
 
-__all__ = ["Verdict", "judge_faulty", "judge_healthy"]
+__all__ = ["Verdict", "is_strictly_well", "is_well", "judge_faulty", "judge_healthy"]
 
 #: A healthy run loses at least this part of its initial loss.
 LEARNS = 0.1
+#: A strictly healthy run has fewer units than this part of a ReLU layer that are zero for every input.
+DEAD = 0.8
 #: Steps at which a monitor diagnoses while a run goes on.
 ONLINE = (10, 20, 50, 100)
 
@@ -60,8 +63,34 @@ class Verdict:
         return self.found[0].kind if self.found and self.found[0].is_alarm else ""
 
 
+def is_well(name: str, trace: Trace) -> bool:
+    """Everything is finite, the weights move, and the loss falls where that can be asked."""
+    finite = bool(np.isfinite(trace.loss).all() and not np.isinf(trace.rms).any())
+    moves = bool(trace.moved[list(trace.matrices)].max() > 1e-5)
+    may_stay = name in UNJUDGED | UNJUDGED_REPORTED | UNJUDGED_THIRD | UNJUDGED_FOURTH
+    return finite and moves and (may_stay or fall(trace) > LEARNS)
+
+
+def is_strictly_well(name: str, trace: Trace) -> bool:
+    """`is_well`, and no ReLU layer is dead, no parameter is without gradient, the loss ends near its lowest.
+
+    By thirds of the run: the last third's mean loss is at most a fifth of the fall above the lowest one's.
+    """
+    if not is_well(name, trace):
+        return False
+    alive = max(trace.dead.values(), default=0.0) < DEAD
+    reached = not unreached(trace)
+    thirds = [float(part.mean()) for part in np.array_split(trace.loss, 3)]
+    returns = thirds[-1] > min(thirds) + 0.2 * (float(trace.loss[:3].mean()) - min(thirds))
+    return alive and reached and (name in UNJUDGED_FOURTH or not returns)
+
+
 def judge_healthy(
-    recipes: Mapping[str, Recipe], seeds: Iterable[int], folder: Path, reuse: bool
+    recipes: Mapping[str, Recipe],
+    seeds: Iterable[int],
+    folder: Path,
+    reuse: bool,
+    confirms: Callable[[str, Trace], bool] = is_well,
 ) -> Iterator[Verdict]:
     for seed in seeds:
         for name, recipe in recipes.items():
@@ -73,7 +102,7 @@ def judge_healthy(
                 name,
                 seed,
                 "",
-                confirmed=_is_well(name, trace),
+                confirmed=confirms(name, trace),
                 found=found,
                 hit=not _alarms(found),
                 quiet_online=not any(_alarms(f) for f in early),
@@ -110,12 +139,3 @@ def _judge(case: Case, seed: int, folder: Path, reuse: bool) -> Verdict:
 
 def _alarms(found: Iterable[Finding]) -> list[Finding]:
     return [f for f in found if f.is_alarm]
-
-
-def _is_well(name: str, trace: Trace) -> bool:
-    """Everything is finite, the weights move, and the loss falls where that can be asked."""
-    finite = bool(np.isfinite(trace.loss).all() and not np.isinf(trace.rms).any())
-    moves = bool(trace.moved[list(trace.matrices)].max() > 1e-5)
-    return (
-        finite and moves and (name in UNJUDGED | UNJUDGED_REPORTED | UNJUDGED_THIRD or fall(trace) > LEARNS)
-    )

@@ -32,7 +32,8 @@ class Recipe:
     weight_decay: float = 0.0
     warmup: int = 0
     schedule: str = "constant"
-    """"constant", "cosine", "restarts", "steps", "inverse_sqrt" or "range"."""
+    """"constant", "cosine", "restarts", "steps", "inverse_sqrt", "linear", "one_cycle", "triangles" or
+    "range"."""
     batch: int = 32
     steps: int = 80
     accumulate: int = 1

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.diagnosis.fourth_data import DATA
 from benchmarks.diagnosis.recipe import Recipe
 
 __all__ = ["SIZES", "TASKS", "Batch", "Loss", "Task", "make_task"]
@@ -210,6 +211,11 @@ def _patches() -> tuple[Tensor, Tensor, Loss]:
     return x.view(-1, 4, 2, 4, 2).transpose(2, 3).reshape(-1, 16, 4), y, cross_entropy
 
 
+def _fourth(name: str) -> Callable[[], tuple[Tensor, Tensor, Loss]]:
+    make, loss, _, _ = DATA[name]
+    return lambda: (*make(), {"mse": mse, "binary": binary, "cross_entropy": cross_entropy}[loss])
+
+
 TASKS: dict[str, Callable[[], tuple[Tensor, Tensor, Loss]]] = {
     "digits": _digits_task,
     "images": _images,
@@ -232,6 +238,7 @@ TASKS: dict[str, Callable[[], tuple[Tensor, Tensor, Loss]]] = {
     "neighbors": _neighbors,
     "adding": _adding,
     "ratings": _ratings,
+    **{name: _fourth(name) for name in DATA},
 }
 #: Features of an input, and outputs.
 SIZES = {
@@ -256,6 +263,7 @@ SIZES = {
     "neighbors": (SYMBOLS, SYMBOLS),
     "adding": (2, 1),
     "ratings": (60, 1),
+    **{name: (inputs, outputs) for name, (_, _, inputs, outputs) in DATA.items()},
 }
 
 

@@ -11,6 +11,10 @@ The extras of a recipe that act here, "name:argument" with steps counted from 1:
     no_loss, no_optimizer       the monitor is not told of it
     drop_in                     gradkern.clip_grad_norm_ clips, in place of a GradClipper
     unstepped                   of several optimizers only the first one steps
+    sharp:R                     gradients are those at weights R up the gradient (sharpness-aware)
+    lookahead:K                 every K steps the weights go half the way back to slow ones
+    noise:S                     noise of S times the rms is added to each gradient
+    outlier:K                   the targets of step K are multiplied by 300
 """
 
 from __future__ import annotations
@@ -30,6 +34,7 @@ from torch import Tensor
 
 import gradkern
 from benchmarks.diagnosis.build import build_model, build_optimizers, build_task, rate_at
+from benchmarks.diagnosis.loops import Lookahead, add_noise, sharpened
 from benchmarks.diagnosis.recipe import Recipe
 from benchmarks.diagnosis.trace import Trace, Tracer
 
@@ -65,7 +70,9 @@ def _version() -> str:
     """Of all code that makes a run what it is."""
     here = Path(__file__).parent
     names = ("recipe", "tasks", "models", "sequences", "special", "initialize", "build", "train", "trace")
-    names += ("unseen", "unseen_training", "further", "further_training")
+    names += ("unseen", "unseen_training", "further", "further_training", "loops")
+    names += tuple(f"fourth_{name}" for name in ("attention", "data", "dense", "fields", "games"))
+    names += tuple(f"fourth_{name}" for name in ("images", "sequences", "training"))
     files = [here / f"{name}.py" for name in names]
     for room in ("monitor", "history", "clipping", "params"):
         files += sorted((ROOT / "gradkern" / room).glob("*.py"))
@@ -86,6 +93,8 @@ class _Training:
         self.optimizers = build_optimizers(recipe, self.model)
         if recipe.extra("restart") is not None:
             self._train_first()
+        every = recipe.extra("lookahead")
+        self.lookahead = Lookahead(self.model, int(every)) if every else None
         self.tracer = Tracer(self.model)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -116,12 +125,14 @@ class _Training:
             for group in optimizer.param_groups:
                 group["lr"] = recipe.lr * group.get("factor", 1.0) * rate_at(recipe, step)
         self.tracer.begin_step(step)
-        loss = self._backward(step)
+        loss = self._backward_of_loop(step)
         self.tracer.after_backward(float(loss) / recipe.target_scale**2, recipe.loss_scale)
         skip = self._clip_and_record(loss)
         if recipe.extra("no_step") is None and not skip:
             for optimizer in self.optimizers[: 1 if recipe.extra("unstepped") is not None else None]:
                 optimizer.step()
+        if self.lookahead is not None:
+            self.lookahead.step()
         inflation = recipe.extra("inflate")
         if inflation is not None:
             with torch.no_grad():
@@ -149,11 +160,22 @@ class _Training:
                     p.grad.mul_(inv_scale)
         return False
 
-    def _backward(self, step: int) -> float | Tensor:
+    def _backward_of_loop(self, step: int) -> float | Tensor:
+        """`_backward`, and what a loop does with its gradients before they are clipped."""
+        batches = [self._spoil(self.task.batch(), step + 1) for _ in range(self.recipe.accumulate)]
+        loss = self._backward(step, batches)
+        radius, noise = self.recipe.extra("sharp"), self.recipe.extra("noise")
+        if radius:
+            with sharpened(self.model, float(radius)):
+                loss = self._backward(step, batches)
+        if noise:
+            add_noise(self.model, float(noise))
+        return loss
+
+    def _backward(self, step: int, batches: list[Any]) -> float | Tensor:
         """The loss as it is recorded: a tensor with its graph, a number where it is a sum of several."""
         recipe, total = self.recipe, 0.0
-        for _ in range(recipe.accumulate):
-            batch = self._spoil(self.task.batch(), step + 1)
+        for batch in batches:
             with self._precision():
                 loss = self.task.loss(self.model, batch) / recipe.accumulate
             if recipe.extra("nan_loss") == str(step + 1):
@@ -175,6 +197,8 @@ class _Training:
             x = x.clone().index_fill_(0, torch.tensor([0]), math.inf)
         if self.recipe.extra("spike") == str(step):
             x, y = x * 300, y * 30 if y.is_floating_point() else y
+        if self.recipe.extra("outlier") == str(step):
+            y = y * 300
         if self.recipe.precision in ("float16", "bfloat16") and x.is_floating_point():
             x = x.to(getattr(torch, self.recipe.precision))
         return x, y

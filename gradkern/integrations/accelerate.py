@@ -7,12 +7,14 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from gradkern.integrations.ending import opened
 from gradkern.integrations.torch_utils import patched_torch
-from gradkern.monitor import GradMonitor
 
 if TYPE_CHECKING:
     import accelerate
     import torch
+
+    from gradkern.monitor import GradMonitor
 
 
 @contextlib.contextmanager
@@ -60,10 +62,7 @@ def monitored(
             "Record its engine, accelerator.deepspeed_engine_wrapped.engine, with `monitored` of "
             "gradkern.integrations.deepspeed"
         )
-    monitor = GradMonitor(accelerator.unwrap_model(model), optimizer, run_dir, **options)
-    accelerator.register_for_checkpointing(monitor)
-    try:
+    with opened(accelerator.unwrap_model(model), optimizer, run_dir, options) as monitor:
+        accelerator.register_for_checkpointing(monitor)
         with patched_torch(monitor, when=lambda: bool(accelerator.sync_gradients)):
             yield monitor
-    finally:
-        monitor.close()

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from gradkern.integrations.ending import opened
 from gradkern.integrations.torch_utils import patched_torch
 from gradkern.monitor import GradMonitor
 from gradkern.params.names import NamedParameters
@@ -28,7 +29,8 @@ class TrainingMonitor:
         self.run_dir, self._options = run_dir, dict(options)
         self._open: GradMonitor | None = None
         self._stack = contextlib.ExitStack()
-        self._state: Mapping[str, int] | None = None
+        self._state: Mapping[str, int] | None = None  # to continue from
+        self._ended: Mapping[str, int] = {}  # of the last run, for checkpoints that are saved after it
 
     def start(
         self,
@@ -43,7 +45,7 @@ class TrainingMonitor:
         run_dir = default_dir if self.run_dir is None else self.run_dir
         with contextlib.ExitStack() as stack:
             if engine is None:
-                monitor = stack.enter_context(GradMonitor(model, optimizer, run_dir, **self._options))
+                monitor = stack.enter_context(opened(model, optimizer, run_dir, self._options))
                 stack.enter_context(patched_torch(monitor))
             else:
                 from gradkern.integrations.deepspeed import monitored
@@ -74,14 +76,14 @@ class TrainingMonitor:
 
     def stop(self) -> None:
         """Close the monitor and undo the patch. Idempotent."""
-        self._open = None
+        self._ended, self._open = self.state_dict(), None
         self._stack.close()
 
     def state_dict(self) -> dict[str, int]:
         """The number of the last step, for a checkpoint."""
         if self._open is not None:
             return self._open.state_dict()
-        return dict(self._state or {})
+        return dict(self._state or self._ended)
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Continue from a checkpoint, now or as soon as training starts."""
@@ -101,5 +103,6 @@ def engine_of(model: Any) -> Any:
     package = sys.modules.get("deepspeed")
     if package is None:
         return None
-    engines = (one for one in gc.get_objects() if isinstance(one, package.DeepSpeedEngine))
+    # Not isinstance: it would ask objects that give a __class__ of their own, and deprecated ones would warn.
+    engines = (one for one in gc.get_objects() if issubclass(type(one), package.DeepSpeedEngine))
     return next((engine for engine in engines if engine.module is model), None)

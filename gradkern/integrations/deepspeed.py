@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gradkern.clipping.measure import measure
+from gradkern.integrations.ending import opened
 from gradkern.integrations.stand_in import follow_rates, stand_in
 from gradkern.kernels.torch_scale import coefficient
 from gradkern.monitor import GradMonitor
@@ -54,7 +55,7 @@ def monitored(
     """
     rates = _rates(engine)
     options = {"update_every": 0, "histogram_every": 0, **options}
-    with GradMonitor(engine.module, rates, run_dir, **options) as monitor:
+    with opened(engine.module, rates, run_dir, options) as monitor:
         recorder = _Recorder(engine, monitor, rates)
         backward, step = engine.backward, engine.step
         engine.backward, engine.step = recorder.backward, recorder.step

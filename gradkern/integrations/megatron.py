@@ -12,15 +12,14 @@ import dataclasses
 import importlib
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-import torch.distributed as dist
-from torch import Tensor
 
 from gradkern import compat
-from gradkern.clipping.measure import measure
+from gradkern.integrations.ending import opened
+from gradkern.integrations.megatron_grads import MainGrads
 from gradkern.integrations.stand_in import follow_rates, stand_in
 from gradkern.kernels.torch_scale import coefficient
 from gradkern.monitor import GradMonitor
@@ -36,9 +35,9 @@ def monitored(
     Args:
         optimizer: the result of `get_megatron_optimizer`. Enter the block on every rank.
         model: the model, wrapped or not, or the list of model chunks.
-        run_dir, options: arguments of `GradMonitor`. With pipeline parallelism the default of `all_ranks` is
-            True, because each stage has only its own parameters. ``every=10`` measures and records every
-            tenth step only.
+        run_dir, options: arguments of `GradMonitor`. With pipeline or expert parallelism the default of
+            `all_ranks` is True, because each rank has parameters of its own. ``every=10`` measures and
+            records every tenth step only.
 
     Yields:
         The `GradMonitor`, which is closed at the end of the block.
@@ -54,12 +53,13 @@ def monitored(
     Raises:
         TypeError: an optimizer of another class than FP32Optimizer, Float16OptimizerWithFloat16Params,
             DistributedOptimizer, or ChainedOptimizer of these.
-        ValueError: expert parallelism, or Megatron's FSDP.
+        ValueError: Megatron's FSDP.
 
     Notes:
         One row is recorded per optimizer step, for the main gradients without the loss scale. Norms are those
         over all tensor-parallel ranks and all shards of the distributed optimizer, which takes two small
-        all-reduces for each of these groups. The total norm is the one that ``optimizer.step()`` returns.
+        all-reduces for each of these groups. With expert parallelism each rank records its own experts. The
+        total norm is the one that ``optimizer.step()`` returns.
         Weight norms, update ratios and histograms are not recorded, because `.grad` of the parameters is
         empty.
     """
@@ -71,14 +71,18 @@ def monitored(
         for index, chunk in enumerate(chunks)
         for name, param in chunk.named_parameters()
     ]
-    rows = _Rows(optimizer, named)
+    grads = MainGrads(optimizer, named)
     trained = [param for _, param in named if param.requires_grad]
-    rates = stand_in(rows.parts[0].optimizer, trained, optimizer.param_groups)
-    options.setdefault("all_ranks", parallel_state.get_pipeline_model_parallel_world_size() > 1)
+    rates = stand_in(grads.parts[0].optimizer, trained, optimizer.param_groups)
+    sizes = (
+        parallel_state.get_pipeline_model_parallel_world_size(),
+        parallel_state.get_expert_model_parallel_world_size(),
+    )
+    options.setdefault("all_ranks", max(sizes) > 1)
     options = {"update_every": 0, "histogram_every": 0, **options}
     given = chunks[0] if len(chunks) == 1 else named
-    with GradMonitor(given, rates, run_dir, **options) as monitor:
-        recorder = _Recorder(optimizer, rows, monitor, rates)
+    with opened(given, rates, run_dir, options) as monitor:
+        recorder = _Recorder(optimizer, grads, monitor, rates)
         optimizer.prepare_grads, optimizer.step = recorder.prepare_grads, recorder.step
         try:
             yield monitor
@@ -96,9 +100,9 @@ class _Recorder:
     """Wraps the methods `prepare_grads` and `step` of an optimizer. `step` calls `prepare_grads`."""
 
     def __init__(
-        self, optimizer: Any, rows: _Rows, monitor: GradMonitor, rates: torch.optim.Optimizer | None
+        self, optimizer: Any, grads: MainGrads, monitor: GradMonitor, rates: torch.optim.Optimizer | None
     ) -> None:
-        self._optimizer, self._rows, self._monitor, self._rates = optimizer, rows, monitor, rates
+        self._optimizer, self._grads, self._monitor, self._rates = optimizer, grads, monitor, rates
         self._prepare, self._step = optimizer.prepare_grads, optimizer.step
         self._stats: GradStats | None = None
 
@@ -106,7 +110,7 @@ class _Recorder:
         """The optimizer's `prepare_grads`. The main gradients are unscaled then, but not clipped."""
         found_inf: bool = self._prepare()
         if (self._monitor.step + 1) % self._monitor.every == 0:
-            self._stats = self._rows.measured()
+            self._stats = self._grads.measured()
         return found_inf
 
     def step(self) -> Any:
@@ -132,122 +136,6 @@ def _decided(stats: GradStats, applied: bool, total: float | None, limit: float)
         threshold=limit if limit > 0 else math.inf,
         skip_step=torch.tensor(not applied, device=decisive.device),
     )
-
-
-class _Rows:
-    """The main gradients of a model's parameters.
-
-    Args:
-        optimizer: a Megatron-core optimizer.
-        named: names and parameters of the model.
-    """
-
-    def __init__(self, optimizer: Any, named: Sequence[tuple[str, Tensor]]) -> None:
-        self.parts = _parts(optimizer)
-        self._named = named
-        self._main = {id(param): param for _, param in named}
-        for part in self.parts:
-            self._main.update(_main_params(part, named))
-        head = self.parts[0]
-        self._name = (
-            "decoupled_grad" if head.config.use_precision_aware_optimizer_no_fp8_or_ds_fp8 else "grad"
-        )
-        self._tp_group = head.tp_group
-        shards = [head.data_parallel_group] if hasattr(head, "model_param_group_index_map") else []
-        self._groups = [group for group in (self._tp_group, *shards) if group.size() > 1]
-
-    @torch.no_grad()
-    def measured(self) -> GradStats:
-        """Statistics of every parameter, over all ranks that have a part of it."""
-        holders = []
-        for _, param in self._named:
-            main = self._main[id(param)]
-            grad = None if main is None else getattr(main, self._name, None)
-            holder = torch.empty(0) if grad is None else grad.detach()
-            if grad is not None and self._counts_here(param):
-                holder.grad = grad
-            holders.append(holder)
-        stats = measure(holders)
-        return self._over_ranks(stats) if self._groups else self._titled(stats)
-
-    def _counts_here(self, param: Any) -> bool:
-        """Whether no earlier tensor-parallel rank has the same gradient."""
-        return getattr(param, "tensor_model_parallel", False) or self._tp_group.rank() == 0
-
-    def _over_ranks(self, stats: GradStats) -> GradStats:
-        sums = torch.stack([stats.norm.double().square(), stats.nonfinite.double()])
-        largest = stats.max_abs.nan_to_num(
-            nan=math.inf, posinf=math.inf
-        )  # MAX does not keep a NaN everywhere
-        for group in self._groups:
-            dist.all_reduce(sums, group=group)
-            dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=group)
-        norm = sums[0].sqrt()
-        return self._titled(
-            dataclasses.replace(
-                stats,
-                norm=(rounded := norm.to(stats.norm.dtype)),
-                l2_norm=rounded,
-                max_abs=largest,
-                nonfinite=sums[1].long(),
-                total_norm=torch.linalg.vector_norm(norm).to(stats.total_norm.dtype),
-                decision_norm=None,
-                _wide_norm=None,
-            )
-        )
-
-    def _titled(self, stats: GradStats) -> GradStats:
-        size = self._tp_group.size()
-        parallel = [getattr(param, "tensor_model_parallel", False) for _, param in self._named]
-        return dataclasses.replace(
-            stats,
-            names=tuple(name for name, _ in self._named),
-            numel=tuple(p.numel() * (size if spread else 1) for (_, p), spread in zip(self._named, parallel)),
-            has_grad=tuple(param.requires_grad for _, param in self._named),
-            first=(),
-            _identities=tuple(id(param) for _, param in self._named),
-        )
-
-
-def _parts(optimizer: Any) -> list[Any]:
-    """The optimizers of a chain, checked to be of classes whose gradients can be found."""
-    from megatron.core import parallel_state
-    from megatron.core.optimizer import ChainedOptimizer, DistributedOptimizer
-    from megatron.core.optimizer.optimizer import Float16OptimizerWithFloat16Params, FP32Optimizer
-
-    parts = optimizer.chained_optimizers if type(optimizer) is ChainedOptimizer else [optimizer]
-    known = (FP32Optimizer, Float16OptimizerWithFloat16Params, DistributedOptimizer)
-    for part in parts:
-        if not isinstance(part, known):
-            raise TypeError(
-                "[monitored] optimizer: expected what get_megatron_optimizer returns (FP32Optimizer, "
-                "Float16OptimizerWithFloat16Params, DistributedOptimizer, or a ChainedOptimizer of these), "
-                f"got {type(part).__name__}"
-            )
-    if parallel_state.get_expert_model_parallel_world_size() > 1:
-        raise ValueError(
-            "[monitored] optimizer: expert parallelism is not supported, because ranks have different "
-            "experts with the same name; record what optimizer.step() returns with "
-            "GradMonitor.record(extra={'total': total})"
-        )
-    return list(parts)
-
-
-def _main_params(part: Any, named: Sequence[tuple[str, Any]]) -> dict[int, Any]:
-    """By the id of a model's parameter, what the optimizer steps with: itself, its float32 copy, or this
-    rank's shard of that (None where it has none)."""
-    if any(getattr(param, "__fsdp_param__", False) for _, param in named):
-        raise ValueError(
-            "[monitored] model: Megatron's FSDP is not supported; its gradients are sharded by it"
-        )
-    places = getattr(part, "model_param_group_index_map", None)
-    if places is None:
-        return {id(param): getattr(param, "main_param", param) for _, param in named}
-    groups = part.optimizer.param_groups
-    return {
-        id(param): groups[places[param][0]]["params"][places[param][1]] if param in places else None
-        for _, param in named
-    }
 
 
 #: Modules of megatron.core that hold the functions, and their names there.

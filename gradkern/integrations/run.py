@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import gc
 import os
 import sys
@@ -15,26 +16,17 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from gradkern.integrations import bridge
-from gradkern.integrations.torch_utils import patch_torch
+from gradkern.integrations.ending import where
+from gradkern.integrations.torch_utils import Patch, patch_torch
 from gradkern.monitor import GradMonitor
 
 
 def start(run_dir: str | os.PathLike[str] | None) -> None:
-    """Patch torch. With `run_dir`, record each model from its first clip on."""
-    patch, steps = patch_torch(), _Steps()
-    found = _Monitors(Path(run_dir)) if run_dir else None
-    if found is not None:
-        bridge.on_unknown(found.open_for)
-
-    def report() -> None:
-        if found is not None:
-            found.report()
-        if steps.count and not bridge.called:
-            _tell(_NO_CLIP.format(steps.count, "recorded" if found else "changed"))
-        if found is not None and patch.older:
-            _tell(f"not reached, as they were imported before: {', '.join(patch.older)}")
-
-    atexit.register(report)
+    """Patch torch, and report at the end. With `run_dir`, record each model from its first clip on."""
+    program = _Program(patch_torch())
+    if run_dir:
+        bridge.on_unknown(functools.partial(program.open_for, Path(run_dir)))
+    atexit.register(program.report, "recorded" if run_dir else "changed")
 
 
 _NO_CLIP = (
@@ -56,22 +48,18 @@ class _Steps:
             self.count += 1
 
 
-def _tell(message: str) -> None:
-    print(f"gradkern run: {message}", file=sys.stderr)
+class _Program:
+    """A program that does not use gradkern itself: the patch, and the monitors that are opened for it."""
 
-
-class _Monitors:
-    """The monitors that are opened for a program which does not use gradkern itself."""
-
-    def __init__(self, run_dir: Path) -> None:
-        self._run_dir = run_dir
+    def __init__(self, patch: Patch) -> None:
+        self._patch, self._steps = patch, _Steps()
         self._monitors: list[GradMonitor] = []
 
-    def open_for(self, params: Sequence[Tensor]) -> GradMonitor:
+    def open_for(self, run_dir: Path, params: Sequence[Tensor]) -> GradMonitor:
         """Open a monitor for parameters that are clipped for the first time."""
         model = model_of(params)
         number = len(self._monitors) + 1
-        folder = self._run_dir if number == 1 else self._run_dir / f"model{number}"
+        folder = run_dir if number == 1 else run_dir / f"model{number}"
         optimizers = optimizers_of(params if model is None else list(model.parameters()))
         monitor = GradMonitor(
             params if model is None else model, optimizers[0] if len(optimizers) == 1 else optimizers, folder
@@ -79,12 +67,27 @@ class _Monitors:
         self._monitors.append(monitor)
         return monitor
 
-    def report(self) -> None:
-        """Print what was recorded, at the end of the program."""
+    def report(self, what: str) -> None:
+        """Print at the end of the program what was recorded and, if it is rank 0, what was replaced."""
         for monitor in self._monitors:
             monitor.close()
             if monitor.records:
-                _tell(f"{monitor.step} steps recorded in {monitor.run_dir}")
+                _tell(where(monitor))
+        if self._steps.count and not bridge.called:
+            _tell(_NO_CLIP.format(self._steps.count, what))
+        if (self._steps.count or bridge.called) and os.environ.get("RANK", "0") == "0":
+            self._report_names()
+
+    def _report_names(self) -> None:
+        public = [name for name in self._patch.replaced if name.rpartition(".")[0] == "torch.nn.utils"]
+        _tell(f"replaced {', '.join(public)}" if public else "the program has undone the patch")
+        older = self._patch.older
+        if older:
+            _tell(f"not replaced in modules that were imported before: {', '.join(older)}")
+
+
+def _tell(message: str) -> None:
+    print(f"gradkern run: {message}", file=sys.stderr)
 
 
 def model_of(params: Sequence[Tensor]) -> nn.Module | None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from gradkern.integrations import bridge
+from gradkern.integrations.ending import opened
 from gradkern.monitor import GradMonitor
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def monitored(
     options.setdefault("all_ranks", trainer.parallel_dims.pp_enabled)
     folder = Path(trainer.config.dump_folder) / "gradkern" if run_dir is None else run_dir
     with contextlib.ExitStack() as stack:
-        monitor = stack.enter_context(GradMonitor(whole, list(trainer.optimizers), folder, **options))
+        monitor = stack.enter_context(opened(whole, list(trainer.optimizers), folder, options))
         bridge.attach(monitor)
         stack.callback(bridge.detach, monitor)
 

@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 import json
 import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,8 @@ import pytest
 from benchmarks.diagnosis import (
     cures,
     faulty,
+    fourth,
+    fourth_faults,
     healthy,
     labels,
     report,
@@ -24,7 +27,7 @@ from benchmarks.diagnosis import (
     second,
     third,
 )
-from benchmarks.diagnosis.judge import judge_faulty, judge_healthy
+from benchmarks.diagnosis.judge import is_strictly_well, judge_faulty, judge_healthy
 from benchmarks.diagnosis.recipe import Recipe
 from benchmarks.diagnosis.train import train
 from gradkern.diagnosis import Finding, Remedy, diagnose
@@ -164,8 +167,26 @@ def test_halves_share_no_recipe() -> None:
         set(reported.HEALTHY.values()) | _halves(reported_faults.reported_cases),
         set(second.HEALTHY.values()) | _halves(second.second_cases),
         set(third.HEALTHY.values()) | _halves(third.third_cases),
+        set(fourth.HEALTHY.values()) | _halves(fourth_faults.fourth_cases),
     ]
     assert sum(map(len, sides)) == len(set.union(*sides))
+
+
+def test_fourth_half_has_five_cases_of_each_kind() -> None:
+    kinds = Counter(case.label.kind for case in fourth_faults.fourth_cases())
+    assert len(kinds) == 17
+    assert min(kinds.values()) >= 5, kinds
+
+
+def test_strictly_healthy_runs_have_no_dead_layer_and_end_near_their_lowest_loss(folder: Path) -> None:
+    trace = train(dataclasses.replace(healthy.TUNED["mlp_digits"], steps=40), SEED, folder)[1]
+    assert is_strictly_well("mlp_digits", trace)
+    dead = dataclasses.replace(trace, dead={"blocks.0.activation": 0.9})
+    back = dataclasses.replace(
+        trace, loss=np.concatenate([trace.loss[:-14], np.full(14, 0.9 * trace.loss[0])])
+    )
+    assert not is_strictly_well("mlp_digits", dead)
+    assert not is_strictly_well("mlp_digits", back)
 
 
 def test_learning_rate_is_taken_from_the_code_of_the_remedy() -> None:

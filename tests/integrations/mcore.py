@@ -6,10 +6,12 @@ gradient buffers, optimizers and process groups are Megatron's own.
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import sys
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -28,21 +30,43 @@ from megatron.core.distributed import (  # noqa: E402
 from megatron.core.models.gpt import GPTModel  # noqa: E402
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec  # noqa: E402
 from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer  # noqa: E402
+from megatron.core.pipeline_parallel import get_forward_backward_func  # noqa: E402
 from megatron.core.tensor_parallel import random  # noqa: E402
 from megatron.core.transformer import TransformerConfig  # noqa: E402
 from megatron.core.transformer.module import Float16Module  # noqa: E402
+from megatron.core.transformer.moe import moe_utils  # noqa: E402
+
+moe_utils.te_general_gemm = None  # not defined without Transformer Engine
 
 VOCABULARY, LENGTH, MICRO, STEPS, CLIP, RATE = 32, 8, 2, 3, 0.5, 0.05
 
-#: Tensor-parallel ranks of two, dtype, whether the optimizer is sharded over the others, loss scale of fp16.
+
+@dataclass
+class Case:
+    """Ranks of two that share layers (tp), stages (pp) or experts (ep); dtype; whether the optimizer is
+    sharded over the others; loss scale; whether the last step is another run's, from a checkpoint."""
+
+    tp: int = 1
+    pp: int = 1
+    ep: int = 1
+    dtype: str = "fp32"
+    sharded: bool = False
+    loss_scale: float = 1.0
+    resumed: bool = False
+
+
 CASES = {
-    "dp": (1, "fp32", False, 1.0),
-    "tp": (2, "fp32", False, 1.0),
-    "shards": (1, "fp32", True, 1.0),
-    "bf16": (1, "bf16", False, 1.0),
-    "bf16-shards": (1, "bf16", True, 1.0),
-    "fp16": (1, "fp16", False, 2.0**8),
-    "overflow": (1, "fp16", False, 2.0**30),
+    "dp": Case(),
+    "tp": Case(tp=2),
+    "pp": Case(pp=2),
+    "ep": Case(ep=2),
+    "shards": Case(sharded=True),
+    "ep-shards": Case(ep=2, sharded=True),
+    "bf16": Case(dtype="bf16"),
+    "bf16-shards": Case(dtype="bf16", sharded=True),
+    "bf16-resumed": Case(dtype="bf16", resumed=True),
+    "fp16": Case(dtype="fp16", loss_scale=2.0**8),
+    "overflow": Case(dtype="fp16", loss_scale=2.0**30),
 }
 
 
@@ -61,22 +85,41 @@ class OnCpu(TorchFunctionMode):
         return result
 
 
-def model_of(dtype, sharded):
+def model_of(case):
     torch.manual_seed(0)
     tensor_parallel.model_parallel_cuda_manual_seed(0)
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[case.dtype]
+    experts = {} if case.ep == 1 else {"num_moe_experts": 4, "moe_token_dispatcher_type": "allgather"}
     config = TransformerConfig(
         num_layers=2, hidden_size=16, num_attention_heads=2, use_cpu_initialization=True,
         hidden_dropout=0.0, attention_dropout=0.0, gradient_accumulation_fusion=False,
-        bf16=dtype == "bf16", fp16=dtype == "fp16", bias_dropout_fusion=False, masked_softmax_fusion=False,
-        tensor_model_parallel_size=parallel_state.get_tensor_model_parallel_world_size(),
-        params_dtype={"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[dtype],
+        bf16=case.dtype == "bf16", fp16=case.dtype == "fp16", bias_dropout_fusion=False,
+        masked_softmax_fusion=False, tensor_model_parallel_size=case.tp, params_dtype=dtype,
+        pipeline_model_parallel_size=case.pp, pipeline_dtype=dtype, batch_p2p_sync=False,
+        expert_model_parallel_size=case.ep, **experts,
     )  # fmt: skip
-    bare = GPTModel(config, get_gpt_layer_local_spec(), VOCABULARY, LENGTH)
-    inner = bare if dtype == "fp32" else Float16Module(config, bare)
+    layer = get_gpt_layer_local_spec(num_experts=config.num_moe_experts)
+    bare = GPTModel(
+        config, layer, VOCABULARY, LENGTH, pre_process=parallel_state.is_pipeline_first_stage(),
+        post_process=parallel_state.is_pipeline_last_stage(),
+    )  # fmt: skip
+    inner = bare if case.dtype == "fp32" else Float16Module(config, bare)
     ddp = DistributedDataParallelConfig(
-        grad_reduce_in_fp32=True, overlap_grad_reduce=False, use_distributed_optimizer=sharded
+        grad_reduce_in_fp32=True, overlap_grad_reduce=False, use_distributed_optimizer=case.sharded
     )
     return bare, DistributedDataParallel(config, ddp, inner)
+
+
+def optimizer_of(case, model):
+    config = OptimizerConfig(
+        optimizer="adam", adam_eps=1e-2, lr=RATE, weight_decay=0.0, clip_grad=CLIP,
+        bf16=case.dtype == "bf16", fp16=case.dtype == "fp16", initial_loss_scale=case.loss_scale,
+        use_distributed_optimizer=case.sharded,
+    )  # fmt: skip
+    optimizer = get_megatron_optimizer(config, [model])
+    model.config.grad_scale_func = optimizer.scale_loss
+    model.config.finalize_model_grads_func = finalize_model_grads
+    return optimizer
 
 
 def batches():
@@ -96,52 +139,65 @@ def whole_norms(bare):
     return found
 
 
-def train(case, run=None):
-    from gradkern.integrations.megatron import monitored
-
-    tp, dtype, sharded, loss_scale = CASES[case]
-    parallel_state.initialize_model_parallel(tp)
-    bare, model = model_of(dtype, sharded)
-    config = OptimizerConfig(
-        optimizer="adam", adam_eps=1e-2, lr=RATE, weight_decay=0.0, clip_grad=CLIP,
-        bf16=dtype == "bf16", fp16=dtype == "fp16", initial_loss_scale=loss_scale,
-        use_distributed_optimizer=sharded,
-    )  # fmt: skip
-    optimizer = get_megatron_optimizer(config, [model])
-    told = {"losses": [], "norms": [], "totals": []}
+def forward(words, model):
+    """A step of Megatron's schedules: the output of a micro-batch, and the function of its loss."""
+    words = next(words)
     positions = torch.arange(LENGTH).expand(2, -1)
     mask = torch.ones(1, 1, LENGTH, LENGTH).triu(1).bool()
 
-    def steps(monitor=None):
-        for number, batch in enumerate(batches(), 1):
-            model.zero_grad_buffer()
-            optimizer.zero_grad()
-            losses = []
-            for words in batch:
-                loss = model(words[:, :-1], positions, mask, labels=words[:, 1:]).float().mean()
-                (optimizer.scale_loss(loss) / MICRO).backward()
-                losses.append(loss.detach())
-            finalize_model_grads([model])
-            if not sharded:
-                scale = optimizer.get_loss_scale().item()
-                told["norms"].append([n / scale for n in whole_norms(bare)])
-            for group in optimizer.param_groups:
-                group["lr"] = RATE / number
-            _, total, _ = optimizer.step()
-            told["totals"].append(total)
-            told["losses"].append(torch.stack(losses).mean().item())
+    def loss_of(output):
+        loss = output.float().mean()
+        return loss, {"lm loss": loss.detach()}
+
+    return model(words[:, :-1], positions, mask, labels=words[:, 1:]), loss_of
+
+
+def train_steps(case, bare, model, optimizer, told, numbers, monitor=None):
+    """Steps of these numbers, from 1, by Megatron's own schedule."""
+    for number in numbers:
+        model.zero_grad_buffer()
+        optimizer.zero_grad()
+        losses = get_forward_backward_func()(
+            forward_step_func=forward, data_iterator=iter(batches()[number - 1]), model=[model],
+            num_microbatches=MICRO, seq_length=LENGTH, micro_batch_size=2, forward_only=False,
+        )  # fmt: skip
+        if not case.sharded:
+            scale = optimizer.get_loss_scale().item()
+            told["norms"].append([n / scale for n in whole_norms(bare)])
+        for group in optimizer.param_groups:
+            group["lr"] = RATE / number
+        _, total, _ = optimizer.step()
+        told["totals"].append(total)
+        if losses:  # those of the last stage
+            told["losses"].append(torch.stack([loss["lm loss"] for loss in losses]).mean().item())
             if monitor is not None:
                 monitor.amend(monitor.step, loss=told["losses"][-1])
 
-    if run is None:
-        steps()
-    else:
-        step = type(optimizer).step
-        with monitored(optimizer, model, run) as monitor:
-            steps(monitor)
-        assert optimizer.step.__func__ is step
+
+def train(case, run=None):
+    from gradkern.integrations.megatron import monitored
+
+    parallel_state.initialize_model_parallel(case.tp, case.pp, expert_model_parallel_size=case.ep)
+    told, state = {"losses": [], "norms": [], "totals": []}, None
+    pieces = [range(1, 3), range(3, STEPS + 1)] if case.resumed and run else [range(1, STEPS + 1)]
+    for numbers in pieces:
+        bare, model = model_of(case)
+        optimizer = optimizer_of(case, model)
+        if state is not None:
+            bare.load_state_dict(state[0])
+            optimizer.load_state_dict(state[1])
+        if run is None:
+            train_steps(case, bare, model, optimizer, told, numbers)
+        else:
+            step = type(optimizer).step
+            with monitored(optimizer, model, run) as monitor:
+                monitor.load_state_dict({"step": numbers[0] - 1})
+                train_steps(case, bare, model, optimizer, told, numbers, monitor)
+            assert optimizer.step.__func__ is step
+        state = None if case.sharded else copy.deepcopy((bare.state_dict(), optimizer.state_dict()))
     parallel_state.destroy_model_parallel()
     told["names"] = [name for name, _ in bare.named_parameters()]
+    told["of_experts"] = [not getattr(param, "allreduce", True) for param in bare.parameters()]
     return told, [param.detach().clone() for param in bare.parameters()]
 
 
@@ -154,11 +210,11 @@ def as_rank(rank, world, port, folder, cases):
     random._set_cuda_rng_state = lambda state, *_, **__: torch.set_rng_state(state)
     torch.distributed.init_process_group("gloo")
     with OnCpu():
-        for case in cases:
-            told, plain = train(case)
-            _, trained = train(case, folder / case)
+        for name in cases:
+            told, plain = train(CASES[name])
+            _, trained = train(CASES[name], folder / name)
             told["difference"] = max((a - b).abs().max().item() for a, b in zip(plain, trained, strict=True))
-            (folder / f"{case}.{rank}.json").write_text(json.dumps(told))
+            (folder / f"{name}.{rank}.json").write_text(json.dumps(told))
 
 
 def main(folder, world, cases):

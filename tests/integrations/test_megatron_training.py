@@ -1,4 +1,5 @@
-"""Megatron-core's training, two ranks: data and tensor parallelism, its sharded optimizer, bf16 and fp16."""
+"""Megatron-core's training, two ranks: data, tensor, pipeline and expert parallelism, its sharded optimizer,
+bf16 and fp16, a resumed run."""
 
 from __future__ import annotations
 
@@ -16,7 +17,13 @@ with warnings.catch_warnings():
     framework("megatron.core")
 pytestmark = pytest.mark.timeout(600)  # ranks share the cores with the other tests
 
-CASES = ["dp", "tp", "shards", "bf16", "bf16-shards", "fp16"]
+CASES = [
+    "dp", "tp", "pp", "ep", "shards", "ep-shards", "bf16", "bf16-shards", "bf16-resumed", "fp16",
+]  # fmt: skip
+#: Each rank has parameters of its own and records them.
+ALL_RANKS = ("pp", "ep", "ep-shards")
+#: The sharded optimizer's gradients are those of the other one, which are whole on every rank.
+WHOLE = {"shards": "dp", "ep-shards": "ep", "bf16-shards": "bf16"}
 
 
 @pytest.fixture(scope="module")
@@ -26,24 +33,38 @@ def runs(tmp_path_factory):
     return folder
 
 
+def told_by(runs, case):
+    return [json.loads((runs / f"{case}.{rank}.json").read_text()) for rank in range(2)]
+
+
+def totals_of(case, told):
+    """Of the gradients of both ranks, those that both have counted once."""
+    first, second = (np.square(entry["norms"]) for entry in told)
+    if case == "pp":
+        return np.sqrt(first.sum(axis=1) + second.sum(axis=1))
+    return np.sqrt(first.sum(axis=1) + second[:, told[1]["of_experts"]].sum(axis=1))
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_training(runs, case):
-    told = [json.loads((runs / f"{case}.{rank}.json").read_text()) for rank in range(2)]
+    told, whole = told_by(runs, case), told_by(runs, WHOLE.get(case, case))
     assert max(entry["difference"] for entry in told) == 0  # recording changes nothing
-    history = gradkern.History.open(runs / case)
-    assert history.names == tuple(told[0]["names"])
-    assert history.steps.tolist() == [1, 2, 3]
-    # The sharded optimizer's gradients are those of the other one, which are whole on every rank.
-    whole = json.loads((runs / f"{'bf16' if case == 'bf16-shards' else 'dp'}.0.json").read_text())
-    norms = told[0]["norms"] or whole["norms"]
-    np.testing.assert_allclose(history.norm, norms, rtol=1e-5, atol=1e-9)
-    np.testing.assert_allclose(history.total_norm, np.linalg.norm(norms, axis=1), rtol=1e-5)
-    np.testing.assert_allclose(history.total_norm, told[0]["totals"], rtol=1e-5)
-    assert set(history.phase) == {"before_clip"} and history.clipped.all()
-    assert history.threshold.tolist() == [0.5] * 3 and not history.skipped.any()
-    np.testing.assert_allclose(history.lr_groups[:, 0], [0.05, 0.025, 0.05 / 3])
-    np.testing.assert_allclose(history.loss, told[0]["losses"], rtol=1e-6)
-    assert history.facts["optimizers"][0]["class"] == "AdamW"
+    assert any(told[0]["of_experts"]) == case.startswith("ep")
+    for rank in range(2) if case in ALL_RANKS else [0]:
+        run = runs / case / f"rank{rank}" if case in ALL_RANKS else runs / case
+        history = gradkern.History.open(run)
+        assert history.names == tuple(told[rank]["names"])
+        assert history.steps.tolist() == [1, 2, 3]
+        np.testing.assert_allclose(history.norm, whole[rank]["norms"], rtol=1e-5, atol=1e-9)
+        np.testing.assert_allclose(history.total_norm, totals_of(case, whole), rtol=1e-5)
+        np.testing.assert_allclose(history.total_norm, told[rank]["totals"], rtol=1e-5)
+        assert set(history.phase) == {"before_clip"}
+        assert history.clipped.tolist() == (history.total_norm > 0.5).tolist() and history.clipped.any()
+        assert history.threshold.tolist() == [0.5] * 3 and not history.skipped.any()
+        np.testing.assert_allclose(history.lr_groups[:, 0], [0.05, 0.025, 0.05 / 3])
+        np.testing.assert_allclose(history.loss[history.has_loss], told[rank]["losses"], rtol=1e-6)
+        assert history.facts["optimizers"][0]["class"] == "AdamW"
+    assert len(told[1]["losses"]) == 3  # of the last stage
 
 
 def test_steps_that_the_loss_scale_skips(runs):

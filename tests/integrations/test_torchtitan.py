@@ -1,4 +1,4 @@
-"""torchtitan's Trainer on four ranks: FSDP2, with tensor, pipeline and expert parallelism."""
+"""torchtitan's Trainer on four ranks: FSDP2, with tensor, pipeline and expert parallelism, bf16, resumed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.integrations.installed import framework, run_ranks
 framework("torchtitan")
 pytestmark = pytest.mark.timeout(600)  # ranks share the cores with the other tests
 
-MODES = ["fsdp", "tp", "pp", "ep"]
+MODES = ["fsdp", "tp", "pp", "ep", "bf16", "resumed"]
 
 
 @pytest.fixture(scope="module")

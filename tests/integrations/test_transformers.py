@@ -32,24 +32,57 @@ def data(count=64):
     ]
 
 
+def settings(**more):
+    return {
+        "max_grad_norm": 0.5, "logging_steps": 1, "save_strategy": "no", "max_steps": 5, "report_to": [],
+        "per_device_train_batch_size": 2, "learning_rate": 1e-2, "disable_tqdm": True, "use_cpu": True,
+        "seed": 3, **more,
+    }  # fmt: skip
+
+
 def arguments(folder, **more):
-    more = {"max_grad_norm": 0.5, "logging_steps": 1, "save_strategy": "no", "max_steps": 5, **more}
-    return transformers.TrainingArguments(
-        str(folder),
-        per_device_train_batch_size=2,
-        learning_rate=1e-2,
-        report_to=[],
-        disable_tqdm=True,
-        use_cpu=True,
-        seed=3,
-        **more,
+    return transformers.TrainingArguments(str(folder), **settings(**more))
+
+
+def plain(folder, callbacks, model=None, **more):
+    """A Trainer."""
+    return transformers.Trainer(
+        model or model_of(), arguments(folder, **more), train_dataset=data(), callbacks=callbacks
     )
 
 
-def trained(folder, callbacks=(), model=None, resume=None, **more):
-    trainer = transformers.Trainer(
-        model or model_of(), arguments(folder, **more), train_dataset=data(), callbacks=list(callbacks)
+def lora(folder, callbacks, **more):
+    """A Trainer of a PEFT model, of which it trains some parameters only."""
+    peft = framework("peft")
+    config = peft.LoraConfig(r=2, target_modules=["c_attn"], fan_in_fan_out=True)
+    torch.manual_seed(0)
+    return plain(folder, callbacks, peft.get_peft_model(model_of(), config), **more)
+
+
+def trl(folder, callbacks, **more):
+    """TRL's SFTTrainer."""
+    package, datasets, tokenizers = framework("trl"), framework("datasets"), framework("tokenizers")
+    words = {"<eos>": 0, "<pad>": 1, **{f"w{i}": i for i in range(2, VOCABULARY)}}
+    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="<eos>"))
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=inner, eos_token="<eos>", pad_token="<pad>"
     )
+    texts = [" ".join(f"w{2 + (i * j) % 30}" for j in range(1, 8)) for i in range(1, 65)]
+    return package.SFTTrainer(
+        model_of(),
+        package.SFTConfig(str(folder), **settings(**{"bf16": False, **more})),
+        train_dataset=datasets.Dataset.from_dict({"text": texts}),
+        processing_class=tokenizer,
+        callbacks=callbacks,
+    )
+
+
+TRAINERS = pytest.mark.parametrize("make", [plain, trl, lora], ids=lambda make: make.__name__)
+
+
+def trained(folder, callbacks=(), make=plain, resume=None, **more):
+    trainer = make(folder, list(callbacks), **more)
     trainer.train(resume_from_checkpoint=resume)
     return trainer
 
@@ -60,23 +93,58 @@ def callback(*args, **kwargs):
     return GradkernCallback(*args, **kwargs)
 
 
-def test_trainer(tmp_path, run, measured, assert_same_weights):
+def assert_recorded(history, trainer, measured, rtol):
+    """That the rows are those of the clips that an unpatched run has measured, before clipping."""
+    model = trainer.model
+    assert history.steps.tolist() == list(range(1, len(measured) + 1))
+    assert history.names == tuple(name for name, _ in model.named_parameters())
+    columns = [i for i, p in enumerate(model.parameters()) if p.requires_grad]
+    np.testing.assert_allclose(history.total_norm, measured.totals, rtol=rtol)
+    np.testing.assert_allclose(
+        history.norm[:, columns], np.array(measured)[:, columns], rtol=10 * rtol, atol=1e-6
+    )
+    assert set(history.phase) == {"before_clip"}
+    assert history.threshold.tolist() == [trainer.args.max_grad_norm] * len(measured)
+
+
+@TRAINERS
+def test_trainer(tmp_path, run, measured, assert_same_weights, make):
+    more = {"make": make, "gradient_accumulation_steps": 3, "optim": "sgd", "learning_rate": 0.1}
+    more["max_grad_norm"] = 0.03 if make is lora else 0.5
     with measured.watching():
-        plain = trained(tmp_path / "plain", gradient_accumulation_steps=3, optim="sgd")
-    ours = trained(tmp_path / "ours", [callback(run)], gradient_accumulation_steps=3, optim="sgd")
+        unpatched = trained(tmp_path / "plain", **more)
+    ours = trained(tmp_path / "ours", [callback(run)], **more)
     assert torch.nn.utils.clip_grad_norm_.__module__ == "torch.nn.utils.clip_grad"
-    assert_same_weights(plain.model, ours.model, rtol=1e-6, atol=1e-7)
+    assert_same_weights(unpatched.model, ours.model, rtol=1e-6, atol=1e-7)
     history = gradkern.History.open(run)
-    assert history.steps.tolist() == [1, 2, 3, 4, 5]
-    assert history.names == tuple(name for name, _ in ours.model.named_parameters())
-    np.testing.assert_allclose(history.total_norm, measured.totals, rtol=1e-4)
-    np.testing.assert_allclose(history.norm, np.array(measured), rtol=1e-3, atol=1e-6)
-    assert set(history.phase) == {"before_clip"} and history.clipped.all()
-    assert history.threshold.tolist() == [0.5] * 5
+    assert_recorded(history, ours, measured, rtol=1e-4)
+    assert history.clipped.all()
     logged = [entry for entry in ours.state.log_history if "loss" in entry]
     np.testing.assert_allclose(history.loss, [entry["loss"] for entry in logged], rtol=1e-6)
     np.testing.assert_allclose(history.lr, [entry["learning_rate"] for entry in logged], rtol=1e-6)
     np.testing.assert_allclose(history.total_norm, [entry["grad_norm"] for entry in logged], rtol=1e-5)
+
+
+@TRAINERS
+def test_resumed(tmp_path, run, measured, capsys, make):
+    """From a checkpoint before the last step: that step's row is replaced, and none is lost."""
+    out, more = tmp_path / "out", {"make": make, "optim": "sgd", "learning_rate": 0.1}
+    with measured.watching():
+        trained(tmp_path / "plain", **more)
+    trained(out, [callback(run)], save_strategy="steps", save_steps=3, **more)
+    ours = trained(out, [callback(run)], resume=str(out / "checkpoint-3"), **more)
+    assert_recorded(gradkern.History.open(run), ours, measured, rtol=1e-4)
+    line = f"gradkern: recorded up to step 5 in {run}; for findings: gradkern diagnose {run}"
+    assert capsys.readouterr().err.splitlines().count(line) == 2
+
+
+@TRAINERS
+def test_bf16(tmp_path, run, measured, make):
+    more = {"make": make, "bf16": True, "max_steps": 3}
+    with measured.watching():
+        trained(tmp_path / "plain", **more)
+    ours = trained(tmp_path / "out", [callback(run)], **more)
+    assert_recorded(gradkern.History.open(run), ours, measured, rtol=1e-2)
 
 
 def test_without_clipping_the_norms_are_recorded_all_the_same(tmp_path, run):
@@ -93,14 +161,6 @@ def test_loss_is_added_where_the_trainer_logs(tmp_path, run):
     assert history.has_loss.tolist() == [False, True, False, True]
 
 
-def test_resume_continues_the_steps(tmp_path, run):
-    out = tmp_path / "out"
-    trained(out, [callback(run)], save_strategy="steps", save_steps=3, max_steps=5)
-    trained(out, [callback(run)], model=model_of(1), max_steps=7, resume=str(out / "checkpoint-3"))
-    history = gradkern.History.open(run)
-    assert history.steps.tolist() == [1, 2, 3, 4, 5, 6, 7]
-
-
 def test_every_second_step(tmp_path, run):
     trainer = trained(tmp_path / "out", [callback(run, every=2)])
     history = gradkern.History.open(run)
@@ -108,13 +168,6 @@ def test_every_second_step(tmp_path, run):
     assert history.steps.tolist() == [2, 4]
     np.testing.assert_allclose(history.total_norm, [entry["grad_norm"] for entry in logged[1::2]], rtol=1e-5)
     np.testing.assert_allclose(history.loss, [entry["loss"] for entry in logged[1::2]], rtol=1e-6)
-
-
-def test_bf16(tmp_path, run):
-    trainer = trained(tmp_path / "out", [callback(run)], bf16=True)
-    history = gradkern.History.open(run)
-    logged = [entry["grad_norm"] for entry in trainer.state.log_history if "grad_norm" in entry]
-    np.testing.assert_allclose(history.total_norm, logged, rtol=1e-6)
 
 
 def test_the_run_lies_in_output_dir_by_default(tmp_path):
@@ -127,48 +180,6 @@ def test_a_clip_that_is_not_torchs_is_warned_of(tmp_path, run, monkeypatch):
     with pytest.warns(gradkern.GradkernWarning, match="nothing is recorded"):
         trained(tmp_path / "out", [callback(run)], max_steps=2)
     assert len(gradkern.History.open(run)) == 0
-
-
-def test_peft(tmp_path, run):
-    peft = framework("peft")
-    model = peft.get_peft_model(
-        model_of(), peft.LoraConfig(r=2, target_modules=["c_attn"], fan_in_fan_out=True)
-    )
-    trainer = trained(tmp_path / "out", [callback(run)], model=model)
-    history = gradkern.History.open(run)
-    logged = [entry["grad_norm"] for entry in trainer.state.log_history if "grad_norm" in entry]
-    np.testing.assert_allclose(history.total_norm, logged, rtol=1e-6)
-    assert any("lora_A" in name for name in history.names)
-
-
-def test_trl(tmp_path, run):
-    trl = framework("trl")
-    datasets = framework("datasets")
-    tokenizers = framework("tokenizers")
-    words = {"<eos>": 0, "<pad>": 1, **{f"w{i}": i for i in range(2, VOCABULARY)}}
-    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="<eos>"))
-    inner.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    tokenizer = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=inner, eos_token="<eos>", pad_token="<pad>"
-    )
-    texts = [" ".join(f"w{2 + (i * j) % 30}" for j in range(1, 8)) for i in range(1, 17)]
-    config = trl.SFTConfig(
-        str(tmp_path / "out"), max_steps=3, per_device_train_batch_size=2, logging_steps=1, report_to=[],
-        use_cpu=True, bf16=False, max_grad_norm=0.3, disable_tqdm=True, save_strategy="no",
-    )  # fmt: skip
-    trainer = trl.SFTTrainer(
-        model_of(),
-        config,
-        train_dataset=datasets.Dataset.from_dict({"text": texts}),
-        processing_class=tokenizer,
-        callbacks=[callback(run)],
-    )
-    trainer.train()
-    history = gradkern.History.open(run)
-    logged = [entry for entry in trainer.state.log_history if "loss" in entry]
-    assert history.steps.tolist() == [1, 2, 3]
-    np.testing.assert_allclose(history.total_norm, [entry["grad_norm"] for entry in logged], rtol=1e-5)
-    np.testing.assert_allclose(history.loss, [entry["loss"] for entry in logged], rtol=1e-6)
 
 
 def test_the_page(tmp_path):

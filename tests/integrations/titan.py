@@ -85,19 +85,21 @@ class Words(BaseDataLoader):
 
     def __init__(self, config, *, dp_world_size, dp_rank, tokenizer, seq_len, local_batch_size, **more):
         self.shape = (local_batch_size, seq_len + 1)
-        self.generator = torch.Generator().manual_seed(dp_rank)
+        self.rank, self.served = dp_rank, 0
 
     def __iter__(self):
         while True:
-            words = torch.randint(0, VOCABULARY, self.shape, generator=self.generator)
+            generator = torch.Generator().manual_seed(1000 * self.served + self.rank)
+            words = torch.randint(0, VOCABULARY, self.shape, generator=generator)
             positions = torch.arange(self.shape[1] - 1).expand(self.shape[0], -1).contiguous()
+            self.served += 1
             yield {"input": words[:, :-1].contiguous(), "positions": positions}, words[:, 1:].contiguous()
 
     def state_dict(self):
-        return {}
+        return {"served": self.served}
 
     def load_state_dict(self, state_dict):
-        pass
+        self.served = state_dict["served"]
 
 
 class NoTokenizer(BaseTokenizer):
@@ -154,10 +156,12 @@ MODES = {
     "tp": {"tensor_parallel_degree": 2},
     "pp": {"pipeline_parallel_degree": 2},
     "ep": {"expert_parallel_degree": 2},
+    "bf16": {},
+    "resumed": {},
 }
 
 
-def config_of(mode, folder):
+def config_of(mode, folder, load_step=-1):
     spec = experts() if mode == "ep" else dense()
     return Trainer.Config(
         model_spec=spec,
@@ -169,11 +173,14 @@ def config_of(mode, folder):
         lr_scheduler=LRSchedulersContainer.Config(warmup_steps=2),
         training=TrainingConfig(
             local_batch_size=BATCH, global_batch_size=2 * 4 * BATCH if mode == "fsdp" else -1, seq_len=LENGTH,
-            steps=STEPS, max_norm=0.1, disable_cuda_graphs=True, mixed_precision_param="float32",
+            steps=STEPS, max_norm=0.1, disable_cuda_graphs=True,
+            mixed_precision_param="bfloat16" if mode == "bf16" else "float32",
         ),
         metrics=MetricsProcessor.Config(log_freq=2, disable_color_printing=True),
         parallelism=ParallelismConfig(spmd_backend="partial_dtensor", **MODES[mode]),
-        checkpoint=CheckpointManager.Config(enable=False),
+        checkpoint=CheckpointManager.Config(
+            enable=mode == "resumed", interval=2, load_step=load_step
+        ),
         activation_checkpoint=None,
     )  # fmt: skip
 
@@ -215,11 +222,11 @@ def step_microbatches(schedule):
     return step
 
 
-def train(mode, folder, monitor):
+def train(mode, folder, monitor, load_step=-1):
     from gradkern.integrations.torchtitan import monitored
 
     torch.manual_seed(0)
-    trainer = config_of(mode, folder).build()
+    trainer = config_of(mode, folder / str(monitor), load_step).build()
     for module in (module for part in trainer.model_parts for module in part.modules()):
         if isinstance(module, FSDPModule):
             module.set_force_sum_reduction_for_comms(True)  # gloo cannot scale as it sums
@@ -256,6 +263,9 @@ def as_rank(rank, world, ports, folder, modes):
         found, losses, plain = train(mode, folder / mode, monitor=False)
         os.environ["MASTER_PORT"] = str(next(ports))
         _, ours, trained = train(mode, folder / mode, monitor=True)
+        if mode == "resumed":  # from the checkpoint of step 2: the last step once more
+            os.environ["MASTER_PORT"] = str(next(ports))
+            *_, trained = train(mode, folder / mode, monitor=True, load_step=2)
         differences = [(trained[name] - plain[name]).abs().max().item() for name in plain]
         told = {"names": list(plain), "steps": found, "losses": losses, "ours": ours}
         told["difference"] = max(differences)
@@ -264,7 +274,7 @@ def as_rank(rank, world, ports, folder, modes):
 
 def main(folder, world, modes):
     """Run the ranks; the exit status tells whether one has failed."""
-    ports = [free_port() for _ in range(2 * len(modes))]
+    ports = [free_port() for _ in range(3 * len(modes))]
     return run_forked(as_rank, world, ports, folder, modes)
 
 

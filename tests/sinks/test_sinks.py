@@ -447,24 +447,30 @@ def wandb_records(content: bytes):
             parts = b""
 
 
-def wandb_rows(folder):
-    """Rows of the one run in a folder, once it is written to its end."""
+def wandb_file(folder):
+    """Records of the one run in a folder, by their type, once it is written to its end."""
     from wandb.proto import wandb_internal_pb2
 
     (file,) = folder.rglob("*.wandb")
-    rows, ended, deadline = [], False, time.monotonic() + 60
-    while not ended and time.monotonic() < deadline:  # another process writes it, after finish() too
+    found, deadline = {}, time.monotonic() + 60
+    while (
+        "exit" not in found and time.monotonic() < deadline
+    ):  # another process writes it, after finish() too
         time.sleep(0.1)
-        rows = []
+        found = {}
         for data in wandb_records(file.read_bytes()):
             record = wandb_internal_pb2.Record()
             record.ParseFromString(data)
-            ended |= record.WhichOneof("record_type") == "exit"
-            if record.WhichOneof("record_type") == "history":
-                items = record.history.item
-                rows.append({i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in items})
-    assert ended, file.stat().st_size
-    return rows
+            kind = record.WhichOneof("record_type")
+            found.setdefault(kind, []).append(getattr(record, kind))
+    assert "exit" in found, file.stat().st_size
+    return found
+
+
+def wandb_rows(folder):
+    """Rows of the one run in a folder."""
+    rows = wandb_file(folder).get("history", [])
+    return [{i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in row.item} for row in rows]
 
 
 @pytest.fixture
@@ -499,15 +505,14 @@ def test_a_wandb_sink_used_again_has_another_run(tmp_path, wandb):
         assert [r["grad_step"] for r in wandb_rows(tmp_path / name) if "grad_norm" in r] == [1, 2, 3]
 
 
-def test_wandb_gets_alarms_as_alerts(tmp_path, wandb, monkeypatch):
+def test_wandb_gets_alarms_as_alerts(tmp_path, wandb):
     from gradkern.sinks import WandbSink
 
-    sent = []
-    monkeypatch.setattr(wandb.Run, "alert", lambda run, **alert: sent.append(alert))
     happen(WandbSink(init={"project": "gradkern-test"}), tmp_path)
-    assert sent == [
-        {"title": "vanishing gradient (step 20)", "text": SAID, "level": "ERROR"},
-        {"title": "rolled back (step 24)", "text": "inf or NaN in a gradient (1 of 3)", "level": "WARN"},
+    alerts = [(alert.title, alert.text, alert.level) for alert in wandb_file(tmp_path)["alert"]]
+    assert alerts == [
+        ("vanishing gradient (step 20)", SAID, "ERROR"),
+        ("rolled back (step 24)", "inf or NaN in a gradient (1 of 3)", "WARN"),
     ]
     counted = [row["gradkern/events/skip"] for row in wandb_rows(tmp_path) if "gradkern/events/skip" in row]
     assert counted == [1, 2]
@@ -600,31 +605,6 @@ def test_mlflow_has_findings_as_tag_and_artifact(tmp_path, monkeypatch):
         assert [Finding.from_json(f) for f in json.load(stream)["findings"]] == [FINDING]
     counted = client.get_metric_history(sink.run_id, "gradkern/events/skip")
     assert [m.value for m in counted] == [1, 2]
-
-
-@pytest.fixture
-def trackio(tmp_path, monkeypatch):
-    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
-    return pytest.importorskip("trackio", reason="trackio is not installed")
-
-
-def test_trackio(tmp_path, trackio):
-    from trackio.sqlite_storage import SQLiteStorage
-
-    from gradkern.sinks import TrackioSink
-
-    quiet = {"auto_log_cpu": False, "auto_log_gpu": False, "embed": False}
-    stats = run(tmp_path, [TrackioSink(init=quiet, heatmap_every=10)])
-    rows = SQLiteStorage.get_logs("gradkern", "run")
-    norms = {row["step"]: row["grad_norm"] for row in rows if "grad_norm" in row}
-    assert norms == {i + 1: pytest.approx(s.total_norm.item()) for i, s in enumerate(stats)}
-    keys = set().union(*rows)
-    assert {"clip/coef", "grad_rms/0.weight", "gradkern/loss", "grad_rms_heatmap"} <= keys
-    happen(TrackioSink(init=quiet), tmp_path / "sick")
-    alerts = SQLiteStorage.get_alerts("gradkern", "sick")
-    assert sorted((a["title"], a["level"], a["step"]) for a in alerts) == [
-        ("rolled back", "warn", 24), ("vanishing gradient", "error", 20)
-    ]  # fmt: skip
 
 
 def test_a_missing_package_names_the_extra():
