@@ -44,7 +44,7 @@ Partial measured(const ChunkKernels& kernels, const UnitsRef& t, int64_t row, co
   for (int64_t begin = 0; begin < t.length; begin += kChunkElements) {
     Partial part = empty_partial(options.order);
     part.numel = std::min(kChunkElements, t.length - begin);
-    kernels.measure(at + begin * size, t.grad_dtype, part.numel, options, part);
+    kernels.measure(at + begin * size, t.grad_dtype, part.numel, options, {}, part);
     sum = begin ? combine(options.order, sum, part) : part;
   }
   return sum;
