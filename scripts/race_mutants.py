@@ -27,7 +27,7 @@ REMOVED = {
     r"__threadfence\(\);": ";",
     r"if \(last\) atomicExch\(counter, 0u\);": ";",
 }
-#: How a mutant is told of.
+#: Messages for a mutant that was caught.
 CAUGHT = ("data race", "waits for ever", "a row is missing")
 #: Kernels of the race test; what writes has no synchronisation.
 SOURCES = ("csrc/cuda/warp.h", "csrc/cuda/measure.cu")
@@ -58,7 +58,8 @@ def compile_model(to: Path) -> None:
 
 
 def run_kernels(folder: Path, model: Path) -> tuple[bool, str]:
-    """Compile and run the race test of the sources in `folder`: whether it is silent, and what it says."""
+    """Compile and run the race test of the sources in `folder`. Returns whether it finds nothing, and its
+    output."""
     includes = [f"-I{folder / 'csrc/tests/cuda_shim'}", f"-I{folder / 'csrc'}"]
     source, program = folder / "csrc/tests/test_cuda_races.cpp", folder / "races"
     command = ["g++", *COMMON, *includes, "-O1", "-fsanitize=thread", str(source), str(model)]

@@ -14,13 +14,13 @@ from gradkern.diagnosis.evidence import RunEvidence
 from gradkern.diagnosis.finding import Finding
 from gradkern.diagnosis.model import Layer, Model
 from gradkern.diagnosis.profile import Profile, profile_of
-from gradkern.diagnosis.trend import LossTrend, loss_trend
+from gradkern.diagnosis.trend import WELL, LossTrend, loss_trend
 
 Floats = NDArray[np.floating[Any]]
 
-#: Steps below which nothing but NaN, constant weights and missing gradients can be told.
+#: With fewer steps, only NaN, constant weights and missing gradients can be found.
 FEW_STEPS = 10
-#: Falls in a row that noise does not make: one in 64.
+#: Consecutive falls of the loss that noise makes with a probability of only 1/64.
 FALLING = 6
 
 
@@ -40,8 +40,9 @@ class Case:
 
     @cached_property
     def falls_at_once(self) -> bool:
-        """The loss falls at each of the first steps, and is never again what it was: as on full batches of a
-        convex problem, where weights may move by their own size and the gradient falls to nothing."""
+        """Whether the loss falls at each of the first steps and never returns to its first value, as with
+        full batches of a convex problem. Weights may then move by their own size, and the gradient
+        vanishes."""
         loss = self.evidence.loss
         known = len(loss) > FALLING and bool(np.isfinite(loss).all())
         return (
@@ -49,6 +50,16 @@ class Case:
             and self.trend.fell
             and bool((np.diff(loss[: FALLING + 1]) < 0).all() and loss[1:].max() < loss[0])
         )
+
+    @cached_property
+    def learns_well(self) -> bool:
+        """Whether the loss has fallen to a fifth of its first value and stays there. Only the very first
+        value is used, because the second and third may have jumped."""
+        e, loss = self.evidence, self.evidence.loss[np.isfinite(self.evidence.loss)]
+        if not self.trend.known or (e.has_loss & ~np.isfinite(e.loss)).any():
+            return False
+        first = min(float(loss[0]), self.trend.start)
+        return self.trend.kept and first - self.trend.end >= WELL * abs(first)
 
     @cached_property
     def profiles(self) -> list[Profile]:
@@ -76,7 +87,7 @@ class Case:
 
     @cached_property
     def unmoved(self) -> NDArray[np.bool_]:
-        """[N] whether the weights of a parameter never changed between looks, although others did."""
+        """[N] whether the weights of a parameter never changed, although others did."""
         norms = self.evidence.weight_norm
         known = np.isfinite(norms) & (norms > 0)
         if known.sum(axis=0).max(initial=0) < 3:

@@ -125,7 +125,7 @@ class Model:
 
     @property
     def knows_activations(self) -> bool:
-        """Whether the activations can be told: the graph was walked, or there are modules of them."""
+        """Whether the activations are known, from the graph or from modules."""
         return bool(self._graph.get("operations")) or self.gates or self.leaks or self.squashes
 
     @property
@@ -168,11 +168,14 @@ class Model:
         return _distinct([chain for chain in found if len(chain) >= 3])
 
     def _part_of(self, layer: Layer) -> str:
-        """The model that a layer belongs to, in a run of several."""
+        """The model that a layer belongs to, in a run of several; where the order of execution is unknown,
+        the child of the model, since two of them may be two models (a generator and its critic)."""
         parts = self._evidence.facts.get("parts")
         name = self._evidence.names[layer.weight]
         named = parts if isinstance(parts, list) else []
-        return next((str(part) for part in named if name.startswith(f"{part}.")), "")
+        part = next((str(part) for part in named if name.startswith(f"{part}.")), "")
+        inner = name.removeprefix(f"{part}.").split(".")
+        return part if self._graph.get("order") or len(inner) < 3 else f"{part}.{inner[0]}"
 
     def _may_link(self, layer: Layer) -> bool:
         if RECURRENT.search(layer.kind):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import os
 import re
@@ -114,7 +115,28 @@ def test_a_source_distribution_needs_no_torch(torches, backend, tmp_path, monkey
     name = backend.build_sdist(str(tmp_path))
     with tarfile.open(tmp_path / name) as archive:
         files = {path.partition("/")[2] for path in archive.getnames()}
-    assert {"setup.py", "build_tools/torches.py", "cmake/library.map", "csrc/library/kernels.h"} <= files
+    read = {"setup.py", "build_tools/kernels.py", "build_tools/torches.py", "cmake/library.map"}
+    assert read | {"csrc/library/kernels.h"} <= files
+
+
+def test_the_kernels_are_built_without_setuptools_and_torch(run_python):
+    """As `make` does it while pip installs torch."""
+    code = """
+import subprocess, sys
+left_out = ("-DCMAKE", "-G", "Ninja")
+subprocess.run = lambda command, **_: print([w for w in command[1:] if not w.startswith(left_out)])
+import kernels
+kernels.tool = lambda name: name
+kernels.build_kernels()
+print([name for name in ("setuptools", "torch") if name in sys.modules])
+"""
+    done = run_python(code, path=ROOT / "build_tools", GRADKERN_CUDA="0")
+    folder = str(ROOT / "build" / "kernels-cuda_0")
+    assert [ast.literal_eval(line) for line in done.stdout.splitlines()[1:]] == [
+        ["-S", str(ROOT), "-B", folder, "-DGRADKERN_PYTHON=OFF", "-DGRADKERN_CUDA=0"],
+        ["--build", folder],
+        [],
+    ], done.stderr
 
 
 def dynamic_section(path, *, tag):

@@ -1,4 +1,4 @@
-"""Synthetic evidence: a plain healthy run of a few layers, and ways to make it sick."""
+"""Synthetic evidence: a healthy run of a few layers, and functions that make it faulty."""
 
 from __future__ import annotations
 
@@ -104,3 +104,8 @@ def sloped(evidence, decades, *, biases=None):
 def flat_loss(evidence, value=2.3):
     random = np.random.default_rng(1)
     return changed(evidence, loss=value + 0.02 * random.standard_normal(len(evidence.steps)))
+
+
+def slow(evidence):
+    """Its loss falls, but not by as much as that of a run that learns well."""
+    return changed(evidence, loss=evidence.loss + 1.0)
