@@ -76,7 +76,8 @@ class OneCall:
         """The same policies as in the step before, where no setting has changed."""
         for i in self._counting:
             policy, names = self._policies[i]
-            self._natives[i] = policy and policy.native(names)
+            if policy is not None:
+                self._natives[i] = policy.native(names)
         return self._natives
 
     def _look(self) -> list[NativePolicy | None]:
