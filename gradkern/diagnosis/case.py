@@ -14,7 +14,7 @@ from gradkern.diagnosis.evidence import RunEvidence
 from gradkern.diagnosis.finding import Finding
 from gradkern.diagnosis.model import Layer, Model
 from gradkern.diagnosis.profile import Profile, profile_of
-from gradkern.diagnosis.trend import LossTrend, loss_trend
+from gradkern.diagnosis.trend import WELL, LossTrend, loss_trend
 
 Floats = NDArray[np.floating[Any]]
 
@@ -49,6 +49,16 @@ class Case:
             and self.trend.fell
             and bool((np.diff(loss[: FALLING + 1]) < 0).all() and loss[1:].max() < loss[0])
         )
+
+    @cached_property
+    def learns_well(self) -> bool:
+        """Four fifths of the first loss are gone and stay gone. The very first loss counts, because the
+        second and third may have jumped."""
+        e, loss = self.evidence, self.evidence.loss[np.isfinite(self.evidence.loss)]
+        if not self.trend.known or (e.has_loss & ~np.isfinite(e.loss)).any():
+            return False
+        first = min(float(loss[0]), self.trend.start)
+        return self.trend.kept and first - self.trend.end >= WELL * abs(first)
 
     @cached_property
     def profiles(self) -> list[Profile]:

@@ -11,6 +11,7 @@ from gradkern.diagnosis.load import read_evidence
 from gradkern.diagnosis.precedence import in_order
 from gradkern.diagnosis.remedies import with_remedies
 from gradkern.diagnosis.rules import RULES
+from gradkern.diagnosis.severity import eased
 from gradkern.history.facade import History
 
 __all__ = ["diagnose"]
@@ -48,4 +49,4 @@ def diagnose(run: History | RunEvidence | str | os.PathLike[str]) -> list[Findin
     evidence = run if isinstance(run, RunEvidence) else read_evidence(run)
     case = Case(evidence)
     found = [finding for rule in RULES for finding in rule(case)] if len(evidence.steps) else []
-    return with_remedies(case, in_order(found))
+    return with_remedies(case, in_order(eased(case, found)))

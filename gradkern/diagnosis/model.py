@@ -168,11 +168,14 @@ class Model:
         return _distinct([chain for chain in found if len(chain) >= 3])
 
     def _part_of(self, layer: Layer) -> str:
-        """The model that a layer belongs to, in a run of several."""
+        """The model that a layer belongs to, in a run of several; where the order of execution is unknown,
+        the child of the model, since two of them may be two models (a generator and its critic)."""
         parts = self._evidence.facts.get("parts")
         name = self._evidence.names[layer.weight]
         named = parts if isinstance(parts, list) else []
-        return next((str(part) for part in named if name.startswith(f"{part}.")), "")
+        part = next((str(part) for part in named if name.startswith(f"{part}.")), "")
+        inner = name.removeprefix(f"{part}.").split(".")
+        return part if self._graph.get("order") or len(inner) < 3 else f"{part}.{inner[0]}"
 
     def _may_link(self, layer: Layer) -> bool:
         if RECURRENT.search(layer.kind):

@@ -91,8 +91,8 @@ def _log_rms(evidence: RunEvidence, columns: list[int], at: NDArray[np.int64]) -
     with np.errstate(divide="ignore", invalid="ignore"):
         logs = np.log10(evidence.rms[:, columns].astype(np.float64))
     logs[~np.isfinite(logs)] = np.nan
-    window = np.maximum(at[:, None] - np.arange(AVERAGED), 0)
-    return median(logs[window], axis=1)
+    window = at[:, None] - np.arange(AVERAGED)
+    return median(np.where(window[:, :, None] >= 0, logs[np.maximum(window, 0)], np.nan), axis=1)
 
 
 def median(values: Floats, axis: int = 0) -> Floats:

@@ -11,6 +11,7 @@ from gradkern.diagnosis import amounts, cures, step_cures
 from gradkern.diagnosis.case import FEW_STEPS, Case
 from gradkern.diagnosis.finding import Finding, Remedy
 from gradkern.diagnosis.gain import first_gain, input_rms
+from gradkern.diagnosis.sums import starts_as_a_sum
 
 #: Estimated rms of the input from which scaling it comes first.
 LARGE_INPUT = 10.0
@@ -28,6 +29,8 @@ def with_remedies(case: Case, findings: Iterable[Finding]) -> list[Finding]:
     """The findings, each with what to do about it."""
     found = list(findings)
     kinds = {f.kind for f in found} | {m for f in found for m in ("summed", "uphill") if m in f.evidence}
+    if starts_as_a_sum(case):
+        kinds.add("summed")
     return [dataclasses.replace(f, remedies=_distinct(_BY_KIND[f.kind](case, f, kinds))) for f in found]
 
 
@@ -81,6 +84,10 @@ def _decay(kinds: set[str]) -> list[Remedy]:
     return [cures.weight_decay()] if grow else []
 
 
+def _zero(kinds: set[str]) -> list[Remedy]:
+    return [cures.zero_grad()] if "summed" in kinds else []
+
+
 def _sign(kinds: set[str]) -> list[Remedy]:
     return [cures.check_sign()] if "uphill" in kinds else []
 
@@ -99,7 +106,7 @@ def _nonfinite(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
     thrown = bool(kinds & {"exploding_gradient", "weight_growth"})
     steady = growth < STEADY and f.first_step - case.evidence.steps[0] >= FEW_STEPS
     if growth >= 10 or thrown or ("update_too_large" in kinds and not steady):
-        first = _sign(kinds) + _scaling(case, kinds) + ([cures.zero_grad()] if "summed" in kinds else [])
+        first = _zero(kinds) + _sign(kinds) + _scaling(case, kinds)
         if "poor_initialization" in kinds:
             first += _initialization(case)
         lower = [step_cures.lower_lr(case), step_cures.find_lr(), step_cures.clip(case, hold=True)]
@@ -118,7 +125,9 @@ def _no_gradient(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
 def _dead(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
     from_the_start = f.first_step <= case.evidence.steps[0] + 2
     start, lower = _initialization(case), step_cures.lower_lr(case)
-    return [*start, cures.leaky_relu(), lower] if from_the_start else [lower, cures.leaky_relu(), *start]
+    if from_the_start:
+        return [*start, cures.leaky_relu(), lower]
+    return [*_zero(kinds), lower, cures.leaky_relu(), *start]
 
 
 def _saturation(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
@@ -150,6 +159,8 @@ def _vanishing(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
 
 
 def _exploding(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
+    if "summed" in kinds:
+        return [cures.zero_grad(), step_cures.lower_lr(case), step_cures.clip(case)]
     if "decades_over_depth" in f.evidence or "poor_initialization" in kinds:
         norm = [] if case.model.normalizes else [cures.normalization()]
         return [
@@ -159,8 +170,6 @@ def _exploding(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
             step_cures.clip(case),
             cures.residual(),
         ]
-    if "summed" in kinds:
-        return [cures.zero_grad(), step_cures.clip(case)]
     return [
         *_sign(kinds),
         *_scaling(case, kinds),
@@ -179,8 +188,7 @@ def _initial(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
 
 
 def _too_large(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
-    zero = [cures.zero_grad()] if "summed" in kinds else []
-    first = [*zero, *_sign(kinds), *_scaling(case, kinds)]
+    first = [*_zero(kinds), *_sign(kinds), *_scaling(case, kinds)]
     others = [step_cures.clip(case, hold=True), step_cures.warmup()]
     others = others[::-1] if amounts.is_adaptive(case) else others
     return [*first, step_cures.lower_lr(case), step_cures.find_lr(), *others]
@@ -202,9 +210,8 @@ def _too_small(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
 
 
 def _growth(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
-    zero = [cures.zero_grad()] if "summed" in kinds else []
     return [
-        *zero,
+        *_zero(kinds),
         *_decay(kinds),
         step_cures.lower_lr(case),
         cures.weight_decay(),
@@ -217,7 +224,7 @@ def _collapse(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
 
 
 def _always(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
-    return [step_cures.raise_max_norm(case), step_cures.raise_lr(case)]
+    return [*_zero(kinds), step_cures.raise_max_norm(case), step_cures.raise_lr(case)]
 
 
 def _never(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
@@ -229,8 +236,7 @@ def _spike(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
 
 
 def _oscillating(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
-    zero = [cures.zero_grad()] if "summed" in kinds else []
-    return [*zero, step_cures.lower_lr(case), step_cures.find_lr(), step_cures.clip(case)]
+    return [*_zero(kinds), step_cures.lower_lr(case), step_cures.find_lr(), step_cures.clip(case)]
 
 
 def _not_decreasing(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:

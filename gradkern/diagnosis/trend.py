@@ -14,6 +14,8 @@ Floats = NDArray[np.floating[Any]]
 
 #: A fall counts from this part of the initial loss, and from three standard errors.
 LEAST_FALL, ERRORS = 0.02, 3.0
+#: A run learns well if it lost four fifths of its first loss, and gave at most a tenth of that back.
+WELL, BACK = 0.8, 0.1
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,11 @@ class LossTrend:
     def rose(self) -> bool:
         """It ended clearly above its start."""
         return self.end - self.start > max(ERRORS * self.error, LEAST_FALL * abs(self.start))
+
+    @property
+    def kept(self) -> bool:
+        """It ended near the lowest that it came to."""
+        return self.end - self.lowest <= BACK * abs(self.start - self.lowest) + ERRORS * self.error
 
     @property
     def fall(self) -> float:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gradkern.diagnosis import diagnose
-from tests.support.runs import WIDTH, changed, flat_loss, healthy, sloped
+from tests.support.runs import WIDTH, changed, flat_loss, healthy, sloped, slow
 
 
 def alarms(evidence):
@@ -23,7 +23,7 @@ class TestSilentMatrices:
     def test_a_bias_with_a_gradient_says_that_the_units_are_alive(self):
         """Only the input of that matrix is zero, and nothing before it is off."""
         assert alarms(silenced(healthy(), 6)) == []
-        assert alarms(silenced(healthy(), 6, 7)) == ["dead_units"]
+        assert alarms(slow(silenced(healthy(), 6, 7))) == ["dead_units"]
 
     def test_a_recurrent_layer_of_one_step_has_no_state(self):
         run = healthy(layers=2)
@@ -37,7 +37,7 @@ class TestSilentMatrices:
         run = silenced(healthy(), 4, 5)
         numel = run.numel.copy()
         numel[4:6] //= parts
-        assert [f.severity for f in diagnose(changed(run, numel=numel))] == [severity]
+        assert [f.severity for f in diagnose(slow(changed(run, numel=numel)))] == [severity]
 
 
 class TestZerosAtAFewLooks:
@@ -48,7 +48,7 @@ class TestZerosAtAFewLooks:
         zeros[np.array([1, 2, 4, 8, 16, 32, 64, 100, 128]) - 1, 5] = int(share * WIDTH)
         known = run.ever_nonzero.copy()
         known[5] = ever
-        return changed(run, zeros=zeros, ever_nonzero=known)
+        return slow(changed(run, zeros=zeros, ever_nonzero=known))
 
     def test_nearly_all_units(self):
         assert alarms(self.at_looks(0.94, 1.0)) == ["dead_units"]
@@ -178,7 +178,7 @@ class TestOrder:
         run = silenced(healthy(), 4, 5)
         ratio, norms = run.update_ratio.copy(), run.weight_norm.copy()
         ratio[:, 10:12], norms[:, 10:12] = 0, norms[0, 10:12]
-        found = alarms(changed(run, update_ratio=ratio, weight_norm=norms))
+        found = alarms(slow(changed(run, update_ratio=ratio, weight_norm=norms)))
         assert found == ["update_too_small", "dead_units"]
 
     def test_steps_that_are_the_decay_itself(self):
@@ -240,6 +240,6 @@ class TestConvexProblems:
 
     def test_steps_as_large_with_a_loss_that_jumps(self):
         run = self.descent(0.95)
-        loss = run.loss.copy()
+        loss = run.loss + 8.6
         loss[1:3] *= 2
         assert "update_too_large" in alarms(changed(run, loss=loss))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gradkern.diagnosis import KINDS, diagnose
-from tests.support.runs import WIDTH, changed, flat_loss, healthy, sloped
+from tests.support.runs import WIDTH, changed, flat_loss, healthy, sloped, slow
 
 
 def kinds(evidence):
@@ -201,7 +201,7 @@ class TestDeadUnits:
     def test_most_units_by_the_zeros_of_the_bias(self):
         zeros = healthy().zeros.copy()
         zeros[:, 5] = int(0.8 * WIDTH)
-        finding = only(changed(healthy(), zeros=zeros), "dead_units")
+        finding = only(slow(changed(healthy(), zeros=zeros)), "dead_units")
         assert finding.layers == ("4.weight", "4.bias") and finding.severity == "warning"
 
     def test_sparse_batches_are_healthy(self):
@@ -212,7 +212,7 @@ class TestDeadUnits:
     def test_without_a_bias_by_the_elements_that_ever_had_a_gradient(self):
         ever = np.ones(6, dtype=np.float32)
         ever[3] = 0.1
-        assert alarms(changed(healthy(bias=False), ever_nonzero=ever)) == ["dead_units"]
+        assert alarms(slow(changed(healthy(bias=False), ever_nonzero=ever))) == ["dead_units"]
 
     def test_smooth_activations_have_no_dead_units(self):
         zeros = healthy().zeros.copy()

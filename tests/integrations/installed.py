@@ -24,6 +24,14 @@ def framework(name: str) -> ModuleType:
     return pytest.importorskip(name, reason=f"{name} is not installed")
 
 
+def needed(name: str) -> None:
+    """As `framework`, without importing it, for tests that run it in processes of their own."""
+    if importlib.util.find_spec(name.split(".")[0]) is None:
+        if REQUIRED:
+            raise ModuleNotFoundError(name)
+        pytest.skip(f"{name} is not installed", allow_module_level=True)
+
+
 def without_torchvision(package: str, module: str) -> ModuleType:
     """A module of a package whose own code, which imports torchvision, is not run (timm)."""
     spec = importlib.util.find_spec(package)

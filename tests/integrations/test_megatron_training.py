@@ -4,17 +4,14 @@ bf16 and fp16, a resumed run."""
 from __future__ import annotations
 
 import json
-import warnings
 
 import numpy as np
 import pytest
 
 import gradkern
-from tests.integrations.installed import framework, run_ranks
+from tests.integrations.installed import needed, run_ranks
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    framework("megatron.core")
+needed("megatron.core")
 pytestmark = pytest.mark.timeout(600)  # ranks share the cores with the other tests
 
 CASES = [

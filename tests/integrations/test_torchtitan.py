@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import gradkern
-from tests.integrations.installed import framework, run_ranks
+from tests.integrations.installed import needed, run_ranks
 
-framework("torchtitan")
+needed("torchtitan")
 pytestmark = pytest.mark.timeout(600)  # ranks share the cores with the other tests
 
 MODES = ["fsdp", "tp", "pp", "ep", "bf16", "resumed"]

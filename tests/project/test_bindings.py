@@ -106,9 +106,9 @@ class TestWhereNoneFits:
         [(["2.8", "2.9"], "2.9"), (["2.9", "9.1", "9.10"], "9.1"), (["9.10", "9.9"], "9.9")],
         ids=["torch is newer", "between", "torch is older"],
     )
-    def test_one_notice_names_the_version_to_get(self, run_python, package_copy, there, nearest):
+    def test_one_notice_names_the_version_to_get(self, run_with_torch, package_copy, there, nearest):
         make_it_for(package_copy, *there)
-        done = run_python(ONLY_THIS_COPY + CLIP, path=package_copy)
+        done = run_with_torch(ONLY_THIS_COPY + CLIP, path=package_copy)
         assert done.stdout.startswith("5.0 0.99999"), done.stderr
         assert done.stderr.count("GradkernWarning") == 1
         ascending = ", ".join(sorted(there, key=lambda v: int(v.replace(".", ""))))
@@ -120,16 +120,16 @@ class TestWhereNoneFits:
         assert "To build for the installed torch: pip install" in done.stderr
 
     @pytest.mark.parametrize(("damage", "reason"), DAMAGES)
-    def test_no_extension_or_a_broken_one(self, run_python, package_copy, damage, reason):
+    def test_no_extension_or_a_broken_one(self, run_with_torch, package_copy, damage, reason):
         damage(only_binding(package_copy))
-        done = run_python(ONLY_THIS_COPY + CLIP, path=package_copy)
+        done = run_with_torch(ONLY_THIS_COPY + CLIP, path=package_copy)
         assert done.stdout.startswith("5.0 0.99999"), done.stderr
         assert done.stderr.count("GradkernWarning") == 1 and reason in done.stderr
         assert "To build for the installed torch" in done.stderr and "torch==" not in done.stderr
 
-    def test_disabled_nothing_is_said(self, run_python, package_copy):
+    def test_disabled_nothing_is_said(self, run_with_torch, package_copy):
         only_binding(package_copy).unlink()
-        done = run_python(ONLY_THIS_COPY + CLIP, path=package_copy, GRADKERN_DISABLE="1")
+        done = run_with_torch(ONLY_THIS_COPY + CLIP, path=package_copy, GRADKERN_DISABLE="1")
         assert done.stdout.startswith("5.0 0.99999") and "Warning" not in done.stderr, done.stderr
 
     @pytest.mark.parametrize("without", ["", WITHOUT_TORCH], ids=["another torch", "no torch"])
@@ -140,7 +140,7 @@ class TestWhereNoneFits:
         done = run_python(code, path=package_copy)
         assert (done.returncode, done.stderr) == (0, "") and done.stdout
 
-    def test_of_several_the_one_for_this_torch_is_chosen(self, run_python, package_copy):
+    def test_of_several_the_one_for_this_torch_is_chosen(self, run_with_torch, package_copy):
         path = only_binding(package_copy)
         for other in ("2.9", "2.100"):
             path.with_name(path.name.replace(f"torch-{MINE}.", f"torch-{other}.")).write_bytes(b"")
@@ -148,7 +148,7 @@ class TestWhereNoneFits:
 from gradkern.kernels import extension, installed
 print(list(installed.bindings()), extension.EXTENSION.__file__)
 """
-        done = run_python(ONLY_THIS_COPY + code, path=package_copy)
+        done = run_with_torch(ONLY_THIS_COPY + code, path=package_copy)
         assert done.stdout.strip() == f"['2.9', '{MINE}', '2.100'] {path}", done.stderr
 
 
@@ -164,8 +164,8 @@ class TestInfo:
         assert lines["Python"].endswith(f"({sys.executable})")
         return lines
 
-    def test_with_kernels(self, run_python, package_copy):
-        lines = self.report(run_python, package_copy)
+    def test_with_kernels(self, run_with_torch, package_copy):
+        lines = self.report(run_with_torch, package_copy)
         assert lines["bindings for torch"] == MINE
         assert lines["kernels"] == "used"
         assert lines["extension"] == f"{only_binding(package_copy)}, for torch {MINE}"
@@ -174,8 +174,8 @@ class TestInfo:
         assert {"cpu instruction set in use", "cuda architectures", "compiler"} <= lines.keys()
         assert {"driver", "CUDA of torch", "NumPy", "platform"} <= lines.keys()
 
-    def test_disabled(self, run_python, package_copy):
-        lines = self.report(run_python, package_copy, GRADKERN_DISABLE="1")
+    def test_disabled(self, run_with_torch, package_copy):
+        lines = self.report(run_with_torch, package_copy, GRADKERN_DISABLE="1")
         assert lines["kernels"] == "not used: GRADKERN_DISABLE is set"
         assert lines["settings"].split()[0] == "GRADKERN_DISABLE=1"
 
@@ -211,7 +211,7 @@ class TestInfo:
         remove_library(only_binding(package_copy))
         assert self.report(run_python, package_copy)["library"].startswith("missing: ")
 
-    def test_a_gpu_and_why_its_kernels_do_not_run(self, run_python, package_copy):
+    def test_a_gpu_and_why_its_kernels_do_not_run(self, run_with_torch, package_copy):
         gpu = """
 import torch
 from gradkern.kernels import extension
@@ -225,7 +225,7 @@ class Extension:
     why_unusable = staticmethod(lambda i: "the driver is old" if i else "")
 extension.EXTENSION = Extension
 """
-        lines = self.report(run_python, package_copy, gpu)
+        lines = self.report(run_with_torch, package_copy, gpu)
         assert lines["GPU 0"] == "NVIDIA H200, sm_90; kernels run"
         assert lines["GPU 1"] == "NVIDIA H200, sm_90; kernels do not run: the driver is old"
 
@@ -237,13 +237,13 @@ extension.EXTENSION = Extension
             ("", "nvidia-smi"),
         ],
     )
-    def test_the_driver(self, run_python, package_copy, tmp_path, does, said):
+    def test_the_driver(self, run_with_torch, package_copy, tmp_path, does, said):
         tool = tmp_path / "bin" / "nvidia-smi"
         tool.parent.mkdir()
         tool.write_text(f"#!/bin/sh\n{does}\n")
         tool.chmod(0o755)
         path = os.pathsep.join([str(tool.parent), os.environ["PATH"]])
-        lines = self.report(run_python, package_copy, PATH=path)
+        lines = self.report(run_with_torch, package_copy, PATH=path)
         assert lines["driver"].startswith(said)
 
 

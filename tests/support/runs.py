@@ -104,3 +104,8 @@ def sloped(evidence, decades, *, biases=None):
 def flat_loss(evidence, value=2.3):
     random = np.random.default_rng(1)
     return changed(evidence, loss=value + 0.02 * random.standard_normal(len(evidence.steps)))
+
+
+def slow(evidence):
+    """Its loss falls, but not by as much as that of a run that learns well."""
+    return changed(evidence, loss=evidence.loss + 1.0)

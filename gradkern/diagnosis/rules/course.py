@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from gradkern.diagnosis.case import FEW_STEPS, Case, Floats
 from gradkern.diagnosis.finding import Finding
 from gradkern.diagnosis.gain import classes_of, input_rms
+from gradkern.diagnosis.sums import starts_as_a_sum
 from gradkern.diagnosis.trend import trend_of
 
 #: The norm grew a hundredfold, and is still a third of that at the end.
@@ -31,6 +32,8 @@ MOVED = 0.1
 #: change differs by (measured 0.01 … 3.2 and 0.01 … 2.7; no healthy run has both), what the norm has come to
 #: at steps 5 to 8 (a sum of n has sqrt(n) and more), in all, and at the end.
 SMOOTH, JITTER, EARLY, SUMMED, HIGH = 4.0, 2.0, 1.5, 5.0, 0.6
+#: Steps from which a smooth second half is no chance.
+SETTLED = 40
 #: While the loss falls, leaving a plateau explains a norm that grows as smoothly (measured: up to 13 times).
 LEFT_PLATEAU = 30.0
 #: Inputs this large explain a first gradient that is too large; the loss then falls a hundredfold too.
@@ -49,6 +52,9 @@ COMMON = 0.02
 #: norms), and of three times what one step in twenty has (near the end of training norms are heavy-tailed:
 #: measured 1.9).
 OF_THE_START, OF_THE_RUN = 2.0, 3.0
+#: And of so many times the largest norm among the steps before: heavy tails grow by smaller steps (measured:
+#: 3.3).
+OF_THE_LARGEST = 4.0
 
 
 def exploding_over_time(case: Case) -> list[Finding]:
@@ -76,18 +82,16 @@ def _summing(case: Case, at: NDArray[np.int64], values: Floats) -> list[Finding]
     """Each gradient is added to those before: the norm is that of a sum, which changes by 1/t at step t."""
     if len(values) < 2 * FEW_STEPS:
         return []
-    half, count = np.diff(np.log(values[len(values) // 2 :])), 0.75 * len(values)
-    smooth = float(np.median(np.abs(half))) * count <= SMOOTH
-    smooth &= float(np.median(np.abs(half - np.median(half)))) * count <= JITTER
-    early = float(np.median(values[4:8])) >= EARLY * values[0]
+    starts, stands = starts_as_a_sum(case), _stands(case)
     growth = float(np.median(values[-5:])) / float(values[0])
     high = float(np.median(values[-max(len(values) // 10, 3) :])) >= HIGH * float(values.max())
-    least = SUMMED if _stands(case) else LEFT_PLATEAU
-    if not (smooth and early and high and growth >= least):
+    if not high or growth < (SUMMED if stands else LEFT_PLATEAU):
+        return []
+    if not ((_is_smooth(values) and (starts or len(values) >= SETTLED)) or (starts and stands)):
         return []
     why = (
-        f"The norm grew {growth:.3g} times and changes by about 1/t at step t, as the norm of a sum does: "
-        "each gradient is added to those before it, because zero_grad() is not called."
+        f"The norm grew {growth:.3g} times and as smoothly as the norm of a sum does: each gradient is added "
+        "to those before it, because zero_grad() is not called."
     )
     severity = "warning" if case.trend.fell else "severe"
     numbers = {
@@ -97,6 +101,14 @@ def _summing(case: Case, at: NDArray[np.int64], values: Floats) -> list[Finding]
         "summed": 1.0,
     }
     return [case.finding("exploding_gradient", severity, why, numbers, last=int(case.evidence.steps[at[-1]]))]
+
+
+def _is_smooth(values: Floats) -> bool:
+    """In the second half the norm changes by 1/t at step t, at nearly all steps."""
+    half, count = np.diff(np.log(values[len(values) // 2 :])), 0.75 * len(values)
+    smooth = float(np.median(np.abs(half))) * count <= SMOOTH
+    smooth &= float(np.median(np.abs(half - np.median(half)))) * count <= JITTER
+    return smooth and float(np.median(values[4:8])) >= EARLY * values[0]
 
 
 def _stands(case: Case) -> bool:
@@ -199,7 +211,9 @@ def gradient_spike(case: Case) -> list[Finding]:
         far = np.flatnonzero(usable & (norm > TIMES * base) & (norm > level))
     if not len(far) or len(far) > max(COMMON * len(norm), 3):
         return []
-    spikes = [i for i in far.tolist() if norm[i] > TIMES_ALONE * base[i] or _with_loss(case, i, base[i])]
+    largest = [_largest_before(norm, i, far) for i in far.tolist()]
+    alone = [i for i, before in zip(far.tolist(), largest) if norm[i] > OF_THE_LARGEST * before]
+    spikes = [i for i in alone if norm[i] > TIMES_ALONE * base[i] or _with_loss(case, i, base[i])]
     if not spikes:
         return []
     worst = max(spikes, key=lambda i: norm[i] / base[i])
@@ -214,6 +228,12 @@ def gradient_spike(case: Case) -> list[Finding]:
     first, last = int(e.steps[spikes[0]]), int(e.steps[spikes[-1]])
     severity = "info" if clipped else "warning"
     return [case.finding("gradient_spike", severity, why, numbers, layers=layers, first=first, last=last)]
+
+
+def _largest_before(norm: Floats, i: int, spikes: NDArray[np.int64]) -> float:
+    """The largest norm of the 64 steps before that is no spike."""
+    before = np.setdiff1d(np.arange(max(0, i - BASELINE), i), spikes)
+    return float(np.nanmax(np.append(np.where(np.isfinite(norm[before]), norm[before], 0.0), 0.0)))
 
 
 def baseline(norm: Floats) -> Floats:

@@ -8,6 +8,7 @@ other data.
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from gradkern.diagnosis.case import Case, Floats
 from gradkern.diagnosis.finding import Finding
 from gradkern.diagnosis.gain import classes_of, first_gain
 from gradkern.diagnosis.model import RECURRENT, Layer
-from gradkern.diagnosis.profile import decades, median
+from gradkern.diagnosis.profile import decades
 
 #: max_abs / rms of a matrix's gradient: 1.000 where every unit is alike, 1.77 and more otherwise.
 ALIKE = 1.01
@@ -26,6 +27,9 @@ FIRST_STEPS = 5
 #: Typical gain of the matrices (`gain`) before the first step: healthy 0.28 … 1.45, too large from 3.0 on. It
 #: counts if the layers together multiply the signal tenfold more than He's gain, sqrt(2), would.
 GAIN, MULTIPLIED = 2.5, 10.0
+#: Names of parameters that multiply their input. Others of two dimensions (the log variances of a Bayesian
+#: layer) do what only their module knows.
+MULTIPLYING = re.compile(r"(^|[._])(w|kernel)\w*$|weight", re.IGNORECASE)
 #: Gain of the recurrent matrix of an RNN: an orthogonal one has 1, PyTorch's 0.58; the state is multiplied by
 #: it at each time step.
 RECURRENT_GAIN = 1.8
@@ -93,7 +97,7 @@ def _zero(case: Case) -> list[Finding]:
 
 def _gain(case: Case) -> list[Finding]:
     """The weights start so large that each layer multiplies the signal; a normalization would undo it."""
-    layers = [layer for layer in case.model.layers if not RECURRENT.search(layer.kind)]
+    layers = [layer for layer in case.model.layers if _multiplies(case, layer)]
     values = [first_gain(case, layer) for layer in layers]
     if case.model.normalizes or len(layers) < 3 or float(np.median(values)) < GAIN:
         return []
@@ -107,6 +111,11 @@ def _gain(case: Case) -> list[Finding]:
     numbers = {"gain": typical, "layers": len(layers)}
     names = case.names(x.weight for x, value in zip(layers, values) if value >= GAIN)
     return [case.finding("poor_initialization", _severity(case), why, numbers, layers=names)]
+
+
+def _multiplies(case: Case, layer: Layer) -> bool:
+    plain = not RECURRENT.search(layer.kind)
+    return plain and bool(MULTIPLYING.search(case.evidence.names[layer.weight]))
 
 
 def _is_mean(case: Case, last: Layer) -> bool:
@@ -161,12 +170,14 @@ def _forward(case: Case) -> list[Finding]:
 
 
 def _typical(values: Floats) -> float:
-    """Of the first two steps; of a signal that grows the least of all, 0 where one does not: the estimate is
-    too large where the terms of a bias's gradient cancel over the batch."""
-    found = float(median(values[:2].astype(np.float64)))
-    if not math.isfinite(found):
+    """The least of the first steps (of two for a signal that fades, since training mends that soon), with its
+    sign; 0 where they differ in sign. The estimate of one step is wrong where the terms of a bias's gradient
+    cancel over the batch."""
+    known = values[np.isfinite(values)]
+    known = known[:2] if (known[:2] < 0).all() else known
+    if not len(known) or known.min() * known.max() <= 0:
         return 0.0
-    return found if found < 0 else max(float(np.nanmin(values)), 0.0)
+    return float(known[np.abs(known).argmin()])
 
 
 def _first_loss(case: Case) -> list[Finding]:

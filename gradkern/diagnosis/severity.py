@@ -1,0 +1,40 @@
+"""`eased`: what does no harm that shows is for information only."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from gradkern.diagnosis.case import Case
+from gradkern.diagnosis.finding import Finding
+
+#: Kinds whose harm is that the model learns slowly or not at all. The others harm in other ways: a gradient
+#: that is missing, parameters that are left out, weights that grow, a first loss that is far too large.
+_SLOWING = ("dead_units", "saturation", "update_too_large", "weight_collapse")
+#: Decades over the depth from which the first layers do not learn, whatever the loss says.
+_STARVED = 4.0
+
+
+#: A model of which this part is off does not use its size, whatever the loss says.
+_LARGE_PART = 0.5
+
+
+def eased(case: Case, findings: Sequence[Finding]) -> list[Finding]:
+    """The findings; "info" where their only harm would be slow learning, and the model learns well."""
+    if not case.learns_well:
+        return list(findings)
+    return [dataclasses.replace(f, severity="info") if _only_slows(case, f) else f for f in findings]
+
+
+def _only_slows(case: Case, finding: Finding) -> bool:
+    if finding.kind == "vanishing_gradient":
+        return finding.evidence.get("decades_over_depth", _STARVED) < _STARVED
+    if finding.kind == "dead_units" and _share(case, finding) >= _LARGE_PART:
+        return False
+    return finding.severity == "warning" and (finding.kind in _SLOWING or "summed" in finding.evidence)
+
+
+def _share(case: Case, finding: Finding) -> float:
+    """The part of the model's elements that its layers have."""
+    numel = dict(zip(case.evidence.names, case.evidence.numel.tolist()))
+    return float(sum(numel[name] for name in finding.layers)) / max(sum(numel.values()), 1)

@@ -1,0 +1,25 @@
+"""`starts_as_a_sum`: whether the first norms are those of gradients that add up."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gradkern.diagnosis.case import Case
+
+#: While the weights have hardly moved, gradients are alike: a sum of n has a norm of sqrt(n) (if they are
+#: noise) to n times the first one. So it rises at each step, to 1.4 … 2 at the second. The bounds are wider,
+#: since gradients of batches differ and grow. Of 57 runs without zero_grad() 45 start like this, of 1,007
+#: others (five or six of them such runs too) 10.
+RISING = 6
+BOUNDS = {1: (1.05, 3.0), 2: (1.4, 5.5), 5: (2.0, 15.0)}
+
+
+def starts_as_a_sum(case: Case) -> bool:
+    """Whether the norm rises at each of the first steps, as that of a sum does. A loop without zero_grad()
+    shows this before anything else, and also where it clips or diverges later."""
+    norm = case.evidence.total_norm[:RISING]
+    if len(norm) < RISING or not np.isfinite(norm).all() or not norm[0] > 0:
+        return False
+    times = norm / norm[0]
+    inside = all(low <= times[at] <= high for at, (low, high) in BOUNDS.items())
+    return inside and bool((np.diff(norm) > 0).all())
