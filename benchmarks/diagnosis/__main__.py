@@ -62,7 +62,7 @@ HALVES = {
     "reported": Half(reported.HEALTHY, reported_faults.reported_cases, range(200, 204), range(200, 201)),
     "third": Half(third.HEALTHY, third.third_cases, range(500, 503), range(500, 503)),
     "fourth": Half(
-        fourth.HEALTHY, fourth_faults.fourth_cases, range(800, 804), range(800, 802), is_strictly_well
+        fourth.HEALTHY, fourth_faults.fourth_cases, range(800, 803), range(800, 802), is_strictly_well
     ),
 }
 

@@ -68,9 +68,6 @@ HEALTHY: dict[str, Recipe] = {
     "autoregressive": Recipe(
         arch="autoregressive", task="bits", width=64, lr=5e-3, extras=("training:bits",)
     ),
-    "towers": Recipe(
-        arch="towers", task="ratings", width=16, lr=2e-2, batch=24, extras=("training:in_batch",), steps=150
-    ),
     "rival": Recipe(arch="rival", width=40, lr=2e-3, extras=("training:domains",)),
     # physical fields
     "hamiltonian": Recipe(arch="hamiltonian", task="pendulum", depth=3, width=32, activation="tanh", lr=1e-2),
@@ -157,15 +154,6 @@ HEALTHY: dict[str, Recipe] = {
     ),
     "copier": Recipe(
         arch="copier", task="text", depth=1, width=24, lr=5e-3, batch=16, extras=("training:copy",), steps=60
-    ),
-    "skip_gram": Recipe(
-        arch="skip_gram",
-        task="neighbors",
-        width=16,
-        lr=5e-2,
-        batch=64,
-        extras=("training:negatives",),
-        steps=120,
     ),
     **SETTINGS,
 }

@@ -111,19 +111,6 @@ class Copier(nn.Module):
         return self.head(out)
 
 
-class SkipGram(nn.Module):
-    """Two tables of vectors: of a symbol, and of those around it (word2vec)."""
-
-    def __init__(self, recipe: Recipe) -> None:
-        super().__init__()
-        self.center, self.around = (nn.Embedding(SYMBOLS, recipe.width) for _ in range(2))
-        nn.init.normal_(self.center.weight, 0.0, 0.3)
-        nn.init.normal_(self.around.weight, 0.0, 0.1)
-
-    def forward(self, center: Tensor, around: Tensor) -> Tensor:
-        return (self.center(center)[:, None] * self.around(around)).sum(2)
-
-
 class Rival(nn.Module):
     """A network, and a critic that tells from its features where an input is from (adversarial domains)."""
 
@@ -185,7 +172,6 @@ FOURTH_ATTENTION: dict[str, type[nn.Module]] = {
     "filler": Filler,
     "transcriber": Transcriber,
     "copier": Copier,
-    "skip_gram": SkipGram,
     "rival": Rival,
     "bag": Bag,
     "table_transformer": TableTransformer,

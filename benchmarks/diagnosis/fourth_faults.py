@@ -24,10 +24,9 @@ CHANGES: dict[str, tuple[str, Change]] = {
     "normal_1": ("wrong_gain", changed(depth=5, init="normal:1.0", activation="relu", **_PLAIN)),
     # All units of a layer are one unit, whatever the gradients do.
     "constant": ("constant", changed(init="constant:0.1")),
-    # Outputs at the ends of the range: saturation; thrown there by weights or inputs, slopes vanish by it.
+    # Outputs at the ends of the range: saturation; thrown there by weights, slopes vanish by it.
     "thrown": ("saturated", changed(init="normal:1.6", depth=4, **_PLAIN)),
     "thrown_far": ("saturated", changed(init="normal:5.0", **_PLAIN)),
-    "unscaled": ("saturated", changed(input_scale=200.0)),
     # Inputs of 255, targets of 500: gradients of that size, whose steps throw the weights.
     "pixels": ("large_inputs", changed(input_scale=255.0, **_PLAIN)),
     "cents": ("large_inputs", changed(target_scale=500.0)),
@@ -76,6 +75,7 @@ CHANGES: dict[str, tuple[str, Change]] = {
     # The loss goes up and down around a valley whose walls are too steep for the rate.
     "swinging_10": ("swings", faster(10.0)),
     "swinging_15": ("swings", faster(15.0)),
+    "swinging_20": ("swings", faster(20.0)),
     "swinging_40": ("swings", faster(40.0)),
     "swinging_60": ("swings", faster(60.0)),
     # Nothing can be learned from labels by chance; no alarm is asked for, but that it be said.
@@ -109,7 +109,6 @@ _PAIRS = {
     "several": "sigmoid_eleven dead_first pixels limit_far_off uphill normal_1",
     "several_clipped": "choked limit_far_off never_zeroed",
     "exits": "gain_4",
-    "towers": "detached",
     # physical fields
     "hamiltonian": "nan_loss thrown",
     "operator": "sigmoid_eleven detached outlier",
@@ -132,12 +131,11 @@ _PAIRS = {
     "independent": "three_hundred_times",
     "normed_lstm": "eighty_times",
     "liquid_patches": "limit_far_off",
-    "temporal_tanh": "thrown normal_small",
+    "temporal_tanh": "thrown",
     "pointer": "keys_forgotten",
     "memory": "detached rate_none labels_mixed",
     "filler": "eighty_times",
     "transcriber": "core_forgotten",
-    "skip_gram": "inflated",
     # losses and ways of training
     "smoothed": "sigmoid_eleven decayed millionth",
     "focal_sgd": "killed never_zeroed choked pixels",
@@ -145,6 +143,8 @@ _PAIRS = {
     "mixup": "gain_4 decayed dead_second",
     "attacked": "constant",
     "angle": "unused",
+    "quantiles": "inflated",
+    "spread": "unused",
     "survival": "thrown",
     "lookahead": "outlier",
     "sharp": "killed",
@@ -152,9 +152,8 @@ _PAIRS = {
     "bfloat16_weights": "rounded_away",
     "amp_float16_scaled": "scale_too_high",
     # plain networks
-    "swiss_relu": "tanh_small constant decayed labels_mixed outlier dead_second",
+    "swiss_relu": "tanh_small constant outlier dead_second",
     "swiss_sgd": "cents choked never_zeroed thrown",
-    "counts_gelu": "tanh_small",
     "bits_sigmoid": "thrown_far",
     "photo_sgd": "cents decayed choked never_zeroed",
     "heat_tanh": "thrown normal_small spike inflated",
@@ -168,7 +167,7 @@ _PAIRS = {
     "softmax_digits": "swinging_15",
     "softmax_cancer": "swinging_40",
     "softmax_moons": "swinging_60",
-    "full_moons": "swinging_40",
+    "softmax_iris": "swinging_20",
 }
 
 

@@ -20,7 +20,7 @@ class Hamiltonian(nn.Module):
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
         self.blocks = dense_blocks(recipe, [2] + [recipe.width] * (recipe.depth - 1))
-        self.head = nn.Linear(recipe.width, 1)
+        self.head = nn.Linear(recipe.width, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.detach().requires_grad_()
@@ -187,24 +187,6 @@ class Pair(nn.Module):
             slow.lerp_(online, 0.05)
 
 
-class Towers(nn.Module):
-    """Users and things in one space by two networks; pairs are told from others of the batch."""
-
-    def __init__(self, recipe: Recipe) -> None:
-        super().__init__()
-        width = recipe.width
-        self.users, self.items = nn.Embedding(60, width), nn.Embedding(40, width)
-        self.user_tower, self.item_tower = (
-            nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width)) for _ in range(2)
-        )
-        self.detach = recipe.extra("detach") is not None
-
-    def forward(self, x: Tensor) -> Tensor:
-        user = self.user_tower(self.users(x[:, 0]))
-        item = self.item_tower(self.items(x[:, 1]))
-        return user @ (item.detach() if self.detach else item).T
-
-
 FOURTH_FIELDS: dict[str, type[nn.Module]] = {
     "hamiltonian": Hamiltonian,
     "operator": Operator,
@@ -215,5 +197,4 @@ FOURTH_FIELDS: dict[str, type[nn.Module]] = {
     "autoregressive": Autoregressive,
     "timed": Timed,
     "pair": Pair,
-    "towers": Towers,
 }

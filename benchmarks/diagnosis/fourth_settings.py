@@ -177,6 +177,15 @@ SETTINGS: dict[str, Recipe] = {
         batch=150,
         extras=("same_batch",),
     ),
+    "softmax_iris": Recipe(
+        task="iris",
+        depth=1,
+        optimizer="nesterov",
+        momentum=0.5,
+        lr=0.2,
+        batch=140,
+        extras=("same_batch", "label_noise:0.4"),
+    ),
     "softmax_cancer": Recipe(
         task="cancer",
         depth=1,

@@ -170,25 +170,6 @@ class CopyTask(OnData):
         return F.cross_entropy(model(y, F.pad(y[:, :-1], (1, 0))).flatten(0, 1), y.flatten())
 
 
-class NegativesTask(OnData):
-    """Symbols around another one, among as many by chance (negative sampling)."""
-
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        x, y = batch
-        by_chance = y[torch.randperm(len(y))][:, None].roll(1, 0).expand(-1, 4)
-        near, far = model(y, x), model(y, by_chance)
-        return -F.logsigmoid(near).mean() - F.logsigmoid(-far).mean()
-
-
-class InBatchTask(OnData):
-    """Users and things that they like, among the things of the batch."""
-
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        x, y = batch
-        liked = x[y.squeeze(1) > 0.3]
-        return F.cross_entropy(model(liked), torch.arange(len(liked)))
-
-
 class FollowTask(OnData):
     """Two noisy views: one is to foretell what the slow encoder makes of the other."""
 
@@ -292,8 +273,6 @@ FOURTH_TRAININGS: dict[str, type[OnData]] = {
     "fill": FillTask,
     "transcript": TranscriptTask,
     "copy": CopyTask,
-    "negatives": NegativesTask,
-    "in_batch": InBatchTask,
     "follow": FollowTask,
     "redundancy": RedundancyTask,
     "lesson": LessonTask,

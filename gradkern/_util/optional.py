@@ -10,7 +10,7 @@ def need(module: str, package: str, extra: str, who: str) -> Any:
     """Import a module of an optional package.
 
     Raises:
-        ImportError: it is not installed; names the extra that brings it.
+        ImportError: it is not installed. The message names the extra to install.
     """
     try:
         return import_module(module)

@@ -16,7 +16,7 @@ from importlib.metadata import version as version_of
 from gradkern.kernels import installed
 from gradkern.version import __version__
 
-#: Settings from outside that change what runs or where.
+#: Environment variables of other packages that affect what runs, or where.
 _SETTINGS = ("CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "LD_PRELOAD", "OMP_NUM_THREADS")
 
 
@@ -62,7 +62,7 @@ def _version(package: str) -> str:
 
 
 def _settings() -> str:
-    """Those of gradkern and of `_SETTINGS` that are set."""
+    """The settings of gradkern, and those in `_SETTINGS`, that are set."""
     names = [name for name in sorted(os.environ) if name.startswith("GRADKERN_") or name in _SETTINGS]
     return " ".join(f"{name}={os.environ[name]}" for name in names)
 
@@ -109,7 +109,7 @@ def _devices() -> Iterator[tuple[str, str]]:
 
 
 def _driver() -> str:
-    """Of NVIDIA, as its own tool says."""
+    """The version of NVIDIA's driver, from nvidia-smi."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return "nvidia-smi was not found"

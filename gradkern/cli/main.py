@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         after_echo = "\n" if sys.stderr.isatty() else ""  # the terminal has written ^C
         print(f"{after_echo}gradkern {arguments.command}: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of a pipe has left, as `head` does
+    except BrokenPipeError:  # the reader of a pipe has ended, for example `head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return status

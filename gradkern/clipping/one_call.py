@@ -51,7 +51,7 @@ class OneCall:
         Raises:
             ValueError: gradients of different groups share memory. Nothing has changed.
         """
-        # Between backward and the optimizer's step all code is cold: what has not changed is not made again.
+        # Between backward and the optimizer's step no code is cached, so that unchanged objects are kept.
         natives = self._natives if C.dicts_unchanged(self._settings) else self._look()
         if None in natives:
             return None

@@ -8,19 +8,19 @@ import numpy as np
 
 from gradkern.diagnosis.case import Case, Floats
 
-#: ‖Δw‖ / ‖w‖ of a step: healthy runs of a hundred steps have 0.01 … 0.1 in the first ones (whose middle is
-#: 0.03); Adam at 3e-4 moves weights of standard deviation 0.02 by 0.015.
+#: ‖Δw‖ / ‖w‖ of a good step. The first steps of healthy runs of a hundred steps have 0.01 … 0.1 (in the
+#: middle 0.03). Adam with a rate of 3e-4 moves weights of standard deviation 0.02 by 0.015.
 FIRST_STEP, GOOD_STEP = 0.03, 1e-2
-#: Learning rates are lowered and raised by factors between these.
+#: The smallest and largest factors by which learning rates are lowered and raised.
 LEAST_LOWER, MOST_LOWER = 1e-4, 0.3
 LEAST_RAISE, MOST_RAISE = 3.0, 1e7
-#: A norm that is at the end this many times what it was at first has exploded.
+#: Norm at the end over norm at the start from which the norm has exploded.
 GREW = 100.0
 
 
 def max_norm(case: Case) -> float:
-    """The 0.9 quantile of the norms; of the calm part of the run where it exploded, which is its start where
-    the norm has grown without end."""
+    """The 0.9 quantile of the norms. If the run exploded, that of its calm part, which is its start if the
+    norm never came down."""
     norm = case.evidence.total_norm
     norm = norm[np.isfinite(norm) & (norm > 0)]
     if not len(norm):
@@ -37,8 +37,8 @@ def _exploded(case: Case, norm: Floats) -> bool:
 
 
 def held_norm(case: Case) -> float:
-    """The norm with which a step of SGD moves the weights by `FIRST_STEP`, momentum included; inf for other
-    optimizers, which divide the gradient by its own size."""
+    """The gradient norm at which a step of SGD, with its momentum, moves the weights by `FIRST_STEP`; inf for
+    other optimizers, which divide the gradient by its own size."""
     e = case.evidence
     groups = e.facts.get("optimizers") or []
     rates, size = e.lr[np.isfinite(e.lr) & (e.lr > 0)], case.weight_size[np.isfinite(case.weight_size)]
@@ -49,10 +49,10 @@ def held_norm(case: Case) -> float:
 
 
 def lower_factor(case: Case) -> float:
-    """The factor of the learning rate with which the first steps have a good size.
+    """The factor of the learning rate that gives the first steps a good size.
 
-    The first step tells best: once a run diverges, its steps are what they are because it does. If that one
-    was good, the largest of the first half.
+    It is computed from the first step, because later steps of a diverging run are large for that reason. If
+    the first step was good, it is computed from the largest of the first half.
     """
     movement = _moves(case)
     if not len(movement):
@@ -63,7 +63,7 @@ def lower_factor(case: Case) -> float:
 
 
 def raise_factor(case: Case) -> float:
-    """The factor of the learning rate with which a step moves the weights by `GOOD_STEP`."""
+    """The factor of the learning rate that lets a step move the weights by `GOOD_STEP`."""
     movement = _moves(case)
     asked = asked_by_sgd(case) if has_half_weights(case) or not len(movement) else 0.0
     typical = asked or (float(np.median(movement)) if len(movement) else 0.0)
@@ -96,7 +96,7 @@ def _moves(case: Case) -> np.ndarray[tuple[int], np.dtype[np.floating]]:
 
 
 def asked_by_sgd(case: Case) -> float:
-    """What SGD would move the weights by if they took every change (16-bit ones take none)."""
+    """‖Δw‖ / ‖w‖ of a step of SGD without rounding, which suppresses small changes of 16-bit weights."""
     e = case.evidence
     groups = e.facts.get("optimizers") or []
     norm, size = e.total_norm[case.finite], case.weight_size[np.isfinite(case.weight_size)]

@@ -18,9 +18,9 @@ from gradkern.diagnosis.trend import WELL, LossTrend, loss_trend
 
 Floats = NDArray[np.floating[Any]]
 
-#: Steps below which nothing but NaN, constant weights and missing gradients can be told.
+#: With fewer steps, only NaN, constant weights and missing gradients can be found.
 FEW_STEPS = 10
-#: Falls in a row that noise does not make: one in 64.
+#: Consecutive falls of the loss that noise makes with a probability of only 1/64.
 FALLING = 6
 
 
@@ -40,8 +40,9 @@ class Case:
 
     @cached_property
     def falls_at_once(self) -> bool:
-        """The loss falls at each of the first steps, and is never again what it was: as on full batches of a
-        convex problem, where weights may move by their own size and the gradient falls to nothing."""
+        """Whether the loss falls at each of the first steps and never returns to its first value, as with
+        full batches of a convex problem. Weights may then move by their own size, and the gradient
+        vanishes."""
         loss = self.evidence.loss
         known = len(loss) > FALLING and bool(np.isfinite(loss).all())
         return (
@@ -52,8 +53,8 @@ class Case:
 
     @cached_property
     def learns_well(self) -> bool:
-        """Four fifths of the first loss are gone and stay gone. The very first loss counts, because the
-        second and third may have jumped."""
+        """Whether the loss has fallen to a fifth of its first value and stays there. Only the very first
+        value is used, because the second and third may have jumped."""
         e, loss = self.evidence, self.evidence.loss[np.isfinite(self.evidence.loss)]
         if not self.trend.known or (e.has_loss & ~np.isfinite(e.loss)).any():
             return False
@@ -86,7 +87,7 @@ class Case:
 
     @cached_property
     def unmoved(self) -> NDArray[np.bool_]:
-        """[N] whether the weights of a parameter never changed between looks, although others did."""
+        """[N] whether the weights of a parameter never changed, although others did."""
         norms = self.evidence.weight_norm
         known = np.isfinite(norms) & (norms > 0)
         if known.sum(axis=0).max(initial=0) < 3:

@@ -16,7 +16,7 @@ Floats = NDArray[np.floating[Any]]
 
 @dataclass(frozen=True)
 class RunEvidence:
-    """A run in T recorded steps, N parameters, R rows in which every parameter is looked at, U looks at
+    """A run in T recorded steps, N parameters, R rows with all parameters, U steps with
     the weights, V histograms. NaN where a number was not recorded.
 
     Short runs have ``R == T``; of long ones some windows of rows are taken (`load.read_evidence`).

@@ -22,7 +22,7 @@ def classes_of(case: Case) -> int:
 
 
 def input_rms(case: Case, layer: Layer | None = None, quantile: float = 0.5) -> float:
-    """Estimated rms of a layer's input (by default the model's), 1 where there is no bias to tell by.
+    """Estimated rms of a layer's input (by default the model's); 1 if there is no bias to estimate it from.
 
     A bias's gradient is a sum over the batch. Where its terms cancel, as they do once the output's bias fits
     the classes' frequencies, the estimate is too large, never too small: a low `quantile` over steps is safe.
@@ -45,7 +45,8 @@ def input_rms(case: Case, layer: Layer | None = None, quantile: float = 0.5) -> 
 
 
 def gains(case: Case, layer: Layer) -> Floats:
-    """[U] ``rms(W) * sqrt(fan_in)`` at each look: the scale of the output for inputs of rms 1.
+    """[U] ``rms(W) * sqrt(fan_in)`` at the steps with weight norms: the rms of the output for inputs of rms
+    1.
 
     PyTorch's default initialization gives 0.58, Xavier's about 1, He's 1.41.
     """
@@ -58,7 +59,7 @@ def gains(case: Case, layer: Layer) -> Floats:
 
 
 def first_gain(case: Case, layer: Layer) -> float:
-    """The gain before the first step with weight norms; 0 if none was near the start."""
+    """The gain at the first step with weight norms; 0 if that is not near the start."""
     e = case.evidence
     early = len(e.update_steps) and e.update_steps[0] <= e.steps[0] + 20
     found = gains(case, layer)

@@ -125,7 +125,7 @@ class Model:
 
     @property
     def knows_activations(self) -> bool:
-        """Whether the activations can be told: the graph was walked, or there are modules of them."""
+        """Whether the activations are known, from the graph or from modules."""
         return bool(self._graph.get("operations")) or self.gates or self.leaks or self.squashes
 
     @property

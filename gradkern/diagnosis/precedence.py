@@ -8,11 +8,11 @@ from gradkern.diagnosis.finding import KINDS, SEVERITIES, Finding
 
 #: Steps within which large updates and a growing norm belong to the same start.
 _EARLY = 20
-#: A step that takes less than this part of the weights can be a weight decay.
+#: A step that removes less than this part of the weights may be weight decay.
 _DECAY = 0.5
 #: Healthy steps stay below a tenth of the weights; a decay of that size needs no other explanation.
 _LARGE_DECAY = 0.1
-#: What a model shows whose weights were thrown about.
+#: Consequences of weights that changed too much.
 _AFTERMATH = ("saturation", "vanishing_gradient", "dead_units")
 
 
@@ -30,27 +30,27 @@ def in_order(findings: Sequence[Finding]) -> list[Finding]:
 def _brings_about(cause: Finding, other: Finding) -> bool:
     """Whether one finding explains another that `KINDS` puts first."""
     later = other.first_step > cause.first_step
-    if cause.kind == "weight_collapse":  # what fades takes the gradient along, and makes steps look large
+    if cause.kind == "weight_collapse":  # shrinking weights shrink gradients and make steps relatively large
         decay = other.evidence.get("largest_update_ratio", 1.0) < _DECAY  # the step is the decay itself
         decay |= cause.evidence.get("decay_a_step", 0.0) >= _LARGE_DECAY
         fading = ("vanishing_gradient", "update_too_large", "dead_units")
         return other.kind in fading and (other.first_step > 2 or decay)
-    if cause.kind == "update_too_small" and cause.layers:  # left out for certain; a branch is off perhaps
+    if cause.kind == "update_too_small" and cause.layers:  # certain, while dead units of a branch may not be
         return other.kind == "dead_units" and other.severity == "warning"
-    if cause.kind == "gradient_spike":  # one step on it threw the weights
+    if cause.kind == "gradient_spike":  # the step at the spike changed the weights too much
         return other.kind == "weight_growth" and later
     if cause.kind == "poor_initialization":
         return other.kind == "dead_units" and later
     if cause.kind == "always_clipping":
         return other.kind == "update_too_small"
-    if other.kind in _AFTERMATH and later and _throws_about(cause):  # the model was well at first
+    if other.kind in _AFTERMATH and later and _throws_about(cause):  # the model was healthy at first
         return True
     if other.kind == "exploding_gradient" and "decades_over_depth" in other.evidence:
-        return later and _throws_about(cause)  # the weights had no such gain at first
+        return later and _throws_about(cause)  # the weights did not have this gain at first
     if cause.kind == "update_too_large" and other.kind == "exploding_gradient":
-        return _starts_before(cause, other)  # steps that were too large before the norm grew
+        return _starts_before(cause, other)  # the steps were too large before the norm grew
     if cause.kind in ("vanishing_gradient", "exploding_gradient") and other.kind == "dead_units":
-        return other.evidence.get("dead_share", 1.0) < 1.0  # units that are off because the signal is
+        return other.evidence.get("dead_share", 1.0) < 1.0  # units are inactive because of the signal
     return False
 
 

@@ -17,11 +17,11 @@ from gradkern.diagnosis.model import Layer
 
 Floats = NDArray[np.floating[Any]]
 
-#: A bias in front of a normalization gets only rounding errors (measured rms_b / rms_W below 1e-4).
+#: The gradient of a bias before a normalization consists of rounding errors (measured: rms_b / rms_W < 1e-4).
 NORMALIZED_BIAS = 1e-4
 #: Rows that profiles are computed at, and rows that are averaged for each (medians over batches).
 POINTS, AVERAGED = 64, 5
-#: Layers of a chain that are compared pairwise; of longer chains an even selection.
+#: Most layers of a chain that are compared pairwise; an even selection of longer chains.
 MOST_LAYERS = 48
 
 
@@ -35,7 +35,7 @@ class Profile:
     chain: list[Layer]
     """All layers."""
     kept: NDArray[np.int64]
-    """[L] positions in `chain` of those that are looked at; of a long one an even selection."""
+    """[L] positions in `chain` of the layers that are compared; an even selection of a long chain."""
     at: NDArray[np.int64]
     """[P] positions in `evidence.rows`."""
     weight: Floats
@@ -49,8 +49,8 @@ class Profile:
         return len(self.chain)
 
     def named(self, sick: NDArray[np.bool_]) -> list[Layer]:
-        """The layers of the chain, by [L] whether those that are looked at are sick: each counts for its
-        neighbors that are not."""
+        """The affected layers of the chain, given [L] which of the compared layers are. A layer that is not
+        compared counts as the nearest one that is."""
         nearest = np.abs(np.arange(self.depth)[:, None] - self.kept).argmin(axis=1)
         return [layer for layer, at_fault in zip(self.chain, sick[nearest]) if at_fault]
 
@@ -96,7 +96,7 @@ def _log_rms(evidence: RunEvidence, columns: list[int], at: NDArray[np.int64]) -
 
 
 def median(values: Floats, axis: int = 0) -> Floats:
-    """The median of what is not NaN; NaN where nothing is."""
+    """The median of the values that are not NaN; NaN if there are none."""
     ordered = np.moveaxis(np.sort(values, axis=axis), axis, 0)  # NaN last
     count = np.isfinite(ordered).sum(axis=0)
     low, high = np.maximum(count - 1, 0) // 2, np.maximum(count, 1) // 2
@@ -121,7 +121,7 @@ def decades(profile: Floats) -> Floats:
 
 
 def _decades(values: Floats, at: NDArray[np.int64]) -> Floats:
-    """Of rows in which the same layers are known."""
+    """`decades` of rows in which the same layers are known."""
     i, j = np.triu_indices(len(at), 1)
     slope = np.median((values[:, j] - values[:, i]) / (at[j] - at[i]), axis=1) * (at[-1] - at[0])
     third = max(1, len(at) // 3)

@@ -1,4 +1,5 @@
-"""What to do about a finding, the most fitting first: by activations, optimizer and the run's numbers."""
+"""Choose the remedies of a finding, the most suitable first, by activations, optimizer and the run's
+numbers."""
 
 from __future__ import annotations
 
@@ -13,20 +14,20 @@ from gradkern.diagnosis.finding import Finding, Remedy
 from gradkern.diagnosis.gain import first_gain, input_rms
 from gradkern.diagnosis.sums import starts_as_a_sum
 
-#: Estimated rms of the input from which scaling it comes first.
+#: Estimated rms of the input from which scaling it is the first remedy.
 LARGE_INPUT = 10.0
 #: Gain below which ReLU layers lose the signal over depth.
 SMALL_GAIN = 0.9
 #: A step that is too small for weights of any precision (`rules.updates.SMALL`).
 TOO_SMALL = 5e-6
-#: A norm that grew less than this in ten steps or more before it became NaN did not overflow.
+#: A norm that grew by less than this in ten or more steps before it became NaN did not overflow.
 STEADY = 3.0
-#: A regression loss from which its targets are large.
+#: A regression loss from which targets are regarded as large.
 LARGE_LOSS = 1e3
 
 
 def with_remedies(case: Case, findings: Iterable[Finding]) -> list[Finding]:
-    """The findings, each with what to do about it."""
+    """The findings with their remedies."""
     found = list(findings)
     kinds = {f.kind for f in found} | {m for f in found for m in ("summed", "uphill") if m in f.evidence}
     if starts_as_a_sum(case):
@@ -35,7 +36,7 @@ def with_remedies(case: Case, findings: Iterable[Finding]) -> list[Finding]:
 
 
 def _distinct(remedies: Iterable[Remedy]) -> tuple[Remedy, ...]:
-    """Each action once, at its first place."""
+    """The remedies without repeated actions."""
     found: dict[str, Remedy] = {}
     for remedy in remedies:
         found.setdefault(remedy.action, remedy)
@@ -46,7 +47,7 @@ def _distinct(remedies: Iterable[Remedy]) -> tuple[Remedy, ...]:
 
 
 def _input_is_large(case: Case) -> bool:
-    """The first layer's input, as its gradients tell."""
+    """Whether the input of the first layer is large, estimated from its gradients."""
     return input_rms(case) >= LARGE_INPUT
 
 
@@ -59,19 +60,20 @@ def _targets_are_large(case: Case) -> bool:
 
 
 def _initialization(case: Case) -> list[Remedy]:
-    """The one that fits the activations."""
+    """The initialization that fits the activations."""
     model = case.model
     return [cures.xavier_init() if model.squashes and not model.gates else cures.he_init()]
 
 
 def _scaling(case: Case, kinds: set[str]) -> list[Remedy]:
     inputs = [cures.scale_inputs(case)] if _input_is_large(case) else []
-    weights = "poor_initialization" in kinds  # these explain a large loss
+    weights = "poor_initialization" in kinds  # which explains a large loss
     return inputs + ([cures.scale_targets(case)] if _targets_are_large(case) and not weights else [])
 
 
 def _starts_small(case: Case) -> bool:
-    """ReLU and its like, behind weights that keep less than they lose: He's gain is 1.41, PyTorch's 0.58."""
+    """Whether weights before ReLU or similar activations have a gain that shrinks the signal (He's is 1.41,
+    PyTorch's 0.58)."""
     if not (case.model.gates or case.model.leaks) or case.model.normalizes:
         return False
     values = [first_gain(case, layer) for layer in case.model.layers[:-1]]
@@ -79,7 +81,7 @@ def _starts_small(case: Case) -> bool:
 
 
 def _decay(kinds: set[str]) -> list[Remedy]:
-    """Weights that grow though no step is large are to be held."""
+    """Weight decay, if weights grow although no step is large."""
     grow = "weight_growth" in kinds and not kinds & {"update_too_large", "summed", "uphill"}
     return [cures.weight_decay()] if grow else []
 
@@ -93,7 +95,7 @@ def _sign(kinds: set[str]) -> list[Remedy]:
 
 
 def _skip(case: Case) -> list[Remedy]:
-    """Unless the run skips all steps with inf and NaN already."""
+    """Skip steps with inf and NaN, unless the run already does."""
     bad = ~np.isfinite(case.evidence.total_norm)
     return [] if bad.any() and case.evidence.skipped[bad].all() else [cures.skip_nonfinite()]
 
@@ -181,7 +183,7 @@ def _exploding(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
 
 
 def _initial(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
-    if "crest" in f.evidence:  # units that are alike stay alike, also behind a normalization
+    if "crest" in f.evidence:  # equal units stay equal, also with normalization
         return [*_initialization(case), cures.xavier_init(), cures.he_init()]
     norm = [] if case.model.normalizes else [cures.normalization()]
     return [*_scaling(case, kinds), *_initialization(case), *norm]
@@ -204,7 +206,7 @@ def _too_small(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
         return [cures.call_step(), step_cures.raise_lr(case)]
     clipped = [step_cures.raise_max_norm(case)] if "always_clipping" in kinds else []
     raised = [step_cures.raise_lr(case), step_cures.find_lr()]
-    if halves and 0 < amounts.asked_by_sgd(case) < TOO_SMALL:  # in float32 as well
+    if halves and 0 < amounts.asked_by_sgd(case) < TOO_SMALL:  # too small for float32, too
         return [*clipped, *raised, *halves]
     return [*clipped, *halves, *raised]
 

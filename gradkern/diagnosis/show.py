@@ -41,7 +41,7 @@ def _block(finding: Finding, remedies: int) -> list[str]:
 
 
 def as_rich(findings: Sequence[Finding]) -> Any:
-    """A renderable for rich: the headline with its remedies, then each that is also seen with its first one.
+    """A renderable for rich: the headline with its remedies, then the other findings with their first remedy.
 
     Raises:
         ImportError: rich is not installed.

@@ -1,4 +1,4 @@
-"""What the loss does: whether it falls, rises, or stays."""
+"""Whether the loss falls, rises, or stays."""
 
 from __future__ import annotations
 

@@ -143,7 +143,7 @@ def _prepare(connection: sqlite3.Connection, file: Path, wanted: str) -> str:
 
 
 def _is_fresh(connection: sqlite3.Connection) -> bool:
-    """Whether it has no tables and no other program's mark: a process died right after creating it."""
+    """Whether it has no tables and no other program's ID, because a process died right after creating it."""
     mark = connection.execute("PRAGMA application_id").fetchone()[0]
     tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
     return not tables and mark in (0, APPLICATION_ID)

@@ -15,7 +15,7 @@ from gradkern.history.layout import Layout
 Floats = NDArray[np.floating[Any]]
 
 
-#: Only so many of the latest events can be extended (`EventRow.extends`): nobody searches all of them.
+#: Only this number of the latest events can be extended (`EventRow.extends`), to limit the search.
 EXTENDABLE = 1000
 
 

@@ -97,7 +97,7 @@ def _foreach(grads: Sequence[Tensor], foreach: bool | None) -> bool | None:
 
 
 def _zero(tensors: Sequence[Tensor], held: Sequence[Tensor | None]) -> Tensor:
-    """The norm of nothing."""
+    """The norm of an empty list."""
     device = home(tensors, [g for g in held if g is not None])
     return torch.zeros((), dtype=torch.float32, device=device)
 

@@ -18,7 +18,7 @@ _TOLERANCE = 1e-4
 #: Their standard deviation was at most 0.15 of that of the layers' norms; without clipping at least 0.8.
 _NARROW = ("bfloat16", "float16")
 _BAND, _OFF, _RATIO = 2e-2, 4e-3, 0.3
-#: Thresholds that people choose, by their leading digits. A band about any other number is not told of.
+#: Common thresholds, by their leading digits. There is no warning for norms close to another number.
 _THRESHOLDS = np.array([1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 7.5, 8, 9, 10])
 
 

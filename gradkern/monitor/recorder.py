@@ -175,7 +175,7 @@ class Recorder:
                 self._collect(wait)
                 self.committer.commit()
             self._note()
-        except Exception as error:  # a bug here must neither be silent nor end the training
+        except Exception as error:  # a bug must be reported, but not end the training
             self._warned.tell("bug", f"[GradMonitor] {str(self.file)!r}: recording failed: {error!r}")
 
     def _collect(self, wait: bool) -> None:

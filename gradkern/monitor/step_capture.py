@@ -128,7 +128,7 @@ def _groups(value: Mapping[str, Tensor], stats: GradStats) -> dict[str, GroupVal
 
 
 def _threshold(limit: float | Tensor | None) -> float | None:
-    """One finite limit; None where there is none, or one a row."""
+    """The limit, if it is finite and the same for all rows; else None."""
     if limit is None or (isinstance(limit, Tensor) and limit.dim()):
         return None
     number = float(limit)

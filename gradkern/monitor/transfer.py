@@ -60,7 +60,7 @@ HERE = Arriving([], {}, None, None)
 
 
 class _Together(Arriving):
-    """Several at once."""
+    """Several `Arriving` as one."""
 
     __slots__ = ("_all",)
 

@@ -60,7 +60,7 @@ class GroupColumns(NamedTuple):
 
 
 def _smallest(factor: Tensor, rows: Tensor) -> Tensor:
-    """The smallest factor of some rows, NaN if one is NaN; 1 of none."""
+    """The smallest factor of some rows, NaN if one is NaN, 1 if there are none."""
     if not len(rows):
         return factor.new_ones(())
     return factor[rows].amin() if factor.ndim else factor

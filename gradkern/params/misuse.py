@@ -83,7 +83,7 @@ class DropInMisuse:
             self._tell("absent", operation, params, no_gradient("clip"))
 
     def _tell(self, key: str, operation: str, params: Sequence[Tensor], message: str) -> None:
-        """Warn once of each list, which its first parameter stands for."""
+        """Warn once about each list, identified by its first parameter."""
         told = self._told.setdefault(key, WeakIdKeyDictionary())
         if params[0] not in told:
             told[params[0]] = True

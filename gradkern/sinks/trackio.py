@@ -45,7 +45,7 @@ class TrackioSink(Sink):
         if self._run is None:
             self._run = self._trackio.init(**{"project": "gradkern", "name": run_dir.name, **self._init})
             self._own = True
-            current.set(None)  # it is nobody else's, and is finished by another thread
+            current.set(None)  # the run is only the sink's, and another thread finishes it
 
     def log(self, step: int, time: float, values: dict[str, float]) -> None:
         self._run.log({apart(key): value for key, value in values.items()}, step=step)

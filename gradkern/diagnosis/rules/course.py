@@ -1,4 +1,4 @@
-"""Rules for the course of the total norm: growth without end, an explosion at the start, single spikes.
+"""Rules for the total norm over time: growth without end, an explosion at the start, single spikes.
 
 NaN and spikes do not enter a baseline. May be wrong for batches of very different sizes or difficulty.
 Frequent spikes are regarded as noise of the run and not reported.
@@ -18,42 +18,42 @@ from gradkern.diagnosis.gain import classes_of, input_rms
 from gradkern.diagnosis.sums import starts_as_a_sum
 from gradkern.diagnosis.trend import trend_of
 
-#: The norm grew a hundredfold, and is still a third of that at the end.
+#: Growth of the norm at its peak, and at the end, that counts as an explosion.
 GROWTH, STILL = 100.0, 33.0
-#: A loss so many times its start (that of a generator whose critic wins: 10) is a run the wrong way.
+#: Loss at the end over that at the start of a diverged run (a generator that loses to its critic has 10).
 RUINED = 30.0
-#: The norm of the first steps over what it comes to, with a loss that jumped or weights thrown away
-#: meanwhile.
+#: Norm of the first steps over the later ones, and ‖Δw‖ / ‖w‖ of a first step, for an explosion at the start.
 START = 100.0
 THROWN = 0.3
-#: A step that moves the weights by this part of their norm is at the edge of health.
+#: ‖Δw‖ / ‖w‖ of a step from which it is not clearly healthy.
 MOVED = 0.1
-#: A sum of gradients: three quarters of the steps times the typical change of log(norm), and times what this
-#: change differs by (measured 0.01 … 3.2 and 0.01 … 2.7; no healthy run has both), what the norm has come to
-#: at steps 5 to 8 (a sum of n has sqrt(n) and more), in all, and at the end.
+#: Limits for a sum of gradients. SMOOTH and JITTER: the median change of log(norm) and its median absolute
+#: deviation, both times three quarters of the steps (measured 0.01 … 3.2 and 0.01 … 2.7; no healthy run has
+#: both). EARLY, SUMMED: growth of the norm up to steps 5 to 8 (a sum of n has sqrt(n) or more), and in all.
+#: HIGH: norm at the end over the largest.
 SMOOTH, JITTER, EARLY, SUMMED, HIGH = 4.0, 2.0, 1.5, 5.0, 0.6
-#: Steps from which a smooth second half is no chance.
+#: Steps from which a smooth second half is not due to chance.
 SETTLED = 40
-#: While the loss falls, leaving a plateau explains a norm that grows as smoothly (measured: up to 13 times).
+#: While the loss falls, a norm may grow as smoothly when a run leaves a plateau (measured: up to 13 times).
 LEFT_PLATEAU = 30.0
-#: Inputs this large explain a first gradient that is too large; the loss then falls a hundredfold too.
+#: rms of inputs that explains a first gradient that is too large, if the loss falls a hundredfold too.
 INPUT = 100.0
-#: A classifier's loss that starts below so many ln(classes) and ends at this part of it has converged.
+#: A classifier has converged if its loss starts below USUAL * ln(classes) and ends below CONVERGED of its
+#: start.
 USUAL, CONVERGED = 3.0, 0.05
-#: Steps without spikes in a baseline.
+#: Steps of a baseline.
 BASELINE = 64
-#: A spike with a jump of the loss: so many median absolute deviations, and so many times the baseline.
+#: A spike with a jump of the loss: its deviation in median absolute deviations, and the factor of the
+#: baseline.
 DEVIATIONS, TIMES = 8.0, 10.0
-#: A spike by itself.
+#: The factor of the baseline for a spike without a jump of the loss.
 TIMES_ALONE = 100.0
-#: More spikes than this part of the steps are noise.
+#: Spikes at more than this part of the steps are noise.
 COMMON = 0.02
-#: Spikes have to stand out of the whole run: of twice the norm at its start (converged runs have small
-#: norms), and of three times what one step in twenty has (near the end of training norms are heavy-tailed:
-#: measured 1.9).
+#: A spike also exceeds twice the norm at the start of the run (converged runs have small norms), and three
+#: times the 95th percentile (norms are heavy-tailed near the end of training; measured: 1.9).
 OF_THE_START, OF_THE_RUN = 2.0, 3.0
-#: And of so many times the largest norm among the steps before: heavy tails grow by smaller steps (measured:
-#: 3.3).
+#: It also exceeds the largest of the norms before by this factor (measured for heavy tails: 3.3).
 OF_THE_LARGEST = 4.0
 
 
@@ -68,7 +68,8 @@ def exploding_over_time(case: Case) -> list[Finding]:
 
 
 def _common_norm(case: Case) -> Floats:
-    """Total norm; gradients of parameters that no optimizer moves (and no zero_grad clears) add up."""
+    """The total norm without parameters that no optimizer moves: zero_grad() does not clear their gradients,
+    so that they accumulate."""
     e = case.evidence
     if not case.unmoved.any():
         return e.total_norm
@@ -79,7 +80,7 @@ def _common_norm(case: Case) -> Floats:
 
 
 def _summing(case: Case, at: NDArray[np.int64], values: Floats) -> list[Finding]:
-    """Each gradient is added to those before: the norm is that of a sum, which changes by 1/t at step t."""
+    """Gradients accumulate over steps, because they are not cleared: the norm changes by 1/t at step t."""
     if len(values) < 2 * FEW_STEPS:
         return []
     starts, stands = starts_as_a_sum(case), _stands(case)
@@ -104,7 +105,7 @@ def _summing(case: Case, at: NDArray[np.int64], values: Floats) -> list[Finding]
 
 
 def _is_smooth(values: Floats) -> bool:
-    """In the second half the norm changes by 1/t at step t, at nearly all steps."""
+    """Whether the norm changes by 1/t at nearly all steps t of the second half."""
     half, count = np.diff(np.log(values[len(values) // 2 :])), 0.75 * len(values)
     smooth = float(np.median(np.abs(half))) * count <= SMOOTH
     smooth &= float(np.median(np.abs(half - np.median(half)))) * count <= JITTER
@@ -112,7 +113,7 @@ def _is_smooth(values: Floats) -> bool:
 
 
 def _stands(case: Case) -> bool:
-    """The loss is known, and falls no more in the second half."""
+    """Whether the loss is known and does not fall in the second half."""
     losses = case.evidence.loss[np.isfinite(case.evidence.loss)]
     later = trend_of(losses[len(losses) // 2 :])
     return later.known and not later.fell
@@ -144,7 +145,7 @@ def _growing(case: Case, at: NDArray[np.int64], values: Floats) -> list[Finding]
 
 
 def _uphill(case: Case, onset: int) -> bool:
-    """The loss rises from the first step on although the first steps are small: its sign is wrong."""
+    """Whether the loss rises from the first step although the first steps are small: its sign is wrong."""
     e = case.evidence
     early = case.movement[e.update_steps <= e.steps[min(3, len(e.steps) - 1)]]
     early = early[np.isfinite(early)]
@@ -154,8 +155,8 @@ def _uphill(case: Case, onset: int) -> bool:
 
 
 def _weights_suffer(case: Case) -> bool:
-    """The weights are thrown about too (an adaptive optimizer divides a large gradient by itself), or it
-    walks steadily in the wrong direction, which the loss tells."""
+    """Whether a growing norm has an effect: large steps or growing weights (an adaptive optimizer divides a
+    large gradient by its own size), or a loss that rises far."""
     e, size = case.evidence, case.weight_size[np.isfinite(case.weight_size)]
     if not len(size) or not np.isfinite(e.total_norm).all():
         return True
@@ -188,8 +189,8 @@ def _starting(case: Case, at: NDArray[np.int64], values: Floats) -> list[Finding
 
 
 def _converged(case: Case) -> bool:
-    """A loss that falls at once, or a classifier's that starts near ln(classes) and loses nearly all of it:
-    norms fall as the loss does."""
+    """Whether norms fall because the loss does: it falls at once, or a classifier's starts near ln(classes)
+    and falls nearly to zero."""
     if case.falls_at_once:
         return True
     start, classes = case.trend.start, classes_of(case)
@@ -231,15 +232,15 @@ def gradient_spike(case: Case) -> list[Finding]:
 
 
 def _largest_before(norm: Floats, i: int, spikes: NDArray[np.int64]) -> float:
-    """The largest norm of the 64 steps before that is no spike."""
+    """The largest norm of the 64 steps before, without spikes."""
     before = np.setdiff1d(np.arange(max(0, i - BASELINE), i), spikes)
     return float(np.nanmax(np.append(np.where(np.isfinite(norm[before]), norm[before], 0.0), 0.0)))
 
 
 def baseline(norm: Floats) -> Floats:
-    """[T] median of the 64 steps before each, spikes and NaN left out."""
+    """[T] median of the 64 steps before each, without spikes and NaN."""
     clean = np.where(np.isfinite(norm), norm, np.nan).astype(np.float64)
-    for _ in range(2):  # the second time without what the first found
+    for _ in range(2):  # the second time without the spikes that the first found
         filled = _carried_on(clean)
         padded = np.concatenate([np.full(BASELINE, filled[0] if len(filled) else 0.0), filled])
         base: Floats = np.median(sliding_window_view(padded, BASELINE)[: len(norm)], axis=1)
@@ -251,7 +252,7 @@ def baseline(norm: Floats) -> Floats:
 
 
 def _carried_on(values: Floats) -> Floats:
-    """NaN replaced by the last number before it."""
+    """The values with NaN replaced by the last number before it."""
     known = np.flatnonzero(np.isfinite(values))
     if not len(known):
         return np.full(len(values), np.nan)
@@ -260,7 +261,7 @@ def _carried_on(values: Floats) -> Floats:
 
 
 def _with_loss(case: Case, i: int, base: float) -> bool:
-    """A spike by its deviation too, and the loss jumped within three steps."""
+    """Whether the norm also deviates far from those before, and the loss jumps within three steps."""
     e = case.evidence
     before = e.total_norm[max(0, i - BASELINE) : i]
     before = before[np.isfinite(before) & (before <= TIMES * base)]

@@ -24,16 +24,16 @@ from gradkern.diagnosis.trend import trend_of
 #: ones: 3.6 … 25.
 VANISHING = 2.7
 EXPLODING = -2.7
-#: Backward signal of a network whose forward signal grows as well (`FORWARD`): healthy -1.0 … 2, sick -3 …
-#: -14.
+#: The backward signal of a network whose forward signal grows as well (`FORWARD`): healthy -1.0 … 2, faulty
+#: -3 … -14.
 EXPLODING_BACKWARD, FORWARD = -2.0, 1.5
-#: Twice as many steps as make a profile: before them the margin between the healthy and the sick is kept
-#: (Muon's first ten steps: 2.76).
+#: Twice the steps that a profile needs. Shorter runs have to exceed the limit by the margin between healthy
+#: and faulty runs (Muon's first ten steps: 2.76).
 FIRST_STEPS, MARGIN = 2 * FEW_STEPS, 0.9
 #: Normalization without residual connections makes gradients grow towards the input by up to 1.47 a layer
 #: (Yang et al., "A mean field theory of batch normalization", 2019): 0.17 decades.
 NORMALIZED_SLOPE = 0.17
-#: Part of the run's second half that must show it.
+#: Part of the second half of a run that must exceed the limit.
 LASTING = 0.5
 #: A layer is starved if its rms is this part of the best of its chain, or less.
 STARVED = 1e-2
@@ -100,7 +100,7 @@ def exploding_over_depth(case: Case) -> list[Finding]:
 
 
 def _margin(case: Case) -> float:
-    """Decades that a run has to be beyond the limit while it is short."""
+    """Decades by which a short run has to exceed the limit."""
     return MARGIN if len(case.evidence.steps) < FIRST_STEPS else 0.0
 
 
@@ -111,7 +111,7 @@ def _usable(case: Case) -> list[Profile]:
 
 
 def _lasting(sight: Sight) -> list[Sight]:
-    """It counts if it lasts: over half of the points of the second half."""
+    """Whether it lasts: more than half of the points of the second half show it."""
     known = np.isfinite(sight.values)
     if not known.any():
         return []
@@ -121,8 +121,8 @@ def _lasting(sight: Sight) -> list[Sight]:
 
 
 def _while_the_loss_stood(case: Case, sight: Sight) -> list[Sight]:
-    """It counts too if the run came out of it late: it shows from the first point on for half of the run, and
-    in that time the loss did not fall."""
+    """Whether the run recovered late: the first half of the points shows it, and the loss did not fall during
+    that time."""
     known = np.flatnonzero(np.isfinite(sight.values))
     other = np.flatnonzero(~sight.mask[known])
     lead = int(other[0]) if len(other) else len(known)
@@ -135,7 +135,7 @@ def _while_the_loss_stood(case: Case, sight: Sight) -> list[Sight]:
 
 
 def _recovers(sight: Sight) -> bool:
-    """The last quarter is clearly better than the first."""
+    """Whether the last quarter is clearly better than the first."""
     values = sight.values[np.isfinite(sight.values)]
     quarter = max(len(values) // 4, 1)
     return bool(np.median(values[-quarter:]) < 0.6 * np.median(values[:quarter]))

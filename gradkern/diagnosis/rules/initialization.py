@@ -18,28 +18,29 @@ from gradkern.diagnosis.gain import classes_of, first_gain
 from gradkern.diagnosis.model import RECURRENT, Layer
 from gradkern.diagnosis.profile import decades
 
-#: max_abs / rms of a matrix's gradient: 1.000 where every unit is alike, 1.77 and more otherwise.
+#: max_abs / rms of a matrix's gradient: 1.000 if all units are equal, otherwise 1.77 or more.
 ALIKE = 1.01
 LEAST_ELEMENTS = 16
-#: Decades of the forward signal over a chain in the first steps. Healthy -1.9 … 1, sick from 2.6 on.
+#: Decades of the forward signal over a chain in the first steps. Healthy: -1.9 … 1; faulty: 2.6 or more.
 FORWARD_DECADES = 2.3
 FIRST_STEPS = 5
 #: Typical gain of the matrices (`gain`) before the first step: healthy 0.28 … 1.45, too large from 3.0 on. It
 #: counts if the layers together multiply the signal tenfold more than He's gain, sqrt(2), would.
 GAIN, MULTIPLIED = 2.5, 10.0
-#: Names of parameters that multiply their input. Others of two dimensions (the log variances of a Bayesian
-#: layer) do what only their module knows.
+#: Names of parameters that multiply their input. The meaning of others with two dimensions (the log variances
+#: of a Bayesian layer) is not known.
 MULTIPLYING = re.compile(r"(^|[._])(w|kernel)\w*$|weight", re.IGNORECASE)
 #: Gain of the recurrent matrix of an RNN: an orthogonal one has 1, PyTorch's 0.58; the state is multiplied by
 #: it at each time step.
 RECURRENT_GAIN = 1.8
-#: First loss over ln(classes), what a model that knows nothing has. Healthy 0.9 … 3.
+#: First loss over ln(classes), the loss of guessing. Healthy: 0.9 … 3.
 FIRST_LOSS = 10.0
 LONGEST = 1.5
 
 
 def poor_initialization(case: Case) -> list[Finding]:
-    """The first of: constant weights, zero weights, a signal that grows or fades, a huge first loss."""
+    """The first that applies: constant weights, zero weights, a signal that grows or fades, a huge first
+    loss."""
     if not len(case.evidence.rows):
         return []
     for rule in (_constant, _zero, _recurrent, _gain, _forward, _first_loss):
@@ -54,7 +55,7 @@ def _severity(case: Case) -> str:
 
 
 def _constant(case: Case) -> list[Finding]:
-    """Every unit of a layer starts alike, gets the same gradient and stays alike."""
+    """All units of a layer start equal, get the same gradient and stay equal."""
     e = case.evidence
     alike, crests = [], []
     for layer in case.model.layers:
@@ -79,7 +80,7 @@ def _constant(case: Case) -> list[Finding]:
 
 
 def _zero(case: Case) -> list[Finding]:
-    """Two or more matrices that are zero and whose gradient is zero: nothing passes between them."""
+    """Two or more matrices are zero, with a gradient of zero: no signal passes between them."""
     e = case.evidence
     if not len(e.weight_norm) or len(e.rows) < 3:
         return []
@@ -96,7 +97,7 @@ def _zero(case: Case) -> list[Finding]:
 
 
 def _gain(case: Case) -> list[Finding]:
-    """The weights start so large that each layer multiplies the signal; a normalization would undo it."""
+    """The weights start so large that each layer amplifies the signal. Normalization would undo this."""
     layers = [layer for layer in case.model.layers if _multiplies(case, layer)]
     values = [first_gain(case, layer) for layer in layers]
     if case.model.normalizes or len(layers) < 3 or float(np.median(values)) < GAIN:
@@ -119,8 +120,8 @@ def _multiplies(case: Case, layer: Layer) -> bool:
 
 
 def _is_mean(case: Case, last: Layer) -> bool:
-    """The loss is a mean over the batch, not a sum: the gradient of the outputs' bias is then a mean of
-    differences of two distributions, each at most sqrt(2) long."""
+    """Whether the loss is a mean over the batch, not a sum. The gradient of the output's bias is then a mean
+    of differences of two distributions, whose norms are at most sqrt(2)."""
     e = case.evidence
     if last.bias is None:
         return False
@@ -181,7 +182,7 @@ def _typical(values: Floats) -> float:
 
 
 def _first_loss(case: Case) -> list[Finding]:
-    """Compared with ln C, what guessing gives; only where the loss is known to be a classifier's."""
+    """The first loss is far above ln C, the loss of guessing. Only for known losses of classifiers."""
     e = case.evidence
     classes = classes_of(case)
     if not classes:

@@ -17,14 +17,15 @@ from gradkern.diagnosis.gain import classes_of
 
 #: The fewest steps for a judgement on the loss.
 LEAST_STEPS = 40
-#: Correlation of neighbouring deviations: a loss that jumps up and down is close to -1. Noise of n steps has
-#: -1/9 (the running mean takes that) with a standard error of 1/sqrt(n): it must be beyond `ERRORS` of them.
+#: Correlation of neighbouring deviations. It is close to -1 for a loss that jumps up and down. For noise of n
+#: steps it is -1/9, because of the running mean, with a standard error of 1/sqrt(n), `ERRORS` of which must
+#: be exceeded.
 ALTERNATING, NOISE, ERRORS = -0.4, -1 / 9, 3.5
-#: A classifier that knows nothing has ln(classes); outputs that start wrong have more, and fall to it.
+#: A classifier that guesses has a loss of ln(classes). Wrong initial outputs have more, and fall to it.
 GUESSING = 0.97
-#: Typical change from one step to the next, as a part of what the loss fell.
+#: Typical change from one step to the next, relative to the fall of the loss.
 SWING = 0.25
-#: Steps that make a swing plausible: ‖Δw‖ / ‖w‖ of a step.
+#: ‖Δw‖ / ‖w‖ of steps from which an oscillation is plausible.
 LARGE_STEPS = 0.02
 
 
@@ -67,7 +68,7 @@ def _range(loss: Floats) -> float:
 
 
 def loss_not_decreasing(case: Case) -> list[Finding]:
-    """The loss is at the end where it was at the start, or above; or a classifier's at that of guessing."""
+    """The loss ends where it started or above, or, of a classifier, at the loss of guessing."""
     trend, classes = case.trend, classes_of(case)
     guesses = classes > 1 and GUESSING * math.log(classes) <= trend.end < math.log(classes) / GUESSING
     if trend.count < LEAST_STEPS or (trend.fell and not guesses):

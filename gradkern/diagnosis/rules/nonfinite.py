@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from gradkern.diagnosis.case import Case
 from gradkern.diagnosis.finding import Finding
 
-#: A loss scaler finds its scale by overflowing: from 2**16 at most 16 halvings at the beginning, and one
-#: probe each 2,000 steps afterwards (torch.amp.GradScaler's defaults).
+#: A loss scaler finds its scale by overflows: with the defaults of torch.amp.GradScaler, at most 16 halvings
+#: of 2**16 at the beginning, and then one attempt every 2,000 steps.
 SCALER_PROBES, SCALER_INTERVAL = 16, 2000
-#: The norm had grown this much in the last finite steps: it overflowed rather than met a NaN.
+#: Growth of the norm in the last finite steps from which it has probably overflowed.
 OVERFLOW_GROWTH = 1e3
 
 
@@ -62,7 +62,7 @@ def _severity(case: Case, bad: NDArray[np.int64], lasting: bool) -> str:
 
 
 def _first_nonfinite(case: Case, first: int) -> NDArray[np.int64]:
-    """Columns with inf or NaN at the first bad step that was looked at."""
+    """Columns with inf or NaN at the first such step of which all parameters were read."""
     e = case.evidence
     at = np.flatnonzero(e.rows >= first)
     bad = at[(e.nonfinite[at] > 0).any(axis=1)] if len(at) else at
@@ -72,8 +72,8 @@ def _first_nonfinite(case: Case, first: int) -> NDArray[np.int64]:
 
 
 def _source(case: Case, columns: NDArray[np.int64]) -> list[int]:
-    """Where it came from: NaN spreads from a layer to those nearer the input, so the last one in the order
-    of execution; nowhere in particular where every gradient has it."""
+    """The origin: the last of the layers in the order of execution, because NaN spreads towards the input.
+    None if every gradient has NaN."""
     e = case.evidence
     poisoned = _poisoned_weights(case)
     if poisoned:
@@ -88,7 +88,7 @@ def _source(case: Case, columns: NDArray[np.int64]) -> list[int]:
 
 
 def _poisoned_weights(case: Case) -> list[int]:
-    """Weights that were NaN when they were looked at while others were not."""
+    """Weights that were NaN at a step with weight norms, while others were not."""
     e = case.evidence
     for norms in e.weight_norm:
         sick = np.isinf(norms) | (np.isnan(norms) & np.isfinite(np.nanmax(e.weight_norm, axis=0, initial=-1)))

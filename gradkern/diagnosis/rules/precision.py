@@ -11,13 +11,13 @@ import numpy as np
 from gradkern.diagnosis.case import Case, Floats
 from gradkern.diagnosis.finding import Finding
 
-#: The smallest normal float16 is 2**-14; below it digits are lost, below 2**-25 everything.
+#: The exponent of the smallest normal float16. Below it digits are lost, and below 2**-25 the whole value.
 SMALLEST_EXPONENT = -14
-#: Part of the elements below it. Measured: 0.9 and more in runs that stall, below 0.3 in those that learn.
+#: Part of the elements below it. Measured: at least 0.9 in runs that stall, below 0.3 in those that learn.
 UNDERFLOWING = 0.5
-#: A Gaussian's median magnitude in units of its rms: half its elements are below this.
+#: Median magnitude of a normal distribution, relative to its rms.
 MEDIAN_OF_RMS = 0.6745
-#: A loss that fell to this part of its start has converged.
+#: A run has converged if its loss is below this part of its start.
 CONVERGED = 0.2
 
 

@@ -14,23 +14,24 @@ from gradkern.diagnosis.finding import Finding
 from gradkern.diagnosis.gain import first_gain, gains, input_rms
 from gradkern.diagnosis.model import Layer
 
-#: Standard deviation of the argument. At 4 three quarters of tanh's derivatives are below 0.02; Xavier's
-#: initialization gives 1, trained healthy layers up to 2.4. A sigmoid is half as steep.
+#: Standard deviation of the pre-activation. At 4, three quarters of tanh's derivatives are below 0.02.
+#: Xavier's initialization gives 1, trained healthy layers up to 2.4. A sigmoid is half as steep.
 TANH_ARGUMENT, SIGMOID_ARGUMENT = 4.0, 8.0
-#: Inputs of hidden layers behind bounded activations: the largest over the smallest, and the largest.
-#: (Unbounded ones grow by the gain from layer to layer.)
+#: rms of the inputs of hidden layers after bounded activations: the largest over the smallest, and the
+#: largest. With unbounded activations it grows by the gain from layer to layer.
 LEVEL, HIGHEST = 2.5, 2.0
-#: Part of the steepest slope that the first activation has where its argument is at the limits above (for a
-#: normal argument of standard deviation s, the rms slope of tanh is 0.73 / sqrt(s): 0.36). Measured: healthy
-#: tanh 0.5 … 1.1, healthy sigmoid 0.6 … 0.9, saturated 0.03 … 0.13.
+#: rms slope of the first activation relative to its steepest one, at the limits above. For normally
+#: distributed arguments of standard deviation s, that of tanh is 0.73 / sqrt(s): 0.36. Measured: healthy tanh
+#: 0.5 … 1.1, healthy sigmoid 0.6 … 0.9, saturated 0.03 … 0.13.
 SLOPE = 0.4
 STEEPEST_TANH, STEEPEST_SIGMOID = 1.0, 0.25
-#: Quantile over the first steps of the estimate of the model's input: the smallest, since it errs upwards.
+#: Quantile over the first steps of the estimated rms of the input: the smallest, because the error is
+#: upwards.
 LOW = 0.0
 
 
 def saturation(case: Case) -> list[Finding]:
-    """Layers in front of a sigmoid or tanh whose argument is too large."""
+    """Layers whose sigmoid or tanh has arguments that are too large."""
     e, model = case.evidence, case.model
     mixed = model.gates or model.leaks
     if mixed or model.normalizes or model.recurs or len(e.steps) < FEW_STEPS:
@@ -60,13 +61,13 @@ def saturation(case: Case) -> list[Finding]:
 
 
 def _arguments(case: Case, layer: Layer, first: bool) -> Floats:
-    """[U] standard deviation of the argument at each look."""
+    """[U] standard deviation of the argument, at the steps with weight norms."""
     signal = input_rms(case, quantile=LOW) if first else min(input_rms(case, layer), 1.0)
     return gains(case, layer) * signal
 
 
 def _bounded(case: Case) -> bool:
-    """Unknown activations are bounded if the signal stays level although each layer multiplies it."""
+    """Whether unknown activations are bounded: the signal stays level although each layer amplifies it."""
     inner = case.model.layers[1:-1]
     signals = [input_rms(case, layer) for layer in inner if layer.bias is not None]
     gain = [first_gain(case, layer) for layer in inner]
@@ -76,11 +77,11 @@ def _bounded(case: Case) -> bool:
 
 
 def _first_slope(case: Case) -> float:
-    """The slope of the first layer's activation: what comes to that layer's bias of what the second layer's
-    weights pass on. 0 where it cannot be told.
+    """The slope of the first layer's activation, estimated as the ratio of the gradient of its bias to that
+    which the second layer passes back. 0 if it is not known.
 
-    It tells whether a large input is one: that is estimated from the same bias's gradient, which is a sum
-    over the batch whose terms may cancel. Those of the second bias then cancel as well.
+    It shows whether a large input is real. The input is estimated from the gradient of the same bias, a sum
+    over the batch whose terms may cancel; those of the second bias then cancel as well.
     """
     e, (first, second) = case.evidence, case.model.layers[:2]
     if first.bias is None or second.bias is None or len(second.shape) < 2 or not len(e.weight_norm):

@@ -13,37 +13,37 @@ from numpy.typing import NDArray
 from gradkern.diagnosis.case import FALLING, FEW_STEPS, Case
 from gradkern.diagnosis.finding import Finding
 
-#: Healthy runs stay below 0.10 at every look, but for small weights that find their size in a few steps
-#: (linear regression: 0.83), which the loss tells: it falls at each of them. Half of the first bound is
-#: enough where the loss at the end is this many times what it was.
+#: ‖Δw‖ / ‖w‖ of a step. Healthy runs stay below 0.10, except for small weights that find their size in a few
+#: steps (linear regression: 0.83), at each of which the loss falls. Half of LARGE is enough if the loss ends
+#: at RUINED times its start.
 LARGE, HUGE = 0.2, 0.7
 RUINED = 1.5
 #: A loss that jumped in the first steps is above its first value by this factor.
 JUMP = 1.5
 #: Healthy runs have a median above 2e-5.
 SMALL = 5e-6
-#: A loss set back: the median of the steps after the first one is above it by this part.
+#: A loss is set back if the median after the first step is above the first loss by this part.
 SET_BACK = 0.1
-#: Steps before which a loss that has not fallen yet is no harm of steps that were large at first only.
+#: Steps until which a loss that has not fallen is not blamed on steps that were large only at first.
 SOON = 40
-#: 16-bit weights lose every change below half their precision: 2**-9 of the weight for bfloat16, and with it
-#: most of the changes of 1e-4 on average.
+#: 16-bit weights lose changes below half their precision (2**-9 of the weight for bfloat16), and therefore
+#: most changes of 1e-4 on average.
 SMALL_16_BIT = 1e-4
-#: Part of the weights that moved in the whole run.
+#: ‖Δw‖ / ‖w‖ summed over the run from which the weights have moved.
 MOVED = 0.01
-#: A loss that falls by this part moves, if slowly. (Weights moved by 1e-4 in all take off up to 0.3 % at the
-#: beginning of training, where ‖g‖ ‖w‖ is up to 30 times the loss.)
+#: A loss that falls by more than this part falls slowly. Weights that move by 1e-4 in all lower it by up to
+#: 0.3 % at the beginning of training, where ‖g‖ ‖w‖ is up to 30 times the loss.
 SLOW_FALL = 0.005
-#: Steps without one of the optimizer's.
+#: Recorded steps without a step of the optimizer from which that is reported.
 NEVER_STEPPED = 10
-#: A parameter with less than this part of the others' gradient may stand still by rounding.
+#: A parameter whose gradient is less than this part of the others' may stay unchanged because of rounding.
 COUNTS = 1e-2
-#: A schedule that has come to this part of its highest rate is at its end.
+#: A schedule is at its end if its rate is below this part of the highest.
 DECAYED = 0.5
 
 
 def update_too_large(case: Case) -> list[Finding]:
-    """Steps as large as the weights, or a fifth of them and the loss suffers."""
+    """Steps about as large as the weights, or a fifth of them while the loss gets worse."""
     e = case.evidence
     movement = case.movement
     ruined = case.trend.known and case.trend.rose and case.trend.end > RUINED * abs(case.trend.start)
@@ -68,7 +68,7 @@ def update_too_large(case: Case) -> list[Finding]:
 
 
 def _harmed(case: Case) -> bool:
-    """The loss did not fall, is far above its best, or is no number."""
+    """Whether the loss did not fall, is far above its best, or is not finite."""
     e, trend = case.evidence, case.trend
     if (e.has_loss & ~np.isfinite(e.loss)).any() or not np.isfinite(e.total_norm).all():
         return True
@@ -80,15 +80,15 @@ def _harmed(case: Case) -> bool:
 
 
 def _set_back(case: Case) -> bool:
-    """The first steps took the loss up, and it did not come back at once."""
+    """Whether the first steps raised the loss, and it did not recover at once."""
     loss = case.evidence.loss[: FALLING + 1]
     known = len(loss) > FALLING and bool(np.isfinite(loss).all())
     return known and float(np.median(loss[1:])) > loss[0] + SET_BACK * abs(loss[0])
 
 
 def _did_no_harm(case: Case) -> bool:
-    """Only the first two steps were large (small weights, adaptive steps), the loss did not jump, and it has
-    fallen since or may yet fall."""
+    """Whether large first steps (small weights, adaptive optimizers) did no harm: the loss did not jump, and
+    it has fallen since or may still fall."""
     loss, trend = case.evidence.loss[:FEW_STEPS], case.trend
     if not np.isfinite(loss).all() or loss.max() > JUMP * abs(loss[0]) or _set_back(case):
         return False
@@ -134,7 +134,7 @@ def _no_movement(case: Case) -> list[Finding]:
 
 
 def _falls_slowly(case: Case) -> bool:
-    """It fell, or by more than so little movement explains: a converged run's."""
+    """Whether the loss fell, or fell by more than such small steps explain, as in a converged run."""
     trend = case.trend
     return trend.fell or trend.start - trend.end > max(3 * trend.error, SLOW_FALL * abs(trend.start))
 
@@ -167,8 +167,8 @@ def _left_out(case: Case) -> list[Finding]:
 
 
 def _stepped_on(case: Case) -> NDArray[np.bool_]:
-    """[N] whether an optimizer that moves others is known to step on a parameter: what then stands still has
-    a gradient of zero by the time of the step (the last bias of a Wasserstein critic)."""
+    """[N] whether an optimizer that moves other parameters is known to have the parameter. If its weights do
+    not change, its gradient is zero at the step (the last bias of a Wasserstein critic)."""
     names, groups = case.evidence.names, case.evidence.facts.get("optimizers") or []
     moved = {name for name, still in zip(names, case.unmoved.tolist()) if not still}
     active = {g.get("name", "") for g in groups if moved & set(g.get("parameters", ()))}

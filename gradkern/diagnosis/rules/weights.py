@@ -11,14 +11,14 @@ import numpy as np
 from gradkern.diagnosis.case import Case
 from gradkern.diagnosis.finding import Finding
 
-#: Norm of all matrices, end over start: healthy runs stay within 0.6 … 5.
+#: Norm of all matrices at the end over that at the start: healthy runs have 0.6 … 5.
 GREW, SHRANK = 10.0, 0.2
-#: It still goes on: the last quarter adds this part. Beyond a hundredfold it need not.
+#: Growth in the last quarter from which weights still grow; not required beyond a hundredfold.
 GOES_ON = 0.05
 HOPELESS = 100.0
-#: Optimizers that take ``lr * weight_decay`` of the weights at a step; SGD's momentum repeats it.
+#: Optimizers that remove ``lr * weight_decay`` of the weights at a step; with SGD's momentum, repeatedly.
 DECAYING = ("SGD", "AdamW", "Muon")
-#: Of one matrix, while the others keep.
+#: The same for one matrix, while the others keep their size.
 LAYER_SHRANK = 0.01
 
 
@@ -48,8 +48,8 @@ def weight_growth(case: Case) -> list[Finding]:
 
 
 def decay_a_step(case: Case) -> float:
-    """What weight decay alone takes of the weights at a step; 0 where it is not known or goes through an
-    adaptive step (Adam's)."""
+    """The part of the weights that weight decay alone removes at a step; 0 if it is not known, or is part of
+    an adaptive step (Adam's)."""
     taken = 0.0
     for group in case.evidence.facts.get("optimizers") or []:
         if group.get("class") in DECAYING:
