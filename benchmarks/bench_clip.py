@@ -9,6 +9,7 @@ floor would have on this machine. "!" marks a goal that is missed, "^" one that 
 floor.
 
     python benchmarks/bench_clip.py                prints the table, writes benchmarks/results/cpu.json
+    python benchmarks/bench_clip.py --sweep        random lists against torch, writes results/sweep_cpu.json
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import argparse
 import itertools
 from typing import Any
 
+import sweep
 import torch
 from floor import floor, metadata
 from machine import describe, save
@@ -69,12 +71,30 @@ def line(row: dict[str, Any]) -> str:
     )
 
 
+def run_sweep(shapes: int, seed: int) -> None:
+    rows = []
+    for row in sweep.sweep(shapes, seed):
+        rows.append(row)
+        print(sweep.line(row), flush=True)
+        # Written as it grows: a run that is stopped keeps what it has.
+        save("sweep_cpu", {"machine": describe(), "shapes": shapes, "seed": seed, "rows": rows})
+    below = [row for row in rows if row["ratio"] < sweep.GOAL]
+    print(
+        f"{len(rows)} lines, {len(below)} below {sweep.GOAL}; least {min(row['ratio'] for row in rows):.2f}"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--seconds", type=float, default=2.0, help="for each line of the table")
     parser.add_argument("--save", metavar="NAME", default="cpu", help="benchmarks/results/NAME.json")
+    parser.add_argument("--sweep", action="store_true", help="random lists instead of the table")
+    parser.add_argument("--shapes", type=int, default=30, help="of the sweep")
+    parser.add_argument("--seed", type=int, default=0, help="of the sweep")
     arguments = parser.parse_args()
+    if arguments.sweep:
+        return run_sweep(arguments.shapes, arguments.seed)
     torch.set_num_threads(arguments.threads)
     rows = []
     head = ("gradkern", "torch", "single", "measure")

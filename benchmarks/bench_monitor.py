@@ -1,4 +1,4 @@
-"""What recording costs a training step, beside what others do for the same numbers.
+"""The cost of recording in a training step, compared with other ways to get the same numbers.
 
 A residual MLP of 300 and of 2,000 parameters is trained, one copy for each contender. Every round makes
 one whole step with every contender, in rotating order, and times the step, and by itself the part

@@ -1,4 +1,4 @@
-"""What each policy costs beside plain global clipping, on the CPU, interleaved in one run.
+"""The cost of each policy compared with plain global clipping, on the CPU, interleaved in one run.
 
 Nothing is clipped, so that what is timed is measuring and deciding: each policy has limits that are not
 reached. The goal is 5 % or 30 us above plain clipping. AGC has to read the weights besides: its floor is one
@@ -104,7 +104,7 @@ def time_case(count: int, elements: int, seconds: float) -> dict[str, float]:
 
 
 def verdict(name: str, median: dict[str, float]) -> str:
-    """How a time stands to its goal or its floor."""
+    """A time compared with its goal or its floor."""
     if name in (PLAIN, FLOOR):
         return ""
     if name == "AGC":

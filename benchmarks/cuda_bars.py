@@ -1,4 +1,4 @@
-"""What a run of bench_cuda.py says of the bars that gradkern holds itself to on a GPU."""
+"""The goals on a GPU, compared with a run of bench_cuda.py."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PEERS = "peer:"
 
 @dataclass(frozen=True)
 class Bar:
-    """One measured value beside what it may be at most; seconds, or what `unit` says."""
+    """A measured value and its goal, an upper limit; in seconds, or in `unit`."""
 
     name: str
     case: str

@@ -1,4 +1,4 @@
-"""How fast a history takes rows, and how it opens when it has become long. Part of bench_monitor.py."""
+"""The speed of writing a history, and of opening a long one. Part of bench_monitor.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a result was measured on and with."""
+"""The machine and versions of a measurement."""
 
 from __future__ import annotations
 

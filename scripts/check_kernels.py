@@ -1,4 +1,4 @@
-"""Compiles csrc/cuda/*.cu and holds what the compiler made of it against a budget; needs nvcc, no GPU.
+"""Compile csrc/cuda/*.cu and check the machine code against budgets. Needs nvcc, but no GPU.
 
 Fails on
 - more registers than a kernel's launch bounds promise room for, a larger stack, more code than its budget;

@@ -20,7 +20,7 @@ CAUGHT = ("data race", "ASSERT FAILED")
 
 
 def run(program: Path, *defines: str) -> tuple[bool, str]:
-    """Whether the checker has nothing to say, and what it says."""
+    """Whether the checker finds nothing, and its output."""
     flags = [f"-D{define}" for define in defines]
     subprocess.run(["g++", "-std=c++17", "-O1", "-w", *flags, "-o", str(program), str(SOURCE)], check=True)
     done = subprocess.run([str(program)], capture_output=True, text=True, check=False, timeout=300)

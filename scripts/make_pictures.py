@@ -1,4 +1,4 @@
-"""Make the pictures in docs/images from a real run: trains a deep sigmoid network, then looks at it.
+"""Make the pictures in docs/images from a real run of a deep sigmoid network.
 
     python scripts/make_pictures.py [--steps 300] [--run DIR]
 

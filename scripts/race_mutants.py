@@ -10,6 +10,7 @@ Needs gcc with ThreadSanitizer, no GPU and no nvcc.
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shutil
 import subprocess
@@ -26,7 +27,7 @@ REMOVED = {
     r"__threadfence\(\);": ";",
     r"if \(last\) atomicExch\(counter, 0u\);": ";",
 }
-#: How a mutant is told of.
+#: Messages for a mutant that was caught.
 CAUGHT = ("data race", "waits for ever", "a row is missing")
 #: Kernels of the race test; what writes has no synchronisation.
 SOURCES = ("csrc/cuda/warp.h", "csrc/cuda/measure.cu")
@@ -46,41 +47,31 @@ def without(text: str, pattern: str, nth: int) -> str:
     return text[: match.start()] + REMOVED[pattern] + text[match.end() :]
 
 
-def run_model(folder: Path) -> tuple[bool, str]:
-    """Compile and run the race test of the sources in `folder`: whether it is silent, and what it says."""
-    shim = folder / "csrc/tests/cuda_shim"
-    common = [
-        "g++",
-        "-std=c++20",
-        "-w",
-        "-g",
-        f"-I{shim}",
-        f"-I{folder / 'csrc'}",
-        "-DCUDA_SHIM_RACES",
-        "-DGRADKERN_WARPS=4",
-    ]
-    model, test, program = folder / "model.o", folder / "test.o", folder / "races"
-    for command in (
-        [*common, "-O2", "-c", str(shim / "cuda_shim.cpp"), "-o", str(model)],
-        [
-            *common,
-            "-O1",
-            "-fsanitize=thread",
-            "-c",
-            str(folder / "csrc/tests/test_cuda_races.cpp"),
-            "-o",
-            str(test),
-        ],
-        ["g++", "-fsanitize=thread", str(model), str(test), "-o", str(program)],
-    ):
-        subprocess.run(command, check=True)
+COMMON = ("-std=c++20", "-w", "-g", "-DCUDA_SHIM_RACES", "-DGRADKERN_WARPS=4")
+
+
+def compile_model(to: Path) -> None:
+    """The model of the GPU, which is the same for all."""
+    shim = ROOT / "csrc/tests/cuda_shim"
+    source = shim / "cuda_shim.cpp"
+    subprocess.run(["g++", *COMMON, f"-I{shim}", "-O2", "-c", str(source), "-o", str(to)], check=True)
+
+
+def run_kernels(folder: Path, model: Path) -> tuple[bool, str]:
+    """Compile and run the race test of the sources in `folder`. Returns whether it finds nothing, and its
+    output."""
+    includes = [f"-I{folder / 'csrc/tests/cuda_shim'}", f"-I{folder / 'csrc'}"]
+    source, program = folder / "csrc/tests/test_cuda_races.cpp", folder / "races"
+    command = ["g++", *COMMON, *includes, "-O1", "-fsanitize=thread", str(source), str(model)]
+    subprocess.run([*command, "-o", str(program)], check=True)
     # TSan of gcc 12 does not know the addresses of a kernel with more random bits.
     run = [*(["setarch", "-R"] if shutil.which("setarch") else []), str(program)]
-    done = subprocess.run(run, capture_output=True, text=True, check=False, timeout=300)
+    environment = {**os.environ, "TSAN_OPTIONS": "halt_on_error=1"}
+    done = subprocess.run(run, capture_output=True, text=True, check=False, timeout=300, env=environment)
     return done.returncode == 0, done.stdout + done.stderr
 
 
-def try_mutant(mutant: tuple[str, str, int] | None) -> tuple[bool, str]:
+def try_mutant(mutant: tuple[str, str, int] | None, model: Path) -> tuple[bool, str]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         shutil.copytree(ROOT / "csrc", folder / "csrc")
@@ -88,7 +79,7 @@ def try_mutant(mutant: tuple[str, str, int] | None) -> tuple[bool, str]:
             source, pattern, nth = mutant
             path = folder / source
             path.write_text(without(path.read_text(), pattern, nth))
-        return run_model(folder)
+        return run_kernels(folder, model)
 
 
 def main() -> int:
@@ -97,12 +88,15 @@ def main() -> int:
     )
     parser.add_argument("--jobs", type=int, default=2)
     arguments = parser.parse_args()
-    silent, output = try_mutant(None)
-    print("as it is:", "no race" if silent else f"FAILED\n{output[:4000]}", flush=True)
-    failures = 0 if silent else 1
     found = mutants()
-    with ThreadPoolExecutor(arguments.jobs) as pool:
-        for mutant, (lives, output) in zip(found, pool.map(try_mutant, found), strict=True):
+    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(arguments.jobs) as pool:
+        model = Path(name) / "model.o"
+        compile_model(model)
+        silent, output = try_mutant(None, model)
+        print("as it is:", "no race" if silent else f"FAILED\n{output[:4000]}", flush=True)
+        failures = 0 if silent else 1
+        tried = pool.map(try_mutant, found, [model] * len(found))
+        for mutant, (lives, output) in zip(found, tried, strict=True):
             caught = "caught" if not lives and any(word in output for word in CAUGHT) else ""
             print(*mutant, caught or f"SURVIVES\n{output[-1500:]}", flush=True)
             failures += not caught

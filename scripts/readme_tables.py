@@ -1,4 +1,4 @@
-"""Writes the measured tables into README.md and docs/: readme_tables.py [--check]."""
+"""Write the measured tables into README.md and docs/: readme_tables.py [--check]."""
 
 from __future__ import annotations
 

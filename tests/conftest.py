@@ -1,4 +1,4 @@
-"""Settings and fixtures of the whole suite."""
+"""Settings and fixtures of all tests."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ settings.load_profile(os.environ.get("GRADKERN_HYPOTHESIS", "ci"))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests marked slow, cuda or integration run only when they are asked for by mark."""
+    """Run tests marked slow, cuda or integration only if the option -m names the mark."""
     wanted = config.getoption("-m") or ""
     deselected = [
         item
@@ -58,7 +58,7 @@ def _same_random_numbers() -> None:
 
 @pytest.fixture
 def threads() -> Iterator[Callable[[int], None]]:
-    """`torch.set_num_threads`, put back afterwards."""
+    """`torch.set_num_threads`, restored afterwards."""
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)

@@ -297,6 +297,8 @@ PYBIND11_MODULE(_C, m) {
           return policy_step(kind, total, state, constants, norms.value_or(at::Tensor()));
         },
         py::arg("kind"), py::arg("total"), py::arg("state"), py::arg("constants"), py::arg("norms") = py::none());
+  m.def("are_tensors", &are_tensors);
+  m.def("identities", &identities_of);
   m.def("dicts_unchanged", &dicts_unchanged);
   m.def("partials", &partials);
   m.def("scale_", &scale_gradients, py::arg("grads"), py::arg("factor"), py::arg("zero") = py::none());

@@ -193,11 +193,49 @@ GradList tensors_of(const CallSite& site, const py::sequence& tensors, bool none
 }
 
 py::tuple numels_of(const CallSite& site, const py::sequence& parameters) {
-  py::tuple numels(py::len(parameters));
-  for_each_item(fast_sequence(parameters), [&](PyObject* item, int64_t index) {
-    if (size_t(index) < numels.size()) numels[size_t(index)] = tensor_at(site, item, index).numel();
-  });
+  const py::object list = fast_sequence(parameters);
+  const size_t count = size_t(PySequence_Fast_GET_SIZE(list.ptr()));
+  py::tuple numels(count);
+  for (size_t begin = 0; begin < count; begin += kRun) {
+    const Run run{PySequence_Fast_ITEMS(list.ptr()) + begin, begin, std::min(count - begin, size_t(kRun))};
+    Found tensors;
+    const bool simple = unpack(run, tensors);
+    for (size_t i = 0; simple && i < run.count; ++i)
+      prefetch(tensors[i]->unsafeGetTensorImpl(), sizeof(at::TensorImpl));
+    for (size_t i = 0; i < run.count; ++i) {
+      const at::Tensor& tensor = simple ? *tensors[i] : tensor_at(site, run.items[i], int64_t(begin + i));
+      numels[begin + i] = tensor.numel();
+    }
+  }
   return numels;
+}
+
+bool are_tensors(const py::sequence& items) {
+  const py::object list = fast_sequence(items);
+  std::atomic<bool> all{true};
+  for_each_run(int64_t(PySequence_Fast_GET_SIZE(list.ptr())), [&](int64_t begin, int64_t end) {
+    PyObject* const* const first = PySequence_Fast_ITEMS(list.ptr());
+    for (int64_t i = begin; i < end; ++i) prefetch(first[i], 16);
+    for (int64_t i = begin; i < end; ++i)
+      if (!THPVariable_CheckExact(first[i])) all = false;
+  });
+  return all;
+}
+
+std::pair<py::tuple, bool> identities_of(const py::sequence& items) {
+  const py::object list = fast_sequence(items);
+  PyObject* const* const first = PySequence_Fast_ITEMS(list.ptr());
+  const size_t count = size_t(PySequence_Fast_GET_SIZE(list.ptr()));
+  py::tuple identities(count);
+  PointerTable table(count);
+  bool distinct = true, seen;
+  for (size_t i = 0; i < count; ++i) {
+    identities[i] = py::reinterpret_steal<py::object>(PyLong_FromVoidPtr(first[i]));
+    const auto pointer_at = [&](int64_t j) { return static_cast<const void*>(first[j]); };
+    table.find_or_insert(first[i], int64_t(i), pointer_at, [](int64_t) { return true; }, seen);
+    distinct = distinct && !seen;
+  }
+  return {identities, distinct};
 }
 
 bool dicts_unchanged(const py::sequence& snapshots) {

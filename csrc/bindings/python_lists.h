@@ -3,6 +3,8 @@
 
 #include <torch/csrc/utils/pybind.h>
 
+#include <utility>
+
 #include "bindings/gradients.h"
 
 namespace gradkern {
@@ -17,6 +19,12 @@ GradList gradients_of(const CallSite& site, const py::sequence& parameters);
 
 /// The tensors themselves, undefined for None if `none_allowed`; TypeError for an entry that is neither.
 GradList tensors_of(const CallSite& site, const py::sequence& tensors, bool none_allowed = false);
+
+/// Whether all entries are of class Tensor or Parameter, not of a subclass.
+bool are_tensors(const py::sequence& items);
+
+/// Python's id() of every entry, and whether they are all different.
+std::pair<py::tuple, bool> identities_of(const py::sequence& items);
 
 /// The number of elements of each parameter, as a tuple of int; 0 for a lazy one without a shape.
 py::tuple numels_of(const CallSite& site, const py::sequence& parameters);

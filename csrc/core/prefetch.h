@@ -11,6 +11,12 @@ constexpr int64_t kPrefetchBytes = 3072;
 
 constexpr int64_t kCacheLine = 64;
 
+/// The memory that is read next. A loop prefetches it before its own end.
+struct Following {
+  const void* data = nullptr;
+  int64_t bytes = 0;
+};
+
 /// Prefetches `bytes` bytes at `address`. The address need not be valid.
 inline void prefetch(const void* address, int64_t bytes) {
   const uintptr_t begin = reinterpret_cast<uintptr_t>(address);

@@ -4,6 +4,7 @@
 
 #include "core/dtype.h"
 #include "core/norm.h"
+#include "core/prefetch.h"
 
 namespace gradkern::cpu {
 
@@ -16,12 +17,12 @@ struct ChunkKernels {
   const char* name;  ///< "baseline", "avx2", "avx512"
   /// Reads `length` <= kChunkElements elements once. Does not set out.numel.
   void (*measure)(const void* data, DType dtype, int64_t length, const MeasureOptions& options,
-                  Partial& out);
+                  Following following, Partial& out);
   /// Only the sum of squares of `length` <= kChunkElements elements, which is faster for short units. Not for
   /// float64 and complex128, whose squares are not exact in float64.
   double (*squares)(const void* data, DType dtype, int64_t length);
   /// x *= coef, see scaled() in core/clip.h.
-  void (*scale)(void* data, DType dtype, int64_t length, double coef);
+  void (*scale)(void* data, DType dtype, int64_t length, double coef, Following following);
   /// x = clamp(x, -limit, limit) for real types. Blocks without a change are not written.
   void (*clamp)(void* data, DType dtype, int64_t length, double limit);
 };

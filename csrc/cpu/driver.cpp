@@ -48,36 +48,40 @@ class Position {
   int64_t chunk_, tensor_;
 };
 
-/// Prefetches the beginnings of the next chunks, up to kPrefetchBytes ahead of the current one. The kernels
-/// prefetch within a chunk only, which does not help small tensors.
+/// Prefetches the beginnings of the next chunks, up to kPrefetchBytes ahead of the current one. The kernel of a
+/// longer chunk prefetches the next one itself, line by line, because so many prefetches at once would delay its reads.
 class PrefetchAhead {
  public:
   PrefetchAhead(const ChunkPlan& plan, const Position& first, int64_t left, int64_t step)
       : plan_(plan), at_(first), left_(left), step_(step) {}
 
-  /// Called before each chunk, including the first.
-  void step(const Chunk& chunk) {
+  /// Called before each chunk, including the first. Returns what the chunk's kernel has to prefetch.
+  Following step(const Chunk& chunk) {
+    Following following;
+    bool by_kernel = bytes(chunk) >= 2 * kPrefetchBytes;
     ahead_ -= asked(chunk);  // the first chunk was not prefetched; this only makes the distance a little shorter
     for (; ahead_ < kPrefetchBytes && left_ > 0; --left_) {
       at_.move(step_);
       const Chunk next = at_.chunk();
-      prefetch(address(plan_, next), asked(next));
+      if (by_kernel) following = {address(plan_, next), asked(next)};
+      else prefetch(address(plan_, next), asked(next));
+      by_kernel = false;
       ahead_ += asked(next);
     }
+    return following;
   }
 
  private:
-  int64_t asked(const Chunk& chunk) const {
-    return std::min(chunk.length * itemsize(plan_.tensor(chunk.tensor).dtype), kPrefetchBytes);
-  }
+  int64_t bytes(const Chunk& chunk) const { return chunk.length * itemsize(plan_.tensor(chunk.tensor).dtype); }
+  int64_t asked(const Chunk& chunk) const { return std::min(bytes(chunk), kPrefetchBytes); }
 
   const ChunkPlan& plan_;
   Position at_;
   int64_t left_, step_, ahead_ = 0;
 };
 
-/// Calls body(chunk, index) for every chunk, in the given floating-point mode. Threads take runs of chunks
-/// when they are free, because chunks differ in size and cores in speed. The result does not depend on
+/// Calls body(chunk, index, following) for every chunk, in the given floating-point mode. Threads take runs of
+/// chunks when they are free, because chunks differ in size and cores in speed. The result does not depend on
 /// which thread takes which run.
 template <class Body>
 void for_each_chunk(const ChunkPlan& plan, const ThreadPool& pool, FloatingPointMode mode, Order order,
@@ -96,8 +100,8 @@ void for_each_chunk(const ChunkPlan& plan, const ThreadPool& pool, FloatingPoint
       PrefetchAhead ahead(plan, at, count - 1, step);
       for (int64_t left = count; left > 0; --left) {
         const Chunk chunk = at.chunk();
-        ahead.step(chunk);
-        body(chunk, at.index());
+        const Following following = ahead.step(chunk);
+        body(chunk, at.index(), following);
         if (left > 1) at.move(step);
       }
     }
@@ -107,11 +111,11 @@ void for_each_chunk(const ChunkPlan& plan, const ThreadPool& pool, FloatingPoint
   pool.run(threads, [](void* context, int32_t) { (*static_cast<Work*>(context))(); }, &work);
 }
 
-void apply_to(const ChunkPlan& plan, const Chunk& chunk, const ClipDecision& decision) {
+void apply_to(const ChunkPlan& plan, const Chunk& chunk, const ClipDecision& decision, Following following) {
   const DType dtype = plan.tensor(chunk.tensor).dtype;
   void* const data = address(plan, chunk);
   if (decision.action == ClipAction::kZero) std::memset(data, 0, size_t(chunk.length * itemsize(dtype)));
-  if (decision.action == ClipAction::kScale) chunk_kernels().scale(data, dtype, chunk.length, decision.coef);
+  if (decision.action == ClipAction::kScale) chunk_kernels().scale(data, dtype, chunk.length, decision.coef, following);
 }
 
 /// The results of the chunks of tensors with more than one. A tensor of one chunk needs no entry, which
@@ -148,16 +152,16 @@ Partial measure(const ChunkPlan& plan, const MeasureOptions& options, const Thre
   const ChunkKernels& kernels = chunk_kernels();
   const Partial none = empty_partial(options.order);
   SplitPartials split(plan);
-  for_each_chunk(plan, pool, FloatingPointMode::exact(), Order::kForward, [&](const Chunk& chunk, int64_t i) {
+  for_each_chunk(plan, pool, FloatingPointMode::exact(), Order::kForward, [&](const Chunk& chunk, int64_t i, Following following) {
     const DType dtype = plan.tensor(chunk.tensor).dtype;
     if (ChunkPartial* const shared = split.of(chunk.tensor)) {
       Partial out = none;
-      kernels.measure(address(plan, chunk), dtype, chunk.length, options, out);
+      kernels.measure(address(plan, chunk), dtype, chunk.length, options, following, out);
       shared[i - plan.first_chunk(chunk.tensor)] = packed(out);
     } else {
       Partial& out = per_tensor[chunk.tensor];
       out = none;
-      kernels.measure(address(plan, chunk), dtype, chunk.length, options, out);
+      kernels.measure(address(plan, chunk), dtype, chunk.length, options, following, out);
       out.numel = chunk.length;
     }
   });
@@ -180,18 +184,18 @@ Partial measure(const ChunkPlan& plan, const MeasureOptions& options, const Thre
 void apply(const ChunkPlan& plan, const ClipDecision& decision, const ThreadPool& pool) {
   if (decision.action == ClipAction::kNone) return;
   for_each_chunk(plan, pool, FloatingPointMode::current(), kAfterMeasuring,
-                 [&](const Chunk& chunk, int64_t) { apply_to(plan, chunk, decision); });
+                 [&](const Chunk& chunk, int64_t, Following following) { apply_to(plan, chunk, decision, following); });
 }
 
 void apply(const ChunkPlan& plan, const double* factors, const ThreadPool& pool) {
-  for_each_chunk(plan, pool, FloatingPointMode::current(), kAfterMeasuring, [&](const Chunk& chunk, int64_t) {
-    apply_to(plan, chunk, decide_factor(factors[chunk.tensor]));
+  for_each_chunk(plan, pool, FloatingPointMode::current(), kAfterMeasuring, [&](const Chunk& chunk, int64_t, Following following) {
+    apply_to(plan, chunk, decide_factor(factors[chunk.tensor]), following);
   });
 }
 
 void clamp(const ChunkPlan& plan, double limit, const ThreadPool& pool) {
   const ChunkKernels& kernels = chunk_kernels();
-  for_each_chunk(plan, pool, FloatingPointMode::current(), Order::kForward, [&](const Chunk& chunk, int64_t) {
+  for_each_chunk(plan, pool, FloatingPointMode::current(), Order::kForward, [&](const Chunk& chunk, int64_t, Following) {
     kernels.clamp(address(plan, chunk), plan.tensor(chunk.tensor).dtype, chunk.length, limit);
   });
 }

@@ -7,8 +7,8 @@
 #pragma once
 
 #include "core/chunk_plan.h"
-#include "core/prefetch.h"
 #include "cpu/chunk_kernels.h"
+#include "cpu/prefetches.h"
 #include "cpu/vectors.h"
 
 namespace gradkern::cpu {
@@ -63,20 +63,17 @@ GRADKERN_HD void compensate(Block& sums, Block& hi, Block& lo) {
 
 /// Calls take(q, register) for every register of the `length` elements at `data`. Register q of a block of kLanes
 /// elements begins with its element q * kPerRaw<T>. The last register is padded with zeros, which do not change
-/// sums and maxima. `end` is the end of the chunk, of which the elements may be a part.
+/// sums and maxima. `end` is the end of the chunk, of which the elements may be a part; `following` is read next.
 template <class T, class Take>
-GRADKERN_HD void for_each_register(const T* data, int64_t length, const T* end, const Take& take) {
-  constexpr int64_t kAhead = kPrefetchBytes / int64_t(sizeof(T));
-  constexpr int64_t kPerLine = kCacheLine / int64_t(sizeof(T));
-  const bool long_enough = end - data > 4 * kAhead;  // in a short chunk, most prefetches would lie beyond its end
+GRADKERN_HD void for_each_register(const T* data, int64_t length, const T* end, Following following, const Take& take) {
+  Prefetches<T, kLanes> prefetches(data, length / kLanes * kLanes, end, following);
   int64_t i = 0;
-  for (; i + kLanes <= length; i += kLanes) {
-#pragma GCC unroll 4
-    for (int64_t line = 0; long_enough && line < kLanes; line += kPerLine)
-      __builtin_prefetch(data + i + kAhead + line);
+  while (prefetches.next_part(i))
+    for (; i < prefetches.until; i += kLanes) {
+      prefetches.at(i);
 #pragma GCC unroll 16
-    for (int q = 0; q < kRaws<T>; ++q) take(q, load<Raw<T>>(data + i + q * kPerRaw<T>));
-  }
+      for (int q = 0; q < kRaws<T>; ++q) take(q, load<Raw<T>>(data + i + q * kPerRaw<T>));
+    }
 #pragma GCC unroll 16
   for (int q = 0; q < kRaws<T>; ++q) {
     const int64_t rest = length - i - q * kPerRaw<T>;
@@ -134,12 +131,12 @@ int64_t count_nonfinite(const T* data, int64_t length) {
 
 /// float32, bfloat16, float16: squares and their sums are within float64's range (core/norm.h).
 template <class T, bool kOne, bool kZeros>
-void measure_narrow(const T* data, int64_t length, Partial& out) {
+void measure_narrow(const T* data, int64_t length, Following following, Partial& out) {
   Block squares, absolutes;
   set_zero(squares);
   set_zero(absolutes);
   Magnitudes<T, kZeros> magnitudes;
-  for_each_register(data, length, data + length, [&](int q, Raw<T> raw) __attribute__((always_inline)) {
+  for_each_register(data, length, data + length, following, [&](int q, Raw<T> raw) __attribute__((always_inline)) {
     Wide<T> x;
     widen<T>(raw, x);
 #pragma GCC unroll 16
@@ -161,7 +158,7 @@ void measure_narrow(const T* data, int64_t length, Partial& out) {
 /// float64: squares may leave float64's range, and long sums need compensation. Squares are those of the
 /// elements times `scale`, a power of two. Magnitudes and their sums are those of the elements.
 template <bool kOne, bool kZeros>
-void measure_double_scaled(const double* data, int64_t length, double scale, Partial& out) {
+void measure_double_scaled(const double* data, int64_t length, double scale, Following following, Partial& out) {
   constexpr int64_t kRun = 16 * kLanes;  // 16 additions between two compensations, see core/norm.h
   Block squares = {}, squares_hi = {}, squares_lo = {};
   Block absolutes = {}, absolutes_hi = {}, absolutes_lo = {};
@@ -174,7 +171,7 @@ void measure_double_scaled(const double* data, int64_t length, double scale, Par
       if (kOne) absolutes[r] += x < 0 ? -x : x;
       magnitudes.take(raw);
     };
-    for_each_register(data + begin, rest < kRun ? rest : kRun, data + length, take);
+    for_each_register(data + begin, rest < kRun ? rest : kRun, data + length, following, take);
     compensate(squares, squares_hi, squares_lo);
     if (kOne) compensate(absolutes, absolutes_hi, absolutes_lo);
   }
@@ -187,11 +184,11 @@ void measure_double_scaled(const double* data, int64_t length, double scale, Par
 }
 
 template <bool kOne, bool kZeros>
-void measure_double(const double* data, int64_t length, Partial& out) {
-  measure_double_scaled<kOne, kZeros>(data, length, 1.0, out);
+void measure_double(const double* data, int64_t length, Following following, Partial& out) {
+  measure_double_scaled<kOne, kZeros>(data, length, 1.0, following, out);
   const int32_t bin = bin_of(bit_cast<double>(out.max_bits));
   if (bin != 0)  // rare, and the chunk is in the cache
-    measure_double_scaled<kOne, kZeros>(data, length, bin_scale(bin), out);
+    measure_double_scaled<kOne, kZeros>(data, length, bin_scale(bin), {}, out);
   out.sq.bin = bin;
   if (out.max_bits >= kInfBits) out.nonfinite = count_nonfinite(data, length);
 }
@@ -216,21 +213,21 @@ void measure_power(int64_t length, const NormOrder& order, double largest, Magni
 }
 
 template <class T, bool kOne, bool kZeros>
-GRADKERN_HD void measure_real(const T* data, int64_t length, Partial& out) {
-  if constexpr (sizeof(T) == sizeof(double)) measure_double<kOne, kZeros>(data, length, out);
-  else measure_narrow<T, kOne, kZeros>(data, length, out);
+GRADKERN_HD void measure_real(const T* data, int64_t length, Following following, Partial& out) {
+  if constexpr (sizeof(T) == sizeof(double)) measure_double<kOne, kZeros>(data, length, following, out);
+  else measure_narrow<T, kOne, kZeros>(data, length, following, out);
 }
 
 template <class T>
-void measure_real(const T* data, int64_t length, const MeasureOptions& options, Partial& out) {
+void measure_real(const T* data, int64_t length, const MeasureOptions& options, Following following, Partial& out) {
   const NormKind kind = options.order.kind;
   const bool zeros = options.count_zeros || kind == NormKind::kZero;
   if (kind == NormKind::kOne) {
-    if (zeros) measure_real<T, true, true>(data, length, out);
-    else measure_real<T, true, false>(data, length, out);
+    if (zeros) measure_real<T, true, true>(data, length, following, out);
+    else measure_real<T, true, false>(data, length, following, out);
   } else {
-    if (zeros) measure_real<T, false, true>(data, length, out);
-    else measure_real<T, false, false>(data, length, out);
+    if (zeros) measure_real<T, false, true>(data, length, following, out);
+    else measure_real<T, false, false>(data, length, following, out);
   }
   if (kind == NormKind::kZero) out.power.hi = double(length - out.zeros);
   if (kind == NormKind::kNegInf || kind == NormKind::kPower)
@@ -241,13 +238,13 @@ void measure_real(const T* data, int64_t length, const MeasureOptions& options, 
 /// The sum of |z|^2 is that of the squares of 2n reals. The other statistics use |z|.
 template <class Real>
 void measure_complex(const Complex<Real>* data, int64_t length, const MeasureOptions& options,
-                     Partial& out) {
+                     Following following, Partial& out) {
   const NormOrder& order = options.order;
   const Real* reals = reinterpret_cast<const Real*>(data);
   const int64_t half = length;  // two runs of `length` reals keep each within a chunk's bound
   Partial first, second;
-  measure_real<Real, false, false>(reals, half, first);
-  measure_real<Real, false, false>(reals + half, half, second);
+  measure_real<Real, false, false>(reals, half, {reals + half, half * int64_t(sizeof(Real))}, first);
+  measure_real<Real, false, false>(reals + half, half, following, second);
   out.sq = combine(first.sq, second.sq);
 
   for (int64_t i = 0; i < length; ++i) {
@@ -269,16 +266,16 @@ void measure_complex(const Complex<Real>* data, int64_t length, const MeasureOpt
 }
 
 void measure_chunk(const void* data, DType dtype, int64_t length, const MeasureOptions& options,
-                   Partial& out) {
+                   Following following, Partial& out) {
   switch (dtype) {
-    case DType::kFloat32: return measure_real(static_cast<const float*>(data), length, options, out);
-    case DType::kBFloat16: return measure_real(static_cast<const BFloat16*>(data), length, options, out);
-    case DType::kFloat16: return measure_real(static_cast<const Float16*>(data), length, options, out);
-    case DType::kFloat64: return measure_real(static_cast<const double*>(data), length, options, out);
+    case DType::kFloat32: return measure_real(static_cast<const float*>(data), length, options, following, out);
+    case DType::kBFloat16: return measure_real(static_cast<const BFloat16*>(data), length, options, following, out);
+    case DType::kFloat16: return measure_real(static_cast<const Float16*>(data), length, options, following, out);
+    case DType::kFloat64: return measure_real(static_cast<const double*>(data), length, options, following, out);
     case DType::kComplex64:
-      return measure_complex(static_cast<const Complex<float>*>(data), length, options, out);
+      return measure_complex(static_cast<const Complex<float>*>(data), length, options, following, out);
     case DType::kComplex128:
-      return measure_complex(static_cast<const Complex<double>*>(data), length, options, out);
+      return measure_complex(static_cast<const Complex<double>*>(data), length, options, following, out);
   }
 }
 
@@ -286,7 +283,7 @@ template <class T>
 double exact_squares(const T* data, int64_t length) {
   Block sums;
   set_zero(sums);
-  for_each_register(data, length, data + length, [&](int q, Raw<T> raw) __attribute__((always_inline)) {
+  for_each_register(data, length, data + length, {}, [&](int q, Raw<T> raw) __attribute__((always_inline)) {
     Wide<T> x;
     widen<T>(raw, x);
 #pragma GCC unroll 16

@@ -44,7 +44,7 @@ ScaledSum squares_of(const ChunkKernels& kernels, const void* data, DType dtype,
     Partial part = empty_partial(options.order);
     const int64_t here = std::min(kChunkElements, length - begin);
     const char* const chunk = at + begin * itemsize(dtype);
-    if (is_double(dtype)) kernels.measure(chunk, dtype, here, options, part);
+    if (is_double(dtype)) kernels.measure(chunk, dtype, here, options, {}, part);
     else part.sq.hi = kernels.squares(chunk, dtype, here);
     sum = combine(sum, part.sq);
   }
@@ -90,7 +90,7 @@ void scale(const UnitsRef& t, const Block& block, const double* factors) {
   for (int64_t row = block.begin; row < block.end; ++row) {
     const double factor = factors[row - block.begin];
     char* const data = static_cast<char*>(t.grad) + row * bytes;
-    if (factor != 1.0) chunk_kernels().scale(data, t.grad_dtype, t.length, factor);
+    if (factor != 1.0) chunk_kernels().scale(data, t.grad_dtype, t.length, factor, {});
   }
 }
 

@@ -3,8 +3,8 @@
 #pragma once
 
 #include "core/clip.h"
-#include "core/prefetch.h"
 #include "cpu/chunk_kernels.h"
+#include "cpu/prefetches.h"
 #include "cpu/vectors.h"
 
 namespace gradkern::cpu {
@@ -13,14 +13,14 @@ namespace {
 /// Calls body(i) for i = 0, kStep, 2 * kStep … while i + kStep <= length, with prefetches. Returns the index of
 /// the first element that is left.
 template <int64_t kStep, class T, class Body>
-GRADKERN_HD int64_t for_each_step(T* data, int64_t length, const Body& body) {
-  constexpr int64_t kAhead = kPrefetchBytes / int64_t(sizeof(T)), kPerLine = kCacheLine / int64_t(sizeof(T));
-  static_assert(kPerLine % kStep == 0 || kStep % kPerLine == 0);
-  constexpr int64_t kTurn = kStep > kPerLine ? kStep : kPerLine;
+GRADKERN_HD int64_t for_each_step(T* data, int64_t length, Following following, const Body& body) {
+  constexpr int64_t kPerLine = kCacheLine / int64_t(sizeof(T)), kTurn = kStep > kPerLine ? kStep : kPerLine;
+  static_assert(kTurn % kStep == 0);
+  Prefetches<T, kTurn> prefetches(data, length / kTurn * kTurn, data + length, following);
   int64_t i = 0;
-  if (length > 4 * kAhead)
-    for (; i + kTurn <= length; i += kTurn) {
-      for (int64_t line = 0; line < kTurn; line += kPerLine) __builtin_prefetch(data + i + kAhead + line);
+  while (prefetches.next_part(i))
+    for (; i < prefetches.until; i += kTurn) {
+      prefetches.at(i);
       for (int64_t j = 0; j < kTurn; j += kStep) body(i + j);
     }
   for (; i + kStep <= length; i += kStep) body(i);
@@ -28,12 +28,12 @@ GRADKERN_HD int64_t for_each_step(T* data, int64_t length, const Body& body) {
 }
 
 template <class T>
-void scale_real(T* data, int64_t length, double coef);
+void scale_real(T* data, int64_t length, double coef, Following following);
 
 template <>
-void scale_real<float>(float* data, int64_t length, double coef) {
+void scale_real<float>(float* data, int64_t length, double coef, Following following) {
   const F64 factor = F64{} + coef;
-  int64_t i = for_each_step<kVectorBytes / 4>(data, length, [=](int64_t at) __attribute__((always_inline)) {
+  int64_t i = for_each_step<kVectorBytes / 4>(data, length, following, [=](int64_t at) __attribute__((always_inline)) {
     F64 x[2];
     widen_floats(load<Floats>(data + at), x);
     const Floats product = narrow_floats(x[0] * factor, x[1] * factor);
@@ -43,8 +43,8 @@ void scale_real<float>(float* data, int64_t length, double coef) {
 }
 
 template <>
-void scale_real<double>(double* data, int64_t length, double coef) {
-  int64_t i = for_each_step<kWidth>(data, length, [=](int64_t at) __attribute__((always_inline)) {
+void scale_real<double>(double* data, int64_t length, double coef, Following following) {
+  int64_t i = for_each_step<kWidth>(data, length, following, [=](int64_t at) __attribute__((always_inline)) {
     const F64 product = load<F64>(data + at) * coef;
     __builtin_memcpy(data + at, &product, sizeof(product));
   });
@@ -82,7 +82,7 @@ GRADKERN_HD Pairs rounded(Reals even, Reals odd) {
 /// bfloat16, two at a time. 32 bits hold an even and an odd element. Each becomes a float32 when the other is
 /// shifted out or masked. The result has the bits of scaled().
 template <>
-void scale_real<BFloat16>(BFloat16* data, int64_t length, double coef) {
+void scale_real<BFloat16>(BFloat16* data, int64_t length, double coef, Following following) {
   constexpr int64_t kStep = kVectorBytes / 2;
   const Reals factor = Reals{} + float(coef);
   const auto step = [=](int64_t i) __attribute__((always_inline)) {
@@ -91,38 +91,38 @@ void scale_real<BFloat16>(BFloat16* data, int64_t length, double coef) {
     const Pairs both = __builtin_expect(any_nan(even, odd), 0) ? rounded<true>(even, odd) : rounded<false>(even, odd);
     __builtin_memcpy(data + i, &both, sizeof(both));
   };
-  int64_t i = below_float(coef) ? 0 : for_each_step<kStep>(data, length, step);
+  int64_t i = below_float(coef) ? 0 : for_each_step<kStep>(data, length, following, step);
   for (; i < length; ++i) data[i] = scaled(data[i], coef);
 }
 
 #if !defined(__F16C__)
 template <>
-void scale_real<Float16>(Float16* data, int64_t length, double coef) {
+void scale_real<Float16>(Float16* data, int64_t length, double coef, Following) {
   for (int64_t i = 0; i < length; ++i) data[i] = scaled(data[i], coef);
 }
 #else
 template <>
-void scale_real<Float16>(Float16* data, int64_t length, double coef) {
+void scale_real<Float16>(Float16* data, int64_t length, double coef, Following following) {
   const __m256 factor = _mm256_set1_ps(float(coef));
   const auto step = [=](int64_t i) __attribute__((always_inline)) {
     const __m256 product = _mm256_mul_ps(_mm256_cvtph_ps(load<__m128i>(data + i)), factor);
     const __m128i half = _mm256_cvtps_ph(product, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     __builtin_memcpy(data + i, &half, sizeof(half));
   };
-  int64_t i = below_float(coef) ? 0 : for_each_step<8>(data, length, step);
+  int64_t i = below_float(coef) ? 0 : for_each_step<8>(data, length, following, step);
   for (; i < length; ++i) data[i] = scaled(data[i], coef);
 }
 #endif
 
-void scale_chunk(void* data, DType dtype, int64_t length, double coef) {
+void scale_chunk(void* data, DType dtype, int64_t length, double coef, Following following) {
   switch (dtype) {
-    case DType::kFloat32: return scale_real(static_cast<float*>(data), length, coef);
-    case DType::kBFloat16: return scale_real(static_cast<BFloat16*>(data), length, coef);
-    case DType::kFloat16: return scale_real(static_cast<Float16*>(data), length, coef);
-    case DType::kFloat64: return scale_real(static_cast<double*>(data), length, coef);
+    case DType::kFloat32: return scale_real(static_cast<float*>(data), length, coef, following);
+    case DType::kBFloat16: return scale_real(static_cast<BFloat16*>(data), length, coef, following);
+    case DType::kFloat16: return scale_real(static_cast<Float16*>(data), length, coef, following);
+    case DType::kFloat64: return scale_real(static_cast<double*>(data), length, coef, following);
     // The coefficient is real: both parts are scaled alike.
-    case DType::kComplex64: return scale_real(static_cast<float*>(data), 2 * length, coef);
-    case DType::kComplex128: return scale_real(static_cast<double*>(data), 2 * length, coef);
+    case DType::kComplex64: return scale_real(static_cast<float*>(data), 2 * length, coef, following);
+    case DType::kComplex128: return scale_real(static_cast<double*>(data), 2 * length, coef, following);
   }
 }
 

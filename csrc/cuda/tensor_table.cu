@@ -1,9 +1,10 @@
 // Tensor tables in device memory.
 //
-// Each stream keeps a few tables in device memory. A call compares its list with them and copies the table only if
-// something has changed. The copy is asynchronous, from pinned memory, which is reused when an event shows that its
-// last copy is done. If all pinned memory is in use, kernels write the table from their arguments instead. So they do
-// during a capture, into the graph's own memory, so that nothing outside the graph can change its table.
+// Each stream keeps a few tables in device memory, also for functions without a clipper. A call compares its list with
+// them and copies the table only if something has changed, in stream order, so that kernels that read it need no waiting.
+// The copy is asynchronous, from pinned memory, which is reused when an event shows that its last copy is done. If all
+// pinned memory is in use, kernels write the table from their arguments instead. So they do during a capture, into the
+// graph's own memory, so that nothing outside the graph can change its table.
 #include <array>
 #include <map>
 #include <mutex>
@@ -166,6 +167,7 @@ struct KeptTable {
   size_t capacity = 0;
   int64_t tensors = -1;
   uint32_t units = 0;
+  const void* first = nullptr;  ///< its first pointer, which tells lists of the same sizes apart
   uint64_t last_use = 0;
 };
 
@@ -186,19 +188,21 @@ class StreamTables {
 
  private:
   KeptTable& choose(const TensorList& list, const ListPlan& plan) {
-    KeptTable* oldest = &kept_[0];
+    const void* const first = list.count ? list.tensors[0].data : nullptr;
+    KeptTable* chosen = &kept_[0];
     for (KeptTable& kept : kept_) {
-      if (kept.tensors == list.count && kept.units == plan.units) {
-        kept.last_use = ++uses_;
-        return kept;
+      if (kept.tensors == list.count && kept.units == plan.units && kept.first == first) {
+        chosen = &kept;
+        break;
       }
-      if (kept.last_use < oldest->last_use) oldest = &kept;
+      if (kept.last_use < chosen->last_use) chosen = &kept;
     }
-    oldest->image.clear();  // of another layout
-    oldest->tensors = list.count;
-    oldest->units = plan.units;
-    oldest->last_use = ++uses_;
-    return *oldest;
+    if (chosen->tensors != list.count || chosen->units != plan.units) chosen->image.clear();  // of another layout
+    chosen->tensors = list.count;
+    chosen->units = plan.units;
+    chosen->first = first;
+    chosen->last_use = ++uses_;
+    return *chosen;
   }
 
   static void reserve(KeptTable& kept, size_t bytes, const char* operation) {

@@ -42,37 +42,58 @@ struct Request {
   const int64_t* first = nullptr;
 };
 
+/// A call with the memory of its results and its workspace, which have to live until it has run.
+class MeasureCall {
+ public:
+  MeasureCall(const cuda::TensorList& list, bool is_double, const Request& request)
+      : count_(list.count), workspace_(workspace_bytes(list, request), 0) {
+    const size_t n = size_t(count_), real = is_double ? 8 : 4;
+    for (auto* row : {&norm_, &l2_, &max_abs_}) row->resize(n * real);
+    for (auto* one : {&total_, &coef_}) one->resize(real);
+    m_.is_double = is_double;
+    m_.nonfinite.assign(n, -1);
+    m_.zeros.assign(n, -1);
+    cuda::MeasureLaunch launch;
+    launch.list = list;
+    launch.options = options_of(request);
+    launch.max_norm = request.max_norm;
+    launch.inv_scale = request.inv_scale;
+    launch.results = {is_double, norm_.data(), l2_.data(), max_abs_.data(), m_.nonfinite.data(),
+                      request.count_zeros ? m_.zeros.data() : nullptr, total_.data(), &m_.decision_norm, coef_.data(),
+                      &m_.total_nonfinite, &m_.skip_step, &m_.partial};
+    launch.workspace = workspace_.data();
+    launch.workspace_bytes = size_t(workspace_bytes(list, request));
+    cuda::launch_measure(launch);
+  }
+  MeasureCall(const MeasureCall&) = delete;
+  MeasureCall& operator=(const MeasureCall&) = delete;
+
+  Measured results() {
+    CHECK(workspace_.guards_intact(), "wrote outside the workspace");
+    Measured m = m_;
+    m.norm = reals(norm_, count_, m.is_double);
+    m.l2 = reals(l2_, count_, m.is_double);
+    m.max_abs = reals(max_abs_, count_, m.is_double);
+    m.total = reals(total_, 1, m.is_double)[0];
+    m.coef = reals(coef_, 1, m.is_double)[0];
+    for (const auto* part : {&norm_, &l2_, &max_abs_, &total_, &coef_}) m.raw.insert(m.raw.end(), part->begin(), part->end());
+    return m;
+  }
+
+ private:
+  static cuda::MeasureOptions options_of(const Request& r) { return {norm_order(r.p), r.count_zeros}; }
+  static int64_t workspace_bytes(const cuda::TensorList& list, const Request& r) {
+    return int64_t(cuda::measure_workspace_bytes(list, options_of(r)));
+  }
+
+  int64_t count_;
+  GuardedBuffer workspace_;
+  std::vector<unsigned char> norm_, l2_, max_abs_, total_, coef_;
+  Measured m_;
+};
+
 inline Measured run_measure_of(const cuda::TensorList& list, bool is_double, const Request& request) {
-  const size_t n = size_t(list.count);
-  Measured m;
-  m.is_double = is_double;
-  const size_t real = m.is_double ? 8 : 4;
-  std::vector<unsigned char> norm(n * real), l2(n * real), max_abs(n * real), total(real), coef(real);
-  m.nonfinite.assign(n, -1);
-  m.zeros.assign(n, -1);
-
-  cuda::MeasureLaunch launch;
-  launch.list = list;
-  launch.options = {norm_order(request.p), request.count_zeros};
-  launch.max_norm = request.max_norm;
-  launch.inv_scale = request.inv_scale;
-  launch.results = {m.is_double, norm.data(), l2.data(), max_abs.data(), m.nonfinite.data(),
-                    request.count_zeros ? m.zeros.data() : nullptr, total.data(), &m.decision_norm, coef.data(),
-                    &m.total_nonfinite, &m.skip_step, &m.partial};
-  const int64_t bytes = int64_t(cuda::measure_workspace_bytes(launch.list, launch.options));
-  GuardedBuffer workspace(bytes, 0);
-  launch.workspace = workspace.data();
-  launch.workspace_bytes = size_t(bytes);
-  cuda::launch_measure(launch);
-  CHECK(workspace.guards_intact(), "wrote outside the workspace");
-
-  m.norm = reals(norm, list.count, m.is_double);
-  m.l2 = reals(l2, list.count, m.is_double);
-  m.max_abs = reals(max_abs, list.count, m.is_double);
-  m.total = reals(total, 1, m.is_double)[0];
-  m.coef = reals(coef, 1, m.is_double)[0];
-  for (const auto* part : {&norm, &l2, &max_abs, &total, &coef}) m.raw.insert(m.raw.end(), part->begin(), part->end());
-  return m;
+  return MeasureCall(list, is_double, request).results();
 }
 
 inline Measured run_measure(const TensorSet& set, const Request& request = {}) {

@@ -87,26 +87,103 @@ Counts counted(const Call& call) {
   return {cuda_shim::copies - before.copies, cuda_shim::launches - before.launches, cuda_shim::allocations - before.allocations};
 }
 
+using Sets = std::vector<std::unique_ptr<TensorSet>>;
+Sets sets_of(const std::vector<Spec>& specs, int count, uint64_t seed) {
+  Sets sets;
+  for (int i = 0; i < count; ++i) sets.push_back(std::make_unique<TensorSet>(specs, seed + uint64_t(i)));
+  return sets;
+}
+
 /// One copy where something has changed and none where nothing has; never more than one launch of each kernel.
 void test_uploads() {
   context = "uploads";
-  std::vector<Spec> specs(700, Spec{DType::kFloat32, 30});
-  TensorSet set(specs), other(specs, 2);
-  run_measure(set);
-  const Counts same = counted([&] { run_measure(set); });
+  const Sets fresh = sets_of(std::vector<Spec>(700, Spec{DType::kFloat32, 30}), 12, 1);  // more than are kept
+  run_measure(*fresh[0]);
+  const Counts same = counted([&] { run_measure(*fresh[0]); });
   CHECK(same.copies == 0 && same.launches == 1, "unchanged: %d copies, %d launches", same.copies, same.launches);
-  Measured m;
-  const Counts fresh = counted([&] { m = run_measure(other); });
-  CHECK(fresh.copies == 1 && fresh.launches == 1, "fresh gradients: %d copies, %d launches", fresh.copies, fresh.launches);
-  check_against_reference(other, {}, m);
-  for (int i = 0; i < 9; ++i) run_measure(i % 2 ? set : other);  // the ring goes round
-  const Counts later = counted([&] { run_measure(set); });
-  CHECK(later.copies == 1 && later.allocations == 0, "later: %d copies, %d allocations", later.copies, later.allocations);
-  // Another list in turns, as of a second model, keeps a table of its own.
-  const TensorSet second(std::vector<Spec>(30, Spec{DType::kBFloat16, 500}));
-  run_measure(second);
-  const Counts turns = counted([&] { run_measure(set), run_measure(second), run_measure(set); });
-  CHECK(turns.copies == 0, "two lists in turns: %d copies", turns.copies);
+  for (int round = 0; round < 2; ++round)
+    for (size_t i = 1; i < fresh.size(); ++i) {
+      Measured m;
+      const Counts counts = counted([&] { m = run_measure(*fresh[i]); });
+      CHECK(counts.copies == 1 && counts.launches == 1, "fresh gradients: %d copies, %d launches", counts.copies, counts.launches);
+      CHECK(round == 0 || counts.allocations == 0, "fresh gradients: %d allocations", counts.allocations);
+      check_against_reference(*fresh[i], {}, m);
+    }
+}
+
+/// Several lists in turns, as of several clippers, have a table each, those of the same sizes as well; also beside one
+/// that has fresh gradients in every step.
+void test_turns() {
+  context = "turns";
+  const std::vector<Spec> specs(40, Spec{DType::kBFloat16, 500});
+  const TensorSet first(specs), second(specs, 2), third(std::vector<Spec>(30, Spec{DType::kBFloat16, 500}), 3);
+  const auto turn = [&] {
+    for (const TensorSet* set : {&first, &second, &third}) check_against_reference(*set, {}, run_measure(*set));
+  };
+  turn();
+  const Counts same = counted([&] { turn(), turn(); });
+  CHECK(same.copies == 0 && same.launches == 6, "%d copies, %d launches", same.copies, same.launches);
+  for (const auto& fresh : sets_of(specs, 12, 4)) {
+    check_against_reference(*fresh, {}, run_measure(*fresh));
+    const Counts beside = counted(turn);
+    CHECK(beside.copies == 0, "%d copies beside fresh gradients", beside.copies);
+  }
+}
+
+/// Streams that run later than the host goes on: lists change, are let go of and outgrow their table while copies and
+/// kernels are under way. More copies than there is pinned memory for, so that kernels write tables as well.
+void test_in_flight() {
+  context = "in flight";
+  const std::vector<Spec> specs(300, Spec{DType::kFloat32, 40});
+  const std::vector<Spec> more(900, Spec{DType::kFloat32, 40});
+  Sets sets = sets_of(specs, 12, 10);
+  sets[7] = std::make_unique<TensorSet>(more, 30);
+  for (int streams : {1, 2}) {
+    cuda_shim::deferred = true;
+    std::vector<std::unique_ptr<MeasureCall>> calls;
+    for (size_t i = 0; i < sets.size(); ++i) {
+      const auto stream = reinterpret_cast<cudaStream_t>(0x100 + i % size_t(streams));
+      const std::vector<TensorRef> list(sets[i]->refs(), sets[i]->refs() + sets[i]->count());  // gone before it runs
+      calls.push_back(std::make_unique<MeasureCall>(cuda::TensorList{list.data(), int64_t(list.size()), nullptr, 0, stream}, false, Request()));
+    }
+    cuda_shim::deferred = false;
+    for (int s = streams; s-- > 0;) cuda_shim::run(cuda_shim::take_work(reinterpret_cast<cudaStream_t>(0x100 + s)));
+    for (size_t i = 0; i < sets.size(); ++i) {
+      context = "in flight, " + std::to_string(streams) + " streams, call " + std::to_string(i);
+      check_against_reference(*sets[i], {}, calls[i]->results());
+    }
+  }
+}
+
+/// A table takes the memory of the oldest one, of another layout and the same number of bytes: its counters lie where
+/// that one has lengths.
+void test_layouts() {
+  context = "layouts";
+  const TensorSet four(std::vector<Spec>(4, Spec{DType::kFloat32, 100}), 1);
+  const TensorSet three(std::vector<Spec>(3, Spec{DType::kFloat32, 6 * 2048}), 2);  // 18 units for 5 blocks of 4 warps
+  run_measure(four);
+  for (int i = 0; i < 7; ++i) run_measure(TensorSet(std::vector<Spec>(size_t(10 + i), Spec{DType::kFloat32, 10})));
+  for (int call = 0; call < 2; ++call) check_against_reference(three, {}, run_measure(three));
+}
+
+/// A graph that is replayed beside eager calls on the same stream, which change the tables and the pinned memory.
+void test_graph() {
+  context = "graph";
+  const std::vector<Spec> specs(700, Spec{DType::kFloat32, 30});
+  TensorSet set(specs);
+  const Sets others = sets_of(specs, 10, 2);
+  cuda_shim::capturing = cuda_shim::deferred = true;
+  MeasureCall captured(list_of(set), false, {});
+  cuda_shim::capturing = cuda_shim::deferred = false;
+  const cuda_shim::Work graph = cuda_shim::take_work(nullptr);
+  for (int replay = 0; replay < 3; ++replay) {
+    const Counts counts = counted([&] { cuda_shim::run(graph); });
+    CHECK(counts.copies == 0 && counts.allocations == 0, "%d copies in a replay", counts.copies);
+    check_against_reference(set, {}, captured.results());
+    for (const auto& other : others) check_against_reference(*other, {}, run_measure(*other));
+    auto* const values = static_cast<float*>(set[3].data);  // other gradients at the same addresses
+    for (int i = 0; i < 30; ++i) values[i] *= 2;
+  }
 }
 
 /// Everything that a table says is compared.
@@ -117,9 +194,11 @@ void test_changes() {
     return run_measure_of({refs.data(), 3, first, 0, nullptr}, false, {}).norm;
   };
   norm_of_first(nullptr);
+  const auto move = [](TensorRef& t) { t.numel -= 4, t.data = static_cast<float*>(t.data) + 4; };
   const std::vector<std::pair<const char*, std::function<void()>>> changes = {
-      {"length", [&] { refs[0].numel = 290; }},
-      {"pointer", [&] { refs[0].data = static_cast<float*>(refs[0].data) + 4; }},
+      {"length", [&] { refs[2].numel = 190; }},
+      {"pointer", [&] { move(refs[2]); }},
+      {"first pointer", [&] { move(refs[0]); }},
       {"type", [&] { refs[1].dtype = DType::kFloat16; }}};
   for (const auto& [name, change] : changes) {
     context = std::string("change of ") + name;
@@ -141,15 +220,17 @@ void test_writers() {
   std::vector<Spec> specs(1000, Spec{DType::kFloat32, 5});
   TensorSet set(specs), other(specs, 3), want(specs);
   const Measured expected = run_measure(set);
+  std::vector<TensorRef> changed(set.refs(), set.refs() + set.count());  // of which one is different
+  changed[5] = other[5];
+  const cuda::TensorList changed_list{changed.data(), set.count(), nullptr, 0, nullptr};
   const auto check = [&](const char* what, int copies, int launches) {
     context = what;
-    run_measure(other);
+    run_measure_of(changed_list, false, {});
     const Counts counts = counted([&] { CHECK(run_measure(set).raw == expected.raw, "bits"); });
     CHECK(counts.copies == copies && counts.launches == launches, "%d copies, %d launches", counts.copies, counts.launches);
   };
   check("copies", 1, 1);
   cuda_shim::copies_pending = true;
-  for (int i = 0; i < 4; ++i) run_measure(i % 2 ? set : other);
   check("all copies pending", 0, 2);
   cuda_shim::copies_pending = false;
   cuda_shim::capturing = true;
@@ -180,6 +261,7 @@ void test_writers() {
 }  // namespace
 
 const std::vector<NamedTest> kTableTests = {
-    {"walks", test_walks}, {"giants", test_giants}, {"uploads", test_uploads}, {"changes", test_changes}, {"writers", test_writers}};
+    {"walks", test_walks}, {"giants", test_giants}, {"uploads", test_uploads}, {"turns", test_turns}, {"changes", test_changes},
+    {"in_flight", test_in_flight}, {"layouts", test_layouts}, {"graph", test_graph}, {"writers", test_writers}};
 
 }  // namespace gradkern::test

@@ -29,8 +29,8 @@ class GradientCopies:
         layout: shape and dtype of every gradient.
         device: of the gradients.
         clipping: whether a call has something to clip. The limit then falls from call to call, by 1e-4 or,
-            with bfloat16, by 1e-2, so that every norm is above it. In bfloat16 torch rounds the norm and
-            the coefficient, and the gradients may be 4e-3 smaller than asked for.
+            with 16-bit types, by 1e-2, so that every norm is above it. In these torch rounds the norm and the
+            coefficient, and with bfloat16 gradients may be 4e-3 smaller than asked for.
     """
 
     def __init__(self, layout: Layout, clipping: bool, device: str | torch.device = "cpu") -> None:
@@ -39,7 +39,7 @@ class GradientCopies:
         self.lists = [_parameters(layout, device, seed) for seed in range(self.count)]
         start = min(float(get_total_norm(self.grads(i))) for i in range(self.count))
         #: What the next call is given as max_norm.
-        step = 1e-2 if any(dtype is torch.bfloat16 for _, dtype in layout) else 1e-4
+        step = 1e-2 if any(dtype.itemsize == 2 for _, dtype in layout) else 1e-4
         self.limits = falling(0.5 * start, step) if clipping else itertools.repeat(1e9)
 
     def grads(self, copy: int) -> list[Tensor]:
@@ -91,7 +91,11 @@ class Times:
 
 
 def interleaved(
-    contenders: Contenders, copies: int, seconds: float, wait: Callable[[], object] = lambda: None
+    contenders: Contenders,
+    copies: int,
+    seconds: float,
+    wait: Callable[[], object] = lambda: None,
+    most_rounds: float = math.inf,
 ) -> dict[str, Times]:
     """Time every contender once in each round, in rotating order, on the next copy.
 
@@ -100,6 +104,7 @@ def interleaved(
         copies: how many copies there are.
         seconds: no round begins later than this after the first. There are at least 5 rounds.
         wait: called before a clock is read; waits for the device.
+        most_rounds: how many rounds there are at most.
     """
     times: dict[str, list[float]] = {name: [] for name in contenders}
     names, copy = list(contenders), itertools.cycle(range(copies))
@@ -107,7 +112,7 @@ def interleaved(
         contenders[name](next(copy))
     deadline = time.perf_counter() + seconds
     for round_ in itertools.count():
-        if round_ >= LEAST_ROUNDS and time.perf_counter() > deadline:
+        if round_ >= most_rounds or (round_ >= LEAST_ROUNDS and time.perf_counter() > deadline):
             break
         shift = round_ % len(names)
         for name in names[shift:] + names[:shift]:

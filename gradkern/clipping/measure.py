@@ -10,7 +10,7 @@ from torch import Tensor
 from gradkern.clipping import route
 from gradkern.clipping.route import RankGroups
 from gradkern.params.arguments import as_order, as_positive
-from gradkern.params.names import NamedParameters, elements_of, first_rows, resolve
+from gradkern.params.names import NamedParameters, elements_of, identify, resolve
 from gradkern.params.stats import GradStats
 
 if TYPE_CHECKING:
@@ -57,6 +57,6 @@ def measure(
     with torch.no_grad():
         measured = route.measure("measure", tensors, names, norm_type, bool(count_zeros), scale, groups)
     numel = tuple(map(elements_of, tensors)) if measured.numel is None else measured.numel
-    identities = tuple(map(id, tensors))
+    identities, first = identify(tensors)
     known = () if torch.compiler.is_compiling() else identities
-    return GradStats.of(measured, names, numel, first_rows(identities), known, norm_type, inv_scale=scale)
+    return GradStats.of(measured, names, numel, first, known, norm_type, inv_scale=scale)

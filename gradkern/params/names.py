@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from gradkern._util.names import canonical_names
+from gradkern.kernels.backend import C
 from gradkern.params.arguments import is_fresh, warn_of_nothing
 
 NamedParameters = nn.Module | Iterable[tuple[str, Tensor]] | Iterable[Tensor] | Tensor
@@ -38,8 +40,8 @@ def resolve(operation: str, params: NamedParameters) -> tuple[tuple[str, ...], l
         ) from error
     if not items:
         warn_of_nothing(operation, "params", params, fresh)
-    if all(issubclass(kind, torch.Tensor) for kind in set(map(type, items))):
-        return tuple(map(str, range(len(items)))), items
+    if C.are_tensors(items) or all(issubclass(kind, torch.Tensor) for kind in set(map(type, items))):
+        return _numbers(len(items)), items
     names: list[str] = []
     tensors: list[Tensor] = []
     for index, item in enumerate(items):
@@ -54,12 +56,34 @@ def resolve(operation: str, params: NamedParameters) -> tuple[tuple[str, ...], l
     return canonical_names(names), tensors
 
 
+def identify(tensors: Sequence[Tensor]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """`id` of each parameter, and for each the position where it is listed first."""
+    known = C.identities(tensors)
+    if known is not None and known[1]:  # all different
+        return known[0], _positions(len(tensors))
+    identities = tuple(map(id, tensors))
+    return identities, first_rows(identities)
+
+
 def first_rows(identities: Sequence[int]) -> tuple[int, ...]:
     """For each parameter, the position where it is listed first."""
     if len(set(identities)) == len(identities):
-        return tuple(range(len(identities)))
+        return _positions(len(identities))
     seen: dict[int, int] = {}
     return tuple(seen.setdefault(identity, row) for row, identity in enumerate(identities))
+
+
+# Kept for lists that are measured again and again: each may be thousands of Python objects.
+
+
+@functools.lru_cache(maxsize=8)
+def _numbers(count: int) -> tuple[str, ...]:
+    return tuple(map(str, range(count)))
+
+
+@functools.lru_cache(maxsize=8)
+def _positions(count: int) -> tuple[int, ...]:
+    return tuple(range(count))
 
 
 def elements_of(param: Tensor) -> int:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gradkern.kernels.backend import C
-from gradkern.params.names import NamedParameters, elements_of, first_rows, resolve
+from gradkern.params.names import NamedParameters, elements_of, identify, resolve
 
 
 class ParameterPlan:
@@ -30,8 +30,7 @@ class ParameterPlan:
     def _build(self, params: NamedParameters) -> None:
         self.names, self.params = resolve(self._operation, params)
         self.numel = tuple(map(elements_of, self.params))
-        self.identities = tuple(map(id, self.params))
-        self.first = first_rows(self.identities)
+        self.identities, self.first = identify(self.params)
         modules = () if self._module is None else tuple(self._module.modules())
         owners = [owner for m in modules for owner in _containers(m)]
         held = [(owner, tuple(chain.from_iterable(owner.items()))) for owner in owners]

@@ -1,4 +1,4 @@
-"""`gradkern bench`: what it times, what it prints and writes, what it says of wrong arguments."""
+"""`gradkern bench`: what it times, prints and writes, and its messages for wrong arguments."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""What is computed from the benchmarks' results: bars and tables, from a made-up run."""
+"""Tables and goals computed from the benchmarks' results, here from invented ones."""
 
 import importlib.util
 import json
@@ -108,7 +108,7 @@ def test_without_results_the_table_says_so(monkeypatch, tmp_path):
 
 
 class FakeEvent:
-    """Wall-clock instead of the device's."""
+    """An event that takes the time on the host."""
 
     def __init__(self, enable_timing):
         assert enable_timing
@@ -122,7 +122,7 @@ class FakeEvent:
 
 @pytest.fixture
 def bench_cuda(monkeypatch):
-    """The benchmark on the CPU, what it asks of CUDA played."""
+    """The benchmark on the CPU, with a stand-in for CUDA."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     bench = load(ROOT / "benchmarks" / "bench_cuda.py")
     slept = []

@@ -1,4 +1,4 @@
-"""GradScaler in one pass, and the coefficient handed to fused optimizers: beside torch's own steps."""
+"""GradScaler in one pass, and the coefficient passed to fused optimizers, compared with torch's own steps."""
 
 from __future__ import annotations
 
@@ -299,7 +299,7 @@ def test_clippers_that_are_gone_leave_one_hook_that_does_nothing():
         del clipper
     assert len(optimizer._optimizer_step_post_hooks) == 1
     param.grad = torch.ones(2)
-    gradkern.GradClipper([param], 0.1, optimizer=optimizer, fold=True).clip_()  # its verdict still holds
+    gradkern.GradClipper([param], 0.1, optimizer=optimizer, fold=True).clip_()  # its verdict is still valid
     optimizer.step()
     assert torch.allclose(1 - param.detach(), torch.full((2,), 0.1 / 2**0.5))
     assert not hasattr(optimizer, "grad_scale")
@@ -339,7 +339,7 @@ def test_a_clipper_replaces_its_own_verdict_and_no_other():
     first.clip_()
     second.clip_()
     fill(params, 1.0, 1.0)
-    first.clip_()  # no step was taken: what it said of the other gradients is void
+    first.clip_()  # no step was taken, so that its verdict on the other gradients is void
     assert float(optimizer.found_inf) == 0.0
     fill(params, 1.0, math.nan)
     second.clip_()

@@ -1,4 +1,4 @@
-"""What clipping does to the gradients, and what it leaves alone."""
+"""Effects of clipping on gradients, and what it does not change."""
 
 from __future__ import annotations
 
@@ -201,7 +201,7 @@ def test_extreme_coefficients_keep_the_contract(magnitude, max_norm):
 
 
 def test_every_significand_is_rounded_once():
-    """A significand sweep of both factors: rounding the coefficient first would show here."""
+    """All significands of both factors; a coefficient that is rounded first would fail."""
     grad = (torch.arange(2**14, dtype=torch.float32) + 2**14) * 2.0**-14
     for total in (1.0000001, 1.3, 1.7, 1.9999999, 1.0 + 2.0**-23):
         new = grad.clone()
@@ -466,7 +466,7 @@ class MainGrad(nn.Parameter):
 
 
 class Holder:
-    """No tensor, but with `.grad`: all that torch's functions ask for."""
+    """Not a tensor, but an object with `.grad`, which is all that torch's functions need."""
 
     def __init__(self, param):
         self.param = param
@@ -499,7 +499,7 @@ def test_a_grad_property_that_shortens_the_list():
 
 
 class Raising(nn.Parameter):
-    """A Parameter whose gradient cannot be had."""
+    """A Parameter whose `.grad` raises."""
 
     error: BaseException = RuntimeError("the shard was freed")
 

@@ -1,4 +1,4 @@
-"""`GradClipper`: policies, the fused optimizer that is told to skip, and a model that changes."""
+"""`GradClipper`: policies, fused optimizers that skip a step, and a model that changes."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def test_nothing_stale_remains_for_a_step_without_clipping():
 
 
 def test_beside_a_grad_scaler():
-    """GradScaler tells a fused optimizer through the same attribute, and removes it itself."""
+    """GradScaler uses the same attribute of a fused optimizer, and removes it."""
     model = nn.Linear(2, 1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
     scaler = torch.amp.GradScaler("cpu", init_scale=8.0)

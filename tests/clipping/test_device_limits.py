@@ -1,4 +1,4 @@
-"""Limits that a captured graph reads from its device: setting one reaches the replays, which run no Python.
+"""Limits that a captured graph reads from the device: replays use a limit that was set after the capture.
 
 Traced graphs stand in for CUDA graphs here: they hold on to the tensors they were made with, too.
 """

@@ -1,4 +1,4 @@
-"""After its first step a clipper makes no tensor from the host's numbers.
+"""After its first step a clipper creates no tensor from numbers on the host.
 
 On a device that is a copy, which waits for the device and cannot be part of a CUDA graph.
 

@@ -1,4 +1,4 @@
-"""on_nonfinite="raise_later": when the error comes, what it names, and what it leaves alone."""
+"""on_nonfinite="raise_later": when the error is raised, what it names, and that nothing is changed."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_copies_start_without_errors():
 
 
 class Event:
-    """A device's event, which completes when it is told to or waited for."""
+    """An event of a device that completes when the test says so, or when it is waited for."""
 
     done = False
 

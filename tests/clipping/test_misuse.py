@@ -1,4 +1,4 @@
-"""What the drop-in functions tell of once: nothing has a gradient, an optimizer has used it already."""
+"""Warnings of the drop-in functions, given once: no gradient, or gradients that a step has used."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CLIPS = {
 
 
 def said(body, times=3):
-    """What `body` warns of, called several times."""
+    """The warnings of `body`, called several times."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for _ in range(times):

@@ -1,4 +1,4 @@
-"""Policies and groups in one call of the extension decide what the separate steps decide."""
+"""Policies and groups in one call of the extension give the same decisions as in separate steps."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def fill(model, step, bad=False):
 
 
 class OneCallOnly:
-    """The extension, of which a clip by policies takes the one call."""
+    """The extension, which must be called once for a clip."""
 
     def __getattr__(self, name):
         assert name not in ("measure", "partials", "policy_step_", "scale_"), name

@@ -1,4 +1,4 @@
-"""Policies against independent oracles of their papers' formulas, spikes and NaN among the norms."""
+"""Policies against independent implementations of their formulas, for norms with spikes and NaN."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ NORMS = [*rng.lognormal(0, 0.3, 60), 50.0, *rng.lognormal(0, 0.3, 20), 1e30, *rn
 
 @pytest.fixture(params=["native", "torch"], autouse=True)
 def route(request, monkeypatch):
-    """Each policy by the extension, and without it."""
+    """With and without the extension."""
     if request.param == "torch":
         for module in ("policy_steps", "scale"):
             monkeypatch.setattr(f"gradkern.kernels.{module}.C", NullBackend())

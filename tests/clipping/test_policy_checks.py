@@ -1,4 +1,4 @@
-"""The checks of tests/cuda/test_cuda_policies.py on the CPU, where they hold too."""
+"""The checks of tests/cuda/test_cuda_policies.py on the CPU."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DEVICE, QUIET = "cpu", contextlib.nullcontext
 
 @pytest.fixture(params=["one call", "steps"], autouse=True)
 def route(request, monkeypatch):
-    """As on the CPU, and by the route that devices take."""
+    """The route of the CPU, and that of other devices."""
     if request.param == "steps":
         monkeypatch.setattr("gradkern.clipping.one_call.C", NullBackend())
 

@@ -1,4 +1,4 @@
-"""What policies remember, and what they decide in numbers: checked before anything changes."""
+"""States and decisions of policies are checked before anything changes."""
 
 from __future__ import annotations
 

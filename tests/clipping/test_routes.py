@@ -48,7 +48,7 @@ def scaled(params):
 
 
 class Recorder(torch.utils._python_dispatch.TorchDispatchMode):
-    """Operations go through Python, so that no kernel takes the list."""
+    """A dispatch mode, with which no kernel is used."""
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         return function(*args, **(kwargs or {}))
@@ -85,7 +85,7 @@ def twice(grad):
 
 
 def batched(params):
-    """One sample of `torch.vmap`, under which no value can be looked at."""
+    """One sample of `torch.vmap`, under which tensors have no values."""
 
     def clip(*grads):
         holders = [SimpleNamespace(grad=g * 1.0) for g in grads]
@@ -155,7 +155,7 @@ def test_no_route_without_kernels_zeroes_finite_gradients(run_with_torch):
 
 
 def test_float64_gradients_whose_norm_no_float64_holds():
-    """torch's operations go by the norm as a multiple of the largest magnitude; see docs/numerics.md."""
+    """torch's operations use the norm divided by the largest magnitude; see docs/numerics.md."""
     param = nn.Parameter(torch.zeros(4, dtype=torch.float64))
     param.grad = torch.full((4,), 1.7e308, dtype=torch.float64)
     fallback(lambda ps: gradkern.clip_grad_norm_(ps, 1.0))([param])

@@ -1,4 +1,4 @@
-"""Streams, graphs, concurrency, launches, memory: what a GPU adds to being right."""
+"""Streams, graphs, concurrency, launches and memory on a GPU."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_no_synchronisation() -> None:
     views = [bucket[:1000], bucket[1000:], matrix[:, ::2]]  # DDP's buckets; a gradient that no kernel writes
     params = [*some_parameters(), *map(parameter, views)]
     clipper = gradkern.GradClipper(params, 1.0, on_nonfinite="skip")
-    for _ in range(2):  # once for the allocator, once in earnest
+    for _ in range(2):  # once for the allocator, once for the test
         torch.cuda.set_sync_debug_mode("error")
         try:
             gradkern.clip_grad_norm_(params, 1.0)

@@ -1,4 +1,4 @@
-"""Shapes that healthy runs take and that rules once took for a fault, each beside the fault it resembles."""
+"""Healthy runs that rules once reported, each with the fault that it resembles."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is read of a long run: a bounded part, and the right one."""
+"""The bounded part of a long run that is read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every rule on synthetic evidence: the sick run is found, its healthy twin is not."""
+"""Every rule on synthetic evidence: it finds the faulty run and not its healthy twin."""
 
 from __future__ import annotations
 

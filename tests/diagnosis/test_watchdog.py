@@ -1,4 +1,4 @@
-"""The diagnosis of a run that is being recorded: when it looks, what it tells, and what it raises."""
+"""Diagnosis of a run while it is recorded: when it is made, what it reports, and what it raises."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.runs import changed, flat_loss, healthy, sloped
 
 
 class Growing:
-    """A history that has so many rows: `diagnose` is given its evidence."""
+    """A history of which only the number of rows and the evidence matter."""
 
     def __init__(self, evidence):
         self.evidence = evidence

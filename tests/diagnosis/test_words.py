@@ -1,4 +1,4 @@
-"""What is told of a model by the names of its modules and of its operations, against torch's own."""
+"""Properties of a model from the names of its modules and operations, compared with torch's own."""
 
 from __future__ import annotations
 

@@ -119,7 +119,7 @@ class Ranks:
 
 
 def free_port() -> int:
-    """A port that no connection takes meanwhile: below those that Linux gives out by itself (32768 on)."""
+    """A free port below those that Linux assigns to connections (from 32768)."""
     while True:
         port = random.SystemRandom().randrange(15_000, 32_000)
         with socket.socket() as s, contextlib.suppress(OSError):

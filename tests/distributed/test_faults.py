@@ -1,4 +1,4 @@
-"""A rank that dies, and ranks that disagree: an error on the others, never a hang."""
+"""A rank that dies, and ranks that disagree: the others raise an error and do not hang."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Named groups and policies over ranks: what one process decides, every rank decides."""
+"""Named groups and policies over ranks: every rank decides as one process does."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ def counts_job(on_nonfinite: str) -> list[list[int]]:
 
 
 class Counting:
-    """A backend of which one function is counted."""
+    """A backend that counts the calls of one function."""
 
     def __init__(self, backend, name, wrap):
         self._backend, self._name, self._wrap = backend, name, wrap

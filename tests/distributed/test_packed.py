@@ -1,4 +1,4 @@
-"""What ranks exchange, on one process: the kernels' packing, torch's, and the float64 reference."""
+"""The rows that ranks exchange, in one process: packed by the kernels and by torch, against float64."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What GradClipper keeps from step to step: agreed when it is built, and dropped when it no longer fits."""
+"""The plan that GradClipper keeps from step to step: agreement at construction, and changes of the model."""
 
 from __future__ import annotations
 

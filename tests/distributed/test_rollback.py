@@ -1,4 +1,4 @@
-"""Ranks roll back together, whoever has seen the cause."""
+"""Ranks roll back together, whichever of them has seen the cause."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_training_on_two_ranks_recovers(ranks):
 
 
 def finding_job(budget: int) -> tuple[list[int], str]:
-    """Rank 0 alone is told of a finding."""
+    """Only rank 0 gets a finding."""
     restored: list[int] = []
     guard = gradkern.RollbackGuard(lambda: restored.append(step), every=2, cool_down=0, budget=budget)
     p = nn.Parameter(torch.ones(2))

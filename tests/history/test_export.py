@@ -1,4 +1,4 @@
-"""The table for other programs says what the history says."""
+"""The table for other programs agrees with the history."""
 
 from __future__ import annotations
 

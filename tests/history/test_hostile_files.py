@@ -1,4 +1,4 @@
-"""Files that are no run, another program's, damaged, or made to do harm."""
+"""Files that are not runs, files of other programs, damaged files, and malicious ones."""
 
 from __future__ import annotations
 

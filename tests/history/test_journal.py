@@ -1,4 +1,4 @@
-"""The journal: which one, and which files it leaves."""
+"""The journal mode, and the files that it leaves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Readers: beside a writer, and where nothing can be written."""
+"""Readers during writing, and in folders that cannot be written."""
 
 from __future__ import annotations
 

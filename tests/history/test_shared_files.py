@@ -1,4 +1,4 @@
-"""One file and several processes: a writer that holds it, one that was killed, one whose file is gone."""
+"""One file and several processes: an active writer, a killed one, and one whose file was deleted."""
 
 from __future__ import annotations
 

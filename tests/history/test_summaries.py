@@ -1,4 +1,4 @@
-"""The aggregates say what the rows say."""
+"""The aggregates agree with the rows."""
 
 from __future__ import annotations
 

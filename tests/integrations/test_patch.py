@@ -1,4 +1,4 @@
-"""Routing torch.nn.utils through gradkern, and back."""
+"""`patch_torch` and `unpatch_torch`."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_nested_contexts_leave_the_outer_patch():
 
 
 def test_fallback_does_not_come_back_here():
-    """What has no kernel goes to torch's own functions, also while they are patched."""
+    """Without a kernel, torch's own functions are called, also while they are patched."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     with gradkern.patched_torch(), FakeTensorMode():
@@ -126,7 +126,7 @@ def test_a_warning_names_the_function_that_was_called(tmp_path):
 
 
 def test_which_names_imported_early_are_reached():
-    """torch's clip_grad_norm_ looks the functions it consists of up in its module."""
+    """torch's clip_grad_norm_ looks up the functions that it calls in its module."""
     early_clip = ORIGINALS["torch.nn.utils", "clip_grad_norm_"]
     early_norm = ORIGINALS["torch.nn.utils", "get_total_norm"]
     tiny = torch.full((100,), 1e-25)

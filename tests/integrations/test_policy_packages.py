@@ -16,7 +16,7 @@ NORMS = [*rng.lognormal(0, 0.3, 50), 40.0, *rng.lognormal(0.1, 0.3, 20), 7.0, *r
 
 
 def pair():
-    """A model of ours and one of theirs, alike."""
+    """Two equal models, one for each implementation."""
     torch.manual_seed(0)
     models = nn.Linear(5, 3), nn.Linear(5, 3)
     models[1].load_state_dict(models[0].state_dict())
@@ -24,7 +24,7 @@ def pair():
 
 
 def fill(models, norm, seed):
-    """The same gradient of a norm for both."""
+    """Give both the same gradient of a given norm."""
     generator = torch.Generator().manual_seed(seed)
     grads = [torch.randn(p.shape, generator=generator) for p in models[0].parameters()]
     size = torch.cat([g.flatten() for g in grads]).norm()

@@ -1,4 +1,4 @@
-"""Sums made to break naive summation, against the provable bound."""
+"""Sums on which naive summation fails, against the proved bound."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_spread_over_many_tensors(make, dtype):
 
 @pytest.mark.parametrize("tensors", [1, 3])
 def test_a_long_sum_in_float64(tensors):
-    """3 * 2^24 elements, irrational enough that every addition rounds; exact by construction."""
+    """3 * 2^24 elements of pi / 3, so that every addition rounds; the exact sum is known."""
     block = torch.full((1 << 24,), math.pi / 3, dtype=torch.float64)
     exact = ref.np.longdouble(math.pi / 3) * ref.np.sqrt(ref.np.longdouble(tensors << 24))
     got = gradkern.get_total_norm([block[i:] if i else block for i in range(tensors)]).item()

@@ -1,4 +1,4 @@
-"""The checks of tests/cuda/test_cuda_checks.py on the CPU: what they ask for holds here too, and they run."""
+"""The checks of tests/cuda/test_cuda_checks.py on the CPU."""
 
 import contextlib
 import math

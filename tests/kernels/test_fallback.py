@@ -1,4 +1,4 @@
-"""Where no kernel applies, torch's own operations answer; and the two switches from the environment."""
+"""Fallback to torch's own operations, GRADKERN_DISABLE and GRADKERN_VERIFY."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class TestSubclass:
 
 
 class TestMissingKernels:
-    """A GPU's gradients and an extension built without CUDA, which any gradient plays here."""
+    """Gradients on a GPU with an extension built without CUDA, simulated with other gradients."""
 
     @pytest.mark.parametrize(
         "call",

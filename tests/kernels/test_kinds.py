@@ -1,4 +1,4 @@
-"""Gradients that are no plain floating-point tensor: an answer, or an error that names them."""
+"""Gradients that are not plain floating-point tensors: a result, or an error that names them."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def model_of(odd):
 
 
 def try_all(kinds):
-    """What goes wrong, in words: nothing."""
+    """Descriptions of everything that goes wrong; should be empty."""
     wrong = []
     for kind in kinds:
         for name, call in CALLS.items():
@@ -89,7 +89,7 @@ POLICIES = [*STATEFUL, AGC, PerLayerNorm, Value, lambda: Schedule.warmup(1.0, 1.
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_every_policy_takes_a_wrapper_subclass(policy):
-    """It has no memory of its own, nor has its norm."""
+    """Neither the gradient nor its norm has memory of its own."""
     for grouped in (False, True):
         plain, wrapped = nn.Parameter(torch.zeros(3)), nn.Parameter(TwoTensor(torch.zeros(3), torch.zeros(3)))
         plain.grad = torch.full((3,), 3.0)

@@ -1,4 +1,4 @@
-"""Ordinary lists of gradients on the CPU take the short way: checked as they are walked, and borrowed."""
+"""Plain lists of CPU gradients are checked in the same walk, and borrowed (PlainGradients)."""
 
 from __future__ import annotations
 

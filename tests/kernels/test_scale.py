@@ -1,4 +1,4 @@
-"""Scaling lists of gradients: one factor for all, one each, and what shares memory."""
+"""Scaling of lists: one factor for all, one factor each, and gradients that share memory."""
 
 from __future__ import annotations
 

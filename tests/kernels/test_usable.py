@@ -1,4 +1,4 @@
-"""A GPU that the CUDA kernels do not run on: what is said, and which architectures a build chooses."""
+"""The message for a GPU on which the CUDA kernels do not run, and the architectures that a build chooses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lists so long that they are walked in runs, by several threads: every position is found."""
+"""Long lists, which are walked in runs by several threads."""
 
 import copy
 
@@ -13,7 +13,7 @@ COUNT = 2000  # more than one thread takes
 
 
 class Wrapped(nn.Parameter):
-    """A subclass: its gradient is asked for by Python's rules."""
+    """A subclass, whose `.grad` is read through Python."""
 
 
 def parameters(seed=0, kind=nn.Parameter, special=()):

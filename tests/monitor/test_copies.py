@@ -1,4 +1,4 @@
-"""Copies and pickles of what holds a monitor, a clipper or statistics."""
+"""Copies and pickles of objects with a monitor, a clipper or statistics."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.loops import small_model
 
 
 class Trained(nn.Module):
-    """As a Lightning module may be: it holds what its hooks use."""
+    """Like a Lightning module, it has the objects that its hooks use."""
 
     def __init__(self):
         super().__init__()

@@ -45,7 +45,7 @@ def start_loop(run: Path, then: str = "", file_system: str = "ext4") -> subproce
 
 
 def killed_loop(run: Path, file_system: str) -> int:
-    """A loop that is killed after four seconds; the last step recorded three seconds before that."""
+    """Kill a loop after four seconds. Returns the last step recorded three seconds before that."""
     process = start_loop(run, "import time; time.sleep(0.002)", file_system)
     assert process.stdout is not None
     said, when = [], []

@@ -1,4 +1,4 @@
-"""The caller's own numbers, amendments, events, and steps that were clipped in parts."""
+"""The caller's own numbers, amendments, events, and steps that were clipped in pieces."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is noted of the model, its optimizers and the graph of the loss; looks at early gradients."""
+"""Facts about the model, its optimizers and the graph of the loss; periodic statistics of the first steps."""
 
 from __future__ import annotations
 

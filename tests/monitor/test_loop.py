@@ -1,4 +1,4 @@
-"""What a training loop may do to a monitor: odd arguments, odd orders of calls, a run that is deleted."""
+"""Unusual training loops: arguments, orders of calls, a run that is deleted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is legal and surely a mistake gives one warning that says what to do; what is right gives none."""
+"""Likely mistakes give one warning that says what to do; correct loops give none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training loop records is what it computed."""
+"""Recorded statistics agree with those of the training loop."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_history_holds_what_the_loop_saw(tmp_path, model):
         assert history.has_loss.all() and (history.loss > 0).all()
         assert set(history.phase) == {"before_clip"} and set(history.inv_scale) == {1.0}
         assert history.has_grad.all() and not history.nonfinite.any()
-        assert (history.zeros >= 0).any(axis=1).nonzero()[0].tolist() == [0, 1, 3, 7, 15]  # looks
+        assert (history.zeros >= 0).any(axis=1).nonzero()[0].tolist() == [0, 1, 3, 7, 15]  # periodic
         assert not history.skipped.any() and (np.diff(history.time) >= 0).all()
         assert history.params["2.weight"] == {
             "numel": 32, "shape": [4, 8], "dtype": "float32", "trainable": True, "group": 0, "kind": "Linear"

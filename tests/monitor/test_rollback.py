@@ -1,4 +1,4 @@
-"""A training that goes wrong is put back to where it was well, a few times at most."""
+"""`RollbackGuard`: a faulty training returns to a good state, a limited number of times."""
 
 from __future__ import annotations
 

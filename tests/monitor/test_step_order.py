@@ -1,4 +1,4 @@
-"""Update ratios have the number of the `record` that comes before the step, or within it."""
+"""Update ratios have the number of the call of `record` before or within the step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Copies to the host without a device: what is recorded where, and what is waited for."""
+"""Copies to the host, tested without a device: streams, events and waiting."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.loops import layout
 
 
 class Device:
-    """Tensors that say they are on a CUDA device; what is asked of CUDA is noted instead of done."""
+    """Tensors that claim to be on a CUDA device. Calls of CUDA are noted and not made."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.copied: list[torch.device] = []
@@ -115,9 +115,9 @@ def test_buffers_and_events_are_used_again(device):
     assert device.buffers == 1 and len(device.events) == 2
     assert [len(e.streams) for e in device.events] == [5, 5]
     send([device.tensor(0, [1.0] * 1000)], pool)
-    assert device.buffers == 2  # a larger one: the small one is let go
+    assert device.buffers == 2  # a larger one replaces the small one
     send([device.tensor(0, [1.0])], pool)
-    assert device.buffers == 3  # what is under way is not touched
+    assert device.buffers == 3  # buffers in use are not reused
 
 
 def test_a_graph_that_is_being_captured_is_refused(device, monkeypatch):

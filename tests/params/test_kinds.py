@@ -1,4 +1,4 @@
-"""Every dtype torch has, containers that are no plain dicts, and what a layer is."""
+"""All dtypes of torch, containers that are not plain dicts, and script modules."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_script_modules(tmp_path, how):
 
 
 class Shelf(dict):
-    """As DeepSpeed's: a dict whose view is made anew."""
+    """Like DeepSpeed's: a dict with a new view at each access."""
 
     def items(self):
         return [("".join(key), value) for key, value in super().items()]

@@ -1,4 +1,4 @@
-"""The binding for the installed torch: which is chosen, what is said where none fits, and `gradkern info`."""
+"""The choice of the binding for the installed torch, the notice if there is none, and `gradkern info`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What README.md says is so: the example runs as printed, the accuracy table, the measured tables."""
+"""README.md is true: the example runs as printed, the accuracy table, the measured tables."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""What a type checker and a prompt know of gradkern: lazily imported names, and nothing that is not there."""
+"""Names of gradkern that are imported lazily, as a type checker and `dir` see them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ follow_imports = silent
 
 @pytest.fixture(scope="module")
 def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What mypy says of every line of a program that imports gradkern."""
+    """The messages of mypy for each line of a program that imports gradkern."""
     pytest.importorskip("mypy", reason="mypy is not installed")
     folder = tmp_path_factory.mktemp("typing")
     (folder / "mypy.ini").write_text(CONFIGURATION)
@@ -84,7 +84,7 @@ def test_nothing_else_is_complained_of(said):
 
 
 def test_lazy_names_complete(run_with_torch):
-    """Listed before they are imported, and every one of them is there."""
+    """All names are listed before they are imported, and exist."""
     code = f"""
 import importlib, gradkern
 print("distributed" in dir(gradkern), gradkern.distributed.__name__)

@@ -1,4 +1,4 @@
-"""A damaged run, whatever the damage: an error that names the file, never a traceback."""
+"""Damaged runs: an error names the file, for any damage."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ VALUES = (
 
 
 def everything(run: Path) -> None:
-    """Whatever a History can be asked."""
+    """All methods and attributes of a History."""
     with History.open(run) as history:
         for name in dir(History):
             if isinstance(getattr(History, name), property):
@@ -66,7 +66,7 @@ def cells() -> Iterator[tuple[str, str]]:
 
 
 def use(run: Path, what: object, capsys: pytest.CaptureFixture[str], uses: Sequence[Use] = USES) -> int:
-    """Try all of it; returns how much was refused."""
+    """Use all of it. Returns the number of errors."""
     refused = 0
     for one in uses:
         try:

@@ -1,4 +1,4 @@
-"""The HTML file: its size, what is in it, and what a hostile name cannot do."""
+"""The HTML file: its size, its content, and hostile names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text from a run cannot steer a terminal or a page."""
+"""Text from a run cannot control a terminal or a page."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from tests.support.loops import layout, small_model, step_row, train
 
 
 class Kept(Sink):
-    """Keeps what it is sent."""
+    """A sink that keeps what it is sent."""
 
     def open(self, run_dir):
         self.lines, self.images, self.closed = [], [], False
@@ -37,7 +37,7 @@ class Kept(Sink):
 
 
 def fed(*sinks):
-    """What sends rows to these sinks, opened."""
+    """A feed of these sinks, opened."""
     feed = SinkFeed(sinks)
     feed.open(None)
     return feed

@@ -1,4 +1,4 @@
-"""What the tests of a run's file share."""
+"""Helpers of the tests of a run's file."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def fill(model: nn.Module, scale: float = 1.0, seed: int = 0) -> None:
 
 
 def gradients(model: nn.Module) -> list[Tensor]:
-    """On the host, in float64."""
+    """The gradients on the host, in float64."""
     return [p.grad.detach().cpu().double().clone() for p in model.parameters() if p.grad is not None]
 
 

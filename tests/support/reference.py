@@ -1,4 +1,4 @@
-"""What the right answer is: float64 and wider, from the gradients as they are (already rounded).
+"""Reference results in float64 and wider, from the rounded gradients.
 
 Independent of gradkern: numpy's long double (64-bit significand, exponents to 1e±4932 on x86-64) and
 `math.fsum`, so that neither rounding nor range of float64 gets in the way.
@@ -45,7 +45,7 @@ def magnitudes(tensor: Tensor) -> np.ndarray:
 
 
 def norm_of(values: np.ndarray, p: float) -> np.longdouble:
-    """The p-norm of non-negative long doubles; of nothing it is 0."""
+    """The p-norm of non-negative long doubles; 0 if there are none."""
     if values.size == 0:
         return np.longdouble(0)
     if p == 0:
@@ -76,7 +76,7 @@ def exact_sum(terms: np.ndarray) -> np.longdouble:
 
 
 def key_of(tensor: Tensor) -> tuple[object, ...]:
-    """What makes two gradients the same one."""
+    """A key that is equal for two references to the same gradient."""
     if tensor.is_sparse:
         return (id(tensor),)
     return (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())

@@ -1,4 +1,4 @@
-"""Synthetic evidence: a plain healthy run of a few layers, and ways to make it sick."""
+"""Synthetic evidence: a healthy run of a few layers, and functions that make it faulty."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stands in for a framework's objects around torch's."""
+"""Stand-ins for the wrappers of frameworks."""
 
 from __future__ import annotations
 

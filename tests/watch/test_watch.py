@@ -1,4 +1,4 @@
-"""The live view: what a frame says, that it fits, and the program in a real pseudo-terminal."""
+"""The live view: the content and size of a frame, and the program in a pseudo-terminal."""
 
 from __future__ import annotations
 
@@ -264,7 +264,7 @@ def test_a_watcher_follows_a_run_that_goes_back_and_one_that_is_begun_again(tmp_
     writer.close()
     shutil.rmtree(folder)
     assert watcher.take().status == "waiting for the run to begin"
-    for _ in range(2):  # seen to be away, and replaced between two looks
+    for _ in range(2):  # deleted, and replaced between two updates
         writer = HistoryWriter(folder, {"closed": None})
         writer.write([row(2), row(3, 50.0)])
         again = watcher.take()
@@ -351,7 +351,7 @@ def test_it_runs_in_a_terminal_and_quits_cleanly(recorded: Make, way: str) -> No
     )
     try:
         _until(ours, b"q quits")
-        os.write(ours, b"\x1b[A")  # an arrow key is no reason to leave
+        os.write(ours, b"\x1b[A")  # an arrow key does not quit
         time.sleep(0.6)
         assert process.poll() is None
         if way == "q":

@@ -2,9 +2,10 @@
 //
 // A launch runs its blocks one after the other, every block with one fiber per thread. Barriers
 // and warp operations are where fibers wait; between two of them threads run in a chosen order
-// (Schedule), so that a result that depends on the order of threads or blocks shows. Kernels,
-// copies and errors are synchronous. Under ThreadSanitizer
-// (race_model.h) it also shows what is not synchronised. What it cannot show: speed.
+// (Schedule), so that a result that depends on the order of threads or blocks shows. Kernels and copies
+// run when they are enqueued or, while `deferred` is set, when a test lets their stream run; errors are
+// synchronous. Under ThreadSanitizer (race_model.h) it also shows what is not synchronised. What it cannot
+// show: speed.
 #pragma once
 
 #include <algorithm>
@@ -62,7 +63,10 @@ struct cudaFuncAttributes {
   int ptxVersion;
 };
 using cudaStream_t = struct CUstream_st*;
-using cudaEvent_t = struct CUevent_st*;
+struct CUevent_st {
+  int pending = 0;  ///< records that are enqueued and not reached
+};
+using cudaEvent_t = CUevent_st*;
 enum cudaLaunchAttributeID { cudaLaunchAttributeProgrammaticStreamSerialization = 6 };
 struct cudaLaunchAttribute {
   cudaLaunchAttributeID id;
@@ -98,6 +102,14 @@ extern bool copies_pending;      ///< no event is ever reached
 extern int copies, allocations, early_launches;  ///< so far
 extern int loaded;               ///< kernels loaded so far
 extern size_t largest_params;    ///< bytes of the largest arguments a kernel was launched with
+
+using Work = std::vector<std::function<void()>>;
+extern bool deferred;            ///< streams keep their work
+/// Does it, or keeps it.
+void enqueue(cudaStream_t stream, std::function<void()> work);
+/// What a stream has kept, which it loses: the work of a graph, if it was captured.
+Work take_work(cudaStream_t stream);
+void run(const Work& work);
 
 /// Runs body(thread) for every thread of one block, as fibers.
 void run_block(unsigned threads, const std::function<void()>& body);
@@ -158,26 +170,35 @@ inline cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const v
 // Memory is never freed, as by csrc/cuda.
 cudaError_t cudaMalloc(void** memory, size_t bytes);
 inline cudaError_t cudaHostAlloc(void** memory, size_t bytes, unsigned) { return cudaMalloc(memory, bytes); }
-inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t) {
+/// From pinned memory, which is read when the copy runs.
+inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t stream) {
   if (const cudaError_t e = cuda_shim::take_error()) return e;
-  return std::memcpy(to, from, bytes), ++cuda_shim::copies, cudaSuccess;
+  cuda_shim::enqueue(stream, [=] { std::memcpy(to, from, bytes); });
+  return ++cuda_shim::copies, cudaSuccess;
 }
 inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
-  static char any;
-  return *event = reinterpret_cast<cudaEvent_t>(&any), cudaSuccess;
+  return *event = new CUevent_st, cudaSuccess;
 }
-inline cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) { return cudaSuccess; }
-inline cudaError_t cudaEventQuery(cudaEvent_t) { return cuda_shim::copies_pending ? cudaErrorNotReady : cudaSuccess; }
+inline cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  ++event->pending;
+  cuda_shim::enqueue(stream, [=] { --event->pending; });
+  return cudaSuccess;
+}
+inline cudaError_t cudaEventQuery(cudaEvent_t event) {
+  return cuda_shim::copies_pending || event->pending ? cudaErrorNotReady : cudaSuccess;
+}
 
 /// As on a device, the parameters are copied when the kernel is launched.
 template <class Params>
 cudaError_t cudaLaunchKernel(void (*kernel)(Params), dim3 grid, dim3 block, void** arguments,
-                             size_t, cudaStream_t) {
+                             size_t, cudaStream_t stream) {
   if (const cudaError_t e = cuda_shim::take_error()) return e;
   if (sizeof(Params) > 32764 || grid.x == 0 || block.x > 1024) return cudaErrorInvalidValue;
-  const Params& params = *static_cast<const Params*>(arguments[0]);
   if (sizeof(Params) > cuda_shim::largest_params) cuda_shim::largest_params = sizeof(Params);
-  cuda_shim::run_grid(grid, block, [&] { kernel(params); });
+  ++cuda_shim::launches;
+  cuda_shim::enqueue(stream, [=, params = *static_cast<const Params*>(arguments[0])] {
+    cuda_shim::run_grid(grid, block, [&] { kernel(params); });
+  });
   return cudaSuccess;
 }
 template <class Params>

@@ -6,7 +6,9 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <map>
 #include <memory>
+#include <utility>
 #include <vector>
 
 uint3 threadIdx, blockIdx;
@@ -22,7 +24,7 @@ int driver_version = CUDART_VERSION;
 int loaded = 0;
 size_t largest_params = 0;
 int ptx_version = 90;
-bool capturing = false, copies_pending = false;
+bool capturing = false, copies_pending = false, deferred = false;
 int copies = 0, allocations = 0, early_launches = 0;
 
 namespace {
@@ -214,8 +216,22 @@ void run_block(unsigned threads, const std::function<void()>& body) {
   if (race::kOn) retire_block(threads);
 }
 
+namespace {
+auto& kept_work = *new std::map<cudaStream_t, Work>;
+}
+
+void enqueue(cudaStream_t stream, std::function<void()> work) {
+  if (deferred) kept_work[stream].push_back(std::move(work));
+  else work();
+}
+
+Work take_work(cudaStream_t stream) { return std::exchange(kept_work[stream], {}); }
+
+void run(const Work& work) {
+  for (const auto& one : work) one();
+}
+
 void run_grid(dim3 grid, dim3 block, const std::function<void()>& body) {
-  ++launches;
   race::release(&launch_token);
   gridDim = grid;
   blockDim = block;

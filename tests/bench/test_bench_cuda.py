@@ -1,0 +1,99 @@
+"""The flow of benchmarks/bench_cuda.py on the CPU, with stand-ins for a GPU: there it has one chance."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import runpy
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from gradkern.bench.cases import Case
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Event:
+    def __init__(self, enable_timing):
+        self.at = 0.0
+
+    def record(self):
+        self.at = time.perf_counter()
+
+    def elapsed_time(self, end):
+        return max(1e3 * (end.at - self.at), 1e-3)
+
+
+class Graph:
+    def replay(self):
+        pass
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    module = importlib.import_module("bench_cuda")
+    for name, value in {
+        "is_available": lambda: True,
+        "Event": Event,
+        "CUDAGraph": Graph,
+        "graph": lambda graph: contextlib.nullcontext(),
+        "synchronize": lambda: None,
+        "_sleep": lambda cycles: None,
+        "empty_cache": lambda: None,
+        "mem_get_info": lambda: (1 << 40, 1 << 40),
+        "get_device_name": lambda: "a stand-in",
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    for name, value in {
+        "DEVICE": "cpu",
+        "ROTATED_BYTES": 1 << 14,
+        "WIDTH": 24,
+        "TOKENS": 4,
+        "kernel_count": lambda call: 2,
+        "driver": lambda: "none",
+    }.items():
+        monkeypatch.setattr(module, name, value)
+    return module
+
+
+def test_bench_cuda_runs_to_its_end(bench, monkeypatch, tmp_path, capsys):
+    bf16, fp32 = [torch.bfloat16], [torch.float32]
+    many = Case("2,000 tensors of 4,096", lambda: [(4,)] * 2000)
+    cases = [(bench.one_tensor(1024, bf16[0]), bf16, clips) for clips in (False, True)]
+    monkeypatch.setattr(bench, "plan", lambda quick: [*cases, (many, fp32, False)])
+    peer = tmp_path / "peer.py"
+    peer.write_text("import torch\nPEERS = {'plain': torch.nn.utils.get_total_norm}\n")
+    output = tmp_path / "bench_cuda.json"
+    bench.main(["--quick", "--rounds", "1", "--output", str(output), "--peer", str(peer)])
+    record = json.loads(output.read_text())
+    assert [(row["case"], row["clipping"]) for row in record["rows"]] == [
+        ("one tensor of 1024 bytes", False),
+        ("one tensor of 1024 bytes", True),
+        ("2,000 tensors of 4,096", False),
+    ]
+    for row in record["rows"]:
+        timed = {
+            "gradkern",
+            "gradkern_norm",
+            "gradkern_statistics",
+            "torch_foreach",
+            "peer:plain",
+            "read",
+            "copy",
+        }
+        assert timed <= set(row["gpu_seconds"])
+        assert row["host_seconds"]["gradkern_fresh"] > 0
+    assert set(record["training_step_gpu_seconds"]) == {"no_clipping", "gradkern", "torch"}
+    printed = capsys.readouterr().out
+    assert "launches: one tensor of 1024 bytes, bfloat16, not clipping: 2 launches, at most 2" in printed
+
+    predict = runpy.run_path(str(ROOT / "scripts" / "predict_cuda.py"), run_name="predict_cuda")
+    assert predict["main"](["--measured", str(output)]) == 0
+    printed = capsys.readouterr().out
+    assert "measured on a stand-in" in printed
+    assert "one tensor of 1024 bytes" in printed
