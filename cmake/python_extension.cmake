@@ -64,11 +64,17 @@ target_compile_definitions(binding PRIVATE GRADKERN_STREAM_HAS_NATIVE_HANDLE=${n
 # -fopenmp for the pragmas in ATen/Parallel.h, not for the linker: the OpenMP runtime has to be the
 # one torch has loaded, and its symbols come from there.
 set_source_files_properties(csrc/bindings/thread_pool.cpp PROPERTIES COMPILE_OPTIONS -fopenmp)
-# torch's headers take most of the time: compiled as one file, the sources read them once.
+# torch's headers take most of the time: sources that are compiled as one file read them once. On many cores there are
+# two files, because one would take longer than everything else.
 set_target_properties(binding PROPERTIES UNITY_BUILD ON UNITY_BUILD_MODE GROUP)
 get_target_property(sources binding SOURCES)
 list(REMOVE_ITEM sources csrc/bindings/thread_pool.cpp)
-set_source_files_properties(${sources} PROPERTIES UNITY_GROUP all)
+set_source_files_properties(${sources} PROPERTIES UNITY_GROUP engine)
+cmake_host_system_information(RESULT cores QUERY NUMBER_OF_LOGICAL_CORES)
+if(cores GREATER 4)
+  set_source_files_properties(csrc/bindings/module.cpp csrc/bindings/operators.cpp csrc/bindings/python_lists.cpp
+    PROPERTIES UNITY_GROUP entry_points)
+endif()
 
 pybind11_add_module(_C MODULE NO_EXTRAS $<TARGET_OBJECTS:binding>)
 target_link_libraries(_C PRIVATE gradkern_kernels ${torch_libraries})
