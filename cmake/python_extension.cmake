@@ -47,7 +47,7 @@ add_library(binding OBJECT
   csrc/bindings/shards.cpp
   csrc/bindings/thread_pool.cpp
   csrc/bindings/units.cpp)
-target_link_libraries(binding PRIVATE pybind11::headers)
+target_link_libraries(binding PRIVATE pybind11::headers Python::Module)
 target_include_directories(binding PRIVATE csrc)
 target_include_directories(binding SYSTEM PRIVATE
   ${torch_dir}/include ${torch_dir}/include/torch/csrc/api/include)
