@@ -6,6 +6,7 @@ import contextlib
 import gc
 import os
 import sys
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,9 @@ from gradkern.integrations.ending import opened
 from gradkern.integrations.torch_utils import patched_torch
 from gradkern.monitor import GradMonitor
 from gradkern.params.names import NamedParameters
+
+#: Those that may still be open.
+_started: weakref.WeakSet[TrainingMonitor] = weakref.WeakSet()
 
 
 class TrainingMonitor:
@@ -39,10 +43,15 @@ class TrainingMonitor:
         default_dir: str | os.PathLike[str] | None = None,
         engine: Any = None,
     ) -> GradMonitor:
-        """Build the monitor, and patch torch or listen to the DeepSpeed engine. A run that is still open is
-        closed first."""
-        self.stop()
+        """Build the monitor, and patch torch or listen to the DeepSpeed engine.
+
+        A run that is still open is closed first, also that of another callback to the same folder: its
+        training was interrupted, which a Trainer does not tell.
+        """
         run_dir = default_dir if self.run_dir is None else self.run_dir
+        for other in list(_started):
+            if other is self or other._writes_to(run_dir):
+                other.stop()
         with contextlib.ExitStack() as stack:
             if engine is None:
                 monitor = stack.enter_context(opened(model, optimizer, run_dir, self._options))
@@ -56,7 +65,13 @@ class TrainingMonitor:
                 self._state = None
             self._stack = stack.pop_all()
         self._open, self.by_engine = monitor, engine is not None
+        _started.add(self)
         return monitor
+
+    def _writes_to(self, run_dir: str | os.PathLike[str] | None) -> bool:
+        if self._open is None or run_dir is None:
+            return False
+        return os.path.abspath(self._open.run_dir) == os.path.abspath(run_dir)
 
     @property
     def monitor(self) -> GradMonitor:

@@ -113,9 +113,15 @@ def optimizers_of(params: Sequence[Tensor]) -> list[torch.optim.Optimizer]:
     rows = {id(p): row for row, p in enumerate(params)}
     found: list[tuple[int, torch.optim.Optimizer]] = []
     for one in gc.get_objects():
-        # Wrappers are optimizers by class only.
-        if issubclass(type(one), torch.optim.Optimizer) and "_optimizer_step_pre_hooks" in vars(one):
+        if issubclass(type(one), torch.optim.Optimizer) and not _wraps(one):
             owned = [rows[id(p)] for group in one.param_groups for p in group["params"] if id(p) in rows]
             if owned:
                 found.append((min(owned), one))
     return [one for _, one in sorted(found, key=lambda entry: entry[0])]
+
+
+def _wraps(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether other optimizers do the steps. Wrappers are optimizers by class only, or like torchtitan's have
+    the parameters but no learning rate."""
+    is_made = "_optimizer_step_pre_hooks" in vars(optimizer)
+    return not (is_made and all("lr" in group for group in optimizer.param_groups))

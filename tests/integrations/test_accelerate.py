@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
@@ -37,7 +39,7 @@ def trained(run_dir=None, guarded=True, mixed_precision="no", checkpoint=None, r
     model, optimizer, loader = accelerator.prepare(model, optimizer, batches())
     losses = []
 
-    def loop(monitor=None):
+    def loop(monitor):
         for x in loader:
             with accelerator.accumulate(model):
                 loss = (model(x) - x.sum(dim=1, keepdim=True)).square().mean()
@@ -50,15 +52,15 @@ def trained(run_dir=None, guarded=True, mixed_precision="no", checkpoint=None, r
                 optimizer.step()
                 optimizer.zero_grad()
 
-    if run_dir is None:
-        loop()
-    else:
-        with monitored(accelerator, model, optimizer, run_dir) as monitor:
-            if resume is not None:
-                accelerator.load_state(str(resume))
-            loop(monitor)
-            if checkpoint is not None:
-                accelerator.save_state(str(checkpoint))
+    recording = contextlib.nullcontext()
+    if run_dir is not None:
+        recording = monitored(accelerator, model, optimizer, run_dir)
+    with recording as monitor:
+        if resume is not None:
+            accelerator.load_state(str(resume))
+        loop(monitor)
+        if checkpoint is not None:
+            accelerator.save_state(str(checkpoint))
     return accelerator.unwrap_model(model), losses
 
 
@@ -81,15 +83,30 @@ def test_clips_between_synchronisations_are_no_steps(run):
     assert gradkern.History.open(run).steps.tolist() == [1, 2, 3, 4]
 
 
-def test_bf16(run):
-    trained(run, mixed_precision="bf16")
-    assert gradkern.History.open(run).steps.tolist() == [1, 2, 3, 4]
+def test_bf16(run, measured):
+    with measured.watching():
+        trained(mixed_precision="bf16")
+    _, losses = trained(run, mixed_precision="bf16")
+    history = gradkern.History.open(run)
+    assert history.steps.tolist() == [1, 2, 3, 4]
+    np.testing.assert_allclose(history.norm, np.array(measured), rtol=0.02)
+    np.testing.assert_allclose(history.loss, losses, rtol=1e-6)
 
 
-def test_checkpoint(tmp_path, run):
-    trained(run, checkpoint=tmp_path / "state")
-    trained(tmp_path / "second", resume=tmp_path / "state")
-    assert gradkern.History.open(tmp_path / "second").steps.tolist() == [5, 6, 7, 8]
+def test_resumed(tmp_path, run, measured, capsys):
+    """Twice from the same checkpoint: the second time the rows after it are replaced."""
+    with measured.watching():
+        trained(checkpoint=tmp_path / "plain")
+        trained(resume=tmp_path / "plain")
+    state = tmp_path / "state"
+    trained(run, checkpoint=state)
+    for _ in range(2):
+        trained(run, resume=state)
+    history = gradkern.History.open(run)
+    assert history.steps.tolist() == list(range(1, 9))
+    np.testing.assert_allclose(history.norm, np.array(measured), rtol=1e-5)
+    line = f"gradkern: recorded up to step 8 in {run}; for findings: gradkern diagnose {run}"
+    assert capsys.readouterr().err.splitlines().count(line) == 2
 
 
 def test_deepspeed_is_refused(run):

@@ -19,7 +19,7 @@ MODES = ["fsdp", "tp", "pp", "ep", "bf16", "resumed"]
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("titan")
-    run_ranks("titan", folder, 4, *MODES)
+    run_ranks("titan", folder, 4, *MODES, "unchanged")
     return folder
 
 
@@ -42,3 +42,15 @@ def test_trainer(runs, mode):
     assert last.has_loss.tolist() == [True, True, False]  # torchtitan's log_freq is 2
     assert all(finding.severity for finding in gradkern.diagnose(last))
     np.testing.assert_allclose(last.loss[:2], [entry["ours"]["1"], entry["ours"]["2"]], rtol=1e-6)
+
+
+def test_under_gradkern_run(runs):
+    """`gradkern run … -m torchtitan.train`, without a line of code."""
+    told = [json.loads((runs / f"unchanged.{rank}.json").read_text()) for rank in range(4)]
+    assert max(entry["difference"] for entry in told) < 1e-5
+    history = gradkern.History.open(runs / "unchanged" / "run")
+    assert history.names == tuple(told[0]["names"]) and history.steps.tolist() == [1, 2, 3]
+    np.testing.assert_allclose(history.norm, [s["norms"] for s in told[0]["steps"]], rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(history.total_norm, [s["total"] for s in told[0]["steps"]], rtol=1e-5)
+    assert set(history.phase) == {"before_clip"} and history.clipped.all()
+    assert history.lr[0] < history.lr[1]

@@ -170,6 +170,19 @@ def test_every_second_step(tmp_path, run):
     np.testing.assert_allclose(history.loss, [entry["loss"] for entry in logged[1::2]], rtol=1e-6)
 
 
+def test_an_interrupted_training_can_be_started_again(tmp_path, run):
+    class Interrupt(transformers.TrainerCallback):
+        def on_step_end(self, args, state, control, **_):
+            raise KeyboardInterrupt
+
+    interrupted = plain(tmp_path / "one", [callback(run), Interrupt()])
+    with pytest.raises(KeyboardInterrupt):
+        interrupted.train()  # stays alive, as in a notebook
+    trained(tmp_path / "two", [callback(run)], max_steps=2)
+    assert torch.nn.utils.clip_grad_norm_.__module__ == "torch.nn.utils.clip_grad"
+    assert gradkern.History.open(run).steps.tolist() == [1, 2]
+
+
 def test_the_run_lies_in_output_dir_by_default(tmp_path):
     trained(tmp_path / "out", [callback()], max_steps=1)
     assert len(gradkern.History.open(tmp_path / "out" / "gradkern")) == 1

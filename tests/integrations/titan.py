@@ -158,6 +158,7 @@ MODES = {
     "ep": {"expert_parallel_degree": 2},
     "bf16": {},
     "resumed": {},
+    "unchanged": {},  # under `gradkern run`
 }
 
 
@@ -223,6 +224,8 @@ def step_microbatches(schedule):
 
 
 def train(mode, folder, monitor, load_step=-1):
+    import gradkern
+    from gradkern.integrations import bridge, run
     from gradkern.integrations.torchtitan import monitored
 
     torch.manual_seed(0)
@@ -240,7 +243,13 @@ def train(mode, folder, monitor, load_step=-1):
         log(step, loss, *args, **kwargs)
 
     trainer.metrics_processor.log = note_and_log
-    if monitor:
+    if monitor and mode == "unchanged":
+        run.start(folder / "run")
+        trainer.train()
+        for attached in list(bridge._attached):
+            attached.monitor.close()  # as at the end of the program
+        gradkern.unpatch_torch()
+    elif monitor:
         with monitored(trainer, folder / "run"):
             trainer.train()
     else:
