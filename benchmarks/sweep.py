@@ -27,18 +27,17 @@ DTYPES = (
 )
 RUNS = 5
 GOAL = 0.95  #: the least ratio that is wanted
-MOST_BYTES = 128 << 20
 # At most, in a run. Limits fall from call to call, and the gradients with them: not so far that float16 loses
 # them.
 ROUNDS = 15
 
 
 def random_shapes(random_: random.Random, dtype: torch.dtype) -> Shapes:
-    """1 to 10,000 tensors; sizes up to ten times smaller and larger than one that is random, too."""
-    count = round(10 ** random_.uniform(0, 4))
-    most = MOST_BYTES / dtype.itemsize / count
-    typical = 10 ** random_.uniform(0.5, max(0.5, math.log10(most) - 1))
-    return [((round(typical * 10 ** random_.uniform(-1, 1)),), dtype) for _ in range(count)]
+    """1 to 10,000 tensors of 1 KiB to 64 MiB together, of sizes that differ by a factor of up to 100."""
+    elements = 2 ** random_.uniform(10, 26) / dtype.itemsize
+    count = round(10 ** random_.uniform(0, min(4, math.log10(elements))))
+    typical = elements / count
+    return [((max(1, round(typical * 10 ** random_.uniform(-1, 1))),), dtype) for _ in range(count)]
 
 
 def run(copies: GradientCopies) -> dict[str, float]:
