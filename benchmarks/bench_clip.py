@@ -25,7 +25,7 @@ from machine import describe, save
 
 from gradkern.bench.cases import CASES, Case
 from gradkern.bench.clip import Contenders, GradientCopies, time_clipping
-from gradkern.bench.layouts import case_layout
+from gradkern.bench.shapes import case_shapes
 
 #: torch's time over gradkern's that is wanted at the least: (not clipping, clipping). Many small tensors cost
 #: torch microseconds each. Large ones are bound by memory: torch reads and writes where gradkern reads once.
@@ -52,7 +52,7 @@ def measure_case(case: Case, dtype: torch.dtype, clipping: bool, seconds: float)
         walks = [floor(copies.grads(i), clipping, metadata(copies.lists[i])) for i in range(copies.count)]
         return {"floor": lambda i: floors[i](), "walk": lambda i: walks[i]()}
 
-    result = time_clipping(case.name, case_layout(case, dtype), clipping, seconds=seconds, more=with_floor)
+    result = time_clipping(case.name, case_shapes(case, dtype), clipping, seconds=seconds, more=with_floor)
     name = str(dtype).removeprefix("torch.")
     return {**result.as_dict(), "dtype": name, "goal": goal_of(case.name, name, clipping)}
 

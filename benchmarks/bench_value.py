@@ -20,7 +20,7 @@ from machine import describe, save
 import gradkern
 from gradkern.bench.cases import CASES, Case
 from gradkern.bench.clip import Contenders, GradientCopies, interleaved
-from gradkern.bench.layouts import case_layout
+from gradkern.bench.shapes import case_shapes
 
 SHOWN = ("MLP, 6", "2,000 tensors", "GPT-2 small")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -47,7 +47,7 @@ def contenders(copies: GradientCopies, limiting: bool) -> Contenders:
 
 
 def measure_case(case: Case, dtype: torch.dtype, limiting: bool, seconds: float) -> dict[str, object]:
-    copies = GradientCopies(case_layout(case, dtype), clipping=False)
+    copies = GradientCopies(case_shapes(case, dtype), clipping=False)
     times = interleaved(contenders(copies, limiting), copies.count, seconds)
     return {
         "case": case.name,

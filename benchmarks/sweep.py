@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from gradkern.bench.clip import GradientCopies, interleaved
-from gradkern.bench.layouts import Layout
+from gradkern.bench.shapes import Shapes
 
 DTYPES = (
     torch.float32,
@@ -27,18 +27,17 @@ DTYPES = (
 )
 RUNS = 5
 GOAL = 0.95  #: the least ratio that is wanted
-MOST_BYTES = 128 << 20
 # At most, in a run. Limits fall from call to call, and the gradients with them: not so far that float16 loses
 # them.
 ROUNDS = 15
 
 
-def random_layout(random_: random.Random, dtype: torch.dtype) -> Layout:
-    """1 to 10,000 tensors; sizes up to ten times smaller and larger than one that is random, too."""
-    count = round(10 ** random_.uniform(0, 4))
-    most = MOST_BYTES / dtype.itemsize / count
-    typical = 10 ** random_.uniform(0.5, max(0.5, math.log10(most) - 1))
-    return [((round(typical * 10 ** random_.uniform(-1, 1)),), dtype) for _ in range(count)]
+def random_shapes(random_: random.Random, dtype: torch.dtype) -> Shapes:
+    """1 to 10,000 tensors of 1 KiB to 64 MiB together, of sizes that differ by a factor of up to 100."""
+    elements = 2 ** random_.uniform(10, 26) / dtype.itemsize
+    count = round(10 ** random_.uniform(0, min(4, math.log10(elements))))
+    typical = elements / count
+    return [((max(1, round(typical * 10 ** random_.uniform(-1, 1))),), dtype) for _ in range(count)]
 
 
 def run(copies: GradientCopies) -> dict[str, float]:
@@ -48,17 +47,17 @@ def run(copies: GradientCopies) -> dict[str, float]:
     return {name: t.median for name, t in times.items()}
 
 
-def measure(layout: Layout) -> Iterator[dict[str, Any]]:
+def measure(shapes: Shapes) -> Iterator[dict[str, Any]]:
     """The lines of a list."""
     for clipping in (False, True):
-        copies = GradientCopies(layout, clipping)
+        copies = GradientCopies(shapes, clipping)
         for threads in (1, 2):
             torch.set_num_threads(threads)
             runs = [run(copies) for _ in range(RUNS)]
             yield {
-                "tensors": len(layout),
-                "elements": sum(math.prod(shape) for shape, _ in layout),
-                "dtype": str(layout[0][1]).removeprefix("torch."),
+                "tensors": len(shapes),
+                "elements": sum(math.prod(shape) for shape, _ in shapes),
+                "dtype": str(shapes[0][1]).removeprefix("torch."),
                 "clipping": clipping,
                 "threads": threads,
                 "runs": runs,
@@ -70,7 +69,7 @@ def sweep(shapes: int, seed: int) -> Iterator[dict[str, Any]]:
     """The lines, as they are measured."""
     random_ = random.Random(seed)
     for shape in range(shapes):
-        yield from measure(random_layout(random_, DTYPES[shape % len(DTYPES)]))
+        yield from measure(random_shapes(random_, DTYPES[shape % len(DTYPES)]))
 
 
 def line(row: dict[str, Any]) -> str:

@@ -49,16 +49,29 @@ bool is_elementwise(const GroupPolicy& group) { return is_value(group) || group.
 
 ElementPolicies::ElementPolicies(const CallSite& site, const GradList& grads, const GradList& weights,
                                  const std::vector<GroupPolicy>& groups)
-    : grads_(grads), groups_(groups), units_(groups.size()) {
+    : grads_(grads), groups_(groups) {
   if (std::none_of(groups.begin(), groups.end(), is_elementwise)) return;
   prepare_target(site);
-  for (size_t g = 0; g < groups.size(); ++g) {
-    if (is_value(groups[g])) check_real(site, grads, groups[g]);
-    if (!supported_ || groups[g].kind != "agc") continue;
-    units_[g].resize(grads.size());
-    const GroupRows rows(groups[g], int64_t(grads.size()));
-    for (int64_t i = 0; i < rows.size() && supported_; ++i)
-      supported_ = enter_units(weights, grads, target(), size_t(rows[i]), units_[g]);
+  for (const GroupPolicy& group : groups) {
+    if (is_value(group)) check_real(site, grads, group);
+    if (supported_ && group.kind == "agc") enter_group(group, weights);
+  }
+  int64_t units = 0;
+  for (const UnitsRef& own : reads_.units) units += own.rows;
+  reads_.factors.resize(size_t(units));
+}
+
+void ElementPolicies::enter_group(const GroupPolicy& group, const GradList& weights) {
+  const size_t count = grads_.size();
+  if (!any_units_) {
+    reads_ = {std::vector<UnitsRef>(count), std::vector<gradkern_unit_limits>(count), {}, std::vector<double>(2 * count),
+              std::vector<uint8_t>(count)};
+    any_units_ = true;
+  }
+  const GroupRows rows(group, int64_t(count));
+  for (int64_t i = 0; i < rows.size() && supported_; ++i) {
+    supported_ = enter_units(weights, grads_, target(), size_t(rows[i]), reads_.units);
+    reads_.limits[size_t(rows[i])] = {group.constants[0], group.constants[1]};
   }
 }
 
@@ -71,10 +84,9 @@ void ElementPolicies::prepare_target(const CallSite& site) {
 }
 
 void ElementPolicies::apply(const Measurement& before, std::vector<double>& factors) const {
-  for (size_t g = 0; g < groups_.size(); ++g) {
-    if (is_value(groups_[g])) limit_values(before, groups_[g], factors);
-    if (!units_[g].empty()) limit_by_weights(groups_[g], units_[g], factors);
-  }
+  for (const GroupPolicy& group : groups_)
+    if (is_value(group)) limit_values(before, group, factors);
+  if (any_units_) limit_units(factors);
 }
 
 /// Gradients without an element beyond the limit are not read again.
@@ -102,17 +114,20 @@ void ElementPolicies::limit_values(const Measurement& before, const GroupPolicy&
   }
 }
 
-void ElementPolicies::limit_by_weights(const GroupPolicy& group, const std::vector<UnitsRef>& units,
-                                       std::vector<double>& factors) const {
-  const size_t count = units.size();
-  std::vector<double> norms(2 * count);
-  std::vector<uint8_t> changed(count);
-  limit_units(units, group.constants[0], group.constants[1], norms.data(), changed.data());
-  const GroupRows rows(group, int64_t(grads_.size()));
-  for (int64_t i = 0; i < rows.size(); ++i) {
-    const size_t row = size_t(rows[i]), first = size_t(prepared_->first[row]);
-    factors[row] = norms[first] == 0 ? 1.0 : norms[count + first] / norms[first];
-    if (changed[first]) bump_version(grads_[row]);
+void ElementPolicies::limit_units(std::vector<double>& factors) const {
+  const size_t count = grads_.size();
+  const gradkern_pool pool = intraop_pool();
+  check_library(gradkern_cpu_scale_units(as_plain(reads_.units.data()), int64_t(count), reads_.factors.data(),
+                                         reads_.changed.data(), &pool));
+  for (const GroupPolicy& group : groups_) {
+    if (group.kind != "agc") continue;
+    const GroupRows rows(group, int64_t(count));
+    for (int64_t i = 0; i < rows.size(); ++i) {
+      const size_t row = size_t(rows[i]), first = size_t(prepared_->first[row]);
+      const double norm = reads_.norms[first];
+      factors[row] = norm == 0 ? 1.0 : reads_.norms[count + first] / norm;
+      if (reads_.changed[first]) bump_version(grads_[row]);
+    }
   }
 }
 

@@ -23,6 +23,9 @@ class ElementPolicies {
   /// Whether apply() can change gradients like these.
   bool supported() const { return supported_; }
 
+  /// What has to be read of units while gradients are measured; null if nothing.
+  UnitReads* reads() { return any_units_ ? &reads_ : nullptr; }
+
   /// Changes the gradients of these policies and bumps the versions of those that it writes to. Sets factors[i] to
   /// the ratio of the L2 norms of gradient i after and before.
   void apply(const Measurement& before, std::vector<double>& factors) const;
@@ -30,15 +33,16 @@ class ElementPolicies {
  private:
   void prepare_target(const CallSite& site);
   void limit_values(const Measurement& before, const GroupPolicy& group, std::vector<double>& factors) const;
-  void limit_by_weights(const GroupPolicy& group, const std::vector<UnitsRef>& units,
-                        std::vector<double>& factors) const;
+  void enter_group(const GroupPolicy& group, const GradList& weights);
+  void limit_units(std::vector<double>& factors) const;
   const Prepared& target() const { return writable_.refs.empty() ? *prepared_ : writable_; }
 
   const GradList& grads_;
   const std::vector<GroupPolicy>& groups_;
   const Prepared* prepared_ = nullptr;
   Prepared writable_;                         ///< empty if the list prepared for reading can be written
-  std::vector<std::vector<UnitsRef>> units_;  ///< by group
+  UnitReads reads_;  ///< of all groups
+  bool any_units_ = false;
   bool supported_ = true;
 };
 

@@ -43,7 +43,10 @@ void call_measure(const Prepared& prepared, const MeasureRequest& request, const
   measure.count_zeros = request.count_zeros;
   measure.results = results;
   const gradkern_pool pool = intraop_pool();
-  check_library(gradkern_cpu_measure(&list, &measure, &pool));
+  UnitReads* const u = request.units;
+  check_library(u ? gradkern_cpu_measure_units(&list, &measure, as_plain(u->units.data()), u->limits.data(), &pool,
+                                               u->factors.data(), u->norms.data(), u->changed.data())
+                  : gradkern_cpu_measure(&list, &measure, &pool));
 }
 
 Measurement measure_prepared(const Prepared& prepared, const MeasureRequest& request) {

@@ -10,8 +10,18 @@
 #include "bindings/gradients.h"
 #include "core/clip.h"
 #include "core/norm.h"
+#include "core/policies.h"
+#include "library/kernels.h"
 
 namespace gradkern {
+
+/// Units that are decided on while their gradients are measured: see gradkern_cpu_measure_units. By position.
+struct UnitReads {
+  std::vector<UnitsRef> units;               ///< rows 0: none
+  std::vector<gradkern_unit_limits> limits;
+  std::vector<double> factors, norms;        ///< of every unit; of gradients before, then after
+  std::vector<uint8_t> changed;
+};
 
 struct MeasureRequest {
   double norm_type = 2.0;
@@ -20,6 +30,7 @@ struct MeasureRequest {
   double inv_scale = 1.0;    ///< results are multiplied by this
   bool decision_norm = false;
   bool wide_norm = false;
+  UnitReads* units = nullptr;  ///< on the CPU
 };
 
 /// Tensors on the gradients' device. Results per position are [N], float64 if any gradient is, else float32, and

@@ -199,7 +199,7 @@ GroupedClip clip_by_groups(const CallSite& site, const GradList& grads, const Gr
   at::NoGradGuard no_grad;
   GroupedClip out;
   const Deciding deciding(site, groups, int64_t(grads.size()), request.measure.norm_type);
-  const ElementPolicies elements(site, grads, weights, groups);
+  ElementPolicies elements(site, grads, weights, groups);
   out.supported = elements.supported();
   out.shared = shared(site, grads, groups);
   if (!out.supported || out.shared) return out;
@@ -211,6 +211,7 @@ GroupedClip clip_by_groups(const CallSite& site, const GradList& grads, const Gr
   if (std::any_of(groups.begin(), groups.end(), is_elementwise))
     change = [&](const Measurement& m, std::vector<double>& factors) { elements.apply(m, factors); };
   ClipRequest asked = request;
+  asked.measure.units = elements.reads();
   asked.measure.wide_norm = std::any_of(groups.begin(), groups.end(), needs_rows);
   std::vector<double> factors;
   out.clip = clip_by(site, grads, asked, decide, change, factors);

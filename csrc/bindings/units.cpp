@@ -31,7 +31,9 @@ at::Tensor clip_on_cpu(const Prepared& prepared, const GradList& grads, const st
   at::Tensor norms = at::empty({2, int64_t(count)}, at::kDouble);
   double* const norm = norms.mutable_data_ptr<double>();
   std::vector<uint8_t> changed(count);
-  limit_units(units, clip_factor, eps, norm, changed.data());
+  const gradkern_pool pool = intraop_pool();
+  check_library(gradkern_cpu_clip_units(as_plain(units.data()), int64_t(count), clip_factor, eps, &pool, norm,
+                                        changed.data()));
   for (size_t i = 0; i < count; ++i) {
     const size_t first = size_t(prepared.first[i]);
     norm[i] = norm[first];
@@ -63,12 +65,6 @@ bool enter_units(const GradList& weights, const GradList& grads, const Prepared&
   units[i] = {target.refs[i].data, weights[i].const_data_ptr(), rows, grads[i].numel() / rows, target.refs[i].dtype,
               dtype};
   return true;
-}
-
-void limit_units(const std::vector<UnitsRef>& units, double clip_factor, double eps, double* norms, uint8_t* changed) {
-  const gradkern_pool pool = intraop_pool();
-  check_library(gradkern_cpu_clip_units(as_plain(units.data()), int64_t(units.size()), clip_factor, eps, &pool, norms,
-                                        changed));
 }
 
 at::Tensor clip_units(const CallSite& site, const GradList& weights, const GradList& grads, double clip_factor,

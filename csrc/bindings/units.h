@@ -13,10 +13,6 @@ namespace gradkern {
 bool enter_units(const GradList& weights, const GradList& grads, const Prepared& target, size_t i,
                  std::vector<UnitsRef>& units);
 
-/// Limits the units of the list, on the CPU. Sets norms[i] to the L2 norm of gradient i before, norms[N + i] to that
-/// after, and changed[i] to whether it was written.
-void limit_units(const std::vector<UnitsRef>& units, double clip_factor, double eps, double* norms, uint8_t* changed);
-
 /// The L2 norms of every gradient before and after, float64 [2, N] on the gradients' device. Undefined, and nothing
 /// written, if a unit of a tensor does not lie in one piece of memory or tensors lie on several devices.
 at::Tensor clip_units(const CallSite& site, const GradList& weights, const GradList& grads, double clip_factor,

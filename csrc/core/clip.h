@@ -34,9 +34,9 @@ struct ClipDecision {
 /// "measure only" and never writes, except for kZero. A negative total_norm, which only a caller can pass,
 /// changes nothing, because a device cannot raise an error.
 GRADKERN_HD ClipDecision decide_clip(double max_norm, double total_norm, int64_t nonfinite,
-                                     OnNonfinite policy) {
-  if (nonfinite > 0 && policy == OnNonfinite::kSkip) return {};
-  if (nonfinite > 0 && policy == OnNonfinite::kZero) return {ClipAction::kZero, 0.0};
+                                     OnNonfinite on_nonfinite) {
+  if (nonfinite > 0 && on_nonfinite == OnNonfinite::kSkip) return {};
+  if (nonfinite > 0 && on_nonfinite == OnNonfinite::kZero) return {ClipAction::kZero, 0.0};
   if ((abs_bits(max_norm) == kInfBits && max_norm > 0) || total_norm < 0) return {};
   const double coef = clip_coefficient(max_norm, total_norm);
   if (coef >= 1.0) return {};

@@ -21,4 +21,12 @@ struct UnitResults {
 /// The bits do not depend on the number of threads.
 void clip_units(const UnitsRef* list, int64_t count, UnitLimits limits, const ThreadPool& pool, UnitResults out);
 
+/// The same in two calls, for a decision on all gradients in between. measure_units() also measures the gradients as
+/// measure() of driver.h does, into per_tensor[t] for each tensor with units, and leaves the factor of every unit, tensor
+/// after tensor, in `factors`. `out.changed` tells which gradients scale_units() writes.
+void measure_units(const UnitsRef* list, const UnitLimits* limits, int64_t count, const MeasureOptions& options,
+                   const ThreadPool& pool, Partial* per_tensor, double* factors, UnitResults out);
+void scale_units(const UnitsRef* list, int64_t count, const double* factors, const uint8_t* changed,
+                 const ThreadPool& pool);
+
 }  // namespace gradkern::cpu

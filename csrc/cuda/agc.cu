@@ -20,7 +20,7 @@ constexpr const char* kOperation = "agc";
 constexpr unsigned kRowThreads = 256;
 constexpr uint32_t kBlocksPerTensor = 8;  ///< of write_rows_kernel: an embedding may have 10^5 rows
 
-/// Where the rows of a tensor are in the table, and the units of work of the first one.
+/// The position of a tensor's rows in the table, and the units of work of the first row.
 struct Entry {
   UnitsRef tensor;
   uint32_t begin, grad_unit, weights_unit;
@@ -84,7 +84,7 @@ __global__ void __launch_bounds__(kRowThreads) row_factor_kernel(const __grid_co
 
 // ------------------------------------------------------------------------------- launchers
 
-/// The entries of a call, and how much there is of everything.
+/// The entries of a call, and the sizes of its parts.
 struct Plan {
   std::vector<Entry> entries;
   int64_t rows = 0, grad_units = 0, units = 0;
@@ -106,7 +106,7 @@ struct Plan {
   }
 };
 
-/// Hands out a workspace part by part. It may be null, to find out how large it has to be.
+/// Divides a workspace into parts. It may be null, to compute the required size.
 class Parts {
  public:
   explicit Parts(void* base) : base_(reinterpret_cast<uint64_t>(base)) {}

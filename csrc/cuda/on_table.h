@@ -1,4 +1,4 @@
-// Launches over a table that is on the device already.
+// Launches for a table that is on the device.
 #pragma once
 
 #include "cuda/launch.h"

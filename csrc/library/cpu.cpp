@@ -102,6 +102,32 @@ void measure(const gradkern_list& list, const gradkern_measure& measure, const c
   report.totals(list, total);
 }
 
+/// The units of a call, and where their results go.
+struct Units {
+  const UnitsRef* list;
+  const cpu::UnitLimits* limits;
+  double* factors;
+  cpu::UnitResults results;
+};
+
+/// Tensors without units are measured first, the others with their units.
+void measure_with_units(const gradkern_list& list, const gradkern_measure& measure, const Units& units,
+                        const cpu::ThreadPool& pool) {
+  const cpu::MeasureOptions options{norm_order(measure.norm_type), measure.count_zeros != 0};
+  std::vector<TensorRef> others(as_refs(list.tensors), as_refs(list.tensors) + list.count);
+  for (int64_t i = 0; i < list.count; ++i)
+    if (units.list[i].rows && units.list[i].length) others[size_t(i)].numel = 0;
+  Partial* const partials = partials_for(list.count);
+  cpu::measure({others.data(), list.count}, options, pool, partials);
+  cpu::measure_units(units.list, units.limits, list.count, options, pool, partials, units.factors, units.results);
+  cpu::ScopedFloatingPointMode exact(cpu::FloatingPointMode::exact());
+  Partial total = empty_partial(options.order);
+  for (int64_t i = 0; i < list.count; ++i) total = combine(options.order, total, partials[i]);
+  const Report report(measure, options.order);
+  report.rows(list, partials);
+  report.totals(list, total);
+}
+
 ClipDecision decision_of(const gradkern_scale& scale) {
   if (scale.zero && *scale.zero) return {ClipAction::kZero, 0.0};
   if (scale.factor) return decide_factor(scale.factor[0]);
@@ -144,4 +170,19 @@ int32_t gradkern_cpu_clip_units(const gradkern_units* list, int64_t count, doubl
   return guarded([&] {
     cpu::clip_units(as_units(list), count, {clip_factor, eps}, library::pool_of(pool), {norms, changed});
   });
+}
+
+int32_t gradkern_cpu_measure_units(const gradkern_list* list, const gradkern_measure* measure, const gradkern_units* units,
+                                   const gradkern_unit_limits* limits, const gradkern_pool* pool, double* factors,
+                                   double* norms, uint8_t* changed) {
+  static_assert(sizeof(gradkern_unit_limits) == sizeof(cpu::UnitLimits));
+  return guarded([&] {
+    const library::Units own{as_units(units), reinterpret_cast<const cpu::UnitLimits*>(limits), factors, {norms, changed}};
+    library::measure_with_units(*list, *measure, own, library::pool_of(pool));
+  });
+}
+
+int32_t gradkern_cpu_scale_units(const gradkern_units* units, int64_t count, const double* factors, const uint8_t* changed,
+                                 const gradkern_pool* pool) {
+  return guarded([&] { cpu::scale_units(as_units(units), count, factors, changed, library::pool_of(pool)); });
 }

@@ -17,7 +17,7 @@ extern "C" {
 #endif
 
 /* Changes with every change of this header. A binding compares it with gradkern_abi_version() when it is loaded. */
-#define GRADKERN_ABI_VERSION 3
+#define GRADKERN_ABI_VERSION 4
 
 #if defined(_WIN32)
 #define GRADKERN_API __declspec(dllexport)
@@ -165,6 +165,22 @@ typedef struct {
  * and changed[i] to whether it was written. */
 GRADKERN_API int32_t gradkern_cpu_clip_units(const gradkern_units *list, int64_t count, double clip_factor, double eps,
                                              const gradkern_pool *pool, double *norms, uint8_t *changed);
+
+/* The limits of a gradient's units. */
+typedef struct {
+  double clip_factor;
+  double eps;
+} gradkern_unit_limits;
+
+/* Measures a list and decides on its units in one read. units[i] are those of tensor i; with rows 0 it is only measured.
+ * limits[i] are theirs. Sets factors to the factor of every unit, tensor after tensor, and norms and changed as
+ * gradkern_cpu_clip_units does. Writes no gradient; gradkern_cpu_scale_units does. */
+GRADKERN_API int32_t gradkern_cpu_measure_units(const gradkern_list *list, const gradkern_measure *measure,
+                                                const gradkern_units *units, const gradkern_unit_limits *limits,
+                                                const gradkern_pool *pool, double *factors, double *norms,
+                                                uint8_t *changed);
+GRADKERN_API int32_t gradkern_cpu_scale_units(const gradkern_units *units, int64_t count, const double *factors,
+                                              const uint8_t *changed, const gradkern_pool *pool);
 
 /* -------------------------------------------------------------------------------------------- CUDA
  * Calls launch work on a stream and return. They do not allocate, wait for the device or break a capture. In a build

@@ -11,6 +11,7 @@
 
 #include "check.h"
 #include "cpu/driver.h"
+#include "cpu/units.h"
 
 using namespace gradkern;
 using namespace gradkern::cpu;
@@ -261,6 +262,60 @@ void test_driver() {
   CHECK_EQ(measure(plan, options, ThreadPool{}, serial.data()).max_bits, 0);
 }
 
+/// Measuring with units: the measurement of measure(), the factors and norms of clip_units(), no write before
+/// scale_units(), and the same bits for any number of threads.
+void test_units() {
+  struct Shape {
+    int64_t rows, length;
+    DType grad, weights;
+  };
+  const std::vector<Shape> shapes = {{300, 7, DType::kFloat32, DType::kFloat32}, {3, 70000, DType::kFloat32, DType::kBFloat16},
+                                     {40, 64, DType::kFloat64, DType::kFloat32}, {11, 33, DType::kComplex64, DType::kFloat64},
+                                     {0, 0, DType::kFloat32, DType::kFloat32},   {5, 9000, DType::kBFloat16, DType::kFloat32}};
+  const int64_t count = int64_t(shapes.size());
+  std::vector<std::vector<char>> grads, weights;
+  std::vector<TensorRef> refs;
+  std::vector<UnitsRef> units;
+  int64_t all = 0;
+  for (const Shape& s : shapes) {
+    const int64_t numel = s.rows * s.length;
+    grads.emplace_back(size_t(numel * itemsize(s.grad)));
+    weights.emplace_back(size_t(numel * itemsize(s.weights)));
+    fill(grads.back().data(), s.grad, numel, 1.0, unsigned(numel));
+    fill(weights.back().data(), s.weights, numel, 1.0, unsigned(numel + 1));
+    refs.push_back({grads.back().data(), numel, s.grad});
+    units.push_back({grads.back().data(), weights.back().data(), s.rows, s.length, s.grad, s.weights});
+    all += s.rows;
+  }
+  const std::vector<std::vector<char>> before = grads;
+  const MeasureOptions options{norm_order(2.0), true};
+  std::vector<Partial> want(refs.size()), got(refs.size());
+  measure(ChunkPlan(refs.data(), count), options, ThreadPool{}, want.data());
+  const std::vector<UnitLimits> limits(refs.size(), UnitLimits{0.9, 1e-3});
+  std::vector<std::vector<double>> factors, norms;
+  std::vector<uint8_t> changed(refs.size());
+  for (int threads : {1, 3}) {
+    factors.emplace_back(size_t(all));
+    norms.emplace_back(2 * refs.size());
+    measure_units(units.data(), limits.data(), count, options, pool_of(threads), got.data(), factors.back().data(),
+                  {norms.back().data(), changed.data()});
+    CHECK(grads == before);
+    for (size_t t = 0; t < refs.size(); ++t) {
+      if (refs[t].numel == 0) continue;
+      CHECK_NEAR(finish(got[t].sq), finish(want[t].sq), 1e-14);
+      CHECK(got[t].max_bits == want[t].max_bits && got[t].zeros == want[t].zeros && got[t].numel == want[t].numel);
+      CHECK_EQ(norms.back()[t], finish(got[t].sq));
+    }
+  }
+  CHECK(factors[0] == factors[1] && norms[0] == norms[1]);
+  scale_units(units.data(), count, factors[0].data(), changed.data(), pool_of(2));
+  const std::vector<std::vector<char>> scaled = grads;
+  for (size_t t = 0; t < grads.size(); ++t) std::copy(before[t].begin(), before[t].end(), grads[t].begin());
+  std::vector<double> at_once(2 * refs.size());
+  clip_units(units.data(), count, limits[0], pool_of(2), {at_once.data(), changed.data()});
+  CHECK(grads == scaled && grads != before && at_once == norms[0]);
+}
+
 }  // namespace
 
 int main() {
@@ -273,5 +328,6 @@ int main() {
     test_every_product<Float16>(*kernels, DType::kFloat16);
   }
   test_driver();
+  test_units();
   return test::finish("test_cpu");
 }

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from gradkern.bench.layouts import Layout
+from gradkern.bench.shapes import Shapes
 from gradkern.clipping.functional import clip_grad_norm_, get_total_norm
 from gradkern.clipping.measure import measure
 
@@ -26,20 +26,20 @@ class GradientCopies:
     """Copies of a model's gradients, normally distributed, and a limit that is never or always exceeded.
 
     Args:
-        layout: shape and dtype of every gradient.
+        shapes: shape and dtype of every gradient.
         device: of the gradients.
         clipping: whether a call has something to clip. The limit then falls from call to call, by 1e-4 or,
             with 16-bit types, by 1e-2, so that every norm is above it. In these torch rounds the norm and the
             coefficient, and with bfloat16 gradients may be 4e-3 smaller than asked for.
     """
 
-    def __init__(self, layout: Layout, clipping: bool, device: str | torch.device = "cpu") -> None:
-        self.bytes = sum(math.prod(shape) * dtype.itemsize for shape, dtype in layout)
+    def __init__(self, shapes: Shapes, clipping: bool, device: str | torch.device = "cpu") -> None:
+        self.bytes = sum(math.prod(shape) * dtype.itemsize for shape, dtype in shapes)
         self.count = max(2, min(16, 1 + ROTATED_BYTES // max(1, self.bytes)))
-        self.lists = [_parameters(layout, device, seed) for seed in range(self.count)]
+        self.lists = [_parameters(shapes, device, seed) for seed in range(self.count)]
         start = min(float(get_total_norm(self.grads(i))) for i in range(self.count))
         #: What the next call is given as max_norm.
-        step = 1e-2 if any(dtype.itemsize == 2 for _, dtype in layout) else 1e-4
+        step = 1e-2 if any(dtype.itemsize == 2 for _, dtype in shapes) else 1e-4
         self.limits = falling(0.5 * start, step) if clipping else itertools.repeat(1e9)
 
     def grads(self, copy: int) -> list[Tensor]:
@@ -64,11 +64,11 @@ def falling(limit: float, step: float = 1e-4) -> Iterator[float]:
         limit *= 1 - step
 
 
-def _parameters(layout: Layout, device: str | torch.device, seed: int) -> list[nn.Parameter]:
+def _parameters(shapes: Shapes, device: str | torch.device, seed: int) -> list[nn.Parameter]:
     """Parameters with gradients; the parameters themselves take no memory."""
     generator = torch.Generator(device).manual_seed(seed)
     params = []
-    for shape, dtype in layout:
+    for shape, dtype in shapes:
         param = nn.Parameter(torch.empty((), dtype=dtype, device=device).expand(shape))
         param.grad = torch.randn(shape, generator=generator, device=device).to(dtype)
         params.append(param)
@@ -150,14 +150,14 @@ class Result:
 
 def time_clipping(
     name: str,
-    layout: Layout,
+    shapes: Shapes,
     clipping: bool,
     device: str = "cpu",
     seconds: float = 1.0,
     more: Callable[[GradientCopies], Contenders] = lambda _: {},
 ) -> Result:
-    """Time all contenders, and those that `more` adds, on gradients of this layout."""
-    copies = GradientCopies(layout, clipping, device)
+    """Time all contenders, and those that `more` adds, on gradients of these shapes."""
+    copies = GradientCopies(shapes, clipping, device)
     errors = norm_errors(copies.grads(0))
     contenders = {**copies.contenders(), **more(copies)}
     wait = torch.cuda.synchronize if device == "cuda" else lambda: None

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from gradkern.bench.clip import Result
-    from gradkern.bench.layouts import Layout
+    from gradkern.bench.shapes import Shapes
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 COLUMNS = {"gradkern": "gradkern", "measure": "measure", "torch": "torch", "torch_single": "foreach=False"}
@@ -49,7 +49,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 def run_command(arguments: argparse.Namespace) -> int:
     """Run the bench. Exit status 2 if it cannot start or cannot write its results."""
-    from gradkern.bench.layouts import LayoutError
+    from gradkern.bench.shapes import ShapesError
 
     try:
         _run(arguments)
@@ -58,7 +58,7 @@ def run_command(arguments: argparse.Namespace) -> int:
             raise
         print(f"gradkern bench: gradients do not fit the memory: {error}", file=sys.stderr)
         return 2
-    except (LayoutError, OSError) as error:
+    except (ShapesError, OSError) as error:
         print(f"gradkern bench: {error}", file=sys.stderr)
         return 2
     return 0
@@ -74,7 +74,7 @@ def _run(arguments: argparse.Namespace) -> None:
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device == "cuda" and not torch.cuda.is_available():
         raise OSError("--device cuda: torch finds no CUDA device here")
-    layouts = list(_layouts(arguments.model, arguments.dtype))
+    cases = list(_cases(arguments.model, arguments.dtype))
     if arguments.json is not None:
         arguments.json.touch()  # fails before anything is timed
     about = _about(device)
@@ -82,9 +82,9 @@ def _run(arguments: argparse.Namespace) -> None:
     heads = "".join(f"{head:>{WIDTH}}" for head in (*COLUMNS.values(), "torch/gradkern"))
     print(f"{'median of a call':{NAME_WIDTH}}{'clips':>6}{heads}")
     results = []
-    for name, layout in layouts:
+    for name, shapes in cases:
         for clipping in (False, True):
-            results.append(time_clipping(name, layout, clipping, device, arguments.seconds))
+            results.append(time_clipping(name, shapes, clipping, device, arguments.seconds))
             print(_line(results[-1]), flush=True)
     print("\nDistance of the norm from float64's, relative:")
     for result in results[::2]:
@@ -110,18 +110,18 @@ def _about(device: str) -> dict[str, object]:
     }
 
 
-def _layouts(model: str | None, dtype: str | None) -> Iterator[tuple[str, Layout]]:
+def _cases(model: str | None, dtype: str | None) -> Iterator[tuple[str, Shapes]]:
     import torch
 
     from gradkern.bench.cases import QUICK_CASES
-    from gradkern.bench.layouts import case_layout, model_layout
+    from gradkern.bench.shapes import case_shapes, model_shapes
 
     chosen = getattr(torch, dtype) if dtype else None
     if model is not None:
-        yield model, model_layout(model, chosen)
+        yield model, model_shapes(model, chosen)
         return
     for case in QUICK_CASES:
-        yield case.name, case_layout(case, chosen or torch.float32)
+        yield case.name, case_shapes(case, chosen or torch.float32)
 
 
 def _line(result: Result) -> str:

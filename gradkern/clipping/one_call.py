@@ -36,6 +36,8 @@ class OneCall:
         self._policies = list(zip(policies.values(), groups))
         self._rows: list[Tensor | None] = [None] if grouped is None else list(grouped.rows_on_host())
         self._natives: list[NativePolicy | None] = []
+        self._counting: list[int] = []
+        """The policies that count steps, which are looked at in each."""
         # What `_natives` was made from, for `dicts_unchanged`; at first something that has changed.
         self._settings: list[tuple[dict[str, Any], tuple[Any, ...]]] = _CHANGED
 
@@ -52,7 +54,7 @@ class OneCall:
             ValueError: gradients of different groups share memory. Nothing has changed.
         """
         # Between backward and the optimizer's step no code is cached, so that unchanged objects are kept.
-        natives = self._natives if C.dicts_unchanged(self._settings) else self._look()
+        natives = self._again() if C.dicts_unchanged(self._settings) else self._look()
         if None in natives:
             return None
         columns: dict[str, Any] | None = C.clip_by_groups(
@@ -63,23 +65,31 @@ class OneCall:
         if "shared" in columns:
             assert self._grouped is not None
             raise_shared("GradClipper.clip_", columns["shared"], self._grouped.by_name(), self._names)
-        if self._settings is _CHANGED:
-            for native in natives:
-                if native is not None and native.decided is not None:
-                    native.decided()
+        for i in self._counting:
+            native = natives[i]
+            if native is not None and native.decided is not None:
+                native.decided()
         self._add_limits(columns, natives)
         return columns
 
+    def _again(self) -> list[NativePolicy | None]:
+        """The same policies as in the step before, where no setting has changed."""
+        for i in self._counting:
+            policy, names = self._policies[i]
+            if policy is not None:
+                self._natives[i] = policy.native(names)
+        return self._natives
+
     def _look(self) -> list[NativePolicy | None]:
-        """The policies as they are now. Kept until a setting changes, unless one of them counts steps."""
+        """The policies as they are now. Kept until a setting changes, but for those that count steps."""
         self._natives = [
             NOTHING if policy is None else policy.native(names) for policy, names in self._policies
         ]
         owners = [vars(policy) for policy, _ in self._policies if policy is not None]
-        counts = any(native is None or native.decided is not None for native in self._natives)
-        self._settings = (
-            _CHANGED if counts else [(owner, tuple(chain.from_iterable(owner.items()))) for owner in owners]
-        )
+        self._counting = [
+            i for i, native in enumerate(self._natives) if native is not None and native.decided is not None
+        ]
+        self._settings = [(owner, tuple(chain.from_iterable(owner.items()))) for owner in owners]
         return self._natives
 
     def _add_limits(self, columns: dict[str, Any], natives: Sequence[NativePolicy | None]) -> None:

@@ -211,6 +211,30 @@ def test_a_scaler_and_groups():
     assert params[1].grad.tolist() == [1.0]
 
 
+def test_a_scaler_skips_the_step_that_a_group_skips():
+    params = [nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(1))]
+    optimizer = torch.optim.SGD(params, lr=1.0)
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=1000)
+    groups = {"a": (params[:1], SkipOutliers(window=8, min_steps=4)), "b": (params[1:], 0.5)}
+    clipper = gradkern.GradClipper(params, groups=groups)
+    for step, size in enumerate([1.0, 1.1, 0.9, 1.0, 1.1, 1000.0, 1.0]):
+        before = [p.detach().clone() for p in params]
+        scale = scaler.get_scale()
+        scaler.scale(torch.ones(()))
+        for p in params:
+            p.grad = torch.full_like(p, size * scale)
+        stats = clipper.clip_(scaler=scaler, optimizer=optimizer)
+        scaler.step(optimizer)
+        scaler.update()
+        spike = step == 5
+        assert bool(stats.skip_step) is spike
+        assert all(torch.equal(p, old) is spike for p, old in zip(params, before))
+        assert scaler.get_scale() == (4.0 if step >= 5 else 8.0)
+        assert stats.groups["b"].factor.item() == pytest.approx(
+            1.0 if spike else min(1.0, 0.5 / size), rel=1e-5
+        )
+
+
 def test_different_policies_beside_each_other_and_their_state():
     def build():
         return gradkern.GradClipper(

@@ -157,3 +157,18 @@ def test_a_heavy_tail_is_no_spike():
     assert alarms(changed(run, total_norm=norm, loss=loss)) == ["gradient_spike"]
     norm[128] *= 9.5
     assert alarms(changed(run, total_norm=norm, loss=loss)) == []
+
+
+class TestGrowth:
+    def grown(self, sizes):
+        run = healthy()
+        at = np.interp(run.update_steps, np.arange(1, 201), sizes)
+        return changed(run, weight_norm=(run.weight_norm[:1] * at[:, None]).astype(np.float32))
+
+    def test_small_weights_that_find_their_size(self):
+        run = self.grown(np.linspace(1, 12, 200))
+        assert said(run, "weight_growth") == ["info"]
+        assert said(flat_loss(run), "weight_growth") == ["severe"]
+
+    def test_what_grows_by_the_same_factor_at_each_step(self):
+        assert said(self.grown(np.geomspace(1, 12, 200)), "weight_growth") == ["warning"]

@@ -66,6 +66,38 @@ def test_groups_decide_as_on_one_process(ranks, partition, policy):
     assert all(a == answers[0] for a in answers)
 
 
+def one_nan_job() -> list[str]:
+    """For every policy: what is wrong after a step whose only NaN one rank holds."""
+    found = []
+    for name, policy in POLICIES.items():
+        model = models.as_fsdp_tp(models.build())
+        groups = {n: make(policy()) for n, make in GROUPS.items()}
+        clipper = gradkern.GradClipper(model, groups=groups, on_nonfinite="skip")
+        gradients = models.full_gradients(models.build())
+        models.fill(model, gradients)
+        clipper.clip_()
+        before = clipper.state_dict()
+        gradients["0.up.weight"][-1, -1] = math.nan
+        models.fill(model, gradients)
+        stats = clipper.clip_()
+        after = clipper.state_dict()
+        if not bool(stats.skip_step):
+            found.append(f"{name}: not skipped")
+        for group in (group for group in before if "state" in before[group]):
+            old, new = before[group]["state"], after[group]["state"]
+            # AdaGC keeps a mean for each gradient: those of the finite ones go on.
+            if not (torch.equal(old, new) or (name == "adagc" and bool(new.isfinite().all()))):
+                found.append(f"{name}: the state has changed")
+        for p, gradient in zip(model.parameters(), gradients.values()):
+            if not torch.equal(models.full_value(p.grad).nan_to_num(), gradient.nan_to_num()):
+                found.append(f"{name}: a gradient has changed")
+    return found
+
+
+def test_a_nan_that_one_rank_holds_skips_the_step_of_all(ranks):
+    assert ranks(4)(one_nan_job) == [[]] * 4
+
+
 def disagreement_job() -> str:
     model = models.as_fsdp(models.build())
     pattern = "0.*" if dist.get_rank() == 0 else "1.*"

@@ -495,6 +495,7 @@ def test_wandb_offline(tmp_path, wandb):
     assert [row["grad_step"] for row in rows if "update_ratio/0.weight" in row] == [1, 2, 4, 5, 10]
 
 
+@pytest.mark.integration
 def test_a_wandb_sink_used_again_has_another_run(tmp_path, wandb):
     from gradkern.sinks import WandbSink
 
@@ -586,6 +587,7 @@ def test_mlflow_file_store(tmp_path, monkeypatch):
         assert named.run_id == first
 
 
+@pytest.mark.integration
 def test_mlflow_has_findings_as_tag_and_artifact(tmp_path, monkeypatch):
     pytest.importorskip("mlflow", reason="mlflow is not installed")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")

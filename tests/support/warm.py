@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import importlib
 import json
 import os
@@ -89,13 +90,22 @@ def serve() -> None:
     for line in sys.stdin:
         job = json.loads(line)
         for name in job["preload"]:
-            importlib.import_module(name)
+            _preload(name)
         child = os.fork()
         if child == 0:
             answers.close()
             os._exit(_run(job, installed))
         _, status = os.waitpid(child, 0)
         print(os.waitstatus_to_exitcode(status), file=answers, flush=True)
+
+
+@functools.cache
+def _preload(name: str) -> None:
+    importlib.import_module(name)
+    if name == "torch._dynamo":  # a first graph, of a number: most of the compiler is imported by it
+        import torch
+
+        torch.compile(lambda x: x, backend="eager")(0)
 
 
 def _run(job: dict[str, Any], installed: list[str]) -> int:

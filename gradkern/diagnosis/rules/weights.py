@@ -7,8 +7,9 @@ usually small compared with all matrices together.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
-from gradkern.diagnosis.case import Case
+from gradkern.diagnosis.case import Case, Floats
 from gradkern.diagnosis.finding import Finding
 
 #: Norm of all matrices at the end over that at the start: healthy runs have 0.6 … 5.
@@ -16,6 +17,10 @@ GREW, SHRANK = 10.0, 0.2
 #: Growth in the last quarter from which weights still grow; not required beyond a hundredfold.
 GOES_ON = 0.05
 HOPELESS = 100.0
+#: Small initial weights find their size (of standard deviation 0.02, Adam makes eleven times as much in 150
+#: steps): they grow linearly or slower, so that the second half of the run adds a third of what the first
+#: did to their logarithm. What nothing limits grows exponentially, by as much in both.
+SLOWS = 0.5
 #: Optimizers that remove ``lr * weight_decay`` of the weights at a step; with SGD's momentum, repeatedly.
 DECAYING = ("SGD", "AdamW", "Muon")
 #: The same for one matrix, while the others keep their size.
@@ -43,8 +48,16 @@ def weight_growth(case: Case) -> list[Finding]:
         "and still grows: nothing limits it."
     )
     severity = "warning" if case.trend.fell else "severe"
+    if case.trend.fell and case.trend.kept and factor < HOPELESS and _slows(e.update_steps[at], size):
+        severity = "info"
     layers = case.names(worst) if len(worst) < len(case.model.matrices) else ()
     return [case.finding("weight_growth", severity, why, {"growth": factor}, layers=layers, first=onset)]
+
+
+def _slows(steps: NDArray[np.int64], size: Floats) -> bool:
+    """Whether the logarithm of the size grows less in the second half of the steps than in the first."""
+    middle = float(np.interp((steps[0] + steps[-1]) / 2, steps, np.log(size)))
+    return float(np.log(size[-1])) - middle <= SLOWS * (middle - float(np.log(size[0])))
 
 
 def decay_a_step(case: Case) -> float:

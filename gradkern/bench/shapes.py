@@ -17,19 +17,19 @@ DTYPES = {
 }
 
 #: Shape and dtype of every gradient.
-Layout = Sequence[tuple[Shape, torch.dtype]]
+Shapes = Sequence[tuple[Shape, torch.dtype]]
 
 
-class LayoutError(Exception):
+class ShapesError(Exception):
     """The gradients cannot be made. The message says why."""
 
 
-def case_layout(case: Case, dtype: torch.dtype) -> Layout:
+def case_shapes(case: Case, dtype: torch.dtype) -> Shapes:
     """The gradients of a case, all of one dtype."""
     return [(shape, dtype) for shape in case.shapes()]
 
 
-def model_layout(name: str, dtype: torch.dtype | None = None) -> Layout:
+def model_shapes(name: str, dtype: torch.dtype | None = None) -> Shapes:
     """The gradients of a model.
 
     Args:
@@ -41,38 +41,38 @@ def model_layout(name: str, dtype: torch.dtype | None = None) -> Layout:
     try:
         model = function()
     except Exception as error:
-        raise LayoutError(f"{name}() raised {type(error).__name__}: {error}") from error
+        raise ShapesError(f"{name}() raised {type(error).__name__}: {error}") from error
     if not isinstance(model, nn.Module):
-        raise LayoutError(f"{name}: expected an nn.Module to be returned, got {type(model).__name__}")
+        raise ShapesError(f"{name}: expected an nn.Module to be returned, got {type(model).__name__}")
     lazy = next((n for n, p in model.named_parameters() if nn.parameter.is_lazy(p)), None)
     if lazy is not None:
-        raise LayoutError(
+        raise ShapesError(
             f"{name}: expected parameters with a shape, '{lazy}' has none before the first forward"
         )
-    layout = [(tuple(p.shape), dtype or p.dtype) for p in model.parameters() if p.requires_grad]
-    if not layout:
-        raise LayoutError(f"{name}: no parameter of the model requires a gradient")
-    other = next((kind for _, kind in layout if kind not in DTYPES.values()), None)
+    shapes = [(tuple(p.shape), dtype or p.dtype) for p in model.parameters() if p.requires_grad]
+    if not shapes:
+        raise ShapesError(f"{name}: no parameter of the model requires a gradient")
+    other = next((kind for _, kind in shapes if kind not in DTYPES.values()), None)
     if other is not None:
-        raise LayoutError(
+        raise ShapesError(
             f"{name}: expected parameters of {', '.join(DTYPES)}, got {other}; --dtype sets one"
         )
-    return layout
+    return shapes
 
 
 def _function(name: str) -> Callable[[], object]:
     module_name, colon, attribute = name.partition(":")
     if not colon or not module_name or not attribute:
-        raise LayoutError(f"expected MODULE:FUNCTION, got {name!r}")
+        raise ShapesError(f"expected MODULE:FUNCTION, got {name!r}")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # as `python -m` does
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        raise LayoutError(f"{name}: {error}") from error
+        raise ShapesError(f"{name}: {error}") from error
     except (ImportError, SyntaxError, TypeError, ValueError) as error:
-        raise LayoutError(f"{name}: {type(error).__name__}: {error}") from error
+        raise ShapesError(f"{name}: {type(error).__name__}: {error}") from error
     function = getattr(module, attribute, None)
     if not callable(function):
-        raise LayoutError(f"{name}: {module_name} has no function {attribute!r}")
+        raise ShapesError(f"{name}: {module_name} has no function {attribute!r}")
     return function
