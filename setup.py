@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -12,25 +13,25 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "build_tools"))
 
-from kernels import build_kernels, cmake, install, say  # noqa: E402
+from kernels import build, build_kernels, configure, install, say  # noqa: E402
 from torches import Torch, torches  # noqa: E402
 
 LIBRARY = "libgradkern_kernels.so"
 
 
-def build_binding(torch: Torch, package: Path) -> None:
-    """gradkern._C for one version of torch."""
+def configure_binding(torch: Torch, package: Path) -> Path:
+    """Prepare gradkern._C for one version of torch; returns the folder it is built in."""
     # One folder an interpreter and torch: switching back rebuilds nothing.
     folder = ROOT / "build" / f"{sys.implementation.cache_tag}-torch{torch.version}"
     say(f"binding for torch {torch.version} in {folder.relative_to(ROOT)}")
-    cmake(
+    configure(
         folder,
         f"-DPython_EXECUTABLE={sys.executable}",
         f"-DGRADKERN_TORCH={torch.folder}",
         f"-DGRADKERN_TORCH_VERSION={torch.version}",
         f"-DGRADKERN_LIBRARY={package / 'lib' / LIBRARY}",
     )
-    install(folder, package)
+    return folder
 
 
 class CMakeBuild(build_ext):
@@ -45,9 +46,14 @@ class CMakeBuild(build_ext):
         package.mkdir(parents=True, exist_ok=True)
         for left in package.glob("_C.torch-*"):  # an earlier build's, perhaps of other sources
             left.unlink()
-        install(build_kernels(), package)
-        for torch in chosen:
-            build_binding(torch, package)
+        folders = [configure_binding(torch, package) for torch in chosen]
+        with ThreadPoolExecutor() as pool:  # each of both has one file that takes longer than all others
+            kernels = pool.submit(build_kernels)
+            build(folders[0], "binding")
+            install(kernels.result(), package)
+        for folder in folders:
+            build(folder)
+            install(folder, package)
 
     def copy_extensions_to_source(self) -> None:
         """Builds in place and editable ones."""

@@ -30,16 +30,20 @@ def tool(name: str) -> str:
     return found
 
 
-def cmake(folder: Path, *options: str) -> None:
-    """Configure and build in a folder."""
-    configure = [
+def configure(folder: Path, *options: str) -> None:
+    """Write a folder's build files."""
+    command = [
         *(tool("cmake"), "-S", str(ROOT), "-B", str(folder), "-G", "Ninja"),
         f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}",
         "-DCMAKE_BUILD_TYPE=Release",
         *options,
     ]
-    subprocess.run(configure, check=True)
-    subprocess.run([tool("cmake"), "--build", str(folder)], check=True)
+    subprocess.run(command, check=True)
+
+
+def build(folder: Path, target: str = "all") -> None:
+    """Build a target of a folder."""
+    subprocess.run([tool("cmake"), "--build", str(folder), "--target", target], check=True)
 
 
 def install(folder: Path, package: Path) -> None:
@@ -52,7 +56,8 @@ def build_kernels() -> Path:
     cuda = os.environ.get("GRADKERN_CUDA", "auto")
     folder = ROOT / "build" / f"kernels-cuda_{cuda}"
     say(f"kernels (GRADKERN_CUDA={cuda}) in {folder.relative_to(ROOT)}")
-    cmake(folder, "-DGRADKERN_PYTHON=OFF", f"-DGRADKERN_CUDA={cuda}")
+    configure(folder, "-DGRADKERN_PYTHON=OFF", f"-DGRADKERN_CUDA={cuda}")
+    build(folder)
     return folder
 
 

@@ -29,7 +29,8 @@ foreach(library c10 torch_cpu torch_python)
   list(APPEND torch_libraries ${lib_${library}})
 endforeach()
 
-pybind11_add_module(_C MODULE NO_EXTRAS
+# Apart from the module: it is compiled while the library that the module links is.
+add_library(binding OBJECT
   csrc/bindings/build_info.cpp
   csrc/bindings/cuda_backend.cpp
   csrc/bindings/cuda_stream.cpp
@@ -46,29 +47,37 @@ pybind11_add_module(_C MODULE NO_EXTRAS
   csrc/bindings/shards.cpp
   csrc/bindings/thread_pool.cpp
   csrc/bindings/units.cpp)
-target_include_directories(_C PRIVATE csrc)
-target_include_directories(_C SYSTEM PRIVATE
+target_link_libraries(binding PRIVATE pybind11::headers Python::Module)
+target_include_directories(binding PRIVATE csrc)
+target_include_directories(binding SYSTEM PRIVATE
   ${torch_dir}/include ${torch_dir}/include/torch/csrc/api/include)
-target_compile_options(_C PRIVATE -ffile-prefix-map=${torch_dir}/= -ffile-prefix-map=${Python_INCLUDE_DIRS}/=)
-target_compile_definitions(_C PRIVATE
+target_compile_options(binding PRIVATE -ffile-prefix-map=${torch_dir}/= -ffile-prefix-map=${Python_INCLUDE_DIRS}/=)
+target_compile_definitions(binding PRIVATE
   AT_PER_OPERATOR_HEADERS
   GRADKERN_TORCH_VERSION="${torch_version}")
-target_link_libraries(_C PRIVATE gradkern_kernels ${torch_libraries})
 if(torch_version VERSION_LESS 2.13)  # c10::Stream::native_handle knows CUDA since 2.13
   set(native_handle 0)
 else()
   set(native_handle 1)
 endif()
-target_compile_definitions(_C PRIVATE GRADKERN_STREAM_HAS_NATIVE_HANDLE=${native_handle})
+target_compile_definitions(binding PRIVATE GRADKERN_STREAM_HAS_NATIVE_HANDLE=${native_handle})
 # -fopenmp for the pragmas in ATen/Parallel.h, not for the linker: the OpenMP runtime has to be the
 # one torch has loaded, and its symbols come from there.
 set_source_files_properties(csrc/bindings/thread_pool.cpp PROPERTIES COMPILE_OPTIONS -fopenmp)
-# torch's headers take most of the time: compiled as one file, the sources read them once.
-set_target_properties(_C PROPERTIES UNITY_BUILD ON UNITY_BUILD_MODE GROUP)
-get_target_property(sources _C SOURCES)
+# torch's headers take most of the time: sources that are compiled as one file read them once. On many cores there are
+# two files, because one would take longer than everything else.
+set_target_properties(binding PROPERTIES UNITY_BUILD ON UNITY_BUILD_MODE GROUP)
+get_target_property(sources binding SOURCES)
 list(REMOVE_ITEM sources csrc/bindings/thread_pool.cpp)
-set_source_files_properties(${sources} PROPERTIES UNITY_GROUP all)
+set_source_files_properties(${sources} PROPERTIES UNITY_GROUP engine)
+cmake_host_system_information(RESULT cores QUERY NUMBER_OF_LOGICAL_CORES)
+if(cores GREATER 4)
+  set_source_files_properties(csrc/bindings/module.cpp csrc/bindings/operators.cpp csrc/bindings/python_lists.cpp
+    PROPERTIES UNITY_GROUP entry_points)
+endif()
 
+pybind11_add_module(_C MODULE NO_EXTRAS $<TARGET_OBJECTS:binding>)
+target_link_libraries(_C PRIVATE gradkern_kernels ${torch_libraries})
 # torch's libraries are loaded before this one (import torch), the kernels lie beside it in lib/; no path of the build
 # machine stays. One file a minor version of torch, side by side in the package.
 set_target_properties(_C PROPERTIES OUTPUT_NAME "_C.torch-${torch_minor}"

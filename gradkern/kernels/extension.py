@@ -14,7 +14,7 @@ from types import ModuleType
 import torch
 
 from gradkern._util.warning import warn
-from gradkern.kernels.installed import bindings, minor, remedy, why_none
+from gradkern.kernels.installed import LIBRARY, bindings, is_cut_off, minor, remedy, why_none
 from gradkern.version import __version__
 
 #: `GRADKERN_DISABLE=1`: every call uses torch's own operations.
@@ -32,6 +32,9 @@ def load(version: str) -> tuple[ModuleType | None, str]:
     path = bindings().get(minor(version))
     if path is None:
         return None, why_none(version)
+    for file in (LIBRARY, path):
+        if file.exists() and is_cut_off(file):
+            return None, f"{file.name} is cut off after {file.stat().st_size} bytes"
     spec = spec_from_file_location("gradkern._C", path)
     assert spec is not None and spec.loader is not None
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import sys
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
@@ -43,6 +44,21 @@ def remedy(version: str) -> str:
     newer = [other for other in found if _order(other) > _order(minor(version))]
     nearest = newer[0] if newer else list(found)[-1]
     return f'It has kernels for torch {nearest}: pip install "torch=={nearest}.*". {build}'
+
+
+def is_cut_off(path: Path) -> bool:
+    """Whether a shared library lacks its end, as after an interrupted copy.
+
+    The loader does not notice; the process would end with SIGBUS.
+    """
+    with path.open("rb") as file:
+        header = file.read(64)
+        size = file.seek(0, 2)
+    if len(header) < 64 or header[:5] != b"\x7fELF\x02":
+        return False  # the loader says what it is
+    (sections,) = struct.unpack_from("<Q", header, 0x28)  # e_shoff; this table comes last
+    each, count = struct.unpack_from("<HH", header, 0x3A)
+    return bool(size < sections + each * count)
 
 
 def _order(version: str) -> list[int]:

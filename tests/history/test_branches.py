@@ -21,6 +21,7 @@ def test_resume_goes_on_where_the_run_was(tmp_path):
         optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
         with GradMonitor(model, optimizer, tmp_path) as monitor:
             assert monitor.step == expected_first - 1
+            monitor.load_state_dict(monitor.state_dict())
             train(model, monitor, optimizer, 10)
     with History.open(tmp_path) as history:
         assert history.steps.tolist() == list(range(1, 21)) and not history.branches

@@ -84,9 +84,15 @@ def other_interface(path):
     subprocess.run(["cc", "-shared", "-fPIC", "-o", str(library), str(source)], check=True)
 
 
+def cut_off(path):
+    library = path.parent / "lib/libgradkern_kernels.so"
+    library.write_bytes(library.read_bytes()[:5000])
+
+
 DAMAGES = [
     pytest.param(lambda path: path.unlink(), "there is no compiled extension for Python 3", id="none"),
     pytest.param(lambda path: path.write_bytes(b"not a library"), "does not load: ", id="broken"),
+    pytest.param(cut_off, "libgradkern_kernels.so is cut off after 5000 bytes", id="cut off"),
     pytest.param(remove_library, "does not load: libgradkern_kernels.so: ", id="no library"),
     pytest.param(
         other_interface,

@@ -191,7 +191,7 @@ def test_a_run_that_was_closed_has_ended(tmp_path: Path) -> None:
     for session in (1, 2):
         monitor = GradMonitor(model, run_dir=tmp_path / "run")
         model(torch.ones(1, 2)).sum().backward()
-        monitor.record()
+        monitor.record(step=session)
         monitor.flush()
         assert watcher.take().status == "recording", session
         monitor.close()
