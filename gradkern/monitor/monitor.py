@@ -127,8 +127,7 @@ class GradMonitor:
         action = as_action("GradMonitor", on_finding)
         self.every = as_count("every", every, 1)
         update_every = as_count("update_every", update_every, 0)
-        if histogram_every is not None:
-            histogram_every = as_count("histogram_every", histogram_every, 0)
+        histograms = None if histogram_every is None else as_count("histogram_every", histogram_every, 0)
         optimizers = as_optimizers(optimizer)
         self._count_zeros = count_zeros
         self._use = Usability()
@@ -139,7 +138,7 @@ class GradMonitor:
         self._only = None if self._parts.names else self._parts.whole
         self._recording: Recording | None = None
         self._continuation = Continuation(Path(), None)
-        options = Options(self.every, update_every, histogram_every, action)
+        options = Options(self.every, update_every, histograms, action)
         failed = True
         try:
             self.run_dir, rank, active = run_folder(run_dir, all_ranks)
