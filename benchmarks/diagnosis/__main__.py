@@ -30,9 +30,10 @@ from benchmarks.diagnosis import (
     second,
     third,
 )
-from benchmarks.diagnosis.cures import Outcome, try_cures
+from benchmarks.diagnosis.cures import Outcome
 from benchmarks.diagnosis.faulty import Case
 from benchmarks.diagnosis.judge import Verdict, is_strictly_well, is_well, judge_faulty, judge_healthy
+from benchmarks.diagnosis.parallel import cure_all, record_all
 from benchmarks.diagnosis.recipe import Recipe
 from benchmarks.diagnosis.report import as_markdown, figures, with_figures
 from benchmarks.diagnosis.trace import Trace
@@ -79,13 +80,13 @@ def judge(half: str, options: argparse.Namespace) -> None:
     chosen = HALVES[half]
     cases = {case.name: case for case in chosen.cases()}
     where = options.folder, options.reuse
+    runs = [(recipe, seed) for seed in chosen.well for recipe in chosen.recipes.values()]
+    runs += [(r, seed) for seed in chosen.sick for c in cases.values() for r in (c.recipe, c.twin)]
+    record_all(runs, *where, options.jobs)
     healthies = _shown("healthy", judge_healthy(chosen.recipes, chosen.well, *where, chosen.confirms))
     faulties = _shown("faulty", judge_faulty(cases.values(), chosen.sick, *where))
-    outcomes = [
-        try_cures(cases[v.name], v, options.folder, options.reuse)
-        for v in faulties
-        if v.confirmed and cases[v.name].label.curable
-    ]
+    curable = [(cases[v.name], v) for v in faulties if v.confirmed and cases[v.name].label.curable]
+    outcomes = cure_all(curable, *where, options.jobs)
     result = figures(healthies, faulties, outcomes) | {"seconds": round(time.time() - start)}
     print(as_markdown(result))
     if half == "tuning" or options.list:
@@ -107,6 +108,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.diagnosis", description=__doc__)
     parser.add_argument("--half", choices=HALVES, default="fourth")
     parser.add_argument("--folder", type=Path, default=Path("build/diagnosis"), help="recorded runs")
+    parser.add_argument("--jobs", type=int, default=2, help="processes that train")
     parser.add_argument("--reuse", action="store_true", help="take runs that another version has recorded")
     parser.add_argument("--list", action="store_true", help="list misjudged runs instead of saving figures")
     return parser.parse_args()

@@ -20,6 +20,7 @@ from benchmarks.diagnosis import (
     fourth_faults,
     healthy,
     labels,
+    parallel,
     report,
     reported,
     reported_faults,
@@ -108,6 +109,16 @@ def test_a_further_seed_of_the_reported_half(folder: Path) -> None:
     missed = [v.name for v in sick if not v.hit]
     assert len(alarms) <= 1, alarms
     assert len(missed) <= 0.1 * len(sick), missed
+
+
+def test_several_processes_record_and_cure_as_one_does(tmp_path: Path) -> None:
+    case = shortened("mlp_digits/head_left_out")
+    runs = [(case.recipe, SEED), (case.twin, SEED), (case.twin, SEED)]
+    parallel.record_all(runs, tmp_path, False, jobs=2)
+    assert len(list(tmp_path.iterdir())) == 2
+    (verdict,) = judge_faulty([case], [SEED], tmp_path, reuse=False)
+    two = parallel.cure_all([(case, verdict)], tmp_path, False, jobs=2)
+    assert two == parallel.cure_all([(case, verdict)], tmp_path, False, jobs=1) and two[0].cured_by
 
 
 def test_labels_do_not_hold_of_the_healthy_twin(folder: Path) -> None:
