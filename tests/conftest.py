@@ -39,6 +39,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in set(deselected)]
 
 
+@pytest.hookimpl(optionalhook=True)  # without pytest-xdist, too
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """A file is run by one worker, and so is tests/distributed, whose files share pools of ranks."""
     from xdist.scheduler import LoadScopeScheduling
