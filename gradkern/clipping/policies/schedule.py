@@ -66,7 +66,9 @@ class Schedule(Policy):
         # in the caches, so that each function that is called costs microseconds.
         limit = self._limit(self._step[0])
         if not self._checked or type(limit) is not float or limit != self._checked[0].constants[0]:
-            self._checked[:] = [NativePolicy("global_norm", (self._checked_limit(limit),), decided=self._next)]
+            self._checked[:] = [
+                NativePolicy("global_norm", (self._checked_limit(limit),), decided=self._next)
+            ]
         return self._checked[0]
 
     def _next(self) -> None:
