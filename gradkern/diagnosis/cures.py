@@ -15,19 +15,8 @@ for module in model.modules():
 
 
 #: Optimizers of torch.optim; the class of another one is named without a module.
-_OPTIMIZERS = (
-    "Adadelta",
-    "Adafactor",
-    "Adagrad",
-    "Adam",
-    "AdamW",
-    "Adamax",
-    "ASGD",
-    "Muon",
-    "NAdam",
-    "RAdam",
-)
-_OPTIMIZERS += ("LBFGS", "RMSprop", "Rprop", "SGD", "SparseAdam")
+_OPTIMIZERS: tuple[str, ...] = ("Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "ASGD")
+_OPTIMIZERS += ("LBFGS", "Muon", "NAdam", "RAdam", "RMSprop", "Rprop", "SGD", "SparseAdam")
 
 
 def relu() -> Remedy:
