@@ -24,6 +24,11 @@ def number(value: float | None, digits: int = 4) -> str:
     return "NaN" if math.isnan(value) else f"{value:.{digits}g}"
 
 
+def percent(share: float, digits: int = 0) -> str:
+    """A share in percent: 0.25 is "25 %"."""
+    return f"{100 * share:.{digits}f} %"
+
+
 def clip_middle(text: str, width: int) -> str:
     """At most `width` characters. A longer text loses its middle, because the end of a name says the most."""
     if len(text) <= width:

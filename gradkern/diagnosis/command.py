@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from gradkern._util.text import visible
 from gradkern.diagnosis.diagnose import diagnose
 from gradkern.diagnosis.finding import Finding
-from gradkern.diagnosis.show import as_rich, as_text
+from gradkern.diagnosis.show import as_text, print_rich
 from gradkern.history.facade import History
 from gradkern.history.format import HistoryError, runs_in_words
 
@@ -81,11 +81,12 @@ def _heading(history: History) -> str:
 def _show(heading: str, findings: Sequence[Finding]) -> None:
     try:
         from rich.console import Console
-
-        shown = as_rich(findings)
     except ImportError:
+        console = None
+    else:
+        console = Console()
+    if console is None or not console.is_terminal:
         print(heading, as_text(findings), sep="\n\n")
         return
-    console = Console()
     console.print(heading, style="dim", highlight=False, markup=False, soft_wrap=True)
-    console.print(shown)
+    print_rich(console, findings)

@@ -14,12 +14,17 @@ for module in model.modules():
             torch.nn.init.zeros_(module.bias)"""
 
 
+#: Optimizers of torch.optim; the class of another one is named without a module.
+_OPTIMIZERS: tuple[str, ...] = ("Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "ASGD")
+_OPTIMIZERS += ("LBFGS", "Muon", "NAdam", "RAdam", "RMSprop", "Rprop", "SGD", "SparseAdam")
+
+
 def relu() -> Remedy:
     return Remedy(
         "relu",
         "Use ReLU (or GELU) with He initialization between the layers: its slope is 1 for positive inputs, "
         "while that of a sigmoid is at most 0.25 and that of a tanh reaches 1 only at zero.",
-        "layers = [torch.nn.Linear(width, width), torch.nn.ReLU()]  # instead of Sigmoid() or Tanh()\n"
+        "# instead of Sigmoid() or Tanh()\nlayers = [torch.nn.Linear(width, width), torch.nn.ReLU()]\n"
         + _INIT.format(init='torch.nn.init.kaiming_normal_(module.weight, nonlinearity="relu")'),
     )
 
@@ -28,7 +33,7 @@ def leaky_relu() -> Remedy:
     return Remedy(
         "leaky_relu",
         "Use LeakyReLU: an inactive unit keeps a small slope and can recover.",
-        "torch.nn.LeakyReLU(0.01)  # instead of torch.nn.ReLU()",
+        "# instead of torch.nn.ReLU()\ntorch.nn.LeakyReLU(0.01)",
     )
 
 
@@ -37,7 +42,7 @@ def residual() -> Remedy:
         "residual",
         "Add residual connections: the gradient then reaches every layer on a path that does not multiply it."
         "",
-        "x = x + block(x)  # instead of x = block(x)",
+        "# instead of x = block(x)\nx = x + block(x)",
     )
 
 
@@ -71,7 +76,7 @@ def gated() -> Remedy:
     return Remedy(
         "gated",
         "Use an LSTM or a GRU, whose gates pass the state on without multiplying it by a matrix.",
-        "torch.nn.LSTM(width, width, batch_first=True)  # instead of torch.nn.RNN",
+        "# instead of torch.nn.RNN\ntorch.nn.LSTM(width, width, batch_first=True)",
     )
 
 
@@ -81,8 +86,9 @@ def open_forget_gate() -> Remedy:
         "Start with open forget gates: a bias of 3 keeps 95 % of the state at each time step, the default of "
         "PyTorch only about half.",
         """\
+# the gates are stacked: input, forget, cell, output
 for name, bias in lstm.named_parameters():
-    if "bias_hh" in name:  # the gates are stacked: input, forget, cell, output
+    if "bias_hh" in name:
         torch.nn.init.constant_(bias.detach()[lstm.hidden_size : 2 * lstm.hidden_size], 3.0)""",
     )
 
@@ -156,7 +162,7 @@ def scale_inputs(case: Case) -> Remedy:
     return Remedy(
         "scale_inputs",
         f"Standardize the inputs: their rms is about {input_rms(case):.2g}, while initializations assume 1.",
-        "x = (x - mean) / std  # of the training set, for each feature",
+        "# of the training set, for each feature\nx = (x - mean) / std",
     )
 
 
@@ -165,7 +171,7 @@ def scale_targets(case: Case) -> Remedy:
         "scale_targets",
         f"Standardize the targets: a first loss of {case.evidence.loss[0]:.2g} means that they are much "
         "larger than 1.",
-        "y = (y - y_mean) / y_std  # of the training set; undo it when predicting",
+        "# of the training set; undo it when predicting\ny = (y - y_mean) / y_std",
     )
 
 
@@ -173,8 +179,8 @@ def skip_nonfinite() -> Remedy:
     return Remedy(
         "skip_nonfinite",
         "Skip steps whose gradients are not finite, so that inf and NaN do not reach the weights.",
-        'clipper = gradkern.GradClipper(model, max_norm, on_nonfinite="skip", optimizer=optimizer)\n'
-        "clipper.clip_()",
+        'clipper = gradkern.GradClipper(model, max_norm, on_nonfinite="skip")\n'
+        "stats = clipper.clip_()\nif not stats.skip_step:\n    optimizer.step()",
     )
 
 
@@ -182,8 +188,8 @@ def check_data(finding: Finding) -> Remedy:
     return Remedy(
         "check_data",
         f"Check the batch of step {finding.first_step}, and logarithms, roots and divisions in the loss.",
-        "assert torch.isfinite(batch).all()\ntorch.autograd.set_detect_anomaly(True)  # names the operation; "
-        "slow",
+        "assert torch.isfinite(batch).all()\n# names the operation; slow\n"
+        "torch.autograd.set_detect_anomaly(True)",
     )
 
 
@@ -204,11 +210,16 @@ def freeze(finding: Finding) -> Remedy:
     )
 
 
-def add_to_optimizer(finding: Finding) -> Remedy:
+def add_to_optimizer(case: Case, finding: Finding) -> Remedy:
+    groups = case.evidence.facts.get("optimizers") or []
+    kind = str(groups[0].get("class", "")) if groups else ""
+    made = (
+        f"torch.optim.{kind}" if kind in _OPTIMIZERS else kind if kind.isidentifier() else "torch.optim.AdamW"
+    )
     return Remedy(
         "add_to_optimizer",
         f"Pass all parameters to the optimizer, which does not change {finding.layers[0]}.",
-        "optimizer = torch.optim.AdamW(model.parameters(), lr=lr)",
+        f"optimizer = {made}(model.parameters(), lr=lr)",
     )
 
 
@@ -234,7 +245,7 @@ def check_sign() -> Remedy:
         "check_sign",
         "Check the sign of the loss: it rises from the first step on, although the steps are small. A reward "
         "or a log-likelihood has to be negated or maximized.",
-        "(-log_likelihood).backward()  # or optimizer = torch.optim.Adam(parameters, lr, maximize=True)",
+        "# or optimizer = torch.optim.Adam(parameters, lr, maximize=True)\n(-log_likelihood).backward()",
     )
 
 

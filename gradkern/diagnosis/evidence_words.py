@@ -11,19 +11,18 @@ _WORDS = {
     "argument_std": "standard deviation of the pre-activations",
     "baseline": "typical norm around it",
     "clip_rate": "part of the steps that were clipped",
-    "crest": "largest element of the gradient over its rms",
+    "crest": "gradient, largest element / rms",
     "dead_share": "part of the units that are inactive",
     "decay_a_step": "part of the weights that decay takes each step",
-    "first_loss": "first loss",
     "gain": "typical gain of a layer",
-    "growth": "growth, times",
+    "growth": "growth by a factor of",
     "input_rms": "rms of the inputs",
     "lag_1_correlation": "correlation of the loss's changes from step to step",
     "largest": "largest norm",
     "layers_gone": "layers that shrank",
     "layers_in_chain": "layers",
     "ln_classes": "loss of guessing",
-    "looks_above_0.2": "looks at the weights with a ratio above 0.2",
+    "looks_above_0.2": "times a step moved the weights by over 20 %",
     "lowest": "lowest loss",
     "lr": "learning rate",
     "median_factor": "typical factor of a clip",
@@ -31,43 +30,46 @@ _WORDS = {
     "median_update_ratio": "typical change of the weights in a step",
     "moved_in_all": "change of the weights in all steps",
     "largest_update_ratio": "largest change of the weights in a step",
-    "nonfinite_parameters": "parameters with inf or NaN at the first one",
+    "nonfinite_parameters": "parameters with inf or NaN at the first such step",
     "nonfinite_steps": "steps with inf or NaN",
-    "norm_growth_before": "growth of the norm before, times",
+    "norm_growth_before": "growth of the norm before, by a factor of",
     "positions": "positions in the sequence",
     "recurrent_gain": "gain of the recurrent weights",
     "share_below_2^-14": "part of the elements below 2^-14",
     "share_below_2^-22": "part of the elements whose gradients are zero or mostly below 2^-22",
     "share_of_elements": "part of all elements",
-    "shrinkage": "norm of the weights, end over start",
+    "shrinkage": "norm of the weights, end / start",
     "swing": "typical jump of the loss",
     "zero_layers": "matrices that are zero",
-    "zero_steps": "steps at which it was zero",
 }
 #: Powers of ten, which are shown as factors.
 _POWERS = {
-    "decades_over_depth": "gradient at the last layer over that at the first",
-    "decades_of_weights": "that of the weights alone",
-    "decades_of_forward_signal": "forward signal at the last layer over that at the first",
-    "decades_over_time": "largest gradient over that at the start of the sequence",
+    "decades_over_depth": "gradient, last layer / first",
+    "decades_of_weights": "the same, weights only",
+    "decades_of_forward_signal": "forward signal, last layer / first",
+    "decades_over_time": "gradient, largest / at the start of the sequence",
 }
 #: 1 if something holds; nothing is shown for 0.
 _FLAGS = {
-    "nonfinite_loss": "the loss too",
+    "nonfinite_loss": "the loss is not finite either",
     "summed": "the gradient looks like a sum over steps",
     "uphill": "steps go up the loss",
 }
+#: Numbers that say nothing if they are smaller, or NaN: an ordinary course doubles or triples the norm.
+_LEAST = {"norm_growth_before": 10.0}
 
 
 def in_words(evidence: Mapping[str, float]) -> str:
-    """The evidence on one line."""
+    """The evidence on one line: "learning rate: 0.1 · lowest loss: 0.3"."""
     return " · ".join(filter(None, (_words(name, float(value)) for name, value in evidence.items())))
 
 
 def _words(name: str, value: float) -> str:
     if name in _FLAGS:
         return _FLAGS[name] if value else ""
+    if name in _LEAST and not value >= _LEAST[name]:
+        return ""
     if name in _POWERS:
         factor = f"1e{value:+.0f}" if abs(value) > 300 else number(10.0**value, 2)  # beyond float64
-        return f"{_POWERS[name]} {factor}"
-    return f"{_WORDS.get(name, name.replace('_', ' '))} {number(value, 3)}"
+        return f"{_POWERS[name]}: {factor}"
+    return f"{_WORDS.get(name, name.replace('_', ' '))}: {number(value, 3)}"

@@ -32,7 +32,9 @@ def with_remedies(case: Case, findings: Iterable[Finding]) -> list[Finding]:
     kinds = {f.kind for f in found} | {m for f in found for m in ("summed", "uphill") if m in f.evidence}
     if starts_as_a_sum(case):
         kinds.add("summed")
-    return [dataclasses.replace(f, remedies=_distinct(_BY_KIND[f.kind](case, f, kinds))) for f in found]
+    return [
+        dataclasses.replace(f, remedies=_repeated(_distinct(_BY_KIND[f.kind](case, f, kinds)))) for f in found
+    ]
 
 
 def _distinct(remedies: Iterable[Remedy]) -> tuple[Remedy, ...]:
@@ -41,6 +43,15 @@ def _distinct(remedies: Iterable[Remedy]) -> tuple[Remedy, ...]:
     for remedy in remedies:
         found.setdefault(remedy.action, remedy)
     return tuple(found.values())
+
+
+def _repeated(remedies: tuple[Remedy, ...]) -> tuple[Remedy, ...]:
+    """The remedies; a lower learning rate in the first place says what to do if it is not low enough."""
+    first, *others = remedies
+    if first.action == "lower_lr":
+        because = f"{first.because} If the run still fails, repeat with a smaller factor."
+        first = dataclasses.replace(first, because=because)
+    return (first, *others)
 
 
 # ---- what the run says ----
@@ -198,7 +209,7 @@ def _too_large(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
 
 def _too_small(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
     if f.layers:
-        return [cures.add_to_optimizer(f)]
+        return [cures.add_to_optimizer(case, f)]
     halves = [cures.float32_weights()] if amounts.has_half_weights(case) else []
     if amounts.rate_is_zero(case):
         return [step_cures.raise_lr(case), step_cures.find_lr(), cures.call_step()]
@@ -230,7 +241,9 @@ def _always(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
 
 
 def _never(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
-    return [step_cures.clip(case)]
+    clip = step_cures.clip(case)
+    because = f"Nothing is wrong. For clipping to act, {clip.because[0].lower()}{clip.because[1:]}"
+    return [dataclasses.replace(clip, because=because)]
 
 
 def _spike(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from gradkern._util.optional import need
 from gradkern._util.text import visible
 from gradkern.diagnosis.finding import MOST_REMEDIES, Finding
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 MARKS = {"severe": "✗", "warning": "!", "info": "·"}
 COLORS = {"severe": "bold red", "warning": "bold yellow", "info": "dim"}
@@ -23,8 +25,14 @@ def as_text(findings: Sequence[Finding]) -> str:
     if rest:
         lines += ["Also seen:", ""]
     for finding in rest:
-        lines += [*_block(finding, 1), ""]
+        lines += [*_block(finding, _also(findings)), ""]
     return "\n".join(lines).rstrip()
+
+
+def _also(findings: Sequence[Finding]) -> int:
+    """How many remedies of the other findings are shown: none if a severe finding comes first, which may be
+    their cause."""
+    return 0 if findings[0].severity == "severe" else 1
 
 
 def _block(finding: Finding, remedies: int) -> list[str]:
@@ -40,51 +48,47 @@ def _block(finding: Finding, remedies: int) -> list[str]:
     return lines
 
 
-def as_rich(findings: Sequence[Finding]) -> Any:
-    """A renderable for rich: the headline with its remedies, then the other findings with their first remedy.
+def print_rich(console: Console, findings: Sequence[Finding]) -> None:
+    """Print the headline with its remedies, then the other findings, in color.
 
-    Raises:
-        ImportError: rich is not installed.
+    Code is not framed or broken, so that it can be copied.
     """
-    need("rich", "rich", "monitor", "gradkern diagnose")
-    from rich.console import Group
     from rich.text import Text
 
     alarms = [finding for finding in findings if finding.is_alarm]
-    parts: list[Any] = [_headline(alarms[0]) if alarms else _healthy(findings)]
+    if alarms:
+        _headline(console, alarms[0])
+    else:
+        console.print(Text(f"✓ {NO_ALARM if findings else HEALTHY}", style="bold green"))
     rest = [finding for finding in findings if finding not in alarms[:1]]
     if rest:
-        parts.append(Text("\nAlso seen", style="bold"))
-        parts += [_line(finding) for finding in rest]
-    return Group(*parts)
+        console.print(Text("\nAlso seen", style="bold"))
+    for finding in rest:
+        console.print(_line(finding, _also(findings)))
 
 
-def _healthy(findings: Sequence[Finding]) -> Any:
-    from rich.text import Text
-
-    return Text(f"✓ {NO_ALARM if findings else HEALTHY}", style="bold green")
-
-
-def _headline(finding: Finding) -> Any:
+def _headline(console: Console, finding: Finding) -> None:
     from rich.console import Group
-    from rich.padding import Padding
     from rich.panel import Panel
     from rich.syntax import Syntax
     from rich.text import Text
 
     color = COLORS[finding.severity]
-    parts: list[Any] = [Text(visible(finding.why, 2000)), Text(finding.where, style="dim")]
-    parts.append(Text(finding.numbers, style="dim"))
-    for rank, remedy in enumerate(finding.remedies[:MOST_REMEDIES], 1):
-        parts.append(Text(f"\n{rank}. {visible(remedy.because, 2000)}", style="bold" if rank == 1 else ""))
-        if remedy.code:
-            code = Syntax(remedy.code, "python", background_color="default", word_wrap=True)
-            parts.append(Padding(code, (0, 0, 0, 3)))
+    parts = [
+        Text(visible(finding.why, 2000)),
+        *(Text(x, style="dim") for x in (finding.where, finding.numbers)),
+    ]
     heading = Text(f" {MARKS[finding.severity]} {finding.title} · {finding.severity} ", style=color)
-    return Panel(Group(*parts), title=heading, title_align="left", border_style=color, padding=(1, 2))
+    console.print(Panel(Group(*parts), title=heading, title_align="left", border_style=color, padding=(1, 2)))
+    for rank, remedy in enumerate(finding.remedies[:MOST_REMEDIES], 1):
+        console.print(Text(f"\n{rank}. {visible(remedy.because, 2000)}", style="bold" if rank == 1 else ""))
+        if remedy.code:
+            code = Syntax("", "python", background_color="default").highlight(remedy.code)
+            code.rstrip()
+            console.print(Text("\n"), code, sep="", soft_wrap=True)
 
 
-def _line(finding: Finding) -> Any:
+def _line(finding: Finding, remedies: int) -> Any:
     from rich.console import Group
     from rich.padding import Padding
     from rich.text import Text
@@ -92,5 +96,5 @@ def _line(finding: Finding) -> Any:
     head = Text(f"{MARKS[finding.severity]} {finding.title}", style=COLORS[finding.severity])
     head.append(f"  {finding.where}", style="dim")
     parts = [Text(visible(finding.why, 2000))]
-    parts += [Text(f"→ {visible(remedy.because, 2000)}") for remedy in finding.remedies[:1]]
+    parts += [Text(f"→ {visible(remedy.because, 2000)}") for remedy in finding.remedies[:remedies]]
     return Group(Padding(head, (0, 0, 0, 2)), *(Padding(part, (0, 0, 0, 4)) for part in parts))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from gradkern._util.text import percent
 from gradkern.diagnosis import amounts
 from gradkern.diagnosis.case import Case
 from gradkern.diagnosis.finding import Remedy
@@ -14,13 +15,13 @@ def clip(case: Case, *, hold: bool = False) -> Remedy:
     limit, held = amounts.max_norm(case), amounts.held_norm(case) if hold else np.inf
     why = "which 90 % of this run's healthy steps stay below"
     if held < limit:
-        why = f"so that a step moves the weights by at most {amounts.FIRST_STEP:.0%} of their norm"
+        why = f"so that a step moves the weights by at most {percent(amounts.FIRST_STEP)} of their norm"
     limit = min(limit, held)
     return Remedy(
         "clip",
         f"Clip the total norm at {limit:.2g}, {why}.",
         f"clipper = gradkern.GradClipper(model, max_norm={limit:.2g})\n"
-        "clipper.clip_()  # after loss.backward(), before optimizer.step()",
+        "# after loss.backward(), before optimizer.step()\nclipper.clip_()",
     )
 
 
@@ -39,7 +40,7 @@ def lower_lr(case: Case) -> Remedy:
     return Remedy(
         "lower_lr",
         f"Multiply the learning rate by {factor:.1g}, so that the first steps move the weights by about "
-        f"{amounts.FIRST_STEP:.0%} of their norm.",
+        f"{percent(amounts.FIRST_STEP)} of their norm.",
         _multiplied(case, factor),
     )
 
@@ -55,15 +56,15 @@ def raise_lr(case: Case) -> Remedy:
     return Remedy(
         "raise_lr",
         f"Multiply the learning rate by {factor:.1g}, so that a step moves the weights by about "
-        f"{amounts.GOOD_STEP:.1%} of their norm.",
+        f"{percent(amounts.GOOD_STEP, 1)} of their norm.",
         _multiplied(case, factor),
     )
 
 
 def _multiplied(case: Case, factor: float) -> str:
     rates = case.evidence.lr[np.isfinite(case.evidence.lr)]
-    becomes = f"  # {rates[0]:.2g} becomes {rates[0] * factor:.2g}" if len(rates) else ""
-    return f'for group in optimizer.param_groups:\n    group["lr"] *= {factor:.1g}{becomes}'
+    becomes = f"# {rates[0]:.2g} becomes {rates[0] * factor:.2g}\n" if len(rates) else ""
+    return f'{becomes}for group in optimizer.param_groups:\n    group["lr"] *= {factor:.1g}'
 
 
 def find_lr() -> Remedy:
@@ -77,7 +78,8 @@ for rate, batch in zip(rates, loader):
     for group in optimizer.param_groups:
         group["lr"] = rate
     losses.append(float(train_step(model, batch)))
-print(rates[losses.index(min(losses))] / 10)  # use a fresh model; smooth the losses if they are noisy""",
+# use a fresh model; smooth the losses if they are noisy
+print(rates[losses.index(min(losses))] / 10)""",
     )
 
 
@@ -86,5 +88,5 @@ def warmup() -> Remedy:
         "warmup",
         "Warm up the learning rate, because the first steps of an adaptive optimizer are its largest.",
         "scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.01, total_iters=500)\n"
-        "scheduler.step()  # after each optimizer.step()",
+        "# after each optimizer.step()\nscheduler.step()",
     )

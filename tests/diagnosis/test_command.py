@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import builtins
 import json
+import re
 
+import numpy as np
 import pytest
 import torch
 
 import gradkern
 from gradkern.cli.main import main
 from gradkern.diagnosis import KINDS, Finding, Remedy, diagnose
+from gradkern.diagnosis.evidence_words import in_words
 from gradkern.diagnosis.show import as_text
 from tests.support.runs import changed, flat_loss, healthy, sloped
 
@@ -43,9 +46,22 @@ def well(tmp_path_factory):
 
 
 def test_a_sick_run(sick, capsys):
+    """To a file or a pipe: plain text, with rich and without."""
     assert main(["diagnose", str(sick)]) == 1
     shown = capsys.readouterr().out
-    assert "vanishing gradient · severe" in shown and "0.weight" in shown and "1. " in shown
+    assert "SEVERE: vanishing gradient (steps" in shown and "0.weight" in shown and "1. " in shown
+    assert not set(shown) & set("│╭╰\x1b")
+
+
+@pytest.mark.parametrize("columns", [40, 80])
+def test_code_can_be_copied_from_a_terminal(sick, capsys, monkeypatch, columns):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert main(["diagnose", str(sick)]) == 1
+    shown = re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().out)
+    assert "vanishing gradient · severe" in shown and "│" in shown
+    for remedy in diagnose(gradkern.History.open(sick))[0].remedies[:3]:
+        assert f"\n{remedy.code}\n" in shown
 
 
 def test_a_healthy_run(well, capsys):
@@ -127,6 +143,25 @@ def test_alarms_come_with_what_was_also_seen():
     shown = as_text(diagnose(flat_loss(sloped(healthy(12), 6))))
     assert shown.startswith("SEVERE: vanishing gradient") and "Also seen:" in shown
     assert "INFO: loss not decreasing" in shown
+    assert "→" not in shown  # a severe finding may explain the others
+
+
+def test_a_finding_that_is_no_alarm_gives_no_order():
+    tight = changed(healthy(), clip_coef=np.ones(200), threshold=np.full(200, 1e6))
+    (line,) = [line for line in as_text(diagnose(tight)).splitlines() if "→" in line]
+    assert line.strip().startswith("→ Nothing is wrong. For clipping to act, clip the total norm at")
+
+
+def test_evidence_has_labels():
+    words = in_words({"looks_above_0.2": 3, "decades_over_depth": 2.0, "lr": 0.1, "nonfinite_loss": 1.0})
+    assert words.split(" · ") == [
+        "times a step moved the weights by over 20 %: 3",
+        "gradient, last layer / first: 1e+02",
+        "learning rate: 0.1",
+        "the loss is not finite either",
+    ]
+    growth = [in_words({"norm_growth_before": value}) for value in (float("nan"), 3.13, 1e4)]
+    assert growth == ["", "", "growth of the norm before, by a factor of: 1e+04"]
 
 
 def test_importing_the_diagnosis_imports_no_torch(run_python):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
-from gradkern.diagnosis import amounts, diagnose
+import gradkern
+from gradkern.diagnosis import Finding, amounts, cures, diagnose, step_cures
 from gradkern.diagnosis.case import Case
 from tests.support.runs import changed, flat_loss, healthy, sloped
 
@@ -34,6 +36,12 @@ class TestLearningRate:
 
     def test_after_a_good_first_step_the_largest_one(self):
         assert amounts.lower_factor(Case(moving(healthy(), 0.01, 0.7))) == pytest.approx(0.04, rel=0.1)
+
+    def test_in_the_first_place_it_says_what_comes_next(self):
+        run = with_optimizer(flat_loss(moving(healthy(), *[0.9] * 8)), "AdamW")
+        first, *others = diagnose(run)[0].remedies
+        assert first.action == "lower_lr" and first.because.endswith("repeat with a smaller factor.")
+        assert not any("repeat" in remedy.because for remedy in others)
 
     def test_it_is_always_lowered(self):
         assert amounts.lower_factor(Case(moving(healthy(), 0.01))) == pytest.approx(0.3, rel=0.1)
@@ -72,7 +80,79 @@ class TestMaxNorm:
         assert amounts.held_norm(Case(sgd)) == pytest.approx(0.03 * size / 5.0)
         assert amounts.held_norm(Case(with_optimizer(run, "AdamW"))) == np.inf
         (clip,) = [remedy for remedy in diagnose(sgd)[0].remedies if remedy.action == "clip"]
-        assert f"max_norm={0.03 * size / 5.0:.2g})" in clip.code and "3% of their norm" in clip.because
+        assert f"max_norm={0.03 * size / 5.0:.2g})" in clip.code and "3 % of their norm" in clip.because
+
+
+class TestCode:
+    """What a remedy prints runs as it is in a loop with a plain optimizer."""
+
+    #: Actions whose code needs a GPU, or a batch with the fault.
+    LEFT_OUT = ("loss_scaling", "bfloat16", "float32_weights")
+
+    def remedies(self):
+        case = Case(with_optimizer(healthy(), "Adam"))
+        finding = Finding("dead_units", "severe", ("2.bias",), evidence={"layers_in_chain": 14})
+        makers = [getattr(module, name) for module in (cures, step_cures) for name in vars(module)]
+        makers = [f for f in makers if getattr(f, "__annotations__", {}).get("return") == "Remedy"]
+        values = {"case": case, "finding": finding}
+        return [f(*(values[k] for k in f.__annotations__ if k in values)) for f in makers]
+
+    def loop(self):
+        model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+        optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+        x, y = torch.randn(8, 4), torch.randn(8, 4)
+        model(x).square().mean().backward()
+        optimizer.step()
+        step = lambda model, batch: model(batch).square().mean().detach()  # noqa: E731
+        names = {
+            "torch": torch,
+            "gradkern": gradkern,
+            "model": model,
+            "optimizer": optimizer,
+            "module": model,
+        }
+        names |= {
+            "x": x,
+            "y": y,
+            "mean": 0.0,
+            "std": 1.0,
+            "y_mean": 0.0,
+            "y_std": 1.0,
+            "lr": 1e-3,
+            "width": 4,
+        }
+        names |= {"block": torch.nn.Linear(4, 4), "activation": torch.nn.ReLU(), "batch": x, "max_norm": 1.0}
+        names |= {"loader": [x] * 3, "train_step": step, "lstm": torch.nn.LSTM(4, 4)}
+        return names | {"loss": model(x).mean(), "log_likelihood": model(x).mean()}
+
+    def test_it_runs(self):
+        ran = set()
+        for remedy in self.remedies():
+            if remedy.code and remedy.action not in self.LEFT_OUT:
+                exec(compile(remedy.code, remedy.action, "exec"), self.loop())
+                ran.add(remedy.action)
+        torch.autograd.set_detect_anomaly(False)
+        assert {"skip_nonfinite", "check_data", "he_init", "clip", "lower_lr", "find_lr"} <= ran
+        assert len(ran) >= 20
+
+    def test_a_step_with_nan_is_skipped(self):
+        loop = self.loop()
+        for param in loop["model"].parameters():
+            param.grad.fill_(float("nan"))
+        exec(cures.skip_nonfinite().code, loop)
+        assert all(param.isfinite().all() for param in loop["model"].parameters())
+
+    def test_comments_stand_on_lines_of_their_own(self):
+        lines = [line for remedy in self.remedies() for line in remedy.code.splitlines()]
+        assert any("#" in line for line in lines)
+        assert all(line.lstrip().startswith("#") for line in lines if "#" in line)
+
+    @pytest.mark.parametrize(
+        ("kind", "made"), [("Adam", "torch.optim.Adam("), ("Lion", " Lion("), ("a b", "torch.optim.AdamW(")]
+    )
+    def test_the_recorded_optimizer_is_named(self, kind, made):
+        finding = Finding("update_too_small", "warning", ("2.bias",))
+        assert made in cures.add_to_optimizer(Case(with_optimizer(healthy(), kind)), finding).code
 
 
 class TestOrder:

@@ -196,7 +196,15 @@ class TestDeadUnits:
         rms[50:, [0, 1, 2, 3, 4, 5, 6]] = 0  # layers 0, 2 and 4 are off, and with them the input of layer 6
         finding = only(flat_loss(changed(run, rms=rms)), "dead_units")
         assert finding.layers == ("4.weight", "4.bias") and finding.first_step == 51
-        assert finding.evidence["layers_cut_off"] == 2
+        assert finding.evidence == {"dead_share": 1.0, "layers_cut_off": 2}
+        assert finding.why.endswith("and 2 layers before it get no gradient.")
+
+    def test_one_layer_that_is_cut_off(self):
+        run = healthy()
+        rms = run.rms.copy()
+        rms[:, [0, 1, 2, 3, 4]] = 0
+        finding = only(flat_loss(changed(run, rms=rms)), "dead_units")
+        assert finding.why.endswith("and 1 layer before it gets no gradient.")
 
     def test_most_units_by_the_zeros_of_the_bias(self):
         zeros = healthy().zeros.copy()

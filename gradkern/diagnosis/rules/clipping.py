@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from gradkern._util.text import percent
 from gradkern.diagnosis.case import Case
 from gradkern.diagnosis.finding import Finding
 
@@ -33,7 +34,7 @@ def always_clipping(case: Case) -> list[Finding]:
     strong = typical <= STRONGLY
     severity = "warning" if strong and not case.trend.fell else "info"
     why = (
-        f"{rate:.0%} of the steps were clipped, typically to {typical:.2g} of the gradient: max_norm "
+        f"{percent(rate)} of the steps were clipped, typically to {typical:.2g} of the gradient: max_norm "
         "determines the step size, not the gradient."
     )
     numbers = {

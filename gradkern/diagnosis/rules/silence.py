@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from gradkern._util.text import percent
 from gradkern.diagnosis.case import FEW_STEPS, Case
 from gradkern.diagnosis.finding import Finding
 from gradkern.diagnosis.model import RECURRENT, Layer, role_of
@@ -102,19 +103,25 @@ def _silent_layer(case: Case) -> list[Finding]:
         severity = "info"
     why = (
         f"The gradient of {case.evidence.names[layer.weight]} has been exactly zero since step "
-        f"{case.step(onset)}: none of its units is active for any input"
-        + (f", and {len(cut_off)} layers before it get no gradient." if cut_off else ".")
+        f"{case.step(onset)}: none of its units is active for any input" + (_cut_off_in_words(len(cut_off)))
     )
     return [
         case.finding(
             "dead_units",
             severity,
             why,
-            {"dead_share": 1.0, "zero_steps": len(tail), "layers_cut_off": len(cut_off)},
+            {"dead_share": 1.0, "layers_cut_off": len(cut_off)},
             layers=case.of_layers([layer]),
             first=case.step(onset),
         )
     ]
+
+
+def _cut_off_in_words(layers: int) -> str:
+    if not layers:
+        return "."
+    before = "1 layer before it gets" if layers == 1 else f"{layers} layers before it get"
+    return f", and {before} no gradient."
 
 
 def _is_off(layer: Layer, silent: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> bool:
@@ -178,8 +185,8 @@ def _dead_share(case: Case) -> list[Finding]:
     worst = max(shares.values())
     named = case.of_layers([layers[i] for i in shares])
     why = (
-        f"In {named[0]}, {worst:.0%} of the units get no gradient at any step: they are inactive for all "
-        "inputs."
+        f"In {named[0]}, {percent(worst)} of the units get no gradient at any step: they are inactive for "
+        "all inputs."
     )
     severity = "severe" if worst >= NEARLY_ALL and not case.trend.fell else "warning"
     return [

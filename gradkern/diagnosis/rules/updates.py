@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from gradkern._util.text import percent
 from gradkern.diagnosis.case import FALLING, FEW_STEPS, Case
 from gradkern.diagnosis.finding import Finding
 
@@ -59,8 +60,8 @@ def update_too_large(case: Case) -> list[Finding]:
         return []
     severity = "severe" if harmed else "warning"
     why = (
-        f"At step {e.update_steps[at[0]]} one optimizer step changed the weights by {movement[at[0]]:.0%} of "
-        "their norm; healthy steps stay below 10 %."
+        f"At step {e.update_steps[at[0]]} one optimizer step changed the weights by "
+        f"{percent(float(movement[at[0]]))} of their norm; healthy steps stay below 10 %."
     )
     numbers = {"largest_update_ratio": largest, "looks_above_0.2": len(at), "lr": float(e.lr[0])}
     first, last = int(e.update_steps[at[0]]), int(e.update_steps[at[-1]])
