@@ -37,6 +37,7 @@ _WORDS = {
     "positions": "positions in the sequence",
     "recurrent_gain": "gain of the recurrent weights",
     "share_below_2^-14": "part of the elements below 2^-14",
+    "share_below_2^-22": "part of the elements whose gradients are zero or mostly below 2^-22",
     "share_of_elements": "part of all elements",
     "shrinkage": "norm of the weights, end over start",
     "swing": "typical jump of the loss",

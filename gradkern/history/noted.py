@@ -129,8 +129,8 @@ class Noted(StepNumbers):
         """Facts about the model, its optimizers and the policy, as JSON values; empty if unknown.
 
         The keys are "modules" (kinds by name), "graph" (order of execution, operations, serial and unused
-        parameters), "optimizers" (an entry per parameter group), "policy", "gradient_dtypes", "loss_scale"
-        and "parts".
+        parameters, those whose gradients are cast from float16), "optimizers" (an entry per parameter
+        group), "policy", "gradient_dtypes", "loss_scale" and "parts".
         """
         rows = self._db.execute("SELECT key, value FROM facts").fetchall()
         return {str(key): format.read_json(value, f"fact {key!r}") for key, value in rows}

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 #: Walks for each part of a run.
@@ -74,6 +75,7 @@ class GraphFacts:
         parts = self._parts.values()
         order = list(dict.fromkeys(name for part in parts for name in part.order))
         reached = set(order)
+        half = [name for name in order if any(name in part.half for part in parts)]
         return {
             "order": order,
             "operations": [name for part in parts for name in part.operations][:MOST_OPERATIONS],
@@ -81,6 +83,7 @@ class GraphFacts:
             "loss": next(iter(parts)).loss,
             "unused": [name for name in trainable if name not in reached],
             "walks": self._walks,
+            **({"float16": half} if half else {}),
         }
 
 
@@ -92,6 +95,8 @@ class _Seen:
     operations: tuple[str, ...]
     serial: frozenset[str]
     loss: str
+    half: frozenset[str]
+    """Parameters whose gradients are cast from float16, as under autocast."""
 
     def after(self, before: _Seen | None) -> _Seen:
         """Joined with earlier graphs: serial parameters are serial in all of them."""
@@ -99,7 +104,9 @@ class _Seen:
             return self
         first, second = (before, self) if len(before.order) >= len(self.order) else (self, before)
         order = tuple(dict.fromkeys(first.order + second.order))
-        return _Seen(order, first.operations, first.serial & second.serial, first.loss)
+        return _Seen(
+            order, first.operations, first.serial & second.serial, first.loss, first.half | second.half
+        )
 
 
 @dataclass
@@ -134,8 +141,13 @@ class _Walk:
             return None
         order = sorted(leaves, key=lambda name: min(n._sequence_nr() for n in self.users[leaves[name]]))
         in_order = tuple(name for _, name in sorted(operations, key=lambda pair: pair[0]))
+        half = (name for name, leaf in leaves.items() if any(map(_casts_float16, self.users[leaf])))
         return _Seen(
-            order=tuple(order), operations=in_order, serial=self._serial(leaves), loss=loss or in_order[-1]
+            order=tuple(order),
+            operations=in_order,
+            serial=self._serial(leaves),
+            loss=loss or in_order[-1],
+            half=frozenset(half),
         )
 
     def _collect(self, root: Any) -> bool:
@@ -204,6 +216,12 @@ class _Walk:
                     yield node
                 else:
                     stack.append(node)
+
+
+def _casts_float16(node: Any) -> bool:
+    """Whether a node receives a float16 gradient and casts it; False where torch does not tell."""
+    received = getattr(node, "_input_metadata", None) or ()
+    return operation_of(node) == "to_copy" and any(one.dtype == torch.float16 for one in received)
 
 
 def operation_of(node: Any) -> str:

@@ -63,6 +63,19 @@ def test_the_graph_tells_order_serial_parameters_and_operations(tmp_path):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("dtype", "names"), [(torch.float16, {"0.weight", "0.bias"}), (torch.bfloat16, set())]
+)
+def test_the_graph_tells_gradients_that_are_cast_from_float16(tmp_path, dtype, names):
+    model = nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6))
+
+    def loss(step):
+        with torch.autocast("cpu", dtype=dtype):
+            return model(torch.randn(5, 4)).float().square().mean()
+
+    assert set(recorded(tmp_path, model, loss).facts["graph"].get("float16", ())) == names
+
+
 def test_an_expert_that_is_not_in_the_first_step_is_not_unused(tmp_path):
     experts = nn.ModuleList(nn.Linear(4, 3) for _ in range(3))
 

@@ -39,7 +39,9 @@ class Schedule(Policy):
                 f"[Schedule] max_norm: expected a function of the step, got {type(max_norm).__name__}"
             )
         self._limit = max_norm
-        self._step = [0]  # changed in place: what describes a policy is made anew when an attribute changes
+        # Changed in place: what describes a policy is made anew when an attribute changes.
+        self._step = [0]
+        self._checked: list[NativePolicy] = []
         self._global = GlobalNorm()
 
     @classmethod
@@ -54,20 +56,28 @@ class Schedule(Policy):
         return cls(lambda step: first + (last - first) * min(1.0, step / count))
 
     def decide(self, stats: GradStats) -> Decision:
-        self._global.max_norm = self._at_this_step()
+        self._global.max_norm = self._checked_limit(self._limit(self._step[0]))
         decision = self._global.decide(stats)
         self._next()
         return decision
 
     def native(self, names: tuple[str, ...]) -> NativePolicy | None:
-        return NativePolicy("global_norm", (self._at_this_step(),), decided=self._next)
+        # A limit that stays the same is checked once: between backward and the optimizer's step no code is
+        # in the caches, so that each function that is called costs microseconds.
+        limit = self._limit(self._step[0])
+        if not self._checked or type(limit) is not float or limit != self._checked[0].constants[0]:
+            self._checked[:] = [
+                NativePolicy("global_norm", (self._checked_limit(limit),), decided=self._next)
+            ]
+        return self._checked[0]
 
     def _next(self) -> None:
         self._step[0] += 1
 
-    def _at_this_step(self) -> float:
-        limit: float = as_limit("Schedule", "max_norm", self._limit(self._step[0]))
-        return limit
+    @staticmethod
+    def _checked_limit(limit: float) -> float:
+        number: float = as_limit("Schedule", "max_norm", limit)
+        return number
 
     def state_dict(self) -> dict[str, Any]:
         return {"step": self._step[0]}
