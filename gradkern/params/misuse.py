@@ -39,15 +39,17 @@ class Misuse:
         """Check that a parameter has a gradient.
 
         Warns:
-            GradkernWarning: none has.
+            GradkernWarning: none has; or, to clip, all are frozen.
         """
         if self._first < len(has_grad) and has_grad[self._first]:
             return
         if True in has_grad:
             self._first = has_grad.index(True)
         elif "absent" not in self._told and len(params):
-            trainable = any(param.requires_grad for param in params)
-            self._tell("absent", no_gradient(self._action) if trainable else frozen(self._action))
+            if any(param.requires_grad for param in params):
+                self._tell("absent", no_gradient(self._action))
+            elif self._action == "clip":
+                self._tell("absent", frozen(self._action))
 
     def _tell(self, key: str, message: str) -> None:
         self._told.add(key)
