@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 _FAILED = 2
 _RUN_HELP = "folder of the run: the run_dir given to GradMonitor"
-_HINT = "RUN is the run_dir given to GradMonitor (with all_ranks, a rank<N> in it): it holds a history.db."
 _WAITS = " In a terminal, and without --once, watch waits for it."
 
 
@@ -106,6 +105,6 @@ def _fail(command: str, run_dir: Path, error: Exception | str) -> int:
 
     print(f"gradkern {command}: {visible(str(error), 2000)}", file=sys.stderr)
     if not (run_dir / format.DATABASE).exists():
-        hint = _HINT + (_WAITS if command == "watch" else "")
+        hint = format.RUN_HINT + (_WAITS if command == "watch" else "")
         print(visible(format.runs_in_words(run_dir), 2000) or hint, file=sys.stderr)
     return _FAILED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -41,11 +42,22 @@ def check_groups(groups: Any) -> None:
     for name, entry in groups.items():
         if name == "":
             raise ValueError("[GradClipper] groups: expected names that are not empty, got ''")
-        if not isinstance(name, str) or not isinstance(entry, tuple) or len(entry) != 2:
+        if not isinstance(name, str):
+            raise TypeError(f"[GradClipper] groups: expected names that are strings, got {name!r}")
+        if not isinstance(entry, tuple) or len(entry) != 2:
             raise TypeError(
-                "[GradClipper] groups: expected a name and a pair (selector, policy, limit or None), got "
-                f"{name!r}: {entry!r}"
+                "[GradClipper] groups: expected a pair (selector, policy), where the policy may be a number "
+                f"or None, for '{name}', got {entry!r}"
             )
+        if _decides(entry[0]) and not _decides(entry[1]):
+            raise TypeError(
+                f"[GradClipper] groups['{name}']: expected (selector, policy), in this order, got {entry!r}"
+            )
+
+
+def _decides(entry: Any) -> bool:
+    """Whether it can be the policy of a group."""
+    return entry is None or isinstance(entry, (Policy, numbers.Real))
 
 
 def check_state(state: Any, policies: Mapping[str, Policy | None]) -> None:

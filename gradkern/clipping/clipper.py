@@ -226,7 +226,8 @@ class GradClipper:
                 parameters than the clipper. Gradients are unchanged.
 
         Warns:
-            GradkernWarning: no parameter has a gradient, or an optimizer has used these gradients already.
+            GradkernWarning: no parameter has a gradient, all are frozen, or an optimizer has used these
+                gradients already.
 
         Notes:
             No host-device synchronisation, except for "raise". If torch.distributed is initialised,

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradkern.clipping.policies import GlobalNorm, Policy, SettledDecision, settled
+from gradkern.clipping import policies as public
+from gradkern.clipping.policies import ElementPolicy, GlobalNorm, Policy, SettledDecision, settled
 from gradkern.kernels.backend import C
 from gradkern.kernels.measured import Measured
 from gradkern.kernels.torch_scale import coefficient
@@ -38,9 +39,18 @@ def as_policy(operation: str, name: str, policy: Any) -> Policy | None:
     if not hasattr(policy, "__float__"):
         raise TypeError(
             f"[{operation}] {name}: expected a policy, a number or None, got {type(policy).__name__}; "
-            "policies are objects, such as gradkern.policies.ZClip()"
+            f"policies are objects, such as gradkern.policies.ZClip(); there are {_policies_in_words()}"
         )
     return GlobalNorm(as_limit(operation, name, policy))
+
+
+def _policies_in_words() -> str:
+    kinds = {name: getattr(public, name) for name in public.__all__}
+    return ", ".join(
+        name
+        for name, kind in kinds.items()
+        if isinstance(kind, type) and issubclass(kind, Policy) and kind not in (Policy, ElementPolicy)
+    )
 
 
 class Facts:

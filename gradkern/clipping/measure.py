@@ -46,6 +46,9 @@ def measure(
     Raises:
         TypeError, ValueError: an invalid argument. The message gives the position and name of the entry.
 
+    Warns:
+        GradkernWarning: all parameters are frozen.
+
     Notes:
         One read, no write, deterministic. Synchronises only if `inv_scale` is a tensor on a device, and where
         `clip_grad_norm_` does.
@@ -57,6 +60,8 @@ def measure(
     with torch.no_grad():
         measured = route.measure("measure", tensors, names, norm_type, bool(count_zeros), scale, groups)
     numel = tuple(map(elements_of, tensors)) if measured.numel is None else measured.numel
+    if not groups.named and not torch.compiler.is_compiling():  # other ranks may have gradients
+        route.misuse.check_frozen("measure", tensors, measured.has_grad)
     identities, first = identify(tensors)
     known = () if torch.compiler.is_compiling() else identities
     return GradStats.of(measured, names, numel, first, known, norm_type, inv_scale=scale)

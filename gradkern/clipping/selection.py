@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -88,6 +89,7 @@ def _test_of(group: str, selector: Any) -> Callable[[str, Tensor], bool]:
     elif isinstance(selector, torch.optim.Optimizer):
         selector = [p for g in unwrap_optimizer(selector).param_groups for p in g["params"]]
     elif callable(selector):
+        _check_call(group, selector)
         return lambda name, param: bool(selector(name, param))
     elif isinstance(selector, Tensor):
         selector = [selector]
@@ -102,6 +104,20 @@ def _test_of(group: str, selector: Any) -> Callable[[str, Tensor], bool]:
         )
     identities = {id(p) for p in listed}
     return lambda _, param: id(param) in identities
+
+
+def _check_call(group: str, selector: Callable[..., Any]) -> None:
+    try:
+        signature = inspect.signature(selector)
+    except (TypeError, ValueError):  # some built-in functions have none
+        return
+    try:
+        signature.bind("name", "parameter")
+    except TypeError as error:
+        raise TypeError(
+            f"[GradClipper] groups['{group}']: the selector is called with (name, parameter), got a function "
+            f"of {signature}: {error}"
+        ) from error
 
 
 def check_no_overlap(

@@ -14,7 +14,7 @@ from gradkern.diagnosis.diagnose import diagnose
 from gradkern.diagnosis.finding import Finding
 from gradkern.diagnosis.show import as_text, print_rich
 from gradkern.history.facade import History
-from gradkern.history.format import HistoryError, runs_in_words
+from gradkern.history.format import DATABASE, RUN_HINT, HistoryError, runs_in_words
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
@@ -47,9 +47,8 @@ def _run(arguments: argparse.Namespace) -> int:
             heading = _heading(history)
     except (HistoryError, OSError) as error:
         print(f"gradkern diagnose: {visible(str(error), 2000)}", file=sys.stderr)
-        hint = visible(runs_in_words(arguments.run_dir), 2000)
-        if hint:
-            print(hint, file=sys.stderr)
+        if not (arguments.run_dir / DATABASE).exists():
+            print(visible(runs_in_words(arguments.run_dir), 2000) or RUN_HINT, file=sys.stderr)
         return UNREADABLE
     if arguments.json:
         print(json.dumps(document, indent=2, allow_nan=False))

@@ -43,6 +43,10 @@ class HistoryError(RuntimeError):
     """A run's file cannot be read or written; the message names the file."""
 
 
+#: What a command says if its argument is not a run.
+RUN_HINT = "RUN is the run_dir given to GradMonitor (with all_ranks, a rank<N> in it): it holds a history.db."
+
+
 def runs_in_words(folder: Path) -> str:
     """A hint if there are runs in folders below this one: those of several ranks, or any; else empty."""
     files = [*folder.glob(f"*/{DATABASE}"), *folder.glob(f"*/rank*/{DATABASE}")]

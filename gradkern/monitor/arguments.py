@@ -122,3 +122,11 @@ def _as_extra(operation: str, name: str, value: Any) -> float | Tensor:
             f"[{operation}] extra[{name!r}]: expected a number or a tensor, got {value!r:.80} "
             f"({type(value).__name__})"
         ) from error
+
+
+def unknown_argument(name: str, *_: str) -> TypeError:
+    """The error for an argument that `record` does not have."""
+    return TypeError(
+        f"[GradMonitor.record] {name}: there is no such argument; your own numbers go into "
+        f"extra={{{name!r}: …}}"
+    )

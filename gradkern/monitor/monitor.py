@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, SupportsIndex
+from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from gradkern.diagnosis.watchdog import OnFinding, as_action
 from gradkern.history.facade import History
 from gradkern.history.format import read_json, write_json
 from gradkern.history.named import loss_of
-from gradkern.monitor.arguments import as_count, as_extra, as_loss, as_step
+from gradkern.monitor.arguments import as_count, as_extra, as_loss, as_step, unknown_argument
 from gradkern.monitor.combine import combined
 from gradkern.monitor.committer import Feed
 from gradkern.monitor.continuing import Continuation
@@ -54,7 +54,8 @@ class GradMonitor:
             it has.
         run_dir: folder of the run, created if it does not exist; a new one for each training. A run that
             exists is continued; see `load_state_dict`. Default: a new folder under ``gradkern-runs/``, named
-            after the time.
+            after the time. Its path is the attribute `run_dir`, and is logged by the logger "gradkern" at
+            level INFO.
         every: record every `every`-th optimizer step.
         sinks: loggers that also get the numbers: objects of `gradkern.sinks` or their names, "jsonl",
             "tensorboard", "wandb", "mlflow", "trackio".
@@ -180,6 +181,7 @@ class GradMonitor:
         extra: Mapping[str, Any] | None = None,
         inv_scale: float | None = None,
         after_clip: bool | None = None,
+        **unknown: NoReturn,
     ) -> None:
         """Record one optimizer step.
 
@@ -220,6 +222,8 @@ class GradMonitor:
             cost). A step of several models is written after its last part, or when the next step begins.
         """
         start = time.time()
+        if unknown:
+            raise unknown_argument(*unknown)
         if self._use.reason:
             return self._use.refuse()
         recording = self._recording
@@ -230,13 +234,13 @@ class GradMonitor:
         if type(stats) is not GradStats or after_clip is not None or inv_scale is not None:
             inv_scale = check_said(stats, inv_scale, after_clip)
         target = self._target(stats, part)
-        number = self._number(target, step)
+        number = self._numbers.upcoming(target.name) if step is None else as_step(step)
         given, loss = loss, as_loss(loss)
         extras = as_extra("GradMonitor.record", extra, self._parts.names) if extra else None
         if number % self.every:
             if stats is None:
                 self._drop_pending(target)
-            self._begin(number, target)
+            self._begin(number, target, step is not None)
             if recording is not None:
                 recording.leave_out(target)
             return
@@ -244,7 +248,7 @@ class GradMonitor:
             stats = self._collected_or_measured(target, inv_scale)
         if stats.norm_type != self._norm_type:
             self._check_norm_type(stats.norm_type)
-        self._begin(number, target)
+        self._begin(number, target, step is not None)
         if recording is not None:  # else another rank records
             phase = "before_clip" if stats.clip_coef is not None else PHASE_SAID[after_clip]
             recording.add(number, target, stats, start, loss, given, phase, extras)
@@ -419,7 +423,12 @@ class GradMonitor:
 
     # ---- inside ----
 
-    def _begin(self, number: int, part: Part) -> None:
+    def _begin(self, number: int, part: Part, told: bool) -> None:
+        """Begin a step, after all checks of `record`. `told`: whether the caller gave its number."""
+        if told:
+            self._continuation.told()
+        else:
+            self._continuation.appending(number)
         is_new = self._numbers.begin(number, part.name)
         if self._recording is not None:
             self._recording.begin(number, part, is_new)
@@ -434,16 +443,6 @@ class GradMonitor:
     def _record_pending(self) -> None:
         for part in self._parts.pending():
             self._complete(part.pending)
-
-    def _number(self, part: Part, step: int | None) -> int:
-        """The number of the step that `record` is called for."""
-        if step is not None:
-            number = as_step(step)
-            self._continuation.told()
-            return number
-        number = self._numbers.upcoming(part.name)
-        self._continuation.appending(number)
-        return number
 
     def _target(self, stats: GradStats | None, part: str | None) -> Part:
         if part is not None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from gradkern._util.warning import LOGGER
 from gradkern.history.format import making
 from gradkern.monitor.ranks import made_by_rank_0
 
@@ -17,7 +18,8 @@ from gradkern.monitor.ranks import made_by_rank_0
 def run_folder(run_dir: str | os.PathLike[str] | None, all_ranks: bool) -> tuple[Path, int, bool]:
     """The folder of this process's run, its rank, and whether it records.
 
-    Without `run_dir` a new folder is made. With `all_ranks` the ranks then agree on it: a collective.
+    Without `run_dir` a new folder is made, and its path is logged. With `all_ranks` the ranks then agree on
+    it: a collective.
 
     Raises:
         HistoryError: the new folder cannot be made.
@@ -32,6 +34,8 @@ def run_folder(run_dir: str | os.PathLike[str] | None, all_ranks: bool) -> tuple
             folder = made_by_rank_0(lambda: new_folder(folder))
         elif rank == 0:
             folder = new_folder(folder)
+        if rank == 0:
+            LOGGER.info("[GradMonitor] run_dir: none was given, so the run is recorded to %r", str(folder))
     return (folder / f"rank{rank}" if all_ranks else folder), rank, all_ranks or rank == 0
 
 

@@ -39,14 +39,17 @@ class Misuse:
         """Check that a parameter has a gradient.
 
         Warns:
-            GradkernWarning: none has, although one is trainable.
+            GradkernWarning: none has; or, to clip, all are frozen.
         """
         if self._first < len(has_grad) and has_grad[self._first]:
             return
         if True in has_grad:
             self._first = has_grad.index(True)
-        elif "absent" not in self._told and any(param.requires_grad for param in params):
-            self._tell("absent", no_gradient(self._action))
+        elif "absent" not in self._told and len(params):
+            if any(param.requires_grad for param in params):
+                self._tell("absent", no_gradient(self._action))
+            elif self._action == "clip":
+                self._tell("absent", frozen(self._action))
 
     def _tell(self, key: str, message: str) -> None:
         self._told.add(key)
@@ -82,6 +85,13 @@ class DropInMisuse:
         elif any(p.requires_grad for p in params):
             self._tell("absent", operation, params, no_gradient("clip"))
 
+    def check_frozen(self, operation: str, params: Sequence[Tensor], has_grad: Sequence[bool]) -> None:
+        """Check that a parameter is trainable or has a gradient."""
+        if not len(params) or params[0].requires_grad or True in has_grad:
+            return
+        if not any(p.requires_grad for p in params):
+            self._tell("absent", operation, params, frozen("measure"))
+
     def _tell(self, key: str, operation: str, params: Sequence[Tensor], message: str) -> None:
         """Warn once about each list, identified by its first parameter."""
         told = self._told.setdefault(key, WeakIdKeyDictionary())
@@ -109,4 +119,12 @@ def no_gradient(action: str) -> str:
         "loss.backward()), too late (after zero_grad()), or something else keeps the gradients: an optimizer "
         "that steps within backward frees them (clip in its hook), DeepSpeed's ZeRO and FSDP's flat "
         "parameters hold them elsewhere (use the engine's own clipping and its norm)"
+    )
+
+
+def frozen(action: str) -> str:
+    """The message for parameters of which none is trainable."""
+    return (
+        f"all parameters are frozen (requires_grad is False), so there is nothing to {action}. Set "
+        "requires_grad of those to train, or pass another model"
     )

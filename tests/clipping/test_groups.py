@@ -105,11 +105,28 @@ ERRORS = {
     "policy": (
         {"a": ("*", "1")},
         TypeError,
-        r"groups\['a'\]: expected a policy, a number or None, got str; .*ZClip",
+        r"groups\['a'\]: expected a policy, a number or None, got str; .*ZClip\(\); there are AGC, AdaGC, "
+        "AutoClip, GlobalNorm, PerLayerNorm, Schedule, SkipOutliers, Value, ZClip$",
     ),
     "class": ({"a": ("*", ZClip)}, TypeError, r"got the class ZClip; pass an instance: ZClip\(\)"),
     "negative": ({"a": ("*", -1.0)}, ValueError, r"groups\['a'\]: expected a number that is not negative"),
-    "no pair": ({"a": "*"}, TypeError, "expected a name and a pair"),
+    "no pair": (
+        {"a": "2.*"},
+        TypeError,
+        r"expected a pair \(selector, policy\), where the policy may be a number or None, for 'a', got '2",
+    ),
+    "no name": ({1: ("*", 1.0)}, TypeError, "expected names that are strings, got 1"),
+    "swapped": (
+        {"a": (1.0, "2.*")},
+        TypeError,
+        r"groups\['a'\]: expected \(selector, policy\), in this order, got \(1\.0, '2",
+    ),
+    "swapped policy": ({"a": (ZClip(), "2.*")}, TypeError, r"expected \(selector, policy\), in this order"),
+    "selector of one": (
+        {"a": (lambda name: True, 1.0)},
+        TypeError,
+        r"groups\['a'\]: the selector is called with \(name, parameter\), got a function of \(name\)",
+    ),
     "no mapping": ([("*", 1.0)], TypeError, "got list"),
     "empty": ({}, ValueError, "at least one group"),
 }

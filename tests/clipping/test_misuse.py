@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import gradkern
+from gradkern.policies import AutoClip
 
 ABSENT = "no parameter has a gradient, so there is nothing to clip"
 USED = "an optimizer has stepped with these gradients already, so it is too late to clip them"
@@ -193,3 +194,31 @@ def test_a_used_up_iterator_in_param_groups_is_told():
     list(params)
     with pytest.warns(gradkern.GradkernWarning, match=r"parameters\[0\]\['params'\]: this list_iterator"):
         gradkern.clip_grad_norm_([{"params": params, "max_norm": 1.0}], 1.0)
+
+
+FROZEN = "all parameters are frozen (requires_grad is False), so there is nothing to"
+
+
+def test_a_frozen_model():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 1)).requires_grad_(False)
+    clipper = gradkern.GradClipper(model, max_norm=1.0)
+    (message,) = said(clipper.clip_)
+    assert message.startswith(f"[GradClipper.clip_] {FROZEN} clip")
+    (message,) = said(lambda: gradkern.measure(model))
+    assert message.startswith(f"[measure] {FROZEN} measure")
+
+
+def test_a_model_that_is_frozen_in_part():
+    model = nn.Sequential(nn.Linear(3, 3).requires_grad_(False), nn.Linear(3, 1))
+    clipper = gradkern.GradClipper(model, max_norm=1.0)
+    assert said(lambda: gradkern.measure(model)) == []
+    model(torch.ones(1, 3)).sum().backward()
+    model.requires_grad_(False)  # its gradients are there
+    assert said(clipper.clip_) == said(lambda: gradkern.measure(model)) == []
+
+
+def test_a_percentile_that_is_a_fraction():
+    (message,) = said(lambda: AutoClip(0.9), times=1)
+    assert message == "[AutoClip] percentile is 0.9 of 100; did you mean 90?"
+    for fine in (0.0, 1.0, 10, 90.0, 100):
+        assert said(lambda percentile=fine: AutoClip(percentile)) == []

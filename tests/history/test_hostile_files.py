@@ -17,7 +17,7 @@ RNG = np.random.default_rng(0)
 
 
 def test_no_run_is_an_error(tmp_path):
-    with pytest.raises(HistoryError, match=r"history.db': expected a recorded run, got no such file"):
+    with pytest.raises(HistoryError, match=r"history.db': expected a recorded run, there is no such"):
         History.open(tmp_path)
 
 

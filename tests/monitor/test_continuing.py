@@ -57,6 +57,22 @@ def test_appending_is_said_once(run):
     assert steps_of(run) == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"loss": "a"}, {"loss": torch.ones(2)}, {"extra": {"a": torch.ones(65)}}, {"acc": 0.5}], ids=str
+)
+def test_a_call_that_raises_appends_nothing_and_says_nothing_of_it(run, wrong):
+    def refused(monitor):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            with pytest.raises((TypeError, ValueError)):
+                monitor.record(**wrong)
+        assert not caught and monitor.step == 2
+
+    (message,) = train(network(3, 4, 2), run, before=refused)
+    assert "appended to it from step 3 on" in message
+    assert steps_of(run) == [1, 2, 3, 4]
+
+
 def test_nothing_is_said_of_a_new_run_or_one_that_has_no_steps(tmp_path):
     gradkern.GradMonitor(network(3, 2), run_dir=tmp_path / "run").close()
     assert train(network(3, 2), tmp_path / "run") == train(network(3, 2), tmp_path / "other") == []

@@ -477,3 +477,22 @@ def test_a_wrong_optimizer_is_refused_and_leaves_the_folder_free(tmp_path, model
     with GradMonitor(model, None, tmp_path) as monitor:
         monitor.record()
     assert list(tmp_path.glob("history.db"))
+
+
+def test_a_number_of_the_callers_own_that_is_no_argument(tmp_path, model):
+    with GradMonitor(model, None, tmp_path) as monitor:
+        with pytest.raises(TypeError, match=r"acc: there is no such argument; .* go into extra=\{'acc': …\}"):
+            monitor.record(acc=0.5)
+        assert monitor.step == 0
+
+
+def test_a_folder_that_nobody_named_is_logged(tmp_path, model, monkeypatch, caplog, capsys):
+    monkeypatch.chdir(tmp_path)
+    with caplog.at_level("INFO", logger="gradkern"):
+        GradMonitor(model, None, tmp_path / "named").close()
+        assert not caplog.records
+        with GradMonitor(model, None) as monitor:
+            folder = str(monitor.run_dir)
+    (record,) = caplog.records
+    assert record.levelname == "INFO" and folder in record.getMessage()
+    assert capsys.readouterr().out == ""

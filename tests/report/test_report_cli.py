@@ -32,7 +32,7 @@ def test_without_a_terminal_one_frame_is_printed(recorded: Make, capsys: pytest.
     assert "\x1b" not in text
 
 
-@pytest.mark.parametrize("command", ["watch", "report"])
+@pytest.mark.parametrize("command", ["watch", "report", "diagnose"])
 @pytest.mark.parametrize("there", [True, False])
 def test_a_run_that_is_not_there(
     command: str, there: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -44,7 +44,8 @@ def test_a_run_that_is_not_there(
     assert main([command, str(folder), *once]) == 2
     error = capsys.readouterr().err
     assert f"gradkern {command}: " in error
-    assert "expected a recorded run, got no such file" in error
+    missing = "file" if there else "folder or file"
+    assert f"expected a recorded run, there is no such {missing}\n" in error
     assert "RUN is the run_dir given to GradMonitor" in error
     assert "\x1b" not in error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gradkern._util.warning import warn
 from gradkern.clipping.policies.checks import whole, within
 from gradkern.clipping.policies.stateful import StepPolicy
 
@@ -22,12 +23,18 @@ class AutoClip(StepPolicy):
 
     Raises:
         TypeError, ValueError: an invalid argument.
+
+    Warns:
+        GradkernWarning: `percentile` is a fraction between 0 and 1, which is probably meant of 1, not of 100.
     """
 
     kind = "autoclip"
 
     def __init__(self, percentile: float = 10.0, window: int = 1000) -> None:
         self.percentile = within("AutoClip", "percentile", percentile, 0.0, 100.0)
+        if 0 < self.percentile < 1:
+            meant = 100 * self.percentile
+            warn(f"[AutoClip] percentile is {self.percentile:g} of 100; did you mean {meant:g}?")
         self.window = whole("AutoClip", "window", window, 1)
 
     def constants(self) -> tuple[float, ...]:
