@@ -70,8 +70,7 @@ demo: build  ## the main job: train with and without clipping, per-layer norms, 
 	$(PY) -m gradkern demo
 
 # Side by side where pytest-xdist is there; threads that wait then leave the cores to others.
-# One more than cores: the tests of ranks mostly wait for each other.
-SIDE_BY_SIDE = $(shell $(PY) -c "import os, xdist; print('-n', min(4, os.cpu_count() + 1), '--dist loadfile')" 2>/dev/null)
+SIDE_BY_SIDE = $(shell $(PY) -c "import xdist" 2>/dev/null && printf %s "-n auto --maxprocesses 4 --dist loadfile")
 
 test: $(TOOLS) build cpp-test  ## the test suite, without what `make integration` holds
 	OMP_WAIT_POLICY=passive $(PY) -m pytest -q $(SIDE_BY_SIDE) $(PYTEST_FLAGS)
