@@ -101,7 +101,7 @@ def test_findings_are_shown_where_there_are_some(tmp_path: Path) -> None:
     html.write(payload(run), tmp_path / "r.html")
     text = dom(tmp_path / "r.html", tmp_path / "profile").split('id="run"')[0]
     assert "Vanishing gradient (severe), since " in text and ">step 12</button>" in text
-    assert "decades 7.25" in text and "<code>nn.LayerNorm(64)</code>" in text
+    assert "decades: 7.25" in text and "<code>nn.LayerNorm(64)</code>" in text
     assert text.index("Vanishing gradient") < text.index("Also seen") < text.index("Never clipping")
     assert "<img" not in text
 
