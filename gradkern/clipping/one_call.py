@@ -37,7 +37,7 @@ class OneCall:
         self._rows: list[Tensor | None] = [None] if grouped is None else list(grouped.rows_on_host())
         self._natives: list[NativePolicy | None] = []
         self._counting: list[int] = []
-        """The policies that count steps, which are looked at in each."""
+        """Positions of the policies that count steps, which are asked again at each."""
         # What `_natives` was made from, for `dicts_unchanged`; at first something that has changed.
         self._settings: list[tuple[dict[str, Any], tuple[Any, ...]]] = _CHANGED
 

@@ -13,8 +13,6 @@ from gradkern.diagnosis.finding import Finding
 _SLOWING = ("dead_units", "saturation", "update_too_large", "weight_collapse")
 #: Decades over the depth from which the first layers do not learn, whatever the loss says.
 _STARVED = 4.0
-
-
 #: A model of which this part is off does not use its size, whatever the loss says.
 _LARGE_PART = 0.5
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from gradkern._util.text import percent
 from gradkern.diagnosis.case import Case, Floats
 from gradkern.diagnosis.finding import Finding
 
@@ -55,7 +56,7 @@ def _float16_gradients(case: Case) -> list[Finding]:
         case.finding(
             "low_precision_underflow",
             "warning" if case.trend.fell else "severe",
-            f"{total:.0%} of the elements of float16 gradients are below 2^-14, where float16 loses "
+            f"{percent(total)} of the elements of float16 gradients are below 2^-14, where float16 loses "
             "precision and then rounds to zero. The loss is not scaled.",
             {"share_below_2^-14": total, "parameters": len(worst)},
             layers=case.names(worst.tolist()) if len(worst) < len(columns) else (),
@@ -81,7 +82,7 @@ def _float16_backward(case: Case) -> list[Finding]:
         case.finding(
             "low_precision_underflow",
             "warning" if case.trend.fell else "severe",
-            f"Autocast computes gradients in float16. Those of {share:.0%} of the elements are zero or "
+            f"Autocast computes gradients in float16. Those of {percent(share)} of the elements are zero or "
             "mostly below 2^-22, where float16 has one or two bits and then rounds to zero. The loss is not "
             "scaled.",
             {"share_below_2^-22": share, "parameters": len(lost)},
