@@ -25,7 +25,7 @@ class _Step:
 class _Replays:
     """The verdicts on the replays of captured steps, in tensors that the graphs update.
 
-    They are allocated outside of a capture, because memory that a capture fills is filled anew in each replay.
+    They are allocated outside of a capture: memory that a capture fills is filled anew in each replay.
     """
 
     def __init__(self, names: Sequence[str], device: torch.device) -> None:
@@ -83,7 +83,7 @@ class LateErrors:
         if not self._replays or self._replays[-1].names is not names:
             raise RuntimeError(
                 "[GradClipper.clip_] on_nonfinite='raise_later': expected a step before a CUDA graph is "
-                "captured, so that the verdicts of replays have their place; run clip_() once outside the graph"
+                "captured, so that the verdicts of replays have their place; run clip_() once outside it"
             )
         return self._replays[-1]
 
