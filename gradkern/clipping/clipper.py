@@ -158,8 +158,8 @@ class GradClipper:
     def _global_policy(self) -> GlobalNorm:
         if self._global is None:
             raise AttributeError(
-                "[GradClipper] max_norm: expected a clipper that was built with max_norm; the limits of this "
-                "one are those of clipper.policies"
+                "[GradClipper] max_norm: this clipper was built with a policy or groups; their limits are in "
+                "clipper.policies"
             )
         return self._global
 
@@ -180,8 +180,8 @@ class GradClipper:
             raise ValueError(f"[GradClipper] on_nonfinite: expected one of {choices}, got {value!r}")
         if self._fold and value == "zero":
             raise ValueError(
-                "[GradClipper] fold: expected on_nonfinite other than 'zero' (no division makes NaN zero), "
-                "got 'zero'"
+                "[GradClipper] fold: cannot be combined with on_nonfinite='zero', because the optimizer only "
+                "divides gradients, which does not make NaN zero; use 'skip'"
             )
         self._on_nonfinite: OnNonfinite = value
         #: What to do with the gradients in this step.
@@ -368,7 +368,8 @@ class GradClipper:
         assert self._handover is not None
         if factor.ndim:
             raise ValueError(
-                "[GradClipper.clip_] fold: expected a policy with one factor for all, got one per row"
+                "[GradClipper.clip_] fold: expected a policy with one factor for all gradients, got one for "
+                "each; leave fold out"
             )
         divisor, factor = verdict.split_for_fold(factor)
         verdict.apply(params, factor, None, self._cache.held)

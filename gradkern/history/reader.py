@@ -311,5 +311,5 @@ class HistoryReader:
         found = self.read_rows("looks", "zeros", [number for number, _ in wanted])
         for (_, row), (layout, blob) in zip(wanted, found):
             if not isinstance(blob, bytes) or len(blob) != 8 * len(layout.columns):
-                raise HistoryError("[History] looks: expected a count for each parameter, got a damaged row")
+                raise HistoryError("[History] looks: damaged: expected a count for each parameter")
             columns.put_zeros(row, layout.columns, np.frombuffer(blob, dtype="<i8"))

@@ -34,20 +34,20 @@ def check_said(stats: Any, inv_scale: Any, after_clip: Any) -> float | None:
 def _check_contradictions(stats: GradStats, inv_scale: float | None, after_clip: Any) -> None:
     if after_clip and stats.clip_coef is not None:
         raise ValueError(
-            "[GradMonitor.record] after_clip: expected False for statistics that come from clip_(), "
-            "which are from before clipping; got True"
+            "[GradMonitor.record] after_clip: contradicts the statistics, which come from clip_() and are "
+            "from before clipping; leave it out"
         )
     if inv_scale is None:
         return
     if isinstance(stats.inv_scale, Tensor):
         raise ValueError(
-            "[GradMonitor.record] inv_scale: expected None with statistics that know the scaler's, got "
-            f"{inv_scale!r}"
+            f"[GradMonitor.record] inv_scale: the statistics include the scaler's scale already, got "
+            f"{inv_scale!r}; leave it out"
         )
     if inv_scale != stats.inv_scale:
         raise ValueError(
-            f"[GradMonitor.record] inv_scale: expected that of the statistics, {stats.inv_scale!r}, got "
-            f"{inv_scale!r}; give it to measure()"
+            f"[GradMonitor.record] inv_scale: the statistics were measured with {stats.inv_scale!r}, got "
+            f"{inv_scale!r}; pass inv_scale to measure() instead"
         )
 
 
@@ -73,9 +73,7 @@ def as_pieces(pieces: Any) -> list[GradStats]:
                 f"[GradMonitor.record] stats[{index}]: expected GradStats, got {type(piece).__name__}"
             )
     if not pieces or len({piece.norm_type for piece in pieces}) > 1:
-        raise ValueError(
-            "[GradMonitor.record] stats: expected at least one GradStats, and all of one norm_type"
-        )
+        raise ValueError("[GradMonitor.record] stats: expected one or more GradStats with the same norm_type")
     seen: dict[int, str] = {}
     for piece in pieces:
         for identity, name in zip(piece._identities, piece.names):

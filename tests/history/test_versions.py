@@ -172,7 +172,7 @@ def test_an_added_table_that_is_not_there_is_empty(tmp_path, table):
         ("UPDATE facts SET value = '['", "fact 'modules': expected JSON"),
         ("UPDATE looks SET zeros = x'00'", "looks: expected a count for each parameter"),
         ("UPDATE looks SET nonzero = x'00'", "looks: expected 3 numbers"),
-        ("UPDATE vals SET factor = x'00' WHERE seq = 9", "expected 3 numbers, got a damaged row"),
+        ("UPDATE vals SET factor = x'00' WHERE seq = 9", "damaged: expected 3 numbers"),
     ],
 )
 def test_hostile_content_of_version_2(tmp_path, statement, message):

@@ -21,9 +21,7 @@ RNG = np.random.default_rng(0)
 
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(
-        HistoryError, match=r"\[GradMonitor\] run_dir '.*run': expected a folder that can be written"
-    ):
+    with pytest.raises(HistoryError, match=r"\[GradMonitor\] run_dir '.*run': cannot be written"):
         GradMonitor(small_model(), None, tmp_path / "file" / "run")
 
 
@@ -45,7 +43,7 @@ def test_a_read_only_folder_is_an_error_before_training(tmp_path, run_with_torch
         out = run_with_torch(code)
     finally:
         os.chmod(run, 0o755)
-    assert "run': expected a folder that can be written, got: [Errno 13] Permission denied" in out.stdout, out
+    assert "run': cannot be written: [Errno 13] Permission denied" in out.stdout, out
 
 
 @pytest.fixture
