@@ -13,7 +13,7 @@ from gradkern.clipping.policies import Policy
 from gradkern.clipping.policies.native import NOTHING, NativePolicy
 from gradkern.clipping.selection import raise_shared
 from gradkern.kernels.backend import C
-from gradkern.params.group_stats import GroupColumns
+from gradkern.params.group_stats import GroupTotals
 
 _CHANGED: list[tuple[dict[str, Any], tuple[Any, ...]]] = [({}, (None, None))]
 _WITHOUT_THRESHOLD = frozenset({"nothing", "value", "agc"})
@@ -106,6 +106,6 @@ class OneCall:
             columns["threshold"] = limits[0]
         else:
             columns["threshold"] = None
-            columns["_groups"] = GroupColumns(
+            columns["_groups"] = GroupTotals(
                 grouped.names, grouped.member_names, self._rows, norm, limits, by_row
             )

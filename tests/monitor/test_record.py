@@ -163,7 +163,7 @@ def test_runs_of_one_second_get_a_folder_each(tmp_path, model, monkeypatch):
     assert folders == [base, f"{base}-2", f"{base}-3"]
     monkeypatch.chdir(tmp_path / base)
     (tmp_path / base / "gradkern-runs").symlink_to("nowhere")
-    with pytest.raises(HistoryError, match=r"\[GradMonitor\] run_dir 'grad.*: expected a folder that can be"):
+    with pytest.raises(HistoryError, match=r"\[GradMonitor\] run_dir 'grad.*: cannot be written"):
         GradMonitor(model)
 
 
@@ -441,7 +441,7 @@ def test_a_monitor_that_is_let_go_ends_its_thread(tmp_path, model):
     monitor = GradMonitor(model, sgd(model), tmp_path)
     model(torch.ones(2, 6)).sum().backward()
     monitor.record()
-    thread = monitor._recording.recorder._thread
+    thread = monitor._recording.thread._thread
     del monitor
     thread.join(10)
     assert not thread.is_alive() and thread not in threading.enumerate()
@@ -461,7 +461,7 @@ def test_a_monitor_that_its_own_thread_collects_ends_too(tmp_path, model):
         monitor = GradMonitor(model, sgd(model), tmp_path, sinks=[Collecting()])
         model(torch.ones(2, 6)).sum().backward()
         monitor.record()
-        thread, monitor.itself = monitor._recording.recorder._thread, monitor
+        thread, monitor.itself = monitor._recording.thread._thread, monitor
         del monitor
         dropped.set()
         thread.join(10)
