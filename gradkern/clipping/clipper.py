@@ -66,7 +66,8 @@ class GradClipper:
         optimizer: a fused optimizer (``torch.optim.AdamW(..., fused=True)``) that skips steps or, with
             `fold`, applies the coefficient. If it has several clippers, each of them can skip the step.
         fold: do not scale the gradients, but let `optimizer` divide them in ``optimizer.step()``, through its
-            `grad_scale`. This saves the scale pass. Not with on_nonfinite="zero".
+            `grad_scale`. This saves the scale pass. Not with on_nonfinite="zero", groups or policies with
+            several factors; what a `custom` policy returns is checked in `clip_`, before anything is written.
         process_group: the ranks that hold different parts of the *plain* parameters (experts, hand-made
             shards). DTensors know their ranks; other plain parameters are treated as replicas.
         in_process_group: whether a plain parameter, by canonical name, is split over `process_group`.
@@ -83,14 +84,20 @@ class GradClipper:
         >>> optimizer.step()
 
     Raises:
-        TypeError, ValueError: an invalid argument, or the ranks of a mesh list different parameters.
+        TypeError, ValueError: an invalid argument, gradients of different groups that share memory already
+            now, or ranks that build different clippers.
 
     Notes:
         A clipper with an optimizer, groups or DTensors cannot be copied or pickled (TypeError), nor can an
         object that holds it. Build another clipper for the copied model.
 
-        With DTensors, construction is a collective over their meshes (16 bytes per mesh dimension), which
-        checks that all ranks list the same parameters.
+        With DTensors, `process_group` or `pp_group`, construction is a collective over their ranks (less than
+        a kilobyte). It checks that all ranks have the same norm_type, on_nonfinite and count_zeros, the same
+        named groups and policies with the same settings and, on a mesh, the same parameters in each group.
+
+        Gradients of different groups must not share memory, which both would scale. They are checked here as
+        far as they exist, and in every `clip_` before anything is written. A warning says so if the
+        parameters themselves share memory.
     """
 
     def __init__(
@@ -131,8 +138,19 @@ class GradClipper:
         self._ranks = RankGroups(process_group, pp_group, inside, elsewhere)
         self._cache = route.Cache()
         self._form_groups()
+        self._chosen.check_at_first(self._plan)
+        self._agree()
+
+    def _agree(self) -> None:
+        """Check that other ranks build the same clipper."""
+        settings = {
+            "norm_type": self.norm_type,
+            "on_nonfinite": self._on_nonfinite,
+            "count_zeros": self._count_zeros,
+            **self._chosen.described(),
+        }
         plan, rows = self._plan, self._chosen.rows_by_group()
-        route.agree("GradClipper", plan.params, plan.names, self.norm_type, self._ranks, self._cache, rows)
+        route.agree("GradClipper", plan.params, plan.names, settings, self._ranks, self._cache, rows)
 
     def _use_optimizer(self, optimizer: torch.optim.Optimizer | None) -> None:
         check_optimizer(optimizer, self.on_nonfinite, self._fold, self._chosen.may_skip)

@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from gradkern.clipping.deciding import NormGroups
+from gradkern.clipping.overlap import raise_shared
 from gradkern.clipping.policies import Policy
 from gradkern.clipping.policies.native import NOTHING, NativePolicy
-from gradkern.clipping.selection import raise_shared
 from gradkern.kernels.backend import C
 from gradkern.params.group_stats import GroupTotals
 

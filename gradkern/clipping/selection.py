@@ -6,12 +6,11 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gradkern.kernels.backend import C
 from gradkern.params.arguments import unwrap_optimizer
 
 Selector = str | Callable[[str, Tensor], bool] | torch.optim.Optimizer | nn.Module | Iterable[Tensor]
@@ -111,63 +110,3 @@ def _check_call(group: str, selector: Callable[..., Any]) -> None:
             f"[GradClipper] groups['{group}']: the selector is called with (name, parameter), got a function "
             f"of {signature}: {error}"
         ) from error
-
-
-def check_no_overlap(
-    members: Mapping[str, Sequence[int]],
-    grads: Sequence[Tensor | None],
-    names: Sequence[str],
-    rows: Sequence[Tensor] | None = None,
-    operation: str = "GradClipper.clip_",
-) -> None:
-    """Check that gradients of different groups share no memory, which both groups would scale.
-
-    Args:
-        members: the rows of each group.
-        grads: what is written to for each row: the gradient, or this rank's shard of it.
-        rows: `members` as int64 tensors on the CPU, if they exist already.
-
-    Raises:
-        ValueError: two gradients do. The message names them.
-    """
-    if rows is None:
-        rows = [torch.tensor(own, dtype=torch.int64, device="cpu") for own in members.values()]
-    found = C.shared_memory(grads, rows)
-    shared = _shared_spans(members, grads) if found is None else found
-    if shared:
-        raise_shared(operation, shared, members, names)
-
-
-def raise_shared(
-    operation: str, shared: tuple[int, int], members: Mapping[str, Sequence[int]], names: Sequence[str]
-) -> NoReturn:
-    """Raise the error for two rows of different groups whose gradients share memory."""
-    first, second = (
-        f"'{names[row]}' of '{next(group for group, rows in members.items() if row in rows)}'"
-        for row in shared
-    )
-    raise ValueError(
-        f"[{operation}] groups: the gradients of {first} and {second} share memory, which both groups would "
-        "scale; put them into one group"
-    )
-
-
-def _shared_spans(
-    members: Mapping[str, Sequence[int]], grads: Sequence[Tensor | None]
-) -> tuple[int, int] | None:
-    """Two rows of different groups between whose first and last elements the other lies."""
-    spans = []
-    for group, rows in members.items():
-        for row in rows:
-            grad = grads[row]
-            if type(grad) is Tensor and grad.layout is torch.strided and grad.numel():
-                reach = sum((n - 1) * s for n, s in zip(grad.shape, grad.stride())) + 1
-                begin = grad.data_ptr()
-                spans.append((str(grad.device), begin, begin + reach * grad.element_size(), group, row))
-    end, last = 0, None
-    for span in sorted(spans):
-        if last is not None and span[0] == last[0] and span[1] < end and span[3] != last[3]:
-            return last[4], span[4]
-        if last is None or span[0] != last[0] or span[2] > end:
-            end, last = span[2], span
-    return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 
 import gradkern
 import gradkern.policies
+from gradkern.kernels.backend import NullBackend
 from gradkern.policies import AGC, AutoClip, GlobalNorm, PerLayerNorm, SkipOutliers, Value, ZClip
 
 
@@ -193,11 +195,39 @@ def test_a_shared_parameter_is_in_the_first_group_and_scaled_once():
 def test_gradients_that_share_memory_across_groups():
     memory = torch.ones(3)
     a, b = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2))
+    groups, message = {"x": ("a", 0.1), "y": ("b", 0.1)}, "the gradients of 'a' of 'x' and 'b' of 'y' share"
+    clipper = gradkern.GradClipper([("a", a), ("b", b)], groups=groups)
     a.grad, b.grad = memory[:2], memory[1:]
-    clipper = gradkern.GradClipper([("a", a), ("b", b)], groups={"x": ("a", 0.1), "y": ("b", 0.1)})
-    with pytest.raises(ValueError, match="the gradients of 'a' of 'x' and 'b' of 'y' share memory"):
+    with pytest.raises(ValueError, match=rf"\[GradClipper.clip_\] groups: {message}"):
         clipper.clip_()
+    with pytest.raises(ValueError, match=rf"\[GradClipper\] groups: {message}"):
+        gradkern.GradClipper([("a", a), ("b", b)], groups=groups)
     assert memory.tolist() == [1.0, 1.0, 1.0]
+    gradkern.GradClipper([("a", a), ("b", b)], groups={"both": ("*", 0.1)}).clip_()
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_parameters_that_share_memory_across_groups(native, monkeypatch):
+    if not native:
+        monkeypatch.setattr("gradkern.clipping.overlap.C", NullBackend())
+    memory = torch.ones(6)
+    parts = {"a": nn.Parameter(memory[:3]), "b": nn.Parameter(memory[3:]), "c": nn.Parameter(memory[2:5])}
+    groups = {"x": ("a", 0.1), "y": ("*", 0.1)}
+    with pytest.warns(gradkern.GradkernWarning, match="share memory: 'a' of 'x' and 'c' of 'y'.*one Param"):
+        clipper = gradkern.GradClipper(parts.items(), groups=groups)
+    for p in parts.values():
+        p.grad = torch.ones(3)
+    assert clipper.clip_().groups["x"].total_norm.item() == pytest.approx(3**0.5)
+    del parts["c"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gradkern.GradClipper(parts.items(), groups=groups)
+        on_meta = nn.Sequential(nn.Linear(2, 2, device="meta"), nn.Linear(2, 2, device="meta"))
+        gradkern.GradClipper(on_meta, groups={"x": ("0.*", 0.1), "y": ("*", 0.1)})
+        freed = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+        for p in freed.parameters():
+            p.data.untyped_storage().resize_(0)
+        gradkern.GradClipper(freed, groups={"x": ("0.*", 0.1), "y": ("*", 0.1)})
 
 
 def test_decisions_by_the_norm_before_it_is_rounded_to_infinity():

@@ -198,6 +198,16 @@ def test_a_function_with_one_factor_folds_and_one_with_several_says_why_not():
     ):
         gradkern.GradClipper(params, policy=several, optimizer=optimizer, fold=True).clip_()
     assert torch.equal(params[0].grad, before)
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    scaler.scale(torch.ones(()))
+    optimizer = torch.optim.AdamW(params, lr=0.1, fused=True)
+    clipper = gradkern.GradClipper(params, policy=several, optimizer=optimizer, fold=True)
+    with pytest.raises(ValueError, match="fold: expected a policy with one factor for all gradients"):
+        clipper.clip_(scaler=scaler)
+    assert torch.equal(params[0].grad, before)
+    assert not hasattr(optimizer, "grad_scale") and not hasattr(optimizer, "found_inf")
+    scaler.unscale_(optimizer)  # nothing was unscaled before
+    torch.testing.assert_close(params[0].grad, before / 8)
     with pytest.raises(
         ValueError, match="fold: cannot be combined with groups or with a policy that has several factors"
     ):
