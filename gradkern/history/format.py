@@ -95,7 +95,7 @@ def reading(file: Path, operation: str = "History") -> Iterator[None]:
             f"[{operation}] {str(file)!r}: too large for this machine's memory; use History.window instead"
         ) from error
     except HistoryError as error:
-        if str(file) in str(error):
+        if str(file) in str(error) or repr(str(file.parent)) in str(error):
             raise
         raise HistoryError(f"{error} ({str(file)!r})") from error
     except (TypeError, ValueError, LookupError, ArithmeticError) as error:

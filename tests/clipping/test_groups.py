@@ -362,16 +362,16 @@ UNSERVED = {
         lambda: torch.sparse_coo_tensor(torch.tensor([[1, 1]]), torch.full((2, 2), 5.0), (2, 2)),
         "expected a dense or a coalesced sparse gradient for the policy Value",
     ),
-    "csr": (AGC(), lambda: torch.eye(2).to_sparse_csr(), "a strided or sparse COO gradient"),
+    "csr": (AGC(), lambda: torch.eye(2).to_sparse_csr(), ".* a strided or sparse COO gradient"),
     "rows in one place": (
         AGC(),
         lambda: torch.ones(1, 2).expand(2, 2),
-        "needs a gradient whose elements share no memory",
+        "the policy AGC needs a gradient whose elements share no memory",
     ),
     "columns in one place": (
         AGC(units="optax"),
         lambda: torch.ones(2, 1).expand(2, 2),
-        "needs a gradient whose elements share no memory",
+        "the policy AGC needs a gradient whose elements share no memory",
     ),
 }
 """Gradients that a policy which changes elements does not take."""

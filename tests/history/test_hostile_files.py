@@ -113,7 +113,7 @@ def test_flipped_bytes_never_crash_the_reader(tmp_path):
         ("DELETE FROM vals WHERE seq = 2", "row 2 of `vals` is missing"),
         ("UPDATE steps SET layout = 7", "layout 7 is missing"),
         ("UPDATE steps SET step = 'x' WHERE seq = 2", "steps: a damaged row"),
-        ("UPDATE steps SET lr = x'01'", "steps.lr: expected reals"),
+        ("UPDATE steps SET lr = x'01'", "steps.lr: damaged: expected reals"),
         ("UPDATE blocks SET data = x'00'", "expected packed columns"),
         ("UPDATE blocks SET idx = 3", "block 3: damaged: expected rows from 1"),
         ("UPDATE layouts SET params = '[1, 2'", "expected JSON"),
@@ -124,10 +124,10 @@ def test_flipped_bytes_never_crash_the_reader(tmp_path):
             "a name appears twice",
         ),
         ("UPDATE layouts SET params = '" + "[" * 100000 + "'", "expected JSON"),
-        ("UPDATE summaries SET body = x'00'", "expected an aggregate"),
+        ("UPDATE summaries SET body = x'00'", "a damaged aggregate"),
         ("DELETE FROM summaries", "aggregates are missing"),
         ("UPDATE meta SET value = 'x'", "meta .*expected JSON"),
-        ("INSERT INTO meta VALUES ('parts', '[1]')", "meta 'parts': expected a list of names"),
+        ("INSERT INTO meta VALUES ('parts', '[1]')", "meta 'parts': damaged: expected a list of names"),
     ],
 )
 def test_hostile_content_gives_an_error(tmp_path, statement, message):

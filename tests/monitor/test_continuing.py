@@ -139,7 +139,7 @@ def test_parameters_without_names_take_those_of_the_clipper(tmp_path):
 
 def test_parameters_without_names_are_compared_by_position(tmp_path):
     train(tensors(network(3, 2)), tmp_path)
-    with pytest.raises(HistoryError, match=r"its 0 has shape \(3, 2\), that of the run \(2, 3\)"):
+    with pytest.raises(HistoryError, match=r"0 has shape \(3, 2\) here and \(2, 3\) in the run"):
         gradkern.GradMonitor(tensors(network(2, 3)), run_dir=tmp_path)
 
 
@@ -155,7 +155,7 @@ def test_several_models(tmp_path):
 
     record(models)
     record(models)
-    with pytest.raises(HistoryError, match=r"its D\.0\.weight has shape \(2, 3\), that of the run \(1, 3\)"):
+    with pytest.raises(HistoryError, match=r"D\.0\.weight has shape \(2, 3\) here and \(1, 3\) in the run"):
         record({**models, "D": network(3, 2)})
 
 
@@ -168,7 +168,7 @@ def test_a_model_that_has_grown_during_the_run(run):
 
     assert train(model, run, before=grow) == []
     assert train(network(3, 4, 2, 2), run, step=5) == []
-    with pytest.raises(HistoryError, match=r"it has no 2\.weight"):
+    with pytest.raises(HistoryError, match=r"this model has no 2\.weight"):
         gradkern.GradMonitor(network(3, 4, 2), run_dir=run)
 
 
