@@ -144,6 +144,7 @@ def right_calls(model: torch.nn.Module, params: list[torch.nn.Parameter], expect
     gradkern.clip_grad_value_(params, 1e-3)
 
 
+@pytest.mark.integration
 def test_verify_compares_sharded_gradients_too(ranks):
     ranks(4)(verify_job)
 
@@ -199,6 +200,7 @@ def compiled_groups_job() -> None:
     torch._dynamo.reset()
 
 
+@pytest.mark.integration
 def test_named_groups_are_not_lost_in_a_graph(ranks):
     ranks(2)(compiled_groups_job)
 
