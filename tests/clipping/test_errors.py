@@ -93,7 +93,7 @@ def test_unsupported_layouts(good, call):
 @every_call
 def test_plain_tensors_where_parameters_were_meant(call):
     plain = [torch.ones(3), torch.ones(2)]
-    with raises(ValueError, "parameters: none of the 2 tensors requires grad or has a .grad"):
+    with raises(ValueError, "none of the 2 tensors requires grad or has a .grad"):
         CALLS[call](plain)
 
 
