@@ -1,5 +1,4 @@
-"""A run that exists: whether the model is the one that was recorded, and whether it was told from where to
-continue."""
+"""Continuing a run that exists: a check of its model, and a warning if nothing says at which step."""
 
 from __future__ import annotations
 
