@@ -24,8 +24,8 @@ _PIECE = 1024
 _FEW = 16  # rows with large blobs that are read at a time
 _GAP = 64  # rows that are read and dropped rather than making another query
 _BEYOND = 2**63 - 1
-#: Tables of periodic statistics: weight norms and update ratios, histograms, and zeros in the gradients, whose
-#: table is called `looks` since its first version. Their rows have a step and a layout.
+#: Tables of periodic statistics: weight norms and update ratios, histograms, and zeros in the gradients (the
+#: table `looks`). Their rows have a step and a layout.
 PERIODIC = ("weights", "hists", "looks")
 
 
