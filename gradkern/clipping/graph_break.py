@@ -1,4 +1,4 @@
-"""Calls that a compiled function makes in a graph break. Importing this module imports the compiler: seconds."""
+"""Calls that a compiled function makes in a graph break. Importing this imports the compiler (seconds)."""
 
 from __future__ import annotations
 
