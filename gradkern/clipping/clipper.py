@@ -176,8 +176,8 @@ class GradClipper:
     def _global_policy(self) -> GlobalNorm:
         if self._global is None:
             raise AttributeError(
-                "[GradClipper] max_norm: expected a clipper that was built with max_norm; the limits of this "
-                "one are those of clipper.policies"
+                "[GradClipper] max_norm: this clipper was built with a policy or groups; their limits are in "
+                "clipper.policies"
             )
         return self._global
 
@@ -198,8 +198,8 @@ class GradClipper:
             raise ValueError(f"[GradClipper] on_nonfinite: expected one of {choices}, got {value!r}")
         if self._fold and value == "zero":
             raise ValueError(
-                "[GradClipper] fold: expected on_nonfinite other than 'zero' (no division makes NaN zero), "
-                "got 'zero'"
+                "[GradClipper] fold: cannot be combined with on_nonfinite='zero', because the optimizer only "
+                "divides gradients, which does not make NaN zero; use 'skip'"
             )
         self._on_nonfinite: OnNonfinite = value
         #: What to do with the gradients in this step.
@@ -283,8 +283,8 @@ class GradClipper:
         return self._clip_in_steps(params, scaler, optimizer)
 
     def _clipped(self, columns: dict[str, Any], params: list[Tensor]) -> GradStats:
-        """The statistics of a clip in one call, made of its own dict: most of the cost of a call is here and
-        there."""
+        """The statistics of a clip that the extension did in one call. They take over its dict, because
+        building another one would cost as much as the rest of the call."""
         skip, plan = columns["skip_step"], self._plan
         self._misuse.check_present(params, columns["has_grad"])
         if skip is not None:
@@ -386,7 +386,8 @@ class GradClipper:
         assert self._handover is not None
         if factor.ndim:
             raise ValueError(
-                "[GradClipper.clip_] fold: expected a policy with one factor for all, got one per row"
+                "[GradClipper.clip_] fold: expected a policy with one factor for all gradients, got one for "
+                "each; leave fold out"
             )
         divisor, factor = verdict.split_for_fold(factor)
         verdict.apply(params, factor, None, self._cache.held)

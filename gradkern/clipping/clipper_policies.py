@@ -17,7 +17,7 @@ from gradkern.clipping.policies.stateful import StepPolicy
 from gradkern.clipping.selection import members_of
 from gradkern.kernels.measured import Measured
 from gradkern.params.arguments import as_limit
-from gradkern.params.group_stats import GroupColumns
+from gradkern.params.group_stats import GroupTotals
 from gradkern.params.plan import ParameterPlan
 from gradkern.params.stats import GradStats
 
@@ -143,7 +143,7 @@ class ClipperPolicies:
             written = [param.grad for param in plan.params] if held is None else held
             check_no_overlap(groups.by_name(), written, plan.names, groups.rows_on_host())
 
-    def decide(self, stats: GradStats, measured: Measured) -> tuple[SettledDecision, GroupColumns | None]:
+    def decide(self, stats: GradStats, measured: Measured) -> tuple[SettledDecision, GroupTotals | None]:
         """The decision for all rows, and the statistics of the groups if there are any."""
         if self._norm_groups is None:
             policy = self._single

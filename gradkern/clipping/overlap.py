@@ -41,8 +41,8 @@ def raise_shared(
 ) -> NoReturn:
     """Raise the error for two rows of different groups whose gradients share memory."""
     raise ValueError(
-        f"[{operation}] groups: expected gradients that share no memory across groups, got "
-        f"{_pair(shared, members, names)}"
+        f"[{operation}] groups: the gradients of {_pair(shared, members, names)} share memory, which both "
+        "groups would scale; put them into one group"
     )
 
 

@@ -45,25 +45,18 @@ def members_of(
     empty = next((group for group, rows in members.items() if not rows), None)
     if empty is not None and not may_be_empty:  # first: a misspelt selector leaves parameters out as well
         taken = any(tests[empty](name, param) for name, param in zip(names, params))
-        raise ValueError(
-            f"[GradClipper] groups: expected parameters in each group, got none in '{empty}': "
-            + (
-                "groups before it match all that it does"
-                if taken
-                else _matches_nothing(selectors[empty], names)
-            )
-        )
+        why = "groups before it have all its parameters" if taken else _no_match(selectors[empty], names)
+        raise ValueError(f"[GradClipper] groups['{empty}']: has no parameters, because {why}")
     if left_out is not None:
         raise ValueError(
-            f"[GradClipper] groups: expected every parameter in a group, got '{left_out}', which no selector "
-            f"of {_listed(selectors)} matches; add a last group with the selector '*', and None if its "
-            "gradients are only measured"
+            f"[GradClipper] groups: no selector of {_listed(selectors)} matches '{left_out}', but every "
+            "parameter must be in a group; add a last group ('*', policy), or ('*', None) to only measure"
         )
     return members
 
 
-def _matches_nothing(selector: Any, names: Sequence[str]) -> str:
-    """Says so, with the most similar names or globs if the selector is a glob."""
+def _no_match(selector: Any, names: Sequence[str]) -> str:
+    """That a selector matches nothing, in words; of a glob with the most similar names or globs."""
     if not isinstance(selector, str):
         return "its selector matches no parameter"
     modules = {name[:end] for name in names for end, letter in enumerate(name) if letter == "."}
@@ -98,8 +91,8 @@ def _test_of(group: str, selector: Any) -> Callable[[str, Tensor], bool]:
         listed = [None]
     if not all(isinstance(p, Tensor) for p in listed):
         raise TypeError(
-            f"[GradClipper] groups: expected for '{group}' a glob over names, a function of name and "
-            f"parameter, an optimizer, a module or parameters, got {type(selector).__name__}"
+            f"[GradClipper] groups['{group}']: expected a glob over names, a function of name and parameter, "
+            f"an optimizer, a module or parameters, got {type(selector).__name__}"
         )
     identities = {id(p) for p in listed}
     return lambda _, param: id(param) in identities

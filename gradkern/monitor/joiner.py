@@ -32,7 +32,7 @@ class JoinedCapture:
 
 
 def parts_of(capture: Capture, row: StepRow) -> list[PartRow]:
-    """The rows of the parts of a step, with what decided on each, after `capture.row` has made `row`."""
+    """The rows of the parts of a step, with the policies that decided on them. Call `capture.row` before."""
     if isinstance(capture, StepCapture):
         return [PartRow("", row, capture.stats)]
     if not isinstance(capture, JoinedCapture):
