@@ -21,9 +21,9 @@ class SkipOutliers(StepPolicy):
 
     Source: the rule and the defaults of OLMo-core's `SkipStepOptimizer`. Differences: it compares the loss
     too, and also skips norms far below the mean. There every norm enters the window: a skipped one, which
-    hides smaller ones after it, and NaN, after which all steps are skipped until it leaves. Here norms that are not
-    finite never enter, and skipped norms only with `admit_outliers`. If all norms of the window are equal, an
-    equal one is skipped there but not here.
+    hides smaller ones after it, and NaN, after which all steps are skipped until it leaves. Here norms that
+    are not finite never enter, and skipped norms only with `admit_outliers`. If all norms of the window are
+    equal, an equal one is skipped there but not here.
 
     Args:
         sigma: the number of (unbiased) standard deviations.
