@@ -111,6 +111,10 @@ def _stop(kind: str, data: Mapping[str, Any]) -> _Said:
     return "severe", "training stopped", reason
 
 
+def _warning(kind: str, data: Mapping[str, Any]) -> _Said:
+    return "warning", "warning", str(data["message"])
+
+
 def _other(kind: str, data: Mapping[str, Any]) -> _Said:
     return "info", kind, json.dumps(data, default=str) if data else ""
 
@@ -122,6 +126,7 @@ _KINDS: dict[str, Callable[[str, Mapping[str, Any]], _Said]] = {
     "threshold": _threshold,
     "rollback": _rollback,
     "stop": _stop,
+    "warning": _warning,
 }
 
 

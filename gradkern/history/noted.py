@@ -24,7 +24,7 @@ class Event:
 
     step: int
     kind: str
-    """"finding", "skip", "spike", "threshold", "rollback", "stop", or a kind of your own."""
+    """"finding", "skip", "spike", "threshold", "rollback", "stop", "warning", or a kind of your own."""
     data: dict[str, Any]
     """Details, as JSON values. An event that stands for several has their "count" and "last_step"."""
     time: float = 0.0

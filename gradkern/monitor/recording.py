@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from gradkern._util.warning import LISTENERS
 from gradkern.diagnosis.watchdog import OnFinding
 from gradkern.history.facade import History
 from gradkern.history.lock import RunLock
@@ -93,6 +94,7 @@ class Recording:
         self.recorder = _recorder(folder, meta, feed, parts)
         self._pool = PinnedPool()
         self._parts, self._rated = parts, tuple(optimizers.values())
+        self._numbers, self._warnings = numbers, set[str]()
         self._joiner = StepJoiner(parts.names, self.recorder.submit)
         try:
             self._captures = {
@@ -120,6 +122,7 @@ class Recording:
         except BaseException:
             self.recorder.close()
             raise
+        LISTENERS.add(self)
 
     def _target(self, part: Part) -> _Target:
         members = tuple(self._captures[member] for member in self._parts.members(part))
@@ -202,6 +205,12 @@ class Recording:
         """Submit an event. From any thread: a diagnosis calls this in the writing thread."""
         self.recorder.submit(HostCapture(EventRow(number, kind, data, time.time())))
 
+    def warned(self, message: str) -> None:
+        """A warning of gradkern becomes an event, once in a run. From any thread."""
+        if message not in self._warnings:
+            self._warnings.add(message)
+            self.event(max(self._numbers.last, 1), "warning", {"message": message})
+
     def resume(self, number: int) -> None:
         """Continue after a step, which may be an earlier one."""
         self._joiner.release()
@@ -209,15 +218,17 @@ class Recording:
             capture.weights.resume(number)
 
     def close(self) -> None:
-        """Write everything that was recorded, and stop listening to the optimizers."""
+        """Write everything that was recorded, and stop listening to the optimizers and to warnings."""
         try:
             for capture in self._captures.values():
                 capture.weights.close()
             self._joiner.release()
         finally:
             self.recorder.close()
+            LISTENERS.discard(self)
 
     def detach(self) -> None:
-        """Stop listening to the optimizers; nothing is written."""
+        """Stop listening to the optimizers and to warnings; nothing is written."""
+        LISTENERS.discard(self)
         for capture in self._captures.values():
             capture.weights.detach()
