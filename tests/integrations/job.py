@@ -1,4 +1,4 @@
-"""What the small trainings of the frameworks' tests have in common: data, model, checkpoints, learning rates."""
+"""What the trainings of the frameworks' tests have in common: data, model, checkpoints, learning rates."""
 
 from __future__ import annotations
 

@@ -25,9 +25,7 @@ def timm(job):
         with job.autocast():
             loss = mse(model(x), y)
         losses.append(loss.item())
-        scaler(
-            loss / job.micro, optimizer, clip_grad=CLIP, parameters=model.parameters(), need_update=last
-        )
+        scaler(loss / job.micro, optimizer, clip_grad=CLIP, parameters=model.parameters(), need_update=last)
         if last:
             mean = losses.mean()
             if monitor is not None:
@@ -82,6 +80,7 @@ def skorch(job):
     classes, more = (package.NeuralNetRegressor,), {}
     if job.low or job.micro > 1:
         classes = (framework("skorch.hf").AccelerateMixin, *classes)
+        framework("accelerate.state").AcceleratorState._reset_state()  # of another test's precision
         more["accelerator"] = accelerator = framework("accelerate").Accelerator(
             cpu=True, mixed_precision="bf16" if job.low else "no", gradient_accumulation_steps=job.micro
         )
@@ -123,7 +122,9 @@ def fastai(job):
 
 def fastai_wrapper(job):
     """torch's optimizer in fastai's `OptimWrapper`."""
-    return _fastai(job, lambda basics: lambda params, **more: basics.OptimWrapper(params, torch.optim.SGD, **more))
+    return _fastai(
+        job, lambda basics: lambda params, **more: basics.OptimWrapper(params, torch.optim.SGD, **more)
+    )
 
 
 def _fastai(job, optimizer):

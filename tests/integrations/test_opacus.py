@@ -87,6 +87,8 @@ def test_training(tmp_path, run, assert_same_weights, micro, low):
     assert history.steps.tolist() == list(range(1, STEPS + 1))
     assert set(history.phase) == {"after_clip"}
     # The gradients of samples, of this norm, may cancel: bfloat16 rounds each.
-    np.testing.assert_allclose(history.norm, norms, **({"rtol": 0.02, "atol": CLIP / 2**9} if low else {"rtol": 1e-5}))
+    np.testing.assert_allclose(
+        history.norm, norms, **({"rtol": 0.02, "atol": CLIP / 2**9} if low else {"rtol": 1e-5})
+    )
     np.testing.assert_allclose(history.loss, losses, rtol=1e-6)
     np.testing.assert_allclose(history.lr, [rate(number) for number in range(1, STEPS + 1)], rtol=1e-6)

@@ -1,7 +1,7 @@
 """Frameworks that need no class of ours: `patch_torch(monitor)`, as docs/frameworks says for each.
 
 A recipe trains a small model with and without a monitor: weights agree, norms are those that a float64
-measurement at the clip gives, losses are what `backward` was called on, and learning rates those that were set.
+measurement at the clip gives, losses what `backward` was called on, and learning rates those that were set.
 """
 
 from __future__ import annotations
@@ -55,14 +55,16 @@ def test_recipe(tmp_path, run, measured, assert_same_weights, recipe, way):
     micro = 2 if way == "accumulated" else 1
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with measured.watching(), looked_up_late(recipe):
+        with looked_up_late(recipe), measured.watching():
             plain = trained(recipe, Job(None, low=low, micro=micro), tmp_path / "plain", way)
         model = trained(recipe, Job(run, low=low, micro=micro), tmp_path / "ours", way)
-    assert_same_weights(plain, model, **({"rtol": 0.02, "atol": 1e-3} if low else {}))
+    assert_same_weights(plain, model, **({"rtol": 0.02, "atol": 2e-3} if low else {}))
     history = gradkern.History.open(run)
     assert history.steps.tolist() == list(range(1, STEPS + 1))
     assert history.names == tuple(name for name, _ in model.named_parameters())
-    clips = measured[1::2] if recipe is recipes.skorch and micro == 2 else measured  # it clips every micro-batch
+    clips = (
+        measured[1::2] if recipe is recipes.skorch and micro == 2 else measured
+    )  # it clips every micro-batch
     tolerance = {"rtol": 0.02, "atol": 1e-4} if low else {"rtol": 1e-4, "atol": 1e-8}
     np.testing.assert_allclose(history.norm, np.array(clips), **tolerance)
     assert set(history.phase) == {"before_clip"} and history.clipped.all()
