@@ -7,10 +7,10 @@ from typing import Any
 
 from gradkern.history.rows import Row, StepRow
 from gradkern.monitor.capture import Capture, Presence
+from gradkern.monitor.decided import PartRow
 from gradkern.monitor.join import add_parts, join_rows
 from gradkern.monitor.joint_layouts import JointLayouts
 from gradkern.monitor.step_capture import StepCapture
-from gradkern.monitor.step_events import PartRow
 from gradkern.monitor.transfer import together
 
 
@@ -32,13 +32,13 @@ class JoinedCapture:
 
 
 def parts_of(capture: Capture, row: StepRow) -> list[PartRow]:
-    """The rows of the parts of a step, with what decided on each, after `capture.row` has made `row`."""
+    """The rows of the parts of a step, with the policies that decided on them. Call `capture.row` before."""
     if isinstance(capture, StepCapture):
-        return [PartRow("", row, capture.stats.policy)]
+        return [PartRow("", row, capture.stats)]
     if not isinstance(capture, JoinedCapture):
         return []
     return [
-        PartRow(part, capture.rows[part], one.stats.policy)  # type: ignore[arg-type]
+        PartRow(part, capture.rows[part], one.stats)  # type: ignore[arg-type]
         for part, one in capture.captures.items()
         if isinstance(one, StepCapture)
     ]

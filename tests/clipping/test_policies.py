@@ -42,7 +42,7 @@ def route(request, monkeypatch):
             monkeypatch.setattr(f"gradkern.kernels.{module}.C", NullBackend())
         monkeypatch.setattr("gradkern.clipping.route.C", NullBackend())
         monkeypatch.setattr("gradkern.clipping.clipper.C", NullBackend())
-        for module in ("one_call", "selection", "policies.value", "policies.agc"):
+        for module in ("one_call", "overlap", "policies.value", "policies.agc"):
             monkeypatch.setattr(f"gradkern.clipping.{module}.C", NullBackend())
 
 

@@ -136,7 +136,7 @@ def record(
     all_nan: bool = False,
     first: tuple[int, ...] | None = None,
 ) -> None:
-    """Write a run through the recorder's own file writer; values from a formula that tests can repeat."""
+    """Write a run through the monitor's own file writer; values from a formula that tests can repeat."""
     size = len(names)
     layout = Layout(names, np.full(size, 16), np.array(first or range(size)))
     writer = HistoryWriter(folder, {"norm_type": 2.0})

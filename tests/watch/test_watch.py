@@ -121,7 +121,7 @@ def test_a_run_that_has_not_begun_is_waited_for(tmp_path: Path, there: bool) -> 
     assert snapshot.status == "waiting for the run to begin"
     assert f"{'no run' if there else 'no such folder'} yet: {folder}" in snapshot.note
     assert str(folder) in "".join(frame(folder, width=200))
-    with pytest.raises(HistoryError, match="expected a recorded run, there is no such"):
+    with pytest.raises(HistoryError, match="no recorded run here: no such"):
         Watcher(folder).take(wait=False)
     folder.mkdir(exist_ok=True)
     (folder / "history.db").touch()  # as a monitor does, before it puts its tables in
