@@ -97,17 +97,7 @@ class Recording:
         self._numbers, self._warnings = numbers, set[str]()
         self._joiner = StepJoiner(parts.names, self.thread.submit)
         try:
-            self._captures = {
-                part: PartCapture(
-                    part,
-                    numbers,
-                    options.update_every,
-                    options.histogram_every,
-                    self._pool,
-                    self._submit_for(part),
-                )
-                for part in parts.each
-            }
+            self._captures = {part: self._periodic(part, options) for part in parts.each}
             self._targets = {part: self._target(part) for part in (*parts.each, parts.whole)}
             self._facts = FactFinder(
                 parts.whole.plan,
@@ -123,6 +113,10 @@ class Recording:
             self.thread.close()
             raise
         LISTENERS.add(self)
+
+    def _periodic(self, part: Part, options: Options) -> PartCapture:
+        every, histogram_every = options.update_every, options.histogram_every
+        return PartCapture(part, self._numbers, every, histogram_every, self._pool, self._submit_for(part))
 
     def _target(self, part: Part) -> _Target:
         members = tuple(self._captures[member] for member in self._parts.members(part))
@@ -199,7 +193,7 @@ class Recording:
 
     def amend(self, number: int, values: Extra) -> None:
         """Submit numbers of an earlier step."""
-        self.thread.submit(AmendmentCapture(number, values, self._pool))
+        self._joiner.amend(AmendmentCapture(number, values, self._pool))
 
     def event(self, number: int, kind: str, data: dict[str, Any]) -> None:
         """Submit an event. From any thread: a diagnosis calls this in the writing thread."""
