@@ -193,7 +193,7 @@ class Recording:
 
     def amend(self, number: int, values: Extra) -> None:
         """Submit numbers of an earlier step."""
-        self.thread.submit(AmendmentCapture(number, values, self._pool))
+        self._joiner.amend(AmendmentCapture(number, values, self._pool))
 
     def event(self, number: int, kind: str, data: dict[str, Any]) -> None:
         """Submit an event. From any thread: a diagnosis calls this in the writing thread."""

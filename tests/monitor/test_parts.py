@@ -159,6 +159,17 @@ def test_statistics_tell_their_part_and_steps_can_be_numbered(tmp_path, gan):
         assert history.params["D.0.weight"]["group"] == 1 and history.params["G.0.weight"]["kind"] == "Linear"
 
 
+def test_a_loss_that_is_added_before_the_last_part_of_the_step(tmp_path, gan):
+    with GradMonitor(gan.models, gan.optimizers, tmp_path) as monitor:
+        for part, loss in (("D", 0.5), ("G", 0.25)):
+            gan.step(part, lambda p, loss: monitor.record(part=p))
+            monitor.amend(1, part=part, loss=loss)
+            monitor.flush()  # what was submitted is in the file; the step itself waits for its last part
+    with History.open(tmp_path) as history:
+        assert history.steps.tolist() == [1]
+        assert (history.extra["loss/D"][0], history.extra["loss/G"][0]) == (0.5, 0.25)
+
+
 def test_a_step_of_all_models_together(tmp_path, gan):
     everything = [p for model in gan.models.values() for p in model.parameters()]
     with GradMonitor(gan.models, gan.optimizers, tmp_path) as monitor:
