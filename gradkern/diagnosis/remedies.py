@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from gradkern.diagnosis import amounts, cures, step_cures
+from gradkern.diagnosis import amounts, cures, optimizer, step_cures
 from gradkern.diagnosis.case import FEW_STEPS, Case
 from gradkern.diagnosis.finding import Finding, Remedy
 from gradkern.diagnosis.gain import first_gain, input_rms
@@ -26,10 +26,14 @@ STEADY = 3.0
 LARGE_LOSS = 1e3
 
 
+#: Evidence that decides on the remedies of other findings, too.
+_MARKS = ("summed", "uphill", "by_itself")
+
+
 def with_remedies(case: Case, findings: Iterable[Finding]) -> list[Finding]:
     """The findings with their remedies."""
     found = list(findings)
-    kinds = {f.kind for f in found} | {m for f in found for m in ("summed", "uphill") if m in f.evidence}
+    kinds = {f.kind for f in found} | {m for f in found for m in _MARKS if m in f.evidence}
     if starts_as_a_sum(case):
         kinds.add("summed")
     return [
@@ -92,9 +96,9 @@ def _starts_small(case: Case) -> bool:
 
 
 def _decay(kinds: set[str]) -> list[Remedy]:
-    """Weight decay, if weights grow although no step is large."""
+    """Weight decay, if weights grow by themselves, or although no step is large."""
     grow = "weight_growth" in kinds and not kinds & {"update_too_large", "summed", "uphill"}
-    return [cures.weight_decay()] if grow else []
+    return [cures.weight_decay()] if grow or "by_itself" in kinds else []
 
 
 def _zero(kinds: set[str]) -> list[Remedy]:
@@ -124,7 +128,15 @@ def _nonfinite(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
             first += _initialization(case)
         lower = [step_cures.lower_lr(case), step_cures.find_lr(), step_cures.clip(case, hold=True)]
         return [*first, *_decay(kinds), *lower, *_skip(case)]
-    return [*_skip(case), cures.check_data(f), step_cures.clip(case)]
+    scale = [cures.dynamic_scale(case)] if _scale_stands(case) else []
+    return [*scale, *_skip(case), cures.check_data(f), step_cures.clip(case)]
+
+
+def _scale_stands(case: Case) -> bool:
+    """Whether gradients overflow from the start at a loss scale that is never lowered."""
+    scale, bad = case.evidence.loss_scale, ~np.isfinite(case.evidence.total_norm)
+    known = np.isfinite(scale)
+    return bool(known.any() and np.ptp(scale[known]) == 0 and bad[:FEW_STEPS].all())
 
 
 def _underflow(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
@@ -203,7 +215,7 @@ def _initial(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
 def _too_large(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
     first = [*_zero(kinds), *_sign(kinds), *_scaling(case, kinds)]
     others = [step_cures.clip(case, hold=True), step_cures.warmup()]
-    others = others[::-1] if amounts.is_adaptive(case) else others
+    others = others[::-1] if optimizer.is_adaptive(case) else others
     return [*first, step_cures.lower_lr(case), step_cures.find_lr(), *others]
 
 
@@ -217,7 +229,7 @@ def _too_small(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
         return [cures.call_step(), step_cures.raise_lr(case)]
     clipped = [step_cures.raise_max_norm(case)] if "always_clipping" in kinds else []
     raised = [step_cures.raise_lr(case), step_cures.find_lr()]
-    if halves and 0 < amounts.asked_by_sgd(case) < TOO_SMALL:  # too small for float32, too
+    if halves and 0 < optimizer.asked_step(case) < TOO_SMALL:  # too small for float32, too
         return [*clipped, *raised, *halves]
     return [*clipped, *halves, *raised]
 
