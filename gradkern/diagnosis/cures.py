@@ -74,6 +74,15 @@ def he_init() -> Remedy:
     )
 
 
+def zero_bias(finding: Finding) -> Remedy:
+    name = next((name for name in finding.layers if "bias" in name), "bias")
+    return Remedy(
+        "zero_bias",
+        f"Start {name} at zero: it is far larger than what the weights add to it, so that the units are off.",
+        f'torch.nn.init.zeros_(model.get_parameter("{name}"))',
+    )
+
+
 def xavier_init() -> Remedy:
     return Remedy(
         "xavier_init",

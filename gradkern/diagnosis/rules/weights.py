@@ -15,6 +15,8 @@ from gradkern.diagnosis.optimizer import decay_a_step, grows_by_itself
 
 #: Norm of all matrices at the end over that at the start: healthy runs have 0.6 … 5.
 GREW, SHRANK = 10.0, 0.2
+#: Growth that counts if no step of an optimizer explains it.
+GREW_BY_ITSELF = 3.0
 #: Growth in the last quarter from which weights still grow; not required beyond a hundredfold.
 GOES_ON = 0.05
 HOPELESS = 100.0
@@ -39,13 +41,15 @@ def weight_growth(case: Case) -> list[Finding]:
     size = case.weight_size[at]
     factor = float(size[-1] / size[0])
     goes_on = size[-1] >= (1 + GOES_ON) * size[-max(len(size) // 4, 2)]
-    if factor < GREW or not (goes_on or factor >= HOPELESS):
+    by_itself = grows_by_itself(case)
+    least = GREW_BY_ITSELF if by_itself else GREW
+    if factor < least or not (goes_on or factor >= HOPELESS):
         return []
     onset = int(e.update_steps[at[np.flatnonzero(size >= 2 * size[0])[0]]])
     norms = e.weight_norm[:, case.model.matrices].astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
         grew = norms[at[-1]] / norms[at[0]]
-    worst = [c for c, g in zip(case.model.matrices, grew) if np.isfinite(g) and g >= GREW]
+    worst = [c for c, g in zip(case.model.matrices, grew) if np.isfinite(g) and g >= least]
     why = (
         f"The norm of the weights grew from {size[0]:.3g} to {size[-1]:.3g}, by a factor of {factor:.3g}, "
         "and still grows: nothing limits it."
@@ -54,7 +58,7 @@ def weight_growth(case: Case) -> list[Finding]:
     if case.trend.fell and case.trend.kept and factor < HOPELESS and _slows(e.update_steps[at], size):
         severity = "info"
     layers = case.names(worst) if len(worst) < len(case.model.matrices) else ()
-    numbers = {"growth": factor} | ({"by_itself": 1.0} if grows_by_itself(case) else {})
+    numbers = {"growth": factor} | ({"by_itself": 1.0} if by_itself else {})
     return [case.finding("weight_growth", severity, why, numbers, layers=layers, first=onset)]
 
 
