@@ -82,8 +82,8 @@ class LateErrors:
     def _replays_of(self, names: Sequence[str]) -> _Replays:
         if not self._replays or self._replays[-1].names is not names:
             raise RuntimeError(
-                "[GradClipper.clip_] on_nonfinite='raise_later': expected a step before a CUDA graph is "
-                "captured, so that the verdicts of replays have their place; run clip_() once outside it"
+                "[GradClipper.clip_] on_nonfinite='raise_later': a CUDA graph is being captured before the "
+                "first step; run clip_() once outside the graph, which reserves memory for the verdicts"
             )
         return self._replays[-1]
 

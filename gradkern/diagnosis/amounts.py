@@ -1,4 +1,4 @@
-"""The numbers in remedies, from the steps of the run: a threshold, a factor of the learning rate."""
+"""The numbers in remedies, computed from the run: a threshold for clipping, a factor of the learning rate."""
 
 from __future__ import annotations
 

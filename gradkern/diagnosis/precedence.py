@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from gradkern.diagnosis.finding import KINDS, SEVERITIES, Finding
 
-#: Steps within which large updates and a growing norm belong to the same start.
+#: Large updates this near to the start of a growing norm are its cause.
 _EARLY = 20
 #: A step that removes less than this part of the weights may be weight decay.
 _DECAY = 0.5
@@ -22,12 +22,12 @@ def in_order(findings: Sequence[Finding]) -> list[Finding]:
     alarms = [f for f in findings if f.is_alarm]
     for cause in alarms:
         for other in alarms:
-            if _brings_about(cause, other) and ranks[id(cause)] > ranks[id(other)]:
+            if _causes(cause, other) and ranks[id(cause)] > ranks[id(other)]:
                 ranks[id(other)] = ranks[id(cause)] + 0.5
     return sorted(findings, key=lambda f: (not f.is_alarm, ranks[id(f)], -SEVERITIES.index(f.severity)))
 
 
-def _brings_about(cause: Finding, other: Finding) -> bool:
+def _causes(cause: Finding, other: Finding) -> bool:
     """Whether one finding explains another that `KINDS` puts first."""
     later = other.first_step > cause.first_step
     if cause.kind == "weight_growth" and "by_itself" in cause.evidence:
@@ -47,10 +47,10 @@ def _brings_about(cause: Finding, other: Finding) -> bool:
         return other.kind == "dead_units" and later
     if cause.kind == "always_clipping":
         return other.kind == "update_too_small"
-    if other.kind in _AFTERMATH and later and _throws_about(cause):  # the model was healthy at first
+    if other.kind in _AFTERMATH and later and _changed_the_weights(cause):  # the model was healthy at first
         return True
     if other.kind == "exploding_gradient" and "decades_over_depth" in other.evidence:
-        return later and _throws_about(cause)  # the weights did not have this gain at first
+        return later and _changed_the_weights(cause)  # the weights did not have this gain at first
     if cause.kind == "update_too_large" and other.kind == "exploding_gradient":
         return _starts_before(cause, other)  # the steps were too large before the norm grew
     if cause.kind in ("vanishing_gradient", "exploding_gradient") and other.kind == "dead_units":
@@ -70,7 +70,7 @@ def _starts_with(cause: Finding, other: Finding) -> bool:
     return of_weights and other.first_step <= cause.first_step + _EARLY
 
 
-def _throws_about(cause: Finding) -> bool:
+def _changed_the_weights(cause: Finding) -> bool:
     """Whether a finding explains weights that changed too much."""
     at_first = cause.kind == "exploding_gradient" and "norm_later" in cause.evidence
     return at_first or cause.kind in ("update_too_large", "weight_growth")

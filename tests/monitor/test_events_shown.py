@@ -15,7 +15,7 @@ from rich.console import Console
 from gradkern import GradClipper, GradkernWarning, GradMonitor, History, RollbackGuard
 from gradkern.diagnosis import notice_of
 from gradkern.history.noted import Event
-from gradkern.policies import SkipOutliers, ZClip
+from gradkern.policies import AdaGC, AutoClip, SkipOutliers, ZClip
 from gradkern.report import write_report
 from gradkern.watch import show_once
 from tests.support.loops import small_model
@@ -49,6 +49,18 @@ RUNS: dict[str, tuple[dict[str, Any], str]] = {
         "step skipped",
     ),
     "spike": ({"clipper_of": lambda m: GradClipper(m, policy=ZClip()), "at": 35, "factor": 50.0}, "spike"),
+    "spike of AutoClip": (
+        {"clipper_of": lambda m: GradClipper(m, policy=AutoClip()), "at": 35, "factor": 50.0},
+        "spike",
+    ),
+    "spike of AdaGC": (
+        {"clipper_of": lambda m: GradClipper(m, policy=AdaGC(warmup_steps=5)), "at": 35, "factor": 50.0},
+        "spike",
+    ),
+    "spike that is skipped": (
+        {"clipper_of": lambda m: GradClipper(m, policy=SkipOutliers(window=16)), "at": 30, "factor": 50.0},
+        "spike",
+    ),
     "rollback": (
         {"clipper_of": lambda m: GradClipper(m, 1.0, on_nonfinite="skip"), "at": 20, "factor": math.nan},
         "rolled back",
@@ -60,9 +72,10 @@ RUNS: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("kind", RUNS)
-def test_what_happens_is_in_the_history_the_view_and_the_report(kind: str, tmp_path: Path) -> None:
-    run, title = RUNS[kind]
+@pytest.mark.parametrize("what", RUNS)
+def test_what_happens_is_in_the_history_the_view_and_the_report(what: str, tmp_path: Path) -> None:
+    run, title = RUNS[what]
+    kind = what.partition(" ")[0]
     train(tmp_path, **run)
     with History.open(tmp_path) as history:
         (event,) = [event for event in history.events if event.kind == kind]
