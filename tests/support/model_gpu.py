@@ -34,7 +34,17 @@ def build() -> tuple[Path, Path]:
     from torches import torches
 
     options = ("-DGRADKERN_PYTHON=OFF", "-DGRADKERN_TESTS=ON", "-DGRADKERN_CUDA=0")
-    _run(tool("cmake"), "-S", ROOT, "-B", BUILD, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}", *options)
+    _run(
+        tool("cmake"),
+        "-S",
+        ROOT,
+        "-B",
+        BUILD,
+        "-G",
+        "Ninja",
+        f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}",
+        *options,
+    )
     _run(tool("cmake"), "--build", BUILD, "--target", "model_kernels")
     kernels = BUILD / "csrc" / "tests" / "libgradkern_kernels.so"
     torch = torches()[0]
