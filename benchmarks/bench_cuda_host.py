@@ -5,7 +5,8 @@ host does: Python, the walk over the gradients, the tensor table. The CUDA drive
 a copy takes it a few microseconds, whatever the number of tensors.
 
 Fresh: every gradient is new, as after `zero_grad(set_to_none=True)`, and the caches hold other memory, as
-after a backward. Warm: the same gradients as in the call before.
+after a backward. Warm: the same gradients as in the call before. Times are of the processor, on one thread, so
+that other programs on the machine change them little.
 
     python benchmarks/bench_cuda_host.py            results go to benchmarks/results/cuda_host.json
 """
@@ -25,6 +26,8 @@ from tests.support import model_gpu
 LIBRARY = model_gpu.install()
 
 import torch  # noqa: E402
+
+torch.set_num_threads(1)
 from machine import describe, save  # noqa: E402
 from torch import nn  # noqa: E402
 
@@ -50,9 +53,9 @@ def renew(params: list[nn.Parameter]) -> None:
 
 
 def seconds_of(call: Any) -> float:
-    begin = time.perf_counter()
+    begin = time.process_time()
     call()
-    return time.perf_counter() - begin
+    return time.process_time() - begin
 
 
 def nanoseconds(params: list[nn.Parameter], call: Any) -> dict[str, float]:

@@ -74,6 +74,7 @@ def install() -> ctypes.CDLL:
         "is_available": True,
         "device_count": 1,
         "current_device": 0,
+        "get_device_name": "a model",
         "is_current_stream_capturing": False,
         "synchronize": None,
         "mem_get_info": (1 << 30, 1 << 30),
