@@ -5,8 +5,8 @@ host does: Python, the walk over the gradients, the tensor table. The CUDA drive
 a copy takes it a few microseconds, whatever the number of tensors.
 
 Fresh: every gradient is new, as after `zero_grad(set_to_none=True)`, and the caches hold other memory, as
-after a backward. Warm: the same gradients as in the call before. Times are of the processor, on one thread, so
-that other programs on the machine change them little.
+after a backward. Warm: the same gradients as in the call before. Times are the processor's, on one thread, so
+that other programs change them little.
 
     python benchmarks/bench_cuda_host.py            results go to benchmarks/results/cuda_host.json
 """

@@ -180,8 +180,8 @@ def calls(gpu: Gpu) -> list[str]:
     lines = [
         f"## Clips and policies on {gpu.name} (predicted)",
         "",
-        "Microseconds of the kernels of a call. A policy with one factor (AutoClip, ZClip, SkipOutliers) adds",
-        "a kernel of one block between measuring and scaling.",
+        "Microseconds of a call's kernels. A policy with one factor (AutoClip, ZClip, SkipOutliers) adds a",
+        "kernel of one block between measuring and scaling.",
         "",
         "| list | nothing is clipped | clipped | policy, nothing is clipped | policy, clipped |",
         "|---|---|---|---|---|",
