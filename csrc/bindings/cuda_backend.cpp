@@ -205,8 +205,8 @@ bool is_capturing(const DeviceList& list) {
 void raise_on_host(const CallSite& site, const ClipRequest& request, const Prepared& prepared,
                    const DeviceList& home, const Results& results, Measurement& m) {
   const c10::DeviceGuard guard(home.device);
-  TORCH_CHECK(!is_capturing(home), "[", site.operation, "] expected no CUDA graph capture, because raising an error for a ",
-              "non-finite norm synchronises; use error_if_nonfinite=False (or another on_nonfinite)");
+  TORCH_CHECK(!is_capturing(home), "[", site.operation, "] cannot raise for a non-finite norm while a CUDA graph is ",
+              "captured, because that synchronises; use error_if_nonfinite=False (or another on_nonfinite)");
   m.total = results.decision_norm.item().toDouble();
   m.total_nonfinite = results.total_nonfinite.item().toLong();
   if (must_raise(request, m)) raise_nonfinite(site, request, prepared, results.nonfinite.cpu());

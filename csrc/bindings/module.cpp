@@ -279,7 +279,7 @@ PYBIND11_MODULE(_C, m) {
   if (gradkern_abi_version() != GRADKERN_ABI_VERSION)
     throw py::import_error("expected version " + std::to_string(GRADKERN_ABI_VERSION) +
                            " of the kernels in lib/libgradkern_kernels.so, got " +
-                           std::to_string(gradkern_abi_version()) + "; install gradkern anew");
+                           std::to_string(gradkern_abi_version()) + "; reinstall gradkern");
   m.doc() = "gradkern's compiled part; use the functions of the package gradkern";
   m.def("clip_grad_norm_", &clip_grad_norm);
   m.def("get_total_norm", &get_total_norm);

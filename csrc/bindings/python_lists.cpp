@@ -134,8 +134,8 @@ namespace {
 
 void check_any_candidate(const CallSite& site, const GradList& grads, bool any_candidate) {
   TORCH_CHECK_VALUE(any_candidate || grads.empty(), "[", site.operation, "] ", site.list,
-                    ": expected parameters, got ", grads.size(), " plain tensors of which none requires ",
-                    "grad or has a .grad; pass the parameters, or the gradients to get_total_norm");
+                    ": none of the ", grads.size(), " tensors requires grad or has a .grad; pass the parameters ",
+                    "here, or the gradients to get_total_norm");
 }
 
 /// The gradients of parameters some of which are objects of other classes.

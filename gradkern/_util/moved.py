@@ -27,6 +27,7 @@ MOVED = {
     "gradkern.monitor.lock": "gradkern.history.lock",
     "gradkern.monitor.reader": "gradkern.history.reader",
     "gradkern.monitor.recent": "gradkern.history.recent",
+    "gradkern.monitor.recorder": "gradkern.monitor.writing_thread",
     "gradkern.monitor.rows": "gradkern.history.rows",
     "gradkern.monitor.scalars": "gradkern.history.scalars",
     "gradkern.monitor.store": "gradkern.history.format",
@@ -34,6 +35,7 @@ MOVED = {
     "gradkern.monitor.summary_reader": "gradkern.history.summary",
     "gradkern.monitor.words": "gradkern.history.words",
     "gradkern.monitor.writer": "gradkern.history.writer",
+    "gradkern.report.sparse": "gradkern.report.periodic",
 }
 
 

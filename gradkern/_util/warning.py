@@ -7,9 +7,10 @@ import os
 import sys
 import threading
 import warnings
+import weakref
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 #: ``logging.getLogger("gradkern")``, which receives every warning too. It prints nothing unless the program
 #: configures logging.
@@ -44,9 +45,28 @@ class Line:
     registry: dict[Any, Any]
 
 
-def warn(message: str, category: type[Warning] = GradkernWarning) -> None:
-    """Issue a warning at the line of the user's program that led to it, and log it."""
+class Listener(Protocol):
+    """An object that is told of warnings: the recording of a run."""
+
+    def warned(self, message: str) -> None: ...
+
+
+#: Those that are told of each `GradkernWarning`. A forked process begins without.
+LISTENERS: weakref.WeakSet[Listener] = weakref.WeakSet()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=LISTENERS.clear)
+
+
+def warn(message: str, category: type[Warning] = GradkernWarning, *, told: bool = True) -> None:
+    """Issue a warning at the line of the user's program that led to it, and log it.
+
+    Args:
+        told: whether `LISTENERS` are told, which other warnings than a `GradkernWarning` never are.
+    """
     LOGGER.warning(message)
+    if told and category is GradkernWarning:
+        for listener in list(LISTENERS):
+            listener.warned(message)
     line = users_line()
     warnings.warn_explicit(message, category, line.file, line.number, line.module, line.registry)
 

@@ -28,9 +28,9 @@ class GradientCopies:
     Args:
         shapes: shape and dtype of every gradient.
         device: of the gradients.
-        clipping: whether a call has something to clip. The limit then falls from call to call, by 1e-4 or,
-            with 16-bit types, by 1e-2, so that every norm is above it. In these torch rounds the norm and the
-            coefficient, and with bfloat16 gradients may be 4e-3 smaller than asked for.
+        clipping: whether every call clips. The limit then falls by 1e-4 from call to call, so that it is
+            always below the norm. With 16-bit types it falls by 1e-2, because torch rounds the norm and the
+            coefficient to the type, so that clipped gradients can be too small by 4e-3.
     """
 
     def __init__(self, shapes: Shapes, clipping: bool, device: str | torch.device = "cpu") -> None:

@@ -22,7 +22,7 @@ def check_one_way(max_norm: Any, policy: Any, groups: Any) -> None:
     given = [n for n, v in (("max_norm", max_norm), ("policy", policy), ("groups", groups)) if v is not None]
     if len(given) != 1:
         raise TypeError(
-            "[GradClipper] max_norm: expected one of max_norm, policy and groups, got "
+            "[GradClipper] max_norm, policy, groups: expected exactly one of the three, got "
             f"{' and '.join(given) or 'none'}"
         )
 
@@ -77,8 +77,8 @@ def check_state(state: Any, policies: Mapping[str, Policy | None]) -> None:
     for name, policy in policies.items():
         if policy is None and state[name]:
             raise ValueError(
-                f"[{operation}] state: expected nothing for '{name}', which has no policy, got "
-                f"{sorted(state[name])}"
+                f"[{operation}] state: there is no policy for '{name}', but the state has "
+                f"{', '.join(sorted(state[name]))} for one"
             )
 
 
@@ -94,8 +94,8 @@ def check_policies(policies: Sequence[tuple[str, Policy | None]], fold: bool) ->
             continue
         if id(policy) in owners:
             raise ValueError(
-                f"[GradClipper] groups: expected a {type(policy).__name__} of its own for '{name}', because "
-                f"it keeps norms from step to step; got that of '{owners[id(policy)]}'"
+                f"[GradClipper] groups: '{owners[id(policy)]}' and '{name}' share one "
+                f"{type(policy).__name__}, which keeps norms; give each group its own policy"
             )
         owners[id(policy)] = name
     several = any(name for name, _ in policies) or any(
@@ -103,8 +103,8 @@ def check_policies(policies: Sequence[tuple[str, Policy | None]], fold: bool) ->
     )
     if fold and several:
         raise ValueError(
-            "[GradClipper] fold: expected one factor for all gradients, because a fused optimizer divides "
-            "all of them by one grad_scale; got groups or a policy with several factors. Leave fold out"
+            "[GradClipper] fold: cannot be combined with groups or with a policy that has several factors, "
+            "because a fused optimizer divides all gradients by one number; leave fold out"
         )
 
 
@@ -118,14 +118,14 @@ def check_folded(operation: str, optimizer: torch.optim.Optimizer, plan: Paramet
     for param, name in zip(plan.params, plan.names):
         if param.requires_grad and id(param) not in stepped:
             raise ValueError(
-                f"[{operation}] fold: expected an optimizer of all the clipper's parameters, got one without "
-                f"'{name}', which would not be clipped"
+                f"[{operation}] fold: the optimizer does not have '{name}', which would not be clipped; give "
+                "clipper and optimizer the same parameters"
             )
     foreign = len(stepped - set(map(id, plan.params)))
     if foreign:
         raise ValueError(
-            f"[{operation}] fold: expected an optimizer of the clipper's parameters alone, got one with "
-            f"{foreign} more, which would be scaled without being counted"
+            f"[{operation}] fold: the optimizer has parameters that the clipper does not have ({foreign}), "
+            "which would be scaled but not measured; give clipper and optimizer the same parameters"
         )
 
 
@@ -147,8 +147,8 @@ def check_optimizer(
         )
     if optimizer is not None and on_nonfinite not in ("skip", "raise_later") and not (fold or may_skip):
         raise ValueError(
-            "[GradClipper] optimizer: expected only with on_nonfinite='skip' or 'raise_later', a policy that "
-            f"skips steps or fold=True, got on_nonfinite={on_nonfinite!r}"
+            f"[GradClipper] optimizer: has no effect with on_nonfinite={on_nonfinite!r}. It is used with "
+            "on_nonfinite='skip' or 'raise_later', a policy that skips steps, or fold=True; leave it out"
         )
     if fold and optimizer is None:
-        raise ValueError("[GradClipper] fold: expected together with a fused optimizer, got optimizer=None")
+        raise ValueError("[GradClipper] fold: needs a fused optimizer; pass it as optimizer=")

@@ -66,7 +66,8 @@ class GradClipper:
         optimizer: a fused optimizer (``torch.optim.AdamW(..., fused=True)``) that skips steps or, with
             `fold`, applies the coefficient. If it has several clippers, each of them can skip the step.
         fold: do not scale the gradients, but let `optimizer` divide them in ``optimizer.step()``, through its
-            `grad_scale`. This saves the scale pass. Not with on_nonfinite="zero".
+            `grad_scale`. This saves the scale pass. Not with on_nonfinite="zero", groups or policies with
+            several factors; what a `custom` policy returns is checked in `clip_`, before anything is written.
         process_group: the ranks that hold different parts of the *plain* parameters (experts, hand-made
             shards). DTensors know their ranks; other plain parameters are treated as replicas.
         in_process_group: whether a plain parameter, by canonical name, is split over `process_group`.
@@ -83,14 +84,20 @@ class GradClipper:
         >>> optimizer.step()
 
     Raises:
-        TypeError, ValueError: an invalid argument, or the ranks of a mesh list different parameters.
+        TypeError, ValueError: an invalid argument, gradients of different groups that share memory already
+            now, or ranks that build different clippers.
 
     Notes:
         A clipper with an optimizer, groups or DTensors cannot be copied or pickled (TypeError), nor can an
         object that holds it. Build another clipper for the copied model.
 
-        With DTensors, construction is a collective over their meshes (16 bytes per mesh dimension), which
-        checks that all ranks list the same parameters.
+        With DTensors, `process_group` or `pp_group`, construction is a collective over their ranks (less than
+        a kilobyte). It checks that all ranks have the same norm_type, on_nonfinite and count_zeros, the same
+        named groups and policies with the same settings and, on a mesh, the same parameters in each group.
+
+        Gradients of different groups must not share memory, which both would scale. They are checked here as
+        far as they exist, and in every `clip_` before anything is written. A warning says so if the
+        parameters themselves share memory.
     """
 
     def __init__(
@@ -131,8 +138,19 @@ class GradClipper:
         self._ranks = RankGroups(process_group, pp_group, inside, elsewhere)
         self._cache = route.Cache()
         self._form_groups()
+        self._chosen.check_at_first(self._plan)
+        self._agree()
+
+    def _agree(self) -> None:
+        """Check that other ranks build the same clipper."""
+        settings = {
+            "norm_type": self.norm_type,
+            "on_nonfinite": self._on_nonfinite,
+            "count_zeros": self._count_zeros,
+            **self._chosen.described(),
+        }
         plan, rows = self._plan, self._chosen.rows_by_group()
-        route.agree("GradClipper", plan.params, plan.names, self.norm_type, self._ranks, self._cache, rows)
+        route.agree("GradClipper", plan.params, plan.names, settings, self._ranks, self._cache, rows)
 
     def _use_optimizer(self, optimizer: torch.optim.Optimizer | None) -> None:
         check_optimizer(optimizer, self.on_nonfinite, self._fold, self._chosen.may_skip)
@@ -158,8 +176,8 @@ class GradClipper:
     def _global_policy(self) -> GlobalNorm:
         if self._global is None:
             raise AttributeError(
-                "[GradClipper] max_norm: expected a clipper that was built with max_norm; the limits of this "
-                "one are those of clipper.policies"
+                "[GradClipper] max_norm: this clipper was built with a policy or groups; their limits are in "
+                "clipper.policies"
             )
         return self._global
 
@@ -180,8 +198,8 @@ class GradClipper:
             raise ValueError(f"[GradClipper] on_nonfinite: expected one of {choices}, got {value!r}")
         if self._fold and value == "zero":
             raise ValueError(
-                "[GradClipper] fold: expected on_nonfinite other than 'zero' (no division makes NaN zero), "
-                "got 'zero'"
+                "[GradClipper] fold: cannot be combined with on_nonfinite='zero', because the optimizer only "
+                "divides gradients, which does not make NaN zero; use 'skip'"
             )
         self._on_nonfinite: OnNonfinite = value
         #: What to do with the gradients in this step.
@@ -265,8 +283,8 @@ class GradClipper:
         return self._clip_in_steps(params, scaler, optimizer)
 
     def _clipped(self, columns: dict[str, Any], params: list[Tensor]) -> GradStats:
-        """The statistics of a clip in one call, made of its own dict: most of the cost of a call is here and
-        there."""
+        """The statistics of a clip that the extension did in one call. They take over its dict, because
+        building another one would cost as much as the rest of the call."""
         skip, plan = columns["skip_step"], self._plan
         self._misuse.check_present(params, columns["has_grad"])
         if skip is not None:
@@ -368,7 +386,8 @@ class GradClipper:
         assert self._handover is not None
         if factor.ndim:
             raise ValueError(
-                "[GradClipper.clip_] fold: expected a policy with one factor for all, got one per row"
+                "[GradClipper.clip_] fold: expected a policy with one factor for all gradients, got one for "
+                "each; leave fold out"
             )
         divisor, factor = verdict.split_for_fold(factor)
         verdict.apply(params, factor, None, self._cache.held)

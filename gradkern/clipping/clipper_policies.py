@@ -8,15 +8,16 @@ from typing import Any
 from torch import Tensor
 
 from gradkern.clipping.checks import check_groups, check_one_way, check_state
-from gradkern.clipping.deciding import Facts, Group, NormGroups, as_policy, name_of
+from gradkern.clipping.deciding import Facts, Group, NormGroups, as_policy, facts_of, name_of
 from gradkern.clipping.elements import ElementParts
 from gradkern.clipping.one_call import OneCall
+from gradkern.clipping.overlap import check_at_first, check_no_overlap
 from gradkern.clipping.policies import GlobalNorm, Policy, SettledDecision, settled
 from gradkern.clipping.policies.stateful import StepPolicy
-from gradkern.clipping.selection import check_no_overlap, members_of
+from gradkern.clipping.selection import members_of
 from gradkern.kernels.measured import Measured
 from gradkern.params.arguments import as_limit
-from gradkern.params.group_stats import GroupColumns
+from gradkern.params.group_stats import GroupTotals
 from gradkern.params.plan import ParameterPlan
 from gradkern.params.stats import GradStats
 
@@ -101,11 +102,32 @@ class ClipperPolicies:
         """The rows of each named group; empty without groups."""
         return {} if self._norm_groups is None else self._norm_groups.by_name()
 
+    def described(self) -> dict[str, object]:
+        """What has to be the same on every rank, by argument: the settings of built-in policies, and the
+        class of others, whose attributes may be about the rank."""
+        found: dict[str, object] = {}
+        for name, policy in self.by_name.items():
+            alone = "max_norm" if self.global_norm is not None else "policy"
+            built_in = policy is None or type(policy).__module__.startswith("gradkern.")
+            facts = facts_of(policy) if built_in else {"class": type(policy).__name__}
+            found[f"groups['{name}']" if self.has_groups else alone] = facts or None
+        return found
+
     def members(self) -> list[list[int]] | None:
         """`route.measure`'s argument: what has to be measured besides the rows and the total."""
         if self._norm_groups is not None:
             return self._norm_groups.members
         return [] if self._single is not None and self._single.needs_rows else None
+
+    def check_at_first(self, plan: ParameterPlan) -> None:
+        """Check the memory of gradients and parameters when the clipper is built.
+
+        Raises:
+            ValueError: gradients of different groups share memory.
+        """
+        groups = self._norm_groups
+        if groups is not None and len(groups.groups) > 1:
+            check_at_first(groups.by_name(), plan.params, plan.names, groups.rows_on_host())
 
     def check_overlap(self, plan: ParameterPlan, held: Sequence[Tensor | None] | None) -> None:
         """Check that gradients of different groups share no memory.
@@ -121,7 +143,7 @@ class ClipperPolicies:
             written = [param.grad for param in plan.params] if held is None else held
             check_no_overlap(groups.by_name(), written, plan.names, groups.rows_on_host())
 
-    def decide(self, stats: GradStats, measured: Measured) -> tuple[SettledDecision, GroupColumns | None]:
+    def decide(self, stats: GradStats, measured: Measured) -> tuple[SettledDecision, GroupTotals | None]:
         """The decision for all rows, and the statistics of the groups if there are any."""
         if self._norm_groups is None:
             policy = self._single

@@ -106,8 +106,8 @@ def gradients(operation: str, parameters: Sequence[Tensor]) -> list[Tensor]:
     candidates = [p for p in parameters if isinstance(p, torch.nn.Parameter) or p.requires_grad]
     if parameters and not grads and not candidates:
         raise ValueError(
-            f"[{operation}] parameters: expected parameters, got {len(parameters)} plain tensors of which "
-            "none requires grad or has a .grad; pass the parameters, or the gradients to get_total_norm"
+            f"[{operation}] parameters: none of the {len(parameters)} tensors requires grad or has a .grad; "
+            "pass the parameters here, or the gradients to get_total_norm"
         )
     return grads
 

@@ -17,7 +17,7 @@ from gradkern.kernels.backend import C
 from gradkern.kernels.measured import Measured
 from gradkern.kernels.torch_scale import coefficient
 from gradkern.params.arguments import as_limit
-from gradkern.params.group_stats import GroupColumns
+from gradkern.params.group_stats import GroupTotals
 from gradkern.params.stats import GradStats
 
 _CPU = torch.device("cpu")
@@ -132,7 +132,7 @@ class NormGroups:
         """int64: the rows of each group."""
         return self._indices(_CPU)[1]
 
-    def decide(self, stats: GradStats, measured: Measured) -> tuple[SettledDecision, GroupColumns]:
+    def decide(self, stats: GradStats, measured: Measured) -> tuple[SettledDecision, GroupTotals]:
         """Let every group's policy decide.
 
         Policies that go by the total norm also decide on pipeline stages that have no parameter of their
@@ -158,7 +158,7 @@ class NormGroups:
             thresholds[number] = own.threshold
             if own.skip is not None:
                 skip = own.skip if skip is None else skip | own.skip
-        columns = GroupColumns(self.names, self.member_names, rows, norms, thresholds)
+        columns = GroupTotals(self.names, self.member_names, rows, norms, thresholds)
         return SettledDecision(factor, skip), columns
 
     def _indices(self, device: torch.device) -> tuple[Tensor, list[Tensor]]:

@@ -107,11 +107,12 @@ def _check_same_parameters(
     extra = next((name for key, name in own.items() if key not in stepped), None)
     if extra is not None:
         raise ValueError(
-            f"[GradClipper.clip_] optimizer: expected the clipper's parameters, got one without '{extra}', "
-            "which has a gradient"
+            f"[GradClipper.clip_] optimizer: it does not have '{extra}', which has a gradient; give clipper "
+            "and optimizer the same parameters"
         )
     if len(stepped) != len(own):
         raise ValueError(
-            f"[GradClipper.clip_] optimizer: expected the clipper's {len(own)} parameters with gradient, got "
-            f"{len(stepped)}: the others would keep scaled gradients"
+            f"[GradClipper.clip_] optimizer: {len(stepped)} of its parameters have gradients, but only "
+            f"{len(own)} of the clipper's: the others would keep the loss scale; give clipper and optimizer "
+            "the same parameters"
         )

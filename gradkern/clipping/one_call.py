@@ -9,11 +9,11 @@ from typing import Any
 from torch import Tensor
 
 from gradkern.clipping.deciding import NormGroups
+from gradkern.clipping.overlap import raise_shared
 from gradkern.clipping.policies import Policy
 from gradkern.clipping.policies.native import NOTHING, NativePolicy
-from gradkern.clipping.selection import raise_shared
 from gradkern.kernels.backend import C
-from gradkern.params.group_stats import GroupColumns
+from gradkern.params.group_stats import GroupTotals
 
 _CHANGED: list[tuple[dict[str, Any], tuple[Any, ...]]] = [({}, (None, None))]
 _WITHOUT_THRESHOLD = frozenset({"nothing", "value", "agc"})
@@ -54,7 +54,7 @@ class OneCall:
             ValueError: gradients of different groups share memory. Nothing has changed.
         """
         # Between backward and the optimizer's step no code is cached, so that unchanged objects are kept.
-        natives = self._again() if C.dicts_unchanged(self._settings) else self._look()
+        natives = self._unchanged() if C.dicts_unchanged(self._settings) else self._read_policies()
         if None in natives:
             return None
         columns: dict[str, Any] | None = C.clip_by_groups(
@@ -72,7 +72,7 @@ class OneCall:
         self._add_limits(columns, natives)
         return columns
 
-    def _again(self) -> list[NativePolicy | None]:
+    def _unchanged(self) -> list[NativePolicy | None]:
         """The same policies as in the step before, where no setting has changed."""
         for i in self._counting:
             policy, names = self._policies[i]
@@ -80,7 +80,7 @@ class OneCall:
                 self._natives[i] = policy.native(names)
         return self._natives
 
-    def _look(self) -> list[NativePolicy | None]:
+    def _read_policies(self) -> list[NativePolicy | None]:
         """The policies as they are now. Kept until a setting changes, but for those that count steps."""
         self._natives = [
             NOTHING if policy is None else policy.native(names) for policy, names in self._policies
@@ -106,6 +106,6 @@ class OneCall:
             columns["threshold"] = limits[0]
         else:
             columns["threshold"] = None
-            columns["_groups"] = GroupColumns(
+            columns["_groups"] = GroupTotals(
                 grouped.names, grouped.member_names, self._rows, norm, limits, by_row
             )

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from gradkern.clipping import compiled, route, verdict
+from gradkern.clipping.overlap import check_no_overlap
 from gradkern.clipping.route import Cache, RankGroups
-from gradkern.clipping.selection import check_no_overlap
 from gradkern.kernels.measured import Measured
 from gradkern.kernels.torch_scale import coefficient
 from gradkern.params.arguments import as_limit, as_list, as_order, check_entries

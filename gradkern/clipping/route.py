@@ -173,7 +173,7 @@ def _measure_packed(
     inv_scale: float | Tensor,
     members: Sequence[Sequence[int]],
 ) -> Measured:
-    from gradkern.distributed.packed import measure_here
+    from gradkern.distributed.packing import measure_here
 
     grads = [p.grad for p in params]
     home = torch_ops.home(params, [g for g in grads if g is not None])
@@ -209,26 +209,31 @@ def agree(
     operation: str,
     params: Sequence[Tensor],
     names: Sequence[str],
-    norm_type: float,
+    settings: Mapping[str, object],
     groups: RankGroups,
     cache: Cache,
-    named_groups: Mapping[str, Sequence[int]] | None = None,
+    named_groups: Mapping[str, Sequence[int]],
 ) -> None:
-    """Check that all ranks of every mesh list the same parameters in the same named groups. A collective of
-    16 bytes per mesh dimension if there are DTensors; nothing otherwise.
+    """Check that all ranks of the groups have the same settings, and all ranks of every mesh also the same
+    parameters in the same named groups. Two small collectives over the groups and each mesh, where there are
+    any.
+
+    Args:
+        settings: what has to be the same on every rank, by argument.
 
     Raises:
-        ValueError: they differ. Raised on every rank of the mesh.
+        ValueError: they differ. Raised on every rank of the groups or the mesh.
     """
-    if groups.named and named_groups:
-        from gradkern.distributed.plan import agree_on_groups
+    if groups.named:
+        from gradkern.distributed.agreement import agree_on_settings
 
-        agree_on_groups(operation, list(named_groups), (groups.process_group, groups.pp_group))
+        over = {"process_group": groups.process_group, "pp_group": groups.pp_group}
+        agree_on_settings(operation, settings, over)
     if not is_distributed(params):
         return
     together = _together(params, [p.grad for p in params], operation=operation, **groups.as_arguments())
-    of_row = {row: name for name, rows in (named_groups or {}).items() for row in rows}
-    together.plan.agree(operation, names, params, norm_type, of_row)
+    of_row = {row: name for name, rows in named_groups.items() for row in rows}
+    together.plan.agree(operation, names, params, settings, of_row)
     cache.plan, cache.names = together.plan, names
 
 

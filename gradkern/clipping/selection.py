@@ -6,12 +6,11 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gradkern.kernels.backend import C
 from gradkern.params.arguments import unwrap_optimizer
 
 Selector = str | Callable[[str, Tensor], bool] | torch.optim.Optimizer | nn.Module | Iterable[Tensor]
@@ -46,25 +45,18 @@ def members_of(
     empty = next((group for group, rows in members.items() if not rows), None)
     if empty is not None and not may_be_empty:  # first: a misspelt selector leaves parameters out as well
         taken = any(tests[empty](name, param) for name, param in zip(names, params))
-        raise ValueError(
-            f"[GradClipper] groups: expected parameters in each group, got none in '{empty}': "
-            + (
-                "groups before it match all that it does"
-                if taken
-                else _matches_nothing(selectors[empty], names)
-            )
-        )
+        why = "groups before it have all its parameters" if taken else _no_match(selectors[empty], names)
+        raise ValueError(f"[GradClipper] groups['{empty}']: has no parameters, because {why}")
     if left_out is not None:
         raise ValueError(
-            f"[GradClipper] groups: expected every parameter in a group, got '{left_out}', which no selector "
-            f"of {_listed(selectors)} matches; add a last group with the selector '*', and None if its "
-            "gradients are only measured"
+            f"[GradClipper] groups: no selector of {_listed(selectors)} matches '{left_out}', but every "
+            "parameter must be in a group; add a last group ('*', policy), or ('*', None) to only measure"
         )
     return members
 
 
-def _matches_nothing(selector: Any, names: Sequence[str]) -> str:
-    """Says so, with the most similar names or globs if the selector is a glob."""
+def _no_match(selector: Any, names: Sequence[str]) -> str:
+    """That a selector matches nothing, in words; of a glob with the most similar names or globs."""
     if not isinstance(selector, str):
         return "its selector matches no parameter"
     modules = {name[:end] for name in names for end, letter in enumerate(name) if letter == "."}
@@ -99,8 +91,8 @@ def _test_of(group: str, selector: Any) -> Callable[[str, Tensor], bool]:
         listed = [None]
     if not all(isinstance(p, Tensor) for p in listed):
         raise TypeError(
-            f"[GradClipper] groups: expected for '{group}' a glob over names, a function of name and "
-            f"parameter, an optimizer, a module or parameters, got {type(selector).__name__}"
+            f"[GradClipper] groups['{group}']: expected a glob over names, a function of name and parameter, "
+            f"an optimizer, a module or parameters, got {type(selector).__name__}"
         )
     identities = {id(p) for p in listed}
     return lambda _, param: id(param) in identities
@@ -118,63 +110,3 @@ def _check_call(group: str, selector: Callable[..., Any]) -> None:
             f"[GradClipper] groups['{group}']: the selector is called with (name, parameter), got a function "
             f"of {signature}: {error}"
         ) from error
-
-
-def check_no_overlap(
-    members: Mapping[str, Sequence[int]],
-    grads: Sequence[Tensor | None],
-    names: Sequence[str],
-    rows: Sequence[Tensor] | None = None,
-    operation: str = "GradClipper.clip_",
-) -> None:
-    """Check that gradients of different groups share no memory, which both groups would scale.
-
-    Args:
-        members: the rows of each group.
-        grads: what is written to for each row: the gradient, or this rank's shard of it.
-        rows: `members` as int64 tensors on the CPU, if they exist already.
-
-    Raises:
-        ValueError: two gradients do. The message names them.
-    """
-    if rows is None:
-        rows = [torch.tensor(own, dtype=torch.int64, device="cpu") for own in members.values()]
-    found = C.shared_memory(grads, rows)
-    shared = _shared_spans(members, grads) if found is None else found
-    if shared:
-        raise_shared(operation, shared, members, names)
-
-
-def raise_shared(
-    operation: str, shared: tuple[int, int], members: Mapping[str, Sequence[int]], names: Sequence[str]
-) -> NoReturn:
-    """Raise the error for two rows of different groups whose gradients share memory."""
-    first, second = (
-        f"'{names[row]}' of '{next(group for group, rows in members.items() if row in rows)}'"
-        for row in shared
-    )
-    raise ValueError(
-        f"[{operation}] groups: expected gradients that share no memory across groups, got {first} and "
-        f"{second}"
-    )
-
-
-def _shared_spans(
-    members: Mapping[str, Sequence[int]], grads: Sequence[Tensor | None]
-) -> tuple[int, int] | None:
-    """Two rows of different groups between whose first and last elements the other lies."""
-    spans = []
-    for group, rows in members.items():
-        for row in rows:
-            grad = grads[row]
-            if type(grad) is Tensor and grad.layout is torch.strided and grad.numel():
-                reach = sum((n - 1) * s for n, s in zip(grad.shape, grad.stride())) + 1
-                begin = grad.data_ptr()
-                spans.append((str(grad.device), begin, begin + reach * grad.element_size(), group, row))
-    end, last = 0, None
-    for span in sorted(spans):
-        if last is not None and span[0] == last[0] and span[1] < end and span[3] != last[3]:
-            return last[4], span[4]
-        if last is None or span[0] != last[0] or span[2] > end:
-            end, last = span[2], span
-    return None

@@ -66,7 +66,7 @@ class SteppedOptimizer:
         own = self._optimizer
         if optimizer is None and own is None:
             raise ValueError(
-                "[GradClipper.clip_] optimizer: expected the optimizer that scaler steps, got None"
+                "[GradClipper.clip_] optimizer: with scaler=, pass the optimizer that it steps as optimizer="
             )
         if (
             optimizer is not None
@@ -74,7 +74,7 @@ class SteppedOptimizer:
             and unwrap_optimizer(optimizer) is not unwrap_optimizer(own)
         ):
             raise ValueError(
-                "[GradClipper.clip_] optimizer: expected the one the clipper was built with, got another"
+                "[GradClipper.clip_] optimizer: the clipper was built with another one; leave it out here"
             )
         return optimizer or own  # type: ignore[return-value]
 

@@ -81,21 +81,23 @@ def _finding(kind: str, data: Mapping[str, Any]) -> _Said:
 
 def _skip(kind: str, data: Mapping[str, Any]) -> _Said:
     reason = _REASONS.get(str(data.get("reason")), str(data.get("reason") or ""))
-    names = [str(name) for name in data.get("parameters") or ()]
-    where = f" in {names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else "") if names else ""
-    return "warning", "step skipped", f"{_of_group(data)}{reason}{where}"
+    return "warning", "step skipped", f"{_of_group(data)}{reason}{_in_parameters(data)}"
 
 
 def _spike(kind: str, data: Mapping[str, Any]) -> _Said:
-    return (
-        "warning",
-        "spike",
-        f"{_of_group(data)}norm {_number(data['norm'])}, limit {_number(data['limit'])}",
-    )
+    compared = f"usually {_number(data['usual'])}" if "usual" in data else f"limit {_number(data['limit'])}"
+    said = f"{_of_group(data)}norm {_number(data['norm'])}, {compared}{_in_parameters(data)}"
+    return "warning", "spike", said
+
+
+def _in_parameters(data: Mapping[str, Any]) -> str:
+    names = [str(name) for name in data.get("parameters") or ()]
+    return f" in {names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else "") if names else ""
 
 
 def _threshold(kind: str, data: Mapping[str, Any]) -> _Said:
-    change = f"{_number(data['before'])} to {_number(data['after'])}"
+    setting = f"{data['setting']} " if data.get("setting") else ""
+    change = f"{setting}{_number(data['before'])} to {_number(data['after'])}"
     return "info", "threshold changed", f"{_of_group(data)}{change}"
 
 
@@ -111,6 +113,10 @@ def _stop(kind: str, data: Mapping[str, Any]) -> _Said:
     return "severe", "training stopped", reason
 
 
+def _warning(kind: str, data: Mapping[str, Any]) -> _Said:
+    return "warning", "warning", str(data["message"])
+
+
 def _other(kind: str, data: Mapping[str, Any]) -> _Said:
     return "info", kind, json.dumps(data, default=str) if data else ""
 
@@ -122,6 +128,7 @@ _KINDS: dict[str, Callable[[str, Mapping[str, Any]], _Said]] = {
     "threshold": _threshold,
     "rollback": _rollback,
     "stop": _stop,
+    "warning": _warning,
 }
 
 

@@ -78,5 +78,5 @@ class RunEvidence:
     """[T, P] gradient norms at the input of a recurrent module by position in the sequence, where
     `GradientOverTime` recorded them; NaN at other steps."""
     watches_steps: bool = False
-    """Whether the monitor looks at the weights around each step of an optimizer, so that `update_steps` is
-    empty only if none was taken."""
+    """Whether the monitor compares the weights before and after each optimizer step, so that `update_steps`
+    is empty only if no step was taken."""

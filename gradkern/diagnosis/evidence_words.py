@@ -22,7 +22,7 @@ _WORDS = {
     "layers_gone": "layers that shrank",
     "layers_in_chain": "layers",
     "ln_classes": "loss of guessing",
-    "looks_above_0.2": "times a step moved the weights by over 20 %",
+    "steps_above_0.2": "times a step moved the weights by over 20 %",
     "lowest": "lowest loss",
     "lr": "learning rate",
     "median_factor": "typical factor of a clip",

@@ -26,7 +26,8 @@ LEAKY = {
 }
 LEAKY |= {"gelu", "silu", "mish", "softplus", "hardswish", "glu"}
 SQUASHING = {"sigmoid", "tanh", "softsign"}
-#: ReLU by another name, if the model has no other activation: else they bound a ratio or a variance.
+#: Other names of ReLU. They count only in a model without another activation, because they may also bound a
+#: ratio or a variance.
 CLAMPING = {"clamp", "clamp_min"}
 NORMALIZING = re.compile(r"(batch|layer|group|instance|rms|local_?response)_?norm|^norm$", re.IGNORECASE)
 RECURRENT = re.compile(r"^(RNN|LSTM|GRU)(Cell)?$", re.IGNORECASE)
@@ -113,7 +114,7 @@ class Model:
         known = [i for i, s in enumerate(shapes) if len(s) >= 2]
         return known or [layer.weight for layer in self._all_layers()]
 
-    # ---- what it is built of ----
+    # ---- modules and operations ----
 
     @cached_property
     def words(self) -> set[str]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from gradkern.diagnosis.finding import KINDS, SEVERITIES, Finding
 
-#: Steps within which large updates and a growing norm belong to the same start.
+#: Large updates this near to the start of a growing norm are its cause.
 _EARLY = 20
 #: A step that removes less than this part of the weights may be weight decay.
 _DECAY = 0.5
@@ -19,17 +19,19 @@ _AFTERMATH = ("saturation", "vanishing_gradient", "dead_units")
 def in_order(findings: Sequence[Finding]) -> list[Finding]:
     """Alarms first, causes before their consequences; the first one is the headline."""
     ranks = {id(f): float(KINDS.index(f.kind)) for f in findings}
-    by_kind = {f.kind: f for f in findings if f.is_alarm}
-    for cause in by_kind.values():
-        for other in by_kind.values():
-            if _brings_about(cause, other) and ranks[id(cause)] > ranks[id(other)]:
+    alarms = [f for f in findings if f.is_alarm]
+    for cause in alarms:
+        for other in alarms:
+            if _causes(cause, other) and ranks[id(cause)] > ranks[id(other)]:
                 ranks[id(other)] = ranks[id(cause)] + 0.5
     return sorted(findings, key=lambda f: (not f.is_alarm, ranks[id(f)], -SEVERITIES.index(f.severity)))
 
 
-def _brings_about(cause: Finding, other: Finding) -> bool:
+def _causes(cause: Finding, other: Finding) -> bool:
     """Whether one finding explains another that `KINDS` puts first."""
     later = other.first_step > cause.first_step
+    if cause.kind == "weight_growth" and "by_itself" in cause.evidence:
+        return other.kind in ("exploding_gradient", "update_too_large", *_AFTERMATH)
     if cause.kind == "weight_collapse":  # shrinking weights shrink gradients and make steps relatively large
         decay = other.evidence.get("largest_update_ratio", 1.0) < _DECAY  # the step is the decay itself
         decay |= cause.evidence.get("decay_a_step", 0.0) >= _LARGE_DECAY
@@ -40,13 +42,15 @@ def _brings_about(cause: Finding, other: Finding) -> bool:
     if cause.kind == "gradient_spike":  # the step at the spike changed the weights too much
         return other.kind == "weight_growth" and later
     if cause.kind == "poor_initialization":
+        if other.kind == "exploding_gradient":
+            return _starts_large(cause) and _starts_with(cause, other)
         return other.kind == "dead_units" and later
     if cause.kind == "always_clipping":
         return other.kind == "update_too_small"
-    if other.kind in _AFTERMATH and later and _throws_about(cause):  # the model was healthy at first
+    if other.kind in _AFTERMATH and later and _changed_the_weights(cause):  # the model was healthy at first
         return True
     if other.kind == "exploding_gradient" and "decades_over_depth" in other.evidence:
-        return later and _throws_about(cause)  # the weights did not have this gain at first
+        return later and _changed_the_weights(cause)  # the weights did not have this gain at first
     if cause.kind == "update_too_large" and other.kind == "exploding_gradient":
         return _starts_before(cause, other)  # the steps were too large before the norm grew
     if cause.kind in ("vanishing_gradient", "exploding_gradient") and other.kind == "dead_units":
@@ -54,11 +58,24 @@ def _brings_about(cause: Finding, other: Finding) -> bool:
     return False
 
 
-def _throws_about(cause: Finding) -> bool:
+def _starts_large(cause: Finding) -> bool:
+    """Whether the initial weights are too large or constant, which is a cause and no consequence."""
+    signal = cause.evidence.get("decades_of_forward_signal", 0.0)
+    return signal > 0 or not {"gain", "crest", "recurrent_gain"}.isdisjoint(cause.evidence)
+
+
+def _starts_with(cause: Finding, other: Finding) -> bool:
+    """Whether a gradient explodes over the depth or at the start, and as early as its cause."""
+    of_weights = not {"decades_over_depth", "norm_later"}.isdisjoint(other.evidence)
+    return of_weights and other.first_step <= cause.first_step + _EARLY
+
+
+def _changed_the_weights(cause: Finding) -> bool:
     """Whether a finding explains weights that changed too much."""
     at_first = cause.kind == "exploding_gradient" and "norm_later" in cause.evidence
     return at_first or cause.kind in ("update_too_large", "weight_growth")
 
 
 def _starts_before(cause: Finding, other: Finding) -> bool:
-    return "norm_later" not in other.evidence and cause.first_step <= max(other.first_step, _EARLY)
+    of_its_own = not {"norm_later", "summed", "uphill", "input_rms"}.isdisjoint(other.evidence)
+    return not of_its_own and cause.first_step <= max(other.first_step, _EARLY)

@@ -1,4 +1,4 @@
-"""`eased`: what does no harm that shows is for information only."""
+"""`eased`: reduces findings to "info" if the model learns well all the same."""
 
 from __future__ import annotations
 

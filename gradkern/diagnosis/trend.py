@@ -1,4 +1,4 @@
-"""Whether the loss falls, rises, or stays."""
+"""`LossTrend`: whether the loss of a run falls, rises or stays level."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ Floats = NDArray[np.floating[Any]]
 
 #: A fall counts from this part of the initial loss, and from three standard errors.
 LEAST_FALL, ERRORS = 0.02, 3.0
-#: A run learns well if it lost four fifths of its first loss, and gave at most a tenth of that back.
+#: Steps that train the same part are compared with each other where parts take turns: the part trained
+#: changes at this share of the steps or more, and one of at most five has its turn.
+CHANGES, TURN = 0.15, 0.2
+#: A run learns well if it lost four fifths of its first loss, and at most a tenth of that fall came back.
 WELL, BACK = 0.8, 0.1
 
 
@@ -23,13 +26,13 @@ class LossTrend:
     """The loss of a run in a few numbers; NaN where no loss was recorded."""
 
     start: float
-    """Median of the first few."""
+    """Median of the first three losses."""
     end: float
-    """Median of the last tenth."""
+    """Median of the last tenth of the losses."""
     lowest: float
-    """Of the medians of twenty windows."""
+    """Lowest of the medians of twenty windows."""
     error: float
-    """Standard error of `end`, from differences of neighbours."""
+    """Standard error of `end`, estimated from the differences of neighbouring losses."""
     count: int
 
     @property
@@ -38,32 +41,46 @@ class LossTrend:
 
     @property
     def fell(self) -> bool:
-        """It ended clearly below its start."""
+        """Whether the loss ended clearly below its start."""
         return self.start - self.end > max(ERRORS * self.error, LEAST_FALL * abs(self.start))
 
     @property
     def rose(self) -> bool:
-        """It ended clearly above its start."""
+        """Whether the loss ended clearly above its start."""
         return self.end - self.start > max(ERRORS * self.error, LEAST_FALL * abs(self.start))
 
     @property
     def kept(self) -> bool:
-        """It ended near the lowest that it came to."""
+        """Whether the loss ended near its lowest value."""
         return self.end - self.lowest <= BACK * abs(self.start - self.lowest) + ERRORS * self.error
 
     @property
     def fall(self) -> float:
-        """Part of the initial loss that is gone."""
+        """The fall of the loss as a part of the initial loss."""
         return (self.start - self.end) / abs(self.start) if self.start else float("nan")
 
 
 def loss_trend(evidence: RunEvidence) -> LossTrend:
-    """Of all finite losses."""
-    return trend_of(evidence.loss[np.isfinite(evidence.loss)])
+    """The trend of the losses of a run that can be compared."""
+    return trend_of(comparable_losses(evidence))
+
+
+def comparable_losses(evidence: RunEvidence) -> Floats:
+    """All finite losses. Where parts are trained in turn (a generator and its critic), each by a loss of its
+    own, those of the part that is trained most often."""
+    e = evidence
+    trained = e.has_grad & (e.rms != 0)
+    kept = np.arange(len(e.steps))
+    if len(trained) > 1 and not (trained == trained[0]).all():
+        _, which, counts = np.unique(trained, axis=0, return_inverse=True, return_counts=True)
+        which = which.reshape(-1)
+        if np.mean(which[1:] != which[:-1]) >= CHANGES and counts.max() >= TURN * len(which):
+            kept = e.rows[which == counts.argmax()]
+    return e.loss[kept][np.isfinite(e.loss[kept])]
 
 
 def trend_of(loss: Floats) -> LossTrend:
-    """See `LossTrend`."""
+    """The trend of some losses."""
     count = len(loss)
     if not count:
         return LossTrend(np.nan, np.nan, np.nan, np.nan, 0)

@@ -106,7 +106,7 @@ class Watchdog:
         elif self._on_finding == "raise" and finding.severity == "severe":
             self._fatal = self._fatal or finding
         elif self._on_finding is not None and finding.is_alarm:
-            warn(str(DiagnosisError(finding)))
+            warn(str(DiagnosisError(finding)), told=False)  # it is an event already
 
 
 def next_diagnosis(rows: int) -> int:

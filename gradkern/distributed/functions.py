@@ -71,8 +71,8 @@ def clip_grad_value_(params: Sequence[Tensor], clip_value: float) -> None:
     for index, grad in enumerate(grads):
         if isinstance(grad, DTensor) and any(p.is_partial() for p in grad.placements):
             raise ValueError(
-                f"[clip_grad_value_] parameters[{index}]: expected a gradient that is reduced, got "
-                f"placements {tuple(grad.placements)}; call .redistribute() on it first"
+                f"[clip_grad_value_] parameters[{index}]: expected a reduced gradient, got placements "
+                f"{tuple(grad.placements)}; call .redistribute() on it first"
             )
     shards = written_shards(grads)
     if not C.clamp_(shards, clip_value):

@@ -73,8 +73,8 @@ class StatsGatherer:
         """
         if stats.names != self._names:
             raise ValueError(
-                f"[StatsGatherer] stats: expected the {len(self._names)} rows of construction, got "
-                f"{len(stats.names)} rows or other names"
+                f"[StatsGatherer] stats: its {len(stats.names)} rows are not the {len(self._names)} that the "
+                "gatherer was built with; build another one if the parameters have changed"
             )
         sent = self._pack(stats)
         assert self.group is not None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +10,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from gradkern.distributed.groups import group_device
+from gradkern.distributed.agreement import differing, differing_settings
 from gradkern.distributed.placements import Domains, counts_here, domains_of, local_shard
-from gradkern.distributed.reduce import all_reduce_
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -111,15 +109,16 @@ class RankPlan:
         operation: str,
         names: Sequence[str],
         params: Sequence[Tensor],
-        norm_type: float,
+        settings: Mapping[str, object],
         group_of: Mapping[int, str],
     ) -> None:
-        """Check that all ranks of every mesh have the same rows in the same named groups. A collective over
-        each mesh.
+        """Check that all ranks of every mesh have the same rows in the same named groups, and the same
+        settings. Two collectives over each mesh.
 
         Raises:
             ValueError: they differ. Raised on every rank of the mesh.
         """
+        wrong: str | None = None  # raised at the end: ranks of other meshes wait for this one
         for domain in self.domains.each:
             if domain.mesh is None or not domain.groups:
                 continue
@@ -127,35 +126,14 @@ class RankPlan:
                 (names[i], tuple(params[i].shape), str(_placements(params[i])), group_of.get(i))
                 for i in domain.positions
             ]
-            digest = hashlib.blake2b(repr((norm_type, rows)).encode(), digest_size=7).digest()
-            number = int.from_bytes(digest, "big")
-            extremes = torch.tensor([number, -number], device="cpu").to(domain.device)
-            for group in domain.groups:
-                all_reduce_(extremes, dist.ReduceOp.MAX, group)
-            largest, smallest = extremes.tolist()
-            if largest != -smallest:
-                raise ValueError(_disagreement(operation, domain.mesh, [row[0] for row in rows]))
-
-
-def agree_on_groups(operation: str, named: Sequence[str], over: Sequence[dist.ProcessGroup | None]) -> None:
-    """Check that all ranks of process groups name the same groups of parameters in the same order.
-
-    Raises:
-        ValueError: they differ. Raised on every rank.
-    """
-    digest = hashlib.blake2b(repr(list(named)).encode(), digest_size=7).digest()
-    number = int.from_bytes(digest, "big")
-    for group in over:
-        if group is None:
-            continue
-        extremes = torch.tensor([number, -number], device="cpu").to(group_device(group))
-        all_reduce_(extremes, dist.ReduceOp.MAX, group)
-        largest, smallest = extremes.tolist()
-        if largest != -smallest:
-            raise ValueError(
-                f"[{operation}] groups: expected the same names in the same order on every rank, got "
-                f"{', '.join(map(repr, named))} on this one"
-            )
+            if differing([(list(settings), rows)], domain.groups):
+                wrong = wrong or _disagreement(operation, domain.mesh, [row[0] for row in rows])
+                continue
+            where = f"the mesh {describe_mesh(domain.mesh)}"
+            other = differing_settings(operation, settings, domain.groups, where)
+            wrong = wrong or other
+        if wrong is not None:
+            raise ValueError(wrong)
 
 
 def _signature(tensor: Tensor) -> tuple[Any, tuple[torch.dtype, torch.device | None]]:
@@ -178,6 +156,6 @@ def _disagreement(operation: str, mesh: DeviceMesh, names: Sequence[str]) -> str
     shown = ", ".join(repr(n) for n in names[:3]) + (", …" if len(names) > 3 else "")
     return (
         f"[{operation}] params: expected the same parameters (names, shapes, placements, in the same order) "
-        f"and the same norm_type and groups on every rank of the mesh {describe_mesh(mesh)}, got different "
-        f"ones; this rank has {len(names)}: {shown}"
+        f"in the same groups on every rank of the mesh {describe_mesh(mesh)}, got different ones; this rank "
+        f"has {len(names)}: {shown}"
     )

@@ -71,8 +71,8 @@ def connect_reader(folder: str | os.PathLike[str]) -> sqlite3.Connection:
     file = Path(folder)
     file = file / DATABASE if file.is_dir() else file
     if not file.is_file():
-        missing = "no such file" if file.name == DATABASE else "no such folder or file"
-        raise HistoryError(f"[History.open] {str(file)!r}: expected a recorded run, there is {missing}")
+        what = "file" if file.name == DATABASE else "folder or file"
+        raise HistoryError(f"[History.open] {str(file)!r}: no recorded run here: no such {what}")
     with reading(file, "History.open"):
         connection = _open_read_only(file, "History.open")
         try:

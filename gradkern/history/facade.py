@@ -81,9 +81,8 @@ class History(Recorded):
             ValueError: `max_points` is below 1, or `depth` is negative or not an integer.
 
         Notes:
-            The time does not depend on the length of the run: about ``4 * max_points`` aggregates are read
-                that
-            were written while the run was recorded.
+            The time does not depend on the length of the run: about ``4 * max_points`` aggregates are read,
+            which were written while the run was recorded.
         """
         if max_points < 1:
             raise ValueError(f"[History.summary] max_points: expected at least 1, got {max_points}")

@@ -67,7 +67,7 @@ def _explain(error: sqlite3.Error, file: Path, operation: str) -> str:
     if "not a database" in text or "malformed" in text:
         return f"[{operation}] {str(file)!r}: the file is corrupt ({text}); it is left as it is: move it away"
     if "readonly" in text or "unable to open" in text:
-        return f"[{operation}] {str(file)!r}: expected a folder and file that can be written, got: {text}"
+        return f"[{operation}] {str(file)!r}: the folder or the file cannot be written ({text})"
     if "locked" in text:
         return f"[{operation}] {str(file)!r}: another process that writes to it holds it ({text}); try again"
     return f"[{operation}] {str(file)!r}: {text}"
@@ -95,7 +95,7 @@ def reading(file: Path, operation: str = "History") -> Iterator[None]:
             f"[{operation}] {str(file)!r}: too large for this machine's memory; use History.window instead"
         ) from error
     except HistoryError as error:
-        if str(file) in str(error):
+        if str(file) in str(error) or repr(str(file.parent)) in str(error):
             raise
         raise HistoryError(f"{error} ({str(file)!r})") from error
     except (TypeError, ValueError, LookupError, ArithmeticError) as error:
@@ -108,15 +108,13 @@ def making(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise HistoryError(
-            f"[GradMonitor] run_dir {str(folder)!r}: expected a folder that can be written, got: {error}"
-        ) from error
+        raise HistoryError(f"[GradMonitor] run_dir {str(folder)!r}: cannot be written: {error}") from error
 
 
 def decode(blob: Any, count: int, what: str) -> NDArray[Any]:
     """A column of `count` reals: float32, or float64 where the blob is twice as long."""
     if not isinstance(blob, bytes) or len(blob) not in (4 * count, 8 * count):
-        raise HistoryError(f"[History] {what}: expected {count} numbers, got a damaged row")
+        raise HistoryError(f"[History] {what}: damaged: expected {count} numbers")
     wide = count > 0 and len(blob) == 8 * count
     return np.frombuffer(blob, dtype="<f8" if wide else "<f4")
 
@@ -142,7 +140,7 @@ def decode_counts(blob: Any, count: int, what: str) -> NDArray[np.int64]:
     if blob is None:
         return dense
     if not isinstance(blob, bytes) or len(blob) % 16:
-        raise HistoryError(f"[History] {what}: expected pairs of integers, got a damaged row")
+        raise HistoryError(f"[History] {what}: damaged: expected pairs of integers")
     rows, counts = np.frombuffer(blob, dtype="<i8").reshape(2, -1)
     if len(rows) and (rows.min() < 0 or rows.max() >= count):
         raise HistoryError(f"[History] {what}: a row number is out of range")
@@ -178,4 +176,4 @@ def read_json(text: Any, what: str) -> Any:
     try:
         return json.loads(text)
     except (TypeError, ValueError, RecursionError) as error:
-        raise HistoryError(f"[History] {what}: expected JSON, got a damaged value") from error
+        raise HistoryError(f"[History] {what}: damaged: expected JSON") from error

@@ -64,12 +64,12 @@ class Layout:
             HistoryError: a value is damaged.
         """
         if not isinstance(value, dict):
-            raise HistoryError("[History] layout: expected an object, got a damaged value")
+            raise HistoryError("[History] layout: damaged: expected an object")
         names = value.get("names")
         if isinstance(names, list) and len(names) > MOST_NAMES:
             raise HistoryError(f"[History] layout: expected at most {MOST_NAMES} names, got {len(names)}")
         if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
-            raise HistoryError("[History] layout: expected a list of names, got a damaged value")
+            raise HistoryError("[History] layout: damaged: expected a list of names")
         if len(set(names)) != len(names):
             raise HistoryError("[History] layout: a name appears twice")
         arrays = []

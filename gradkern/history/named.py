@@ -80,9 +80,7 @@ def read_lists(connection: sqlite3.Connection) -> dict[int, tuple[str, ...]]:
     for number, text in connection.execute("SELECT id, names FROM name_lists ORDER BY id"):
         names = format.read_json(text, f"name_lists {number}")
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise HistoryError(
-                f"[History] name_lists {number}: expected a list of names, got a damaged value"
-            )
+            raise HistoryError(f"[History] name_lists {number}: damaged: expected a list of names")
         lists[int(number)] = tuple(names)
         everything.update(names)
         if len(everything) > MOST_NAMES:
@@ -106,7 +104,7 @@ def read_named(
         names = lists.get(number)
         good = names is not None and isinstance(data, bytes) and len(data) == 8 * width * len(names)
         if not good or not isinstance(seq, int):
-            raise HistoryError(f"[History] {table}: expected numbers of a list of names, got a damaged row")
+            raise HistoryError(f"[History] {table}: damaged: expected numbers of a list of names")
         where, blobs = rows.setdefault(number, ([], []))
         where.append(seq)
         blobs.append(data)

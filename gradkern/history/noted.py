@@ -24,7 +24,7 @@ class Event:
 
     step: int
     kind: str
-    """"finding", "skip", "spike", "threshold", "rollback", "stop", or a kind of your own."""
+    """"finding", "skip", "spike", "threshold", "rollback", "stop", "warning", or a kind of your own."""
     data: dict[str, Any]
     """Details, as JSON values. An event that stands for several has their "count" and "last_step"."""
     time: float = 0.0
@@ -69,7 +69,7 @@ class Noted(StepNumbers):
         """
         found = self.meta.get("parts", [])
         if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
-            raise HistoryError("[History] meta 'parts': expected a list of names, got a damaged value")
+            raise HistoryError("[History] meta 'parts': damaged: expected a list of names")
         return tuple(found)
 
     @property
@@ -116,9 +116,7 @@ class Noted(StepNumbers):
         for number, branch, step, time, kind, text in self._db.execute(query, (last,)):
             data = format.read_json(text, f"event of step {step!r}")
             if not isinstance(data, dict) or not isinstance(kind, str):
-                raise HistoryError(
-                    f"[History] event of step {step!r}: expected an object, got a damaged value"
-                )
+                raise HistoryError(f"[History] event of step {step!r}: damaged: expected an object")
             new.append((number, int(branch), int(step), Event(int(step), kind, data, float(time))))
         known += new
         return known

@@ -24,7 +24,8 @@ _PIECE = 1024
 _FEW = 16  # rows with large blobs that are read at a time
 _GAP = 64  # rows that are read and dropped rather than making another query
 _BEYOND = 2**63 - 1
-#: Tables of periodic statistics: their rows have a step and a layout.
+#: Tables of periodic statistics: weight norms and update ratios, histograms, and zeros in the gradients (the
+#: table `looks`). Their rows have a step and a layout.
 PERIODIC = ("weights", "hists", "looks")
 
 
@@ -311,5 +312,5 @@ class HistoryReader:
         found = self.read_rows("looks", "zeros", [number for number, _ in wanted])
         for (_, row), (layout, blob) in zip(wanted, found):
             if not isinstance(blob, bytes) or len(blob) != 8 * len(layout.columns):
-                raise HistoryError("[History] looks: expected a count for each parameter, got a damaged row")
+                raise HistoryError("[History] looks: damaged: expected a count for each parameter")
             columns.put_zeros(row, layout.columns, np.frombuffer(blob, dtype="<i8"))

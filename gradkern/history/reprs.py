@@ -1,4 +1,4 @@
-"""A recorded run as a short HTML table."""
+"""`history_html`: a recorded run as a short HTML table for notebooks."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ class HistogramRow:
 
 @dataclass
 class ZerosRow:
-    """Zeros in a sample of the gradients of one step."""
+    """Zeros in a sample of the gradients of one step: a row of the table `looks`."""
 
     step: int
     layout: Layout

@@ -78,9 +78,7 @@ class Scalars:
             piece = _from_block(data)
             wanted = np.arange(self.last_seq + 1, self.last_seq + BLOCK + 1)
             if index != self.last_seq // BLOCK or not np.array_equal(piece[0]["seq"], wanted):
-                raise HistoryError(
-                    f"[History] block {index!r}: expected rows from {wanted[0]}, got a damaged block"
-                )
+                raise HistoryError(f"[History] block {index!r}: damaged: expected rows from {wanted[0]}")
             pieces.append(piece)
             self.last_seq += BLOCK
         return pieces
@@ -91,7 +89,7 @@ def _from_rows(rows: Sequence[tuple[Any, ...]]) -> tuple[dict[str, NDArray[Any]]
     try:
         named = {name: np.array(c, dtype=kind) for (name, kind), c in zip(KINDS.items(), columns)}
     except (TypeError, ValueError, OverflowError) as error:
-        raise HistoryError(f"[History] a damaged row in `steps`: {error}") from error
+        raise HistoryError(f"[History] steps: a damaged row: {error}") from error
     return named, _ragged(blobs)
 
 
@@ -99,7 +97,7 @@ def _from_block(data: Any) -> tuple[dict[str, NDArray[Any]], NDArray[np.float64]
     size = 8 * BLOCK
     head = size * len(KINDS)
     if not isinstance(data, bytes) or len(data) < head or len(data) % size:
-        raise HistoryError("[History] blocks: expected packed columns, got a damaged block")
+        raise HistoryError("[History] blocks: damaged: expected packed columns")
     columns = {
         name: np.frombuffer(data, dtype=np.dtype(kind).newbyteorder("<"), count=BLOCK, offset=i * size)
         for i, (name, kind) in enumerate(KINDS.items())
@@ -111,7 +109,7 @@ def _from_block(data: Any) -> tuple[dict[str, NDArray[Any]], NDArray[np.float64]
 def _ragged(blobs: Sequence[Any]) -> NDArray[np.float64]:
     """Rows of float64 of different lengths, padded with NaN."""
     if not all(blob is None or (isinstance(blob, bytes) and len(blob) % 8 == 0) for blob in blobs):
-        raise HistoryError("[History] steps.lr: expected reals, got a damaged row")
+        raise HistoryError("[History] steps.lr: damaged: expected reals")
     width = max((len(blob) // 8 for blob in blobs if blob is not None), default=0)
     padded = np.full((len(blobs), width), np.nan)
     for row, blob in enumerate(blobs):

@@ -9,7 +9,7 @@
       blocks      the rows of `steps` again, 256 packed in one, to read them quickly
       vals        per-parameter columns of a step: little-endian blobs, one entry per parameter
       weights     periodic: weight norms and update ratios
-      looks       periodic: zero counts, and fractions of elements that were ever non-zero
+      looks       periodic, `ZerosRow`: zero counts, and fractions of elements that were ever non-zero
       hists       periodic: log2 histograms
       summaries   aggregates of 16, 64, 256, … steps, written with the step that completes them
       name_lists  lists of names (JSON), which the next three tables refer to

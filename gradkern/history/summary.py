@@ -121,7 +121,7 @@ def decode_body(body: Any, width: int) -> NDArray[np.float32]:
     """[BODY_FIELDS, width] from the row of a bucket in the file; a copy."""
     fields = len(BODY_FIELDS)
     if not isinstance(body, bytes) or len(body) % (4 * fields) or len(body) > 4 * fields * width:
-        raise HistoryError("[History.summary] expected an aggregate, got a damaged row")
+        raise HistoryError("[History.summary] a damaged aggregate")
     return pad(np.frombuffer(body, dtype="<f4").reshape(fields, -1), width).copy()
 
 

@@ -1,4 +1,4 @@
-"""Short descriptions of a run: its first inf or NaN, and when norms were measured."""
+"""Short texts about a run: its first inf or NaN, and when its norms were measured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The warning for a GPU on which the CUDA kernels do not run."""
+"""`tell_unusable`: the warning for a GPU on which the CUDA kernels do not run."""
 
 from __future__ import annotations
 

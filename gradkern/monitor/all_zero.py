@@ -1,4 +1,4 @@
-"""Gradients that are there and exactly zero, step after step."""
+"""`AllZero`: a warning about gradients that are exactly zero at every step."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""A run that exists: whether the model is the one that was recorded, and whether it was told from where to
-continue."""
+"""Continuing a run that exists: a check of its model, and a warning if nothing says at which step."""
 
 from __future__ import annotations
 
@@ -68,8 +67,8 @@ def check_model(history: History, plan: Plan, modules: Mapping[str, torch.nn.Mod
     difference = next(_differences(history, plan, modules), None) if len(history) else None
     if difference is not None:
         raise HistoryError(
-            f"[GradMonitor] run_dir {str(history.path.parent)!r}: expected the model that was recorded, "
-            f"got another: {difference}. Use a new run_dir for this model, or move the folder away"
+            f"[GradMonitor] run_dir {str(history.path.parent)!r}: the run is of another model: {difference}. "
+            "Use a new run_dir for this model, or move the folder away"
         )
 
 
@@ -89,11 +88,11 @@ def _differences(history: History, plan: Plan, modules: Mapping[str, torch.nn.Mo
         seen = recorded.get(name)
         if seen is None:
             if name.startswith(new):
-                yield f"it has {name}, which the run does not have"
+                yield f"this model has {name}, the run does not"
         elif shape is not None and None not in seen and shape not in seen:
-            yield f"its {name} has shape {shape}, that of the run {last.get(name) or seen.pop()}"
+            yield f"{name} has shape {shape} here and {last.get(name) or seen.pop()} in the run"
     yield from (
-        f"it has no {name}" for name, shape in last.items() if shape is not None and name not in model
+        f"this model has no {name}" for name, shape in last.items() if shape is not None and name not in model
     )
 
 

@@ -1,4 +1,4 @@
-"""Metadata of a run: versions, arguments, ranks."""
+"""`describe_run`: metadata of a run: versions, arguments, ranks."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class EventSeries:
 
     def add(self, step: int, time: float, kind: str, data: dict[str, Any]) -> EventRow:
         """Something happened in this step."""
-        key = (kind, *(data.get(name) for name in ("reason", "part", "group")))
+        key = (kind, *(data.get(name) for name in ("reason", "part", "group", "setting")))
         series = self._series.get(key)
         if series is None or self._row - series.last_row > GAP or step <= series.last_step:
             # Its time tells an event from others of its kind and step.

@@ -7,10 +7,10 @@ from typing import Any
 
 from gradkern.history.rows import Row, StepRow
 from gradkern.monitor.capture import Capture, Presence
+from gradkern.monitor.decided import PartRow
 from gradkern.monitor.join import add_parts, join_rows
 from gradkern.monitor.joint_layouts import JointLayouts
 from gradkern.monitor.step_capture import StepCapture
-from gradkern.monitor.step_events import PartRow
 from gradkern.monitor.transfer import together
 
 
@@ -32,13 +32,13 @@ class JoinedCapture:
 
 
 def parts_of(capture: Capture, row: StepRow) -> list[PartRow]:
-    """The rows of the parts of a step, with what decided on each, after `capture.row` has made `row`."""
+    """The rows of the parts of a step, with the policies that decided on them. Call `capture.row` before."""
     if isinstance(capture, StepCapture):
-        return [PartRow("", row, capture.stats.policy)]
+        return [PartRow("", row, capture.stats)]
     if not isinstance(capture, JoinedCapture):
         return []
     return [
-        PartRow(part, capture.rows[part], one.stats.policy)  # type: ignore[arg-type]
+        PartRow(part, capture.rows[part], one.stats)  # type: ignore[arg-type]
         for part, one in capture.captures.items()
         if isinstance(one, StepCapture)
     ]
@@ -70,6 +70,7 @@ class StepJoiner:
     def __init__(self, parts: tuple[str, ...], submit: Callable[[Capture], None]) -> None:
         self._parts, self._submit = parts, submit
         self._held: dict[type, dict[str, Capture]] = {}
+        self._later: list[Capture] = []
         self._layouts = JointLayouts()
         self.norm_type = 2.0
 
@@ -80,6 +81,14 @@ class StepJoiner:
         if len(held) == len(self._parts):
             self._release(type(capture))
 
+    def amend(self, capture: Capture) -> None:
+        """An amendment; submitted after the row of its step, if that is held."""
+        held = self._held.get(StepCapture, {})
+        if any(one.step == capture.step for one in held.values()):
+            self._later.append(capture)
+        else:
+            self._submit(capture)
+
     def release(self) -> None:
         """The step is over: submit what is held of it, first its own row."""
         for kind in sorted(self._held, key=lambda kind: kind is not StepCapture):
@@ -89,3 +98,7 @@ class StepJoiner:
         held = self._held.pop(kind)
         ordered = {part: held[part] for part in self._parts if part in held}
         self._submit(JoinedCapture(ordered, self._layouts, self.norm_type))
+        if kind is StepCapture:
+            later, self._later = self._later, []
+            for capture in later:
+                self._submit(capture)

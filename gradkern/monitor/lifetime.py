@@ -9,7 +9,7 @@ from typing import Protocol
 
 
 class Ending(Protocol):
-    """An object that is closed at the end and told about forks."""
+    """An object that is closed when the program ends, and informed of forks."""
 
     def close(self) -> None: ...
     def forked(self) -> None: ...

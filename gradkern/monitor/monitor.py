@@ -17,20 +17,19 @@ from gradkern.history.facade import History
 from gradkern.history.format import read_json, write_json
 from gradkern.history.named import loss_of
 from gradkern.monitor.arguments import as_count, as_extra, as_loss, as_step, unknown_argument
-from gradkern.monitor.combine import combined
 from gradkern.monitor.committer import Feed
 from gradkern.monitor.continuing import Continuation
 from gradkern.monitor.copies import CLOSED, COPY, FORKED, Usability
 from gradkern.monitor.describe import describe_run
 from gradkern.monitor.lifetime import follow
-from gradkern.monitor.numbering import StepNumbers
 from gradkern.monitor.optimizers import Optimizers, as_optimizers
 from gradkern.monitor.parts import Part, Parts
 from gradkern.monitor.pending import PendingStep
 from gradkern.monitor.ranks import agree_on_step
 from gradkern.monitor.recording import Options, Recording
 from gradkern.monitor.run_folder import run_folder
-from gradkern.monitor.statistics_arguments import PHASE_SAID, as_pieces, check_said
+from gradkern.monitor.statistics_arguments import PHASE_OF, check_statistics
+from gradkern.monitor.step_counter import StepCounter
 from gradkern.params.names import NamedParameters
 from gradkern.params.stats import GradStats
 
@@ -133,7 +132,7 @@ class GradMonitor:
         self._count_zeros = count_zeros
         self._use = Usability()
         self._norm_type: float | None = None
-        self._numbers = StepNumbers()
+        self._numbers = StepCounter()
         self._parts = Parts(model, optimizers, self._complete)
         #: The only model; None if there are several.
         self._only = None if self._parts.names else self._parts.whole
@@ -154,7 +153,7 @@ class GradMonitor:
         self._recording = Recording(
             self.run_dir, meta, _feed(sinks), self._parts, optimizers, self._numbers, options
         )
-        last = self._recording.recorder.last_step
+        last = self._recording.thread.last_step
         self._numbers.resume(last or 0)
         self._continuation = Continuation(self.run_dir, last if rank == 0 else None)
         follow(self)
@@ -229,28 +228,21 @@ class GradMonitor:
         recording = self._recording
         if recording is not None:
             recording.check()
-        if stats is not None and not isinstance(stats, GradStats):
-            stats = combined(as_pieces(stats))
         if type(stats) is not GradStats or after_clip is not None or inv_scale is not None:
-            inv_scale = check_said(stats, inv_scale, after_clip)
+            stats, inv_scale = check_statistics(stats, inv_scale, after_clip)
         target = self._target(stats, part)
         number = self._numbers.upcoming(target.name) if step is None else as_step(step)
         given, loss = loss, as_loss(loss)
         extras = as_extra("GradMonitor.record", extra, self._parts.names) if extra else None
         if number % self.every:
-            if stats is None:
-                self._drop_pending(target)
-            self._begin(number, target, step is not None)
-            if recording is not None:
-                recording.leave_out(target)
-            return
+            return self._leave_out(number, target, step is not None, measured=stats is not None)
         if stats is None:
             stats = self._collected_or_measured(target, inv_scale)
         if stats.norm_type != self._norm_type:
             self._check_norm_type(stats.norm_type)
         self._begin(number, target, step is not None)
         if recording is not None:  # else another rank records
-            phase = "before_clip" if stats.clip_coef is not None else PHASE_SAID[after_clip]
+            phase = "before_clip" if stats.clip_coef is not None else PHASE_OF[after_clip]
             recording.add(number, target, stats, start, loss, given, phase, extras)
 
     def amend(
@@ -350,7 +342,7 @@ class GradMonitor:
             False if something could not be written.
         """
         self._record_pending()
-        return self._recording is None or self._recording.recorder.flush()
+        return self._recording is None or self._recording.thread.flush()
 
     def history(self) -> History:
         """The run so far as a `History`. Calls `flush`, which synchronises."""
@@ -360,7 +352,7 @@ class GradMonitor:
     @property
     def lost(self) -> int:
         """Number of steps that could not be recorded."""
-        return 0 if self._recording is None else self._recording.recorder.lost
+        return 0 if self._recording is None else self._recording.thread.lost
 
     # ---- checkpoints, and the end ----
 
@@ -433,6 +425,14 @@ class GradMonitor:
         if self._recording is not None:
             self._recording.begin(number, part, is_new)
 
+    def _leave_out(self, number: int, part: Part, told: bool, measured: bool) -> None:
+        """`record` is called at a step that `every` leaves out. Its pending clips must not become a step."""
+        if not measured:
+            self._parts.drop_pending(part)
+        self._begin(number, part, told)
+        if self._recording is not None:
+            self._recording.leave_out(part)
+
     def _complete(self, pending: PendingStep) -> None:
         """The clips of a step are complete; called by `PendingStep`."""
         if pending and not self._use.reason:
@@ -451,20 +451,8 @@ class GradMonitor:
 
     def _collected_or_measured(self, part: Part, inv_scale: float | None) -> GradStats:
         """The statistics of a step for which `record` is given none."""
-        pending = self._take_pending(part)
+        pending = self._parts.take_pending(part)
         return self._measure(part, 1.0 if inv_scale is None else inv_scale) if pending is None else pending
-
-    def _take_pending(self, part: Part) -> GradStats | None:
-        """The statistics that other code has collected for the models of a part."""
-        if not (part is self._parts.whole and self._parts.names):
-            return part.pending.take()
-        pieces = [one.pending.take() for one in self._parts.pending()]
-        return combined([piece for piece in pieces if piece is not None]) if pieces else None
-
-    def _drop_pending(self, part: Part) -> None:
-        """Forget the clips of a step that is left out, so that they do not become a step of their own."""
-        for one in self._parts.pending() if part is self._parts.whole else (part,):
-            one.pending.drop()
 
     def _check_norm_type(self, norm_type: float) -> None:
         if self._norm_type is not None:
@@ -473,7 +461,7 @@ class GradMonitor:
                 f"got {norm_type!r}"
             )
         if self._recording is not None:
-            self._recording.recorder.check_norm_type(norm_type)
+            self._recording.thread.check_norm_type(norm_type)
         self._norm_type = norm_type
 
     @torch.no_grad()
@@ -490,7 +478,7 @@ def _copy_of(run_dir: Path, step: int, every: int) -> GradMonitor:
     """The monitor of a copy, which records nothing."""
     copy = GradMonitor.__new__(GradMonitor)
     copy.run_dir, copy.every = run_dir, every
-    copy._numbers, copy._use, copy._recording = StepNumbers(), Usability(COPY), None
+    copy._numbers, copy._use, copy._recording = StepCounter(), Usability(COPY), None
     copy._numbers.resume(step)
     copy._continuation = Continuation(run_dir, None)
     copy._parts = Parts([], {}, copy._complete)

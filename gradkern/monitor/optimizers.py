@@ -1,4 +1,4 @@
-"""The optimizers of a run and their learning rates."""
+"""The optimizers of a run by name, and their learning rates."""
 
 from __future__ import annotations
 

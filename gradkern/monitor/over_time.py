@@ -38,9 +38,8 @@ class GradientOverTime:
         neighbours. Inputs that are a `PackedSequence` and calls without gradient are ignored. Modules under
         `torch.compile` are not supported.
 
-        The profile says nothing about the memory of the network if the loss is taken at every time step: it
-            is
-        flat then.
+        If the loss is taken at every time step, the profile is flat and says nothing about the memory of the
+        network.
 
     Example:
         >>> over_time = gradkern.GradientOverTime(model.rnn)

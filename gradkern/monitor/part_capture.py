@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gradkern.monitor.capture import Capture
-from gradkern.monitor.numbering import StepNumbers
 from gradkern.monitor.parts import Part
 from gradkern.monitor.periodic_gradients import PeriodicGradients
 from gradkern.monitor.periodic_weights import PeriodicWeights
+from gradkern.monitor.step_counter import StepCounter
 from gradkern.monitor.transfer import PinnedPool
 from gradkern.params.stats import GradStats
 
@@ -24,7 +24,7 @@ class PartCapture:
     def __init__(
         self,
         part: Part,
-        numbers: StepNumbers,
+        numbers: StepCounter,
         update_every: int,
         histogram_every: int | None,
         pool: PinnedPool,

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradkern.monitor.combine import combined
 from gradkern.monitor.joint_plan import JointPlan
 from gradkern.monitor.layouts import Layouts, Plan
 from gradkern.monitor.optimizers import Optimizers, takes_hooks
@@ -128,6 +129,18 @@ class Parts:
     def pending(self) -> Iterable[Part]:
         """Those that hold clips made by others."""
         return [part for part in dict.fromkeys((*self.each, self.whole)) if part.pending]
+
+    def take_pending(self, part: Part) -> GradStats | None:
+        """The statistics that a part holds of clips made by others, the whole those of all models."""
+        if not (part is self.whole and self.names):
+            return part.pending.take()
+        pieces = [one.pending.take() for one in self.pending()]
+        return combined([piece for piece in pieces if piece is not None]) if pieces else None
+
+    def drop_pending(self, part: Part) -> None:
+        """Forget the clips that a part holds, the whole those of all models."""
+        for one in self.pending() if part is self.whole else (part,):
+            one.pending.drop()
 
     def params(self) -> list[Tensor]:
         """All parameters as they are now."""

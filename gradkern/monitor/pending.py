@@ -64,7 +64,7 @@ class PendingStep:
         return self._taken
 
     def gave(self, stats: GradStats | None) -> bool:
-        """Whether these statistics are what `take` returned last."""
+        """Whether `take` returned these statistics last."""
         return stats is not None and stats is self._taken
 
     def detach(self) -> None:

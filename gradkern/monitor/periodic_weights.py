@@ -7,11 +7,11 @@ from collections.abc import Callable
 import torch
 
 from gradkern.monitor.mistakes import Mistakes
-from gradkern.monitor.numbering import StepNumbers
 from gradkern.monitor.parts import Part
 from gradkern.monitor.periodic_capture import WeightsCapture
 from gradkern.monitor.sample import DeviceColumns
 from gradkern.monitor.schedule import is_due
+from gradkern.monitor.step_counter import StepCounter
 from gradkern.monitor.transfer import PinnedPool
 from gradkern.monitor.updates import UpdateTracker
 from gradkern.params import steps
@@ -35,7 +35,7 @@ class PeriodicWeights:
     def __init__(
         self,
         part: Part,
-        numbers: StepNumbers,
+        numbers: StepCounter,
         update_every: int,
         pool: PinnedPool,
         submit: Callable[[WeightsCapture], None],

@@ -1,4 +1,4 @@
-"""Norms of gradients that something else has clipped before they were measured."""
+"""`Plateau`: a warning about gradients that other code has clipped before they were measured."""
 
 from __future__ import annotations
 

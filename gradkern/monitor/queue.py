@@ -11,7 +11,7 @@ from gradkern.monitor.capture import Capture
 from gradkern.monitor.warned import Warned
 
 LIMIT_BYTES = 64 << 20
-PATIENCE = 1.0  # seconds that `put` waits for room, once per stall
+PATIENCE = 1.0  # seconds that `put` waits for room, once until there is room again
 
 
 class CaptureQueue:

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from gradkern._util.warning import LISTENERS
 from gradkern.diagnosis.watchdog import OnFinding
 from gradkern.history.facade import History
 from gradkern.history.lock import RunLock
@@ -21,15 +22,15 @@ from gradkern.monitor.continuing import check_model
 from gradkern.monitor.facts import FactFinder
 from gradkern.monitor.joiner import StepJoiner, WholeCapture
 from gradkern.monitor.layouts import Layouts
-from gradkern.monitor.numbering import StepNumbers
 from gradkern.monitor.online import OnlineDiagnosis
 from gradkern.monitor.optimizers import Optimizers, as_rates
 from gradkern.monitor.part_capture import PartCapture
 from gradkern.monitor.parts import Part, Parts
 from gradkern.monitor.ranks import over_several_ranks
-from gradkern.monitor.recorder import Recorder
 from gradkern.monitor.step_capture import StepCapture
+from gradkern.monitor.step_counter import StepCounter
 from gradkern.monitor.transfer import PinnedPool
+from gradkern.monitor.writing_thread import WritingThread
 from gradkern.params.stats import GradStats
 
 
@@ -54,14 +55,14 @@ class _Target:
     layouts: Layouts
 
 
-def _recorder(folder: Path, meta: dict[str, Any], feed: Feed, parts: Parts) -> Recorder:
+def _writing_thread(folder: Path, meta: dict[str, Any], feed: Feed, parts: Parts) -> WritingThread:
     lock = RunLock(folder)
 
     def check(history: History) -> None:
         check_model(history, parts.whole.plan, parts.modules)
 
     try:
-        return Recorder(folder, meta, feed, check=check, ended=lock.release)
+        return WritingThread(folder, meta, feed, check=check, ended=lock.release)
     except BaseException:
         lock.release()
         raise
@@ -87,39 +88,35 @@ class Recording:
         feed: Feed,
         parts: Parts,
         optimizers: Optimizers,
-        numbers: StepNumbers,
+        numbers: StepCounter,
         options: Options,
     ) -> None:
-        self.recorder = _recorder(folder, meta, feed, parts)
+        self.thread = _writing_thread(folder, meta, feed, parts)
         self._pool = PinnedPool()
         self._parts, self._rated = parts, tuple(optimizers.values())
-        self._joiner = StepJoiner(parts.names, self.recorder.submit)
+        self._numbers, self._warnings = numbers, set[str]()
+        self._joiner = StepJoiner(parts.names, self.thread.submit)
         try:
-            self._captures = {
-                part: PartCapture(
-                    part,
-                    numbers,
-                    options.update_every,
-                    options.histogram_every,
-                    self._pool,
-                    self._submit_for(part),
-                )
-                for part in parts.each
-            }
+            self._captures = {part: self._periodic(part, options) for part in parts.each}
             self._targets = {part: self._target(part) for part in (*parts.each, parts.whole)}
             self._facts = FactFinder(
                 parts.whole.plan,
                 parts.names,
                 parts.modules,
                 optimizers,
-                lambda row: self.recorder.submit(HostCapture(row)),
+                lambda row: self.thread.submit(HostCapture(row)),
             )
             self._online = None
             if options.on_finding is not None:
                 self._online = self._diagnose(folder, options.on_finding)
         except BaseException:
-            self.recorder.close()
+            self.thread.close()
             raise
+        LISTENERS.add(self)
+
+    def _periodic(self, part: Part, options: Options) -> PartCapture:
+        every, histogram_every = options.update_every, options.histogram_every
+        return PartCapture(part, self._numbers, every, histogram_every, self._pool, self._submit_for(part))
 
     def _target(self, part: Part) -> _Target:
         members = tuple(self._captures[member] for member in self._parts.members(part))
@@ -129,7 +126,7 @@ class Recording:
 
     def _submit_for(self, part: Part) -> Callable[[Capture], None]:
         if part is self._parts.whole:
-            return self.recorder.submit
+            return self.thread.submit
         return functools.partial(self._joiner.add, part.name)
 
     def _diagnose(self, folder: Path, on_finding: OnFinding) -> OnlineDiagnosis:
@@ -139,11 +136,11 @@ class Recording:
                 'use "warn" or a function'
             )
         recorded = 0
-        if self.recorder.last_step is not None:
+        if self.thread.last_step is not None:
             with History.open(folder) as history:
                 recorded = len(history)
         online = OnlineDiagnosis(on_finding, folder, recorded, self.event)
-        self.recorder.committer.committed = online.committed
+        self.thread.committer.committed = online.committed
         return online
 
     # ---- the training thread ----
@@ -187,7 +184,7 @@ class Recording:
         layout, rates = target.layouts.of(stats), as_rates(self._rated)
         self._joiner.norm_type = stats.norm_type
         target.submit(target.capture(number, start, layout, stats, loss, rates, phase, self._pool, extra))
-        self.recorder.record_seconds.append(time.time() - start)
+        self.thread.record_seconds.append(time.time() - start)
         if not self._facts.settled(part.name, stats.policy):
             self._facts.recorded(number, stats, given, part.name)
         collected = part.pending.gave(stats)
@@ -196,11 +193,17 @@ class Recording:
 
     def amend(self, number: int, values: Extra) -> None:
         """Submit numbers of an earlier step."""
-        self.recorder.submit(AmendmentCapture(number, values, self._pool))
+        self._joiner.amend(AmendmentCapture(number, values, self._pool))
 
     def event(self, number: int, kind: str, data: dict[str, Any]) -> None:
         """Submit an event. From any thread: a diagnosis calls this in the writing thread."""
-        self.recorder.submit(HostCapture(EventRow(number, kind, data, time.time())))
+        self.thread.submit(HostCapture(EventRow(number, kind, data, time.time())))
+
+    def warned(self, message: str) -> None:
+        """A warning of gradkern becomes an event, once in a run. From any thread."""
+        if message not in self._warnings:
+            self._warnings.add(message)
+            self.event(max(self._numbers.last, 1), "warning", {"message": message})
 
     def resume(self, number: int) -> None:
         """Continue after a step, which may be an earlier one."""
@@ -209,15 +212,17 @@ class Recording:
             capture.weights.resume(number)
 
     def close(self) -> None:
-        """Write everything that was recorded, and stop listening to the optimizers."""
+        """Write everything that was recorded, and stop listening to the optimizers and to warnings."""
         try:
             for capture in self._captures.values():
                 capture.weights.close()
             self._joiner.release()
         finally:
-            self.recorder.close()
+            self.thread.close()
+            LISTENERS.discard(self)
 
     def detach(self) -> None:
-        """Stop listening to the optimizers; nothing is written."""
+        """Stop listening to the optimizers and to warnings; nothing is written."""
+        LISTENERS.discard(self)
         for capture in self._captures.values():
             capture.weights.detach()

@@ -208,8 +208,8 @@ class RollbackGuard:
                     findings = diagnose(history)
         told = _told_by_any(str(DiagnosisError(findings[0])) if findings else "", self._group)
         raise RollbackError(
-            f"[RollbackGuard.check] expected training to recover within {self.budget} rollbacks, got a cause "
-            f"for another: {reason}.{' ' + told if told else ''}",
+            f"[RollbackGuard.check] training has not recovered after {self.budget} rollbacks: {reason}."
+            f"{' ' + told if told else ''}",
             findings,
         )
 

@@ -1,4 +1,4 @@
-"""The steps with periodic statistics."""
+"""`is_due`: the steps at which periodic statistics are taken."""
 
 
 def is_due(step: int, every: int) -> bool:

@@ -7,47 +7,51 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from gradkern.monitor.combine import combined
 from gradkern.params.arguments import as_positive
 from gradkern.params.stats import GradStats
 
 #: The phase of norms that do not come from a clip, by the argument `after_clip` of `record`.
-PHASE_SAID = {None: "measured", False: "before_clip", True: "after_clip"}
+PHASE_OF = {None: "measured", False: "before_clip", True: "after_clip"}
 
 
-def check_said(stats: Any, inv_scale: Any, after_clip: Any) -> float | None:
-    """Check the arguments of `record`. Returns `inv_scale` as a number.
+def check_statistics(stats: Any, inv_scale: Any, after_clip: Any) -> tuple[GradStats | None, float | None]:
+    """Check the arguments of `record`.
+
+    Returns:
+        The statistics, those of a step that was clipped in pieces combined; and `inv_scale` as a number.
 
     Raises:
         TypeError, ValueError: an argument is invalid or contradicts the statistics.
     """
-    if not (stats is None or isinstance(stats, GradStats)):
-        raise _no_statistics(stats)
+    if stats is not None and not isinstance(stats, GradStats):
+        stats = combined(as_pieces(stats))
     if not (after_clip is None or isinstance(after_clip, (bool, np.bool_))):
         raise TypeError(f"[GradMonitor.record] after_clip: expected True, False or None, got {after_clip!r}")
     if inv_scale is not None:
         inv_scale = as_positive("GradMonitor.record", "inv_scale", inv_scale)
     if stats is not None:
         _check_contradictions(stats, inv_scale, after_clip)
-    return inv_scale
+    return stats, inv_scale
 
 
 def _check_contradictions(stats: GradStats, inv_scale: float | None, after_clip: Any) -> None:
     if after_clip and stats.clip_coef is not None:
         raise ValueError(
-            "[GradMonitor.record] after_clip: expected False for statistics that come from clip_(), "
-            "which are from before clipping; got True"
+            "[GradMonitor.record] after_clip: contradicts the statistics, which come from clip_() and are "
+            "from before clipping; leave it out"
         )
     if inv_scale is None:
         return
     if isinstance(stats.inv_scale, Tensor):
         raise ValueError(
-            "[GradMonitor.record] inv_scale: expected None with statistics that know the scaler's, got "
-            f"{inv_scale!r}"
+            f"[GradMonitor.record] inv_scale: the statistics include the scaler's scale already, got "
+            f"{inv_scale!r}; leave it out"
         )
     if inv_scale != stats.inv_scale:
         raise ValueError(
-            f"[GradMonitor.record] inv_scale: expected that of the statistics, {stats.inv_scale!r}, got "
-            f"{inv_scale!r}; give it to measure()"
+            f"[GradMonitor.record] inv_scale: the statistics were measured with {stats.inv_scale!r}, got "
+            f"{inv_scale!r}; pass inv_scale to measure() instead"
         )
 
 
@@ -73,9 +77,7 @@ def as_pieces(pieces: Any) -> list[GradStats]:
                 f"[GradMonitor.record] stats[{index}]: expected GradStats, got {type(piece).__name__}"
             )
     if not pieces or len({piece.norm_type for piece in pieces}) > 1:
-        raise ValueError(
-            "[GradMonitor.record] stats: expected at least one GradStats, and all of one norm_type"
-        )
+        raise ValueError("[GradMonitor.record] stats: expected one or more GradStats with the same norm_type")
     seen: dict[int, str] = {}
     for piece in pieces:
         for identity, name in zip(piece._identities, piece.names):

@@ -12,7 +12,7 @@ from torch import Tensor
 _ALIGN = 16
 
 
-class Event(Protocol):
+class DeviceEvent(Protocol):
     """The methods of torch.cuda.Event that are used."""
 
     def record(self, stream: Any) -> None: ...
@@ -21,7 +21,7 @@ class Event(Protocol):
 
 
 #: An event for each device that something is copied from.
-Events = dict[torch.device, Event]
+Events = dict[torch.device, DeviceEvent]
 
 
 class Arriving:
@@ -165,8 +165,8 @@ def _current_stream(device: torch.device) -> Any:
     return torch.cuda.current_stream(device)
 
 
-def _new_event() -> Event:
-    event: Event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+def _new_event() -> DeviceEvent:
+    event: DeviceEvent = torch.cuda.Event()  # type: ignore[no-untyped-call]
     return event
 
 

@@ -1,4 +1,4 @@
-"""Warnings about trouble while recording: each kind once, also in the log."""
+"""`Warned`: warnings about failures while recording, one for each kind."""
 
 from __future__ import annotations
 

@@ -222,8 +222,8 @@ def check_group(operation: str, name: str, group: Any) -> None:
         return
     if dist.is_available() and group is dist.GroupMember.NON_GROUP_MEMBER:
         raise ValueError(
-            f"[{operation}] {name}: expected a group that this rank is part of, got the one that new_group() "
-            "returns to the others"
+            f"[{operation}] {name}: this rank is not in the group (new_group() returns a placeholder to "
+            "ranks outside it); pass it only on the ranks of the group"
         )
     hint = "; pass mesh.get_group()" if type(group).__name__ == "DeviceMesh" else ""
     raise TypeError(
@@ -252,6 +252,6 @@ def check_selections(
             )
     if in_process_group is not None and process_group is None:
         raise ValueError(
-            f"[{operation}] in_process_group: expected together with process_group, got process_group=None: "
-            "every parameter would count as a replica"
+            f"[{operation}] in_process_group: has no effect without process_group, because every parameter "
+            "is then counted as a replica; pass process_group too"
         )

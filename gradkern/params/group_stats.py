@@ -29,8 +29,8 @@ class GroupStats:
         return GroupStats(self.names, self.total_norm.cpu(), self.factor.cpu(), limit)
 
 
-class GroupColumns(NamedTuple):
-    """The statistics of all groups at one step, one entry for each group. Most are never used."""
+class GroupTotals(NamedTuple):
+    """The totals of all groups at one step, of which `GroupStats` are made when they are first used."""
 
     names: Sequence[str]
     members: Sequence[tuple[str, ...]]

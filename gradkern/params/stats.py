@@ -15,7 +15,7 @@ from torch import Tensor
 from gradkern._util.names import as_depth, distinct, layer_of
 from gradkern.kernels.measured import Measured
 from gradkern.params import stats_text
-from gradkern.params.group_stats import GroupColumns, GroupStats
+from gradkern.params.group_stats import GroupStats, GroupTotals
 from gradkern.params.row_groups import RowGroups
 
 
@@ -78,7 +78,7 @@ class GradStats:
     """float64 [N]: `norm` before rounding, if it was kept."""
     _factor: Tensor | None = field(default=None, repr=False)
     """float64 [N], unless all gradients were multiplied by `clip_coef`."""
-    _groups: Mapping[str, GroupStats] | GroupColumns | None = field(default=None, repr=False)
+    _groups: Mapping[str, GroupStats] | GroupTotals | None = field(default=None, repr=False)
     _identities: tuple[int, ...] = field(default=(), repr=False)
     """`id` of each row's parameter, so that a monitor can match rows whose names differ; empty if unknown.
     Numbers keep no parameter alive."""
@@ -153,7 +153,7 @@ class GradStats:
     @property
     def groups(self) -> Mapping[str, GroupStats]:
         """The clipper's named groups in order; empty without groups."""
-        if isinstance(self._groups, GroupColumns):  # created on first use
+        if isinstance(self._groups, GroupTotals):  # created on first use
             factor = self.clip_coef if self._factor is None else self._factor
             assert factor is not None
             object.__setattr__(self, "_groups", self._groups.stats(factor, self.total_norm.dtype))

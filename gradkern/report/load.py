@@ -27,7 +27,7 @@ from gradkern.report.events import (
     own_numbers,
     spikes_in,
 )
-from gradkern.report.sparse import ratio_note, read_histogram, read_ratios
+from gradkern.report.periodic import ratio_note, read_histogram, read_ratios
 
 
 def load(source: Source) -> ReportData:

@@ -1,4 +1,4 @@
-"""The heatmap sent to loggers: log10 rms, parameters × steps, in bounded memory."""
+"""`Heatmap`: the image that loggers get, log10 rms of parameters × steps, in bounded memory."""
 
 from __future__ import annotations
 

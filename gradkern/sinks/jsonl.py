@@ -1,4 +1,4 @@
-"""JSON lines: one object per step and per event."""
+"""`JsonlSink`: a file with one JSON object for each step and event."""
 
 from __future__ import annotations
 

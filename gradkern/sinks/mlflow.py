@@ -1,4 +1,4 @@
-"""MLflow tracking."""
+"""`MlflowSink`: sends the numbers of a run to MLflow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TensorBoard event files."""
+"""`TensorBoardSink`: writes the numbers of a run to TensorBoard event files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trackio, the local experiment tracker."""
+"""`TrackioSink`: sends the numbers of a run to Trackio, a local experiment tracker."""
 
 from __future__ import annotations
 

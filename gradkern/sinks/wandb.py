@@ -1,4 +1,4 @@
-"""Weights & Biases."""
+"""`WandbSink`: sends the numbers of a run to Weights & Biases."""
 
 from __future__ import annotations
 

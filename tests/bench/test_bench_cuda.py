@@ -61,6 +61,7 @@ def bench(monkeypatch):
     return module
 
 
+@pytest.mark.integration
 def test_bench_cuda_runs_to_its_end(bench, monkeypatch, tmp_path, capsys):
     bf16, fp32 = [torch.bfloat16], [torch.float32]
     many = Case("2,000 tensors of 4,096", lambda: [(4,)] * 2000)

@@ -57,7 +57,7 @@ def test_declared_mutation():
         assert getattr(ops, name).default._schema.is_mutable == mutates
 
 
-BACKENDS = ["eager", "aot_eager", "inductor"]
+BACKENDS = ["eager", "aot_eager", pytest.param("inductor", marks=pytest.mark.integration)]
 backends = pytest.mark.parametrize("backend", BACKENDS)
 
 

@@ -80,5 +80,7 @@ def test_the_clipper_passes_it_on():
 
 def test_a_capture_needs_a_step_before_it(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
-    with pytest.raises(RuntimeError, match="expected a step on this device before a CUDA graph is captured"):
+    with pytest.raises(
+        RuntimeError, match="a CUDA graph is being captured before the first step on this device"
+    ):
         GlobalNorm(1.0).limit_on(torch.device("cuda", 0))

@@ -93,9 +93,7 @@ def test_unsupported_layouts(good, call):
 @every_call
 def test_plain_tensors_where_parameters_were_meant(call):
     plain = [torch.ones(3), torch.ones(2)]
-    with raises(
-        ValueError, "expected parameters, got 2 plain tensors of which none requires grad or has a .grad"
-    ):
+    with raises(ValueError, "none of the 2 tensors requires grad or has a .grad"):
         CALLS[call](plain)
 
 
@@ -404,8 +402,7 @@ class TestClipperArguments:
         optimizer = torch.optim.AdamW(model.parameters(), fused=True)
         with raises(
             ValueError,
-            "[GradClipper] optimizer: expected only with on_nonfinite='skip' or 'raise_later', a policy that "
-            "skips steps or fold=True, got on_nonfinite='zero'",
+            "[GradClipper] optimizer: has no effect with on_nonfinite='zero'. It is used with on_nonfinite=",
         ):
             gradkern.GradClipper(model, 1.0, on_nonfinite="zero", optimizer=optimizer)
 
@@ -429,7 +426,7 @@ def test_a_number_on_no_device(good):
 
 
 def test_what_selects_parameters_by_name(good):
-    with raises(ValueError, "[GradClipper] in_process_group: expected together with process_group"):
+    with raises(ValueError, "[GradClipper] in_process_group: has no effect without process_group"):
         gradkern.GradClipper(good, 1.0, in_process_group=lambda name: True)
     for option in ("in_process_group", "counted_elsewhere"):
         with raises(TypeError, f"[GradClipper] {option}: expected a function of a parameter's name, got str"):

@@ -9,8 +9,10 @@ import pickle
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import gradkern
+from gradkern.clipping import late_errors
 from gradkern.clipping.late_errors import LateErrors, _Step
 from gradkern.kernels.backend import NullBackend
 from gradkern.policies import ZClip
@@ -164,3 +166,104 @@ def test_check_waits_for_steps_under_way():
     late._steps.append(_Step(("a", "b"), torch.tensor([0, 2]), torch.tensor(True), Event()))
     with pytest.raises(RuntimeError, match=MESSAGE.format("check")):
         late.raise_all()
+
+
+class Graph(TorchDispatchMode):
+    """A CUDA graph on the CPU: keeps the operations of a capture and runs them again on the same memory."""
+
+    def __init__(self):
+        super().__init__()
+        self.operations = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        self.operations.append((function, args, kwargs or {}, result))
+        return result
+
+    def replay(self):
+        for function, args, kwargs, old in self.operations:
+            new = function(*args, **kwargs)
+            if new is not old:
+                old.copy_(new)
+
+
+@pytest.fixture
+def capture(monkeypatch):
+    """Calls a function as if a CUDA graph was captured, and returns the graph."""
+
+    def run(function):
+        with monkeypatch.context() as patch, Graph() as graph:
+            patch.setattr(late_errors, "capturing", lambda tensor: True)
+            function()
+        return graph
+
+    return run
+
+
+class Captured:
+    """Steps in graphs: each replay reads what `counts` says at the time."""
+
+    def __init__(self, capture, graphs, names=("a", "b")):
+        self.late, self.counts = LateErrors(), torch.tensor([0, 0])
+        self.late._replays.append(late_errors._Replays(names, torch.device("cpu")))
+        self.graphs = [
+            capture(lambda: self.late.add(self.counts.any(), self.counts, names)) for _ in range(graphs)
+        ]
+
+    def replay(self, counts, graph=0):
+        self.counts.copy_(torch.tensor(counts))
+        self.graphs[graph].replay()
+
+
+def test_check_sees_every_replay_since_the_last_check(capture):
+    steps = Captured(capture, graphs=1)
+    for counts in ([0, 0], [0, 2], [5, 0], [0, 0]):
+        steps.replay(counts)
+    with pytest.raises(RuntimeError, match=MESSAGE.format("check")) as caught:
+        steps.late.raise_all()
+    assert str(caught.value).endswith("It is the first of 2 such replays.")
+    steps.late.raise_all()
+    steps.replay([0, 0])
+    steps.late.raise_all()
+    steps.replay([3, 0])
+    with pytest.raises(RuntimeError, match=r"in: 'a' \(3 elements\)\. (?!.*replays)"):
+        steps.late.raise_all()
+
+
+@pytest.mark.parametrize("bad", [0, 1, 2])
+def test_check_sees_the_replays_of_every_graph(capture, bad):
+    steps = Captured(capture, graphs=3)
+    for graph in range(3):
+        steps.replay([0, 2] if graph == bad else [0, 0], graph)
+    with pytest.raises(RuntimeError, match=MESSAGE.format("check")):
+        steps.late.raise_all()
+    steps.late.raise_all()
+
+
+def test_a_capture_with_other_parameters_needs_a_step_before(capture):
+    steps, others = Captured(capture, graphs=1), ("a", "b", "c")
+    bad, counts = torch.tensor(True), torch.tensor([0, 0, 1])
+    with pytest.raises(RuntimeError, match=r"run clip_\(\) once outside it"):
+        capture(lambda: steps.late.add(bad, counts, others))
+    steps.late._replays.append(late_errors._Replays(others, torch.device("cpu")))
+    capture(lambda: steps.late.add(bad, counts, others)).replay()
+    steps.replay([0, 0])  # the older graph is still seen
+    with pytest.raises(RuntimeError, match=r"'c' \(1 elements\)"):
+        steps.late.raise_all()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_clipper_whose_steps_are_captured(way, monkeypatch):
+    """`clip_` through the same path as in a capture: only `check` raises, and for every bad step."""
+    params, clipper = clipper_of(way)
+    fill(params, bad=False)
+    clipper.clip_()
+    clipper._late._replays.append(late_errors._Replays(clipper.names, torch.device("cpu")))
+    monkeypatch.setattr(late_errors, "capturing", lambda tensor: True)
+    for bad in (False, True, True, False):
+        fill(params, bad)
+        assert clipper.clip_().skip_step.item() is bad
+    with pytest.raises(RuntimeError, match=MESSAGE.format("check")) as caught:
+        clipper.check()
+    assert "the first of 2 such replays" in str(caught.value)
+    clipper.check()

@@ -80,9 +80,7 @@ def test_gradients_in_two_groups_that_share_memory():
     a, b = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
     memory = torch.ones(5)
     a.grad, b.grad = memory[:3], memory[2:]
-    with pytest.raises(
-        ValueError, match=r"\[clip_grad_norm_\] groups: expected gradients that share no memory"
-    ):
+    with pytest.raises(ValueError, match=r"\[clip_grad_norm_\] groups: the gradients of .* share memory"):
         gradkern.clip_grad_norm_([{"params": [a], "max_norm": 1.0}, {"params": [b], "max_norm": 2.0}], 1.0)
     assert torch.equal(memory, torch.ones(5))
 

@@ -55,3 +55,7 @@ def test_skipped_outliers() -> None:
 
 def test_policies_on_replay() -> None:
     checks.check_policies_on_replay(DEVICE)
+
+
+def test_raise_later_on_replay() -> None:
+    checks.check_raise_later_on_replay(DEVICE)

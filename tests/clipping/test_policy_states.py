@@ -49,7 +49,7 @@ STATEFUL = {
     "AutoClip": lambda: AutoClip(50.0, 8),
     "ZClip": lambda: ZClip(warmup_steps=3),
     "AdaGC": lambda: AdaGC(warmup_steps=3),
-    "SkipOutliers": lambda: SkipOutliers(2.0, 8),
+    "SkipOutliers": lambda: SkipOutliers(2.0, 8, min_steps=4),
     "Schedule": lambda: Schedule.warmup(0.1, 5.0, 10),
 }
 
@@ -69,14 +69,16 @@ def test_a_state_of_other_parameters_is_an_error_that_says_so():
     clipper = gradkern.GradClipper(params, policy=AdaGC())
     steps(clipper, params, range(3))
     fewer = gradkern.GradClipper(params[:2], policy=AdaGC())
-    with pytest.raises(ValueError, match=r"\[AdaGC.load_state_dict\] state: expected one of 2 gradients"):
+    with pytest.raises(
+        ValueError, match=r"\[AdaGC.load_state_dict\] state: expected 3 numbers for 2 gradients"
+    ):
         fewer.load_state_dict(clipper.state_dict())
     assert fewer.state_dict() == {"": {}}
     # A policy that was loaded before it was given to a clipper learns it in the first step.
     policy = AdaGC()
     policy.load_state_dict(clipper.state_dict()[""])
     before = params[0].grad.clone()
-    with pytest.raises(ValueError, match="expected one of 2 gradients"):
+    with pytest.raises(ValueError, match="expected 3 numbers for 2 gradients"):
         gradkern.GradClipper(params[:2], policy=policy).clip_()
     assert torch.equal(params[0].grad, before)
 
@@ -118,7 +120,7 @@ def test_the_states_of_a_clipper_are_loaded_together_or_not_at_all():
         with pytest.raises(kind, match=message):
             clipper.load_state_dict(state)
     measured = build(None)
-    with pytest.raises(ValueError, match="expected nothing for 'b', which has no policy"):
+    with pytest.raises(ValueError, match="there is no policy for 'b', but the state has"):
         measured.load_state_dict(other.state_dict())
 
 
@@ -193,10 +195,24 @@ def test_a_function_with_one_factor_folds_and_one_with_several_says_why_not():
     assert optimizer.grad_scale.item() == 2.0
     several = policies.custom(lambda stats: torch.full((2,), 0.5))
     before = params[0].grad.clone()
-    with pytest.raises(ValueError, match="fold: expected a policy with one factor for all, got one per row"):
+    with pytest.raises(
+        ValueError, match="fold: expected a policy with one factor for all gradients, got one for each"
+    ):
         gradkern.GradClipper(params, policy=several, optimizer=optimizer, fold=True).clip_()
     assert torch.equal(params[0].grad, before)
-    with pytest.raises(ValueError, match="fold: expected one factor for all gradients"):
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    scaler.scale(torch.ones(()))
+    optimizer = torch.optim.AdamW(params, lr=0.1, fused=True)
+    clipper = gradkern.GradClipper(params, policy=several, optimizer=optimizer, fold=True)
+    with pytest.raises(ValueError, match="fold: expected a policy with one factor for all gradients"):
+        clipper.clip_(scaler=scaler)
+    assert torch.equal(params[0].grad, before)
+    assert not hasattr(optimizer, "grad_scale") and not hasattr(optimizer, "found_inf")
+    scaler.unscale_(optimizer)  # nothing was unscaled before
+    torch.testing.assert_close(params[0].grad, before / 8)
+    with pytest.raises(
+        ValueError, match="fold: cannot be combined with groups or with a policy that has several factors"
+    ):
         gradkern.GradClipper(params, policy=PerLayerNorm(), optimizer=optimizer, fold=True)
 
 
@@ -235,7 +251,7 @@ def test_gradients_that_overlap_later():
     clipper.clip_()
     buffer = torch.full((6,), 5.0)
     params[0].grad, params[1].grad = buffer[:4], buffer[2:]
-    with pytest.raises(ValueError, match="share no memory across groups, got '0' of 'a' and '1' of 'b'"):
+    with pytest.raises(ValueError, match="the gradients of '0' of 'a' and '1' of 'b' share memory"):
         clipper.clip_()
     assert buffer.tolist() == [5.0] * 6
     columns = torch.full((4, 2), 5.0)  # apart, although one lies between the other's elements
@@ -244,7 +260,7 @@ def test_gradients_that_overlap_later():
     assert columns.square().sum(dim=0).tolist() == pytest.approx([1.0, 1.0], rel=1e-5)
     shared = torch.ones(4)
     params[0].grad = params[1].grad = shared
-    with pytest.raises(ValueError, match="share no memory across groups"):
+    with pytest.raises(ValueError, match="share memory, which both groups would scale"):
         clipper.clip_()
 
 

@@ -144,6 +144,7 @@ print(half.grad.tolist() == [6e4] * 4)
 """
 
 
+@pytest.mark.integration
 def test_no_route_without_kernels_zeroes_finite_gradients(run_with_torch):
     done = run_with_torch(
         "import warnings; warnings.simplefilter('ignore')" + OVERFLOWS,
@@ -301,6 +302,7 @@ print("done")
 """
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("disabled", ["", "1"])
 def test_numbers_that_are_inputs_of_a_graph(run_with_torch, disabled):
     done = run_with_torch(IN_GRAPHS, preload=["torch._dynamo"], GRADKERN_DISABLE=disabled)

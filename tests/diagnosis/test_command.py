@@ -153,7 +153,7 @@ def test_a_finding_that_is_no_alarm_gives_no_order():
 
 
 def test_evidence_has_labels():
-    words = in_words({"looks_above_0.2": 3, "decades_over_depth": 2.0, "lr": 0.1, "nonfinite_loss": 1.0})
+    words = in_words({"steps_above_0.2": 3, "decades_over_depth": 2.0, "lr": 0.1, "nonfinite_loss": 1.0})
     assert words.split(" · ") == [
         "times a step moved the weights by over 20 %: 3",
         "gradient, last layer / first: 1e+02",

@@ -21,6 +21,7 @@ from gradkern.diagnosis import Finding, Remedy, notice_of
         ("threshold", {"before": 1, "after": 0.5}, "threshold changed: 1 to 0.5"),
         ("rollback", {"reason": "loss rose", "count": 2, "budget": 5}, "rolled back: loss rose (2 of 5)"),
         ("stop", {"reason": "budget spent"}, "training stopped: budget spent"),
+        ("warning", {"message": "[clip_] too late"}, "warning: [clip_] too late"),
         ("mine", {"note": 1}, 'mine: {"note": 1}'),
         ("mine", {}, "mine"),
     ],
@@ -50,7 +51,9 @@ def test_what_happens_at_many_steps_is_no_alert():
     )
 
 
-@pytest.mark.parametrize("kind", ["finding", "skip", "spike", "threshold", "rollback", "stop", "\x1b[2J"])
+@pytest.mark.parametrize(
+    "kind", ["finding", "skip", "spike", "threshold", "rollback", "stop", "warning", "\x1b[2J"]
+)
 @pytest.mark.parametrize(
     "data",
     [

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 
 import gradkern
+import gradkern.policies
 from gradkern.policies import (
     AGC,
     AdaGC,
@@ -123,6 +124,66 @@ def test_stages_of_a_pipeline_agree_on_the_groups_too(ranks):
     assert all("[GradClipper" in message for message in ranks(2)(pipeline_disagreement_job))
 
 
+DIFFERENCES = {
+    "policy": ({"b": ("*", None)}, {"b": ("*", 1.0)}, r"groups\['b'\]"),
+    "limit": ({"b": ("*", 1.0)}, {"b": ("*", 2.0)}, r"groups\['b'\]"),
+    "setting": ({"b": ("*", ZClip())}, {"b": ("*", ZClip(z_thresh=3.0))}, r"groups\['b'\]"),
+    "max_norm": (1.0, 2.0, "max_norm"),
+    "alone": (ZClip(), AutoClip(), "policy"),
+    "norm_type": ({"norm_type": 1.0}, {"norm_type": 2.0}, "norm_type"),
+    "on_nonfinite": ({"on_nonfinite": "skip"}, {"on_nonfinite": "zero"}, "on_nonfinite"),
+}
+"""What two ranks give, and what the error names."""
+
+
+def clipper_with(params: object, given: object, **ranks: object) -> gradkern.GradClipper:
+    if not isinstance(given, dict):
+        kind = "max_norm" if isinstance(given, float) else "policy"
+        return gradkern.GradClipper(params, **{kind: given}, **ranks)
+    if set(given) <= {"norm_type", "on_nonfinite"}:
+        return gradkern.GradClipper(params, 1.0, **given, **ranks)
+    return gradkern.GradClipper(params, groups={"a": ("*.gain", 1.0), **given}, **ranks)
+
+
+def difference_job(kind: str, over: str) -> str:
+    one, other, named = DIFFERENCES[kind]
+    model = models.as_fsdp(models.build(blocks=1)) if over == "mesh" else models.build(blocks=1)
+    ranks = {} if over == "mesh" else {over: dist.group.WORLD}
+    mine = one if dist.get_rank() == 0 else other
+    with pytest.raises(ValueError, match=rf"\[GradClipper\] {named}: expected the same on every") as caught:
+        clipper_with(model, mine, **ranks)
+    clipper_with(model, one, **ranks)  # the ranks are still in step
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("over", ["process_group", "pp_group", "mesh"])
+@pytest.mark.parametrize("kind", DIFFERENCES)
+def test_ranks_agree_on_policies_and_settings(ranks, kind, over):
+    for message in ranks(2)(difference_job, kind=kind, over=over):
+        assert ("the mesh (dp=2)" if over == "mesh" else over) in message and "on this one" in message
+
+
+class OfARank(gradkern.policies.Policy):
+    """A policy of the user's, with an attribute that is about the rank."""
+
+    def __init__(self) -> None:
+        self.rank = dist.get_rank()
+
+    def decide(self, stats: gradkern.GradStats) -> Decision:
+        return Decision(0.5)
+
+
+def own_policy_job() -> float:
+    param = torch.nn.Parameter(torch.zeros(2))
+    param.grad = torch.ones(2)
+    clipper = gradkern.GradClipper([param], policy=OfARank(), pp_group=dist.group.WORLD)
+    return clipper.clip_().clip_coef.item()
+
+
+def test_attributes_of_a_users_policy_may_differ(ranks):
+    assert ranks(2)(own_policy_job) == [0.5, 0.5]
+
+
 def pipeline_job() -> dict[str, float]:
     """Each stage has other parameters; the second has none of the group "first"."""
     stage = models.build(blocks=1)
@@ -186,7 +247,7 @@ def test_stages_of_a_pipeline_skip_together(ranks, policy, holds, on_nonfinite):
 
 def counts_job(on_nonfinite: str) -> list[list[int]]:
     """For 1, 3 and 6 groups: how often one step reads, scales and reduces."""
-    from gradkern.distributed import packed
+    from gradkern.distributed import packing
     from gradkern.kernels import scale
 
     found = []
@@ -205,7 +266,7 @@ def counts_job(on_nonfinite: str) -> list[list[int]]:
             return call
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(packed, "C", Counting(packed.C, "partials", lambda f: counted(0, f)))
+            patch.setattr(packing, "C", Counting(packing.C, "partials", lambda f: counted(0, f)))
             patch.setattr(scale, "C", Counting(scale.C, "scale_", lambda f: counted(1, f)))
             patch.setattr(dist, "all_reduce", counted(2, dist.all_reduce))
             clipper.clip_()

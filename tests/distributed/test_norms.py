@@ -153,7 +153,7 @@ def partial_job() -> None:
     assert here.tolist() == [15, 1]
     close(gradkern.clip_grad_norm_([p, q], expected / 2), expected)
     torch.testing.assert_close(p.grad.full_tensor(), total / 2)
-    message = r"\[clip_grad_value_\] parameters\[0\]: expected a gradient that is reduced"
+    message = r"\[clip_grad_value_\] parameters\[0\]: expected a reduced gradient"
     with pytest.raises(ValueError, match=message):
         gradkern.clip_grad_value_([p, q], 0.1)
 
@@ -176,7 +176,7 @@ def uneven_audit_job() -> None:
         TypeError, match=r"\[explain_norm\] process_group: expected .*, got DeviceMesh; pass mesh"
     ):
         explain_norm([p], process_group=mesh)
-    with pytest.raises(ValueError, match=r"\[explain_norm\] in_process_group: expected together with"):
+    with pytest.raises(ValueError, match=r"\[explain_norm\] in_process_group: has no effect without"):
         explain_norm([p], in_process_group=lambda name: True)
 
 

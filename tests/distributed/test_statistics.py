@@ -149,7 +149,10 @@ def stages_job(partition: str | None) -> tuple[float, str]:
         norms = dict(zip(whole.names, whole.norm.tolist()))
         for name, g in gradients.items():
             assert norms[name] == pytest.approx(float(g.double().norm()), rel=3e-7)
-    with pytest.raises(ValueError, match=r"\[StatsGatherer\] stats: expected the \d+ rows of construction"):
+    with pytest.raises(
+        ValueError,
+        match=r"\[StatsGatherer\] stats: its \d+ rows are not the \d+ that the gatherer was built with",
+    ):
         gatherer(stats.by_layer())
     return float(stats.total_norm), type(again).__name__
 

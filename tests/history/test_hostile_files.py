@@ -17,7 +17,7 @@ RNG = np.random.default_rng(0)
 
 
 def test_no_run_is_an_error(tmp_path):
-    with pytest.raises(HistoryError, match=r"history.db': expected a recorded run, there is no such"):
+    with pytest.raises(HistoryError, match=r"history.db': no recorded run here: no such"):
         History.open(tmp_path)
 
 
@@ -106,16 +106,16 @@ def test_flipped_bytes_never_crash_the_reader(tmp_path):
         ("DROP TABLE hists", "other tables"),
         ("PRAGMA user_version = 99", "written by a newer gradkern"),
         ("PRAGMA application_id = 77", "another program's database"),
-        ("UPDATE vals SET norm = x'00' WHERE seq = 2", "expected 3 numbers, got a damaged row"),
-        ("UPDATE vals SET norm = 'text' WHERE seq = 2", "got a damaged row"),
+        ("UPDATE vals SET norm = x'00' WHERE seq = 2", "damaged: expected 3 numbers"),
+        ("UPDATE vals SET norm = 'text' WHERE seq = 2", "damaged: expected 3 numbers"),
         ("UPDATE vals SET nonfinite = x'ff' WHERE seq = 2", "expected pairs of integers"),
         ("UPDATE vals SET nonfinite = x'09000000000000000100000000000000'", "a row number is out of range"),
         ("DELETE FROM vals WHERE seq = 2", "row 2 of `vals` is missing"),
         ("UPDATE steps SET layout = 7", "layout 7 is missing"),
-        ("UPDATE steps SET step = 'x' WHERE seq = 2", "a damaged row in `steps`"),
-        ("UPDATE steps SET lr = x'01'", "steps.lr: expected reals"),
+        ("UPDATE steps SET step = 'x' WHERE seq = 2", "steps: a damaged row"),
+        ("UPDATE steps SET lr = x'01'", "steps.lr: damaged: expected reals"),
         ("UPDATE blocks SET data = x'00'", "expected packed columns"),
-        ("UPDATE blocks SET idx = 3", "block 3: expected rows from 1, got a damaged block"),
+        ("UPDATE blocks SET idx = 3", "block 3: damaged: expected rows from 1"),
         ("UPDATE layouts SET params = '[1, 2'", "expected JSON"),
         ("UPDATE layouts SET params = '{\"names\": [1]}'", "expected a list of names"),
         ('UPDATE layouts SET params = \'{"names": ["a"], "numel": [-1]}\'', "expected 1 integers as numel"),
@@ -124,10 +124,10 @@ def test_flipped_bytes_never_crash_the_reader(tmp_path):
             "a name appears twice",
         ),
         ("UPDATE layouts SET params = '" + "[" * 100000 + "'", "expected JSON"),
-        ("UPDATE summaries SET body = x'00'", "expected an aggregate"),
+        ("UPDATE summaries SET body = x'00'", "a damaged aggregate"),
         ("DELETE FROM summaries", "aggregates are missing"),
         ("UPDATE meta SET value = 'x'", "meta .*expected JSON"),
-        ("INSERT INTO meta VALUES ('parts', '[1]')", "meta 'parts': expected a list of names"),
+        ("INSERT INTO meta VALUES ('parts', '[1]')", "meta 'parts': damaged: expected a list of names"),
     ],
 )
 def test_hostile_content_gives_an_error(tmp_path, statement, message):

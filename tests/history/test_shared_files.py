@@ -126,7 +126,7 @@ def test_a_damaged_run_is_left_byte_for_byte(tmp_path, killed):
         as_killed(whole, run)
     before = {file.name: file.read_bytes() for file in run.iterdir()}
     assert (WAL in before) == killed
-    with pytest.raises(HistoryError, match=r"layout 1: expected JSON"):
+    with pytest.raises(HistoryError, match=r"layout 1: damaged: expected JSON"):
         GradMonitor(small_model(), None, run)
     assert {name: (run / name).read_bytes() for name in before} == before
 

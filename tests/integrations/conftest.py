@@ -26,7 +26,14 @@ def run(tmp_path):
 
 
 class Measured(list):
-    """float64 norms of every parameter, taken where torch's clip is called; without gradkern."""
+    """float64 norms of every parameter, taken where torch's clip is called; without gradkern.
+
+    `losses` has what each call of `backward` differentiates.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.losses = []
 
     def add(self, parameters):
         grads = [p.grad for p in parameters]
@@ -34,22 +41,30 @@ class Measured(list):
 
     @contextlib.contextmanager
     def watching(self):
-        inner = torch.nn.utils.clip_grad_norm_
+        inner, backward = torch.nn.utils.clip_grad_norm_, torch.Tensor.backward
+
+        def noted(loss, *args, **kwargs):
+            self.losses.append(loss.item())
+            return backward(loss, *args, **kwargs)
 
         def clip(parameters, *args, **kwargs):
             parameters = [parameters] if isinstance(parameters, torch.Tensor) else list(parameters)
             self.add(parameters)
             return inner(parameters, *args, **kwargs)
 
-        torch.nn.utils.clip_grad_norm_ = clip
+        torch.nn.utils.clip_grad_norm_, torch.Tensor.backward = clip, noted
         try:
             yield self
         finally:
-            torch.nn.utils.clip_grad_norm_ = inner
+            torch.nn.utils.clip_grad_norm_, torch.Tensor.backward = inner, backward
 
     @property
     def totals(self):
         return [float(np.linalg.norm(row)) for row in self]
+
+    def losses_of_steps(self, micro=1):
+        """The sums over the micro-batches of each step."""
+        return np.reshape(self.losses, (-1, micro)).sum(axis=1)
 
 
 @pytest.fixture

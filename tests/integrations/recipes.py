@@ -3,82 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import nn
 
-import gradkern
 from tests.integrations.installed import framework, without_torchvision
-
-LR, CLIP, STEPS, SIZE = 0.05, 0.1, 5, 8
-mse = nn.functional.mse_loss
-
-
-@dataclass
-class Job:
-    """What a recipe trains: batches `first` to `last`, from the checkpoint unless `first` is 0, and to it."""
-
-    run: Path | None  # None: without gradkern
-    first: int = 0
-    last: int = STEPS
-    checkpoint: Path | None = None
-    low: bool = False  # in bfloat16, or with a GradScaler
-
-    @property
-    def batches(self):
-        return slice(self.first, self.last)
-
-    def tensors(self):
-        generator = torch.Generator().manual_seed(1)
-        x = torch.randn(STEPS, SIZE, 6, generator=generator)
-        return (part[self.batches].flatten(0, 1) for part in (x, x.sum(dim=2, keepdim=True)))
-
-    def dataset(self):
-        return torch.utils.data.TensorDataset(*self.tensors())
-
-    def loader(self):
-        return torch.utils.data.DataLoader(self.dataset(), SIZE)
-
-    def autocast(self):
-        return torch.autocast("cpu", torch.bfloat16, enabled=self.low)
-
-    def monitor(self, model, optimizer):
-        """A monitor that gets the model's clips; None without gradkern."""
-        if self.run is None:
-            return None
-        monitor = gradkern.GradMonitor(model, optimizer, self.run)
-        gradkern.patch_torch(monitor)
-        OPEN.append(monitor)
-        if self.first:
-            monitor.load_state_dict({"step": self.first})
-        return monitor
-
-    def load(self, **objects):
-        if self.first:
-            state = torch.load(self.checkpoint, weights_only=False)
-            for name, one in objects.items():
-                one.load_state_dict(state[name])
-
-    def save(self, **objects):
-        if self.checkpoint is not None:
-            torch.save({name: one.state_dict() for name, one in objects.items()}, self.checkpoint)
-
-
-OPEN: list[gradkern.GradMonitor] = []
-
-
-def close():
-    """Write what is left; some frameworks keep models and their monitors alive."""
-    gradkern.unpatch_torch()
-    while OPEN:
-        OPEN.pop().close()
-
-
-def network():
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 1))
+from tests.integrations.job import CLIP, LR, SCALE, SIZE, STEPS, Losses, mse, network, rate, set_rate
 
 
 def timm(job):
@@ -87,16 +17,20 @@ def timm(job):
     optimizer = torch.optim.SGD(model.parameters(), lr=LR)
     monitor = job.monitor(model, optimizer)
     scaler = utils.NativeScaler(device="cpu")
-    scaler._scaler = torch.amp.GradScaler("cpu", init_scale=256.0 if job.low else 1.0)
+    scaler._scaler = torch.amp.GradScaler("cpu", init_scale=SCALE if job.low else 1.0)
     job.load(model=model, optimizer=optimizer, scaler=scaler)
-    for x, y in job.loader():
+    losses = Losses()
+    for number, last, (x, y) in job.counted(job.loader()):
+        set_rate(optimizer, number)
         with job.autocast():
-            losses = [mse(model(half), y[i::2]) / 2 for i, half in enumerate((x[0::2], x[1::2]))]
-        for loss, last in zip(losses, (False, True)):
-            scaler(loss, optimizer, clip_grad=CLIP, parameters=model.parameters(), need_update=last)
-        if monitor is not None:
-            monitor.amend(monitor.step, loss=sum(losses))
-        optimizer.zero_grad()
+            loss = mse(model(x), y)
+        losses.append(loss.item())
+        scaler(loss / job.micro, optimizer, clip_grad=CLIP, parameters=model.parameters(), need_update=last)
+        if last:
+            mean = losses.mean()
+            if monitor is not None:
+                monitor.amend(monitor.step, loss=mean)
+            optimizer.zero_grad()
     job.save(model=model, optimizer=optimizer, scaler=scaler)
     return model
 
@@ -106,24 +40,30 @@ def ignite(job):
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=LR)
     monitor = job.monitor(model, optimizer)
+    losses = Losses()
 
     def update(trainer, batch):
-        optimizer.zero_grad()
+        number, first = divmod(trainer.state.iteration - 1, job.micro)
+        set_rate(optimizer, job.first + number + 1)
+        if not first:
+            optimizer.zero_grad()
         with job.autocast():
             loss = mse(model(batch[0]), batch[1])
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
-        optimizer.step()
+        (loss / job.micro).backward()
+        if trainer.state.iteration % job.micro == 0:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+            optimizer.step()
         return loss.item()
 
     trainer = engine.Engine(update)
     state = {"model": model, "optimizer": optimizer}
+    trainer.add_event_handler(engine.Events.ITERATION_COMPLETED, lambda t: losses.append(t.state.output))
     if monitor is not None:
         state["monitor"] = monitor
 
-        @trainer.on(engine.Events.ITERATION_COMPLETED)
+        @trainer.on(engine.Events.ITERATION_COMPLETED(every=job.micro))
         def add_loss(trainer):
-            monitor.amend(monitor.step, loss=trainer.state.output)
+            monitor.amend(monitor.step, loss=losses.mean())
 
     if job.checkpoint is not None:
         folder = job.checkpoint.parent
@@ -138,18 +78,30 @@ def ignite(job):
 def skorch(job):
     package, callbacks = framework("skorch"), framework("skorch.callbacks")
     classes, more = (package.NeuralNetRegressor,), {}
-    if job.low:
+    if job.low or job.micro > 1:
         classes = (framework("skorch.hf").AccelerateMixin, *classes)
-        more["accelerator"] = framework("accelerate").Accelerator(cpu=True, mixed_precision="bf16")
+        framework("accelerate.state").AcceleratorState._reset_state()  # of another test's precision
+        more["accelerator"] = accelerator = framework("accelerate").Accelerator(
+            cpu=True, mixed_precision="bf16" if job.low else "no", gradient_accumulation_steps=job.micro
+        )
+    losses, monitor = Losses(), None
+
+    def is_last():  # skorch clips after every micro-batch
+        return job.micro == 1 or accelerator.sync_gradients
 
     class AddLoss(callbacks.Callback):
+        def on_batch_begin(self, net, training=False, **kwargs):
+            done = len(net.history[-1, "batches"]) - 1
+            set_rate(net.optimizer_, job.first + done // job.micro + 1)
+
         def on_batch_end(self, net, batch=None, training=False, loss=None, **kwargs):
-            if training and job.run is not None:
-                monitor.amend(monitor.step, loss=loss)
+            losses.append(loss.item())
+            if is_last() and monitor is not None:
+                monitor.amend(monitor.step, loss=losses.mean())
 
     net = type("Net", classes, {})(
-        network(), optimizer=torch.optim.SGD, lr=LR, max_epochs=1, batch_size=SIZE, train_split=None,
-        verbose=0, callbacks=[callbacks.GradientNormClipping(CLIP), AddLoss()], **more,
+        network(), optimizer=torch.optim.SGD, lr=LR, max_epochs=1, batch_size=SIZE // job.micro,
+        train_split=None, verbose=0, callbacks=[callbacks.GradientNormClipping(CLIP), AddLoss()], **more,
     )  # fmt: skip
     net.initialize()
     files = {}
@@ -157,7 +109,7 @@ def skorch(job):
         files = {f"f_{name}": str(job.checkpoint) + name for name in ("params", "optimizer")}
         if job.first:
             net.load_params(**files)
-    monitor = job.monitor(net.module_, net.optimizer_)
+    monitor = job.monitor(net.module_, net.optimizer_, when=is_last)
     net.partial_fit(*job.tensors())  # `fit` would make another module
     if files:
         net.save_params(**files)
@@ -165,10 +117,21 @@ def skorch(job):
 
 
 def fastai(job):
+    return _fastai(job, lambda basics: basics.SGD)
+
+
+def fastai_wrapper(job):
+    """torch's optimizer in fastai's `OptimWrapper`."""
+    return _fastai(
+        job, lambda basics: lambda params, **more: basics.OptimWrapper(params, torch.optim.SGD, **more)
+    )
+
+
+def _fastai(job, optimizer):
     basics, training = framework("fastai.basics"), framework("fastai.callback.training")
-    loader = basics.DataLoader(job.dataset(), bs=SIZE // 2)
+    loader = basics.DataLoader(job.dataset(), bs=SIZE // job.micro)
     learn = basics.Learner(
-        basics.DataLoaders(loader, loader), network(), loss_func=mse, lr=LR, opt_func=basics.SGD,
+        basics.DataLoaders(loader, loader), network(), loss_func=mse, lr=LR, opt_func=optimizer(basics),
         cbs=[training.GradientClip(CLIP), training.GradientAccumulation(SIZE)], train_bn=False,
         path=".", model_dir=".",
     )  # fmt: skip
@@ -176,13 +139,20 @@ def fastai(job):
     if job.first:
         learn.load(job.checkpoint)
     monitor = job.monitor(learn.model, learn.opt)
+    losses = Losses()
 
     class Record(basics.Callback):
         order = training.GradientClip.order + 1
 
+        def before_batch(self):
+            learn.opt.set_hyper("lr", rate(job.first + self.iter // job.micro + 1))
+
+        def after_loss(self):
+            losses.append(self.loss.item())
+
         def before_step(self):
             if monitor is not None:
-                monitor.record(loss=self.loss)
+                monitor.record(loss=losses.mean())
 
     with learn.no_bar(), learn.no_logging():
         learn.fit(1, cbs=Record())
@@ -207,23 +177,40 @@ def litgpt(job):
         state["monitor"] = monitor
     if job.first:
         fabric.load(job.checkpoint, state)
-    generator = torch.Generator().manual_seed(1)
-    for words in torch.randint(0, 16, (STEPS, 4, 8), generator=generator)[job.batches]:
-        loss = nn.functional.cross_entropy(model(words).flatten(0, 1).float(), words.flatten())
-        fabric.backward(loss)
-        fabric.clip_gradients(model, optimizer, max_norm=CLIP)
-        if monitor is not None:
-            monitor.record(loss=loss)
-        optimizer.step()
-        optimizer.zero_grad()
+    words = torch.randint(0, 16, (STEPS, 4, 8), generator=torch.Generator().manual_seed(1))
+    losses = Losses()
+    for number, last, batch in job.counted(words[job.batches].flatten(0, 1).split(4 // job.micro)):
+        set_rate(optimizer, number)
+        with fabric.no_backward_sync(model, enabled=not last):
+            loss = nn.functional.cross_entropy(model(batch).flatten(0, 1).float(), batch.flatten())
+            fabric.backward(loss / job.micro)
+        losses.append(loss.item())
+        if last:
+            fabric.clip_gradients(model, optimizer, max_norm=CLIP)
+            mean = losses.mean()
+            if monitor is not None:
+                monitor.record(loss=mean)
+            optimizer.step()
+            optimizer.zero_grad()
     if job.checkpoint is not None:
         fabric.save(job.checkpoint, state)
     return bare
 
 
-def torchao(job):
-    optim = framework("torchao.optim")
-    return _loop(job, network(), lambda params: optim.AdamW8bit(params, lr=LR, eps=1e-3))
+#: From this size on torchao's optimizers hold their state in few bits: 6 * 768 weights.
+WIDE = 768
+
+
+def torchao_8bit(job):
+    return _loop(job, network(WIDE), lambda p: framework("torchao.optim").AdamW8bit(p, lr=LR, eps=1e-3))
+
+
+def torchao_4bit(job):
+    return _loop(job, network(WIDE), lambda p: framework("torchao.optim").AdamW4bit(p, lr=LR, eps=1e-3))
+
+
+def torchao_fp8(job):
+    return _loop(job, network(WIDE), lambda p: framework("torchao.optim").AdamWFp8(p, lr=LR, eps=1e-3))
 
 
 def compiled(job):
@@ -240,14 +227,19 @@ def _loop(job, model, optimizer_of):
     monitor = job.monitor(model, optimizer)
     job.load(model=model, optimizer=optimizer)
     dtype = next(model.parameters()).dtype
-    for x, y in job.loader():
+    losses = Losses()
+    for number, last, (x, y) in job.counted(job.loader()):
+        set_rate(optimizer, number)
         with job.autocast():
             loss = mse(model(x.to(dtype)), y.to(dtype))
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
-        if monitor is not None:
-            monitor.record(loss=loss)
-        optimizer.step()
-        optimizer.zero_grad()
+        (loss / job.micro).backward()
+        losses.append(loss.item())
+        if last:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+            mean = losses.mean()
+            if monitor is not None:
+                monitor.record(loss=mean)
+            optimizer.step()
+            optimizer.zero_grad()
     job.save(model=model, optimizer=optimizer)
     return model

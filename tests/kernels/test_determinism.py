@@ -107,6 +107,7 @@ def usable():
     return [isa for isa in compiled if wider.get(isa, set()) <= flags]
 
 
+@pytest.mark.integration
 def test_instruction_sets(run_with_torch):
     """Each within the contract; where squares are exact in float64, in the very same bits."""
     lines = {}

@@ -131,6 +131,7 @@ def test_by_kernels(kind):
     assert try_all([kind]) == []
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("variable", ["GRADKERN_DISABLE", "GRADKERN_VERIFY"])
 def test_by_torch_and_verified(run_with_torch, variable):
     code = (

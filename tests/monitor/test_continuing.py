@@ -90,21 +90,21 @@ def test_a_monitor_that_only_looks_says_nothing(run):
 
 
 OTHERS = {
-    "a shape": (network(3, 5, 2), r"its 0\.weight has shape \(5, 3\), that of the run \(4, 3\)"),
-    "one more": (network(3, 4, 2, 2), r"it has 2\.weight, which the run does not have"),
-    "one less": (network(3, 4), r"it has no 1\.weight"),
+    "a shape": (network(3, 5, 2), r"0\.weight has shape \(5, 3\) here and \(4, 3\) in the run"),
+    "one more": (network(3, 4, 2, 2), r"this model has 2\.weight, the run does not"),
+    "one less": (network(3, 4), r"this model has no 1\.weight"),
     "other names": (
         nn.ModuleDict({"a": network(3, 4, 2)}),
-        r"it has a\.0\.weight, which the run does not have",
+        r"this model has a\.0\.weight, the run does not",
     ),
-    "no bias": (network(3, 4, 2, bias=False), r"it has no 0\.bias"),
+    "no bias": (network(3, 4, 2, bias=False), r"this model has no 0\.bias"),
 }
 
 
 @pytest.mark.parametrize(("model", "difference"), OTHERS.values(), ids=OTHERS)
 def test_another_model_is_refused_and_the_run_is_left_as_it_is(run, model, difference):
     before = (run / "history.db").read_bytes()
-    expected = rf"\[GradMonitor\] run_dir '{run}': expected the model that was recorded, got another: "
+    expected = rf"\[GradMonitor\] run_dir '{run}': the run is of another model: "
     with pytest.raises(HistoryError, match=f"{expected}{difference}. Use a new run_dir for this model"):
         gradkern.GradMonitor(model, run_dir=run)
     assert (run / "history.db").read_bytes() == before
@@ -126,7 +126,7 @@ def test_a_clipper_that_leaves_parameters_out(tmp_path):
         assert dict(zip(history.names, history.has_grad[-1].tolist())) == {
             "0.weight": False, "0.bias": False, "1.weight": True, "1.bias": True
         }  # fmt: skip
-    with pytest.raises(HistoryError, match=r"its 1\.weight has shape \(3, 4\), that of the run \(2, 4\)"):
+    with pytest.raises(HistoryError, match=r"1\.weight has shape \(3, 4\) here and \(2, 4\) in the run"):
         gradkern.GradMonitor(network(3, 4, 3), run_dir=tmp_path)
 
 
@@ -139,7 +139,7 @@ def test_parameters_without_names_take_those_of_the_clipper(tmp_path):
 
 def test_parameters_without_names_are_compared_by_position(tmp_path):
     train(tensors(network(3, 2)), tmp_path)
-    with pytest.raises(HistoryError, match=r"its 0 has shape \(3, 2\), that of the run \(2, 3\)"):
+    with pytest.raises(HistoryError, match=r"0 has shape \(3, 2\) here and \(2, 3\) in the run"):
         gradkern.GradMonitor(tensors(network(2, 3)), run_dir=tmp_path)
 
 
@@ -155,7 +155,7 @@ def test_several_models(tmp_path):
 
     record(models)
     record(models)
-    with pytest.raises(HistoryError, match=r"its D\.0\.weight has shape \(2, 3\), that of the run \(1, 3\)"):
+    with pytest.raises(HistoryError, match=r"D\.0\.weight has shape \(2, 3\) here and \(1, 3\) in the run"):
         record({**models, "D": network(3, 2)})
 
 
@@ -168,7 +168,7 @@ def test_a_model_that_has_grown_during_the_run(run):
 
     assert train(model, run, before=grow) == []
     assert train(network(3, 4, 2, 2), run, step=5) == []
-    with pytest.raises(HistoryError, match=r"it has no 2\.weight"):
+    with pytest.raises(HistoryError, match=r"this model has no 2\.weight"):
         gradkern.GradMonitor(network(3, 4, 2), run_dir=run)
 
 

@@ -1,4 +1,4 @@
-"""Folders that cannot be written, disks that are full or slow: the recorder's side."""
+"""Folders that cannot be written, disks that are full or slow: the monitor's side."""
 
 from __future__ import annotations
 
@@ -21,9 +21,7 @@ RNG = np.random.default_rng(0)
 
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(
-        HistoryError, match=r"\[GradMonitor\] run_dir '.*run': expected a folder that can be written"
-    ):
+    with pytest.raises(HistoryError, match=r"\[GradMonitor\] run_dir '.*run': cannot be written"):
         GradMonitor(small_model(), None, tmp_path / "file" / "run")
 
 
@@ -45,7 +43,7 @@ def test_a_read_only_folder_is_an_error_before_training(tmp_path, run_with_torch
         out = run_with_torch(code)
     finally:
         os.chmod(run, 0o755)
-    assert "run': expected a folder that can be written, got: [Errno 13] Permission denied" in out.stdout, out
+    assert "run': cannot be written: [Errno 13] Permission denied" in out.stdout, out
 
 
 @pytest.fixture
@@ -57,7 +55,7 @@ def quick(monkeypatch):
 
 def fill_disk(monitor: GradMonitor, full: bool) -> None:
     """A database that may not grow gives SQLite's own "database or disk is full"."""
-    database = monitor._recording.recorder._writer._db
+    database = monitor._recording.thread._writer._db
     pages = database.execute("PRAGMA page_count").fetchone()[0] if full else 1 << 30
     database.execute(f"PRAGMA max_page_count={pages}")
 
@@ -87,7 +85,7 @@ def test_a_disk_that_stays_full_costs_no_memory(tmp_path, quick):
     model(torch.ones(2, 6)).sum().backward()
     stats = GradClipper(model, 1.0).clip_()
     monitor = GradMonitor(model, None, tmp_path)
-    monitor._recording.recorder._queue.limit = 64 * 1024
+    monitor._recording.thread._queue.limit = 64 * 1024
     monitor.record(stats)
     assert monitor.flush()
     fill_disk(monitor, True)
@@ -96,7 +94,7 @@ def test_a_disk_that_stays_full_costs_no_memory(tmp_path, quick):
             for _ in range(100):
                 monitor.record(stats)
             monitor.flush()
-        held = len(monitor._recording.recorder.committer.rows) + len(monitor._recording.recorder._queue)
+        held = len(monitor._recording.thread.committer.rows) + len(monitor._recording.thread._queue)
         monitor.close()
     assert held < 200
     assert any("rows could not be written" in str(w.message) for w in warned)
@@ -109,11 +107,11 @@ def test_a_stalled_disk_costs_the_loop_one_bounded_wait(tmp_path, quick, monkeyp
     model(torch.ones(2, 6)).sum().backward()
     stats = GradClipper(model, 1.0).clip_()
     with GradMonitor(model, None, tmp_path) as monitor:
-        monitor._recording.recorder._queue.limit = 64 * 1024
+        monitor._recording.thread._queue.limit = 64 * 1024
         hold = threading.Event()
-        real = monitor._recording.recorder._writer.write
+        real = monitor._recording.thread._writer.write
         monkeypatch.setattr(
-            monitor._recording.recorder._writer, "write", lambda rows: (hold.wait(30), real(rows))
+            monitor._recording.thread._writer, "write", lambda rows: (hold.wait(30), real(rows))
         )
         start = time.monotonic()
         with pytest.warns(RuntimeWarning, match="steps come faster than they can be written"):

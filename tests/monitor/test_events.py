@@ -13,7 +13,19 @@ from gradkern import GradClipper, GradMonitor
 from gradkern.diagnosis import notice_of
 from gradkern.history import format
 from gradkern.monitor import event_series
-from gradkern.policies import SkipOutliers, ZClip
+from gradkern.policies import (
+    AGC,
+    AdaGC,
+    AutoClip,
+    Decision,
+    GlobalNorm,
+    PerLayerNorm,
+    Schedule,
+    SkipOutliers,
+    Value,
+    ZClip,
+    custom,
+)
 from gradkern.sinks import Sink
 from tests.support.loops import small_model
 
@@ -87,9 +99,11 @@ def test_skips_far_apart_are_events_of_their_own(tmp_path, monkeypatch):
 def test_an_outlier_that_is_skipped_has_its_norm_and_limit(tmp_path):
     scales = [1 + 0.01 * (i % 5) for i in range(40)]
     history = run(tmp_path, [*scales, 50.0, 1.0], lambda m: GradClipper(m, policy=SkipOutliers(window=16)))
-    ((kind, step, data),) = told(history)
-    assert (kind, step, data["reason"]) == ("skip", 41, "outlier")
-    assert data["norm"] == pytest.approx(history.total_norm[40]) and data["limit"] == history.threshold[40]
+    skip, spike = told(history)
+    assert skip[:2] == ("skip", 41) and skip[2].pop("reason") == "outlier"
+    assert spike == ("spike", 41, skip[2])
+    assert skip[2]["norm"] == pytest.approx(history.total_norm[40])
+    assert skip[2]["limit"] == history.threshold[40]
 
 
 def test_a_spike_that_zclip_clips(tmp_path):
@@ -102,6 +116,96 @@ def test_a_spike_that_zclip_clips(tmp_path):
 
 def test_what_max_norm_limits_is_no_spike(tmp_path):
     assert told(run(tmp_path, [1.0] * 40, lambda m: GradClipper(m, policy=ZClip(max_norm=1e-3)))) == []
+
+
+STEADY = [1 + 0.01 * (i % 5) for i in range(40)]
+OTHERS = {
+    "GlobalNorm": lambda: GlobalNorm(1e-3),
+    "PerLayerNorm": lambda: PerLayerNorm(1e-3),
+    "Value": lambda: Value(1e-3),
+    "AGC": lambda: AGC(1e-3),
+    "AutoClip": lambda: AutoClip(),
+    "AdaGC": lambda: AdaGC(warmup_steps=1000),  # in its warm-up
+    "Schedule": lambda: Schedule(lambda step: 1e-3),
+    "custom": lambda: custom(lambda stats: 0.5),
+    "custom that skips": lambda: custom(lambda stats: Decision(1.0, stats.total_norm > 100)),
+}
+"""Policies that say nothing of outliers, all of which clip or skip here."""
+
+
+@pytest.mark.parametrize("policy", OTHERS)
+def test_a_spike_that_another_policy_clips_or_skips(tmp_path, policy):
+    history = run(tmp_path, [*STEADY, 50.0, 1.0, 5.0], lambda m: GradClipper(m, policy=OTHERS[policy]()))
+    spikes = [(step, data) for kind, step, data in told(history) if kind == "spike"]
+    assert [step for step, _ in spikes] == [41]
+    assert spikes[0][1]["norm"] == pytest.approx(history.total_norm[40])
+    assert spikes[0][1]["usual"] == pytest.approx(sorted(history.total_norm[:40])[20], rel=0.02)
+    assert notice_of(41, "spike", spikes[0][1]).text.startswith("norm ")
+
+
+def test_a_spike_that_nothing_clips_is_no_event(tmp_path):
+    assert told(run(tmp_path, [*STEADY, 50.0], lambda m: GradClipper(m, float("inf")))) == []
+
+
+def test_a_norm_that_rises_for_good_is_a_spike_at_first_only(tmp_path):
+    history = run(tmp_path, [*STEADY, *[50.0] * 100], lambda m: GradClipper(m, 1e-3))
+    ((kind, step, data),) = told(history)
+    assert (kind, step, data["last_step"]) == ("spike", 41, 72)  # the median moves
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_a_single_gradient_that_adagc_clips(tmp_path, grouped):
+    """The total norm hardly changes."""
+
+    def clipper_of(model):
+        if not grouped:
+            return GradClipper(model, policy=AdaGC(warmup_steps=5))
+        return GradClipper(model, groups={"a": ("0.*", None), "b": ("*", AdaGC(warmup_steps=5))})
+
+    def before(clipper, step):
+        if step == 30:
+            clipper._plan.params[-1].grad.mul_(20.0)
+
+    history = run(tmp_path, STEADY, clipper_of, before)
+    ((kind, step, data),) = told(history)
+    assert (kind, step, data["parameters"]) == ("spike", 30, [history.names[-1]])
+    assert data["norm"] == pytest.approx(history.norm[29, -1])
+    assert data["usual"] == pytest.approx(history.norm[28, -1], rel=0.05)
+    assert data.get("group") == ("b" if grouped else None)
+    assert notice_of(step, kind, data).text.endswith(f" in {history.names[-1]}")
+
+
+SETTINGS = {
+    "clip_value": (lambda: Value(1.0), 2.0),
+    "clip_factor": (lambda: AGC(0.5), 0.25),
+    "percentile": (lambda: AutoClip(90.0), 50.0),
+    "z_thresh": (lambda: ZClip(), 3.0),
+    "sigma": (lambda: SkipOutliers(), 5.0),
+    "lambda_rel": (lambda: AdaGC(), 2.0),
+}
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_a_setting_that_the_user_changes(tmp_path, setting):
+    make, after = SETTINGS[setting]
+    policy = make()
+    before = getattr(policy, setting)
+
+    def change(clipper, step):
+        setattr(policy, setting, before if step < 3 else after)
+
+    history = run(tmp_path, [1.0] * 4, lambda m: GradClipper(m, policy=policy), change)
+    (told_of,) = told(history)
+    assert told_of == ("threshold", 3, {"setting": setting, "before": before, "after": after})
+    assert notice_of(3, "threshold", told_of[2]).text.startswith(f"{setting} ")
+
+
+def test_a_schedule_that_jumps(tmp_path):
+    def limit(step):
+        return 1.0 + 0.01 * step if step < 10 else 0.5
+
+    history = run(tmp_path, [1.0] * 20, lambda m: GradClipper(m, policy=Schedule(limit)))
+    assert told(history) == [("threshold", 11, {"before": pytest.approx(1.09), "after": 0.5})]
 
 
 def test_a_limit_that_the_user_changes(tmp_path):
@@ -122,7 +226,8 @@ def test_events_of_groups_and_parts_say_where(tmp_path):
         clipper.policies["rest"].max_norm = 1.0 if step < 5 else 2.0
 
     history = run(tmp_path / "groups", [*scales, 50.0], clipper_of, change)
-    (threshold, spike) = told(history)
+    threshold, spike, clipped = told(history)
+    assert clipped[:2] == ("spike", 41) and clipped[2]["group"] == "rest"
     assert threshold == ("threshold", 5, {"group": "rest", "before": 1.0, "after": 2.0})
     assert spike[:2] == ("spike", 41) and spike[2]["group"] == "first"
     models = {"G": small_model(), "D": small_model(1)}

@@ -169,7 +169,7 @@ def test_statistics_know_the_scale_that_a_scaler_took_out(tmp_path, model):
         stats = clipper.clip_(scaler=scaler, optimizer=optimizer)
         monitor.record(stats)
         with pytest.raises(
-            ValueError, match=r"inv_scale: expected that of the statistics, 0.0009765625, got 1.0"
+            ValueError, match=r"inv_scale: the statistics were measured with 0.0009765625, got 1.0"
         ):
             monitor.record(stats, inv_scale=1.0)
         history = monitor.history()

@@ -159,6 +159,17 @@ def test_statistics_tell_their_part_and_steps_can_be_numbered(tmp_path, gan):
         assert history.params["D.0.weight"]["group"] == 1 and history.params["G.0.weight"]["kind"] == "Linear"
 
 
+def test_a_loss_that_is_added_before_the_last_part_of_the_step(tmp_path, gan):
+    with GradMonitor(gan.models, gan.optimizers, tmp_path) as monitor:
+        for part, loss in (("D", 0.5), ("G", 0.25)):
+            gan.step(part, lambda p, loss: monitor.record(part=p))
+            monitor.amend(1, part=part, loss=loss)
+            monitor.flush()  # what was submitted is in the file; the step itself waits for its last part
+    with History.open(tmp_path) as history:
+        assert history.steps.tolist() == [1]
+        assert (history.extra["loss/D"][0], history.extra["loss/G"][0]) == (0.5, 0.25)
+
+
 def test_a_step_of_all_models_together(tmp_path, gan):
     everything = [p for model in gan.models.values() for p in model.parameters()]
     with GradMonitor(gan.models, gan.optimizers, tmp_path) as monitor:
@@ -261,10 +272,10 @@ def test_facts_are_of_all_models(tmp_path, gan):
     assert facts["graph"]["unused"] == [] and facts["gradient_dtypes"] == {"torch.float32": "all"}
 
 
-def test_a_healthy_gan_has_no_alarm_and_a_sick_generator_is_named(tmp_path):
-    for name, sick in (("healthy", False), ("sick", True)):
+def test_a_healthy_gan_has_no_alarm_and_a_faulty_generator_is_named(tmp_path):
+    for name, faulty in (("healthy", False), ("faulty", True)):
         gan = Gan()
-        if sick:
+        if faulty:
             layers = [part for _ in range(12) for part in (nn.Linear(4, 4), nn.Sigmoid())]
             gan.models["G"] = nn.Sequential(*layers, nn.Linear(4, 2))
             gan.optimizers["G"] = torch.optim.Adam(gan.models["G"].parameters(), lr=1e-3)
@@ -274,7 +285,7 @@ def test_a_healthy_gan_has_no_alarm_and_a_sick_generator_is_named(tmp_path):
                 for part in ("D", "G"):
                     gan.step(part, record)
             findings = [finding for finding in diagnose(monitor.history()) if finding.is_alarm]
-        if sick:
+        if faulty:
             assert "vanishing_gradient" in {finding.kind for finding in findings}
             assert all(layer.startswith("G.") for finding in findings for layer in finding.layers)
         else:

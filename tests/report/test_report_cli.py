@@ -45,7 +45,7 @@ def test_a_run_that_is_not_there(
     error = capsys.readouterr().err
     assert f"gradkern {command}: " in error
     missing = "file" if there else "folder or file"
-    assert f"expected a recorded run, there is no such {missing}\n" in error
+    assert f"no recorded run here: no such {missing}\n" in error
     assert "RUN is the run_dir given to GradMonitor" in error
     assert "\x1b" not in error
 

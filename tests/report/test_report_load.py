@@ -155,7 +155,7 @@ def test_own_numbers_and_norms_over_time(tmp_path: Path) -> None:
 
 
 def test_no_run_is_an_error_that_names_the_file(tmp_path: Path) -> None:
-    with pytest.raises(HistoryError, match="expected a recorded run, there is no such"):
+    with pytest.raises(HistoryError, match="no recorded run here: no such"):
         load(tmp_path / "nothing")
 
 

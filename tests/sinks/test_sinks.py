@@ -290,7 +290,7 @@ def test_the_heatmap_is_bounded():
 
 
 @pytest.mark.parametrize("count", [3000, 2])
-def test_the_heatmap_hides_no_sick_parameter(count):
+def test_the_heatmap_hides_no_nonfinite_parameter(count):
     where, sink = layout(count), Kept(heatmap_every=1)
     norms = np.ones(count)
     healthy = np.unique(pixels_of(sink, step_row(1, norms, where)).reshape(-1, 3), axis=0)
@@ -506,6 +506,7 @@ def test_a_wandb_sink_used_again_has_another_run(tmp_path, wandb):
         assert [r["grad_step"] for r in wandb_rows(tmp_path / name) if "grad_norm" in r] == [1, 2, 3]
 
 
+@pytest.mark.integration
 def test_wandb_gets_alarms_as_alerts(tmp_path, wandb):
     from gradkern.sinks import WandbSink
 
@@ -609,6 +610,7 @@ def test_mlflow_has_findings_as_tag_and_artifact(tmp_path, monkeypatch):
     assert [m.value for m in counted] == [1, 2]
 
 
+@pytest.mark.integration
 def test_a_missing_package_names_the_extra():
     needed = {
         "TensorBoardSink": "tensorboard",

@@ -272,3 +272,31 @@ def check_policies_on_replay(device: str) -> None:
         assert results[1][0].item() == pytest.approx(weight, rel=1e-5)
         assert_scaled([model["first"].weight], [before[0]], [weight])
     assert float(memory.state_dict()["state"][0]) == seen + 3
+
+
+def check_raise_later_on_replay(device: str) -> None:
+    """Every replay since the last check counts; on the CPU every call."""
+    model = model_on(device)
+    groups = {"a": ("first.*", 1.0), "b": ("*", None)}
+    clipper = gradkern.GradClipper(model, groups=groups, on_nonfinite="raise_later")
+    fill(model)
+    clipper.clip_()  # makes the place of the verdicts
+
+    def call() -> list[Tensor]:
+        skip = clipper.clip_().skip_step
+        assert skip is not None
+        return [skip]
+
+    replays = [recorded(device, call) for _ in range(2)]
+    for graph, bad in ((0, False), (0, True), (1, False), (0, False)):
+        fill(model)
+        if bad:
+            model["second"].weight.grad[0, 0] = math.nan
+        replay, results = replays[graph]
+        replay()
+        assert results[0].item() is bad
+        if bad and device == "cpu":
+            break  # no graph: the next call would raise
+    with pytest.raises(RuntimeError, match=r"check\] .*'second.weight' \(1 elements\)"):
+        clipper.check()
+    clipper.check()

@@ -25,58 +25,63 @@ def healthy(
 ):
     """A stack of Linear layers ("0", "2", …) whose gradients are level and whose loss falls."""
     random = np.random.default_rng(seed)
-    names, shapes = [], []
+    shapes = {}
     for i in range(layers):
-        names.append(f"{2 * i}.weight")
-        shapes.append([WIDTH, WIDTH])
+        shapes[f"{2 * i}.weight"] = [WIDTH, WIDTH]
         if bias:
-            names.append(f"{2 * i}.bias")
-            shapes.append([WIDTH])
-    numel = np.array([int(np.prod(s)) for s in shapes])
-    count = len(names)
-    noise = np.exp(0.2 * random.standard_normal((steps, count)))
-    values = (rms * noise).astype(np.float32)
+            shapes[f"{2 * i}.bias"] = [WIDTH]
+    numel = np.array([int(np.prod(shape)) for shape in shapes.values()])
+    values = (rms * np.exp(0.2 * random.standard_normal((steps, len(shapes))))).astype(np.float32)
     if bias:
         values[:, 1::2] *= 2  # rms(gW) / rms(gb) = 0.5: the rms of each layer's input
-    looks = np.array([s for s in (1, 2, 4, 8, 16, 32, 64, 100, 128, 200) if s <= steps])
     falling = 0.1 + 2.2 * np.exp(-np.arange(steps) / (steps / 5)) + 0.02 * random.standard_normal(steps)
     modules = {str(2 * i): kind for i in range(layers)}
     modules |= {str(2 * i + 1): activation for i in range(layers - 1)}
-    zeros = np.full((steps, count), -1)
-    zeros[:, [i for i, s in enumerate(shapes) if len(s) == 1]] = 0
+    details = {"dtype": "float32", "kind": kind, "trainable": True}
     return RunEvidence(
-        names=tuple(names),
+        **_plain(steps, [len(shape) == 1 for shape in shapes.values()]),
+        **_weights(steps, numel),
+        names=tuple(shapes),
         numel=numel,
-        steps=np.arange(1, steps + 1),
         loss=falling if loss is None else np.broadcast_to(np.asarray(loss, dtype=float), steps).copy(),
-        has_loss=np.ones(steps, dtype=bool),
         total_norm=np.sqrt((values.astype(float) ** 2 * numel).sum(axis=1)),
-        clip_coef=np.full(steps, np.nan),
-        threshold=np.full(steps, np.nan),
-        skipped=np.zeros(steps, dtype=bool),
         lr=np.full(steps, lr),
-        loss_scale=np.full(steps, np.nan),
-        rows=np.arange(steps),
         rms=values,
         max_abs=3.5 * values,
-        has_grad=np.ones((steps, count), dtype=bool),
-        nonfinite=np.zeros((steps, count), dtype=np.int64),
-        zeros=zeros,
-        update_steps=looks,
-        weight_norm=np.tile(np.sqrt(numel / WIDTH) * np.linspace(1, 1.2, len(looks))[:, None], (1, 1)).astype(
-            np.float32
-        ),
-        update_ratio=np.full((len(looks), count), 3e-3, dtype=np.float32),
-        histogram_steps=np.zeros(0, dtype=np.int64),
-        histogram=np.zeros((0, count, 4), dtype=np.int64),
-        histogram_exponents=np.array([-30, -20, -14, -4]),
-        ever_nonzero=np.ones(count, dtype=np.float32),
-        params={
-            n: {"shape": s, "dtype": "float32", "kind": kind, "trainable": True}
-            for n, s in zip(names, shapes)
-        },
+        params={name: {"shape": shape, **details} for name, shape in shapes.items()},
         facts={"modules": modules, "graph": {}, "optimizers": []},
     )
+
+
+def _plain(steps, counted):
+    """Columns of a run in which nothing happens; zeros are counted for some parameters."""
+    count = len(counted)
+    zeros = np.full((steps, count), -1)
+    zeros[:, counted] = 0
+    return {
+        "steps": np.arange(1, steps + 1),
+        "has_loss": np.ones(steps, dtype=bool),
+        "clip_coef": np.full(steps, np.nan),
+        "threshold": np.full(steps, np.nan),
+        "skipped": np.zeros(steps, dtype=bool),
+        "loss_scale": np.full(steps, np.nan),
+        "rows": np.arange(steps),
+        "has_grad": np.ones((steps, count), dtype=bool),
+        "nonfinite": np.zeros((steps, count), dtype=np.int64),
+        "zeros": zeros,
+        "histogram_steps": np.zeros(0, dtype=np.int64),
+        "histogram": np.zeros((0, count, 4), dtype=np.int64),
+        "histogram_exponents": np.array([-30, -20, -14, -4]),
+        "ever_nonzero": np.ones(count, dtype=np.float32),
+    }
+
+
+def _weights(steps, numel):
+    """Weights that grow by a fifth, and steps that move them by 0.3 %."""
+    at = np.array([s for s in (1, 2, 4, 8, 16, 32, 64, 100, 128, 200) if s <= steps])
+    norms = np.sqrt(numel / WIDTH) * np.linspace(1, 1.2, len(at))[:, None]
+    ratios = np.full((len(at), len(numel)), 3e-3, dtype=np.float32)
+    return {"update_steps": at, "weight_norm": norms.astype(np.float32), "update_ratio": ratios}
 
 
 def changed(evidence, **fields):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -46,39 +47,10 @@ def make_run(params: int, steps: int, *, seed: int = 0, loss: bool = True, broke
         norm[int(steps * 0.7)] = np.nan
         norm[int(steps * 0.4)] *= 50
     bins = Bins.of(at, CURVE_BINS)
-    low, mid, high = bins.spread(norm)
     coef = np.minimum(1.0, 1.0 / (norm + 1e-6))  # NaN stays NaN
     losses = 2 + 6 * np.exp(-at / (steps / 5)) + 0.1 * rng.standard_normal(steps)
     if not loss:
         losses[:] = np.nan
-    loss_low, loss_mid, loss_high = bins.spread(losses)
-    every = np.ones(steps, dtype=bool)
-    series = {
-        "norm": mid,
-        "norm_low": low,
-        "norm_high": high,
-        "loss": loss_mid,
-        "loss_low": loss_low,
-        "loss_high": loss_high,
-        "lr": bins.spread(np.linspace(1e-3, 1e-5, steps))[1],
-        "clip_rate": bins.share(coef < 1, every),
-        "skipped": np.zeros(len(bins)),
-        "spikes": np.zeros(len(bins)),
-        "nonfinite": bins.count(~np.isfinite(norm)).astype(float),
-    }
-    bad = int((~np.isfinite(norm)).sum())
-    offender = {"step": int(steps * 0.7), "text": names_of(params)[params // 2]}
-    summary = {
-        "first": 1,
-        "last": steps,
-        "seconds": steps * 0.21,
-        "total_norm": float(norm[-1]),
-        "clip_rate": 0.31,
-        "loss": float(losses[-1]) if loss else None,
-        "skipped": 0,
-        "nonfinite_steps": bad,
-        "first_nonfinite": offender if bad else None,
-    }
     matrices = {
         "rms": _matrix(rng, params, at, 1e-4, 1.0, broken),
         "ratio": _matrix(rng, params, at, 1e-3, 0.25, False),
@@ -89,14 +61,48 @@ def make_run(params: int, steps: int, *, seed: int = 0, loss: bool = True, broke
         numel=np.full(params, 4096),
         records=steps,
         bins=bins,
-        series=series,
+        series=_series(bins, norm, losses, coef),
         rates=Clipping.of(at, coef, coef < 1),
         matrices=matrices,
-        summary=summary,
+        summary=_summary(names_of(params), norm, losses),
         max_norm=1.0,
         ratio_note="",
         histogram=_histogram(rng, steps),
     )
+
+
+def _series(bins: Bins, norm: np.ndarray, losses: np.ndarray, coef: np.ndarray) -> dict[str, np.ndarray]:
+    low, mid, high = bins.spread(norm)
+    loss_low, loss_mid, loss_high = bins.spread(losses)
+    return {
+        "norm": mid,
+        "norm_low": low,
+        "norm_high": high,
+        "loss": loss_mid,
+        "loss_low": loss_low,
+        "loss_high": loss_high,
+        "lr": bins.spread(np.linspace(1e-3, 1e-5, len(norm)))[1],
+        "clip_rate": bins.share(coef < 1, np.ones(len(norm), dtype=bool)),
+        "skipped": np.zeros(len(bins)),
+        "spikes": np.zeros(len(bins)),
+        "nonfinite": bins.count(~np.isfinite(norm)).astype(float),
+    }
+
+
+def _summary(names: tuple[str, ...], norm: np.ndarray, losses: np.ndarray) -> dict[str, Any]:
+    steps, bad = len(norm), int((~np.isfinite(norm)).sum())
+    first = {"step": int(steps * 0.7), "text": names[len(names) // 2]}
+    return {
+        "first": 1,
+        "last": steps,
+        "seconds": steps * 0.21,
+        "total_norm": float(norm[-1]),
+        "clip_rate": 0.31,
+        "loss": None if np.isnan(losses[-1]) else float(losses[-1]),
+        "skipped": 0,
+        "nonfinite_steps": bad,
+        "first_nonfinite": first if bad else None,
+    }
 
 
 def _matrix(
@@ -136,17 +142,15 @@ def record(
     all_nan: bool = False,
     first: tuple[int, ...] | None = None,
 ) -> None:
-    """Write a run through the recorder's own file writer; values from a formula that tests can repeat."""
+    """Write a run through the monitor's own file writer; values from a formula that tests can repeat."""
     size = len(names)
     layout = Layout(names, np.full(size, 16), np.array(first or range(size)))
     writer = HistoryWriter(folder, {"norm_type": 2.0})
     rows: list[StepRow | WeightsRow | HistogramRow] = []
     for step in range(1, steps + 1):
         norm = norms_at(step, size)
-        nonfinite = None
-        if all_nan or step == bad_step:
-            nonfinite = np.zeros(size, dtype=np.int64)
-            nonfinite[size // 2 :] = 3
+        bad = all_nan or step == bad_step
+        if bad:
             norm[size // 2 :] = np.nan
         total = float(np.sqrt((norm.astype(np.float64) ** 2).sum()))
         rows.append(
@@ -157,7 +161,7 @@ def record(
                 norm=norm,
                 max_abs=norm / 2,
                 total_norm=total,
-                nonfinite=nonfinite,
+                nonfinite=3 * np.isnan(norm).astype(np.int64) if bad else None,
                 loss=10.0 / step if loss else None,
                 lr=(0.1 / step,),
                 phase="before_clip",
@@ -165,13 +169,20 @@ def record(
             )
         )
         if extras and step % 10 == 0:
-            rows.append(WeightsRow(step, layout, True, np.ones(size, np.float32), norm * 1e-3))
-            counts = np.zeros((size, len(EXPONENTS)), dtype=np.int64)
-            counts[:, EXPONENTS.index(-9)] = 3
-            counts[:, EXPONENTS.index(-8)] = 1
-            rows.append(HistogramRow(step, layout, counts, np.full((size, len(FORMATS)), 0.25, np.float32)))
+            rows += _periodic(step, layout, norm)
     writer.write(rows)
     writer.close()
+
+
+def _periodic(step: int, layout: Layout, norm: np.ndarray) -> list[WeightsRow | HistogramRow]:
+    size = len(norm)
+    counts = np.zeros((size, len(EXPONENTS)), dtype=np.int64)
+    counts[:, EXPONENTS.index(-9)] = 3
+    counts[:, EXPONENTS.index(-8)] = 1
+    return [
+        WeightsRow(step, layout, True, np.ones(size, np.float32), norm * 1e-3),
+        HistogramRow(step, layout, counts, np.full((size, len(FORMATS)), 0.25, np.float32)),
+    ]
 
 
 def norms_at(step: int, size: int) -> np.ndarray:

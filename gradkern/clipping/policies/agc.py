@@ -72,26 +72,25 @@ class AGC(ElementPolicy):
             where = f"[{operation}] '{name}'"
             if is_dtensor(grad) and any(p.is_partial() for p in grad.placements):
                 raise ValueError(
-                    f"{where}: expected a gradient that is reduced for the policy AGC, got placements "
+                    f"{where}: the policy AGC needs a reduced gradient, got placements "
                     f"{tuple(grad.placements)}; call .redistribute() on it first"
                 )
             if is_dtensor(grad) and tuple(grad.placements) != tuple(getattr(param, "placements", ())):
                 raise ValueError(
-                    f"{where}: expected a gradient that is placed as its parameter for the policy AGC, got "
-                    f"{tuple(grad.placements)} for {tuple(getattr(param, 'placements', ()))}; call "
+                    f"{where}: the policy AGC needs a gradient with the placements of its parameter, "
+                    f"{tuple(getattr(param, 'placements', ()))}, got {tuple(grad.placements)}; call "
                     ".redistribute() on it first"
                 )
             check_readable(where, grad)
             if grad.layout not in (torch.strided, torch.sparse_coo) or grad.is_nested:
                 raise TypeError(
-                    f"{where}: expected a strided or sparse COO gradient for the policy AGC, got layout "
-                    f"{grad.layout}"
+                    f"{where}: the policy AGC needs a strided or sparse COO gradient, got {grad.layout}"
                 )
             if grad.layout is torch.strided and any(
                 n > 1 and step == 0 for n, step in zip(grad.shape, grad.stride())
             ):
                 raise ValueError(
-                    f"{where}: expected a gradient whose elements share no memory for the policy AGC, got an "
+                    f"{where}: the policy AGC needs a gradient whose elements share no memory, got an "
                     "expanded one; call .contiguous() on it"
                 )
 

@@ -77,8 +77,8 @@ class Policy(ABC):
         if state:
             name = type(self).__name__
             raise ValueError(
-                f"[{name}.load_state_dict] state: expected {{}}, because {name} remembers nothing; got "
-                f"{sorted(state)}"
+                f"[{name}.load_state_dict] state: {name} has no state, but this one has "
+                f"{', '.join(sorted(state))}; it was saved with another policy"
             )
 
 

@@ -45,8 +45,8 @@ class LimitedPolicy(Policy):
         if copy is None:
             if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
                 raise RuntimeError(
-                    "[GradClipper.clip_] expected a step on this device before a CUDA graph is captured, so "
-                    "that the limit has its place there; run clip_() once outside the graph"
+                    "[GradClipper.clip_] a CUDA graph is being captured before the first step on this "
+                    "device; run clip_() once outside the graph, which puts the limit on the device"
                 )
             wide = torch.float32 if device.type == "mps" else torch.float64
             copy = torch.full((), self._max_norm, dtype=wide, device=device)

@@ -72,9 +72,8 @@ class StepPolicy(Policy):
         """
         if self._state is not None and self._state.numel() != self.state_size(rows):
             raise ValueError(
-                f"[{type(self).__name__}.load_state_dict] state: expected one of {rows} gradients "
-                f"({self.state_size(rows)} numbers), got {self._state.numel()} numbers: it was saved with "
-                "other parameters"
+                f"[{type(self).__name__}.load_state_dict] state: expected {self.state_size(rows)} numbers "
+                f"for {rows} gradients, got {self._state.numel()}; it was saved with other parameters"
             )
 
     def state_dict(self) -> dict[str, Any]:
@@ -94,8 +93,8 @@ class StepPolicy(Policy):
         expected = self._fixed_size()
         if expected is not None and len(given) != expected:
             raise ValueError(
-                f"[{name}.load_state_dict] state: expected {expected} numbers, as its window asks for, got "
-                f"{len(given)}"
+                f"[{name}.load_state_dict] state: expected {expected} numbers, got {len(given)}; it was "
+                "saved with another window"
             )
         self._state, self._is_loaded = given.detach().to(torch.float64).clone(), True
 

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from gradkern.diagnosis.case import FEW_STEPS, Case, Floats
 from gradkern.diagnosis.finding import Finding
 from gradkern.diagnosis.gain import classes_of, input_rms
+from gradkern.diagnosis.optimizer import grows_by_itself
+from gradkern.diagnosis.rules.inputs import large_inputs
 from gradkern.diagnosis.sums import starts_as_a_sum
 from gradkern.diagnosis.trend import trend_of
 
@@ -58,13 +60,15 @@ OF_THE_LARGEST = 4.0
 
 
 def exploding_over_time(case: Case) -> list[Finding]:
-    """The norm grows a hundredfold and the loss with it, or starts a hundred times too large."""
+    """The norm grows a hundredfold and the loss with it, or starts a hundred times too large, or the inputs
+    are too large."""
     norm = _common_norm(case)
     at = np.flatnonzero(np.isfinite(norm) & (norm > 0))
     if len(at) < FEW_STEPS:
         return []
     values = norm[at]
-    return _summing(case, at, values) or _growing(case, at, values) or _starting(case, at, values)
+    over_time = _summing(case, at, values) or _growing(case, at, values) or _starting(case, at, values)
+    return over_time or large_inputs(case)
 
 
 def _common_norm(case: Case) -> Floats:
@@ -83,12 +87,13 @@ def _summing(case: Case, at: NDArray[np.int64], values: Floats) -> list[Finding]
     """Gradients accumulate over steps, because they are not cleared: the norm changes by 1/t at step t."""
     if len(values) < 2 * FEW_STEPS:
         return []
-    starts, stands = starts_as_a_sum(case), _stands(case)
+    starts, level, settled = starts_as_a_sum(case), _is_level(case), len(values) >= SETTLED
+    both = starts and settled and _is_smooth(values, SMOOTH)
     growth = float(np.median(values[-5:])) / float(values[0])
     high = float(np.median(values[-max(len(values) // 10, 3) :])) >= HIGH * float(values.max())
-    if not high or growth < (SUMMED if stands else LEFT_PLATEAU):
+    if not (high or both) or growth < (SUMMED if level or both else LEFT_PLATEAU):
         return []
-    if not ((_is_smooth(values) and (starts or len(values) >= SETTLED)) or (starts and stands)):
+    if not (both or (_is_smooth(values) and (starts or settled)) or (starts and level)):
         return []
     why = (
         f"The norm grew {growth:.3g} times and as smoothly as the norm of a sum does: each gradient is added "
@@ -104,15 +109,16 @@ def _summing(case: Case, at: NDArray[np.int64], values: Floats) -> list[Finding]
     return [case.finding("exploding_gradient", severity, why, numbers, last=int(case.evidence.steps[at[-1]]))]
 
 
-def _is_smooth(values: Floats) -> bool:
-    """Whether the norm changes by 1/t at nearly all steps t of the second half."""
+def _is_smooth(values: Floats, jitter: float = JITTER) -> bool:
+    """Whether the norm changes by 1/t at nearly all steps t of the second half. A run that starts as a sum
+    does may have more jitter."""
     half, count = np.diff(np.log(values[len(values) // 2 :])), 0.75 * len(values)
     smooth = float(np.median(np.abs(half))) * count <= SMOOTH
-    smooth &= float(np.median(np.abs(half - np.median(half)))) * count <= JITTER
+    smooth &= float(np.median(np.abs(half - np.median(half)))) * count <= jitter
     return smooth and float(np.median(values[4:8])) >= EARLY * values[0]
 
 
-def _stands(case: Case) -> bool:
+def _is_level(case: Case) -> bool:
     """Whether the loss is known and does not fall in the second half."""
     losses = case.evidence.loss[np.isfinite(case.evidence.loss)]
     later = trend_of(losses[len(losses) // 2 :])
@@ -121,7 +127,7 @@ def _stands(case: Case) -> bool:
 
 def _growing(case: Case, at: NDArray[np.int64], values: Floats) -> list[Finding]:
     e, trend = case.evidence, case.trend
-    if not _weights_suffer(case):
+    if not _has_effect(case):
         return []
     base = float(np.median(values[: max(min(10, len(values) // 5), 2)]))
     tail = values[-max(len(values) // 10, 3) :]
@@ -137,24 +143,24 @@ def _growing(case: Case, at: NDArray[np.int64], values: Floats) -> list[Finding]
     onset = int(e.steps[at[np.flatnonzero(values >= 10 * base)[0]]])
     why = f"The gradient norm grew from {base:.2g} to {peak:.2g} and stayed there, and the loss got worse."
     numbers = {"norm_at_start": base, "norm_at_end": end, "growth": peak / base}
-    if _uphill(case, int(np.searchsorted(e.steps, onset))):
+    if _climbs(case, int(np.searchsorted(e.steps, onset))):
         numbers["uphill"] = 1.0
     return [
         case.finding("exploding_gradient", "severe", why, numbers, first=onset, last=int(e.steps[at[-1]]))
     ]
 
 
-def _uphill(case: Case, onset: int) -> bool:
+def _climbs(case: Case, onset: int) -> bool:
     """Whether the loss rises from the first step although the first steps are small: its sign is wrong."""
     e = case.evidence
     early = case.movement[e.update_steps <= e.steps[min(3, len(e.steps) - 1)]]
     early = early[np.isfinite(early)]
     losses = e.loss[: max(onset, FEW_STEPS)]
-    small = bool(len(early)) and float(early.max()) < MOVED
+    small = bool(len(early)) and float(early.max()) < MOVED and not grows_by_itself(case)
     return small and bool(np.isfinite(losses).all()) and trend_of(losses).rose
 
 
-def _weights_suffer(case: Case) -> bool:
+def _has_effect(case: Case) -> bool:
     """Whether a growing norm has an effect: large steps or growing weights (an adaptive optimizer divides a
     large gradient by its own size), or a loss that rises far."""
     e, size = case.evidence, case.weight_size[np.isfinite(case.weight_size)]
@@ -168,8 +174,8 @@ def _weights_suffer(case: Case) -> bool:
 def _starting(case: Case, at: NDArray[np.int64], values: Floats) -> list[Finding]:
     e = case.evidence
     first, later = float(values[0]), float(np.median(values[len(values) // 2 :]))
-    looks = case.movement[e.update_steps <= e.steps[min(3, len(e.steps) - 1)]]
-    thrown = bool(len(looks)) and float(np.nanmax(np.append(looks, 0.0))) >= THROWN
+    early = case.movement[e.update_steps <= e.steps[min(3, len(e.steps) - 1)]]
+    thrown = bool(len(early)) and float(np.nanmax(np.append(early, 0.0))) >= THROWN
     losses = e.loss[np.isfinite(e.loss)]
     jumped = len(losses) > 4 and float(np.max(losses[1:5])) > 2 * abs(float(losses[0]))
     from_inputs = (
@@ -214,12 +220,12 @@ def gradient_spike(case: Case) -> list[Finding]:
         return []
     largest = [_largest_before(norm, i, far) for i in far.tolist()]
     alone = [i for i, before in zip(far.tolist(), largest) if norm[i] > OF_THE_LARGEST * before]
-    spikes = [i for i in alone if norm[i] > TIMES_ALONE * base[i] or _with_loss(case, i, base[i])]
+    spikes = [i for i in alone if norm[i] > TIMES_ALONE * base[i] or _shows_in_the_loss(case, i, base[i])]
     if not spikes:
         return []
     worst = max(spikes, key=lambda i: norm[i] / base[i])
     clipped = all(e.clip_coef[i] < 1 for i in spikes)
-    layers = _spiking(case, worst)
+    layers = _most_raised(case, worst)
     why = (
         f"At step {e.steps[worst]} the norm was {norm[worst]:.3g}, {norm[worst] / base[worst]:.3g} times "
         f"that of the steps before{', and was clipped' if clipped else ''}. The run has {len(spikes)} such "
@@ -241,7 +247,7 @@ def baseline(norm: Floats) -> Floats:
     """[T] median of the 64 steps before each, without spikes and NaN."""
     clean = np.where(np.isfinite(norm), norm, np.nan).astype(np.float64)
     for _ in range(2):  # the second time without the spikes that the first found
-        filled = _carried_on(clean)
+        filled = _filled_forward(clean)
         padded = np.concatenate([np.full(BASELINE, filled[0] if len(filled) else 0.0), filled])
         base: Floats = np.median(sliding_window_view(padded, BASELINE)[: len(norm)], axis=1)
         count = min(BASELINE, len(base))
@@ -251,7 +257,7 @@ def baseline(norm: Floats) -> Floats:
     return base
 
 
-def _carried_on(values: Floats) -> Floats:
+def _filled_forward(values: Floats) -> Floats:
     """The values with NaN replaced by the last number before it."""
     known = np.flatnonzero(np.isfinite(values))
     if not len(known):
@@ -260,7 +266,7 @@ def _carried_on(values: Floats) -> Floats:
     return values[known[np.maximum(place, 0)]]
 
 
-def _with_loss(case: Case, i: int, base: float) -> bool:
+def _shows_in_the_loss(case: Case, i: int, base: float) -> bool:
     """Whether the norm also deviates far from those before, and the loss jumps within three steps."""
     e = case.evidence
     before = e.total_norm[max(0, i - BASELINE) : i]
@@ -279,7 +285,7 @@ def _with_loss(case: Case, i: int, base: float) -> bool:
     return bool(np.nanmax(np.append(after, -np.inf)) > center + max(DEVIATIONS * spread, 0.1 * abs(center)))
 
 
-def _spiking(case: Case, i: int) -> tuple[str, ...]:
+def _most_raised(case: Case, i: int) -> tuple[str, ...]:
     """The parameters that rose most, if only a few did."""
     e = case.evidence
     row = np.searchsorted(e.rows, i)

@@ -1,6 +1,6 @@
 """Rules for gradients that vanish or explode over the depth of the model.
 
-Three profiles over each chain of layers (`profile`) are looked at: the weights' gradients, the biases' (the
+Three profiles over each chain of layers (`profile`) are compared: the weights' gradients, the biases' (the
 backward signal), and their ratio (the forward signal). A wrong gain shows in the last two only: over depth
 one grows as the other shrinks, and the weights' gradients, their product, stay level.
 
@@ -40,7 +40,7 @@ STARVED = 1e-2
 
 
 @dataclass(frozen=True)
-class Sight:
+class AffectedChain:
     """A chain whose gradients vanish or explode."""
 
     profile: Profile
@@ -58,16 +58,17 @@ class Sight:
 
 def vanishing_gradient(case: Case) -> list[Finding]:
     """Gradients at the input are a small part of those at the output."""
-    sights, least = [], VANISHING + _margin(case)
+    found, least = [], VANISHING + _margin(case)
     for profile in _usable(case):
         for signal, logs in (("weights", profile.weight), ("biases", profile.bias)):
             values = decades(logs)
             with np.errstate(invalid="ignore"):
-                sight = Sight(profile, signal, values, values >= least)
-            sights += _lasting(sight) or _while_the_loss_stood(case, sight)
-    if not sights:
+                affected = AffectedChain(profile, signal, values, values >= least)
+            if _lasts(affected) or _lasted_while_the_loss_stood_still(case, affected):
+                found.append(affected)
+    if not found:
         return []
-    worst = max(sights, key=lambda s: s.typical)
+    worst = max(found, key=lambda chain: chain.typical)
     layers, factor = _starved(case, worst), 10.0**-worst.typical
     why = (
         f"Over {worst.profile.depth} layers the gradient falls to {factor:.0e} of its size at the output "
@@ -80,17 +81,20 @@ def vanishing_gradient(case: Case) -> list[Finding]:
 
 def exploding_over_depth(case: Case) -> list[Finding]:
     """Gradients grow by orders of magnitude from the output to the input."""
-    sights = []
+    found: list[AffectedChain] = []
     for profile in _usable(case):
         allowance = _margin(case) + (NORMALIZED_SLOPE * profile.depth if case.model.normalizes else 0.0)
         weights, biases, forward = decades(profile.weight), decades(profile.bias), decades(profile.forward)
         with np.errstate(invalid="ignore"):
-            sights += _lasting(Sight(profile, "weights", weights, weights <= EXPLODING - allowance))
             both = (biases <= EXPLODING_BACKWARD - allowance) & (forward >= FORWARD)
-            sights += _lasting(Sight(profile, "biases", biases, both))
-    if not sights:
+            chains = (
+                AffectedChain(profile, "weights", weights, weights <= EXPLODING - allowance),
+                AffectedChain(profile, "biases", biases, both),
+            )
+        found += filter(_lasts, chains)
+    if not found:
         return []
-    worst = min(sights, key=lambda s: s.typical)
+    worst = min(found, key=lambda chain: chain.typical)
     why = (
         f"Over {worst.profile.depth} layers, from the output to the input, the gradient grows by a factor of "
         f"{10.0**-worst.typical:.0e}: every layer amplifies it."
@@ -110,59 +114,63 @@ def _usable(case: Case) -> list[Profile]:
     )
 
 
-def _lasting(sight: Sight) -> list[Sight]:
-    """Whether it lasts: more than half of the points of the second half show it."""
-    known = np.isfinite(sight.values)
+def _lasts(affected: AffectedChain) -> bool:
+    """Whether more than half of the points in the second half of the run show it."""
+    known = np.isfinite(affected.values)
     if not known.any():
-        return []
+        return False
     last = np.flatnonzero(known)
     last = last[len(last) // 2 :]
-    return [sight] if sight.mask[last].mean() > LASTING else []
+    return bool(affected.mask[last].mean() > LASTING)
 
 
-def _while_the_loss_stood(case: Case, sight: Sight) -> list[Sight]:
-    """Whether the run recovered late: the first half of the points shows it, and the loss did not fall during
-    that time."""
-    known = np.flatnonzero(np.isfinite(sight.values))
-    other = np.flatnonzero(~sight.mask[known])
+def _lasted_while_the_loss_stood_still(case: Case, affected: AffectedChain) -> bool:
+    """Whether the run recovered late: the first half of the points shows it, and the loss did not fall
+    during that time."""
+    known = np.flatnonzero(np.isfinite(affected.values))
+    other = np.flatnonzero(~affected.mask[known])
     lead = int(other[0]) if len(other) else len(known)
     if not len(known) or lead < LASTING * len(known):
-        return []
+        return False
     e = case.evidence
-    losses = e.loss[: int(e.rows[sight.profile.at[known[lead - 1]]]) + 1]
+    losses = e.loss[: int(e.rows[affected.profile.at[known[lead - 1]]]) + 1]
     trend = trend_of(losses[np.isfinite(losses)])
-    return [sight] if trend.count >= 2 * FEW_STEPS and not trend.fell else []
+    return trend.count >= 2 * FEW_STEPS and not trend.fell
 
 
-def _recovers(sight: Sight) -> bool:
+def _recovers(affected: AffectedChain) -> bool:
     """Whether the last quarter is clearly better than the first."""
-    values = sight.values[np.isfinite(sight.values)]
+    values = affected.values[np.isfinite(affected.values)]
     quarter = max(len(values) // 4, 1)
     return bool(np.median(values[-quarter:]) < 0.6 * np.median(values[:quarter]))
 
 
-def _starved(case: Case, sight: Sight) -> tuple[str, ...]:
-    logs = median((sight.profile.weight if sight.signal == "weights" else sight.profile.bias)[sight.mask])
+def _starved(case: Case, affected: AffectedChain) -> tuple[str, ...]:
+    logs = median(
+        (affected.profile.weight if affected.signal == "weights" else affected.profile.bias)[affected.mask]
+    )
     best = np.nanmax(logs)
     with np.errstate(invalid="ignore"):
         low = logs <= best + np.log10(STARVED)
-    return case.of_layers(sight.profile.named(low))
+    return case.of_layers(affected.profile.named(low))
 
 
-def _swollen(case: Case, sight: Sight) -> tuple[str, ...]:
-    logs = median((sight.profile.weight if sight.signal == "weights" else sight.profile.bias)[sight.mask])
+def _swollen(case: Case, affected: AffectedChain) -> tuple[str, ...]:
+    logs = median(
+        (affected.profile.weight if affected.signal == "weights" else affected.profile.bias)[affected.mask]
+    )
     with np.errstate(invalid="ignore"):
         high = logs >= np.nanmin(logs) - np.log10(STARVED)
-    return case.of_layers(sight.profile.named(high))
+    return case.of_layers(affected.profile.named(high))
 
 
 def _finding(
-    case: Case, kind: str, sight: Sight, layers: tuple[str, ...], why: str, severity: str
+    case: Case, kind: str, affected: AffectedChain, layers: tuple[str, ...], why: str, severity: str
 ) -> Finding:
-    at = np.flatnonzero(sight.mask)
-    profile = sight.profile
+    at = np.flatnonzero(affected.mask)
+    profile = affected.profile
     numbers = {
-        "decades_over_depth": sight.typical,
+        "decades_over_depth": affected.typical,
         "decades_of_weights": float(median(decades(profile.weight[at]))),
         "decades_of_forward_signal": float(median(decades(profile.forward[at]))),
         "layers_in_chain": profile.depth,

@@ -63,7 +63,7 @@ def update_too_large(case: Case) -> list[Finding]:
         f"At step {e.update_steps[at[0]]} one optimizer step changed the weights by "
         f"{percent(float(movement[at[0]]))} of their norm; healthy steps stay below 10 %."
     )
-    numbers = {"largest_update_ratio": largest, "looks_above_0.2": len(at), "lr": float(e.lr[0])}
+    numbers = {"largest_update_ratio": largest, "steps_above_0.2": len(at), "lr": float(e.lr[0])}
     first, last = int(e.update_steps[at[0]]), int(e.update_steps[at[-1]])
     return [case.finding("update_too_large", severity, why, numbers, first=first, last=last)]
 

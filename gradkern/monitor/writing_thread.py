@@ -1,4 +1,4 @@
-"""`Recorder`: the writing thread, which takes captures in batches after their values have arrived."""
+"""`WritingThread`: turns captures into rows, after their values have arrived, and writes them to the file."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ INTERVAL = {"WAL": 0.2, "TRUNCATE": 1.0}
 NOTE_EVERY = 2.0
 
 
-class Recorder:
+class WritingThread:
     """Turns captures into rows and writes them. `submit` is called by one thread only.
 
     If captures come faster than they can be written, `submit` waits once, for at most a second. Steps that

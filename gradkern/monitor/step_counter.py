@@ -1,9 +1,9 @@
-"""`StepNumbers`: which step a call of `record` belongs to."""
+"""`StepCounter`: counts optimizer steps, and decides which step a call of `record` belongs to."""
 
 from __future__ import annotations
 
 
-class StepNumbers:
+class StepCounter:
     """Counts optimizer steps from 1.
 
     With several models a step holds one call of `record` for each of them, its parts; a part that comes
