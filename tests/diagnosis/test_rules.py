@@ -148,6 +148,8 @@ class TestExploding:
         assert alarms(run) == found
         assert not found or diagnose(run)[0].remedies[0].action == "scale_inputs"
         assert alarms(changed(healthy(), rms=rms)) == []  # it learns all the same
+        tanh = slow(changed(healthy(activation="Tanh"), rms=rms))  # gradients of biases may cancel
+        assert "exploding_gradient" not in alarms(tanh)
 
     def test_large_weights_explain_a_large_loss(self):
         run = flat_loss(sloped(healthy(12), 0, biases=-5), value=1e4)
@@ -449,6 +451,11 @@ class TestUpdates:
         finding = only(flat_loss(changed(healthy(), update_ratio=ratio)), "update_too_small")
         assert finding.layers == () and finding.remedies[0].action == "raise_lr"
         assert alarms(changed(healthy(), update_ratio=ratio)) == []  # the loss falls
+
+    def test_steps_that_were_not_recorded_move_the_weights_too(self):
+        run = flat_loss(changed(healthy(), update_ratio=np.full_like(healthy().update_ratio, 4e-6)))
+        assert alarms(run) == ["update_too_small"]
+        assert alarms(changed(run, steps=100 * run.steps)) == []
 
     def test_an_optimizer_that_never_steps(self):
         nothing = np.zeros((0, 12), dtype=np.float32)
