@@ -14,6 +14,9 @@ Floats = NDArray[np.floating[Any]]
 
 #: A fall counts from this part of the initial loss, and from three standard errors.
 LEAST_FALL, ERRORS = 0.02, 3.0
+#: Parts take turns if what has a gradient changes at this share of the steps or more, the most frequent part
+#: has one of at most five turns, and it has half of its share or more in each fifth of the run.
+CHANGES, TURN, FIFTHS, EVENLY = 0.15, 0.2, 5, 0.5
 #: A run learns well if it lost four fifths of its first loss, and at most a tenth of that fall came back.
 WELL, BACK = 0.8, 0.1
 
@@ -58,8 +61,29 @@ class LossTrend:
 
 
 def loss_trend(evidence: RunEvidence) -> LossTrend:
-    """The trend of the finite losses of a run."""
-    return trend_of(evidence.loss[np.isfinite(evidence.loss)])
+    """The trend of the losses of a run that can be compared."""
+    return trend_of(comparable_losses(evidence))
+
+
+def comparable_losses(evidence: RunEvidence) -> Floats:
+    """All finite losses. Where parts are trained in turn (a generator and its critic), each by a loss of its
+    own, those of the part that is trained most often."""
+    turn = _turn(evidence.has_grad)
+    loss = evidence.loss if turn is None else evidence.loss[evidence.rows[turn]]
+    return loss[np.isfinite(loss)]
+
+
+def _turn(has_grad: NDArray[np.bool_]) -> NDArray[np.int64] | None:
+    """The rows in which the most frequent part is trained; None if parts do not take turns."""
+    if not len(has_grad) or (has_grad == has_grad[0]).all():
+        return None
+    _, which, counts = np.unique(has_grad, axis=0, return_inverse=True, return_counts=True)
+    which = which.reshape(-1)
+    at = np.flatnonzero(which == counts.argmax())
+    if np.mean(which[1:] != which[:-1]) < CHANGES or len(at) < TURN * len(which):
+        return None
+    each = np.bincount(at * FIFTHS // len(which), minlength=FIFTHS)
+    return at if each.min() >= EVENLY * each.mean() else None
 
 
 def trend_of(loss: Floats) -> LossTrend:
