@@ -34,5 +34,5 @@ def large_inputs(case: Case) -> list[Finding]:
     )
     norm = case.evidence.total_norm[case.finite]
     numbers = {"input_rms": size, "norm_at_start": float(norm[0]) if len(norm) else np.nan}
-    severity = "info" if case.learns_well else "warning"
+    severity = "info" if case.learns_well else "warning" if case.trend.fell else "severe"
     return [case.finding("exploding_gradient", severity, why, numbers)]
