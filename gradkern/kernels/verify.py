@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gradkern.kernels.dtensors import gathered, is_dtensor
 from gradkern.kernels.measured import Measured
-from gradkern.kernels.shared_memory import distinct, same_memory
+from gradkern.kernels.shared_memory import each_once, same_memory
 from gradkern.kernels.torch_ops import magnitudes, vector_norm
 
 #: The largest relative difference between correct results: two units in the last place of the result's
@@ -93,24 +93,21 @@ class Verified:
     def clip_by_groups(
         self,
         params: Sequence[Tensor],
-        natives: Any,
-        rows: Any,
+        plan: Any,
         norm_type: float,
         on_nonfinite: str,
         *options: Any,
     ) -> Any:
         grads = [p.grad for p in params]
         before = snapshot(grads)
-        columns = self._backend.clip_by_groups(params, natives, rows, norm_type, on_nonfinite, *options)
+        columns = self._backend.clip_by_groups(params, plan, norm_type, on_nonfinite, *options)
         if columns is not None and "shared" not in columns:
             own = {f.name for f in dataclasses.fields(Measured)}
             measured = Measured(**{key: value for key, value in columns.items() if key in own})
             check_rows("GradClipper.clip_", before, grads, measured, norm_type)
             zeroed = on_nonfinite == "zero" and bool(measured.bad())
             factor = columns["clip_coef"] if columns["_factor"] is None else columns["_factor"]
-            if not any(
-                native.kind in ("value", "agc") for native in natives
-            ):  # whose factors are ratios of norms
+            if not plan.elementwise:  # whose factors are ratios of norms
                 check_scaled("GradClipper.clip_", before, grads, factor, zeroed)
         return columns
 
@@ -142,7 +139,7 @@ def _whole(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
 
 
 def reference_norm(tensors: Sequence[Tensor | None], norm_type: float) -> float:
-    parts = [magnitudes(t).flatten() for t in distinct(tensors)]
+    parts = [magnitudes(t).flatten() for t in each_once(tensors)]
     return float(vector_norm(torch.cat(parts), norm_type)) if parts else 0.0
 
 
@@ -246,7 +243,7 @@ def check_rows(
 def _counted_once(before: Sequence[Tensor | None], grads: Sequence[Tensor | None]) -> list[Tensor | None]:
     """The copies, with None in place of gradients that are listed a second time."""
     originals = _whole(grads)
-    counted = {id(t) for t in distinct(originals)}
+    counted = {id(t) for t in each_once(originals)}
     first: list[Tensor | None] = []
     for old, grad in zip(before, originals):
         first.append(old if id(grad) in counted else None)

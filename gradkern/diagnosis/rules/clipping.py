@@ -52,9 +52,11 @@ def always_clipping(case: Case) -> list[Finding]:
 
 def _holds_back(case: Case) -> bool:
     """Whether steps of an optimizer that follows the size of the gradient are too small, and the loss hardly
-    falls."""
-    movement = case.movement[np.isfinite(case.movement)]
+    falls. Not while the learning rate still rises."""
+    movement, rates = case.movement[np.isfinite(case.movement)], case.evidence.lr
     small = len(movement) > 1 and float(np.median(movement)) <= SMALL
+    if rates[-1] > rates[len(rates) // 2]:
+        return False
     return small and bool(classes(case)) and not is_adaptive(case) and case.trend.fall < HARDLY
 
 
