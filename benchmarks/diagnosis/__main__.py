@@ -2,7 +2,8 @@
 
 By default the fifth half, whose figures go to benchmarks/results/diagnosis.json and into
 docs/diagnosis-suite.md; with ``--half fourth``, ``third`` or ``reported`` one that rules were changed by
-since it was reported; with ``--half tuning`` the runs that rules were made by, whose misjudged ones are listed.
+since it was reported; with ``--half tuning`` the runs that rules were made by, whose misjudged ones are
+listed.
 """
 
 from __future__ import annotations
