@@ -14,8 +14,8 @@ Floats = NDArray[np.floating[Any]]
 
 #: A fall counts from this part of the initial loss, and from three standard errors.
 LEAST_FALL, ERRORS = 0.02, 3.0
-#: Parts take turns if what has a gradient changes at this share of the steps or more, the most frequent part
-#: has one of at most five turns, and it has half of its share or more in each fifth of the run.
+#: Parts take turns if the parameters with a gradient change at this share of the steps or more, and the most
+#: frequent part has at least this share of the steps, and at least half of it in each fifth of the run.
 CHANGES, TURN, FIFTHS, EVENLY = 0.15, 0.2, 5, 0.5
 #: A run learns well if it lost four fifths of its first loss, and at most a tenth of that fall came back.
 WELL, BACK = 0.8, 0.1

@@ -558,7 +558,9 @@ class TestClipping:
         facts = {**run.facts, "optimizers": [{"class": kind, "lr": 0.1, "parameters": []}]}
         loss = 2.3 - 0.23 * np.linspace(0, 1, 200)
         ratio = np.full_like(run.update_ratio, 1e-5)
-        assert alarms(changed(run, facts=facts, loss=loss, update_ratio=ratio)) == found
+        run = changed(run, facts=facts, loss=loss, update_ratio=ratio)
+        assert alarms(run) == found
+        assert alarms(changed(run, lr=np.linspace(1e-6, 1e-3, 200))) == []  # it warms up
 
     @pytest.mark.parametrize("coef", [0.5, 1e-3])
     def test_always_with_progress_is_information(self, coef):

@@ -34,5 +34,7 @@ def large_inputs(case: Case) -> list[Finding]:
     )
     norm = case.evidence.total_norm[case.finite]
     numbers = {"input_rms": size, "norm_at_start": float(norm[0]) if len(norm) else np.nan}
-    severity = "info" if case.learns_well else "warning"
+    losses = case.evidence.loss[np.isfinite(case.evidence.loss)]
+    better = case.trend.fell and case.trend.end < losses[0]  # the first steps may raise it by far
+    severity = "info" if case.learns_well else "warning" if better else "severe"
     return [case.finding("exploding_gradient", severity, why, numbers)]
