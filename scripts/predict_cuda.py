@@ -277,9 +277,42 @@ def goals() -> list[str]:
     ]
 
 
+def host() -> list[str]:
+    """The host's part, as benchmarks/bench_cuda_host.py has measured it."""
+    results = ROOT / "benchmarks" / "results" / "cuda_host.json"
+    if not results.exists():
+        return []
+    record = json.loads(results.read_text(encoding="utf-8"))
+    machine = record["machine"]
+    lines = [
+        "## Host time (measured)",
+        "",
+        "Nanoseconds per tensor of a call on the host, measured with a model of a CUDA device, whose kernels",
+        "do nothing (`benchmarks/bench_cuda_host.py`). The driver's launches and copies are not included.",
+        "Fresh: gradients that are new since the last call, and caches filled with other memory. Warm: the",
+        "same again.",
+        "",
+        f"{machine['cpu']}, {machine['cores']} cores, torch {machine['torch']}, commit {machine['commit']}.",
+        "",
+        "| call | tensors | fresh | goal | warm | goal |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in record["rows"]:
+        cells = [f"{row['ns'][kind]:.0f} | {row['goals'][kind]}" for kind in ("fresh", "warm")]
+        lines.append(f"| `{row['call']}` | {row['tensors']:,} | {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
 def page() -> str:
     return "\n".join(
-        [HEAD, *goals(), *instructions(), *(line for gpu in GPUS for line in table(gpu)), *calls(GPUS[0])]
+        [
+            HEAD,
+            *goals(),
+            *host(),
+            *instructions(),
+            *(line for gpu in GPUS for line in table(gpu)),
+            *calls(GPUS[0]),
+        ]
     )
 
 
