@@ -1,14 +1,22 @@
-"""The goals on a GPU, compared with a run of bench_cuda.py."""
+"""The goals on a GPU, compared with a run of bench_cuda.py, also one that was cut off.
+
+python benchmarks/cuda_bars.py bench_cuda.json
+"""
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 MIB = 1 << 20
 LAUNCH_SECONDS = 5e-6
 PEERS = "peer:"
+#: Host seconds of a tensor, by the number of tensors: gradients new since the last call, and the same ones.
+HOST_SECONDS = {2000: (120e-9, 40e-9), 10000: (160e-9, 40e-9)}
 
 
 @dataclass(frozen=True)
@@ -62,5 +70,17 @@ def bars(rows: Sequence[dict[str, Any]]) -> Iterator[Bar]:
             elif name.startswith(PEERS):
                 yield Bar(f"no slower than {name}", case, gpu["gradkern_norm"], seconds)
         yield Bar("launches", case, row["kernels"]["gradkern"], 2, "launches")
-        if row["tensors"] == 2000:
-            yield Bar("host time of 2,000 tensors", case, row["host_seconds"]["gradkern"], 60e-6)
+        tensors, host = row["tensors"], row["host_seconds"]
+        if tensors in HOST_SECONDS:
+            fresh, warm = HOST_SECONDS[tensors]
+            yield Bar("host time, fresh gradients", case, host["gradkern_fresh"], tensors * fresh)
+            yield Bar("host time, warm", case, host["gradkern"], tensors * warm)
+
+
+def main(arguments: Sequence[str]) -> None:
+    for bar in bars(json.loads(Path(arguments[0]).read_text(encoding="utf-8"))["rows"]):
+        print(bar)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

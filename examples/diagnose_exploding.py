@@ -41,9 +41,9 @@ def train(net: torch.nn.Module, folder: Path) -> list[gradkern.Finding]:
 
 torch.manual_seed(0)
 runs = Path(tempfile.mkdtemp())
-(sick, *_) = train(model(gain=3.0), runs / "sick")
-print(f"{sick.severity}: {sick.title}. {sick.why}")
-print(sick.remedies[0].because, sick.remedies[0].code, sep="\n")
+(faulty, *_) = train(model(gain=3.0), runs / "faulty")
+print(f"{faulty.severity}: {faulty.title}. {faulty.why}")
+print(faulty.remedies[0].because, faulty.remedies[0].code, sep="\n")
 alarms = [f for f in train(model(gain=2**0.5), runs / "cured") if f.is_alarm]  # He's initialization
 print(alarms if alarms else "healthy")
-raise SystemExit(0 if sick.kind in ("exploding_gradient", "poor_initialization") and not alarms else 1)
+raise SystemExit(0 if faulty.kind in ("exploding_gradient", "poor_initialization") and not alarms else 1)

@@ -42,12 +42,12 @@ def train(net: Recall, folder: Path) -> list[gradkern.Finding]:
 
 torch.manual_seed(0)
 runs = Path(tempfile.mkdtemp())
-(sick, *_) = train(Recall(torch.nn.RNN), runs / "sick")
-print(f"{sick.severity}: {sick.title}. {sick.why}")
-print(sick.remedies[0].because, sick.remedies[0].code, sep="\n")
+(faulty, *_) = train(Recall(torch.nn.RNN), runs / "faulty")
+print(f"{faulty.severity}: {faulty.title}. {faulty.why}")
+print(faulty.remedies[0].because, faulty.remedies[0].code, sep="\n")
 
 cured = Recall(torch.nn.LSTM)
 torch.nn.init.constant_(cured.core.bias_hh_l0.detach()[32:64], 3.0)  # open forget gates
 alarms = [f for f in train(cured, runs / "cured") if f.is_alarm]
 print(alarms if alarms else "healthy")
-raise SystemExit(0 if "decades_over_time" in sick.evidence and not alarms else 1)
+raise SystemExit(0 if "decades_over_time" in faulty.evidence and not alarms else 1)

@@ -41,9 +41,9 @@ def standardized(values: torch.Tensor) -> torch.Tensor:
 
 
 runs = Path(tempfile.mkdtemp())
-(sick, *_) = train(HOUSES, PRICE, runs / "sick")
-print(f"{sick.severity}: {sick.title}. {sick.why}")
-print(sick.remedies[0].because, sick.remedies[0].code, sep="\n")
+(faulty, *_) = train(HOUSES, PRICE, runs / "faulty")
+print(f"{faulty.severity}: {faulty.title}. {faulty.why}")
+print(faulty.remedies[0].because, faulty.remedies[0].code, sep="\n")
 alarms = [f for f in train(standardized(HOUSES), standardized(PRICE), runs / "cured") if f.is_alarm]
 print(alarms if alarms else "healthy")
-raise SystemExit(0 if sick.severity == "severe" and not alarms else 1)
+raise SystemExit(0 if faulty.severity == "severe" and not alarms else 1)

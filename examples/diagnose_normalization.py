@@ -39,11 +39,13 @@ def train(net: torch.nn.Module, folder: Path) -> list[gradkern.Finding]:
 
 torch.manual_seed(0)
 runs = Path(tempfile.mkdtemp())
-(sick, *_) = train(model(normalize=False), runs / "sick")
-print(f"{sick.severity}: {sick.title}. {sick.why}")
-for remedy in sick.remedies[:3]:
+(faulty, *_) = train(model(normalize=False), runs / "faulty")
+print(f"{faulty.severity}: {faulty.title}. {faulty.why}")
+for remedy in faulty.remedies[:3]:
     print(f"  {remedy.action}: {remedy.because}")
 alarms = [f for f in train(model(normalize=True), runs / "cured") if f.is_alarm]
 print(alarms if alarms else "healthy")
-actions = [remedy.action for remedy in sick.remedies]
-raise SystemExit(0 if sick.kind == "vanishing_gradient" and "normalization" in actions and not alarms else 1)
+actions = [remedy.action for remedy in faulty.remedies]
+raise SystemExit(
+    0 if faulty.kind == "vanishing_gradient" and "normalization" in actions and not alarms else 1
+)

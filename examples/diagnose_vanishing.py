@@ -43,10 +43,10 @@ def train(net: torch.nn.Module, folder: Path) -> list[gradkern.Finding]:
 
 torch.manual_seed(0)
 runs = Path(tempfile.mkdtemp())
-(sick, *_) = train(model(torch.nn.Sigmoid, residual=False), runs / "sick")
-print(f"{sick.severity}: {sick.title}. {sick.why}")
-for remedy in sick.remedies[:2]:
+(faulty, *_) = train(model(torch.nn.Sigmoid, residual=False), runs / "faulty")
+print(f"{faulty.severity}: {faulty.title}. {faulty.why}")
+for remedy in faulty.remedies[:2]:
     print(f"  {remedy.action}: {remedy.because}")
 alarms = [f for f in train(model(torch.nn.ReLU, residual=True), runs / "cured") if f.is_alarm]
 print(alarms if alarms else "healthy")
-raise SystemExit(0 if sick.kind == "vanishing_gradient" and not alarms else 1)
+raise SystemExit(0 if faulty.kind == "vanishing_gradient" and not alarms else 1)

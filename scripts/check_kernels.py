@@ -7,7 +7,8 @@ Fails on
   together ahead of the arithmetic, or that has more instructions than its budget;
 - a main loop of a kernel that writes without four 16-byte stores;
 - a kernel without a main loop for every kind of element type;
-- a generic store anywhere (ST, where STG is meant);
+- a generic store anywhere (ST, where STG is meant), or more generic loads than the budget (out-of-line
+  functions read the kernel's arguments by them);
 - a helper that is written in PTX (csrc/tests/ptx_helpers.cu) and does not become its instructions.
 
 Prints instructions per 64 bytes and lane by element type: of a main loop, without what it jumps over where
@@ -44,22 +45,24 @@ REGISTERS_PER_MULTIPROCESSOR = 65536
 
 @dataclass(frozen=True)
 class Budget:
-    """Of one kernel: threads, blocks that fit a multiprocessor, bytes of stack, instructions of code."""
+    """Of one kernel: threads, blocks that fit a multiprocessor, bytes of stack, instructions of code, generic
+    loads."""
 
     threads: int = 512
     blocks: int = 1
     stack: int = 0
     code: int = 2500
+    generic: int = 0
     loops: int = 0  #: main loops: one for each kind of element type
     stores: int = 0  #: 16-byte stores of a main loop
 
 
 #: The stack holds what calls of out-of-line functions leave no registers for; no main loop touches it.
 BUDGETS = {
-    "measure_kernel[0]": Budget(blocks=2, stack=192, code=13500, loops=6),
-    "measure_kernel[1]": Budget(blocks=2, stack=192, code=13500, loops=6),
-    "measure_kernel[2]": Budget(stack=192, code=21500, loops=6),
-    "measure_kernel[3]": Budget(stack=256, code=54000),
+    "measure_kernel[0]": Budget(blocks=2, stack=192, code=13500, generic=24, loops=6),
+    "measure_kernel[1]": Budget(blocks=2, stack=192, code=13500, generic=24, loops=6),
+    "measure_kernel[2]": Budget(stack=192, code=21500, generic=24, loops=6),
+    "measure_kernel[3]": Budget(stack=256, code=54000, generic=42),
     "scale_kernel": Budget(blocks=2, code=7000, loops=4, stores=4),
     "clamp_kernel": Budget(blocks=2, code=7000, loops=4, stores=4),
     "policy_kernel": Budget(threads=256, code=5000),
@@ -79,33 +82,55 @@ LOOP_BUDGETS = {
 }
 FLOAT64_ARCHITECTURES = ("80", "90", "100")
 
-#: Of csrc/tests/ptx_helpers.cu: what PTX and machine code have to contain, and the first architecture.
-HELPERS = {
-    "load_once": (r"ld\.global\.nc\.L1::no_allocate\.v4", r"LDG\.E\S*\.128\S*\.CONSTANT", 80),
-    "load_to_write": (r"ld\.global\.L1::no_allocate\.v4", r"LDG\.E\S*\.128(?!\S*CONSTANT)", 80),
-    "store_vector": (r"st\.global\.v4\.u32", r"STG\.E\.128", 80),
-    "load_part": (r"ld\.global\.u16", r"(LDG\.E\.U16.*){7}", 80),
-    "store_part": (r"st\.global\.(v\d\.)?[ub]16", r"(STG\.E\.U16.*){7}", 80),
-    "load_across": (r"(ld\.global\.nc.*){2}", r"(LDG\.E\S*\.128\S*\.CONSTANT.*){2}SHF", 80),
-    "widen_half": (r"cvt\.f32\.f16", r"HADD2\.F32", 80),
-    "narrow_half": (r"cvt\.rn\.f16\.f32", r"F2FP?\.(F16|PACK_AB)", 80),
-    "narrow_bfloat16": (r"cvt\.rn\.bf16\.f32", r"F2FP?\.BF16", 80),
-    "nearest": (r"cvt\.rni\.s32\.f32", r"F2I", 80),
-    "larger_float": (r"max\.NaN\.f32", r"FMNMX\.NAN", 80),
-    "larger_bfloat16": (r"max\.NaN\.(xorsign\.abs\.)?bf16x2", r"HMNMX2\.BF16\S*\.NAN", 80),
-    "larger_half": (r"max\.NaN\.(xorsign\.abs\.)?f16x2", r"HMNMX2\S*\.NAN", 80),
-    "mask_and_set": (r"lop3\.b32", r"LOP3\.LUT", 80),
-    "magnitudes_of_halves": (r"abs\.f16x2", r"(HADD2|LOP3|HMUL2|HFMA2)", 80),
-    "warp_max": (r"redux\.sync\.max\.u32", r"REDUX\.MAX|REDUX\S*MAX", 80),
-    "warp_total": (r"redux\.sync\.add", r"REDUX\.SUM|REDUX\S*(SUM|ADD)", 80),
-    "arrives_last": (
-        r"(membar\.gl|fence\.acq_rel\.gpu|fence\.sc\.gpu).*atom.*add.*(membar\.gl|fence\.\w+\.gpu).*shfl.*bar\.warp\.sync",
-        r"MEMBAR\.\w+\.GPU.*ATOMG?\.E\.(ADD|INC)\S*STRONG\.GPU.*MEMBAR\.\w+\.GPU.*SHFL.*",
-        80,
+
+@dataclass(frozen=True)
+class Helper:
+    """A kernel of csrc/tests/ptx_helpers.cu: what its PTX and its machine code have to contain, and on which
+    architectures."""
+
+    name: str
+    ptx: str
+    sass: str
+    first: int = 80
+    last: int = 999
+
+
+HELPERS = (
+    Helper("load_once", r"ld\.global\.nc\.L1::no_allocate\.v4\.u32", r"LDG\.E\S*\.128\S*\.CONSTANT"),
+    Helper("load_to_write", r"ld\.global\.L1::no_allocate\.v4\.u32", r"LDG\.E\S*\.128(?!\S*CONSTANT)"),
+    Helper("store_vector", r"st\.global\.v4\.u32", r"STG\.E\.128"),
+    Helper("load_part", r"ld\.global\.u16", r"(LDG\.E\.U16.*){7}"),
+    Helper("store_part", r"st\.global\.u16", r"(STG\.E\.U16.*){7}"),
+    Helper("load_across", r"(ld\.global\.nc.*){2}", r"(LDG\.E\S*\.128\S*\.CONSTANT.*){2}SHF"),
+    Helper("widen_half", r"cvt\.f32\.f16", r"HADD2\.F32"),
+    Helper("narrow_half", r"cvt\.rn\.f16\.f32", r"F2FP?\.(F16|PACK_AB)"),
+    Helper("narrow_bfloat16", r"cvt\.rn\.bf16\.f32", r"F2FP?\.BF16"),
+    Helper("nearest", r"cvt\.rni\.s32\.f32", r"F2I"),
+    Helper("larger_float", r"max\.NaN\.f32", r"FMNMX\.NAN"),
+    Helper("larger_bfloat16", r"max\.NaN\.bf16x2", r"HMNMX2\.BF16\S*\.NAN", last=80),
+    Helper(
+        "larger_bfloat16",
+        r"max\.NaN\.xorsign\.abs\.bf16x2",
+        r"HMNMX2\.BF16(?=\S*\.NAN)\S*\.XORSIGN",
+        first=86,
     ),
-    "let_next_kernel_start": (r"griddepcontrol\.launch_dependents", r"PREEXIT", 90),
-    "wait_for_kernel_before": (r"griddepcontrol\.wait.*ld\.global", r"ACQBULK.*LDG", 90),
-}
+    Helper("larger_half", r"max\.NaN\.f16x2", r"HMNMX2\.NAN", last=80),
+    Helper(
+        "larger_half", r"max\.NaN\.xorsign\.abs\.f16x2", r"HMNMX2(?!\.BF16)(?=\S*\.NAN)\S*\.XORSIGN", first=86
+    ),
+    # (w & mask) | set, of three operands in one instruction.
+    Helper("mask_and_set", r"lop3\.b32\s.*, 0xEA;", r"LOP3\.LUT \w+, \w+, (0xfffe000|0x30000000), \w+"),
+    Helper("magnitudes_of_halves", r"abs\.f16x2", r"(HADD2|LOP3|HMUL2|HFMA2)"),
+    Helper("warp_max", r"redux\.sync\.max\.u32", r"REDUX\.MAX|REDUX\S*MAX"),
+    Helper("warp_total", r"redux\.sync\.add", r"REDUX\.SUM|REDUX\S*(SUM|ADD)"),
+    Helper(
+        "arrives_last",
+        r"(membar\.gl|fence\.acq_rel\.gpu|fence\.sc\.gpu).*atom.*add.*(membar\.gl|fence\.\w+\.gpu).*shfl.*bar\.warp\.sync",
+        r"MEMBAR\.\w+\.GPU.*ATOMG?\.E\.(ADD|INC)\S*STRONG\.GPU.*MEMBAR\.\w+\.GPU.*SHFL",
+    ),
+    Helper("let_next_kernel_start", r"griddepcontrol\.launch_dependents", r"PREEXIT", first=90),
+    Helper("wait_for_kernel_before", r"griddepcontrol\.wait.*ld\.global", r"ACQBULK.*LDG", first=90),
+)
 
 
 @dataclass
@@ -289,6 +314,9 @@ def check_code(name: str, lines: list[str], arch: str) -> tuple[list[str], list[
     generic = [c for c in all_codes if re.match(r"ST(\.|$)", c)]
     if generic:
         problems.append(f"{len(generic)} generic stores ({generic[0]})")
+    loads = sum(bool(re.match(r"LD(\.|$)", c)) for c in all_codes)
+    if loads > budget.generic:
+        problems.append(f"{loads} generic loads, at most {budget.generic}")
     loops = []
     for loop in main_loops(lines) if budget.loops else []:
         loop_name, bad = check_main_loop(name, loop, arch)
@@ -301,23 +329,19 @@ def check_code(name: str, lines: list[str], arch: str) -> tuple[list[str], list[
 
 def check_helpers(nvcc: str, nvdisasm: str, arch: str, folder: Path) -> list[str]:
     source = ROOT / "csrc" / "tests" / "ptx_helpers.cu"
-    texts = []
-    for kind in ("ptx", "cubin"):
-        output = folder / f"helpers.{arch}.{kind}"
-        run(
-            nvcc, "-std=c++20", "-O3", f"-I{ROOT / 'csrc'}", f"-arch=sm_{arch}", f"-{kind}",
-            "-o", str(output), str(source),
-        )  # fmt: skip
-        texts.append(run(nvdisasm, "-c", str(output)) if kind == "cubin" else output.read_text())
-    ptx = dict(re.findall(r"\.entry use_(\w+)\(.*?\{(.*?)\n\}", texts[0], re.S))
-    sass = dict(re.findall(r"\.text\.use_(\w+):(.*?)(?=\n//-|\Z)", texts[1], re.S))
+    in_ptx, in_sass = folder / f"helpers.{arch}.ptx", folder / f"helpers.{arch}.cubin"
+    options = ("-std=c++20", "-O3", f"-I{ROOT / 'csrc'}", f"-arch=compute_{arch}")
+    run(nvcc, *options, "-ptx", "-o", str(in_ptx), str(source))
+    run(str(Path(nvcc).with_name("ptxas")), f"-arch=sm_{arch}", "-o", str(in_sass), str(in_ptx))
+    ptx = dict(re.findall(r"\.entry use_(\w+)\(.*?\{(.*?)\n\}", in_ptx.read_text(), re.S))
+    sass = dict(re.findall(r"\.text\.use_(\w+):(.*?)(?=\n//-|\Z)", run(nvdisasm, "-c", str(in_sass)), re.S))
     problems = []
-    for name, (in_ptx, in_sass, first) in HELPERS.items():
-        if int(arch) < first:
+    for helper in HELPERS:
+        if not helper.first <= int(arch) <= helper.last:
             continue
-        for kind, text, wanted in (("PTX", ptx, in_ptx), ("SASS", sass, in_sass)):
-            if not re.search(wanted, text.get(name, ""), re.S):
-                problems.append(f"ptx_helpers.cu sm_{arch}: {name}: no {wanted} in its {kind}")
+        for kind, texts, wanted in (("PTX", ptx, helper.ptx), ("SASS", sass, helper.sass)):
+            if not re.search(wanted, texts.get(helper.name, ""), re.S):
+                problems.append(f"ptx_helpers.cu sm_{arch}: {helper.name}: no {wanted} in its {kind}")
     return problems
 
 
@@ -374,8 +398,8 @@ def main() -> int:
             print(summary, "FAILED" if bad else "", flush=True)
             problems += bad
         if nvdisasm:
-            for arch in {"80", "90"} & set(disassembled):
-                problems += check_helpers(nvcc, nvdisasm, arch, Path(name))
+            jobs = [pool.submit(check_helpers, nvcc, nvdisasm, arch, Path(name)) for arch in disassembled]
+            problems += [problem for job in jobs for problem in job.result()]
     print(*problems, sep="\n")
     print(f"{len(problems)} problems")
     return 1 if problems else 0

@@ -25,8 +25,8 @@ steps=("$@")
 [ ${#steps[@]} -gt 0 ] || steps=(tests sanitize bench)
 
 # Seconds that are a step's own; together they fit LIMIT.
-declare -A share=([build]=160 [tests]=85 [sanitize-build]=40 [sanitize-memcheck]=25 [sanitize-racecheck]=25
-  [sanitize-initcheck]=20 [sanitize-synccheck]=20 [bench]=130 [bench-predictions]=5 [bench-accumulation]=50)
+declare -A share=([build]=190 [tests]=90 [sanitize-memcheck]=25 [sanitize-racecheck]=25 [sanitize-initcheck]=20
+  [sanitize-synccheck]=20 [bench]=150 [bench-bars]=5 [bench-predictions]=5 [bench-accumulation]=10)
 
 record() { # record NAME STATUS SECONDS
   [ "$2" = 0 ] || failed=1
@@ -86,8 +86,36 @@ nvcc=$(find_tool nvcc) || stop "nvcc was not found on PATH, nor in CUDA_HOME"
 export CUDACXX=$nvcc
 export TORCH_CUDA_ARCH_LIST=${TORCH_CUDA_ARCH_LIST:-$capability} # this GPU only: builds in a minute
 export GRADKERN_CUDA=1 PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
+export PYTHON nvcc scratch arch="sm_${capability/./}"
 
-step build "$PYTHON" setup.py build_ext --inplace || stop "the build failed: see $OUT/log.txt"
+# All that is compiled, side by side, because measure.cu takes most of a minute each time. If a program is missing, the
+# step that runs it fails.
+# shellcheck disable=SC2317
+build_all() {
+  local extension way
+  "$PYTHON" setup.py build_ext --inplace &
+  extension=$!
+  case " $* " in *" sanitize "*)
+    # A small C++ program: python and torch under the sanitizers take many minutes.
+    "$nvcc" -std=c++20 -O2 -lineinfo -t 0 -arch="$arch" -Icsrc -o "$scratch/sanitize_cuda" \
+      csrc/tests/sanitize_cuda.cpp csrc/cuda/*.cu &
+    ;;
+  esac
+  case " $* " in *" bench "*)
+    for way in 0 1; do # both ways of adding squares up
+      "$nvcc" -std=c++20 -O3 -arch="$arch" -Icsrc -DGRADKERN_COMPENSATED=$way -o "$scratch/accumulation_$way" \
+        benchmarks/accumulation.cu csrc/cuda/measure.cu csrc/cuda/tensor_table.cu &
+    done
+    ;;
+  esac
+  wait $extension
+  local status=$?
+  wait
+  return $status
+}
+export -f build_all
+# shellcheck disable=SC2016
+step build bash -c 'build_all "$@"' bash "${steps[@]}" || stop "the build failed: see $OUT/log.txt"
 
 # The functions below are called by name: run_STEP.
 # shellcheck disable=SC2317
@@ -96,7 +124,6 @@ run_tests() {
   step tests "$PYTHON" -m pytest -q -m "cuda and not slow" tests/cuda -p no:cacheprovider
 }
 
-# A small C++ program: python and torch under the sanitizers take many minutes.
 # shellcheck disable=SC2317
 run_sanitize() {
   local sanitizer tool
@@ -105,8 +132,6 @@ run_sanitize() {
     record sanitize 127 0
     return
   }
-  step sanitize-build "$nvcc" -std=c++20 -O2 -lineinfo -t 0 -arch="sm_${capability/./}" -Icsrc \
-    -o "$scratch/sanitize_cuda" csrc/tests/sanitize_cuda.cpp csrc/cuda/*.cu || return
   for tool in memcheck racecheck initcheck synccheck; do
     step "sanitize-$tool" "$sanitizer" --tool "$tool" --error-exitcode 9 "$scratch/sanitize_cuda"
   done
@@ -115,16 +140,10 @@ run_sanitize() {
 # shellcheck disable=SC2317
 run_bench() {
   step bench "$PYTHON" benchmarks/bench_cuda.py --quick --output "$OUT/bench_cuda.json"
+  step bench-bars "$PYTHON" benchmarks/cuda_bars.py "$OUT/bench_cuda.json"
   step bench-predictions "$PYTHON" scripts/predict_cuda.py --measured "$OUT/bench_cuda.json"
-  # Both ways of adding squares up, built side by side.
   # shellcheck disable=SC2016
-  step bench-accumulation bash -c '
-    build() {
-      "$0" -std=c++20 -O3 -arch="$1" -Icsrc -DGRADKERN_COMPENSATED="$3" -o "$2/accumulation_$3" \
-        benchmarks/accumulation.cu csrc/cuda/measure.cu csrc/cuda/tensor_table.cu
-    }
-    build "$1" "$2" 0 & build "$1" "$2" 1; wait $! && "$2/accumulation_0" && "$2/accumulation_1"
-  ' "$nvcc" "sm_${capability/./}" "$scratch"
+  step bench-accumulation bash -c '"$scratch/accumulation_0" && "$scratch/accumulation_1"'
 }
 
 for name in "${steps[@]}"; do "run_$name"; done

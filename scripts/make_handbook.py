@@ -101,21 +101,19 @@ def draw(kind: str, runs: Path) -> str:
     base, change, plot = SHOWN[kind]
     twin = TUNED[base]
     fault = CHANGES[change][1] if isinstance(change, str) else change
-    sick, _ = train(fault(twin), 0, runs)
+    faulty, _ = train(fault(twin), 0, runs)
     healthy, _ = train(twin, 0, runs)
     figure = Figure(figsize=SIZE, layout="constrained")
     left, right = figure.subplots(1, 2)
-    for run, ax, title in ((sick, left, kind.replace("_", " ")), (healthy, right, "healthy")):
+    for run, ax, title in ((faulty, left, kind.replace("_", " ")), (healthy, right, "healthy")):
         plot(run, ax)
         ax.set_title(title, loc="left", fontsize=11)
     if plot in ALIKE:
         _align(left, right)
     save(figure, IMAGES / f"{kind}.png")
-    kinds, others = found_in(sick), [found for found in found_in(healthy) if "(" not in found]
+    kinds, others = found_in(faulty), [found for found in found_in(healthy) if "(" not in found]
     if kind not in [found.strip("()") for found in kinds] or others:
-        return (
-            f"{kind}: found {', '.join(kinds)} in the sick run, {', '.join(others) or 'nothing'} in its twin"
-        )
+        return f"{kind}: found {', '.join(kinds)}, in its twin {', '.join(others) or 'nothing'}"
     return ""
 
 

@@ -101,6 +101,7 @@ LOOPS = {
 UNIT_INSTRUCTIONS = 100
 
 FIRST_LAUNCH, NEXT_LAUNCH = 5e-6, 2.5e-6  #: a trivial kernel that reads; another one in the same stream
+POLICY_SECONDS = 2e-6  #: of the policies' kernel, a chain of dependent loads and barriers
 TENSOR_SECONDS = 1.1e-6  #: latency of one small tensor for its warp: data, reduction, row
 WAVE_SECONDS = 1.0e-6  #: latency of a chunk for its block, if nothing else is in flight
 RESIDENT = 4, 8  #: blocks per multiprocessor, warps per block (now 2 of 16)
@@ -117,6 +118,12 @@ CASES = (
     ("2,000 tensors of 4,096", 2000, 16384, "float32"),
     ("10,000 tensors of 1,024", 10000, 2048, "bfloat16"),
 )
+
+
+#: For AGC: a model's tensors, their units (rows of weights and biases) and elements, in float32.
+AGC_CASES = (("ResNet-50", 161, 27_667, 25_557_032), ("GPT-2 small", 148, 115_891, 124_439_808))
+AGC_ENTRIES = 72  #: tensors of one launch of write_rows_kernel (csrc/cuda/agc.cu)
+ROW_SECONDS = 0.5e-6  #: latency of a row of the table for a warp that has nothing to write
 
 
 @dataclass(frozen=True)
@@ -152,6 +159,46 @@ def predict(gpu: Gpu, design: Design, tensors: int, size: int, dtype: str) -> Pr
     return Prediction(memory, issue, pipes, launches, waves, seconds)
 
 
+def predict_agc(gpu: Gpu, tensors: int, rows: int, elements: int, clips: bool) -> tuple[int, float]:
+    """Launches and seconds: units of gradients and weights are measured, then those of gradients scaled."""
+    launches = math.ceil(tensors / AGC_ENTRIES) + 4
+    warps = gpu.multiprocessors * RESIDENT[0] * RESIDENT[1]
+    read = max(2 * 4 * elements / gpu.rate, math.ceil(2 * rows / warps) * TENSOR_SECONDS)
+    write = max(2 * 4 * elements / gpu.rate if clips else 0.0, math.ceil(rows / warps) * ROW_SECONDS)
+    return launches, FIRST_LAUNCH + (launches - 1) * NEXT_LAUNCH + 2 * NOW.chain + read + write
+
+
+def calls(gpu: Gpu) -> list[str]:
+    """Whole calls: clips, policies with one factor, AGC."""
+    rows = []
+    for name, tensors, size, dtype in CASES:
+        norm = predict(gpu, NOW, tensors, size, dtype).seconds
+        written = 2 * tensors * size / gpu.rate
+        times = [norm + NEXT_LAUNCH, norm + NEXT_LAUNCH + written]
+        times += [t + NEXT_LAUNCH + POLICY_SECONDS for t in times]
+        rows.append(f"| {name}, {dtype} | {' | '.join(f'{t * 1e6:.1f}' for t in times)} |")
+    lines = [
+        f"## Clips and policies on {gpu.name} (predicted)",
+        "",
+        "Microseconds of a call's kernels. A policy with one factor (AutoClip, ZClip, SkipOutliers) adds a",
+        "kernel of one block between measuring and scaling.",
+        "",
+        "| list | nothing is clipped | clipped | policy, nothing is clipped | policy, clipped |",
+        "|---|---|---|---|---|",
+        *rows,
+        "",
+        "AGC measures every unit of gradients and weights, and scales units.",
+        "",
+        "| model, float32 | units | launches | nothing is clipped | all is clipped |",
+        "|---|---|---|---|---|",
+    ]
+    for name, tensors, units, elements in AGC_CASES:
+        launches, nothing = predict_agc(gpu, tensors, units, elements, clips=False)
+        _, everything = predict_agc(gpu, tensors, units, elements, clips=True)
+        lines.append(f"| {name} | {units:,} | {launches} | {nothing * 1e6:.0f} | {everything * 1e6:.0f} |")
+    return [*lines, ""]
+
+
 def table(gpu: Gpu) -> list[str]:
     lines = [
         f"## {gpu.name} (predicted)",
@@ -183,8 +230,8 @@ The tables show microseconds of one norm pass (`gradkern.get_total_norm`):
   alone, and for the slower of float64 operations and conversions alone.
 
 A clip adds one launch (2.5 µs, or less if it is launched early) and, if it clips, a read and a write of the
-bytes. If pointers have changed since the last call, an asynchronous copy of 16 bytes per tensor comes first.
-It is not included.
+bytes: see the [end of the page](#clips-and-policies-on-h200-predicted). If pointers have changed since the
+last call, an asynchronous copy of 16 bytes per tensor comes first. It is not included.
 
 Assumptions: the bandwidths, clocks and throughputs in the script (the bandwidth of H200 is measured; the
 others are assumed to reach the same share of their datasheet), 5 µs for a kernel that reads, 2.5 µs for the
@@ -210,7 +257,7 @@ def instructions() -> list[str]:
 
 
 def page() -> str:
-    return "\n".join([HEAD, *instructions(), *(line for gpu in GPUS for line in table(gpu))])
+    return "\n".join([HEAD, *instructions(), *(line for gpu in GPUS for line in table(gpu)), *calls(GPUS[0])])
 
 
 def beside(gpu: Gpu, rows: list[dict[str, object]]) -> list[str]:

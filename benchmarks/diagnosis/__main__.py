@@ -22,6 +22,8 @@ import machine
 
 from benchmarks.diagnosis import (
     faulty,
+    fifth,
+    fifth_faults,
     fourth,
     fourth_faults,
     healthy,
@@ -64,6 +66,9 @@ HALVES = {
     "third": Half(third.HEALTHY, third.third_cases, range(500, 503), range(500, 503)),
     "fourth": Half(
         fourth.HEALTHY, fourth_faults.fourth_cases, range(800, 803), range(800, 802), is_strictly_well
+    ),
+    "fifth": Half(
+        fifth.HEALTHY, fifth_faults.fifth_cases, range(1100, 1103), range(1100, 1102), is_strictly_well
     ),
 }
 

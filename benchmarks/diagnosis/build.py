@@ -10,6 +10,14 @@ import torch
 from torch import nn
 
 from benchmarks.diagnosis import models, sequences, special
+from benchmarks.diagnosis.fifth_attention import FIFTH_ATTENTION
+from benchmarks.diagnosis.fifth_codes import FIFTH_CODES
+from benchmarks.diagnosis.fifth_dense import FIFTH_DENSE
+from benchmarks.diagnosis.fifth_optimizers import FIFTH_OPTIMIZERS
+from benchmarks.diagnosis.fifth_sequences import FIFTH_SEQUENCES
+from benchmarks.diagnosis.fifth_spatial import FIFTH_SPATIAL
+from benchmarks.diagnosis.fifth_training import FIFTH_TRAININGS
+from benchmarks.diagnosis.fifth_weights import FIFTH_WEIGHTS
 from benchmarks.diagnosis.fourth_attention import FOURTH_ATTENTION
 from benchmarks.diagnosis.fourth_dense import FOURTH_DENSE
 from benchmarks.diagnosis.fourth_fields import FOURTH_FIELDS
@@ -22,6 +30,7 @@ from benchmarks.diagnosis.further_training import FURTHER_TRAINED, FURTHER_TRAIN
 from benchmarks.diagnosis.initialize import initialize
 from benchmarks.diagnosis.loops import Lion
 from benchmarks.diagnosis.recipe import Recipe
+from benchmarks.diagnosis.spoilers import spoil_model
 from benchmarks.diagnosis.tasks import make_task
 from benchmarks.diagnosis.unseen import UNSEEN
 from benchmarks.diagnosis.unseen_training import UNSEEN_TRAININGS
@@ -55,6 +64,12 @@ ARCHITECTURES: dict[str, Callable[[Recipe], nn.Module]] = {
     **FOURTH_FIELDS,
     **FOURTH_IMAGES,
     **FOURTH_SEQUENCES,
+    **FIFTH_ATTENTION,
+    **FIFTH_CODES,
+    **FIFTH_DENSE,
+    **FIFTH_SEQUENCES,
+    **FIFTH_SPATIAL,
+    **FIFTH_WEIGHTS,
 }
 TRAININGS = {
     **special.TRAININGS,
@@ -62,6 +77,7 @@ TRAININGS = {
     **FURTHER_TRAININGS,
     **FOURTH_TRAININGS,
     **FOURTH_GAMES,
+    **FIFTH_TRAININGS,
 }
 
 
@@ -76,6 +92,7 @@ def build_model(recipe: Recipe, seed: int) -> nn.Module:
     zeroed = recipe.extra("zero_head")
     if zeroed is not None:
         nn.init.zeros_(model.head.weight)
+    spoil_model(model, recipe)
     if recipe.precision in ("float16", "bfloat16"):
         model.to(getattr(torch, recipe.precision))
     return model
@@ -90,7 +107,7 @@ def build_optimizers(recipe: Recipe, model: nn.Module) -> list[torch.optim.Optim
     """Over all trainable parameters but those that "missing:NAME" leaves out.
 
     "factor:NAME" gives those parameters ten times the rate, "standing:NAME" a rate of zero; "apart:NAME"
-    gives them an optimizer of their own.
+    gives them an optimizer of their own. "eps:V" is what optimizers of Adam's kind add to their denominator.
     """
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     missing, apart = recipe.extra("missing"), recipe.extra("apart")
@@ -115,6 +132,7 @@ def _optimizer(recipe: Recipe, named: list[tuple[str, nn.Parameter]], kind: str)
     if kind in ("sgd", "nesterov"):
         options = {"momentum": recipe.momentum, "nesterov": kind == "nesterov"}
         return torch.optim.SGD(groups, rate, weight_decay=decay, foreach=True, **options)
+    floor = {"eps": float(recipe.extra("eps"))} if recipe.extra("eps") is not None else {}
     makers = {
         "rmsprop": torch.optim.RMSprop,
         "adagrad": torch.optim.Adagrad,
@@ -131,7 +149,9 @@ def _optimizer(recipe: Recipe, named: list[tuple[str, nn.Parameter]], kind: str)
         return torch.optim.Adafactor(groups, rate, weight_decay=decay)
     if kind == "rprop":
         return torch.optim.Rprop(groups, rate, foreach=True)
-    return makers[kind](groups, rate, weight_decay=decay, foreach=True)  # type: ignore[operator]
+    if kind in FIFTH_OPTIMIZERS:
+        return FIFTH_OPTIMIZERS[kind](groups, rate, decay)
+    return makers[kind](groups, rate, weight_decay=decay, foreach=True, **floor)  # type: ignore[operator]
 
 
 def rate_at(recipe: Recipe, step: int) -> float:
@@ -140,6 +160,10 @@ def rate_at(recipe: Recipe, step: int) -> float:
     done = step / recipe.steps
     if recipe.schedule == "range":  # a range test: from 1e-6 to 10
         return float(10.0 ** (7 * done - 6))
+    if recipe.schedule == "spent":  # one that ended before the run began
+        return 1e-6
+    if recipe.schedule == "growing":  # an exponential whose base is on the wrong side of one
+        return 1.15**step
     if recipe.schedule == "cosine":
         return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
     if recipe.schedule == "restarts":

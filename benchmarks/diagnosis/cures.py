@@ -26,7 +26,10 @@ from gradkern.diagnosis import Remedy, diagnose
 __all__ = ["ADVICE", "CURES", "Outcome", "try_cures"]
 
 Cure = Callable[[Recipe, Remedy], Recipe]
-_POISON = ("nan_batch", "inf_batch", "nan_loss", "nan_gradient", "spike", "outlier")
+_POISON = ("nan_batch", "inf_batch", "nan_loss", "nan_gradient", "spike", "outlier", "surge", "far_input")
+_POISON += ("nan_target", "log_zero", "blank", "noise_inputs", "alternating")
+#: Faults of first weights, which another initialization replaces.
+_WEIGHTS = ("dead", "negative", "stuck", "loud")
 
 
 def _set(**values: object) -> Cure:
@@ -55,7 +58,7 @@ def _decay(recipe: Recipe, remedy: Remedy) -> Recipe:
 
 
 def _initialized(name: str) -> Cure:
-    return lambda recipe, remedy: dataclasses.replace(recipe, init=name, extras=recipe.without("dead"))
+    return lambda recipe, remedy: dataclasses.replace(recipe, init=name, extras=recipe.without(*_WEIGHTS))
 
 
 def _full_precision(recipe: Recipe, remedy: Remedy) -> Recipe:
@@ -71,6 +74,7 @@ CURES: dict[str, Cure] = {
     "normalization": _set(norm="layer"),
     "he_init": _initialized("he"),
     "xavier_init": _initialized("xavier"),
+    "zero_bias": _drop("dead"),
     "clip": _limit,
     "raise_max_norm": _limit,
     "lower_lr": _rate,
@@ -82,16 +86,16 @@ CURES: dict[str, Cure] = {
     "bfloat16": _set(precision="amp_bfloat16"),
     "float32_weights": _full_precision,
     "weight_decay": lambda recipe, remedy: dataclasses.replace(
-        recipe, weight_decay=0.01, extras=recipe.without("inflate")
+        recipe, weight_decay=0.01, extras=recipe.without("inflate", "praise")
     ),
     "less_weight_decay": _decay,
     "scale_inputs": _set(input_scale=1.0),
     "scale_targets": _set(target_scale=1.0),
     "skip_nonfinite": _set(on_nonfinite="skip"),
     "check_data": _drop(*_POISON),
-    "check_labels": _drop("random_labels"),
-    "check_sign": _drop("ascend"),
-    "use_parameters": _drop("detach", "unused", "zero_down"),
+    "check_labels": _drop("random_labels", "late_labels", "alternating"),
+    "check_sign": _drop("ascend", "praise"),
+    "use_parameters": _drop("detach", "unused", "zero_down", "cut", "blocked", "spare"),
     "add_to_optimizer": _drop("missing", "standing", "unstepped"),
     "call_step": _drop("no_step"),
 }

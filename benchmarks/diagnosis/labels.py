@@ -144,6 +144,11 @@ def without_any(trace: Trace, twin: Trace) -> int | None:
     return 1 if not trace.norm.any() else None
 
 
+def without_effect(trace: Trace, twin: Trace) -> int | None:
+    """A parameter's gradient is exactly zero at every step, though the twin's is not and others' are not."""
+    return 1 if silent(trace) - silent(twin) and trace.norm.any() else None
+
+
 def large_updates(trace: Trace, twin: Trace) -> int | None:
     """A step moves the matrices by a fifth of their norm or more, and the run learns less."""
     large = ~(trace.update < 0.2)
@@ -240,6 +245,12 @@ def unreached(trace: Trace) -> frozenset[str]:
     return frozenset(np.array(trace.names)[never])
 
 
+def silent(trace: Trace) -> frozenset[str]:
+    """Parameters that have a gradient, which is exactly zero at every step."""
+    never = ~np.isnan(trace.rms).all(axis=0) & ~np.nan_to_num(trace.rms).any(axis=0)
+    return frozenset(np.array(trace.names)[never])
+
+
 def unmoved(trace: Trace) -> frozenset[str]:
     still = (trace.moved == 0) & (np.nan_to_num(trace.rms).max(axis=0) > 0)
     return frozenset(np.array(trace.names)[still])
@@ -304,6 +315,9 @@ LABELS: dict[str, Label] = {
     "no_gradient": _label(
         "no_gradient", without_gradient, needed=unreached, allowed=unreached, curable=False
     ),
+    "blocked": _label(
+        "no_gradient", without_effect, "dead_units", needed=silent, allowed=silent, curable=False
+    ),
     "large_steps": _label(
         "update_too_large",
         large_updates,
@@ -320,6 +334,7 @@ LABELS: dict[str, Label] = {
     "collapse": _label("weight_collapse", collapses),
     "spike": _label("gradient_spike", spikes, "exploding_gradient"),
     "swings": _label("loss_oscillating", swings, "update_too_large"),
+    "alternating": _label("loss_oscillating", swings),
     "large_inputs": _label(
         "exploding_gradient",
         harms_at_start,

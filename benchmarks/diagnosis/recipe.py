@@ -32,8 +32,8 @@ class Recipe:
     weight_decay: float = 0.0
     warmup: int = 0
     schedule: str = "constant"
-    """"constant", "cosine", "restarts", "steps", "inverse_sqrt", "linear", "one_cycle", "triangles" or
-    "range"."""
+    """"constant", "cosine", "restarts", "steps", "inverse_sqrt", "linear", "one_cycle", "triangles",
+    "range", "spent" or "growing"."""
     batch: int = 32
     steps: int = 80
     accumulate: int = 1

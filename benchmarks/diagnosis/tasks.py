@@ -13,11 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.diagnosis.fourth_data import DATA
+from benchmarks.diagnosis.fifth_data import FIFTH_DATA
+from benchmarks.diagnosis.fourth_data import DATA as FOURTH_DATA
 from benchmarks.diagnosis.recipe import Recipe
 
 __all__ = ["SIZES", "TASKS", "Batch", "Loss", "Task", "make_task"]
 
+DATA = FOURTH_DATA | FIFTH_DATA
 Batch = tuple[Tensor, Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]
 #: Modules whose text is learned from; their number is that of the classes of "origin".
@@ -211,7 +213,7 @@ def _patches() -> tuple[Tensor, Tensor, Loss]:
     return x.view(-1, 4, 2, 4, 2).transpose(2, 3).reshape(-1, 16, 4), y, cross_entropy
 
 
-def _fourth(name: str) -> Callable[[], tuple[Tensor, Tensor, Loss]]:
+def _made(name: str) -> Callable[[], tuple[Tensor, Tensor, Loss]]:
     make, loss, _, _ = DATA[name]
     return lambda: (*make(), {"mse": mse, "binary": binary, "cross_entropy": cross_entropy}[loss])
 
@@ -238,7 +240,7 @@ TASKS: dict[str, Callable[[], tuple[Tensor, Tensor, Loss]]] = {
     "neighbors": _neighbors,
     "adding": _adding,
     "ratings": _ratings,
-    **{name: _fourth(name) for name in DATA},
+    **{name: _made(name) for name in DATA},
 }
 #: Features of an input, and outputs.
 SIZES = {

@@ -15,6 +15,7 @@ The extras of a recipe that act here, "name:argument" with steps counted from 1:
     lookahead:K                 every K steps the weights go half the way back to slow ones
     noise:S                     noise of S times the rms is added to each gradient
     outlier:K                   the targets of step K are multiplied by 300
+and those of `spoilers`.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ import gradkern
 from benchmarks.diagnosis.build import build_model, build_optimizers, build_task, rate_at
 from benchmarks.diagnosis.loops import Lookahead, add_noise, sharpened
 from benchmarks.diagnosis.recipe import Recipe
+from benchmarks.diagnosis.spoilers import Spoiler, spoil_loss
 from benchmarks.diagnosis.trace import Trace, Tracer
 
 __all__ = ["Run", "train"]
@@ -73,6 +75,8 @@ def _version() -> str:
     names += ("unseen", "unseen_training", "further", "further_training", "loops")
     names += tuple(f"fourth_{name}" for name in ("attention", "data", "dense", "fields", "games"))
     names += tuple(f"fourth_{name}" for name in ("images", "sequences", "training"))
+    names += ("spoilers", *(f"fifth_{name}" for name in ("codes", "data", "dense", "losses", "optimizers")))
+    names += tuple(f"fifth_{name}" for name in ("attention", "sequences", "spatial", "training", "weights"))
     files = [here / f"{name}.py" for name in names]
     for room in ("monitor", "history", "clipping", "params"):
         files += sorted((ROOT / "gradkern" / room).glob("*.py"))
@@ -95,6 +99,7 @@ class _Training:
             self._train_first()
         every = recipe.extra("lookahead")
         self.lookahead = Lookahead(self.model, int(every)) if every else None
+        self.spoiler = Spoiler(recipe)
         self.tracer = Tracer(self.model)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -178,6 +183,7 @@ class _Training:
         for batch in batches:
             with self._precision():
                 loss = self.task.loss(self.model, batch) / recipe.accumulate
+            loss = spoil_loss(loss, self.model, recipe, step + 1)
             if recipe.extra("nan_loss") == str(step + 1):
                 loss = loss + (loss - 2 * loss.detach() - 1).sqrt()
             sign = -1.0 if recipe.extra("ascend") is not None else 1.0
@@ -190,7 +196,7 @@ class _Training:
         return loss if recipe.accumulate == 1 else total
 
     def _spoil(self, batch: Any, step: int) -> Any:
-        x, y = batch
+        x, y = self.spoiler(*batch, step)
         if self.recipe.extra("nan_batch") == str(step):
             x = x.clone().index_fill_(0, torch.tensor([0]), math.nan)
         if self.recipe.extra("inf_batch") == str(step):

@@ -40,8 +40,9 @@ std::vector<DeviceList> split_by_device(const GradList& grads, const Prepared& p
   const auto list_of = [&](at::Device device) {
     return std::find_if(lists.begin(), lists.end(), [&](const DeviceList& l) { return l.device == device; });
   };
-  for (const at::Tensor& g : grads)
-    if (g.defined() && list_of(g.device()) == lists.end()) lists.push_back({g.device(), prepared, {}});
+  if (grads.plain()) lists.push_back({grads.plain()->device(), prepared, {}});
+  for (size_t i = 0; i < grads.size() && !grads.plain(); ++i)
+    if (grads[i].defined() && list_of(grads[i].device()) == lists.end()) lists.push_back({grads[i].device(), prepared, {}});
   for (DeviceList& list : lists) {
     if (lists.size() > 1) list.own.resize(grads.size());
     for (size_t i = 0; i < list.own.size(); ++i)

@@ -4,17 +4,20 @@
 #include <c10/core/impl/COW.h>
 #include <c10/core/impl/TorchDispatchModeTLS.h>
 
+#include <atomic>
+
 #include "core/prefetch.h"
 
 namespace gradkern {
 namespace {
 
-/// Whether a tensor is an ordinary dense one on the CPU: no subclass, wrapper, lazy conjugation or negation.
-bool is_plain_cpu(const at::Tensor& g) {
-  constexpr c10::DispatchKeySet kCpu(c10::DispatchKey::CPU);
+/// Whether a tensor is an ordinary dense one on the CPU or on CUDA: no subclass, wrapper, lazy conjugation or negation.
+bool is_ordinary(const at::Tensor& g) {
+  constexpr c10::DispatchKeySet kCpu(c10::DispatchKey::CPU), kCuda(c10::DispatchKey::CUDA);
   constexpr c10::DispatchKeySet kUsual =  // every tensor has these keys
       c10::autograd_dispatch_keyset_with_ADInplaceOrView | c10::autocast_dispatch_keyset;
-  return g.key_set() - kUsual == kCpu;
+  const c10::DispatchKeySet own = g.key_set() - kUsual;
+  return own == kCpu || own == kCuda;
 }
 
 /// Whether the gradient fills its storage. Another gradient that shares its memory then starts at the same address.
@@ -46,10 +49,17 @@ PointerTable::PointerTable(size_t count) {
   slots_.assign(size, {-1, 0});
 }
 
+bool PlainGradients::is_on_same_device(const at::Tensor& grad) {
+  const int32_t own = grad.is_cuda() ? grad.device().index() : kCpu;
+  const std::atomic_ref<int32_t> device(cuda_);
+  int32_t known = device.load(std::memory_order_relaxed);
+  return known == own || (known == kUnknown && (device.compare_exchange_strong(known, own) || known == own));
+}
+
 bool PlainGradients::set(size_t position, const at::Tensor& grad) {
   if (!grad.defined()) return true;
   TensorRef& ref = prepared_.refs[position];
-  if (!is_plain_cpu(grad) || !has_kernel_dtype(grad.scalar_type(), ref.dtype) ||
+  if (!is_ordinary(grad) || !is_on_same_device(grad) || !has_kernel_dtype(grad.scalar_type(), ref.dtype) ||
       !grad.is_non_overlapping_and_dense() || !fills_own_storage(grad, ref.dtype))
     return false;
   ref.numel = grad.numel();

@@ -68,8 +68,8 @@ class PointerTable {
   int shift_;
 };
 
-/// The common kind of list, prepared in the same walk: strided CPU gradients of a dtype with a kernel, each dense and
-/// filling its own storage. They need no further pass.
+/// The common kind of list, prepared in the same walk: strided gradients on the CPU or on one CUDA device, of a dtype with a
+/// kernel, each dense and filling its own storage. They need no further pass.
 class PlainGradients {
  public:
   explicit PlainGradients(size_t count) { prepared_.refs.resize(count); }
@@ -80,11 +80,18 @@ class PlainGradients {
   /// Finds duplicates, after all are set. Returns false if the list is not plain.
   bool finish(const std::vector<at::Tensor>& grads);
   int64_t elements() const { return elements_; }
+  /// Of all gradients; the CPU if there are none.
+  at::Device device() const { return cuda_ < 0 ? at::Device(at::kCPU) : at::Device(at::kCUDA, at::DeviceIndex(cuda_)); }
   Prepared take() { return std::move(prepared_); }
 
  private:
+  static constexpr int32_t kUnknown = -2, kCpu = -1;
+
+  bool is_on_same_device(const at::Tensor& grad);
+
   Prepared prepared_;
   int64_t elements_ = 0;
+  int32_t cuda_ = kUnknown;  ///< index of the device; several threads set it
 };
 
 /// One gradient for each position; undefined for a parameter without one.

@@ -151,7 +151,7 @@ void prefetch_ahead(const GradList& grads, size_t i) {
 }  // namespace
 
 bool is_native(const GradList& grads) {
-  if (grads.plain()) return true;
+  if (grads.plain()) return grads.plain()->device().is_cpu() || cuda_backend::usable(grads.plain()->device());
   if (c10::impl::dispatch_mode_enabled()) return false;
   constexpr c10::DispatchKeySet kForeign({c10::DispatchKey::Python, c10::DispatchKey::FuncTorchBatched,
                                           c10::DispatchKey::FuncTorchGradWrapper,

@@ -1,8 +1,6 @@
 #include "bindings/units.h"
 
 #include <ATen/ops/empty.h>
-#include <ATen/ops/from_blob.h>
-#include <ATen/ops/index_select.h>
 #include <c10/core/GradMode.h>
 
 #include <utility>
@@ -48,9 +46,10 @@ at::Tensor clip_on_cuda(const Prepared& prepared, const GradList& grads, const s
   const at::Tensor norms = cuda_backend::clip_units(units, device, clip_factor, eps);
   for (const at::Tensor& grad : grads)
     if (grad.defined()) bump_version(grad);
-  if (!prepared.any_duplicate) return norms;
-  const at::Tensor first = at::from_blob(const_cast<int64_t*>(prepared.first.data()), {int64_t(units.size())}, at::kLong);
-  return norms.index_select(1, first.to(device));
+  // Row by row, because an index from the host would be a synchronization and cannot be captured.
+  for (size_t i = 0; i < units.size() && prepared.any_duplicate; ++i)
+    if (prepared.first[i] != int64_t(i)) norms.select(1, int64_t(i)).copy_(norms.select(1, prepared.first[i]));
+  return norms;
 }
 
 }  // namespace

@@ -36,6 +36,19 @@ class DeviceGuard {
   int device_, previous_ = 0;
 };
 
+/// Allows allocations, event queries and the loading of kernels, which could otherwise end a capture that another thread has
+/// begun, or this one.
+class DuringCaptures {
+ public:
+  DuringCaptures() { cudaThreadExchangeStreamCaptureMode(&mode_); }
+  ~DuringCaptures() { cudaThreadExchangeStreamCaptureMode(&mode_); }
+  DuringCaptures(const DuringCaptures&) = delete;
+  DuringCaptures& operator=(const DuringCaptures&) = delete;
+
+ private:
+  cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
+};
+
 inline int multiprocessors(int device, const char* operation) {
   int count = 0;
   check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device),

@@ -109,16 +109,6 @@ void write_by_kernels(void* to, const Image& image, cudaStream_t stream, const c
   }
 }
 
-/// Allows allocations and event queries, which would otherwise end a capture that another thread has begun.
-class DuringCaptures {
- public:
-  DuringCaptures() { cudaThreadExchangeStreamCaptureMode(&mode_); }
-  ~DuringCaptures() { cudaThreadExchangeStreamCaptureMode(&mode_); }
-
- private:
-  cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
-};
-
 size_t capacity_for(size_t bytes) {
   size_t capacity = 4096;
   while (capacity < bytes) capacity *= 2;

@@ -46,6 +46,7 @@ std::string why_unusable(int device) {
     return "the driver supports CUDA " + dotted(driver) + ", and the kernels were built with CUDA " +
            dotted(runtime) + ", which needs a newer driver";
   try {
+    const DuringCaptures allowed;
     const DeviceGuard guard(device, "why_unusable");
     const cudaError_t status = load_all();
     cudaGetLastError();  // clears the error, so that no later call reports it

@@ -4,6 +4,7 @@
 //     nvcc -std=c++20 -arch=native -Icsrc -o sanitize_cuda csrc/tests/sanitize_cuda.cpp csrc/cuda/*.cu
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -99,10 +100,39 @@ void run_agc() {
   require(cudaDeviceSynchronize(), "agc");
 }
 
+/// Steps of every adaptive policy, and the totals of two devices combined.
+void run_policies() {
+  const struct { PolicyKind kind; std::vector<double> constants; } cases[] = {
+      {PolicyKind::kAutoClip, {25, 5}},
+      {PolicyKind::kZClip, {0.97, 2.5, 2, 1, 5, 1e-6, 1, 0}},
+      {PolicyKind::kSkipOutliers, {3, 5, 2, 0, 1}},
+      {PolicyKind::kAdaGC, {0.98, 1, 1.05, 2}}};
+  for (const auto& c : cases) {
+    PolicyStep step{};
+    step.kind = c.kind;
+    step.rows = 700;
+    step.total_is_double = step.norms_are_double = true;
+    std::copy(c.constants.begin(), c.constants.end(), step.constants);
+    step.total = device(std::vector<double>{2});
+    step.norms = device(std::vector<double>(700, 2));
+    step.state = device(std::vector<double>(size_t(policy_state_size(step))));
+    step.result = device(std::vector<double>(size_t(policy_result_size(step))));
+    for (int i = 0; i < 8; ++i) cuda::launch_policy(step, 0, nullptr);
+  }
+  cuda::CombineLaunch combine;
+  combine.totals = device(std::vector<Partial>(2));
+  combine.count = 2;
+  combine.order = norm_order(2.0);
+  combine.results.total_norm = device(std::vector<float>(1));
+  cuda::launch_combine(combine);
+  require(cudaDeviceSynchronize(), "policies");
+}
+
 }  // namespace
 
 int main() {
   run_agc();
+  run_policies();
   for (double p : {2.0, 1.0, HUGE_VAL, 3.0}) run(tensors(1), p, false);
   run(tensors(1), 2.0, true);
   run(tensors(400), 2.0, true, 1e30);  // several tables; nothing is outside the limit, nothing is written

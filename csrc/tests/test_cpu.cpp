@@ -262,31 +262,43 @@ void test_driver() {
   CHECK_EQ(measure(plan, options, ThreadPool{}, serial.data()).max_bits, 0);
 }
 
-/// Measuring with units: the measurement of measure(), the factors and norms of clip_units(), no write before
-/// scale_units(), and the same bits for any number of threads.
-void test_units() {
-  struct Shape {
-    int64_t rows, length;
-    DType grad, weights;
-  };
-  const std::vector<Shape> shapes = {{300, 7, DType::kFloat32, DType::kFloat32}, {3, 70000, DType::kFloat32, DType::kBFloat16},
-                                     {40, 64, DType::kFloat64, DType::kFloat32}, {11, 33, DType::kComplex64, DType::kFloat64},
-                                     {0, 0, DType::kFloat32, DType::kFloat32},   {5, 9000, DType::kBFloat16, DType::kFloat32}};
-  const int64_t count = int64_t(shapes.size());
+struct UnitShape {
+  int64_t rows, length;
+  DType grad, weights;
+};
+
+/// Random gradients and weights, and the lists that the functions of cpu/units.h take.
+struct UnitLists {
+  explicit UnitLists(const std::vector<UnitShape>& shapes) {
+    for (const UnitShape& s : shapes) {
+      const int64_t numel = s.rows * s.length;
+      grads.emplace_back(size_t(numel * itemsize(s.grad)));
+      weights.emplace_back(size_t(numel * itemsize(s.weights)));
+      fill(grads.back().data(), s.grad, numel, 1.0, unsigned(numel));
+      fill(weights.back().data(), s.weights, numel, 1.0, unsigned(numel + 1));
+      refs.push_back({grads.back().data(), numel, s.grad});
+      units.push_back({grads.back().data(), weights.back().data(), s.rows, s.length, s.grad, s.weights});
+      rows += s.rows;
+    }
+  }
+
   std::vector<std::vector<char>> grads, weights;
   std::vector<TensorRef> refs;
   std::vector<UnitsRef> units;
-  int64_t all = 0;
-  for (const Shape& s : shapes) {
-    const int64_t numel = s.rows * s.length;
-    grads.emplace_back(size_t(numel * itemsize(s.grad)));
-    weights.emplace_back(size_t(numel * itemsize(s.weights)));
-    fill(grads.back().data(), s.grad, numel, 1.0, unsigned(numel));
-    fill(weights.back().data(), s.weights, numel, 1.0, unsigned(numel + 1));
-    refs.push_back({grads.back().data(), numel, s.grad});
-    units.push_back({grads.back().data(), weights.back().data(), s.rows, s.length, s.grad, s.weights});
-    all += s.rows;
-  }
+  int64_t rows = 0;
+};
+
+/// Measuring with units: the measurement of measure(), the factors and norms of clip_units(), no write before
+/// scale_units(), and the same bits for any number of threads.
+void test_units() {
+  UnitLists lists({{300, 7, DType::kFloat32, DType::kFloat32},
+                   {3, 70000, DType::kFloat32, DType::kBFloat16},
+                   {40, 64, DType::kFloat64, DType::kFloat32},
+                   {11, 33, DType::kComplex64, DType::kFloat64},
+                   {0, 0, DType::kFloat32, DType::kFloat32},
+                   {5, 9000, DType::kBFloat16, DType::kFloat32}});
+  auto& [grads, weights, refs, units, all] = lists;
+  const int64_t count = int64_t(refs.size());
   const std::vector<std::vector<char>> before = grads;
   const MeasureOptions options{norm_order(2.0), true};
   std::vector<Partial> want(refs.size()), got(refs.size());

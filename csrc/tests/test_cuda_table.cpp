@@ -215,6 +215,21 @@ void test_changes() {
   }
 }
 
+/// Clips both to half of a norm of 2: `set` by the kernel, `want` on the CPU.
+void scale_both(TensorSet& set, TensorSet& want) {
+  std::vector<char> workspace(cuda::write_workspace_bytes(list_of(set)));
+  const double total = 2;
+  cuda::ScaleLaunch scale;
+  scale.list = list_of(set);
+  scale.total_norm = &total;
+  scale.total_norm_is_double = true;
+  scale.max_norm = 1;
+  scale.workspace = workspace.data();
+  scale.workspace_bytes = workspace.size();
+  cuda::launch_scale(scale);
+  cpu::apply(ChunkPlan(want.refs(), want.count()), decide_clip(1, total, 0, OnNonfinite::kPropagate), serial());
+}
+
 /// Pinned memory that is still being copied is left alone; a capture uses none of what is kept.
 void test_writers() {
   std::vector<Spec> specs(1000, Spec{DType::kFloat32, 5});
@@ -242,17 +257,7 @@ void test_writers() {
     run_measure(set);
     CHECK((cuda_shim::largest_params <= 4096) == (version == 12000), "arguments of %zu bytes", cuda_shim::largest_params);
   }
-  std::vector<char> workspace(cuda::write_workspace_bytes(list_of(set)));
-  const double total = 2;
-  cuda::ScaleLaunch scale;
-  scale.list = list_of(set);
-  scale.total_norm = &total;
-  scale.total_norm_is_double = true;
-  scale.max_norm = 1;
-  scale.workspace = workspace.data();
-  scale.workspace_bytes = workspace.size();
-  cuda::launch_scale(scale);
-  cpu::apply(ChunkPlan(want.refs(), want.count()), decide_clip(1, total, 0, OnNonfinite::kPropagate), serial());
+  scale_both(set, want);
   for (int64_t i = 0; i < set.count(); ++i) CHECK(set.bytes(i) == want.bytes(i), "tensor %lld", (long long)i);
   cuda_shim::capturing = false;
   CHECK(cuda::write_workspace_bytes(list_of(set)) == 0, "workspace outside a capture");

@@ -23,13 +23,17 @@ MOVED = {
     "gradkern.monitor.columns": "gradkern.history.columns",
     "gradkern.monitor.database": "gradkern.history.database",
     "gradkern.monitor.export": "gradkern.history.export",
+    "gradkern.monitor.file_systems": "gradkern.history.file_systems",
     "gradkern.monitor.history": "gradkern.history.facade",
     "gradkern.monitor.lock": "gradkern.history.lock",
+    "gradkern.monitor.optional": "gradkern._util.optional",
     "gradkern.monitor.reader": "gradkern.history.reader",
     "gradkern.monitor.recent": "gradkern.history.recent",
     "gradkern.monitor.recorder": "gradkern.monitor.writing_thread",
+    "gradkern.monitor.reprs": "gradkern.history.reprs",
     "gradkern.monitor.rows": "gradkern.history.rows",
     "gradkern.monitor.scalars": "gradkern.history.scalars",
+    "gradkern.monitor.step_numbers": "gradkern.history.step_numbers",
     "gradkern.monitor.store": "gradkern.history.format",
     "gradkern.monitor.summaries": "gradkern.history.pyramid",
     "gradkern.monitor.summary_reader": "gradkern.history.summary",
@@ -38,9 +42,17 @@ MOVED = {
     "gradkern.report.sparse": "gradkern.report.periodic",
 }
 
+#: Modules that have the names of a divided module which its new path lacks.
+DIVIDED = {
+    "gradkern.names": ("gradkern._util.names",),
+    "gradkern.monitor.columns": ("gradkern.history.layers", "gradkern.history.layout"),
+    "gradkern.monitor.recorder": ("gradkern.monitor.queue", "gradkern.monitor.committer"),
+    "gradkern.monitor.store": ("gradkern.history.schema",),
+}
+
 
 class _Forward(Loader):
-    """Loads a module that forwards every attribute to the module at the new path."""
+    """Loads a module that forwards every attribute to the module at the new path, or in `DIVIDED`."""
 
     def create_module(self, spec: ModuleSpec) -> None:
         return None
@@ -51,6 +63,9 @@ class _Forward(Loader):
         target = import_module(new)
 
         def get(name: str) -> Any:
+            for other in () if hasattr(target, name) else DIVIDED.get(module.__name__, ()):
+                if hasattr(import_module(other), name):
+                    return getattr(import_module(other), name)
             return getattr(target, name)
 
         module.__dict__.update(__getattr__=get, __dir__=lambda: dir(target))

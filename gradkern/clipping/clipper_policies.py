@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from gradkern.clipping.checks import check_groups, check_one_way, check_state
-from gradkern.clipping.deciding import Facts, Group, NormGroups, as_policy, facts_of, name_of
+from gradkern.clipping.deciding import Group, NormGroups, PolicyFacts, as_policy, facts_of, name_of
 from gradkern.clipping.elements import ElementParts
 from gradkern.clipping.one_call import OneCall
 from gradkern.clipping.overlap import check_at_first, check_no_overlap
@@ -52,7 +52,7 @@ class ClipperPolicies:
         self._single = self.by_name[""] if groups is None else None
         #: The same if it only limits the total norm.
         self.global_norm = self._single if type(self._single) is GlobalNorm else None
-        self.facts = Facts(self.by_name, groups is not None)
+        self.facts = PolicyFacts(self.by_name, groups is not None)
         self._norm_groups: NormGroups | None = None
         # Each with the names of the parameters that it was made for.
         self._grouped: tuple[str, ...] | None = None

@@ -53,7 +53,7 @@ def _policies_in_words() -> str:
     )
 
 
-class Facts:
+class PolicyFacts:
     """The policies and their settings as plain values; the same object until a setting changes.
 
     Args:
@@ -206,4 +206,4 @@ def _part(stats: GradStats, group: Group, rows: Tensor, norm: Tensor) -> GradSta
     return GradStats.of(measured, group.names, numel, first, (), stats.norm_type, inv_scale=stats.inv_scale)
 
 
-__all__ = ["Facts", "Group", "NormGroups", "as_policy", "facts_of", "name_of"]
+__all__ = ["Group", "NormGroups", "PolicyFacts", "as_policy", "facts_of", "name_of"]

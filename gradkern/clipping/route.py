@@ -173,7 +173,7 @@ def _measure_packed(
     inv_scale: float | Tensor,
     members: Sequence[Sequence[int]],
 ) -> Measured:
-    from gradkern.distributed.packed import measure_here
+    from gradkern.distributed.packing import measure_here
 
     grads = [p.grad for p in params]
     home = torch_ops.home(params, [g for g in grads if g is not None])

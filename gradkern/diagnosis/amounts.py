@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from gradkern.diagnosis.case import Case, Floats
+from gradkern.diagnosis.optimizer import asked_step
 
 #: ‖Δw‖ / ‖w‖ of a good step. The first steps of healthy runs of a hundred steps have 0.01 … 0.1 (in the
 #: middle 0.03). Adam with a rate of 3e-4 moves weights of standard deviation 0.02 by 0.015.
@@ -65,7 +66,7 @@ def lower_factor(case: Case) -> float:
 def raise_factor(case: Case) -> float:
     """The factor of the learning rate that lets a step move the weights by `GOOD_STEP`."""
     movement = _moves(case)
-    asked = asked_by_sgd(case) if has_half_weights(case) or not len(movement) else 0.0
+    asked = asked_step(case) if has_half_weights(case) or not len(movement) else 0.0
     typical = asked or (float(np.median(movement)) if len(movement) else 0.0)
     if not typical > 0:
         return LEAST_RAISE
@@ -84,27 +85,8 @@ def has_half_weights(case: Case) -> bool:
     return any(str(e.params.get(name, {}).get("dtype", "")).endswith("float16") for name in e.names)
 
 
-def is_adaptive(case: Case) -> bool:
-    """Whether an optimizer divides the gradient by its own size, so that clipping changes little."""
-    groups = case.evidence.facts.get("optimizers") or []
-    kinds = " ".join(str(group.get("class", "")).lower() for group in groups)
-    return any(word in kinds for word in ("adam", "rmsprop", "adagrad", "adadelta", "adafactor", "lion"))
-
-
 def _moves(case: Case) -> np.ndarray[tuple[int], np.dtype[np.floating]]:
     return case.movement[np.isfinite(case.movement) & (case.movement > 0)]
-
-
-def asked_by_sgd(case: Case) -> float:
-    """‖Δw‖ / ‖w‖ of a step of SGD without rounding, which suppresses small changes of 16-bit weights."""
-    e = case.evidence
-    groups = e.facts.get("optimizers") or []
-    norm, size = e.total_norm[case.finite], case.weight_size[np.isfinite(case.weight_size)]
-    rates = e.lr[np.isfinite(e.lr)]
-    plain = bool(groups) and all(group.get("class") == "SGD" for group in groups)
-    if not plain or not len(norm) or not len(rates) or not len(size) or not size[0]:
-        return 0.0
-    return float(np.median(rates) * np.median(norm) / size[0])
 
 
 def _rounded(factor: float) -> float:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from gradkern.diagnosis.case import Case
 from gradkern.diagnosis.finding import Finding, Remedy
 from gradkern.diagnosis.gain import input_rms
+from gradkern.diagnosis.optimizer import DECAYING, classes
 
 _INIT = """\
 for module in model.modules():
@@ -13,6 +16,14 @@ for module in model.modules():
         if module.bias is not None:
             torch.nn.init.zeros_(module.bias)"""
 
+_SCALER = """\
+scaler = torch.amp.GradScaler("cuda")
+scaler.scale(loss).backward()
+scaler.step(optimizer)
+scaler.update()"""
+#: Weight decay that is common: with a decoupled one (the default of AdamW), and where it is a part of the
+#: gradient (He et al. 2016).
+DECOUPLED_DECAY, COUPLED_DECAY = 1e-2, 1e-4
 
 #: Optimizers of torch.optim; the class of another one is named without a module.
 _OPTIMIZERS: tuple[str, ...] = ("Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "ASGD")
@@ -60,6 +71,15 @@ def he_init() -> Remedy:
         "Initialize with He's variance 2 / fan_in, which keeps the scale of the signal through ReLU layers, "
         "and set biases to zero.",
         _INIT.format(init='torch.nn.init.kaiming_normal_(module.weight, nonlinearity="relu")'),
+    )
+
+
+def zero_bias(finding: Finding) -> Remedy:
+    name = next((name for name in finding.layers if "bias" in name), "bias")
+    return Remedy(
+        "zero_bias",
+        f"Start {name} at zero: it is far larger than what the weights add to it, so that the units are off.",
+        f'torch.nn.init.zeros_(model.get_parameter("{name}"))',
     )
 
 
@@ -114,8 +134,16 @@ def loss_scaling() -> Remedy:
         "loss_scaling",
         "Scale the loss, so that float16 can represent the gradients. The scaler divides them by the scale "
         "before the step.",
-        'scaler = torch.amp.GradScaler("cuda")\nscaler.scale(loss).backward()\n'
-        "scaler.step(optimizer)\nscaler.update()",
+        _SCALER,
+    )
+
+
+def dynamic_scale(case: Case) -> Remedy:
+    scale = float(np.append(case.evidence.loss_scale[np.isfinite(case.evidence.loss_scale)], 1.0)[0])
+    return Remedy(
+        "loss_scaling",
+        f"Let a GradScaler find the loss scale: at {scale:.2g}, which is never lowered, float16 overflows.",
+        _SCALER,
     )
 
 
@@ -148,7 +176,9 @@ def weight_decay() -> Remedy:
 def less_weight_decay(case: Case) -> Remedy:
     groups = case.evidence.facts.get("optimizers") or []
     now = max((float(g.get("weight_decay") or 0) for g in groups), default=0.0)
-    value = f"{now / 100:.1g}" if now else "0.0"
+    coupled = all(kind.upper().startswith("SGD") or not DECAYING.search(kind) for kind in classes(case))
+    usual = COUPLED_DECAY if coupled else DECOUPLED_DECAY
+    value = f"{min(now / 100, usual):.1g}" if now else "0.0"
     stated = f" (it is {now:g})" if now else ""
     return Remedy(
         "less_weight_decay",

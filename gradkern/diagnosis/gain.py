@@ -64,3 +64,13 @@ def first_gain(case: Case, layer: Layer) -> float:
     early = len(e.update_steps) and e.update_steps[0] <= e.steps[0] + 20
     found = gains(case, layer)
     return float(found[0]) if early and len(found) else 0.0
+
+
+def first_offset(case: Case, layer: Layer) -> float:
+    """rms of a layer's bias before the first steps, in standard deviations of ``W h`` for inputs of rms 1; 0
+    if it is not known."""
+    e, gain = case.evidence, first_gain(case, layer)
+    if layer.bias is None or not gain:
+        return 0.0
+    norm = float(np.nan_to_num(e.weight_norm[0, layer.bias]))
+    return norm / float(np.sqrt(e.numel[layer.bias])) / gain

@@ -19,9 +19,9 @@ _AFTERMATH = ("saturation", "vanishing_gradient", "dead_units")
 def in_order(findings: Sequence[Finding]) -> list[Finding]:
     """Alarms first, causes before their consequences; the first one is the headline."""
     ranks = {id(f): float(KINDS.index(f.kind)) for f in findings}
-    by_kind = {f.kind: f for f in findings if f.is_alarm}
-    for cause in by_kind.values():
-        for other in by_kind.values():
+    alarms = [f for f in findings if f.is_alarm]
+    for cause in alarms:
+        for other in alarms:
             if _causes(cause, other) and ranks[id(cause)] > ranks[id(other)]:
                 ranks[id(other)] = ranks[id(cause)] + 0.5
     return sorted(findings, key=lambda f: (not f.is_alarm, ranks[id(f)], -SEVERITIES.index(f.severity)))
@@ -30,6 +30,8 @@ def in_order(findings: Sequence[Finding]) -> list[Finding]:
 def _causes(cause: Finding, other: Finding) -> bool:
     """Whether one finding explains another that `KINDS` puts first."""
     later = other.first_step > cause.first_step
+    if cause.kind == "weight_growth" and "by_itself" in cause.evidence:
+        return other.kind in ("exploding_gradient", "update_too_large", *_AFTERMATH)
     if cause.kind == "weight_collapse":  # shrinking weights shrink gradients and make steps relatively large
         decay = other.evidence.get("largest_update_ratio", 1.0) < _DECAY  # the step is the decay itself
         decay |= cause.evidence.get("decay_a_step", 0.0) >= _LARGE_DECAY
@@ -40,6 +42,8 @@ def _causes(cause: Finding, other: Finding) -> bool:
     if cause.kind == "gradient_spike":  # the step at the spike changed the weights too much
         return other.kind == "weight_growth" and later
     if cause.kind == "poor_initialization":
+        if other.kind == "exploding_gradient":
+            return _starts_large(cause) and _starts_with(cause, other)
         return other.kind == "dead_units" and later
     if cause.kind == "always_clipping":
         return other.kind == "update_too_small"
@@ -54,6 +58,18 @@ def _causes(cause: Finding, other: Finding) -> bool:
     return False
 
 
+def _starts_large(cause: Finding) -> bool:
+    """Whether the initial weights are too large or constant, which is a cause and no consequence."""
+    signal = cause.evidence.get("decades_of_forward_signal", 0.0)
+    return signal > 0 or not {"gain", "crest", "recurrent_gain"}.isdisjoint(cause.evidence)
+
+
+def _starts_with(cause: Finding, other: Finding) -> bool:
+    """Whether a gradient explodes over the depth or at the start, and as early as its cause."""
+    of_weights = not {"decades_over_depth", "norm_later"}.isdisjoint(other.evidence)
+    return of_weights and other.first_step <= cause.first_step + _EARLY
+
+
 def _changed_the_weights(cause: Finding) -> bool:
     """Whether a finding explains weights that changed too much."""
     at_first = cause.kind == "exploding_gradient" and "norm_later" in cause.evidence
@@ -61,4 +77,5 @@ def _changed_the_weights(cause: Finding) -> bool:
 
 
 def _starts_before(cause: Finding, other: Finding) -> bool:
-    return "norm_later" not in other.evidence and cause.first_step <= max(other.first_step, _EARLY)
+    of_its_own = not {"norm_later", "summed", "uphill", "input_rms"}.isdisjoint(other.evidence)
+    return not of_its_own and cause.first_step <= max(other.first_step, _EARLY)

@@ -8,16 +8,18 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from gradkern.diagnosis import amounts, cures, step_cures
+from gradkern.diagnosis import amounts, cures, optimizer, step_cures
 from gradkern.diagnosis.case import FEW_STEPS, Case
 from gradkern.diagnosis.finding import Finding, Remedy
-from gradkern.diagnosis.gain import first_gain, input_rms
+from gradkern.diagnosis.gain import first_gain, first_offset, input_rms
 from gradkern.diagnosis.sums import starts_as_a_sum
 
 #: Estimated rms of the input from which scaling it is the first remedy.
 LARGE_INPUT = 10.0
 #: Gain below which ReLU layers lose the signal over depth.
 SMALL_GAIN = 0.9
+#: Standard deviations of what the weights add from which a bias decides alone.
+OFFSET = 3.0
 #: A step that is too small for weights of any precision (`rules.updates.SMALL`).
 TOO_SMALL = 5e-6
 #: A norm that grew by less than this in ten or more steps before it became NaN did not overflow.
@@ -26,12 +28,15 @@ STEADY = 3.0
 LARGE_LOSS = 1e3
 
 
+#: Evidence that decides on the remedies of other findings, too.
+_MARKS = ("summed", "uphill", "by_itself")
+
+
 def with_remedies(case: Case, findings: Iterable[Finding]) -> list[Finding]:
     """The findings with their remedies."""
     found = list(findings)
-    kinds = {f.kind for f in found} | {m for f in found for m in ("summed", "uphill") if m in f.evidence}
-    if starts_as_a_sum(case):
-        kinds.add("summed")
+    kinds = {f.kind for f in found} | {m for f in found for m in _MARKS if m in f.evidence}
+    kinds |= {"summed"} if starts_as_a_sum(case) else set()
     return [
         dataclasses.replace(f, remedies=_repeated(_distinct(_BY_KIND[f.kind](case, f, kinds)))) for f in found
     ]
@@ -92,9 +97,9 @@ def _starts_small(case: Case) -> bool:
 
 
 def _decay(kinds: set[str]) -> list[Remedy]:
-    """Weight decay, if weights grow although no step is large."""
+    """Weight decay, if weights grow by themselves, or although no step is large."""
     grow = "weight_growth" in kinds and not kinds & {"update_too_large", "summed", "uphill"}
-    return [cures.weight_decay()] if grow else []
+    return [cures.weight_decay()] if grow or "by_itself" in kinds else []
 
 
 def _zero(kinds: set[str]) -> list[Remedy]:
@@ -102,7 +107,8 @@ def _zero(kinds: set[str]) -> list[Remedy]:
 
 
 def _sign(kinds: set[str]) -> list[Remedy]:
-    return [cures.check_sign()] if "uphill" in kinds else []
+    """What makes a loss rise by small steps: a wrong sign or, once it has fallen a little, sums."""
+    return [cures.check_sign(), cures.zero_grad()] if "uphill" in kinds else []
 
 
 def _skip(case: Case) -> list[Remedy]:
@@ -124,7 +130,15 @@ def _nonfinite(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
             first += _initialization(case)
         lower = [step_cures.lower_lr(case), step_cures.find_lr(), step_cures.clip(case, hold=True)]
         return [*first, *_decay(kinds), *lower, *_skip(case)]
-    return [*_skip(case), cures.check_data(f), step_cures.clip(case)]
+    scale = [cures.dynamic_scale(case), cures.bfloat16()] if _scale_stands(case) else []
+    return [*scale, *_skip(case), cures.check_data(f), step_cures.clip(case)]
+
+
+def _scale_stands(case: Case) -> bool:
+    """Whether gradients overflow from the start at a loss scale that is never lowered."""
+    scale, bad = case.evidence.loss_scale, ~np.isfinite(case.evidence.total_norm)
+    known = np.isfinite(scale)
+    return bool(known.any() and np.ptp(scale[known]) == 0 and bad[:FEW_STEPS].all())
 
 
 def _underflow(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
@@ -139,8 +153,14 @@ def _dead(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
     from_the_start = f.first_step <= case.evidence.steps[0] + 2
     start, lower = _initialization(case), step_cures.lower_lr(case)
     if from_the_start:
-        return [*start, cures.leaky_relu(), lower]
+        return [*_offset(case, f), *start, cures.leaky_relu(), lower]
     return [*_zero(kinds), lower, cures.leaky_relu(), *start]
+
+
+def _offset(case: Case, f: Finding) -> list[Remedy]:
+    """A bias that switches the units off, if the finding has one."""
+    e, off = case.evidence, [x for x in case.model.layers if first_offset(case, x) >= OFFSET]
+    return [cures.zero_bias(f)] if any(e.names[x.weight] in f.layers for x in off) else []
 
 
 def _saturation(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
@@ -197,13 +217,15 @@ def _initial(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
     if "crest" in f.evidence:  # equal units stay equal, also with normalization
         return [*_initialization(case), cures.xavier_init(), cures.he_init()]
     norm = [] if case.model.normalizes else [cures.normalization()]
+    if f.evidence.get("decades_of_forward_signal", 0.0) < 0:  # it fades on the way
+        norm = [cures.residual(), *norm]
     return [*_scaling(case, kinds), *_initialization(case), *norm]
 
 
 def _too_large(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
     first = [*_zero(kinds), *_sign(kinds), *_scaling(case, kinds)]
     others = [step_cures.clip(case, hold=True), step_cures.warmup()]
-    others = others[::-1] if amounts.is_adaptive(case) else others
+    others = others[::-1] if optimizer.is_adaptive(case) else others
     return [*first, step_cures.lower_lr(case), step_cures.find_lr(), *others]
 
 
@@ -217,7 +239,7 @@ def _too_small(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
         return [cures.call_step(), step_cures.raise_lr(case)]
     clipped = [step_cures.raise_max_norm(case)] if "always_clipping" in kinds else []
     raised = [step_cures.raise_lr(case), step_cures.find_lr()]
-    if halves and 0 < amounts.asked_by_sgd(case) < TOO_SMALL:  # too small for float32, too
+    if halves and 0 < optimizer.asked_step(case) < TOO_SMALL:  # too small for float32, too
         return [*clipped, *raised, *halves]
     return [*clipped, *halves, *raised]
 

@@ -14,6 +14,9 @@ Floats = NDArray[np.floating[Any]]
 
 #: A fall counts from this part of the initial loss, and from three standard errors.
 LEAST_FALL, ERRORS = 0.02, 3.0
+#: Steps that train the same part are compared with each other where parts take turns: the part trained
+#: changes at this share of the steps or more, and one of at most five has its turn.
+CHANGES, TURN = 0.15, 0.2
 #: A run learns well if it lost four fifths of its first loss, and at most a tenth of that fall came back.
 WELL, BACK = 0.8, 0.1
 
@@ -58,8 +61,22 @@ class LossTrend:
 
 
 def loss_trend(evidence: RunEvidence) -> LossTrend:
-    """The trend of the finite losses of a run."""
-    return trend_of(evidence.loss[np.isfinite(evidence.loss)])
+    """The trend of the losses of a run that can be compared."""
+    return trend_of(comparable_losses(evidence))
+
+
+def comparable_losses(evidence: RunEvidence) -> Floats:
+    """All finite losses. Where parts are trained in turn (a generator and its critic), each by a loss of its
+    own, those of the part that is trained most often."""
+    e = evidence
+    trained = e.has_grad & (e.rms != 0)
+    kept = np.arange(len(e.steps))
+    if len(trained) > 1 and not (trained == trained[0]).all():
+        _, which, counts = np.unique(trained, axis=0, return_inverse=True, return_counts=True)
+        which = which.reshape(-1)
+        if np.mean(which[1:] != which[:-1]) >= CHANGES and counts.max() >= TURN * len(which):
+            kept = e.rows[which == counts.argmax()]
+    return e.loss[kept][np.isfinite(e.loss[kept])]
 
 
 def trend_of(loss: Floats) -> LossTrend:

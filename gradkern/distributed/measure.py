@@ -18,9 +18,8 @@ from gradkern.distributed.packed import (
     finish,
     join,
     merge,
-    pack,
-    without_repeats,
 )
+from gradkern.distributed.packing import pack, without_repeats
 from gradkern.distributed.placements import Domain, counts_here, local_shard, resolve_partial
 from gradkern.distributed.plan import RankPlan
 from gradkern.distributed.reduce import reduce_rows, reduce_total

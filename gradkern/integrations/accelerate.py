@@ -58,7 +58,7 @@ def monitored(
     """
     if accelerator.distributed_type == "DEEPSPEED":
         raise ValueError(
-            "[monitored] accelerator: expected one that clips with torch, but DeepSpeed clips by itself. "
+            "[monitored] accelerator: not recorded here, because DeepSpeed clips by itself. "
             "Record its engine, accelerator.deepspeed_engine_wrapped.engine, with `monitored` of "
             "gradkern.integrations.deepspeed"
         )

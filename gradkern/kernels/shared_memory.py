@@ -42,7 +42,7 @@ def overlapping(tensors: Sequence[Tensor | None]) -> set[int]:
     return found
 
 
-def distinct(tensors: Sequence[Tensor | None]) -> list[Tensor]:
+def each_once(tensors: Sequence[Tensor | None]) -> list[Tensor]:
     """The tensors that are not None and not empty, each gradient once."""
     found: dict[object, Tensor] = {}
     for tensor in tensors:

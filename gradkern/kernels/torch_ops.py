@@ -18,7 +18,7 @@ from gradkern.kernels.extension import DISABLED, EXTENSION
 from gradkern.kernels.installed import REBUILD
 from gradkern.kernels.kinds import check_readable, check_writable, naming, naming_one_of, place
 from gradkern.kernels.measured import Measured, decision_norm
-from gradkern.kernels.shared_memory import distinct, overlapping, same_memory
+from gradkern.kernels.shared_memory import each_once, overlapping, same_memory
 from gradkern.kernels.torch_scale import coefficient, known_bool, scale_with_torch, widest
 
 
@@ -49,7 +49,7 @@ def clip_grad_norm_(
     warn_of_missing_kernels(parameters)
     held = [p.grad for p in parameters]
     check_writable("clip_grad_norm_", held, lambda g: g.mul_(1.0))
-    grads = distinct(held)
+    grads = each_once(held)
     if not grads:
         return _zero(parameters, held)
     with naming_one_of("clip_grad_norm_", "parameters", held, lambda g: torch.linalg.vector_norm(g)):
@@ -82,7 +82,7 @@ def factor_in_double(
 
 
 def _scale(grads: Sequence[Tensor], max_norm: float, total: Tensor, foreach: bool | None) -> None:
-    """Scale by ``max_norm / (total + 1e-6)`` where that is below 1. `grads` are `distinct`."""
+    """Scale by ``max_norm / (total + 1e-6)`` where that is below 1. `grads` are each listed once."""
     if overlapping(grads):
         scale_with_torch(grads, coefficient(total, max_norm))
     else:
@@ -134,7 +134,7 @@ def clamp_in_graph(grads: Sequence[Tensor], limit: Tensor) -> None:
 def clip_grad_value_(parameters: Sequence[Tensor], clip_value: float, foreach: bool | None = None) -> None:
     warn_of_missing_kernels(parameters)
     check_writable("clip_grad_value_", [p.grad for p in parameters], lambda g: g.clamp_(-1.0, 1.0))
-    grads = distinct([p.grad for p in parameters])
+    grads = each_once([p.grad for p in parameters])
     if grads:  # torch's function raises without gradients
         torch_clip_grad_value_(parameters, clip_value, _foreach(grads, foreach))
 
@@ -143,7 +143,7 @@ def get_total_norm(
     tensors: Sequence[Tensor], norm_type: float, error_if_nonfinite: bool, foreach: bool | None = None
 ) -> Tensor:
     warn_of_missing_kernels(tensors)
-    counted = distinct(tensors)
+    counted = each_once(tensors)
     if not counted:
         return _zero(tensors, tensors)
     with naming_one_of("get_total_norm", "tensors", tensors, lambda t: torch.linalg.vector_norm(t)):
@@ -160,7 +160,7 @@ def clip_grads_with_norm_(
     """A negative `total_norm`, whose sign the host may not know, leaves the gradients unchanged."""
     warn_of_missing_kernels(parameters)
     held = [p.grad for p in parameters]
-    grads = distinct(held)
+    grads = each_once(held)
     if max_norm == float("inf") or not grads:
         return
     check_writable("clip_grads_with_norm_", held, lambda g: g.mul_(1.0))

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gradkern.kernels.dtensors import gathered, is_dtensor
 from gradkern.kernels.measured import Measured
-from gradkern.kernels.shared_memory import distinct, same_memory
+from gradkern.kernels.shared_memory import each_once, same_memory
 from gradkern.kernels.torch_ops import magnitudes, vector_norm
 
 #: The largest relative difference between correct results: two units in the last place of the result's
@@ -142,7 +142,7 @@ def _whole(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
 
 
 def reference_norm(tensors: Sequence[Tensor | None], norm_type: float) -> float:
-    parts = [magnitudes(t).flatten() for t in distinct(tensors)]
+    parts = [magnitudes(t).flatten() for t in each_once(tensors)]
     return float(vector_norm(torch.cat(parts), norm_type)) if parts else 0.0
 
 
@@ -246,7 +246,7 @@ def check_rows(
 def _counted_once(before: Sequence[Tensor | None], grads: Sequence[Tensor | None]) -> list[Tensor | None]:
     """The copies, with None in place of gradients that are listed a second time."""
     originals = _whole(grads)
-    counted = {id(t) for t in distinct(originals)}
+    counted = {id(t) for t in each_once(originals)}
     first: list[Tensor | None] = []
     for old, grad in zip(before, originals):
         first.append(old if id(grad) in counted else None)

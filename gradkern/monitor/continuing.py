@@ -21,7 +21,7 @@ Shape = tuple[int, ...]
 
 
 class Continuation:
-    """Warns once if steps are appended to a run although nothing said that they belong behind its last one.
+    """Warns once if steps are appended to an existing run, and nothing said at which step to continue it.
 
     Args:
         folder, last: the folder of the run, and its last step; None for a new run.
@@ -35,7 +35,7 @@ class Continuation:
         self._last = None
 
     def appending(self, step: int) -> None:
-        """The next step is recorded behind the last one.
+        """The next step is recorded after the last one.
 
         Warns:
             GradkernWarning: the run existed, and `told` was not called.

@@ -90,7 +90,10 @@ def test_bench_cuda_runs_to_its_end(bench, monkeypatch, tmp_path, capsys):
         assert timed <= set(row["gpu_seconds"])
         assert row["host_seconds"]["gradkern_fresh"] > 0
     assert set(record["training_step_gpu_seconds"]) == {"no_clipping", "gradkern", "torch"}
+    capsys.readouterr()
+    importlib.import_module("cuda_bars").main([str(output)])
     printed = capsys.readouterr().out
+    assert "host time, fresh gradients: 2,000 tensors of 4,096" in printed
     assert "launches: one tensor of 1024 bytes, bfloat16, not clipping: 2 launches, at most 2" in printed
 
     predict = runpy.run_path(str(ROOT / "scripts" / "predict_cuda.py"), run_name="predict_cuda")

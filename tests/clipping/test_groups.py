@@ -397,7 +397,7 @@ def test_what_a_policy_does_not_take_is_refused_before_anything_changes(policy, 
 
 @pytest.mark.parametrize("route", ["scaler", "custom"])
 def test_in_separate_steps_the_number_of_groups_adds_no_read_and_no_scaling(route, monkeypatch):
-    from gradkern.distributed import packed
+    from gradkern.distributed import packing
     from gradkern.kernels import scale
 
     calls = {"partials": 0, "scale_": 0}
@@ -410,7 +410,7 @@ def test_in_separate_steps_the_number_of_groups_adds_no_read_and_no_scaling(rout
             calls[name] = calls.get(name, 0) + 1
             return getattr(self._backend, name)
 
-    monkeypatch.setattr(packed, "C", Counting(packed.C))
+    monkeypatch.setattr(packing, "C", Counting(packing.C))
     monkeypatch.setattr(scale, "C", Counting(scale.C))
     model = model_with_gradients()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

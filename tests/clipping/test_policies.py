@@ -128,7 +128,7 @@ ORACLES = {
         )
         for mode in ("adaptive_scaling", "mean", "percentile")
     },
-    "SkipOutliers": (lambda: SkipOutliers(4.0, 32), lambda n: skip_oracle(n, 4.0, 32, 16)),
+    "SkipOutliers": (lambda: SkipOutliers(4.0, 32), lambda n: skip_oracle(n, 4.0, 32, 20)),
     "AdaGC": (lambda: AdaGC(warmup_steps=20), lambda n: adagc_oracle(n, 0.98, 1.0, 1.05, 20)),
     "GlobalNorm": (lambda: GlobalNorm(0.9), lambda n: (limited(x, 0.9) for x in n)),
     "Schedule": (
@@ -160,6 +160,50 @@ def test_a_saved_state_goes_on_where_it_was(name):
     clipped_norms(first, NORMS[:40])
     second.load_state_dict(first.state_dict())
     assert clipped_norms(second, NORMS[40:60]) == pytest.approx(expected[40:], nan_ok=True)
+
+
+def olmo_core_skips(norms, sigma, window):
+    """The steps that OLMo-core's `SkipStepOptimizer` skips by the norm: from step max(20, window / 2) on,
+    those whose z-score, up or down, is not at most sigma. Every norm enters the window."""
+    found = []
+    for step, norm in enumerate(norms, 1):
+        latest = np.array(norms[max(0, step - 1 - window) : step - 1])
+        if step < max(20, window // 2):
+            continue
+        with np.errstate(invalid="ignore", divide="ignore"):
+            z = abs(norm - latest.mean()) / latest.std(ddof=1)
+        if not z <= sigma:
+            found.append(step)
+    return found
+
+
+def skipped_steps(policy, norms):
+    return [step for step, norm in enumerate(clipped_norms(policy, norms), 1) if math.isnan(norm)]
+
+
+@pytest.mark.parametrize(("sigma", "window"), [(6.0, 128), (4.0, 16), (4.0, 60)])
+def test_outliers_are_those_of_olmo_core(sigma, window):
+    """With `admit_outliers`, and for outliers upwards."""
+    random = np.random.default_rng(0)
+    norms = np.exp(np.cumsum(random.normal(0, 0.01, 400)) + random.normal(0, 0.05, 400))
+    norms[[70, 72, 150, 151, 300]] *= [2, 3, 4, 8, 3]
+    norms = [float(np.float32(n)) for n in norms]
+    expected = olmo_core_skips(norms, sigma, window)
+    assert len(expected) >= 3 and all(norms[step - 1] > np.median(norms) for step in expected)
+    assert skipped_steps(SkipOutliers(sigma, window, admit_outliers=True), norms) == expected
+
+
+def test_where_outliers_differ_from_olmo_core():
+    steady = [1.0 + 0.01 * (i % 5) for i in range(80)]
+    twice = [*steady, 30.0, 10.0, 1.0]  # there the first hides the second
+    assert olmo_core_skips(twice, 6.0, 128) == [81]
+    assert skipped_steps(SkipOutliers(), twice) == [81, 82]
+    low = [*steady, 0.5, 1.0]
+    assert olmo_core_skips(low, 6.0, 128) == [81]
+    assert skipped_steps(SkipOutliers(), low) == []
+    equal = [1.0] * 80
+    assert olmo_core_skips(equal, 6.0, 128) == list(range(64, 81))
+    assert skipped_steps(SkipOutliers(), equal) == []
 
 
 def test_a_zero_gradient_in_warm_up_does_not_hold_adagc_at_zero():

@@ -49,7 +49,7 @@ STATEFUL = {
     "AutoClip": lambda: AutoClip(50.0, 8),
     "ZClip": lambda: ZClip(warmup_steps=3),
     "AdaGC": lambda: AdaGC(warmup_steps=3),
-    "SkipOutliers": lambda: SkipOutliers(2.0, 8),
+    "SkipOutliers": lambda: SkipOutliers(2.0, 8, min_steps=4),
     "Schedule": lambda: Schedule.warmup(0.1, 5.0, 10),
 }
 

@@ -92,18 +92,18 @@ def test_alignment_does_not_change_bits(dtype: torch.dtype) -> None:
 
 def test_mixed_list_with_views_of_one_storage() -> None:
     bucket = random(30011, torch.float32)
-    grads = [bucket[1:5000], bucket[5000:30007].view(89, 281).t(), random(33, torch.bfloat16, offset=3)]
+    grads = [bucket[1:5000], bucket[5000:30009].view(89, 281).t(), random(33, torch.bfloat16, offset=3)]
     grads += [random(1000, torch.float16, offset=1), random(777, torch.complex64), random(5, torch.float64)]
     total = gradkern.get_total_norm(grads)
     assert total.dtype == torch.float64
     assert_norm(total, reference_norm(grads, 2.0), total=True)
     before = [g.clone() for g in grads]
-    outside = bucket[[0, -4, -3, -2, -1]].clone()
+    outside = bucket[[0, -2, -1]].clone()
     gradkern.clip_grad_norm_([parameter(g) for g in grads], 1.0)
     coef = 1.0 / (float(total) + 1e-6)
     for grad, old in zip(grads, before):
         torch.testing.assert_close(grad, old * coef, rtol=8e-3 if grad.element_size() == 2 else 1e-6, atol=0)
-    assert torch.equal(bucket[[0, -4, -3, -2, -1]], outside)
+    assert torch.equal(bucket[[0, -2, -1]], outside)
 
 
 @pytest.mark.parametrize("count", [2040, 2041, 2042, 2043, 5000])

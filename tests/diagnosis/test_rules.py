@@ -67,6 +67,10 @@ class TestNonfinite:
         finding = only(dataclasses.replace(run, total_norm=norm), "nonfinite_gradient")
         assert "overflowed" in finding.why and finding.remedies[0].action == "lower_lr"
 
+    def test_a_loss_scale_that_is_never_lowered(self):
+        run = self.poisoned(range(12), 0, loss_scale=np.full(200, 2.0**40))
+        assert only(run, "nonfinite_gradient").remedies[0].action == "loss_scaling"
+
     def test_a_loss_scaler_looks_for_its_scale(self):
         run = self.poisoned(range(12), 0, 5, loss_scale=np.full(200, 65536.0))
         assert only(run, "nonfinite_gradient").severity == "info"
@@ -132,11 +136,22 @@ class TestExploding:
         assert finding.remedies[0].action == "he_init"
 
     def test_a_gain_that_is_too_large(self):
-        assert alarms(flat_loss(sloped(healthy(12), 0, biases=-5)))[0] == "exploding_gradient"
+        found = alarms(flat_loss(sloped(healthy(12), 0, biases=-5)))
+        assert found[:2] == ["poor_initialization", "exploding_gradient"]
+
+    @pytest.mark.parametrize(("size", "found"), [(3.0, []), (180.0, ["exploding_gradient"])])
+    def test_large_inputs(self, size, found):
+        """rms(gW) / rms(gb) of the first layer estimates them; Adam's steps hide them in the norm."""
+        rms = healthy().rms.copy()
+        rms[:, 0] *= 2 * size
+        run = slow(changed(healthy(), rms=rms))
+        assert alarms(run) == found
+        assert not found or diagnose(run)[0].remedies[0].action == "scale_inputs"
+        assert alarms(changed(healthy(), rms=rms)) == []  # it learns all the same
 
     def test_large_weights_explain_a_large_loss(self):
         run = flat_loss(sloped(healthy(12), 0, biases=-5), value=1e4)
-        assert only(run, "exploding_gradient").remedies[0].action == "he_init"
+        assert only(run, "poor_initialization").remedies[0].action == "he_init"
 
     def test_normalization_without_residuals_is_healthy(self):
         run = sloped(healthy(30, activation="BatchNorm1d"), -4)
@@ -161,6 +176,20 @@ class TestExploding:
         norm = np.arange(1, 201) * (1 + 0.002 * np.random.default_rng(0).standard_normal(200))
         run = changed(flat_loss(healthy()), total_norm=norm)
         assert only(run, "exploding_gradient").remedies[0].action == "zero_grad"
+
+    def test_behind_a_clip_the_start_and_the_smooth_course_are_enough(self):
+        norm = 1 + 9 * (1 - np.exp(-np.arange(200) / 15))
+        run = changed(slow(healthy()), total_norm=norm)
+        assert only(run, "exploding_gradient").remedies[0].action == "zero_grad"
+        noisy = norm * np.exp(0.1 * np.random.default_rng(0).standard_normal(200))
+        assert alarms(changed(slow(healthy()), total_norm=noisy)) == []
+
+    def test_a_loss_that_is_climbed_is_no_sum(self):
+        run = self.grown(1e4, 50.0)
+        norm, loss = np.linspace(1, 3, 20), np.geomspace(2.3, 50, 200)
+        run = changed(run, total_norm=np.concatenate([norm, np.geomspace(3, 1e4, 180)]), loss=loss)
+        actions = [remedy.action for remedy in only(run, "exploding_gradient").remedies]
+        assert actions[:2] == ["check_sign", "zero_grad"]
 
     def test_a_plateau_that_is_left_smoothly_is_healthy(self):
         """Full batches have smooth norms too, but those of the first steps are alike."""
@@ -198,6 +227,23 @@ class TestDeadUnits:
         assert finding.layers == ("4.weight", "4.bias") and finding.first_step == 51
         assert finding.evidence == {"dead_share": 1.0, "layers_cut_off": 2}
         assert finding.why.endswith("and 2 layers before it get no gradient.")
+
+    @pytest.mark.parametrize(("zero", "found"), [(0, ["dead_units"]), (10, [])])
+    def test_a_matrix_of_zeros_stops_what_is_before_it(self, zero, found):
+        run = healthy()
+        rms, norms = run.rms.copy(), run.weight_norm.copy()
+        rms[:, [*range(7), zero]] = 0
+        norms[:, zero] = 0
+        assert alarms(flat_loss(changed(run, rms=rms, weight_norm=norms))) == found
+
+    def test_a_bias_that_switches_units_off(self):
+        run = healthy()
+        rms, norms = run.rms.copy(), run.weight_norm.copy()
+        rms[:, :5] = 0
+        norms[:, 3] = 30 * np.sqrt(WIDTH)
+        finding = only(flat_loss(changed(run, rms=rms, weight_norm=norms)), "dead_units")
+        assert finding.layers == ("2.weight", "2.bias") and finding.remedies[0].action == "zero_bias"
+        assert '"2.bias"' in finding.remedies[0].code
 
     def test_one_layer_that_is_cut_off(self):
         run = healthy()
@@ -461,6 +507,28 @@ class TestWeights:
         ratio = np.full_like(run.update_ratio, 0.8)
         only(changed(run, update_ratio=ratio, facts={**run.facts, "optimizers": [group]}), headline)
 
+    @pytest.mark.parametrize(
+        ("kind", "decay", "found"),
+        [
+            ("Lion", 30.0, ["weight_collapse"]),
+            ("SGD", 30.0, ["weight_collapse"]),
+            ("AdamW", 0.1, []),
+            ("Adam", 30.0, []),  # a part of its step, of no known size
+        ],
+    )
+    def test_half_is_enough_where_a_decay_explains_it(self, kind, decay, found):
+        group = {"class": kind, "lr": 1e-3, "weight_decay": decay, "parameters": []}
+        run = self.course(0.3)
+        assert alarms(changed(run, facts={**run.facts, "optimizers": [group]})) == found
+
+    def test_weights_that_no_step_of_an_optimizer_makes_grow(self):
+        run = self.course(1e3)
+        norm = run.total_norm * np.geomspace(1, 1e4, 200)
+        loss = np.geomspace(2.3, 50, 200)
+        run = changed(run, total_norm=norm, loss=loss, update_steps=np.arange(1, 11))
+        finding = only(run, "weight_growth")
+        assert finding.evidence["by_itself"] == 1 and finding.remedies[0].action == "weight_decay"
+
     @pytest.mark.parametrize("end", [0.6, 1, 5])
     def test_moderate_changes_are_healthy(self, end):
         assert alarms(self.course(end)) == []
@@ -475,6 +543,15 @@ class TestClipping:
     def test_always_without_progress(self):
         finding = only(self.clipped(1e-3, loss_falls=False), "always_clipping")
         assert finding.severity == "warning" and finding.remedies[0].action == "raise_max_norm"
+
+    @pytest.mark.parametrize(("kind", "found"), [("SGD", ["always_clipping"]), ("AdamW", []), ("Lion", [])])
+    def test_always_with_steps_that_are_too_small_by_it(self, kind, found):
+        """The loss has fallen by a tenth. An adaptive step is no smaller for the clipping."""
+        run = self.clipped(1e-3)
+        facts = {**run.facts, "optimizers": [{"class": kind, "lr": 0.1, "parameters": []}]}
+        loss = 2.3 - 0.23 * np.linspace(0, 1, 200)
+        ratio = np.full_like(run.update_ratio, 1e-5)
+        assert alarms(changed(run, facts=facts, loss=loss, update_ratio=ratio)) == found
 
     @pytest.mark.parametrize("coef", [0.5, 1e-3])
     def test_always_with_progress_is_information(self, coef):
@@ -536,6 +613,15 @@ class TestLoss:
         ratio = np.full_like(run.update_ratio, 0.05)
         assert alarms(changed(run, loss=loss, update_ratio=ratio)) == ["loss_oscillating"]
         assert alarms(changed(run, loss=loss)) == []  # two batches in turn
+
+    def test_parts_that_are_trained_in_turn_have_a_loss_each(self):
+        run = healthy()
+        odd = np.arange(200) % 2 == 1
+        has = run.has_grad.copy()
+        has[odd, :6], has[~odd, 6:] = False, False
+        loss = run.loss + np.where(odd, 3.0, 0.0)
+        ratio = np.full_like(run.update_ratio, 0.05)
+        assert alarms(changed(run, has_grad=has, loss=loss, update_ratio=ratio)) == []
 
     def test_noise_is_no_oscillation(self):
         ratio = np.full_like(healthy().update_ratio, 0.05)

@@ -16,6 +16,8 @@ import pytest
 from benchmarks.diagnosis import (
     cures,
     faulty,
+    fifth,
+    fifth_faults,
     fourth,
     fourth_faults,
     healthy,
@@ -179,12 +181,14 @@ def test_halves_share_no_recipe() -> None:
         set(second.HEALTHY.values()) | _halves(second.second_cases),
         set(third.HEALTHY.values()) | _halves(third.third_cases),
         set(fourth.HEALTHY.values()) | _halves(fourth_faults.fourth_cases),
+        set(fifth.HEALTHY.values()) | _halves(fifth_faults.fifth_cases),
     ]
     assert sum(map(len, sides)) == len(set.union(*sides))
 
 
-def test_fourth_half_has_five_cases_of_each_kind() -> None:
-    kinds = Counter(case.label.kind for case in fourth_faults.fourth_cases())
+@pytest.mark.parametrize("cases", [fourth_faults.fourth_cases, fifth_faults.fifth_cases])
+def test_newer_halves_have_five_cases_of_each_kind(cases: Callable[[], list[faulty.Case]]) -> None:
+    kinds = Counter(case.label.kind for case in cases())
     assert len(kinds) == 17
     assert min(kinds.values()) >= 5, kinds
 

@@ -247,7 +247,7 @@ def test_stages_of_a_pipeline_skip_together(ranks, policy, holds, on_nonfinite):
 
 def counts_job(on_nonfinite: str) -> list[list[int]]:
     """For 1, 3 and 6 groups: how often one step reads, scales and reduces."""
-    from gradkern.distributed import packed
+    from gradkern.distributed import packing
     from gradkern.kernels import scale
 
     found = []
@@ -266,7 +266,7 @@ def counts_job(on_nonfinite: str) -> list[list[int]]:
             return call
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(packed, "C", Counting(packed.C, "partials", lambda f: counted(0, f)))
+            patch.setattr(packing, "C", Counting(packing.C, "partials", lambda f: counted(0, f)))
             patch.setattr(scale, "C", Counting(scale.C, "scale_", lambda f: counted(1, f)))
             patch.setattr(dist, "all_reduce", counted(2, dist.all_reduce))
             clipper.clip_()

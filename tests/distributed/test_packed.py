@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from gradkern.distributed import packed
+from gradkern.distributed import packed, packing
 from tests.distributed.models import reference
 
 ORDERS = [2.0, 1.0, 3.0, 0.5, 0.0, -1.0, math.inf, -math.inf]
@@ -34,8 +34,8 @@ def test_both_packings_give_the_norms_of_the_rows_and_the_whole(kind, norm_type)
     present = {str(i): s for i, s in enumerate(listed) if s is not None and s.numel()}
     expected = [reference({"": s}, norm_type) if s is not None and s.numel() else 0.0 for s in listed]
     expected.append(reference(present, norm_type))
-    compiled = packed.pack(listed, norm_type, CPU, per_tensor=True)
-    by_torch = packed._pack_with_torch(listed, norm_type, CPU, per_tensor=True)
+    compiled = packing.pack(listed, norm_type, CPU, per_tensor=True)
+    by_torch = packing._pack_with_torch(listed, norm_type, CPU, per_tensor=True)
     for rows in (compiled, by_torch):
         torch.testing.assert_close(
             packed.finish(rows, norm_type), torch.tensor(expected, dtype=torch.float64), rtol=1e-11, atol=0
@@ -49,7 +49,7 @@ def test_both_packings_give_the_norms_of_the_rows_and_the_whole(kind, norm_type)
 @pytest.mark.parametrize(("value", "order_free"), [(math.nan, True), (math.inf, False)])
 def test_nan_and_inf_survive_a_merge_in_any_order(value, order_free, norm_type):
     sick, healthy = torch.tensor([1.0, value, 2.0]), torch.tensor([3.0, 4.0])
-    for pack in (packed.pack, packed._pack_with_torch):
+    for pack in (packing.pack, packing._pack_with_torch):
         parts = [pack([t], norm_type, CPU, per_tensor=False) for t in (sick, healthy)]
         for listed in (parts, parts[::-1]):
             norm = float(packed.finish(packed.merge(listed, norm_type), norm_type))
@@ -69,6 +69,6 @@ def reference_of_inf(norm_type: float) -> float:
 
 def test_a_shard_listed_twice_counts_once():
     t = torch.full((10,), 3.0)
-    for pack in (packed.pack, packed._pack_with_torch):
+    for pack in (packing.pack, packing._pack_with_torch):
         rows = pack([t, t], 2.0, CPU, per_tensor=True)
         assert packed.finish(rows, 2.0).tolist() == [math.sqrt(90)] * 3

@@ -126,45 +126,47 @@ def test_checkpoint_and_resume(tmp_path, run, measured, capsys):
     assert [lines.count(said.format(step)) for step in (12, 24)] == [1, 2]
 
 
+class Adversarial(lightning.LightningModule):
+    def __init__(self, limit, measured):
+        super().__init__()
+        self.limit, self.measured = limit, measured
+        torch.manual_seed(0)
+        self.automatic_optimization = False
+        self.generator, self.critic = nn.Linear(6, 6), nn.Linear(6, 1)
+
+    def training_step(self, batch, index):
+        (x,) = batch
+        of_generator, of_critic = self.optimizers()
+        loss = self.critic(self.generator(x).detach()).mean() - self.critic(x).mean()
+        of_critic.zero_grad()
+        self.manual_backward(loss)
+        self.clip(of_critic)
+        of_critic.step()
+        other = -self.critic(self.generator(x)).mean()
+        of_generator.zero_grad()
+        self.manual_backward(other)
+        self.clip(of_generator)
+        of_generator.step()
+        return {"loss": loss}
+
+    def clip(self, optimizer):
+        if self.limit is not None:
+            self.clip_gradients(optimizer, gradient_clip_val=self.limit, gradient_clip_algorithm="norm")
+        else:
+            self.measured.add([p for group in optimizer.param_groups for p in group["params"]])
+
+    def configure_optimizers(self):
+        return [
+            torch.optim.SGD(self.generator.parameters(), lr=0.05),
+            torch.optim.SGD(self.critic.parameters(), lr=0.02),
+        ]
+
+
 @pytest.mark.parametrize("clip", [0.1, None])
 def test_manual_optimization_with_two_optimizers(tmp_path, run, measured, clip):
-    class Adversarial(lightning.LightningModule):
-        def __init__(self):
-            super().__init__()
-            torch.manual_seed(0)
-            self.automatic_optimization = False
-            self.generator, self.critic = nn.Linear(6, 6), nn.Linear(6, 1)
-
-        def training_step(self, batch, index):
-            (x,) = batch
-            of_generator, of_critic = self.optimizers()
-            loss = self.critic(self.generator(x).detach()).mean() - self.critic(x).mean()
-            of_critic.zero_grad()
-            self.manual_backward(loss)
-            self.clip(of_critic)
-            of_critic.step()
-            other = -self.critic(self.generator(x)).mean()
-            of_generator.zero_grad()
-            self.manual_backward(other)
-            self.clip(of_generator)
-            of_generator.step()
-            return {"loss": loss}
-
-        def clip(self, optimizer):
-            if clip is not None:
-                self.clip_gradients(optimizer, gradient_clip_val=clip, gradient_clip_algorithm="norm")
-            else:
-                measured.add([p for group in optimizer.param_groups for p in group["params"]])
-
-        def configure_optimizers(self):
-            return [
-                torch.optim.SGD(self.generator.parameters(), lr=0.05),
-                torch.optim.SGD(self.critic.parameters(), lr=0.02),
-            ]
-
     with measured.watching():
-        fitted(tmp_path, Adversarial(), gradient_clip_val=None)
-    fitted(tmp_path, Adversarial(), [callback(run)], gradient_clip_val=None)
+        fitted(tmp_path, Adversarial(clip, measured), gradient_clip_val=None)
+    fitted(tmp_path, Adversarial(clip, measured), [callback(run)], gradient_clip_val=None)
     history = gradkern.History.open(run)
     assert history.steps.tolist() == list(range(1, 13))
     columns = {name: history.norm[:, column] for column, name in enumerate(history.names)}

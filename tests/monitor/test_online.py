@@ -29,7 +29,7 @@ def train(folder, activation, on_finding, steps=60):
             assert monitor.flush()  # the writing thread keeps up
 
 
-def test_a_sick_run_is_warned_of_once_and_noted(tmp_path):
+def test_a_faulty_run_is_warned_of_once_and_noted(tmp_path):
     with pytest.warns(GradkernWarning, match="vanishing gradient") as told:
         train(tmp_path, nn.Sigmoid, "warn")
     assert sum("vanishing gradient" in str(w.message) for w in told) == 1

@@ -272,10 +272,10 @@ def test_facts_are_of_all_models(tmp_path, gan):
     assert facts["graph"]["unused"] == [] and facts["gradient_dtypes"] == {"torch.float32": "all"}
 
 
-def test_a_healthy_gan_has_no_alarm_and_a_sick_generator_is_named(tmp_path):
-    for name, sick in (("healthy", False), ("sick", True)):
+def test_a_healthy_gan_has_no_alarm_and_a_faulty_generator_is_named(tmp_path):
+    for name, faulty in (("healthy", False), ("faulty", True)):
         gan = Gan()
-        if sick:
+        if faulty:
             layers = [part for _ in range(12) for part in (nn.Linear(4, 4), nn.Sigmoid())]
             gan.models["G"] = nn.Sequential(*layers, nn.Linear(4, 2))
             gan.optimizers["G"] = torch.optim.Adam(gan.models["G"].parameters(), lr=1e-3)
@@ -285,7 +285,7 @@ def test_a_healthy_gan_has_no_alarm_and_a_sick_generator_is_named(tmp_path):
                 for part in ("D", "G"):
                     gan.step(part, record)
             findings = [finding for finding in diagnose(monitor.history()) if finding.is_alarm]
-        if sick:
+        if faulty:
             assert "vanishing_gradient" in {finding.kind for finding in findings}
             assert all(layer.startswith("G.") for finding in findings for layer in finding.layers)
         else:

@@ -202,6 +202,18 @@ def test_paths_of_earlier_versions_work_with_a_warning(old):
     assert names and all(getattr(module, name) is getattr(new, name) for name in names)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_names_of_divided_modules_are_found():
+    from gradkern.monitor.columns import DETAILS, LayerColumns
+    from gradkern.monitor.recorder import RETRY
+    from gradkern.names import layer_of
+
+    assert layer_of("0.weight") == "0" and LayerColumns is gradkern.history.layers.LayerColumns
+    assert DETAILS is gradkern.history.layout.DETAILS and RETRY == gradkern.monitor.committer.RETRY
+    with pytest.raises(ImportError):
+        from gradkern.names import nothing  # noqa: F401
+
+
 def test_names_that_left_the_monitor_package_work_with_a_warning():
     with pytest.warns(DeprecationWarning, match=r"gradkern\.monitor\.History has moved to gradkern\.History"):
         from gradkern.monitor import History

@@ -290,7 +290,7 @@ def test_the_heatmap_is_bounded():
 
 
 @pytest.mark.parametrize("count", [3000, 2])
-def test_the_heatmap_hides_no_sick_parameter(count):
+def test_the_heatmap_hides_no_nonfinite_parameter(count):
     where, sink = layout(count), Kept(heatmap_every=1)
     norms = np.ones(count)
     healthy = np.unique(pixels_of(sink, step_row(1, norms, where)).reshape(-1, 3), axis=0)

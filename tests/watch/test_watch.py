@@ -70,7 +70,7 @@ def test_rows_are_ranked(recorded: Make) -> None:
     assert len(snapshot.fallen) == 4
 
 
-def test_the_sick_come_first(recorded: Make) -> None:
+def test_nonfinite_parameters_come_first(recorded: Make) -> None:
     snapshot = Watcher(recorded(steps=5, bad_step=5)).take()
     assert [(row.name, row.text) for row in snapshot.largest] == [
         ("b.0.weight", "inf or NaN"),
@@ -397,6 +397,6 @@ def test_the_headline_of_a_diagnosis_is_shown_with_its_remedy() -> None:
     assert "Do:" not in drawn(None)
 
 
-def test_a_run_that_is_sick_has_a_headline(recorded: Make) -> None:
+def test_a_faulty_run_has_a_headline(recorded: Make) -> None:
     headline = Watcher(recorded(steps=40, bad_step=7)).take().headline
     assert headline is not None and headline.kind == "nonfinite_gradient"

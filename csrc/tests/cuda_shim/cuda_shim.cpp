@@ -24,7 +24,7 @@ int driver_version = CUDART_VERSION;
 int loaded = 0;
 size_t largest_params = 0;
 int ptx_version = 90;
-bool capturing = false, copies_pending = false, deferred = false;
+bool capturing = false, copies_pending = false, deferred = false, skip_kernels = false;
 int copies = 0, allocations = 0, early_launches = 0;
 
 namespace {

@@ -19,13 +19,16 @@ class SkipOutliers(StepPolicy):
     otherwise read ``stats.skip_step``. A GradScaler treats a skipped step like one with inf and lowers its
     scale.
 
-    Source: the rule and the defaults of OLMo-core's `SkipStepOptimizer`, applied to the gradient norm. Unlike
-    there, skipped norms do not enter the window by default, so that one spike does not hide the next.
+    Source: the rule and the defaults of OLMo-core's `SkipStepOptimizer`. Differences: it compares the loss
+    too, and also skips norms far below the mean. There every norm enters the window: a skipped one, which
+    hides smaller ones after it, and NaN, after which all steps are skipped until it leaves. Here norms that
+    are not finite never enter, and skipped norms only with `admit_outliers`. If all norms of the window are
+    equal, an equal one is skipped there but not here.
 
     Args:
         sigma: the number of (unbiased) standard deviations.
         window: number of latest norms to compare with.
-        min_steps: the first step that can be skipped, counted from 1. Default: half of `window`.
+        min_steps: the first step that can be skipped, counted from 1. Default: half of `window`, at least 20.
         max_norm: a limit of the total norm for the steps that are not skipped; `inf` for none.
         admit_outliers: whether skipped norms enter the window. Set it if the norm can rise suddenly and stay
             high; otherwise all steps after such a rise are skipped.
@@ -48,7 +51,7 @@ class SkipOutliers(StepPolicy):
     ) -> None:
         self.sigma = at_least("SkipOutliers", "sigma", sigma, 0.0)
         self.window = whole("SkipOutliers", "window", window, 2)
-        least = max(2, self.window // 2) if min_steps is None else min_steps
+        least = max(20, self.window // 2) if min_steps is None else min_steps
         self.min_steps = whole("SkipOutliers", "min_steps", least, 2)
         self.max_norm: float = as_limit("SkipOutliers", "max_norm", max_norm)
         self.admit_outliers = bool(admit_outliers)

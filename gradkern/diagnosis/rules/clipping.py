@@ -11,6 +11,7 @@ import numpy as np
 from gradkern._util.text import percent
 from gradkern.diagnosis.case import Case
 from gradkern.diagnosis.finding import Finding
+from gradkern.diagnosis.optimizer import classes, is_adaptive
 
 #: The fewest steps for a rate.
 LEAST_STEPS = 20
@@ -18,6 +19,10 @@ LEAST_STEPS = 20
 ALWAYS = 0.95
 #: The largest typical coefficient of an alarm.
 STRONGLY = 0.1
+#: ‖Δw‖ / ‖w‖ of steps that clipping makes too small: healthy runs have a median above 2e-5. Without clipping
+#: they would be ten times as large or more (`STRONGLY`). A loss that has lost less than this part by then
+#: falls hardly.
+SMALL, HARDLY = 2e-5, 0.2
 #: The largest norm as a fraction of the threshold.
 NEVER = 0.2
 
@@ -32,7 +37,7 @@ def always_clipping(case: Case) -> list[Finding]:
     if rate < ALWAYS:
         return []
     strong = typical <= STRONGLY
-    severity = "warning" if strong and not case.trend.fell else "info"
+    severity = "warning" if strong and (not case.trend.fell or _holds_back(case)) else "info"
     why = (
         f"{percent(rate)} of the steps were clipped, typically to {typical:.2g} of the gradient: max_norm "
         "determines the step size, not the gradient."
@@ -43,6 +48,14 @@ def always_clipping(case: Case) -> list[Finding]:
         "median_norm": float(np.median(e.total_norm[case.finite])),
     }
     return [case.finding("always_clipping", severity, why, numbers)]
+
+
+def _holds_back(case: Case) -> bool:
+    """Whether steps of an optimizer that follows the size of the gradient are too small, and the loss hardly
+    falls."""
+    movement = case.movement[np.isfinite(case.movement)]
+    small = len(movement) > 1 and float(np.median(movement)) <= SMALL
+    return small and bool(classes(case)) and not is_adaptive(case) and case.trend.fall < HARDLY
 
 
 def never_clipping(case: Case) -> list[Finding]:

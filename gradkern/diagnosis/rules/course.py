@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from gradkern.diagnosis.case import FEW_STEPS, Case, Floats
 from gradkern.diagnosis.finding import Finding
 from gradkern.diagnosis.gain import classes_of, input_rms
+from gradkern.diagnosis.optimizer import grows_by_itself
+from gradkern.diagnosis.rules.inputs import large_inputs
 from gradkern.diagnosis.sums import starts_as_a_sum
 from gradkern.diagnosis.trend import trend_of
 
@@ -58,13 +60,15 @@ OF_THE_LARGEST = 4.0
 
 
 def exploding_over_time(case: Case) -> list[Finding]:
-    """The norm grows a hundredfold and the loss with it, or starts a hundred times too large."""
+    """The norm grows a hundredfold and the loss with it, or starts a hundred times too large, or the inputs
+    are too large."""
     norm = _common_norm(case)
     at = np.flatnonzero(np.isfinite(norm) & (norm > 0))
     if len(at) < FEW_STEPS:
         return []
     values = norm[at]
-    return _summing(case, at, values) or _growing(case, at, values) or _starting(case, at, values)
+    over_time = _summing(case, at, values) or _growing(case, at, values) or _starting(case, at, values)
+    return over_time or large_inputs(case)
 
 
 def _common_norm(case: Case) -> Floats:
@@ -83,12 +87,13 @@ def _summing(case: Case, at: NDArray[np.int64], values: Floats) -> list[Finding]
     """Gradients accumulate over steps, because they are not cleared: the norm changes by 1/t at step t."""
     if len(values) < 2 * FEW_STEPS:
         return []
-    starts, level = starts_as_a_sum(case), _is_level(case)
+    starts, level, settled = starts_as_a_sum(case), _is_level(case), len(values) >= SETTLED
+    both = starts and settled and _is_smooth(values, SMOOTH)
     growth = float(np.median(values[-5:])) / float(values[0])
     high = float(np.median(values[-max(len(values) // 10, 3) :])) >= HIGH * float(values.max())
-    if not high or growth < (SUMMED if level else LEFT_PLATEAU):
+    if not (high or both) or growth < (SUMMED if level or both else LEFT_PLATEAU):
         return []
-    if not ((_is_smooth(values) and (starts or len(values) >= SETTLED)) or (starts and level)):
+    if not (both or (_is_smooth(values) and (starts or settled)) or (starts and level)):
         return []
     why = (
         f"The norm grew {growth:.3g} times and as smoothly as the norm of a sum does: each gradient is added "
@@ -104,11 +109,12 @@ def _summing(case: Case, at: NDArray[np.int64], values: Floats) -> list[Finding]
     return [case.finding("exploding_gradient", severity, why, numbers, last=int(case.evidence.steps[at[-1]]))]
 
 
-def _is_smooth(values: Floats) -> bool:
-    """Whether the norm changes by 1/t at nearly all steps t of the second half."""
+def _is_smooth(values: Floats, jitter: float = JITTER) -> bool:
+    """Whether the norm changes by 1/t at nearly all steps t of the second half. A run that starts as a sum
+    does may have more jitter."""
     half, count = np.diff(np.log(values[len(values) // 2 :])), 0.75 * len(values)
     smooth = float(np.median(np.abs(half))) * count <= SMOOTH
-    smooth &= float(np.median(np.abs(half - np.median(half)))) * count <= JITTER
+    smooth &= float(np.median(np.abs(half - np.median(half)))) * count <= jitter
     return smooth and float(np.median(values[4:8])) >= EARLY * values[0]
 
 
@@ -150,7 +156,7 @@ def _climbs(case: Case, onset: int) -> bool:
     early = case.movement[e.update_steps <= e.steps[min(3, len(e.steps) - 1)]]
     early = early[np.isfinite(early)]
     losses = e.loss[: max(onset, FEW_STEPS)]
-    small = bool(len(early)) and float(early.max()) < MOVED
+    small = bool(len(early)) and float(early.max()) < MOVED and not grows_by_itself(case)
     return small and bool(np.isfinite(losses).all()) and trend_of(losses).rose
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from gradkern.diagnosis.case import Case, Floats
 from gradkern.diagnosis.finding import Finding
 from gradkern.diagnosis.gain import classes_of
+from gradkern.diagnosis.trend import comparable_losses
 
 #: The fewest steps for a judgement on the loss.
 LEAST_STEPS = 40
@@ -32,7 +33,7 @@ LARGE_STEPS = 0.02
 def loss_oscillating(case: Case) -> list[Finding]:
     """The loss jumps up and down, with large steps."""
     e = case.evidence
-    loss = e.loss[np.isfinite(e.loss)]
+    loss = comparable_losses(e)
     if len(loss) < LEAST_STEPS:
         return []
     movement = case.movement[np.isfinite(case.movement)]

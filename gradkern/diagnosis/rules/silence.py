@@ -91,10 +91,12 @@ def _silent_layer(case: Case) -> list[Finding]:
     silent = zero[tail].all(axis=0) & ~_zero_weights(case)
     layers = case.model.layers
     dead = [i for i, layer in enumerate(layers) if _is_off(layer, silent)]
-    if not dead or _solved(case) or _starts_at_zero(case):
+    if not dead or _solved(case):
         return []
     index = _nearest_output(layers, dead, silent)
     layer = layers[index]
+    if _stops_at_zero(case, layers[index + 1 :]):
+        return []
     cut_off = [x for x in layers[:index] if silent[x.weight]]
     onset = _onset(zero[:, layer.weight if layer.bias is None else layer.bias])
     parallel = len(cut_off) < index and any(e.rms[tail][:, x.weight].any() for x in layers[:index])
@@ -150,9 +152,10 @@ def _zero_weights(case: Case) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
     return np.asarray((norms == 0).all(axis=0))
 
 
-def _starts_at_zero(case: Case) -> bool:
+def _stops_at_zero(case: Case, behind: list[Layer]) -> bool:
+    """Whether a matrix of zeros nearer the output lets no gradient through."""
     zero = _zero_weights(case)
-    return bool(zero[case.model.matrices].any()) if case.model.matrices else False
+    return any(zero[layer.weight] for layer in behind)
 
 
 def _solved(case: Case) -> bool:

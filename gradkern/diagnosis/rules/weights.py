@@ -11,9 +11,12 @@ from numpy.typing import NDArray
 
 from gradkern.diagnosis.case import Case, Floats
 from gradkern.diagnosis.finding import Finding
+from gradkern.diagnosis.optimizer import decay_a_step, grows_by_itself
 
 #: Norm of all matrices at the end over that at the start: healthy runs have 0.6 … 5.
 GREW, SHRANK = 10.0, 0.2
+#: Growth that counts if no step of an optimizer explains it.
+GREW_BY_ITSELF = 3.0
 #: Growth in the last quarter from which weights still grow; not required beyond a hundredfold.
 GOES_ON = 0.05
 HOPELESS = 100.0
@@ -21,8 +24,10 @@ HOPELESS = 100.0
 #: steps): they grow linearly or slower, so that the second half of the run adds a third of what the first
 #: did to their logarithm. What nothing limits grows exponentially, by as much in both.
 SLOWS = 0.5
-#: Optimizers that remove ``lr * weight_decay`` of the weights at a step; with SGD's momentum, repeatedly.
-DECAYING = ("SGD", "AdamW", "Muon")
+#: Weights average over the last ``1 / decay_a_step`` steps (Wang and Aitchison, "How to set AdamW's weight
+#: decay as you scale model and dataset size", 2024, who find an epoch or more). Halved ones have collapsed if
+#: that is less than a hundred steps.
+HALVED, FAST_DECAY = 0.5, 0.01
 #: The same for one matrix, while the others keep their size.
 LAYER_SHRANK = 0.01
 
@@ -36,13 +41,15 @@ def weight_growth(case: Case) -> list[Finding]:
     size = case.weight_size[at]
     factor = float(size[-1] / size[0])
     goes_on = size[-1] >= (1 + GOES_ON) * size[-max(len(size) // 4, 2)]
-    if factor < GREW or not (goes_on or factor >= HOPELESS):
+    by_itself = grows_by_itself(case)
+    least = GREW_BY_ITSELF if by_itself else GREW
+    if factor < least or not (goes_on or factor >= HOPELESS):
         return []
     onset = int(e.update_steps[at[np.flatnonzero(size >= 2 * size[0])[0]]])
     norms = e.weight_norm[:, case.model.matrices].astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
         grew = norms[at[-1]] / norms[at[0]]
-    worst = [c for c, g in zip(case.model.matrices, grew) if np.isfinite(g) and g >= GREW]
+    worst = [c for c, g in zip(case.model.matrices, grew) if np.isfinite(g) and g >= least]
     why = (
         f"The norm of the weights grew from {size[0]:.3g} to {size[-1]:.3g}, by a factor of {factor:.3g}, "
         "and still grows: nothing limits it."
@@ -51,25 +58,14 @@ def weight_growth(case: Case) -> list[Finding]:
     if case.trend.fell and case.trend.kept and factor < HOPELESS and _slows(e.update_steps[at], size):
         severity = "info"
     layers = case.names(worst) if len(worst) < len(case.model.matrices) else ()
-    return [case.finding("weight_growth", severity, why, {"growth": factor}, layers=layers, first=onset)]
+    numbers = {"growth": factor} | ({"by_itself": 1.0} if by_itself else {})
+    return [case.finding("weight_growth", severity, why, numbers, layers=layers, first=onset)]
 
 
 def _slows(steps: NDArray[np.int64], size: Floats) -> bool:
     """Whether the logarithm of the size grows less in the second half of the steps than in the first."""
     middle = float(np.interp((steps[0] + steps[-1]) / 2, steps, np.log(size)))
     return float(np.log(size[-1])) - middle <= SLOWS * (middle - float(np.log(size[0])))
-
-
-def decay_a_step(case: Case) -> float:
-    """The part of the weights that weight decay alone removes at a step; 0 if it is not known, or is part of
-    an adaptive step (Adam's)."""
-    taken = 0.0
-    for group in case.evidence.facts.get("optimizers") or []:
-        if group.get("class") in DECAYING:
-            rate, decay = (float(group.get(name) or 0) for name in ("lr", "weight_decay"))
-            again = float(group.get("momentum") or 0) if group["class"] == "SGD" else 0.0
-            taken = max(taken, rate * decay / (1 - min(again, 0.999)))
-    return taken
 
 
 def weight_collapse(case: Case) -> list[Finding]:
@@ -84,20 +80,23 @@ def weight_collapse(case: Case) -> list[Finding]:
     with np.errstate(invalid="ignore", divide="ignore"):
         ratios = norms[-1] / norms[0]
     gone = [c for c, r in zip(case.model.matrices, ratios) if r <= LAYER_SHRANK]
-    if factor > SHRANK and not gone:
+    taken = decay_a_step(case)
+    outweighed = factor <= HALVED and taken >= FAST_DECAY
+    if factor > SHRANK and not gone and not outweighed:
         return []
     onset = (
         int(e.update_steps[at[np.flatnonzero(size <= (1 + factor) / 2 * size[0])[0]]]) if factor < 1 else None
     )
-    what = "the weights" if factor <= SHRANK else case.names(gone)[0]
+    of_one = factor > SHRANK and bool(gone)
+    what = case.names(gone)[0] if of_one else "the weights"
+    left = float(np.nanmin(ratios)) if of_one else factor
     why = (
-        f"The norm of {what} fell to {min(factor, float(np.nanmin(ratios))):.1e} of its initial value: "
-        "weight decay removes more than the gradient adds."
+        f"The norm of {what} fell to {left:.2g} of its initial value: weight decay removes more than the "
+        "gradient adds."
     )
     severity = "warning" if case.trend.fell else "severe"
     layers = case.names(gone) if gone and len(gone) < len(case.model.matrices) else ()
     numbers = {"shrinkage": factor, "layers_gone": len(gone)}
-    taken = decay_a_step(case)
     if taken:
         numbers["decay_a_step"] = taken
     return [case.finding("weight_collapse", severity, why, numbers, layers=layers, first=onset)]

@@ -1,0 +1,104 @@
+"""Faults of the fifth half that act in a model, a batch or a loss, as extras of a recipe.
+
+cut:MODULE         the output of a module is detached
+blocked:MODULE     the output of a module is rounded, without a straight-through gradient
+spare              a layer that is never used
+shrunk:F           the output of each block's activation is multiplied by F
+loud:NAME=F        a parameter's first values are multiplied by F
+negative:K         block K starts with weights below zero
+stuck:K            block K starts with biases of 12 and -12
+surge:K            the loss of step K is multiplied by 3000
+far_input:K        the first input of step K is multiplied by 10,000
+nan_target:K       the first target of step K is NaN
+log_zero:K         a logarithm of zero is added to the loss of step K
+blank              all inputs are zero
+noise_inputs       inputs are noise
+late_labels        labels are those of the batch before
+alternating        labels or targets are turned around at every other step
+praise:F           F times the squares of all weights are subtracted from the loss
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.diagnosis.models import Block
+from benchmarks.diagnosis.recipe import Recipe
+
+__all__ = ["Spoiler", "spoil_loss", "spoil_model"]
+
+
+def spoil_model(model: nn.Module, recipe: Recipe) -> None:
+    """Faults of the forward pass and of the first weights."""
+    for extra, change in (("cut", torch.Tensor.detach), ("blocked", torch.round)):
+        name = recipe.extra(extra)
+        if name is not None:
+            model.get_submodule(name).register_forward_hook(lambda m, i, out, change=change: change(out))
+    if recipe.extra("spare") is not None:
+        model.spare = nn.Linear(recipe.width, recipe.width)
+    factor = recipe.extra("shrunk")
+    if factor is not None:
+        for block in (m for m in model.modules() if isinstance(m, Block)):
+            block.activation.register_forward_hook(lambda m, i, out: out * float(factor))
+    loud = recipe.extra("loud")
+    if loud is not None:
+        name, _, times = loud.partition("=")
+        model.get_parameter(name).data.mul_(float(times))
+    coarse = recipe.extra("coarse")
+    if coarse is not None:
+        for table in (m for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))):
+            table.weight.data.mul_(float(coarse))
+    _spoil_block(model, recipe)
+
+
+def _spoil_block(model: nn.Module, recipe: Recipe) -> None:
+    negative, stuck = recipe.extra("negative"), recipe.extra("stuck")
+    if negative is not None:
+        layer = model.get_submodule(f"blocks.{negative}.layer")
+        layer.weight.data.abs_().neg_()
+        layer.bias.data.fill_(-0.1)
+    if stuck is not None:
+        bias = model.get_submodule(f"blocks.{stuck}.layer").bias.data
+        bias.copy_(torch.where(torch.arange(len(bias)) % 2 == 0, 12.0, -12.0))
+
+
+def spoil_loss(loss: Tensor, model: nn.Module, recipe: Recipe, step: int) -> Tensor:
+    """The loss of a step, counted from 1."""
+    if recipe.extra("surge") == str(step):
+        loss = loss * 3000
+    if recipe.extra("log_zero") == str(step):
+        loss = loss + (loss - loss.detach()).abs().log()
+    praise = recipe.extra("praise")
+    if praise is not None:
+        squares = [p.square().sum() for p in model.parameters() if p.dim() > 1]
+        loss = loss - float(praise) * torch.stack(squares).sum()
+    return loss
+
+
+class Spoiler:
+    """Faults of batches; it remembers the labels of the one before."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._recipe = recipe
+        self._last: Tensor | None = None
+
+    def __call__(self, x: Tensor, y: Tensor, step: int) -> tuple[Any, Any]:
+        recipe, now = self._recipe, y
+        if recipe.extra("far_input") == str(step):
+            x = torch.cat([x[:1] * 1e4, x[1:]])
+        if recipe.extra("nan_target") == str(step):
+            y = y.clone().index_fill_(0, torch.tensor([0]), math.nan)
+        if recipe.extra("blank") is not None:
+            x = torch.zeros_like(x)
+        if recipe.extra("noise_inputs") is not None:
+            x = torch.randn_like(x)
+        if recipe.extra("late_labels") is not None:
+            y = self._last if self._last is not None else y.roll(1, 0)
+        if recipe.extra("alternating") is not None and step % 2 == 0:
+            y = -y if y.is_floating_point() else int(y.max()) - y
+        self._last = now
+        return x, y

@@ -1,0 +1,74 @@
+"""What the run's optimizers do to the weights at a step, from their classes and settings."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+from gradkern.diagnosis.case import Case
+
+#: Optimizers whose step hardly depends on the size of the gradient: they divide it by its own size, take its
+#: sign (Lion, signSGD, Rprop) or make it orthogonal (Muon). Clipping then changes little.
+NORMALIZING = re.compile(
+    r"ada|rmsprop|lion|muon|sign|rprop|sophia|lamb|lars|prodigy|shampoo|soap|novograd|tiger", re.IGNORECASE
+)
+#: Those of them that move each element by about the learning rate.
+ELEMENTWISE = re.compile(r"adam|lion|sign|tiger|adan", re.IGNORECASE)
+#: Optimizers that remove ``lr * weight_decay`` of the weights at a step: decoupled ones, and SGD, with its
+#: momentum repeatedly. In an adaptive step (Adam's) a decay has no such size.
+DECAYING = re.compile(r"^sgd|adamw|lion|muon|adafactor|adan|sophia|ademamix|tiger", re.IGNORECASE)
+#: How much faster than by its steps weights grow if something else multiplies them. Steps between two looks
+#: may be larger than those at the looks.
+FASTER = 1.5
+
+
+def classes(case: Case) -> list[str]:
+    """The class of the optimizer of each parameter group; empty if unknown."""
+    return [str(group.get("class", "")) for group in case.evidence.facts.get("optimizers") or []]
+
+
+def is_adaptive(case: Case) -> bool:
+    """Whether the step of one of the optimizers hardly depends on the size of the gradient."""
+    return any(NORMALIZING.search(kind) for kind in classes(case))
+
+
+def decay_a_step(case: Case) -> float:
+    """The part of the weights that weight decay alone removes at a step, at the highest learning rate; 0 if
+    it is not known, or is part of an adaptive step."""
+    taken, rates = 0.0, case.evidence.lr[np.isfinite(case.evidence.lr) & (case.evidence.lr > 0)]
+    rise = float(rates.max() / rates[0]) if len(rates) else 1.0  # facts have the rates of the first step
+    for group in case.evidence.facts.get("optimizers") or []:
+        kind = str(group.get("class", ""))
+        if DECAYING.search(kind):
+            rate, decay = (float(group.get(name) or 0) for name in ("lr", "weight_decay"))
+            again = float(group.get("momentum") or 0) if kind.upper().startswith("SGD") else 0.0
+            taken = max(taken, rise * rate * decay / (1 - min(again, 0.999)))
+    return taken
+
+
+def asked_step(case: Case) -> float:
+    """‖Δw‖ / ‖w‖ of a step without rounding, which suppresses small changes of 16-bit weights: of SGD's
+    without its momentum, and of those that move each element by the learning rate; 0 if unknown."""
+    e, kinds = case.evidence, classes(case)
+    norm, size = e.total_norm[case.finite], case.weight_size[np.isfinite(case.weight_size)]
+    rates = e.lr[np.isfinite(e.lr)]
+    if not kinds or not len(norm) or not len(rates) or not len(size) or not size[0]:
+        return 0.0
+    if all(kind == "SGD" for kind in kinds):
+        return float(np.median(rates) * np.median(norm) / size[0])
+    if all(ELEMENTWISE.search(kind) for kind in kinds):
+        return float(np.median(rates) * np.sqrt(e.numel[case.model.matrices].sum()) / size[0])
+    return 0.0
+
+
+def grows_by_itself(case: Case) -> bool:
+    """Whether the weights grow faster than the optimizer's steps can make them: their norm changes by at most
+    the norm of the step. Something else multiplies them, such as a decay of the wrong sign."""
+    e, size = case.evidence, case.weight_size
+    known = np.flatnonzero(np.isfinite(size) & (size > 0) & np.isfinite(case.movement))
+    if len(known) < 4:
+        return False
+    growth = np.diff(np.log(size[known])) / np.diff(e.update_steps[known])
+    step = np.maximum(case.movement[known][1:], case.movement[known][:-1])
+    return bool((growth[-3:] > FASTER * np.log1p(step[-3:])).all() and (growth[-3:] > 0).all())
