@@ -34,10 +34,14 @@ def clip(
     count_zeros: bool,
     names: Sequence[str] | None,
 ) -> dict[str, Any] | None: ...
+
+class GroupPlan:
+    elementwise: bool
+    def __init__(self, natives: list[Any], rows: list[Tensor | None]) -> None: ...
+
 def clip_by_groups(
     parameters: Sequence[Tensor],
-    natives: Sequence[Any],
-    rows: Sequence[Tensor | None],
+    plan: GroupPlan,
     norm_type: float,
     on_nonfinite: str,
     count_zeros: bool,

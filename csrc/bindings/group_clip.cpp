@@ -153,13 +153,8 @@ bool needs_rows(const GroupPolicy& group) {
 /// The decisions of all groups after one read.
 class Deciding {
  public:
-  Deciding(const CallSite& site, const std::vector<GroupPolicy>& groups, int64_t count, double norm_type)
-      : groups_(groups), count_(count), norm_type_(norm_type) {
-    for (const GroupPolicy& group : groups) {
-      check_rows(site, group, count);
-      steps_.push_back(checked_step(site, group, GroupRows(group, count).size()));
-    }
-  }
+  Deciding(const GroupPlan& plan, double norm_type)
+      : groups_(plan.groups), steps_(plan.steps), count_(plan.positions), norm_type_(norm_type) {}
 
   RowDecision operator()(const Prepared& prepared, const Measurement& m, Decisions& out) const {
     const Norms norms(prepared, m, norm_type_);
@@ -187,36 +182,55 @@ class Deciding {
   }
 
   const std::vector<GroupPolicy>& groups_;
-  std::vector<PolicyStep> steps_;
+  const std::vector<PolicyStep>& steps_;
   int64_t count_;
   double norm_type_;
 };
 
 }  // namespace
 
+GroupPlan::GroupPlan(std::vector<GroupPolicy> given) : groups(std::move(given)) {
+  const auto any = [&](auto test) { return std::any_of(groups.begin(), groups.end(), test); };
+  by_weights = any([](const GroupPolicy& group) { return group.kind == "agc"; });
+  elementwise = any(is_elementwise);
+  by_rows = any(needs_rows);
+}
+
+void GroupPlan::check(const CallSite& site, int64_t count) {
+  if (positions == count) return;
+  positions = -1;
+  steps.clear();
+  for (const GroupPolicy& group : groups) {
+    check_rows(site, group, count);
+    steps.push_back(checked_step(site, group, GroupRows(group, count).size()));
+  }
+  positions = count;
+}
+
 GroupedClip clip_by_groups(const CallSite& site, const GradList& grads, const GradList& weights,
-                           const ClipRequest& request, const std::vector<GroupPolicy>& groups) {
+                           const ClipRequest& request, GroupPlan& plan) {
   at::NoGradGuard no_grad;
   GroupedClip out;
-  const Deciding deciding(site, groups, int64_t(grads.size()), request.measure.norm_type);
-  ElementPolicies elements(site, grads, weights, groups);
+  plan.check(site, int64_t(grads.size()));
+  const Deciding deciding(plan, request.measure.norm_type);
+  ElementPolicies elements(site, grads, weights, plan.groups);
   out.supported = elements.supported();
-  out.shared = shared(site, grads, groups);
+  out.shared = shared(site, grads, plan.groups);
   if (!out.supported || out.shared) return out;
   Decisions decisions;
   const DecideRows decide = [&](const Prepared& prepared, const Measurement& m) {
     return deciding(prepared, m, decisions);
   };
   ChangeRows change;
-  if (std::any_of(groups.begin(), groups.end(), is_elementwise))
+  if (plan.elementwise)
     change = [&](const Measurement& m, std::vector<double>& factors) { elements.apply(m, factors); };
   ClipRequest asked = request;
   asked.measure.units = elements.reads();
-  asked.measure.wide_norm = std::any_of(groups.begin(), groups.end(), needs_rows);
+  asked.measure.wide_norm = plan.by_rows;
   std::vector<double> factors;
   out.clip = clip_by(site, grads, asked, decide, change, factors);
   if (factors.size() != 1) out.factor = row_of(factors);
-  if (groups.front().rows.defined()) out.norms = row_of(decisions.norms);
+  if (plan.named()) out.norms = row_of(decisions.norms);
   out.thresholds = std::move(decisions.thresholds);
   out.row_thresholds = row_of(decisions.row_thresholds);
   return out;

@@ -9,6 +9,7 @@
 #include "bindings/build_info.h"
 #include "bindings/cuda_backend.h"
 #include "bindings/cuda_stream.h"
+#include "bindings/element_policies.h"
 #include "bindings/engine.h"
 #include "bindings/policies.h"
 #include "bindings/python_lists.h"
@@ -162,7 +163,7 @@ std::optional<py::dict> clip_parameters(const py::sequence& parameters, double m
 
 /// The policies of groups. `natives` are NativePolicy of gradkern.clipping.policies.native; `rows` has a tensor or None
 /// for each.
-std::vector<GroupPolicy> group_policies(const py::list& natives, const py::list& rows) {
+GroupPlan group_plan(const py::list& natives, const py::list& rows) {
   const auto tensor = [](const py::handle& item) { return item.is_none() ? at::Tensor() : item.cast<at::Tensor>(); };
   std::vector<GroupPolicy> policies;
   policies.reserve(natives.size());
@@ -171,11 +172,31 @@ std::vector<GroupPolicy> group_policies(const py::list& natives, const py::list&
     policies.push_back({native[0].cast<std::string>(), native[1].cast<std::vector<double>>(), tensor(native[2]),
                         tensor(rows[i]), tensor(native[3])});
   }
-  return policies;
+  return GroupPlan(std::move(policies));
 }
 
-std::optional<py::dict> clip_parameters_by_groups(const py::sequence& parameters, const py::list& natives,
-                                                  const py::list& rows, double norm_type,
+/// A group's limit in this step: None, a number, or the limits of all rows.
+py::object limit_of(const GroupPolicy& group, double threshold, const py::object& by_row) {
+  if (group.kind == "nothing" || is_elementwise(group)) return py::none();
+  if (group.kind == "adagc") return by_row;
+  return py::float_(threshold);
+}
+
+/// Adds "threshold" and "groups", whose items are the norms, the limits and the limits of rows.
+void add_limits(py::dict& out, const GroupPlan& plan, const GroupedClip& result) {
+  const py::object by_row = optional_tensor(result.row_thresholds);
+  if (!plan.named()) {
+    out["threshold"] = limit_of(plan.groups.front(), result.thresholds.front(), by_row);
+    return;
+  }
+  py::list limits(plan.groups.size());
+  for (size_t g = 0; g < plan.groups.size(); ++g)
+    limits[g] = limit_of(plan.groups[g], result.thresholds[g], by_row);
+  out["threshold"] = py::none();
+  out["_groups"] = py::make_tuple(result.norms, limits, by_row);
+}
+
+std::optional<py::dict> clip_parameters_by_groups(const py::sequence& parameters, GroupPlan& plan, double norm_type,
                                                   const std::string& on_nonfinite, bool count_zeros,
                                                   const py::object& names) {
   const CallSite site = named_site("GradClipper.clip_", names);
@@ -185,13 +206,11 @@ std::optional<py::dict> clip_parameters_by_groups(const py::sequence& parameters
   request.measure = {norm_type, true, count_zeros};
   request.on_nonfinite = policy_of(on_nonfinite);
   request.raise_if_nonfinite_elements = on_nonfinite == "raise";
-  const std::vector<GroupPolicy> policies = group_policies(natives, rows);
-  const bool by_weights = std::any_of(policies.begin(), policies.end(), [](auto& p) { return p.kind == "agc"; });
-  GradList weights = by_weights ? tensors_of(site, parameters) : GradList(0);
+  GradList weights = plan.by_weights ? tensors_of(site, parameters) : GradList(0);
   if (!is_native(weights)) return std::nullopt;
   weights.own();
   const GroupedClip result =
-      without_gil(site, grads, [&] { return clip_by_groups(site, grads, weights, request, policies); });
+      without_gil(site, grads, [&] { return clip_by_groups(site, grads, weights, request, plan); });
   if (!result.supported) return std::nullopt;
   py::dict out;
   if (result.shared) {
@@ -204,9 +223,7 @@ std::optional<py::dict> clip_parameters_by_groups(const py::sequence& parameters
   out["has_grad"] = has_grad(grads);
   out["numel"] = numels_of(site, parameters);
   out["_factor"] = optional_tensor(result.factor);
-  out["group_norm"] = optional_tensor(result.norms);
-  out["threshold"] = result.thresholds;
-  out["row_threshold"] = optional_tensor(result.row_thresholds);
+  add_limits(out, plan, result);
   return out;
 }
 
@@ -288,6 +305,9 @@ PYBIND11_MODULE(_C, m) {
   m.def("measure", &measure_parameters);
   m.def("measure_gradients", &measure_gradients);
   m.def("clip", &clip_parameters);
+  py::class_<GroupPlan>(m, "GroupPlan")
+      .def(py::init(&group_plan), py::arg("natives"), py::arg("rows"))
+      .def_readonly("elementwise", &GroupPlan::elementwise);
   m.def("clip_by_groups", &clip_parameters_by_groups);
   m.def("agc_", &clip_parameters_by_units);
   m.def("shared_memory", &shared_memory);

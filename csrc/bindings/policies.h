@@ -29,6 +29,22 @@ struct GroupPolicy {
   at::Tensor layers;              ///< int64: the layer of each row, if "global_norm" limits every layer by itself
 };
 
+/// The policies of a clipper, checked once for a number of positions and used again while no setting changes.
+struct GroupPlan {
+  std::vector<GroupPolicy> groups;
+  bool by_weights = false;   ///< whether a policy reads the weights
+  bool elementwise = false;  ///< whether one changes elements by themselves
+  bool by_rows = false;      ///< whether one needs the norms of positions
+  int64_t positions = -1;    ///< what the plan was checked for
+  std::vector<PolicyStep> steps;
+
+  explicit GroupPlan(std::vector<GroupPolicy> given);
+  /// Whether groups have rows of their own, instead of one that has all.
+  bool named() const { return groups.front().rows.defined(); }
+  /// Raises ValueError for an unexpected name, shape, type or device.
+  void check(const CallSite& site, int64_t count);
+};
+
 /// The decisions of all groups. Tensors are float64 on the CPU.
 struct GroupedClip {
   ClipResult clip;                 ///< its skip_step only if something can skip
@@ -45,6 +61,6 @@ struct GroupedClip {
 /// and groups share no position. `weights` are the parameters, which only "agc" reads. Raises as policy_step does,
 /// before anything changes.
 GroupedClip clip_by_groups(const CallSite& site, const GradList& grads, const GradList& weights,
-                           const ClipRequest& request, const std::vector<GroupPolicy>& groups);
+                           const ClipRequest& request, GroupPlan& plan);
 
 }  // namespace gradkern

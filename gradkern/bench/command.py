@@ -26,8 +26,8 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser = commands.add_parser(
         "bench",
         help="compare clipping with torch on this machine, on gradients of your model's shapes",
-        description="Times clip_grad_norm_ and measure and torch's clip_grad_norm_, call by call, in "
-        "turns, and compares both norms with float64. Takes about 15 seconds.",
+        description="Times gradkern's clip_grad_norm_ and measure and torch's clip_grad_norm_ in turns, and "
+        "compares both norms with float64. Takes about 15 seconds.",
     )
     parser.add_argument(
         "--model",
@@ -36,14 +36,22 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "dtypes are used, so it may be on the meta device (default: four lists of parameters)",
     )
     parser.add_argument(
-        "--dtype", choices=DTYPES, help="of the gradients (default: the model's, else float32)"
+        "--dtype", choices=DTYPES, help="dtype of the gradients (default: the model's, or float32)"
     )
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where torch finds one")
+    parser.add_argument(
+        "--device",
+        choices=("cpu", "cuda"),
+        help="device of the gradients (default: cuda if torch finds a GPU)",
+    )
     parser.add_argument("--threads", type=whole(1), metavar="N", help="CPU threads (default: torch's)")
     parser.add_argument(
-        "--seconds", type=positive, default=1.0, metavar="S", help="for each line (default: 1)"
+        "--seconds",
+        type=positive,
+        default=1.0,
+        metavar="S",
+        help="seconds of measurement for each line (default: 1)",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results to this file")
     parser.set_defaults(run=run_command)
 
 

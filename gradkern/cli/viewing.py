@@ -20,7 +20,9 @@ _WAITS = " In a terminal, and without --once, watch waits for it."
 def add_commands(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the commands to gradkern's parser."""
     watch = commands.add_parser(
-        "watch", help="show a run live in the terminal", description="Waits for a run that has not begun."
+        "watch",
+        help="show a run live in the terminal",
+        description="Shows a run while it is recorded or afterwards. Waits if it has not begun.",
     )
     watch.add_argument("run_dir", metavar="RUN", type=Path, help=_RUN_HELP)
     watch.add_argument("--once", action="store_true", help="print one frame and exit")
@@ -31,8 +33,12 @@ def add_commands(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
 
     report = commands.add_parser("report", help="write one self-contained HTML file about a run")
     report.add_argument("run_dir", metavar="RUN", type=Path, help=_RUN_HELP)
-    report.add_argument("-o", "--output", type=_text, metavar="FILE", help="or a folder; default: RUN")
-    report.add_argument("--png", type=_path, metavar="DIR", help="write every figure as a PNG there too")
+    report.add_argument(
+        "-o", "--output", type=_text, metavar="FILE", help="file or folder to write to (default: RUN)"
+    )
+    report.add_argument(
+        "--png", type=_path, metavar="DIR", help="also write every figure to this folder, as a PNG file"
+    )
     report.set_defaults(run=_report)
 
 

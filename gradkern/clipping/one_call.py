@@ -16,7 +16,6 @@ from gradkern.kernels.backend import C
 from gradkern.params.group_stats import GroupTotals
 
 _CHANGED: list[tuple[dict[str, Any], tuple[Any, ...]]] = [({}, (None, None))]
-_WITHOUT_THRESHOLD = frozenset({"nothing", "value", "agc"})
 
 
 class OneCall:
@@ -38,6 +37,8 @@ class OneCall:
         self._natives: list[NativePolicy | None] = []
         self._counting: list[int] = []
         """Positions of the policies that count steps, which are asked again at each."""
+        self._plan: Any = None
+        """`GroupPlan` of the extension, made of `_natives`; None if one of them is None."""
         # What `_natives` was made from, for `dicts_unchanged`; at first something that has changed.
         self._settings: list[tuple[dict[str, Any], tuple[Any, ...]]] = _CHANGED
 
@@ -53,35 +54,45 @@ class OneCall:
         Raises:
             ValueError: gradients of different groups share memory. Nothing has changed.
         """
-        # Between backward and the optimizer's step no code is cached, so that unchanged objects are kept.
-        natives = self._unchanged() if C.dicts_unchanged(self._settings) else self._read_policies()
-        if None in natives:
+        # Between backward and the optimizer's step no code is cached, so that little of it runs where nothing
+        # has changed.
+        if not C.dicts_unchanged(self._settings):
+            self._look()
+        elif self._counting:
+            self._count()
+        if self._plan is None:
             return None
         columns: dict[str, Any] | None = C.clip_by_groups(
-            params, natives, self._rows, norm_type, on_nonfinite, count_zeros, self._names
+            params, self._plan, norm_type, on_nonfinite, count_zeros, self._names
         )
         if columns is None:
             return None
-        if "shared" in columns:
-            assert self._grouped is not None
-            raise_shared("GradClipper.clip_", columns["shared"], self._grouped.by_name(), self._names)
+        grouped = self._grouped
+        if grouped is not None:
+            if "shared" in columns:
+                raise_shared("GradClipper.clip_", columns["shared"], grouped.by_name(), self._names)
+            columns["_groups"] = GroupTotals(
+                grouped.names, grouped.member_names, self._rows, *columns["_groups"]
+            )
         for i in self._counting:
-            native = natives[i]
+            native = self._natives[i]
             if native is not None and native.decided is not None:
                 native.decided()
-        self._add_limits(columns, natives)
         return columns
 
-    def _unchanged(self) -> list[NativePolicy | None]:
-        """The same policies as in the step before, where no setting has changed."""
+    def _count(self) -> None:
+        """Ask the policies that count steps for this one, where no setting has changed."""
+        changed = False
         for i in self._counting:
             policy, names = self._policies[i]
-            if policy is not None:
-                self._natives[i] = policy.native(names)
-        return self._natives
+            native = None if policy is None else policy.native(names)
+            changed = changed or native is not self._natives[i]
+            self._natives[i] = native
+        if changed:
+            self._plan_again()
 
-    def _read_policies(self) -> list[NativePolicy | None]:
-        """The policies as they are now. Kept until a setting changes, but for those that count steps."""
+    def _look(self) -> None:
+        """Take the policies as they are now, until a setting changes."""
         self._natives = [
             NOTHING if policy is None else policy.native(names) for policy, names in self._policies
         ]
@@ -90,22 +101,7 @@ class OneCall:
             i for i, native in enumerate(self._natives) if native is not None and native.decided is not None
         ]
         self._settings = [(owner, tuple(chain.from_iterable(owner.items()))) for owner in owners]
-        return self._natives
+        self._plan_again()
 
-    def _add_limits(self, columns: dict[str, Any], natives: Sequence[NativePolicy | None]) -> None:
-        """Make `threshold` and `_groups` of what the extension says about groups."""
-        by_row, norm = columns.pop("row_threshold"), columns.pop("group_norm")
-        limits: list[float | Tensor | None] = columns["threshold"]
-        for i, native in enumerate(natives):
-            if native is None or native.kind in _WITHOUT_THRESHOLD:
-                limits[i] = None
-            elif native.kind == "adagc":
-                limits[i] = by_row
-        grouped = self._grouped
-        if grouped is None:
-            columns["threshold"] = limits[0]
-        else:
-            columns["threshold"] = None
-            columns["_groups"] = GroupTotals(
-                grouped.names, grouped.member_names, self._rows, norm, limits, by_row
-            )
+    def _plan_again(self) -> None:
+        self._plan = None if None in self._natives else C.GroupPlan(self._natives, self._rows)

@@ -24,21 +24,25 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     """Register the subcommand."""
     parser = commands.add_parser(
         "demo",
-        help="train small language models with and without clipping; a table, a picture, a diagnosis",
+        help="train small language models with and without clipping, and compare them",
         description="Trains a small LSTM and a small transformer on the source of Python's standard library, "
-        "each without clipping at a learning rate where it blows up, and with GradClipper at the same one. "
-        "All four runs are recorded and diagnosed.",
+        "at a learning rate where they blow up without clipping, each with and without GradClipper. Prints a "
+        "table, draws a picture, and records and diagnoses all four runs.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(
-        "--output", type=Path, default=Path("gradkern-demo"), metavar="DIR", help="results go there"
+        "--output", type=Path, default=Path("gradkern-demo"), metavar="DIR", help="folder of the results"
     )
     parser.add_argument(
-        "--model", choices=("both", "lstm", "transformer"), default="both", help="what to train"
+        "--model", choices=("both", "lstm", "transformer"), default="both", help="models to train"
     )
-    parser.add_argument("--steps", type=whole(2), default=200, metavar="N", help="training steps a run")
-    parser.add_argument("--seed", type=whole(0), default=0, metavar="N", help="of weights and batches")
-    parser.add_argument("--max-norm", type=positive, default=0.5, metavar="NORM", help="for the clipped runs")
+    parser.add_argument("--steps", type=whole(2), default=200, metavar="N", help="training steps of each run")
+    parser.add_argument(
+        "--seed", type=whole(0), default=0, metavar="N", help="seed of the weights and batches"
+    )
+    parser.add_argument(
+        "--max-norm", type=positive, default=0.5, metavar="NORM", help="limit of the clipped runs"
+    )
     parser.add_argument(
         "--threads",
         type=whole(1),
@@ -46,8 +50,8 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         metavar="N",
         help="CPU threads; small models gain little from more",
     )
-    parser.add_argument("--no-picture", action="store_true", help="do without matplotlib")
-    parser.add_argument("--quiet", action="store_true", help="no progress, only the result")
+    parser.add_argument("--no-picture", action="store_true", help="draw no picture, which needs matplotlib")
+    parser.add_argument("--quiet", action="store_true", help="print the result only")
     parser.set_defaults(run=run_command)
 
 

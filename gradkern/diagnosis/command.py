@@ -30,10 +30,12 @@ _STATUS = "The exit status is 1 if a finding is severe, 2 if the run cannot be r
 def add_command(commands: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to gradkern's parser."""
     parser = commands.add_parser(
-        "diagnose", help="find faults of a run, with evidence and remedies", description=_STATUS
+        "diagnose",
+        help="find faults of a run, with evidence and remedies",
+        description=f"Finds faults of a run, with evidence and remedies. {_STATUS}",
     )
     parser.add_argument(
-        "run_dir", metavar="RUN", type=Path, help="folder of the run (run_dir of GradMonitor)"
+        "run_dir", metavar="RUN", type=Path, help="folder of the run: the run_dir given to GradMonitor"
     )
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     parser.set_defaults(run=_run)

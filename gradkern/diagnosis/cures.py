@@ -78,7 +78,7 @@ def zero_bias(finding: Finding) -> Remedy:
     name = next((name for name in finding.layers if "bias" in name), "bias")
     return Remedy(
         "zero_bias",
-        f"Start {name} at zero: it is far larger than what the weights add to it, so that the units are off.",
+        f"Start {name} at zero: it is far larger than the weighted inputs, so that the units are inactive.",
         f'torch.nn.init.zeros_(model.get_parameter("{name}"))',
     )
 

@@ -15,11 +15,11 @@ NORMALIZING = re.compile(
 )
 #: Those of them that move each element by about the learning rate.
 ELEMENTWISE = re.compile(r"adam|lion|sign|tiger|adan", re.IGNORECASE)
-#: Optimizers that remove ``lr * weight_decay`` of the weights at a step: decoupled ones, and SGD, with its
-#: momentum repeatedly. In an adaptive step (Adam's) a decay has no such size.
+#: Optimizers that remove ``lr * weight_decay`` of the weights at a step: decoupled ones, and SGD, whose
+#: momentum repeats it. The size of the decay in an adaptive step (Adam's) is not known.
 DECAYING = re.compile(r"^sgd|adamw|lion|muon|adafactor|adan|sophia|ademamix|tiger", re.IGNORECASE)
-#: How much faster than by its steps weights grow if something else multiplies them. Steps between two looks
-#: may be larger than those at the looks.
+#: Weights that grow this much faster than the steps explain are multiplied by something else. The steps
+#: between two recorded ones may be larger than these.
 FASTER = 1.5
 
 

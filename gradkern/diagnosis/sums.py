@@ -17,7 +17,7 @@ BOUNDS = {1: (1.05, 3.0), 2: (1.4, 5.5), 5: (2.0, 15.0)}
 def starts_as_a_sum(case: Case) -> bool:
     """Whether the norm rises at each of the first steps, as that of a sum does. A loop without zero_grad()
     shows this before anything else, and also where it clips or diverges later. If the loss rises at each of
-    them, too, it is climbed instead: the first sums point downhill."""
+    them too, the sign of the loss is wrong, because the first sums still point downhill."""
     norm, loss = case.evidence.total_norm[:RISING], case.evidence.loss[:RISING]
     if len(norm) < RISING or not np.isfinite(norm).all() or not norm[0] > 0 or (np.diff(loss) > 0).all():
         return False

@@ -14,9 +14,9 @@ Floats = NDArray[np.floating[Any]]
 
 #: A fall counts from this part of the initial loss, and from three standard errors.
 LEAST_FALL, ERRORS = 0.02, 3.0
-#: Steps that train the same part are compared with each other where parts take turns: the part trained
-#: changes at this share of the steps or more, and one of at most five has its turn.
-CHANGES, TURN = 0.15, 0.2
+#: Parts take turns if the parameters with a gradient change at this share of the steps or more, and the most
+#: frequent part has at least this share of the steps, and at least half of it in each fifth of the run.
+CHANGES, TURN, FIFTHS, EVENLY = 0.15, 0.2, 5, 0.5
 #: A run learns well if it lost four fifths of its first loss, and at most a tenth of that fall came back.
 WELL, BACK = 0.8, 0.1
 
@@ -68,15 +68,22 @@ def loss_trend(evidence: RunEvidence) -> LossTrend:
 def comparable_losses(evidence: RunEvidence) -> Floats:
     """All finite losses. Where parts are trained in turn (a generator and its critic), each by a loss of its
     own, those of the part that is trained most often."""
-    e = evidence
-    trained = e.has_grad & (e.rms != 0)
-    kept = np.arange(len(e.steps))
-    if len(trained) > 1 and not (trained == trained[0]).all():
-        _, which, counts = np.unique(trained, axis=0, return_inverse=True, return_counts=True)
-        which = which.reshape(-1)
-        if np.mean(which[1:] != which[:-1]) >= CHANGES and counts.max() >= TURN * len(which):
-            kept = e.rows[which == counts.argmax()]
-    return e.loss[kept][np.isfinite(e.loss[kept])]
+    turn = _turn(evidence.has_grad)
+    loss = evidence.loss if turn is None else evidence.loss[evidence.rows[turn]]
+    return loss[np.isfinite(loss)]
+
+
+def _turn(has_grad: NDArray[np.bool_]) -> NDArray[np.int64] | None:
+    """The rows in which the most frequent part is trained; None if parts do not take turns."""
+    if not len(has_grad) or (has_grad == has_grad[0]).all():
+        return None
+    _, which, counts = np.unique(has_grad, axis=0, return_inverse=True, return_counts=True)
+    which = which.reshape(-1)
+    at = np.flatnonzero(which == counts.argmax())
+    if np.mean(which[1:] != which[:-1]) < CHANGES or len(at) < TURN * len(which):
+        return None
+    each = np.bincount(at * FIFTHS // len(which), minlength=FIFTHS)
+    return at if each.min() >= EVENLY * each.mean() else None
 
 
 def trend_of(loss: Floats) -> LossTrend:

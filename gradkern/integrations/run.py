@@ -17,6 +17,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from gradkern.integrations import bridge
 from gradkern.integrations.ending import where
+from gradkern.integrations.losses import Losses, LossMonitor
 from gradkern.integrations.torch_utils import Patch, patch_torch
 from gradkern.monitor import GradMonitor
 
@@ -26,6 +27,7 @@ def start(run_dir: str | os.PathLike[str] | None) -> None:
     program = _Program(patch_torch())
     if run_dir:
         bridge.on_unknown(functools.partial(program.open_for, Path(run_dir)))
+        program.losses.install()
     atexit.register(program.report, "recorded" if run_dir else "changed")
 
 
@@ -54,6 +56,7 @@ class _Program:
     def __init__(self, patch: Patch) -> None:
         self._patch, self._steps = patch, _Steps()
         self._monitors: list[GradMonitor] = []
+        self.losses = Losses()
 
     def open_for(self, run_dir: Path, params: Sequence[Tensor]) -> GradMonitor:
         """Open a monitor for parameters that are clipped for the first time."""
@@ -61,9 +64,10 @@ class _Program:
         number = len(self._monitors) + 1
         folder = run_dir if number == 1 else run_dir / f"model{number}"
         optimizers = optimizers_of(params if model is None else list(model.parameters()))
-        monitor = GradMonitor(
+        monitor = LossMonitor(
             params if model is None else model, optimizers[0] if len(optimizers) == 1 else optimizers, folder
         )
+        monitor.losses = self.losses
         self._monitors.append(monitor)
         return monitor
 

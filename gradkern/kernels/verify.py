@@ -93,24 +93,21 @@ class Verified:
     def clip_by_groups(
         self,
         params: Sequence[Tensor],
-        natives: Any,
-        rows: Any,
+        plan: Any,
         norm_type: float,
         on_nonfinite: str,
         *options: Any,
     ) -> Any:
         grads = [p.grad for p in params]
         before = snapshot(grads)
-        columns = self._backend.clip_by_groups(params, natives, rows, norm_type, on_nonfinite, *options)
+        columns = self._backend.clip_by_groups(params, plan, norm_type, on_nonfinite, *options)
         if columns is not None and "shared" not in columns:
             own = {f.name for f in dataclasses.fields(Measured)}
             measured = Measured(**{key: value for key, value in columns.items() if key in own})
             check_rows("GradClipper.clip_", before, grads, measured, norm_type)
             zeroed = on_nonfinite == "zero" and bool(measured.bad())
             factor = columns["clip_coef"] if columns["_factor"] is None else columns["_factor"]
-            if not any(
-                native.kind in ("value", "agc") for native in natives
-            ):  # whose factors are ratios of norms
+            if not plan.elementwise:  # whose factors are ratios of norms
                 check_scaled("GradClipper.clip_", before, grads, factor, zeroed)
         return columns
 

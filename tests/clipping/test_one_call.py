@@ -225,5 +225,5 @@ def test_wrong_arguments_change_nothing(name):
     for p in params:
         p.grad = torch.full((2,), 5.0)
     with pytest.raises(ValueError, match=message):
-        C.clip_by_groups(params, [native], [rows], 2.0, "propagate", False, ("a", "b"))
+        C.clip_by_groups(params, C.GroupPlan([native], [rows]), 2.0, "propagate", False, ("a", "b"))
     assert all(p.grad.tolist() == [5.0, 5.0] for p in params)

@@ -148,6 +148,8 @@ class TestExploding:
         assert alarms(run) == found
         assert not found or diagnose(run)[0].remedies[0].action == "scale_inputs"
         assert alarms(changed(healthy(), rms=rms)) == []  # it learns all the same
+        tanh = slow(changed(healthy(activation="Tanh"), rms=rms))  # gradients of biases may cancel
+        assert "exploding_gradient" not in alarms(tanh)
 
     def test_large_weights_explain_a_large_loss(self):
         run = flat_loss(sloped(healthy(12), 0, biases=-5), value=1e4)
@@ -450,6 +452,11 @@ class TestUpdates:
         assert finding.layers == () and finding.remedies[0].action == "raise_lr"
         assert alarms(changed(healthy(), update_ratio=ratio)) == []  # the loss falls
 
+    def test_steps_that_were_not_recorded_move_the_weights_too(self):
+        run = flat_loss(changed(healthy(), update_ratio=np.full_like(healthy().update_ratio, 4e-6)))
+        assert alarms(run) == ["update_too_small"]
+        assert alarms(changed(run, steps=100 * run.steps)) == []
+
     def test_an_optimizer_that_never_steps(self):
         nothing = np.zeros((0, 12), dtype=np.float32)
         looks = {"update_steps": np.zeros(0, dtype=np.int64), "weight_norm": nothing, "update_ratio": nothing}
@@ -551,7 +558,9 @@ class TestClipping:
         facts = {**run.facts, "optimizers": [{"class": kind, "lr": 0.1, "parameters": []}]}
         loss = 2.3 - 0.23 * np.linspace(0, 1, 200)
         ratio = np.full_like(run.update_ratio, 1e-5)
-        assert alarms(changed(run, facts=facts, loss=loss, update_ratio=ratio)) == found
+        run = changed(run, facts=facts, loss=loss, update_ratio=ratio)
+        assert alarms(run) == found
+        assert alarms(changed(run, lr=np.linspace(1e-6, 1e-3, 200))) == []  # it warms up
 
     @pytest.mark.parametrize("coef", [0.5, 1e-3])
     def test_always_with_progress_is_information(self, coef):

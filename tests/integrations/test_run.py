@@ -23,7 +23,10 @@ model = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.Tanh(), torch.nn.Lin
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 for _ in range(3):
     optimizer.zero_grad()
-    model(torch.randn(5, 6)).square().mean().backward()
+    for _ in range(2):
+        loss = model(torch.randn(5, 6)).square().mean() / 2
+        loss.backward()
+        print("half", loss.item())
     print("norm", clip_grad_norm_(model.parameters(), 0.01).item())
     optimizer.step()
 print(sys.argv[1:])
@@ -64,6 +67,8 @@ def test_a_script_is_recorded(tmp_path, script):
     printed = [float(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("norm")]
     history = gradkern.History.open(folder)
     np.testing.assert_allclose(history.total_norm, printed, rtol=1e-6)
+    halves = [float(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("half")]
+    np.testing.assert_allclose(history.loss, np.reshape(halves, (3, 2)).sum(axis=1), rtol=1e-6)
     assert history.names == ("0.weight", "0.bias", "2.weight", "2.bias")
     assert history.lr.tolist() == [0.1] * 3 and history.clipped.all()
 
@@ -117,7 +122,8 @@ def test_children_of_torchrun_inherit_it(tmp_path, script):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1"]
     done = run(tmp_path, "--monitor", "run", *torchrun, script)
     assert done.returncode == 0, done.stderr
-    assert gradkern.History.open(tmp_path / "run").steps.tolist() == [1, 2, 3]
+    history = gradkern.History.open(tmp_path / "run")
+    assert history.steps.tolist() == [1, 2, 3] and history.has_loss.all()
     said = [line for line in done.stderr.splitlines() if line.startswith("gradkern run:")]
     assert "recorded up to step 3" in said[0] and said[1:] == [REPLACED]  # torchrun itself says nothing
 

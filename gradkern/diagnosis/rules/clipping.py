@@ -20,8 +20,8 @@ ALWAYS = 0.95
 #: The largest typical coefficient of an alarm.
 STRONGLY = 0.1
 #: ‖Δw‖ / ‖w‖ of steps that clipping makes too small: healthy runs have a median above 2e-5. Without clipping
-#: they would be ten times as large or more (`STRONGLY`). A loss that has lost less than this part by then
-#: falls hardly.
+#: they would be at least ten times as large (`STRONGLY`). And the fall of the loss, as a part of its start,
+#: below which it hardly falls.
 SMALL, HARDLY = 2e-5, 0.2
 #: The largest norm as a fraction of the threshold.
 NEVER = 0.2
@@ -52,9 +52,11 @@ def always_clipping(case: Case) -> list[Finding]:
 
 def _holds_back(case: Case) -> bool:
     """Whether steps of an optimizer that follows the size of the gradient are too small, and the loss hardly
-    falls."""
-    movement = case.movement[np.isfinite(case.movement)]
+    falls. Not while the learning rate still rises."""
+    movement, rates = case.movement[np.isfinite(case.movement)], case.evidence.lr
     small = len(movement) > 1 and float(np.median(movement)) <= SMALL
+    if rates[-1] > rates[len(rates) // 2]:
+        return False
     return small and bool(classes(case)) and not is_adaptive(case) and case.trend.fall < HARDLY
 
 

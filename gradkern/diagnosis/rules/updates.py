@@ -111,7 +111,8 @@ def _no_movement(case: Case) -> list[Finding]:
         return []
     half = any(str(e.params.get(n, {}).get("dtype", "")).endswith("float16") for n in e.names)
     limit = SMALL_16_BIT if half else SMALL
-    typical, in_all = float(np.median(movement)), float(np.mean(movement)) * len(e.steps)
+    steps = case.last_step - int(e.steps[0]) + 1  # also those that `every` left out
+    typical, in_all = float(np.median(movement)), float(np.mean(movement)) * steps
     if typical > limit or in_all > MOVED or not np.isfinite(e.total_norm).all() or not e.total_norm.any():
         return []
     rates = e.lr[np.isfinite(e.lr)]
@@ -126,7 +127,7 @@ def _no_movement(case: Case) -> list[Finding]:
         )
     else:
         why = (
-            f"A step changes the weights by {typical:.0e} of their norm, and all {len(e.steps)} steps by "
+            f"A step changes the weights by {typical:.0e} of their norm, and all {steps} steps by "
             f"{in_all:.1e}: the model and the loss stay where they started."
         )
     numbers = {"median_update_ratio": typical, "moved_in_all": in_all, "lr": float(e.lr[-1])}

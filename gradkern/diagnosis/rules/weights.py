@@ -41,7 +41,8 @@ def weight_growth(case: Case) -> list[Finding]:
     size = case.weight_size[at]
     factor = float(size[-1] / size[0])
     goes_on = size[-1] >= (1 + GOES_ON) * size[-max(len(size) // 4, 2)]
-    by_itself = grows_by_itself(case)
+    slows = _slows(e.update_steps[at], size)
+    by_itself = grows_by_itself(case) and not slows
     least = GREW_BY_ITSELF if by_itself else GREW
     if factor < least or not (goes_on or factor >= HOPELESS):
         return []
@@ -55,7 +56,7 @@ def weight_growth(case: Case) -> list[Finding]:
         "and still grows: nothing limits it."
     )
     severity = "warning" if case.trend.fell else "severe"
-    if case.trend.fell and case.trend.kept and factor < HOPELESS and _slows(e.update_steps[at], size):
+    if case.trend.fell and case.trend.kept and factor < HOPELESS and slows:
         severity = "info"
     layers = case.names(worst) if len(worst) < len(case.model.matrices) else ()
     numbers = {"growth": factor} | ({"by_itself": 1.0} if by_itself else {})
