@@ -223,18 +223,28 @@ def test_every_third_step(tmp_path, run, measured):
     np.testing.assert_allclose(history.loss, module.losses[2::3], rtol=1e-6)
 
 
-def test_clipping_mixin(tmp_path, run):
+@pytest.mark.parametrize("algorithm", ["norm", "value"])
+def test_clipping_mixin(tmp_path, run, measured, assert_same_weights, algorithm):
     from gradkern.integrations.lightning import GradkernClipping
 
     class Module(module_class(GradkernClipping)):
         clipper_options = {"on_nonfinite": "zero"}  # noqa: RUF012
 
-    module = Module()
-    fitted(tmp_path, module, [callback(run)])
+    plain, module = module_class()(), Module()
+    clip = {"gradient_clip_algorithm": algorithm, "accumulate_grad_batches": 3}
+    with measured.watching():
+        fitted(tmp_path, plain, **clip)
+    fitted(tmp_path, module, [callback(run)], **clip)
+    assert_same_weights(plain, module)
     history = gradkern.History.open(run)
-    assert history.steps.tolist() == list(range(1, 13))
-    assert history.names == module.grad_stats.names
-    assert history.threshold.tolist() == [0.5] * 12 and history.clipped.any()
+    assert history.steps.tolist() == [1, 2, 3, 4]
+    assert history.names == tuple(name for name, _ in module.named_parameters())
+    if algorithm == "norm":
+        np.testing.assert_allclose(history.norm, np.array(measured), rtol=1e-5)
+        assert history.threshold.tolist() == [0.5] * 4 and history.clipped.any()
+        np.testing.assert_allclose(module.grad_stats.total_norm.item(), measured.totals[-1], rtol=1e-5)
+    np.testing.assert_allclose(history.loss, np.reshape(plain.losses, (4, 3)).mean(axis=1), rtol=1e-5)
+    np.testing.assert_allclose(history.lr, [0.05] * 4)
 
 
 def test_the_page(tmp_path):
