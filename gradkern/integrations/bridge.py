@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gradkern.clipping import functional, observing, param_groups
 from gradkern.monitor import GradMonitor
-from gradkern.monitor.combine import rows_of, with_total
+from gradkern.monitor.models.combine import rows_of, with_total
 from gradkern.params import steps
 from gradkern.params.stats import GradStats
 

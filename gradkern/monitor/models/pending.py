@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
-from gradkern.monitor.combine import clipped_again, combined, rest_of
+from gradkern.monitor.models.combine import clipped_again, combined, rest_of
 from gradkern.params import steps
 from gradkern.params.stats import GradStats
 
