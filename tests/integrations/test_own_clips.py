@@ -133,19 +133,18 @@ def test_a_clipper(tmp_path, kind, recorded):
 def test_a_clipper_that_unscales(tmp_path):
     loop, scaler = Loop(), torch.amp.GradScaler("cpu", init_scale=4.0)
     clipper = gradkern.GradClipper(loop.model, LIMIT, optimizer=None)
-    with gradkern.GradMonitor(loop.model, loop.optimizer, tmp_path) as monitor:
-        with gradkern.patched_torch(monitor):
-            for row in range(STEPS):
-                loop.optimizer.zero_grad()
-                scaler.scale(loop.model(torch.randn(5, 6)).square().mean()).backward()
-                if row == 1:
-                    loop.model[0].weight.grad[0, 0] = float("inf")
-                loop.norms.append(
-                    [p.grad.norm().item() / scaler.get_scale() for p in loop.model.parameters()]
-                )
-                clipper.clip_(scaler=scaler, optimizer=loop.optimizer)
-                scaler.step(loop.optimizer)
-                scaler.update()
+    monitor = gradkern.GradMonitor(loop.model, loop.optimizer, tmp_path)
+    with monitor, gradkern.patched_torch(monitor):
+        for row in range(STEPS):
+            loop.optimizer.zero_grad()
+            scaler.scale(loop.model(torch.randn(5, 6)).square().mean()).backward()
+            if row == 1:
+                loop.model[0].weight.grad[0, 0] = float("inf")
+            scale = scaler.get_scale()
+            loop.norms.append([p.grad.norm().item() / scale for p in loop.model.parameters()])
+            clipper.clip_(scaler=scaler, optimizer=loop.optimizer)
+            scaler.step(loop.optimizer)
+            scaler.update()
     history = gradkern.History.open(tmp_path)
     np.testing.assert_allclose(history.norm, loop.norms, rtol=1e-6)
     assert history.skipped.tolist() == [False, True, False, False]
