@@ -194,7 +194,8 @@ def _vanishing(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
 def _exploding(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
     if "summed" in kinds:
         return [cures.zero_grad(), step_cures.lower_lr(case), step_cures.clip(case)]
-    if "decades_over_depth" in f.evidence or "poor_initialization" in kinds:
+    of_weights = "decades_over_depth" in f.evidence and "by_itself" not in kinds
+    if of_weights or "poor_initialization" in kinds:
         norm = [] if case.model.normalizes else [cures.normalization()]
         return [
             *_scaling(case, kinds),

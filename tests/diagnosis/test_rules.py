@@ -247,6 +247,14 @@ class TestDeadUnits:
         assert finding.layers == ("2.weight", "2.bias") and finding.remedies[0].action == "zero_bias"
         assert '"2.bias"' in finding.remedies[0].code
 
+    def test_matrices_that_get_no_gradient_are_not_too_slow(self):
+        """Too early for dead units to be certain, but no step of an optimizer is missing."""
+        run = healthy(steps=12)
+        rms = run.rms.copy()
+        rms[:, :-1] = 0
+        still = changed(run, rms=rms, update_ratio=np.zeros_like(run.update_ratio))
+        assert alarms(flat_loss(still)) == []
+
     def test_one_layer_that_is_cut_off(self):
         run = healthy()
         rms = run.rms.copy()

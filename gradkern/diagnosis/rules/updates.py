@@ -113,7 +113,7 @@ def _no_movement(case: Case) -> list[Finding]:
     limit = SMALL_16_BIT if half else SMALL
     steps = case.last_step - int(e.steps[0]) + 1  # also those that `every` left out
     typical, in_all = float(np.median(movement)), float(np.mean(movement)) * steps
-    if typical > limit or in_all > MOVED or not np.isfinite(e.total_norm).all() or not e.total_norm.any():
+    if typical > limit or in_all > MOVED or not np.isfinite(e.total_norm).all() or not _reaches_weights(case):
         return []
     rates = e.lr[np.isfinite(e.lr)]
     if len(rates) and rates[-1] < DECAYED * rates.max():
@@ -133,6 +133,13 @@ def _no_movement(case: Case) -> list[Finding]:
     numbers = {"median_update_ratio": typical, "moved_in_all": in_all, "lr": float(e.lr[-1])}
     severity = "severe" if case.trend.known else "warning"
     return [case.finding("update_too_small", severity, why, numbers)]
+
+
+def _reaches_weights(case: Case) -> bool:
+    """Whether a matrix ever had a gradient that is not zero. Behind a dead layer only biases have one, and no
+    step can move the matrices."""
+    columns = case.model.matrices or list(range(len(case.evidence.names)))
+    return bool(np.nan_to_num(case.evidence.rms[:, columns]).any())
 
 
 def _falls_slowly(case: Case) -> bool:
