@@ -46,7 +46,7 @@ $(READY): constraints.txt pyproject.toml
 	@# A failure is repeated and shown by the build itself.
 	$(PY) build_tools/kernels.py >build/kernels.log 2>&1 & \
 	    $(PY) -m pip install $(PIP_FLAGS) --no-compile -c constraints.txt torch==2.13.0 \
-	        numpy pybind11 setuptools wheel matplotlib; status=$$?; wait; exit $$status
+	        numpy setuptools wheel matplotlib; status=$$?; wait; exit $$status
 	touch $@
 
 # Byte code is made on all cores, of what every start of Python here imports; pip would use one core for all.

@@ -5,8 +5,7 @@ host does: Python, the walk over the gradients, the tensor table. The CUDA drive
 a copy takes it a few microseconds, whatever the number of tensors.
 
 Fresh: every gradient is new, as after `zero_grad(set_to_none=True)`, and the caches hold other memory, as
-after a backward. Warm: the same gradients as in the call before. Times are the processor's, on one thread, so
-that other programs change them little.
+after a backward. Warm: the same gradients as in the call before.
 
     python benchmarks/bench_cuda_host.py            results go to benchmarks/results/cuda_host.json
 """
@@ -26,8 +25,6 @@ from tests.support import model_gpu
 LIBRARY = model_gpu.install()
 
 import torch  # noqa: E402
-
-torch.set_num_threads(1)
 from machine import describe, save  # noqa: E402
 from torch import nn  # noqa: E402
 
@@ -53,9 +50,9 @@ def renew(params: list[nn.Parameter]) -> None:
 
 
 def seconds_of(call: Any) -> float:
-    begin = time.process_time()
+    begin = time.perf_counter()
     call()
-    return time.process_time() - begin
+    return time.perf_counter() - begin
 
 
 def nanoseconds(params: list[nn.Parameter], call: Any) -> dict[str, float]:

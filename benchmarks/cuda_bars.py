@@ -74,7 +74,7 @@ def bars(rows: Sequence[dict[str, Any]]) -> Iterator[Bar]:
         if tensors in HOST_SECONDS:
             fresh, warm = HOST_SECONDS[tensors]
             yield Bar("host time, fresh gradients", case, host["gradkern_fresh"], tensors * fresh)
-            yield Bar("host time, warm", case, host["gradkern"], tensors * warm)
+            yield Bar("host time, warm", case, host["gradkern_warm"], tensors * warm)
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -22,7 +22,7 @@ from gradkern.history.writer import HistoryWriter
 _AHEAD = 1000
 _OPEN = """
 import json, re, sys, time
-from gradkern.monitor import History
+from gradkern import History
 from gradkern.report.load import load
 from gradkern.report import write_report
 def memory():

@@ -14,7 +14,7 @@ MISSING = (
     "gradkern needs torch to be installed first: pip install torch, then install gradkern again.\n"
     "It is compiled against the torch it will run with, and this build sees none.\n"
     "uv and python -m build hide the environment's torch: name its site-packages in GRADKERN_TORCH, or\n"
-    "install setuptools, wheel, cmake, ninja and pybind11, and pass --no-build-isolation (--no-isolation)."
+    "install setuptools, wheel, cmake and ninja, and pass --no-build-isolation (--no-isolation)."
 )
 
 

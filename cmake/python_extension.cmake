@@ -5,7 +5,7 @@ function(ask_python out code)
   execute_process(COMMAND ${Python_EXECUTABLE} -c "${code}" OUTPUT_VARIABLE answer
     OUTPUT_STRIP_TRAILING_WHITESPACE RESULT_VARIABLE failed ERROR_VARIABLE error)
   if(failed)
-    message(FATAL_ERROR "${Python_EXECUTABLE}: ${error}\nInstall torch and pybind11 first.")
+    message(FATAL_ERROR "${Python_EXECUTABLE}: ${error}\nInstall torch first.")
   endif()
   set(${out} "${answer}" PARENT_SCOPE)
 endfunction()
@@ -18,8 +18,6 @@ endif()
 set(torch_dir ${GRADKERN_TORCH})
 set(torch_version ${GRADKERN_TORCH_VERSION})
 string(REGEX MATCH "^[0-9]+[.][0-9]+" torch_minor "${torch_version}")
-ask_python(pybind11_cmake "import pybind11; print(pybind11.get_cmake_dir())")
-find_package(pybind11 CONFIG REQUIRED PATHS ${pybind11_cmake} NO_DEFAULT_PATH)
 
 # Not find_package(Torch): on a CUDA build of torch it demands the whole toolkit, and the
 # extension needs no symbol of libtorch_cuda.
@@ -47,8 +45,9 @@ add_library(binding OBJECT
   csrc/bindings/shards.cpp
   csrc/bindings/thread_pool.cpp
   csrc/bindings/units.cpp)
-target_link_libraries(binding PRIVATE pybind11::headers Python::Module)
+target_link_libraries(binding PRIVATE Python::Module)
 target_include_directories(binding PRIVATE csrc)
+# With the pybind11 that torch contains, whose casts of tensors are for that version.
 target_include_directories(binding SYSTEM PRIVATE
   ${torch_dir}/include ${torch_dir}/include/torch/csrc/api/include)
 target_compile_options(binding PRIVATE -ffile-prefix-map=${torch_dir}/= -ffile-prefix-map=${Python_INCLUDE_DIRS}/=)
@@ -76,7 +75,7 @@ if(cores GREATER 4)
     PROPERTIES UNITY_GROUP entry_points)
 endif()
 
-pybind11_add_module(_C MODULE NO_EXTRAS $<TARGET_OBJECTS:binding>)
+Python_add_library(_C MODULE WITH_SOABI $<TARGET_OBJECTS:binding>)
 target_link_libraries(_C PRIVATE gradkern_kernels ${torch_libraries})
 # torch's libraries are loaded before this one (import torch), the kernels lie beside it in lib/; no path of the build
 # machine stays. One file a minor version of torch, side by side in the package.

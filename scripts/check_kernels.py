@@ -359,7 +359,9 @@ def check(nvcc: str, nvdisasm: str | None, source: Path, arch: str, folder: Path
     if nvdisasm:
         for name, lines in functions_of(run(nvdisasm, "-c", str(cubin))).items():
             loops, bad = check_code(name, lines, arch)
-            found += [name + ": " + ", ".join(loops)] if name == "measure_kernel[0]" else []
+            if name == "measure_kernel[0]":
+                size = sum(bool(instruction(line)) for line in lines)
+                found.append(f"{name}: {size:,} instructions; main loops: {', '.join(loops)}")
             problems += [f"{name}: {p}" for p in bad]
     registers = max((k.registers for k in kernels), default=0)
     summary = f"{source.name} sm_{arch}: {len(kernels)} kernels, at most {registers} registers"

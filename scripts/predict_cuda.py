@@ -256,8 +256,64 @@ def instructions() -> list[str]:
     return [*lines, ""]
 
 
+#: Microseconds of a norm pass on H200 that this version was designed to reach, by index into CASES.
+GOALS = {0: "5–6", 4: "256–262", 5: "9.5–11", 7: "10–12"}
+
+
+def goals() -> list[str]:
+    lines = ["## Goals on H200 (predicted)", "", "| list | dtype | goal | predicted |", "|---|---|---|---|"]
+    for i, goal in GOALS.items():
+        name, tensors, size, dtype = CASES[i]
+        lines.append(
+            f"| {name} | {dtype} | {goal} | {predict(GPUS[0], NOW, tensors, size, dtype).seconds * 1e6:.1f} |"
+        )
+    return [
+        *lines,
+        "",
+        f"One small tensor misses its goal by the assumed {NOW.chain * 1e6:g} µs of dependent steps: the",
+        "search in the table, its entry, and the publication and combination of sums. Only a GPU can show",
+        "how long they take.",
+        "",
+    ]
+
+
+def host() -> list[str]:
+    """The host's part, as benchmarks/bench_cuda_host.py has measured it."""
+    results = ROOT / "benchmarks" / "results" / "cuda_host.json"
+    if not results.exists():
+        return []
+    record = json.loads(results.read_text(encoding="utf-8"))
+    machine = record["machine"]
+    lines = [
+        "## Host time (measured)",
+        "",
+        "Nanoseconds per tensor of a call on the host, measured with a model of a CUDA device, whose kernels",
+        "do nothing (`benchmarks/bench_cuda_host.py`). The driver's launches and copies are not included.",
+        "Fresh: gradients that are new since the last call, and caches filled with other memory. Warm: the",
+        "same again.",
+        "",
+        f"{machine['cpu']}, {machine['cores']} cores, torch {machine['torch']}, commit {machine['commit']}.",
+        "",
+        "| call | tensors | fresh | goal | warm | goal |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in record["rows"]:
+        cells = [f"{row['ns'][kind]:.0f} | {row['goals'][kind]}" for kind in ("fresh", "warm")]
+        lines.append(f"| `{row['call']}` | {row['tensors']:,} | {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
 def page() -> str:
-    return "\n".join([HEAD, *instructions(), *(line for gpu in GPUS for line in table(gpu)), *calls(GPUS[0])])
+    return "\n".join(
+        [
+            HEAD,
+            *goals(),
+            *host(),
+            *instructions(),
+            *(line for gpu in GPUS for line in table(gpu)),
+            *calls(GPUS[0]),
+        ]
+    )
 
 
 def beside(gpu: Gpu, rows: list[dict[str, object]]) -> list[str]:

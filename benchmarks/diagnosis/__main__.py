@@ -1,8 +1,9 @@
 """Train, record and judge the labelled suite: ``python -m benchmarks.diagnosis``.
 
-By default the fourth half, whose figures go to benchmarks/results/diagnosis.json and into
-docs/diagnosis-suite.md; with ``--half third`` or ``--half reported`` one that rules were changed by since it
-was reported; with ``--half tuning`` the runs that rules were made by, whose misjudged ones are listed.
+By default the fifth half, whose figures go to benchmarks/results/diagnosis.json and into
+docs/diagnosis-suite.md; with ``--half fourth``, ``third`` or ``reported`` one that rules were changed by
+since it was reported; with ``--half tuning`` the runs that rules were made by, whose misjudged ones are
+listed.
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ def save(half: str, result: dict[str, Any]) -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.diagnosis", description=__doc__)
-    parser.add_argument("--half", choices=HALVES, default="fourth")
+    parser.add_argument("--half", choices=HALVES, default="fifth")
     parser.add_argument("--folder", type=Path, default=Path("build/diagnosis"), help="recorded runs")
     parser.add_argument("--jobs", type=int, default=2, help="processes that train")
     parser.add_argument("--reuse", action="store_true", help="take runs that another version has recorded")

@@ -74,7 +74,7 @@ CURES: dict[str, Cure] = {
     "normalization": _set(norm="layer"),
     "he_init": _initialized("he"),
     "xavier_init": _initialized("xavier"),
-    "zero_bias": _drop("dead"),
+    "zero_bias": _drop("dead", "stuck"),
     "clip": _limit,
     "raise_max_norm": _limit,
     "lower_lr": _rate,

@@ -79,7 +79,7 @@ def _version() -> str:
     names += tuple(f"fifth_{name}" for name in ("attention", "sequences", "spatial", "training", "weights"))
     files = [here / f"{name}.py" for name in names]
     for room in ("monitor", "history", "clipping", "params"):
-        files += sorted((ROOT / "gradkern" / room).glob("*.py"))
+        files += sorted((ROOT / "gradkern" / room).rglob("*.py"))
     digest = hashlib.sha1()
     for file in files:
         digest.update(file.read_bytes())

@@ -195,7 +195,7 @@ void raise_nonfinite(const CallSite& site, const ClipRequest& request, const Pre
   TORCH_CHECK(false, "[", site.operation, "] The total norm of order ", order.str(),
               " for gradients from `parameters` is non-finite, so it cannot be clipped. Non-finite: ",
               where, ". Gradients are unchanged; to scale them by the non-finite norm anyway, set ",
-              "`error_if_nonfinite=False` (or on_nonfinite='propagate').");
+              request.raise_if_nonfinite_elements ? "on_nonfinite='propagate'." : "`error_if_nonfinite=False`.");
 }
 
 Measurement measure(const CallSite& site, const GradList& grads, const MeasureRequest& request) {

@@ -1,4 +1,4 @@
-// The form of all error messages: "[operation] parameters[3] ('layers.2.weight'): expected …, got …".
+// The form of all error messages: "[operation] parameters[3] ('layers.2.weight'): what is wrong, and the remedy".
 #pragma once
 
 #include <c10/util/Exception.h>

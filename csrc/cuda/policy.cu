@@ -7,22 +7,22 @@
 namespace gradkern::cuda {
 namespace {
 
-constexpr unsigned kThreads = 256;
+constexpr unsigned kPolicyThreads = 256;
 
 struct BlockTeam {
   int64_t rank, size;
   __device__ __forceinline__ void sync() const { __syncthreads(); }
 };
 
-__global__ void __launch_bounds__(kThreads, 1) policy_kernel(const __grid_constant__ PolicyStep step) {
-  take_policy_step(step, BlockTeam{int64_t(threadIdx.x), int64_t(kThreads)});
+__global__ void __launch_bounds__(kPolicyThreads, 1) policy_kernel(const __grid_constant__ PolicyStep step) {
+  take_policy_step(step, BlockTeam{int64_t(threadIdx.x), int64_t(kPolicyThreads)});
 }
 
 }  // namespace
 
 void launch_policy(const PolicyStep& step, int device, cudaStream_t stream) {
   DeviceGuard guard(device, "policy");
-  launch_kernel(policy_kernel, 1, kThreads, stream, step, "cudaLaunchKernel(policy_kernel)", "policy");
+  launch_kernel(policy_kernel, 1, kPolicyThreads, stream, step, "cudaLaunchKernel(policy_kernel)", "policy");
 }
 
 cudaError_t load_policy_kernels() { return load_kernels(policy_kernel); }

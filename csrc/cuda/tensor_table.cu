@@ -4,7 +4,8 @@
 // them and copies the table only if something has changed, in stream order, so that kernels that read it need no waiting.
 // The copy is asynchronous, from pinned memory, which is reused when an event shows that its last copy is done. If all
 // pinned memory is in use, kernels write the table from their arguments instead. So they do during a capture, into the
-// graph's own memory, so that nothing outside the graph can change its table.
+// graph's own memory, so that nothing outside the graph can change its table. A stream that is destroyed leaves its
+// tables behind, a few kilobytes for each; torch's streams are from a pool.
 #include <array>
 #include <map>
 #include <mutex>

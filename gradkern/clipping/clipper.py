@@ -47,7 +47,8 @@ class GradClipper:
         groups: ``{name: (selector, policy)}``: groups of parameters, each with its own norm and policy. A
             selector is a glob over names (``"*.bias"``), a function of name and parameter, an optimizer, a
             module or parameters. Every parameter must be in a group; the first selector that matches wins. A
-            number in place of the policy limits the norm of the group, and None only measures it.
+            number in place of the policy limits the norm of the group, and None only measures it. With
+            `process_group` or `pp_group`, a rank may have no parameters of a group that others have.
         norm_type: order of the norm, as in `clip_grad_norm_`.
         count_zeros: count zero elements too (`stats.zeros`), which costs a little. Of sparse gradients the
             stored elements are counted.
@@ -158,7 +159,7 @@ class GradClipper:
         self._handover = self._optimizer.handover
 
     def _form_groups(self) -> None:
-        self._chosen.form_groups(self._plan, may_be_empty=self._ranks.pp_group is not None)
+        self._chosen.form_groups(self._plan, may_be_empty=self._ranks.hold_parts)
 
     @property
     def max_norm(self) -> float:
@@ -276,7 +277,7 @@ class GradClipper:
                 columns["threshold"] = self._global.max_norm
                 return self._clipped(route.on_home_device(columns, params), params)
         elif scaler is None and plain and params and params[0].is_cpu:
-            call = self._chosen.one_call(self._plan, self._ranks.pp_group is not None)
+            call = self._chosen.one_call(self._plan, self._ranks.hold_parts)
             columns = call.clip(params, self.norm_type, self._treatment, self._count_zeros)
             if columns is not None:
                 return self._clipped(columns, params)

@@ -39,6 +39,11 @@ class RankGroups:
     def named(self) -> bool:
         return self.process_group is not None or self.pp_group is not None or self.elsewhere is not None
 
+    @property
+    def hold_parts(self) -> bool:
+        """Whether other ranks have other parameters, so that a named group can have none on this one."""
+        return self.process_group is not None or self.pp_group is not None
+
     def as_arguments(self) -> dict[str, Any]:
         """Keyword arguments of `RankPlan`."""
         return {
@@ -225,10 +230,11 @@ def agree(
         ValueError: they differ. Raised on every rank of the groups or the mesh.
     """
     if groups.named:
-        from gradkern.distributed.agreement import agree_on_settings
+        from gradkern.distributed.agreement import agree_on_settings, check_held
 
         over = {"process_group": groups.process_group, "pp_group": groups.pp_group}
         agree_on_settings(operation, settings, over)
+        check_held(operation, {name: len(rows) for name, rows in named_groups.items()}, over)
     if not is_distributed(params):
         return
     together = _together(params, [p.grad for p in params], operation=operation, **groups.as_arguments())

@@ -25,7 +25,7 @@ def members_of(
 
     Args:
         selectors: the selector of each group, by name.
-        may_be_empty: whether a group may have no parameters (on a pipeline stage, for example).
+        may_be_empty: whether a group may have no parameters, because other ranks have them.
 
     Raises:
         TypeError: a selector is of no known kind.

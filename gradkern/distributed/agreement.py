@@ -72,3 +72,30 @@ def agree_on_settings(
     message = differing_settings(operation, settings, list(over.values()), where)
     if message is not None:
         raise ValueError(message)
+
+
+def check_held(
+    operation: str, sizes: Mapping[str, int], groups: Mapping[str, dist.ProcessGroup | None]
+) -> None:
+    """Check that a rank of the process groups has parameters of every named group.
+
+    Args:
+        sizes: the number of parameters that this rank has, by named group.
+        groups: the process groups by argument.
+
+    Raises:
+        ValueError: no rank has. Raised on every rank.
+    """
+    over = {name: group for name, group in groups.items() if group is not None}
+    if not over or not sizes:
+        return
+    largest = torch.tensor(list(sizes.values()), dtype=torch.int64, device="cpu")
+    for group in over.values():
+        largest = largest.to(group_device(group))
+        all_reduce_(largest, dist.ReduceOp.MAX, group)
+    for name, size in zip(sizes, largest.tolist()):
+        if not size:
+            raise ValueError(
+                f"[{operation}] groups['{name}']: has no parameters on any rank of {' and '.join(over)}; its "
+                "selector matches none, or only those of groups before it"
+            )

@@ -17,7 +17,7 @@ from gradkern.integrations.ending import opened
 from gradkern.integrations.stand_in import follow_rates, stand_in
 from gradkern.kernels.torch_scale import coefficient
 from gradkern.monitor import GradMonitor
-from gradkern.monitor.combine import combined
+from gradkern.monitor.models.combine import combined
 from gradkern.params.stats import GradStats
 
 

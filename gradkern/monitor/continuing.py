@@ -15,7 +15,7 @@ from gradkern.history.facade import History
 from gradkern.history.format import HistoryError
 from gradkern.history.layout import Layout
 from gradkern.monitor.facts import MOST_MODULES, modules_of
-from gradkern.monitor.layouts import Plan, numbered
+from gradkern.monitor.models.layouts import Plan, numbered
 
 Shape = tuple[int, ...]
 

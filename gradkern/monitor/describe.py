@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from gradkern.monitor.optimizers import Optimizers
+from gradkern.monitor.models.optimizers import Optimizers
 from gradkern.monitor.recording import Options
 from gradkern.version import __version__
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from gradkern._util.names import canonical_names, distinct
 from gradkern.history.rows import FactsRow
 from gradkern.monitor.graph import GraphFacts
-from gradkern.monitor.layouts import Plan
+from gradkern.monitor.models.layouts import Plan
 from gradkern.params.stats import GradStats
 
 #: Modules of a model that are noted at most; `History.params` has the kinds of all that own parameters.

@@ -17,19 +17,19 @@ from gradkern.history.facade import History
 from gradkern.history.format import read_json, write_json
 from gradkern.history.named import loss_of
 from gradkern.monitor.arguments import as_count, as_extra, as_loss, as_step, unknown_argument
-from gradkern.monitor.committer import Feed
 from gradkern.monitor.continuing import Continuation
 from gradkern.monitor.copies import CLOSED, COPY, FORKED, Usability
 from gradkern.monitor.describe import describe_run
 from gradkern.monitor.lifetime import follow
-from gradkern.monitor.optimizers import Optimizers, as_optimizers
-from gradkern.monitor.parts import Part, Parts
-from gradkern.monitor.pending import PendingStep
+from gradkern.monitor.models.optimizers import Optimizers, as_optimizers
+from gradkern.monitor.models.parts import Part, Parts
+from gradkern.monitor.models.pending import PendingStep
 from gradkern.monitor.ranks import agree_on_step
 from gradkern.monitor.recording import Options, Recording
 from gradkern.monitor.run_folder import run_folder
 from gradkern.monitor.statistics_arguments import PHASE_OF, check_statistics
 from gradkern.monitor.step_counter import StepCounter
+from gradkern.monitor.writing.committer import Feed
 from gradkern.params.names import NamedParameters
 from gradkern.params.stats import GradStats
 

@@ -16,21 +16,21 @@ from gradkern.diagnosis.watchdog import OnFinding
 from gradkern.history.facade import History
 from gradkern.history.lock import RunLock
 from gradkern.history.rows import EventRow
-from gradkern.monitor.capture import AmendmentCapture, Capture, Extra, HostCapture
-from gradkern.monitor.committer import Feed
+from gradkern.monitor.captures.capture import AmendmentCapture, Capture, Extra, HostCapture
+from gradkern.monitor.captures.joiner import StepJoiner, WholeCapture
+from gradkern.monitor.captures.step import StepCapture
+from gradkern.monitor.captures.transfer import PinnedPool
 from gradkern.monitor.continuing import check_model
 from gradkern.monitor.facts import FactFinder
-from gradkern.monitor.joiner import StepJoiner, WholeCapture
-from gradkern.monitor.layouts import Layouts
+from gradkern.monitor.models.layouts import Layouts
+from gradkern.monitor.models.optimizers import Optimizers, as_rates
+from gradkern.monitor.models.parts import Part, Parts
 from gradkern.monitor.online import OnlineDiagnosis
-from gradkern.monitor.optimizers import Optimizers, as_rates
-from gradkern.monitor.part_capture import PartCapture
-from gradkern.monitor.parts import Part, Parts
+from gradkern.monitor.periodic.part import PartCapture
 from gradkern.monitor.ranks import over_several_ranks
-from gradkern.monitor.step_capture import StepCapture
 from gradkern.monitor.step_counter import StepCounter
-from gradkern.monitor.transfer import PinnedPool
-from gradkern.monitor.writing_thread import WritingThread
+from gradkern.monitor.writing.committer import Feed
+from gradkern.monitor.writing.thread import WritingThread
 from gradkern.params.stats import GradStats
 
 

@@ -63,8 +63,7 @@ class Sample:
     def take(self, tensors: Sequence[Tensor | None]) -> list[Piece]:
         """The sampled elements, one piece per device; None is skipped.
 
-        No synchronisation, except that the first time that a set of tensors is sampled, its lengths are
-        copied to the device.
+        No synchronisation.
         """
         by_device: dict[torch.device, list[tuple[int, Tensor]]] = {}
         for row, tensor in enumerate(tensors):
@@ -82,7 +81,7 @@ class Sample:
         if key not in self._lengths:
             if len(self._lengths) >= _MOST_LENGTHS:
                 self._lengths.clear()
-            self._lengths[key] = torch.tensor(counts, device="cpu").to(device)
+            self._lengths[key] = torch.tensor(counts, device="cpu").to(device, non_blocking=True)
         return Piece([row for row, _ in entries], torch.cat(parts).float(), counts, self._lengths[key])
 
 

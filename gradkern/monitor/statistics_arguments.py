@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from gradkern.monitor.combine import combined
+from gradkern.monitor.models.combine import combined
 from gradkern.params.arguments import as_positive
 from gradkern.params.stats import GradStats
 

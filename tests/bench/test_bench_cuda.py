@@ -1,4 +1,4 @@
-"""The flow of benchmarks/bench_cuda.py on the CPU, with stand-ins for a GPU: there it has one chance."""
+"""The flow of benchmarks/bench_cuda.py, run on the CPU with stand-ins for a GPU."""
 
 from __future__ import annotations
 

@@ -74,8 +74,13 @@ class TestNonfinite:
         before = [ref.bits(p.grad) for p in model.parameters()]
         with pytest.raises(
             RuntimeError, match=r"\[GradClipper.clip_\] .*params\[2\] \('2.weight'\) \(1 of 16 elements\)"
-        ):
+        ) as raised:
             gradkern.GradClipper(model, 1.0, on_nonfinite="raise").clip_()
+        advice = str(raised.value)
+        assert "set on_nonfinite='propagate'." in advice and "error_if_nonfinite" not in advice
+        with pytest.raises(RuntimeError, match="set `error_if_nonfinite=False`") as raised:
+            gradkern.clip_grad_norm_(model.parameters(), 1.0, error_if_nonfinite=True)
+        assert "on_nonfinite=" not in str(raised.value)
         assert before == [ref.bits(p.grad) for p in model.parameters()]
 
     def test_zero(self, value):

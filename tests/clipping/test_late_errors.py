@@ -243,7 +243,7 @@ def test_check_sees_the_replays_of_every_graph(capture, bad):
 def test_a_capture_with_other_parameters_needs_a_step_before(capture):
     steps, others = Captured(capture, graphs=1), ("a", "b", "c")
     bad, counts = torch.tensor(True), torch.tensor([0, 0, 1])
-    with pytest.raises(RuntimeError, match=r"run clip_\(\) once outside it"):
+    with pytest.raises(RuntimeError, match=r"run clip_\(\) once outside the graph"):
         capture(lambda: steps.late.add(bad, counts, others))
     steps.late._replays.append(late_errors._Replays(others, torch.device("cpu")))
     capture(lambda: steps.late.add(bad, counts, others)).replay()

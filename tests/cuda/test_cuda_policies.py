@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+import gradkern
+from gradkern.policies import AGC
 from tests.support import policy_checks as checks
 
 DEVICE = "cuda"
@@ -43,6 +45,19 @@ def test_adagc() -> None:
 @pytest.mark.parametrize("dtype", checks.DTYPES, ids=str)
 def test_agc(dtype: torch.dtype, units: str) -> None:
     checks.check_agc(DEVICE, dtype, units, QUIET)
+
+
+def test_agc_of_a_repeated_gradient() -> None:
+    params = [torch.nn.Parameter(torch.ones(4, 3, device=DEVICE)) for _ in range(3)]
+    params[0].grad = params[2].grad = torch.full((4, 3), 5.0, device=DEVICE)
+    params[1].grad = torch.full((4, 3), 1e-3, device=DEVICE)
+    clipper = gradkern.GradClipper(params, policy=AGC(0.01))
+    clipper.clip_()
+    params[0].grad.fill_(5.0)
+    with QUIET():
+        stats = clipper.clip_()
+    torch.testing.assert_close(params[0].grad.norm(dim=1), torch.full((4,), 0.01 * 3**0.5, device=DEVICE))
+    assert stats.norm[0] == stats.norm[2]
 
 
 @pytest.mark.parametrize("dtype", checks.DTYPES, ids=str)

@@ -255,7 +255,7 @@ def default_folder_job(folder: str) -> None:
             runs.rename(Path(folder) / "elsewhere")
             runs.touch()
         wrong = gradkern.HistoryError if rank == 0 else RuntimeError
-        with pytest.raises(wrong, match="can be written" if rank == 0 else "rank 0 could not make"):
+        with pytest.raises(wrong, match="cannot be written" if rank == 0 else "rank 0 could not make"):
             gradkern.GradMonitor(models.build(1), all_ranks=True)
 
 

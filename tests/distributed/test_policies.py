@@ -230,3 +230,61 @@ def test_policies_over_pipeline_stages(ranks, policy, grouped):
 
 def test_every_policy_is_here():
     assert set(POLICIES) == set(gradkern.policies.__all__) - {"Decision", "ElementPolicy", "Policy"}
+
+
+def verdict_job(over: str, on_nonfinite: str) -> list[tuple[str, bool]]:
+    """The first rank has a NaN in the second of three steps: what each step says, and whether it changed the
+    gradients of this rank."""
+    rank = dist.get_rank()
+    param = nn.Parameter(torch.zeros(4))
+    groups = {"first": ("0.*", 1.0), "rest": ("*", gradkern.policies.ZClip())}
+    clipper = gradkern.GradClipper(
+        [(f"{rank}.weight", param)], groups=groups, on_nonfinite=on_nonfinite, **{over: dist.group.WORLD}
+    )
+    found = []
+    for step in range(4):
+        param.grad = torch.full((4,), 0.1)
+        if step == 1 and rank == 0:
+            param.grad[2] = float("nan")
+        before = param.grad.clone()
+        try:
+            skip = clipper.clip_().skip_step
+            said = "no verdict" if skip is None else f"skip {bool(skip)}"
+        except RuntimeError as error:
+            own, others = f"'{rank}.weight' (1 elements)", "parameters of other ranks only"
+            said = "error" if (own if rank == 0 else others) in str(error) else str(error)
+        found.append((said, not torch.equal(before.nan_to_num(7.0), param.grad.nan_to_num(7.0))))
+    return found
+
+
+VERDICTS = {
+    "raise": ["no verdict", "error", "no verdict", "no verdict"],
+    "raise_later": ["skip False", "skip True", "error", "skip False"],
+    "skip": ["skip False", "skip True", "skip False", "skip False"],
+    "zero": ["no verdict"] * 4,
+}
+
+
+@pytest.mark.parametrize("over", ["pp_group", "process_group"])
+@pytest.mark.parametrize("on_nonfinite", VERDICTS)
+def test_a_nan_of_one_rank_is_the_verdict_of_all(ranks, over, on_nonfinite):
+    answers = ranks(2)(verdict_job, over=over, on_nonfinite=on_nonfinite)
+    assert answers[0] == answers[1]
+    assert [said for said, _ in answers[0]] == VERDICTS[on_nonfinite]
+    assert [changed for _, changed in answers[0]] == [False, on_nonfinite == "zero", False, False]
+
+
+def nowhere_job(over: str) -> str:
+    param = nn.Parameter(torch.zeros(4))
+    groups = {"a": (f"{dist.get_rank()}.*", 1.0), "typo": ("weihgt", 1.0), "rest": ("*", None)}
+    pairs = [(f"{dist.get_rank()}.weight", param), ("shared", nn.Parameter(torch.zeros(1)))]
+    with pytest.raises(
+        ValueError, match=rf"groups\['typo'\]: has no parameters on any rank of {over}"
+    ) as caught:
+        gradkern.GradClipper(pairs, groups=groups, **{over: dist.group.WORLD})
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("over", ["pp_group", "process_group"])
+def test_a_group_that_is_empty_on_every_rank(ranks, over):
+    ranks(2)(nowhere_job, over=over)

@@ -43,12 +43,14 @@ VOCABULARY, LENGTH, MICRO, STEPS, CLIP, RATE = 32, 8, 2, 3, 0.5, 0.05
 
 @dataclass
 class Case:
-    """Ranks of two that share layers (tp), stages (pp) or experts (ep); dtype; whether the optimizer is
-    sharded over the others; loss scale; whether the last step is another run's, from a checkpoint."""
+    """Ranks of two that share layers (tp), stages (pp) or experts (ep); stages on each rank (vp); dtype;
+    whether the optimizer is sharded over the others; loss scale; whether the last step is another run's, from
+    a checkpoint."""
 
     tp: int = 1
     pp: int = 1
     ep: int = 1
+    vp: int = 1
     dtype: str = "fp32"
     sharded: bool = False
     loss_scale: float = 1.0
@@ -59,6 +61,7 @@ CASES = {
     "dp": Case(),
     "tp": Case(tp=2),
     "pp": Case(pp=2),
+    "vp": Case(pp=2, vp=2),
     "ep": Case(ep=2),
     "shards": Case(sharded=True),
     "ep-shards": Case(ep=2, sharded=True),
@@ -91,23 +94,35 @@ def model_of(case):
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[case.dtype]
     experts = {} if case.ep == 1 else {"num_moe_experts": 4, "moe_token_dispatcher_type": "allgather"}
     config = TransformerConfig(
-        num_layers=2, hidden_size=16, num_attention_heads=2, use_cpu_initialization=True,
+        num_layers=2 * case.vp, hidden_size=16, num_attention_heads=2, use_cpu_initialization=True,
         hidden_dropout=0.0, attention_dropout=0.0, gradient_accumulation_fusion=False,
         bf16=case.dtype == "bf16", fp16=case.dtype == "fp16", bias_dropout_fusion=False,
         masked_softmax_fusion=False, tensor_model_parallel_size=case.tp, params_dtype=dtype,
         pipeline_model_parallel_size=case.pp, pipeline_dtype=dtype, batch_p2p_sync=False,
         expert_model_parallel_size=case.ep, **experts,
+        virtual_pipeline_model_parallel_size=case.vp if case.vp > 1 else None,
     )  # fmt: skip
     layer = get_gpt_layer_local_spec(num_experts=config.num_moe_experts)
-    bare = GPTModel(
-        config, layer, VOCABULARY, LENGTH, pre_process=parallel_state.is_pipeline_first_stage(),
-        post_process=parallel_state.is_pipeline_last_stage(),
-    )  # fmt: skip
-    inner = bare if case.dtype == "fp32" else Float16Module(config, bare)
     ddp = DistributedDataParallelConfig(
         grad_reduce_in_fp32=True, overlap_grad_reduce=False, use_distributed_optimizer=case.sharded
     )
-    return bare, DistributedDataParallel(config, ddp, inner)
+    chunks = []
+    for stage in range(case.vp):
+        where = {"ignore_virtual": False, "vp_stage": stage if case.vp > 1 else None}
+        chunks.append(
+            GPTModel(
+                config,
+                layer,
+                VOCABULARY,
+                LENGTH,
+                vp_stage=where["vp_stage"],
+                pre_process=parallel_state.is_pipeline_first_stage(**where),
+                post_process=parallel_state.is_pipeline_last_stage(**where),
+            )
+        )
+    inner = chunks if case.dtype == "fp32" else [Float16Module(config, chunk) for chunk in chunks]
+    bare = chunks[0] if case.vp == 1 else torch.nn.ModuleList(chunks)
+    return bare, [DistributedDataParallel(config, ddp, one) for one in inner]
 
 
 def optimizer_of(case, model):
@@ -116,9 +131,9 @@ def optimizer_of(case, model):
         bf16=case.dtype == "bf16", fp16=case.dtype == "fp16", initial_loss_scale=case.loss_scale,
         use_distributed_optimizer=case.sharded,
     )  # fmt: skip
-    optimizer = get_megatron_optimizer(config, [model])
-    model.config.grad_scale_func = optimizer.scale_loss
-    model.config.finalize_model_grads_func = finalize_model_grads
+    optimizer = get_megatron_optimizer(config, model)
+    model[0].config.grad_scale_func = optimizer.scale_loss
+    model[0].config.finalize_model_grads_func = finalize_model_grads
     return optimizer
 
 
@@ -155,11 +170,12 @@ def forward(words, model):
 def train_steps(case, bare, model, optimizer, told, numbers, monitor=None):
     """Steps of these numbers, from 1, by Megatron's own schedule."""
     for number in numbers:
-        model.zero_grad_buffer()
+        for chunk in model:
+            chunk.zero_grad_buffer()
         optimizer.zero_grad()
         losses = get_forward_backward_func()(
-            forward_step_func=forward, data_iterator=iter(batches()[number - 1]), model=[model],
-            num_microbatches=MICRO, seq_length=LENGTH, micro_batch_size=2, forward_only=False,
+            forward_step_func=forward, data_iterator=[iter(batches()[number - 1]) for _ in model],
+            model=model, num_microbatches=MICRO, seq_length=LENGTH, micro_batch_size=2, forward_only=False,
         )  # fmt: skip
         if not case.sharded:
             scale = optimizer.get_loss_scale().item()
@@ -177,7 +193,9 @@ def train_steps(case, bare, model, optimizer, told, numbers, monitor=None):
 def train(case, run=None):
     from gradkern.integrations.megatron import monitored
 
-    parallel_state.initialize_model_parallel(case.tp, case.pp, expert_model_parallel_size=case.ep)
+    parallel_state.initialize_model_parallel(
+        case.tp, case.pp, case.vp if case.vp > 1 else None, expert_model_parallel_size=case.ep
+    )
     told, state = {"losses": [], "norms": [], "totals": []}, None
     pieces = [range(1, 3), range(3, STEPS + 1)] if case.resumed and run else [range(1, STEPS + 1)]
     for numbers in pieces:

@@ -15,10 +15,10 @@ needed("megatron.core")
 pytestmark = pytest.mark.timeout(600)  # ranks share the cores with the other tests
 
 CASES = [
-    "dp", "tp", "pp", "ep", "shards", "ep-shards", "bf16", "bf16-shards", "bf16-resumed", "fp16",
+    "dp", "tp", "pp", "vp", "ep", "shards", "ep-shards", "bf16", "bf16-shards", "bf16-resumed", "fp16",
 ]  # fmt: skip
 #: Each rank has parameters of its own and records them.
-ALL_RANKS = ("pp", "ep", "ep-shards")
+ALL_RANKS = ("pp", "vp", "ep", "ep-shards")
 #: The sharded optimizer's gradients are those of the other one, which are whole on every rank.
 WHOLE = {"shards": "dp", "ep-shards": "ep", "bf16-shards": "bf16"}
 
@@ -37,7 +37,7 @@ def told_by(runs, case):
 def totals_of(case, told):
     """Of the gradients of both ranks, those that both have counted once."""
     first, second = (np.square(entry["norms"]) for entry in told)
-    if case == "pp":
+    if case in ("pp", "vp"):
         return np.sqrt(first.sum(axis=1) + second.sum(axis=1))
     return np.sqrt(first.sum(axis=1) + second[:, told[1]["of_experts"]].sum(axis=1))
 

@@ -29,16 +29,21 @@ def norms_of(model, samples):
     return [one.norm().item() for one in sums]
 
 
+def made_private(model, optimizer, job):
+    loader = torch.utils.data.DataLoader(job.dataset(), SIZE)
+    return opacus.PrivacyEngine().make_private(
+        module=model, optimizer=optimizer, data_loader=loader, noise_multiplier=0.0, max_grad_norm=CLIP,
+        poisson_sampling=False,
+    )  # fmt: skip
+
+
 def trained(job):
     """The model, and of each step the norms and the loss."""
     model, dtype = network(), torch.bfloat16 if job.low else torch.float32
     model.to(dtype)
     twin = network().to(dtype)  # without Opacus's hooks
     optimizer = torch.optim.SGD(model.parameters(), lr=LR)
-    private, optimizer, loader = opacus.PrivacyEngine().make_private(
-        module=model, optimizer=optimizer, data_loader=torch.utils.data.DataLoader(job.dataset(), SIZE),
-        noise_multiplier=0.0, max_grad_norm=CLIP, poisson_sampling=False,
-    )  # fmt: skip
+    private, optimizer, loader = made_private(model, optimizer, job)
     job.load(model=model, optimizer=optimizer)
     norms, losses, seen, monitor = [], [], [], None
     if job.run is not None:

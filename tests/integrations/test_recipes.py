@@ -98,44 +98,46 @@ def trained(recipe, job, folder, way):
     return model
 
 
+def gan(job, low, micro):
+    """A generator and its critic, trained in turn on the batches of a job."""
+    torch.manual_seed(0)
+    models = {"G": nn.Linear(4, 6), "D": nn.Linear(6, 1)}
+    optimizers = {name: torch.optim.SGD(model.parameters(), lr=LR) for name, model in models.items()}
+    monitor = job.monitor(models, optimizers)
+    state = {**models, **{f"of_{name}": optimizer for name, optimizer in optimizers.items()}}
+    job.load(**state)
+
+    def step(name, number, loss_of):
+        set_rate(optimizers[name], number)
+        models[name].zero_grad()
+        total = 0.0
+        for part in range(micro):
+            generator = torch.Generator().manual_seed(2 * number + part)
+            noise, real = torch.randn(8, 4, generator=generator), torch.randn(8, 6, generator=generator)
+            with torch.autocast("cpu", torch.bfloat16, enabled=low):
+                loss = loss_of(models["G"], models["D"], noise, real) / micro
+            loss.backward()
+            total += loss.item()
+        torch.nn.utils.clip_grad_norm_(models[name].parameters(), CLIP)
+        optimizers[name].step()
+        if monitor is not None:
+            monitor.amend(monitor.step, part=name, loss=total)
+
+    for number in range(1, STEPS + 1)[job.batches]:
+        step("D", number, lambda G, D, noise, real: D(G(noise).detach()).mean() - D(real).mean())
+        step("G", number, lambda G, D, noise, real: -D(G(noise)).mean())
+    job.save(**state)
+    close()
+    return nn.ModuleDict(models)
+
+
 @pytest.mark.parametrize("micro", [1, 2], ids=["whole", "accumulated"])
 @pytest.mark.parametrize("low", [False, True], ids=["fp32", "bf16"])
 def test_two_models_of_a_gan(tmp_path, run, measured, assert_same_weights, low, micro):
-    def trained(job):
-        torch.manual_seed(0)
-        models = {"G": nn.Linear(4, 6), "D": nn.Linear(6, 1)}
-        optimizers = {name: torch.optim.SGD(model.parameters(), lr=LR) for name, model in models.items()}
-        monitor = job.monitor(models, optimizers)
-        state = {**models, **{f"of_{name}": optimizer for name, optimizer in optimizers.items()}}
-        job.load(**state)
-
-        def step(name, number, loss_of):
-            set_rate(optimizers[name], number)
-            models[name].zero_grad()
-            total = 0.0
-            for part in range(micro):
-                generator = torch.Generator().manual_seed(2 * number + part)
-                noise, real = torch.randn(8, 4, generator=generator), torch.randn(8, 6, generator=generator)
-                with torch.autocast("cpu", torch.bfloat16, enabled=low):
-                    loss = loss_of(models["G"], models["D"], noise, real) / micro
-                loss.backward()
-                total += loss.item()
-            torch.nn.utils.clip_grad_norm_(models[name].parameters(), CLIP)
-            optimizers[name].step()
-            if monitor is not None:
-                monitor.amend(monitor.step, part=name, loss=total)
-
-        for number in range(1, STEPS + 1)[job.batches]:
-            step("D", number, lambda G, D, noise, real: D(G(noise).detach()).mean() - D(real).mean())
-            step("G", number, lambda G, D, noise, real: -D(G(noise)).mean())
-        job.save(**state)
-        close()
-        return nn.ModuleDict(models)
-
     with measured.watching():
-        plain = trained(Job(None))
-    trained(Job(run, 0, 3, tmp_path / "state"))
-    ours = trained(Job(run, 3, STEPS, tmp_path / "state"))
+        plain = gan(Job(None), low, micro)
+    gan(Job(run, 0, 3, tmp_path / "state"), low, micro)
+    ours = gan(Job(run, 3, STEPS, tmp_path / "state"), low, micro)
     tolerance = 0.02 if low else 1e-5
     assert_same_weights(plain, ours, rtol=tolerance, atol=tolerance / 10)
     history = gradkern.History.open(run)

@@ -186,8 +186,16 @@ def config_of(mode, folder, load_step=-1):
     )  # fmt: skip
 
 
-def measured_by(clip, found):
-    """torchtitan's clip after float64 norms of whole gradients, over all stages."""
+def measured_by(clip, found, trainer):
+    """torchtitan's clip after float64 norms of whole gradients, over all stages. Notes the learning rate too,
+    and this rank's part of the loss."""
+    backward, parts = torch.Tensor.backward, []
+
+    def noted(loss, *args, **kwargs):
+        parts.append(loss.item())
+        return backward(loss, *args, **kwargs)
+
+    torch.Tensor.backward = noted
 
     def measure(parameters, *args, **kwargs):
         parameters = list(parameters)
@@ -199,7 +207,9 @@ def measured_by(clip, found):
             torch.distributed.all_reduce(total, group=kwargs["pp_mesh"].get_group())
         returned = clip(parameters, *args, **kwargs)
         found.append({"norms": [n.sqrt().item() for n in norms], "total": total.sqrt().item(),
-                      "returned": returned.item()})  # fmt: skip
+                      "returned": returned.item(), "part": sum(parts),
+                      "lr": next(iter(trainer.optimizers)).param_groups[0]["lr"]})  # fmt: skip
+        parts.clear()
         return returned
 
     return measure
@@ -253,8 +263,9 @@ def train(mode, folder, monitor, load_step=-1):
         with monitored(trainer, folder / "run"):
             trainer.train()
     else:
-        dist_utils.clip_grad_norm_ = measured_by(original, found)
+        backward, dist_utils.clip_grad_norm_ = torch.Tensor.backward, measured_by(original, found, trainer)
         trainer.train()
+        torch.Tensor.backward = backward
     assert (dist_utils.clip_grad_norm_ is original) == monitor
     dist_utils.clip_grad_norm_ = original
     trained = weights(trainer)

@@ -61,8 +61,8 @@ message(STATUS "chosen: ${{chosen}}")
     ("wanted", "gpus", "chosen"),
     [
         (None, None, "90-real;86-virtual"),
-        (None, "8.0\n8.0\n9.0\n", "80-real;90-real;86-virtual"),
-        ("native", "10.3\n", "103-real;86-virtual"),
+        (None, "8.0\n8.0\n9.0\n", "80;90-real"),
+        ("native", "10.3\n", "103"),
         ("all", None, "80-real;86-real;89-real;90-real;100-real;103-real;120-real;86-virtual"),
         ("8.0;9.0+PTX", "12.0\n", "80-real;90"),
         (None, "7.5\n", "86-virtual"),

@@ -1,4 +1,4 @@
-"""A run that exists: who may continue it, and what is said where nothing told from which step."""
+"""Continuing a run: which models may continue it, and the warning if nothing says at which step."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from gradkern import GradClipper, GradMonitor, History, HistoryError
-from gradkern.monitor import committer, queue
+from gradkern.monitor.writing import committer, queue
 from tests.support.files import assert_summary_is_right
 from tests.support.loops import small_model, train, write_run
 

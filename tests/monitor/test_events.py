@@ -12,7 +12,7 @@ import gradkern
 from gradkern import GradClipper, GradMonitor
 from gradkern.diagnosis import notice_of
 from gradkern.history import format
-from gradkern.monitor import event_series
+from gradkern.monitor.events import series as event_series
 from gradkern.policies import (
     AGC,
     AdaGC,

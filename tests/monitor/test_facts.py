@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from gradkern import GradClipper, GradMonitor
 from gradkern.monitor import graph
-from gradkern.monitor.schedule import is_due
+from gradkern.monitor.periodic.schedule import is_due
 
 
 def recorded(tmp_path, model, make_loss, steps=5, *, optimizer=None, as_given=lambda loss: loss, **options):

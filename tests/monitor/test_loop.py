@@ -16,7 +16,7 @@ from torch import nn
 import gradkern
 from gradkern import GradClipper, GradMonitor
 from gradkern.history.batch import Batch
-from gradkern.monitor.step_capture import StepCapture
+from gradkern.monitor.captures.step import StepCapture
 from tests.support.loops import small_model, train
 from tests.support.wrapped import WrappedOptimizer
 

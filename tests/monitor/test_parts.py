@@ -11,7 +11,7 @@ from torch import nn
 
 import gradkern
 from gradkern import GradClipper, GradkernWarning, GradMonitor, History, diagnose
-from gradkern.monitor.parts import Parts
+from gradkern.monitor.models.parts import Parts
 from tests.support.files import assert_summary_is_right
 
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from gradkern.history.format import EXPONENTS, FORMATS
-from gradkern.monitor import transfer
-from gradkern.monitor.capture import Presence
-from gradkern.monitor.periodic_capture import HistogramCapture, WeightsCapture
-from gradkern.monitor.transfer import PinnedPool, send, together
+from gradkern.monitor.captures import transfer
+from gradkern.monitor.captures.capture import Presence
+from gradkern.monitor.captures.transfer import PinnedPool, send, together
+from gradkern.monitor.periodic.capture import HistogramCapture, WeightsCapture
 from tests.support.loops import layout
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from gradkern import GradClipper, GradMonitor, History
 from gradkern.history.format import EXPONENTS, FORMATS
-from gradkern.monitor.histogram import histogram
+from gradkern.monitor.periodic.histogram import histogram
 from gradkern.monitor.sample import Sample, stride_for
 from gradkern.params import steps
 from tests.support.loops import small_model, train

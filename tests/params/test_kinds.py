@@ -13,7 +13,7 @@ from torch.nn.utils import parametrizations
 import gradkern
 from gradkern import GradMonitor
 from gradkern._util.names import common_prefix, layer_of
-from gradkern.monitor.layouts import kind_of
+from gradkern.monitor.models.layouts import kind_of
 
 DTYPES = sorted({d for d in vars(torch).values() if isinstance(d, torch.dtype)}, key=str)
 

@@ -90,6 +90,8 @@ LAYERS = (
     {"cli", "policies"},  # policies: the public name of clipping/policies
     {"__init__", "__main__"},  # what users import; nothing in here does
 )
+#: The rooms of monitor/, the lowest first. Files beside them are not ordered.
+ROOMS = ("events", "models", "captures", "checks", "periodic", "writing")
 #: Looking at a run: these import neither torch nor a room that does.
 TORCH_FREE = {"_util", "history", "diagnosis", "sinks", "watch", "report", "cli"}
 PACKAGE = ROOT / "gradkern"
@@ -122,6 +124,14 @@ def runs_down(importer, imported):
     height = {name: index for index, layer in enumerate(LAYERS) for name in layer}
     above, below = importer.split(".")[0], imported.split(".")[0]
     return above == below or height[above] > height[below]
+
+
+def test_rooms_of_the_monitor_import_one_way():
+    for importer in MODULES:
+        for imported in imported_by(importer):
+            above, below = importer.split("."), imported.split(".")
+            if above[0] == below[0] == "monitor" and above[1] in ROOMS and below[1] in ROOMS:
+                assert ROOMS.index(above[1]) >= ROOMS.index(below[1]), f"{importer} imports {imported}"
 
 
 def test_every_module_has_its_layer():
@@ -209,7 +219,7 @@ def test_names_of_divided_modules_are_found():
     from gradkern.names import layer_of
 
     assert layer_of("0.weight") == "0" and LayerColumns is gradkern.history.layers.LayerColumns
-    assert DETAILS is gradkern.history.layout.DETAILS and RETRY == gradkern.monitor.committer.RETRY
+    assert DETAILS is gradkern.history.layout.DETAILS and RETRY == gradkern.monitor.writing.committer.RETRY
     with pytest.raises(ImportError):
         from gradkern.names import nothing  # noqa: F401
 

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import subprocess
@@ -59,6 +60,19 @@ def build() -> tuple[Path, Path]:
     return kernels, device
 
 
+class _Done:
+    """An event or a stream whose work is done."""
+
+    def __init__(self, *_: object, **__: object) -> None: ...
+    def record(self, *_: object) -> None: ...
+    def wait(self, *_: object) -> None: ...
+    def wait_stream(self, *_: object) -> None: ...
+    def wait_event(self, *_: object) -> None: ...
+    def synchronize(self) -> None: ...
+    def query(self) -> bool:
+        return True
+
+
 def install() -> ctypes.CDLL:
     """Give torch the device and gradkern the kernels; returns the library of kernels."""
     if "torch" in sys.modules:
@@ -72,7 +86,7 @@ def install() -> ctypes.CDLL:
     answers: dict[str, Any] = {
         "_lazy_init": None,
         "is_available": True,
-        "device_count": 1,
+        "device_count": 2,
         "current_device": 0,
         "get_device_name": "a model",
         "is_current_stream_capturing": False,
@@ -81,6 +95,9 @@ def install() -> ctypes.CDLL:
     }
     for name, answer in answers.items():
         setattr(torch.cuda, name, lambda *_, answer=answer, **__: answer)
+    torch.cuda.Event = torch.cuda.Stream = _Done
+    torch.cuda.current_stream = lambda *_: _Done()
+    torch.cuda.stream = lambda *_: contextlib.nullcontext()
     torch.cuda.set_sync_debug_mode = lambda mode: torch_side.model_gpu_refuse_waiting(mode == "error")
     return library
 

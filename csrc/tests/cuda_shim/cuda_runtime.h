@@ -105,6 +105,7 @@ extern size_t largest_params;    ///< bytes of the largest arguments a kernel wa
 
 using Work = std::vector<std::function<void()>>;
 extern bool deferred;            ///< streams keep their work
+extern int device;               ///< the current one, of two
 extern bool skip_kernels;        ///< kernels are counted and not run
 /// Does it, or keeps it.
 void enqueue(cudaStream_t stream, std::function<void()> work);
@@ -154,8 +155,10 @@ inline cudaError_t cudaStreamGetId(cudaStream_t stream, unsigned long long* id) 
   return *id = reinterpret_cast<unsigned long long>(stream), cudaSuccess;
 }
 inline cudaError_t cudaGetLastError() { return cuda_shim::take_error(); }
-inline cudaError_t cudaGetDevice(int* device) { return *device = 0, cuda_shim::take_error(); }
-inline cudaError_t cudaSetDevice(int device) { return device ? cudaErrorInvalidDevice : cudaSuccess; }
+inline cudaError_t cudaGetDevice(int* device) { return *device = cuda_shim::device, cuda_shim::take_error(); }
+inline cudaError_t cudaSetDevice(int device) {
+  return device < 0 || device > 1 ? cudaErrorInvalidDevice : (cuda_shim::device = device, cudaSuccess);
+}
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   *value = attribute == cudaDevAttrMultiProcessorCount ? cuda_shim::multiprocessors
            : attribute == cudaDevAttrComputeCapabilityMajor ? 7 : 5;

@@ -20,7 +20,7 @@ Schedule schedule;
 int multiprocessors = 3;
 int launches = 0;
 cudaError_t next_error = cudaSuccess, load_error = cudaSuccess;
-int driver_version = CUDART_VERSION;
+int driver_version = CUDART_VERSION, device = 0;
 int loaded = 0;
 size_t largest_params = 0;
 int ptx_version = 90;

@@ -8,26 +8,31 @@
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 #include <torch/library.h>
 
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 namespace {
 
-const c10::Device kCuda(c10::DeviceType::CUDA, 0);
+constexpr c10::DeviceIndex kDevices = 2;
 
-/// One device. Streams have numbers; work on them is done when it is enqueued.
+thread_local c10::DeviceIndex current = 0;
+
+c10::Device cuda(c10::DeviceIndex index) { return c10::Device(c10::kCUDA, index < 0 ? current : index); }
+
+/// Two devices with one stream each, whose work is done when it is enqueued.
 struct ModelGuard final : c10::impl::DeviceGuardImplInterface {
-  c10::DeviceType type() const override { return kCuda.type(); }
-  c10::Device exchangeDevice(c10::Device) const override { return kCuda; }
-  c10::Device getDevice() const override { return kCuda; }
-  void setDevice(c10::Device) const override {}
-  void uncheckedSetDevice(c10::Device) const noexcept override {}
-  c10::Stream getStream(c10::Device) const override { return c10::Stream(c10::Stream::DEFAULT, kCuda); }
-  c10::Stream getDefaultStream(c10::Device) const override { return getStream(kCuda); }
-  c10::Stream exchangeStream(c10::Stream) const override { return getStream(kCuda); }
+  c10::DeviceType type() const override { return c10::kCUDA; }
+  c10::Device exchangeDevice(c10::Device d) const override { return cuda(std::exchange(current, cuda(d.index()).index())); }
+  c10::Device getDevice() const override { return cuda(current); }
+  void setDevice(c10::Device d) const override { exchangeDevice(d); }
+  void uncheckedSetDevice(c10::Device d) const noexcept override { exchangeDevice(d); }
+  c10::Stream getStream(c10::Device d) const override { return c10::Stream(c10::Stream::DEFAULT, cuda(d.index())); }
+  c10::Stream getDefaultStream(c10::Device d) const override { return getStream(d); }
+  c10::Stream exchangeStream(c10::Stream s) const override { return getStream(s.device()); }
   void* getStreamNativeHandle(const c10::Stream) const override { return nullptr; }
-  c10::DeviceIndex deviceCount() const noexcept override { return 1; }
+  c10::DeviceIndex deviceCount() const noexcept override { return kDevices; }
   void record(void**, const c10::Stream&, const c10::DeviceIndex, const c10::EventFlag) const override {}
   void block(void*, const c10::Stream&) const override {}
   bool queryEvent(void*) const override { return true; }
@@ -44,9 +49,9 @@ struct ModelHooks final : at::CUDAHooksInterface {
   bool isBuilt() const override { return true; }
   bool isAvailable() const override { return true; }
   bool hasPrimaryContext(c10::DeviceIndex) const override { return true; }
-  int getNumGPUs() const override { return 1; }
-  c10::DeviceIndex deviceCount() const override { return 1; }
-  c10::DeviceIndex getCurrentDevice() const override { return 0; }
+  int getNumGPUs() const override { return kDevices; }
+  c10::DeviceIndex deviceCount() const override { return kDevices; }
+  c10::DeviceIndex getCurrentDevice() const override { return current; }
   bool isPinnedPtr(const void*) const override { return false; }
   c10::Allocator* getPinnedMemoryAllocator() const override { return c10::GetAllocator(c10::kCPU); }
 };
@@ -61,9 +66,8 @@ c10::Storage moved(const c10::Storage& storage, c10::Device device) {
 
 /// A view of `storage` like `t`.
 at::Tensor like(const at::Tensor& t, c10::Storage storage) {
-  const bool cuda = storage.device_type() == kCuda.type();
-  at::Tensor view = at::detail::make_tensor<c10::TensorImpl>(
-      std::move(storage), c10::DispatchKeySet(cuda ? c10::DispatchKey::CUDA : c10::DispatchKey::CPU), t.dtype());
+  const auto key = storage.device_type() == c10::kCUDA ? c10::DispatchKey::CUDA : c10::DispatchKey::CPU;
+  at::Tensor view = at::detail::make_tensor<c10::TensorImpl>(std::move(storage), c10::DispatchKeySet(key), t.dtype());
   view.unsafeGetTensorImpl()->set_storage_offset(t.storage_offset());
   view.unsafeGetTensorImpl()->set_sizes_and_strides(t.sizes(), t.strides());
   view._set_conj(t.is_conj());
@@ -87,8 +91,8 @@ class OnCpu {
         list.push_back(t ? std::optional(argument(*t)) : t);
       return list;
     }
-    if (!value.isDevice() || value.toDevice().type() != kCuda.type()) return value;
-    any_cuda_ = true;
+    if (!value.isDevice() || !value.toDevice().is_cuda()) return value;
+    if (!device_) device_ = cuda(value.toDevice().index());
     return c10::Device(c10::kCPU);
   }
 
@@ -102,10 +106,10 @@ class OnCpu {
 
   /// Of tensors that the operation has given another shape or memory, as resize_ does.
   void take_changes() {
-    for (const auto& [cuda, cpu] : tensors_) {
-      if (cuda.sizes() == cpu.sizes() && cuda.strides() == cpu.strides() && cuda.const_data_ptr() == cpu.const_data_ptr())
+    for (const auto& [own, cpu] : tensors_) {
+      if (own.sizes() == cpu.sizes() && own.strides() == cpu.strides() && own.const_data_ptr() == cpu.const_data_ptr())
         continue;
-      c10::TensorImpl* impl = cuda.unsafeGetTensorImpl();
+      c10::TensorImpl* impl = own.unsafeGetTensorImpl();
       impl->set_storage_keep_dtype(on_device(cpu.storage()));
       impl->set_storage_offset(cpu.storage_offset());
       impl->set_sizes_and_strides(cpu.sizes(), cpu.strides());
@@ -116,38 +120,38 @@ class OnCpu {
   at::Tensor argument(const at::Tensor& t) {
     if (t.defined() && t.is_cpu()) host_.push_back(t);
     if (!t.defined() || !t.is_cuda()) return t;
-    any_cuda_ = true;
-    for (const auto& [cuda, cpu] : tensors_)
-      if (cuda.is_same(t)) return cpu;
+    if (!device_) device_ = t.device();
+    for (const auto& [own, cpu] : tensors_)
+      if (own.is_same(t)) return cpu;
     tensors_.emplace_back(t, like(t, on_cpu(t.storage())));
     return tensors_.back().second;
   }
 
   at::Tensor result(const at::Tensor& t) {
-    if (!t.defined() || !t.is_cpu() || !any_cuda_) return t;
+    if (!t.defined() || !t.is_cpu() || !device_) return t;
     for (const at::Tensor& given : host_)
       if (given.is_same(t)) return t;
-    for (const auto& [cuda, cpu] : tensors_)
-      if (cpu.is_same(t)) return cuda;
+    for (const auto& [own, cpu] : tensors_)
+      if (cpu.is_same(t)) return own;
     return like(t, on_device(t.storage()));
   }
 
   c10::Storage on_cpu(const c10::Storage& storage) {
-    for (const auto& [cuda, cpu] : storages_)
-      if (cuda.is_alias_of(storage)) return cpu;
+    for (const auto& [own, cpu] : storages_)
+      if (own.is_alias_of(storage)) return cpu;
     storages_.emplace_back(storage, moved(storage, c10::kCPU));
     return storages_.back().second;
   }
   c10::Storage on_device(const c10::Storage& storage) {
-    for (const auto& [cuda, cpu] : storages_)
-      if (cpu.is_alias_of(storage) && cuda.data() == storage.data()) return cuda;
-    return moved(storage, kCuda);
+    for (const auto& [own, cpu] : storages_)
+      if (cpu.is_alias_of(storage) && own.data() == storage.data()) return own;
+    return moved(storage, *device_);
   }
 
   std::vector<at::Tensor> host_;
   std::vector<std::pair<at::Tensor, at::Tensor>> tensors_;
   std::vector<std::pair<c10::Storage, c10::Storage>> storages_;
-  bool any_cuda_ = false;
+  std::optional<c10::Device> device_;  ///< of the results
 };
 
 bool refuse_waiting = false;

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradkern.monitor.combine import combined
-from gradkern.monitor.joint_plan import JointPlan
-from gradkern.monitor.layouts import Layouts, Plan
-from gradkern.monitor.optimizers import Optimizers, takes_hooks
-from gradkern.monitor.pending import PendingStep
+from gradkern.monitor.models.combine import combined
+from gradkern.monitor.models.joint_plan import JointPlan
+from gradkern.monitor.models.layouts import Layouts, Plan
+from gradkern.monitor.models.optimizers import Optimizers, takes_hooks
+from gradkern.monitor.models.pending import PendingStep
 from gradkern.params.names import NamedParameters
 from gradkern.params.plan import ParameterPlan
 from gradkern.params.stats import GradStats

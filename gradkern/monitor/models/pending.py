@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
-from gradkern.monitor.combine import combined
+from gradkern.monitor.models.combine import combined
 from gradkern.params import steps
 from gradkern.params.stats import GradStats
 

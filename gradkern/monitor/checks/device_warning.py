@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gradkern._util.warning import warn
-from gradkern.monitor.transfer import Arriving, PinnedPool, send
+from gradkern.monitor.captures.transfer import Arriving, PinnedPool, send
 
 
 class DeviceWarning:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from gradkern.history.named import loss_of
 from gradkern.history.rows import GroupValues, HistogramRow, Row, StepRow, WeightsRow, ZerosRow
-from gradkern.monitor.joint_layouts import JointLayouts
+from gradkern.monitor.captures.joint_layouts import JointLayouts
 
 
 def join_rows(rows: Mapping[str, Row], layouts: JointLayouts, norm_type: float) -> Row:

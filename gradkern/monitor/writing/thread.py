@@ -17,14 +17,14 @@ from gradkern.history import format
 from gradkern.history.facade import History
 from gradkern.history.rows import Row, StepRow
 from gradkern.history.writer import HistoryWriter
-from gradkern.monitor.all_zero import AllZero
-from gradkern.monitor.capture import Capture, Presence
-from gradkern.monitor.committer import Committer, Feed
-from gradkern.monitor.joiner import parts_of
-from gradkern.monitor.plateau import Plateau
-from gradkern.monitor.queue import CaptureQueue
-from gradkern.monitor.step_events import StepEvents
-from gradkern.monitor.warned import Warned
+from gradkern.monitor.captures.capture import Capture, Presence
+from gradkern.monitor.captures.joiner import parts_of
+from gradkern.monitor.checks.all_zero import AllZero
+from gradkern.monitor.checks.plateau import Plateau
+from gradkern.monitor.events.step import StepEvents
+from gradkern.monitor.writing.committer import Committer, Feed
+from gradkern.monitor.writing.queue import CaptureQueue
+from gradkern.monitor.writing.warned import Warned
 
 #: Seconds between two checks of the queue, by journal mode. A step does not wake the thread, because that
 #: would cost the training thread a system call and the GIL.

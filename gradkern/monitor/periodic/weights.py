@@ -6,14 +6,14 @@ from collections.abc import Callable
 
 import torch
 
-from gradkern.monitor.mistakes import Mistakes
-from gradkern.monitor.parts import Part
-from gradkern.monitor.periodic_capture import WeightsCapture
+from gradkern.monitor.captures.transfer import PinnedPool
+from gradkern.monitor.checks.mistakes import Mistakes
+from gradkern.monitor.models.parts import Part
+from gradkern.monitor.periodic.capture import WeightsCapture
+from gradkern.monitor.periodic.schedule import is_due
+from gradkern.monitor.periodic.updates import UpdateTracker
 from gradkern.monitor.sample import DeviceColumns
-from gradkern.monitor.schedule import is_due
 from gradkern.monitor.step_counter import StepCounter
-from gradkern.monitor.transfer import PinnedPool
-from gradkern.monitor.updates import UpdateTracker
 from gradkern.params import steps
 from gradkern.params.stats import GradStats
 

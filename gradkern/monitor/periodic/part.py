@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from gradkern.monitor.capture import Capture
-from gradkern.monitor.parts import Part
-from gradkern.monitor.periodic_gradients import PeriodicGradients
-from gradkern.monitor.periodic_weights import PeriodicWeights
+from gradkern.monitor.captures.capture import Capture
+from gradkern.monitor.captures.transfer import PinnedPool
+from gradkern.monitor.models.parts import Part
+from gradkern.monitor.periodic.gradients import PeriodicGradients
+from gradkern.monitor.periodic.weights import PeriodicWeights
 from gradkern.monitor.step_counter import StepCounter
-from gradkern.monitor.transfer import PinnedPool
 from gradkern.params.stats import GradStats
 
 

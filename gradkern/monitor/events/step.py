@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from gradkern.history.rows import EventRow
-from gradkern.monitor.decided import MOST_NAMES, Decided, PartRow
-from gradkern.monitor.event_series import EventSeries
-from gradkern.monitor.spikes import Spikes
+from gradkern.monitor.events.decided import MOST_NAMES, Decided, PartRow
+from gradkern.monitor.events.series import EventSeries
+from gradkern.monitor.events.spikes import Spikes
 
 #: Settings of policies that determine a threshold, besides `max_norm`.
 _SETTINGS = ("clip_value", "clip_factor", "percentile", "z_thresh", "sigma", "lambda_abs", "lambda_rel")

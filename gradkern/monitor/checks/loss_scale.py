@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradkern.monitor.device_warning import DeviceWarning
+from gradkern.monitor.checks.device_warning import DeviceWarning
 from gradkern.monitor.sample import elements
 from gradkern.params.stats import GradStats
 

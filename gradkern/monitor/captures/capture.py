@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gradkern.history.rows import AmendmentRow, Row
-from gradkern.monitor.transfer import HERE, Arriving, PinnedPool, send
+from gradkern.monitor.captures.transfer import HERE, Arriving, PinnedPool, send
 
 #: The caller's numbers of a step by name; those on a device as tensors.
 Extra = dict[str, float | Tensor]

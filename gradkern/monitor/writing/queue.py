@@ -7,8 +7,8 @@ import time
 from collections import deque
 from pathlib import Path
 
-from gradkern.monitor.capture import Capture
-from gradkern.monitor.warned import Warned
+from gradkern.monitor.captures.capture import Capture
+from gradkern.monitor.writing.warned import Warned
 
 LIMIT_BYTES = 64 << 20
 PATIENCE = 1.0  # seconds that `put` waits for room, once until there is room again

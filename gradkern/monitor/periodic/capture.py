@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from gradkern.history.format import EXPONENTS, FORMATS
 from gradkern.history.layout import Layout
 from gradkern.history.rows import HistogramRow, WeightsRow, ZerosRow
-from gradkern.monitor.capture import Presence
+from gradkern.monitor.captures.capture import Presence
+from gradkern.monitor.captures.transfer import PinnedPool, send
 from gradkern.monitor.sample import DeviceColumns
-from gradkern.monitor.transfer import PinnedPool, send
 
 
 class _PeriodicCapture:

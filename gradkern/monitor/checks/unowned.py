@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gradkern.monitor.device_warning import DeviceWarning
-from gradkern.monitor.layouts import Plan
+from gradkern.monitor.checks.device_warning import DeviceWarning
+from gradkern.monitor.models.layouts import Plan
 from gradkern.monitor.sample import elements
 
 #: Checks without a change before the warning. Optimizers unknown to the monitor may step less often.

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 from gradkern.history.rows import Row, StepRow
-from gradkern.monitor.capture import Capture, Presence
-from gradkern.monitor.decided import PartRow
-from gradkern.monitor.join import add_parts, join_rows
-from gradkern.monitor.joint_layouts import JointLayouts
-from gradkern.monitor.step_capture import StepCapture
-from gradkern.monitor.transfer import together
+from gradkern.monitor.captures.capture import Capture, Presence
+from gradkern.monitor.captures.join import add_parts, join_rows
+from gradkern.monitor.captures.joint_layouts import JointLayouts
+from gradkern.monitor.captures.step import StepCapture
+from gradkern.monitor.captures.transfer import together
+from gradkern.monitor.events.decided import PartRow
 
 
 class JoinedCapture:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 
 from gradkern._util.warning import warn
-from gradkern.monitor.layouts import Plan
-from gradkern.monitor.loss_scale import LossScale
-from gradkern.monitor.unowned import UnownedParameters
+from gradkern.monitor.checks.loss_scale import LossScale
+from gradkern.monitor.checks.unowned import UnownedParameters
+from gradkern.monitor.models.layouts import Plan
 from gradkern.params.misuse import Misuse
 from gradkern.params.stats import GradStats
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from gradkern.history.layout import Layout
 from gradkern.history.rows import GroupValues, StepRow
-from gradkern.monitor.capture import Extra, Presence, extra_numbers
-from gradkern.monitor.transfer import HERE, PinnedPool, send
+from gradkern.monitor.captures.capture import Extra, Presence, extra_numbers
+from gradkern.monitor.captures.transfer import HERE, PinnedPool, send
 from gradkern.params.stats import GradStats
 
 

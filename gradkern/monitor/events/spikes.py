@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradkern.monitor.decided import MOST_NAMES, Decided, PartRow
+from gradkern.monitor.events.decided import MOST_NAMES, Decided, PartRow
 
 #: A spike is this many times the median of the latest norms, of which at least FEW are known: the numbers of
 #: the diagnosis `gradient_spike`.

@@ -11,7 +11,7 @@ from typing import Protocol
 from gradkern.history import format
 from gradkern.history.rows import Row, StepRow
 from gradkern.history.writer import HistoryWriter
-from gradkern.monitor.warned import Warned
+from gradkern.monitor.writing.warned import Warned
 
 RETRY = 1.0  # seconds until the first retry; each further one takes twice as long
 RETRY_MOST = 30.0

@@ -7,12 +7,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from gradkern.monitor.histogram import histogram
-from gradkern.monitor.layouts import Layouts, Plan
-from gradkern.monitor.periodic_capture import HistogramCapture, ZerosCapture
+from gradkern.monitor.captures.transfer import PinnedPool
+from gradkern.monitor.models.layouts import Layouts, Plan
+from gradkern.monitor.periodic.capture import HistogramCapture, ZerosCapture
+from gradkern.monitor.periodic.histogram import histogram
+from gradkern.monitor.periodic.schedule import is_due
 from gradkern.monitor.sample import DeviceColumns, Piece, Sample
-from gradkern.monitor.schedule import is_due
-from gradkern.monitor.transfer import PinnedPool
 from gradkern.params.stats import GradStats
 
 

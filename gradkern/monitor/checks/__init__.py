@@ -1,0 +1,1 @@
+"""Checks for likely mistakes of a training loop; each warns once."""

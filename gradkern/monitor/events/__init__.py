@@ -1,0 +1,1 @@
+"""Events of a step: skips, spikes, changed limits."""

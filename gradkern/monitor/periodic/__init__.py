@@ -1,0 +1,1 @@
+"""Periodic statistics: weight norms, update ratios, histograms, zeros."""

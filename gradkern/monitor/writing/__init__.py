@@ -1,0 +1,1 @@
+"""The writing thread, its queue, and retries while the disk fails."""
