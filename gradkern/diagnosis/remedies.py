@@ -165,7 +165,8 @@ def _offset(case: Case, f: Finding) -> list[Remedy]:
 
 def _saturation(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
     late = [step_cures.lower_lr(case)] if f.first_step > case.evidence.steps[0] else []
-    return [*_scaling(case, kinds), *late, cures.xavier_init(), cures.normalization(), cures.relu()]
+    start = [*_scaling(case, kinds), *_offset(case, f)]
+    return [*start, *late, cures.xavier_init(), cures.normalization(), cures.relu()]
 
 
 def _vanishing(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
