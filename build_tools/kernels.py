@@ -41,9 +41,10 @@ def configure(folder: Path, *options: str) -> None:
     subprocess.run(command, check=True)
 
 
-def build(folder: Path, target: str = "all") -> None:
-    """Build a target of a folder."""
-    subprocess.run([tool("cmake"), "--build", str(folder), "--target", target], check=True)
+def build(folder: Path, target: str = "all", *, gives_way: bool = False) -> None:
+    """Build a target of a folder; `gives_way` to another build that runs meanwhile."""
+    polite = ["nice"] if gives_way and shutil.which("nice") else []
+    subprocess.run([*polite, tool("cmake"), "--build", str(folder), "--target", target], check=True)
 
 
 def install(folder: Path, package: Path) -> None:
@@ -57,7 +58,8 @@ def build_kernels() -> Path:
     folder = ROOT / "build" / f"kernels-cuda_{cuda}"
     say(f"kernels (GRADKERN_CUDA={cuda}) in {folder.relative_to(ROOT)}")
     configure(folder, "-DGRADKERN_PYTHON=OFF", f"-DGRADKERN_CUDA={cuda}")
-    build(folder)
+    # The binding is one long compilation, which would otherwise share the cores with many and end last.
+    build(folder, gives_way=True)
     return folder
 
 

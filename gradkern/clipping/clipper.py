@@ -277,13 +277,13 @@ class GradClipper:
                 columns["threshold"] = self._global.max_norm
                 return self._clipped(route.on_home_device(columns, params), params)
         elif scaler is None and plain and params and params[0].is_cpu:
-            call = self._chosen.one_call(self._plan, self._ranks.hold_parts)
+            call = self._chosen.one_call(self._plan)
             columns = call.clip(params, self.norm_type, self._treatment, self._count_zeros)
             if columns is not None:
-                return self._clipped(columns, params)
+                return self._clipped(columns, params, call.natives)
         return self._clip_in_steps(params, scaler, optimizer)
 
-    def _clipped(self, columns: dict[str, Any], params: list[Tensor]) -> GradStats:
+    def _clipped(self, columns: dict[str, Any], params: list[Tensor], checked: object = None) -> GradStats:
         """The statistics of a clip that the extension did in one call. They take over its dict, because
         building another one would cost as much as the rest of the call."""
         skip, plan = columns["skip_step"], self._plan
@@ -296,7 +296,7 @@ class GradClipper:
         columns["numel"] = plan.sizes(columns["numel"])
         columns["names"], columns["first"], columns["_identities"] = plan.names, plan.first, plan.identities
         columns["norm_type"], columns["applied"] = self.norm_type, True
-        columns["policy"] = self._chosen.facts(self._on_nonfinite)
+        columns["policy"] = self._chosen.facts(self._on_nonfinite, checked)
         return GradStats.of_fields(columns)
 
     def _statistics(self, measured: Measured, **further: Any) -> GradStats:

@@ -151,11 +151,11 @@ class ClipperPolicies:
             return settled(policy.decide(stats), len(stats), stats.norm.device, name_of(policy)), None
         return self._norm_groups.decide(stats, measured)
 
-    def one_call(self, plan: ParameterPlan, may_be_empty: bool) -> OneCall:
-        """The policies as the extension takes them, for the parameters as they are now."""
+    def one_call(self, plan: ParameterPlan) -> OneCall:
+        """The policies as the extension takes them, for the parameters as they are now, all of this rank."""
         names, call = plan.names, self._one_call[1]
         if call is None or self._one_call[0] is not names:
-            self.form_groups(plan, may_be_empty)
+            self.form_groups(plan, may_be_empty=False)
             call = OneCall(self.by_name, self._norm_groups, names)
             self._one_call = names, call
         return call

@@ -65,9 +65,18 @@ class PolicyFacts:
         self._snapshots: list[tuple[dict[str, Any], tuple[Any, ...]]] = []
         self._on_nonfinite: str | None = None
         self._described: dict[str, Any] = {}
+        self._checked: object = None
 
-    def __call__(self, on_nonfinite: str) -> dict[str, Any]:
-        if on_nonfinite == self._on_nonfinite and C.dicts_unchanged(self._snapshots):
+    def __call__(self, on_nonfinite: str, checked: object = None) -> dict[str, Any]:
+        """Describe the policies.
+
+        Args:
+            checked: an object that the caller replaces whenever a setting changes. Settings are not looked at
+                then while it is the same.
+        """
+        same = checked is not None and checked is self._checked
+        self._checked = checked
+        if on_nonfinite == self._on_nonfinite and (same or C.dicts_unchanged(self._snapshots)):
             return self._described
         owners = [vars(policy) for policy in self._policies.values() if policy is not None]
         self._snapshots = [(owner, tuple(chain.from_iterable(owner.items()))) for owner in owners]

@@ -34,12 +34,13 @@ class OneCall:
         groups = [names] if grouped is None else [group.names for group in grouped.groups]
         self._policies = list(zip(policies.values(), groups))
         self._rows: list[Tensor | None] = [None] if grouped is None else list(grouped.rows_on_host())
-        self._natives: list[NativePolicy | None] = []
+        self.natives: list[NativePolicy | None] = []
+        """The policies; another list whenever a setting has changed."""
         self._counting: list[int] = []
         """Positions of the policies that count steps, which are asked again at each."""
         self._plan: Any = None
-        """`GroupPlan` of the extension, made of `_natives`; None if one of them is None."""
-        # What `_natives` was made from, for `dicts_unchanged`; at first something that has changed.
+        """`GroupPlan` of the extension, made of `natives`; None if one of them is None."""
+        # What `natives` was made from, for `dicts_unchanged`; at first something that has changed.
         self._settings: list[tuple[dict[str, Any], tuple[Any, ...]]] = _CHANGED
 
     def clip(
@@ -75,7 +76,7 @@ class OneCall:
                 grouped.names, grouped.member_names, self._rows, *columns["_groups"]
             )
         for i in self._counting:
-            native = self._natives[i]
+            native = self.natives[i]
             if native is not None and native.decided is not None:
                 native.decided()
         return columns
@@ -86,22 +87,22 @@ class OneCall:
         for i in self._counting:
             policy, names = self._policies[i]
             native = None if policy is None else policy.native(names)
-            changed = changed or native is not self._natives[i]
-            self._natives[i] = native
+            changed = changed or native is not self.natives[i]
+            self.natives[i] = native
         if changed:
             self._plan_again()
 
     def _look(self) -> None:
         """Take the policies as they are now, until a setting changes."""
-        self._natives = [
+        self.natives = [
             NOTHING if policy is None else policy.native(names) for policy, names in self._policies
         ]
         owners = [vars(policy) for policy, _ in self._policies if policy is not None]
         self._counting = [
-            i for i, native in enumerate(self._natives) if native is not None and native.decided is not None
+            i for i, native in enumerate(self.natives) if native is not None and native.decided is not None
         ]
         self._settings = [(owner, tuple(chain.from_iterable(owner.items()))) for owner in owners]
         self._plan_again()
 
     def _plan_again(self) -> None:
-        self._plan = None if None in self._natives else C.GroupPlan(self._natives, self._rows)
+        self._plan = None if None in self.natives else C.GroupPlan(self.natives, self._rows)
