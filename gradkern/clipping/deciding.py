@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from gradkern.clipping import policies as public
+from gradkern.clipping.first_step import copied
 from gradkern.clipping.policies import ElementPolicy, GlobalNorm, Policy, SettledDecision, settled
 from gradkern.kernels.backend import C
 from gradkern.kernels.measured import Measured
@@ -174,7 +175,7 @@ class NormGroups:
         if device not in self._on:
             listed = [torch.tensor(rows, dtype=torch.int64, device="cpu") for rows in self.members]
             of_row = torch.tensor(self._group_of, dtype=torch.int64, device="cpu")
-            self._on[device] = of_row.to(device), [rows.to(device) for rows in listed]
+            self._on[device] = copied(of_row, device), [copied(rows, device) for rows in listed]
         return self._on[device]
 
     def _limits_on(self, device: torch.device) -> Tensor:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gradkern.clipping.first_step import copied
 from gradkern.clipping.policies import ElementPolicy, Policy
 from gradkern.params.stats import GradStats
 
@@ -31,7 +32,7 @@ class _Part:
         """Copy the positions, once: a step neither waits for a copy nor makes one in a CUDA graph."""
         if self.rows.device != device:
             for name in ("rows", "counted", "place"):
-                setattr(self, name, getattr(self, name).to(device))
+                setattr(self, name, copied(getattr(self, name), device))
 
 
 class ElementParts:

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 BINDING = """
 from tests.support import model_gpu
 library = model_gpu.install()
-import torch, gradkern
+import torch, gradkern, gradkern.policies
 from gradkern.kernels.extension import EXTENSION
 
 def clipped():
@@ -34,6 +34,17 @@ library.model_gpu_capture(1)
 captured, counts = clipped()
 assert counts == [4, 0], counts  # kernels write the table, once for each of the two
 assert torch.equal(eager, captured)
+
+torch.cuda.is_current_stream_capturing = lambda: True
+for name in ("PerLayerNorm", "Value", "GlobalNorm"):
+    policy = getattr(gradkern.policies, name)(1.0)
+    layer = torch.nn.Linear(3, 2).to("cuda")
+    layer.weight.grad = torch.ones(2, 3, device="cuda")
+    try:
+        gradkern.GradClipper(layer, policy=policy).clip_()
+        raise SystemExit(f"{policy} copies from the host during a capture")
+    except RuntimeError as error:
+        assert "run clip_() once outside the graph" in str(error), error
 library.model_gpu_capture(0)
 
 grads = [torch.ones(3, device="cuda"), None, torch.ones(5, device="cuda", dtype=torch.bfloat16)]

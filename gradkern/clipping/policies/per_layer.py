@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from gradkern._util.names import as_depth, layer_of
+from gradkern.clipping.first_step import copied
 from gradkern.clipping.policies.decision import Decision
 from gradkern.clipping.policies.limit import LimitedPolicy
 from gradkern.clipping.policies.native import NativePolicy
@@ -66,7 +67,7 @@ class PerLayerNorm(LimitedPolicy):
                 of_row.append(place.setdefault(layer, len(place)))
                 if stats.first[row] == row and stats.has_grad[row] and stats.numel[row]:
                     members.append(row)
-            index = torch.tensor(of_row, dtype=torch.int64, device="cpu").to(device)
+            index = copied(torch.tensor(of_row, dtype=torch.int64, device="cpu"), device)
             self._known = *key, RowGroups(list(layers.values()), len(stats), device), index
         groups, kept = self._known[3:]
         assert isinstance(groups, RowGroups) and isinstance(kept, Tensor)
