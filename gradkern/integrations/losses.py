@@ -120,9 +120,9 @@ class LossMonitor(GradMonitor):
 
     losses: Losses
 
-    def collect(self, stats: GradStats) -> None:
+    def collect(self, stats: GradStats, *, again: bool = False) -> None:
         """As `GradMonitor.collect`."""
-        super().collect(stats)
+        super().collect(stats, again=again)
         self.losses.clipped(self)
 
     def close(self) -> None:
