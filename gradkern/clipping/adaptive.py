@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
-from gradkern.clipping import route
+from gradkern.clipping import observing, route
+from gradkern.clipping.measure import measure
 from gradkern.clipping.policies import AGC
 from gradkern.clipping.policies.checks import at_least
 from gradkern.params.arguments import as_list, as_order, check_entries
@@ -56,5 +58,9 @@ def adaptive_clip_grad_(
     names = [f"parameters[{i}]" for i in range(len(params))]
     policy.check(operation, params, names)
     route.misuse.check_used(operation, params)
+    report = observing.observed(params)
+    stats = None if report is None else measure(params)
     policy.apply_(operation, params, route.written_shards([p.grad for p in params]), names)
     route.misuse.check_present(operation, params)
+    if report is not None and stats is not None:
+        report(dataclasses.replace(stats, applied=True))

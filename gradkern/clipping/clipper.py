@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, get_args
 import torch
 from torch import Tensor
 
-from gradkern.clipping import grad_scaler, route, verdict
+from gradkern.clipping import grad_scaler, observing, route, verdict
 from gradkern.clipping.checks import check_optimizer, check_policies
 from gradkern.clipping.clipper_policies import ClipperPolicies
 from gradkern.clipping.late_errors import LateErrors
@@ -259,6 +259,16 @@ class GradClipper:
             scaler = None  # GradScaler(enabled=False) neither scales nor skips
         self._optimizer.prepare()
         self._misuse.check_used(params)
+        report = observing.observed(params)
+        stats = self._clip(params, scaler, optimizer)
+        if report is not None:
+            report(stats)
+        return stats
+
+    def _clip(
+        self, params: list[Tensor], scaler: GradScaler | None, optimizer: torch.optim.Optimizer | None
+    ) -> GradStats:
+        """Clip in one call of the extension, or else in steps."""
         plain = not (self._fold or self._ranks.named or self._cache.plan is not None)
         if self._global is not None and params and params[0].is_cuda:
             # A graph that is captured reads the limit from the device: setting it reaches the replays.

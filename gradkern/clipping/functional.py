@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, cast
 
 from torch import Tensor
 
-from gradkern.clipping import param_groups, route
+from gradkern.clipping import param_groups, reported, route
 from gradkern.clipping.param_groups import ParamGroups
 from gradkern.clipping.route import RankGroups
 from gradkern.params.arguments import as_limit, as_list, as_norm, as_order
@@ -93,7 +93,7 @@ def clip_grad_norm_(
     norm_type = as_order(operation, norm_type)
     groups = _named(process_group, pp_group)
     arguments = (max_norm, norm_type, bool(error_if_nonfinite))
-    total: Tensor = route.run(operation, params, arguments, foreach, groups)
+    total: Tensor = reported.run(operation, params, arguments, foreach, groups)
     return total
 
 
@@ -170,7 +170,7 @@ def clip_grads_with_norm_(
     params = as_list(operation, parameters)
     max_norm = as_limit(operation, "max_norm", max_norm)
     total_norm = as_norm(operation, total_norm)
-    route.run(operation, params, (max_norm, total_norm), foreach)
+    reported.run(operation, params, (max_norm, total_norm), foreach)
 
 
 def clip_grad_value_(
@@ -203,7 +203,7 @@ def clip_grad_value_(
     operation = "clip_grad_value_"
     params = as_list(operation, parameters)
     clip_value = as_limit(operation, "clip_value", clip_value)
-    route.run(operation, params, (clip_value,), foreach)
+    reported.run(operation, params, (clip_value,), foreach)
 
 
 def _named(

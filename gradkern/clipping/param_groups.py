@@ -9,12 +9,14 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor
 
-from gradkern.clipping import compiled, route, verdict
+from gradkern.clipping import compiled, observing, reported, route, verdict
 from gradkern.clipping.overlap import check_no_overlap
 from gradkern.clipping.route import Cache, RankGroups
 from gradkern.kernels.measured import Measured
 from gradkern.kernels.torch_scale import coefficient
 from gradkern.params.arguments import as_limit, as_list, as_order, check_entries
+from gradkern.params.names import elements_of, identify
+from gradkern.params.stats import GradStats
 
 ParamGroups = Sequence[Mapping[str, Any]]
 """As ``optimizer.param_groups``."""
@@ -54,7 +56,8 @@ def clip(
     params = [param for own in listed for param in own]
     if all(limit is None for limit in limits):
         named = (ranks.process_group, ranks.pp_group) if ranks.named else None
-        total: Tensor = route.run(OPERATION, params, (max_norm, norm_type, error_if_nonfinite), None, named)
+        arguments = max_norm, norm_type, error_if_nonfinite
+        total: Tensor = reported.run(OPERATION, params, arguments, None, named)
         return total
     if torch.compiler.is_compiling():
         return _traced(listed, limits, max_norm, norm_type, error_if_nonfinite, ranks)
@@ -67,10 +70,30 @@ def clip(
     measured = route.measure(OPERATION, params, names, norm_type, False, 1.0, ranks, cache, rows)
     if error_if_nonfinite:
         _raise_if_nonfinite(measured, norm_type, names)
-    verdict.apply(params, _factors(measured, rows, bounds), None, cache.held)
+    report, factors = observing.observed(params), _factors(measured, rows, bounds)
+    verdict.apply(params, factors, None, cache.held)
     if not ranks.named:  # otherwise other ranks may have gradients
         route.misuse.check_present(OPERATION, params)
+    if report is not None:
+        report(_statistics(params, names, measured, norm_type, factors))
     return measured.total_norm
+
+
+def _statistics(
+    params: Sequence[Tensor], names: Sequence[str], measured: Measured, norm_type: float, factors: Tensor
+) -> GradStats:
+    identities, first = identify(params)
+    return GradStats.of(
+        measured,
+        tuple(names),
+        tuple(map(elements_of, params)) if measured.numel is None else measured.numel,
+        first,
+        identities,
+        norm_type,
+        clip_coef=verdict.smallest(factors).to(measured.total_norm.dtype),
+        applied=True,
+        _factor=factors,
+    )
 
 
 def _traced(

@@ -16,7 +16,7 @@ _SCALER = "_gradkern_scaler"
 
 
 class _Sum:
-    """What `backward` was called on since the clip before."""
+    """What `backward` was called on since the previous clip."""
 
     def __init__(self) -> None:
         self.total: Tensor | None = None
@@ -30,7 +30,7 @@ class _Sum:
 
 
 class Losses:
-    """Adds a loss to the steps of monitors: the sum of what `backward` was called on since the clip before.
+    """Adds a loss to the steps of monitors: the sum of what `backward` was called on since the previous clip.
 
     The gradient that is clipped is the gradient of this sum. Losses of micro-batches that are divided by
     their number add up to their mean. The scale of a GradScaler is divided out. A step has no loss if
@@ -120,9 +120,9 @@ class LossMonitor(GradMonitor):
 
     losses: Losses
 
-    def collect(self, stats: GradStats) -> None:
+    def collect(self, stats: GradStats, *, again: bool = False) -> None:
         """As `GradMonitor.collect`."""
-        super().collect(stats)
+        super().collect(stats, again=again)
         self.losses.clipped(self)
 
     def close(self) -> None:

@@ -34,7 +34,25 @@ _ROUTES: tuple[tuple[Any, str, Any], ...] = (
 )
 
 _originals: dict[tuple[str, str], Any] = {}
+#: Whether the patch stays in place after the last block of `patched_torch`.
+_stays = False
+#: The blocks of `patched_torch` that are open. They may end in any order.
+_blocks: list[_Block] = []
 _lock = threading.RLock()
+
+
+class _Block:
+    """A block of `patched_torch`.
+
+    Attributes:
+        monitor: the one to attach; may be None.
+        detaches: whether `monitor` is detached with the last block that has it.
+    """
+
+    def __init__(self, monitor: GradMonitor | None) -> None:
+        self.monitor = monitor
+        shared = any(block.detaches for block in _blocks if block.monitor is monitor)
+        self.detaches: bool = monitor is not None and (shared or not bridge.is_attached(monitor))
 
 
 class Patch:
@@ -84,36 +102,53 @@ def patch_torch(monitor: GradMonitor | None = None, *, when: Callable[[], bool] 
         >>> train(model, optimizer)  # calls torch.nn.utils.clip_grad_norm_ somewhere
 
     Notes:
-        `clip_grad_norm_` measures, records and clips with one read. `clip_grads_with_norm_`,
-        `clip_grad_value_` and a `clip_grad_norm_` that was imported before the patch are recorded with one
-        more read. Clips inside a compiled graph are not recorded.
+        gradkern's own functions and `GradClipper.clip_` are recorded too. `clip_grad_norm_` and
+        `GradClipper.clip_` measure, record and clip with one read. `clip_grads_with_norm_`,
+        `clip_grad_value_`, `adaptive_clip_grad_` and a `clip_grad_norm_` that was imported before the patch
+        are recorded with one more read. Clips inside a compiled graph are not recorded.
+
+        A step whose gradients are clipped several times has the norms from before the first clip, and the
+        smallest limit. Statistics that are given to `GradMonitor.record` replace those of the clip.
     """
+    global _stays
     with _lock:
-        for module, name, replacement in _ROUTES:
-            key = module.__name__, name
-            if key not in _originals:
-                _originals[key] = getattr(module, name)
-                setattr(module, name, replacement)
-        if monitor is not None:
-            bridge.attach(monitor, when)
+        _patch(monitor, when)
+        _stays = True
     return Patch()
+
+
+def _patch(monitor: GradMonitor | None, when: Callable[[], bool] | None) -> None:
+    if monitor is not None:
+        bridge.attach(monitor, when)
+    for module, name, replacement in _ROUTES:
+        key = module.__name__, name
+        if key not in _originals:
+            _originals[key] = getattr(module, name)
+            setattr(module, name, replacement)
 
 
 def unpatch_torch() -> None:
     """Restore torch's own functions and detach all monitors. Idempotent."""
+    global _stays
     with _lock:
+        _stays = False
         bridge.detach_all()
-        for module, name, _ in _ROUTES:
-            original = _originals.pop((module.__name__, name), None)
-            if original is not None:
-                setattr(module, name, original)
+        _restore()
+
+
+def _restore() -> None:
+    for module, name, _ in _ROUTES:
+        original = _originals.pop((module.__name__, name), None)
+        if original is not None:
+            setattr(module, name, original)
 
 
 @contextlib.contextmanager
 def patched_torch(
     monitor: GradMonitor | None = None, *, when: Callable[[], bool] | None = None
 ) -> Iterator[Patch]:
-    """`patch_torch` as a context manager. A patch that was there before stays in place.
+    """`patch_torch` as a context manager. A patch that was there before stays in place, and so does that of
+    another block which is still open: blocks may overlap, also in several threads.
 
     Args:
         monitor, when: as in `patch_torch`.
@@ -126,14 +161,16 @@ def patched_torch(
         ...     train(model, optimizer)
     """
     with _lock:
-        already = bool(_originals)
-        attached = monitor is not None and bridge.is_attached(monitor)
-        patch = patch_torch(monitor, when=when)
+        block = _Block(monitor)
+        _patch(monitor, when)
+        _blocks.append(block)
     try:
-        yield patch
+        yield Patch()
     finally:
         with _lock:
-            if not already:
-                unpatch_torch()
-            elif monitor is not None and not attached:
+            _blocks.remove(block)
+            shared = any(other.monitor is monitor for other in _blocks)
+            if monitor is not None and block.detaches and not shared:
                 bridge.detach(monitor)
+            if not (_blocks or _stays):
+                _restore()

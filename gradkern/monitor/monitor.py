@@ -235,14 +235,17 @@ class GradMonitor:
         given, loss = loss, as_loss(loss)
         extras = as_extra("GradMonitor.record", extra, self._parts.names) if extra else None
         if number % self.every:
-            return self._leave_out(number, target, step is not None, measured=stats is not None)
+            return self._leave_out(number, target, step is not None)
         if stats is None:
             stats = self._collected_or_measured(target, inv_scale)
+        else:
+            self._parts.drop_pending(target)  # the same step, collected from the clip
         if stats.norm_type != self._norm_type:
             self._check_norm_type(stats.norm_type)
         self._begin(number, target, step is not None)
         if recording is not None:  # else another rank records
-            phase = "before_clip" if stats.clip_coef is not None else PHASE_OF[after_clip]
+            clipped = stats.clip_coef is not None or stats.applied
+            phase = "before_clip" if clipped else PHASE_OF[after_clip]
             recording.add(number, target, stats, start, loss, given, phase, extras)
 
     def amend(
@@ -296,17 +299,20 @@ class GradMonitor:
         if self._recording is not None:
             self._recording.event(number, str(kind), plain)
 
-    def collect(self, stats: GradStats) -> None:
+    def collect(self, stats: GradStats, *, again: bool = False) -> None:
         """Take statistics that other code has measured for the current step, before clipping.
 
         The statistics may cover some of the parameters only. All that were collected are recorded as one step
         when all optimizers have stepped, when a parameter is collected again, or by ``record(loss=loss)``.
         With several models this holds for each of them. `patch_torch(monitor)` calls this for every clip.
+        Statistics that are given to `record` replace what was collected for the step.
 
         Args:
             stats: the statistics, with norms from before clipping.
+            again: the gradients were collected before and only clipped since. The step keeps the norms from
+                before the first clip, and has the smaller limit of the two.
         """
-        self._parts.of(stats).pending.add(stats)
+        self._parts.of(stats).pending.add(stats, again)
 
     @property
     def has_pending(self) -> bool:
@@ -425,10 +431,9 @@ class GradMonitor:
         if self._recording is not None:
             self._recording.begin(number, part, is_new)
 
-    def _leave_out(self, number: int, part: Part, told: bool, measured: bool) -> None:
+    def _leave_out(self, number: int, part: Part, told: bool) -> None:
         """`record` is called at a step that `every` leaves out. Its pending clips must not become a step."""
-        if not measured:
-            self._parts.drop_pending(part)
+        self._parts.drop_pending(part)
         self._begin(number, part, told)
         if self._recording is not None:
             self._recording.leave_out(part)

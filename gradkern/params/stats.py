@@ -61,8 +61,8 @@ class GradStats:
     first: tuple[int, ...] = field(default=(), repr=False)
     """For each row, the first row of the same parameter."""
     applied: bool = field(default=False, repr=False)
-    """Whether the gradients themselves were multiplied by `inv_scale` and `clip_coef`. False if the call only
-    measured, and with `fold`, where the optimizer multiplies."""
+    """Whether the gradients themselves were clipped, or multiplied by `inv_scale` and `clip_coef`. False if
+    the call only measured, and with `fold`, where the optimizer multiplies."""
 
     threshold: float | Tensor | None = None
     """The norm above which the policy scales in this step: a number, 0-d, or [N] if each row has its own.

@@ -101,7 +101,7 @@ def _gradients(optimizer: torch.optim.Optimizer) -> dict[int, _Noted]:
         for param in itertools.islice(group["params"], _TRIES):
             grad = param.grad
             if grad is not None:
-                found[id(param)] = weakref.ref(grad), _version(grad)
+                found[id(param)] = weakref.ref(grad), version_of(grad)
                 break
     return found
 
@@ -114,12 +114,13 @@ def is_used(params: Sequence[Tensor], start: int = 0) -> bool:
     """
     for key, (ref, version) in list(noted.items()):
         grad = ref()
-        if grad is None or version != _version(grad):
+        if grad is None or version != version_of(grad):
             noted.pop(key, None)  # the gradient was freed or has been written to
         elif any(id(p) == key and p.grad is grad for p in itertools.islice(params, start, start + _TRIES)):
             return True
     return False
 
 
-def _version(grad: Tensor) -> int:
+def version_of(grad: Tensor) -> int:
+    """How often a gradient was written to in place; -1 if that is not counted."""
     return -1 if grad.is_inference() else grad._version

@@ -1,7 +1,9 @@
-"""`combined`: the statistics of a step that was clipped in pieces, as one `GradStats`."""
+"""Statistics of a step that was clipped in pieces or twice as one `GradStats`, and some rows of them."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -53,6 +55,78 @@ def combined(pieces: list[GradStats]) -> GradStats:
         policy=_policies(pieces),
         _groups=_groups(pieces),
     )
+
+
+def clipped_again(first: GradStats, later: GradStats) -> GradStats:
+    """The statistics of gradients that were clipped twice: norms are those before the first clip, the
+    coefficient is that of both, and the limit is the smaller one."""
+    if later.clip_coef is None:
+        return dataclasses.replace(first, applied=first.applied or later.applied)
+    if first.clip_coef is None:
+        coef, factor, limit = later.clip_coef, later._factor, later.threshold
+    else:
+        device = first.total_norm.device
+        coef, limit = first.clip_coef * later.clip_coef.to(device), _smaller(first.threshold, later.threshold)
+        both = first._factor is None and later._factor is None
+        factor = None if both else _factors(first, device) * _factors(later, device)
+    return dataclasses.replace(
+        first,
+        clip_coef=coef,
+        applied=first.applied or later.applied,
+        threshold=limit,
+        skip_step=later.skip_step if first.skip_step is None else first.skip_step,
+        policy=later.policy if first.policy is None else first.policy,
+        _factor=factor,
+    )
+
+
+def _smaller(one: float | Tensor | None, other: float | Tensor | None) -> float | Tensor | None:
+    if isinstance(one, Tensor) or isinstance(other, Tensor):
+        return other
+    limits = [limit for limit in (one, other) if limit is not None]
+    return min(limits) if limits else None
+
+
+def rows_of(stats: GradStats, rows: Sequence[int]) -> GradStats:
+    """Some of the rows. Totals stay those of the whole clip, since the limit applies to them."""
+    index = torch.tensor(rows, device=stats.norm.device)
+
+    def chosen(values: Sequence[Any]) -> tuple[Any, ...]:
+        return tuple(values[row] for row in rows)
+
+    norm = stats.norm[index]
+    identities = chosen(stats._identities)
+    return dataclasses.replace(
+        stats,
+        names=chosen(stats.names),
+        numel=chosen(stats.numel),
+        has_grad=chosen(stats.has_grad),
+        norm=norm,
+        l2_norm=norm if stats.l2_norm is stats.norm else stats.l2_norm[index],
+        max_abs=stats.max_abs[index],
+        nonfinite=stats.nonfinite[index],
+        zeros=None if stats.zeros is None else stats.zeros[index],
+        first=first_rows(identities),
+        _factor=None if stats._factor is None else stats._factor[index],
+        _wide_norm=None if stats._wide_norm is None else stats._wide_norm[index],
+        _groups=None,
+        _identities=identities,
+    )
+
+
+def rest_of(stats: GradStats, rows: Sequence[int]) -> GradStats:
+    """Some of the rows, with their own total norm."""
+    part = rows_of(stats, rows)
+    return dataclasses.replace(part, total_norm=_together(part.norm, stats.norm_type), decision_norm=None)
+
+
+def with_total(stats: GradStats, given: Tensor) -> GradStats:
+    """The statistics with the total norm that the caller gives, if that has more in it than these gradients:
+    those of other pipeline stages. torch rounds a total to the gradients' dtype, of bfloat16 by up to 2**-8.
+    """
+    own = stats.total_norm.double()
+    total = torch.where(given > own * (1 + 2**-7), given, own)
+    return dataclasses.replace(stats, total_norm=total.to(stats.total_norm.dtype))
 
 
 def _name(index: int, group: str) -> str:

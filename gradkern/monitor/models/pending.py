@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
-from gradkern.monitor.models.combine import combined
+from gradkern.monitor.models.combine import clipped_again, combined, rest_of
 from gradkern.params import steps
 from gradkern.params.stats import GradStats
 
@@ -40,10 +40,19 @@ class PendingStep:
     def __bool__(self) -> bool:
         return bool(self._pieces)
 
-    def add(self, stats: GradStats) -> None:
-        """Add statistics. If a parameter is here already, the earlier ones are recorded first."""
+    def add(self, stats: GradStats, again: bool = False) -> None:
+        """Add statistics. If a parameter is here already, the earlier ones are recorded first.
+
+        Args:
+            again: the gradients of parameters that are here already are those of before, only clipped. Their
+                norms stay those before the first clip.
+        """
         identities = set(stats._identities)
         if self.has_any(identities):
+            if any(piece is stats for piece in self._pieces):
+                return
+            if again:
+                return self._clip_again(stats, identities)
             if self._only_measured():
                 self.drop()  # measured without a limit before, and clipped now
             else:
@@ -51,6 +60,16 @@ class PendingStep:
                 self._complete_now()
         self._pieces.append(stats)
         self._seen |= identities
+
+    def _clip_again(self, stats: GradStats, identities: set[int]) -> None:
+        """Take the limit of a further clip, and the rows of parameters that are not here yet."""
+        for row, piece in enumerate(self._pieces):
+            if identities.issuperset(piece._identities):
+                self._pieces[row] = clipped_again(piece, stats)
+        new = [row for row, identity in enumerate(stats._identities) if identity not in self._seen]
+        if new:
+            self._pieces.append(rest_of(stats, new))
+            self._seen |= identities
 
     def has_any(self, identities: Iterable[int]) -> bool:
         """Whether statistics of one of these parameters are held."""
@@ -99,7 +118,7 @@ class PendingStep:
 
     def _only_measured(self) -> bool:
         """Whether nothing was clipped, and no known optimizer has stepped since."""
-        unlimited = all(piece.threshold in (None, math.inf) for piece in self._pieces)
+        unlimited = all(_is_measurement(piece) for piece in self._pieces)
         return unlimited and bool(self._optimizers) and not self._stepped
 
     def _mark_skipped(self) -> None:
@@ -108,3 +127,9 @@ class PendingStep:
             for row, piece in enumerate(self._pieces):
                 if piece.skip_step is None:
                     self._pieces[row] = dataclasses.replace(piece, skip_step=piece.nonfinite.sum() > 0)
+
+
+def _is_measurement(stats: GradStats) -> bool:
+    """Whether the gradients were only read. A clip of elements has no coefficient, but was applied."""
+    unlimited = isinstance(stats.threshold, float) and stats.threshold == math.inf
+    return unlimited or (stats.clip_coef is None and not stats.applied)
