@@ -228,7 +228,7 @@ def use_parameters(finding: Finding) -> Remedy:
     return Remedy(
         "use_parameters",
         f"Find out where {name} is cut off from the loss: a module that forward() does not call, detach(), "
-        ".item() or no_grad().",
+        ".item(), no_grad(), or an operation without a slope such as round() and argmax().",
     )
 
 

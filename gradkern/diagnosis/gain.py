@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 
 from gradkern.diagnosis.case import Case, Floats
-from gradkern.diagnosis.model import Layer
+from gradkern.diagnosis.model import RECURRENT, Layer
 from gradkern.diagnosis.profile import NORMALIZED_BIAS
 
 #: Losses that compare with a class, by the names of their operations and modules.
 CLASSIFYING = ("nll_loss", "cross_entropy", "nllloss", "crossentropyloss")
+
+#: Names of parameters that multiply their input. The meaning of others with two dimensions (the log variances
+#: of a Bayesian layer) is not known.
+MULTIPLYING = re.compile(r"(^|[._])(w|kernel)\w*$|weight", re.IGNORECASE)
+
+
+def multiplies(case: Case, layer: Layer) -> bool:
+    """Whether a matrix is known to multiply the signal once, so that its gain means something."""
+    return not RECURRENT.search(layer.kind) and bool(MULTIPLYING.search(case.evidence.names[layer.weight]))
 
 
 def classes_of(case: Case) -> int:

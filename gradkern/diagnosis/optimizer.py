@@ -21,6 +21,10 @@ DECAYING = re.compile(r"^sgd|adamw|lion|muon|adafactor|adan|sophia|ademamix|tige
 #: Weights that grow this much faster than the steps explain are multiplied by something else. The steps
 #: between two recorded ones may be larger than these.
 FASTER = 1.5
+#: Part of a step that makes the weights longer, and how constant their growth is, if the steps do little else
+#: than multiply them. If a loss is climbed instead, growth slows down (an adaptive optimizer's steps are of
+#: one size) or speeds up (SGD's grow).
+ALONG, STEADY = 0.75, 1.5
 
 
 def classes(case: Case) -> list[str]:
@@ -63,12 +67,21 @@ def asked_step(case: Case) -> float:
 
 
 def grows_by_itself(case: Case) -> bool:
-    """Whether the weights grow faster than the optimizer's steps can make them: their norm changes by at most
-    the norm of the step. Something else multiplies them, such as a decay of the wrong sign."""
+    """Whether something multiplies the weights at each step, such as a decay of the wrong sign.
+
+    Either the optimizer has one; or they grow faster than its steps can make them (their norm changes by at
+    most the norm of the step); or by the same factor at all steps, which do little else.
+    """
+    groups = case.evidence.facts.get("optimizers") or []
+    if any(float(group.get("weight_decay") or 0) < 0 for group in groups):
+        return True
     e, size = case.evidence, case.weight_size
     known = np.flatnonzero(np.isfinite(size) & (size > 0) & np.isfinite(case.movement))
     if len(known) < 4:
         return False
-    growth = np.diff(np.log(size[known])) / np.diff(e.update_steps[known])
-    step = np.maximum(case.movement[known][1:], case.movement[known][:-1])
-    return bool((growth[-3:] > FASTER * np.log1p(step[-3:])).all() and (growth[-3:] > 0).all())
+    growth = (np.diff(np.log(size[known])) / np.diff(e.update_steps[known]))[-3:]
+    moves = np.log1p(case.movement[known])
+    step = np.maximum(moves[1:], moves[:-1])[-3:]
+    lately = growth[-2:]
+    steady = lately.min() > 0 and lately.max() < STEADY * lately.min()
+    return bool((growth > FASTER * step).all() or (steady and (lately > ALONG * step[-2:]).all()))

@@ -165,7 +165,8 @@ def _offset(case: Case, f: Finding) -> list[Remedy]:
 
 def _saturation(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
     late = [step_cures.lower_lr(case)] if f.first_step > case.evidence.steps[0] else []
-    return [*_scaling(case, kinds), *late, cures.xavier_init(), cures.normalization(), cures.relu()]
+    start = [*_scaling(case, kinds), *_offset(case, f)]
+    return [*start, *late, cures.xavier_init(), cures.normalization(), cures.relu()]
 
 
 def _vanishing(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
@@ -194,7 +195,8 @@ def _vanishing(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
 def _exploding(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
     if "summed" in kinds:
         return [cures.zero_grad(), step_cures.lower_lr(case), step_cures.clip(case)]
-    if "decades_over_depth" in f.evidence or "poor_initialization" in kinds:
+    of_weights = "decades_over_depth" in f.evidence and "by_itself" not in kinds
+    if of_weights or "poor_initialization" in kinds:
         norm = [] if case.model.normalizes else [cures.normalization()]
         return [
             *_scaling(case, kinds),

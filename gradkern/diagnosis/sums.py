@@ -19,7 +19,9 @@ def starts_as_a_sum(case: Case) -> bool:
     shows this before anything else, and also where it clips or diverges later. If the loss rises at each of
     them too, the sign of the loss is wrong, because the first sums still point downhill."""
     norm, loss = case.evidence.total_norm[:RISING], case.evidence.loss[:RISING]
-    if len(norm) < RISING or not np.isfinite(norm).all() or not norm[0] > 0 or (np.diff(loss) > 0).all():
+    if len(norm) < RISING or not np.isfinite(norm).all() or not norm[0] > 0:
+        return False
+    if np.isfinite(loss).all() and (np.diff(loss) > 0).all():
         return False
     times = norm / norm[0]
     inside = all(low <= times[at] <= high for at, (low, high) in BOUNDS.items())

@@ -247,6 +247,14 @@ class TestDeadUnits:
         assert finding.layers == ("2.weight", "2.bias") and finding.remedies[0].action == "zero_bias"
         assert '"2.bias"' in finding.remedies[0].code
 
+    def test_matrices_that_get_no_gradient_are_not_too_slow(self):
+        """Too early for dead units to be certain, but no step of an optimizer is missing."""
+        run = healthy(steps=12)
+        rms = run.rms.copy()
+        rms[:, :-1] = 0
+        still = changed(run, rms=rms, update_ratio=np.zeros_like(run.update_ratio))
+        assert alarms(flat_loss(still)) == []
+
     def test_one_layer_that_is_cut_off(self):
         run = healthy()
         rms = run.rms.copy()
@@ -275,6 +283,17 @@ class TestDeadUnits:
         zeros[:, 5] = WIDTH
         assert alarms(changed(healthy(activation="Tanh"), zeros=zeros)) == []
 
+    @pytest.mark.parametrize(("bias", "kind"), [(30.0, "saturation"), (0.01, "no_gradient")])
+    def test_sigmoids_do_not_die(self, bias, kind):
+        """Either the bias holds them at an end of their range, or what is behind them has no slope."""
+        run = healthy(activation="Sigmoid")
+        rms, norms = run.rms.copy(), run.weight_norm.copy()
+        rms[:, :4] = 0
+        norms[:, 3] = bias * np.sqrt(WIDTH)
+        finding = only(flat_loss(changed(run, rms=rms, weight_norm=norms)), kind)
+        assert finding.layers == ("2.weight", "2.bias")
+        assert finding.remedies[0].action == ("zero_bias" if bias > 1 else "use_parameters")
+
     def test_a_loss_of_zero_is_solved(self):
         run = healthy()
         loss = run.loss.copy()
@@ -285,6 +304,22 @@ class TestDeadUnits:
 
 
 class TestNoGradient:
+    def test_inputs_that_are_zero(self):
+        rms = healthy().rms.copy()
+        rms[:, 0] = 0
+        finding = only(changed(healthy(), rms=rms), "no_gradient")
+        assert finding.layers == ("0.weight",) and "its input is zero" in finding.why
+        rms[0, 0] = 1e-3  # a first state that is zero at most steps
+        assert alarms(changed(healthy(), rms=rms)) == []
+
+    def test_a_table_in_front_of_a_rounding(self):
+        run = healthy()
+        params = {**run.params, "0.weight": {**run.params["0.weight"], "kind": "Embedding"}}
+        rms = run.rms.copy()
+        rms[:, 0] = 0
+        finding = only(changed(run, rms=rms, params=params), "no_gradient")
+        assert finding.layers == ("0.weight",) and "without a slope" in finding.why
+
     def test_a_parameter_that_never_had_one(self):
         there, rms = healthy().has_grad.copy(), healthy().rms.copy()
         there[:, 4:6], rms[:, 4:6] = False, np.nan
@@ -316,6 +351,14 @@ class TestNoGradient:
 
 
 class TestInitialization:
+    @pytest.mark.parametrize(("size", "found"), [(1.0, []), (60.0, ["poor_initialization"])])
+    def test_a_lookup_table(self, size, found):
+        run = healthy()
+        params = {**run.params, "0.weight": {**run.params["0.weight"], "kind": "Embedding"}}
+        norms = run.weight_norm.copy()
+        norms[:, 0] = size * WIDTH
+        assert alarms(changed(run, params=params, weight_norm=norms)) == found
+
     def test_constant_weights(self):
         crest = healthy().max_abs.copy()
         crest[:, 2:10:2] = healthy().rms[:, 2:10:2]
@@ -457,6 +500,12 @@ class TestUpdates:
         assert alarms(run) == ["update_too_small"]
         assert alarms(changed(run, steps=100 * run.steps)) == []
 
+    def test_a_fall_that_no_such_step_explains_is_noise(self):
+        run = changed(healthy(), update_ratio=np.full_like(healthy().update_ratio, 1e-9))
+        loss = 2.3 + 0.02 * np.random.default_rng(1).standard_normal(200)
+        loss[:3] += 0.1
+        assert alarms(changed(run, loss=loss)) == ["update_too_small"]
+
     def test_an_optimizer_that_never_steps(self):
         nothing = np.zeros((0, 12), dtype=np.float32)
         looks = {"update_steps": np.zeros(0, dtype=np.int64), "weight_norm": nothing, "update_ratio": nothing}
@@ -535,6 +584,22 @@ class TestWeights:
         run = changed(run, total_norm=norm, loss=loss, update_steps=np.arange(1, 11))
         finding = only(run, "weight_growth")
         assert finding.evidence["by_itself"] == 1 and finding.remedies[0].action == "weight_decay"
+
+    @pytest.mark.parametrize(
+        ("factor", "move", "decay", "found"),
+        [
+            (1.03, 0.031, 0.0, ["weight_growth"]),  # all of the step makes them longer
+            (1.03, 0.031, -0.01, ["weight_growth"]),
+            (1.03, 0.2, 0.0, []),
+        ],
+    )
+    def test_steps_that_multiply_the_weights(self, factor, move, decay, found):
+        run = slow(healthy(steps=64))
+        norms = run.weight_norm[:1] * factor ** (run.update_steps[:, None] - 1.0)
+        ratio = np.full_like(run.update_ratio, move)
+        group = {"class": "AdamW", "lr": 1e-3, "weight_decay": decay, "parameters": []}
+        facts = {**run.facts, "optimizers": [group]}
+        assert alarms(changed(run, weight_norm=norms, update_ratio=ratio, facts=facts)) == found
 
     @pytest.mark.parametrize("end", [0.6, 1, 5])
     def test_moderate_changes_are_healthy(self, end):

@@ -8,14 +8,13 @@ other data.
 from __future__ import annotations
 
 import math
-import re
 
 import numpy as np
 
 from gradkern.diagnosis.case import Case, Floats
 from gradkern.diagnosis.finding import Finding
-from gradkern.diagnosis.gain import classes_of, first_gain
-from gradkern.diagnosis.model import RECURRENT, Layer
+from gradkern.diagnosis.gain import classes_of, first_gain, multiplies
+from gradkern.diagnosis.model import LOOKUP, Layer
 from gradkern.diagnosis.profile import decades
 
 #: max_abs / rms of a matrix's gradient: 1.000 if all units are equal, otherwise 1.77 or more.
@@ -27,9 +26,8 @@ FIRST_STEPS = 5
 #: Typical gain of the matrices (`gain`) before the first step: healthy 0.28 … 1.45, too large from 3.0 on. It
 #: counts if the layers together multiply the signal tenfold more than He's gain, sqrt(2), would.
 GAIN, MULTIPLIED = 2.5, 10.0
-#: Names of parameters that multiply their input. The meaning of others with two dimensions (the log variances
-#: of a Bayesian layer) is not known.
-MULTIPLYING = re.compile(r"(^|[._])(w|kernel)\w*$|weight", re.IGNORECASE)
+#: rms of a lookup table before the first step: PyTorch's is 1, others are smaller.
+TABLE = 10.0
 #: Gain of the recurrent matrix of an RNN: an orthogonal one has 1, PyTorch's 0.58; the state is multiplied by
 #: it at each time step.
 RECURRENT_GAIN = 1.8
@@ -43,7 +41,7 @@ def poor_initialization(case: Case) -> list[Finding]:
     loss."""
     if not len(case.evidence.rows):
         return []
-    for rule in (_constant, _zero, _recurrent, _gain, _forward, _first_loss):
+    for rule in (_constant, _zero, _recurrent, _table, _gain, _forward, _first_loss):
         found = rule(case)
         if found:
             return found
@@ -98,7 +96,7 @@ def _zero(case: Case) -> list[Finding]:
 
 def _gain(case: Case) -> list[Finding]:
     """The weights start so large that each layer amplifies the signal. Normalization would undo this."""
-    layers = [layer for layer in case.model.layers if _multiplies(case, layer)]
+    layers = [layer for layer in case.model.layers if multiplies(case, layer)]
     values = [first_gain(case, layer) for layer in layers]
     if case.model.normalizes or len(layers) < 3 or float(np.median(values)) < GAIN:
         return []
@@ -114,9 +112,22 @@ def _gain(case: Case) -> list[Finding]:
     return [case.finding("poor_initialization", _severity(case), why, numbers, layers=names)]
 
 
-def _multiplies(case: Case, layer: Layer) -> bool:
-    plain = not RECURRENT.search(layer.kind)
-    return plain and bool(MULTIPLYING.search(case.evidence.names[layer.weight]))
+def _table(case: Case) -> list[Finding]:
+    """A lookup table whose vectors are far larger than what layers expect of their inputs."""
+    e, large = case.evidence, {}
+    early = len(e.update_steps) and e.update_steps[0] <= e.steps[0] + 20
+    for column in case.model.matrices if early and not case.model.normalizes else []:
+        size = float(np.nan_to_num(e.weight_norm[0, column])) / math.sqrt(max(int(e.numel[column]), 1))
+        if LOOKUP.search(case.model.kind(column)) and size >= TABLE:
+            large[column] = size
+    if not large:
+        return []
+    worst, names = max(large.values()), case.names(large)
+    why = (
+        f"The vectors of {names[0]} start with an rms of {worst:.2g} (1 by default): what follows is as many "
+        "times too large."
+    )
+    return [case.finding("poor_initialization", _severity(case), why, {"table_rms": worst}, layers=names)]
 
 
 def _is_mean(case: Case, last: Layer) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 
 from gradkern.diagnosis.case import FEW_STEPS, Case, Floats
 from gradkern.diagnosis.finding import Finding
-from gradkern.diagnosis.gain import first_gain, gains, input_rms
+from gradkern.diagnosis.gain import first_gain, gains, input_rms, multiplies
 from gradkern.diagnosis.model import Layer
 
 #: Standard deviation of the pre-activation. At 4, three quarters of tanh's derivatives are below 0.02.
@@ -41,7 +41,8 @@ def saturation(case: Case) -> list[Finding]:
     sigmoid = "sigmoid" in model.words and "tanh" not in model.words
     limit = SIGMOID_ARGUMENT if sigmoid else TANH_ARGUMENT
     layers = model.layers[:-1]
-    courses = {i: _arguments(case, layer, first=i == 0) for i, layer in enumerate(layers)}
+    known = [(i, layer) for i, layer in enumerate(layers) if multiplies(case, layer)]
+    courses = {i: _arguments(case, layer, first=i == 0) for i, layer in known}
     sick = {i: c for i, c in courses.items() if len(c) and np.median(c) >= limit}
     if set(sick) == {0} and _first_slope(case) > SLOPE * (STEEPEST_SIGMOID if sigmoid else STEEPEST_TANH):
         sick = {}

@@ -12,6 +12,7 @@ from gradkern._util.text import percent
 from gradkern.diagnosis.case import FEW_STEPS, Case
 from gradkern.diagnosis.finding import Finding
 from gradkern.diagnosis.model import RECURRENT, Layer, role_of
+from gradkern.diagnosis.rules.blocked import blocked, kind_of_silence
 
 #: A layer is silent after so many steps with a gradient of exactly zero while others have one.
 SILENT_STEPS = 20
@@ -75,9 +76,8 @@ def _in_an_optimizer(case: Case) -> set[str] | None:
 
 
 def dead_units(case: Case) -> list[Finding]:
-    """Layers whose gradient is exactly zero, or most of whose units have none."""
-    found = _silent_layer(case)
-    return found or _dead_share(case)
+    """Layers whose gradient is exactly zero, or most of whose units have none, by what explains it."""
+    return _silent_layer(case) or blocked(case) or _dead_share(case)
 
 
 def _silent_layer(case: Case) -> list[Finding]:
@@ -103,13 +103,14 @@ def _silent_layer(case: Case) -> list[Finding]:
     severity = "warning" if parallel else "severe"
     if parallel and case.trend.fall > LEARNED and e.numel[layer.weight] < SMALL_BRANCH * e.numel.sum():
         severity = "info"
+    kind, reason = kind_of_silence(case, layer, onset == 0)
     why = (
         f"The gradient of {case.evidence.names[layer.weight]} has been exactly zero since step "
-        f"{case.step(onset)}: none of its units is active for any input" + (_cut_off_in_words(len(cut_off)))
+        f"{case.step(onset)}: {reason}" + (_cut_off_in_words(len(cut_off)))
     )
     return [
         case.finding(
-            "dead_units",
+            kind,
             severity,
             why,
             {"dead_share": 1.0, "layers_cut_off": len(cut_off)},

@@ -35,6 +35,9 @@ MOVED = 0.01
 #: A loss that falls by more than this part falls slowly. Weights that move by 1e-4 in all lower it by up to
 #: 0.3 % at the beginning of training, where ‖g‖ ‖w‖ is up to 30 times the loss.
 SLOW_FALL = 0.005
+#: A loss falls by at most the norm of the gradient times the way of the weights, while the gradient stays. A
+#: fall of less than this part of the loss may be noise.
+BEYOND, SMALL_FALL = 10.0, 0.1
 #: Recorded steps without a step of the optimizer from which that is reported.
 NEVER_STEPPED = 10
 #: A parameter whose gradient is less than this part of the others' may stay unchanged because of rounding.
@@ -111,9 +114,9 @@ def _no_movement(case: Case) -> list[Finding]:
         return []
     half = any(str(e.params.get(n, {}).get("dtype", "")).endswith("float16") for n in e.names)
     limit = SMALL_16_BIT if half else SMALL
-    steps = case.last_step - int(e.steps[0]) + 1  # also those that `every` left out
+    steps = _steps(case)
     typical, in_all = float(np.median(movement)), float(np.mean(movement)) * steps
-    if typical > limit or in_all > MOVED or not np.isfinite(e.total_norm).all() or not e.total_norm.any():
+    if typical > limit or in_all > MOVED or not np.isfinite(e.total_norm).all() or not _reaches_weights(case):
         return []
     rates = e.lr[np.isfinite(e.lr)]
     if len(rates) and rates[-1] < DECAYED * rates.max():
@@ -135,10 +138,35 @@ def _no_movement(case: Case) -> list[Finding]:
     return [case.finding("update_too_small", severity, why, numbers)]
 
 
+def _reaches_weights(case: Case) -> bool:
+    """Whether a matrix ever had a gradient that is not zero. Behind a dead layer only biases have one, and no
+    step can move the matrices."""
+    columns = case.model.matrices or list(range(len(case.evidence.names)))
+    return bool(np.nan_to_num(case.evidence.rms[:, columns]).any())
+
+
 def _falls_slowly(case: Case) -> bool:
-    """Whether the loss fell, or fell by more than such small steps explain, as in a converged run."""
-    trend = case.trend
-    return trend.fell or trend.start - trend.end > max(3 * trend.error, SLOW_FALL * abs(trend.start))
+    """Whether the loss fell, or fell by more than such small steps explain, as in a converged run. A small
+    fall that is far more than the gradient times the way is noise."""
+    trend, least = case.trend, SLOW_FALL * abs(case.trend.start)
+    fall = trend.start - trend.end
+    if fall < SMALL_FALL * abs(trend.start) and fall > BEYOND * _reach(case):
+        return False
+    return trend.fell or fall > max(3 * trend.error, least)
+
+
+def _reach(case: Case) -> float:
+    """By how much the run's steps lower the loss at most: the norm of the gradient times their way."""
+    norm, size = case.evidence.total_norm[case.finite], case.weight_size[np.isfinite(case.weight_size)]
+    movement = case.movement[np.isfinite(case.movement)]
+    if not len(norm) or not len(size) or not len(movement):
+        return float("inf")
+    return float(norm.max() * size.max() * movement.mean()) * _steps(case)
+
+
+def _steps(case: Case) -> int:
+    """Steps of the run, also those that `every` left out."""
+    return case.last_step - int(case.evidence.steps[0]) + 1
 
 
 def _never_stepped(case: Case) -> Finding:

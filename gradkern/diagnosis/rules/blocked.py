@@ -1,0 +1,61 @@
+"""Gradients that are exactly zero in every step although no unit is dead: what is before an operation without
+a slope (rounding, argmax, a comparison), or behind inputs that are all zero.
+
+May be wrong for a table or an input that is switched off on purpose for the whole run.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradkern.diagnosis.case import Case
+from gradkern.diagnosis.finding import Finding
+from gradkern.diagnosis.gain import first_gain, first_offset
+from gradkern.diagnosis.model import LOOKUP, Layer
+
+#: Steps in which nothing but zero is no chance.
+LEAST_STEPS = 20
+#: Standard deviations of the argument, or offset of it in those, from which a sigmoid or tanh can be so far
+#: in its ends that the slope rounds to zero.
+STUCK = 3.0
+
+
+def blocked(case: Case) -> list[Finding]:
+    """Lookup tables, or the matrix of the inputs, with a gradient of zero in every step."""
+    e = case.evidence
+    zero = (e.has_grad & (e.rms == 0)).all(axis=0)
+    if len(e.rows) < LEAST_STEPS or not zero.any() or not np.isfinite(e.total_norm).all():
+        return []
+    if not np.nan_to_num(e.rms).any() or (len(e.weight_norm) and _unused_weights(case).any()):
+        return []
+    tables = [c for c in np.flatnonzero(zero).tolist() if LOOKUP.search(case.model.kind(c))]
+    if tables:
+        return [_finding(case, tables, "an operation without a slope (rounding, argmax) cuts it off.")]
+    first = case.model.layers[0] if case.model.layers else None
+    if first is None or first.bias is None or not zero[first.weight] or zero[first.bias]:
+        return []
+    return [_finding(case, [first.weight], "its input is zero in every step, while its bias has a gradient.")]
+
+
+def _unused_weights(case: Case) -> NDArray[np.bool_]:
+    """Matrices of zeros, which let no gradient through."""
+    return np.asarray((case.evidence.weight_norm[:, case.model.matrices] == 0).all(axis=0))
+
+
+def _finding(case: Case, columns: list[int], reason: str) -> Finding:
+    names, numel = case.names(columns), case.evidence.numel
+    why = f"The gradient of {names[0]} is exactly zero in all of {len(case.evidence.steps)} steps: {reason}"
+    numbers = {"parameters": len(names), "share_of_elements": float(numel[columns].sum() / numel.sum())}
+    return case.finding("no_gradient", "warning", why, numbers, layers=names)
+
+
+def kind_of_silence(case: Case, layer: Layer, from_the_start: bool) -> tuple[str, str]:
+    """(kind, reason) of a layer without any gradient. Sigmoids and tanhs do not die: they are at the ends of
+    their range, if weights or a bias can have put them there, or something behind them has no slope."""
+    model = case.model
+    if not model.squashes or model.gates or model.leaks:
+        return "dead_units", "none of its units is active for any input"
+    if not from_the_start or max(first_offset(case, layer), first_gain(case, layer)) >= STUCK:
+        return "saturation", "its units are at the ends of their range, where the slope rounds to zero"
+    return "no_gradient", "an operation without a slope (rounding, argmax) cuts it off"
