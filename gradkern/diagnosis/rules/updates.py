@@ -37,8 +37,8 @@ MOVED = 0.01
 #: A loss that falls by more than this part falls slowly. Weights that move by 1e-4 in all lower it by up to
 #: 0.3 % at the beginning of training, where ‖g‖ ‖w‖ is up to 30 times the loss.
 SLOW_FALL = 0.005
-#: A loss falls by at most the norm of the gradient times the way of the weights, while the gradient stays. A
-#: fall of less than this part of the loss may be noise.
+#: While the gradient stays the same, a loss falls by at most its norm times the distance of the steps. A
+#: larger fall (`BEYOND`) is noise if it is less than this part of the loss.
 BEYOND, SMALL_FALL = 10.0, 0.1
 #: Recorded steps without a step of the optimizer from which that is reported.
 NEVER_STEPPED = 10
@@ -159,7 +159,7 @@ def _reaches_weights(case: Case) -> bool:
 
 def _falls_slowly(case: Case) -> bool:
     """Whether the loss fell, or fell by more than such small steps explain, as in a converged run. A small
-    fall that is far more than the gradient times the way is noise."""
+    fall is noise if it is far larger than the steps can make it."""
     trend, least = case.trend, SLOW_FALL * abs(case.trend.start)
     fall = trend.start - trend.end
     if fall < SMALL_FALL * abs(trend.start) and fall > BEYOND * _reach(case):
@@ -168,7 +168,7 @@ def _falls_slowly(case: Case) -> bool:
 
 
 def _reach(case: Case) -> float:
-    """By how much the run's steps lower the loss at most: the norm of the gradient times their way."""
+    """The most by which the steps can lower the loss: the gradient's norm times their distance."""
     norm, size = case.evidence.total_norm[case.finite], case.weight_size[np.isfinite(case.weight_size)]
     movement = case.movement[np.isfinite(case.movement)]
     if not len(norm) or not len(size) or not len(movement):
