@@ -1,4 +1,4 @@
-"""Who is told of clips: nobody, or `observer`, which a layer above sets (`integrations.bridge`)."""
+"""`observer`: what clips are reported to, if anything. Set by a layer above (`integrations.bridge`)."""
 
 from __future__ import annotations
 

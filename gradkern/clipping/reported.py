@@ -1,4 +1,4 @@
-"""The drop-in functions, with a report of each clip where somebody observes it."""
+"""The drop-in functions, which report each clip to `observing.observer`."""
 
 from __future__ import annotations
 

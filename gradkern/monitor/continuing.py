@@ -1,4 +1,4 @@
-"""Continuing a run that exists: a check of its model, and a warning if nothing says at which step."""
+"""Continuing a run that exists: a check of its model, and a warning if this seems to be a new training."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Shape = tuple[int, ...]
 
 
 class Continuation:
-    """Warns once if steps are appended to an existing run, and nothing said at which step to continue it.
+    """Warns once if a training that was not resumed is recorded to an existing run.
 
     Args:
         folder, last: the folder of the run, and its last step; None for a new run.
@@ -29,26 +29,50 @@ class Continuation:
 
     def __init__(self, folder: Path, last: int | None) -> None:
         self._folder, self._last = folder, last
+        self._told = False
 
-    def told(self) -> None:
-        """The position in the run was given: by `load_state_dict`, or as ``step=``."""
-        self._last = None
+    def resumed(self, step: int) -> None:
+        """`load_state_dict` has given the position in the run. Step 0 may be that of a new training."""
+        self._told = True
+        if step:
+            self._last = None
 
-    def appending(self, step: int) -> None:
-        """The next step is recorded after the last one.
+    def begin(self, step: int, told: bool) -> None:
+        """A step is about to be recorded, before it replaces any.
+
+        Args:
+            told: whether its number was given as ``step=``.
 
         Warns:
-            GradkernWarning: the run existed, and `told` was not called.
+            GradkernWarning: the run existed, and nothing said where to continue it, or this is its first step
+                again, so that none of the earlier steps remains.
         """
         if self._last is None:
             return
+        last, self._last = self._last, None
+        if not (told or self._told):
+            self._warn(
+                last,
+                f"appended to it from step {step} on",
+                "To resume one, call GradMonitor.load_state_dict with what state_dict returned, or pass "
+                "step= to record",
+            )
+        elif step <= self._first():
+            self._warn(
+                last,
+                f"recorded from step {step} on, which replaces all of them",
+                "The earlier steps stay in the file: History.open(run_dir, superseded=True)",
+            )
+
+    def _first(self) -> int:
+        with History.open(self._folder) as history:
+            return int(history.steps[0]) if len(history) else -1
+
+    def _warn(self, last: int, what: str, more: str) -> None:
         warn(
-            f"[GradMonitor.record] run_dir {str(self._folder)!r}: the run has steps up to {self._last} "
-            f"of an earlier training, and this one is appended to it from step {step} on. Use a new run_dir "
-            "for a new training. To resume one, call GradMonitor.load_state_dict with what state_dict "
-            "returned, or pass step= to record"
+            f"[GradMonitor.record] run_dir {str(self._folder)!r}: the run has steps up to {last} of an "
+            f"earlier training, and this one is {what}. Use a new run_dir for a new training. {more}"
         )
-        self._last = None
 
 
 def check_model(history: History, plan: Plan, modules: Mapping[str, torch.nn.Module]) -> None:

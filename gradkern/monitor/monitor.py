@@ -213,8 +213,9 @@ class GradMonitor:
 
         Warns:
             GradkernWarning: the gradients are recorded at the wrong place of the training loop: after the
-                optimizer step, several times per step, or with the scale of a GradScaler; or the run existed,
-                and neither `load_state_dict` nor `step` has said where to continue it.
+                optimizer step, several times per step, or with the scale of a GradScaler; or the run existed
+                and this seems to be a new training: neither `load_state_dict` nor `step` has said where to
+                continue it, or it begins at the run's first step again.
 
         Notes:
             No host-device synchronisation, and no work per parameter (docs/monitoring.md has the measured
@@ -379,8 +380,9 @@ class GradMonitor:
             raise ValueError(
                 f"[GradMonitor.load_state_dict] state: expected what state_dict() returned, got {state!r:.80}"
             )
-        self._resume(as_step(state["step"]))
-        self._continuation.told()
+        step = as_step(state["step"])
+        self._resume(step)
+        self._continuation.resumed(step)
 
     def close(self) -> None:
         """Write everything that was recorded, and close the file and the sinks. Idempotent."""
@@ -423,10 +425,7 @@ class GradMonitor:
 
     def _begin(self, number: int, part: Part, told: bool) -> None:
         """Begin a step, after all checks of `record`. `told`: whether the caller gave its number."""
-        if told:
-            self._continuation.told()
-        else:
-            self._continuation.appending(number)
+        self._continuation.begin(number, told)
         is_new = self._numbers.begin(number, part.name)
         if self._recording is not None:
             self._recording.begin(number, part, is_new)

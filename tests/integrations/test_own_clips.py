@@ -9,6 +9,7 @@ from torch import nn
 
 import gradkern
 from gradkern.clipping import observing
+from gradkern.integrations import bridge
 
 STEPS = 4
 LIMIT = 0.05
@@ -176,6 +177,45 @@ def test_every_leaves_out_clips_that_are_recorded_by_hand(tmp_path):
     history = gradkern.History.open(tmp_path)
     assert history.steps.tolist() == [2, 4]
     np.testing.assert_allclose(history.norm, loop.norms[1::2], rtol=1e-6)
+
+
+@pytest.mark.parametrize("way", ["function", "clipper"])
+def test_a_monitor_is_opened_for_own_clips_of_a_script(tmp_path, way):
+    """As `gradkern run --monitor` does for a script that clips with gradkern."""
+    loop, opened = Loop(), []
+    clipper = gradkern.GradClipper(loop.model, LIMIT)
+
+    def open_for(params):
+        assert {id(p) for p in params} == {id(p) for p in loop.model.parameters()}
+        opened.append(gradkern.GradMonitor(loop.model, loop.optimizer, tmp_path))
+        return opened[-1]
+
+    gradkern.patch_torch()
+    bridge.on_unknown(open_for)
+    loop.train(OWN["clip_grad_norm_"][0] if way == "function" else lambda _: clipper.clip_())
+    (monitor,) = opened
+    monitor.close()
+    assert bridge.called
+    loop.assert_recorded(tmp_path)
+
+
+def test_skipped_with_a_loss_and_a_clipper_that_unscales(tmp_path):
+    """The way that the docs name for loops that record a loss and train with a GradScaler."""
+    loop, scaler = Loop(), torch.amp.GradScaler("cpu", init_scale=4.0)
+    clipper = gradkern.GradClipper(loop.model, LIMIT)
+    monitor = gradkern.GradMonitor(loop.model, loop.optimizer, tmp_path)
+    with monitor, gradkern.patched_torch(monitor):
+        for row in range(STEPS):
+            loop.optimizer.zero_grad()
+            loss = (loop.model(torch.randn(5, 6)) * (float("inf") if row == 1 else 1.0)).square().mean()
+            scaler.scale(loss).backward()
+            clipper.clip_(scaler=scaler, optimizer=loop.optimizer)
+            monitor.record(loss=loss)
+            scaler.step(loop.optimizer)
+            scaler.update()
+    history = gradkern.History.open(tmp_path)
+    assert history.skipped.tolist() == [False, True, False, False]
+    assert np.isfinite(history.loss).tolist() == [True, False, True, True]
 
 
 def test_without_a_monitor_nobody_observes():

@@ -138,6 +138,14 @@ def test_resumed(tmp_path, run, measured, capsys, make):
     assert capsys.readouterr().err.splitlines().count(line) == 2
 
 
+def test_a_new_training_to_the_folder_of_another(tmp_path, run):
+    trained(tmp_path / "out", [callback(run)], max_steps=3)
+    with pytest.warns(gradkern.GradkernWarning, match="steps up to 3 of an earlier .* replaces all of them"):
+        trained(tmp_path / "out", [callback(run)], max_steps=2)
+    assert gradkern.History.open(run).steps.tolist() == [1, 2]
+    assert gradkern.History.open(run, superseded=True).steps.tolist() == [1, 2, 3, 1, 2]
+
+
 @TRAINERS
 def test_bf16(tmp_path, run, measured, make):
     more = {"make": make, "bf16": True, "max_steps": 3}

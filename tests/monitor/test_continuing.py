@@ -85,6 +85,59 @@ def test_nothing_is_said_where_the_step_is_told(run):
     assert steps_of(run) == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.parametrize("given", ["step", "a state"])
+def test_a_training_that_begins_again_is_said_once_and_keeps_the_old_steps(run, given):
+    """A new training to an old folder, in a framework that numbers its steps itself."""
+    if given == "step":
+        (message,) = train(network(3, 4, 2), run, steps=1, step=1)
+    else:
+        (message,) = train(
+            network(3, 4, 2), run, steps=1, before=lambda monitor: monitor.load_state_dict({"step": 0})
+        )
+    assert message.startswith(f"[GradMonitor.record] run_dir {str(run)!r}: the run has steps up to 2 of an ")
+    assert "recorded from step 1 on, which replaces all of them. Use a new run_dir" in message
+    assert steps_of(run) == [1]
+    with gradkern.History.open(run, superseded=True) as history:
+        assert history.steps.tolist() == [1, 2, 1]
+
+
+def test_returning_to_the_first_step_within_a_training_is_not_a_new_one(tmp_path):
+    def rolled_back(monitor):
+        train_here(monitor, 3)
+        monitor.load_state_dict({"step": 0})
+
+    model = network(3, 2)
+
+    def train_here(monitor, count):
+        for _ in range(count):
+            for p in model.parameters():
+                p.grad = torch.ones_like(p)
+            monitor.record()
+
+    assert train(model, tmp_path, before=rolled_back) == []
+    assert steps_of(tmp_path) == [1, 2]
+
+
+def test_the_first_checkpoint_of_a_run_with_every(tmp_path):
+    """The checkpoint is from before the first recorded step, so that all of them are replaced."""
+    model = network(3, 2)
+
+    def record(state, count):
+        with gradkern.GradMonitor(model, run_dir=tmp_path, every=4) as monitor:
+            if state is not None:
+                monitor.load_state_dict(state)
+            for _ in range(count):
+                for p in model.parameters():
+                    p.grad = torch.ones_like(p)
+                monitor.record()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        record(None, 9)
+        record({"step": 2}, 3)
+    assert steps_of(tmp_path) == [4]
+
+
 def test_a_monitor_that_only_looks_says_nothing(run):
     assert train(network(3, 4, 2), run, steps=0) == []
 
@@ -148,7 +201,7 @@ def test_several_models(tmp_path):
 
     def record(models):
         with gradkern.GradMonitor(models, run_dir=tmp_path) as monitor:
-            monitor.load_state_dict({"step": 0})
+            monitor.load_state_dict({"step": 1})
             for p in (*models["G"].parameters(), *models["D"].parameters()):
                 p.grad = torch.ones_like(p)
             monitor.record()

@@ -1,5 +1,5 @@
-"""Gradients that are exactly zero in every step although no unit is dead: what is before an operation without
-a slope (rounding, argmax, a comparison), or behind inputs that are all zero.
+"""Rule for gradients that are exactly zero in every step although no unit is dead: those before an operation
+without a slope (rounding, argmax, a comparison), and those of weights whose inputs are all zero.
 
 May be wrong for a table or an input that is switched off on purpose for the whole run.
 """
@@ -14,10 +14,10 @@ from gradkern.diagnosis.finding import Finding
 from gradkern.diagnosis.gain import first_gain, first_offset
 from gradkern.diagnosis.model import LOOKUP, Layer
 
-#: Steps in which nothing but zero is no chance.
+#: Steps from which a gradient that is always zero is not due to chance.
 LEAST_STEPS = 20
-#: Standard deviations of the argument, or offset of it in those, from which a sigmoid or tanh can be so far
-#: in its ends that the slope rounds to zero.
+#: Standard deviation of the argument, or its offset in standard deviations, from which a sigmoid or tanh can
+#: be so saturated that its slope rounds to zero.
 STUCK = 3.0
 
 

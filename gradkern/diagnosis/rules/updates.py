@@ -25,6 +25,8 @@ JUMP = 1.5
 SMALL = 5e-6
 #: A loss is set back if the median after the first step is above the first loss by this part.
 SET_BACK = 0.1
+#: A loss has recovered from a set-back if this part of the first loss is gone.
+RECOVERED = 0.1
 #: Steps until which a loss that has not fallen is not blamed on steps that were large only at first.
 SOON = 40
 #: 16-bit weights lose changes below half their precision (2**-9 of the weight for bfloat16), and therefore
@@ -35,8 +37,8 @@ MOVED = 0.01
 #: A loss that falls by more than this part falls slowly. Weights that move by 1e-4 in all lower it by up to
 #: 0.3 % at the beginning of training, where ‖g‖ ‖w‖ is up to 30 times the loss.
 SLOW_FALL = 0.005
-#: A loss falls by at most the norm of the gradient times the way of the weights, while the gradient stays. A
-#: fall of less than this part of the loss may be noise.
+#: While the gradient stays the same, a loss falls by at most its norm times the distance of the steps. A
+#: larger fall (`BEYOND`) is noise if it is less than this part of the loss.
 BEYOND, SMALL_FALL = 10.0, 0.1
 #: Recorded steps without a step of the optimizer from which that is reported.
 NEVER_STEPPED = 10
@@ -62,6 +64,8 @@ def update_too_large(case: Case) -> list[Finding]:
     if at.max() <= 1 and len(movement) > 3 and _did_no_harm(case):
         return []
     severity = "severe" if harmed else "warning"
+    if not harmed and _recovered(case):
+        severity = "info"
     why = (
         f"At step {e.update_steps[at[0]]} one optimizer step changed the weights by "
         f"{percent(float(movement[at[0]]))} of their norm; healthy steps stay below 10 %."
@@ -88,6 +92,14 @@ def _set_back(case: Case) -> bool:
     loss = case.evidence.loss[: FALLING + 1]
     known = len(loss) > FALLING and bool(np.isfinite(loss).all())
     return known and float(np.median(loss[1:])) > loss[0] + SET_BACK * abs(loss[0])
+
+
+def _recovered(case: Case) -> bool:
+    """Whether only the very first step was large, and the loss came back clearly below its first value."""
+    later = case.movement[1:][np.isfinite(case.movement[1:])]
+    first = float(case.evidence.loss[np.isfinite(case.evidence.loss)][0])
+    healthy = len(later) > 1 and float(later.max()) < LARGE / 2
+    return healthy and case.trend.kept and first - case.trend.end > RECOVERED * abs(first)
 
 
 def _did_no_harm(case: Case) -> bool:
@@ -147,7 +159,7 @@ def _reaches_weights(case: Case) -> bool:
 
 def _falls_slowly(case: Case) -> bool:
     """Whether the loss fell, or fell by more than such small steps explain, as in a converged run. A small
-    fall that is far more than the gradient times the way is noise."""
+    fall is noise if it is far larger than the steps can make it."""
     trend, least = case.trend, SLOW_FALL * abs(case.trend.start)
     fall = trend.start - trend.end
     if fall < SMALL_FALL * abs(trend.start) and fall > BEYOND * _reach(case):
@@ -156,7 +168,7 @@ def _falls_slowly(case: Case) -> bool:
 
 
 def _reach(case: Case) -> float:
-    """By how much the run's steps lower the loss at most: the norm of the gradient times their way."""
+    """The most by which the steps can lower the loss: the gradient's norm times their distance."""
     norm, size = case.evidence.total_norm[case.finite], case.weight_size[np.isfinite(case.weight_size)]
     movement = case.movement[np.isfinite(case.movement)]
     if not len(norm) or not len(size) or not len(movement):
