@@ -8,7 +8,7 @@ Fails on
 - a main loop of a kernel that writes without four 16-byte stores;
 - a kernel without a main loop for every kind of element type;
 - a generic store anywhere (ST, where STG is meant), or more generic loads than the budget (out-of-line
-  functions read the kernel's arguments by them);
+  functions read the kernel's arguments by them, and writing kernels incomplete vectors);
 - a helper that is written in PTX (csrc/tests/ptx_helpers.cu) and does not become its instructions.
 
 Prints instructions per 64 bytes and lane by element type: of a main loop, without what it jumps over where
@@ -59,12 +59,12 @@ class Budget:
 
 #: The stack holds what calls of out-of-line functions leave no registers for; no main loop touches it.
 BUDGETS = {
-    "measure_kernel[0]": Budget(blocks=2, stack=192, code=13500, generic=24, loops=6),
-    "measure_kernel[1]": Budget(blocks=2, stack=192, code=13500, generic=24, loops=6),
-    "measure_kernel[2]": Budget(stack=192, code=21500, generic=24, loops=6),
-    "measure_kernel[3]": Budget(stack=256, code=54000, generic=42),
-    "scale_kernel": Budget(blocks=2, code=7000, loops=4, stores=4),
-    "clamp_kernel": Budget(blocks=2, code=7000, loops=4, stores=4),
+    "measure_kernel[0]": Budget(blocks=2, stack=192, code=13500, generic=48, loops=6),
+    "measure_kernel[1]": Budget(blocks=2, stack=192, code=13500, generic=48, loops=6),
+    "measure_kernel[2]": Budget(stack=192, code=21500, generic=48, loops=6),
+    "measure_kernel[3]": Budget(stack=256, code=54000, generic=84),
+    "scale_kernel": Budget(blocks=2, code=7000, generic=64, loops=4, stores=4),
+    "clamp_kernel": Budget(blocks=2, code=7000, generic=64, loops=4, stores=4),
     "policy_kernel": Budget(threads=256, code=5000),
     "write_rows_kernel": Budget(threads=256, code=700),
     "row_factor_kernel": Budget(threads=256, code=400),

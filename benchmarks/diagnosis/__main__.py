@@ -1,8 +1,8 @@
 """Train, record and judge the labelled suite: ``python -m benchmarks.diagnosis``.
 
-By default the fifth half, whose figures go to benchmarks/results/diagnosis.json and into
-docs/diagnosis-suite.md; with ``--half fourth``, ``third`` or ``reported`` one that rules were changed by
-since it was reported; with ``--half tuning`` the runs that rules were made by, whose misjudged ones are
+By default the fifth set, whose figures go to benchmarks/results/diagnosis.json and into
+docs/diagnosis-suite.md; with ``--set fourth``, ``third`` or ``reported`` one that rules were changed by
+since it was reported; with ``--set tuning`` the runs that rules were made by, whose misjudged ones are
 listed.
 """
 
@@ -45,7 +45,7 @@ DOCS = Path(__file__).resolve().parents[2] / "docs" / "diagnosis-suite.md"
 
 
 @dataclass(frozen=True)
-class Half:
+class RunSet:
     """Recipes and cases, and the seeds of healthy runs and of faulty ones."""
 
     recipes: dict[str, Recipe]
@@ -56,19 +56,19 @@ class Half:
     """Whether a trace is that of a healthy run."""
 
 
-HALVES = {
-    "tuning": Half(
+SETS = {
+    "tuning": RunSet(
         healthy.TUNED | second.HEALTHY,
         lambda: [*faulty.tuning_cases(), *second.second_cases()],
         range(2),
         range(2),
     ),
-    "reported": Half(reported.HEALTHY, reported_faults.reported_cases, range(200, 204), range(200, 201)),
-    "third": Half(third.HEALTHY, third.third_cases, range(500, 503), range(500, 503)),
-    "fourth": Half(
+    "reported": RunSet(reported.HEALTHY, reported_faults.reported_cases, range(200, 204), range(200, 201)),
+    "third": RunSet(third.HEALTHY, third.third_cases, range(500, 503), range(500, 503)),
+    "fourth": RunSet(
         fourth.HEALTHY, fourth_faults.fourth_cases, range(800, 803), range(800, 802), is_strictly_well
     ),
-    "fifth": Half(
+    "fifth": RunSet(
         fifth.HEALTHY, fifth_faults.fifth_cases, range(1100, 1103), range(1100, 1102), is_strictly_well
     ),
 }
@@ -76,14 +76,14 @@ HALVES = {
 
 def main() -> int:
     options = _options()
-    judge(options.half, options)
+    judge(options.set, options)
     return 0
 
 
-def judge(half: str, options: argparse.Namespace) -> None:
-    """Train, judge and cure the runs of a half; save or list what comes out."""
+def judge(name: str, options: argparse.Namespace) -> None:
+    """Train, judge and cure the runs of a set; save or list what comes out."""
     start = time.time()
-    chosen = HALVES[half]
+    chosen = SETS[name]
     cases = {case.name: case for case in chosen.cases()}
     where = options.folder, options.reuse
     runs = [(recipe, seed) for seed in chosen.well for recipe in chosen.recipes.values()]
@@ -95,24 +95,24 @@ def judge(half: str, options: argparse.Namespace) -> None:
     outcomes = cure_all(curable, *where, options.jobs)
     result = figures(healthies, faulties, outcomes) | {"seconds": round(time.time() - start)}
     print(as_markdown(result))
-    if half == "tuning" or options.list:
+    if name == "tuning" or options.list:
         _list(healthies, faulties, outcomes)
     else:
-        save(half, result)
+        save(name, result)
 
 
-def save(half: str, result: dict[str, Any]) -> None:
-    """Into benchmarks/results/diagnosis.json, beside the other half's, and into the page."""
+def save(name: str, result: dict[str, Any]) -> None:
+    """Into benchmarks/results/diagnosis.json, beside the other set's, and into the page."""
     before = machine.RESULTS / "diagnosis.json"
     known = json.loads(before.read_text(encoding="utf-8")) if before.exists() else {}
-    machine.save("diagnosis", known | {half: {"machine": machine.describe(), **result}})
-    page = with_figures(DOCS.read_text(encoding="utf-8"), half, as_markdown(result))
+    machine.save("diagnosis", known | {name: {"machine": machine.describe(), **result}})
+    page = with_figures(DOCS.read_text(encoding="utf-8"), name, as_markdown(result))
     DOCS.write_text(page, encoding="utf-8")
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.diagnosis", description=__doc__)
-    parser.add_argument("--half", choices=HALVES, default="fifth")
+    parser.add_argument("--set", choices=SETS, default="fifth")
     parser.add_argument("--folder", type=Path, default=Path("build/diagnosis"), help="recorded runs")
     parser.add_argument("--jobs", type=int, default=2, help="processes that train")
     parser.add_argument("--reuse", action="store_true", help="take runs that another version has recorded")

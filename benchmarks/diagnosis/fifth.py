@@ -1,8 +1,8 @@
-"""The healthy runs of the fifth half; its faults are in `fifth_faults`.
+"""The healthy runs of the fifth set; its faults are in `fifth_faults`.
 
 It was written by someone who had not read the rules, and committed before any of its runs was diagnosed.
 Labels alone were checked before, by their traces. Most of its models, losses, regimes and optimizers are in
-no other half; plain networks are given data of their own.
+no other set; plain networks are given data of their own.
 """
 
 from __future__ import annotations

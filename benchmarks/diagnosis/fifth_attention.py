@@ -1,4 +1,4 @@
-"""Attention and its kin of the fifth half only."""
+"""Attention and its kin of the fifth set only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Embeddings, autoencoders and a flow of the fifth half only."""
+"""Embeddings, autoencoders and a flow of the fifth set only."""
 
 from __future__ import annotations
 

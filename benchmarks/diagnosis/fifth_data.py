@@ -1,4 +1,4 @@
-"""Data of the fifth half only: names, tokens and colors of the standard library, and synthetic worlds."""
+"""Data of the fifth set only: names, tokens and colors of the standard library, and synthetic worlds."""
 
 from __future__ import annotations
 

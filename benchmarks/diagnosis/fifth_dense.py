@@ -1,4 +1,4 @@
-"""Networks of vectors of the fifth half only."""
+"""Networks of vectors of the fifth set only."""
 
 from __future__ import annotations
 

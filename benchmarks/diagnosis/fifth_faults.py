@@ -1,4 +1,4 @@
-"""The faulty runs of the fifth half: a healthy one of `fifth` with one change.
+"""The faulty runs of the fifth set: a healthy one of `fifth` with one change.
 
 Each change says what is expected of a headline; its label (`labels.py`) says what is tolerated.
 """
@@ -183,5 +183,5 @@ _PAIRS = {
 
 
 def fifth_cases() -> list[Case]:
-    """Each case of the fifth half."""
+    """Each case of the fifth set."""
     return list(cases_of(_PAIRS, HEALTHY, CHANGES))

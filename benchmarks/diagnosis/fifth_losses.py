@@ -1,4 +1,4 @@
-"""Losses of the fifth half only."""
+"""Losses of the fifth set only."""
 
 from __future__ import annotations
 

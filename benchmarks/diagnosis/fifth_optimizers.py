@@ -1,4 +1,4 @@
-"""Optimizers of the fifth half only, each as what it does to one parameter."""
+"""Optimizers of the fifth set only, each as what it does to one parameter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models of sequences, sets and trees of the fifth half only."""
+"""Models of sequences, sets and trees of the fifth set only."""
 
 from __future__ import annotations
 

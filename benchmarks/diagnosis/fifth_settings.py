@@ -1,4 +1,4 @@
-"""The healthy runs of the fifth half whose losses, regimes, optimizers or precisions are what is new."""
+"""The healthy runs of the fifth set whose losses, regimes, optimizers or precisions are what is new."""
 
 from __future__ import annotations
 

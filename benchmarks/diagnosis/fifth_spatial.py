@@ -1,4 +1,4 @@
-"""Models of images, points and graphs of the fifth half only."""
+"""Models of images, points and graphs of the fifth set only."""
 
 from __future__ import annotations
 

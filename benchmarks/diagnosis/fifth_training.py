@@ -1,4 +1,4 @@
-"""Ways of training of the fifth half only: what changes from step to step, and games."""
+"""Ways of training of the fifth set only: what changes from step to step, and games."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks of vectors of the fifth half whose matrices are rounded, structured, noisy or bypassed."""
+"""Networks of vectors of the fifth set whose matrices are rounded, structured, noisy or bypassed."""
 
 from __future__ import annotations
 

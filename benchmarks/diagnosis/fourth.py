@@ -1,7 +1,7 @@
-"""The healthy runs of the fourth half, the one to report on; its faults are in `fourth_faults`.
+"""The healthy runs of the fourth set; its faults are in `fourth_faults`.
 
 It was written by someone who had not read the rules, and committed before any of its runs was diagnosed.
-Labels alone were checked before, by their traces. None of its models is in another half.
+Labels alone were checked before, by their traces. None of its models is in another set.
 """
 
 from __future__ import annotations

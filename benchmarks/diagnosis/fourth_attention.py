@@ -1,4 +1,4 @@
-"""Models that look things up, point, weigh, fill in and transcribe: of the fourth half only."""
+"""Models that look things up, point, weigh, fill in and transcribe: of the fourth set only."""
 
 from __future__ import annotations
 

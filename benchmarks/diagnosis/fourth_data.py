@@ -1,4 +1,4 @@
-"""Data of the fourth half only: photographs, signals, graphs, bags, sequences to recall, physical systems."""
+"""Data of the fourth set only: photographs, signals, graphs, bags, sequences to recall, physical systems."""
 
 from __future__ import annotations
 

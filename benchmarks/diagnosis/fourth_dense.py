@@ -1,4 +1,4 @@
-"""Models of vectors, tables, sets and graphs of the fourth half only."""
+"""Models of vectors, tables, sets and graphs of the fourth set only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The faulty runs of the fourth half: a healthy one of `fourth` with one change.
+"""The faulty runs of the fourth set: a healthy one of `fourth` with one change.
 
 Each change says what is expected of a headline, and why the label (`labels.py`) tolerates other kinds.
 """
@@ -172,5 +172,5 @@ _PAIRS = {
 
 
 def fourth_cases() -> list[Case]:
-    """Each case of the fourth half."""
+    """Each case of the fourth set."""
     return list(cases_of(_PAIRS, HEALTHY, CHANGES))

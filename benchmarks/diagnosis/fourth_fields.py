@@ -1,4 +1,4 @@
-"""Models of physical fields and of several outputs of the fourth half only."""
+"""Models of physical fields and of several outputs of the fourth set only."""
 
 from __future__ import annotations
 

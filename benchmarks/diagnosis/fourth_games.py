@@ -1,4 +1,4 @@
-"""Training with opponents, rewards and inner loops, of the fourth half only."""
+"""Training with opponents, rewards and inner loops, of the fourth set only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models of images of the fourth half only."""
+"""Models of images of the fourth set only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models of sequences of the fourth half only."""
+"""Models of sequences of the fourth set only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The healthy runs of the fourth half whose losses, optimizers, batches or precisions are what is new."""
+"""The healthy runs of the fourth set whose losses, optimizers, batches or precisions are what is new."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Losses and ways of training of the fourth half only."""
+"""Losses and ways of training of the fourth set only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Architectures of the third half only: no rule was made by looking at any of them."""
+"""Architectures of the third set only: no rule was made by looking at any of them."""
 
 from __future__ import annotations
 

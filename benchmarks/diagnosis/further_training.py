@@ -1,4 +1,4 @@
-"""More models and ways of training of the third half only; see `further`."""
+"""More models and ways of training of the third set only; see `further`."""
 
 from __future__ import annotations
 

@@ -15,8 +15,8 @@ from benchmarks.diagnosis.score import clopper_pearson
 
 __all__ = ["as_markdown", "figures", "with_figures"]
 
-#: The figures of a half stand between these in a page.
-BEGIN, END = "<!-- figures: {half} -->\n", "<!-- end: {half} -->\n"
+#: The figures of a set stand between these in a page.
+BEGIN, END = "<!-- figures: {name} -->\n", "<!-- end: {name} -->\n"
 
 
 def rate(hits: int, count: int) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def rate(hits: int, count: int) -> dict[str, Any]:
 def figures(
     healthy: Sequence[Verdict], faulty: Sequence[Verdict], outcomes: Sequence[Outcome]
 ) -> dict[str, Any]:
-    """All figures of one half. Runs whose trace does not confirm the label are counted and left out."""
+    """All figures of one set. Runs whose trace does not confirm the label are counted and left out."""
     well = [v for v in healthy if v.confirmed]
     sick = [v for v in faulty if v.confirmed]
     found = [v for v in sick if v.hit]
@@ -95,7 +95,7 @@ def _baseline(name: str, well: Sequence[Verdict], sick: Sequence[Verdict]) -> di
 
 
 def as_markdown(result: dict[str, Any]) -> str:
-    """The figures of a half as text and tables."""
+    """The figures of a set as text and tables."""
     left_out = {side: len(names) for side, names in result["unconfirmed"].items()}
     lines = [
         f"{result['healthy_runs']} healthy runs of {result['healthy_kinds_of_runs']} recipes and "
@@ -112,9 +112,9 @@ def as_markdown(result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def with_figures(page: str, half: str, figures: str) -> str:
-    """The page with these figures in place of those that it has of that half."""
-    begin, end = BEGIN.format(half=half), END.format(half=half)
+def with_figures(page: str, name: str, figures: str) -> str:
+    """The page with these figures in place of those that it has of that set."""
+    begin, end = BEGIN.format(name=name), END.format(name=name)
     before, _, rest = page.partition(begin)
     return f"{before}{begin}\n{figures}\n{end}{rest.partition(end)[2]}"
 

@@ -1,7 +1,7 @@
-"""The reported half: recipes, faults and seeds that no rule and no constant was made by looking at.
+"""The reported set: recipes, faults and seeds that no rule and no constant was made by looking at.
 
 It was committed before it was run. What is misjudged here and mended afterwards becomes part of the tuning
-half, and a new half is written.
+set, and a new one is written.
 """
 
 from __future__ import annotations

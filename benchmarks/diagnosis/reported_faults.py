@@ -1,4 +1,4 @@
-"""The faulty runs of the reported half; see `reported`."""
+"""The faulty runs of the reported set; see `reported`."""
 
 from __future__ import annotations
 
@@ -121,5 +121,5 @@ _PAIRS = {
 
 
 def reported_cases() -> list[Case]:
-    """Each case of the reported half."""
+    """Each case of the reported set."""
     return list(cases_of(_PAIRS, HEALTHY, CHANGES))

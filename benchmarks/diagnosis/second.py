@@ -1,4 +1,4 @@
-"""Once a second reported half, whose misjudged runs were mended; now a part of the tuning half.
+"""Once a second reported set, whose misjudged runs were mended; now a part of the tuning set.
 
 Faults of SGD are made of recipes with SGD, so that the twin to which a cured run is compared differs in
 nothing else.
@@ -89,5 +89,5 @@ _PAIRS = {
 
 
 def second_cases() -> list[Case]:
-    """Each case of what was the second reported half."""
+    """Each case of what was the second reported set."""
     return list(cases_of(_PAIRS, HEALTHY, CHANGES))

@@ -1,4 +1,4 @@
-"""Faults of the fifth half that act in a model, a batch or a loss, as extras of a recipe.
+"""Faults of the fifth set that act in a model, a batch or a loss, as extras of a recipe.
 
 cut:MODULE         the output of a module is detached
 blocked:MODULE     the output of a module is rounded, without a straight-through gradient

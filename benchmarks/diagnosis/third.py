@@ -1,4 +1,4 @@
-"""The third reported half: architectures, faults and seeds that came after everything before was mended.
+"""The third reported set: architectures, faults and seeds that came after everything before was mended.
 
 It was committed before any of its runs was diagnosed. Labels alone were checked before, by their traces.
 Faults are relative to their recipe, so that the twin to which a cured run is compared differs in nothing
@@ -162,5 +162,5 @@ _PAIRS = {
 
 
 def third_cases() -> list[Case]:
-    """Each case of the third reported half."""
+    """Each case of the third reported set."""
     return list(cases_of(_PAIRS, HEALTHY, CHANGES))

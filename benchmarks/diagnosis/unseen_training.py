@@ -1,4 +1,4 @@
-"""Ways of training of the reported half only; see `special` for those of the tuning half."""
+"""Ways of training of the reported set only; see `special` for those of the tuning set."""
 
 from __future__ import annotations
 

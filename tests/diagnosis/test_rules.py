@@ -482,6 +482,16 @@ class TestUpdates:
         loss[1] = 2.6
         assert alarms(changed(run, update_ratio=ratio, loss=loss)) == []
 
+    @pytest.mark.parametrize(("second", "severity"), [(0.04, "info"), (0.19, "warning")])
+    def test_only_the_first_step_is_too_large_and_the_loss_recovers(self, second, severity):
+        """An optimizer that divides by a variance of zero; the rate is as it should be."""
+        run = healthy()
+        ratio = run.update_ratio.copy()
+        ratio[0], ratio[1] = 1.2, second
+        loss = np.concatenate([run.loss[:1], np.geomspace(37, 1.5, 60), np.linspace(1.5, 1.2, 139)])
+        finding = only(changed(run, update_ratio=ratio, loss=loss), "update_too_large")
+        assert finding.severity == severity
+
     @pytest.mark.parametrize(("steps", "found"), [(20, []), (64, ["update_too_large"])])
     def test_a_loss_that_has_not_fallen_yet_is_no_harm_of_the_first_step(self, steps, found):
         run = flat_loss(healthy(steps=steps))

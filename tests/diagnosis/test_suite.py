@@ -41,7 +41,7 @@ pytestmark = pytest.mark.skipif(
 
 ROOT = Path(__file__).parents[2]
 SEED = 3
-#: Short runs, for every change of the code; longer ones and the whole of a half are integration tests.
+#: Short runs, for every change of the code; longer ones and the whole of a set are integration tests.
 HEALTHY = {
     "mlp_digits": {"steps": 40},
     "mlp_deep": {"steps": 30},
@@ -100,7 +100,7 @@ def test_first_remedies_cure(folder: Path) -> None:
 
 @pytest.mark.integration
 @pytest.mark.timeout(1800)
-def test_a_further_seed_of_the_reported_half(folder: Path) -> None:
+def test_a_further_seed_of_the_reported_set(folder: Path) -> None:
     """Every third of its cases, with a seed that no figure was taken from; `make diagnose` runs all."""
     recipes = {name: reported.HEALTHY[name] for name in list(reported.HEALTHY)[::3]}
     well = [v for v in judge_healthy(recipes, [300], folder, reuse=False) if v.confirmed]
@@ -166,22 +166,22 @@ def test_the_page_has_the_figures_of_the_results() -> None:
     results = json.loads((ROOT / "benchmarks" / "results" / "diagnosis.json").read_text(encoding="utf-8"))
     page = (ROOT / "docs" / "diagnosis-suite.md").read_text(encoding="utf-8")
     assert "reported" in results
-    for half, result in results.items():
-        assert page == report.with_figures(page, half, report.as_markdown(result))
+    for name, result in results.items():
+        assert page == report.with_figures(page, name, report.as_markdown(result))
 
 
-def _halves(side: Callable[[], list[faulty.Case]]) -> set[Recipe]:
+def _recipes(side: Callable[[], list[faulty.Case]]) -> set[Recipe]:
     return {case.twin for case in side()}
 
 
-def test_halves_share_no_recipe() -> None:
+def test_sets_share_no_recipe() -> None:
     sides = [
-        set(healthy.TUNED.values()) | _halves(faulty.tuning_cases),
-        set(reported.HEALTHY.values()) | _halves(reported_faults.reported_cases),
-        set(second.HEALTHY.values()) | _halves(second.second_cases),
-        set(third.HEALTHY.values()) | _halves(third.third_cases),
-        set(fourth.HEALTHY.values()) | _halves(fourth_faults.fourth_cases),
-        set(fifth.HEALTHY.values()) | _halves(fifth_faults.fifth_cases),
+        set(healthy.TUNED.values()) | _recipes(faulty.tuning_cases),
+        set(reported.HEALTHY.values()) | _recipes(reported_faults.reported_cases),
+        set(second.HEALTHY.values()) | _recipes(second.second_cases),
+        set(third.HEALTHY.values()) | _recipes(third.third_cases),
+        set(fourth.HEALTHY.values()) | _recipes(fourth_faults.fourth_cases),
+        set(fifth.HEALTHY.values()) | _recipes(fifth_faults.fifth_cases),
     ]
     assert sum(map(len, sides)) == len(set.union(*sides))
 

@@ -25,6 +25,8 @@ JUMP = 1.5
 SMALL = 5e-6
 #: A loss is set back if the median after the first step is above the first loss by this part.
 SET_BACK = 0.1
+#: A loss has recovered from a set-back if this part of the first loss is gone.
+RECOVERED = 0.1
 #: Steps until which a loss that has not fallen is not blamed on steps that were large only at first.
 SOON = 40
 #: 16-bit weights lose changes below half their precision (2**-9 of the weight for bfloat16), and therefore
@@ -62,6 +64,8 @@ def update_too_large(case: Case) -> list[Finding]:
     if at.max() <= 1 and len(movement) > 3 and _did_no_harm(case):
         return []
     severity = "severe" if harmed else "warning"
+    if not harmed and _recovered(case):
+        severity = "info"
     why = (
         f"At step {e.update_steps[at[0]]} one optimizer step changed the weights by "
         f"{percent(float(movement[at[0]]))} of their norm; healthy steps stay below 10 %."
@@ -88,6 +92,14 @@ def _set_back(case: Case) -> bool:
     loss = case.evidence.loss[: FALLING + 1]
     known = len(loss) > FALLING and bool(np.isfinite(loss).all())
     return known and float(np.median(loss[1:])) > loss[0] + SET_BACK * abs(loss[0])
+
+
+def _recovered(case: Case) -> bool:
+    """Whether only the very first step was large, and the loss came back clearly below its first value."""
+    later = case.movement[1:][np.isfinite(case.movement[1:])]
+    first = float(case.evidence.loss[np.isfinite(case.evidence.loss)][0])
+    healthy = len(later) > 1 and float(later.max()) < LARGE / 2
+    return healthy and case.trend.kept and first - case.trend.end > RECOVERED * abs(first)
 
 
 def _did_no_harm(case: Case) -> bool:
