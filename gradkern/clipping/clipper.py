@@ -55,7 +55,8 @@ class GradClipper:
         on_nonfinite: what to do if a gradient has inf or NaN. What matters is the number of such elements,
             not the norm, which can overflow for finite gradients.
 
-            - "propagate": as in torch, the norm is inf or NaN and the gradients become 0 or NaN.
+            - "propagate": as in torch, the norm is inf or NaN and the gradients become 0 or NaN. `AutoClip`,
+              `ZClip`, `AdaGC` and `SkipOutliers` leave the gradients as they are.
             - "raise": raise a RuntimeError that names the parameters. Gradients are unchanged.
               Synchronises.
             - "raise_later": skip the step, like "skip", and raise the error of "raise" in the next `clip_`

@@ -13,7 +13,15 @@ from torch import Tensor
 
 from gradkern.clipping import policies as public
 from gradkern.clipping.first_step import copied
-from gradkern.clipping.policies import ElementPolicy, GlobalNorm, Policy, SettledDecision, settled
+from gradkern.clipping.policies import (
+    ElementPolicy,
+    GlobalNorm,
+    Policy,
+    Schedule,
+    SettledDecision,
+    settled,
+)
+from gradkern.clipping.policies.stateful import StepPolicy
 from gradkern.kernels.backend import C
 from gradkern.kernels.measured import Measured
 from gradkern.kernels.torch_scale import coefficient
@@ -131,6 +139,15 @@ class NormGroups:
         for number, group in enumerate(self.groups):
             for row in group.rows:
                 self._group_of[row] = number
+        # What the caller has written can raise, so it decides before any state of the others changes.
+        self._deciding = sorted(
+            (
+                number
+                for number, group in enumerate(self.groups)
+                if group.policy is not None and type(group.policy) is not GlobalNorm
+            ),
+            key=lambda number: isinstance(self.groups[number].policy, Schedule | StepPolicy),
+        )
         self._on: dict[torch.device, tuple[Tensor, list[Tensor]]] = {}
         self._unlimited: dict[torch.device, Tensor] = {}
 
@@ -157,9 +174,10 @@ class NormGroups:
         factor = coefficient(norms, self._limits_on(device))[of_row]
         skip: Tensor | None = None
         thresholds: list[float | Tensor | None] = [_limit(group.policy) for group in self.groups]
-        for number, group in enumerate(self.groups):
-            if group.policy is None or type(group.policy) is GlobalNorm:
-                continue
+        self._check_states()
+        for number in self._deciding:
+            group = self.groups[number]
+            assert group.policy is not None
             if not group.rows and group.policy.needs_rows:  # a pipeline stage without parameters of the group
                 continue
             found = group.policy.decide(_part(stats, group, rows[number], norms[number]))
@@ -170,6 +188,18 @@ class NormGroups:
                 skip = own.skip if skip is None else skip | own.skip
         columns = GroupTotals(self.names, self.member_names, rows, norms, thresholds)
         return SettledDecision(factor, skip), columns
+
+    def _check_states(self) -> None:
+        """Check what can raise in policies with a state, before one of them changes its state.
+
+        Raises:
+            TypeError, ValueError: a `Schedule` returns no limit, or a loaded state does not fit.
+        """
+        for group in self.groups:
+            if isinstance(group.policy, Schedule):
+                group.policy.native(group.names)
+            elif isinstance(group.policy, StepPolicy) and (group.rows or not group.policy.needs_rows):
+                group.policy.check_rows(len(group.rows))
 
     def _indices(self, device: torch.device) -> tuple[Tensor, list[Tensor]]:
         if device not in self._on:

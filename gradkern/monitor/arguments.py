@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from gradkern._util.names import as_index
@@ -26,13 +27,13 @@ def as_count(key: str, value: Any, least: int, operation: str = "GradMonitor") -
     return number
 
 
-def as_step(step: Any) -> int:
+def as_step(step: Any, operation: str = "GradMonitor") -> int:
     """The number of a step.
 
     Raises:
         ValueError: `step` is not an integer of at least 0.
     """
-    return as_count("step", step, 0)
+    return as_count("step", step, 0, operation)
 
 
 def as_loss(loss: Any, operation: str = "GradMonitor.record") -> float | Tensor | None:
@@ -80,7 +81,7 @@ def as_extra(operation: str, extra: Any, parts: Sequence[str] = ()) -> dict[str,
     """The caller's own numbers by name: floats, or detached real tensors on their devices.
 
     Raises:
-        TypeError: `extra` is not a mapping of names to numbers or tensors.
+        TypeError: `extra` is not a mapping of names to numbers or dense tensors.
         ValueError: a tensor has more than 64 elements; or a name is that of the loss, or of the loss of one
             of `parts`.
     """
@@ -108,6 +109,11 @@ def as_extra(operation: str, extra: Any, parts: Sequence[str] = ()) -> dict[str,
 
 def _as_extra(operation: str, name: str, value: Any) -> float | Tensor:
     if isinstance(value, Tensor):
+        if value.layout is not torch.strided:
+            raise TypeError(
+                f"[{operation}] extra[{name!r}]: expected a dense tensor, got one of {value.layout}; call "
+                ".to_dense() on it"
+            )
         if value.numel() > MOST_ELEMENTS or value.numel() == 0 or value.is_complex():
             raise ValueError(
                 f"[{operation}] extra[{name!r}]: expected a real tensor of 1 to {MOST_ELEMENTS} elements, "

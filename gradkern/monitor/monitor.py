@@ -260,7 +260,8 @@ class GradMonitor:
         """Add values to an earlier step that became known later, or correct them.
 
         Args:
-            step: number of the step. A step that was not recorded (because of `every`) is ignored.
+            step: number of the step. The values of a step that is not recorded, because of `every`, are
+                ignored; those of a later step are added when it is recorded.
             part, loss, extra: as in `record`.
 
         Raises:
@@ -273,7 +274,7 @@ class GradMonitor:
         if self._use.reason:
             return self._use.refuse("GradMonitor.amend")
         name = "" if part is None else self._parts.named(part).name
-        number = as_step(step)
+        number = as_step(step, "GradMonitor.amend")
         values = as_extra("GradMonitor.amend", extra, self._parts.names)
         amended = as_loss(loss, "GradMonitor.amend")
         if amended is not None:

@@ -42,7 +42,7 @@ class RollbackGuard:
     Args:
         restore: a function that puts model, optimizer, learning rate schedule and data back to a good state.
             It is called on every rank.
-        max_skips: roll back when this many of the latest `window` steps were skipped.
+        max_skips: roll back when this many of the latest `window` steps were skipped. At most `window`.
         window: number of latest steps to consider.
         budget: number of rollbacks allowed. The next reason for one raises `RollbackError`.
         cool_down: number of steps after a rollback without another one. Findings that arrive meanwhile are
@@ -92,6 +92,11 @@ class RollbackGuard:
         self._restore = restore
         self.max_skips = as_count("max_skips", max_skips, 1, "RollbackGuard")
         self.window = as_count("window", window, 1, "RollbackGuard")
+        if self.max_skips > self.window:
+            raise ValueError(
+                f"[RollbackGuard] max_skips: expected at most the window of {self.window} steps, got "
+                f"{self.max_skips}, which so few steps never reach; raise window or lower max_skips"
+            )
         self.budget = as_count("budget", budget, 0, "RollbackGuard")
         self.cool_down = as_count("cool_down", cool_down, 0, "RollbackGuard")
         self.every = as_count("every", every, 1, "RollbackGuard")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import ClassVar
+
 from gradkern.clipping.policies.checks import at_least, whole, within
 from gradkern.clipping.policies.decision import Decision
 from gradkern.clipping.policies.stateful import StepPolicy
@@ -32,6 +35,12 @@ class AdaGC(StepPolicy):
     kind = "adagc"
     needs_rows = True
     one_factor = False
+    _checks: ClassVar = {
+        "beta": partial(within, low=0.0, high=1.0),
+        "lambda_abs": partial(at_least, low=0.0),
+        "lambda_rel": partial(at_least, low=0.0),
+        "warmup_steps": partial(whole, least=0),
+    }
 
     def __init__(
         self,
@@ -40,10 +49,10 @@ class AdaGC(StepPolicy):
         lambda_rel: float = 1.05,
         warmup_steps: int = 100,
     ) -> None:
-        self.beta = within("AdaGC", "beta", beta, 0.0, 1.0)
-        self.lambda_abs = at_least("AdaGC", "lambda_abs", lambda_abs, 0.0)
-        self.lambda_rel = at_least("AdaGC", "lambda_rel", lambda_rel, 0.0)
-        self.warmup_steps = whole("AdaGC", "warmup_steps", warmup_steps, 0)
+        self.beta = beta
+        self.lambda_abs = lambda_abs
+        self.lambda_rel = lambda_rel
+        self.warmup_steps = warmup_steps
 
     def constants(self) -> tuple[float, ...]:
         return self.beta, self.lambda_abs, self.lambda_rel, self.warmup_steps

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from gradkern.clipping.policies.base import ElementPolicy
-from gradkern.clipping.policies.checks import at_least
+from gradkern.clipping.policies.checks import at_least, one_of
 from gradkern.clipping.policies.native import NativePolicy
 from gradkern.clipping.route import written_shards
 from gradkern.kernels.backend import C
@@ -54,11 +55,15 @@ class AGC(ElementPolicy):
         all-reduce.
     """
 
+    _checks: ClassVar = {
+        "clip_factor": partial(at_least, low=0.0),
+        "eps": partial(at_least, low=0.0),
+        "units": partial(one_of, choices=_UNITS),
+    }
+
     def __init__(self, clip_factor: float = 0.01, eps: float = 1e-3, *, units: str = "timm") -> None:
-        if units not in _UNITS:
-            raise ValueError(f"[AGC] units: expected one of {', '.join(_UNITS)}, got {units!r}")
-        self.clip_factor = at_least("AGC", "clip_factor", clip_factor, 0.0)
-        self.eps = at_least("AGC", "eps", eps, 0.0)
+        self.clip_factor = clip_factor
+        self.eps = eps
         self.units = units
 
     def native(self, names: tuple[str, ...]) -> NativePolicy | None:

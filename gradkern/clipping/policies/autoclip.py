@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import ClassVar
+
 from gradkern._util.warning import warn
 from gradkern.clipping.policies.checks import whole, within
 from gradkern.clipping.policies.stateful import StepPolicy
@@ -29,13 +32,17 @@ class AutoClip(StepPolicy):
     """
 
     kind = "autoclip"
+    _checks: ClassVar = {
+        "percentile": partial(within, low=0.0, high=100.0),
+        "window": partial(whole, least=1),
+    }
 
     def __init__(self, percentile: float = 10.0, window: int = 1000) -> None:
-        self.percentile = within("AutoClip", "percentile", percentile, 0.0, 100.0)
+        self.percentile = percentile
         if 0 < self.percentile < 1:
             meant = 100 * self.percentile
             warn(f"[AutoClip] percentile is {self.percentile:g} of 100; did you mean {meant:g}?")
-        self.window = whole("AutoClip", "window", window, 1)
+        self.window = window
 
     def constants(self) -> tuple[float, ...]:
         return self.percentile, self.window

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from gradkern.clipping.policies.checks import Check
 from gradkern.clipping.policies.decision import Decision
 from gradkern.clipping.policies.native import NativePolicy
 from gradkern.params.stats import GradStats
@@ -29,6 +31,12 @@ class Policy(ABC):
     """Whether the policy uses the norms of single rows. They are then also kept in float64."""
     one_factor: bool = True
     """Whether the policy can return one factor for all gradients, as `fold` requires."""
+    _checks: ClassVar[Mapping[str, Check]] = MappingProxyType({})
+    """The checks of settings by name. Every assignment passes through them, so that a step needs none."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        check = self._checks.get(name)
+        super().__setattr__(name, value if check is None else check(type(self).__name__, name, value))
 
     @abstractmethod
     def decide(self, stats: GradStats) -> Decision:

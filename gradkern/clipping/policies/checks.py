@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from typing import Any
 
 from gradkern.params.arguments import as_number
+
+Check = Callable[[str, str, Any], Any]
+"""Takes the names of the policy and of the setting, and a value; returns the value to keep."""
 
 
 def within(policy: str, name: str, value: Any, low: float, high: float) -> float:
@@ -41,3 +45,19 @@ def whole(policy: str, name: str, value: Any, least: int) -> int:
     if number < least or not number.is_integer():
         raise ValueError(f"[{policy}] {name}: expected an integer of at least {least}, got {value!r}")
     return int(number)
+
+
+def one_of(policy: str, name: str, value: Any, choices: Collection[str]) -> str:
+    """`value`, which is one of `choices`.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"[{policy}] {name}: expected one of {', '.join(choices)}, got {value!r}")
+    return value
+
+
+def flag(policy: str, name: str, value: Any) -> bool:
+    """`value` as a bool."""
+    return bool(value)

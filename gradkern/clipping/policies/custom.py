@@ -22,8 +22,8 @@ def custom(decide: Callable[[GradStats], Decision | Tensor | float]) -> Policy:
 
     Raises:
         TypeError: `decide` is not callable.
-        TypeError, ValueError: in `GradClipper.clip_`, if it returns something else, a factor of another shape
-            or a negative factor.
+        TypeError, ValueError: in `GradClipper.clip_`, if it returns something else, a factor or threshold of
+            another shape, or a negative factor. NaN and inf are no errors, and enter the gradients.
 
     Example:
         >>> policy = custom(lambda stats: (0.1 / stats.rms.amax()).clamp(max=1.0))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gradkern.kernels.torch_scale import known_bool
+from gradkern.params.arguments import as_number
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def settled(found: Any, rows: int, device: torch.device, policy: str) -> Settled
 
     Notes:
         No synchronisation, unless a tensor is on another device than the gradients. A negative factor on a
-        device cannot be checked and counts as 1. NaN is kept, because it comes from a norm that is NaN.
+        device cannot be checked and counts as 1. NaN and inf are kept: NaN comes from a norm that is NaN.
     """
     decision = found if isinstance(found, Decision) else Decision(found)
     wide = torch.float32 if device.type == "mps" else torch.float64
@@ -67,12 +68,26 @@ def settled(found: Any, rows: int, device: torch.device, policy: str) -> Settled
             f"of gradients, got {float(factor.min())!r}. Gradients are unchanged."
         )
     factor = factor.masked_fill(negative, 1.0)
+    threshold = _threshold(decision.threshold, rows, policy)
     if decision.skip is None:
-        return SettledDecision(factor, None, decision.threshold)
+        return SettledDecision(factor, None, threshold)
     skip = _on_device(decision.skip, torch.bool, device, f"[{policy}.decide] expected skip")
     if skip.numel() != 1:
         raise ValueError(f"[{policy}.decide] skip: expected one bool, got shape {tuple(skip.shape)}")
-    return SettledDecision(factor, skip.reshape(()), decision.threshold)
+    return SettledDecision(factor, skip.reshape(()), threshold)
+
+
+def _threshold(value: Any, rows: int, policy: str) -> float | Tensor | None:
+    if value is None or isinstance(value, float):
+        return value
+    if isinstance(value, Tensor):
+        if value.shape not in ((), (rows,)) or value.is_complex() or value.layout is not torch.strided:
+            raise ValueError(
+                f"[{policy}.decide] threshold: expected one real number or one for each of {rows} rows, got "
+                f"shape {tuple(value.shape)} of {value.dtype}"
+            )
+        return value.detach()
+    return float(as_number(f"{policy}.decide", "threshold", value))
 
 
 def _on_device(value: Any, dtype: torch.dtype, device: torch.device, expected: str) -> Tensor:

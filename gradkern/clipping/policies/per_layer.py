@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -33,12 +35,13 @@ class PerLayerNorm(LimitedPolicy):
 
     needs_rows = True
     one_factor = False
+    _checks: ClassVar = {"depth": lambda policy, name, value: as_depth(policy, value)}
 
     def __init__(self, max_norm: float = 1.0, depth: int | None = None) -> None:
         super().__init__(max_norm)
-        self.depth = as_depth("PerLayerNorm", depth)
+        self.depth = depth
         self._known: tuple[object, ...] = ()
-        self._layer_of_row: tuple[tuple[str, ...], Tensor] | None = None
+        self._layer_of_row: tuple[tuple[str, ...], int | None, Tensor] | None = None
 
     def decide(self, stats: GradStats) -> Decision:
         groups, of_row = self._layers(stats)
@@ -47,17 +50,19 @@ class PerLayerNorm(LimitedPolicy):
         return Decision(factor[of_row], threshold=self.max_norm)
 
     def native(self, names: tuple[str, ...]) -> NativePolicy | None:
-        if self._layer_of_row is None or self._layer_of_row[0] is not names:
+        known = self._layer_of_row
+        if known is None or known[0] is not names or known[1] != self.depth:
             place: dict[str, int] = {}
             of_row = [place.setdefault(layer_of(name, self.depth), len(place)) for name in names]
-            self._layer_of_row = names, torch.tensor(of_row, dtype=torch.int64, device="cpu")
-        return NativePolicy("global_norm", (self._max_norm,), layers=self._layer_of_row[1])
+            known = names, self.depth, torch.tensor(of_row, dtype=torch.int64, device="cpu")
+            self._layer_of_row = known
+        return NativePolicy("global_norm", (self._max_norm,), layers=known[2])
 
     def _layers(self, stats: GradStats) -> tuple[RowGroups, Tensor]:
         """The rows that count in each layer, and the layer of each row. Cached until the rows change."""
         device = stats.norm.device
-        key = stats.names, stats.has_grad, device
-        if not self._known or self._known[0] is not stats.names or self._known[1:3] != key[1:]:
+        key = stats.names, stats.has_grad, device, self.depth
+        if not self._known or self._known[0] is not stats.names or self._known[1:4] != key[1:]:
             layers: dict[str, list[int]] = {}
             place: dict[str, int] = {}
             of_row = []
@@ -69,6 +74,6 @@ class PerLayerNorm(LimitedPolicy):
                     members.append(row)
             index = copied(torch.tensor(of_row, dtype=torch.int64, device="cpu"), device)
             self._known = *key, RowGroups(list(layers.values()), len(stats), device), index
-        groups, kept = self._known[3:]
+        groups, kept = self._known[4:]
         assert isinstance(groups, RowGroups) and isinstance(kept, Tensor)
         return groups, kept

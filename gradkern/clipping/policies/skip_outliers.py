@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from functools import partial
+from typing import ClassVar
 
-from gradkern.clipping.policies.checks import at_least, whole
+from gradkern.clipping.policies.checks import at_least, flag, whole
 from gradkern.clipping.policies.decision import Decision
 from gradkern.clipping.policies.stateful import StepPolicy
 from gradkern.kernels.policy_steps import policy_step
@@ -39,6 +41,13 @@ class SkipOutliers(StepPolicy):
 
     kind = "skip_outliers"
     may_skip = True
+    _checks: ClassVar = {
+        "sigma": partial(at_least, low=0.0),
+        "window": partial(whole, least=2),
+        "min_steps": partial(whole, least=2),
+        "max_norm": as_limit,
+        "admit_outliers": flag,
+    }
 
     def __init__(
         self,
@@ -49,12 +58,11 @@ class SkipOutliers(StepPolicy):
         *,
         admit_outliers: bool = False,
     ) -> None:
-        self.sigma = at_least("SkipOutliers", "sigma", sigma, 0.0)
-        self.window = whole("SkipOutliers", "window", window, 2)
-        least = max(20, self.window // 2) if min_steps is None else min_steps
-        self.min_steps = whole("SkipOutliers", "min_steps", least, 2)
-        self.max_norm: float = as_limit("SkipOutliers", "max_norm", max_norm)
-        self.admit_outliers = bool(admit_outliers)
+        self.sigma = sigma
+        self.window = window
+        self.min_steps = max(20, self.window // 2) if min_steps is None else min_steps
+        self.max_norm = max_norm
+        self.admit_outliers = admit_outliers
 
     def constants(self) -> tuple[float, ...]:
         return self.sigma, self.window, self.min_steps, float(self.admit_outliers), self.max_norm

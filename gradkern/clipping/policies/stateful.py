@@ -52,8 +52,7 @@ class StepPolicy(Policy):
         size = self.state_size(rows)
         if state is not None and state.numel() == size and state.device == device:
             return state
-        if self._is_loaded:
-            self.check_rows(rows)
+        self.check_rows(rows)
         if state is not None and state.numel() != size:
             warn(
                 f"[{type(self).__name__}] the state of the policy no longer fits, because the parameters of "
@@ -70,7 +69,7 @@ class StepPolicy(Policy):
         Raises:
             ValueError: it does not.
         """
-        if self._state is not None and self._state.numel() != self.state_size(rows):
+        if self._is_loaded and self._state is not None and self._state.numel() != self.state_size(rows):
             raise ValueError(
                 f"[{type(self).__name__}.load_state_dict] state: expected {self.state_size(rows)} numbers "
                 f"for {rows} gradients, got {self._state.numel()}; it was saved with other parameters"
@@ -95,6 +94,11 @@ class StepPolicy(Policy):
             raise ValueError(
                 f"[{name}.load_state_dict] state: expected {expected} numbers, got {len(given)}; it was "
                 "saved with another window"
+            )
+        if not bool((given >= 0).all()):  # counts, norms and squares; NaN never enters
+            raise ValueError(
+                f"[{name}.load_state_dict] state: expected numbers of at least 0, got {given.min().item()}; "
+                "the checkpoint is damaged"
             )
         self._state, self._is_loaded = given.detach().to(torch.float64).clone(), True
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -26,14 +27,15 @@ class Value(ElementPolicy):
             complex, or sparse and not coalesced.
     """
 
+    _checks: ClassVar = {"clip_value": as_limit}
+
     def __init__(self, clip_value: float = 1.0) -> None:
-        self.clip_value: float = as_limit("Value", "clip_value", clip_value)
+        self.clip_value = clip_value
 
     def native(self, names: tuple[str, ...]) -> NativePolicy | None:
-        return NativePolicy("value", (as_limit("Value", "clip_value", self.clip_value),))
+        return NativePolicy("value", (self.clip_value,))
 
     def check(self, operation: str, params: Sequence[Tensor], names: Sequence[str]) -> None:
-        as_limit("Value", "clip_value", self.clip_value)
         for param, name in zip(params, names):
             grad = param.grad
             if grad is not None and grad.is_complex():
@@ -55,7 +57,7 @@ class Value(ElementPolicy):
         shards: Sequence[Tensor | None] | None,
         names: Sequence[str],
     ) -> Tensor | None:
-        limit = as_limit("Value", "clip_value", self.clip_value)
+        limit = self.clip_value
         if shards is None:
             with contextlib.suppress(TypeError):  # raised below, with the parameter's name
                 if C.clip_grad_value_(params, limit):

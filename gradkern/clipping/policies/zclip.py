@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from functools import partial
+from typing import ClassVar
 
-from gradkern.clipping.policies.checks import at_least, whole, within
+from gradkern.clipping.policies.checks import at_least, flag, one_of, whole, within
 from gradkern.clipping.policies.stateful import StepPolicy
 from gradkern.params.arguments import as_limit
 
@@ -39,6 +41,16 @@ class ZClip(StepPolicy):
     """
 
     kind = "zclip"
+    _checks: ClassVar = {
+        "alpha": partial(within, low=0.0, high=1.0),
+        "z_thresh": partial(at_least, low=0.0),
+        "warmup_steps": partial(whole, least=1),
+        "mode": partial(one_of, choices=_MODES),
+        "max_norm": as_limit,
+        "clip_factor": partial(at_least, low=0.0),
+        "skip_update_on_spike": flag,
+        "eps": partial(at_least, low=0.0),
+    }
 
     def __init__(
         self,
@@ -52,16 +64,14 @@ class ZClip(StepPolicy):
         skip_update_on_spike: bool = False,
         eps: float = 1e-6,
     ) -> None:
-        if mode not in _MODES:
-            raise ValueError(f"[ZClip] mode: expected one of {', '.join(_MODES)}, got {mode!r}")
-        self.alpha = within("ZClip", "alpha", alpha, 0.0, 1.0)
-        self.z_thresh = at_least("ZClip", "z_thresh", z_thresh, 0.0)
-        self.warmup_steps = whole("ZClip", "warmup_steps", warmup_steps, 1)
+        self.alpha = alpha
+        self.z_thresh = z_thresh
+        self.warmup_steps = warmup_steps
         self.mode = mode
-        self.max_norm: float = as_limit("ZClip", "max_norm", max_norm)
-        self.clip_factor = at_least("ZClip", "clip_factor", clip_factor, 0.0)
-        self.skip_update_on_spike = bool(skip_update_on_spike)
-        self.eps = at_least("ZClip", "eps", eps, 0.0)
+        self.max_norm = max_norm
+        self.clip_factor = clip_factor
+        self.skip_update_on_spike = skip_update_on_spike
+        self.eps = eps
 
     def constants(self) -> tuple[float, ...]:
         return (
