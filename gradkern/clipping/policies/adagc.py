@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import ClassVar
 
-from gradkern.clipping.policies.checks import at_least, whole, within
+from gradkern.clipping.policies.checks import Check, at_least, whole, within
 from gradkern.clipping.policies.decision import Decision
 from gradkern.clipping.policies.stateful import StepPolicy
 from gradkern.kernels.policy_steps import policy_step
@@ -35,7 +36,7 @@ class AdaGC(StepPolicy):
     kind = "adagc"
     needs_rows = True
     one_factor = False
-    _checks: ClassVar = {
+    _checks: ClassVar[Mapping[str, Check]] = {
         "beta": partial(within, low=0.0, high=1.0),
         "lambda_abs": partial(at_least, low=0.0),
         "lambda_rel": partial(at_least, low=0.0),

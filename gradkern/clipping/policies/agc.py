@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gradkern.clipping.policies.base import ElementPolicy
-from gradkern.clipping.policies.checks import at_least, one_of
+from gradkern.clipping.policies.checks import Check, at_least, one_of
 from gradkern.clipping.policies.native import NativePolicy
 from gradkern.clipping.route import written_shards
 from gradkern.kernels.backend import C
@@ -55,7 +55,7 @@ class AGC(ElementPolicy):
         all-reduce.
     """
 
-    _checks: ClassVar = {
+    _checks: ClassVar[Mapping[str, Check]] = {
         "clip_factor": partial(at_least, low=0.0),
         "eps": partial(at_least, low=0.0),
         "units": partial(one_of, choices=_UNITS),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import ClassVar
 
 from gradkern._util.warning import warn
-from gradkern.clipping.policies.checks import whole, within
+from gradkern.clipping.policies.checks import Check, whole, within
 from gradkern.clipping.policies.stateful import StepPolicy
 
 
@@ -32,7 +33,7 @@ class AutoClip(StepPolicy):
     """
 
     kind = "autoclip"
-    _checks: ClassVar = {
+    _checks: ClassVar[Mapping[str, Check]] = {
         "percentile": partial(within, low=0.0, high=100.0),
         "window": partial(whole, least=1),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from gradkern._util.names import as_depth, layer_of
 from gradkern.clipping.first_step import copied
+from gradkern.clipping.policies.checks import Check
 from gradkern.clipping.policies.decision import Decision
 from gradkern.clipping.policies.limit import LimitedPolicy
 from gradkern.clipping.policies.native import NativePolicy
@@ -35,7 +37,7 @@ class PerLayerNorm(LimitedPolicy):
 
     needs_rows = True
     one_factor = False
-    _checks: ClassVar = {"depth": lambda policy, name, value: as_depth(policy, value)}
+    _checks: ClassVar[Mapping[str, Check]] = {"depth": lambda policy, name, value: as_depth(policy, value)}
 
     def __init__(self, max_norm: float = 1.0, depth: int | None = None) -> None:
         super().__init__(max_norm)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from functools import partial
 from typing import ClassVar
 
-from gradkern.clipping.policies.checks import at_least, flag, whole
+from gradkern.clipping.policies.checks import Check, at_least, flag, whole
 from gradkern.clipping.policies.decision import Decision
 from gradkern.clipping.policies.stateful import StepPolicy
 from gradkern.kernels.policy_steps import policy_step
@@ -41,7 +42,7 @@ class SkipOutliers(StepPolicy):
 
     kind = "skip_outliers"
     may_skip = True
-    _checks: ClassVar = {
+    _checks: ClassVar[Mapping[str, Check]] = {
         "sigma": partial(at_least, low=0.0),
         "window": partial(whole, least=2),
         "min_steps": partial(whole, least=2),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from gradkern.clipping.policies.base import ElementPolicy
+from gradkern.clipping.policies.checks import Check
 from gradkern.clipping.policies.native import NativePolicy
 from gradkern.clipping.route import written_shards
 from gradkern.kernels.backend import C
@@ -27,7 +28,7 @@ class Value(ElementPolicy):
             complex, or sparse and not coalesced.
     """
 
-    _checks: ClassVar = {"clip_value": as_limit}
+    _checks: ClassVar[Mapping[str, Check]] = {"clip_value": as_limit}
 
     def __init__(self, clip_value: float = 1.0) -> None:
         self.clip_value = clip_value

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from functools import partial
 from typing import ClassVar
 
-from gradkern.clipping.policies.checks import at_least, flag, one_of, whole, within
+from gradkern.clipping.policies.checks import Check, at_least, flag, one_of, whole, within
 from gradkern.clipping.policies.stateful import StepPolicy
 from gradkern.params.arguments import as_limit
 
@@ -41,7 +42,7 @@ class ZClip(StepPolicy):
     """
 
     kind = "zclip"
-    _checks: ClassVar = {
+    _checks: ClassVar[Mapping[str, Check]] = {
         "alpha": partial(within, low=0.0, high=1.0),
         "z_thresh": partial(at_least, low=0.0),
         "warmup_steps": partial(whole, least=1),
