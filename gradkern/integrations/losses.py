@@ -120,9 +120,9 @@ class LossMonitor(GradMonitor):
 
     losses: Losses
 
-    def collect(self, stats: GradStats, *, again: bool = False) -> None:
+    def collect(self, stats: GradStats, *, again: bool = False, before_clip: bool = True) -> None:
         """As `GradMonitor.collect`."""
-        super().collect(stats, again=again)
+        super().collect(stats, again=again, before_clip=before_clip)
         self.losses.clipped(self)
 
     def close(self) -> None:
