@@ -145,13 +145,6 @@ def _observe(params: Sequence[Tensor]) -> _Report | None:
     return _Report(params, owners) if owners else None
 
 
-def hand_on(params: Sequence[Tensor], stats: GradStats) -> None:
-    """Report statistics of these parameters to the attached monitors that have them."""
-    report = _observe(params)
-    if report is not None:
-        report(stats)
-
-
 # ---- what torch's functions are replaced by ----
 
 

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from gradkern.clipping.clipper import GradClipper
 from gradkern.clipping.measure import measure
-from gradkern.integrations.bridge import hand_on
 from gradkern.integrations.callback import TrainingMonitor
 from gradkern.monitor import GradMonitor
 from gradkern.params.stats import GradStats
@@ -151,7 +150,6 @@ class GradkernClipping:
             self._clippers[id(optimizer)] = clipper
         clipper.max_norm = gradient_clip_val
         self.grad_stats = clipper.clip_()
-        hand_on(_params(optimizer), self.grad_stats)
 
     def _named(self, optimizer: Any) -> list[tuple[str, Tensor]]:
         module: Any = self
