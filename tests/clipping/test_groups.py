@@ -69,7 +69,9 @@ def test_selectors_and_that_the_first_match_wins():
         "module": (model["in_proj"], 3.0),
         "rest": ("rest.*", None),
     }
-    with pytest.raises(ValueError, match="groups\\['module'\\] has no parameters: groups before it have all"):
+    with pytest.raises(
+        ValueError, match="groups\\['module'\\]: has no parameters, because groups before it have all"
+    ):
         gradkern.GradClipper(model, groups=groups)
     del groups["module"]
     stats = gradkern.GradClipper(model, groups=groups).clip_()
@@ -101,7 +103,7 @@ ERRORS = {
     "no match": (
         {"a": (lambda name, p: False, 1.0), "b": ("*", 1.0)},
         ValueError,
-        r"groups\['a'\] has no parameters: its selector matches no parameter",
+        r"groups\['a'\]: has no parameters, because its selector matches no parameter",
     ),
     "selector": ({"a": (3, 1.0)}, TypeError, r"groups\['a'\]: expected a glob over names, .*, got int"),
     "policy": (
