@@ -139,7 +139,7 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def _number(root: Any) -> Tensor | None:
-    """A copy, since a program may write to its loss later; None for what is no number."""
+    """Copy a loss, because the program may modify it later. None if it is not a number."""
     if not isinstance(root, Tensor) or root.numel() != 1 or root.is_complex():
         return None
     if root.is_cuda and torch.cuda.is_current_stream_capturing():
