@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
+from gradkern._util import moved
+
 
 def attach(
     package: str,
@@ -33,6 +35,8 @@ def attach(
             found = getattr(import_module(homes[name]), name)
             setattr(sys.modules[package], name, found)  # found without this function from now on
             return found
+        if f"{package}.{name}" in moved.MOVED:
+            return moved.forward(package)(name)
         hint = "".join(
             f"; use {package}.{home}.{name}" for home, own in (elsewhere or {}).items() if name in own
         )

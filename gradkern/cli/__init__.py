@@ -1,4 +1,4 @@
-"""The command line: `main` and the subcommands `info`, `run`, `watch` and `report`."""
+"""The command line: `main` and its subcommands."""
 
 from gradkern.cli.main import main
 

@@ -1,6 +1,9 @@
 """Choose the backend for a list of gradients: the kernels, the functions over ranks, or torch's operations.
 
-Every call goes through `run` or `measure`. The choice is made nowhere else.
+The drop-in functions call `run`. What measures before it clips calls `measure`. `GradClipper` and the
+policies Value and AGC first ask the extension to do the whole step in one call. The operations of
+`kernels.scale`, `kernels.policy_steps`, `distributed.packing` and `compat` have their own fallback to torch
+beside them.
 """
 
 from __future__ import annotations

@@ -7,11 +7,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from gradkern._util import moved
 from gradkern.clipping.clipper import GradClipper
 from gradkern.demo.cost import ClipCost
 from gradkern.demo.models import LSTMModel, TransformerModel
@@ -181,3 +183,7 @@ def _loop(
             progress(run, steps)
         if math.isnan(run.loss[-1]):
             break
+
+
+if not TYPE_CHECKING:
+    __getattr__ = moved.forward(__name__)  # names of 0.1

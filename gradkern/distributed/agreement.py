@@ -84,7 +84,7 @@ def check_held(
         groups: the process groups by argument.
 
     Raises:
-        ValueError: no rank has. Raised on every rank.
+        ValueError: no rank has a parameter of the group. Raised on every rank.
     """
     over = {name: group for name, group in groups.items() if group is not None}
     if not over or not sizes:

@@ -12,9 +12,8 @@ from torch.distributed.tensor import DTensor
 
 from gradkern.distributed.measure import Distributed
 from gradkern.distributed.placements import written_shards
-from gradkern.kernels.backend import C
 from gradkern.kernels.measured import decision_norm
-from gradkern.kernels.scale import is_one, scale_
+from gradkern.kernels.scale import clamp_, is_one, scale_
 from gradkern.kernels.torch_scale import coefficient
 
 
@@ -74,11 +73,7 @@ def clip_grad_value_(params: Sequence[Tensor], clip_value: float) -> None:
                 f"[clip_grad_value_] parameters[{index}]: expected a reduced gradient, got placements "
                 f"{tuple(grad.placements)}; call .redistribute() on it first"
             )
-    shards = written_shards(grads)
-    if not C.clamp_(shards, clip_value):
-        for shard in shards:
-            if shard is not None:
-                shard.clamp_(-clip_value, clip_value)
+    clamp_(written_shards(grads), clip_value)
 
 
 def _scale_by_norm(

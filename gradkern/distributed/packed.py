@@ -14,11 +14,12 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
+from gradkern._util import moved
 from gradkern.kernels.measured import Measured, decision_norm
 
 SQ_HI, SQ_LO = slice(0, 3), slice(3, 6)
@@ -197,3 +198,7 @@ def as_measured(
         wide_norm=wide,
         group_norm=whole[:-1],
     )
+
+
+if not TYPE_CHECKING:
+    __getattr__ = moved.forward(__name__)  # names of 0.1

@@ -11,6 +11,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
@@ -20,6 +21,7 @@ from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 from torch.distributed.tensor.placement_types import Placement
 
+from gradkern._util import moved
 from gradkern.distributed.groups import group_device, mesh_device, mesh_groups, mesh_key
 
 
@@ -144,3 +146,7 @@ def _added_placements(grad: DTensor) -> list[Placement]:
 def written_shards(grads: Sequence[Tensor | None]) -> list[Tensor | None]:
     """The tensor of each gradient that this rank scales, replicas included."""
     return [None if g is None else local_shard(g) for g in grads]
+
+
+if not TYPE_CHECKING:
+    __getattr__ = moved.forward(__name__)  # names of 0.1

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from gradkern._util import moved
 from gradkern.distributed.agreement import differing, differing_settings
 from gradkern.distributed.placements import Domains, counts_here, domains_of, local_shard
 
@@ -159,3 +160,7 @@ def _disagreement(operation: str, mesh: DeviceMesh, names: Sequence[str]) -> str
         f"in the same groups on every rank of the mesh {describe_mesh(mesh)}, got different ones; this rank "
         f"has {len(names)}: {shown}"
     )
+
+
+if not TYPE_CHECKING:
+    __getattr__ = moved.forward(__name__)  # names of 0.1

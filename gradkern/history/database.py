@@ -62,7 +62,7 @@ def connect_writer(folder: Path, journal: str | None = None) -> tuple[sqlite3.Co
 def connect_reader(folder: str | os.PathLike[str]) -> sqlite3.Connection:
     """Open the database of a run for reading, while it is written or afterwards.
 
-    Never changes it, except that it rolls back what a killed process left half written (`play_back`).
+    Never changes it, except that it rolls back an incomplete transaction of a killed process (`play_back`).
 
     Raises:
         HistoryError: there is no run, it is not intact, or another process holds it for too long; names
@@ -100,7 +100,7 @@ def leave_one_file(connection: sqlite3.Connection) -> None:
 
 
 def play_back(file: Path, operation: str) -> None:
-    """Roll back what a killed process left half written, as SQLite does when it may write.
+    """Roll back an incomplete transaction of a killed process, as SQLite does when it may write.
 
     Raises:
         HistoryError: the rollback journal cannot be played back here; names it.

@@ -1,4 +1,4 @@
-"""`StepNumbers`: the numbers that each recorded step has once."""
+"""`StepNumbers`: per-step scalars, one value per recorded step."""
 
 from __future__ import annotations
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import inspect
 import os
 import sys
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from typing import Any
 
 from gradkern.integrations.ending import opened
@@ -19,17 +21,36 @@ from gradkern.params.names import NamedParameters
 _started: weakref.WeakSet[TrainingMonitor] = weakref.WeakSet()
 
 
+def check_options(operation: str, options: Iterable[str]) -> None:
+    """Check that `GradMonitor` has these options.
+
+    Raises:
+        TypeError: it does not. The message has the most similar name.
+    """
+    params = inspect.signature(GradMonitor).parameters.values()
+    known = [param.name for param in params if param.kind is param.KEYWORD_ONLY]
+    for name in options:
+        if name not in known:
+            similar = get_close_matches(name, known, 1)
+            right = f"did you mean {similar[0]!r}?" if similar else "expected " + ", ".join(known)
+            raise TypeError(f"[{operation}] {name}: GradMonitor has no such argument; {right}")
+
+
 class TrainingMonitor:
     """A `GradMonitor` that is open from `start` to `stop` and records the clips meanwhile.
 
     Args:
         run_dir, options: arguments of `GradMonitor`.
+
+    Raises:
+        TypeError: an option that `GradMonitor` does not have.
     """
 
     #: Whether a DeepSpeed engine trains. Its clips, losses and steps are then recorded.
     by_engine = False
 
     def __init__(self, run_dir: str | os.PathLike[str] | None, options: Mapping[str, Any]) -> None:
+        check_options("GradkernCallback", options)
         self.run_dir, self._options = run_dir, dict(options)
         self._open: GradMonitor | None = None
         self._stack = contextlib.ExitStack()

@@ -120,9 +120,9 @@ class LossMonitor(GradMonitor):
 
     losses: Losses
 
-    def collect(self, stats: GradStats, *, again: bool = False) -> None:
+    def collect(self, stats: GradStats, *, again: bool = False, before_clip: bool = True) -> None:
         """As `GradMonitor.collect`."""
-        super().collect(stats, again=again)
+        super().collect(stats, again=again, before_clip=before_clip)
         self.losses.clipped(self)
 
     def close(self) -> None:
@@ -139,7 +139,7 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def _number(root: Any) -> Tensor | None:
-    """A copy, since a program may write to its loss later; None for what is no number."""
+    """Copy a loss, because the program may modify it later. None if it is not a number."""
     if not isinstance(root, Tensor) or root.numel() != 1 or root.is_complex():
         return None
     if root.is_cuda and torch.cuda.is_current_stream_capturing():

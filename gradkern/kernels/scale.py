@@ -1,4 +1,4 @@
-"""Scale gradients by factors that may be on a device."""
+"""Scale gradients by factors that may be on a device, or clamp them."""
 
 from __future__ import annotations
 
@@ -45,6 +45,19 @@ def scale_(
     written = [g for g, s in zip(grads, shards) if g is not None and g is not s]
     if written:
         torch.autograd.graph.increment_version(written)
+
+
+def clamp_(shards: Sequence[Tensor | None], limit: float) -> None:
+    """Clamp every element to ``[-limit, limit]``, in place. NaN stays NaN.
+
+    Args:
+        shards: the tensors to write to. None is skipped.
+    """
+    if C.clamp_(shards, limit):
+        return
+    for shard in shards:
+        if shard is not None:
+            shard.clamp_(-limit, limit)
 
 
 def _scale_on_device(shards: Sequence[Tensor | None], factor: Tensor, zero: Tensor | None) -> None:

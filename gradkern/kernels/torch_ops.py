@@ -66,8 +66,11 @@ def clip_grad_norm_(
 def factor_in_double(
     grads: Sequence[Tensor], max_norm: float | Tensor, norm_type: float, total: Tensor
 ) -> Tensor:
-    """0-d: the factor to clip by. Where `total` is inf, although the gradients are finite, it follows from
-    their norm as a multiple of their largest magnitude, which no dtype is too narrow for."""
+    """The factor to clip by, 0-d.
+
+    If `total` overflowed to inf, the factor is computed from the norm relative to the largest magnitude,
+    which every dtype can hold.
+    """
 
     def rows(of: Callable[[Tensor], Tensor]) -> Tensor:
         return torch.stack([of(magnitudes(g)).to(total.device) for g in grads])

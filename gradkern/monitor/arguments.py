@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from gradkern._util import moved
 from gradkern._util.names import as_index
 from gradkern.history.named import LOSS, loss_of
 
@@ -136,3 +137,7 @@ def unknown_argument(name: str, *_: str) -> TypeError:
         f"[GradMonitor.record] {name}: there is no such argument; your own numbers go into "
         f"extra={{{name!r}: …}}"
     )
+
+
+if not TYPE_CHECKING:
+    __getattr__ = moved.forward(__name__)  # names of 0.1

@@ -301,7 +301,7 @@ class GradMonitor:
         if self._recording is not None:
             self._recording.event(number, str(kind), plain)
 
-    def collect(self, stats: GradStats, *, again: bool = False) -> None:
+    def collect(self, stats: GradStats, *, again: bool = False, before_clip: bool = True) -> None:
         """Take statistics that other code has measured for the current step, before clipping.
 
         The statistics may cover some of the parameters only. All that were collected are recorded as one step
@@ -313,8 +313,18 @@ class GradMonitor:
             stats: the statistics, with norms from before clipping.
             again: the gradients were collected before and only clipped since. The step keeps the norms from
                 before the first clip, and has the smaller limit of the two.
+            before_clip: whether the norms of gradients that were only measured are those before clipping.
+                False if that is not known: the step is then recorded as "measured".
         """
-        self._parts.of(stats).pending.add(stats, again)
+        self._parts.of(stats).pending.add(stats, again, before_clip)
+
+    def end_step(self) -> None:
+        """Record what was collected for the current step, also if not every optimizer has stepped.
+
+        If none has, and a gradient has inf or NaN, the step is recorded as skipped: a GradScaler has done so.
+        """
+        for part in self._parts.pending():
+            part.pending.end()
 
     @property
     def has_pending(self) -> bool:
@@ -441,9 +451,10 @@ class GradMonitor:
     def _complete(self, pending: PendingStep) -> None:
         """The clips of a step are complete; called by `PendingStep`."""
         if pending and not self._use.reason:
+            known = pending.before_clip
             stats = pending.take()
             part = next((part for part in self._parts.each if part.pending is pending), self._parts.whole)
-            self.record(stats, part=part.name or None, after_clip=False)
+            self.record(stats, part=part.name or None, after_clip=False if known else None)
 
     def _record_pending(self) -> None:
         for part in self._parts.pending():

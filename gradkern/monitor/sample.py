@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+from gradkern._util import moved
 
 EXACT_ELEMENTS = 1 << 20
 ELEMENTS_EACH = 1024
@@ -163,3 +165,7 @@ def _has_numbers(dtype: torch.dtype, device: str) -> bool:
     except (RuntimeError, NotImplementedError):
         return False
     return True
+
+
+if not TYPE_CHECKING:
+    __getattr__ = moved.forward(__name__)  # names of 0.1

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gradkern._util import moved
 from gradkern.diagnosis import Notice
 from gradkern.history.facade import History
 from gradkern.report.bins import F64, I64, Bins
@@ -123,3 +124,6 @@ def columns_for(rows: int, cells: int = RMS_CELLS) -> int:
 
 #: A run as the functions of this package accept it: downsampled data, an open History, or the run's folder.
 Source: TypeAlias = ReportData | History | str | os.PathLike[str]
+
+if not TYPE_CHECKING:
+    __getattr__ = moved.forward(__name__)  # names of 0.1

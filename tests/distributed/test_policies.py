@@ -135,7 +135,9 @@ def partition_job(partition: str, policy: str) -> list[tuple[list[float], bool]]
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("partition", PARTITIONS)
+@pytest.mark.parametrize(
+    "partition", ["ep", *(pytest.param(name, marks=pytest.mark.integration) for name in ("tp", "hsdp"))]
+)
 def test_groups_over_meshes(ranks, partition, policy):
     answers = ranks(4)(partition_job, partition=partition, policy=policy)
     assert all(a == answers[0] for a in answers)
@@ -221,7 +223,7 @@ def pipeline_job(policy: str, grouped: bool) -> list[tuple[float, bool]]:
     return found
 
 
-@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("grouped", [pytest.param(False, marks=pytest.mark.integration), True])
 @pytest.mark.parametrize("policy", POLICIES)
 def test_policies_over_pipeline_stages(ranks, policy, grouped):
     one, other = ranks(2)(pipeline_job, policy=policy, grouped=grouped)

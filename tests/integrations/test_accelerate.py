@@ -110,6 +110,149 @@ def test_resumed(tmp_path, run, measured, capsys):
     assert capsys.readouterr().err.splitlines().count(line) == 2
 
 
+def resumable():
+    """An accelerator with a prepared model and optimizer, and a function that trains some steps."""
+    torch.manual_seed(0)
+    accelerator = accelerate.Accelerator(cpu=True)
+    model = nn.Linear(6, 1)
+    model, optimizer = accelerator.prepare(model, torch.optim.SGD(model.parameters(), lr=0.05))
+
+    def train(steps):
+        for _ in range(steps):
+            accelerator.backward(model(torch.ones(2, 6)).square().mean())
+            accelerator.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+
+    return accelerator, model, optimizer, train
+
+
+def steps_of(run):
+    return gradkern.History.open(run).steps.tolist()
+
+
+@pytest.mark.parametrize("earlier", [0, 2])
+def test_a_checkpoint_from_before_gradkern(tmp_path, run, earlier):
+    from gradkern.integrations.accelerate import monitored
+
+    accelerator, model, optimizer, train = resumable()
+    train(1)
+    accelerator.save_state(str(tmp_path / "state"))
+    saved = model.weight.detach().clone()
+    if earlier:
+        with monitored(accelerator, model, optimizer, run):
+            train(earlier)
+    train(1)
+    with (
+        monitored(accelerator, model, optimizer, run),
+        pytest.warns(gradkern.GradkernWarning, match=rf"recorded as step {earlier + 1}\.") as caught,
+    ):
+        accelerator.load_state(str(tmp_path / "state"))
+        assert torch.equal(model.weight, saved)
+        train(2)
+    assert len(caught) == 1
+    assert steps_of(run) == list(range(1, earlier + 3))
+
+
+@pytest.mark.filterwarnings("error::gradkern.GradkernWarning")
+def test_loaded_before_the_block(tmp_path, run):
+    from gradkern.integrations.accelerate import monitored
+
+    accelerator, model, optimizer, train = resumable()
+    with monitored(accelerator, model, optimizer, run):
+        train(2)
+        accelerator.save_state(str(tmp_path / "state"))
+        saved = model.weight.detach().clone()
+        train(3)
+    accelerator.load_state(str(tmp_path / "state"))
+    assert torch.equal(model.weight, saved)
+    with monitored(accelerator, model, optimizer, run, resumed_from=tmp_path / "state") as monitor:
+        assert monitor.step == 2
+        train(1)
+    assert steps_of(run) == [1, 2, 3]
+
+
+@pytest.mark.filterwarnings("error::gradkern.GradkernWarning")
+def test_a_second_block_on_the_same_accelerator(tmp_path):
+    from gradkern.integrations.accelerate import monitored
+
+    accelerator, model, optimizer, train = resumable()
+    for name, steps in (("one", 3), ("two", 1)):
+        with monitored(accelerator, model, optimizer, tmp_path / name) as monitor:
+            train(steps)
+            accelerator.save_state(str(tmp_path / f"state of {name}"))
+            train(1)
+            accelerator.load_state(str(tmp_path / f"state of {name}"))
+            assert monitor.step == steps
+            train(2)
+        assert steps_of(tmp_path / name) == list(range(1, steps + 3))
+    accelerator.save_state(str(tmp_path / "after"))
+    assert not list((tmp_path / "after").glob("gradkern*"))
+    accelerator.load_state(str(tmp_path / "state of one"))
+
+
+def test_resumed_from_a_missing_folder(tmp_path, run):
+    from gradkern.integrations.accelerate import monitored
+
+    accelerator, model, optimizer, _ = resumable()
+    with (
+        pytest.raises(FileNotFoundError, match=r"resumed_from: there is no folder .*missing"),
+        monitored(accelerator, model, optimizer, run, resumed_from=tmp_path / "missing"),
+    ):
+        pass
+    assert not run.exists()
+
+
+def test_nested_blocks_have_a_step_each(tmp_path):
+    from gradkern.integrations.accelerate import monitored
+
+    accelerator, model, optimizer, train = resumable()
+    with monitored(accelerator, model, optimizer, tmp_path / "outer") as outer:
+        train(2)
+        with monitored(accelerator, model, optimizer, tmp_path / "inner") as inner:
+            train(1)
+            accelerator.save_state(str(tmp_path / "state"))
+            train(1)
+            accelerator.load_state(str(tmp_path / "state"))
+            assert (outer.step, inner.step) == (3, 1)
+
+
+def test_a_damaged_file(tmp_path, run):
+    from gradkern.integrations.accelerate import monitored
+
+    accelerator, model, optimizer, train = resumable()
+    with monitored(accelerator, model, optimizer, run):
+        train(1)
+        accelerator.save_state(str(tmp_path / "state"))
+        (tmp_path / "state" / "gradkern_0.json").write_text('{"st')
+        with pytest.raises(ValueError, match=r"the file is damaged\. Delete it"):
+            accelerator.load_state(str(tmp_path / "state"))
+
+
+def test_several_models_by_name(run):
+    from gradkern.integrations.accelerate import monitored
+
+    accelerator = accelerate.Accelerator(cpu=True)
+    models = {"G": nn.Linear(6, 3), "D": nn.Linear(3, 1)}
+    optimizers = {name: torch.optim.SGD(model.parameters(), lr=0.05) for name, model in models.items()}
+    models = {name: accelerator.prepare(model) for name, model in models.items()}
+    optimizers = {name: accelerator.prepare(optimizer) for name, optimizer in optimizers.items()}
+    totals = []
+    with monitored(accelerator, models, optimizers, run):
+        for _ in range(3):
+            accelerator.backward(models["D"](models["G"](torch.ones(2, 6))).square().mean())
+            for name, model in models.items():
+                totals.append(float(accelerator.clip_grad_norm_(model.parameters(), 1.0)))
+                optimizers[name].step()
+            for optimizer in optimizers.values():
+                optimizer.zero_grad()
+    history = gradkern.History.open(run)
+    assert history.names == ("G.weight", "G.bias", "D.weight", "D.bias")
+    squares = np.square(history.norm)
+    measured = np.sqrt(np.stack([squares[:, :2].sum(axis=1), squares[:, 2:].sum(axis=1)], axis=1))
+    np.testing.assert_allclose(measured, np.reshape(totals, (3, 2)), rtol=1e-5)
+
+
 def test_deepspeed_is_refused(run):
     from types import SimpleNamespace
 

@@ -253,9 +253,183 @@ def test_clipping_mixin(tmp_path, run, measured, assert_same_weights, algorithm)
     np.testing.assert_allclose(history.lr, RATES)
 
 
+class Measured(module_class()):
+    """A module that notes its gradients' norms before it clips."""
+
+    def __init__(self):
+        super().__init__()
+        self.totals = []
+
+    def note(self):
+        norms = torch.stack([p.grad.norm() for p in self.parameters()])
+        self.totals.append(norms.norm().item())
+
+    def clamp(self):
+        for p in self.parameters():
+            p.grad.clamp_(-0.01, 0.01)
+
+
+@pytest.mark.parametrize("how", ["torch", "gradkern", "policy", "by hand"])
+def test_module_that_clips_in_its_hook(tmp_path, run, how):
+    class Module(Measured):
+        def configure_gradient_clipping(self, optimizer, **_):
+            self.note()
+            if how == "policy":
+                clipper = gradkern.GradClipper(self, policy=gradkern.policies.AutoClip(10.0))
+                clipper.clip_()
+            elif how == "by hand":
+                self.clamp()
+            else:
+                owner = gradkern if how == "gradkern" else torch.nn.utils
+                owner.clip_grad_norm_(self.parameters(), 0.01)
+
+    module = Module()
+    fitted(tmp_path, module, [callback(run)], gradient_clip_val=None)
+    history = gradkern.History.open(run)
+    assert history.steps.tolist() == list(range(1, 13)) and set(history.phase) == {"before_clip"}
+    np.testing.assert_allclose(history.total_norm, module.totals, rtol=1e-5)
+    np.testing.assert_allclose(history.loss, module.losses, rtol=1e-6)
+
+
+def test_module_that_clips_after_backward(tmp_path, run):
+    class Module(Measured):
+        def on_after_backward(self):
+            self.note()
+            torch.nn.utils.clip_grad_norm_(self.parameters(), 0.01)
+
+    module = Module()
+    fitted(tmp_path, module, [callback(run)], gradient_clip_val=None)
+    history = gradkern.History.open(run)
+    assert history.steps.tolist() == list(range(1, 13)) and set(history.phase) == {"before_clip"}
+    np.testing.assert_allclose(history.total_norm, module.totals, rtol=1e-5)
+    np.testing.assert_allclose(history.threshold, 0.01)
+    np.testing.assert_allclose(history.loss, module.losses, rtol=1e-6)
+
+
+@pytest.mark.parametrize("manual", [True, False])
+def test_module_that_clips_by_hand(tmp_path, run, manual):
+    class Module(Measured):
+        def on_after_backward(self):
+            self.clamp()
+
+        def training_step(self, batch, index):
+            loss = super().training_step(batch, index)
+            if manual:
+                optimizer = self.optimizers()
+                optimizer.zero_grad()
+                self.manual_backward(loss)
+                optimizer.step()
+            return loss
+
+    module = Module()
+    module.automatic_optimization = not manual
+    with pytest.warns(gradkern.GradkernWarning, match="changes its gradients by hand") as said:
+        fitted(tmp_path, module, [callback(run)], gradient_clip_val=None)
+    assert sum("by hand" in str(one.message) for one in said) == 1
+    history = gradkern.History.open(run)
+    assert history.steps.tolist() == list(range(1, 13)) and set(history.phase) == {"measured"}
+
+
+def test_manual_optimization_clipped_by_gradkern(tmp_path, run):
+    class Module(Measured):
+        def __init__(self):
+            super().__init__()
+            self.automatic_optimization = False
+
+        def training_step(self, batch, index):
+            loss = super().training_step(batch, index)
+            optimizer = self.optimizers()
+            optimizer.zero_grad()
+            self.manual_backward(loss)
+            self.note()
+            gradkern.clip_grad_norm_(self.parameters(), 0.01)
+            optimizer.step()
+            return loss
+
+    module = Module()
+    fitted(tmp_path, module, [callback(run)], gradient_clip_val=None)
+    history = gradkern.History.open(run)
+    assert set(history.phase) == {"before_clip"} and set(history.threshold) == {0.01}
+    np.testing.assert_allclose(history.total_norm, module.totals, rtol=1e-5)
+
+
+@pytest.mark.parametrize("options", ["policy", "groups", "max_norm"])
+def test_mixin_with_its_own_limit(tmp_path, run, options):
+    from gradkern.integrations.lightning import GradkernClipping
+
+    limits = {
+        "policy": gradkern.policies.AutoClip(10.0),
+        "groups": {"biases": ("*.bias", 0.01), "others": ("*", gradkern.policies.ZClip())},
+        "max_norm": 0.01,
+    }
+
+    class Module(module_class(GradkernClipping)):
+        clipper_options = {options: limits[options]}  # noqa: RUF012
+
+    module = Module()
+    fitted(tmp_path, module, [callback(run)], gradient_clip_val=None)
+    history = gradkern.History.open(run)
+    assert history.steps.tolist() == list(range(1, 13)) and set(history.phase) == {"before_clip"}
+    assert history.clipped.any() and module.grad_stats is not None
+    with pytest.warns(gradkern.GradkernWarning, match="gradient_clip_val is ignored"):
+        fitted(tmp_path, Module(), gradient_clip_val=0.5, max_steps=1)
+
+
+def test_loss_of_an_incomplete_step(tmp_path, run):
+    module = module_class()()
+    fitted(tmp_path, module, [callback(run)], accumulate_grad_batches=5)
+    history = gradkern.History.open(run)
+    means = [np.mean(module.losses[first : first + 5]) for first in (0, 5, 10)]
+    np.testing.assert_allclose(history.loss, means, rtol=1e-5)
+
+
+def test_step_that_a_scaler_skips(tmp_path, run):
+    from lightning.pytorch.plugins import MixedPrecision
+
+    class Module(module_class()):
+        def training_step(self, batch, index):
+            loss = super().training_step(batch, index)
+            return loss * float("inf") if index == 2 else loss
+
+    scaler = torch.amp.GradScaler("cpu", init_scale=256.0)
+    plugin = MixedPrecision("16-mixed", "cpu", scaler=scaler)
+    fitted(tmp_path, Module(), [callback(run)], plugins=[plugin])
+    history = gradkern.History.open(run)
+    assert history.steps.tolist() == list(range(1, 13))
+    assert history.skipped.tolist() == [step == 3 for step in range(1, 13)]
+
+
+@pytest.mark.parametrize("limit", [0.5, None])
+def test_pytorch_lightning(tmp_path, run, monkeypatch, limit):
+    package = framework("pytorch_lightning")
+    monkeypatch.setattr("tests.integrations.test_lightning.lightning", package, raising=True)
+    module = module_class()()
+    assert isinstance(module, package.LightningModule)
+    fitted(tmp_path, module, [callback(run)], gradient_clip_val=limit)
+    history = gradkern.History.open(run)
+    assert history.steps.tolist() == list(range(1, 13)) and set(history.phase) == {"before_clip"}
+    np.testing.assert_allclose(history.loss, module.losses, rtol=1e-6)
+
+
+def test_two_callbacks(tmp_path, run):
+    other = tmp_path / "other"
+    first = fitted(tmp_path, module_class()(), [callback(run), callback(other)])
+    first.save_checkpoint(tmp_path / "one.ckpt")
+    more = {"max_epochs": 2, "resume": tmp_path / "one.ckpt"}
+    fitted(tmp_path, module_class()(), [callback(run), callback(tmp_path / "third")], **more)
+    steps = [gradkern.History.open(folder).steps.tolist() for folder in (run, other, tmp_path / "third")]
+    assert steps == [list(range(1, 25)), list(range(1, 13)), list(range(13, 25))]
+
+
+def test_misspelt_option(run):
+    with pytest.raises(TypeError, match=r"\[GradkernCallback\] evry: .*did you mean 'every'"):
+        callback(run, evry=2)
+
+
 def test_the_page(tmp_path):
     run_page("lightning.md")
     history = gradkern.History.open(tmp_path / "runs" / "first")
     assert len(history) == 8
     assert all(finding.severity for finding in gradkern.diagnose(history))
     assert len(gradkern.History.open(tmp_path / "runs" / "fabric")) == 8
+    assert gradkern.History.open(tmp_path / "runs" / "policy").clipped.any()

@@ -224,10 +224,81 @@ def test_names_of_divided_modules_are_found():
         from gradkern.names import nothing  # noqa: F401
 
 
-def test_names_that_left_the_monitor_package_work_with_a_warning():
-    with pytest.warns(DeprecationWarning, match=r"gradkern\.monitor\.History has moved to gradkern\.History"):
-        from gradkern.monitor import History
-    assert History is gradkern.History
+#: Names of 0.1 without a successor, as the changelog says.
+DROPPED = {
+    "gradkern.bench.layouts": {"DTYPES", "Layout", "LayoutError", "case_layout", "model_layout"},
+    "gradkern.measure": {"as_stats", "measure"},  # the function gradkern.measure
+    "gradkern.monitor.arguments": {"as_optimizer", "as_rates", "check_said"},
+    "gradkern.monitor.capture": {"PartsCapture"},
+    "gradkern.monitor.export": {"pieces"},
+    "gradkern.monitor.hooks": {"take_off"},
+    "gradkern.monitor.occasional": {"Occasional"},
+    "gradkern.monitor.step_order": {"StepOrder"},
+    "gradkern.monitor.summaries": {"HEAD_FIELDS", "Rows"},
+    "gradkern.monitor.summary_reader": {"decode_bucket"},
+    "gradkern.sinks.heatmap": {"encode_png"},
+}
+#: Every public name that a module of 0.1 defined, and those of `__all__`: "module: name name …".
+NAMES_OF_0_1 = {
+    module: set(names.split())
+    for module, names in (
+        line.split(": ")
+        for line in (ROOT / "tests/project/names_of_0_1.txt").read_text(encoding="utf-8").splitlines()
+    )
+}
+
+
+def names_missing_in(module):
+    try:
+        found = importlib.import_module(module)
+    except ModuleNotFoundError:
+        return NAMES_OF_0_1[module]
+    return {name for name in NAMES_OF_0_1[module] if not hasattr(found, name)}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_every_name_of_0_1_is_found_at_its_old_path():
+    assert sum(map(len, NAMES_OF_0_1.values())) > 335
+    missing = {module: names_missing_in(module) for module in NAMES_OF_0_1}
+    assert {module: names for module, names in missing.items() if names} == DROPPED
+
+
+def test_dropped_names_are_in_the_changelog():
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert [m for m in DROPPED if f"`{m.removeprefix('gradkern.')}`" not in text] == []
+
+
+@pytest.mark.parametrize("old", sorted(moved.RENAMED))
+def test_renamed_names_work_with_a_warning(old):
+    home, _, name = old.rpartition(".")
+    new_home, _, new = moved.RENAMED[old].rpartition(".")
+    with pytest.warns(DeprecationWarning, match=f"{old} has moved to {moved.RENAMED[old]}") as warned:
+        found = getattr(importlib.import_module(home), name)
+    assert found is getattr(importlib.import_module(new_home), new)
+    assert warned[-1].filename == __file__
+
+
+def test_moved_modules_are_attributes_of_their_packages(run_with_torch):
+    code = """
+import warnings
+warnings.simplefilter("ignore")
+import gradkern.monitor, gradkern.report
+print(gradkern.stats.GradStats is gradkern.GradStats, gradkern.monitor.store.HistoryError.__name__)
+for name in ("clipper", "functional", "names", "patch", "plan", "commands"):
+    getattr(gradkern, name)
+print(hasattr(gradkern, "nothing"), hasattr(gradkern.monitor, "nothing"))
+warnings.simplefilter("error")
+try:
+    gradkern.report.sparse
+except DeprecationWarning as warning:
+    print(warning)
+"""
+    done = run_with_torch(code)
+    assert done.stdout.splitlines() == [
+        "True HistoryError",
+        "False False",
+        "gradkern.report.sparse has moved to gradkern.report.periodic",
+    ], done.stderr
 
 
 def test_pickles_of_earlier_versions_load():

@@ -14,6 +14,7 @@ from gradkern.clipping.policies.checks import Check
 from gradkern.clipping.policies.native import NativePolicy
 from gradkern.clipping.route import written_shards
 from gradkern.kernels.backend import C
+from gradkern.kernels.scale import clamp_
 from gradkern.params.arguments import as_limit
 
 
@@ -70,8 +71,5 @@ class Value(ElementPolicy):
                     f"[{operation}] '{name}': expected a real gradient for the policy Value (complex numbers "
                     f"have no order), got {shard.dtype}"
                 )
-        if not C.clamp_(shards, limit):
-            for shard in shards:
-                if shard is not None:
-                    shard.clamp_(-limit, limit)
+        clamp_(shards, limit)
         return None

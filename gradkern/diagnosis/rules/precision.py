@@ -99,8 +99,8 @@ def _is_scaled(case: Case, columns: list[int]) -> bool:
 
 
 def _lost_columns(case: Case, columns: list[int]) -> list[int]:
-    """Those most of whose elements have one or two bits, or are zero beside few bits. One that is all zero is
-    lost if the next module towards the loss has few bits."""
+    """Columns in which most elements keep at most two significant bits, or are zero next to such elements. A
+    column of zeros is lost if the next module towards the loss keeps few bits."""
     e = case.evidence
     counts = e.histogram[:, columns].sum(axis=0)
     total = counts.sum(axis=1)

@@ -90,7 +90,7 @@ class StepJoiner:
             self._submit(capture)
 
     def release(self) -> None:
-        """The step is over: submit what is held of it, first its own row."""
+        """Submit the rows held for the finished step, its own row first."""
         for kind in sorted(self._held, key=lambda kind: kind is not StepCapture):
             self._release(kind)
 

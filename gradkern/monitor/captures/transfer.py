@@ -81,7 +81,7 @@ class _Together(Arriving):
 
 
 def together(arriving: Sequence[Arriving]) -> Arriving:
-    """Tensors that have arrived when all of them have."""
+    """Combine transfers into one that is ready when all are."""
     return HERE if all(one is HERE for one in arriving) else _Together(arriving)
 
 

@@ -33,6 +33,8 @@ class PendingStep:
         self._taken: GradStats | None = None
         self._seen: set[int] = set()
         self._stepped: set[int] = set()
+        #: Whether the norms are known to be those before clipping.
+        self.before_clip = True
         # The monitor's other listeners come later: the step is recorded by the time they hear of it.
         for optimizer in self._optimizers:
             steps.listen(optimizer, self)
@@ -40,12 +42,13 @@ class PendingStep:
     def __bool__(self) -> bool:
         return bool(self._pieces)
 
-    def add(self, stats: GradStats, again: bool = False) -> None:
+    def add(self, stats: GradStats, again: bool = False, before_clip: bool = True) -> None:
         """Add statistics. If a parameter is here already, the earlier ones are recorded first.
 
         Args:
             again: the gradients of parameters that are here already are those of before, only clipped. Their
                 norms stay those before the first clip.
+            before_clip: whether the norms are known to be those before clipping.
         """
         identities = set(stats._identities)
         if self.has_any(identities):
@@ -56,10 +59,10 @@ class PendingStep:
             if self._only_measured():
                 self.drop()  # measured without a limit before, and clipped now
             else:
-                self._mark_skipped()
-                self._complete_now()
+                self.end()
         self._pieces.append(stats)
         self._seen |= identities
+        self.before_clip = self.before_clip and before_clip
 
     def _clip_again(self, stats: GradStats, identities: set[int]) -> None:
         """Take the limit of a further clip, and the rows of parameters that are not here yet."""
@@ -106,9 +109,15 @@ class PendingStep:
         if len(self._stepped) == len(self._optimizers):
             self._complete_now()
 
+    def end(self) -> None:
+        """The step is over, also if not every optimizer has stepped."""
+        self._mark_skipped()
+        self._complete_now()
+
     def drop(self) -> None:
         """Forget what is held."""
         self._pieces, self._seen, self._stepped = [], set(), set()
+        self.before_clip = True
 
     def _complete_now(self) -> None:
         complete = self._complete()
