@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import threading
-import weakref
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar, cast
 
@@ -28,7 +27,7 @@ class _Attached:
         self.monitor, self.when = monitor, when
         self._identities: tuple[int, ...] = ()
         self._members: frozenset[int] = frozenset()
-        self._left: tuple[weakref.ref[Tensor], weakref.ref[Tensor], int] | None = None
+        self._left: steps.SeenGradient | None = None
 
     def members(self) -> frozenset[int]:
         identities = self.monitor.identities()
@@ -45,23 +44,13 @@ class _Attached:
 
     def is_unchanged(self) -> bool:
         """Whether gradients are as the last clip has left them: nothing was added in between."""
-        if self._left is None:
-            return False
-        param, grad, version = self._left[0](), self._left[1](), self._left[2]
-        return (
-            param is not None
-            and grad is not None
-            and param.grad is grad
-            and steps.version_of(grad) == version
-        )
+        return self._left is not None and self._left.has_changed() is False
 
     def note(self, params: Sequence[Tensor]) -> None:
         """A clip of these parameters was made."""
         members = self.members()
-        for param in params:
-            if id(param) in members and param.grad is not None:
-                self._left = weakref.ref(param), weakref.ref(param.grad), steps.version_of(param.grad)
-                return
+        left = steps.SeenGradient.first_of(p for p in params if id(p) in members)
+        self._left = left or self._left
 
 
 class _Report:

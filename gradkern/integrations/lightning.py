@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,7 +65,7 @@ class GradkernCallback(Callback):  # type: ignore[misc]
         self._training = TrainingMonitor(run_dir, options)
         self._losses: list[Tensor] = []
         self._last = self._seen = 0
-        self._after_backward: dict[int, _Gradient | None] = {}  # of each optimizer
+        self._after_backward: dict[int, steps.SeenGradient | None] = {}  # of each optimizer
         self._warned = False
 
     @property
@@ -112,7 +110,9 @@ class GradkernCallback(Callback):  # type: ignore[misc]
 
     def on_after_backward(self, trainer: Any, pl_module: Any) -> None:
         """Remember the gradients, before the module's code can change them."""
-        self._after_backward = {id(one): _first_gradient(_params(one)) for one in trainer.optimizers}
+        self._after_backward = {
+            id(one): steps.SeenGradient.first_of(_params(one)) for one in trainer.optimizers
+        }
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         """Measure the gradients here if nothing clips them."""
@@ -134,7 +134,7 @@ class GradkernCallback(Callback):  # type: ignore[misc]
         if getattr(trainer.precision_plugin, "scaler", None) is not None:
             return False
         gradient = self._after_backward.get(id(optimizer))
-        changed = gradient is not None and gradient.has_changed()
+        changed = gradient is not None and bool(gradient.has_changed())
         if changed and not self._warned:
             self._warned = True
             warn(
@@ -244,25 +244,3 @@ def _will_clip(trainer: Any, pl_module: Any) -> bool:
         return bool(trainer.gradient_clip_val) or pl_module._has_own_limit()
     package = type(pl_module).configure_gradient_clipping.__module__.partition(".")[0]
     return bool(trainer.gradient_clip_val) and package in ("lightning", "pytorch_lightning")
-
-
-@dataclass(frozen=True)
-class _Gradient:
-    """A parameter's gradient, and how often it was written to."""
-
-    param: Tensor
-    grad: weakref.ref[Tensor]
-    version: int
-
-    def has_changed(self) -> bool:
-        """Whether it was replaced or written to since. One that was removed has not changed."""
-        grad = self.param.grad
-        return grad is not None and (grad is not self.grad() or steps.version_of(grad) != self.version)
-
-
-def _first_gradient(params: list[Tensor]) -> _Gradient | None:
-    """The first gradient that exists."""
-    for param in params:
-        if param.grad is not None:
-            return _Gradient(param, weakref.ref(param.grad), steps.version_of(param.grad))
-    return None

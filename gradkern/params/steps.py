@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -124,3 +125,28 @@ def is_used(params: Sequence[Tensor], start: int = 0) -> bool:
 def version_of(grad: Tensor) -> int:
     """How often a gradient was written to in place; -1 if that is not counted."""
     return -1 if grad.is_inference() else grad._version
+
+
+@dataclass(frozen=True)
+class SeenGradient:
+    """A parameter's gradient as it was once: which tensor it was, and its version."""
+
+    param: weakref.ref[Tensor]
+    grad: weakref.ref[Tensor]
+    version: int
+
+    @classmethod
+    def first_of(cls, params: Iterable[Tensor]) -> SeenGradient | None:
+        """The first gradient that exists."""
+        for param in params:
+            if param.grad is not None:
+                return cls(weakref.ref(param), weakref.ref(param.grad), version_of(param.grad))
+        return None
+
+    def has_changed(self) -> bool | None:
+        """Whether it was replaced or written to since. None if it was removed."""
+        param = self.param()
+        grad = None if param is None else param.grad
+        if grad is None:
+            return None
+        return grad is not self.grad() or version_of(grad) != self.version
