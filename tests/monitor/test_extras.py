@@ -38,6 +38,7 @@ def test_extras_are_curves_and_copied_when_given(tmp_path):
         ({1: 2}, TypeError, "names must be non-empty strings"),
         ({"a": "x"}, TypeError, r"extra\['a'\]: expected a number"),
         ({"a": torch.ones(65)}, ValueError, "1 to 64 elements"),
+        ({"a": torch.ones(3).to_sparse()}, TypeError, r"extra\['a'\]: expected a dense tensor"),
         ({"loss": 1.0}, ValueError, "give the loss of the step as loss="),
     ],
 )
@@ -69,6 +70,8 @@ def test_what_is_known_later_amends_a_step(tmp_path):
             monitor.record(loss=float(step))
         monitor.amend(2, loss=torch.tensor(0.5), extra={"eval": 7})
         monitor.amend(3, loss=9.0)  # was left out
+        with pytest.raises(ValueError, match=r"\[GradMonitor.amend\] step: "):
+            monitor.amend(-1, loss=1.0)
         history = monitor.history()
     assert history.steps.tolist() == [2, 4] and history.loss.tolist() == [0.5, 4.0]
     np.testing.assert_array_equal(history.extra["eval"], [7, np.nan])

@@ -170,6 +170,13 @@ def test_arguments_are_checked(name):
         gradkern.RollbackGuard(None)
 
 
+def test_skips_that_no_window_holds_are_refused():
+    with pytest.raises(
+        ValueError, match=r"\[RollbackGuard\] max_skips: expected at most the window of 10 steps"
+    ):
+        gradkern.RollbackGuard(lambda: None, max_skips=50, window=10)
+
+
 def test_a_rollback_is_an_event_of_the_branch_that_goes_on(tmp_path):
     training = Training(max_skips=3, window=20, every=1, cool_down=5)
     monitor = gradkern.GradMonitor(training.model, training.optimizer, tmp_path)
