@@ -40,8 +40,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in out]
 
 
-#: Files that share what is slow to start, by the beginnings of their names: one worker runs them all. These come
-#: first, longest first, then the other files by their number of tests.
+#: Files that share what is slow to start, by the beginnings of their names: one worker runs them all.
+#: Files with many tests come first.
 SHARED = {
     "pools of ranks": ("distributed/",),
     "a warm Python, and torch's compiler": (
