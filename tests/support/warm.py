@@ -1,8 +1,8 @@
 """Programs in forks of a process that has imported torch, which takes most of the time of a short program.
 
-It has imported torch's compiler, too, as the first step of an optimizer and the first graph do. It does not import
-gradkern and runs no operation, so that it has no threads. A fork is therefore as good as a new interpreter for a
-program that begins with ``import torch``.
+It has imported torch's compiler, too, as the first step of an optimizer and the first graph do. It does
+not import gradkern and runs no operation, so that it has no threads. A fork is therefore as good as a new
+interpreter for a program that begins with ``import torch``.
 """
 
 from __future__ import annotations
