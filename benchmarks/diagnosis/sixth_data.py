@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 from types import CodeType
 
 import torch
-from sklearn import datasets
 from torch import Tensor
+
+from benchmarks.diagnosis.sklearn_data import sklearn_datasets
 
 __all__ = ["SIXTH_DATA"]
 
@@ -61,13 +62,13 @@ def families() -> Data:
 
 
 def circles() -> Data:
-    x, y = datasets.make_circles(COUNT, noise=0.08, factor=0.5, random_state=70)
+    x, y = sklearn_datasets().make_circles(COUNT, noise=0.08, factor=0.5, random_state=70)
     return _standard(torch.tensor(x).float()), torch.tensor(y)
 
 
 def mixture() -> Data:
     """Five classes of sixteen features, of which eight tell something."""
-    x, y = datasets.make_classification(
+    x, y = sklearn_datasets().make_classification(
         COUNT, 16, n_informative=8, n_classes=5, class_sep=1.5, random_state=71
     )
     return _standard(torch.tensor(x).float()), torch.tensor(y)
@@ -75,25 +76,25 @@ def mixture() -> Data:
 
 def impedance() -> Data:
     """Friedman's second function: the impedance of a circuit of four parts."""
-    x, y = datasets.make_friedman2(COUNT, random_state=72)
+    x, y = sklearn_datasets().make_friedman2(COUNT, random_state=72)
     return _standard(torch.tensor(x).float()), _standard(torch.tensor(y).float()[:, None])
 
 
 def phase() -> Data:
     """Friedman's third function: the phase of the same circuit."""
-    x, y = datasets.make_friedman3(COUNT, random_state=73)
+    x, y = sklearn_datasets().make_friedman3(COUNT, random_state=73)
     return _standard(torch.tensor(x).float()), _standard(torch.tensor(y).float()[:, None])
 
 
 def hastie() -> Data:
     """Whether ten squares add up to more than their median."""
-    x, y = datasets.make_hastie_10_2(COUNT, random_state=74)
+    x, y = sklearn_datasets().make_hastie_10_2(COUNT, random_state=74)
     return torch.tensor(x).float(), (torch.tensor(y) > 0).float()
 
 
 def halves() -> Data:
     """The upper half of a digit and its lower one."""
-    x = torch.tensor(datasets.load_digits().data, dtype=torch.float32)
+    x = torch.tensor(sklearn_datasets().load_digits().data, dtype=torch.float32)
     x = (x - x.mean()) / x.std()
     return x[:, :32], x[:, 32:]
 
@@ -102,7 +103,7 @@ def photos() -> Data:
     """Gray pieces of 8 × 8 pixels of two photographs, and which of the two they are from."""
     pieces = []
     for name in ("china.jpg", "flower.jpg"):
-        gray = torch.tensor(datasets.load_sample_image(name)).float().mean(2)[::2, ::2]
+        gray = torch.tensor(sklearn_datasets().load_sample_image(name)).float().mean(2)[::2, ::2]
         found = gray.unfold(0, 8, 8).unfold(1, 8, 8).reshape(-1, 1, 8, 8)
         pieces.append((found - gray.mean()) / gray.std())
     return torch.cat(pieces), torch.arange(2).repeat_interleave(len(pieces[0]))
