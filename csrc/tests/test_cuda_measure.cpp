@@ -1,6 +1,7 @@
 // The CUDA kernels' logic, run on the host under tests/cuda_shim: every shape, type, alignment and
 // order of the correctness suite, against exact references and against csrc/cpu.
 #include <algorithm>
+#include <utility>
 
 #include "core/packed.h"
 #include "tests/kernel_runs.h"
