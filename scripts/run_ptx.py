@@ -5,15 +5,15 @@
     python scripts/run_ptx.py build/ptx --mutants          changed PTX, which the tests have to notice
     python scripts/run_ptx.py build/ptx --seed 1 repeats   a random order of blocks and warps, one test
 
-csrc/tests/ptx executes the PTX on the host; csrc/tests/test_cuda_ptx.cpp compares its results with float64 and,
-bit for bit, with those of the kernels' source. Under --sanitize address an access outside an allocation is an error.
+csrc/tests/ptx executes the PTX on the host; csrc/tests/test_cuda_ptx.cpp compares its results with float64
+and, bit for bit, with those of the kernels' source. With --sanitize address, an access outside an allocation
+is an error.
 """
 
 from __future__ import annotations
 
 import argparse
 import re
-import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -51,7 +51,12 @@ MUTANTS = (
     Mutant("measure", r"redux\.sync\.max\.u32", "redux.sync.add.u32", ("sizes_types_orders",)),
     Mutant("measure", r"(lop3\.b32 .*), 0xEA;", r"\1, 0xE8;", ("sizes_types_orders",)),
     Mutant("measure", r"(shl\.b32 .*), 13;", r"\1, 12;", ("sizes_types_orders",)),
-    Mutant("measure", r"(fma\.rn\.f64 \t%fd\d+, )(%fd\d+), \2, %fd\d+;", r"\1\2, \2, \2;", ("sizes_types_orders",)),
+    Mutant(
+        "measure",
+        r"(fma\.rn\.f64 \t%fd\d+, )(%fd\d+), \2, %fd\d+;",
+        r"\1\2, \2, \2;",
+        ("sizes_types_orders",),
+    ),
     Mutant("write", r"cvt\.rn\.bf16\.f32 (%rs\d+), (%f\d+)", r"cvt.rn.f16.f32 \1, \2", ("scale",)),
     Mutant("write", rf"(st\.global\.v4\.u32 \[%rd\d+\]), {VECTOR}", r"\1, {\3, \2, \4, \5}", ("scale",)),
     Mutant("agc", r"div\.rn\.f64", "mul.rn.f64", ("agc_types",)),
@@ -72,7 +77,15 @@ def compile_ptx(arch: str, folder: Path) -> list[Path]:
     modules = []
     for source in SOURCES:
         module = folder / f"{source.stem}.ptx"
-        command = [find_nvcc(), *NVCC_OPTIONS, f"-arch=compute_{arch}", "-ptx", "-o", str(module), str(source)]
+        command = [
+            find_nvcc(),
+            *NVCC_OPTIONS,
+            f"-arch=compute_{arch}",
+            "-ptx",
+            "-o",
+            str(module),
+            str(source),
+        ]
         subprocess.run(command, check=True)
         modules.append(module)
     return modules
@@ -105,13 +118,17 @@ def notices(program: Path, modules: list[Path], mutant: Mutant) -> bool:
         changed.append(copy)
     for seed in range(3):
         command = [str(program), "--seed", str(seed), *map(str, changed), *mutant.tests]
-        if subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False).returncode:
+        if subprocess.run(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False
+        ).returncode:
             return True
     return False
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("build", type=Path)
     parser.add_argument("--arch", default="90")
     parser.add_argument("--sanitize", default="", help="for instance address,undefined")

@@ -1,4 +1,4 @@
-"""The CUDA kernels as nvcc compiles them, executed on the host: scripts/run_ptx.py. Needs nvcc, but no GPU."""
+"""The CUDA kernels as nvcc compiles them, executed on the host (scripts/run_ptx.py). Needs nvcc, no GPU."""
 
 from __future__ import annotations
 
