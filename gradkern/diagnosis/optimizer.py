@@ -26,8 +26,9 @@ FASTER = 1.5
 #: one size) or speeds up (SGD's grow).
 ALONG, STEADY = 0.75, 1.5
 #: Looks at weights that have doubled at one rate. Those that learn grow linearly or slower, so that the rate
-#: would have halved; measured with a penalty of the wrong sign: 2.0 % a step, within 6 %, up to a factor of 7.
-LOOKS, DOUBLED = 5, 2.0
+#: would have halved. Measured with a penalty of the wrong sign: 2.0 % a step, within 6 %, up to a factor of 7,
+#: while half of a step made them longer. Steps of size m in all directions make them grow by m² / 2.
+LOOKS, DOUBLED, PART = 5, 2.0, 0.4
 
 
 def classes(case: Case) -> list[str]:
@@ -85,11 +86,11 @@ def grows_by_itself(case: Case) -> bool:
         return False
     rates = np.diff(np.log(size[known])) / np.diff(e.update_steps[known])
     one_rate = len(rates) >= LOOKS and rates.min() > 0 and rates.max() < STEADY * rates.min()
-    if one_rate and size[known[-1]] >= DOUBLED * size[known[0]]:
-        return True
-    growth = rates[-3:]
     moves = np.log1p(case.movement[known])
-    step = np.maximum(moves[1:], moves[:-1])[-3:]
+    step = np.maximum(moves[1:], moves[:-1])
+    if one_rate and size[known[-1]] >= DOUBLED * size[known[0]] and np.median(rates / step) >= PART:
+        return True
+    growth, step = rates[-3:], step[-3:]
     lately = growth[-2:]
     steady = lately.min() > 0 and lately.max() < STEADY * lately.min()
     return bool((growth > FASTER * step).all() or (steady and (lately > ALONG * step[-2:]).all()))
