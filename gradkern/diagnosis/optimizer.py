@@ -26,8 +26,8 @@ FASTER = 1.5
 #: one size) or speeds up (SGD's grow).
 ALONG, STEADY = 0.75, 1.5
 #: Looks at weights that have doubled at one rate. Those that learn grow linearly or slower, so that the rate
-#: would have halved. Measured with a penalty of the wrong sign: 2.0 % a step, within 6 %, up to a factor of 7,
-#: while half of a step made them longer. Steps of size m in all directions make them grow by m² / 2.
+#: would have halved. Measured with a penalty of the wrong sign: 2.0 % a step, within 6 %, up to a factor of
+#: 7, while half of a step made them longer. Steps of size m in all directions make them grow by m² / 2.
 LOOKS, DOUBLED, PART = 5, 2.0, 0.4
 
 
