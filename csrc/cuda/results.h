@@ -72,27 +72,25 @@ __device__ __forceinline__ void store_total(const Reporting& p, const Sums<kPass
   store_total(p, order, partial_of<kPass>(order, sums, numel), tensors);
 }
 
-template <class T>
-__device__ __forceinline__ void copy_row(T* rows, int64_t from, int64_t to, int width = 1) {
+/// Copies one of an array's rows, of so many 32-bit words.
+inline __device__ GRADKERN_NOINLINE void copy_row(void* rows, int64_t from, int64_t to, int words) {
   if (!rows) return;
+  uint32_t* all = global(static_cast<uint32_t*>(rows));
 #pragma unroll 1
-  for (int i = 0; i < width; ++i) global(rows)[to * width + i] = global(rows)[from * width + i];
-}
-__device__ __forceinline__ void copy_real(void* rows, int64_t from, int64_t to, bool is_double) {
-  if (is_double) copy_row(static_cast<double*>(rows), from, to);
-  else copy_row(static_cast<float*>(rows), from, to);
+  for (int i = 0; i < words; ++i) all[to * words + i] = all[from * words + i];
 }
 
 /// Copies the row of a tensor that is listed twice.
 __device__ __forceinline__ void repeat_row(const MeasureResults& r, int64_t from, int64_t to) {
-  copy_real(r.norm, from, to, r.is_double);
-  copy_real(r.l2, from, to, r.is_double);
-  copy_real(r.max_abs, from, to, r.is_double);
-  copy_row(r.nonfinite, from, to);
-  copy_row(r.zeros, from, to);
+  const int real = r.is_double ? 2 : 1;
+  copy_row(r.norm, from, to, real);
+  copy_row(r.l2, from, to, real);
+  copy_row(r.max_abs, from, to, real);
+  copy_row(r.nonfinite, from, to, 2);
+  copy_row(r.zeros, from, to, 2);
   if (!r.packed_rows) return;
-  copy_row(r.packed_sums, from, to, kPackedSums);
-  copy_row(r.packed_keys, from, to, kPackedKeys);
+  copy_row(r.packed_sums, from, to, 2 * kPackedSums);
+  copy_row(r.packed_keys, from, to, 2 * kPackedKeys);
 }
 
 /// Writes the rows of tensors that were listed before, in one block.
