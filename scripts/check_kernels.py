@@ -81,6 +81,8 @@ LOOP_BUDGETS = {
     "complex128": (46, 46),
 }
 DOUBLE = ("float64", "complex128")  #: which measure_kernel[0] does not take
+#: How much more code than Budget.code an architecture may have: sm_120 needs more instructions for the same.
+CODE_SHARE = {"120": 1.32}
 FLOAT64_ARCHITECTURES = ("80", "90", "100")
 
 
@@ -310,8 +312,9 @@ def check_code(name: str, lines: list[str], arch: str) -> tuple[list[str], list[
     problems = []
     budget = BUDGETS.get(name, Budget())
     all_codes = [c for c in map(instruction, lines) if c]
-    if len(all_codes) > budget.code:
-        problems.append(f"{len(all_codes)} instructions of code, at most {budget.code}")
+    most = int(budget.code * CODE_SHARE.get(arch, 1))
+    if len(all_codes) > most:
+        problems.append(f"{len(all_codes)} instructions of code, at most {most}")
     generic = [c for c in all_codes if re.match(r"ST(\.|$)", c)]
     if generic:
         problems.append(f"{len(generic)} generic stores ({generic[0]})")
