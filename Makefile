@@ -19,6 +19,8 @@ endif
 
 # In a checkout the package is imported from here, whatever environment runs it.
 export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
+# Images of containers often set it. Every one of many short programs would then compile what it imports.
+unexport PYTHONDONTWRITEBYTECODE
 
 SOURCES := $(shell find csrc cmake build_tools -type f) CMakeLists.txt setup.py pyproject.toml
 # The stamp of the last build: of which interpreter and choice about CUDA. After a change of torch: make -B build.

@@ -1,6 +1,7 @@
 // The CUDA kernels' logic, run on the host under tests/cuda_shim: every shape, type, alignment and
 // order of the correctness suite, against exact references and against csrc/cpu.
 #include <algorithm>
+#include <utility>
 
 #include "core/packed.h"
 #include "tests/kernel_runs.h"
@@ -355,17 +356,20 @@ const std::vector<NamedTest> kMeasureTests = {
 
 }  // namespace gradkern::test
 
-/// test_cuda_kernels [NAME ...]: all tests or those.
+/// test_cuda_kernels [NAME ...]: all tests, or those of these names and groups.
 int main(int argc, char** argv) {
   using namespace gradkern::test;
-  for (const auto* tests : {&kMeasureTests, &kTableTests, &kWriteTests, &kAgcTests})
-    for (const NamedTest& test : *tests) {
-      if (argc > 1 && std::find(argv + 1, argv + argc, std::string(test.name)) == argv + argc) continue;
+  const std::pair<const char*, const std::vector<NamedTest>&> groups[] = {
+      {"measure", kMeasureTests}, {"table", kTableTests}, {"write", kWriteTests}, {"agc", kAgcTests}};
+  const auto asked_for = [&](const char* name) { return std::find(argv + 1, argv + argc, std::string(name)) != argv + argc; };
+  for (const auto& [group, tests] : groups)
+    for (const NamedTest& test : tests) {
+      if (argc > 1 && !asked_for(group) && !asked_for(test.name)) continue;
       const clock_t begin = clock();
       test.run();
       std::printf("%-20s %6.1f s\n", test.name, double(clock() - begin) / CLOCKS_PER_SEC);
       std::fflush(stdout);
     }
   std::printf("%d checks, %d failures\n", checks, failures);
-  return failures != 0;
+  return failures != 0 || checks == 0;
 }
