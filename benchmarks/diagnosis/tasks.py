@@ -15,17 +15,21 @@ from torch.nn import functional as F
 from benchmarks.diagnosis.fifth_data import FIFTH_DATA
 from benchmarks.diagnosis.fourth_data import DATA as FOURTH_DATA
 from benchmarks.diagnosis.recipe import Recipe
+from benchmarks.diagnosis.sixth_data import SIXTH_DATA
 from benchmarks.diagnosis.sklearn_data import sklearn_datasets
 
-__all__ = ["SIZES", "TASKS", "Batch", "Loss", "Task", "make_task"]
+__all__ = ["EVERY", "SIZES", "SYMBOLIC", "TASKS", "Batch", "Loss", "Task", "make_task"]
 
-DATA = FOURTH_DATA | FIFTH_DATA
+DATA = FOURTH_DATA | FIFTH_DATA | SIXTH_DATA
 Batch = tuple[Tensor, Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]
 #: Modules whose text is learned from; their number is that of the classes of "origin".
 MODULES = ("argparse", "textwrap", "json.decoder", "random", "heapq", "string", "csv", "shlex")
 SYMBOLS = 64
 LENGTH = 24
+#: Tasks whose inputs are symbols, and those of them that ask for one at every place.
+SYMBOLIC = ("text", "origin", "opcodes", "families")
+EVERY = ("text", "opcodes")
 
 
 class Task:
