@@ -91,7 +91,9 @@ def step(state: State, i: int, operation: str, blocks: int) -> State | None:
         else:
             after = replace(own, waits=True)
             others = tuple(m for m in state.met if m[:2] != (operation, block))
-            changed = replace(state, met=tuple(sorted((*others, (operation, block, came + 1, known | own.known)))))
+            changed = replace(
+                state, met=tuple(sorted((*others, (operation, block, came + 1, known | own.known))))
+            )
     elif operation == "write":
         after = replace(after, known=own.known | 1 << block)
     elif operation == "fence":
