@@ -42,6 +42,9 @@ ARCHITECTURES = ("80", "86", "89", "90", "100", "103", "120")
 
 REGISTERS_PER_MULTIPROCESSOR = 65536
 
+#: As cmake/cuda.cmake has them.
+NVCC_OPTIONS = ("-std=c++20", "-O3", "-fmad=false", f"-I{ROOT / 'csrc'}")
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -334,8 +337,7 @@ def check_code(name: str, lines: list[str], arch: str) -> tuple[list[str], list[
 def check_helpers(nvcc: str, nvdisasm: str, arch: str, folder: Path) -> list[str]:
     source = ROOT / "csrc" / "tests" / "ptx_helpers.cu"
     in_ptx, in_sass = folder / f"helpers.{arch}.ptx", folder / f"helpers.{arch}.cubin"
-    options = ("-std=c++20", "-O3", f"-I{ROOT / 'csrc'}", f"-arch=compute_{arch}")
-    run(nvcc, *options, "-ptx", "-o", str(in_ptx), str(source))
+    run(nvcc, *NVCC_OPTIONS, f"-arch=compute_{arch}", "-ptx", "-o", str(in_ptx), str(source))
     run(str(Path(nvcc).with_name("ptxas")), f"-arch=sm_{arch}", "-o", str(in_sass), str(in_ptx))
     ptx = dict(re.findall(r"\.entry use_(\w+)\(.*?\{(.*?)\n\}", in_ptx.read_text(), re.S))
     functions = dict(re.findall(r"\.func [^;{]*?(\w+)\([^;{]*\)\s*\{(.*?)\n\}", in_ptx.read_text(), re.S))
@@ -354,7 +356,7 @@ def check_helpers(nvcc: str, nvdisasm: str, arch: str, folder: Path) -> list[str
 def check(nvcc: str, nvdisasm: str | None, source: Path, arch: str, folder: Path) -> tuple[str, list[str]]:
     cubin = folder / f"{source.stem}.{arch}.cubin"
     report = run(
-        nvcc, "-std=c++20", "-O3", f"-I{ROOT / 'csrc'}", f"-gencode=arch=compute_{arch},code=sm_{arch}",
+        nvcc, *NVCC_OPTIONS, f"-gencode=arch=compute_{arch},code=sm_{arch}",
         "-Xptxas=-v", "-cubin", "-o", str(cubin), str(source),
     )  # fmt: skip
     kernels = parse_resources(report)
