@@ -3,9 +3,10 @@
     python scripts/litmus.py
 
 Reads the operations of arrives_last() from csrc/cuda/warp.h and runs them for two and three blocks of three
-threads: a writer of a record, the lane that counts the block, and another lane of its warp. Both lanes of the
-last block read all records. Each read must be ordered after its write; exactly one block must be the last; the
-counter must end as it began. Then once without each operation that orders something, which must be reported.
+threads: a writer of a record, the lane that counts the block, and another lane of its warp. Both lanes of
+the last block read all records. Each read must be ordered after its write, exactly one block must be the
+last, and the counter must end as it began. Then once without each operation that orders something, which
+must be reported.
 
 The memory model is that of PTX and C++11, for atomics that are all read-modify-writes of one counter. Such
 operations see each other in the order in which they run, so that interleavings and the happens-before
@@ -55,8 +56,8 @@ def programs(arrive: list[str]) -> list[list[str]]:
 
 @dataclass(frozen=True)
 class Thread:
-    """`known`, `fenced` and `seen` are sets of records (bits): whose writes are ordered before this point, were
-    so at the last fence, and would be after the next one."""
+    """`known`, `fenced` and `seen` are sets of records (bits): whose writes are ordered before this point,
+    were so at the last fence, and would be after the next one."""
 
     at: int = 0
     known: int = 0
@@ -112,8 +113,8 @@ def step(state: State, i: int, operation: str, blocks: int) -> State | None:
 
 
 def successors(state: State, blocks: int, code: list[list[str]]) -> list[State]:
-    """The states after one more operation of any thread. With three blocks, an operation that concerns a block alone
-    is not delayed: it commutes with those of other blocks."""
+    """The states after one more operation of any thread. With three blocks, an operation that concerns a
+    block alone is not delayed: it commutes with those of other blocks."""
     found = []
     running = [i for i, t in enumerate(state.threads) if t.at < len(code[i % 3])]
     if not running and (state.last < 0 or state.counter != 0):
