@@ -106,8 +106,8 @@ ptx: $(READY)  ## the tests of the CUDA kernels on what nvcc makes of them, exec
 races: $(READY)  ## races of the CUDA kernels, modelled under ThreadSanitizer; each synchronisation removed in turn
 	$(PY) scripts/race_mutants.py
 
-litmus: $(READY)  ## the CUDA kernels' last-block protocol in a memory-model checker (Debian: relacy-dev)
-	$(PY) scripts/litmus.py
+litmus:  ## the CUDA kernels' last-block protocol in every interleaving; each synchronisation removed in turn
+	$(PYTHON) scripts/litmus.py
 
 bench: build  ## gradkern beside torch and a raw read of the same memory
 	$(PY) benchmarks/bench_clip.py
