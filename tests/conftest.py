@@ -70,6 +70,7 @@ SHARED = {
 #: Begun first, in this order: the other core is idle at the end of a long file that was begun late.
 LONGEST = (
     "tests/kernels/test_model_gpu.py",
+    "tests/kernels/test_ptx.py",
     *SHARED,
     "tests/demo/test_demo.py",
     "tests/report/test_browser.py",
@@ -83,8 +84,7 @@ LONGEST = (
 
 @pytest.hookimpl(optionalhook=True)  # without pytest-xdist, too
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """A file is run by one worker, and so are the files of each entry of SHARED. LONGEST come first, then files
-    with many tests."""
+    """One worker runs a file, and the files of an entry of SHARED. After LONGEST those with many tests come."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFile(LoadScopeScheduling):  # type: ignore[misc]
