@@ -84,7 +84,7 @@ LONGEST = (
 
 @pytest.hookimpl(optionalhook=True)  # without pytest-xdist, too
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """One worker runs a file, and the files of an entry of SHARED. After LONGEST those with many tests come."""
+    """One worker runs a file, or those of an entry of SHARED. After LONGEST come files with many tests."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFile(LoadScopeScheduling):  # type: ignore[misc]
