@@ -28,7 +28,8 @@ ALONG, STEADY = 0.75, 1.5
 #: Looks at weights that have doubled at one rate. Those that learn grow linearly or slower, so that the rate
 #: would have halved. Measured with a penalty of the wrong sign: 2.0 % a step, within 6 %, up to a factor of
 #: 7, while half of a step made them longer. Steps of size m in all directions make them grow by m² / 2.
-LOOKS, DOUBLED, PART = 5, 2.0, 0.4
+#: Steps beyond a tenth of the weights (`SMALL`) may diverge at one rate as well.
+LOOKS, DOUBLED, PART, SMALL = 5, 2.0, 0.4, 0.1
 
 
 def classes(case: Case) -> list[str]:
@@ -88,6 +89,7 @@ def grows_by_itself(case: Case) -> bool:
     one_rate = len(rates) >= LOOKS and rates.min() > 0 and rates.max() < STEADY * rates.min()
     moves = np.log1p(case.movement[known])
     step = np.maximum(moves[1:], moves[:-1])
+    one_rate &= float(np.median(case.movement[known])) < SMALL
     if one_rate and size[known[-1]] >= DOUBLED * size[known[0]] and np.median(rates / step) >= PART:
         return True
     growth, step = rates[-3:], step[-3:]
