@@ -322,6 +322,8 @@ void test_combine() {
 void check_packed(const TensorSet& set, double p, const int64_t* first) {
   const NormOrder order = norm_order(p);
   const size_t n = size_t(set.count());
+  bool any_complex = false;
+  for (size_t i = 0; i < n; ++i) any_complex |= is_complex(set[int64_t(i)].dtype);
   std::vector<double> sums((n + 1) * kPackedSums, -1), want(kPackedSums);
   std::vector<int64_t> keys((n + 1) * kPackedKeys, -7), want_keys(kPackedKeys);
   cuda::MeasureLaunch launch;
@@ -350,7 +352,9 @@ void check_packed(const TensorSet& set, double p, const int64_t* first) {
     }
     const int64_t largest = keys[i * kPackedKeys + kMaxBits], nan = int64_t(kInfBits) + 1;  // of any NaN, in the same order
     CHECK(std::min(largest, nan) == std::min(want_keys[kMaxBits], nan), "row %zu, largest", i);
-    CHECK(keys[i * kPackedKeys + kRefKey] == want_keys[kRefKey], "row %zu, reference", i);
+    // |z| is that of a library's hypot(): keys are of neighbouring numbers.
+    const int64_t apart = keys[i * kPackedKeys + kRefKey] - want_keys[kRefKey];
+    CHECK(apart == 0 || (any_complex && std::llabs(apart) <= 2), "row %zu, reference", i);
     if (order.kind != NormKind::kTwo && order.kind != NormKind::kInf) {
       const double value = got[kPowerHi] + got[kPowerLo], expected = want[kPowerHi] + want[kPowerLo];
       CHECK(std::fabs(value - expected) <= 0x1p-40 * expected, "row %zu, power sum: %g, expected %g", i, value, expected);
