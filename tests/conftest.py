@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from hypothesis import HealthCheck, settings
 
 from tests.support.synthetic import record
@@ -36,30 +37,84 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     ]
     if deselected:
         config.hook.pytest_deselected(items=deselected)
-        items[:] = [item for item in items if item not in set(deselected)]
+        out = set(deselected)
+        items[:] = [item for item in items if item not in out]
+
+
+def pytest_collection_finish() -> None:
+    """What is loaded by now stays: it need not be walked whenever a test, or Python, collects garbage."""
+    gc.collect()
+    gc.freeze()
+
+
+#: Files that share what is slow to start, by the beginnings of their names: one worker runs them all.
+SHARED = {
+    "pools of ranks": ("distributed/",),
+    "a warm Python, and torch's compiler": (
+        "clipping/test_compile",
+        "clipping/test_misuse",
+        "clipping/test_param_groups",
+        "clipping/test_routes",
+        "kernels/test_determinism",
+        "kernels/test_fallback",
+        "kernels/test_kinds",
+        "kernels/test_threads",
+        "project/test_architecture",
+        "project/test_bindings",
+        "project/test_typing",
+        "bench/test_bench_command",
+        "monitor/test_disks",
+        "watch/",
+    ),
+}
+#: Begun first, in this order: the other core is idle at the end of a long file that was begun late.
+LONGEST = (
+    "tests/kernels/test_model_gpu.py",
+    "tests/kernels/test_ptx.py",
+    *SHARED,
+    "tests/demo/test_demo.py",
+    "tests/report/test_browser.py",
+    "tests/integrations/test_deepspeed.py",
+    "tests/integrations/test_run.py",
+    "tests/integrations/test_megatron_training.py",
+    "tests/integrations/test_torchtitan.py",
+    "tests/integrations/test_transformers.py",
+)
 
 
 @pytest.hookimpl(optionalhook=True)  # without pytest-xdist, too
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """A file is run by one worker, and so is tests/distributed, whose files share pools of ranks."""
+    """One worker runs a file, or those of an entry of SHARED. After LONGEST come files with many tests."""
     from xdist.scheduler import LoadScopeScheduling
 
-    class ByFileOrRoom(LoadScopeScheduling):  # type: ignore[misc]
+    class ByFile(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.split("::", 1)[0]
-            return "tests/distributed" if file.startswith("tests/distributed/") else file
+            return next(
+                (s for s, names in SHARED.items() if file.removeprefix("tests/").startswith(names)), file
+            )
 
-    return ByFileOrRoom(config, log)
+        def _assign_work_unit(self, node: Any) -> None:
+            longest = next((scope for scope in LONGEST if scope in self.workqueue), None)
+            if longest:
+                self.workqueue.move_to_end(longest, last=False)
+            super()._assign_work_unit(node)
+
+    return ByFile(config, log)
 
 
 @pytest.fixture(autouse=True)
 def _same_random_numbers() -> None:
+    import torch  # here: the process that hands tests to workers needs no torch
+
     torch.manual_seed(0)
 
 
 @pytest.fixture
 def threads() -> Iterator[Callable[[int], None]]:
     """`torch.set_num_threads`, restored afterwards."""
+    import torch
+
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
@@ -104,24 +159,42 @@ def warm_python() -> Iterator[WarmPython]:
 
 @pytest.fixture
 def run_with_torch(warm_python: WarmPython) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """As `run_python`, faster: in a fork of a process that has imported torch, and `preload`."""
+    """As `run_python`, faster: in a fork of a process that has imported torch."""
 
     def run(
-        code: str, path: Path = ROOT, timeout: float = 240, preload: Sequence[str] = (), **environment: str
+        code: str, path: Path = ROOT, timeout: float = 240, **environment: str
     ) -> subprocess.CompletedProcess[str]:
         cwd, variables = _place(path, environment)
-        return warm_python.run(code, cwd, variables, timeout, preload)
+        return warm_python.run(code, cwd, variables, timeout)
 
     return run
 
 
+@pytest.fixture(scope="session")
+def _recorded_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """A function that gives the folder of a small run, which is recorded with the first of equal calls."""
+    made: dict[str, Path] = {}
+
+    def make(**options: object) -> Path:
+        key = repr(sorted(options.items()))
+        if key not in made:
+            made[key] = tmp_path_factory.mktemp("recorded") / "run"
+            record(made[key], **options)
+        return made[key]
+
+    return make
+
+
 @pytest.fixture
-def recorded(tmp_path: Path) -> Callable[..., Path]:
-    """A function that records a small run and returns its folder."""
+def recorded(tmp_path: Path, _recorded_once: Callable[..., Path]) -> Callable[..., Path]:
+    """A function that puts a small run into the test's folder and returns its folder."""
 
     def make(**options: object) -> Path:
         folder = tmp_path / str(options.pop("name", "run"))
-        record(folder, **options)
+        if (folder / "history.db").exists():  # goes on with it
+            record(folder, **options)
+        else:
+            shutil.copytree(_recorded_once(**options), folder, dirs_exist_ok=True)
         return folder
 
     return make

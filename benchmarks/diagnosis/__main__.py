@@ -31,6 +31,8 @@ from benchmarks.diagnosis import (
     reported,
     reported_faults,
     second,
+    sixth,
+    sixth_faults,
     third,
 )
 from benchmarks.diagnosis.cures import Outcome
@@ -70,6 +72,9 @@ SETS = {
     ),
     "fifth": RunSet(
         fifth.HEALTHY, fifth_faults.fifth_cases, range(1100, 1103), range(1100, 1102), is_strictly_well
+    ),
+    "sixth": RunSet(
+        sixth.HEALTHY, sixth_faults.sixth_cases, range(1400, 1403), range(1400, 1402), is_strictly_well
     ),
 }
 

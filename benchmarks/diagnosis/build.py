@@ -30,6 +30,11 @@ from benchmarks.diagnosis.further_training import FURTHER_TRAINED, FURTHER_TRAIN
 from benchmarks.diagnosis.initialize import initialize
 from benchmarks.diagnosis.loops import Lion
 from benchmarks.diagnosis.recipe import Recipe
+from benchmarks.diagnosis.sixth_dense import SIXTH_DENSE
+from benchmarks.diagnosis.sixth_images import SIXTH_IMAGES
+from benchmarks.diagnosis.sixth_links import SIXTH_LINKS
+from benchmarks.diagnosis.sixth_sequences import SIXTH_SEQUENCES
+from benchmarks.diagnosis.sixth_training import SIXTH_TRAININGS
 from benchmarks.diagnosis.spoilers import spoil_model
 from benchmarks.diagnosis.tasks import make_task
 from benchmarks.diagnosis.unseen import UNSEEN
@@ -70,6 +75,10 @@ ARCHITECTURES: dict[str, Callable[[Recipe], nn.Module]] = {
     **FIFTH_SEQUENCES,
     **FIFTH_SPATIAL,
     **FIFTH_WEIGHTS,
+    **SIXTH_DENSE,
+    **SIXTH_IMAGES,
+    **SIXTH_LINKS,
+    **SIXTH_SEQUENCES,
 }
 TRAININGS = {
     **special.TRAININGS,
@@ -78,6 +87,7 @@ TRAININGS = {
     **FOURTH_TRAININGS,
     **FOURTH_GAMES,
     **FIFTH_TRAININGS,
+    **SIXTH_TRAININGS,
 }
 
 

@@ -28,8 +28,9 @@ __all__ = ["ADVICE", "CURES", "Outcome", "try_cures"]
 Cure = Callable[[Recipe, Remedy], Recipe]
 _POISON = ("nan_batch", "inf_batch", "nan_loss", "nan_gradient", "spike", "outlier", "surge", "far_input")
 _POISON += ("nan_target", "log_zero", "blank", "noise_inputs", "alternating")
+_POISON += ("root_zero", "nan_feature", "raw_batch", "one_class")
 #: Faults of first weights, which another initialization replaces.
-_WEIGHTS = ("dead", "negative", "stuck", "loud")
+_WEIGHTS = ("dead", "negative", "stuck", "loud", "fill")
 
 
 def _set(**values: object) -> Cure:
@@ -74,7 +75,7 @@ CURES: dict[str, Cure] = {
     "normalization": _set(norm="layer"),
     "he_init": _initialized("he"),
     "xavier_init": _initialized("xavier"),
-    "zero_bias": _drop("dead", "stuck"),
+    "zero_bias": _drop("dead", "stuck", "fill"),
     "clip": _limit,
     "raise_max_norm": _limit,
     "lower_lr": _rate,
@@ -89,13 +90,15 @@ CURES: dict[str, Cure] = {
         recipe, weight_decay=0.01, extras=recipe.without("inflate", "praise")
     ),
     "less_weight_decay": _decay,
-    "scale_inputs": _set(input_scale=1.0),
+    "scale_inputs": lambda recipe, remedy: dataclasses.replace(
+        recipe, input_scale=1.0, extras=recipe.without("columns")
+    ),
     "scale_targets": _set(target_scale=1.0),
     "skip_nonfinite": _set(on_nonfinite="skip"),
     "check_data": _drop(*_POISON),
-    "check_labels": _drop("random_labels", "late_labels", "alternating"),
-    "check_sign": _drop("ascend", "praise"),
-    "use_parameters": _drop("detach", "unused", "zero_down", "cut", "blocked", "spare"),
+    "check_labels": _drop("random_labels", "late_labels", "alternating", "rolled"),
+    "check_sign": _drop("ascend", "praise", "weight"),
+    "use_parameters": _drop("detach", "unused", "zero_down", "cut", "blocked", "signed", "spare"),
     "add_to_optimizer": _drop("missing", "standing", "unstepped"),
     "call_step": _drop("no_step"),
 }

@@ -15,8 +15,9 @@ import zlib
 from collections.abc import Callable
 
 import torch
-from sklearn import datasets
 from torch import Tensor
+
+from benchmarks.diagnosis.sklearn_data import sklearn_datasets
 
 __all__ = ["FIFTH_DATA"]
 
@@ -160,7 +161,7 @@ def hazards() -> Data:
 
 def grades() -> Data:
     """scikit-learn's diabetes, its target in five levels."""
-    found = datasets.load_diabetes()
+    found = sklearn_datasets().load_diabetes()
     y = torch.tensor(found.target)
     edges = torch.quantile(y, torch.tensor([0.2, 0.4, 0.6, 0.8], dtype=y.dtype))
     return _standard(torch.tensor(found.data).float()), torch.bucketize(y, edges)
@@ -277,19 +278,21 @@ def directions() -> Data:
 
 def rings() -> Data:
     """Three classes of four features, one around the other."""
-    x, y = datasets.make_gaussian_quantiles(n_samples=COUNT, n_features=4, n_classes=3, random_state=58)
+    x, y = sklearn_datasets().make_gaussian_quantiles(
+        n_samples=COUNT, n_features=4, n_classes=3, random_state=58
+    )
     return torch.tensor(x).float(), torch.tensor(y)
 
 
 def bodies() -> Data:
     """scikit-learn's linnerud: twenty persons, three exercises and three measures."""
-    found = datasets.load_linnerud()
+    found = sklearn_datasets().load_linnerud()
     return _standard(torch.tensor(found.data).float()), _standard(torch.tensor(found.target).float())
 
 
 def china() -> Data:
     """Pieces of 6 × 6 gray pixels of another photograph, and the brightness of the pixel in the middle."""
-    gray = torch.tensor(datasets.load_sample_image("china.jpg")).float().mean(2)[::4, ::4]
+    gray = torch.tensor(sklearn_datasets().load_sample_image("china.jpg")).float().mean(2)[::4, ::4]
     pieces = gray.unfold(0, 5, 3).unfold(1, 5, 3).reshape(-1, 25)
     pieces = (pieces - pieces.mean()) / pieces.std()
     around = torch.arange(25) != 12

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.diagnosis import tasks
 from benchmarks.diagnosis.fourth_dense import dense_blocks
 from benchmarks.diagnosis.recipe import Recipe
 from benchmarks.diagnosis.tasks import SIZES
 
 #: Tasks of symbols, of a class for each place, and the length of their sequences.
-SYMBOLIC = ("text", "origin", "tokens", "chains", "brackets", "majority")
-EACH_PLACE = ("text", "tokens", "brackets", "series", "lorenz", "sensors", "functions")
+SYMBOLIC = (*tasks.SYMBOLIC, "tokens", "chains", "brackets", "majority")
+EACH_PLACE = (*tasks.EVERY, "tokens", "brackets", "series", "lorenz", "sensors", "functions")
 
 
 class Reader(nn.Module):

@@ -6,8 +6,9 @@ import math
 from collections.abc import Callable
 
 import torch
-from sklearn import datasets
 from torch import Tensor
+
+from benchmarks.diagnosis.sklearn_data import sklearn_datasets
 
 __all__ = ["DATA", "adjacency"]
 
@@ -24,14 +25,14 @@ def _standard(x: Tensor) -> Tensor:
 
 
 def _digits() -> tuple[Tensor, Tensor]:
-    found = datasets.load_digits()
+    found = sklearn_datasets().load_digits()
     x = torch.tensor(found.data, dtype=torch.float32)
     return (x - x.mean()) / x.std(), torch.tensor(found.target)
 
 
 def _photo(size: int) -> Tensor:
     """[3, size, 1.5 size] of a photograph, of zero mean and unit deviation."""
-    image = torch.tensor(datasets.load_sample_image("flower.jpg")).permute(2, 0, 1).float()
+    image = torch.tensor(sklearn_datasets().load_sample_image("flower.jpg")).permute(2, 0, 1).float()
     image = torch.nn.functional.interpolate(image[None], (size, size * 3 // 2), mode="area")[0]
     return (image - image.mean()) / image.std()
 
@@ -50,7 +51,7 @@ def color_patches() -> tuple[Tensor, Tensor]:
 
 
 def swiss() -> tuple[Tensor, Tensor]:
-    x, t = datasets.make_swiss_roll(1500, noise=0.1, random_state=20)
+    x, t = sklearn_datasets().make_swiss_roll(1500, noise=0.1, random_state=20)
     return _standard(torch.tensor(x).float()), _standard(torch.tensor(t).float())[:, None]
 
 

@@ -10,14 +10,12 @@ from torch.nn import functional as F
 
 from benchmarks.diagnosis.models import Block
 from benchmarks.diagnosis.recipe import Recipe
-from benchmarks.diagnosis.tasks import SIZES, SYMBOLS
-
-TEXTS = ("text", "origin")
+from benchmarks.diagnosis.tasks import EVERY, SIZES, SYMBOLIC, SYMBOLS
 
 
 def embedding(recipe: Recipe) -> nn.Module:
     """Of symbols, or of vectors."""
-    if recipe.task in TEXTS:
+    if recipe.task in SYMBOLIC:
         return nn.Embedding(SYMBOLS, recipe.width)
     return nn.Linear(SIZES[recipe.task][0], recipe.width)
 
@@ -31,7 +29,7 @@ class Readout(nn.Module):
         super().__init__()
         self.embed = embedding(recipe)
         self.head = nn.Linear(recipe.width, SIZES[recipe.task][1])
-        self.every = recipe.task in ("text", "series")
+        self.every = recipe.task in (*EVERY, "series")
 
     @abstractmethod
     def states(self, x: Tensor) -> Tensor:

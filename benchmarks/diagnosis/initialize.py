@@ -38,6 +38,8 @@ def _set(weight: nn.Parameter, kind: str, value: float) -> None:
         nn.init.normal_(weight, 0.0, value / math.sqrt(fan_in))
     elif kind == "normal":
         nn.init.normal_(weight, 0.0, value)
+    elif kind == "uniform":  # torch.rand
+        nn.init.uniform_(weight, 0.0, value)
     elif kind == "constant":
         nn.init.constant_(weight, value)
     else:

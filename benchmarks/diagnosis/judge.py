@@ -16,6 +16,7 @@ from benchmarks.diagnosis.labels import fall, unreached
 from benchmarks.diagnosis.recipe import Recipe
 from benchmarks.diagnosis.reported import UNJUDGED as UNJUDGED_REPORTED
 from benchmarks.diagnosis.score import evidence_of, hit, latency, prefix, right_layers
+from benchmarks.diagnosis.sixth import UNJUDGED as UNJUDGED_SIXTH
 from benchmarks.diagnosis.third import UNJUDGED as UNJUDGED_THIRD
 from benchmarks.diagnosis.trace import Trace
 from benchmarks.diagnosis.train import train
@@ -67,7 +68,7 @@ def is_well(name: str, trace: Trace) -> bool:
     """Everything is finite, the weights move, and the loss falls where that can be asked."""
     finite = bool(np.isfinite(trace.loss).all() and not np.isinf(trace.rms).any())
     moves = bool(trace.moved[list(trace.matrices)].max() > 1e-5)
-    may_stay = name in UNJUDGED | UNJUDGED_REPORTED | UNJUDGED_THIRD | UNJUDGED_FOURTH
+    may_stay = name in UNJUDGED | UNJUDGED_REPORTED | UNJUDGED_THIRD | UNJUDGED_FOURTH | UNJUDGED_SIXTH
     return finite and moves and (may_stay or fall(trace) > LEARNS)
 
 
@@ -82,7 +83,7 @@ def is_strictly_well(name: str, trace: Trace) -> bool:
     reached = not unreached(trace)
     thirds = [float(part.mean()) for part in np.array_split(trace.loss, 3)]
     returns = thirds[-1] > min(thirds) + 0.2 * (float(trace.loss[:3].mean()) - min(thirds))
-    return alive and reached and (name in UNJUDGED_FOURTH or not returns)
+    return alive and reached and (name in UNJUDGED_FOURTH | UNJUDGED_SIXTH or not returns)
 
 
 def judge_healthy(

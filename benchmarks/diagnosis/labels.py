@@ -312,6 +312,7 @@ LABELS: dict[str, Label] = {
         "saturation", saturates, "poor_initialization", "vanishing_gradient", "exploding_gradient"
     ),
     "constant": _label("poor_initialization", constant, "exploding_gradient"),
+    "zero_weights": _label("poor_initialization", constant, "no_gradient", "dead_units"),
     "no_gradient": _label(
         "no_gradient", without_gradient, needed=unreached, allowed=unreached, curable=False
     ),

@@ -25,6 +25,10 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "softsign": nn.Softsign,
     "relu6": nn.ReLU6,
     "identity": nn.Identity,
+    "mish": nn.Mish,
+    "prelu": nn.PReLU,
+    "hardswish": nn.Hardswish,
+    "softmax": lambda: nn.Softmax(-1),
 }
 
 

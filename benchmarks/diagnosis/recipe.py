@@ -21,7 +21,7 @@ class Recipe:
     width: int = 32
     activation: str = "relu"
     init: str = "default"
-    """"default", "he", "xavier", "orthogonal", "gain:3", "normal:0.01", "constant:0.1"."""
+    """"default", "he", "xavier", "orthogonal", "gain:3", "normal:0.01", "uniform:1", "constant:0.1"."""
     norm: str = "none"
     """"none", "batch" or "layer", between the layers."""
     residual: bool = False

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import beta
 
 from benchmarks.diagnosis.labels import Label
 from benchmarks.diagnosis.trace import Trace
@@ -85,6 +84,8 @@ def latency(evidence: RunEvidence, label: Label, onset: int) -> float:
 
 def clopper_pearson(hits: int, count: int, level: float = 0.95) -> tuple[float, float]:
     """The exact interval of a rate (Clopper and Pearson 1934)."""
+    from scipy.stats import beta  # on first use: it takes a second
+
     tail = (1 - level) / 2
     low = float(beta.ppf(tail, hits, count - hits + 1)) if hits else 0.0
     return low, float(beta.ppf(1 - tail, hits + 1, count - hits)) if hits < count else 1.0

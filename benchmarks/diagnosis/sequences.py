@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.diagnosis.recipe import Recipe
-from benchmarks.diagnosis.tasks import LENGTH, SIZES, SYMBOLS
+from benchmarks.diagnosis.tasks import EVERY, LENGTH, SIZES, SYMBOLIC, SYMBOLS
 
 RECURRENT = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 
@@ -18,13 +18,13 @@ class Recurrent(nn.Module):
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
         inputs, outputs = SIZES[recipe.task]
-        self.embed = nn.Embedding(SYMBOLS, recipe.width) if recipe.task in ("text", "origin") else None
+        self.embed = nn.Embedding(SYMBOLS, recipe.width) if recipe.task in SYMBOLIC else None
         kind = RECURRENT[recipe.arch]
         self.core = kind(
             recipe.width if self.embed else inputs, recipe.width, num_layers=recipe.depth, batch_first=True
         )
         self.head = nn.Linear(recipe.width, outputs)
-        self.every = recipe.task == "text"
+        self.every = recipe.task in EVERY
         gain = recipe.extra("states")
         if recipe.arch == "rnn":
             nn.init.orthogonal_(self.core.weight_hh_l0, float(gain or 1))
@@ -75,10 +75,10 @@ class Transformer(nn.Module):
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
         inputs, outputs = SIZES[recipe.task]
-        symbols = recipe.task in ("text", "origin")
+        symbols = recipe.task in SYMBOLIC
         self.embed = nn.Embedding(SYMBOLS, recipe.width) if symbols else nn.Linear(inputs, recipe.width)
         self.place = nn.Parameter(0.02 * torch.randn(LENGTH, recipe.width))
-        self.every = recipe.task == "text"
+        self.every = recipe.task in EVERY
         self.blocks = nn.ModuleList(TransformerBlock(recipe, self.every) for _ in range(recipe.depth))
         self.norm = nn.LayerNorm(recipe.width)
         self.head = nn.Linear(recipe.width, outputs, bias=False)

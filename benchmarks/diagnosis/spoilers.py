@@ -1,18 +1,26 @@
-"""Faults of the fifth set that act in a model, a batch or a loss, as extras of a recipe.
+"""Faults of the fifth set and the sixth that act in a model, a batch or a loss, as extras of a recipe.
 
 cut:MODULE         the output of a module is detached
 blocked:MODULE     the output of a module is rounded, without a straight-through gradient
+signed:MODULE      only the sign of the output of a module is used
 spare              a layer that is never used
 shrunk:F           the output of each block's activation is multiplied by F
 loud:NAME=F        a parameter's first values are multiplied by F
+fill:NAME=V        all first values of a parameter are V
 negative:K         block K starts with weights below zero
 stuck:K            block K starts with biases of 12 and -12
 surge:K            the loss of step K is multiplied by 3000
+raw_batch:K        the inputs of step K are in pixels of 255
 far_input:K        the first input of step K is multiplied by 10,000
 nan_target:K       the first target of step K is NaN
 log_zero:K         a logarithm of zero is added to the loss of step K
+root_zero:K        the root of a square of zero is added to the loss of step K
+nan_feature        the first feature of all inputs is NaN (0 / 0, where it was to be standardized)
+columns:F          features of the inputs are multiplied by factors from 1 to F
 blank              all inputs are zero
 noise_inputs       inputs are noise
+rolled             each input has the label or the target of the next one of its batch
+one_class          a batch has only one class (data that nobody has shuffled)
 late_labels        labels are those of the batch before
 alternating        labels or targets are turned around at every other step
 praise:F           F times the squares of all weights are subtracted from the loss
@@ -34,7 +42,7 @@ __all__ = ["Spoiler", "spoil_loss", "spoil_model"]
 
 def spoil_model(model: nn.Module, recipe: Recipe) -> None:
     """Faults of the forward pass and of the first weights."""
-    for extra, change in (("cut", torch.Tensor.detach), ("blocked", torch.round)):
+    for extra, change in (("cut", torch.Tensor.detach), ("blocked", torch.round), ("signed", torch.sign)):
         name = recipe.extra(extra)
         if name is not None:
             model.get_submodule(name).register_forward_hook(lambda m, i, out, change=change: change(out))
@@ -48,6 +56,10 @@ def spoil_model(model: nn.Module, recipe: Recipe) -> None:
     if loud is not None:
         name, _, times = loud.partition("=")
         model.get_parameter(name).data.mul_(float(times))
+    fill = recipe.extra("fill")
+    if fill is not None:
+        name, _, value = fill.partition("=")
+        model.get_parameter(name).data.fill_(float(value))
     coarse = recipe.extra("coarse")
     if coarse is not None:
         for table in (m for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))):
@@ -72,6 +84,8 @@ def spoil_loss(loss: Tensor, model: nn.Module, recipe: Recipe, step: int) -> Ten
         loss = loss * 3000
     if recipe.extra("log_zero") == str(step):
         loss = loss + (loss - loss.detach()).abs().log()
+    if recipe.extra("root_zero") == str(step):
+        loss = loss + (loss - loss.detach()).square().sqrt()
     praise = recipe.extra("praise")
     if praise is not None:
         squares = [p.square().sum() for p in model.parameters() if p.dim() > 1]
@@ -88,6 +102,7 @@ class Spoiler:
 
     def __call__(self, x: Tensor, y: Tensor, step: int) -> tuple[Any, Any]:
         recipe, now = self._recipe, y
+        x, y = self._of_batch(x, y, step)
         if recipe.extra("far_input") == str(step):
             x = torch.cat([x[:1] * 1e4, x[1:]])
         if recipe.extra("nan_target") == str(step):
@@ -101,4 +116,20 @@ class Spoiler:
         if recipe.extra("alternating") is not None and step % 2 == 0:
             y = -y if y.is_floating_point() else int(y.max()) - y
         self._last = now
+        return x, y
+
+    def _of_batch(self, x: Tensor, y: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """Faults of a whole batch."""
+        recipe = self._recipe
+        if recipe.extra("raw_batch") == str(step):
+            x = x * 255
+        if recipe.extra("nan_feature") is not None:
+            x = torch.cat([torch.full_like(x[..., :1], math.nan), x[..., 1:]], -1)
+        if recipe.extra("columns") is not None:
+            x = x * torch.logspace(0, math.log10(float(recipe.extra("columns") or 1)), x.shape[-1])
+        if recipe.extra("rolled") is not None:
+            y = y.roll(1, 0)
+        if recipe.extra("one_class") is not None:
+            chosen = (y == step % (int(y.max()) + 1)).nonzero().squeeze(1)
+            x, y = (x[chosen], y[chosen]) if len(chosen) else (x, y)
         return x, y

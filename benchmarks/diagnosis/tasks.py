@@ -7,7 +7,6 @@ import importlib
 import inspect
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,16 +15,21 @@ from torch.nn import functional as F
 from benchmarks.diagnosis.fifth_data import FIFTH_DATA
 from benchmarks.diagnosis.fourth_data import DATA as FOURTH_DATA
 from benchmarks.diagnosis.recipe import Recipe
+from benchmarks.diagnosis.sixth_data import SIXTH_DATA
+from benchmarks.diagnosis.sklearn_data import sklearn_datasets
 
-__all__ = ["SIZES", "TASKS", "Batch", "Loss", "Task", "make_task"]
+__all__ = ["EVERY", "SIZES", "SYMBOLIC", "TASKS", "Batch", "Loss", "Task", "make_task"]
 
-DATA = FOURTH_DATA | FIFTH_DATA
+DATA = FOURTH_DATA | FIFTH_DATA | SIXTH_DATA
 Batch = tuple[Tensor, Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]
 #: Modules whose text is learned from; their number is that of the classes of "origin".
 MODULES = ("argparse", "textwrap", "json.decoder", "random", "heapq", "string", "csv", "shlex")
 SYMBOLS = 64
 LENGTH = 24
+#: Tasks whose inputs are symbols, and those of them that ask for one at every place.
+SYMBOLIC = ("text", "origin", "opcodes", "families")
+EVERY = ("text", "opcodes")
 
 
 class Task:
@@ -72,20 +76,13 @@ def binary(out: Tensor, y: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(out.squeeze(-1), y)
 
 
-def _sklearn() -> Any:
-    """sklearn.datasets, imported on first use, because it takes seconds."""
-    from sklearn import datasets
-
-    return datasets
-
-
 def _standard(x: Tensor) -> Tensor:
     return (x - x.mean(0)) / x.std(0).clamp_min(1e-3 * float(x.std()))
 
 
 @functools.cache
 def _digits() -> tuple[Tensor, Tensor]:
-    found = _sklearn().load_digits()
+    found = sklearn_datasets().load_digits()
     x = torch.tensor(found.data, dtype=torch.float32)
     return (x - x.mean()) / x.std(), torch.tensor(found.target)
 
@@ -192,12 +189,12 @@ def _ratings() -> tuple[Tensor, Tensor, Loss]:
 
 
 def _friedman() -> tuple[Tensor, Tensor, Loss]:
-    x, y = _sklearn().make_friedman1(1500, random_state=10)
+    x, y = sklearn_datasets().make_friedman1(1500, random_state=10)
     return _standard(torch.tensor(x).float()), _standard(torch.tensor(y).float().unsqueeze(1)), mse
 
 
 def _moons() -> tuple[Tensor, Tensor, Loss]:
-    x, y = _sklearn().make_moons(1500, noise=0.1, random_state=11)
+    x, y = sklearn_datasets().make_moons(1500, noise=0.1, random_state=11)
     return _standard(torch.tensor(x).float()), torch.tensor(y), cross_entropy
 
 
@@ -223,10 +220,10 @@ TASKS: dict[str, Callable[[], tuple[Tensor, Tensor, Loss]]] = {
     "images": _images,
     "rows": _rows,
     "reconstruct": _reconstruct,
-    "wine": lambda: _table(_sklearn().load_wine, cross_entropy),
-    "cancer": lambda: _table(_sklearn().load_breast_cancer, binary),
-    "diabetes": lambda: _table(_sklearn().load_diabetes, mse),
-    "iris": lambda: _table(_sklearn().load_iris, cross_entropy),
+    "wine": lambda: _table(sklearn_datasets().load_wine, cross_entropy),
+    "cancer": lambda: _table(sklearn_datasets().load_breast_cancer, binary),
+    "diabetes": lambda: _table(sklearn_datasets().load_diabetes, mse),
+    "iris": lambda: _table(sklearn_datasets().load_iris, cross_entropy),
     "friedman": _friedman,
     "moons": _moons,
     "curve": _curve,

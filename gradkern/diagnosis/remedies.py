@@ -107,8 +107,7 @@ def _zero(kinds: set[str]) -> list[Remedy]:
 
 
 def _sign(kinds: set[str]) -> list[Remedy]:
-    """What makes a loss rise by small steps: a wrong sign or, once it has fallen a little, sums."""
-    return [cures.check_sign(), cures.zero_grad()] if "uphill" in kinds else []
+    return [cures.check_sign()] if "uphill" in kinds else []
 
 
 def _skip(case: Case) -> list[Remedy]:

@@ -166,7 +166,14 @@ CHANGING = {
 
 
 @pytest.mark.parametrize("function", CHANGING.values(), ids=CHANGING.keys())
-@pytest.mark.parametrize("make", [float, torch.tensor, lambda x: torch.tensor(x, dtype=torch.float64)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        float,
+        torch.tensor,
+        pytest.param(lambda x: torch.tensor(x, dtype=torch.float64), marks=pytest.mark.integration),
+    ],
+)
 def test_a_limit_that_changes_is_no_reason_to_compile_again(function, make):
     from torch._dynamo.testing import CompileCounterWithBackend
 

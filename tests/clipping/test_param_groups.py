@@ -93,7 +93,9 @@ def test_a_parameter_of_two_groups_is_the_first_ones():
     assert q.grad.norm().item() == pytest.approx(1.0, rel=1e-5)
 
 
-@pytest.mark.parametrize("norm_type", [2.0, 1.0, math.inf])
+@pytest.mark.parametrize(
+    "norm_type", [2.0, *(pytest.param(p, marks=pytest.mark.integration) for p in (1.0, math.inf))]
+)
 def test_groups_in_a_graph_of_the_compiler(norm_type):
     def clip(ps, max_norm):
         groups = [

@@ -149,7 +149,6 @@ def test_no_route_without_kernels_zeroes_finite_gradients(run_with_torch):
     done = run_with_torch(
         "import warnings; warnings.simplefilter('ignore')" + OVERFLOWS,
         timeout=400,
-        preload=["torch._dynamo"],
         GRADKERN_DISABLE="1",
     )
     assert done.stdout == "True\n", done.stderr
@@ -305,7 +304,7 @@ print("done")
 @pytest.mark.integration
 @pytest.mark.parametrize("disabled", ["", "1"])
 def test_numbers_that_are_inputs_of_a_graph(run_with_torch, disabled):
-    done = run_with_torch(IN_GRAPHS, preload=["torch._dynamo"], GRADKERN_DISABLE=disabled)
+    done = run_with_torch(IN_GRAPHS, GRADKERN_DISABLE=disabled)
     assert done.stdout.strip() == "done", done.stderr
 
 
@@ -326,7 +325,7 @@ print("done")
 
 @pytest.mark.parametrize("disabled", ["", "1"])
 def test_nothing_is_clipped_where_there_is_nothing(run_with_torch, disabled):
-    done = run_with_torch(NOTHING, preload=["torch._dynamo"], GRADKERN_DISABLE=disabled)
+    done = run_with_torch(NOTHING, GRADKERN_DISABLE=disabled)
     assert done.stdout.strip() == "done", done.stderr
 
 

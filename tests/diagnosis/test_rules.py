@@ -191,7 +191,7 @@ class TestExploding:
         norm, loss = np.linspace(1, 3, 20), np.geomspace(2.3, 50, 200)
         run = changed(run, total_norm=np.concatenate([norm, np.geomspace(3, 1e4, 180)]), loss=loss)
         actions = [remedy.action for remedy in only(run, "exploding_gradient").remedies]
-        assert actions[:2] == ["check_sign", "zero_grad"]
+        assert actions[0] == "check_sign" and "zero_grad" not in actions
 
     def test_a_plateau_that_is_left_smoothly_is_healthy(self):
         """Full batches have smooth norms too, but those of the first steps are alike."""

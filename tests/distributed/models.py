@@ -6,6 +6,8 @@ parameter, so that the float64 reference over the full gradients is exact for ev
 
 from __future__ import annotations
 
+import copy
+import functools
 import math
 from collections.abc import Callable
 
@@ -14,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 
@@ -33,6 +35,11 @@ class Block(nn.Module):
 
 
 def build(blocks: int = 3, width: int = 10, dtype: torch.dtype = torch.float32) -> nn.Sequential:
+    return copy.deepcopy(_built(blocks, width, dtype))
+
+
+@functools.cache
+def _built(blocks: int, width: int, dtype: torch.dtype) -> nn.Sequential:
     torch.manual_seed(7)
     return nn.Sequential(*(Block(width) for _ in range(blocks))).to(dtype)
 
@@ -47,10 +54,13 @@ def fsdp(model: nn.Sequential, mesh: DeviceMesh | None = None, **options: object
     return model
 
 
+# One mesh for all jobs of a pool: each would open groups of its own.
+@functools.cache
 def mesh_1d(name: str = "dp") -> DeviceMesh:
     return init_device_mesh("cpu", (dist.get_world_size(),), mesh_dim_names=(name,))
 
 
+@functools.cache
 def mesh_2d(*names: str) -> DeviceMesh:
     return init_device_mesh("cpu", (2, dist.get_world_size() // 2), mesh_dim_names=names)
 
@@ -127,12 +137,31 @@ def full_gradients(model: nn.Module, scale: float = 1.0, seed: int = 3) -> dict[
     }
 
 
+def part_of(whole: Tensor, like: Tensor) -> Tensor:
+    """The elements of `whole` that this rank holds of `like`, as a plain tensor."""
+    if not isinstance(like, DTensor):
+        return whole
+    return whole.flatten()[_elements(like.device_mesh, like.placements, whole.shape)]
+
+
+@functools.cache
+def _elements(mesh: DeviceMesh, placements: tuple[Placement, ...], shape: torch.Size) -> Tensor:
+    """Where in a whole tensor the elements of this rank's part are."""
+    numbers = DTensor.from_local(torch.arange(shape.numel()).view(shape), mesh, [Replicate()] * mesh.ndim)
+    return numbers.redistribute(placements=placements).to_local()
+
+
 def local_part(full: Tensor, like: Tensor) -> Tensor:
     """The part of `full` that belongs where `like` is."""
     if not isinstance(like, DTensor):
         return full.clone()
-    whole = DTensor.from_local(full.clone(), like.device_mesh, [Replicate()] * like.device_mesh.ndim)
-    return whole.redistribute(placements=like.placements)
+    return DTensor.from_local(
+        part_of(full, like), like.device_mesh, like.placements, shape=full.shape, stride=full.stride()
+    )
+
+
+def local_value(t: Tensor) -> Tensor:
+    return t.to_local() if isinstance(t, DTensor) else t
 
 
 def fill(model: nn.Module, gradients: dict[str, Tensor]) -> None:
@@ -154,6 +183,24 @@ def reference(gradients: dict[str, Tensor], norm_type: float = 2.0) -> float:
 
 def full_value(t: Tensor) -> Tensor:
     return t.full_tensor() if isinstance(t, DTensor) else t
+
+
+def whole(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of which ranks hold parts. All parts go in one exchange; `full_tensor` takes one a tensor."""
+    here = {name: t for name, t in tensors.items() if isinstance(t, DTensor)}
+    if not here:
+        return {name: t.clone() for name, t in tensors.items()}
+    mine = {
+        name: (_elements(t.device_mesh, t.placements, t.shape).flatten(), t.to_local().flatten())
+        for name, t in here.items()
+    }
+    parts: list[dict[str, tuple[Tensor, Tensor]]] = [{} for _ in range(dist.get_world_size())]
+    dist.all_gather_object(parts, mine)
+    found = {name: torch.full(t.shape, math.nan, dtype=t.dtype) for name, t in tensors.items()}
+    for part in parts:
+        for name, (elements, values) in part.items():
+            found[name].view(-1)[elements] = values
+    return found | {name: t.clone() for name, t in tensors.items() if name not in here}
 
 
 __all__ = ["MixedPrecisionPolicy", "Partial"]

@@ -33,7 +33,7 @@ def backward(model: nn.Module, x: torch.Tensor, scale: float = 1.0) -> None:
 
 
 def whole_gradients(model: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: models.full_value(p.grad).clone() for name, p in model.named_parameters()}
+    return models.whole({name: p.grad for name, p in model.named_parameters()})
 
 
 # ---- one process's gradients, from a real backward over ranks ----
@@ -219,7 +219,7 @@ def scaler_job(kind: str, fold: bool, poison: int | None) -> list[float]:
         s.update()
     assert scaler.get_scale() == reference.get_scale() == (512.0 if poison is None else 256.0)
     for p, q, b in zip(model.parameters(), alone.parameters(), before):
-        torch.testing.assert_close(p.full_tensor(), q, rtol=1e-4, atol=2e-5)
+        torch.testing.assert_close(models.local_value(p), models.part_of(q, p), rtol=1e-4, atol=2e-5)
         assert torch.equal(q, b) == (poison is not None)
     return [float(stats.total_norm), scaler.get_scale()]
 
@@ -254,7 +254,7 @@ def fold_job(skip: bool) -> None:
         nn.utils.clip_grad_norm_(alone.parameters(), 0.5)
         other.step()
         for p, q in zip(model.parameters(), alone.parameters()):
-            torch.testing.assert_close(models.full_value(p), q, rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(models.local_value(p), models.part_of(q, p), rtol=1e-5, atol=1e-6)
     assert not hasattr(optimizer, "grad_scale")
 
 

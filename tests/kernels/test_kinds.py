@@ -139,7 +139,7 @@ def test_by_torch_and_verified(run_with_torch, variable):
         "from tests.kernels.test_kinds import KINDS, try_all\n"
         "print(*try_all(KINDS), sep='\\n', end='')"
     )
-    done = run_with_torch(code, preload=["torch._dynamo"], **{variable: "1"})
+    done = run_with_torch(code, **{variable: "1"})
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 

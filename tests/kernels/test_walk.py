@@ -46,9 +46,11 @@ def clipped(params, limit=1.0):
     versions = {key: grad._version for key, grad in distinct.items()}
     norm = reference(before.values())
     assert float(gradkern.clip_grad_norm_(params, limit)) == pytest.approx(norm, rel=2e-7)
-    for key, grad in distinct.items():
-        torch.testing.assert_close(grad.double(), before[key] * (limit / (norm + 1e-6)), rtol=1e-6, atol=0)
-        assert grad._version > versions[key]
+    assert all(grad._version > versions[key] for key, grad in distinct.items())
+    after, wanted = (
+        torch.cat([g.flatten() for g in grads]) for grads in (distinct.values(), before.values())
+    )
+    torch.testing.assert_close(after.double(), wanted * (limit / (norm + 1e-6)), rtol=1e-6, atol=0)
 
 
 def test_every_gradient_counts_and_is_scaled(threads):

@@ -1,15 +1,14 @@
 """Programs in forks of a process that has imported torch, which takes most of the time of a short program.
 
-The process does not import gradkern and runs no operation, so that it has no threads. A fork is therefore as
-good as a new interpreter for a program that begins with ``import torch``.
+It has imported torch's compiler, too, as the first step of an optimizer and the first graph do. It does
+not import gradkern and runs no operation, so that it has no threads. A fork is therefore as good as a new
+interpreter for a program that begins with ``import torch``.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
-import functools
-import importlib
 import json
 import os
 import select
@@ -19,7 +18,6 @@ import tempfile
 import threading
 import traceback
 import types
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -31,9 +29,9 @@ class WarmPython:
         self._server: subprocess.Popen[str] | None = None
 
     def run(
-        self, code: str, cwd: Path, environment: dict[str, str], timeout: float, preload: Sequence[str]
+        self, code: str, cwd: Path, environment: dict[str, str], timeout: float
     ) -> subprocess.CompletedProcess[str]:
-        """As `subprocess.run` of ``python -c code``. `preload`: what the process imports before it forks."""
+        """As `subprocess.run` of ``python -c code``."""
         if self._server is None:
             self._server = self._start()
         with tempfile.TemporaryDirectory() as folder:
@@ -43,7 +41,6 @@ class WarmPython:
                 "cwd": str(cwd),
                 "environment": environment,
                 "said": [str(path) for path in said],
-                "preload": list(preload),
             }
             status = self._ask(job, timeout)
             return subprocess.CompletedProcess(code, status, *(path.read_text() for path in said))
@@ -81,31 +78,21 @@ class WarmPython:
 
 def serve() -> None:
     """Read jobs as lines of JSON, and answer each with the exit status of its program."""
-    import torch  # noqa: F401
+    import torch
 
+    torch.compile(lambda x: x, backend="eager")(0)  # imports most of the compiler
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(os.open(os.devnull, os.O_RDWR), 1)
     here = Path(__file__).parent
     installed = [path for path in sys.path if Path(path or ".").resolve() != here]
     for line in sys.stdin:
         job = json.loads(line)
-        for name in job["preload"]:
-            _preload(name)
         child = os.fork()
         if child == 0:
             answers.close()
             os._exit(_run(job, installed))
         _, status = os.waitpid(child, 0)
         print(os.waitstatus_to_exitcode(status), file=answers, flush=True)
-
-
-@functools.cache
-def _preload(name: str) -> None:
-    importlib.import_module(name)
-    if name == "torch._dynamo":  # a first graph, of a number: most of the compiler is imported by it
-        import torch
-
-        torch.compile(lambda x: x, backend="eager")(0)
 
 
 def _run(job: dict[str, Any], installed: list[str]) -> int:

@@ -213,18 +213,19 @@ def test_a_run_that_was_closed_long_ago_is_nothing_to_worry_about(tmp_path: Path
         assert snapshot.status == ("" if stalled else "ended, ") + "last step 60 min ago"
 
 
-def test_a_killed_run_has_not_ended(tmp_path: Path) -> None:
+def test_a_killed_run_has_not_ended(
+    tmp_path: Path, run_with_torch: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
     code = (
-        "import os, sys, torch, gradkern\n"
+        "import os, torch, gradkern\n"
         "model = torch.nn.Linear(2, 1)\n"
-        "monitor = gradkern.GradMonitor(model, run_dir=sys.argv[1])\n"
+        f"monitor = gradkern.GradMonitor(model, run_dir={str(tmp_path / 'run')!r})\n"
         "model(torch.ones(1, 2)).sum().backward()\n"
         "monitor.record()\n"
         "monitor.flush()\n"
         "os.kill(os.getpid(), 9)"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "run")], check=False)
-    assert done.returncode == -9
+    assert run_with_torch(code).returncode == -9
     assert Watcher(tmp_path / "run").take().status == "recording"
 
 

@@ -13,10 +13,11 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from gradkern.diagnosis.case import FEW_STEPS, Case, Floats
+from gradkern.diagnosis.climb import MOVED, climbs
 from gradkern.diagnosis.finding import Finding
 from gradkern.diagnosis.gain import classes_of, input_rms
-from gradkern.diagnosis.optimizer import grows_by_itself
 from gradkern.diagnosis.rules.inputs import large_inputs
+from gradkern.diagnosis.rules.uphill import climbed
 from gradkern.diagnosis.sums import starts_as_a_sum
 from gradkern.diagnosis.trend import trend_of
 
@@ -27,8 +28,6 @@ RUINED = 30.0
 #: Norm of the first steps over the later ones, and ‖Δw‖ / ‖w‖ of a first step, for an explosion at the start.
 START = 100.0
 THROWN = 0.3
-#: ‖Δw‖ / ‖w‖ of a step from which it is not clearly healthy.
-MOVED = 0.1
 #: Limits for a sum of gradients. SMOOTH and JITTER: the median change of log(norm) and its median absolute
 #: deviation, both times three quarters of the steps (measured 0.01 … 3.2 and 0.01 … 2.7; no healthy run has
 #: both). EARLY, SUMMED: growth of the norm up to steps 5 to 8 (a sum of n has sqrt(n) or more), and in all.
@@ -68,7 +67,7 @@ def exploding_over_time(case: Case) -> list[Finding]:
         return []
     values = norm[at]
     over_time = _summing(case, at, values) or _growing(case, at, values) or _starting(case, at, values)
-    return over_time or large_inputs(case)
+    return over_time or climbed(case) or large_inputs(case)
 
 
 def _common_norm(case: Case) -> Floats:
@@ -143,21 +142,11 @@ def _growing(case: Case, at: NDArray[np.int64], values: Floats) -> list[Finding]
     onset = int(e.steps[at[np.flatnonzero(values >= 10 * base)[0]]])
     why = f"The gradient norm grew from {base:.2g} to {peak:.2g} and stayed there, and the loss got worse."
     numbers = {"norm_at_start": base, "norm_at_end": end, "growth": peak / base}
-    if _climbs(case, int(np.searchsorted(e.steps, onset))):
+    if climbs(case, int(np.searchsorted(e.steps, onset))):
         numbers["uphill"] = 1.0
     return [
         case.finding("exploding_gradient", "severe", why, numbers, first=onset, last=int(e.steps[at[-1]]))
     ]
-
-
-def _climbs(case: Case, onset: int) -> bool:
-    """Whether the loss rises from the first step although the first steps are small: its sign is wrong."""
-    e = case.evidence
-    early = case.movement[e.update_steps <= e.steps[min(3, len(e.steps) - 1)]]
-    early = early[np.isfinite(early)]
-    losses = e.loss[: max(onset, FEW_STEPS)]
-    small = bool(len(early)) and float(early.max()) < MOVED and not grows_by_itself(case)
-    return small and bool(np.isfinite(losses).all()) and trend_of(losses).rose
 
 
 def _has_effect(case: Case) -> bool:

@@ -1,0 +1,56 @@
+"""`climbs`: whether steps go up the gradient, because the loss has the wrong sign."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gradkern.diagnosis.case import FEW_STEPS, Case, Floats
+from gradkern.diagnosis.optimizer import grows_by_itself
+from gradkern.diagnosis.trend import trend_of
+
+#: ‖Δw‖ / ‖w‖ of a step from which it is not clearly healthy.
+MOVED = 0.1
+#: A loss changes by at most ``‖g‖ ‖Δw‖`` at a small step. A wrong sign raises it by a good part of the sum
+#: over the steps: by 0.25 (Adam) to 1.4 of it (SGD; measured in 14 runs). Steps that overshoot go to and fro,
+#: so that they raise it by less than 0.2 of the sum (8 runs); gradients that add up, by less than 0.1 (25).
+ALONG = 0.2
+#: What rises by several times the sum is not raised by the steps, but by data that become harder.
+BEYOND = 3.0
+#: Part of the steps before the onset that are looked at: the last ones, where noise of batches counts least.
+LATE = 2 / 3
+
+
+def climbs(case: Case, onset: int) -> bool:
+    """Whether the loss rises from the first steps on, which are small, by what steps up the gradient explain.
+
+    Args:
+        onset: the row at which the gradient has grown.
+    """
+    e = case.evidence
+    early = case.movement[e.update_steps <= e.steps[min(3, len(e.steps) - 1)]]
+    early = early[np.isfinite(early)]
+    losses = e.loss[: max(onset, FEW_STEPS)]
+    if not len(early) or early.max() >= MOVED or grows_by_itself(case):
+        return False
+    if not np.isfinite(losses).all() or not trend_of(losses).rose:
+        return False
+    part = (losses[1:] - losses[0]) / _reach(case, len(losses) - 1)
+    return ALONG <= float(np.median(part[int(len(part) * (1 - LATE)) :])) <= BEYOND
+
+
+def _reach(case: Case, count: int) -> Floats:
+    """[count] sum of ``‖g‖ ‖Δw‖`` over the first steps, by which they can change the loss.
+
+    The length of a step is interpolated between those at which it was measured. It grows at most as the
+    gradient has grown since (as with SGD): the last of them may be that of a run thrown off its course.
+    """
+    e, norm = case.evidence, case.evidence.total_norm[:count]
+    length = case.movement * case.weight_size
+    known = np.isfinite(length) & (length > 0)
+    at, length = np.searchsorted(e.steps, e.update_steps[known]), length[known]
+    rows = np.arange(count)
+    last = np.maximum(np.searchsorted(at, rows, side="right") - 1, 0)
+    grown = np.maximum(norm / e.total_norm[at[last]], 1.0)
+    lengths = np.minimum(np.exp(np.interp(rows, at, np.log(length))), length[last] * grown)
+    reach: Floats = np.cumsum(norm * lengths * np.append(1, np.diff(e.steps[:count])))
+    return reach
