@@ -337,15 +337,20 @@ def host() -> list[str]:
         "Nanoseconds per tensor of a call on the host, measured with a model of a CUDA device, whose kernels",
         "do nothing (`benchmarks/bench_cuda_host.py`). The driver's launches and copies are not included.",
         "Fresh: gradients that are new since the last call, and caches filled with other memory. Warm: the",
-        "same again.",
+        "same again. Floor: a walk that only reads what has to be read, on one thread. One tensor: a whole",
+        "call with a list of one, in microseconds. The figures are those of the fastest call.",
         "",
         f"{machine['cpu']}, {machine['cores']} cores, torch {machine['torch']}, commit {machine['commit']}.",
         "",
-        "| call | tensors | fresh | goal | warm | goal |",
-        "|---|---|---|---|---|---|",
+        "| call | tensors | fresh | floor | goal | one tensor | warm | floor | goal | one tensor |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in record["rows"]:
-        cells = [f"{row['ns'][kind]:.0f} | {row['goals'][kind]}" for kind in ("fresh", "warm")]
+        cells = [
+            f"{row['ns'][kind]:.0f} | {row['floor'][kind]:.0f} | {row['goals'][kind]} | "
+            f"{row['one'][kind] / 1e3:.0f}"
+            for kind in ("fresh", "warm")
+        ]
         lines.append(f"| `{row['call']}` | {row['tensors']:,} | {' | '.join(cells)} |")
     return [*lines, ""]
 
