@@ -30,7 +30,7 @@ ifeq ($(wildcard gradkern/_C*.so),)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test integration cpp-test slow-test sanitize races litmus bench diagnose lint docs format wheel clean
+.PHONY: help setup build demo test integration cpp-test slow-test sanitize ptx races litmus bench diagnose lint docs format wheel clean
 
 help:  ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -100,11 +100,14 @@ slow-test: $(TOOLS) build  ## more than 2^31 elements; about 10 GB of memory
 sanitize: $(READY)  ## the C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	$(PY) scripts/cpp_tests.py build/cpp-sanitize --sanitize address,undefined
 
+ptx: $(READY)  ## the tests of the CUDA kernels on what nvcc makes of them, executed on the host; needs nvcc
+	$(PY) scripts/run_ptx.py build/ptx
+
 races: $(READY)  ## races of the CUDA kernels, modelled under ThreadSanitizer; each synchronisation removed in turn
 	$(PY) scripts/race_mutants.py
 
-litmus: $(READY)  ## the CUDA kernels' last-block protocol in a memory-model checker (Debian: relacy-dev)
-	$(PY) scripts/litmus.py
+litmus:  ## the CUDA kernels' last-block protocol in every interleaving; each synchronisation removed in turn
+	$(PYTHON) scripts/litmus.py
 
 bench: build  ## gradkern beside torch and a raw read of the same memory
 	$(PY) benchmarks/bench_clip.py

@@ -139,8 +139,10 @@ if(GRADKERN_WITH_CUDA)
   add_library(gradkern_cuda STATIC csrc/cuda/agc.cu csrc/cuda/measure.cu csrc/cuda/policy.cu csrc/cuda/tensor_table.cu csrc/cuda/write.cu
     csrc/cuda/usable.cpp)
   target_include_directories(gradkern_cuda PUBLIC csrc)
+  # Products and sums are rounded as the CPU rounds them; what should be fused is written as fma(). Otherwise nvcc and
+  # ptxas choose, and the tests on the host (csrc/tests) would compute other bits than a GPU.
   target_compile_options(gradkern_cuda PRIVATE
-    $<$<COMPILE_LANGUAGE:CUDA>:--threads=0> $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall>)
+    $<$<COMPILE_LANGUAGE:CUDA>:--fmad=false> $<$<COMPILE_LANGUAGE:CUDA>:--threads=0> $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall>)
   # The headers of CUDA take most of the time for all but measure.cu.
   set_target_properties(gradkern_cuda PROPERTIES UNITY_BUILD ON UNITY_BUILD_MODE GROUP)
   set_source_files_properties(csrc/cuda/agc.cu csrc/cuda/policy.cu csrc/cuda/tensor_table.cu csrc/cuda/write.cu

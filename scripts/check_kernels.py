@@ -42,6 +42,9 @@ ARCHITECTURES = ("80", "86", "89", "90", "100", "103", "120")
 
 REGISTERS_PER_MULTIPROCESSOR = 65536
 
+#: As cmake/cuda.cmake has them.
+NVCC_OPTIONS = ("-std=c++20", "-O3", "-fmad=false", f"-I{ROOT / 'csrc'}")
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -59,12 +62,12 @@ class Budget:
 
 #: The stack holds what calls of out-of-line functions leave no registers for; no main loop touches it.
 BUDGETS = {
-    "measure_kernel[0]": Budget(blocks=2, stack=192, code=13500, generic=48, loops=6),
-    "measure_kernel[1]": Budget(blocks=2, stack=192, code=13500, generic=48, loops=6),
-    "measure_kernel[2]": Budget(stack=192, code=21500, generic=48, loops=6),
-    "measure_kernel[3]": Budget(stack=256, code=54000, generic=84),
-    "scale_kernel": Budget(blocks=2, code=7000, generic=64, loops=4, stores=4),
-    "clamp_kernel": Budget(blocks=2, code=7000, generic=64, loops=4, stores=4),
+    "measure_kernel[0]": Budget(blocks=2, stack=64, code=4800, generic=96, loops=4),
+    "measure_kernel[1]": Budget(blocks=2, stack=64, code=5000, generic=96, loops=6),
+    "measure_kernel[2]": Budget(stack=64, code=7200, generic=112, loops=6),
+    "measure_kernel[3]": Budget(stack=64, code=7900, generic=128),
+    "scale_kernel": Budget(blocks=2, stack=16, code=1800, generic=64, loops=4, stores=4),
+    "clamp_kernel": Budget(blocks=2, stack=16, code=2600, generic=64, loops=4, stores=4),
     "policy_kernel": Budget(threads=256, code=5000),
     "write_rows_kernel": Budget(threads=256, code=700),
     "row_factor_kernel": Budget(threads=256, code=400),
@@ -76,10 +79,13 @@ LOOP_BUDGETS = {
     "float32": (65, 118),
     "bfloat16": (150, 222),
     "float16": (164, 222),
-    "float64": (65, 65),
-    "complex64": (100, 100),
-    "complex128": (43, 43),
+    "float64": (72, 72),
+    "complex64": (104, 104),
+    "complex128": (50, 50),
 }
+DOUBLE = ("float64", "complex128")  #: which measure_kernel[0] does not take
+#: How much more code than Budget.code an architecture may have that needs more instructions for the same.
+CODE_SHARE = {"103": 1.36, "120": 1.36}
 FLOAT64_ARCHITECTURES = ("80", "90", "100")
 
 
@@ -299,7 +305,7 @@ def check_main_loop(name: str, loop: Loop, arch: str) -> tuple[str, list[str]]:
         problems.append(f"{len(between)} arithmetic instructions between the loads of a batch")
     kind, length = element_type(loop.usual), len(loop.usual)
     most = LOOP_BUDGETS[kind][arch not in FLOAT64_ARCHITECTURES]
-    if name == "measure_kernel[0]" and length > most:
+    if (name == "measure_kernel[0]" or (name == "measure_kernel[1]" and kind in DOUBLE)) and length > most:
         problems.append(f"the main loop of {kind} has {length} instructions, at most {most}")
     return f"{kind} {length}", problems
 
@@ -309,8 +315,9 @@ def check_code(name: str, lines: list[str], arch: str) -> tuple[list[str], list[
     problems = []
     budget = BUDGETS.get(name, Budget())
     all_codes = [c for c in map(instruction, lines) if c]
-    if len(all_codes) > budget.code:
-        problems.append(f"{len(all_codes)} instructions of code, at most {budget.code}")
+    most = int(budget.code * CODE_SHARE.get(arch, 1))
+    if len(all_codes) > most:
+        problems.append(f"{len(all_codes)} instructions of code, at most {most}")
     generic = [c for c in all_codes if re.match(r"ST(\.|$)", c)]
     if generic:
         problems.append(f"{len(generic)} generic stores ({generic[0]})")
@@ -330,10 +337,11 @@ def check_code(name: str, lines: list[str], arch: str) -> tuple[list[str], list[
 def check_helpers(nvcc: str, nvdisasm: str, arch: str, folder: Path) -> list[str]:
     source = ROOT / "csrc" / "tests" / "ptx_helpers.cu"
     in_ptx, in_sass = folder / f"helpers.{arch}.ptx", folder / f"helpers.{arch}.cubin"
-    options = ("-std=c++20", "-O3", f"-I{ROOT / 'csrc'}", f"-arch=compute_{arch}")
-    run(nvcc, *options, "-ptx", "-o", str(in_ptx), str(source))
+    run(nvcc, *NVCC_OPTIONS, f"-arch=compute_{arch}", "-ptx", "-o", str(in_ptx), str(source))
     run(str(Path(nvcc).with_name("ptxas")), f"-arch=sm_{arch}", "-o", str(in_sass), str(in_ptx))
     ptx = dict(re.findall(r"\.entry use_(\w+)\(.*?\{(.*?)\n\}", in_ptx.read_text(), re.S))
+    functions = dict(re.findall(r"\.func [^;{]*?(\w+)\([^;{]*\)\s*\{(.*?)\n\}", in_ptx.read_text(), re.S))
+    ptx = {name: text + "".join(b for f, b in functions.items() if f in text) for name, text in ptx.items()}
     sass = dict(re.findall(r"\.text\.use_(\w+):(.*?)(?=\n//-|\Z)", run(nvdisasm, "-c", str(in_sass)), re.S))
     problems = []
     for helper in HELPERS:
@@ -348,7 +356,7 @@ def check_helpers(nvcc: str, nvdisasm: str, arch: str, folder: Path) -> list[str
 def check(nvcc: str, nvdisasm: str | None, source: Path, arch: str, folder: Path) -> tuple[str, list[str]]:
     cubin = folder / f"{source.stem}.{arch}.cubin"
     report = run(
-        nvcc, "-std=c++20", "-O3", f"-I{ROOT / 'csrc'}", f"-gencode=arch=compute_{arch},code=sm_{arch}",
+        nvcc, *NVCC_OPTIONS, f"-gencode=arch=compute_{arch},code=sm_{arch}",
         "-Xptxas=-v", "-cubin", "-o", str(cubin), str(source),
     )  # fmt: skip
     kernels = parse_resources(report)
@@ -359,7 +367,7 @@ def check(nvcc: str, nvdisasm: str | None, source: Path, arch: str, folder: Path
     if nvdisasm:
         for name, lines in functions_of(run(nvdisasm, "-c", str(cubin))).items():
             loops, bad = check_code(name, lines, arch)
-            if name == "measure_kernel[0]":
+            if name in ("measure_kernel[0]", "measure_kernel[1]"):
                 size = sum(bool(instruction(line)) for line in lines)
                 found.append(f"{name}: {size:,} instructions; main loops: {', '.join(loops)}")
             problems += [f"{name}: {p}" for p in bad]

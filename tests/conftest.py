@@ -48,7 +48,6 @@ def pytest_collection_finish() -> None:
 
 
 #: Files that share what is slow to start, by the beginnings of their names: one worker runs them all.
-#: Files with many tests come first.
 SHARED = {
     "pools of ranks": ("distributed/",),
     "a warm Python, and torch's compiler": (
@@ -68,11 +67,24 @@ SHARED = {
         "watch/",
     ),
 }
+#: Begun first, in this order: the other core is idle at the end of a long file that was begun late.
+LONGEST = (
+    "tests/kernels/test_model_gpu.py",
+    "tests/kernels/test_ptx.py",
+    *SHARED,
+    "tests/demo/test_demo.py",
+    "tests/report/test_browser.py",
+    "tests/integrations/test_deepspeed.py",
+    "tests/integrations/test_run.py",
+    "tests/integrations/test_megatron_training.py",
+    "tests/integrations/test_torchtitan.py",
+    "tests/integrations/test_transformers.py",
+)
 
 
 @pytest.hookimpl(optionalhook=True)  # without pytest-xdist, too
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """A file is run by one worker, and so are the files of each entry of SHARED."""
+    """One worker runs a file, or those of an entry of SHARED. After LONGEST come files with many tests."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByFile(LoadScopeScheduling):  # type: ignore[misc]
@@ -81,6 +93,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return next(
                 (s for s, names in SHARED.items() if file.removeprefix("tests/").startswith(names)), file
             )
+
+        def _assign_work_unit(self, node: Any) -> None:
+            longest = next((scope for scope in LONGEST if scope in self.workqueue), None)
+            if longest:
+                self.workqueue.move_to_end(longest, last=False)
+            super()._assign_work_unit(node)
 
     return ByFile(config, log)
 

@@ -41,21 +41,33 @@
 
 namespace gradkern::cuda {
 
-/// A unit's sums times 2^(-1200 * bin), see ScaledSum. `largest`: bits in the order of magnitudes, see the Gather.
-template <class Bits>
-struct UnitSums {
+/// The sums of one lane. Magnitudes are the bits of |x| in float64, or of |z|^2 for complex numbers.
+struct LaneSums {
   double sq = 0, absolute = 0;
-  Bits largest = 0;
-  int32_t bin = 0;
-  uint32_t nonfinite = 0, nonzero = 0;  ///< of one lane
+  uint64_t largest = 0;
+  uint32_t nonfinite = 0, nonzero = 0;
+  uint64_t usual_from = 0, usual_to = 0;  ///< the sums are valid if the largest magnitude of all lanes is in [from, to)
 };
 
 // The members of a Gather:
-//   add(vectors)       adds a batch;
-//   sums()             returns the sums of the lane;
-//   usual(largest)     whether the sums of a unit with this largest magnitude are valid;
-//   finite(largest)    whether the unit has sums;
-//   max_bits(largest)  the bits of the largest |x| as float64.
+//   add(vectors)            adds a batch;
+//   add_compactly(vectors)  the same in a loop over its rows, with the same bits;
+//   nonfinite               the number of non-finite elements;
+//   to_count()              whether there are any, and they are left to count_nonfinite();
+//   squares(), absolutes()  the sums of the lane;
+//   largest_bits()          the largest magnitude, see LaneSums;
+//   kUsualFrom, kUsualTo    see LaneSums.
+
+/// The next row is moved to the place of the first, because registers have no index.
+template <class Lane>
+__device__ __forceinline__ void add_by_rows(Lane& lane, Vectors v) {
+#pragma unroll 1
+  for (int row = 0; row < kRows; ++row) {
+    lane.add(VectorRows<1>{v.row[0]});
+#pragma unroll
+    for (int i = 1; i < kRows; ++i) v.row[i - 1] = v.row[i];
+  }
+}
 
 // ---------------------------------------------------------------- float32, bfloat16, float16
 
@@ -90,19 +102,17 @@ __device__ __forceinline__ double squares_in_pairs(const Vectors& v, int32_t e, 
 /// largest: bits of the type. Within a lane, 16-bit types keep two, side by side, with arbitrary signs.
 template <class T, Pass kPass>
 struct Gather {
-  using Bits = uint32_t;
   static constexpr bool kSums = has_sums(kPass), kHalves = sizeof(T) == 2;
   static constexpr bool kBFloat16 = std::is_same_v<T, BFloat16>, kFloat16 = std::is_same_v<T, Float16>;
   static constexpr bool kPairs = GRADKERN_COMPENSATED && kPass == Pass::kPlain;
-  static constexpr uint32_t kInfinity = kFloat16 ? 0x7c00u : kBFloat16 ? 0x7f80u : 0x7f800000u;
-  // Biased exponents. A unit's sums are valid if its largest magnitude is from the first to below the second. The third is
-  // the smallest that squares_in_pairs() takes.
-  static constexpr uint32_t kLeastExponent = 127 - (kPairs ? 38 : kSums ? 70 : 93), kMostExponent = 127 + 60;
-  static constexpr uint32_t kPairsExponent = 127 - 43;
+  static constexpr double kUnscale = kPairs || InFloat64<T>::kScaleLog2 == 0 ? 1 : 0x1p+128;
+  static_assert(InFloat64<T>::kScaleLog2 == 0 || InFloat64<T>::kScaleLog2 == -128);
+  /// For bfloat16, see above. For pairs also the largest that squares_in_pairs() takes. Others have no limits.
   static constexpr bool kTinyIsUnusual = kBFloat16 || (kPairs && !kFloat16), kHugeIsUnusual = kPairs && !kFloat16;
-  static constexpr int kFractionBits = kHalves ? 7 : 23;  ///< of float32 and bfloat16
-  static constexpr uint32_t kLeast = kTinyIsUnusual ? kLeastExponent << kFractionBits : 1u;
-  static constexpr uint32_t kMost = kHugeIsUnusual ? kMostExponent << kFractionBits : kInfinity;
+  static constexpr int kLeastExponent = kPairs ? -38 : kSums ? -70 : -93, kMostExponent = 60;
+  static constexpr uint64_t kUsualFrom = kTinyIsUnusual ? uint64_t(1023 + kLeastExponent) << 52 : 0;
+  static constexpr uint64_t kUsualTo = kHugeIsUnusual ? uint64_t(1023 + kMostExponent) << 52 : kInfBits;
+  static constexpr uint32_t kPairsLeast = 127 - 43, kPairsMost = 127 + kMostExponent - 1;  ///< biased, of squares_in_pairs()
 
   double sq[2] = {0, 0}, absolute[2] = {0, 0};
   uint32_t largest = 0, nonfinite = 0, nonzero = 0;
@@ -114,11 +124,12 @@ struct Gather {
     if (kSums) nonzero += bits != 0;
   }
 
-  __device__ __forceinline__ void add(const Vectors& v) {
+  template <int kCount>
+  __device__ __forceinline__ void add(const VectorRows<kCount>& v) {
     if constexpr (kPairs) {
       const uint32_t own = larger_magnitude<T>(0, v);
-      const uint32_t exponent = bit_cast<uint32_t>(magnitude_of(of_both(own))) >> 23;
-      const uint32_t e = exponent < kPairsExponent ? kPairsExponent : exponent < kMostExponent ? exponent : kMostExponent - 1;
+      const uint32_t exponent = bit_cast<uint32_t>(larger(own)) >> 23;
+      const uint32_t e = exponent < kPairsLeast ? kPairsLeast : exponent < kPairsMost ? exponent : kPairsMost;
       sq[0] = squares_in_pairs<T>(v, int32_t(e) - 127, sq[0]);
       largest = larger_magnitude(largest, own, T{});
     } else {
@@ -132,28 +143,26 @@ struct Gather {
       });
       largest = larger_magnitude<T>(largest, v);
     }
-    if (__builtin_expect(nonfinite_bits<T>(largest), 0)) nonfinite += count_nonfinite_words<T>(v);
   }
 
-  __device__ __forceinline__ UnitSums<Bits> sums() const {
-    constexpr double kUnscale = kPairs || InFloat64<T>::kScaleLog2 == 0 ? 1 : 0x1p+128;
-    static_assert(InFloat64<T>::kScaleLog2 == 0 || InFloat64<T>::kScaleLog2 == -128);
-    return {(sq[0] + sq[1]) * kUnscale * kUnscale, (absolute[0] + absolute[1]) * kUnscale, of_both(largest), 0, nonfinite, nonzero};
+  __device__ __forceinline__ void add_compactly(const Vectors& v) {
+    if constexpr (kPairs) add(v);
+    else add_by_rows(*this, v);
   }
-  __device__ static __forceinline__ bool usual(Bits largest) {
-    return largest == 0 || largest - kLeast < kMost - kLeast || largest >= kInfinity;
-  }
-  __device__ static __forceinline__ bool finite(Bits largest) { return largest < kInfinity; }
-  __device__ static __forceinline__ uint64_t max_bits(Bits largest) { return abs_bits(double(magnitude_of(largest))); }
+  __device__ __forceinline__ bool to_count() const { return nonfinite_bits<T>(largest) != 0; }
+  __device__ __forceinline__ double squares() const { return (sq[0] + sq[1]) * kUnscale * kUnscale; }
+  __device__ __forceinline__ double absolutes() const { return (absolute[0] + absolute[1]) * kUnscale; }
+  __device__ __forceinline__ uint64_t largest_bits() const { return abs_bits(double(larger(largest))); }
 
  private:
-  __device__ static __forceinline__ uint32_t of_both(uint32_t largest) {
-    const uint32_t low = largest & 0x7fffu, high = largest >> 16 & 0x7fffu;
-    return !kHalves ? largest & 0x7fffffffu : low > high ? low : high;
-  }
-  __device__ static __forceinline__ float magnitude_of(Bits bits) {
-    if constexpr (kHalves) return widen(T{uint16_t(bits)});
-    else return bit_cast<float>(bits);
+  /// The larger of two magnitudes side by side, or the one.
+  __device__ static __forceinline__ float larger(uint32_t bits) {
+    if constexpr (kHalves) {
+      const uint32_t low = bits & 0x7fffu, high = bits >> 16 & 0x7fffu;
+      return widen(T{uint16_t(low > high ? low : high)});
+    } else {
+      return bit_cast<float>(bits & 0x7fffffffu);
+    }
   }
 };
 
@@ -162,7 +171,6 @@ struct Gather {
 /// Sums in float64, without scaling. largest: the bits of the largest |x| or |z|^2.
 template <class T, Pass kPass>
 struct WideGather {
-  using Bits = uint64_t;
   static constexpr bool kSums = has_sums(kPass);
 
   double sq = 0, absolute = 0;
@@ -185,40 +193,35 @@ struct WideGather {
   }
   __device__ __forceinline__ void take(uint64_t bits) { largest = bits > largest ? bits : largest; }
 
-  __device__ __forceinline__ void add(const Vectors& v) {
+  template <int kCount>
+  __device__ __forceinline__ void add(const VectorRows<kCount>& v) {
     for_each_element<T>(v, [&](T x) { add_one(x); });
     // |z|^2 of complex128 may be infinite for a finite z. Such units are read again, and counted then.
     if (!std::is_same_v<T, Complex<double>> && __builtin_expect(largest >= kInfBits, 0))
       for_each_element<T>(v, [&](T x) { nonfinite += !cuda::finite(x); });
   }
-  __device__ __forceinline__ UnitSums<Bits> sums() const { return {sq, absolute, largest, 0, nonfinite, nonzero}; }
-  __device__ static __forceinline__ bool finite(Bits largest) { return largest < kInfBits; }
+  __device__ __forceinline__ void add_compactly(const Vectors& v) { add_by_rows(*this, v); }
+  __device__ __forceinline__ bool to_count() const { return false; }
+  __device__ __forceinline__ double squares() const { return sq; }
+  __device__ __forceinline__ double absolutes() const { return absolute; }
+  __device__ __forceinline__ uint64_t largest_bits() const { return largest; }
 };
 
-/// largest: |x|.
 template <Pass kPass>
 struct Gather<double, kPass> : WideGather<double, kPass> {
-  __device__ static __forceinline__ bool usual(uint64_t largest) {
-    return bin_of(bit_cast<double>(largest)) == 0 || largest >= kInfBits;
-  }
-  __device__ static __forceinline__ uint64_t max_bits(uint64_t largest) { return largest; }
+  static constexpr uint64_t kUsualFrom = uint64_t(1023 - 400) << 52, kUsualTo = uint64_t(1023 + 480) << 52;  ///< as bin_of()
 };
 
-/// largest: |z|^2, which is in float64's range.
+/// |z|^2 is in float64's range.
 template <Pass kPass>
 struct Gather<Complex<float>, kPass> : WideGather<Complex<float>, kPass> {
-  __device__ static __forceinline__ bool usual(uint64_t) { return true; }
-  __device__ static __forceinline__ uint64_t max_bits(uint64_t largest) { return abs_bits(sqrt(bit_cast<double>(largest))); }
+  static constexpr uint64_t kUsualFrom = 0, kUsualTo = kInfBits;
 };
 
-/// largest: |z|^2. Outside [2^-800, 2^960] the unit is read again, and |z| computed by hypot (segment.h).
+/// Outside these limits |z| is computed by hypot (segment.h).
 template <Pass kPass>
 struct Gather<Complex<double>, kPass> : WideGather<Complex<double>, kPass> {
-  __device__ static __forceinline__ bool usual(uint64_t largest) {
-    const double square = bit_cast<double>(largest);
-    return square >= 0x1p-800 && square <= 0x1p+960;
-  }
-  __device__ static __forceinline__ uint64_t max_bits(uint64_t largest) { return largest; }
+  static constexpr uint64_t kUsualFrom = uint64_t(1023 - 800) << 52, kUsualTo = uint64_t(1023 + 960) << 52;
 };
 
 }  // namespace gradkern::cuda

@@ -205,7 +205,7 @@ void launch_agc(const AgcLaunch& launch) {
   if (t.rows) {
     write_rows(launch, plan, t);
     const TensorTable all{t.data, t.first_unit, t.last_unit, t.arrived, 2 * t.rows, t.units};
-    launch_measure_on(norms_of(launch, parts.norms, parts.records), {t.units, false, 0}, all, parts.blocks);
+    launch_measure_on(norms_of(launch, parts.norms, parts.records), {t.units, false, true, 0}, all, parts.blocks);
     const RowFactorParams p{parts.norms, parts.factors, parts.after, launch.clip_factor, launch.eps, t.rows};
     launch_kernel(row_factor_kernel, (t.rows + kRowThreads - 1) / kRowThreads, kRowThreads, launch.stream, p,
                   "cudaLaunchKernel(row_factor_kernel)", kOperation);

@@ -85,10 +85,6 @@ __device__ __forceinline__ void set_element(uint4& v, int i, double x) {
   word(v, 2 * i + 1) = uint32_t(bits >> 32);
 }
 
-/// |x| in float64. For complex numbers, see core/norm.h.
-template <class T>
-__device__ __forceinline__ double magnitude(T x) { return fabs(double(widen(x))); }
-
 template <class T>
 __device__ __forceinline__ bool finite(T x) { return is_finite(double(widen(x))); }
 template <class Real>
@@ -96,50 +92,64 @@ __device__ __forceinline__ bool finite(Complex<Real> z) {
   return is_finite(double(z.re)) && is_finite(double(z.im));
 }
 
-template <class T>
-__device__ __forceinline__ bool is_complex_type(T) { return false; }
-template <class Real>
-__device__ __forceinline__ bool is_complex_type(Complex<Real>) { return true; }
-
-__device__ __forceinline__ double real_part(double x) { return x; }
-template <class Real>
-__device__ __forceinline__ double real_part(Complex<Real> z) { return double(z.re); }
-
 __device__ __forceinline__ bool nonzero(double x) { return abs_bits(x) != 0; }
 template <class Real>
 __device__ __forceinline__ bool nonzero(Complex<Real> z) { return z.re != 0 || z.im != 0; }
 
-/// |x * scale|^2 for a power of two.
-template <class T>
-__device__ __forceinline__ double scaled_square(T x, double scale) {
-  const double y = double(widen(x)) * scale;
-  return y * y;
-}
-template <class Real>
-__device__ __forceinline__ double scaled_square(Complex<Real> z, double scale) {
-  const double re = double(z.re) * scale, im = double(z.im) * scale;
-  return re * re + im * im;
-}
-
 /// Calls visit(element) for the elements of a lane in a batch.
-template <class T, class Visit>
-__device__ __forceinline__ void for_each_element(const Vectors& v, const Visit& visit) {
+template <class T, int kCount, class Visit>
+__device__ __forceinline__ void for_each_element(const VectorRows<kCount>& v, const Visit& visit) {
 #pragma unroll
-  for (int r = 0; r < kRows; ++r)
+  for (int r = 0; r < kCount; ++r)
 #pragma unroll
     for (int i = 0; i < int(kVectorBytes / sizeof(T)); ++i) visit(element<T>(v.row[r], i));
 }
 
-/// The same, without the padding of a batch of `bytes` bytes. The loops are not unrolled: that took half of the time in
-/// which ptxas compiled measure.cu, for the orders that training loops do not clip by.
-template <class T, class Visit>
-__device__ __forceinline__ void for_each_valid(const Vectors& v, uint32_t bytes, const Visit& visit) {
+// ------------------------------------------------------------------------------- any type, one element at a time
+
+/// An element of a type that is known at run time, in float64. A real number has no imaginary part.
+struct AnyElement {
+  Complex<double> value;
+  bool complex;
+};
+
+/// From its bits.
+__device__ __forceinline__ AnyElement element_of_bits(DType dtype, uint64_t low, uint64_t high) {
+  const auto first = bit_cast<float>(uint32_t(low)), second = bit_cast<float>(uint32_t(low >> 32));
+  switch (dtype) {
+    case DType::kFloat32: return {{first, 0}, false};
+    case DType::kBFloat16: return {{widen(BFloat16{uint16_t(low)}), 0}, false};
+    case DType::kFloat16: return {{widen(Float16{uint16_t(low)}), 0}, false};
+    case DType::kFloat64: return {{bit_cast<double>(low), 0}, false};
+    case DType::kComplex64: return {{first, second}, true};
+    case DType::kComplex128: return {{bit_cast<double>(low), bit_cast<double>(high)}, true};
+  }
+  return {};
+}
+
+/// The element at an even address. Out of line like the other functions for rare cases, because code that is rarely used
+/// should be short.
+inline __device__ GRADKERN_NOINLINE AnyElement any_element(DType dtype, const char* from, uint32_t size) {
+  uint64_t low = 0, high = 0;
 #pragma unroll 1
-  for (int r = 0; r < kRows; ++r) {
-    const uint32_t valid = valid_bytes(bytes, lane_offset() + uint32_t(r) * kRowBytes);
+  for (uint32_t i = 0; i < size; i += 2) {
+    const uint64_t half = *global(reinterpret_cast<const uint16_t*>(from + i));
+    if (i < 8) low |= half << 8 * i;
+    else high |= half << 8 * (i - 8);
+  }
+  return element_of_bits(dtype, low, high);
+}
+
+/// Calls visit(AnyElement) for a lane's elements of a unit at any even address, in the order of its batches. The loops
+/// are not unrolled, because this is for rare cases.
+template <class Visit>
+__device__ __forceinline__ void for_each_element(DType dtype, const char* unit, uint32_t bytes, const Visit& visit) {
+  const uint32_t size = 1u << itemsize_log2(dtype);
 #pragma unroll 1
-    for (int i = 0; i < int(kVectorBytes / sizeof(T)); ++i)
-      if (i * sizeof(T) < valid) visit(element<T>(v.row[r], i));
+  for (uint32_t offset = lane_offset(); offset < bytes; offset += kRowBytes) {
+    const uint32_t end = offset + valid_bytes(bytes, offset);
+#pragma unroll 1
+    for (uint32_t at = offset; at < end; at += size) visit(any_element(dtype, unit + at, size));
   }
 }
 

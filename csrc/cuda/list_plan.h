@@ -19,7 +19,8 @@ inline int64_t units_of(const TensorRef& t) { return (bytes_of(t) + kUnitBytes -
 /// The size of a list, computed before a launch. Trivially copyable.
 struct ListPlan {
   uint32_t units;
-  bool any_empty;  ///< whether there are entries without elements
+  bool any_empty;   ///< whether there are entries without elements
+  bool any_double;  ///< whether there are float64 or complex128 tensors
   int64_t numel;
 };
 

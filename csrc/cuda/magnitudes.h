@@ -10,10 +10,10 @@
 namespace gradkern::cuda {
 
 /// Calls visit(word, slot) for the words of a batch. The slot alternates between 0 and 1.
-template <class Visit>
-__device__ __forceinline__ void for_each_word(const Vectors& v, const Visit& visit) {
+template <int kCount, class Visit>
+__device__ __forceinline__ void for_each_word(const VectorRows<kCount>& v, const Visit& visit) {
 #pragma unroll
-  for (int r = 0; r < kRows; ++r)
+  for (int r = 0; r < kCount; ++r)
 #pragma unroll
     for (int i = 0; i < 4; ++i) visit(word(v.row[r], i), i % 2);
 }
@@ -101,22 +101,26 @@ uint32_t larger_magnitude(uint32_t a, uint32_t w, T) {
 #endif
 
 /// The same over all words of a batch.
-template <class T>
-__device__ __forceinline__ uint32_t larger_magnitude(uint32_t a, const Vectors& v) {
+template <class T, int kCount>
+__device__ __forceinline__ uint32_t larger_magnitude(uint32_t a, const VectorRows<kCount>& v) {
   for_each_word(v, [&](uint32_t w, int) { a = larger_magnitude(a, w, T{}); });
   return a;
 }
 
-/// Nonzero if the float32, or one of two 16-bit numbers, is not finite: one bit for each. And their number in a batch.
+/// Nonzero if the float32, or one of two 16-bit numbers, is not finite.
 template <class T>
 __device__ __forceinline__ uint32_t nonfinite_bits(uint32_t w) {
   if (sizeof(T) == 4) return (w & 0x7fffffffu) >= 0x7f800000u;
   return ((w & 0x7fff7fffu) + (std::is_same_v<T, BFloat16> ? 0x00800080u : 0x04000400u)) & 0x80008000u;
 }
-template <class T>
-__device__ __forceinline__ uint32_t count_nonfinite_words(const Vectors& v) {
+
+/// The number of elements of a batch of float32, bfloat16 or float16 that are not finite. Adding one to the exponent of
+/// inf and NaN carries into the sign. Out of line, because the types share it.
+inline __device__ GRADKERN_NOINLINE uint32_t count_nonfinite(const Vectors v, DType dtype) {
+  const uint32_t signs = dtype == DType::kFloat32 ? 0x80000000u : 0x80008000u;
+  const uint32_t one = dtype == DType::kFloat32 ? 0x00800000u : dtype == DType::kBFloat16 ? 0x00800080u : 0x04000400u;
   uint32_t count = 0;
-  for_each_word(v, [&](uint32_t w, int) { count += uint32_t(__popc(nonfinite_bits<T>(w))); });
+  for_each_word(v, [&](uint32_t w, int) { count += uint32_t(__popc(((w & ~signs) + one) & signs)); });
   return count;
 }
 

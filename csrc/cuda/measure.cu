@@ -43,16 +43,23 @@ template <Pass kPass>
 struct Pieces {
   Sums<kPass> head[kWarps], tail[kWarps], total[kWarps];
   Straddler head_of[kWarps], tail_of[kWarps];
-  Straddler block_head, block_tail;  ///< those that other blocks share
   bool last_block;
 };
 
-// Out of line, because it is called in three places.
+// Out of line, because they are called in several places.
 template <Pass kPass>
 __device__ GRADKERN_NOINLINE void finish_row(const MeasureParams<kPass>& p, uint32_t tensor, const Sums<kPass> s) {
   const TensorTable& t = p.table;
-  const int64_t numel = numel_of(t.first_unit[tensor + 1] - t.first_unit[tensor], t.last_unit[tensor]);
-  store_row(p.reporting, tensor, partial_of<kPass>(p.reporting.order, s, numel));
+  const uint32_t units = t.first_unit[tensor + 1] - t.first_unit[tensor];
+  store_row<kPass>(p.reporting, tensor, s, units == 0 ? 0 : numel_of(units, t.last_unit[tensor]));
+}
+
+/// Writes the rows of empty tensors, in all threads of the grid.
+template <Pass kPass>
+__device__ GRADKERN_NOINLINE void finish_empty_rows(const MeasureParams<kPass>& p) {
+  const TensorTable& t = p.table;
+  for (uint32_t i = blockIdx.x * kThreads + threadIdx.x; i < t.tensors; i += gridDim.x * kThreads)
+    if (t.first_unit[i] == t.first_unit[i + 1]) finish_row<kPass>(p, i, nothing<kPass>(p.reporting.order));
 }
 
 /// Sums a warp's span into the warp's pieces.
@@ -82,88 +89,39 @@ __device__ __forceinline__ void add_span(const MeasureParams<kPass>& p, uint32_t
   });
 }
 
-/// Combines the straddlers of a block, in its first warp: one lane for each span. Those that other blocks share go into
-/// the block's records.
+/// Combines the block's parts of a straddler: that of warp `begin`, which is `own[begin]`, and the heads of the warps after
+/// it. If other blocks have parts too, the last of them to arrive finishes the row.
 template <Pass kPass>
-__device__ __forceinline__ void join_straddlers(const MeasureParams<kPass>& p, uint32_t block_end, Pieces<kPass>& pieces) {
-  const NormOrder& order = p.reporting.order;
-  const uint32_t lane = threadIdx.x % kWarpSize, own = lane < kWarps ? lane : kWarps - 1;
-  const Straddler head_of = pieces.head_of[own], tail_of = pieces.tail_of[own];
-  const uint32_t head_tensor = lane < kWarps ? head_of.tensor : Straddler::kNone;
-  // Heads of one tensor are in adjacent lanes. After the step of 2^k, a lane has the sum of 2^(k+1) of them from its own.
-  Sums<kPass> head = pieces.head[own];
-#pragma unroll 1
-  for (int step = 1; step < int(kWarps); step *= 2) {
-    const Sums<kPass> other = shuffle_down(head, step);
-    const uint32_t other_tensor = __shfl_down_sync(kFullMask, head_tensor, step);
-    const bool same = lane + uint32_t(step) < kWarps && head_tensor != Straddler::kNone && other_tensor == head_tensor;
-    if (same) head = combine<kPass>(order, head, other);
+__device__ GRADKERN_NOINLINE void finish_straddler(const MeasureParams<kPass>& p, const Straddler& of, const Sums<kPass>* own,
+                                                   uint32_t begin, const Pieces<kPass>& pieces) {
+  const uint32_t tensor = of.tensor, lane = threadIdx.x % kWarpSize;
+  if (tensor == Straddler::kNone) return;
+  const bool same = lane > begin && lane < kWarps && pieces.head_of[lane].tensor == tensor;
+  const uint32_t warps = 1 + uint32_t(__popc(__ballot_sync(kFullMask, same)));
+  Sums<kPass> s = combine_records<kPass>(p.reporting.order, own + begin, pieces.head, begin, begin + warps);
+  const uint32_t first = p.spans.of_unit(of.begin) / kWarps, last = p.spans.of_unit(of.end - 1) / kWarps;
+  if (first != last) {
+    const Records<kPass>& r = p.records;
+    if (lane == 0) *global((first == blockIdx.x ? r.tail : r.head) + blockIdx.x) = s;
+    if (!arrives_last(p.table.arrived + first, last - first + 1)) return;
+    s = combine_records<kPass>(p.reporting.order, r.tail + first, r.head, first, last + 1);
   }
-  const Sums<kPass> next_head = shuffle_down(head, 1);
-  const uint32_t next_tensor = __shfl_down_sync(kFullMask, head_tensor, 1);
-  if (lane == 0) {
-    pieces.block_head = head_of;
-    pieces.block_tail = Straddler();
-    if (head_of.tensor != Straddler::kNone) p.records.head[blockIdx.x] = head;
-  }
-  __syncwarp();
-  if (lane >= kWarps || tail_of.tensor == Straddler::kNone) return;
-  Sums<kPass> whole = pieces.tail[lane];
-  if (lane + 1 < kWarps && next_tensor == tail_of.tensor) whole = combine<kPass>(order, whole, next_head);
-  if (tail_of.end <= block_end) {
-    finish_row<kPass>(p, tail_of.tensor, whole);
-  } else {
-    p.records.tail[blockIdx.x] = whole;
-    pieces.block_tail = tail_of;
-  }
-}
-
-/// The block's total, in lane 0 of the calling warp.
-template <Pass kPass>
-__device__ __forceinline__ Sums<kPass> block_total(const NormOrder& order, const Pieces<kPass>& pieces) {
-  const uint32_t lane = threadIdx.x % kWarpSize;
-  return warp_combine<kPass>(order, lane < kWarps ? pieces.total[lane] : nothing<kPass>(order));
-}
-
-/// Combines record(block) of blocks [begin, end). The result is in lane 0. The next record is loaded while one is added.
-template <Pass kPass, class Record>
-__device__ __forceinline__ Sums<kPass> combine_records(const NormOrder& order, uint32_t begin, uint32_t end, const Record& record) {
-  Sums<kPass> s = nothing<kPass>(order), next = s;
-  uint32_t at = begin + threadIdx.x % kWarpSize;
-  if (at < end) next = *record(at);
-#pragma unroll 1
-  while (at < end) {
-    const Sums<kPass> own = next;
-    at += kWarpSize;
-    if (at < end) next = *record(at);
-    s = combine<kPass>(order, s, own);
-  }
-  return warp_combine<kPass>(order, s);
-}
-
-/// Finishes a tensor of several blocks, in a warp of the last of them to arrive.
-template <Pass kPass>
-__device__ __forceinline__ void finish_straddler(const MeasureParams<kPass>& p, const Straddler straddler) {
-  if (straddler.tensor == Straddler::kNone) return;
-  const uint32_t first = p.spans.of_unit(straddler.begin) / kWarps, last = p.spans.of_unit(straddler.end - 1) / kWarps;
-  if (!arrives_last(p.table.arrived + first, last - first + 1)) return;
-  const Sums<kPass> s = combine_records<kPass>(p.reporting.order, first, last + 1, [&](uint32_t block) {
-    return global(block == first ? p.records.tail + block : p.records.head + block);
-  });
-  if (threadIdx.x % kWarpSize == 0) finish_row<kPass>(p, straddler.tensor, s);
+  if (lane == 0) finish_row<kPass>(p, tensor, s);
 }
 
 /// Finishes the total, in one warp of each block. True in that of the last block to arrive.
 template <Pass kPass>
-__device__ __forceinline__ bool finish_total(const MeasureParams<kPass>& p, const Pieces<kPass>& pieces) {
-  const NormOrder& order = p.reporting.order;
-  Sums<kPass> s = block_total<kPass>(order, pieces);
+__device__ GRADKERN_NOINLINE bool finish_total(const MeasureParams<kPass>& p, const Pieces<kPass>& pieces) {
+  const NormOrder order = p.reporting.order;
+  const uint32_t first = blockIdx.x * kWarps, lane = threadIdx.x % kWarpSize;
+  const uint32_t warps = p.spans.units != 0 || first + kWarps <= p.spans.longer ? kWarps : p.spans.longer - first;
+  Sums<kPass> s = combine_records<kPass>(order, pieces.total, pieces.total, 0, warps);
   if (gridDim.x > 1) {
-    if (threadIdx.x % kWarpSize == 0) p.records.total[blockIdx.x] = s;
+    if (lane == 0) *global(p.records.total + blockIdx.x) = s;
     if (!arrives_last(p.table.arrived + gridDim.x, gridDim.x)) return false;
-    s = combine_records<kPass>(order, 0, gridDim.x, [&](uint32_t block) { return global(p.records.total + block); });
+    s = combine_records<kPass>(order, p.records.total, p.records.total, 0, gridDim.x);
   }
-  if (threadIdx.x % kWarpSize == 0) store_total(p.reporting, partial_of<kPass>(order, s, p.numel), p.table.tensors);
+  if (lane == 0) store_total<kPass>(p.reporting, s, p.numel, p.table.tensors);
   return true;
 }
 
@@ -171,20 +129,21 @@ template <Pass kPass>
 __global__ void __launch_bounds__(kThreads, has_sums(kPass) ? 1 : kBlocksPerMultiprocessor)
     measure_kernel(const __grid_constant__ MeasureParams<kPass> p) {
   GRADKERN_SHARED(Pieces<kPass>, pieces);
+  constexpr uint32_t kTotalWarp = 1;  // the first has two straddlers
   const uint32_t warp = threadIdx.x / kWarpSize;
-  if (p.any_empty) store_empty_rows(p.reporting, p.table);
+  if (p.any_empty) finish_empty_rows<kPass>(p);
   add_span<kPass>(p, blockIdx.x * kWarps + warp, pieces);
   let_next_kernel_start();
   __syncthreads();
-  if (warp == 0) join_straddlers<kPass>(p, p.spans.begin((blockIdx.x + 1) * kWarps), pieces);
-  __syncthreads();
-  if (warp < 2) finish_straddler<kPass>(p, warp == 0 ? pieces.block_head : pieces.block_tail);
-  if (p.any_repeat) __syncthreads();  // this block's rows must be written before it arrives at the total
-  if (warp == 2) {
-    const bool last = finish_total<kPass>(p, pieces);
-    if (p.any_repeat && threadIdx.x % kWarpSize == 0) pieces.last_block = last;
-  }
+  if (warp == kTotalWarp && !p.any_repeat) finish_total<kPass>(p, pieces);
+  if (warp == 0) finish_straddler<kPass>(p, pieces.head_of[0], pieces.head, 0, pieces);
+  finish_straddler<kPass>(p, pieces.tail_of[warp], pieces.tail, warp, pieces);
   if (!p.any_repeat) return;
+  __syncthreads();  // this block's rows must be written before it arrives at the total
+  if (warp == kTotalWarp) {
+    const bool last = finish_total<kPass>(p, pieces);
+    if (threadIdx.x % kWarpSize == 0) pieces.last_block = last;
+  }
   __syncthreads();
   if (pieces.last_block) repeat_rows(p.reporting.results, p.table);
 }
@@ -199,7 +158,7 @@ struct CombineParams {
 __global__ void combine_kernel(const __grid_constant__ CombineParams p) {
   Partial s = empty_partial(p.reporting.order);
   for (uint32_t i = 0; i < p.count; ++i) s = combine(p.reporting.order, s, p.totals[i]);
-  store_total(p.reporting, s, 0);
+  store_total(p.reporting, p.reporting.order, s, 0);
 }
 
 // ------------------------------------------------------------------------------- launchers
@@ -238,18 +197,19 @@ void launch_pass(const MeasureLaunch& launch, const ListPlan& plan, const Tensor
 ListPlan plan_of(const TensorRef* tensors, int64_t count, const char* operation) {
   int64_t units = 0, numel = 0;
   uint64_t pointers = 0;
-  bool any_empty = false;
+  bool any_empty = false, any_double = false;
   for (int64_t i = 0; i < count; ++i) {
     const int64_t own = units_of(tensors[i]);
     units += own;
     numel += tensors[i].numel;
     any_empty |= own == 0;
+    any_double |= is_double(tensors[i].dtype);
     pointers |= own ? reinterpret_cast<uint64_t>(tensors[i].data) : 0;
   }
   require((pointers & 1u) == 0, "a tensor's data pointer is odd; expected one aligned to two bytes", operation);
   require(units < (int64_t(1) << 31), "the list has more than 16 TiB", operation);
   require(count < (int64_t(1) << 31), "the list has more than 2^31 tensors", operation);
-  return {uint32_t(units), any_empty, numel};
+  return {uint32_t(units), any_empty, any_double, numel};
 }
 
 size_t records_bytes(uint32_t units, int device, const MeasureOptions& options) {
@@ -262,7 +222,7 @@ size_t measure_workspace_bytes(const TensorList& list, const MeasureOptions& opt
 }
 
 void launch_measure_on(const MeasureLaunch& launch, const ListPlan& plan, const TensorTable& table, uint32_t blocks) {
-  switch (pass_for(launch.options, launch.results.is_double)) {
+  switch (pass_for(launch.options, launch.results.is_double || plan.any_double)) {
     case Pass::kPlain: return launch_pass<Pass::kPlain>(launch, plan, table, blocks);
     case Pass::kWide: return launch_pass<Pass::kWide>(launch, plan, table, blocks);
     case Pass::kSums: return launch_pass<Pass::kSums>(launch, plan, table, blocks);

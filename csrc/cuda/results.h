@@ -4,6 +4,7 @@
 #include "core/clip.h"
 #include "core/packed.h"
 #include "cuda/launch.h"
+#include "cuda/sums.h"
 #include "cuda/vector_io.h"
 
 namespace gradkern::cuda {
@@ -24,70 +25,76 @@ __device__ __forceinline__ void store_real(void* to, int64_t i, double value, bo
 }
 
 /// The norm times inv_scale. A count (order 0) is not scaled.
-__device__ __forceinline__ double scaled_norm(const Reporting& p, const Partial& s) {
-  const double norm = finish(p.order, s);
-  return p.order.kind == NormKind::kZero ? norm : norm * p.inv_scale;
+__device__ __forceinline__ double scaled_norm(const NormOrder& order, const Partial& s, double inv_scale) {
+  const double norm = finish(order, s);
+  return order.kind == NormKind::kZero ? norm : norm * inv_scale;
 }
 
 /// Writes row `row` of the packed results for other ranks.
-__device__ __forceinline__ void store_packed(const Reporting& p, int64_t row, const Partial& s) {
-  pack(p.order, s, global(p.results.packed_sums) + row * kPackedSums, global(p.results.packed_keys) + row * kPackedKeys);
+inline __device__ GRADKERN_NOINLINE void store_packed(const Reporting& p, const NormOrder order, int64_t row, const Partial s) {
+  pack(order, s, global(p.results.packed_sums) + row * kPackedSums, global(p.results.packed_keys) + row * kPackedKeys);
 }
 
-__device__ __forceinline__ void store_row(const Reporting& p, uint32_t tensor, const Partial& s) {
-  const MeasureResults& r = p.results;
-  store_real(r.norm, tensor, scaled_norm(p, s), r.is_double);
-  if (r.l2 != r.norm) store_real(r.l2, tensor, finish(s.sq) * p.inv_scale, r.is_double);
-  store_real(r.max_abs, tensor, max_abs(s) * p.inv_scale, r.is_double);
+template <Pass kPass>
+__device__ __forceinline__ void store_row(const Reporting& p, uint32_t tensor, const Sums<kPass>& sums, int64_t numel) {
+  const MeasureResults r = p.results;
+  const NormOrder order = p.order;
+  const double inv_scale = p.inv_scale;
+  expect_order<kPass>(order);
+  const Partial s = partial_of<kPass>(order, sums, numel);
+  const double l2 = finish(s.sq) * inv_scale;
+  store_real(r.norm, tensor, order.kind == NormKind::kTwo ? l2 : scaled_norm(order, s, inv_scale), r.is_double);
+  if (r.l2 != r.norm) store_real(r.l2, tensor, l2, r.is_double);
+  store_real(r.max_abs, tensor, max_abs(s) * inv_scale, r.is_double);
   if (r.nonfinite) global(r.nonfinite)[tensor] = s.nonfinite;
   if (r.zeros) global(r.zeros)[tensor] = s.zeros;
-  if (r.packed_rows) store_packed(p, tensor, s);
+  if (r.packed_rows) store_packed(p, order, tensor, s);
 }
 
 /// `tensors` is the length of the list, whose packed rows come before that of the total.
-__device__ __forceinline__ void store_total(const Reporting& p, const Partial& s, int64_t tensors) {
-  const MeasureResults& r = p.results;
-  const double total = decision_norm(scaled_norm(p, s), r.is_double);
+__device__ __forceinline__ void store_total(const Reporting& p, const NormOrder& order, const Partial& s, int64_t tensors) {
+  const MeasureResults r = p.results;
+  const double total = decision_norm(scaled_norm(order, s, p.inv_scale), r.is_double);
+  const ClipDecision decision = decide_clip(p.max_norm, total, s.nonfinite, p.on_nonfinite);
   store_real(r.total_norm, 0, total, r.is_double);
   store_real(r.decision_norm, 0, total, true);
-  const ClipDecision decision = decide_clip(p.max_norm, total, s.nonfinite, p.on_nonfinite);
   store_real(r.clip_coef, 0, decision.coef, r.is_double);
   if (r.total_nonfinite) *global(r.total_nonfinite) = s.nonfinite;
   if (r.skip_step) *global(r.skip_step) = s.nonfinite > 0;
   if (r.total) *global(r.total) = s;
-  if (r.packed_sums) store_packed(p, r.packed_rows ? tensors : 0, s);
+  if (r.packed_sums) store_packed(p, order, r.packed_rows ? tensors : 0, s);
 }
 
-template <class T>
-__device__ __forceinline__ void copy_row(T* rows, int64_t from, int64_t to, int width = 1) {
-  if (rows)
-    for (int i = 0; i < width; ++i) global(rows)[to * width + i] = global(rows)[from * width + i];
+template <Pass kPass>
+__device__ __forceinline__ void store_total(const Reporting& p, const Sums<kPass>& sums, int64_t numel, int64_t tensors) {
+  const NormOrder order = p.order;
+  expect_order<kPass>(order);
+  store_total(p, order, partial_of<kPass>(order, sums, numel), tensors);
 }
-__device__ __forceinline__ void copy_real(void* rows, int64_t from, int64_t to, bool is_double) {
-  if (is_double) copy_row(static_cast<double*>(rows), from, to);
-  else copy_row(static_cast<float*>(rows), from, to);
+
+/// Copies one of an array's rows, of so many 32-bit words.
+inline __device__ GRADKERN_NOINLINE void copy_row(void* rows, int64_t from, int64_t to, int words) {
+  if (!rows) return;
+  uint32_t* all = global(static_cast<uint32_t*>(rows));
+#pragma unroll 1
+  for (int i = 0; i < words; ++i) all[to * words + i] = all[from * words + i];
 }
 
 /// Copies the row of a tensor that is listed twice.
 __device__ __forceinline__ void repeat_row(const MeasureResults& r, int64_t from, int64_t to) {
-  copy_real(r.norm, from, to, r.is_double);
-  copy_real(r.l2, from, to, r.is_double);
-  copy_real(r.max_abs, from, to, r.is_double);
-  copy_row(r.nonfinite, from, to);
-  copy_row(r.zeros, from, to);
+  const int real = r.is_double ? 2 : 1;
+  copy_row(r.norm, from, to, real);
+  copy_row(r.l2, from, to, real);
+  copy_row(r.max_abs, from, to, real);
+  copy_row(r.nonfinite, from, to, 2);
+  copy_row(r.zeros, from, to, 2);
   if (!r.packed_rows) return;
-  copy_row(r.packed_sums, from, to, kPackedSums);
-  copy_row(r.packed_keys, from, to, kPackedKeys);
-}
-
-/// Writes the rows of empty tensors, in all threads of the grid.
-inline __device__ void store_empty_rows(const Reporting& p, const TensorTable& t) {
-  for (uint32_t i = blockIdx.x * kThreads + threadIdx.x; i < t.tensors; i += gridDim.x * kThreads)
-    if (t.first_unit[i] == t.first_unit[i + 1]) store_row(p, i, empty_partial(p.order));
+  copy_row(r.packed_sums, from, to, 2 * kPackedSums);
+  copy_row(r.packed_keys, from, to, 2 * kPackedKeys);
 }
 
 /// Writes the rows of tensors that were listed before, in one block.
-inline __device__ void repeat_rows(const MeasureResults& r, const TensorTable& t) {
+inline __device__ GRADKERN_NOINLINE void repeat_rows(const MeasureResults& r, const TensorTable& t) {
   for (uint32_t i = threadIdx.x; i < t.tensors; i += kThreads) {
     const uint64_t source = t.first_unit[i] == t.first_unit[i + 1] ? t.data[i] : 0;
     if (source != 0 && source - 1 != i) repeat_row(r, int64_t(source) - 1, i);

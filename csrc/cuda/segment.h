@@ -5,167 +5,163 @@
 
 namespace gradkern::cuda {
 
-template <class T, Pass kPass>
-using UnitOf = UnitSums<typename Gather<T, kPass>::Bits>;
-
-GRADKERN_HD constexpr uint32_t batches_of(uint32_t bytes) { return (bytes + kBatchBytes - 1) / kBatchBytes; }
-
-/// Gathers the batches of a unit, load(begin). The sums of a unit of zeros, or with a non-finite element, are 0.
-template <class T, Pass kPass, class Load>
-__device__ __forceinline__ UnitOf<T, kPass> gather_unit(uint32_t batches, const Load& load) {
-  Gather<T, kPass> gather;
-#pragma unroll 1
-  for (uint32_t begin = 0; begin < batches * kBatchBytes; begin += kBatchBytes) gather.add(load(begin));
-  UnitOf<T, kPass> unit = gather.sums();
-  unit.largest = warp_max(unit.largest);
-  const bool any = unit.largest != 0 && Gather<T, kPass>::finite(unit.largest);
-  unit.sq = any ? warp_sum(unit.sq) : 0;
-  if constexpr (has_sums(kPass)) unit.absolute = any ? warp_sum(unit.absolute) : 0;
-  return unit;
-}
-
-/// Calls visit(batch, its bytes) for a unit of any length at any even address.
-template <class Visit>
-__device__ __forceinline__ void for_each_batch(const char* unit, uint32_t bytes, const Visit& visit) {
-#pragma unroll 1
-  for (uint32_t begin = 0; begin < bytes; begin += kBatchBytes) visit(load_batch_carefully(unit, begin, bytes), bytes - begin);
-}
-
-/// Reads a unit twice: for magnitudes in float64, then for their squares, scaled by the bin of the largest.
-template <class T, Pass kPass>
-__device__ __forceinline__ UnitOf<T, kPass> exact_unit(const char* at, uint32_t bytes, UnitOf<T, kPass> unit) {
-  uint64_t largest = 0;
-  uint32_t nonfinite = 0;
-  for_each_batch(at, bytes, [&](const Vectors& v, uint32_t) {
-    for_each_element<T>(v, [&](T x) {
-      const uint64_t bits = abs_bits(magnitude(x));
-      largest = bits > largest ? bits : largest;
-      nonfinite += !finite(x);
-    });
-  });
-  largest = warp_max(largest);
-  unit.bin = bin_of(bit_cast<double>(largest));
-  const double scale = bin_scale(unit.bin);
+/// The sums of a unit times 2^(-1200 * bin), see ScaledSum. Counts are those of one lane.
+struct UnitSums {
   double sq = 0, absolute = 0;
-  for_each_batch(at, bytes, [&](const Vectors& v, uint32_t) {
-    for_each_element<T>(v, [&](T x) {
-      sq += scaled_square(x, scale);
-      if (has_sums(kPass)) absolute += magnitude(x);
-    });
-  });
-  const bool any = largest < kInfBits;  // |z| may be infinite where neither part is
-  unit.sq = any ? warp_sum(sq) : 0;
-  if constexpr (has_sums(kPass)) unit.absolute = any ? warp_sum(absolute) : 0;
-  unit.nonfinite = nonfinite;
-  if constexpr (std::is_same_v<T, Complex<double>>) unit.largest = largest;
-  return unit;
-}
+  uint64_t max_bits = 0;  ///< of the largest |x| as float64
+  int32_t bin = 0;
+  uint32_t nonfinite = 0, nonzero = 0;
+};
 
-/// Reads a unit of any length, at any even address, with any values.
+/// Gathers a lane's part of a unit of any length, at any even address. Whole batches are read in line until one has a
+/// non-finite element, with which the unit has no sums.
 template <class T, Pass kPass>
-__device__ GRADKERN_NOINLINE UnitOf<T, kPass> careful_unit(const char* at, uint32_t bytes) {
-  const bool aligned = is_aligned(at);
-  UnitOf<T, kPass> unit = gather_unit<T, kPass>(batches_of(bytes), [&](uint32_t begin) {
-    return aligned && begin + kBatchBytes <= bytes ? load_batch(at + begin) : load_batch_carefully(at, begin, bytes);
+__device__ __forceinline__ LaneSums gather_unit(DType dtype, const char* at, uint32_t bytes, bool aligned) {
+  using Lane = Gather<T, kPass>;
+  Lane lane;
+  uint32_t begin = 0;
+  const uint32_t whole = aligned ? bytes & ~(kBatchBytes - 1) : 0;
+#pragma unroll 1
+  for (; begin < whole; begin += kBatchBytes) {
+    const Vectors v = load_batch(at + begin);
+    lane.add(v);
+    if (__builtin_expect(lane.to_count(), 0)) {
+      lane.nonfinite = count_nonfinite(v, dtype);
+      begin += kBatchBytes;
+      break;
+    }
+  }
+#pragma unroll 1
+  for (; begin < bytes; begin += kBatchBytes) {
+    const Vectors v = load_batch_carefully(at, begin, bytes);
+    lane.add_compactly(v);
+    if (lane.to_count()) lane.nonfinite += count_nonfinite(v, dtype);
+  }
+  return {lane.squares(), lane.absolutes(), lane.largest_bits(), lane.nonfinite, lane.nonzero, Lane::kUsualFrom, Lane::kUsualTo};
+}
+
+template <Pass kPass>
+__device__ __forceinline__ LaneSums gather_unit(DType dtype, const char* at, uint32_t bytes, bool aligned) {
+  switch (dtype) {
+    case DType::kFloat32: return gather_unit<float, kPass>(dtype, at, bytes, aligned);
+    case DType::kBFloat16: return gather_unit<BFloat16, kPass>(dtype, at, bytes, aligned);
+    case DType::kFloat16: return gather_unit<Float16, kPass>(dtype, at, bytes, aligned);
+    case DType::kComplex64: return gather_unit<Complex<float>, kPass>(dtype, at, bytes, aligned);
+    case DType::kFloat64:
+      if constexpr (kPass != Pass::kPlain) return gather_unit<double, kPass>(dtype, at, bytes, aligned);
+      break;
+    case DType::kComplex128:
+      if constexpr (kPass != Pass::kPlain) return gather_unit<Complex<double>, kPass>(dtype, at, bytes, aligned);
+      break;
+  }
+  return {};
+}
+
+// ------------------------------------------------------------------------------- rare values and orders
+
+// Compact code for all types: loops that are not unrolled, over one element at a time.
+
+/// |x| in float64; for complex numbers, see core/norm.h.
+inline __device__ GRADKERN_NOINLINE double magnitude_of(const AnyElement x) {
+  return x.complex ? magnitude(x.value) : fabs(x.value.re);
+}
+
+/// Reads a unit twice: for magnitudes in float64, then for their squares, scaled by the bin of the largest. The result
+/// has no count of non-zero elements. In kPlain, complex units are never read again.
+template <Pass kPass>
+__device__ GRADKERN_NOINLINE UnitSums exact_unit(DType dtype, const char* at, uint32_t bytes) {
+  const auto magnitude_in_pass = [](const AnyElement& x) { return kPass == Pass::kPlain ? fabs(x.value.re) : magnitude_of(x); };
+  UnitSums unit;
+  for_each_element(dtype, at, bytes, [&](const AnyElement& x) {
+    const uint64_t bits = abs_bits(magnitude_in_pass(x));
+    unit.max_bits = bits > unit.max_bits ? bits : unit.max_bits;
+    unit.nonfinite += !finite(x.value);
   });
-  if (!Gather<T, kPass>::usual(unit.largest)) return exact_unit<T, kPass>(at, bytes, unit);
-  if constexpr (std::is_same_v<T, Complex<double>>) unit.largest = abs_bits(sqrt(bit_cast<double>(unit.largest)));
+  unit.max_bits = warp_max(unit.max_bits);
+  if (unit.max_bits >= kInfBits) return unit;  // |z| may be infinite where neither part is
+  unit.bin = bin_of(bit_cast<double>(unit.max_bits));
+  const double scale = bin_scale(unit.bin);
+  for_each_element(dtype, at, bytes, [&](const AnyElement& x) {
+    const double re = x.value.re * scale, im = x.value.im * scale;
+    unit.sq += re * re + im * im;
+    if (has_sums(kPass)) unit.absolute += magnitude_in_pass(x);
+  });
+  unit.sq = warp_sum(unit.sq);
+  if (has_sums(kPass)) unit.absolute = warp_sum(unit.absolute);
   return unit;
 }
 
-/// The same, with a fast path for full, aligned units with usual values.
-template <class T, Pass kPass>
-__device__ __forceinline__ UnitOf<T, kPass> read_unit(const char* at, uint32_t bytes, bool aligned) {
-  if (kPass == Pass::kPower || !aligned || bytes % kBatchBytes != 0) return careful_unit<T, kPass>(at, bytes);
-  UnitOf<T, kPass> unit = gather_unit<T, kPass>(bytes / kBatchBytes, [at](uint32_t begin) { return load_batch(at + begin); });
-  if (!Gather<T, kPass>::usual(unit.largest)) return careful_unit<T, kPass>(at, bytes);
-  if constexpr (std::is_same_v<T, Complex<double>>) unit.largest = abs_bits(sqrt(bit_cast<double>(unit.largest)));
+/// The sums of a unit with any values. Those of a unit of zeros, or with a non-finite element, are 0.
+template <Pass kPass>
+__device__ __forceinline__ UnitSums read_unit(DType dtype, const char* at, uint32_t bytes, bool aligned) {
+  const LaneSums lane = gather_unit<kPass>(dtype, at, bytes, aligned);
+  const uint64_t largest = warp_max(lane.largest);
+  UnitSums unit{0, 0, largest, 0, lane.nonfinite, lane.nonzero};
+  if (largest >= lane.usual_from && largest < lane.usual_to && largest != 0) {
+    unit.sq = warp_sum(lane.sq);
+    if constexpr (has_sums(kPass)) unit.absolute = warp_sum(lane.absolute);
+  } else if ((kPass != Pass::kPlain && dtype == DType::kComplex128) || (largest != 0 && largest < kInfBits)) {
+    unit = exact_unit<kPass>(dtype, at, bytes);
+    unit.nonzero = lane.nonzero;
+    return unit;
+  }
+  if (is_complex(dtype)) unit.max_bits = abs_bits(sqrt(bit_cast<double>(largest)));
   return unit;
 }
 
-// ------------------------------------------------------------------------------- any other order
-
-/// The sum of a lane's batch for the orders -inf and any other p: the smallest magnitude, or the powers relative to
-/// the dominant one (core/norm.h).
-template <class T>
-__device__ PowerSum power_of_batch(const Vectors& v, uint32_t bytes, const NormOrder& order) {
+/// Adds a lane's part of a unit to `sum`, for the orders -inf and any other p: the smallest magnitude, or the powers
+/// relative to the dominant one (core/norm.h).
+inline __device__ GRADKERN_NOINLINE PowerSum add_power(DType dtype, const char* at, uint32_t bytes, const NormOrder order, PowerSum sum) {
   double smallest = infinity();
   uint64_t largest = 0;
-  bool any = false;
-  for_each_valid<T>(v, bytes, [&](T x) {
-    const double m = magnitude(x);
+  for_each_element(dtype, at, bytes, [&](const AnyElement& x) {
+    const double m = magnitude_of(x);
     const uint64_t bits = abs_bits(m);
     if (!(m >= smallest) && smallest == smallest) smallest = m;  // the first NaN stays
     largest = bits > largest ? bits : largest;
-    any = true;
   });
-  if (order.kind == NormKind::kNegInf) return {smallest, 0, 0};
-  PowerSum sum;
-  if (!any) return sum;
-  const double top = largest > kInfBits ? quiet_nan() : bit_cast<double>(largest);
-  sum.ref = order.p > 0 ? top : smallest;
-  for_each_valid<T>(v, bytes, [&](T x) {
-    add_compensated(sum.hi, sum.lo, power_term(magnitude(x), sum.ref, order.p));
-  });
-  return sum;
-}
-
-/// Adds a lane's part of a unit to `sum`. Not optimized, because training loops do not clip by these orders.
-template <class T>
-__device__ GRADKERN_NOINLINE PowerSum add_power(const char* at, uint32_t bytes, const NormOrder& order, PowerSum sum) {
-  for_each_batch(at, bytes, [&](const Vectors& v, uint32_t left) { sum = combine(order, sum, power_of_batch<T>(v, left, order)); });
-  return sum;
+  PowerSum own;
+  own.ref = order.kind == NormKind::kNegInf || order.p < 0 ? smallest : largest > kInfBits ? quiet_nan() : bit_cast<double>(largest);
+  if (order.kind != NormKind::kNegInf)
+    for_each_element(dtype, at, bytes, [&](const AnyElement& x) {
+      add_compensated(own.hi, own.lo, power_term(magnitude_of(x), own.ref, order.p));
+    });
+  return combine_powers(order, sum, own);
 }
 
 /// Combines all lanes, lower lanes first. The result is in lane 0.
 __device__ __forceinline__ PowerSum warp_combine(const NormOrder& order, PowerSum sum) {
 #pragma unroll 1
-  for (int step = 1; step < int(kWarpSize); step *= 2) sum = combine(order, sum, shuffle_down(sum, step));
+  for (int step = 1; step < int(kWarpSize); step *= 2) sum = combine_powers(order, sum, shuffle_down(sum, step));
   return sum;
 }
 
 // ------------------------------------------------------------------------------- a segment
 
 /// The sums of a segment, in lane 0.
-template <Pass kPass, class T>
+template <Pass kPass>
 __device__ __forceinline__ Sums<kPass> add_segment(const NormOrder& order, const Segment& segment) {
-  using Lane = Gather<T, kPass>;
   Sums<kPass> s = nothing<kPass>(order);
-  typename Lane::Bits largest = 0;
   uint32_t nonfinite = 0, nonzero = 0;  // a warp's span has less than 2^32 elements of any type
   const char* at = reinterpret_cast<const char*>(segment.data) + (uint64_t(segment.begin) << kUnitLog2);
   const bool aligned = is_aligned(at);
 #pragma unroll 1
   for (uint32_t i = segment.begin; i < segment.end; ++i, at += kUnitBytes) {
     const uint32_t bytes = segment.unit_bytes(i);
-    const UnitOf<T, kPass> unit = read_unit<T, kPass>(at, bytes, aligned);
+    const UnitSums unit = read_unit<kPass>(segment.dtype, at, bytes, aligned);
     deposit(s.sq, term_of(unit.sq, unit.bin));
-    largest = unit.largest > largest ? unit.largest : largest;
+    s.max_bits = unit.max_bits > s.max_bits ? unit.max_bits : s.max_bits;
     nonfinite += unit.nonfinite;
     if constexpr (has_sums(kPass)) {
       deposit(s.absolute, term_of(unit.absolute));
       nonzero += unit.nonzero;
     }
-    if constexpr (kPass == Pass::kPower) s.power = add_power<T>(at, bytes, order, s.power);
+    if constexpr (kPass == Pass::kPower) s.power = add_power(segment.dtype, at, bytes, order, s.power);
   }
-  s.max_bits = Lane::max_bits(largest);
   s.nonfinite = warp_sum(nonfinite);
   if constexpr (has_sums(kPass)) s.nonzero = warp_sum(nonzero);
   if constexpr (kPass == Pass::kPower) s.power = warp_combine(order, s.power);
   return s;
-}
-
-template <Pass kPass>
-__device__ __forceinline__ Sums<kPass> add_segment(const NormOrder& order, const Segment& segment) {
-  switch (segment.dtype) {
-    case DType::kFloat32: return add_segment<kPass, float>(order, segment);
-    case DType::kBFloat16: return add_segment<kPass, BFloat16>(order, segment);
-    case DType::kFloat16: return add_segment<kPass, Float16>(order, segment);
-    case DType::kFloat64: return add_segment<kPass, double>(order, segment);
-    case DType::kComplex64: return add_segment<kPass, Complex<float>>(order, segment);
-    case DType::kComplex128: return add_segment<kPass, Complex<double>>(order, segment);
-  }
-  return nothing<kPass>(order);
 }
 
 }  // namespace gradkern::cuda

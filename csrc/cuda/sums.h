@@ -6,8 +6,8 @@
 
 namespace gradkern::cuda {
 
-/// The statistics that are gathered. kPlain: squares and magnitudes, to the precision of float32. kWide: the same, to the
-/// precision of float64. kSums: also the sum of |x| and the number of zeros. kPower: also those of -inf and any other p.
+/// The statistics that are gathered. kPlain: squares and magnitudes, to the precision of float32, of lists without float64
+/// and complex128. kWide: the same of any list, to the precision of float64. kSums: also the sum of |x| and the number of zeros. kPower: also those of -inf and any other p.
 enum class Pass { kPlain, kWide, kSums, kPower };
 GRADKERN_HD constexpr bool has_sums(Pass pass) { return pass == Pass::kSums || pass == Pass::kPower; }
 
@@ -36,6 +36,11 @@ __device__ __forceinline__ Sums<kPass> nothing(const NormOrder& order) {
   return s;
 }
 
+// Out of line, because of pow.
+inline __device__ GRADKERN_NOINLINE PowerSum combine_powers(const NormOrder order, const PowerSum a, const PowerSum b) {
+  return combine(order, a, b);
+}
+
 /// `a` comes before `b`; the order matters for kPower only.
 template <Pass kPass>
 __device__ __forceinline__ Sums<kPass> combine(const NormOrder& order, const Sums<kPass>& a, const Sums<kPass>& b) {
@@ -47,21 +52,45 @@ __device__ __forceinline__ Sums<kPass> combine(const NormOrder& order, const Sum
     s.absolute = combine(a.absolute, b.absolute);
     s.nonzero = a.nonzero + b.nonzero;
   }
-  if constexpr (kPass == Pass::kPower) s.power = combine(order, a.power, b.power);
+  if constexpr (kPass == Pass::kPower) s.power = combine_powers(order, a.power, b.power);
   return s;
 }
 
-/// Combines all lanes, lower lanes first. The result is in lane 0.
+/// Combines *first, an array's element `begin`, with rest[begin + 1 … end), in all lanes of a warp, which take them in
+/// turns. The result is in lane 0. Out of line, because it is called in several places.
 template <Pass kPass>
-__device__ __forceinline__ Sums<kPass> warp_combine(const NormOrder& order, Sums<kPass> s) {
+__device__ GRADKERN_NOINLINE Sums<kPass> combine_records(const NormOrder order, const Sums<kPass>* first, const Sums<kPass>* rest,
+                                                         uint32_t begin, uint32_t end) {
+  Sums<kPass> s = nothing<kPass>(order), next = s;
+  uint32_t at = begin + threadIdx.x % kWarpSize;
+  if (at < end) next = at == begin ? *first : rest[at];
 #pragma unroll 1
-  for (int step = 1; step < int(kWarpSize); step *= 2) s = combine<kPass>(order, s, shuffle_down(s, step));
+  while (at < end) {
+    const Sums<kPass> own = next;
+    at += kWarpSize;
+    if (at < end) next = rest[at];  // is loaded while the last is added
+    s = combine<kPass>(order, s, own);
+  }
+#pragma unroll 1
+  for (uint32_t step = 1; step < kWarpSize && step < end - begin; step *= 2) s = combine<kPass>(order, s, shuffle_down(s, int(step)));
   return s;
 }
 
-/// The sums as a Partial (core/norm.h). If there are non-finite elements, no sum was gathered.
+/// Tells the compiler which orders a pass has, so that it leaves out the code of the others. See pass_for() in measure.cu.
 template <Pass kPass>
-__device__ __forceinline__ Partial partial_of(const NormOrder& order, const Sums<kPass>& s, int64_t numel) {
+__device__ __forceinline__ void expect_order(const NormOrder& order) {
+  const NormKind kind = order.kind;
+  if (kPass != Pass::kPower && kind == NormKind::kPower) __builtin_unreachable();
+  if (kPass != Pass::kPower && kind == NormKind::kNegInf) __builtin_unreachable();
+  if (!has_sums(kPass) && kind == NormKind::kOne) __builtin_unreachable();
+  if (!has_sums(kPass) && kind == NormKind::kZero) __builtin_unreachable();
+}
+
+/// The sums as a Partial (core/norm.h). If there are non-finite elements, no sum was gathered. Out of line, because rows and
+/// totals share it.
+template <Pass kPass>
+__device__ GRADKERN_NOINLINE Partial partial_of(const NormOrder order, const Sums<kPass> s, int64_t numel) {
+  expect_order<kPass>(order);
   Partial p;
   p.max_bits = s.max_bits;
   p.nonfinite = int64_t(s.nonfinite);

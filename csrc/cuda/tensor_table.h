@@ -86,21 +86,13 @@ __device__ __forceinline__ void for_each_segment(const TensorTable& table, uint3
   if (begin >= end) return;
 #pragma unroll 1
   for (uint32_t tensor = find_tensor(table, kBackwards ? end - 1 : begin);; tensor = kBackwards ? tensor - 1 : tensor + 1) {
-    Segment s;
-    s.tensor = tensor;
-    s.first_unit = table.first_unit[tensor];
-    const uint32_t next = table.first_unit[tensor + 1];
-    s.units = next - s.first_unit;
-    if (s.units != 0) {
-      const uint32_t last = table.last_unit[tensor];
-      s.data = table.data[tensor];
-      s.begin = begin > s.first_unit ? begin - s.first_unit : 0;
-      s.end = (end < next ? end : next) - s.first_unit;
-      s.last_bytes = last >> 3;
-      s.dtype = DType(last & 7u);
-      visit(s);
-    }
-    if (kBackwards ? s.first_unit <= begin : next >= end) return;
+    // All of an entry at once: its loads wait for each other otherwise. Those of empty tensors are not used.
+    const uint64_t data = table.data[tensor];
+    const uint32_t first = table.first_unit[tensor], next = table.first_unit[tensor + 1], last = table.last_unit[tensor];
+    if (next != first)
+      visit(Segment{data, tensor, begin > first ? begin - first : 0, (end < next ? end : next) - first, first, next - first,
+                    last >> 3, DType(last & 7u)});
+    if (kBackwards ? first <= begin : next >= end) return;
   }
 }
 

@@ -15,10 +15,12 @@ constexpr uint32_t kRowBytes = kVectorBytes * kWarpSize;  ///< what a warp reads
 constexpr int kRows = 4;  ///< of a batch: the number of loads that a lane has in flight
 constexpr uint32_t kBatchBytes = kRows * kRowBytes;
 
-/// A lane's part of a batch, padded with zeros.
-struct Vectors {
-  uint4 row[kRows];
+/// A lane's part of a batch, or of one of its rows, padded with zeros.
+template <int kCount>
+struct VectorRows {
+  uint4 row[kCount];
 };
+using Vectors = VectorRows<kRows>;
 
 __device__ __forceinline__ uint4 zero_vector() { return make_uint4(0, 0, 0, 0); }
 
@@ -75,8 +77,10 @@ __device__ __forceinline__ T* global(T* at) {
   return at;
 }
 
+// Out of line: what tensors have at most at their ends.
+
 /// The first `bytes` bytes (even, at most 16) of a vector at any even address, the rest zero.
-__device__ __forceinline__ uint4 load_part(const char* from, uint32_t bytes) {
+inline __device__ GRADKERN_NOINLINE uint4 load_part(const char* from, uint32_t bytes) {
   const uint16_t* halves = global(reinterpret_cast<const uint16_t*>(from));
   uint4 v = zero_vector();
 #pragma unroll
@@ -93,7 +97,7 @@ __device__ __forceinline__ void store_half(char* to, uint16_t half) {
 #endif
 }
 
-__device__ __forceinline__ void store_part(char* to, uint4 v, uint32_t bytes) {
+inline __device__ GRADKERN_NOINLINE void store_part(char* to, uint4 v, uint32_t bytes) {
 #pragma unroll
   for (int i = 0; i < 8; ++i)
     if (2u * i < bytes) store_half(to + 2 * i, uint16_t(word(v, i / 2) >> (16 * (i % 2))));

@@ -54,6 +54,30 @@ void test_values() {
       }
 }
 
+/// One NaN or infinity, wherever it is in a batch.
+void test_one_nonfinite() {
+  for (DType d : kDTypes) {
+    const DType real = real_of(d);
+    const int64_t n = cuda::kUnitBytes / itemsize(d), batch = 2048 / itemsize(real);
+    const TensorSet set({{d, n}});
+    auto* data = static_cast<unsigned char*>(set[0].data);
+    const std::vector<unsigned char> before = set.bytes(0);
+    for (int64_t i = 0; i < batch; i += 3) {
+      context = "one not finite, dtype " + std::to_string(int(d)) + ", " + std::to_string(i);
+      std::mt19937_64 rng;
+      const Fill fill = i % 2 ? Fill::kNan : Fill::kInf;
+      unsigned char values[4 * sizeof(double)];  // the last of them is not finite
+      fill_real(values, real, 4, fill, d, rng);
+      std::memcpy(data + i * itemsize(real), values + 3 * itemsize(real), size_t(itemsize(real)));
+      const Measured m = run_measure(set);
+      CHECK(m.nonfinite[0] == 1 && m.total_nonfinite == 1, "counted %lld", (long long)m.nonfinite[0]);
+      CHECK(i % 2 ? m.max_abs[0] != m.max_abs[0] : std::isinf(m.max_abs[0]), "the largest is %g", m.max_abs[0]);
+      CHECK(i % 2 ? m.norm[0] != m.norm[0] : std::isinf(m.norm[0]), "the norm is %g", m.norm[0]);
+      std::memcpy(data, before.data(), before.size());
+    }
+  }
+}
+
 /// Sums that a long run of float32 gets wrong: constants (59 ulp), a spike and then small values
 /// (123 ulp), magnitudes in turns; whole chunks of them, and at the ends of what float32 pairs hold.
 void test_adversarial_sums() {
@@ -311,6 +335,8 @@ void check_packed(const TensorSet& set, double p, const int64_t* first) {
   launch.workspace_bytes = workspace.size();
   cuda::launch_measure(launch);
 
+  if (same_everywhere(launch.list, p)) note(reinterpret_cast<unsigned char*>(sums.data()), DType::kFloat64, int64_t(sums.size()));
+
   std::vector<Partial> rows(n + 1);
   rows[n] = cpu::measure(ChunkPlan(set.refs(), set.count()), {order, true}, serial(), rows.data());
   for (size_t i = 0; i <= n; ++i) {
@@ -322,7 +348,8 @@ void check_packed(const TensorSet& set, double p, const int64_t* first) {
       const double value = got[kSqHi + bin] + got[kSqLo + bin], expected = want[size_t(kSqHi + bin)] + want[size_t(kSqLo + bin)];
       CHECK(value == expected || std::fabs(value - expected) <= 0x1p-40 * expected || (value != value && expected != expected), "row %zu, bin %d: %g, expected %g", i, bin, value, expected);
     }
-    CHECK(keys[i * kPackedKeys + kMaxBits] == want_keys[kMaxBits], "row %zu, largest", i);
+    const int64_t largest = keys[i * kPackedKeys + kMaxBits], nan = int64_t(kInfBits) + 1;  // of any NaN, in the same order
+    CHECK(std::min(largest, nan) == std::min(want_keys[kMaxBits], nan), "row %zu, largest", i);
     CHECK(keys[i * kPackedKeys + kRefKey] == want_keys[kRefKey], "row %zu, reference", i);
     if (order.kind != NormKind::kTwo && order.kind != NormKind::kInf) {
       const double value = got[kPowerHi] + got[kPowerLo], expected = want[kPowerHi] + want[kPowerLo];
@@ -347,7 +374,8 @@ void test_packed() {
 
 const std::vector<NamedTest> kMeasureTests = {
     {"sizes_types_orders", test_sizes_types_orders}, {"values", test_values},
-    {"adversarial_sums", test_adversarial_sums},     {"units_of_all_kinds", test_units_of_all_kinds},
+    {"one_nonfinite", test_one_nonfinite},           {"adversarial_sums", test_adversarial_sums},
+    {"units_of_all_kinds", test_units_of_all_kinds},
     {"mixed_list", test_mixed_list},                 {"alignment", test_alignment},
     {"determinism", test_determinism},               {"many_tensors", test_many_tensors},
     {"nothing", test_nothing},                       {"repeats", test_repeats},
@@ -355,21 +383,3 @@ const std::vector<NamedTest> kMeasureTests = {
     {"random_lists", test_random_lists}, {"neighbours", test_neighbours}};
 
 }  // namespace gradkern::test
-
-/// test_cuda_kernels [NAME ...]: all tests, or those of these names and groups.
-int main(int argc, char** argv) {
-  using namespace gradkern::test;
-  const std::pair<const char*, const std::vector<NamedTest>&> groups[] = {
-      {"measure", kMeasureTests}, {"table", kTableTests}, {"write", kWriteTests}, {"agc", kAgcTests}};
-  const auto asked_for = [&](const char* name) { return std::find(argv + 1, argv + argc, std::string(name)) != argv + argc; };
-  for (const auto& [group, tests] : groups)
-    for (const NamedTest& test : tests) {
-      if (argc > 1 && !asked_for(group) && !asked_for(test.name)) continue;
-      const clock_t begin = clock();
-      test.run();
-      std::printf("%-20s %6.1f s\n", test.name, double(clock() - begin) / CLOCKS_PER_SEC);
-      std::fflush(stdout);
-    }
-  std::printf("%d checks, %d failures\n", checks, failures);
-  return failures != 0 || checks == 0;
-}

@@ -14,6 +14,8 @@ MOVED = 0.1
 #: over the steps: by 0.25 (Adam) to 1.4 of it (SGD; measured in 14 runs). Steps that overshoot go to and fro,
 #: so that they raise it by less than 0.2 of the sum (8 runs); gradients that add up, by less than 0.1 (25).
 ALONG = 0.2
+#: What rises by several times the sum is not raised by the steps, but by data that become harder.
+BEYOND = 3.0
 #: Part of the steps before the onset that are looked at: the last ones, where noise of batches counts least.
 LATE = 2 / 3
 
@@ -33,7 +35,7 @@ def climbs(case: Case, onset: int) -> bool:
     if not np.isfinite(losses).all() or not trend_of(losses).rose:
         return False
     part = (losses[1:] - losses[0]) / _reach(case, len(losses) - 1)
-    return float(np.median(part[int(len(part) * (1 - LATE)) :])) >= ALONG
+    return ALONG <= float(np.median(part[int(len(part) * (1 - LATE)) :])) <= BEYOND
 
 
 def _reach(case: Case, count: int) -> Floats:

@@ -8,7 +8,7 @@ from gradkern._util.text import number
 
 #: What the numbers are whose names do not say it.
 _WORDS = {
-    "argument_std": "standard deviation of the pre-activations",
+    "argument_std": "rms of the pre-activations",
     "baseline": "typical norm around it",
     "clip_rate": "part of the steps that were clipped",
     "crest": "gradient, largest element / rms",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 from gradkern.diagnosis.case import Case
@@ -15,13 +16,23 @@ _SLOWING = ("dead_units", "saturation", "update_too_large", "weight_collapse")
 _STARVED = 4.0
 #: A model of which this part is off does not use its size, whatever the loss says.
 _LARGE_PART = 0.5
+#: A loss this near to that of guessing is it.
+GUESSING = 0.99
 
 
 def eased(case: Case, findings: Sequence[Finding]) -> list[Finding]:
     """The findings; "info" where their only harm would be slow learning, and the model learns well."""
-    if not case.learns_well:
+    if not case.learns_well or _guesses(case):
         return list(findings)
     return [dataclasses.replace(f, severity="info") if _only_slows(case, f) else f for f in findings]
+
+
+def _guesses(case: Case) -> bool:
+    """Whether the loss ends at ln(outputs), where the outputs of a classifier are all alike. A penalty that
+    was added to it makes a fall that is none."""
+    last = case.model.layers[-1].shape if case.model.layers else ()
+    guessing = math.log(last[0]) if last and last[0] > 1 else math.inf
+    return GUESSING * guessing <= case.trend.end <= guessing / GUESSING
 
 
 def _only_slows(case: Case, finding: Finding) -> bool:

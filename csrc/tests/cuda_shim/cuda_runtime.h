@@ -15,6 +15,7 @@
 #include <cstring>
 #include <functional>
 #include <numeric>
+#include <typeinfo>
 #include <vector>
 
 #define __CUDA_SHIM__ 1
@@ -113,6 +114,10 @@ void enqueue(cudaStream_t stream, std::function<void()> work);
 Work take_work(cudaStream_t stream);
 void run(const Work& work);
 
+/// Runs a kernel, which the type of its parameters tells.
+using RunKernel = void (*)(const std::type_info& type, dim3 grid, dim3 block, const void* params, size_t bytes);
+extern RunKernel run_kernel;     ///< in place of the kernel's source, if set: csrc/tests/ptx
+
 /// Runs body(thread) for every thread of one block, as fibers.
 void run_block(unsigned threads, const std::function<void()>& body);
 void run_grid(dim3 grid, dim3 block, const std::function<void()>& body);
@@ -202,7 +207,8 @@ cudaError_t cudaLaunchKernel(void (*kernel)(Params), dim3 grid, dim3 block, void
   ++cuda_shim::launches;
   if (cuda_shim::skip_kernels) return cudaSuccess;
   cuda_shim::enqueue(stream, [=, params = *static_cast<const Params*>(arguments[0])] {
-    cuda_shim::run_grid(grid, block, [&] { kernel(params); });
+    if (cuda_shim::run_kernel) cuda_shim::run_kernel(typeid(Params), grid, block, &params, sizeof(Params));
+    else cuda_shim::run_grid(grid, block, [&] { kernel(params); });
   });
   return cudaSuccess;
 }

@@ -17,6 +17,7 @@ from gradkern.diagnosis.climb import MOVED, climbs
 from gradkern.diagnosis.finding import Finding
 from gradkern.diagnosis.gain import classes_of, input_rms
 from gradkern.diagnosis.rules.inputs import large_inputs
+from gradkern.diagnosis.rules.uphill import climbed
 from gradkern.diagnosis.sums import starts_as_a_sum
 from gradkern.diagnosis.trend import trend_of
 
@@ -66,7 +67,7 @@ def exploding_over_time(case: Case) -> list[Finding]:
         return []
     values = norm[at]
     over_time = _summing(case, at, values) or _growing(case, at, values) or _starting(case, at, values)
-    return over_time or large_inputs(case)
+    return over_time or climbed(case) or large_inputs(case)
 
 
 def _common_norm(case: Case) -> Floats:

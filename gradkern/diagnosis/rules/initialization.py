@@ -26,6 +26,9 @@ FIRST_STEPS = 5
 #: Typical gain of the matrices (`gain`) before the first step: healthy 0.28 … 1.45, too large from 3.0 on. It
 #: counts if the layers together multiply the signal tenfold more than He's gain, sqrt(2), would.
 GAIN, MULTIPLIED = 2.5, 10.0
+#: The part of the signal that is left behind all layers, relative to He's gain, and ``‖g‖ ‖w‖`` over the loss
+#: if nothing comes back either. Without biases 30 layers with PyTorch's initialization leave 1e-11 of it.
+FADED, NOTHING = 1e-4, 1e-3
 #: rms of a lookup table before the first step: PyTorch's is 1, others are smaller.
 TABLE = 10.0
 #: Gain of the recurrent matrix of an RNN: an orthogonal one has 1, PyTorch's 0.58; the state is multiplied by
@@ -41,7 +44,7 @@ def poor_initialization(case: Case) -> list[Finding]:
     loss."""
     if not len(case.evidence.rows):
         return []
-    for rule in (_constant, _zero, _recurrent, _table, _gain, _forward, _first_loss):
+    for rule in (_constant, _zero, _recurrent, _table, _gain, _faded, _forward, _first_loss):
         found = rule(case)
         if found:
             return found
@@ -54,27 +57,41 @@ def _severity(case: Case) -> str:
 
 def _constant(case: Case) -> list[Finding]:
     """All units of a layer start equal, get the same gradient and stay equal."""
-    e = case.evidence
-    alike, crests = [], []
-    for layer in case.model.layers:
-        column = layer.weight
-        if e.numel[column] < LEAST_ELEMENTS:
-            continue
-        with np.errstate(invalid="ignore", divide="ignore"):
-            crest = e.max_abs[:FIRST_STEPS, column] / e.rms[:FIRST_STEPS, column]
-        crest = crest[np.isfinite(crest)]
-        if len(crest) and crest.max() <= ALIKE:
-            alike.append(layer)
-            crests.append(float(crest.max()))
+    alike = [layer for layer in case.model.layers if _crest(case, layer.weight) <= ALIKE]
+    shown = [layer.weight for layer in alike]
+    if not alike:
+        alike = _with_equal_biases(case)
+        shown = [layer.bias for layer in alike if layer.bias is not None]
     if not alike:
         return []
-    names = case.of_layers(alike)
+    names, first = case.of_layers(alike), case.evidence.names[shown[0]]
     why = (
-        f"All elements of the gradient of {names[0]} are equal: its weights started as one constant, so that "
-        "all units learn the same and stay equal."
+        f"All elements of the gradient of {first} are equal: its layer started as one constant, so that all "
+        "units learn the same and stay equal."
     )
-    numbers = {"crest": max(crests), "layers": len(alike)}
+    numbers = {"crest": max(_crest(case, column) for column in shown), "layers": len(alike)}
     return [case.finding("poor_initialization", "severe", why, numbers, layers=names)]
+
+
+def _with_equal_biases(case: Case) -> list[Layer]:
+    """All layers but the last, if the gradient of each one's bias is one number.
+
+    The first matrix of a shallow network has equal rows, whose elements differ as the inputs do. One such
+    bias alone may be in front of a mean.
+    """
+    inner = case.model.layers[:-1]
+    biases = [layer.bias for layer in inner if layer.bias is not None]
+    equal = len(biases) == len(inner) > 0 and all(_crest(case, bias) <= ALIKE for bias in biases)
+    return inner if equal and not case.model.normalizes else []
+
+
+def _crest(case: Case, column: int) -> float:
+    """max_abs / rms of a gradient, the largest of the first steps; inf if it has few elements or is zero."""
+    e = case.evidence
+    with np.errstate(invalid="ignore", divide="ignore"):
+        crest = e.max_abs[:FIRST_STEPS, column] / e.rms[:FIRST_STEPS, column]
+    crest = crest[np.isfinite(crest)]
+    return float(crest.max()) if len(crest) and e.numel[column] >= LEAST_ELEMENTS else math.inf
 
 
 def _zero(case: Case) -> list[Finding]:
@@ -110,6 +127,29 @@ def _gain(case: Case) -> list[Finding]:
     numbers = {"gain": typical, "layers": len(layers)}
     names = case.names(x.weight for x, value in zip(layers, values) if value >= GAIN)
     return [case.finding("poor_initialization", _severity(case), why, numbers, layers=names)]
+
+
+def _faded(case: Case) -> list[Finding]:
+    """The weights start so small that neither the signal nor a gradient passes, and the loss stays. Biases
+    would add a signal of their own."""
+    e, model = case.evidence, case.model
+    layers = [layer for layer in model.layers if multiplies(case, layer)]
+    values = [first_gain(case, layer) for layer in layers]
+    if model.normalizes or model.squashes or len(layers) < 3 or case.trend.fell or min(values) <= 0:
+        return []
+    left = float(np.prod(np.array(values[:-1]) / math.sqrt(2)))
+    norm, size = e.total_norm[case.finite], case.weight_size[np.isfinite(case.weight_size)]
+    slope = float(np.median(norm) * size[0]) if len(norm) and len(size) else math.inf
+    if left > FADED or not case.trend.known or slope > NOTHING * abs(case.trend.start):
+        return []
+    typical = float(np.median(values))
+    why = (
+        f"Before the first step each of {len(layers)} layers multiplies its input by about {typical:.2f} "
+        f"(1.4 with He initialization), which leaves {left:.0e} of it: the initial weights are too small."
+    )
+    numbers = {"decades_of_forward_signal": math.log10(left), "layers": len(layers)}
+    names = case.names(layer.weight for layer in layers)
+    return [case.finding("poor_initialization", "severe", why, numbers, layers=names)]
 
 
 def _table(case: Case) -> list[Finding]:

@@ -1,8 +1,9 @@
 """The rule for sigmoid and tanh units whose derivative is nearly zero.
 
-The scale of a pre-activation is estimated as ``rms(W) * sqrt(fan_in) * rms(h)``. rms(h) comes from the
-gradients (`profile`) and is at most 1 after a sigmoid or tanh. May be wrong for unknown activations, and if
-something rescales the signal between the layers. Nothing is reported for models with normalization.
+The scale of a pre-activation is estimated from ``rms(W) * sqrt(fan_in) * rms(h)`` and the rms of the bias.
+rms(h) comes from the gradients (`profile`) and is at most 1 after a sigmoid or tanh. May be wrong for
+unknown activations, and if something rescales the signal between the layers. Nothing is reported for models
+with normalization.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from gradkern.diagnosis.finding import Finding
 from gradkern.diagnosis.gain import first_gain, gains, input_rms, multiplies
 from gradkern.diagnosis.model import Layer
 
-#: Standard deviation of the pre-activation. At 4, three quarters of tanh's derivatives are below 0.02.
+#: rms of the pre-activation. At a standard deviation of 4, three quarters of tanh's slopes are below 0.02.
 #: Xavier's initialization gives 1, trained healthy layers up to 2.4. A sigmoid is half as steep.
 TANH_ARGUMENT, SIGMOID_ARGUMENT = 4.0, 8.0
 #: rms of the inputs of hidden layers after bounded activations: the largest over the smallest, and the
@@ -52,7 +53,7 @@ def saturation(case: Case) -> list[Finding]:
     onset = min(int(np.argmax(course >= limit)) for course in sick.values())
     names = case.of_layers([layers[i] for i in sick])
     why = (
-        f"The pre-activations of {names[0]} have a standard deviation of about {worst:.0f}: most units are "
+        f"The pre-activations of {names[0]} have an rms of about {worst:.0f}: most units are "
         "at the ends of the activation's range, where its slope is nearly zero."
     )
     numbers = {"argument_std": worst, "layers": len(sick), "input_rms": input_rms(case)}
@@ -62,9 +63,14 @@ def saturation(case: Case) -> list[Finding]:
 
 
 def _arguments(case: Case, layer: Layer, first: bool) -> Floats:
-    """[U] standard deviation of the argument, at the steps with weight norms."""
+    """[U] rms of the argument, at the steps with weight norms."""
+    e = case.evidence
     signal = input_rms(case, quantile=LOW) if first else min(input_rms(case, layer), 1.0)
-    return gains(case, layer) * signal
+    weighted = gains(case, layer) * signal
+    if layer.bias is None or not len(weighted):
+        return weighted
+    bias = np.nan_to_num(e.weight_norm[:, layer.bias].astype(np.float64)) / np.sqrt(e.numel[layer.bias])
+    return np.hypot(weighted, bias)
 
 
 def _bounded(case: Case) -> bool:

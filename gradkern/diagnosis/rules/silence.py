@@ -39,6 +39,9 @@ def no_gradient(case: Case) -> list[Finding]:
         return []
     never = ~e.has_grad.any(axis=0)
     trainable = np.array([case.model.trainable(i) for i in range(len(e.names))], dtype=bool)
+    if len(e.rows) >= SILENT_STEPS and e.has_loss.all() and not e.loss.any() and not e.total_norm.any():
+        why = "The loss and all gradients are exactly zero at every step: nothing reaches the loss."
+        return [case.finding("no_gradient", "severe", why, {"parameters": int(trainable.sum())})]
     if (never | ~trainable).all() and trainable.any():
         why = "No trainable parameter has ever had a gradient, so nothing is learned. Was backward() called?"
         return [case.finding("no_gradient", "severe", why, {"parameters": int(trainable.sum())})]

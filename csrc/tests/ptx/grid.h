@@ -1,0 +1,18 @@
+// Test only: runs a kernel's blocks.
+#pragma once
+
+#include "warp.h"
+
+namespace ptx {
+
+/// Memory of finished warps, for the next.
+using Pool = std::vector<std::unique_ptr<WarpMemory>>;
+
+/// The order of execution: blocks one after the other, or with a seed some of them at once, whose warps take turns at random.
+struct Order {
+  uint64_t seed = 0;
+};
+
+void run_grid(const Launch& launch, const Order& order, Pool& pool);
+
+}  // namespace ptx

@@ -1,0 +1,33 @@
+"""The rule for the loss of a classifier that is climbed without a norm that grows a hundredfold.
+
+The gradient of a cross-entropy is bounded, and adaptive steps are of one size, so that a loss of the wrong
+sign rises steadily. Only classifiers are judged, because losses of games and of reinforcement learning may
+rise.
+"""
+
+from __future__ import annotations
+
+import math
+
+from gradkern.diagnosis.case import FEW_STEPS, Case
+from gradkern.diagnosis.climb import climbs
+from gradkern.diagnosis.finding import Finding
+from gradkern.diagnosis.gain import classes_of
+
+#: Loss at the end over that at the start, and over ln(classes), the loss of guessing.
+WORSE = 2.0
+
+
+def climbed(case: Case) -> list[Finding]:
+    """The steps go up the loss, to far more than that of guessing."""
+    trend, classes, count = case.trend, classes_of(case), len(case.evidence.steps)
+    if classes < 2 or count < 2 * FEW_STEPS or trend.count < count:
+        return []
+    if trend.end < WORSE * max(trend.start, math.log(classes)) or not climbs(case, count):
+        return []
+    why = (
+        f"The loss rose from {trend.start:.3g} to {trend.end:.3g}, although the steps are small, as far "
+        "as steps up the gradient raise it."
+    )
+    numbers = {"loss_at_start": trend.start, "loss_at_end": trend.end, "uphill": 1.0}
+    return [case.finding("exploding_gradient", "severe", why, numbers)]

@@ -1,0 +1,43 @@
+"""The CUDA kernels as nvcc compiles them, executed on the host (scripts/run_ptx.py). Needs nvcc, no GPU."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "scripts" / "run_ptx.py"
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif(
+        not (shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")), reason="needs nvcc"
+    ),
+    pytest.mark.timeout(1800),
+]
+
+
+def run_ptx(*arguments: str) -> str:
+    command = [sys.executable, str(SCRIPT), "build/ptx", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize("arch", ["80", "86", "90"])
+def test_ptx_computes_what_the_source_computes(arch):
+    """Every test of the kernels: against float64, and bit for bit."""
+    assert " 0 failures" in run_ptx("--arch", arch)
+
+
+@pytest.mark.parametrize("seed", ["1", "2"])
+def test_order_of_blocks_and_warps_does_not_show(seed):
+    run_ptx("--seed", seed, "determinism", "repeats", "many_tensors", "random_lists", "agc_many")
+
+
+def test_changed_ptx_is_noticed():
+    assert " 0 not noticed" in run_ptx("--mutants")
