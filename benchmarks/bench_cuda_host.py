@@ -5,14 +5,18 @@ host does: Python, the walk over the gradients, the tensor table. The CUDA drive
 a copy takes it a few microseconds, whatever the number of tensors.
 
 Fresh: every gradient is new, as after `zero_grad(set_to_none=True)`, and the caches hold other memory, as
-after a backward. Warm: the same gradients as in the call before.
+after a backward. Warm: the same gradients as in the call before. The figures are those of the fastest call.
+
+The floor is a walk that only reads what a clip has to read of every parameter and counts the versions up, in
+C++, on one thread (`model_gpu_walk`). "One tensor" is a call whose list has one: what does not depend on the
+number of tensors. If it is fresh, most of it is code that the caches have lost.
 
     python benchmarks/bench_cuda_host.py            results go to benchmarks/results/cuda_host.json
 """
 
 from __future__ import annotations
 
-import statistics
+import ctypes
 import sys
 import time
 from pathlib import Path
@@ -32,7 +36,7 @@ import gradkern  # noqa: E402
 
 #: Nanoseconds a tensor; by the number of tensors.
 GOALS = {2000: {"fresh": 120, "warm": 40}, 10000: {"fresh": 160, "warm": 40}}
-ROUNDS = 15
+ROUNDS = 25
 OTHER_MEMORY = torch.zeros(16 << 20)  # 64 MiB: more than the caches
 
 
@@ -55,32 +59,51 @@ def seconds_of(call: Any) -> float:
     return time.perf_counter() - begin
 
 
-def nanoseconds(params: list[nn.Parameter], call: Any) -> dict[str, float]:
+def fastest(params: list[nn.Parameter], call: Any) -> dict[str, float]:
+    """Nanoseconds a tensor of the fastest call."""
     fresh, warm = [], []
     for _ in range(ROUNDS):
         renew(params)
         OTHER_MEMORY.add_(1)
         fresh.append(seconds_of(call))
-        warm.append(min(seconds_of(call) for _ in range(3)))
-    return {name: 1e9 * statistics.median(t) / len(params) for name, t in (("fresh", fresh), ("warm", warm))}
+        warm += [seconds_of(call) for _ in range(3)]
+    return {"fresh": 1e9 * min(fresh) / len(params), "warm": 1e9 * min(warm) / len(params)}
+
+
+def walk(params: list[nn.Parameter]) -> Any:
+    """The floor: a function that reads what a clip has to read."""
+    addresses = (ctypes.c_void_p * len(params))(*(p._cdata for p in params))
+    function, count = ctypes.CDLL(None).model_gpu_walk, ctypes.c_size_t(len(params))
+    return lambda: function(addresses, count)
+
+
+def measure(params: list[nn.Parameter]) -> dict[str, dict[str, float]]:
+    """The times of each call and of the floor."""
+    clipper = gradkern.GradClipper(params, 1.0)
+    calls = {
+        "floor": walk(params),
+        "clip_grad_norm_": lambda: gradkern.clip_grad_norm_(params, 1.0),
+        "GradClipper.clip_": clipper.clip_,
+    }
+    return {name: fastest(params, call) for name, call in calls.items()}
 
 
 def main() -> None:
     LIBRARY.model_gpu_skip_kernels(1)
+    one = measure(parameters(1))
     rows = []
     for count, goals in GOALS.items():
-        params = parameters(count)
-        clipper = gradkern.GradClipper(params, 1.0)
-        calls = {
-            "clip_grad_norm_": lambda params=params: gradkern.clip_grad_norm_(params, 1.0),
-            "GradClipper.clip_": clipper.clip_,
-        }
-        for name, call in calls.items():
-            call()
-            times = nanoseconds(params, call)
-            rows.append({"call": name, "tensors": count, "ns": times, "goals": goals})
-            text = ", ".join(f"{kind} {times[kind]:.0f} ns (goal {goals[kind]})" for kind in times)
-            print(f"{name:18} {count:6} tensors, a tensor: {text}")
+        times = measure(parameters(count))
+        floor = times.pop("floor")
+        for name, ns in times.items():
+            row = {"call": name, "tensors": count, "ns": ns, "goals": goals, "floor": floor, "one": one[name]}
+            rows.append(row)
+            text = ", ".join(
+                f"{kind} {ns[kind]:.0f} ns (goal {goals[kind]}, floor {floor[kind]:.0f}, "
+                f"of one tensor {one[name][kind] / 1e3:.0f} µs)"
+                for kind in ns
+            )
+            print(f"{name:18} {count:6} tensors, a tensor: {text}", flush=True)
     save("cuda_host", {"machine": describe(), "rounds": ROUNDS, "rows": rows})
 
 

@@ -20,9 +20,17 @@ bool is_ordinary(const at::Tensor& g) {
   return own == kCpu || own == kCuda;
 }
 
+c10::StorageImpl* storage_of(const at::Tensor& g) { return g.unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl(); }
+
+/// Prefetches what set() reads of a storage, from its memory to its size.
+void prefetch_storage(const at::Tensor& g) {
+  if (!g.unsafeGetTensorImpl()->has_storage()) return;
+  prefetch(reinterpret_cast<const char*>(storage_of(g)) + sizeof(c10::intrusive_ptr_target), sizeof(c10::DataPtr) + 10);
+}
+
 /// Whether the gradient fills its storage. Another gradient that shares its memory then starts at the same address.
 bool fills_own_storage(const at::Tensor& g, DType dtype) {
-  const c10::StorageImpl& storage = *g.unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl();
+  const c10::StorageImpl& storage = *storage_of(g);
   // A lazy clone shares memory until it is written.
   if (c10::impl::cow::is_cow_data_ptr(storage.data_ptr())) return false;
   return storage.resizable() && int64_t(storage.nbytes()) <= g.numel() * itemsize(dtype);
@@ -63,7 +71,7 @@ bool PlainGradients::set(size_t position, const at::Tensor& grad) {
       !grad.is_non_overlapping_and_dense() || !fills_own_storage(grad, ref.dtype))
     return false;
   ref.numel = grad.numel();
-  if (ref.numel) ref.data = grad.mutable_data_ptr();
+  if (ref.numel) ref.data = static_cast<char*>(storage_of(grad)->mutable_data()) + grad.storage_offset() * itemsize(ref.dtype);
   return true;
 }
 
@@ -96,9 +104,7 @@ GradList::GradList(size_t count) : tensors_(count) {
 }
 
 bool GradList::set_run(size_t begin, const at::Tensor* const* grads, size_t count) {
-  for (size_t i = 0; i < count; ++i)
-    if (grads[i]->unsafeGetTensorImpl()->has_storage())
-      prefetch(grads[i]->unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl(), kCacheLine);
+  for (size_t i = 0; i < count; ++i) prefetch_storage(*grads[i]);
   bool plain = plain_.has_value();
   for (size_t i = 0; i < count; ++i) {
     tensors_[begin + i] = c10::MaybeOwnedTraits<at::Tensor>::createBorrow(*grads[i]);

@@ -8,8 +8,19 @@
 
 #include "bindings/errors.h"
 #include "core/dtype.h"
+#include "core/prefetch.h"
 
 namespace gradkern {
+
+/// The bytes of a TensorImpl with the pointers to its storage, autograd metadata and version counter.
+constexpr int64_t kHeadBytes = 48;
+
+/// Prefetches what is read of a tensor. Sizes and strides, which lie in the middle, are not.
+inline void prefetch_tensor(const at::TensorImpl* tensor) {
+  constexpr int64_t kTailBytes = 40;  // from the offset in the storage on
+  prefetch(tensor, kHeadBytes);
+  prefetch(reinterpret_cast<const char*>(tensor + 1) - kTailBytes, kTailBytes);
+}
 
 /// Whether the kernels support a type. Sets `dtype` if so.
 bool has_kernel_dtype(at::ScalarType type, DType& dtype);

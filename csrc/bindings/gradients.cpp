@@ -143,7 +143,7 @@ void stage_union(const CallSite& site, const Memory& memory_of, Cluster cluster,
 void prefetch_ahead(const GradList& grads, size_t i) {
   constexpr size_t kTurns = 6;
   if (i + 2 * kTurns < grads.size())
-    prefetch(grads[i + 2 * kTurns].unsafeGetTensorImpl(), sizeof(at::TensorImpl));
+    prefetch_tensor(grads[i + 2 * kTurns].unsafeGetTensorImpl());
   if (i + kTurns < grads.size() && grads[i + kTurns].unsafeGetTensorImpl()->has_storage())
     prefetch(grads[i + kTurns].unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl(), 64);
 }
@@ -277,16 +277,16 @@ const void* counter_of(const c10::TensorImpl& impl) {
 }  // namespace
 
 void bump_version(const at::Tensor& grad) {
-  if (grad.defined() && !grad.is_inference()) grad.unsafeGetTensorImpl()->bump_version();
+  if (grad.defined() && grad.unsafeGetTensorImpl()->version_counter().enabled()) grad.unsafeGetTensorImpl()->bump_version();
 }
 
 void bump_versions(const GradList& grads) {
   for_each_run(int64_t(grads.size()), [&](int64_t begin, int64_t end) {
     // A version counter is two pointers away from the tensor. Each loop follows one pointer for the whole run.
     for (int64_t i = begin; i < end; ++i)
-      prefetch(grads[size_t(i)].unsafeGetTensorImpl(), sizeof(at::TensorImpl));
+      prefetch(grads[size_t(i)].unsafeGetTensorImpl(), kHeadBytes);
     for (int64_t i = begin; i < end; ++i)
-      if (grads[size_t(i)].defined()) prefetch(counter_of(*grads[size_t(i)].unsafeGetTensorImpl()), 16);
+      if (grads[size_t(i)].defined()) prefetch(counter_of(*grads[size_t(i)].unsafeGetTensorImpl()), 24);
     for (int64_t i = begin; i < end; ++i) bump_version(grads[size_t(i)]);
   });
 }

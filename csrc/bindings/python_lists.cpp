@@ -1,6 +1,7 @@
 #include "bindings/python_lists.h"
 
 #include <torch/csrc/autograd/python_variable.h>
+#include <torch/csrc/autograd/variable.h>
 #include <torch/csrc/utils/python_strings.h>
 
 #include <algorithm>
@@ -39,22 +40,24 @@ bool unpack(const Run& run, Found& tensors) {
     const bool none = run.items[i] == Py_None;
     if (!none && !THPVariable_CheckExact(run.items[i])) return false;
     tensors[i] = none ? &kUndefined : &THPVariable_Unpack(run.items[i]);
-    prefetch(tensors[i]->unsafeGetTensorImpl(), kCacheLine);
+    prefetch(tensors[i]->unsafeGetTensorImpl(), kHeadBytes);
   }
   return true;
 }
 
 /// Replaces parameters by their gradients. False if a parameter without a gradient is of a subclass.
 bool lead_to_gradients(const Run& run, Found& tensors, bool& any_candidate) {
-  std::array<const c10::AutogradMetaInterface*, kRun> metadata;
+  Found grads;
   for (size_t i = 0; i < run.count; ++i) {
     if (tensors[i] == &kUndefined) return false;
-    metadata[i] = tensors[i]->unsafeGetTensorImpl()->autograd_meta();
-    prefetch(metadata[i], kCacheLine);
+    // Its member and not its virtual function, whose table lies in another cache line.
+    const auto* meta = static_cast<const torch::autograd::AutogradMeta*>(tensors[i]->unsafeGetTensorImpl()->autograd_meta());
+    grads[i] = meta ? &meta->grad_ : &kUndefined;
+    prefetch(grads[i], sizeof(at::Tensor));
   }
   for (size_t i = 0; i < run.count; ++i) {
     const at::Tensor& parameter = *tensors[i];
-    tensors[i] = metadata[i] ? &metadata[i]->grad() : &kUndefined;
+    tensors[i] = grads[i];
     if (!tensors[i]->defined() && parameter.key_set().has(c10::DispatchKey::Python)) return false;
     any_candidate = any_candidate || tensors[i]->defined() || parameter.requires_grad() ||
                     Py_TYPE(run.items[i]) == reinterpret_cast<PyTypeObject*>(ParameterClass);
@@ -74,7 +77,7 @@ std::optional<GradList> fill(const py::object& list, const Lead& lead) {
     const Run run{items + begin, size_t(begin), size_t(end - begin)};
     Found tensors;
     if (!simple || !unpack(run, tensors) || !lead(run, tensors)) return simple.store(false);
-    for (size_t i = 0; i < run.count; ++i) prefetch(tensors[i]->unsafeGetTensorImpl(), sizeof(at::TensorImpl));
+    for (size_t i = 0; i < run.count; ++i) prefetch_tensor(tensors[i]->unsafeGetTensorImpl());
     if (!grads.set_run(run.begin, tensors.data(), run.count)) plain = false;
   });
   if (!simple) return std::nullopt;
@@ -200,8 +203,7 @@ py::tuple numels_of(const CallSite& site, const py::sequence& parameters) {
     const Run run{PySequence_Fast_ITEMS(list.ptr()) + begin, begin, std::min(count - begin, size_t(kRun))};
     Found tensors;
     const bool simple = unpack(run, tensors);
-    for (size_t i = 0; simple && i < run.count; ++i)
-      prefetch(tensors[i]->unsafeGetTensorImpl(), sizeof(at::TensorImpl));
+    for (size_t i = 0; simple && i < run.count; ++i) prefetch_tensor(tensors[i]->unsafeGetTensorImpl());
     for (size_t i = 0; i < run.count; ++i) {
       const at::Tensor& tensor = simple ? *tensors[i] : tensor_at(site, run.items[i], int64_t(begin + i));
       numels[begin + i] = tensor.numel();

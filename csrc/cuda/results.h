@@ -38,9 +38,8 @@ inline __device__ GRADKERN_NOINLINE void store_packed(const Reporting& p, const 
 template <Pass kPass>
 __device__ __forceinline__ void store_row(const Reporting& p, uint32_t tensor, const Sums<kPass>& sums, int64_t numel) {
   const MeasureResults r = p.results;
-  const NormOrder order = p.order;
+  const NormOrder order = order_in<kPass>(p.order);
   const double inv_scale = p.inv_scale;
-  expect_order<kPass>(order);
   const Partial s = partial_of<kPass>(order, sums, numel);
   const double l2 = finish(s.sq) * inv_scale;
   store_real(r.norm, tensor, order.kind == NormKind::kTwo ? l2 : scaled_norm(order, s, inv_scale), r.is_double);
@@ -67,8 +66,7 @@ __device__ __forceinline__ void store_total(const Reporting& p, const NormOrder&
 
 template <Pass kPass>
 __device__ __forceinline__ void store_total(const Reporting& p, const Sums<kPass>& sums, int64_t numel, int64_t tensors) {
-  const NormOrder order = p.order;
-  expect_order<kPass>(order);
+  const NormOrder order = order_in<kPass>(p.order);
   store_total(p, order, partial_of<kPass>(order, sums, numel), tensors);
 }
 

@@ -76,21 +76,20 @@ __device__ GRADKERN_NOINLINE Sums<kPass> combine_records(const NormOrder order, 
   return s;
 }
 
-/// Tells the compiler which orders a pass has, so that it leaves out the code of the others. See pass_for() in measure.cu.
+/// The order itself, as one of those that the pass is for (see pass_for() in measure.cu). So the compiler leaves out the
+/// code of the others.
 template <Pass kPass>
-__device__ __forceinline__ void expect_order(const NormOrder& order) {
+__device__ __forceinline__ NormOrder order_in(const NormOrder& order) {
+  if constexpr (kPass == Pass::kPower) return order;
   const NormKind kind = order.kind;
-  if (kPass != Pass::kPower && kind == NormKind::kPower) __builtin_unreachable();
-  if (kPass != Pass::kPower && kind == NormKind::kNegInf) __builtin_unreachable();
-  if (!has_sums(kPass) && kind == NormKind::kOne) __builtin_unreachable();
-  if (!has_sums(kPass) && kind == NormKind::kZero) __builtin_unreachable();
+  const bool sum = has_sums(kPass) && (kind == NormKind::kOne || kind == NormKind::kZero);
+  return {sum ? kind == NormKind::kOne ? NormKind::kOne : NormKind::kZero : kind == NormKind::kInf ? NormKind::kInf : NormKind::kTwo};
 }
 
 /// The sums as a Partial (core/norm.h). If there are non-finite elements, no sum was gathered. Out of line, because rows and
 /// totals share it.
 template <Pass kPass>
 __device__ GRADKERN_NOINLINE Partial partial_of(const NormOrder order, const Sums<kPass> s, int64_t numel) {
-  expect_order<kPass>(order);
   Partial p;
   p.max_bits = s.max_bits;
   p.nonfinite = int64_t(s.nonfinite);

@@ -169,10 +169,10 @@ class StreamTables {
     KeptTable& kept = choose(list, plan);
     if (update(kept.image, layout, list)) {
       const DuringCaptures allowed;
-      const Image image = std::exchange(kept.image, {});  // empty while the contents on the device are unknown
+      Image image = std::exchange(kept.image, {});  // empty while the contents on the device are unknown
       reserve(kept, layout.bytes, operation);
       if (!ring_.copy(kept.memory, image, list.stream, operation)) write_by_kernels(kept.memory, image, list.stream, operation);
-      kept.image = image;
+      kept.image = std::move(image);
     }
     return kept.memory;
   }

@@ -86,9 +86,11 @@ __device__ __forceinline__ void for_each_segment(const TensorTable& table, uint3
   if (begin >= end) return;
 #pragma unroll 1
   for (uint32_t tensor = find_tensor(table, kBackwards ? end - 1 : begin);; tensor = kBackwards ? tensor - 1 : tensor + 1) {
-    // All of an entry at once: its loads wait for each other otherwise. Those of empty tensors are not used.
-    const uint64_t data = table.data[tensor];
-    const uint32_t first = table.first_unit[tensor], next = table.first_unit[tensor + 1], last = table.last_unit[tensor];
+    // All of an entry is loaded at once. Without `volatile` the compiler moves two of the loads into the branch, where they
+    // wait for the others.
+    const uint64_t data = *const_cast<const volatile uint64_t*>(table.data + tensor);
+    const uint32_t last = *const_cast<const volatile uint32_t*>(table.last_unit + tensor);
+    const uint32_t first = table.first_unit[tensor], next = table.first_unit[tensor + 1];
     if (next != first)
       visit(Segment{data, tensor, begin > first ? begin - first : 0, (end < next ? end : next) - first, first, next - first,
                     last >> 3, DType(last & 7u)});

@@ -56,6 +56,7 @@ void test_values() {
 
 /// One NaN or infinity, wherever it is in a batch.
 void test_one_nonfinite() {
+  std::mt19937_64 rng(14);
   for (DType d : kDTypes) {
     const DType real = real_of(d);
     const int64_t n = cuda::kUnitBytes / itemsize(d), batch = 2048 / itemsize(real);
@@ -64,15 +65,14 @@ void test_one_nonfinite() {
     const std::vector<unsigned char> before = set.bytes(0);
     for (int64_t i = 0; i < batch; i += 3) {
       context = "one not finite, dtype " + std::to_string(int(d)) + ", " + std::to_string(i);
-      std::mt19937_64 rng;
-      const Fill fill = i % 2 ? Fill::kNan : Fill::kInf;
+      const bool nan = rng() % 2;
       unsigned char values[4 * sizeof(double)];  // the last of them is not finite
-      fill_real(values, real, 4, fill, d, rng);
+      fill_real(values, real, 4, nan ? Fill::kNan : Fill::kInf, d, rng);
       std::memcpy(data + i * itemsize(real), values + 3 * itemsize(real), size_t(itemsize(real)));
       const Measured m = run_measure(set);
       CHECK(m.nonfinite[0] == 1 && m.total_nonfinite == 1, "counted %lld", (long long)m.nonfinite[0]);
-      CHECK(i % 2 ? m.max_abs[0] != m.max_abs[0] : std::isinf(m.max_abs[0]), "the largest is %g", m.max_abs[0]);
-      CHECK(i % 2 ? m.norm[0] != m.norm[0] : std::isinf(m.norm[0]), "the norm is %g", m.norm[0]);
+      CHECK(nan ? m.max_abs[0] != m.max_abs[0] : std::isinf(m.max_abs[0]), "the largest is %g", m.max_abs[0]);
+      CHECK(nan ? m.norm[0] != m.norm[0] : std::isinf(m.norm[0]), "the norm is %g", m.norm[0]);
       std::memcpy(data, before.data(), before.size());
     }
   }
@@ -322,6 +322,8 @@ void test_combine() {
 void check_packed(const TensorSet& set, double p, const int64_t* first) {
   const NormOrder order = norm_order(p);
   const size_t n = size_t(set.count());
+  bool any_complex = false;
+  for (size_t i = 0; i < n; ++i) any_complex |= is_complex(set[int64_t(i)].dtype);
   std::vector<double> sums((n + 1) * kPackedSums, -1), want(kPackedSums);
   std::vector<int64_t> keys((n + 1) * kPackedKeys, -7), want_keys(kPackedKeys);
   cuda::MeasureLaunch launch;
@@ -350,7 +352,9 @@ void check_packed(const TensorSet& set, double p, const int64_t* first) {
     }
     const int64_t largest = keys[i * kPackedKeys + kMaxBits], nan = int64_t(kInfBits) + 1;  // of any NaN, in the same order
     CHECK(std::min(largest, nan) == std::min(want_keys[kMaxBits], nan), "row %zu, largest", i);
-    CHECK(keys[i * kPackedKeys + kRefKey] == want_keys[kRefKey], "row %zu, reference", i);
+    // |z| is that of a library's hypot(): keys are of neighbouring numbers.
+    const int64_t apart = keys[i * kPackedKeys + kRefKey] - want_keys[kRefKey];
+    CHECK(apart == 0 || (any_complex && std::llabs(apart) <= 2), "row %zu, reference", i);
     if (order.kind != NormKind::kTwo && order.kind != NormKind::kInf) {
       const double value = got[kPowerHi] + got[kPowerLo], expected = want[kPowerHi] + want[kPowerLo];
       CHECK(std::fabs(value - expected) <= 0x1p-40 * expected, "row %zu, power sum: %g, expected %g", i, value, expected);

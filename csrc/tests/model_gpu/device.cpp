@@ -1,13 +1,20 @@
 // Test only: a CUDA device for a torch without CUDA. Its tensors lie in host memory, and torch's operations on them run
 // on the CPU, so that the bindings' code for CUDA runs with csrc/cuda under the model of a GPU (cuda_shim).
+#include <ATen/EmptyTensor.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/core/stack.h>
 #include <ATen/detail/CUDAHooksInterface.h>
 #include <c10/core/Allocator.h>
+#include <c10/core/CPUAllocator.h>
+#include <c10/core/DeviceGuard.h>
+#include <c10/core/impl/COW.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
+#include <torch/csrc/autograd/variable.h>
 #include <torch/library.h>
 
+#include <algorithm>
+#include <array>
 #include <optional>
 #include <string>
 #include <utility>
@@ -154,6 +161,26 @@ class OnCpu {
   std::optional<c10::Device> device_;  ///< of the results
 };
 
+/// Host memory of the current device.
+struct ModelAllocator final : c10::Allocator {
+  c10::DataPtr allocate(size_t bytes) override {
+    c10::DataPtr host = c10::GetCPUAllocator()->allocate(bytes);
+    void* const memory = host.get();
+    const c10::DeleterFnPtr deleter = host.get_deleter();
+    return {memory, host.release_context(), deleter, cuda(current)};
+  }
+  void copy_data(void* to, const void* from, size_t bytes) const override { default_copy_data(to, from, bytes); }
+};
+
+/// As torch's own for CUDA, which takes no detour: a clip allocates its results with it.
+at::Tensor empty(at::IntArrayRef sizes, std::optional<at::ScalarType> dtype, std::optional<at::Layout>, std::optional<at::Device> device,
+                 std::optional<bool>, std::optional<at::MemoryFormat> format) {
+  static ModelAllocator allocator;
+  const c10::DeviceGuard guard(cuda(device ? device->index() : c10::DeviceIndex(-1)));
+  return at::detail::empty_generic(sizes, &allocator, c10::DispatchKeySet(c10::DispatchKey::CUDA),
+                                   dtype.value_or(at::get_default_dtype_as_scalartype()), format);
+}
+
 bool refuse_waiting = false;
 
 /// Whether the host would wait for the device: `torch.cuda.set_sync_debug_mode`.
@@ -182,6 +209,53 @@ void run_on_cpu(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
 
 }  // namespace
 
+namespace {
+
+void fetch(const void* object, size_t begin, size_t end) {
+  const char* const bytes = static_cast<const char*>(object);
+  __builtin_prefetch(bytes + begin);
+  __builtin_prefetch(bytes + end - 1);
+}
+
+/// All that a clip has to read of 64 parameters, and the version counters, by which torch knows of a write. Only the
+/// cache lines that are needed, one pointer of all of them before the next, so that misses overlap.
+uintptr_t read_run(c10::TensorImpl* const* params, size_t count) {
+  std::array<c10::TensorImpl*, 64> grads;
+  std::array<const at::Tensor*, 64> fields;
+  uintptr_t sum = 0;
+  for (size_t i = 0; i < count; ++i) fetch(params[i], 24, 32);
+  for (size_t i = 0; i < count; ++i) {
+    fields[i] = &static_cast<torch::autograd::AutogradMeta*>(params[i]->autograd_meta())->grad_;
+    fetch(fields[i], 0, 8);
+  }
+  for (size_t i = 0; i < count; ++i) {
+    grads[i] = fields[i]->unsafeGetTensorImpl();
+    fetch(grads[i], 16, 48);
+    fetch(grads[i], sizeof(c10::TensorImpl) - 32, sizeof(c10::TensorImpl));
+  }
+  for (size_t i = 0; i < count; ++i) {
+    fetch(grads[i]->unsafe_storage().unsafeGetStorageImpl(), 16, 58);
+    fetch(*reinterpret_cast<void* const*>(&grads[i]->version_counter()), 16, 20);
+  }
+  for (size_t i = 0; i < count; ++i) {
+    const c10::StorageImpl& storage = *grads[i]->unsafe_storage().unsafeGetStorageImpl();
+    sum += reinterpret_cast<uintptr_t>(storage.data()) + storage.nbytes() + storage.resizable() + size_t(grads[i]->numel()) +
+           grads[i]->dtype().itemsize() + grads[i]->is_non_overlapping_and_dense_default() + grads[i]->key_set().raw_repr() +
+           c10::impl::cow::is_cow_data_ptr(storage.data_ptr());
+    grads[i]->bump_version();
+  }
+  return sum;
+}
+
+}  // namespace
+
+/// For benchmarks, the floor of the host's time: a walk over parameters that have gradients.
+extern "C" __attribute__((visibility("default"))) uintptr_t model_gpu_walk(c10::TensorImpl* const* params, size_t count) {
+  uintptr_t sum = 0;
+  for (size_t begin = 0; begin < count; begin += 64) sum += read_run(params + begin, std::min<size_t>(count - begin, 64));
+  return sum;
+}
+
 extern "C" __attribute__((visibility("default"))) void model_gpu_refuse_waiting(int refuse) { refuse_waiting = refuse != 0; }
 
 namespace at {
@@ -191,4 +265,7 @@ C10_REGISTER_CLASS(CUDAHooksRegistry, CUDAHooks, ModelHooks)
 TORCH_LIBRARY_IMPL(_, CUDA, m) { m.fallback(torch::CppFunction::makeFromBoxedFunction<&run_on_cpu>()); }
 
 // An operation for all devices that asks for a kernel of the device itself.
-TORCH_LIBRARY_IMPL(aten, CUDA, m) { m.impl("copy_", torch::CppFunction::makeFromBoxedFunction<&run_on_cpu>()); }
+TORCH_LIBRARY_IMPL(aten, CUDA, m) {
+  m.impl("copy_", torch::CppFunction::makeFromBoxedFunction<&run_on_cpu>());
+  m.impl("empty.memory_format", &empty);
+}
