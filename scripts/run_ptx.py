@@ -35,8 +35,11 @@ class Mutant:
     replacement: str
     tests: tuple[str, ...]
     nth: int = 0
+    everywhere: bool = False
 
     def apply(self, text: str) -> str:
+        if self.everywhere:
+            return re.sub(self.pattern, self.replacement, text)
         places = list(re.finditer(self.pattern, text))
         if len(places) <= self.nth:
             raise SystemExit(f"run_ptx: {self.module} has no {self.pattern} number {self.nth}")
@@ -47,7 +50,7 @@ class Mutant:
 VECTOR = r"\{(%r\d+), ?(%r\d+), ?(%r\d+), ?(%r\d+)\}"
 MUTANTS = (
     # Another opcode, operand, constant or order.
-    Mutant("measure", r"max\.NaN\.f32", "max.f32", ("one_nonfinite",)),
+    Mutant("measure", r"max\.NaN\.f32", "max.f32", ("one_nonfinite",), everywhere=True),
     Mutant("measure", r"redux\.sync\.max\.u32", "redux.sync.add.u32", ("sizes_types_orders",)),
     Mutant("measure", r"(lop3\.b32 .*), 0xEA;", r"\1, 0xE8;", ("sizes_types_orders",)),
     Mutant("measure", r"(shl\.b32 .*), 13;", r"\1, 12;", ("sizes_types_orders",)),

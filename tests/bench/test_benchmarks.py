@@ -110,7 +110,9 @@ def test_without_results_the_table_says_so(monkeypatch, tmp_path):
     tables = load(ROOT / "scripts" / "readme_tables.py")
     monkeypatch.setattr(tables, "ROOT", tmp_path)
     shown = tables.rendered("x\n<!-- table: cuda -->\nold\n<!-- end -->\ny")
-    assert shown == "x\n<!-- table: cuda -->\nNot measured.\n<!-- end -->\ny"
+    assert (
+        shown == "x\n<!-- table: cuda -->\n[Predicted](cuda-predictions.md), not measured.\n<!-- end -->\ny"
+    )
 
 
 class FakeEvent:
