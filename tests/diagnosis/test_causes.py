@@ -35,6 +35,14 @@ class TestInitialWeights:
         """What follows is not tenfold, is normalized, or has it for a frequency."""
         assert kinds(self.scaled(factor, 0, activation=activation)) == []
 
+    @pytest.mark.parametrize(("alive", "found"), [(1.0, []), (0.3, ["poor_initialization"])])
+    def test_masked_elements_do_not_count(self, alive, found):
+        """A fifth of the elements ever have a gradient. Without a mask, that is because units are dead."""
+        run = self.scaled(3.2, slice(2, 10, 2), bias=True)
+        ever = np.where(np.arange(12) % 2, alive, 0.2).astype(np.float32)
+        ever[[0, 10]] = 1.0
+        assert [k for k in kinds(changed(run, ever_nonzero=ever)) if k != "dead_units"] == found
+
     @pytest.mark.parametrize(("factor", "found"), [(2, []), (7, ["poor_initialization"])])
     def test_two_layers_together(self, factor, found):
         assert kinds(self.scaled(factor, slice(0, None, 2), layers=2, activation="Tanh")) == found
