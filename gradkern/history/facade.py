@@ -29,7 +29,7 @@ class History(Recorded):
     replaced the earlier rows. ``History.open(run, superseded=True)`` shows all rows in the order in which
     they were written.
 
-    Example:
+    Examples:
         >>> history = History.open("runs/first")
         >>> history.steps, history.total_norm, history.rms  # [T], [T], [T, N]
 

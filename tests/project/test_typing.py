@@ -96,6 +96,12 @@ for package in map(importlib.import_module, {[*LAZY]}):
     assert done.stdout.splitlines() == ["True gradkern.distributed", *["[]"] * len(LAZY)], done.stderr
 
 
+def test_public_packages_are_attributes(run_with_torch):
+    packages = ("compat", "diagnosis", "history", "integrations", "monitor", "policies", "report", "sinks")
+    done = run_with_torch(f"import gradkern\nprint(*[getattr(gradkern, p).__name__ for p in {packages}])")
+    assert done.stdout.split() == [f"gradkern.{package}" for package in packages], done.stderr
+
+
 @pytest.mark.parametrize("package", LAZY)
 def test_a_missing_name_is_an_attribute_error(package):
     with pytest.raises(AttributeError, match=f"module '{package}' has no attribute '{LAZY[package]}'"):
