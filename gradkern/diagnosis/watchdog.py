@@ -50,7 +50,7 @@ def as_action(operation: str, on_finding: OnFinding | None) -> OnFinding | None:
         )
     if on_finding not in ("warn", "raise"):
         raise ValueError(
-            f'[{operation}] on_finding: expected "warn", "raise" or a function of a Finding, got {on_finding!r}'
+            f'[{operation}] on_finding: expected "warn", "raise" or a function, got {on_finding!r}'
         )
     return on_finding
 

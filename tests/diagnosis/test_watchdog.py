@@ -87,7 +87,7 @@ def test_arguments():
     assert as_action("GradMonitor", None) is None and as_action("GradMonitor", "warn") == "warn"
     with pytest.raises(
         ValueError,
-        match=r'\[GradMonitor\] on_finding: expected "warn", "raise" or a function of a Finding, got "?.shout',
+        match=r'\[GradMonitor\] on_finding: expected "warn", "raise" or a function, got "?.shout',
     ):
         as_action("GradMonitor", "shout")
     with pytest.raises(TypeError, match=r"on_finding: .* got int"):
