@@ -47,6 +47,7 @@ class History(Recorded):
             superseded: also show rows that were replaced.
 
         Raises:
+            TypeError: `run_dir` is not a path.
             HistoryError: there is no run, the file is damaged or is not a run, or another process locks it
                 for more than 5 s. The message names the file.
         """
