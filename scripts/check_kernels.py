@@ -233,8 +233,8 @@ def instruction(line: str) -> str:
 
 @dataclass
 class Loop:
-    codes: list[str]  #: all of it
-    usual: list[str]  #: without what a branch forwards jumps over
+    codes: list[str]  #: all instructions
+    usual: list[str]  #: those that no forward branch jumps over
 
 
 def usual_path(lines: list[str], labels: dict[str, int], begin: int, end: int) -> list[str]:

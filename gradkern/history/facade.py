@@ -22,7 +22,7 @@ __all__ = ["History"]
 class History(Recorded):
     """A recorded run as NumPy arrays: T rows, the recorded steps, and N columns, the parameters.
 
-    Opening a run reads only the numbers that each step has once. The [T, N] arrays are read on first use and
+    Opening a run reads only what is one number per step. The [T, N] arrays are read on first use and
     kept until `refresh`. The run can be read while it is recorded. Nothing from the file is executed.
 
     Steps that were recorded again after going back to an earlier step (a resume from a checkpoint) have

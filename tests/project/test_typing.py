@@ -108,7 +108,7 @@ def test_a_missing_name_is_an_attribute_error(package):
         getattr(importlib.import_module(package), LAZY[package])
 
 
-def test_what_is_no_python_is_installed_too():
+def test_files_other_than_python_are_installed():
     """The stub of the extension among it: without it the extension is Any where gradkern is installed."""
     root = Path(__file__).resolve().parents[2]
     listed = re.search(
