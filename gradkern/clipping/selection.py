@@ -46,7 +46,7 @@ def members_of(
     if empty is not None and not may_be_empty:  # first: a misspelt selector leaves parameters out as well
         taken = any(tests[empty](name, param) for name, param in zip(names, params))
         why = "groups before it have all its parameters" if taken else _no_match(selectors[empty], names)
-        raise ValueError(f"[GradClipper] groups['{empty}']: the group has no parameters, because {why}")
+        raise ValueError(f"[GradClipper] groups['{empty}']: has no parameters, because {why}")
     if left_out is not None:
         raise ValueError(
             f"[GradClipper] groups: no selector of {_listed(selectors)} matches '{left_out}', but every "
