@@ -104,7 +104,8 @@ def main() -> None:
                 for kind in ns
             )
             print(f"{name:18} {count:6} tensors, a tensor: {text}", flush=True)
-    save("cuda_host", {"machine": describe(), "rounds": ROUNDS, "rows": rows})
+    threads = torch.get_num_threads()
+    save("cuda_host", {"machine": describe(), "threads": threads, "rounds": ROUNDS, "rows": rows})
 
 
 if __name__ == "__main__":

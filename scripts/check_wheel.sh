@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A source distribution must hold all that a build reads; a wheel must install without the checkout, work,
+# A source distribution must hold every file of the repository; a wheel must install without the checkout, work,
 # and leave nothing behind when it is removed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -14,7 +14,7 @@ python="$(cd "$VENV/bin" && pwd)/python"
 tar -xzf "$scratch"/sdist/gradkern-*.tar.gz -C "$scratch/sdist"
 while read -r file; do
   [ -e "$scratch"/sdist/gradkern-*/"$file" ] || { echo "not in the source distribution: $file"; exit 1; }
-done < <(git ls-files csrc cmake gradkern CMakeLists.txt setup.py build_tools pyproject.toml constraints.txt LICENSE README.md)
+done < <(git ls-files | grep -vx '.gitignore')
 "$python" -m venv "$scratch/venv"
 # torch is seen from the first environment, not installed again.
 "$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \

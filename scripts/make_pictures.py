@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import re
 import shutil
 import subprocess
 import tempfile
@@ -79,6 +80,20 @@ def shoot(page: Path, target: Path, width: int, height: int) -> None:
     small.save(target, optimize=True)
 
 
+def shoot_finding(report: Path, target: Path) -> None:
+    """The finding and the total norm of a report, with the remedies folded."""
+    text = report.read_text(encoding="utf-8")
+    text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", text)
+    fold = """for (const part of document.querySelectorAll("details")) part.open = false;
+const shown = [...document.querySelectorAll("main h2")].slice(0, 2);
+for (const part of document.querySelectorAll("main *"))
+  if (!shown.some(title => part.contains(title) || title.parentElement.parentElement.contains(part)))
+    part.style.display = "none";"""
+    page = report.with_name("finding.html")
+    page.write_text(text.replace("</body>", f"<script>{fold}</script></body>"), encoding="utf-8")
+    shoot(page, target, 1280, 730)
+
+
 def shoot_watch(run_dir: Path, target: Path, scratch: Path) -> None:
     """The live view as a terminal of 100 × 27 shows it."""
     console = Console(record=True, width=100, height=27, file=io.StringIO(), force_terminal=True)
@@ -107,9 +122,11 @@ def main() -> None:
         if arguments.run is None:
             train(run_dir, arguments.steps)
         IMAGES.mkdir(parents=True, exist_ok=True)
-        shoot(write_report(run_dir, Path(scratch) / "report.html"), IMAGES / "report.png", 1280, 2080)
+        report = write_report(run_dir, Path(scratch) / "report.html")
+        shoot(report, IMAGES / "report.png", 1280, 2080)
+        shoot_finding(report, IMAGES / "finding.png")
         shoot_watch(run_dir, IMAGES / "watch.png", Path(scratch))
-    for name in ("report.png", "watch.png"):
+    for name in ("report.png", "finding.png", "watch.png"):
         print(IMAGES / name, (IMAGES / name).stat().st_size, "bytes")
 
 

@@ -239,7 +239,9 @@ PAGES = ("docs/benchmarks.md", "docs/distributed.md", "docs/monitoring.md", "doc
 
 
 def rendered(text: str) -> str:
-    """`text` with everything between `<!-- table: NAME -->` and `<!-- end -->` replaced."""
+    """`text` with everything between `<!-- table: NAME -->` and `<!-- end -->` replaced.
+
+    Only times on GPUs may be unknown."""
     for name, (file, render) in TABLES.items():
         head, found, rest = text.partition(f"<!-- table: {name} -->")
         if not found:
@@ -247,7 +249,8 @@ def rendered(text: str) -> str:
         path = ROOT / "benchmarks" / "results" / f"{file}.json"
         _, _, tail = rest.partition("<!-- end -->")
         known = path.exists()
-        table = render(json.loads(path.read_text(encoding="utf-8"))) if known else "Not measured."
+        predicted = "[Predicted](cuda-predictions.md), not measured."
+        table = render(json.loads(path.read_text(encoding="utf-8"))) if known else predicted
         text = f"{head}<!-- table: {name} -->\n{table}\n<!-- end -->{tail}"
     return text
 

@@ -47,31 +47,31 @@ class Mutant:
         return text[: place.start()] + place.expand(self.replacement) + text[place.end() :]
 
 
+READS, WRITES, UNITS = (
+    ("mixed_list", "alignment"),
+    ("misaligned_writes", "tiny_factors"),
+    ("units_of_all_kinds",),
+)
 VECTOR = r"\{(%r\d+), ?(%r\d+), ?(%r\d+), ?(%r\d+)\}"
 MUTANTS = (
     # Another opcode, operand, constant or order.
     Mutant("measure", r"max\.NaN\.f32", "max.f32", ("one_nonfinite",), everywhere=True),
-    Mutant("measure", r"redux\.sync\.max\.u32", "redux.sync.add.u32", ("sizes_types_orders",)),
-    Mutant("measure", r"(lop3\.b32 .*), 0xEA;", r"\1, 0xE8;", ("sizes_types_orders",)),
-    Mutant("measure", r"(shl\.b32 .*), 13;", r"\1, 12;", ("sizes_types_orders",)),
-    Mutant(
-        "measure",
-        r"(fma\.rn\.f64 \t%fd\d+, )(%fd\d+), \2, %fd\d+;",
-        r"\1\2, \2, \2;",
-        ("sizes_types_orders",),
-    ),
-    Mutant("write", r"cvt\.rn\.bf16\.f32 (%rs\d+), (%f\d+)", r"cvt.rn.f16.f32 \1, \2", ("scale",)),
-    Mutant("write", rf"(st\.global\.v4\.u32 \[%rd\d+\]), {VECTOR}", r"\1, {\3, \2, \4, \5}", ("scale",)),
+    Mutant("measure", r"redux\.sync\.max\.u32", "redux.sync.add.u32", READS),
+    Mutant("measure", r"(lop3\.b32 .*), 0xEA;", r"\1, 0xE8;", UNITS),
+    Mutant("measure", r"(shl\.b32 .*), 13;", r"\1, 12;", UNITS),
+    Mutant("measure", r"(fma\.rn\.f64 \t%fd\d+, )(%fd\d+), \2, %fd\d+;", r"\1\2, \2, \2;", UNITS),
+    Mutant("write", r"cvt\.rn\.bf16\.f32 (%rs\d+), (%f\d+)", r"cvt.rn.f16.f32 \1, \2", WRITES),
+    Mutant("write", rf"(st\.global\.v4\.u32 \[%rd\d+\]), {VECTOR}", r"\1, {\3, \2, \4, \5}", WRITES),
     Mutant("agc", r"div\.rn\.f64", "mul.rn.f64", ("agc_types",)),
     Mutant("tensor_table", r"setp\.ge\.u32", "setp.gt.u32", ("agc_same_bits",)),
     # Narrower, misaligned, of another space.
     Mutant("measure", r"st\.global\.u64", "st.global.u32", ("combine",)),
-    Mutant("write", r"(ld\.global\.L1\S+)v4", r"\1v2", ("scale",)),
-    Mutant("measure", r"(ld\.global\.nc\S+v4\.u32 \{[^}]*\}, \[%rd\d+)\]", r"\1+8]", ("sizes_types_orders",)),
-    Mutant("measure", r"ld\.shared\.u64", "ld.global.u64", ("sizes_types_orders",)),
+    Mutant("write", r"(ld\.global\.L1\S+)v4", r"\1v2", WRITES),
+    Mutant("measure", r"(ld\.global\.nc\S+v4\.u32 \{[^}]*\}, \[%rd\d+)\]", r"\1+8]", READS),
+    Mutant("measure", r"ld\.shared\.u64", "ld.global.u64", READS),
     # A condition or a barrier less.
-    Mutant("write", r"@%p\d+ (bra\s+\S+;)", r"\1", ("scale",), nth=3),
-    Mutant("measure", r"bar\.sync \t0;", "", ("sizes_types_orders",)),
+    Mutant("write", r"@%p\d+ (bra\s+\S+;)", r"\1", WRITES, nth=3),
+    Mutant("measure", r"bar\.sync \t0;", "", READS),
 )
 
 

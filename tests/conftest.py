@@ -42,7 +42,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish() -> None:
-    """What is loaded by now stays: it need not be walked whenever a test, or Python, collects garbage."""
+    """Freeze loaded objects so that the garbage collector skips them."""
     gc.collect()
     gc.freeze()
 
@@ -63,6 +63,7 @@ SHARED = {
         "project/test_bindings",
         "project/test_typing",
         "bench/test_bench_command",
+        "demo/",
         "monitor/test_disks",
         "watch/",
     ),
@@ -72,7 +73,6 @@ LONGEST = (
     "tests/kernels/test_model_gpu.py",
     "tests/kernels/test_ptx.py",
     *SHARED,
-    "tests/demo/test_demo.py",
     "tests/report/test_browser.py",
     "tests/integrations/test_deepspeed.py",
     "tests/integrations/test_run.py",

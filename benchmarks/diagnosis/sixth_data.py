@@ -129,12 +129,6 @@ def lights() -> Data:
     return x.view(-1, 1, 8, 8), _standard(count.float()[:, None])
 
 
-def checkers() -> Data:
-    """Black or white fields of a board of four by four."""
-    x = 2 * torch.rand(COUNT, 2, generator=_random(77)) - 1
-    return 1.7 * x, ((2 * x + 2).floor().sum(1) % 2).long()
-
-
 def pulses() -> Data:
     """A noisy signal of 32 places, and how many pulses are in it."""
     random = _random(78)
@@ -210,7 +204,6 @@ SIXTH_DATA: dict[str, tuple[Callable[[], Data], str, int, int]] = {
     "photos": (photos, "cross_entropy", 1, 2),
     "gratings": (gratings, "cross_entropy", 1, 4),
     "lights": (lights, "mse", 1, 1),
-    "checkers": (checkers, "cross_entropy", 2, 2),
     "pulses": (pulses, "cross_entropy", 1, 5),
     "forecast": (forecast, "mse", 2, 1),
     "remembered": (remembered, "cross_entropy", 4, 4),

@@ -90,26 +90,6 @@ class ResNet(nn.Module):
         return self.head(self.pairs(self.stem(x)).mean((2, 3)))
 
 
-class DenseConv(nn.Module):
-    """Each convolution sees all feature maps before it, behind a norm and a ReLU (DenseNet)."""
-
-    def __init__(self, recipe: Recipe) -> None:
-        super().__init__()
-        inputs, outputs = SIZES[recipe.task]
-        width = recipe.width
-        self.stem = nn.Conv2d(inputs, width, 3, padding=1)
-        counts = [(i + 1) * width for i in range(recipe.depth)]
-        self.norms = nn.ModuleList(nn.BatchNorm2d(n) for n in counts)
-        self.layers = nn.ModuleList(nn.Conv2d(n, width, 3, padding=1, bias=False) for n in counts)
-        self.head = nn.Linear((recipe.depth + 1) * width, outputs)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x)
-        for norm, layer in zip(self.norms, self.layers):
-            x = torch.cat([x, layer(F.relu(norm(x)))], 1)
-        return self.head(x.mean((2, 3)))
-
-
 class Fire(nn.Module):
     """Channels are squeezed and then expanded by filters of two sizes (SqueezeNet)."""
 
@@ -275,7 +255,6 @@ SIXTH_IMAGES: dict[str, type[nn.Module]] = {
     "lenet": LeNet,
     "vgg": VGG,
     "resnet": ResNet,
-    "dense_conv": DenseConv,
     "fire": Fire,
     "coordinates": Coordinates,
     "rotations": Rotations,

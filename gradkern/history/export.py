@@ -46,7 +46,7 @@ def to_arrow(history: Recorded) -> Any:
 
 def to_pandas(history: Recorded) -> Any:
     """See `History.to_pandas`."""
-    need("pandas", "pandas", "monitor", "History.to_pandas")
+    need("pandas", "pandas", "export", "History.to_pandas")
     return arrow_reader(history, "History.to_pandas").read_pandas()
 
 

@@ -7,7 +7,7 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -25,6 +25,7 @@ pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).parents[2]
 STEPS = 30
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def run_python(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -206,8 +207,15 @@ def test_output_that_is_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert file.read_text() == "mine"
 
 
-def test_classic_numbers() -> None:
-    done = run_python(str(ROOT / "examples" / "vanishing_exploding.py"))
+def script(path: Path) -> str:
+    """A program that runs the script, with one thread."""
+    return (
+        f"import runpy, torch\ntorch.set_num_threads(1)\nrunpy.run_path({str(path)!r}, run_name='__main__')"
+    )
+
+
+def test_classic_numbers(run_with_torch: Run) -> None:
+    done = run_with_torch(script(ROOT / "examples" / "vanishing_exploding.py"))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "9.5367e-07" in done.stdout
     assert "57.66" in done.stdout
@@ -217,16 +225,16 @@ def test_classic_numbers() -> None:
 STORIES = sorted((ROOT / "examples").glob("diagnose_*.py"))
 
 
-@pytest.mark.parametrize("script", STORIES, ids=lambda path: path.stem)
-def test_a_sick_run_is_diagnosed_and_cured(script: Path) -> None:
-    assert len(STORIES) == 5 and len(script.read_text(encoding="utf-8").splitlines()) < 60
-    done = run_python(str(script))
+@pytest.mark.parametrize("story", STORIES, ids=lambda path: path.stem)
+def test_a_sick_run_is_diagnosed_and_cured(run_with_torch: Run, story: Path) -> None:
+    assert len(STORIES) == 5 and len(story.read_text(encoding="utf-8").splitlines()) < 60
+    done = run_with_torch(script(story))
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1] == "healthy" and done.stderr == ""
 
 
-def test_train_loop() -> None:
-    done = run_python(str(ROOT / "examples" / "train_loop.py"))
+def test_train_loop(run_with_torch: Run) -> None:
+    done = run_with_torch(script(ROOT / "examples" / "train_loop.py"))
     assert done.returncode == 0, done.stderr
     losses = [float(line.split()[3]) for line in done.stdout.splitlines() if line.startswith("step")]
     assert len(losses) == 4

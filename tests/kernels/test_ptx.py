@@ -28,15 +28,21 @@ def run_ptx(*arguments: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("arch", ["80", "86", "90"])
-def test_ptx_computes_what_the_source_computes(arch):
+def test_ptx_computes_what_the_source_computes():
     """Every test of the kernels: against float64, and bit for bit."""
-    assert " 0 failures" in run_ptx("--arch", arch)
+    assert " 0 failures" in run_ptx()
+
+
+@pytest.mark.parametrize("arch", ["80", "86"])
+def test_ptx_of_other_architectures(arch):
+    """What differs: maxima of 16-bit types, and squares in pairs of float32."""
+    tests = ("adversarial_sums", "units_of_all_kinds", "mixed_list", "one_nonfinite", "tiny_factors")
+    assert " 0 failures" in run_ptx("--arch", arch, *tests)
 
 
 @pytest.mark.parametrize("seed", ["1", "2"])
 def test_order_of_blocks_and_warps_does_not_show(seed):
-    run_ptx("--seed", seed, "determinism", "repeats", "many_tensors", "random_lists", "agc_many")
+    run_ptx("--seed", seed, "determinism", "repeats", "random_lists", "agc_many")
 
 
 def test_changed_ptx_is_noticed():

@@ -185,9 +185,9 @@ class TestInfo:
         assert lines["kernels"] == "not used: GRADKERN_DISABLE is set"
         assert lines["settings"].split()[0] == "GRADKERN_DISABLE=1"
 
-    def test_disabled_and_none_that_fits(self, run_python, package_copy):
+    def test_disabled_and_none_that_fits(self, run_with_torch, package_copy):
         make_it_for(package_copy, "2.9")
-        lines = self.report(run_python, package_copy, GRADKERN_DISABLE="1")
+        lines = self.report(run_with_torch, package_copy, GRADKERN_DISABLE="1")
         assert lines["kernels"] == "not used: GRADKERN_DISABLE is set"
         assert lines["extension"].startswith("not used: the compiled extension is for torch 2.9, and torch")
 

@@ -117,6 +117,8 @@ def test_a_source_distribution_needs_no_torch(torches, backend, tmp_path, monkey
         files = {path.partition("/")[2] for path in archive.getnames()}
     read = {"setup.py", "build_tools/kernels.py", "build_tools/torches.py", "cmake/library.map"}
     assert read | {"csrc/library/kernels.h"} <= files
+    for_make = {"Makefile", "constraints.txt", "requirements/integration.txt", "mkdocs.yml", ".ci/run"}
+    assert for_make | {"CHANGELOG.md", "CONTRIBUTING.md", "docs/index.md", "docs/images/finding.png"} <= files
 
 
 def test_the_kernels_are_built_without_setuptools_and_torch(run_python):

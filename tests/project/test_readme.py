@@ -1,4 +1,4 @@
-"""README.md is true: the example runs as printed, the accuracy table, the measured tables."""
+"""README.md is true: the example and its cure run as printed, the accuracy table, the measured tables."""
 
 import re
 import subprocess
@@ -31,6 +31,25 @@ def test_the_finding_is_that_of_the_loop_above(tmp_path, monkeypatch):
     assert len(expected) == 9
     for line in expected:
         assert NUMBER.sub("", line) in [NUMBER.sub("", other) for other in said], line
+
+
+def test_the_first_remedy_cures_the_example(tmp_path, monkeypatch):
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.S)
+
+    def trained(code: str, folder: str) -> tuple[list[gradkern.Finding], float]:
+        (tmp_path / folder).mkdir()
+        monkeypatch.chdir(tmp_path / folder)
+        exec(compile(code, "README.md", "exec"), {})
+        with gradkern.History.open("runs/first") as history:
+            return list(gradkern.diagnose(history)), float(history.loss[-5:].mean())
+
+    (alarm, *_), loss = trained(example, "sigmoid")
+    remedy = alarm.remedies[0].code
+    initialization = remedy[remedy.index("for module in model.modules()") :]
+    cured = example.replace("Sigmoid()", "ReLU()").replace("optimizer =", f"{initialization}\noptimizer =", 1)
+    found, less = trained(cured, "relu")
+    assert [finding.kind for finding in found if finding.severity != "info"] == []
+    assert loss > 0.65 and less < 0.3
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ Handler memory_access(const std::string& opcode, Instruction& in) {
   const std::vector<std::string> parts = parts_of(opcode);
   const std::string& head = parts[0];
   if (head != "ld" && head != "st" && head != "atom" && head != "red") return nullptr;
-  size_t i = 1;
+  size_t i = parts.size() > 1 && parts[1] == "volatile" ? 2 : 1;  // what is executed as written is volatile in any case
   if (i < parts.size() && space_named(parts[i], in.space)) ++i;
   if (head == "atom" || head == "red") {
     const auto found = parts.size() == i + 2 ? atomics.find(parts[i] + "." + parts[i + 1]) : atomics.end();

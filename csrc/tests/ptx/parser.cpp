@@ -328,8 +328,9 @@ class Parser {
     }
     address(in);
     while (accept(",")) sources(in);
-    const size_t vector = opcode.find(".v"), values = opcode[0] == 's' ? in.from_count - 1u : opcode[0] == 'l' ? in.to_count : 1u;
-    if (values != (vector == std::string::npos ? 1 : size_t(opcode[vector + 2] - '0'))) fail("another number of values");
+    const size_t values = opcode[0] == 's' ? in.from_count - 1u : opcode[0] == 'l' ? in.to_count : 1u;
+    const auto has = [&opcode](const char* part) { return opcode.find(part) != std::string::npos; };
+    if (values != (has(".v4.") ? 4u : has(".v2.") ? 2u : 1u)) fail("another number of values");
   }
 
   /// [register or symbol + offset]
