@@ -1,4 +1,4 @@
-"""Thin: the build graph is CMakeLists.txt; this calls it for the kernels and for each torch."""
+"""Build the kernels and one binding per torch with CMake."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class CMakeBuild(build_ext):
             install(folder, package)
 
     def copy_extensions_to_source(self) -> None:
-        """Builds in place and editable ones."""
+        """Copy what was built into the checkout, for builds in place and editable installations."""
         built = Path(self.build_lib) / "gradkern"
         (ROOT / "gradkern/lib").mkdir(exist_ok=True)
         for path in self.built_files():

@@ -28,7 +28,7 @@ class Torch:
 
     @property
     def minor(self) -> str:
-        """Its binary interface is that of the minor version: "2.13"."""
+        """The minor version, such as "2.13", which a binding is compiled for."""
         return ".".join(self.version.split(".")[:2])
 
 

@@ -13,8 +13,15 @@ from gradkern._util.warning import GradkernWarning
 from gradkern.version import __version__
 
 if TYPE_CHECKING:
+    from gradkern import compat as compat
+    from gradkern import diagnosis as diagnosis
     from gradkern import distributed as distributed
+    from gradkern import history as history
+    from gradkern import integrations as integrations
+    from gradkern import monitor as monitor
     from gradkern import policies as policies
+    from gradkern import report as report
+    from gradkern import sinks as sinks
     from gradkern.clipping.adaptive import adaptive_clip_grad_
     from gradkern.clipping.clipper import GradClipper
     from gradkern.clipping.functional import (
@@ -94,8 +101,12 @@ if not TYPE_CHECKING:
         "AGC", "AdaGC", "AutoClip", "Decision", "ElementPolicy", "GlobalNorm", "PerLayerNorm", "Policy",
         "Schedule", "SkipOutliers", "Value", "ZClip", "custom",
     )  # fmt: skip
+    _PACKAGES = (
+        "compat", "diagnosis", "distributed", "history", "integrations", "monitor", "policies", "report",
+        "sinks",
+    )  # fmt: skip
     __getattr__, __dir__ = lazy.attach(
-        __name__, _HOMES, submodules=["distributed", "policies"], elsewhere={"policies": _POLICIES}
+        __name__, _HOMES, submodules=_PACKAGES, elsewhere={"policies": _POLICIES}
     )
 
 moved.install()

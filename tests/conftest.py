@@ -42,7 +42,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish() -> None:
-    """What is loaded by now stays: it need not be walked whenever a test, or Python, collects garbage."""
+    """Freeze loaded objects so that the garbage collector skips them."""
     gc.collect()
     gc.freeze()
 

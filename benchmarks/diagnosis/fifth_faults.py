@@ -101,7 +101,7 @@ CHANGES: dict[str, tuple[str, Change]] = {
     "swinging_20": ("swings", faster(20.0)),
     "swinging_40": ("swings", faster(40.0)),
     "alternating": ("alternating", added("alternating")),
-    # Nothing can be learned; no alarm is asked for, but that it be said.
+    # Nothing can be learned. The diagnosis has to say so, without an alarm.
     "labels_mixed": ("stays", added("random_labels")),
     "labels_late": ("stays", added("late_labels")),
     "inputs_lost": ("stays", added("noise_inputs")),

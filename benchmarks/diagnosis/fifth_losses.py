@@ -32,7 +32,7 @@ class OverdispersedTask(OnData):
 
 
 class CensoredTask(OnData):
-    """When something happens by a Weibull distribution of shape 1.3, or that it had not until then."""
+    """Censored survival times: a Weibull distribution of shape 1.3."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         x, y = batch

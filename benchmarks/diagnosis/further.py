@@ -101,7 +101,7 @@ class UNet(nn.Module):
 
 
 class Variational(nn.Module):
-    """A variational autoencoder: out come the reconstruction, means and log variances of its code."""
+    """A variational autoencoder: returns the reconstruction, and means and log variances of its code."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ class Variational(nn.Module):
 
 
 class Flow(nn.Module):
-    """Affine couplings (RealNVP): out come the latent and the logarithm of the determinant."""
+    """Affine couplings (RealNVP): returns the latent and the logarithm of the determinant."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()

@@ -40,7 +40,8 @@ def attach(
         hint = "".join(
             f"; use {package}.{home}.{name}" for home, own in (elsewhere or {}).items() if name in own
         )
-        raise AttributeError(f"module {package!r} has no attribute {name!r}{hint}")
+        error = f"module {package!r} has no attribute {name!r}{hint}"
+        raise AttributeError(error, name=name, obj=sys.modules[package])  # so that Python can suggest a name
 
     def names() -> list[str]:
         return sorted({*vars(sys.modules[package]), *homes, *submodules})

@@ -28,7 +28,7 @@ class GradkernWarning(UserWarning):
 
     Every message says what to do. Warnings are also logged to ``logging.getLogger("gradkern")``.
 
-    Example:
+    Examples:
         >>> warnings.filterwarnings("error", category=gradkern.GradkernWarning)
     """
 

@@ -79,7 +79,7 @@ class GradClipper:
             example, an embedding that is tied to that of the first. It is clipped here too, but its row
             is 0.
 
-    Example:
+    Examples:
         >>> clipper = GradClipper(model, max_norm=1.0)
         >>> loss.backward()
         >>> stats = clipper.clip_()

@@ -31,7 +31,7 @@ def diagnose(run: History | RunEvidence | str | os.PathLike[str]) -> list[Findin
         HistoryError: the folder holds no run, or its file is damaged.
         TypeError: `run` is something else.
 
-    Example:
+    Examples:
         >>> for finding in gradkern.diagnose("runs/first"):
         ...     print(finding.severity, finding.title, finding.why)
 

@@ -17,6 +17,10 @@ CLASSIFYING = ("nll_loss", "cross_entropy", "nllloss", "crossentropyloss")
 #: of a Bayesian layer) is not known.
 MULTIPLYING = re.compile(r"(^|[._])(w|kernel)\w*$|weight", re.IGNORECASE)
 
+#: A matrix is masked if less than MASKED of its elements ever had a gradient, although ALIVE of its units and
+#: of its inputs had one (measured: a mask that keeps a fifth 0.18 … 0.21, dense matrices 0.9 … 1).
+MASKED, ALIVE = 0.5, 0.9
+
 
 def multiplies(case: Case, layer: Layer) -> bool:
     """Whether a matrix is known to multiply the signal once, so that its gain means something."""
@@ -66,7 +70,21 @@ def gains(case: Case, layer: Layer) -> Floats:
         return np.zeros(0)
     norms = e.weight_norm[:, layer.weight].astype(np.float64)
     norms = np.where(np.isfinite(norms), norms, 0.0)
-    return norms * np.sqrt(np.prod(layer.shape[1:]) / max(e.numel[layer.weight], 1))
+    return norms * np.sqrt(np.prod(layer.shape[1:]) / max(e.numel[layer.weight], 1) * used(case, layer))
+
+
+def used(case: Case, layer: Layer) -> float:
+    """The part of a matrix that is not masked: the elements that ever had a gradient, where all its units and
+    all its inputs had one; otherwise 1."""
+    e, layers = case.evidence, case.model.layers
+    at = next((i for i, other in enumerate(layers) if other.weight == layer.weight), 0)
+    before = layers[at - 1] if at else None
+    if before is None or before.bias is None or layer.bias is None or len(layer.shape) != 2:
+        return 1.0
+    if e.numel[before.bias] != layer.shape[1] or not min(e.ever_nonzero[[layer.bias, before.bias]]) >= ALIVE:
+        return 1.0
+    share = float(e.ever_nonzero[layer.weight])
+    return share if 0 < share < MASKED else 1.0
 
 
 def first_gain(case: Case, layer: Layer) -> float:

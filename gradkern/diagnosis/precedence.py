@@ -42,6 +42,8 @@ def _causes(cause: Finding, other: Finding) -> bool:
     if cause.kind == "gradient_spike":  # the step at the spike changed the weights too much
         return other.kind == "weight_growth" and later
     if cause.kind == "poor_initialization":
+        if "crest" in cause.evidence and other.kind in _AFTERMATH:  # units that are copies of each other
+            return other.first_step >= cause.first_step
         if other.kind == "exploding_gradient":
             return _starts_large(cause) and _starts_with(cause, other)
         return other.kind == "dead_units" and later
@@ -72,8 +74,9 @@ def _starts_with(cause: Finding, other: Finding) -> bool:
 
 def _changed_the_weights(cause: Finding) -> bool:
     """Whether a finding explains weights that changed too much."""
-    at_first = cause.kind == "exploding_gradient" and "norm_later" in cause.evidence
-    return at_first or cause.kind in ("update_too_large", "weight_growth")
+    exploded = cause.kind == "exploding_gradient" and "growth" in cause.evidence
+    exploded &= "summed" not in cause.evidence
+    return exploded or cause.kind in ("update_too_large", "weight_growth")
 
 
 def _starts_before(cause: Finding, other: Finding) -> bool:

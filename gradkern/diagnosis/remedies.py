@@ -51,7 +51,7 @@ def _distinct(remedies: Iterable[Remedy]) -> tuple[Remedy, ...]:
 
 
 def _repeated(remedies: tuple[Remedy, ...]) -> tuple[Remedy, ...]:
-    """The remedies; a lower learning rate in the first place says what to do if it is not low enough."""
+    """Add to a first remedy "lower_lr" what to do if that is not enough."""
     first, *others = remedies
     if first.action == "lower_lr":
         because = f"{first.because} If the run still fails, repeat with a smaller factor."

@@ -49,7 +49,9 @@ def as_action(operation: str, on_finding: OnFinding | None) -> OnFinding | None:
             f"{type(on_finding).__name__}"
         )
     if on_finding not in ("warn", "raise"):
-        raise ValueError(f'[{operation}] on_finding: expected "warn" or "raise", got {on_finding!r}')
+        raise ValueError(
+            f'[{operation}] on_finding: expected "warn", "raise" or a function, got {on_finding!r}'
+        )
     return on_finding
 
 

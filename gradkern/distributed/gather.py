@@ -34,7 +34,7 @@ class StatsGatherer:
     Notes:
         Construction is a collective over the group.
 
-    Example:
+    Examples:
         >>> gatherer = StatsGatherer(stats.names, stats.numel, pp_group)
         >>> whole = gatherer(clipper.clip_())  # GradStats on rank 0 of the group, None elsewhere
     """

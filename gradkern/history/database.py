@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from gradkern.history import file_systems, migration
-from gradkern.history.format import BUSY_SECONDS, DATABASE, HistoryError, making, reading
+from gradkern.history.format import BUSY_SECONDS, DATABASE, HistoryError, as_folder, making, reading
 from gradkern.history.schema import APPLICATION_ID, SCHEMA, VERSION, VERSIONS
 
 _REMEDY = "it is left as it is: move it away, or use another run_dir"
@@ -65,10 +65,11 @@ def connect_reader(folder: str | os.PathLike[str]) -> sqlite3.Connection:
     Never changes it, except that it rolls back an incomplete transaction of a killed process (`play_back`).
 
     Raises:
+        TypeError: `folder` is not a path.
         HistoryError: there is no run, it is not intact, or another process holds it for too long; names
             the file.
     """
-    file = Path(folder)
+    file = as_folder(folder, "History.open")
     file = file / DATABASE if file.is_dir() else file
     if not file.is_file():
         what = "file" if file.name == DATABASE else "folder or file"

@@ -22,14 +22,14 @@ __all__ = ["History"]
 class History(Recorded):
     """A recorded run as NumPy arrays: T rows, the recorded steps, and N columns, the parameters.
 
-    Opening a run reads only the numbers that each step has once. The [T, N] arrays are read on first use and
+    Opening a run reads only what is one number per step. The [T, N] arrays are read on first use and
     kept until `refresh`. The run can be read while it is recorded. Nothing from the file is executed.
 
     Steps that were recorded again after going back to an earlier step (a resume from a checkpoint) have
     replaced the earlier rows. ``History.open(run, superseded=True)`` shows all rows in the order in which
     they were written.
 
-    Example:
+    Examples:
         >>> history = History.open("runs/first")
         >>> history.steps, history.total_norm, history.rms  # [T], [T], [T, N]
 
@@ -47,6 +47,7 @@ class History(Recorded):
             superseded: also show rows that were replaced.
 
         Raises:
+            TypeError: `run_dir` is not a path.
             HistoryError: there is no run, the file is damaged or is not a run, or another process locks it
                 for more than 5 s. The message names the file.
         """

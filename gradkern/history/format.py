@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import re
 import sqlite3
 from collections.abc import Iterator
@@ -45,6 +46,17 @@ class HistoryError(RuntimeError):
 
 #: What a command says if its argument is not a run.
 RUN_HINT = "RUN is the run_dir given to GradMonitor (with all_ranks, a rank<N> in it): it holds a history.db."
+
+
+def as_folder(run_dir: str | os.PathLike[str], operation: str) -> Path:
+    """Check the argument `run_dir` of an operation.
+
+    Raises:
+        TypeError: it is not a path.
+    """
+    if not isinstance(run_dir, (str, os.PathLike)):
+        raise TypeError(f"[{operation}] run_dir: expected the path of a folder, got {type(run_dir).__name__}")
+    return Path(run_dir)
 
 
 def runs_in_words(folder: Path) -> str:

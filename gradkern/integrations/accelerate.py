@@ -50,7 +50,7 @@ def monitored(
     Yields:
         The `GradMonitor`, which is closed at the end of the block.
 
-    Example:
+    Examples:
         >>> with monitored(accelerator, model, optimizer, "runs/first") as monitor:
         ...     for batch in loader:
         ...         with accelerator.accumulate(model):

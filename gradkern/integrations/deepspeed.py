@@ -34,7 +34,7 @@ def monitored(
     Yields:
         The `GradMonitor`, which is closed at the end of the block.
 
-    Example:
+    Examples:
         >>> engine, *_ = deepspeed.initialize(model=model, config=config)
         >>> with monitored(engine, "runs/first"):
         ...     for batch in loader:

@@ -37,7 +37,7 @@ class GradkernCallback(Callback):  # type: ignore[misc]
         run_dir: folder of the run. Default: "gradkern" in the Trainer's `default_root_dir`.
         options: further arguments of `GradMonitor`.
 
-    Example:
+    Examples:
         >>> trainer = Trainer(gradient_clip_val=1.0, callbacks=[GradkernCallback("runs/first")])
         >>> trainer.fit(module, loader)
 
@@ -179,7 +179,7 @@ class GradkernClipping:
             ``{"policy": gradkern.policies.ZClip()}``.
         grad_stats: the `GradStats` of the last clip; None before the first.
 
-    Example:
+    Examples:
         >>> class Module(GradkernClipping, LightningModule):
         ...     clipper_options = {"on_nonfinite": "zero"}
 

@@ -42,7 +42,7 @@ def monitored(
     Yields:
         The `GradMonitor`, which is closed at the end of the block.
 
-    Example:
+    Examples:
         >>> optimizer = get_megatron_optimizer(config, [model])
         >>> with monitored(optimizer, model, "runs/first") as monitor:
         ...     for batch in loader:

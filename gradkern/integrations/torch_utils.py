@@ -96,7 +96,7 @@ def patch_torch(monitor: GradMonitor | None = None, *, when: Callable[[], bool] 
     Raises:
         TypeError: `monitor` is not a GradMonitor.
 
-    Example:
+    Examples:
         >>> monitor = gradkern.GradMonitor(model, optimizer, "runs/first")
         >>> gradkern.patch_torch(monitor)
         >>> train(model, optimizer)  # calls torch.nn.utils.clip_grad_norm_ somewhere
@@ -156,7 +156,7 @@ def patched_torch(
     Yields:
         The `Patch`.
 
-    Example:
+    Examples:
         >>> with gradkern.patched_torch(monitor):
         ...     train(model, optimizer)
     """

@@ -66,7 +66,7 @@ def monitored(
     Yields:
         The `GradMonitor`, which is closed at the end of the block.
 
-    Example:
+    Examples:
         >>> trainer = config.build()
         >>> with monitored(trainer, "runs/first"):
         ...     trainer.train()

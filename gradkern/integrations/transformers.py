@@ -22,7 +22,7 @@ class GradkernCallback(transformers.TrainerCallback):  # type: ignore[misc]
         run_dir: folder of the run. Default: "gradkern" in the Trainer's `output_dir`.
         options: further arguments of `GradMonitor`, for example ``sinks=["tensorboard"]``.
 
-    Example:
+    Examples:
         >>> trainer = Trainer(model, args, train_dataset=data, callbacks=[GradkernCallback("runs/first")])
         >>> trainer.train()
 

@@ -76,7 +76,7 @@ class GradMonitor:
               ranks, because only one of them would raise.
             - a function: call it with each `Finding`, in the writing thread.
 
-    Example:
+    Examples:
         >>> monitor = GradMonitor(model, optimizer, "runs/first")
         >>> for batch in loader:
         ...     loss = compute_loss(model, batch)

@@ -54,7 +54,7 @@ class GradientNoiseScale:
         smoothing: weight of the past in the running means, from 0 to below 1. The noise scale changes during
             training.
 
-    Example:
+    Examples:
         >>> noise = gradkern.GradientNoiseScale(small=8, big=64, first_factor=8)
         >>> for step in range(100):
         ...     for i in range(8):

@@ -41,7 +41,7 @@ class GradientOverTime:
         If the loss is taken at every time step, the profile is flat and says nothing about the memory of the
         network.
 
-    Example:
+    Examples:
         >>> over_time = gradkern.GradientOverTime(model.rnn)
         >>> for batch in loader:
         ...     loss = compute_loss(model, batch)

@@ -51,7 +51,7 @@ class RollbackGuard:
             it is one collective of 16 bytes.
         process_group: the ranks that roll back together. Default: all.
 
-    Example:
+    Examples:
         >>> guard = gradkern.RollbackGuard(restore)
         >>> clipper = gradkern.GradClipper(model, 1.0, on_nonfinite="skip")
         >>> monitor = gradkern.GradMonitor(model, optimizer, "runs/first", on_finding=guard.found)

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from gradkern._util.warning import LOGGER
-from gradkern.history.format import making
+from gradkern.history.format import as_folder, making
 from gradkern.monitor.ranks import made_by_rank_0
 
 
@@ -22,12 +22,13 @@ def run_folder(run_dir: str | os.PathLike[str] | None, all_ranks: bool) -> tuple
     it: a collective.
 
     Raises:
+        TypeError: `run_dir` is not a path.
         HistoryError: the new folder cannot be made.
     """
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     rank = torch.distributed.get_rank() if distributed else 0
     if run_dir is not None:
-        folder = Path(run_dir)
+        folder = as_folder(run_dir, "GradMonitor")
     else:
         folder = Path("gradkern-runs") / time.strftime("%Y%m%d-%H%M%S")
         if distributed and all_ranks:

@@ -82,7 +82,7 @@ def warn_of_nothing(operation: str, what: str, empty: object, fresh: bool) -> No
     start = f"[{operation}] {what}: this {type(empty).__name__} yields nothing, so nothing is done. "
     if fresh:
         warn(
-            f"{start}Nothing has been read from it before: what it goes over is empty, or its condition "
+            f"{start}Nothing has been read from it before: its source is empty, or its condition "
             "leaves out everything (``if p.grad is not None`` before backward(), or after zero_grad())"
         )
     else:

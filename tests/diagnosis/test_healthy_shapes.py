@@ -182,7 +182,7 @@ class TestOrder:
         assert found == ["update_too_small", "dead_units"]
 
     def test_steps_that_are_the_decay_itself(self):
-        """A decay of a fifth a step is no learning rate that is too large."""
+        """Steps as large as a decay of 20 % do not mean that the learning rate is too large."""
         run = flat_loss(healthy())
         norms = run.weight_norm[:1] * 0.8 ** run.update_steps[:, None].clip(max=30)
         found = alarms(changed(run, weight_norm=norms, update_ratio=np.full_like(norms, 0.21)))

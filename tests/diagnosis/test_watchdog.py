@@ -86,7 +86,8 @@ def test_a_function_gets_every_finding():
 def test_arguments():
     assert as_action("GradMonitor", None) is None and as_action("GradMonitor", "warn") == "warn"
     with pytest.raises(
-        ValueError, match=r'\[GradMonitor\] on_finding: expected "warn" or "raise", got "?.shout'
+        ValueError,
+        match=r'\[GradMonitor\] on_finding: expected "warn", "raise" or a function, got "?.shout',
     ):
         as_action("GradMonitor", "shout")
     with pytest.raises(TypeError, match=r"on_finding: .* got int"):

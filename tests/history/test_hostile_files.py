@@ -16,6 +16,13 @@ from tests.support.loops import small_model, write_run
 RNG = np.random.default_rng(0)
 
 
+def test_what_is_no_path_is_an_error():
+    with pytest.raises(TypeError, match=r"\[History.open\] run_dir: expected the path of a folder, got int"):
+        History.open(5)
+    with pytest.raises(TypeError, match=r"\[GradMonitor\] run_dir: expected the path of a folder, got int"):
+        GradMonitor(small_model(), run_dir=5)
+
+
 def test_no_run_is_an_error(tmp_path):
     with pytest.raises(HistoryError, match=r"history.db': no recorded run here: no such"):
         History.open(tmp_path)

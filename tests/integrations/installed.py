@@ -49,14 +49,24 @@ def without_torchvision(package: str, module: str) -> ModuleType:
             del sys.modules[name]
 
 
-def run_page(page: str) -> None:
-    """Run the Python of a page of docs/frameworks, block after block in one namespace."""
+def run_page(page: str) -> dict[str, object]:
+    """Run the Python of a page of docs/frameworks, block after block in one namespace, which is returned."""
     path = Path(__file__).parents[2] / "docs" / "frameworks" / page
     blocks = re.findall(r"^```python\n(.*?)^```", path.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
     assert blocks
     names: dict[str, object] = {"__name__": path.stem}
     for number, block in enumerate(blocks, 1):
         exec(compile(block, f"{page}, block {number}", "exec"), names)
+    return names
+
+
+def code_of(path: str, language: str, number: int = 0) -> str:
+    """A block of a page; of a diff what is there after the change."""
+    text = (Path(__file__).parents[2] / path).read_text(encoding="utf-8")
+    block = re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)[number]
+    return (
+        "\n".join(line[2:] for line in block.splitlines() if line[0] == "+") if language == "diff" else block
+    )
 
 
 def run_ranks(module: str, folder: os.PathLike[str], *words: object) -> None:

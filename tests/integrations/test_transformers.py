@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import gradkern
-from tests.integrations.installed import framework, run_page
+from tests.integrations.installed import code_of, framework, run_page
 
 transformers = framework("transformers")
 framework("accelerate")
@@ -204,8 +204,17 @@ def test_a_clip_that_is_not_torchs_is_warned_of(tmp_path, run, monkeypatch):
     assert len(gradkern.History.open(run)) == 0
 
 
-def test_the_page(tmp_path):
-    run_page("transformers.md")
+def test_the_page(tmp_path, monkeypatch):
+    names = run_page("transformers.md")
+    given = {"Trainer": transformers.Trainer, "model": names["trainer"].model, "args": names["arguments"]}
+    for page, language, number in (("docs/frameworks/transformers.md", "py", 0), ("README.md", "diff", 1)):
+        (tmp_path / language).mkdir()
+        monkeypatch.chdir(tmp_path / language)
+        shorter = {**given, "data": names["trainer"].train_dataset}
+        exec(code_of(page, language, number), shorter)
+        if language == "diff":
+            shorter["trainer"].train()
+        assert len(gradkern.History.open("runs/first")) == 4
     history = gradkern.History.open(tmp_path / "runs" / "first")
     assert len(history) == 4
     assert all(finding.severity for finding in gradkern.diagnose(history))

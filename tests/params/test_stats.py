@@ -237,7 +237,7 @@ class TestNames:
 
 
 def test_layers_are_found_once(model, monkeypatch):
-    """What copies from the host could not be captured in a CUDA graph."""
+    """A copy from the host could not be captured in a CUDA graph."""
     expected = gradkern.measure(model).by_layer(2)
     rms = expected.rms
     monkeypatch.setattr(torch, "tensor", lambda *_, **__: pytest.fail("a copy from the host"))

@@ -21,7 +21,7 @@ def blocks(page: Path) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
 
 
-#: Pages whose code is a part of a program over several processes, or runs in tests/integrations.
+#: Pages whose code runs on two ranks (tests/distributed/test_page.py) or in tests/integrations.
 NOT_RUN = {"distributed.md", "transformers.md", "lightning.md", "accelerate.md", "others.md"}
 RUN = [page for page in PAGES if blocks(page) and page.name not in NOT_RUN]
 

@@ -96,13 +96,19 @@ for package in map(importlib.import_module, {[*LAZY]}):
     assert done.stdout.splitlines() == ["True gradkern.distributed", *["[]"] * len(LAZY)], done.stderr
 
 
+def test_public_packages_are_attributes(run_with_torch):
+    packages = ("compat", "diagnosis", "history", "integrations", "monitor", "policies", "report", "sinks")
+    done = run_with_torch(f"import gradkern\nprint(*[getattr(gradkern, p).__name__ for p in {packages}])")
+    assert done.stdout.split() == [f"gradkern.{package}" for package in packages], done.stderr
+
+
 @pytest.mark.parametrize("package", LAZY)
 def test_a_missing_name_is_an_attribute_error(package):
     with pytest.raises(AttributeError, match=f"module '{package}' has no attribute '{LAZY[package]}'"):
         getattr(importlib.import_module(package), LAZY[package])
 
 
-def test_what_is_no_python_is_installed_too():
+def test_files_other_than_python_are_installed():
     """The stub of the extension among it: without it the extension is Any where gradkern is installed."""
     root = Path(__file__).resolve().parents[2]
     listed = re.search(

@@ -110,7 +110,7 @@ def test_a_step_that_was_not_recorded_is_replaced_by_the_next(tmp_path):
         sink = Kept(every=3)
         fed(sink).send([step_row(s, [1.0, 2.0], layout(2)) for s in steps])
         assert [s for s, _ in sink.lines] == sent
-    sink = Kept(every=50)  # gone on with: 100 is not known to have been passed
+    sink = Kept(every=50)  # a continued run: it is unknown whether step 100 was sent
     fed(sink).send([step_row(s, [1.0, 2.0], layout(2)) for s in range(101, 160)])
     assert [s for s, _ in sink.lines] == [150]
     sink = Kept(every=25)

@@ -25,7 +25,7 @@ def custom(decide: Callable[[GradStats], Decision | Tensor | float]) -> Policy:
         TypeError, ValueError: in `GradClipper.clip_`, if it returns something else, a factor or threshold of
             another shape, or a negative factor. NaN and inf are no errors, and enter the gradients.
 
-    Example:
+    Examples:
         >>> policy = custom(lambda stats: (0.1 / stats.rms.amax()).clamp(max=1.0))
     """
     if not callable(decide):

@@ -24,7 +24,7 @@ class Schedule(Policy):
         TypeError: `max_norm` is not callable.
         TypeError, ValueError: in `GradClipper.clip_`, if it does not return a number of at least 0.
 
-    Example:
+    Examples:
         >>> policy = Schedule(lambda step: 10.0 if step < 1000 else 1.0)
         >>> policy = Schedule.warmup(0.1, 1.0, steps=2000)
 

@@ -16,6 +16,8 @@ from gradkern.diagnosis.model import LOOKUP, Layer
 
 #: Steps from which a gradient that is always zero is not due to chance.
 LEAST_STEPS = 20
+#: Operations of the graph whose slope is zero everywhere. A straight-through estimator keeps them out of it.
+STEPS = {"round", "floor", "ceil", "trunc", "sign", "sgn"}
 #: Standard deviation of the argument, or its offset in standard deviations, from which a sigmoid or tanh can
 #: be so saturated that its slope rounds to zero.
 STUCK = 3.0
@@ -52,8 +54,11 @@ def _finding(case: Case, columns: list[int], reason: str) -> Finding:
 
 def kind_of_silence(case: Case, layer: Layer, from_the_start: bool) -> tuple[str, str]:
     """(kind, reason) of a layer without any gradient. Sigmoids and tanhs do not die: they are at the ends of
-    their range, if weights or a bias can have put them there, or something behind them has no slope."""
+    their range, if weights or a bias can have put them there, or something behind them has no slope. An
+    operation without one that was seen in the graph explains a layer that never had a gradient."""
     model = case.model
+    if from_the_start and model.words & STEPS:
+        return "no_gradient", f"an operation without a slope ({min(model.words & STEPS)}) cuts it off"
     if not model.squashes or model.gates or model.leaks:
         return "dead_units", "none of its units is active for any input"
     if not from_the_start or max(first_offset(case, layer), first_gain(case, layer)) >= STUCK:

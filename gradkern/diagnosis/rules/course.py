@@ -23,6 +23,9 @@ from gradkern.diagnosis.trend import trend_of
 
 #: Growth of the norm at its peak, and at the end, that counts as an explosion.
 GROWTH, STILL = 100.0, 33.0
+#: Growth that counts wherever the norm ends, if this many twentieths of the run have it: what was thrown so
+#: far may end where all units are saturated.
+FAR, FAR_LONG = 1e4, 3
 #: Loss at the end over that at the start of a diverged run (a generator that loses to its critic has 10).
 RUINED = 30.0
 #: Norm of the first steps over the later ones, and ‖Δw‖ / ‖w‖ of a first step, for an explosion at the start.
@@ -90,6 +93,8 @@ def _summing(case: Case, at: NDArray[np.int64], values: Floats) -> list[Finding]
     both = starts and settled and _is_smooth(values, SMOOTH)
     growth = float(np.median(values[-5:])) / float(values[0])
     high = float(np.median(values[-max(len(values) // 10, 3) :])) >= HIGH * float(values.max())
+    if values.max() > GROWTH * values[-5:].min():  # a sum may shrink, but not to a hundredth
+        return []
     if not (high or both) or growth < (SUMMED if level or both else LEFT_PLATEAU):
         return []
     if not (both or (_is_smooth(values) and (starts or settled)) or (starts and level)):
@@ -134,13 +139,15 @@ def _growing(case: Case, at: NDArray[np.int64], values: Floats) -> list[Finding]
     peak, end = max(max(windows), float(np.median(tail))), float(np.median(tail))
     diverged = not np.isfinite(e.total_norm).all() and float(tail[-1]) >= GROWTH * base
     grew = diverged or (peak >= GROWTH * base and end >= STILL * base)
+    grew |= sum(window >= FAR * float(np.median(values[:3])) for window in windows) >= FAR_LONG
     given_back = trend.end - trend.lowest > 0.5 * abs(trend.start - trend.lowest) + 3 * trend.error
     worse = trend.rose or (given_back and not trend.fell) if trend.known else diverged
     if not grew or not worse:
         return []
     peak = max(peak, float(tail[-1]))
     onset = int(e.steps[at[np.flatnonzero(values >= 10 * base)[0]]])
-    why = f"The gradient norm grew from {base:.2g} to {peak:.2g} and stayed there, and the loss got worse."
+    stayed = " and stayed there" if end >= STILL * base else ""
+    why = f"The gradient norm grew from {base:.2g} to {peak:.2g}{stayed}, and the loss got worse."
     numbers = {"norm_at_start": base, "norm_at_end": end, "growth": peak / base}
     if climbs(case, int(np.searchsorted(e.steps, onset))):
         numbers["uphill"] = 1.0
@@ -155,7 +162,8 @@ def _has_effect(case: Case) -> bool:
     e, size = case.evidence, case.weight_size[np.isfinite(case.weight_size)]
     if not len(size) or not np.isfinite(e.total_norm).all():
         return True
-    if case.trend.known and case.trend.end > RUINED * abs(case.trend.start):
+    farthest = max(case.trend.end, case.trend.start - case.trend.lowest)  # also a part of the wrong sign
+    if case.trend.known and farthest > RUINED * abs(case.trend.start):
         return True
     return bool(np.nanmax(np.append(case.movement, 0.0)) >= MOVED or size.max() >= 2 * size[0])
 

@@ -16,6 +16,7 @@ from gradkern.diagnosis.finding import Finding
 from gradkern.diagnosis.gain import classes_of, first_gain, multiplies
 from gradkern.diagnosis.model import LOOKUP, Layer
 from gradkern.diagnosis.profile import decades
+from gradkern.diagnosis.trend import trend_of
 
 #: max_abs / rms of a matrix's gradient: 1.000 if all units are equal, otherwise 1.77 or more.
 ALIKE = 1.01
@@ -24,8 +25,12 @@ LEAST_ELEMENTS = 16
 FORWARD_DECADES = 2.3
 FIRST_STEPS = 5
 #: Typical gain of the matrices (`gain`) before the first step: healthy 0.28 … 1.45, too large from 3.0 on. It
-#: counts if the layers together multiply the signal tenfold more than He's gain, sqrt(2), would.
+#: counts if the layers together multiply the signal tenfold more than He's gain, sqrt(2), would, or if one of
+#: them does alone (the largest of a healthy run: 3.6).
 GAIN, MULTIPLIED = 2.5, 10.0
+#: In front of these, a matrix holds frequencies, which may be large (Tancik et al., "Fourier Features Let
+#: Networks Learn High Frequency Functions in Low Dimensional Domains", 2020).
+PERIODIC = {"sin", "cos"}
 #: The part of the signal that is left behind all layers, relative to He's gain, and ``‖g‖ ‖w‖`` over the loss
 #: if nothing comes back either. Without biases 30 layers with PyTorch's initialization leave 1e-11 of it.
 FADED, NOTHING = 1e-4, 1e-3
@@ -112,35 +117,42 @@ def _zero(case: Case) -> list[Finding]:
 
 
 def _gain(case: Case) -> list[Finding]:
-    """The weights start so large that each layer amplifies the signal. Normalization would undo this."""
+    """The weights start so large that the layers together, or one of them alone, amplify the signal.
+    Normalization would undo this."""
     layers = [layer for layer in case.model.layers if multiplies(case, layer)]
     values = [first_gain(case, layer) for layer in layers]
-    if case.model.normalizes or len(layers) < 3 or float(np.median(values)) < GAIN:
+    if case.model.normalizes or not values:
         return []
-    typical = float(np.median(values))
-    if len(layers) * math.log(typical / math.sqrt(2)) < math.log(MULTIPLIED):
+    typical, largest = float(np.median(values)), max(values)
+    together = len(layers) * math.log(max(typical, 1e-9) / math.sqrt(2)) >= math.log(MULTIPLIED)
+    together &= len(layers) > 1 and typical >= GAIN
+    if not together and (largest < MULTIPLIED * math.sqrt(2) or case.model.words & PERIODIC):
         return []
-    why = (
-        f"Before the first step each of {len(layers)} layers multiplies its input by about {typical:.1f} "
-        "(1.4 with He initialization): the initial weights are too large."
-    )
-    numbers = {"gain": typical, "layers": len(layers)}
     names = case.names(x.weight for x, value in zip(layers, values) if value >= GAIN)
+    who = (
+        f"each of {len(layers)} layers"
+        if together
+        else case.evidence.names[layers[values.index(largest)].weight]
+    )
+    gain = typical if together else largest
+    why = (
+        f"Before the first step {who} multiplies its input by about {gain:.1f} (1.4 with He initialization): "
+        "the initial weights are too large."
+    )
+    numbers = {"gain": gain, "layers": len(layers) if together else len(names)}
     return [case.finding("poor_initialization", _severity(case), why, numbers, layers=names)]
 
 
 def _faded(case: Case) -> list[Finding]:
-    """The weights start so small that neither the signal nor a gradient passes, and the loss stays. Biases
-    would add a signal of their own."""
-    e, model = case.evidence, case.model
+    """The weights start so small that neither the signal nor a gradient passes, and the loss stays where it
+    is for half of the run. Biases that are not zero would add a signal of their own."""
+    model = case.model
     layers = [layer for layer in model.layers if multiplies(case, layer)]
     values = [first_gain(case, layer) for layer in layers]
-    if model.normalizes or model.squashes or len(layers) < 3 or case.trend.fell or min(values) <= 0:
+    if model.normalizes or model.squashes or len(layers) < 3 or min(values) <= 0 or not case.trend.known:
         return []
     left = float(np.prod(np.array(values[:-1]) / math.sqrt(2)))
-    norm, size = e.total_norm[case.finite], case.weight_size[np.isfinite(case.weight_size)]
-    slope = float(np.median(norm) * size[0]) if len(norm) and len(size) else math.inf
-    if left > FADED or not case.trend.known or slope > NOTHING * abs(case.trend.start):
+    if left > FADED or _first_slope(case) > NOTHING * abs(case.trend.start) or not _stands_still(case):
         return []
     typical = float(np.median(values))
     why = (
@@ -149,7 +161,23 @@ def _faded(case: Case) -> list[Finding]:
     )
     numbers = {"decades_of_forward_signal": math.log10(left), "layers": len(layers)}
     names = case.names(layer.weight for layer in layers)
-    return [case.finding("poor_initialization", "severe", why, numbers, layers=names)]
+    return [case.finding("poor_initialization", _severity(case), why, numbers, layers=names)]
+
+
+def _first_slope(case: Case) -> float:
+    """``‖g‖ ‖w‖`` of all matrices at the first step; inf if it is not known. What the output's bias learns,
+    which needs no signal, is left out."""
+    e, columns, size = case.evidence, case.model.matrices, case.weight_size[np.isfinite(case.weight_size)]
+    squares = e.rms[0, columns].astype(np.float64) ** 2 * e.numel[columns]
+    return (
+        float(np.sqrt(np.nansum(squares)) * size[0]) if len(size) and np.isfinite(squares).any() else math.inf
+    )
+
+
+def _stands_still(case: Case) -> bool:
+    """Whether the loss does not fall in the first half of the run."""
+    losses = case.evidence.loss[np.isfinite(case.evidence.loss)]
+    return not trend_of(losses[: len(losses) // 2]).fell
 
 
 def _table(case: Case) -> list[Finding]:

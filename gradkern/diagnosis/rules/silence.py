@@ -117,7 +117,7 @@ def _silent_layer(case: Case) -> list[Finding]:
             severity,
             why,
             {"dead_share": 1.0, "layers_cut_off": len(cut_off)},
-            layers=case.of_layers([layer]),
+            layers=case.of_layers([*cut_off, layer] if kind == "no_gradient" else [layer]),
             first=case.step(onset),
         )
     ]

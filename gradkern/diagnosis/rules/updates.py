@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from gradkern._util.text import percent
 from gradkern.diagnosis.case import FALLING, FEW_STEPS, Case
 from gradkern.diagnosis.finding import Finding
+from gradkern.diagnosis.gain import first_gain, multiplies
 
 #: ‖Δw‖ / ‖w‖ of a step. Healthy runs stay below 0.10, except for small weights that find their size in a few
 #: steps (linear regression: 0.83), at each of which the loss falls. Half of LARGE is enough if the loss ends
@@ -27,6 +28,10 @@ SMALL = 5e-6
 SET_BACK = 0.1
 #: A loss has recovered from a set-back if this part of the first loss is gone.
 RECOVERED = 0.1
+#: Large steps have overwritten the first weights, whose scale lets the signal pass, if these are this many
+#: times as large after the first steps (healthy, with two looks at large steps: up to 1.7), and were not
+#: small: their gain (`gain`) was at least ORDINARY (PyTorch's is 0.58).
+OVERWRITTEN, ORDINARY = 2.0, 0.3
 #: Steps until which a loss that has not fallen is not blamed on steps that were large only at first.
 SOON = 40
 #: 16-bit weights lose changes below half their precision (2**-9 of the weight for bfloat16), and therefore
@@ -59,9 +64,10 @@ def update_too_large(case: Case) -> list[Finding]:
         return []
     largest = float(np.nanmax(movement))
     harmed, set_back = _harmed(case), _set_back(case)
-    if not harmed and not set_back and (largest < HUGE or case.falls_at_once):
+    overwritten = len(at) > 1 and _overwritten(case)
+    if not harmed and not set_back and not overwritten and (largest < HUGE or case.falls_at_once):
         return []
-    if at.max() <= 1 and len(movement) > 3 and _did_no_harm(case):
+    if at.max() <= 1 and not overwritten and len(movement) > 3 and _did_no_harm(case):
         return []
     severity = "severe" if harmed else "warning"
     if not harmed and _recovered(case):
@@ -85,6 +91,15 @@ def _harmed(case: Case) -> bool:
     before = float(e.loss[np.isfinite(e.loss)][0])
     above = trend.end - trend.lowest > 0.25 * abs(before - trend.lowest) + 3 * trend.error
     return not trend.fell or trend.end > before or above
+
+
+def _overwritten(case: Case) -> bool:
+    """Whether the first steps made ordinary weights twice as large."""
+    e, size = case.evidence, case.weight_size
+    early = size[e.update_steps < e.steps[0] + FEW_STEPS]
+    gains = [first_gain(case, layer) for layer in case.model.layers if multiplies(case, layer)]
+    ordinary = bool(gains) and float(np.median(gains)) >= ORDINARY
+    return ordinary and len(early) > 1 and bool(early[-1] >= OVERWRITTEN * early[0])
 
 
 def _set_back(case: Case) -> bool:

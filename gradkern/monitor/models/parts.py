@@ -127,7 +127,7 @@ class Parts:
         return self.each if part is self.whole else (part,)
 
     def pending(self) -> Iterable[Part]:
-        """Those that hold clips made by others."""
+        """The models with clips by other code that are not recorded yet."""
         return [part for part in dict.fromkeys((*self.each, self.whole)) if part.pending]
 
     def take_pending(self, part: Part) -> GradStats | None:

@@ -1,0 +1,143 @@
+"""Faults of part of a model or part of a run: one loud matrix, copies of one unit, norms that come back."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gradkern.diagnosis import Finding, diagnose
+from gradkern.diagnosis.precedence import in_order
+from tests.support.runs import changed, flat_loss, healthy
+
+
+def alarms(run):
+    return [finding for finding in diagnose(run) if finding.is_alarm]
+
+
+def kinds(run):
+    return [finding.kind for finding in alarms(run)]
+
+
+class TestInitialWeights:
+    def scaled(self, factor, columns, **kwargs):
+        run = healthy(**kwargs)
+        norms = run.weight_norm.copy()
+        norms[:, columns] *= factor
+        return changed(run, weight_norm=norms)
+
+    def test_one_matrix_alone(self):
+        (finding,) = alarms(self.scaled(40, 10))
+        assert finding.kind == "poor_initialization" and finding.layers == ("10.weight",)
+        assert finding.evidence["gain"] == pytest.approx(40, rel=0.1)
+
+    @pytest.mark.parametrize(("factor", "activation"), [(5, "ReLU"), (40, "LayerNorm"), (40, "Sin")])
+    def test_one_that_may_be_large(self, factor, activation):
+        """What follows is not tenfold, is normalized, or has it for a frequency."""
+        assert kinds(self.scaled(factor, 0, activation=activation)) == []
+
+    @pytest.mark.parametrize(("alive", "found"), [(1.0, []), (0.3, ["poor_initialization"])])
+    def test_masked_elements_do_not_count(self, alive, found):
+        """A fifth of the elements ever have a gradient. Without a mask, that is because units are dead."""
+        run = self.scaled(3.2, slice(2, 10, 2), bias=True)
+        ever = np.where(np.arange(12) % 2, alive, 0.2).astype(np.float32)
+        ever[[0, 10]] = 1.0
+        assert [k for k in kinds(changed(run, ever_nonzero=ever)) if k != "dead_units"] == found
+
+    @pytest.mark.parametrize(("factor", "found"), [(2, []), (7, ["poor_initialization"])])
+    def test_two_layers_together(self, factor, found):
+        assert kinds(self.scaled(factor, slice(0, None, 2), layers=2, activation="Tanh")) == found
+
+    @pytest.mark.parametrize(
+        ("plateau", "gradient", "found"), [(150, 1e-9, True), (20, 1e-9, False), (150, 1, False)]
+    )
+    def test_a_signal_that_fades_until_training_mends_it(self, plateau, gradient, found):
+        """Biases that start at zero add no signal, though the output's bias learns from the first step on."""
+        run = self.scaled(0.05, slice(0, None, 2))
+        rms = run.rms.copy()
+        rms[:, 0::2] *= gradient
+        random = 0.002 * np.random.default_rng(0).standard_normal(200)
+        loss = 2.3 - 1.5 * np.clip((np.arange(200) - plateau) / 40, 0, 1) + random
+        said = kinds(changed(run, rms=rms, loss=loss))
+        assert ("poor_initialization" in said) == found
+
+
+def test_layers_in_front_of_a_rounding():
+    run = healthy(activation="SiLU")
+    rms = run.rms.copy()
+    rms[:, :6] = 0
+    graph = {"operations": ["addmm", "silu", "round"]}
+    (finding,) = alarms(changed(run, rms=rms, facts={**run.facts, "graph": graph}))
+    assert finding.kind == "no_gradient" and finding.layers == run.names[:6] and "round" in finding.why
+    assert kinds(changed(run, rms=rms)) == ["dead_units"]
+
+
+@pytest.mark.parametrize(
+    ("evidence", "first"), [({"crest": 1.0}, "poor_initialization"), ({}, "vanishing_gradient")]
+)
+def test_copies_of_one_unit_explain_what_they_do_to_gradients(evidence, first):
+    constant = Finding("poor_initialization", "severe", (), 1, 80, evidence, "All are equal.")
+    vanishing = Finding("vanishing_gradient", "severe", (), 1, 80, {}, "The first layers hardly learn.")
+    assert in_order([vanishing, constant])[0].kind == first
+
+
+class TestNormThatComesBack:
+    def thrown(self, peak, steps):
+        """The norm grows, with the loss falling far below zero, until all units are saturated."""
+        run = healthy(loss=1.0, activation="Tanh")
+        norm, loss = run.total_norm.copy(), run.loss + 0.01 * np.random.default_rng(0).standard_normal(200)
+        norm[20 : 20 + steps] *= np.geomspace(3, peak, steps)
+        loss[20 : 20 + steps] -= np.geomspace(1, 1000, steps)
+        loss[20 + steps :] = 20.0
+        return changed(run, total_norm=norm, loss=loss, update_ratio=np.full_like(run.update_ratio, 0.02))
+
+    def test_an_explosion_that_ends_in_saturation(self):
+        finding = alarms(self.thrown(1e7, 100))[0]
+        assert finding.kind == "exploding_gradient" and "stayed" not in finding.why
+
+    @pytest.mark.parametrize(("peak", "steps"), [(300, 100), (1e7, 10)])
+    def test_a_smaller_or_shorter_one(self, peak, steps):
+        assert "exploding_gradient" not in kinds(self.thrown(peak, steps))
+
+    def test_is_no_sum(self):
+        """It rises as a sum does, but a sum does not fall to a hundredth."""
+        run = flat_loss(healthy(steps=80))
+        norm = np.where(np.arange(80) < 30, np.sqrt(np.arange(1, 81)) ** 6, 8.0)
+        said = diagnose(changed(run, total_norm=norm))
+        assert not any("summed" in finding.evidence for finding in said)
+
+
+class TestLossInTurn:
+    def alternating(self, swing):
+        run = healthy(steps=60)
+        loss = np.linspace(0.8, 0.3, 60) + swing * (-1.0) ** np.arange(60)
+        loss += 0.01 * np.random.default_rng(0).standard_normal(60)
+        return changed(run, loss=loss, update_ratio=np.full_like(run.update_ratio, 0.02))
+
+    def test_two_kinds_of_batches_although_the_loss_falls(self):
+        (finding,) = alarms(self.alternating(0.08))
+        assert finding.kind == "loss_oscillating" and "took turns" in finding.why
+
+    def test_a_small_swing(self):
+        assert kinds(self.alternating(0.02)) == []
+
+
+class TestFirstSteps:
+    def overwritten(self, factor, **fields):
+        """Large first steps, after which the weights are larger, while the loss falls to the simplest fit."""
+        run = healthy()
+        ratio, norms = run.update_ratio.copy(), run.weight_norm.copy()
+        ratio[:2] = 0.4
+        norms[1:] *= factor
+        loss = 3.0 + 1.1 * np.exp(-np.arange(200) / 5) + 0.02 * np.random.default_rng(0).standard_normal(200)
+        return changed(run, update_ratio=ratio, weight_norm=norms, loss=loss, **fields)
+
+    def test_that_overwrite_the_initial_weights(self):
+        (finding,) = alarms(self.overwritten(2.5))
+        assert finding.kind == "update_too_large" and finding.severity == "warning"
+
+    def test_that_leave_their_scale(self):
+        assert kinds(self.overwritten(1.3)) == []
+
+    def test_of_weights_that_start_small_on_purpose(self):
+        run = self.overwritten(2.5)
+        assert kinds(changed(run, weight_norm=0.1 * run.weight_norm)) == []
