@@ -1,7 +1,7 @@
 // How fast the norm pass is with each way of adding up the squares of float32, bfloat16 and float16
 // (csrc/cuda/accumulate.h), beside a copy of the same bytes. One program a way:
 //
-//     nvcc -std=c++20 -O3 -arch=native -Icsrc -DGRADKERN_COMPENSATED=0 -o accumulation \
+//     nvcc -std=c++20 -O3 -fmad=false -arch=native -Icsrc -DGRADKERN_COMPENSATED=0 -o accumulation \
 //         benchmarks/accumulation.cu csrc/cuda/measure.cu csrc/cuda/tensor_table.cu
 //
 // GRADKERN_COMPENSATED=0 is float64, 1 is pairs of float32. Prints one JSON object a line: median

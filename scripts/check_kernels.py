@@ -9,6 +9,7 @@ Fails on
 - a kernel without a main loop for every kind of element type;
 - a generic store anywhere (ST, where STG is meant), or more generic loads than the budget (out-of-line
   functions read the kernel's arguments by them, and writing kernels incomplete vectors);
+- a kernel that starts before the one it follows has ended, and does not wait for it ahead of its first load;
 - a helper that is written in PTX (csrc/tests/ptx_helpers.cu) and does not become its instructions.
 
 Prints instructions per 64 bytes and lane by element type: of a main loop, without what it jumps over where
@@ -58,6 +59,7 @@ class Budget:
     generic: int = 0
     loops: int = 0  #: main loops: one for each kind of element type
     stores: int = 0  #: 16-byte stores of a main loop
+    dependent: str = ""  #: what has to stand ahead of its first load, from sm_90 on: launches overlap
 
 
 #: The stack holds what calls of out-of-line functions leave no registers for; no main loop touches it.
@@ -66,7 +68,7 @@ BUDGETS = {
     "measure_kernel[1]": Budget(blocks=2, stack=64, code=4900, generic=96, loops=6),
     "measure_kernel[2]": Budget(stack=64, code=7000, generic=112, loops=6),
     "measure_kernel[3]": Budget(stack=64, code=7900, generic=128),
-    "scale_kernel": Budget(blocks=2, stack=16, code=1800, generic=64, loops=4, stores=4),
+    "scale_kernel": Budget(blocks=2, stack=16, code=1800, generic=64, loops=4, stores=4, dependent="ACQBULK"),
     "clamp_kernel": Budget(blocks=2, stack=16, code=2600, generic=64, loops=4, stores=4),
     "policy_kernel": Budget(threads=256, code=5000),
     "write_rows_kernel": Budget(threads=256, code=700),
@@ -324,6 +326,10 @@ def check_code(name: str, lines: list[str], arch: str) -> tuple[list[str], list[
     loads = sum(bool(re.match(r"LD(\.|$)", c)) for c in all_codes)
     if loads > budget.generic:
         problems.append(f"{loads} generic loads, at most {budget.generic}")
+    if budget.dependent and int(arch) >= 90:
+        first = next((c for c in all_codes if c == budget.dependent or c.startswith(("LDG", "LD."))), "")
+        if first != budget.dependent:
+            problems.append(f"no {budget.dependent} ahead of the first load")
     loops = []
     for loop in main_loops(lines) if budget.loops else []:
         loop_name, bad = check_main_loop(name, loop, arch)

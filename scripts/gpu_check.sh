@@ -97,13 +97,13 @@ build_all() {
   extension=$!
   case " $* " in *" sanitize "*)
     # A small C++ program: python and torch under the sanitizers take many minutes.
-    "$nvcc" -std=c++20 -O2 -lineinfo -t 0 -arch="$arch" -Icsrc -o "$scratch/sanitize_cuda" \
+    "$nvcc" -std=c++20 -O2 -fmad=false -lineinfo -t 0 -arch="$arch" -Icsrc -o "$scratch/sanitize_cuda" \
       csrc/tests/sanitize_cuda.cpp csrc/cuda/*.cu &
     ;;
   esac
   case " $* " in *" bench "*)
     for way in 0 1; do # both ways of adding squares up
-      "$nvcc" -std=c++20 -O3 -arch="$arch" -Icsrc -DGRADKERN_COMPENSATED=$way -o "$scratch/accumulation_$way" \
+      "$nvcc" -std=c++20 -O3 -fmad=false -arch="$arch" -Icsrc -DGRADKERN_COMPENSATED=$way -o "$scratch/accumulation_$way" \
         benchmarks/accumulation.cu csrc/cuda/measure.cu csrc/cuda/tensor_table.cu &
     done
     ;;

@@ -107,8 +107,8 @@ class PlainGradients {
 
 /// One gradient for each position; undefined for a parameter without one.
 ///
-/// Gradients are borrowed until own() is called. They cannot be freed while this thread holds the GIL and runs no
-/// Python code.
+/// Gradients are borrowed until own() is called: this thread holds the GIL and runs no Python code. Another thread must
+/// not assign a parameter's .grad meanwhile, as for torch's own functions: torch may free the old one without the GIL.
 class GradList {
  public:
   GradList() = default;

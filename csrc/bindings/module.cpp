@@ -24,15 +24,20 @@ namespace {
 /// threads, and the gradients can be borrowed.
 constexpr int64_t kElementsUnderGil = int64_t(1) << 22;
 
-/// Calls compute(), which uses `list`, without the GIL if it takes long.
+/// Calls compute(), which uses `list`, without the GIL if it takes long, or if it `reads_back` a number from a device:
+/// that waits for all work that is queued there, which may need another thread of this process.
 template <class Compute>
-auto without_gil(const CallSite& site, GradList& list, Compute compute) {
+auto without_gil(const CallSite& site, GradList& list, Compute compute, bool reads_back = false) {
   RECORD_FUNCTION(std::string("gradkern::") + site.operation, {});
-  if (list.plain() && list.plain()->elements() <= kElementsUnderGil) return compute();
+  if (list.plain() && list.plain()->elements() <= kElementsUnderGil && !reads_back) return compute();
   list.own();
   const KnownStreams streams(list);
   py::gil_scoped_release release;
   return compute();
+}
+
+bool raises_on_host(const ClipRequest& request, const GradList& list) {
+  return (request.raise_if_nonfinite_norm || request.raise_if_nonfinite_elements) && cuda_backend::handles(list);
 }
 
 py::object optional_tensor(const at::Tensor& t) {
@@ -83,7 +88,8 @@ std::optional<at::Tensor> clip_grad_norm(const py::sequence& parameters, double 
   request.measure.norm_type = norm_type;
   request.max_norm = max_norm;
   request.raise_if_nonfinite_norm = error_if_nonfinite;
-  return without_gil(site, grads, [&] { return clip(site, grads, request).measured.total_norm; });
+  return without_gil(
+      site, grads, [&] { return clip(site, grads, request).measured.total_norm; }, raises_on_host(request, grads));
 }
 
 std::optional<at::Tensor> get_total_norm(const py::sequence& tensors, double norm_type,
@@ -95,7 +101,8 @@ std::optional<at::Tensor> get_total_norm(const py::sequence& tensors, double nor
   request.measure.norm_type = norm_type;
   request.max_norm = infinity();
   request.raise_if_nonfinite_norm = error_if_nonfinite;
-  return without_gil(site, list, [&] { return clip(site, list, request).measured.total_norm; });
+  return without_gil(
+      site, list, [&] { return clip(site, list, request).measured.total_norm; }, raises_on_host(request, list));
 }
 
 bool clip_grads_with_norm(const py::sequence& parameters, double max_norm,
@@ -103,7 +110,9 @@ bool clip_grads_with_norm(const py::sequence& parameters, double max_norm,
   const CallSite site{"clip_grads_with_norm_", "parameters"};
   GradList grads = gradients_of(site, parameters);
   if (!is_native(grads)) return false;
-  without_gil(site, grads, [&] { clip_with_norm(site, grads, max_norm, total_norm); });
+  without_gil(
+      site, grads, [&] { clip_with_norm(site, grads, max_norm, total_norm); },
+      /*reads_back=*/total_norm.is_cuda() && !cuda_backend::handles(grads));
   return true;
 }
 
@@ -152,7 +161,8 @@ std::optional<py::dict> clip_parameters(const py::sequence& parameters, double m
   request.max_norm = max_norm;
   request.on_nonfinite = policy_of(on_nonfinite);
   request.raise_if_nonfinite_elements = on_nonfinite == "raise";
-  const ClipResult result = without_gil(site, grads, [&] { return clip(site, grads, request); });
+  const ClipResult result = without_gil(
+      site, grads, [&] { return clip(site, grads, request); }, raises_on_host(request, grads));
   py::dict out = as_dict(result.measured);
   out["clip_coef"] = result.clip_coef;
   out["skip_step"] = optional_tensor(result.skip_step);

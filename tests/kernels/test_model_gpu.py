@@ -46,12 +46,30 @@ for name in ("PerLayerNorm", "Value", "GlobalNorm"):
     except RuntimeError as error:
         assert "run clip_() once outside the graph" in str(error), error
 library.model_gpu_capture(0)
+torch.cuda.is_current_stream_capturing = lambda: False
 
 grads = [torch.ones(3, device="cuda"), None, torch.ones(5, device="cuda", dtype=torch.bfloat16)]
 assert EXTENSION.is_plain(grads)
 assert not EXTENSION.is_plain([*grads, torch.ones(3)])
 assert not EXTENSION.is_plain([*grads, torch.ones(3, device="cuda:1")])
 assert not EXTENSION.is_plain([*grads, grads[0][1:]])
+
+# What waits for the device leaves the GIL to the threads whose work the device may wait for.
+import ctypes
+waited = ctypes.CDLL(str(model_gpu.build()[1])).model_gpu_waited
+waited.restype = ctypes.c_int64
+layer = torch.nn.Linear(3, 2).to("cuda")
+layer.weight.grad = torch.ones(2, 3, device="cuda")
+clipper = gradkern.GradClipper(layer, max_norm=1.0, on_nonfinite="raise")
+calls = (
+    lambda: gradkern.clip_grad_norm_(layer.parameters(), 1.0, error_if_nonfinite=True),
+    lambda: gradkern.get_total_norm([layer.weight.grad], error_if_nonfinite=True),
+    clipper.clip_,
+)
+for call in calls:
+    before = waited(0), waited(1)
+    call()
+    assert waited(0) > before[0] and waited(1) == before[1], (before, waited(0), waited(1))
 """
 
 

@@ -192,11 +192,17 @@ bool waits(const std::string& name, const c10::IValue* arguments) {
   return false;
 }
 
+extern "C" int PyGILState_Check();
+
+std::array<int64_t, 2> waited;  ///< times that the host would have waited: without the GIL, and with it
+
 void run_on_cpu(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   OnCpu call;
   const size_t count = op.schema().arguments().size();
-  TORCH_CHECK(!refuse_waiting || !waits(op.schema().name(), stack->data() + stack->size() - count),
-              "called a synchronizing operation: ", op.schema().name());
+  if (waits(op.schema().name(), stack->data() + stack->size() - count)) {
+    TORCH_CHECK(!refuse_waiting, "called a synchronizing operation: ", op.schema().name());
+    ++waited[PyGILState_Check() ? 1 : 0];
+  }
   for (size_t i = stack->size() - count; i < stack->size(); ++i) (*stack)[i] = call.argument((*stack)[i]);
   {
     const at::AutoDispatchBelowAutograd below;
@@ -255,6 +261,8 @@ extern "C" __attribute__((visibility("default"))) uintptr_t model_gpu_walk(c10::
   for (size_t begin = 0; begin < count; begin += 64) sum += read_run(params + begin, std::min<size_t>(count - begin, 64));
   return sum;
 }
+
+extern "C" __attribute__((visibility("default"))) int64_t model_gpu_waited(int with_gil) { return waited[with_gil != 0]; }
 
 extern "C" __attribute__((visibility("default"))) void model_gpu_refuse_waiting(int refuse) { refuse_waiting = refuse != 0; }
 
