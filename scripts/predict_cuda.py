@@ -299,8 +299,9 @@ one has a unit. Of several blocks each publishes a record. The last block reads 
 and combines them.
 
 So one small tensor waits for four steps, and 10,000 tensors for three searches and the records of 264
-blocks. By these, 2,000 and 10,000 tensors miss their goals of 11 and 12 µs. A short list in the arguments of the kernel would save the entry
-(0.15 µs), but takes a second copy of the code. Only a GPU can show how long the steps take.
+blocks. By these, 2,000 and 10,000 tensors miss their goals of 11 and 12 µs. A short list in the arguments
+of the kernel would save the entry (0.15 µs), but takes a second copy of the code. Only a GPU can show how
+long the steps take.
 """
 
 #: Microseconds of a norm pass on H200 that this version was designed to reach, by index into CASES.
