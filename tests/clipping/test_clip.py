@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import gradkern
-from gradkern import _C
+from gradkern.kernels.extension import EXTENSION as _C
 from tests.support import reference as ref
 from tests.support.strategies import CHUNK, DTYPES, LAYOUTS, WRITABLE, lists, parameters, values
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from gradkern import _C
+from gradkern.kernels.extension import EXTENSION as _C
 
 INF = math.inf
 

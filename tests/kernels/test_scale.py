@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradkern import _C
 from gradkern.kernels.backend import NullBackend
+from gradkern.kernels.extension import EXTENSION as _C
 from gradkern.kernels.scale import scale_
 from tests.support import reference as ref
 from tests.support.strategies import WRITABLE, lists, values

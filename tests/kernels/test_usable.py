@@ -23,7 +23,7 @@ def test_notice_names_device_reason_and_remedy():
 
 @pytest.mark.skipif(gradkern.build_info()["cuda"] != "", reason="this build has CUDA kernels")
 def test_a_build_without_kernels_says_so():
-    from gradkern import _C
+    from gradkern.kernels.extension import EXTENSION as _C
 
     assert _C.why_unusable(0) == "this build of gradkern has no CUDA kernels"
 
