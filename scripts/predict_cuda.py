@@ -368,6 +368,7 @@ def host_reading(row: dict[str, Any]) -> list[str]:
         "in about eight cache lines, and a line of random memory takes about 14 ns on this machine. A call's",
         "own code and data have left the caches as well. With",
         f"{count:,} tensors the two are {floor:.0f} + {call:.0f} ns a tensor, more than the goal.",
+        "",
         "With 10,000 tensors, and in warm lists, they are below it, and the goals are missed by the",
         "binding's own work: checks, the search for repeated gradients, its arrays, and a second visit for",
         "the version counters.",

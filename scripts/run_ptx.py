@@ -77,9 +77,14 @@ MUTANTS = (
 
 def compile_ptx(arch: str, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
+    read = [Path(__file__).with_name("check_kernels.py"), *(ROOT / "csrc").rglob("*.h"), *SOURCES]
+    newest = max(path.stat().st_mtime for path in read)
     modules = []
     for source in SOURCES:
         module = folder / f"{source.stem}.ptx"
+        modules.append(module)
+        if module.exists() and module.stat().st_mtime > newest:
+            continue
         command = [
             find_nvcc(),
             *NVCC_OPTIONS,
@@ -90,7 +95,6 @@ def compile_ptx(arch: str, folder: Path) -> list[Path]:
             str(source),
         ]
         subprocess.run(command, check=True)
-        modules.append(module)
     return modules
 
 
@@ -138,7 +142,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--mutants", action="store_true")
     parser.add_argument("tests", nargs="*")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()  # names of tests may follow an option
     folder = (ROOT / arguments.build).resolve()
     program = build(folder, arguments.arch, arguments.sanitize)
     modules = compile_ptx(arguments.arch, folder / f"sm_{arguments.arch}")

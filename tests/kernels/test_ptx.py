@@ -40,9 +40,8 @@ def test_ptx_of_other_architectures(arch):
     assert " 0 failures" in run_ptx("--arch", arch, *tests)
 
 
-@pytest.mark.parametrize("seed", ["1", "2"])
-def test_order_of_blocks_and_warps_does_not_show(seed):
-    run_ptx("--seed", seed, "determinism", "repeats", "random_lists", "agc_many")
+def test_order_of_blocks_and_warps_does_not_show():
+    run_ptx("--seed", "1", "determinism", "repeats", "random_lists", "agc_many")
 
 
 def test_changed_ptx_is_noticed():

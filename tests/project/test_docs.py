@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.integration
-
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 
@@ -26,6 +24,7 @@ NOT_RUN = {"distributed.md", "transformers.md", "lightning.md", "accelerate.md",
 RUN = [page for page in PAGES if blocks(page) and page.name not in NOT_RUN]
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("page", RUN, ids=lambda page: page.name)
 def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -46,6 +45,7 @@ def test_paragraphs_have_at_most_five_lines(page):
     assert long == []
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(importlib.util.find_spec("mkdocs") is None, reason="needs MkDocs")
 def test_the_site_builds_without_a_warning(tmp_path):
     done = subprocess.run(
