@@ -75,7 +75,7 @@ def periodic_rows(layout: Layout) -> list[Row]:
 
 
 def newer_values(number: int) -> dict[str, Any]:
-    """What version 2 has besides in a step."""
+    """The values that version 2 adds to a step."""
     return {
         "threshold": 2.0,
         "factor": np.array([1.0, 0.5, 1.0], np.float32) if number == 9 else None,
@@ -85,7 +85,7 @@ def newer_values(number: int) -> dict[str, Any]:
 
 
 def newer_rows(layout: Layout) -> list[Row]:
-    """What version 2 has besides steps."""
+    """The rows that version 2 adds, apart from steps."""
     return [
         ZerosRow(STEPS, layout, np.array([1, 0.5, np.nan], np.float32), np.array([-1, 1, -1])),
         EventRow(275, "finding", {"kind": "vanishing_gradient", "layers": ["a.weight"]}, 1000.0),

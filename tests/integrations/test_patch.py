@@ -97,7 +97,7 @@ def test_the_fallback_is_torch_s_own_while_torch_is_patched():
 
 
 def test_param_groups_through_a_patched_torch(tmp_path):
-    """The form that torch does not have; also where a monitor is made for parameters that none has."""
+    """A form that torch does not have; also if a monitor is made for parameters without one."""
     params = parameters([torch.full((4,), 3.0), torch.full((4,), 6.0)])
     groups = [{"params": iter(params[:1]), "max_norm": 1.0}, {"params": params[1:]}]
     made = []
