@@ -45,7 +45,7 @@ def protocol() -> list[str]:
 
 
 def programs(arrive: list[str]) -> list[list[str]]:
-    """The programs of a block's three threads. The two of the same warp read if the block is the last."""
+    """The programs of a block's three threads. The two threads of one warp read if the block is the last."""
     warp = arrive[arrive.index("shuffle") :]
     return [
         ["write", "block barrier"],

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Headers and libraries for compiling a binding, without installing torch: torch_headers.sh FOLDER VERSION …
+# What a binding is compiled against, without installing torch: torch_headers.sh FOLDER VERSION [VERSION …]
 #
 # Makes FOLDER/VERSION/torch of the headers and the three libraries that are linked, from torch's wheel for this
 # Python (PYTHON=python3.12 chooses another). Then: scripts/build_wheel.sh FOLDER/VERSION …

@@ -47,7 +47,7 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-#: Files that share what is slow to start, by the beginnings of their names: one worker runs them all.
+#: Files that share something slow to start, by the beginnings of their names: one worker runs them all.
 SHARED = {
     "pools of ranks": ("distributed/",),
     "a warm Python, and torch's compiler": (
@@ -159,7 +159,7 @@ def warm_python() -> Iterator[WarmPython]:
 
 @pytest.fixture
 def run_with_torch(warm_python: WarmPython) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """As `run_python`, faster: in a fork of a process that has imported torch."""
+    """Like `run_python`, but faster: in a fork of a process that has imported torch."""
 
     def run(
         code: str, path: Path = ROOT, timeout: float = 240, **environment: str

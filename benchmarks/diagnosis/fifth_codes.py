@@ -92,7 +92,7 @@ class Koopman(nn.Module):
 
 
 class Categories(nn.Module):
-    """An embedding for each categorical column beside the numbers (entity embeddings)."""
+    """An embedding for each categorical column, concatenated with the numbers (entity embeddings)."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()

@@ -111,7 +111,7 @@ class ArithmeticUnit(nn.Module):
 
 
 class Sorter(nn.Module):
-    """Numbers in the order that a doubly stochastic matrix gives them (Sinkhorn)."""
+    """Numbers sorted by a doubly stochastic matrix (Sinkhorn)."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()

@@ -158,7 +158,7 @@ class MatchTask(OnData):
 
 
 class BitsBackTask(OnData):
-    """The likelihood of a flow for each feature, beside that of a normal distribution."""
+    """The likelihood of a flow for each feature, relative to that of a normal distribution."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         z, determinant = model(batch[0])

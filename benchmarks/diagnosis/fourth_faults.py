@@ -34,7 +34,7 @@ CHANGES: dict[str, tuple[str, Change]] = {
     "uphill": ("exploding", added("ascend")),
     # Gradients add up: they grow with each step, and so do the steps.
     "never_zeroed": ("summed", added("no_zero_grad")),
-    # A rate far beyond what is stable; what it does to the units, the loss and the weights is true as well.
+    # A rate far beyond what is stable; kinds that describe the units, the loss or the weights are also true.
     "eighty_times": ("large_steps", faster(80.0, warmup=0)),
     "three_hundred_times": ("large_steps", faster(300.0, warmup=0)),
     # Weights move little or not at all.

@@ -172,7 +172,7 @@ class Products(nn.Module):
 
 
 class Standardized(nn.Module):
-    """Residual blocks of filters with zero mean and unit deviation, and group norms (weight
+    """Residual blocks with group norms and filters of zero mean and unit deviation (weight
     standardization)."""
 
     def __init__(self, recipe: Recipe) -> None:

@@ -121,7 +121,7 @@ TUNED: dict[str, Recipe] = {
     "value": Recipe(task="teacher", depth=3, extras=("training:value",), lr=2e-3),
     "contrastive_deep": Recipe(depth=5, norm="layer", extras=("training:contrastive",), task="clusters"),
     "triplet": Recipe(depth=3, extras=("training:triplet",)),
-    # the way of training
+    # ways of training
     "accumulation": Recipe(accumulate=3, batch=8, activation="gelu"),
     "batch_of_2": Recipe(batch=2, lr=5e-4, width=48, steps=120, task="clusters"),
     "full_batch_edge": Recipe(

@@ -1,5 +1,4 @@
-"""Labels of runs, confirmed from the traces of a run and its twin in plain torch, never by gradkern's
-numbers.
+"""Labels of runs, confirmed by traces of a run and its twin in plain torch, never by gradkern's numbers.
 
 A symptom is a function (trace, twin) -> onset: the step (from 1) at which it begins, or None where the run
 does not have it.
@@ -42,7 +41,7 @@ class Label:
 
 
 def end(trace: Trace) -> float:
-    """Mean loss of the last tenth; inf where one is not finite."""
+    """Mean loss of the last tenth of the run; inf if one of these losses is not finite."""
     tail = trace.loss[-max(len(trace.loss) // 10, 5) :]
     return float(tail.mean()) if np.isfinite(tail).all() else np.inf
 

@@ -73,8 +73,8 @@ def right_layers(finding: Finding, label: Label, trace: Trace) -> bool:
 
 
 def latency(evidence: RunEvidence, label: Label, onset: int) -> float:
-    """The fraction of the run between the onset
-    and the first prefix whose verdict is right; inf where none is."""
+    """The fraction of the run between the onset and the first prefix with the right verdict; inf if none has
+    it."""
     count = len(evidence.steps)
     for part in PREFIXES:
         steps = max(int(part * count), 2)

@@ -88,5 +88,5 @@ _PAIRS = {
 
 
 def second_cases() -> list[Case]:
-    """Each case of what was the second reported set."""
+    """The cases of the former second reported set."""
     return list(cases_of(_PAIRS, HEALTHY, CHANGES))

@@ -211,7 +211,7 @@ class Hierarchy(Readout):
 
 
 class Zoneout(Readout):
-    """An LSTM some of whose states stay what they were, at random (Krueger et al. 2016)."""
+    """An LSTM that randomly keeps some of its states unchanged (Krueger et al. 2016)."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe)

@@ -117,7 +117,7 @@ class TestVanishing:
         assert alarms(changed(run, facts={**run.facts, "graph": graph})) == []
 
     def test_the_order_of_execution_counts(self):
-        """A gradient also vanishes if the layers were registered from the output to the input."""
+        """Layers that are registered from the output to the input: the gradient vanishes as before."""
         run = sloped(healthy(12, activation="Sigmoid"), -6)
         graph = {"order": list(run.names[::-1]), "operations": ["sigmoid"]}
         only(changed(run, facts={**run.facts, "graph": graph}), "vanishing_gradient")
@@ -285,7 +285,7 @@ class TestDeadUnits:
 
     @pytest.mark.parametrize(("bias", "kind"), [(30.0, "saturation"), (0.01, "no_gradient")])
     def test_sigmoids_do_not_die(self, bias, kind):
-        """Either the bias holds them at an end of their range, or what is behind them has no slope."""
+        """Either the bias holds them at an end of their range, or the layers behind them have no slope."""
         run = healthy(activation="Sigmoid")
         rms, norms = run.rms.copy(), run.weight_norm.copy()
         rms[:, :4] = 0
@@ -406,7 +406,7 @@ class TestInitialization:
 
     @pytest.mark.parametrize(("steps", "found"), [(1, False), (200, True)])
     def test_a_signal_that_seems_to_grow_at_one_step_does_not(self, steps, found):
-        """Where the terms of a bias's gradient cancel over one batch, the input looks far too large."""
+        """If the terms of a bias's gradient cancel over one batch, the input looks far too large."""
         run = healthy(3)
         rms = run.rms.copy()
         rms[:steps, 5] /= 3000
@@ -567,7 +567,7 @@ class TestWeights:
 
     @pytest.mark.parametrize(("decay", "headline"), [(1.2, "weight_collapse"), (1e-3, "update_too_large")])
     def test_a_decay_that_takes_a_tenth_explains_large_steps(self, decay, headline):
-        """lr * weight_decay / (1 - momentum) of SGD: the weights are thrown about by the decay itself."""
+        """lr * weight_decay / (1 - momentum) of SGD: the decay itself moves the weights this much."""
         run = self.course(1e-2)
         group = {"class": "SGD", "lr": 0.1, "momentum": 0.9, "weight_decay": decay, "parameters": []}
         ratio = np.full_like(run.update_ratio, 0.8)

@@ -43,7 +43,7 @@ DETAILS = {
 
 
 def step_row(number: int, layout: Layout, **more: Any) -> StepRow:
-    """A recorded step as version 1 has it; values repeat every five steps, so that files are small."""
+    """A recorded step in version 1; values repeat every five steps, so that files are small."""
     n = number % 5 + 1
     norm = np.array([n, 2 * n, -1 if n % 2 else 3 * n], np.float32)
     return StepRow(
@@ -66,7 +66,7 @@ def step_row(number: int, layout: Layout, **more: Any) -> StepRow:
 
 
 def periodic_rows(layout: Layout) -> list[Row]:
-    """Weights and a histogram of the last step, as version 1 has them."""
+    """Weights and a histogram of the last step, in version 1."""
     counts = np.zeros((3, len(format.EXPONENTS)), np.int64)
     counts[1, 5] = 2
     under = np.full((3, len(format.FORMATS)), 0.5, np.float32)

@@ -136,7 +136,7 @@ def test_which_names_imported_early_are_reached():
         grad = torch.tensor([3.0, 4.0])
         ORIGINALS["torch.nn.utils", "clip_grads_with_norm_"](parameters([grad]), 100.0, torch.tensor(5.0))
         ORIGINALS["torch.nn.utils", "clip_grad_value_"](parameters([grad]), 100.0)
-        assert grad._version == 3  # torch writes always; gradkern only where there is something to clip
+        assert grad._version == 3  # torch always writes; gradkern writes only if there is something to clip
 
 
 def test_a_loop_that_accelerate_owns_is_reached():

@@ -168,7 +168,7 @@ OPTIONAL = (
 
 
 def test_importing_is_cheap_and_pulls_no_optional_package(run_python):
-    """Beyond what torch itself pulls: the compiler alone would take as long as torch."""
+    """Apart from those that torch imports. The compiler alone would take as long as torch."""
     code = f"""
 import sys, torch
 before = set(sys.modules)
