@@ -46,7 +46,7 @@ class CMakeBuild(build_ext):
         package.mkdir(parents=True, exist_ok=True)
         for left in package.glob("_C.torch-*"):  # an earlier build's, perhaps of other sources
             left.unlink()
-        with ThreadPoolExecutor() as pool:  # each of both has one file that takes longer than all others
+        with ThreadPoolExecutor() as pool:  # each of the two has one file that takes longer than all others
             kernels = pool.submit(build_kernels)
             folders = [configure_binding(torch, package) for torch in chosen]
             build(folders[0], "binding")

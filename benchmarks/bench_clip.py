@@ -1,12 +1,12 @@
 """clip_grad_norm_ on the CPU: gradkern, torch, and the memory floor, interleaved in one run.
 
-What `gradkern bench` does (gradkern/bench/), over more lists of gradients, beside two floors. "floor" is a
-bare read of the same bytes on the same threads; when clipping, a read, then a read-and-write. "walk" is the
-same after a read of what leads from the list to the gradients (parameters, tensors, storages).
+Times the same calls as `gradkern bench` (gradkern/bench/) on more lists of gradients, and compares them with
+two floors. "floor" is a bare read of the same bytes on the same threads; when clipping, a read and then a
+read-and-write. "walk" first reads what leads from the list to the gradients, too (parameters, tensors,
+storages).
 
-Reported are medians, beside the ratio that is the goal. "at floor" is the ratio that a call as fast as the
-floor would have on this machine. "!" marks a goal that is missed, "^" one that is missed and lies beyond the
-floor.
+The table shows medians and the goal for the ratio. "at floor" is the ratio that a call as fast as the floor
+would reach on this machine. "!" marks a missed goal, "^" a missed goal that lies beyond the floor.
 
     python benchmarks/bench_clip.py                prints the table, writes benchmarks/results/cpu.json
     python benchmarks/bench_clip.py --sweep        random lists against torch, writes results/sweep_cpu.json
@@ -27,8 +27,8 @@ from gradkern.bench.cases import CASES, Case
 from gradkern.bench.clip import Contenders, GradientCopies, time_clipping
 from gradkern.bench.shapes import case_shapes
 
-#: torch's time over gradkern's that is wanted at the least: (not clipping, clipping). Many small tensors cost
-#: torch microseconds each. Large ones are bound by memory: torch reads and writes where gradkern reads once.
+#: Goals for torch's time divided by gradkern's: (not clipping, clipping). Many small tensors cost torch
+#: microseconds each. Large ones are bound by memory: torch reads and writes where gradkern reads once.
 GOALS = {
     ("8,000 tensors of 100", "float32"): (30, 18),
     ("8,000 tensors of 100", "bfloat16"): (30, 18),
@@ -76,7 +76,7 @@ def run_sweep(shapes: int, seed: int) -> None:
     for row in sweep.sweep(shapes, seed):
         rows.append(row)
         print(sweep.line(row), flush=True)
-        # Written as it grows: a run that is stopped keeps what it has.
+        # Saved after every list, so that an interrupted run keeps its rows.
         save("sweep_cpu", {"machine": describe(), "shapes": shapes, "seed": seed, "rows": rows})
     below = [row for row in rows if row["ratio"] < sweep.GOAL]
     print(

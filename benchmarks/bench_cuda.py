@@ -1,15 +1,15 @@
 """clip_grad_norm_ on a GPU: gradkern, torch's foreach and single-tensor paths, and memory floors.
 
-Contenders are interleaved in one run; before every call the L2 cache is filled with other memory, several
-times its size. Small lists rotate over a few copies, for the host's caches. GPU time is between two CUDA
-events around one call, enqueued behind a sleep that is longer than the host takes for the call, so that
-the host is not what is measured (a queue holds about a thousand launches: of torch's single-tensor path
-on longer lists it is). Host time is how long the call takes to return, of the same calls in a loop of
-their own. Reported are medians.
+Contenders are interleaved in one run. Before every call the L2 cache is filled with other memory, several
+times its size. Small lists rotate over a few copies, so that the host's caches do not hold them. GPU time is
+measured between two CUDA events around one call, which is enqueued behind a sleep longer than the host needs
+for the call. It therefore excludes the host, except for torch's single-tensor path on long lists: the queue
+holds about a thousand launches. Host time is how long the same calls take to return, in a loop of their own.
+All figures are medians.
 
-Floors, of the same bytes in the same run: `read`, a reduction of one flat tensor; `copy`, a device
-copy (its bytes are read and written). A clip that clips nothing can at best be `read`, one that clips
-`read` plus a read and a write.
+There are two floors for the same bytes in the same run: `read` reduces one flat tensor, and `copy` copies one
+on the device, which reads and writes its bytes. A clip that changes nothing takes at least `read`; one that
+scales, `read` plus a read and a write.
 
     python benchmarks/bench_cuda.py --output results.json      everything (minutes)
     python benchmarks/bench_cuda.py --quick --output …         the part that fits four minutes
@@ -87,7 +87,7 @@ def bytes_of(shapes: list[tuple[int, ...]], dtypes: list[torch.dtype]) -> int:
 
 
 def make_parameters(shapes: list[tuple[int, ...]], dtypes: list[torch.dtype]) -> list[nn.Parameter]:
-    """Gradients without parameters' own memory; dtypes alternate."""
+    """Parameters that have gradients but no memory of their own; dtypes alternate."""
     result = []
     for shape, dtype in zip(shapes, itertools.cycle(dtypes)):
         grad = torch.empty(shape, dtype=dtype, device=DEVICE).normal_()
@@ -211,7 +211,7 @@ def contenders_of(
         "gradkern_statistics": rotating(with_statistics, copies),
         "torch_foreach": rotating(lambda i: clip(lists[i], next(limits), foreach=True), copies),
         "torch_single": rotating(lambda i: clip(lists[i], next(limits), foreach=False), copies),
-        # Their norm alone: compared with gradkern_norm.
+        # These compute the norm only: compare them with gradkern_norm.
         **{PEERS + name: rotating(lambda i, f=f: f(grads[i]), copies) for name, f in peers.items()},
     }
 
@@ -231,11 +231,11 @@ def measure_case(
         del calls["torch_single"]
     if not clipping:
         calls["gradkern_graph"] = replay(lists[0])
-    # The contenders take turns with the same copies: what the one before has read lies in L2.
+    # The contenders take turns with the same copies, which the previous one has left in L2.
     flush = cache_flush()
     hosts = {name: host_seconds(call) for name, call in calls.items()}
     seconds = dict(zip(calls, gpu_seconds(list(calls.values()), rounds, list(hosts.values()), flush)))
-    # Of one call only: a profile takes seconds.
+    # Profile one call only, because a profile takes seconds.
     kernels = {"gradkern": kernel_count(calls["gradkern"])}
     hosts["gradkern_fresh"] = fresh_host_seconds(lists[0])
     hosts["gradkern_warm"] = host_seconds(partial(gradkern.clip_grad_norm_, lists[0], 1e30))
@@ -320,7 +320,7 @@ def main(argv: list[str] | None = None) -> None:
         rows.append(row)
         micro = {k: f"{v * 1e6:.1f}" for k, v in row["gpu_seconds"].items()}  # type: ignore[attr-defined]
         print(f"{case.name:34}{'+'.join(row['dtypes']):18}{'clip' if clipping else '':5}{micro}", flush=True)
-        # Written as it grows: a run that is stopped keeps what it has.
+        # Saved as results come in, so that an interrupted run keeps them.
         arguments.output.write_text(json.dumps({**record, "rows": rows}, indent=1) + "\n", encoding="utf-8")
     record["training_step_gpu_seconds"] = {
         "no_clipping": training_step(None),

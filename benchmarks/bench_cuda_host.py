@@ -1,15 +1,15 @@
 """Host time of clips on CUDA, without a GPU.
 
-The device is a model (tests/support/model_gpu.py), on which kernels cost nothing. Measured is all that the
-host does: Python, the walk over the gradients, the tensor table. The CUDA driver is not included: a launch or
-a copy takes it a few microseconds, whatever the number of tensors.
+The device is a model (tests/support/model_gpu.py), on which kernels cost nothing. The times cover all that
+the host does: Python, the walk over the gradients, the tensor table. They exclude the CUDA driver, which
+needs a few microseconds for a launch or a copy, whatever the number of tensors.
 
 Fresh: every gradient is new, as after `zero_grad(set_to_none=True)`, and the caches hold other memory, as
 after a backward. Warm: the same gradients as in the call before. The figures are those of the fastest call.
 
-The floor is a walk that only reads what a clip has to read of every parameter and counts the versions up, in
-C++, on one thread (`model_gpu_walk`). "One tensor" is a call whose list has one: what does not depend on the
-number of tensors. If it is fresh, most of it is code that the caches have lost.
+The floor is a walk that only reads what a clip has to read of every parameter and increments the version
+counters, in C++, on one thread (`model_gpu_walk`). "One tensor" is a call on a list of one tensor: the part
+that does not depend on the number of tensors. When fresh, most of it is code that the caches no longer hold.
 
     python benchmarks/bench_cuda_host.py            results go to benchmarks/results/cuda_host.json
 """
@@ -34,7 +34,7 @@ from torch import nn  # noqa: E402
 
 import gradkern  # noqa: E402
 
-#: Nanoseconds a tensor; by the number of tensors.
+#: Nanoseconds per tensor, by the number of tensors.
 GOALS = {2000: {"fresh": 120, "warm": 40}, 10000: {"fresh": 160, "warm": 40}}
 ROUNDS = 25
 OTHER_MEMORY = torch.zeros(16 << 20)  # 64 MiB: more than the caches
@@ -60,7 +60,7 @@ def seconds_of(call: Any) -> float:
 
 
 def fastest(params: list[nn.Parameter], call: Any) -> dict[str, float]:
-    """Nanoseconds a tensor of the fastest call."""
+    """Nanoseconds per tensor in the fastest call."""
     fresh, warm = [], []
     for _ in range(ROUNDS):
         renew(params)

@@ -46,7 +46,7 @@ print(json.dumps({"import_s": round(imported - start, 2), "seconds": round(secon
 
 
 def layout_of(parameters: int) -> Layout:
-    """Weight and bias of linear layers, four of them a block."""
+    """The weights and biases of linear layers, four to a block."""
     names, shapes = [], []
     for i in range(parameters):
         layer = i // 2
@@ -64,7 +64,7 @@ def layout_of(parameters: int) -> Layout:
 
 
 def write_run(folder: Path, steps: int, parameters: int) -> None:
-    """A run of so many steps by the file writer itself."""
+    """Write a run of `steps` steps with the history's own file writer."""
     layout = layout_of(parameters)
     random = np.random.default_rng(0)
     fading = 10.0 ** np.linspace(-8, 0, parameters)

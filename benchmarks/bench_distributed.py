@@ -1,11 +1,11 @@
-"""Clip beside torch's for FSDP2 on gloo: total and host time a call.
+"""Clipping FSDP2 models on gloo, compared with torch: total and host time per call.
 
     torchrun --nproc-per-node 2 benchmarks/bench_distributed.py --save
 
-All contenders clip the same gradients of the same model, in turn, in the same process. Total: a call on
-gloo, from a barrier to the norm on the host, median of the slowest rank of each round. Host: the same
-call on torch's fake process group of the same size, whose collectives do nothing, the fastest. On a
-machine with fewer cores than ranks the totals are those of the scheduler.
+All contenders clip the same gradients of the same model, in turn, in the same process. Total is the time of a
+call on gloo, from a barrier to the norm on the host: the median over rounds of the slowest rank. Host is the
+fastest time of the same call on torch's fake process group of the same size, whose collectives do nothing. On
+a machine with fewer cores than ranks, the totals mostly measure the scheduler.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ WARM_UP = 3
 
 
 def sharded(blocks: int, width: int) -> nn.Module:
-    """Four parameters a block, every one a DTensor with a gradient."""
+    """Parameters, four per block, each a DTensor with a gradient."""
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     made = (nn.Sequential(nn.Linear(width, width), nn.LayerNorm(width)) for _ in range(blocks))
     model = nn.Sequential(*made)
@@ -85,7 +85,7 @@ def measured(arguments: argparse.Namespace, *, together: bool) -> list[dict[str,
 
 
 def host_only(arguments: argparse.Namespace, world: int) -> list[dict[str, object]]:
-    """The same on a process group whose collectives do nothing."""
+    """Measure the same calls on a process group whose collectives do nothing."""
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=world)

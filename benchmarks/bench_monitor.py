@@ -1,10 +1,10 @@
 """The cost of recording in a training step, compared with other ways to get the same numbers.
 
-A residual MLP of 300 and of 2,000 parameters is trained, one copy for each contender. Every round makes
-one whole step with every contender, in rotating order, and times the step, and by itself the part
-between backward() and optimizer.step(). Then blocks of steps with and without recording alternate, so
-that what the writing thread takes from the loop, and what is done only every so often, shows in means.
-wandb.watch (offline) and Lightning's grad_norm are the real ones, and left out if not installed.
+A residual MLP of 300 and of 2,000 parameters is trained, one copy for each contender. Every round makes one
+whole step with every contender, in rotating order, and times the step and the part between backward() and
+optimizer.step(). Then blocks of steps with and without recording alternate. Their means include the time that
+the writing thread takes from the loop and work that is not done at every step. wandb.watch (offline) and
+Lightning's grad_norm are the real ones; they are left out if not installed.
 
     python benchmarks/bench_monitor.py                    prints the table
     python benchmarks/bench_monitor.py --save NAME        writes benchmarks/results/NAME.json too
@@ -88,7 +88,7 @@ class Training:
 
 @contextmanager
 def contenders(size: tuple[int, int, int], folder: Path) -> Iterator[dict[str, Training]]:
-    """A training for each, ready to step."""
+    """A training for each contender, ready to step."""
     with ExitStack() as stack:
         ways = {name: Training(*size) for name in (CLIP, RECORD, TORCH)}
         for name in (CLIP, RECORD):
@@ -177,7 +177,7 @@ def interleaved(ways: dict[str, Training], rounds: int) -> dict[str, dict[str, f
 
 
 def blocks(ways: dict[str, Training], pairs: int, length: int) -> dict[str, float]:
-    """Alternating blocks of steps: µs a step, of the clock and of all threads together; the median block."""
+    """Alternating blocks of steps: µs per step in the median block, wall time and CPU time of all threads."""
     spent: dict[str, list[tuple[float, float]]] = {CLIP: [], RECORD: []}
     for number in range(pairs):
         for name in sorted(spent, reverse=bool(number % 2)):

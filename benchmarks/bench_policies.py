@@ -1,11 +1,11 @@
 """The cost of each policy compared with plain global clipping, on the CPU, interleaved in one run.
 
-Nothing is clipped, so that what is timed is measuring and deciding: each policy has limits that are not
-reached. The goal is 5 % or 30 us above plain clipping. AGC has to read the weights besides: its floor is one
-read of weights and gradients (`get_total_norm` of both).
+Nothing is clipped, because no policy's limit is reached: only measuring and deciding are timed. The goal is
+to stay within 5 % or 30 us of plain clipping. AGC also has to read the weights: its floor is one read of
+weights and gradients (`get_total_norm` of both).
 
-Times are of the processor (`time.process_time`), on one thread by default: other programs on the machine take
-its caches, but are not counted. Contenders take turns in an order that is drawn anew each time, because what
+Times are CPU times (`time.process_time`), on one thread by default. Other programs on the machine share its
+caches, but their time is not counted. The order of the contenders is drawn anew in each round, because what
 one leaves in the caches helps or harms the next.
 
     python benchmarks/bench_policies.py                prints the table, writes results/policies_cpu.json
@@ -58,8 +58,8 @@ def by_groups(*policies: Callable[[], object]) -> Build:
     return build
 
 
-#: At most. The largest norm stays in the window of AutoClip for 1,000 calls; after it its threshold would be
-#: the norm of every call itself, and each call would scale.
+#: The most turns of a run. AutoClip's window holds the largest norm for 1,000 calls; after that, its
+#: threshold would be the norm of each call itself, and every call would scale.
 TURNS = 900
 
 CONTENDERS: dict[str, Build] = {
@@ -82,7 +82,7 @@ CONTENDERS: dict[str, Build] = {
 
 
 def time_case(count: int, elements: int, seconds: float) -> dict[str, float]:
-    """Median seconds of the processor for a call, by contender."""
+    """Median CPU seconds per call, by contender."""
     torch.manual_seed(0)
     named = [
         (f"layers.{i // 2}.{i % 2}", nn.Parameter(torch.randn(elements // 64, 64))) for i in range(count)

@@ -1,4 +1,4 @@
-"""A GradScaler step and the optimizer fold, beside torch's own, on one process: bench_scaler.py [--save]
+"""A GradScaler step and the optimizer fold, compared with torch's own: bench_scaler.py [--save]
 
 - unscale and clip: `clipper.clip_(scaler=…)` against `scaler.unscale_` followed by torch's clip. torch
   reads and writes every gradient twice, gradkern once.

@@ -1,8 +1,7 @@
 """clip_grad_value_ on the CPU: gradkern, torch, and a bare read of the same bytes, interleaved in one run.
 
-Where elements are limited, the limit shrinks by 3 % from call to call, so that every call meets what the
-last one left at its limit. Every 100 calls the gradients are made anew, in one call of 100: reported are
-medians.
+Where elements are limited, the limit shrinks by 3 % from call to call, so that every call finds elements
+beyond it. One call in 100 also restores the gradients; the figures are medians, which it does not affect.
 
     python benchmarks/bench_value.py               prints the table, writes benchmarks/results/value_cpu.json
 """

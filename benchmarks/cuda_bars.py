@@ -15,7 +15,7 @@ from typing import Any
 MIB = 1 << 20
 LAUNCH_SECONDS = 5e-6
 PEERS = "peer:"
-#: Host seconds of a tensor, by the number of tensors: gradients new since the last call, and the same ones.
+#: Host seconds per tensor, by the number of tensors: gradients new since the last call, and the same ones.
 HOST_SECONDS = {2000: (120e-9, 40e-9), 10000: (160e-9, 40e-9)}
 
 
@@ -42,8 +42,8 @@ class Bar:
 
 
 def bandwidth(rows: Sequence[dict[str, Any]]) -> float:
-    """Bytes a second, what T_floor is computed from: of the faster floor of the largest row, because a
-    reduction need not reach what the memory gives."""
+    """Bytes per second, from which T_floor is computed: those of the faster floor of the largest row, because
+    a reduction may not reach the memory's bandwidth."""
     largest = max(rows, key=lambda row: row["bytes"])
     seconds = largest["gpu_seconds"]
     return largest["bytes"] / min(seconds["read"], seconds["copy"] / 2)

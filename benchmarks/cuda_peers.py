@@ -18,12 +18,12 @@ TotalNorm = Callable[[Sequence[Tensor]], Tensor]
 
 
 def _multi_tensor(applier_module: str, kernels_module: str) -> TotalNorm:
-    """Apex' interface, which Transformer Engine has as well."""
+    """The interface of Apex, which Transformer Engine shares."""
     applier = importlib.import_module(applier_module).multi_tensor_applier
     kernel = importlib.import_module(kernels_module).multi_tensor_l2norm
     overflow = torch.zeros(1, dtype=torch.int, device="cuda")
 
-    # One dtype a launch is what these kernels take.
+    # These kernels take one dtype per launch.
     def total_norm(grads: Sequence[Tensor]) -> Tensor:
         by_dtype: dict[torch.dtype, list[Tensor]] = {}
         for grad in grads:

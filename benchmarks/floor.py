@@ -55,7 +55,7 @@ class _Blocks:
 
 
 def metadata(parameters: Sequence[Tensor]) -> list[tuple[int, int]]:
-    """What leads from parameters to their gradients' elements, as (address, bytes).
+    """The memory that leads from parameters to their gradients' elements, as (address, bytes).
 
     The parameter's Python object, the TensorImpls of parameter and gradient, and the gradient's storage. The
     object between the two TensorImpls is out of Python's reach.

@@ -45,10 +45,10 @@ print(json.dumps({"rows": count, "open_s": opened, "open_mib": held, "summary_s"
 
 
 def record_flat_out(count: int, rows: int) -> dict[str, float]:
-    """`record` as fast as it goes, until all of it is on disk: what is taken in a second of the clock.
+    """Times `record` in a loop without pauses, until all rows are on disk.
 
-    Every 1,000 rows what is waiting is written before it goes on: `record` never waits long, and would
-    rather drop steps on a machine that is busy otherwise.
+    Every 1,000 rows the loop waits until all are written, because `record` never waits long itself and would
+    drop steps on a busy machine.
 
     A layer-value is one norm of one parameter at one step; largest magnitudes and counts of inf and NaN
     come with it and are not counted.
@@ -77,7 +77,7 @@ def record_flat_out(count: int, rows: int) -> dict[str, float]:
 
 
 def write_long_run(folder: Path, rows: int, layers: int = 300) -> float:
-    """A run of so many steps by the file writer itself; returns the seconds it took."""
+    """Writes a run with the file writer itself; returns the seconds it took."""
     names = tuple(f"blocks.{i // 6}.part{i % 6}.weight" for i in range(layers))
     layout = Layout(names, np.full(layers, 4096, dtype=np.int64), np.arange(layers))
     generator = np.random.default_rng(0)
@@ -107,7 +107,7 @@ def _row(number: int, norm: np.ndarray[Any, Any], layout: Layout) -> StepRow:
 
 
 def open_long_run(folder: Path) -> dict[str, float]:
-    """Seconds and memory of opening it, of a summary and of a report, in a process of its own."""
+    """Seconds and memory of opening it, of a summary and of a report, in a separate process."""
     done = subprocess.run(
         [sys.executable, "-c", _OPEN, str(folder)], capture_output=True, text=True, check=True
     )

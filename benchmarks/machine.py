@@ -32,7 +32,7 @@ def _git(*arguments: str) -> str:
 
 
 def _commit() -> str:
-    """With "-dirty" if anything but results has changed since."""
+    """The commit, with "-dirty" if anything but results has changed since."""
     try:
         commit = _git("rev-parse", "--short=12", "HEAD")
         changed = _git(

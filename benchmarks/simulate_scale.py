@@ -97,7 +97,7 @@ def host_seconds(ranks: int, counts: Sequence[int]) -> list[dict[str, Any]]:
 
 
 def fitted_line(points: Sequence[tuple[int, float]]) -> tuple[float, float]:
-    """(intercept, slope), each point weighted by 1 / value: the relative errors are made small."""
+    """(intercept, slope), with each point weighted by 1 / value to minimize relative errors."""
     weights = [1 / y**2 for _, y in points]
     total = sum(weights)
     mx = sum(w * x for w, (x, _) in zip(weights, points)) / total
@@ -112,7 +112,7 @@ def collective_seconds(ranks: int, size: int, latency: float, bandwidth: float) 
 
 
 def travel_seconds(name: str, ranks: int, params: int, latency: float, bandwidth: float) -> float:
-    """All collectives of a call on a one-dimensional mesh."""
+    """Seconds of all collectives of a call on a one-dimensional mesh."""
     return sum(collective_seconds(ranks, size, latency, bandwidth) for size in sent(name, params))
 
 

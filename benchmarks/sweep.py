@@ -26,9 +26,9 @@ DTYPES = (
     torch.complex128,
 )
 RUNS = 5
-GOAL = 0.95  #: the least ratio that is wanted
-# At most, in a run. Limits fall from call to call, and the gradients with them: not so far that float16 loses
-# them.
+GOAL = 0.95  #: the smallest acceptable ratio
+# The most rounds of a run. Limits fall from call to call, and the gradients with them; after more rounds,
+# float16 would lose them.
 ROUNDS = 15
 
 

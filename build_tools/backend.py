@@ -1,4 +1,4 @@
-"""setuptools' build backend; a wheel needs torch, and its absence is said before anything is built."""
+"""setuptools' build backend. A wheel needs torch; without it, an error comes before anything is built."""
 
 from __future__ import annotations
 

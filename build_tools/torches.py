@@ -39,7 +39,7 @@ def torches() -> list[Torch]:
     will do).
 
     Raises:
-        SystemExit: there is none, with what to do.
+        SystemExit: if there is none; the message says what to do.
     """
     named = os.environ.get("GRADKERN_TORCH", "")
     found = [torch_in(Path(folder).absolute()) for folder in named.split(os.pathsep) if folder]

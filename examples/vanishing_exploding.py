@@ -44,7 +44,7 @@ def gain_layers(gain: float = 1.5) -> float:
 
 
 class RunningSum(nn.Module):
-    """An LSTM that is to give the sum of the numbers it has read."""
+    """An LSTM that learns the sum of the numbers it has read."""
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# What a wheel for users must be: audit_wheel.sh WHEEL [BINDINGS].
+# Checks a wheel for users: audit_wheel.sh WHEEL [BINDINGS].
 #
-# One library of kernels that links neither torch nor Python nor OpenMP; bindings (as many as BINDINGS says) that
-# find it beside themselves; no path of the machine that built it. Prints sizes and the oldest glibc it runs with.
+# It has one library of kernels, which links neither torch nor Python nor OpenMP, BINDINGS bindings that find
+# it beside themselves, and no path of the machine that built it. Prints sizes and the oldest glibc it runs
+# with.
 set -euo pipefail
 wheel="$1"
 scratch="$(mktemp -d)"

@@ -10,10 +10,10 @@ Fails on
 - a generic store anywhere (ST, where STG is meant), or more generic loads than the budget (out-of-line
   functions read the kernel's arguments by them, and writing kernels incomplete vectors);
 - a kernel that starts before the one it follows has ended, and does not wait for it ahead of its first load;
-- a helper that is written in PTX (csrc/tests/ptx_helpers.cu) and does not become its instructions.
+- a helper that is written in PTX (csrc/tests/ptx_helpers.cu) and does not become the expected instructions.
 
-Prints instructions per 64 bytes and lane by element type: of a main loop, without what it jumps over where
-every element is finite.
+Prints the instructions of main loops per 64 bytes and lane, by element type, without those that are skipped
+if every element is finite.
 
     python scripts/check_kernels.py                          all documented architectures
     python scripts/check_kernels.py --arch 90 --sass 90      one
@@ -43,14 +43,14 @@ ARCHITECTURES = ("80", "86", "89", "90", "100", "103", "120")
 
 REGISTERS_PER_MULTIPROCESSOR = 65536
 
-#: As cmake/cuda.cmake has them.
+#: The same as in cmake/cuda.cmake.
 NVCC_OPTIONS = ("-std=c++20", "-O3", "-fmad=false", f"-I{ROOT / 'csrc'}")
 
 
 @dataclass(frozen=True)
 class Budget:
-    """Of one kernel: threads, blocks that fit a multiprocessor, bytes of stack, instructions of code, generic
-    loads."""
+    """The limits of one kernel: threads, blocks that fit a multiprocessor, bytes of stack, instructions of
+    code, generic loads."""
 
     threads: int = 512
     blocks: int = 1
@@ -59,7 +59,7 @@ class Budget:
     generic: int = 0
     loops: int = 0  #: main loops: one for each kind of element type
     stores: int = 0  #: 16-byte stores of a main loop
-    dependent: str = ""  #: what has to stand ahead of its first load, from sm_90 on: launches overlap
+    dependent: str = ""  #: an instruction that has to precede its first load, from sm_90 on: launches overlap
 
 
 #: The stack holds what calls of out-of-line functions leave no registers for; no main loop touches it.
@@ -76,7 +76,7 @@ BUDGETS = {
     "combine_kernel": Budget(threads=256, code=3200),
 }
 #: Instructions of the main loops of measure_kernel[0] where squares are added in float64, and in float32
-#: pairs (csrc/cuda/accumulate.h); without what counts non-finite elements.
+#: pairs (csrc/cuda/accumulate.h); without those that count non-finite elements.
 LOOP_BUDGETS = {
     "float32": (65, 118),
     "bfloat16": (150, 222),
@@ -180,7 +180,7 @@ def run(*command: str) -> str:
 
 
 def short_name(mangled: str) -> str:
-    """measure_kernel[1] of a mangled name: the function and its integer arguments."""
+    """The short form of a mangled name, such as measure_kernel[1]: the function and its integer arguments."""
     match = re.search(
         r"((?:measure|combine|scale|clamp|write_table|write_rows|row_factor|policy)_kernel)(I\w*?EE)?",
         mangled,
@@ -273,7 +273,7 @@ def main_loops(lines: list[str]) -> list[Loop]:
 
 
 def element_type(codes: list[str]) -> str:
-    """Of a main loop of measure_kernel, by what only that type's has."""
+    """The element type of a main loop of measure_kernel, told by instructions that only this type needs."""
 
     def count(prefix: str) -> int:
         return sum(code.startswith(prefix) for code in codes)
@@ -288,7 +288,7 @@ def element_type(codes: list[str]) -> str:
 
 
 def check_main_loop(name: str, loop: Loop, arch: str) -> tuple[str, list[str]]:
-    """What it is and how long, and what is wrong with it."""
+    """A description of the loop with its length, and the problems found in it."""
     problems = []
     codes = loop.codes
     wide = [i for i, code in enumerate(codes) if code.startswith("LDG") and ".128" in code]
@@ -313,7 +313,7 @@ def check_main_loop(name: str, loop: Loop, arch: str) -> tuple[str, list[str]]:
 
 
 def check_code(name: str, lines: list[str], arch: str) -> tuple[list[str], list[str]]:
-    """The main loops of a kernel, and what is wrong with its code."""
+    """The main loops of a kernel, and the problems found in its code."""
     problems = []
     budget = BUDGETS.get(name, Budget())
     all_codes = [c for c in map(instruction, lines) if c]

@@ -4,11 +4,11 @@
 #
 #     OUT=results-folder scripts/gpu_check.sh [tests|sanitize|bench ...]     (default: all, in this order)
 #
-# Every step adds what it prints to OUT/log.txt; OUT/summary.json has the exit status and seconds of each,
-# OUT/bench_cuda.json the measurements, OUT/nvidia-smi.txt the machine. Without a
-# build nothing else runs; after it a step that fails does not keep the next from running. Every step has
-# a share of the common limit to itself, and what earlier ones left over. The exit status says whether all
-# passed. PYTHON chooses the interpreter, LIMIT the seconds in all.
+# Every step appends its output to OUT/log.txt; OUT/summary.json has the exit status and seconds of each,
+# OUT/bench_cuda.json the measurements, OUT/nvidia-smi.txt the machine. If the build fails, nothing else runs;
+# the other steps run even if an earlier one fails. Every step has its share of the common limit, plus what
+# earlier ones left over. The exit status says whether all passed. PYTHON chooses the interpreter, LIMIT the
+# seconds in all.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 : "${OUT:?set OUT to the folder for the results}"
@@ -24,7 +24,7 @@ summary=()
 steps=("$@")
 [ ${#steps[@]} -gt 0 ] || steps=(tests sanitize bench)
 
-# Seconds that are a step's own; together they fit LIMIT.
+# The seconds reserved for each step; together they fit LIMIT.
 declare -A share=([build]=190 [tests]=90 [sanitize-memcheck]=25 [sanitize-racecheck]=25 [sanitize-initcheck]=20
   [sanitize-synccheck]=20 [bench]=150 [bench-bars]=5 [bench-predictions]=5 [bench-accumulation]=10)
 
@@ -32,7 +32,7 @@ record() { # record NAME STATUS SECONDS
   [ "$2" = 0 ] || failed=1
   summary+=("$(printf '{"step": "%s", "status": %d, "seconds": %d}' "$@")")
   echo "${summary[-1]}"
-  # Written at every step: a run that is ended from outside keeps what it has.
+  # Written at every step, so that an interrupted run keeps its results.
   {
     printf '{"steps": [\n %s' "${summary[0]}"
     [ ${#summary[@]} = 1 ] || printf ',\n %s' "${summary[@]:1}"
@@ -40,7 +40,7 @@ record() { # record NAME STATUS SECONDS
   } > "$OUT/summary.json"
 }
 
-find_limit() { # find_limit STEP: sets `limit` to what the steps to come leave over, its share at least
+find_limit() { # find_limit STEP: sets `limit` to what later steps do not need, at least its own share
   local own=${share[$1]-0} left=$((LIMIT - SECONDS)) name
   limit=$left
   unset "share[$1]"
@@ -102,7 +102,7 @@ build_all() {
     ;;
   esac
   case " $* " in *" bench "*)
-    for way in 0 1; do # both ways of adding squares up
+    for way in 0 1; do # both ways of adding squares
       "$nvcc" -std=c++20 -O3 -fmad=false -arch="$arch" -Icsrc -DGRADKERN_COMPENSATED=$way -o "$scratch/accumulation_$way" \
         benchmarks/accumulation.cu csrc/cuda/measure.cu csrc/cuda/tensor_table.cu &
     done

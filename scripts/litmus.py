@@ -5,12 +5,12 @@
 Reads the operations of arrives_last() from csrc/cuda/warp.h and runs them for two and three blocks of three
 threads: a writer of a record, the lane that counts the block, and another lane of its warp. Both lanes of
 the last block read all records. Each read must be ordered after its write, exactly one block must be the
-last, and the counter must end as it began. Then once without each operation that orders something, which
-must be reported.
+last, and the counter must end as it began. It then removes each operation that orders something in turn, and
+must report a violation.
 
-The memory model is that of PTX and C++11, for atomics that are all read-modify-writes of one counter. Such
-operations see each other in the order in which they run, so that interleavings and the happens-before
-relation are all there is:
+The memory model is that of PTX and C++11, restricted to atomics that are read-modify-writes of one counter.
+Such operations see each other in the order in which they run, so that interleavings and the happens-before
+relation suffice:
 
 - a barrier orders what its threads did before it ahead of what they do after it;
 - an atomic operation publishes what was before its thread's last fence;
@@ -45,7 +45,7 @@ def protocol() -> list[str]:
 
 
 def programs(arrive: list[str]) -> list[list[str]]:
-    """The programs of a block's three threads. The two of the same warp read if the block is the last."""
+    """The programs of a block's three threads. The two threads of one warp read if the block is the last."""
     warp = arrive[arrive.index("shuffle") :]
     return [
         ["write", "block barrier"],
@@ -56,8 +56,8 @@ def programs(arrive: list[str]) -> list[list[str]]:
 
 @dataclass(frozen=True)
 class Thread:
-    """`known`, `fenced` and `seen` are sets of records (bits): whose writes are ordered before this point,
-    were so at the last fence, and would be after the next one."""
+    """`known`, `fenced` and `seen` are bit sets of the records whose writes are ordered before this point,
+    were ordered before the last fence, and will be ordered by the next fence."""
 
     at: int = 0
     known: int = 0

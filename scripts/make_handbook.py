@@ -68,8 +68,8 @@ Plot = Callable[[Path, Axes], None]
 Change = Callable[[Recipe], Recipe]
 #: Plots whose vertical axis is the same for both runs.
 ALIKE = (norm, loss, ratios, weights)
-#: Of each kind: healthy recipe, what is done to it, what shows it. Oscillating losses are left out: no run
-#: of the suite has one without a worse fault.
+#: For each kind: the healthy recipe, the change applied to it, and the plot that shows it. Oscillating losses
+#: are left out: no run of the suite has one without a worse fault.
 SHOWN: dict[str, tuple[str, str | Change, Plot]] = {
     "nonfinite_gradient": ("mlp_batchnorm", "nan_in_first", heatmap),
     "low_precision_underflow": ("mlp_digits", "float16_underflow", magnitudes),
@@ -97,7 +97,7 @@ def found_in(run: Path) -> list[str]:
 
 
 def draw(kind: str, runs: Path) -> str:
-    """The picture of a kind; returns what went wrong."""
+    """Draws the picture of a kind; returns what went wrong."""
     base, change, plot = SHOWN[kind]
     twin = TUNED[base]
     fault = CHANGES[change][1] if isinstance(change, str) else change
@@ -118,7 +118,7 @@ def draw(kind: str, runs: Path) -> str:
 
 
 def _align(left: Axes, right: Axes) -> None:
-    """The same vertical axis, logarithmic where the runs differ much."""
+    """Gives both plots the same vertical axis, logarithmic if the runs differ much."""
     low, high = (f(a, b) for f, a, b in zip((min, max), left.get_ylim(), right.get_ylim()))
     values = [v for ax in (left, right) for line in ax.lines for v in line.get_ydata() if v > 0]
     for ax in (left, right):

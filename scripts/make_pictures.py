@@ -36,7 +36,7 @@ def model() -> nn.Sequential:
 
 
 def train(run_dir: Path, steps: int) -> None:
-    """Which of four directions a random vector is closest to."""
+    """Learns which of four directions a random vector is closest to."""
     torch.manual_seed(0)
     network, directions = model(), torch.randn(16, 4)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)

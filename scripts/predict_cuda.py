@@ -69,8 +69,8 @@ class Design:
     chain: float | None  #: seconds of dependent steps besides reading; None: those of STEPS
 
 
-#: Cycles of the steps that wait for each other in this version's kernel. Assumed from latencies of about 270
-#: for a load from L2, 25 for a shuffle and 16 for a float64 operation.
+#: Cycles of the steps that wait for each other in this version's kernel. Estimated from latencies of about
+#: 270 for a load from L2, 25 for a shuffle and 16 for a float64 operation.
 STEPS = {
     "search": 300,  #: of the tensor of a warp's first unit: one load and a vote for every factor of 32
     "entry": 270,  #: of the table
@@ -103,8 +103,8 @@ NOW = Design(
     chain=None,
 )
 
-#: Instructions of main loops (scripts/check_kernels.py), and those of a unit besides its four batches (sm_90,
-#: counted by hand).
+#: Instructions of main loops (scripts/check_kernels.py), and of the rest of a unit, without its four batches
+#: (sm_90, counted by hand).
 LOOPS = {
     "sm_80": (148, 142, 62, 63, 95, 42),
     "sm_86, sm_89": (212, 213, 113, 63, 95, 42),
@@ -116,7 +116,7 @@ LOOPS = {
 UNIT_INSTRUCTIONS = 160
 
 FIRST_LAUNCH, NEXT_LAUNCH = 5e-6, 2.5e-6  #: a trivial kernel that reads; another one in the same stream
-POLICY_SECONDS = 2e-6  #: of the policies' kernel, a chain of dependent loads and barriers
+POLICY_SECONDS = 2e-6  #: time of the policies' kernel, a chain of dependent loads and barriers
 TENSOR_SECONDS = 1.1e-6  #: latency of one small tensor for its warp: data, reduction, row
 WAVE_SECONDS = 1.0e-6  #: latency of a chunk for its block, if nothing else is in flight
 RESIDENT = 4, 8  #: blocks per multiprocessor, warps per block (now 2 of 16)
@@ -327,7 +327,7 @@ def goals() -> list[str]:
 
 
 def host() -> list[str]:
-    """The host's part, as benchmarks/bench_cuda_host.py has measured it."""
+    """The host's share, as measured by benchmarks/bench_cuda_host.py."""
     results = ROOT / "benchmarks" / "results" / "cuda_host.json"
     if not results.exists():
         return []
@@ -359,7 +359,7 @@ def host() -> list[str]:
 
 
 def host_reading(row: dict[str, Any]) -> list[str]:
-    """What keeps the first row's fresh list from its goal."""
+    """Why the first row's fresh list misses its goal."""
     count, floor = row["tensors"], row["floor"]["fresh"]
     call = row["one"]["fresh"] / count
     return [
@@ -389,7 +389,7 @@ def page() -> str:
 
 
 def beside(gpu: Gpu, rows: list[dict[str, object]]) -> list[str]:
-    """Predicted and measured times of the benchmark's rows that the tables have."""
+    """Predicted and measured times of the benchmark's rows that are in the tables."""
     lines = [f"{'list':34}{'dtype':10}{'predicted':>11}{'measured':>10}{'ratio':>7}"]
     for name, tensors, size, dtype in CASES:
         for row in rows:

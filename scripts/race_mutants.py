@@ -29,7 +29,7 @@ REMOVED = {
 }
 #: Messages for a mutant that was caught.
 CAUGHT = ("data race", "waits for ever", "a row is missing")
-#: Kernels of the race test; what writes has no synchronisation.
+#: The sources to change. Kernels that write have no synchronisation.
 SOURCES = ("csrc/cuda/warp.h", "csrc/cuda/measure.cu")
 
 

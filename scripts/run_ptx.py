@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Mutant:
-    """A change of a module's text, and the tests one of which has to notice it."""
+    """A change of a module's text, and tests of which at least one has to notice it."""
 
     module: str
     pattern: str
@@ -64,12 +64,12 @@ MUTANTS = (
     Mutant("write", rf"(st\.global\.v4\.u32 \[%rd\d+\]), {VECTOR}", r"\1, {\3, \2, \4, \5}", WRITES),
     Mutant("agc", r"div\.rn\.f64", "mul.rn.f64", ("agc_types",)),
     Mutant("tensor_table", r"setp\.ge\.u32", "setp.gt.u32", ("agc_same_bits",)),
-    # Narrower, misaligned, of another space.
+    # Accesses that are narrower, misaligned or to another space.
     Mutant("measure", r"st\.global\.u64", "st.global.u32", ("combine",)),
     Mutant("write", r"(ld\.global\.L1\S+)v4", r"\1v2", WRITES),
     Mutant("measure", r"(ld\.global\.nc\S+v4\.u32 \{[^}]*\}, \[%rd\d+)\]", r"\1+8]", READS),
     Mutant("measure", r"ld\.shared\.u64", "ld.global.u64", READS),
-    # A condition or a barrier less.
+    # Without a condition or a barrier.
     Mutant("write", r"@%p\d+ (bra\s+\S+;)", r"\1", WRITES, nth=3),
     Mutant("measure", r"bar\.sync \t0;", "", READS),
 )

@@ -47,7 +47,7 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-#: Files that share what is slow to start, by the beginnings of their names: one worker runs them all.
+#: Files that share something slow to start, by the beginnings of their names: one worker runs them all.
 SHARED = {
     "pools of ranks": ("distributed/",),
     "a warm Python, and torch's compiler": (
@@ -68,7 +68,7 @@ SHARED = {
         "watch/",
     ),
 }
-#: Begun first, in this order: the other core is idle at the end of a long file that was begun late.
+#: Started first, in this order, because a long file that starts late leaves the other core idle at the end.
 LONGEST = (
     "tests/kernels/test_model_gpu.py",
     "tests/kernels/test_ptx.py",
@@ -159,7 +159,7 @@ def warm_python() -> Iterator[WarmPython]:
 
 @pytest.fixture
 def run_with_torch(warm_python: WarmPython) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """As `run_python`, faster: in a fork of a process that has imported torch."""
+    """Like `run_python`, but faster: in a fork of a process that has imported torch."""
 
     def run(
         code: str, path: Path = ROOT, timeout: float = 240, **environment: str
@@ -172,7 +172,7 @@ def run_with_torch(warm_python: WarmPython) -> Callable[..., subprocess.Complete
 
 @pytest.fixture(scope="session")
 def _recorded_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """A function that gives the folder of a small run, which is recorded with the first of equal calls."""
+    """A function that returns the folder of a small run, which only the first of equal calls records."""
     made: dict[str, Path] = {}
 
     def make(**options: object) -> Path:
@@ -191,7 +191,7 @@ def recorded(tmp_path: Path, _recorded_once: Callable[..., Path]) -> Callable[..
 
     def make(**options: object) -> Path:
         folder = tmp_path / str(options.pop("name", "run"))
-        if (folder / "history.db").exists():  # goes on with it
+        if (folder / "history.db").exists():  # continues the run
             record(folder, **options)
         else:
             shutil.copytree(_recorded_once(**options), folder, dirs_exist_ok=True)

@@ -1,9 +1,9 @@
 """Train, record and judge the labelled suite: ``python -m benchmarks.diagnosis``.
 
-By default the sixth set, whose figures go to benchmarks/results/diagnosis.json and into
-docs/diagnosis-suite.md; with ``--set fifth``, ``fourth``, ``third`` or ``reported`` one that rules were
-changed by since it was reported; with ``--set tuning`` the runs that rules were made by, whose misjudged
-ones are listed.
+The default is the sixth set, whose figures go to benchmarks/results/diagnosis.json and into
+docs/diagnosis-suite.md. ``--set fifth``, ``fourth``, ``third`` or ``reported`` runs an earlier set, which has
+changed rules since it was reported. ``--set tuning`` runs the set on which rules were developed, and lists
+the misjudged runs.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ DOCS = Path(__file__).resolve().parents[2] / "docs" / "diagnosis-suite.md"
 
 @dataclass(frozen=True)
 class RunSet:
-    """Recipes and cases, and the seeds of healthy runs and of faulty ones."""
+    """Recipes and cases, and the seeds of healthy and faulty runs."""
 
     recipes: dict[str, Recipe]
     cases: Callable[[], list[Case]]
@@ -86,7 +86,7 @@ def main() -> int:
 
 
 def judge(name: str, options: argparse.Namespace) -> None:
-    """Train, judge and cure the runs of a set; save or list what comes out."""
+    """Train, judge and cure the runs of a set; save or list the results."""
     start = time.time()
     chosen = SETS[name]
     cases = {case.name: case for case in chosen.cases()}
@@ -107,7 +107,7 @@ def judge(name: str, options: argparse.Namespace) -> None:
 
 
 def save(name: str, result: dict[str, Any]) -> None:
-    """Into benchmarks/results/diagnosis.json, beside the other set's, and into the page."""
+    """Write the figures to benchmarks/results/diagnosis.json, beside those of other sets, and to the page."""
     before = machine.RESULTS / "diagnosis.json"
     known = json.loads(before.read_text(encoding="utf-8")) if before.exists() else {}
     machine.save("diagnosis", known | {name: {"machine": machine.describe(), **result}})

@@ -1,4 +1,4 @@
-"""The rules of other tools, by their published thresholds, on the same recorded runs.
+"""The rules of other tools, with their published thresholds, applied to the same recorded runs.
 
 The runs hold the rms of each gradient. Where a tool takes the mean of the absolute values, 0.8 rms stands for
 it, as for a normal distribution. Where a tool takes the accuracy of a validation set, the loss stands for it.
@@ -68,7 +68,8 @@ def autotrainer(e: RunEvidence) -> frozenset[str]:
 
 
 def _course(e: RunEvidence) -> set[str]:
-    """Swings and slow convergence, on the loss as a part of its start, twenty windows in place of epochs."""
+    """Swings and slow convergence of the loss relative to its start, with twenty windows in place of
+    epochs."""
     if not np.isfinite(e.loss).any() or not e.loss[np.isfinite(e.loss)][0]:
         return set()
     loss = e.loss / abs(e.loss[np.isfinite(e.loss)][0])
@@ -83,7 +84,7 @@ def _course(e: RunEvidence) -> set[str]:
 
 
 def autotrainer_gated(e: RunEvidence) -> frozenset[str]:
-    """Only where the loss is above 0.6 of its start at the end, or is no number."""
+    """AutoTrainer's rules, only where the loss ends above 0.6 of its start or is not finite."""
     loss = e.loss[-max(len(e.loss) // 10, 1) :]
     learned = np.isfinite(loss).all() and loss.mean() <= AUTOTRAINER_GATE * e.loss[0]
     return frozenset() if learned else autotrainer(e)

@@ -1,4 +1,4 @@
-"""From a recipe to its model, its task and its optimizer."""
+"""Build the model, the task, the optimizers and the learning rate schedule of a recipe."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def build_task(recipe: Recipe, seed: int) -> Any:
 
 
 def build_optimizers(recipe: Recipe, model: nn.Module) -> list[torch.optim.Optimizer]:
-    """Over all trainable parameters but those that "missing:NAME" leaves out.
+    """Optimizers over all trainable parameters except those that "missing:NAME" leaves out.
 
     "factor:NAME" gives those parameters ten times the rate, "standing:NAME" a rate of zero; "apart:NAME"
     gives them an optimizer of their own. "eps:V" is what optimizers of Adam's kind add to their denominator.
@@ -165,14 +165,14 @@ def _optimizer(recipe: Recipe, named: list[tuple[str, nn.Parameter]], kind: str)
 
 
 def rate_at(recipe: Recipe, step: int) -> float:
-    """What the learning rate is multiplied by at a step (from 0)."""
+    """The factor of the learning rate at a step (counted from 0)."""
     warm = min((step + 1) / recipe.warmup, 1.0) if recipe.warmup else 1.0
     done = step / recipe.steps
     if recipe.schedule == "range":  # a range test: from 1e-6 to 10
         return float(10.0 ** (7 * done - 6))
     if recipe.schedule == "spent":  # one that ended before the run began
         return 1e-6
-    if recipe.schedule == "growing":  # an exponential whose base is on the wrong side of one
+    if recipe.schedule == "growing":  # an exponential schedule whose base is above one by mistake
         return 1.15**step
     if recipe.schedule == "cosine":
         return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))

@@ -1,6 +1,6 @@
-"""What a remedy changes: one table from its action to a change of the recipe, the same for every case.
+"""What remedies change: one table from actions to changes of a recipe, the same for every case.
 
-Actions that ask a person to look ("check_data") are taken as done: what they would find is taken out.
+Actions that ask a person to look ("check_data") count as done: the fault that they would find is removed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Cure = Callable[[Recipe, Remedy], Recipe]
 _POISON = ("nan_batch", "inf_batch", "nan_loss", "nan_gradient", "spike", "outlier", "surge", "far_input")
 _POISON += ("nan_target", "log_zero", "blank", "noise_inputs", "alternating")
 _POISON += ("root_zero", "nan_feature", "raw_batch", "one_class")
-#: Faults of first weights, which another initialization replaces.
+#: Faults of the first weights, which another initialization removes.
 _WEIGHTS = ("dead", "negative", "stuck", "loud", "fill")
 
 
@@ -42,7 +42,7 @@ def _drop(*extras: str) -> Cure:
 
 
 def _rate(recipe: Recipe, remedy: Remedy) -> Recipe:
-    """The learning rate multiplied, or set, as the code of the remedy does it."""
+    """Multiply or set the learning rate as the remedy's code does."""
     found = re.search(r'"lr"\] (\*?)= ([-+.e\d]+)', remedy.code)
     times, value = (found[1], float(found[2])) if found else ("*", 0.1)
     return dataclasses.replace(recipe, lr=recipe.lr * value if times else value)
@@ -122,7 +122,7 @@ class Outcome:
     kind: str
     actions: tuple[str, ...]
     cured_by: int
-    """1 or 2; 0 where neither cures."""
+    """1 or 2; 0 if neither cures."""
 
 
 def try_cures(case: Case, verdict: Verdict, folder: Path, reuse: bool) -> Outcome:
@@ -133,7 +133,7 @@ def try_cures(case: Case, verdict: Verdict, folder: Path, reuse: bool) -> Outcom
 
 
 def _cures(case: Case, remedy: Remedy, verdict: Verdict, folder: Path, reuse: bool) -> bool:
-    """The symptom is gone, by the trace and by `diagnose`, and the loss comes to the twin's."""
+    """Whether the symptom is gone, by the trace and by `diagnose`, and the loss reaches the twin's."""
     if remedy.action not in CURES:
         return False
     recipe = CURES[remedy.action](case.recipe, remedy)

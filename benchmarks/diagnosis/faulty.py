@@ -1,4 +1,4 @@
-"""The faulty runs: a healthy recipe, and what was done to it."""
+"""The faulty runs: healthy recipes, each with one change."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ class Case:
 
 
 def changed(**values: Any) -> Change:
-    """Fields of the recipe, replaced."""
+    """A change that replaces fields of the recipe."""
     return lambda recipe: dataclasses.replace(recipe, **values)
 
 
 def added(*extras: str, **values: Any) -> Change:
-    """More extras, and fields replaced."""
+    """A change that adds extras and replaces fields."""
     return lambda recipe: dataclasses.replace(recipe, extras=recipe.extras + extras, **values)
 
 
 def faster(factor: float, **values: Any) -> Change:
-    """The learning rate multiplied, and fields replaced."""
+    """A change that multiplies the learning rate and replaces fields."""
     return lambda recipe: dataclasses.replace(recipe, lr=recipe.lr * factor, **values)
 
 
@@ -124,7 +124,7 @@ CHANGES: dict[str, tuple[str, Change]] = {
     "both_factors_zero": ("zeroed", added("zero_down")),
 }
 
-#: Which faults are made of which healthy recipe.
+#: The faults that are applied to each healthy recipe.
 _TUNING = {
     "mlp_digits": (
         "sigmoid_deep tiny_init gain_3 constant_init raw_inputs sgd_rate_high adam_rate_high "

@@ -1,4 +1,4 @@
-"""Attention and its kin of the fifth set only."""
+"""Attention and related models, used in the fifth set only."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmarks.diagnosis.recipe import Recipe
 
 
 class Retention(Reader):
-    """Attention without a softmax that fades at a fixed pace for each head (RetNet)."""
+    """Attention without a softmax that decays with distance at a fixed rate for each head (RetNet)."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe)
@@ -37,7 +37,7 @@ class Retention(Reader):
 
 
 class LongFilter(Reader):
-    """Filters as long as the sequence, made by a small network of the distance, and gates (Hyena)."""
+    """Gates, and filters as long as the sequence that a small network generates from the distance (Hyena)."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe)
@@ -62,7 +62,8 @@ class LongFilter(Reader):
 
 
 class Windowed(Reader):
-    """Attention to the last eight places, the further the less (ALiBi); one layer again and again."""
+    """Attention to the last eight positions with a penalty for distance (ALiBi); one layer, applied
+    repeatedly."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe)
@@ -84,7 +85,7 @@ class Windowed(Reader):
 
 
 class DeepNorm(Reader):
-    """Norms after the sum, whose first term is enlarged, and matrices that start small (DeepNet)."""
+    """Post-norm residual blocks with a scaled-up shortcut and small initial matrices (DeepNet)."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe)
@@ -108,7 +109,7 @@ class DeepNorm(Reader):
 
 
 class Routed(Reader):
-    """A layer is passed by the half of the places that ask for it most (mixture of depths)."""
+    """Only the half of the positions with the highest scores pass through a layer (mixture of depths)."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe)
@@ -129,7 +130,7 @@ class Routed(Reader):
 
 
 class InducedSet(Reader):
-    """Elements of a set seen through six learned ones, and back (set transformer)."""
+    """Elements of a set attend to six learned points, which attend to the set (set transformer)."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe)

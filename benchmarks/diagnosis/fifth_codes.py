@@ -14,7 +14,8 @@ from benchmarks.diagnosis.tasks import SIZES
 
 
 class Spectrum(nn.Module):
-    """An invertible network: a triangular factorization between couplings (Glow); latent and determinant."""
+    """An invertible network (Glow): a triangular factorization between couplings. Returns latent and
+    determinant."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
@@ -45,7 +46,7 @@ class Spectrum(nn.Module):
 
 
 class Categorical(nn.Module):
-    """An autoencoder whose code is eight choices of four (Gumbel-softmax), ever harder."""
+    """An autoencoder whose code is eight choices of four, with a falling temperature (Gumbel-softmax)."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
@@ -61,7 +62,7 @@ class Categorical(nn.Module):
 
 
 class Sparse(nn.Module):
-    """An autoencoder of which the eight largest units of many stay (top-k)."""
+    """An autoencoder that keeps only the eight largest units of its code (top-k)."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
@@ -76,7 +77,7 @@ class Sparse(nn.Module):
 
 
 class Koopman(nn.Module):
-    """A code in which the future is a matrix away; out come the present again and the future."""
+    """An autoencoder with linear dynamics in its code. Returns the reconstructed present and the future."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
@@ -91,7 +92,7 @@ class Koopman(nn.Module):
 
 
 class Categories(nn.Module):
-    """An embedding for each categorical column beside the numbers (entity embeddings)."""
+    """An embedding for each categorical column, concatenated with the numbers (entity embeddings)."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
@@ -125,7 +126,7 @@ class Trigrams(nn.Module):
 
 
 class Relation(nn.Module):
-    """What follows from an entity and a relation by products of their embeddings (DistMult)."""
+    """Scores what follows from an entity and a relation by products of their embeddings (DistMult)."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()

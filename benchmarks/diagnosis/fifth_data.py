@@ -78,7 +78,7 @@ def tokens() -> Data:
 
 
 def contexts() -> Data:
-    """Pairs of words, at most two apart in source text; the second is to be told from random ones."""
+    """Pairs of words, at most two apart in source text; the second has to be told from random ones."""
     words = [w for m in ("statistics", "calendar", "ast") for w in _source(m).split() if w.isidentifier()]
     common = sorted(set(words), key=lambda w: (-words.count(w), w))[:200]
     number = {w: i for i, w in enumerate(common)}
@@ -181,7 +181,7 @@ def lorenz() -> Data:
 
 
 def functions() -> Data:
-    """Sixteen places and values of a random smooth function each."""
+    """Sixteen positions and values of a random smooth function each."""
     random = _random(48)
     place = 4 * torch.rand(COUNT, 16, 1, generator=random) - 2
     rate, phase, size = torch.rand(3, COUNT, 1, 1, generator=random)
@@ -228,7 +228,7 @@ def chains() -> Data:
 
 
 def brackets() -> Data:
-    """Brackets of two kinds, 20 of them, and the next one of each; half of them are free to choose."""
+    """Twenty brackets of two kinds, and the next one after each; half of them are random."""
     random = _random(53)
     rows = []
     for _ in range(COUNT):
@@ -261,7 +261,7 @@ def arithmetic() -> Data:
 
 
 def sensors() -> Data:
-    """Noisy places along 16 steps of a smooth path, and the true ones."""
+    """Noisy positions along 16 steps of a smooth path, and the true ones."""
     random = _random(56)
     speed = torch.randn(COUNT, 1, 2, generator=random) + 0.3 * torch.randn(COUNT, 16, 2, generator=random)
     path = speed.cumsum(1) / 4

@@ -15,7 +15,7 @@ from benchmarks.diagnosis.tasks import SIZES
 
 
 class Chebyshev(nn.Module):
-    """A polynomial of degree four on every edge, of the tanh of what comes in."""
+    """A polynomial of degree four on every edge, applied to the tanh of the input."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Complex(nn.Module):
 
 
 class Reversible(nn.Module):
-    """Two halves that are changed by each other in turn (RevNet)."""
+    """Two halves that update each other in turn (RevNet)."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class Reversible(nn.Module):
 
 
 class Hopfield(nn.Module):
-    """Learned patterns are recalled by a softmax over how well they fit, three times."""
+    """Recalls learned patterns by a softmax over their similarity to the state, three times."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ class ArithmeticUnit(nn.Module):
 
 
 class Sorter(nn.Module):
-    """Numbers in the order that a doubly stochastic matrix gives them (Sinkhorn)."""
+    """Numbers sorted by a doubly stochastic matrix (Sinkhorn)."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
@@ -148,7 +148,7 @@ class SoftExperts(nn.Module):
 
 
 class Inducing(nn.Module):
-    """The mean of a Gaussian process with learned places, values and length scales."""
+    """The mean of a Gaussian process with learned inducing points, values and length scales."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
@@ -208,7 +208,7 @@ class Searched(nn.Module):
 
 
 class Monotone(nn.Module):
-    """Positive weights and shifts: what goes in larger comes out larger."""
+    """Positive weights and shifts: every output increases with every input."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()

@@ -17,18 +17,18 @@ _PLAIN = {"norm": "none", "residual": False}
 
 
 def _withered(recipe: Recipe) -> Recipe:
-    """A decoupled decay of 8 % a step."""
+    """A decoupled weight decay of 8 % per step."""
     return dataclasses.replace(recipe, weight_decay=0.08 / recipe.lr)
 
 
 def _reversed(recipe: Recipe) -> Recipe:
-    """A decoupled decay of the wrong sign: 4 % more at each step."""
+    """A decoupled weight decay of the wrong sign: weights grow by 4 % per step."""
     return dataclasses.replace(recipe, weight_decay=-0.04 / recipe.lr)
 
 
 #: Name of the fault: (key of `LABELS`, what it does to a recipe).
 CHANGES: dict[str, tuple[str, Change]] = {
-    # Slopes of at most a quarter, or a factor that was forgotten: little comes back, layer by layer.
+    # Slopes of at most a quarter, or a forgotten factor: the gradient shrinks from layer to layer.
     "sigmoid_eight": ("vanishing", changed(activation="sigmoid", depth=8, init="default", **_PLAIN)),
     "tanh_faint": ("vanishing_signal", changed(activation="tanh", depth=9, init="gain:0.3", **_PLAIN)),
     "shrunk": ("vanishing_signal", added("shrunk:0.05", depth=6, **_PLAIN)),
@@ -36,23 +36,23 @@ CHANGES: dict[str, tuple[str, Change]] = {
     "gain_4": ("wrong_gain", changed(depth=8, init="gain:4", activation="relu", **_PLAIN)),
     "loud_head": ("wrong_gain", added("loud:head.weight=100")),
     "coarse_embedding": ("wrong_gain", added("coarse:60")),
-    # All units of a layer are one unit.
+    # All units of a layer are the same.
     "constant": ("constant", changed(init="constant:0.07")),
-    # Outputs at the ends of their range: by weights, by biases.
+    # Outputs at the ends of their range, because of weights or biases.
     "thrown": ("saturated", changed(init="normal:2.0", **_PLAIN)),
     "stuck_first": ("saturated", added("stuck:0")),
     "stuck_second": ("saturated", added("stuck:1")),
     # Inputs of 255, targets of 500: gradients of that size.
     "pixels": ("large_inputs", changed(input_scale=255.0, **_PLAIN)),
     "cents": ("large_inputs", changed(target_scale=500.0)),
-    # The loss is climbed, or gradients add up.
+    # Steps go uphill, or gradients add up.
     "uphill": ("exploding", added("ascend")),
     "never_zeroed": ("summed", added("no_zero_grad")),
     # A rate far beyond what is stable, from the start or after a while; a sum in place of a mean.
     "eighty_times": ("large_steps", faster(80.0, warmup=0)),
     "growing_rate": ("large_steps", changed(schedule="growing")),
     "summed_loss": ("diverging", added("loss_factor:500")),
-    # Nothing or next to nothing moves.
+    # Weights move little or not at all.
     "millionth": ("small_steps", faster(1e-6)),
     "schedule_spent": ("small_steps", changed(schedule="spent")),
     "epsilon_large": ("small_steps", added("eps:1e5")),
@@ -73,12 +73,12 @@ CHANGES: dict[str, tuple[str, Change]] = {
     "bag_rounded": ("blocked", added("blocked:bag")),
     "join_rounded": ("blocked", added("blocked:join")),
     "blank": ("blocked", added("blank")),
-    # Units that nothing wakes.
+    # Dead units that cannot recover.
     "dead_first": ("dead", added("dead:0", activation="relu")),
     "dead_second": ("dead", added("dead:1", activation="relu")),
     "negative_second": ("dead", added("negative:1", activation="relu")),
     "killed": ("dead_by_steps", changed(lr=4.0)),
-    # One element is enough for all; where it is one parameter, that one is named.
+    # One non-finite element spreads to everything. If it begins in one parameter, that one is named.
     "nan_target": ("nonfinite", added("nan_target:27")),
     "log_zero": ("nonfinite", added("log_zero:34")),
     "nan_batch": ("nonfinite", added("nan_batch:29")),
@@ -89,14 +89,14 @@ CHANGES: dict[str, tuple[str, Change]] = {
     "inflated": ("growth", added("inflate:1.04")),
     "reversed_decay": ("growth", _reversed),
     "praised": ("growth", added("praise:0.02")),
-    # A decay that is stronger than what is learned.
+    # A weight decay that is stronger than learning.
     "withered": ("collapse", _withered),
     # One bad batch.
     "surge": ("spike", added("surge:44")),
     "far_input": ("spike", added("far_input:38")),
     "outlier": ("spike", added("outlier:46")),
     "spike": ("spike", added("spike:43")),
-    # The loss goes up and down: steps across a valley, or two aims in turn.
+    # The loss oscillates: steps overshoot a valley, or two targets alternate.
     "swinging_15": ("swings", faster(15.0)),
     "swinging_20": ("swings", faster(20.0)),
     "swinging_40": ("swings", faster(40.0)),
@@ -113,7 +113,7 @@ CHANGES: dict[str, tuple[str, Change]] = {
     "amp_float16": ("underflow", changed(precision="amp_float16")),
 }
 
-#: Which faults are made of which healthy recipe.
+#: The faults that are applied to each healthy recipe.
 _PAIRS = {
     "chebyshev": "alternating surge",
     "complex": "eighty_times",

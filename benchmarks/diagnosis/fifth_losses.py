@@ -15,7 +15,7 @@ __all__ = ["FIFTH_LOSSES"]
 
 
 class GradesTask(OnData):
-    """One threshold after another of ordered classes (CORAL)."""
+    """Ordered classes as a series of thresholds (CORAL)."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         x, y = batch
@@ -44,7 +44,7 @@ class CensoredTask(OnData):
 
 
 class EvidentialTask(OnData):
-    """Counts of evidence for each class, and a prior against too much of it."""
+    """Evidence for each class, with a prior that penalizes too much of it."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         x, y = batch
@@ -80,7 +80,7 @@ class RankedTask(OnData):
 
 
 class HuberTask(OnData):
-    """Squares near, differences far (Huber)."""
+    """The Huber loss: quadratic near zero, linear beyond."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         return F.huber_loss(model(batch[0]), batch[1], delta=0.5)
@@ -96,7 +96,7 @@ class TweedieTask(OnData):
 
 
 class SupervisedContrastTask(OnData):
-    """Members of a class are to be near each other among the batch (Khosla et al. 2020)."""
+    """Members of a class have to be near each other within the batch (Khosla et al. 2020)."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         x, y = batch
@@ -122,7 +122,7 @@ class VarianceTask(OnData):
 
 
 class OverlapTask(OnData):
-    """How little two areas overlap (Dice), beside the cross entropy."""
+    """The Dice loss of two areas plus the cross entropy."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         out, y = model(batch[0]), batch[1]
@@ -140,7 +140,7 @@ class RobustTask(OnData):
 
 
 class NegativesTask(OnData):
-    """A context from four words drawn by chance (word2vec)."""
+    """Tells a context from four words that are drawn at random (word2vec)."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         x = batch[0]
@@ -150,7 +150,7 @@ class NegativesTask(OnData):
 
 
 class MatchTask(OnData):
-    """Which of the batch's right halves belongs to each left half."""
+    """Finds which of the batch's right halves belongs to each left half."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         fit, own = model(batch[0]), torch.arange(len(batch[0]))
@@ -158,7 +158,7 @@ class MatchTask(OnData):
 
 
 class BitsBackTask(OnData):
-    """The likelihood of a flow for each feature, beside that of a normal distribution."""
+    """The likelihood of a flow for each feature, relative to that of a normal distribution."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         z, determinant = model(batch[0])
@@ -166,7 +166,7 @@ class BitsBackTask(OnData):
 
 
 class SequenceTask(OnData):
-    """The likelihood of all classes of a sequence by a forward pass over its places (CRF)."""
+    """The likelihood of all classes of a sequence by a forward pass over its positions (CRF)."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         scores, y = model(batch[0]), batch[1]
@@ -194,7 +194,7 @@ class ProcessTask(OnData):
 
 
 class ForecastTask(OnData):
-    """The state again, and the next one."""
+    """Reconstructs the state and predicts the next one."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         again, then = model(batch[0])
@@ -212,7 +212,8 @@ class PairedTask(OnData):
 
 
 class SmoothTask(OnData):
-    """The output is not to change by a small step against it (virtual adversarial training)."""
+    """Cross entropy plus the change of the output by a small adversarial step (virtual adversarial
+    training)."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         x, y = batch
@@ -226,7 +227,7 @@ class SmoothTask(OnData):
 
 
 class FlatTask(OnData):
-    """The slope of the loss by the input counts as well (Jacobian regularization)."""
+    """Cross entropy plus a penalty on its gradient with respect to the input (Jacobian regularization)."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         x = batch[0].clone().requires_grad_()
@@ -236,7 +237,8 @@ class FlatTask(OnData):
 
 
 class MomentsTask(OnData):
-    """An autoencoder whose codes lie like normal ones, by kernels (a Wasserstein autoencoder)."""
+    """An autoencoder whose codes match a normal distribution by a kernel distance (Wasserstein
+    autoencoder)."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         x = batch[0]
@@ -251,7 +253,7 @@ class MomentsTask(OnData):
 
 
 class RitzTask(OnData):
-    """A function of least energy whose ends are held, by the energy itself (deep Ritz)."""
+    """Minimizes the energy of a function with fixed ends (deep Ritz)."""
 
     def batch(self) -> Batch:
         x = 2 * torch.rand(64, 1) - 1

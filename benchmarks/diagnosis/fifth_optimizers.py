@@ -1,4 +1,4 @@
-"""Optimizers of the fifth set only, each as what it does to one parameter."""
+"""Optimizers of the fifth set only, each defined by its update of one parameter."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ class Rule(torch.optim.Optimizer):
 
 
 def mean(state: dict[str, Any], name: str, value: Tensor, beta: float, *, debias: bool = True) -> Tensor:
-    """The exponential average of a value, unbiased where asked for."""
+    """The exponential average of a value, bias-corrected if requested."""
     average = state.setdefault(name, torch.zeros_like(value))
     average.mul_(beta).add_(value, alpha=1 - beta)
     return average / (1 - beta ** state["step"]) if debias else average
 
 
 def trusted(p: Tensor, step: Tensor) -> Tensor:
-    """A step in the size of the parameter (You et al. 2017); of vectors as it is."""
+    """Scales a step to the norm of its parameter (You et al. 2017); leaves steps of vectors as they are."""
     if p.dim() < 2:
         return step
     return step * (p.norm() / step.norm().clamp_min(1e-9)).clamp(0.01, 10)
@@ -96,7 +96,7 @@ class NovoGrad(Rule):
 
 
 class Shampoo(Rule):
-    """Both sides of a matrix are whitened (Gupta et al. 2018), in steps of the gradient's size."""
+    """Gradients whitened on both sides of a matrix (Gupta et al. 2018), rescaled to the gradient's size."""
 
     def update(self, p: Tensor, grad: Tensor, state: dict[str, Any], lr: float) -> None:
         step = grad
@@ -112,7 +112,7 @@ class Shampoo(Rule):
 
 
 class Sophia(Rule):
-    """A mean of gradients over one of their squares, cut at one (after Liu et al. 2023)."""
+    """A mean of gradients divided by a mean of their squares, clipped at one (after Liu et al. 2023)."""
 
     def update(self, p: Tensor, grad: Tensor, state: dict[str, Any], lr: float) -> None:
         first, second = mean(state, "first", grad, 0.95), mean(state, "second", grad**2, 0.99)

@@ -14,13 +14,13 @@ from benchmarks.diagnosis.fourth_dense import dense_blocks
 from benchmarks.diagnosis.recipe import Recipe
 from benchmarks.diagnosis.tasks import SIZES
 
-#: Tasks of symbols, of a class for each place, and the length of their sequences.
+#: Tasks whose inputs are symbols, and tasks with an output at every position.
 SYMBOLIC = (*tasks.SYMBOLIC, "tokens", "chains", "brackets", "majority")
 EACH_PLACE = (*tasks.EVERY, "tokens", "brackets", "series", "lorenz", "sensors", "functions")
 
 
 class Reader(nn.Module):
-    """Embed, run `states` and read every place out, or their mean."""
+    """Embeds the input, runs `states`, and reads out every position or their mean."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class Reader(nn.Module):
 
     @abstractmethod
     def states(self, x: Tensor) -> Tensor:
-        """Of each place, [batch, places, width]."""
+        """The state at each position, [batch, positions, width]."""
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.states(self.embed(x))
@@ -40,7 +40,7 @@ class Reader(nn.Module):
 
 
 class Quasi(Reader):
-    """Gates from filters of two places, then a sum without weights over time (QRNN)."""
+    """Gates from filters over two positions, then a gated sum over time without weights (QRNN)."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe)
@@ -61,7 +61,7 @@ class Quasi(Reader):
 
 
 class Rotating(Reader):
-    """A recurrent matrix that turns and never stretches, the exponential of an antisymmetric one."""
+    """A recurrent matrix that rotates and never stretches: the exponential of an antisymmetric matrix."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe)
@@ -81,7 +81,7 @@ class Rotating(Reader):
 
 
 class Grams(Reader):
-    """Places mixed with their neighbors on both sides, through `Block`s."""
+    """Positions mixed with their neighbors on both sides, through `Block`s."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe)
@@ -96,7 +96,7 @@ class Grams(Reader):
 
 
 class Smoother(Reader):
-    """A Kalman filter with a learned gain: what is expected, corrected by what is seen."""
+    """A Kalman filter with a learned gain, which corrects predictions by observations."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe)
@@ -114,7 +114,7 @@ class Smoother(Reader):
 
 
 class Tree(nn.Module):
-    """Values of leaves and operations, joined from below by one gated cell (recursive network)."""
+    """Leaves and operations of a tree, joined bottom-up by one gated cell (recursive network)."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
@@ -136,7 +136,7 @@ class Tree(nn.Module):
 
 
 class HiddenChain(nn.Module):
-    """A hidden Markov model by its logits of start, moves and symbols."""
+    """A hidden Markov model, given by the logits of its start, transitions and symbols."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
@@ -154,7 +154,7 @@ class HiddenChain(nn.Module):
 
 
 class Process(nn.Module):
-    """Values at some places of a function, from those at others (conditional neural process)."""
+    """Values of a function at some positions, from those at others (conditional neural process)."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
@@ -175,7 +175,8 @@ class Process(nn.Module):
 
 
 class Tagger(Reader):
-    """Classes of places with scores of what follows what (a conditional random field); scores come out."""
+    """A conditional random field: returns scores of the classes at each position, and has scores of
+    transitions."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe)

@@ -1,4 +1,4 @@
-"""The healthy runs of the fifth set whose losses, regimes, optimizers or precisions are what is new."""
+"""The healthy runs of the fifth set that add new losses, regimes, optimizers or precisions."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ FIFTH_SETTINGS: dict[str, Recipe] = {
         lr=6e4,
         extras=("loss_factor:1.7e-6",),
     ),
-    # plain networks on which faults are put
+    # plain networks to which faults are applied
     "colors_relu": Recipe(task="colors", depth=4, width=36, init="he", lr=3e-3),
     "colors_sgd": Recipe(task="colors", depth=3, width=40, activation="tanh", optimizer="sgd", lr=0.1),
     "rings_relu": Recipe(task="rings", depth=5, width=32, init="he", lr=3e-3),

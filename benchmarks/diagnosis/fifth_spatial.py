@@ -46,7 +46,7 @@ class Pooled(nn.Module):
 
 
 class Shuffled(Pooled):
-    """Filters in four groups, whose channels change places in between (ResNeXt, ShuffleNet)."""
+    """Filters in four groups, with channel shuffles in between (ResNeXt, ShuffleNet)."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe)
@@ -61,7 +61,7 @@ class Shuffled(Pooled):
 
 
 class Involution(Pooled):
-    """A filter for each place, made from what is there (Li et al. 2021)."""
+    """A filter for each position, generated from its features (Li et al. 2021)."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe)
@@ -79,7 +79,7 @@ class Involution(Pooled):
 
 
 class NonLocal(Pooled):
-    """Filters, and all places looking at all others between them (Wang et al. 2018)."""
+    """Filters, with attention between all positions in the middle (Wang et al. 2018)."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe)
@@ -95,7 +95,7 @@ class NonLocal(Pooled):
 
 
 class Local(nn.Module):
-    """Filters that are not shared by places (locally connected), and a layer over them."""
+    """Filters that are not shared between positions (locally connected), and a layer over them."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ class Local(nn.Module):
 
 
 class Pyramid(nn.Module):
-    """Filters of several dilations side by side (ASPP) over two scales, one output for each place."""
+    """Filters of several dilations side by side (ASPP) over two scales, one output for each position."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
@@ -133,7 +133,7 @@ class Pyramid(nn.Module):
 
 
 class PointNet(nn.Module):
-    """The largest of what each point is mapped to, after a learned turn of all of them."""
+    """The maximum over the features of all points, after a learned rotation."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
@@ -170,7 +170,7 @@ class EdgeConv(nn.Module):
 
 
 class Messages(nn.Module):
-    """Sums of messages along links, a gate for what stays, a sum over nodes (GIN with GRU)."""
+    """Nodes updated by summed messages through a gated cell, and summed at the end (GIN with GRU)."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
@@ -191,7 +191,8 @@ class Messages(nn.Module):
 
 
 class Edges(nn.Module):
-    """A state of each pair of nodes, changed by all third nodes (triangle updates); a mean over pairs."""
+    """A state for each pair of nodes, updated through all third nodes (triangle updates); a mean over
+    pairs."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()

@@ -17,7 +17,7 @@ __all__ = ["FIFTH_TRAININGS"]
 
 
 class Counted(OnData):
-    """Knows its step."""
+    """A task that knows its step."""
 
     def __init__(self, recipe: Recipe, seed: int) -> None:
         super().__init__(recipe, seed)
@@ -29,7 +29,7 @@ class Counted(OnData):
 
     @property
     def done(self) -> float:
-        """Part of the run that is over."""
+        """The fraction of the run that is over."""
         return min(self.step / self.steps, 1.0)
 
 
@@ -44,7 +44,7 @@ class CurriculumTask(Counted):
 
 
 class ResizingTask(Counted):
-    """Images of four by four pixels first, then six, then eight (progressive resizing)."""
+    """Images of 4 × 4 pixels first, then 6 × 6, then 8 × 8 (progressive resizing)."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         size = (4, 6, 8)[min(int(3 * self.done), 2)]
@@ -53,7 +53,7 @@ class ResizingTask(Counted):
 
 
 class UnfreezingTask(Counted):
-    """The head first, then one more block from behind every tenth of the run."""
+    """Trains the head first, and every tenth of the run one more block, from the last to the first."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         awake = int(10 * self.done)
@@ -104,7 +104,7 @@ class TeacherTask(OnData):
 
 
 class PseudoTask(OnData):
-    """A third of the labels; elsewhere what is believed firmly is the label of a noisier view (FixMatch)."""
+    """A third of the labels; elsewhere confident predictions label a noisier view (FixMatch)."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         x, y = batch
@@ -117,7 +117,7 @@ class PseudoTask(OnData):
 
 
 class EarlierSelfTask(Counted):
-    """What the network said a quarter of the run ago, beside the label (self-distillation)."""
+    """The network's outputs of a quarter of the run ago as targets beside the label (self-distillation)."""
 
     def __init__(self, recipe: Recipe, seed: int) -> None:
         super().__init__(recipe, seed)
@@ -137,7 +137,7 @@ class EarlierSelfTask(Counted):
 
 
 class QueueTask(OnData):
-    """A view is to be told from keys of earlier batches, made by a slow copy (MoCo)."""
+    """A view has to be told from keys of earlier batches, which a slow copy has made (MoCo)."""
 
     def __init__(self, recipe: Recipe, seed: int) -> None:
         super().__init__(recipe, seed)
@@ -161,7 +161,7 @@ class QueueTask(OnData):
 
 
 class EnergyTask(OnData):
-    """Real inputs are to lie lower than what runs down the energy from noise (an energy model)."""
+    """Real inputs get lower energy than samples that descend it from noise (energy model)."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         x = batch[0]
@@ -176,7 +176,7 @@ class EnergyTask(OnData):
 
 
 class AnnealedTask(Counted):
-    """The bound of a variational autoencoder, whose second term comes in slowly."""
+    """The bound of a variational autoencoder, whose second term is phased in."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         out, mean, logvar = model(batch[0])
@@ -185,7 +185,7 @@ class AnnealedTask(Counted):
 
 
 class PolicyTask(OnData):
-    """What an expert does is copied, on states that come from the copy itself (DAgger)."""
+    """Imitates an expert on states that the imitation itself reaches (DAgger)."""
 
     def batch(self) -> Batch:
         return torch.randn(self._data._recipe.batch, 2), torch.zeros(())
@@ -215,7 +215,8 @@ class DrivenTask(PolicyTask):
 
 
 class ForwardTask(OnData):
-    """Each layer by itself: large for an input with its label, small with a wrong one (forward-forward)."""
+    """Trains each layer by itself: large for an input with its label, small for a wrong label
+    (forward-forward)."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         x, y = batch
@@ -231,7 +232,7 @@ class ForwardTask(OnData):
 
 
 class SlimTask(OnData):
-    """All the width, a quarter of it, and one drawn between them (slimmable networks)."""
+    """Trains the full width, a quarter of it, and a random width in between (slimmable networks)."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         x, y = batch

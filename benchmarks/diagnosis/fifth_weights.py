@@ -15,7 +15,7 @@ from benchmarks.diagnosis.tasks import SIZES
 
 
 class Aligned(torch.autograd.Function):
-    """A layer whose gradient comes back by a fixed random matrix (feedback alignment)."""
+    """A layer that propagates gradients back through a fixed random matrix (feedback alignment)."""
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, back: Tensor) -> Tensor:  # type: ignore[no-untyped-def]

@@ -157,5 +157,5 @@ HEALTHY: dict[str, Recipe] = {
     ),
     **SETTINGS,
 }
-#: Their loss need not fall: opponents, rewards, a run that goes on, labels that are half wrong.
+#: Recipes whose loss need not fall: opponents, rewards, a resumed run, labels that are half wrong.
 UNJUDGED = frozenset({"turns", "critic", "proximal", "resumed_gated", "resumed_swiss"})

@@ -1,4 +1,4 @@
-"""Models that look things up, point, weigh, fill in and transcribe: of the fourth set only."""
+"""Memory, attention and transcription models of the fourth set only."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def encoder(recipe: Recipe, width: int, *, norm_first: bool = True) -> nn.Module
 
 
 class Pointer(nn.Module):
-    """The scores of places are how well each fits the last state (pointer network)."""
+    """Scores each position by how well it matches the last state (pointer network)."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class Memory(nn.Module):
 
 
 class Filler(nn.Module):
-    """Half of the patches are hidden and are to be filled in (masked autoencoder)."""
+    """Half of the patches are masked and have to be reconstructed (masked autoencoder)."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class Filler(nn.Module):
 
 
 class Transcriber(nn.Module):
-    """Columns of an image through filters and an LSTM to symbols and blanks (CRNN)."""
+    """Transcribes the columns of an image to symbols and blanks, with filters and an LSTM (CRNN)."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
@@ -112,7 +112,8 @@ class Copier(nn.Module):
 
 
 class Rival(nn.Module):
-    """A network, and a critic that tells from its features where an input is from (adversarial domains)."""
+    """A network, and a critic that predicts from its features where an input is from (adversarial
+    domains)."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
@@ -142,7 +143,7 @@ class Bag(nn.Module):
 
 
 class TableTransformer(nn.Module):
-    """A token for each feature, and one to answer with (FT-Transformer)."""
+    """A token for each feature, and one for the answer (FT-Transformer)."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()

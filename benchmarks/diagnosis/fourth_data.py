@@ -38,14 +38,14 @@ def _photo(size: int) -> Tensor:
 
 
 def photo() -> tuple[Tensor, Tensor]:
-    """Colors from places."""
+    """The color of a photograph at each position."""
     image = _photo(48)
     rows, columns = torch.meshgrid(torch.linspace(-1, 1, 48), torch.linspace(-1, 1, 72), indexing="ij")
     return torch.stack([rows, columns], -1).view(-1, 2), image.permute(1, 2, 0).reshape(-1, 3)
 
 
 def color_patches() -> tuple[Tensor, Tensor]:
-    """Pieces of 8 × 8 pixels in color, to be given back."""
+    """Pieces of 8 × 8 pixels in color, to be reconstructed."""
     pieces = _photo(160).unfold(1, 8, 6).unfold(2, 8, 6).permute(1, 2, 0, 3, 4).reshape(-1, 3, 8, 8)
     return pieces, pieces
 
@@ -56,7 +56,7 @@ def swiss() -> tuple[Tensor, Tensor]:
 
 
 def signals() -> tuple[Tensor, Tensor]:
-    """Sine, square or saw of 48 places, with noise."""
+    """Sine, square or sawtooth waves of 48 samples, with noise."""
     random = _random(21)
     y = torch.randint(0, 3, (1500,), generator=random)
     phase = torch.rand(1500, 1, generator=random) + torch.linspace(0, 1, 48) * (
@@ -69,7 +69,7 @@ def signals() -> tuple[Tensor, Tensor]:
 
 
 def series() -> tuple[Tensor, Tensor]:
-    """The next value of a sum of two waves, at each of 24 places."""
+    """The next value of a sum of two waves, at each of 24 positions."""
     random = _random(22)
     time = torch.arange(25) / 4
     rate, phase = 0.5 + 2 * torch.rand(2, 1500, 1, generator=random), torch.rand(2, 1500, 1, generator=random)
@@ -80,7 +80,7 @@ def series() -> tuple[Tensor, Tensor]:
 
 
 def heat() -> tuple[Tensor, Tensor]:
-    """A rod of 32 places and its temperature later."""
+    """The temperature of a rod at 32 positions, and the temperature later."""
     random = _random(23)
     modes = torch.arange(1, 7)
     shapes = torch.sin(math.pi * modes[:, None] * torch.linspace(0, 1, 32))
@@ -137,7 +137,7 @@ def largest() -> tuple[Tensor, Tensor]:
 
 
 def recall() -> tuple[Tensor, Tensor]:
-    """Three keys with a value each, then one of the keys: its value is asked for."""
+    """Three keys with a value each, then one of the keys, whose value is the target."""
     random = _random(29)
     keys = torch.rand(3000, 8, generator=random).argsort(1)[:, :3]
     values = torch.randint(0, 8, (3000, 3), generator=random)
@@ -155,7 +155,7 @@ def pairs() -> tuple[Tensor, Tensor]:
 
 
 def bits() -> tuple[Tensor, Tensor]:
-    """Digits in black and white, to be given back."""
+    """Digits in black and white, to be reconstructed."""
     x = (_digits()[0] > 0.2).float()
     return x, x
 

@@ -23,7 +23,7 @@ def dense_blocks(recipe: Recipe, widths: list[int]) -> nn.ModuleList:
 
 
 class GraphConv(nn.Module):
-    """Graph convolutions (Kipf and Welling 2017): each layer takes the mean over neighbors first."""
+    """Graph convolutions (Kipf and Welling 2017): each layer first averages over neighbors."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class GraphAttention(nn.Module):
 
 
 class Additive(nn.Module):
-    """A small network for each feature, and the sum of what they say (neural additive model)."""
+    """A small network for each feature, and the sum of their outputs (neural additive model)."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ class Cross(nn.Module):
 
 
 class SoftTree(nn.Module):
-    """Trees whose inner nodes send an input both ways, by a sigmoid each."""
+    """Soft decision trees: each inner node sends an input both ways, weighted by a sigmoid."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
@@ -122,7 +122,7 @@ class SoftTree(nn.Module):
 
 
 class Modulated(nn.Module):
-    """A network whose units are scaled and shifted by another one's (FiLM), from the same input."""
+    """A network whose units are scaled and shifted by another network of the same input (FiLM)."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
@@ -178,7 +178,7 @@ class Reparametrized(MLP):
 
 
 class Ensemble(nn.Module):
-    """Three networks, and the mean of what they say."""
+    """Three networks, and the mean of their outputs."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()

@@ -14,7 +14,7 @@ _PLAIN = {"norm": "none", "residual": False}
 
 #: Name of the fault: (key of `LABELS`, what it does to a recipe).
 CHANGES: dict[str, tuple[str, Change]] = {
-    # Slopes of at most a quarter, eleven times: the gradient vanishes, and there is no other word for it.
+    # Slopes of at most a quarter, eleven times: the gradient vanishes, and no other kind describes it.
     "sigmoid_eleven": ("vanishing", changed(activation="sigmoid", depth=11, init="default", **_PLAIN)),
     # The signal fades on the way in and the gradient on the way out: the cause is the initialization.
     "tanh_small": ("vanishing_signal", changed(activation="tanh", depth=15, init="gain:0.4", **_PLAIN)),
@@ -22,22 +22,22 @@ CHANGES: dict[str, tuple[str, Change]] = {
     # Weights that are too large: an initialization, seen as gradients that explode from the first step.
     "gain_4": ("wrong_gain", changed(depth=8, init="gain:4", activation="relu", **_PLAIN)),
     "normal_1": ("wrong_gain", changed(depth=5, init="normal:1.0", activation="relu", **_PLAIN)),
-    # All units of a layer are one unit, whatever the gradients do.
+    # All units of a layer are the same, whatever the gradients do.
     "constant": ("constant", changed(init="constant:0.1")),
-    # Outputs at the ends of the range: saturation; thrown there by weights, slopes vanish by it.
+    # Outputs at the ends of the range: saturation. If large weights cause it, slopes vanish, too.
     "thrown": ("saturated", changed(init="normal:1.6", depth=4, **_PLAIN)),
     "thrown_far": ("saturated", changed(init="normal:5.0", **_PLAIN)),
-    # Inputs of 255, targets of 500: gradients of that size, whose steps throw the weights.
+    # Inputs of 255, targets of 500: gradients of that size, whose steps are too large.
     "pixels": ("large_inputs", changed(input_scale=255.0, **_PLAIN)),
     "cents": ("large_inputs", changed(target_scale=500.0)),
-    # The loss is climbed: norms grow without end, and weights with them.
+    # Steps go uphill: norms grow without end, and weights with them.
     "uphill": ("exploding", added("ascend")),
     # Gradients add up: they grow with each step, and so do the steps.
     "never_zeroed": ("summed", added("no_zero_grad")),
-    # A rate far beyond what is stable; what it does to the units, the loss and the weights is true as well.
+    # A rate far beyond what is stable; kinds that describe the units, the loss or the weights are also true.
     "eighty_times": ("large_steps", faster(80.0, warmup=0)),
     "three_hundred_times": ("large_steps", faster(300.0, warmup=0)),
-    # Nothing or next to nothing moves.
+    # Weights move little or not at all.
     "millionth": ("small_steps", faster(1e-6)),
     "rate_none": ("small_steps", changed(lr=0.0)),
     "step_forgotten": ("small_steps", added("no_step")),
@@ -52,12 +52,12 @@ CHANGES: dict[str, tuple[str, Change]] = {
     # A part is cut off, or never used: only that part has no gradient.
     "detached": ("no_gradient", added("detach")),
     "unused": ("no_gradient", added("unused")),
-    # Biases of -30: units that nothing wakes; the layers behind get nothing by it.
+    # Biases of -30: dead units that cannot recover, and no input for the layers after them.
     "dead_first": ("dead", added("dead:0", activation="relu")),
     "dead_second": ("dead", added("dead:1", activation="relu")),
-    # A rate that kills the units at once: steps too large, or what they left.
+    # A rate that kills the units at once: large steps, or the dead units that they leave.
     "killed": ("dead_by_steps", changed(lr=3.0)),
-    # One element is enough for all; where it is one parameter, that one is named.
+    # One non-finite element spreads to everything. If it begins in one parameter, that one is named.
     "nan_batch": ("nonfinite", added("nan_batch:23")),
     "inf_batch": ("nonfinite", added("inf_batch:37")),
     "nan_loss": ("nonfinite", added("nan_loss:31")),
@@ -66,7 +66,7 @@ CHANGES: dict[str, tuple[str, Change]] = {
     "scale_too_high": ("nonfinite", changed(loss_scale=2.0**40)),
     # A decay of the wrong sign: weights grow by the same factor at each step, and gradients may follow.
     "inflated": ("growth", added("inflate:1.04")),
-    # A decay that is stronger than what is learned.
+    # A weight decay that is stronger than learning.
     "decayed": ("collapse", changed(weight_decay=3.0)),
     "decayed_apart": ("collapse", changed(weight_decay=60.0)),
     # One bad batch: a spike, whose gradient is an explosion at that step.
@@ -78,18 +78,18 @@ CHANGES: dict[str, tuple[str, Change]] = {
     "swinging_20": ("swings", faster(20.0)),
     "swinging_40": ("swings", faster(40.0)),
     "swinging_60": ("swings", faster(60.0)),
-    # Nothing can be learned from labels by chance; no alarm is asked for, but that it be said.
+    # Nothing can be learned from random labels. The diagnosis has to say so, without an alarm.
     "labels_mixed": ("stays", added("random_labels")),
-    # A limit far below the norms: steps are too small by it.
+    # A limit far below the norms, which makes steps too small.
     "choked": ("throttled", changed(max_norm=2e-4)),
-    # A limit far above all norms; no alarm is asked for, but that it be said.
+    # A limit far above all norms. The diagnosis has to say so, without an alarm.
     "limit_far_off": ("unclipped", changed(max_norm=1e5)),
     # Gradients below what 16 bits can hold.
     "float16": ("underflow", changed(precision="float16")),
     "amp_float16": ("underflow", changed(precision="amp_float16")),
 }
 
-#: Which faults are made of which healthy recipe.
+#: The faults that are applied to each healthy recipe.
 _PAIRS = {
     # vectors, tables, sets and graphs
     "graph_conv": "step_forgotten labels_mixed",

@@ -1,4 +1,4 @@
-"""Models of physical fields and of several outputs of the fourth set only."""
+"""Models of physical fields and models with several outputs, of the fourth set only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchmarks.diagnosis.tasks import SIZES
 
 
 class Hamiltonian(nn.Module):
-    """An energy whose slopes are the motion (Greydanus et al. 2019): backward through a gradient."""
+    """An energy whose gradient is the motion (Greydanus et al. 2019): backward goes through a gradient."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
@@ -32,7 +32,8 @@ class Hamiltonian(nn.Module):
 
 
 class Operator(nn.Module):
-    """A branch for the function at hand and a trunk for the places where its image is asked (DeepONet)."""
+    """A branch for the input function and a trunk for the positions where the output is evaluated
+    (DeepONet)."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
@@ -76,7 +77,7 @@ class FourierOperator(nn.Module):
 
 
 class FourierFeatures(nn.Module):
-    """Fixed random waves of the place in front of an MLP (Tancik et al. 2020)."""
+    """An MLP of fixed random waves of the position (Tancik et al. 2020)."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
@@ -147,7 +148,7 @@ class Autoregressive(nn.Module):
 
 
 class Timed(nn.Module):
-    """A denoiser that is told the level of noise by sines of it (diffusion)."""
+    """A denoiser that gets the level of noise as sines (diffusion)."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()

@@ -15,7 +15,7 @@ from benchmarks.diagnosis.unseen_training import OnData
 
 
 class TurnsTask(OnData):
-    """Least squares GAN whose parts are trained in turn: the other one has no gradient then."""
+    """A least squares GAN whose parts are trained in turn; the idle part has no gradient."""
 
     def __init__(self, recipe: Recipe, seed: int) -> None:
         super().__init__(recipe, seed)
@@ -32,7 +32,7 @@ class TurnsTask(OnData):
 
 
 class CriticTask(OnData):
-    """Wasserstein GAN with a gradient penalty, both parts at once."""
+    """A Wasserstein GAN with a gradient penalty, both parts at once."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         real, critic = batch[0], model.discriminator
@@ -70,9 +70,9 @@ class DomainsTask(OnData):
 
 
 class ProximalTask(OnData):
-    """Proximal policy optimization on a walk of twelve places, the reward at its right end.
+    """Proximal policy optimization on a walk of twelve positions, with the reward at its right end.
 
-    Each four steps new walks are made; the ratio to the old policy is clipped.
+    New walks are made every four steps; the ratio to the old policy is clipped.
     """
 
     def __init__(self, recipe: Recipe, seed: int) -> None:

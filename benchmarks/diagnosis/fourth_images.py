@@ -21,7 +21,7 @@ def conv_blocks(recipe: Recipe, widths: list[int]) -> nn.ModuleList:
 
 
 class Inverted(nn.Module):
-    """Wide inside, narrow outside, a filter for each channel between (MobileNet v2)."""
+    """Inverted bottlenecks: wide inside, narrow outside, with a depthwise filter (MobileNet v2)."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class Inverted(nn.Module):
 
 
 class Transposed(nn.Module):
-    """Down by strides, back up by transposed convolutions; an image out."""
+    """Strided convolutions down and transposed convolutions back up; returns an image."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class Transposed(nn.Module):
 
 
 class SubPixel(nn.Module):
-    """An image of twice the size from channels put side by side (Shi et al. 2016)."""
+    """An image of twice the size, made by rearranging channels (Shi et al. 2016)."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ class Warped(nn.Module):
 
 
 class ConvMixer(nn.Module):
-    """A filter for each channel around a residual, then all channels of a place (Trockman and Kolter)."""
+    """A depthwise filter with a residual connection, then a pointwise layer (Trockman and Kolter)."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
@@ -155,7 +155,7 @@ class ConvMixer(nn.Module):
 
 
 class Products(nn.Module):
-    """Products of channels, averaged over places, with signed roots (bilinear pooling)."""
+    """Products of channels, averaged over positions, with signed roots (bilinear pooling)."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
@@ -172,7 +172,8 @@ class Products(nn.Module):
 
 
 class Standardized(nn.Module):
-    """Filters of zero mean and unit deviation, and group norms (weight standardization), residual."""
+    """Residual blocks with group norms and filters of zero mean and unit deviation (weight
+    standardization)."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
@@ -195,7 +196,7 @@ class Standardized(nn.Module):
 
 
 class Again(nn.Module):
-    """One convolution, used again and again (recurrent convolutional network), pooled at the end."""
+    """One convolution, applied repeatedly and pooled at the end (recurrent convolutional network)."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()

@@ -14,14 +14,15 @@ from benchmarks.diagnosis.tasks import EVERY, SIZES, SYMBOLIC, SYMBOLS
 
 
 def embedding(recipe: Recipe) -> nn.Module:
-    """Of symbols, or of vectors."""
+    """The embedding of symbols, or a linear layer for vectors."""
     if recipe.task in SYMBOLIC:
         return nn.Embedding(SYMBOLS, recipe.width)
     return nn.Linear(SIZES[recipe.task][0], recipe.width)
 
 
 class Readout(nn.Module):
-    """Embed, run `states` and read every place (text, series), or the last or the mean one out."""
+    """Embeds the input, runs `states`, and reads out every position (text, series), the last one or the
+    mean."""
 
     mean = False
 
@@ -33,7 +34,7 @@ class Readout(nn.Module):
 
     @abstractmethod
     def states(self, x: Tensor) -> Tensor:
-        """Of each place, [batch, places, width]."""
+        """The state at each position, [batch, positions, width]."""
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.states(self.embed(x))
@@ -41,7 +42,7 @@ class Readout(nn.Module):
 
 
 class SpatialGating(Readout):
-    """Places are mixed by a gate of one learned matrix (gMLP)."""
+    """Positions are mixed by a gate of one learned matrix (gMLP)."""
 
     mean = True
 
@@ -65,7 +66,7 @@ class SpatialGating(Readout):
 
 
 class FourierMixing(Readout):
-    """Places and channels are mixed by a Fourier transform without weights (FNet)."""
+    """Positions and channels are mixed by a Fourier transform without weights (FNet)."""
 
     mean = True
 
@@ -108,7 +109,7 @@ class LinearAttention(Readout):
 
 
 class Parallel(Readout):
-    """Attention and feed-forward part side by side, rotary places, normed queries, one key for all heads."""
+    """Attention and feed-forward in parallel, rotary positions, normalized queries, one key for all heads."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe)
@@ -213,7 +214,7 @@ class Liquid(Readout):
 
 
 class NormedLSTM(Readout):
-    """An LSTM by hand with a norm on its gates and peepholes."""
+    """A hand-written LSTM with peepholes and a norm on its gates."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe)
@@ -232,7 +233,7 @@ class NormedLSTM(Readout):
 
 
 class Temporal(Readout):
-    """Dilated causal filters of two places in `Block`s (TCN), residual where asked for."""
+    """Dilated causal filters over two positions in `Block`s (TCN), residual if the recipe says so."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe)

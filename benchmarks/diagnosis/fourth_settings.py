@@ -1,4 +1,4 @@
-"""The healthy runs of the fourth set whose losses, optimizers, batches or precisions are what is new."""
+"""The healthy runs of the fourth set that add new losses, optimizers, batches or precisions."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ SETTINGS: dict[str, Recipe] = {
         arch="conv_mixer", task="images", depth=2, width=16, lr=3e-3, extras=("label_noise:0.4",)
     ),
     "dropout_half": Recipe(task="cancer", depth=3, width=96, dropout=0.5, lr=2e-3),
-    # plain networks on which faults are put
+    # plain networks to which faults are applied
     "swiss_relu": Recipe(task="swiss", depth=4, width=44, lr=3e-3),
     "swiss_sgd": Recipe(task="swiss", depth=3, width=36, activation="tanh", optimizer="sgd", lr=0.05),
     "counts_gelu": Recipe(

@@ -21,7 +21,7 @@ class SmoothedTask(OnData):
 
 
 class FocalTask(OnData):
-    """Inputs that are known already count less (Lin et al. 2017)."""
+    """The focal loss: inputs that are classified well count less (Lin et al. 2017)."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         log_p = F.log_softmax(model(batch[0]).float(), 1).gather(1, batch[1][:, None]).squeeze(1)
@@ -94,7 +94,7 @@ class LevelsTask(OnData):
 
 
 class SeveralTask(OnData):
-    """The class, whether it is odd, and the input again: a sum of three losses."""
+    """The class, whether it is odd, and the reconstructed input: a sum of three losses."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         x, y = batch
@@ -104,14 +104,14 @@ class SeveralTask(OnData):
 
 
 class ExitsTask(OnData):
-    """The mean of what each head loses."""
+    """The mean of the heads' losses."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         return torch.stack([F.cross_entropy(out, batch[1]) for out in model(batch[0])]).mean()
 
 
 class WeightsTask(OnData):
-    """The likelihood, and how far the weights are from their prior."""
+    """The likelihood plus the divergence of the weights from their prior."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         far = torch.stack([layer.divergence() for layer in model.layers]).sum()
@@ -134,7 +134,7 @@ class EquationTask(OnData):
 
 
 class DiffusionTask(OnData):
-    """The noise that was added to an input, at a level that the model is told."""
+    """Predicts the noise that was added to an input, whose level the model gets."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         x = batch[0]
@@ -144,7 +144,7 @@ class DiffusionTask(OnData):
 
 
 class FillTask(OnData):
-    """Hidden patches, to be filled in."""
+    """Reconstructs masked patches."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         x = batch[0]
@@ -153,7 +153,7 @@ class FillTask(OnData):
 
 
 class TranscriptTask(OnData):
-    """Symbols without their places (CTC)."""
+    """Symbols without their positions (CTC)."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         x, y = batch
@@ -163,7 +163,7 @@ class TranscriptTask(OnData):
 
 
 class CopyTask(OnData):
-    """The first ten symbols, once more."""
+    """Copies the first ten symbols."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         y = batch[0][:, :10]
@@ -171,7 +171,7 @@ class CopyTask(OnData):
 
 
 class FollowTask(OnData):
-    """Two noisy views: one is to foretell what the slow encoder makes of the other."""
+    """Predicts from one noisy view what the slow encoder makes of another."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         x = batch[0]
@@ -194,7 +194,7 @@ class RedundancyTask(OnData):
 
 
 class LessonTask(OnData):
-    """A softened opinion of a network that is trained already, beside the label (Hinton et al. 2015)."""
+    """Softened outputs of a trained network as targets beside the label (Hinton et al. 2015)."""
 
     def __init__(self, recipe: Recipe, seed: int) -> None:
         super().__init__(recipe, seed)
@@ -235,7 +235,7 @@ class OrderTask(OnData):
 
 
 class SurvivalTask(OnData):
-    """The partial likelihood of who is next, in the order of the targets (Cox)."""
+    """Cox's partial likelihood, in the order of the targets."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         x, y = batch
@@ -244,7 +244,7 @@ class SurvivalTask(OnData):
 
 
 class AgreeTask(OnData):
-    """Two passes with dropout are to agree (R-Drop)."""
+    """Two passes with dropout have to agree (R-Drop)."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         x, y = batch

@@ -1,4 +1,4 @@
-"""Architectures of the third set only: no rule was made by looking at any of them."""
+"""Architectures of the third set only: no rule was tuned on any of them."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Vision(nn.Module):
 
 
 class UNet(nn.Module):
-    """Down, up, and across; an image out."""
+    """Convolutions down and back up, with skips across; returns an image."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
@@ -160,7 +160,7 @@ class Kan(nn.Module):
 
 
 class SelectiveScan(nn.Module):
-    """A state that forgets as the input says (after Mamba), over symbols."""
+    """A state over symbols whose rate of forgetting depends on the input (after Mamba)."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
@@ -188,7 +188,7 @@ class SelectiveScan(nn.Module):
 
 
 class Hyper(nn.Module):
-    """A small network makes the weights of the layers of another from a code for each (hypernetwork)."""
+    """A small network makes the weights of another network's layers from a code for each (hypernetwork)."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()

@@ -161,7 +161,7 @@ class ReversalTask(OnData):
 
 
 class SiameseTask(OnData):
-    """Inputs of one class are to be near, of two classes a margin apart."""
+    """Inputs of one class have to be near each other, those of two classes a margin apart."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         x, y = batch

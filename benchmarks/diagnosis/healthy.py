@@ -6,7 +6,7 @@ from benchmarks.diagnosis.recipe import Recipe
 
 __all__ = ["TUNED", "UNJUDGED"]
 
-#: Constants may be chosen by looking at these.
+#: Constants may be tuned on these.
 TUNED: dict[str, Recipe] = {
     "mlp_digits": Recipe(),
     "mlp_sgd": Recipe(optimizer="sgd", lr=0.05, batch=64),
@@ -107,13 +107,13 @@ TUNED: dict[str, Recipe] = {
     ),
     "text_cnn": Recipe(arch="textcnn", task="origin", depth=2, width=24, lr=1e-2),
     "neighbors": Recipe(arch="neighbors", task="neighbors", width=24, lr=1e-2, batch=64),
-    # parts that take turns or stand still
+    # parts that take turns or are frozen
     "experts_many": Recipe(arch="experts", depth=8, batch=8, task="clusters", width=24),
     "heads": Recipe(arch="heads", lr=3e-3),
     "lora_deep": Recipe(arch="lora", depth=5, width=24, lr=1e-2, init="he"),
     "frozen_deep": Recipe(arch="frozen", depth=8, norm="layer", task="clusters"),
     "factors_sgd": Recipe(arch="factors", task="ratings", width=6, optimizer="sgd", lr=0.5, batch=128),
-    # training that is no supervised fall of a loss
+    # training without a supervised loss
     "gan_wide": Recipe(arch="gan", width=48, extras=("training:gan",), lr=5e-4, batch=64),
     "bandit_sgd": Recipe(
         depth=2, width=48, extras=("training:bandit",), optimizer="sgd", lr=0.1, task="clusters"
@@ -121,7 +121,7 @@ TUNED: dict[str, Recipe] = {
     "value": Recipe(task="teacher", depth=3, extras=("training:value",), lr=2e-3),
     "contrastive_deep": Recipe(depth=5, norm="layer", extras=("training:contrastive",), task="clusters"),
     "triplet": Recipe(depth=3, extras=("training:triplet",)),
-    # the way of training
+    # ways of training
     "accumulation": Recipe(accumulate=3, batch=8, activation="gelu"),
     "batch_of_2": Recipe(batch=2, lr=5e-4, width=48, steps=120, task="clusters"),
     "full_batch_edge": Recipe(
@@ -141,7 +141,7 @@ TUNED: dict[str, Recipe] = {
     "amp_bfloat16_residual": Recipe(precision="amp_bfloat16", residual=True, norm="layer", depth=8),
     "unscaled_float16_fine": Recipe(precision="amp_float16", depth=3, task="clusters"),
 }
-#: Healthy runs whose loss need not fall: what they train is no supervised loss, or there is nothing to learn.
+#: Healthy runs whose loss need not fall: they have no supervised loss, or nothing can be learned.
 UNJUDGED = frozenset(
     {
         "gan",

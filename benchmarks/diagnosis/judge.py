@@ -24,17 +24,17 @@ from gradkern.diagnosis import Finding, diagnose
 
 __all__ = ["Verdict", "is_strictly_well", "is_well", "judge_faulty", "judge_healthy"]
 
-#: A healthy run loses at least this part of its initial loss.
+#: The loss of a healthy run falls by at least this fraction.
 LEARNS = 0.1
-#: A strictly healthy run has fewer units than this part of a ReLU layer that are zero for every input.
+#: In a strictly healthy run, less than this fraction of a ReLU layer's units is zero for every input.
 DEAD = 0.8
-#: Steps at which a monitor diagnoses while a run goes on.
+#: Steps at which a monitor diagnoses during a run.
 ONLINE = (10, 20, 50, 100)
 
 
 @dataclass
 class Verdict:
-    """What is said of one run."""
+    """The diagnosis of one run, judged."""
 
     name: str
     seed: int
@@ -44,11 +44,11 @@ class Verdict:
     """Whether the trace agrees with the label."""
     found: list[Finding] = field(default_factory=list)
     hit: bool = False
-    """The headline is right; of a healthy run: there is no alarm."""
+    """Whether the headline is right; for a healthy run, whether there is no alarm."""
     exact: bool = False
-    """The headline is the expected kind itself, not one that is tolerated."""
+    """Whether the headline is the expected kind itself, not one that is tolerated."""
     quiet_online: bool = True
-    """Of a healthy run: no alarm at the steps of `ONLINE`."""
+    """For a healthy run: whether there is no alarm at the steps of `ONLINE`."""
     layers: bool = False
     latency: float = float("inf")
     baselines: dict[str, frozenset[str]] = field(default_factory=dict)
@@ -58,14 +58,14 @@ class Verdict:
 
     @property
     def headline(self) -> str:
-        """Kind of the first alarm; of "info" where there is none but it is what was asked for."""
+        """The kind of the first alarm, or the kind of an "info" finding if that is the label."""
         if self.kind in ("never_clipping", "loss_not_decreasing") and self.hit:
             return self.kind
         return self.found[0].kind if self.found and self.found[0].is_alarm else ""
 
 
 def is_well(name: str, trace: Trace) -> bool:
-    """Everything is finite, the weights move, and the loss falls where that can be asked."""
+    """Whether everything is finite, the weights move, and the loss falls if it has to."""
     finite = bool(np.isfinite(trace.loss).all() and not np.isinf(trace.rms).any())
     moves = bool(trace.moved[list(trace.matrices)].max() > 1e-5)
     may_stay = name in UNJUDGED | UNJUDGED_REPORTED | UNJUDGED_THIRD | UNJUDGED_FOURTH | UNJUDGED_SIXTH
@@ -73,9 +73,11 @@ def is_well(name: str, trace: Trace) -> bool:
 
 
 def is_strictly_well(name: str, trace: Trace) -> bool:
-    """`is_well`, and no ReLU layer is dead, no parameter is without gradient, the loss ends near its lowest.
+    """Whether `is_well`, no ReLU layer is dead, every parameter has a gradient, and the loss ends near its
+    lowest.
 
-    By thirds of the run: the last third's mean loss is at most a fifth of the fall above the lowest one's.
+    By thirds of the run: the mean loss of the last third exceeds the lowest one by at most a fifth of the
+    fall.
     """
     if not is_well(name, trace):
         return False

@@ -1,4 +1,4 @@
-"""What is true of a run, judged from its trace and its twin's in plain torch, never from gradkern's numbers.
+"""Labels of runs, confirmed by traces of a run and its twin in plain torch, never by gradkern's numbers.
 
 A symptom is a function (trace, twin) -> onset: the step (from 1) at which it begins, or None where the run
 does not have it.
@@ -17,20 +17,20 @@ __all__ = ["LABELS", "Label", "fall", "reaches"]
 
 Symptom = Callable[[Trace, Trace], int | None]
 Names = Callable[[Trace], frozenset[str]]
-#: A cured run has this part of its twin's fall of the loss; a sick one has not.
+#: The loss of a cured run falls by at least this fraction of its twin's fall; that of a sick run does not.
 SHARE_OF_FALL = 0.8
 
 
 @dataclass(frozen=True)
 class Label:
-    """What is to be found."""
+    """What a diagnosis should find."""
 
     kind: str
     also: frozenset[str]
-    """Kinds that are true as well."""
+    """Other kinds that are true."""
     symptom: Symptom
     needed: Names
-    """Parameters at fault, of which at least half are to be named; empty: the whole model."""
+    """Parameters at fault, of which at least half have to be named; empty for the whole model."""
     allowed: Names
     """Parameters that may be named."""
     curable: bool = True
@@ -41,7 +41,7 @@ class Label:
 
 
 def end(trace: Trace) -> float:
-    """Mean loss of the last tenth; inf where one is not finite."""
+    """Mean loss of the last tenth of the run; inf if one of these losses is not finite."""
     tail = trace.loss[-max(len(trace.loss) // 10, 5) :]
     return float(tail.mean()) if np.isfinite(tail).all() else np.inf
 
@@ -51,12 +51,12 @@ def start(trace: Trace) -> float:
 
 
 def fall(trace: Trace) -> float:
-    """Part of the initial loss that is gone at the end."""
+    """The fraction of the initial loss that is gone at the end."""
     return (start(trace) - end(trace)) / abs(start(trace))
 
 
 def reaches(trace: Trace, twin: Trace) -> bool:
-    """Whether a run comes to its twin's loss: `SHARE_OF_FALL` of the twin's fall, from the twin's start."""
+    """Whether a run reaches its twin's loss: `SHARE_OF_FALL` of the twin's fall, from the twin's start."""
     return end(trace) <= start(twin) - SHARE_OF_FALL * (start(twin) - end(twin))
 
 
@@ -68,7 +68,7 @@ def _worse(onset: int, trace: Trace, twin: Trace) -> int | None:
 
 
 def _weights(trace: Trace) -> list[int]:
-    """Matrices in the order of the model, those that were never reached left out."""
+    """Matrices in the order of the model, without those that the first gradients do not reach."""
     return [i for i in trace.matrices if np.isfinite(trace.rms[:5, i]).any()]
 
 
@@ -87,13 +87,13 @@ def fades(trace: Trace, twin: Trace) -> int | None:
 
 
 def explodes_at_start(trace: Trace, twin: Trace) -> int | None:
-    """The first norms are 30 times the twin's, or no numbers."""
+    """The first norms are 30 times the twin's, or are not finite."""
     first = float(np.median(trace.norm[:3]))
     return 1 if not np.isfinite(first) or first > 30 * float(np.median(twin.norm[:3])) else None
 
 
 def explodes_later(trace: Trace, twin: Trace) -> int | None:
-    """The norm grows to 100 times that of the first steps, or is no number, and the run learns less."""
+    """The norm grows to 100 times that of the first steps, or is not finite, and the run learns less."""
     first = float(np.median(trace.norm[:3]))
     large = ~(trace.norm < 100 * first)
     if not large.any() or reaches(trace, twin):
@@ -189,7 +189,7 @@ def spikes(trace: Trace, twin: Trace) -> int | None:
 
 
 def swings(trace: Trace, twin: Trace) -> int | None:
-    """In the second half the loss changes direction at most steps by much, and stays above the twin's."""
+    """In the second half the loss changes direction by much at most steps, and stays above the twin's."""
     tail = trace.loss[len(trace.loss) // 2 :]
     change = np.diff(tail)
     turns = float((change[1:] * change[:-1] < 0).mean())
@@ -203,7 +203,7 @@ def stays(trace: Trace, twin: Trace) -> int | None:
 
 
 def clipped_away(trace: Trace, twin: Trace) -> int | None:
-    """The twin's run learns, this one with the same steps but for the clipping does not."""
+    """The twin learns; this run, whose steps differ only by clipping, does not."""
     return _worse(1, trace, twin)
 
 
@@ -270,7 +270,7 @@ def before_dead(trace: Trace) -> frozenset[str]:
 
 
 def before_first_dead(trace: Trace) -> frozenset[str]:
-    """Those of the first dead layer: the ones behind it get nothing to be alive by."""
+    """Parameters of the first dead layer, which leaves the layers behind it without input."""
     first = next((n for n, share in trace.dead.items() if share >= 0.9), "")
     return frozenset(n for n in trace.names if n.startswith(f"{first.rpartition('.')[0]}.layer."))
 

@@ -13,7 +13,7 @@ __all__ = ["Lion", "Lookahead", "add_noise", "sharpened"]
 
 @contextlib.contextmanager
 def sharpened(model: nn.Module, radius: float) -> Iterator[None]:
-    """Within it the weights lie `radius` up their gradient, and gradients are cleared (SAM)."""
+    """A context in which weights are moved up their gradient by `radius` and gradients are cleared (SAM)."""
     params = [p for p in model.parameters() if p.grad is not None]
     grads = [p.grad.clone() for p in params]  # type: ignore[union-attr]
     size = torch.stack([g.norm() for g in grads]).norm() + 1e-12
@@ -27,7 +27,7 @@ def sharpened(model: nn.Module, radius: float) -> Iterator[None]:
 
 
 class Lookahead:
-    """Slow weights that come half the way every `every` steps; training goes on from there."""
+    """Slow weights that move half of the way every `every` steps; training continues from there."""
 
     def __init__(self, model: nn.Module, every: int) -> None:
         self._params = [p for p in model.parameters() if p.requires_grad]

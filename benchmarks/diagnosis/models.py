@@ -41,7 +41,7 @@ def make_norm(recipe: Recipe, width: int, dense: bool = True) -> nn.Module:
 
 
 class Block(nn.Module):
-    """A layer, its normalization and its activation; around a residual connection where asked for."""
+    """A layer, its normalization and its activation; with a residual connection if the recipe says so."""
 
     def __init__(
         self, recipe: Recipe, layer: nn.Module, width: int, residual: bool, dense: bool = True

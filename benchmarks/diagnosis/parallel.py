@@ -43,7 +43,7 @@ def _cure(pairs: Sequence[Pair], folder: Path, reuse: bool) -> list[Outcome]:
 
 
 def _each(work: Callable[[Task], Any], tasks: Sequence[Task], jobs: int) -> list[Any]:
-    """What `work` gives for each task, in their order."""
+    """The results of `work` for each task, in order."""
     if jobs == 1:
         return [work(task) for task in tasks]
     with ProcessPoolExecutor(jobs) as pool:

@@ -38,7 +38,7 @@ class Recipe:
     steps: int = 80
     accumulate: int = 1
     max_norm: float = math.inf
-    """inf: gradients are measured and not clipped."""
+    """If inf, gradients are measured and not clipped."""
     on_nonfinite: str = "propagate"
     input_scale: float = 1.0
     target_scale: float = 1.0
@@ -46,10 +46,10 @@ class Recipe:
     """"float32"; "float16" and "bfloat16" weights; "amp_float16" and "amp_bfloat16" (autocast)."""
     loss_scale: float = 1.0
     extras: tuple[str, ...] = ()
-    """What else is done, "name:argument": "spike:40" and the like; see `train.py`."""
+    """Further changes of the run as "name:argument", such as "spike:40"; see `train.py`."""
 
     def extra(self, name: str) -> str | None:
-        """The argument of an extra ("" without one), None where it is not there."""
+        """The argument of an extra ("" without one), or None if the recipe does not have it."""
         for extra in self.extras:
             head, _, argument = extra.partition(":")
             if head == name:
@@ -57,5 +57,5 @@ class Recipe:
         return None
 
     def without(self, *names: str) -> tuple[str, ...]:
-        """The extras but those."""
+        """The extras except those named."""
         return tuple(extra for extra in self.extras if extra.partition(":")[0] not in names)

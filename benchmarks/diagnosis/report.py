@@ -15,7 +15,7 @@ from benchmarks.diagnosis.score import clopper_pearson
 
 __all__ = ["as_markdown", "figures", "with_figures"]
 
-#: The figures of a set stand between these in a page.
+#: The markers around the figures of a set in a page.
 BEGIN, END = "<!-- figures: {name} -->\n", "<!-- end: {name} -->\n"
 
 
@@ -113,7 +113,7 @@ def as_markdown(result: dict[str, Any]) -> str:
 
 
 def with_figures(page: str, name: str, figures: str) -> str:
-    """The page with these figures in place of those that it has of that set."""
+    """The page with its figures of that set replaced by these."""
     begin, end = BEGIN.format(name=name), END.format(name=name)
     before, _, rest = page.partition(begin)
     return f"{before}{begin}\n{figures}\n{end}{rest.partition(end)[2]}"

@@ -1,7 +1,7 @@
-"""The reported set: recipes, faults and seeds that no rule and no constant was made by looking at.
+"""The reported set: recipes, faults and seeds on which no rule and no constant was tuned.
 
-It was committed before it was run. What is misjudged here and mended afterwards becomes part of the tuning
-set, and a new one is written.
+It was committed before it was run. Once a misjudged run has changed a rule, the set becomes part of the
+tuning set and a new one is written.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ HEALTHY: dict[str, Recipe] = {
     "autocast_float16": Recipe(precision="amp_float16", loss_scale=512.0, depth=5, width=36, task="clusters"),
     "hundred_and_more": Recipe(depth=4, width=30, steps=250, task="friedman", lr=2e-3),
 }
-#: Their loss need not fall: what they train is no supervised loss, or there is nothing to learn.
+#: Recipes whose loss need not fall: they have no supervised loss, or nothing can be learned.
 UNJUDGED = frozenset(
     {
         "actor_critic",

@@ -73,7 +73,7 @@ CHANGES: dict[str, tuple[str, Change]] = {
     "recurrent_fast": ("large_steps", changed(optimizer="sgd", lr=40.0, max_norm=_INF)),
 }
 
-#: Which faults are made of which healthy recipe.
+#: The faults that are applied to each healthy recipe.
 _PAIRS = {
     "friedman_relu": "sigmoid_nine normal_0_8 adam_half never_zeroed dollars spike limit_far_off unused",
     "friedman_tanh_he": "tanh_faint tanh_thrown sgd_slow head_forgotten nan_batch uphill",

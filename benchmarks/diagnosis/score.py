@@ -16,9 +16,9 @@ from gradkern.diagnosis.load import read_evidence
 
 __all__ = ["clopper_pearson", "evidence_of", "hit", "latency", "prefix", "right_layers"]
 
-#: Prefixes of a run that are diagnosed, as parts of it.
+#: Prefixes of a run that are diagnosed, as fractions of its length.
 PREFIXES = tuple(i / 20 for i in range(1, 21))
-#: Part of the named parameters that has to be at fault, and part of those at fault that has to be named.
+#: The fraction of the named parameters that has to be at fault, and of those at fault that has to be named.
 PRECISION, COVERAGE = 0.8, 0.5
 
 
@@ -57,7 +57,7 @@ _BY_LOOK = ("update_steps", "weight_norm", "update_ratio")
 
 
 def hit(found: Sequence[Finding], label: Label) -> bool:
-    """Whether the headline is a kind that is true of the run; of "info" kinds, whether they are there."""
+    """Whether the headline is a kind that is true of the run; for "info" kinds, whether one is found."""
     if label.kind in ("never_clipping", "loss_not_decreasing"):
         return any(f.kind == label.kind for f in found)
     return bool(found) and found[0].is_alarm and found[0].kind in label.kinds
@@ -73,7 +73,8 @@ def right_layers(finding: Finding, label: Label, trace: Trace) -> bool:
 
 
 def latency(evidence: RunEvidence, label: Label, onset: int) -> float:
-    """Part of the run between the onset and the first prefix whose verdict is right; inf where none is."""
+    """The fraction of the run between the onset and the first prefix with the right verdict; inf if none has
+    it."""
     count = len(evidence.steps)
     for part in PREFIXES:
         steps = max(int(part * count), 2)

@@ -1,7 +1,6 @@
-"""Once a second reported set, whose misjudged runs were mended; now a part of the tuning set.
+"""Formerly the second reported set; part of the tuning set since its misjudged runs changed rules.
 
-Faults of SGD are made of recipes with SGD, so that the twin to which a cured run is compared differs in
-nothing else.
+Faults of SGD are applied to recipes with SGD, so that a cured run differs from its twin in nothing else.
 """
 
 from __future__ import annotations
@@ -89,5 +88,5 @@ _PAIRS = {
 
 
 def second_cases() -> list[Case]:
-    """Each case of what was the second reported set."""
+    """The cases of the former second reported set."""
     return list(cases_of(_PAIRS, HEALTHY, CHANGES))

@@ -70,7 +70,8 @@ class TransformerBlock(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Symbols or vectors in, a symbol for each place (text) or a class out; weights tied where asked for."""
+    """Maps symbols or vectors to a symbol for each position (text) or a class, with tied weights on
+    request."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()

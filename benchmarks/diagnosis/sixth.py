@@ -141,7 +141,7 @@ HEALTHY: dict[str, Recipe] = {
     "text_cnn_families": Recipe(arch="textcnn", task="families", depth=2, width=20, lr=7e-3),
     **SIXTH_SETTINGS,
 }
-#: Their loss need not fall: opponents, rewards, moving targets, nothing to learn, runs that go on.
+#: Recipes whose loss need not fall: opponents, rewards, moving targets, nothing to learn, resumed runs.
 UNJUDGED = frozenset(
     {
         "conv_gan",

@@ -130,7 +130,7 @@ def lights() -> Data:
 
 
 def pulses() -> Data:
-    """A noisy signal of 32 places, and how many pulses are in it."""
+    """A noisy signal of 32 samples, and how many pulses are in it."""
     random = _random(78)
     y = torch.randint(0, 5, (COUNT,), generator=random)
     rank = torch.rand(COUNT, 32, generator=random).argsort(1).argsort(1)
@@ -139,7 +139,7 @@ def pulses() -> Data:
 
 
 def forecast() -> Data:
-    """Twenty states of a damped swing that is pushed at random, and where it is next."""
+    """Twenty states of a damped oscillator that is pushed at random, and its next state."""
     random = _random(79)
     state, path = torch.randn(COUNT, 2, generator=random), []
     for _ in range(21):
@@ -152,7 +152,7 @@ def forecast() -> Data:
 
 
 def remembered() -> Data:
-    """Two hundred steps of noise, and which of four marks came with the sixth but last."""
+    """Two hundred steps of noise, and which of four marks came six steps before the end."""
     random = _random(80)
     y = torch.randint(0, 4, (600,), generator=random)
     x = 0.3 * torch.randn(600, 200, 4, generator=random)
@@ -180,13 +180,13 @@ def prices() -> Data:
 
 
 def walk() -> Data:
-    """Places of a walk, for a policy of two actions and a value."""
+    """Positions of a walk, for a policy of two actions and a value."""
     x = torch.linspace(-1, 1, 11)[:, None]
     return x, x.expand(-1, 3)
 
 
 def places() -> Data:
-    """Fields of a board of five by five, for the worth of four moves."""
+    """Fields of a 5 × 5 board, for the values of four moves."""
     x = torch.cartesian_prod(torch.arange(5.0), torch.arange(5.0)) / 2 - 1
     return x, torch.zeros(25, 4)
 

@@ -88,7 +88,7 @@ class FeatureSteps(nn.Module):
 
 
 class BothSigns(Stack):
-    """Positive and negative parts are kept apart (CReLU)."""
+    """Positive and negative parts are kept separate (CReLU)."""
 
     def one(self, recipe: Recipe) -> nn.Module:
         return nn.Linear(2 * recipe.width, recipe.width)
@@ -117,7 +117,7 @@ class Fixup(Stack):
 
 
 class Polynomial(Stack):
-    """Each layer multiplies what was found so far by the input, seen anew (Chrysos et al. 2020)."""
+    """Each layer multiplies the previous result by a new function of the input (Chrysos et al. 2020)."""
 
     def one(self, recipe: Recipe) -> nn.Module:
         return nn.Linear(SIZES[recipe.task][0], recipe.width)
@@ -130,7 +130,7 @@ class Polynomial(Stack):
 
 
 class Prototypes(nn.Module):
-    """Classes by the distance of a code to learned examples of each."""
+    """Classification by the distance of a code to learned examples of each class."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()

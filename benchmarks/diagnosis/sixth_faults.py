@@ -42,10 +42,10 @@ CHANGES: dict[str, tuple[str, Change]] = {
     "gain_5": ("wrong_gain", changed(init="gain:5", **_PLAIN)),
     "loud_head": ("wrong_gain", added("loud:head.weight=80")),
     "states_gain": ("wrong_gain", added("states:3.5", max_norm=float("inf"))),
-    # All units of a layer are one unit, or none.
+    # All units of a layer are the same, or all weights are zero.
     "constant": ("constant", changed(init="constant:0.1")),
     "zeros": ("zero_weights", changed(init="constant:0")),
-    # Outputs at the ends of their range: by weights, by inputs, by biases.
+    # Outputs at the ends of their range, because of weights, inputs or biases.
     "thrown": ("saturated", changed(init="normal:2", **_PLAIN)),
     "pixels_saturated": ("saturated", changed(input_scale=255.0, **_PLAIN)),
     "stuck_first": ("saturated", added("stuck:0")),
@@ -63,7 +63,7 @@ CHANGES: dict[str, tuple[str, Change]] = {
     "thousand_times": ("large_steps", faster(1000.0, warmup=0)),
     "growing_rate": ("large_steps", changed(schedule="growing")),
     "summed_loss": ("diverging", added("loss_factor:500")),
-    # Nothing or next to nothing moves.
+    # Weights move little or not at all.
     "rate_millionth": ("small_steps", faster(1e-6)),
     "rate_forgotten": ("small_steps", changed(lr=1e-9)),
     "weight_millionth": ("small_steps", added("loss_factor:1e-6")),
@@ -91,12 +91,12 @@ CHANGES: dict[str, tuple[str, Change]] = {
     "code_rounded": ("blocked", added("blocked:code")),
     "signs_alone": ("blocked", added("signed:stem")),
     "blank": ("blocked", added("blank")),
-    # Units that nothing wakes: by biases, by weights, by a rate.
+    # Dead units that cannot recover, because of biases, weights or a rate.
     "biases_first": ("dead", added("fill:blocks.0.layer.bias=-20", activation="relu")),
     "biases_second": ("dead", added("fill:blocks.1.layer.bias=-10", activation="relu")),
     "negative_second": ("dead", added("negative:1", activation="relu")),
     "killed": ("dead_by_steps", changed(lr=5.0)),
-    # One element is enough for all; where it is one parameter, that one is named.
+    # One non-finite element spreads to everything. If it begins in one parameter, that one is named.
     "nan_batch": ("nonfinite", added("nan_batch:26")),
     "inf_batch": ("nonfinite", added("inf_batch:33")),
     "nan_feature": ("nonfinite", added("nan_feature")),
@@ -112,7 +112,7 @@ CHANGES: dict[str, tuple[str, Change]] = {
     "inflated": ("growth", added("inflate:1.03")),
     "reversed_decay": ("growth", _decoupled(-0.04)),
     "praised": ("growth", added("praise:0.03")),
-    # A decay that is stronger than what is learned.
+    # A weight decay that is stronger than learning.
     "withered": ("collapse", _decoupled(0.3)),
     "decayed": ("collapse", changed(weight_decay=2.0)),
     # One bad batch.
@@ -120,13 +120,13 @@ CHANGES: dict[str, tuple[str, Change]] = {
     "far_input": ("spike", added("far_input:45")),
     "outlier": ("spike", added("outlier:41")),
     "raw_batch": ("spike", added("raw_batch:37")),
-    # The loss goes up and down: steps across a valley, batches of one class, two aims in turn.
+    # The loss oscillates: steps overshoot a valley, batches have one class, or two targets alternate.
     "swinging_40": ("swings", faster(40.0)),
     "swinging_60": ("swings", faster(60.0)),
     "swinging_80": ("swings", faster(80.0)),
     "swinging_120": ("swings", faster(120.0)),
     "unshuffled": ("alternating", added("one_class")),
-    # Nothing can be learned; no alarm is asked for, but that it be said.
+    # Nothing can be learned. The diagnosis has to say so, without an alarm.
     "labels_mixed": ("stays", added("random_labels")),
     "labels_late": ("stays", added("late_labels")),
     "targets_shifted": ("stays", added("rolled")),
@@ -140,10 +140,10 @@ CHANGES: dict[str, tuple[str, Change]] = {
     "float16": ("underflow", changed(precision="float16")),
     "amp_float16": ("underflow", changed(precision="amp_float16")),
 }
-#: Faults that no remedy of the table takes out: no change of a recipe stands for what would.
+#: Faults that no remedy of the table removes: no change of a recipe stands for the one that would.
 _BEYOND = frozenset({"same_view"})
 
-#: Which faults are made of which healthy recipe.
+#: The faults that are applied to each healthy recipe.
 _PAIRS = {
     # plain networks
     "mixture_relu": "sigmoid_nine softmax_between rand zeros hundred_times biases_second unused",

@@ -36,7 +36,7 @@ class LeNet(nn.Module):
 
 
 class VGG(nn.Module):
-    """Pairs of convolutions and a pool, wider each time; dense layers with dropout behind."""
+    """Pairs of convolutions and a pool, wider each time, followed by dense layers with dropout."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class VGG(nn.Module):
 
 
 class ResidualPair(nn.Module):
-    """Two convolutions with batch norms around a shortcut, in groups where asked for."""
+    """Two convolutions with batch norms and a shortcut, in groups if the recipe says so."""
 
     def __init__(self, inputs: int, width: int, groups: int) -> None:
         super().__init__()
@@ -157,7 +157,7 @@ class Rotations(nn.Module):
 
 
 class Automaton(nn.Module):
-    """Each pixel has a state that its neighbors change, by one rule, again and again."""
+    """A cellular automaton: one rule repeatedly updates the state of each pixel from its neighbors."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Models of the sixth set only whose matrices or steps are not those of an MLP."""
+"""Models of the sixth set only, with matrices or steps other than an MLP's."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class QuaternionLinear(nn.Module):
 
 
 class Quaternions(Stack):
-    """An MLP of them (Parcollet et al. 2019)."""
+    """An MLP of `QuaternionLinear` layers (Parcollet et al. 2019)."""
 
     def one(self, recipe: Recipe) -> nn.Module:
         return QuaternionLinear(recipe.width)
@@ -58,7 +58,7 @@ class TrainLinear(nn.Module):
 
 
 class TensorTrain(Stack):
-    """An MLP of them; the width is a square number (Novikov et al. 2015)."""
+    """An MLP of `TrainLinear` layers; the width is a square number (Novikov et al. 2015)."""
 
     def one(self, recipe: Recipe) -> nn.Module:
         return TrainLinear(recipe.width)
@@ -77,14 +77,14 @@ class SparseLinear(nn.Linear):
 
 
 class SparseLinks(Stack):
-    """An MLP of them."""
+    """An MLP of `SparseLinear` layers."""
 
     def one(self, recipe: Recipe) -> nn.Module:
         return SparseLinear(recipe.width)
 
 
 class GroupSort(Stack):
-    """Pairs of units are put in order in place of an activation (Anil et al. 2019)."""
+    """Pairs of units are sorted in place of an activation (Anil et al. 2019)."""
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
@@ -94,7 +94,7 @@ class GroupSort(Stack):
 
 
 class RungeKutta(Stack):
-    """One differential equation, solved by two steps of Runge and Kutta of fourth order."""
+    """One differential equation, solved by two fourth-order Runge–Kutta steps."""
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.stem(x)

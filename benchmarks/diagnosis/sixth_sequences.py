@@ -17,7 +17,7 @@ __all__ = ["SIXTH_SEQUENCES"]
 
 
 class SmallGPT(nn.Module):
-    """A decoder as GPT-2 begins: normal weights of 0.02, less on the way back into the residual sum."""
+    """A decoder with GPT-2's initialization: normal weights of 0.02, smaller ones into the residual sum."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class SmallGPT(nn.Module):
 
 
 class Slopes(Readout):
-    """Causal attention with a penalty for distance in place of places (ALiBi)."""
+    """Causal attention with a penalty for distance in place of positions (ALiBi)."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe)
@@ -67,7 +67,7 @@ class Slopes(Readout):
 
 
 class Switch(Readout):
-    """A transformer block whose feed-forward part is one of several experts for each place."""
+    """A transformer block whose feed-forward part is one of several experts for each position."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe)
@@ -99,7 +99,7 @@ class Switch(Readout):
 
 
 class Universal(Readout):
-    """One transformer block, used again and again, told which round it is."""
+    """One transformer block, applied repeatedly, with an embedding of the round."""
 
     mean = True
 
@@ -117,7 +117,7 @@ class Universal(Readout):
 
 
 class Slots(Readout):
-    """A few slots compete for the places, round by round (Locatello et al. 2020)."""
+    """A few slots compete for the positions, round by round (Locatello et al. 2020)."""
 
     mean = True
 
@@ -181,7 +181,7 @@ class Antisymmetric(Readout):
 
 
 class ConvLSTM(nn.Module):
-    """An LSTM whose states are rows of places, reached by filters; over the rows of an image."""
+    """An LSTM over the rows of an image, whose states are rows updated by filters."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
@@ -199,7 +199,7 @@ class ConvLSTM(nn.Module):
 
 
 class Hierarchy(Readout):
-    """A GRU over pieces of four places, and one over what it makes of them."""
+    """A GRU over pieces of four positions, and one over its outputs."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe)
@@ -211,7 +211,7 @@ class Hierarchy(Readout):
 
 
 class Zoneout(Readout):
-    """An LSTM some of whose states stay what they were, at random (Krueger et al. 2016)."""
+    """An LSTM that randomly keeps some of its states unchanged (Krueger et al. 2016)."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe)

@@ -1,4 +1,4 @@
-"""The healthy runs of the sixth set whose losses, optimizers, batches or precisions are what is special."""
+"""The healthy runs of the sixth set that have special losses, optimizers, batches or precisions."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ SIXTH_SETTINGS: dict[str, Recipe] = {
         max_norm=5.0,
     ),
     "two_optimizers": Recipe(arch="lenet", task="images", width=9, lr=4e-3, extras=("apart:dense",)),
-    # batches, precisions, noise, runs that go on
+    # batches, precisions, noise, resumed runs
     "single_inputs": Recipe(task="prices", batch=1, depth=2, width=24, lr=1e-3, steps=150),
     "batch_of_two": Recipe(task="mixture", batch=2, depth=3, width=40, lr=2e-3, steps=150),
     "batch_of_1200": Recipe(task="mixture", batch=1200, depth=3, width=44, lr=1e-2, steps=40),
@@ -115,7 +115,7 @@ SIXTH_SETTINGS: dict[str, Recipe] = {
     ),
     "long_run": Recipe(task="prices", depth=4, width=30, activation="gelu", lr=2e-3, steps=250),
     "loss_unknown": Recipe(task="halves", depth=4, width=42, extras=("no_loss",)),
-    # losses in small units, as those that are averaged over very many
+    # losses in small units, such as means over very many elements
     "units_mixture": Recipe(
         task="mixture", depth=3, width=56, init="he", optimizer="sgd", lr=4e4, extras=("loss_factor:1e-6",)
     ),
@@ -148,7 +148,7 @@ SIXTH_SETTINGS: dict[str, Recipe] = {
         lr=1e5,
         extras=("loss_factor:5e-7",),
     ),
-    # all data at once, on the way down a valley
+    # full batches that descend along a valley
     "full_circles": Recipe(
         task="circles",
         depth=2,

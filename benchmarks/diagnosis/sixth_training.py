@@ -24,7 +24,7 @@ class BalancedTask(OnData):
 
 
 class SimSiamTask(OnData):
-    """One view foretells the code of the other, whose gradient is stopped."""
+    """One view predicts the code of the other, whose gradient is stopped."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         x = batch[0]
@@ -76,7 +76,7 @@ class GridTask:
 
 
 class AdvantageTask:
-    """Policy and value of a walk along eleven places, from either end of which there is a reward."""
+    """Policy and value of a walk along eleven positions, with a reward at either end."""
 
     def __init__(self, recipe: Recipe, seed: int) -> None:
         self._random, self._batch = torch.Generator().manual_seed(seed), recipe.batch
@@ -103,7 +103,7 @@ class AdvantageTask:
 
 
 class StraightTask(OnData):
-    """The way from noise to an input, along a straight line (rectified flow)."""
+    """Predicts the direction of the straight line from noise to an input (rectified flow)."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         x, noise = batch[0], torch.randn_like(batch[0])
@@ -120,7 +120,7 @@ class ListTask(OnData):
 
 
 class NoiseToNoiseTask(OnData):
-    """From one noisy image to another one of the same thing."""
+    """Predicts one noisy image from another one of the same object."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         x = batch[0]
@@ -128,9 +128,9 @@ class NoiseToNoiseTask(OnData):
 
 
 class SmallCodeTask(OnData):
-    """An input again, and a small slope of what is made of it (a contractive autoencoder).
+    """Reconstruction with a penalty on the gradient of the code (contractive autoencoder).
 
-    "weight:W" is that of the slope.
+    "weight:W" sets the weight of the penalty.
     """
 
     def __init__(self, recipe: Recipe, seed: int) -> None:
@@ -151,7 +151,7 @@ class LogCoshTask(OnData):
 
 
 class UnequalTask(OnData):
-    """A class that is rare counts ten times."""
+    """A rare class counts ten times."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         x, y = batch
@@ -171,7 +171,7 @@ class PolyTask(OnData):
 
 
 class NaiveTask(OnData):
-    """Cross entropy by the logarithm of a softmax, as one writes it first."""
+    """Cross entropy as the logarithm of a softmax, which loses precision."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         chances = model(batch[0]).softmax(1)
@@ -179,7 +179,7 @@ class NaiveTask(OnData):
 
 
 class DistanceTask(OnData):
-    """Two views by the root of their squared distance, beside the label; "same_view" forgets their noise."""
+    """The distance of two views beside the label; "same_view" leaves out their noise."""
 
     def __init__(self, recipe: Recipe, seed: int) -> None:
         super().__init__(recipe, seed)
@@ -193,7 +193,7 @@ class DistanceTask(OnData):
 
 
 class TemperatureTask(OnData):
-    """Two noisy views are to be found among those of the batch, by a sharp softmax in both directions."""
+    """Matches two noisy views within the batch by a sharp softmax in both directions."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         x = batch[0]

@@ -1,4 +1,4 @@
-"""Models whose parts take turns or stand still, and training that is no supervised fall of a loss."""
+"""Models whose parts take turns or are frozen, and training without a supervised loss."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Adapted(nn.Module):
 
 
 class Frozen(MLP):
-    """The first half stands still."""
+    """An MLP whose first half is frozen."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe)
@@ -158,7 +158,7 @@ class ValueTask:
 
 
 class ContrastiveTask:
-    """Two noisy views of a digit are to be found among those of the batch (NT-Xent, temperature 0.2)."""
+    """Matches two noisy views of a digit within the batch (NT-Xent, temperature 0.2)."""
 
     def __init__(self, recipe: Recipe, seed: int) -> None:
         self._data = make_task(recipe, seed)
@@ -173,7 +173,7 @@ class ContrastiveTask:
 
 
 class TripletTask(ContrastiveTask):
-    """A view of the same digit is to be nearer than another digit, by a margin."""
+    """A view of the same digit has to be nearer than another digit, by a margin."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         a, b = (model(x) for x in batch)

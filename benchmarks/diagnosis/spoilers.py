@@ -15,13 +15,13 @@ far_input:K        the first input of step K is multiplied by 10,000
 nan_target:K       the first target of step K is NaN
 log_zero:K         a logarithm of zero is added to the loss of step K
 root_zero:K        the root of a square of zero is added to the loss of step K
-nan_feature        the first feature of all inputs is NaN (0 / 0, where it was to be standardized)
+nan_feature        the first feature of all inputs is NaN (0 / 0, from a standardization)
 columns:F          features of the inputs are multiplied by factors from 1 to F
 blank              all inputs are zero
 noise_inputs       inputs are noise
 rolled             each input has the label or the target of the next one of its batch
 one_class          a batch has only one class (data that nobody has shuffled)
-late_labels        labels are those of the batch before
+late_labels        labels are those of the previous batch
 alternating        labels or targets are turned around at every other step
 praise:F           F times the squares of all weights are subtracted from the loss
 """
@@ -94,7 +94,7 @@ def spoil_loss(loss: Tensor, model: nn.Module, recipe: Recipe, step: int) -> Ten
 
 
 class Spoiler:
-    """Faults of batches; it remembers the labels of the one before."""
+    """Faults of batches; it remembers the labels of the previous one."""
 
     def __init__(self, recipe: Recipe) -> None:
         self._recipe = recipe

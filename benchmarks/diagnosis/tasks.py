@@ -23,11 +23,11 @@ __all__ = ["EVERY", "SIZES", "SYMBOLIC", "TASKS", "Batch", "Loss", "Task", "make
 DATA = FOURTH_DATA | FIFTH_DATA | SIXTH_DATA
 Batch = tuple[Tensor, Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]
-#: Modules whose text is learned from; their number is that of the classes of "origin".
+#: Modules whose text is training data; "origin" has a class for each.
 MODULES = ("argparse", "textwrap", "json.decoder", "random", "heapq", "string", "csv", "shlex")
 SYMBOLS = 64
 LENGTH = 24
-#: Tasks whose inputs are symbols, and those of them that ask for one at every place.
+#: Tasks whose inputs are symbols, and those of them that predict one at every position.
 SYMBOLIC = ("text", "origin", "opcodes", "families")
 EVERY = ("text", "opcodes")
 

@@ -1,8 +1,7 @@
-"""The third reported set: architectures, faults and seeds that came after everything before was mended.
+"""The third reported set, written after the misjudged runs of the earlier sets had been dealt with.
 
 It was committed before any of its runs was diagnosed. Labels alone were checked before, by their traces.
-Faults are relative to their recipe, so that the twin to which a cured run is compared differs in nothing
-else.
+Faults are relative to their recipe, so that a cured run differs from its twin in nothing else.
 """
 
 from __future__ import annotations
@@ -81,7 +80,7 @@ HEALTHY: dict[str, Recipe] = {
     "siamese": Recipe(depth=3, width=32, batch=64, extras=("training:siamese",), lr=2e-3),
     "q_learning": Recipe(depth=3, width=40, batch=48, extras=("training:q_learning",), lr=3e-3),
 }
-#: Their loss need not fall: the target moves.
+#: Recipes whose loss need not fall: the target moves.
 UNJUDGED = frozenset({"q_learning"})
 
 _PLAIN = {"norm": "none", "residual": False}
@@ -125,7 +124,7 @@ CHANGES: dict[str, tuple[str, Change]] = {
     "swinging": ("swings", faster(60.0)),
 }
 
-#: Which faults are made of which healthy recipe.
+#: The faults that are applied to each healthy recipe.
 _PAIRS = {
     "wine_silu_deep": "sixty_times gain_3 nan_batch",
     "friedman_gelu": "uphill default_deep two_hundred_times rate_none",

@@ -1,4 +1,4 @@
-"""`Trace`: what really happens in a run, measured in plain torch beside the recorder, to assert labels by."""
+"""`Trace`: what really happens in a run, measured in plain torch beside the recorder, to confirm labels."""
 
 from __future__ import annotations
 
@@ -24,33 +24,33 @@ class Trace:
     names: tuple[str, ...]
     frozen: frozenset[str]
     matrices: tuple[int, ...]
-    """Columns of those with two or more dimensions."""
+    """Columns of the parameters with two or more dimensions."""
     loss: Array
-    """[T] per target unit."""
+    """[T], per target unit."""
     rms: Array
-    """[T, N] of the gradient; NaN where there was none, inf where it was not finite."""
+    """[T, N], rms of the gradient; NaN if there was none, inf if it was not finite."""
     norm: Array
-    """[T] of all gradients."""
+    """[T], total norm of all gradients."""
     update: Array
     """[T] ‖Δw‖ / ‖w‖ over the matrices."""
     moved: Array
-    """[N] ‖w_end - w_start‖ / ‖w_start‖, of absolute size where it started at zero."""
+    """[N] ‖w_end - w_start‖ / ‖w_start‖, or ‖w_end‖ if the parameter started at zero."""
     weight: Array
     """[T, N] norms after the step."""
     spread: Array
     """[N] standard deviation of the initial elements over their rms; 0 for constant ones."""
     dead: dict[str, float] = field(default_factory=dict)
-    """By activation module: part of its units that are zero for every input of the run's second half."""
+    """By activation module: fraction of units that are zero for every input of the run's second half."""
     saturated: dict[str, float] = field(default_factory=dict)
-    """By activation module: part of its outputs at the first step at the ends of its range."""
+    """By activation module: fraction of outputs at the ends of its range at the first step."""
     saturated_end: dict[str, float] = field(default_factory=dict)
     """The same over the second half."""
     small: Array = field(default_factory=lambda: np.zeros(0))
-    """[looks] part of the gradient elements below the smallest normal float16, as they leave backward."""
+    """[looks], fraction of the gradient elements below the smallest normal float16 after backward."""
 
 
 class Tracer:
-    """Looks on while a model is trained."""
+    """Measures a `Trace` while a model is trained."""
 
     def __init__(self, model: nn.Module) -> None:
         self._named = list(model.named_parameters())

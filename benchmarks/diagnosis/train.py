@@ -8,11 +8,11 @@ The extras of a recipe that act here, "name:argument" with steps counted from 1:
     loss_factor:F               the loss is multiplied by F before backward (a weight in a sum of losses)
     inflate:F                   weights are multiplied by F after each step (a weight decay of the wrong sign)
     no_zero_grad, no_step, ascend (the sign is wrong), restart (the model starts from a trained state)
-    no_loss, no_optimizer       the monitor is not told of it
+    no_loss, no_optimizer       the monitor does not get it
     drop_in                     gradkern.clip_grad_norm_ clips, in place of a GradClipper
     unstepped                   of several optimizers only the first one steps
     sharp:R                     gradients are those at weights R up the gradient (sharpness-aware)
-    lookahead:K                 every K steps the weights go half the way back to slow ones
+    lookahead:K                 every K steps the weights go half of the way back to slow ones
     noise:S                     noise of S times the rms is added to each gradient
     outlier:K                   the targets of step K are multiplied by 300
 and those of `spoilers`.
@@ -47,10 +47,10 @@ Run = tuple[Path, Trace]
 
 
 def train(recipe: Recipe, seed: int, folder: Path, *, reuse: bool = False) -> Run:
-    """The recorded run and its trace; taken from `folder` where this code has made it before.
+    """The recorded run and its trace; read from `folder` if this version of the code has made it before.
 
     Args:
-        reuse: take it also where another version of the code has made it.
+        reuse: also use a run that another version of the code has made.
 
     Returns:
         (folder of the run, trace).
@@ -69,7 +69,7 @@ def train(recipe: Recipe, seed: int, folder: Path, *, reuse: bool = False) -> Ru
 
 @cache
 def _version() -> str:
-    """Of all code that makes a run what it is."""
+    """A hash of all code that a run depends on."""
     here = Path(__file__).parent
     names = ("recipe", "tasks", "models", "sequences", "special", "initialize", "build", "train", "trace")
     names += ("unseen", "unseen_training", "further", "further_training", "loops")
@@ -148,7 +148,7 @@ class _Training:
             self.model.zero_grad()
 
     def _clip_and_record(self, loss: float | Tensor | None) -> bool:
-        """Whether the step is to be skipped."""
+        """Clips and records; returns whether the step has to be skipped."""
         recipe, inv_scale = self.recipe, 1 / self.recipe.loss_scale
         loss = None if recipe.extra("no_loss") is not None else loss
         if recipe.extra("drop_in") is not None:
@@ -167,7 +167,7 @@ class _Training:
         return False
 
     def _backward_of_loop(self, step: int) -> float | Tensor:
-        """`_backward`, and what a loop does with its gradients before they are clipped."""
+        """`_backward`, followed by what the loop does with gradients before they are clipped."""
         batches = [self._spoil(self.task.batch(), step + 1) for _ in range(self.recipe.accumulate)]
         loss = self._backward(step, batches)
         radius, noise = self.recipe.extra("sharp"), self.recipe.extra("noise")
@@ -179,7 +179,7 @@ class _Training:
         return loss
 
     def _backward(self, step: int, batches: list[Any]) -> float | Tensor:
-        """The loss as it is recorded: a tensor with its graph, a number where it is a sum of several."""
+        """Returns the loss to record: a tensor with its graph, or a number if it is a sum of several."""
         recipe, total = self.recipe, 0.0
         for batch in batches:
             with self._precision():

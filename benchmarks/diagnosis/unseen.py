@@ -1,4 +1,4 @@
-"""Architectures of the reported set only: no rule was made by looking at any of them."""
+"""Architectures of the reported set only: no rule was tuned on any of them."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Llama(nn.Module):
 
 
 class Perceiver(nn.Module):
-    """Learned queries attend to the rows of an image, again and again."""
+    """Learned queries attend to the rows of an image repeatedly."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
@@ -159,7 +159,7 @@ class MinimalGated(nn.Module):
 
 
 class DeepSets(nn.Module):
-    """The mean of what each element is mapped to."""
+    """The mean of the features of all elements."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
@@ -199,7 +199,7 @@ class SimilarityGraph(nn.Module):
 
 
 class Ordinary(nn.Module):
-    """A differential equation in steps of Euler: one block, used again and again."""
+    """A differential equation in steps of Euler: one block, applied repeatedly."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()

@@ -21,7 +21,7 @@ class OnData:
 
 
 class ScoreTask(OnData):
-    """The noise in an input is to be found (denoising score matching)."""
+    """Predicts the noise in an input (denoising score matching)."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         x = batch[0]
@@ -57,7 +57,7 @@ class PrototypeTask(OnData):
 
 
 class ConsistencyTask(OnData):
-    """A quarter of the batch has labels; on the rest two noisy views are to agree."""
+    """A quarter of the batch has labels; on the rest, two noisy views have to agree."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         x, y = batch

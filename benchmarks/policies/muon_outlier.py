@@ -78,7 +78,7 @@ def three_groups(limit: float) -> dict[str, Any]:
     return {"groups": {"muon": (is_matrix, limit), "tokens": ("tokens.*", limit), "adamw": ("*", limit)}}
 
 
-#: How often there is an outlier, and how is clipped.
+#: How often there is an outlier, and how gradients are clipped.
 CONTENDERS: dict[str, tuple[float, Callable[[float], dict[str, Any]]]] = {
     "no outlier; global limit": (0.0, lambda limit: {"max_norm": limit}),
     "no outlier; groups": (0.0, two_groups),

@@ -91,7 +91,7 @@ class PlainGradients {
   /// Finds duplicates, after all are set. Returns false if the list is not plain.
   bool finish(const std::vector<at::Tensor>& grads);
   int64_t elements() const { return elements_; }
-  /// Of all gradients; the CPU if there are none.
+  /// The device of all gradients; the CPU if there are none.
   at::Device device() const { return cuda_ < 0 ? at::Device(at::kCPU) : at::Device(at::kCUDA, at::DeviceIndex(cuda_)); }
   Prepared take() { return std::move(prepared_); }
 

@@ -77,7 +77,7 @@ __device__ __forceinline__ T* global(T* at) {
   return at;
 }
 
-// Out of line: what tensors have at most at their ends.
+// Out of line, because only the ends of tensors need it.
 
 /// The first `bytes` bytes (even, at most 16) of a vector at any even address, the rest zero.
 inline __device__ GRADKERN_NOINLINE uint4 load_part(const char* from, uint32_t bytes) {

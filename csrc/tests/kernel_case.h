@@ -138,7 +138,7 @@ inline double real_at(const unsigned char* data, DType real, int64_t i) {
   return to_float(fetch<Float16>(data, i));
 }
 
-/// What kernels have written: where, and a digest of its bits, but for those of NaN. Kept by runs that are to be compared.
+/// Where kernels have written, and a digest of the bits except those of NaN. Kept by runs that will be compared.
 struct Noted {
   std::string context;
   uint64_t digest;
@@ -156,7 +156,7 @@ inline void note(const unsigned char* data, DType real, int64_t n) {
   noted->push_back({context, digest});
 }
 
-/// What a list's tensors are, and where.
+/// The tensors of a list, and their places in memory.
 class TensorSet {
  public:
   explicit TensorSet(const std::vector<Spec>& specs, uint64_t seed = 1) {

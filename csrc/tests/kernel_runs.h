@@ -1,4 +1,4 @@
-// Test only: running csrc/cuda on a TensorSet, and judging what comes out.
+// Test only: runs csrc/cuda on a TensorSet, and judges the results.
 #pragma once
 
 #include <cuda_runtime.h>

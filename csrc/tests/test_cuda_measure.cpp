@@ -162,7 +162,7 @@ void test_alignment() {
     }
 }
 
-/// Orders of threads and blocks never show in the results. Nor does the number of multiprocessors, but for the
+/// The order of threads and blocks never changes the results. Nor does the number of multiprocessors, except for the
 /// orders whose terms are scaled by the largest so far.
 void test_determinism() {
   std::vector<Spec> specs;
@@ -318,7 +318,7 @@ void test_combine() {
   }
 }
 
-/// What ranks exchange: the rows of the CPU, within their compensation.
+/// The rows that ranks exchange are those of the CPU, within their compensation.
 void check_packed(const TensorSet& set, double p, const int64_t* first) {
   const NormOrder order = norm_order(p);
   const size_t n = size_t(set.count());

@@ -7,7 +7,7 @@
 namespace gradkern::test {
 namespace {
 
-/// What one warp was given, by tensor and units.
+/// The units of each tensor that one warp was given.
 struct Visited {
   uint32_t tensor, begin, end;
 };

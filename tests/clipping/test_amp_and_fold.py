@@ -218,7 +218,7 @@ def test_another_optimizer_than_the_clippers_is_refused():
 
 @pytest.mark.parametrize("norm_type", [2.0, 1.0, 0.0])
 def test_a_scale_on_a_device_gives_what_a_number_gives(norm_type):
-    """Scalers keep theirs on a GPU; what is reported does not depend on that, a count of non-zeros least."""
+    """On a GPU, scalers keep their scale on the device. The reported norms do not depend on that."""
     from gradkern.clipping import route
 
     model, x = model_and_input()

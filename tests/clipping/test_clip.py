@@ -189,7 +189,7 @@ def test_an_infinite_max_norm_never_writes_not_even_nan():
 @pytest.mark.parametrize("magnitude", [1e-42, 1e-30, 1e30, 1e38])
 @pytest.mark.parametrize("max_norm", [1e-44, 1e-30, 1.0, 1e20])
 def test_extreme_coefficients_keep_the_contract(magnitude, max_norm):
-    """Coefficients below float32's normal range: the product is representable all the same."""
+    """Coefficients below float32's normal range, whose product is representable nevertheless."""
     grad = torch.tensor([1.0, 1.7, -0.3, 1e-7]) * magnitude
     old = grad.clone()
     total = gradkern.clip_grad_norm_(parameters([grad]), max_norm)

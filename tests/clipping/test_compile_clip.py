@@ -60,7 +60,7 @@ def test_sparse_gradients_are_clipped_outside_the_graph():
 
 
 def test_training_steps_compile_once_with_clipper_and_monitor_beside(tmp_path):
-    """A compiled model; and the clip compiled with it, from the loss's end on."""
+    """The model and a clip are compiled; the clipper and the monitor run eagerly beside them."""
     torch.manual_seed(0)
     from torch._dynamo.testing import CompileCounterWithBackend
 

@@ -1,6 +1,6 @@
 """Limits that a captured graph reads from the device: replays use a limit that was set after the capture.
 
-Traced graphs stand in for CUDA graphs here: they hold on to the tensors they were made with, too.
+Traced graphs stand in for CUDA graphs: both keep the tensors that they were made with.
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ def test_random_lists(rows, max_norm, p):
     got = gradkern.clip_grad_norm_(ours, max_norm, p)
     want = torch.nn.utils.clip_grad_norm_(theirs, max_norm, p)
     if ref.total_norm([q.grad for q in build()], p) < 1e-15:
-        return  # torch's squares underflow: not where torch is right
+        return  # torch's squares underflow, so torch is wrong here
     torch.testing.assert_close(got, want, rtol=2e-6, atol=0)
     for a, b in zip(ours, theirs):
         torch.testing.assert_close(a.grad, b.grad, rtol=4e-6, atol=1e-44)
@@ -168,7 +168,7 @@ def test_every_container_torch_takes(container):
 
 
 def test_numbers_torch_gets_wrong():
-    """The reason for tolerances: torch's own errors, as they are today."""
+    """The reason for tolerances: torch's own errors in current versions."""
     tiny, huge = torch.full((100,), 1e-25), torch.full((100,), 1e20)
     assert torch.nn.utils.get_total_norm([tiny]).item() == 0.0
     assert torch.nn.utils.get_total_norm([huge]).item() == math.inf

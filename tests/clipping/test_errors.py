@@ -270,7 +270,7 @@ class TestNonfinite:
         assert ref.bits(bad[0].grad) == before
 
     def test_torch_s_words_are_kept(self):
-        """Code that looks for torch's message finds it."""
+        """Code that matches torch's message keeps working."""
         bad = parameters([torch.tensor([math.inf])])
         with pytest.raises(RuntimeError) as theirs:
             torch.nn.utils.clip_grad_norm_(bad, 1.0, error_if_nonfinite=True)

@@ -374,7 +374,7 @@ UNSERVED = {
         "the policy AGC needs a gradient whose elements share no memory",
     ),
 }
-"""Gradients that a policy which changes elements does not take."""
+"""Gradients that elementwise policies do not accept."""
 
 
 @pytest.mark.parametrize("slow", [False, True])

@@ -59,7 +59,7 @@ def test_the_count_counts():
 def test_policies_of_groups(name, on_nonfinite, monkeypatch):
     monkeypatch.setattr("gradkern.clipping.one_call.C", NullBackend())
     params = parameters()
-    # Rows that are not one after the other have to be indexed.
+    # Rows that are not consecutive have to be indexed.
     groups = {"a": (params[::2], POLICIES[name]()), "b": (params[1::2], 0.5)}
     clipper = gradkern.GradClipper(params, groups=groups, on_nonfinite=on_nonfinite)
     clipper.clip_()

@@ -254,7 +254,7 @@ def test_a_capture_with_other_parameters_needs_a_step_before(capture):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_clipper_whose_steps_are_captured(way, monkeypatch):
-    """`clip_` through the same path as in a capture: only `check` raises, and for every bad step."""
+    """`clip_` takes the same path as in a capture: only `check` raises, and for every bad step."""
     params, clipper = clipper_of(way)
     fill(params, bad=False)
     clipper.clip_()

@@ -25,7 +25,7 @@ CLIPS = {
 
 
 def said(body, times=3):
-    """The warnings of `body`, called several times."""
+    """The warnings that `body` gives when it is called several times."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for _ in range(times):
@@ -38,7 +38,7 @@ def said(body, times=3):
 @pytest.mark.parametrize("name", CLIPS)
 class TestDropIn:
     def test_nothing_has_a_gradient(self, name):
-        for _ in range(2):  # each model is told of
+        for _ in range(2):  # one warning for each model
             model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 1))
             (message,) = said(partial(CLIPS[name], list(model.parameters())))
             assert message.startswith(f"[{name}] {ABSENT}")
@@ -47,7 +47,7 @@ class TestDropIn:
         model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 1))
         model[1](torch.ones(1, 3)).sum().backward()
         assert said(lambda: CLIPS[name](model.parameters())) == []
-        model[1].zero_grad(set_to_none=False)  # a norm of 0 is one of gradients
+        model[1].zero_grad(set_to_none=False)  # gradients of zero are gradients, too
         assert said(lambda: CLIPS[name](model.parameters())) == []
 
     def test_what_is_frozen_has_none_by_right(self, name):

@@ -58,7 +58,7 @@ def fill(model, step, bad=False):
 
 
 class OneCallOnly:
-    """The extension, which must be called once for a clip."""
+    """The extension, of which a clip may only use the single call."""
 
     def __getattr__(self, name):
         assert name not in ("measure", "partials", "policy_step_", "scale_"), name
@@ -87,7 +87,7 @@ def run(make, monkeypatch, in_one_call, steps=6, bad_at=(), **options):
 def close(a, b, **tolerance):
     if a is None or b is None:
         assert a is b
-    elif isinstance(a, float):  # a limit; the other way may have it in a tensor
+    elif isinstance(a, float):  # a limit, which the other route may return as a tensor
         assert a == pytest.approx(float(b), rel=1e-6)
     else:
         torch.testing.assert_close(a, b, equal_nan=True, **tolerance)
@@ -159,7 +159,7 @@ def test_everything_is_one_call(monkeypatch):
         monkeypatch.setattr(f"gradkern.kernels.{module}.C", OneCallOnly())
     model = build()
     for name in POLICIES:
-        if name == "value":  # measures what it has changed
+        if name == "value":  # measures after it has changed elements
             continue
         fill(model, 0)
         gradkern.GradClipper(model, groups={"a": ("0.*", POLICIES[name]()), "b": ("*", 1.0)}).clip_()

@@ -12,7 +12,7 @@ import gradkern
 
 
 def model_and_groups(*limits):
-    """A group a layer; a limit of ... means that there is none in the group."""
+    """One group per layer; a limit of ``...`` leaves a group without one."""
     torch.manual_seed(0)
     model = nn.Sequential(*(nn.Linear(4, 4) for _ in limits))
     for i, p in enumerate(model.parameters()):

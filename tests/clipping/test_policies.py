@@ -36,7 +36,7 @@ NORMS = [*rng.lognormal(0, 0.3, 60), 50.0, *rng.lognormal(0, 0.3, 20), 1e30, *rn
 
 @pytest.fixture(params=["native", "torch"], autouse=True)
 def route(request, monkeypatch):
-    """With and without the extension."""
+    """Runs a test with and without the extension."""
     if request.param == "torch":
         for module in ("policy_steps", "scale"):
             monkeypatch.setattr(f"gradkern.kernels.{module}.C", NullBackend())
@@ -183,7 +183,7 @@ def skipped_steps(policy, norms):
 
 @pytest.mark.parametrize(("sigma", "window"), [(6.0, 128), (4.0, 16), (4.0, 60)])
 def test_outliers_are_those_of_olmo_core(sigma, window):
-    """With `admit_outliers`, and for outliers upwards."""
+    """With `admit_outliers`, and only for outliers above the mean."""
     random = np.random.default_rng(0)
     norms = np.exp(np.cumsum(random.normal(0, 0.01, 400)) + random.normal(0, 0.05, 400))
     norms[[70, 72, 150, 151, 300]] *= [2, 3, 4, 8, 3]
@@ -195,7 +195,7 @@ def test_outliers_are_those_of_olmo_core(sigma, window):
 
 def test_where_outliers_differ_from_olmo_core():
     steady = [1.0 + 0.01 * (i % 5) for i in range(80)]
-    twice = [*steady, 30.0, 10.0, 1.0]  # there the first hides the second
+    twice = [*steady, 30.0, 10.0, 1.0]  # in OLMo-core the first hides the second
     assert olmo_core_skips(twice, 6.0, 128) == [81]
     assert skipped_steps(SkipOutliers(), twice) == [81, 82]
     low = [*steady, 0.5, 1.0]
@@ -345,7 +345,7 @@ def test_nonsense_that_a_policy_decides_changes_nothing(make, decision, error, s
 
 
 def test_a_negative_factor_that_only_a_device_sees_is_no_factor():
-    """Its sign cannot be checked without a synchronisation; NaN stays NaN, as of a norm that is."""
+    """Its sign cannot be checked without a synchronisation, so it counts as 1; NaN stays NaN."""
     meta = torch.device("meta")
     found = settled(Decision(torch.full((2,), -1.0, device=meta)), 2, meta, "Always")
     assert found.factor.is_meta and found.factor.shape == (2,)

@@ -14,7 +14,7 @@ from gradkern import policies
 from gradkern.kernels.backend import NullBackend
 from gradkern.policies import Decision, Schedule, ZClip, custom
 
-#: By policy and setting: a value that can be set, and values that cannot, with their error.
+#: By policy and setting: a valid value, and invalid values with their error.
 SETTINGS = {
     "AGC": {
         "clip_factor": (0.5, (-1.0, math.nan, "1")),

@@ -254,7 +254,7 @@ def test_gradients_that_overlap_later():
     with pytest.raises(ValueError, match="the gradients of '0' of 'a' and '1' of 'b' share memory"):
         clipper.clip_()
     assert buffer.tolist() == [5.0] * 6
-    columns = torch.full((4, 2), 5.0)  # apart, although one lies between the other's elements
+    columns = torch.full((4, 2), 5.0)  # disjoint, although one lies between the other's elements
     params[0].grad, params[1].grad = columns[:, 0], columns[:, 1]
     clipper.clip_()
     assert columns.square().sum(dim=0).tolist() == pytest.approx([1.0, 1.0], rel=1e-5)

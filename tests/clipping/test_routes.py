@@ -32,7 +32,7 @@ def fused_sgd(params):
 
 
 def fold_and_step(params):
-    """What fused SGD with lr=1 subtracts from zeros is the gradient that it used."""
+    """The gradients that the optimizer used: with lr=1, fused SGD subtracts them."""
     optimizer = fused_sgd(params)
     gradkern.GradClipper(params, 1.0, optimizer=optimizer, fold=True).clip_()
     before = [p.detach().clone() for p in params]

@@ -32,12 +32,12 @@ class TestInitialWeights:
 
     @pytest.mark.parametrize(("factor", "activation"), [(5, "ReLU"), (40, "LayerNorm"), (40, "Sin")])
     def test_one_that_may_be_large(self, factor, activation):
-        """What follows is not tenfold, is normalized, or has it for a frequency."""
+        """The gain is below ten, a normalization follows, or the weights are frequencies."""
         assert kinds(self.scaled(factor, 0, activation=activation)) == []
 
     @pytest.mark.parametrize(("alive", "found"), [(1.0, []), (0.3, ["poor_initialization"])])
     def test_masked_elements_do_not_count(self, alive, found):
-        """A fifth of the elements ever have a gradient. Without a mask, that is because units are dead."""
+        """Only a fifth of the elements ever have a gradient. Without a mask, the reason is dead units."""
         run = self.scaled(3.2, slice(2, 10, 2), bias=True)
         ever = np.where(np.arange(12) % 2, alive, 0.2).astype(np.float32)
         ever[[0, 10]] = 1.0
@@ -51,7 +51,7 @@ class TestInitialWeights:
         ("plateau", "gradient", "found"), [(150, 1e-9, True), (20, 1e-9, False), (150, 1, False)]
     )
     def test_a_signal_that_fades_until_training_mends_it(self, plateau, gradient, found):
-        """Biases that start at zero add no signal, though the output's bias learns from the first step on."""
+        """Biases that start at zero add no signal, but the output's bias learns from the first step on."""
         run = self.scaled(0.05, slice(0, None, 2))
         rms = run.rms.copy()
         rms[:, 0::2] *= gradient
@@ -99,7 +99,7 @@ class TestNormThatComesBack:
         assert "exploding_gradient" not in kinds(self.thrown(peak, steps))
 
     def test_is_no_sum(self):
-        """It rises as a sum does, but a sum does not fall to a hundredth."""
+        """It rises like a sum, but a sum does not fall to a hundredth."""
         run = flat_loss(healthy(steps=80))
         norm = np.where(np.arange(80) < 30, np.sqrt(np.arange(1, 81)) ** 6, 8.0)
         said = diagnose(changed(run, total_norm=norm))

@@ -46,7 +46,7 @@ def well(tmp_path_factory):
 
 
 def test_a_sick_run(sick, capsys):
-    """To a file or a pipe: plain text, with rich and without."""
+    """Output to a file or a pipe is plain text, with and without rich."""
     assert main(["diagnose", str(sick)]) == 1
     shown = capsys.readouterr().out
     assert "SEVERE: vanishing gradient (steps" in shown and "0.weight" in shown and "1. " in shown

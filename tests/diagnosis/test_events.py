@@ -1,4 +1,4 @@
-"""Events in words."""
+"""Descriptions of events."""
 
 from __future__ import annotations
 

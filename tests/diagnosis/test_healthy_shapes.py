@@ -33,7 +33,7 @@ class TestSilentMatrices:
 
     @pytest.mark.parametrize(("parts", "severity"), [(WIDTH, "info"), (1, "warning")])
     def test_a_small_side_branch_does_not_stop_a_model_that_learns(self, parts, severity):
-        """A gate of few units is off; the layers before it have their gradient by another way."""
+        """A gate of few units is off; the layers before it get their gradient through another branch."""
         run = silenced(healthy(), 4, 5)
         numel = run.numel.copy()
         numel[4:6] //= parts
@@ -66,7 +66,7 @@ class TestUnmoved:
         return changed(run, update_ratio=ratio, weight_norm=norms, facts={**run.facts, "optimizers": groups})
 
     def test_a_parameter_that_an_optimizer_has_is_not_left_out(self):
-        """Its gradient is zero by the time of the step, as that of the last bias of a Wasserstein critic."""
+        """Its gradient is zero at the step, like that of the last bias of a Wasserstein critic."""
         names = list(healthy().names)
         assert alarms(self.still([{"name": "", "lr": 1e-3, "parameters": names}])) == []
         assert alarms(self.still([{"name": "", "lr": 1e-3, "parameters": names[:11]}])) == [
@@ -207,7 +207,7 @@ class TestPlateaus:
 
 
 def test_a_classifier_that_falls_to_guessing_has_learned_nothing():
-    """Its outputs started wrong; that the loss comes down to ln(classes) is no progress."""
+    """Its outputs started wrong, so that a loss that falls to ln(classes) is no progress."""
     run = healthy()
     graph = {"operations": ["relu", "nll_loss"], "loss": "nll_loss"}
     guessing = np.log(WIDTH)
@@ -218,7 +218,8 @@ def test_a_classifier_that_falls_to_guessing_has_learned_nothing():
 
 
 class TestConvexProblems:
-    """Linear regression on full batches: small weights find their size in a few steps, and it converges."""
+    """Linear regression on full batches: small weights reach their size in a few steps, and the loss
+    converges."""
 
     def descent(self, contraction):
         run = healthy()

@@ -1,4 +1,4 @@
-"""The bounded part of a long run that is read."""
+"""Only a bounded part of a long run is read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Faults that are told by their reason: wrong signs, sums, copies of one unit, signals that fade."""
+"""Faults recognized by their cause: wrong signs, sums, copies of one unit, signals that fade."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class TestFirstRemedy:
 
 
 def test_a_loss_that_fell_first_is_not_climbed():
-    """As in the demo's transformer: 4.8, 3.9, 3.5, and then each step throws the weights further."""
+    """As in the demo's transformer: 4.8, 3.9, 3.5, and then each step overshoots further."""
     run = healthy()
     grown = np.append([1.0, 0.7, 0.8], np.geomspace(4, 1e6, 197))
     loss = np.append([4.8, 3.9, 3.5], 4.8 * np.geomspace(1, 1e4, 197))
@@ -130,7 +130,7 @@ def test_biases_hold_tanh_at_both_ends(value):
 
 
 def test_weights_that_a_penalty_collapses_are_no_good_learning():
-    """The loss fell by the penalty, to that of guessing."""
+    """The penalty lowered the loss to that of guessing."""
     run = healthy()
     loss = np.log(WIDTH) + 30 * np.exp(-np.arange(200) / 20)
     norms = run.weight_norm * np.geomspace(1, 0.05, len(run.update_steps))[:, None].astype(np.float32)

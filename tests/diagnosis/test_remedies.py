@@ -30,7 +30,7 @@ def moving(run, *first, rest=3e-3):
 class TestLearningRate:
     @pytest.mark.parametrize(("first", "factor"), [(0.9, 0.03), (4.0, 0.007), (1e6, 1e-4)])
     def test_the_first_step_tells_by_how_much_to_lower_it(self, first, factor):
-        """What comes later is the divergence itself."""
+        """Later steps show the divergence itself."""
         case = Case(moving(healthy(), first, 50.0, 80.0))
         assert amounts.lower_factor(case) == pytest.approx(factor, rel=0.1)
 

@@ -99,7 +99,7 @@ class TestVanishing:
         assert alarms(flat_loss(run)) == (found and ["vanishing_gradient"])
 
     def test_of_a_very_deep_model_every_layer_at_fault_is_named(self):
-        """Not the 48 of 120 that the profile looks at; a reader sees four and how many there are."""
+        """Not only the 48 of 120 that the profile samples. The text names four and counts the others."""
         finding = only(flat_loss(sloped(healthy(120), 8)), "vanishing_gradient")
         count = len(finding.layers)
         assert finding.layers == healthy(120).names[:count] and 160 < count < 190
@@ -117,7 +117,7 @@ class TestVanishing:
         assert alarms(changed(run, facts={**run.facts, "graph": graph})) == []
 
     def test_the_order_of_execution_counts(self):
-        """Registered from the output to the input, it vanishes all the same."""
+        """Layers that are registered from the output to the input: the gradient vanishes as before."""
         run = sloped(healthy(12, activation="Sigmoid"), -6)
         graph = {"order": list(run.names[::-1]), "operations": ["sigmoid"]}
         only(changed(run, facts={**run.facts, "graph": graph}), "vanishing_gradient")
@@ -147,7 +147,7 @@ class TestExploding:
         run = slow(changed(healthy(), rms=rms))
         assert alarms(run) == found
         assert not found or diagnose(run)[0].remedies[0].action == "scale_inputs"
-        assert alarms(changed(healthy(), rms=rms)) == []  # it learns all the same
+        assert alarms(changed(healthy(), rms=rms)) == []  # it learns nevertheless
         tanh = slow(changed(healthy(activation="Tanh"), rms=rms))  # gradients of biases may cancel
         assert "exploding_gradient" not in alarms(tanh)
 
@@ -221,7 +221,7 @@ class TestExploding:
 
 class TestDeadUnits:
     def test_a_layer_that_cuts_off_those_before_it(self):
-        """Blamed by the bias: the matrix behind a dead layer has no gradient either."""
+        """The bias decides, because the matrix behind a dead layer has no gradient either."""
         run = healthy()
         rms = run.rms.copy()
         rms[50:, [0, 1, 2, 3, 4, 5, 6]] = 0  # layers 0, 2 and 4 are off, and with them the input of layer 6
@@ -248,7 +248,7 @@ class TestDeadUnits:
         assert '"2.bias"' in finding.remedies[0].code
 
     def test_matrices_that_get_no_gradient_are_not_too_slow(self):
-        """Too early for dead units to be certain, but no step of an optimizer is missing."""
+        """It is too early to be certain of dead units, but the optimizer misses no step."""
         run = healthy(steps=12)
         rms = run.rms.copy()
         rms[:, :-1] = 0
@@ -285,7 +285,7 @@ class TestDeadUnits:
 
     @pytest.mark.parametrize(("bias", "kind"), [(30.0, "saturation"), (0.01, "no_gradient")])
     def test_sigmoids_do_not_die(self, bias, kind):
-        """Either the bias holds them at an end of their range, or what is behind them has no slope."""
+        """Either the bias holds them at an end of their range, or the layers behind them have no slope."""
         run = healthy(activation="Sigmoid")
         rms, norms = run.rms.copy(), run.weight_norm.copy()
         rms[:, :4] = 0
@@ -406,7 +406,7 @@ class TestInitialization:
 
     @pytest.mark.parametrize(("steps", "found"), [(1, False), (200, True)])
     def test_a_signal_that_seems_to_grow_at_one_step_does_not(self, steps, found):
-        """Where the terms of a bias's gradient cancel over one batch, the input looks far too large."""
+        """If the terms of a bias's gradient cancel over one batch, the input looks far too large."""
         run = healthy(3)
         rms = run.rms.copy()
         rms[:steps, 5] /= 3000
@@ -445,7 +445,7 @@ class TestSaturation:
 
     @pytest.mark.parametrize("slope", [1.0, 0.6])
     def test_a_first_bias_whose_terms_cancel_over_the_batch(self, slope):
-        """The input looks large by it, but the activation behind passes on what a healthy one does."""
+        """The input looks large, but the next layer gets as much signal as in a healthy run."""
         run = flat_loss(healthy(activation="Tanh"))
         rms = run.rms.copy()
         rms[:, 0] *= 1000
@@ -567,7 +567,7 @@ class TestWeights:
 
     @pytest.mark.parametrize(("decay", "headline"), [(1.2, "weight_collapse"), (1e-3, "update_too_large")])
     def test_a_decay_that_takes_a_tenth_explains_large_steps(self, decay, headline):
-        """lr * weight_decay / (1 - momentum) of SGD: the weights are thrown about by the decay itself."""
+        """lr * weight_decay / (1 - momentum) of SGD: the decay itself moves the weights this much."""
         run = self.course(1e-2)
         group = {"class": "SGD", "lr": 0.1, "momentum": 0.9, "weight_decay": decay, "parameters": []}
         ratio = np.full_like(run.update_ratio, 0.8)
@@ -579,7 +579,7 @@ class TestWeights:
             ("Lion", 30.0, ["weight_collapse"]),
             ("SGD", 30.0, ["weight_collapse"]),
             ("AdamW", 0.1, []),
-            ("Adam", 30.0, []),  # a part of its step, of no known size
+            ("Adam", 30.0, []),  # a part of its step, whose size is unknown
         ],
     )
     def test_half_is_enough_where_a_decay_explains_it(self, kind, decay, found):
@@ -628,7 +628,7 @@ class TestClipping:
 
     @pytest.mark.parametrize(("kind", "found"), [("SGD", ["always_clipping"]), ("AdamW", []), ("Lion", [])])
     def test_always_with_steps_that_are_too_small_by_it(self, kind, found):
-        """The loss has fallen by a tenth. An adaptive step is no smaller for the clipping."""
+        """The loss has fallen by a tenth. Clipping does not make adaptive steps smaller."""
         run = self.clipped(1e-3)
         facts = {**run.facts, "optimizers": [{"class": kind, "lr": 0.1, "parameters": []}]}
         loss = 2.3 - 0.23 * np.linspace(0, 1, 200)

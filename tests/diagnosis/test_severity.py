@@ -88,7 +88,7 @@ class TestStartsAsASum:
         assert not starts_as_a_sum(Case(changed(healthy(steps=60), total_norm=norm)))
 
     def test_norms_that_do_not_stay_smooth(self):
-        """Later the run is thrown about, as with momentum; the first steps and the loss tell."""
+        """Later the norms jump, as with momentum; the first steps and the loss give the answer."""
         total = summed(80)[0]
         total[20:] *= np.exp(0.15 * np.random.default_rng(1).standard_normal(60))
         run = flat_loss(changed(healthy(steps=80), total_norm=total))
@@ -111,7 +111,7 @@ class TestStartsAsASum:
 
 
 def test_spreads_of_a_bayesian_layer_multiply_nothing():
-    """Two-dimensional parameters by another name than weights: their size is no gain."""
+    """Two-dimensional parameters that are not named weights: their size is no gain."""
     run = healthy(12)
     large = changed(run, weight_norm=8 * run.weight_norm)
     assert "poor_initialization" in alarms(large)

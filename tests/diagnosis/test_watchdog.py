@@ -13,7 +13,7 @@ from tests.support.runs import changed, flat_loss, healthy, sloped
 
 
 class Growing:
-    """A history of which only the number of rows and the evidence matter."""
+    """A stand-in for a history, with a number of rows and evidence."""
 
     def __init__(self, evidence):
         self.evidence = evidence

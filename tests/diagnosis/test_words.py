@@ -18,7 +18,7 @@ NORMS = (nn.BatchNorm1d, nn.LayerNorm)
 
 
 def walked(*layers: nn.Module | object) -> Model:
-    """The model as the graph of its loss shows it, without the kinds of its modules."""
+    """The model as seen in the graph of its loss, without the kinds of its modules."""
     x = torch.randn(4, 8)
     first = nn.Linear(8, 8)
     y: Tensor = first(x)
@@ -31,7 +31,7 @@ def walked(*layers: nn.Module | object) -> Model:
 
 
 def built(layer: nn.Module) -> Model:
-    """The model by its modules, without a graph."""
+    """The model as seen in its modules, without a graph."""
     return Model(changed(healthy(), facts={"modules": {"0": "Linear", "1": type(layer).__name__}}, params={}))
 
 

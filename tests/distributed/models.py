@@ -1,7 +1,7 @@
 """Small models, partitioned in every way the tests cover, with the same gradients on one process.
 
-Gradients are made, not computed: `fill` writes the rank's part of one full random gradient a
-parameter, so that the float64 reference over the full gradients is exact for every partition.
+Gradients are made, not computed: `fill` writes the rank's part of one full random gradient per parameter,
+so that the float64 reference over the full gradients is exact for every partition.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 
 
 class Block(nn.Module):
-    """Sizes that do not divide by the number of ranks, and one parameter smaller than it."""
+    """Sizes that the number of ranks does not divide, and one parameter that is smaller than it."""
 
     def __init__(self, width: int = 10) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ PARTITIONS: dict[str, Callable[[nn.Sequential], nn.Sequential]] = {
 
 
 def full_gradients(model: nn.Module, scale: float = 1.0, seed: int = 3) -> dict[str, Tensor]:
-    """One gradient a parameter, the same on every rank."""
+    """One gradient per parameter, the same on every rank."""
     generator = torch.Generator().manual_seed(seed)
     return {
         name: (torch.randn(p.shape, generator=generator, dtype=torch.float64) * scale).to(p.dtype)
@@ -186,7 +186,7 @@ def full_value(t: Tensor) -> Tensor:
 
 
 def whole(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of which ranks hold parts. All parts go in one exchange; `full_tensor` takes one a tensor."""
+    """Whole tensors from the parts that ranks hold, in one exchange; `full_tensor` needs one per tensor."""
     here = {name: t for name, t in tensors.items() if isinstance(t, DTensor)}
     if not here:
         return {name: t.clone() for name, t in tensors.items()}

@@ -1,7 +1,7 @@
 """Every policy once more, over whole gradients in float64 on one process: the formulas of the papers.
 
-An oracle is called once per step with the weights and gradients of its group by name. It returns what the
-gradients become, or None if it skips the step.
+An oracle is called once per step with the weights and gradients of its group by name. It returns the new
+gradients, or None if it skips the step.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Real processes for the tests: a pool of gloo ranks that lives as long as the test session.
 
-Starting processes and importing torch is most of what such a test costs, so ranks are started once a
-world size and then handed jobs. A job is a module-level function called on every rank with the same
-arguments; what it raises on any rank is raised in the test, with the rank's traceback.
+Starting processes and importing torch is most of what such a test costs, so ranks are started once per world
+size and then handed jobs. A job is a module-level function called on every rank with the same arguments; what
+it raises on any rank is raised in the test, with the rank's traceback.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Ranks:
         self._collect(START_TIMEOUT)
 
     def __call__(self, job: Callable[..., Any], **arguments: Any) -> list[Any]:
-        """The job's results, one a rank. A rank that hangs or dies is an AssertionError."""
+        """The job's results, one per rank. Raises AssertionError if a rank hangs or dies."""
         for pipe in self.pipes:
             pipe.send((job, arguments))
         return self._collect(JOB_TIMEOUT)

@@ -1,4 +1,5 @@
-"""AGC where ranks hold parts of a unit: tensor parallelism along the dimensions that its norm is over."""
+"""AGC where ranks hold parts of a unit: tensor parallelism along the dimensions over which its norm is
+taken."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def test_groups_decide_as_on_one_process(ranks, partition, policy):
 
 
 def one_nan_job() -> list[str]:
-    """For every policy: what is wrong after a step whose only NaN one rank holds."""
+    """For every policy: what is wrong after a step whose only NaN is on one rank."""
     found = []
     for name, policy in POLICIES.items():
         model = models.as_fsdp_tp(models.build())
@@ -88,7 +88,7 @@ def one_nan_job() -> list[str]:
             found.append(f"{name}: not skipped")
         for group in (group for group in before if "state" in before[group]):
             old, new = before[group]["state"], after[group]["state"]
-            # AdaGC keeps a mean for each gradient: those of the finite ones go on.
+            # AdaGC keeps a mean for each gradient, and updates those of finite gradients.
             if not (torch.equal(old, new) or (name == "adagc" and bool(new.isfinite().all()))):
                 found.append(f"{name}: the state has changed")
         for p, gradient in zip(model.parameters(), gradients.values()):
@@ -137,7 +137,7 @@ DIFFERENCES = {
     "norm_type": ({"norm_type": 1.0}, {"norm_type": 2.0}, "norm_type"),
     "on_nonfinite": ({"on_nonfinite": "skip"}, {"on_nonfinite": "zero"}, "on_nonfinite"),
 }
-"""What two ranks give, and what the error names."""
+"""What two ranks return, and what the error names."""
 
 
 def clipper_with(params: object, given: object, **ranks: object) -> gradkern.GradClipper:
@@ -304,7 +304,7 @@ STATEFUL = {
 
 
 def resumed_job(policy: str) -> bool:
-    """A state that is loaded in the middle goes on bit by bit; a NaN on one rank skips the step on all."""
+    """Training continues with the same bits from a loaded state; a NaN on one rank skips the step on all."""
 
     def steps(clipper, model, seeds):
         found = []

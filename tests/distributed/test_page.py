@@ -19,7 +19,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "distributed.md"
 
 
 class Stage(nn.Module):
-    """A model with experts of its own and a head, which stands for an embedding that two stages share."""
+    """A model with its own experts and a head, which stands for an embedding that two stages share."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -206,7 +206,7 @@ def test_named_groups_are_not_lost_in_a_graph(ranks):
 
 
 def empty_job() -> None:
-    """A pipeline stage without parameters takes part all the same."""
+    """A pipeline stage without parameters takes part, too."""
     p = torch.nn.Parameter(torch.zeros(4))
     p.grad = torch.full((4,), 2.0)
     params = [p] if dist.get_rank() == 0 else []
@@ -221,7 +221,7 @@ def test_a_stage_without_parameters(ranks):
 
 
 def resumed_monitor_job(folder: str) -> None:
-    """A run that goes on: every rank counts from the same step, so that all measure in the same one."""
+    """A resumed run: every rank counts from the same step, so that all measure in the same one."""
     model = models.as_fsdp(models.build(1))
     gradients = models.full_gradients(models.build(1))
     models.fill(model, gradients)
@@ -243,7 +243,7 @@ def resumed_monitor_job(folder: str) -> None:
 
 
 def default_folder_job(folder: str) -> None:
-    """Ranks whose clocks differ find one folder all the same; where it cannot be made, none waits."""
+    """Ranks whose clocks differ agree on one folder; if it cannot be made, no rank waits."""
     rank = dist.get_rank()
     runs = Path(folder) / "gradkern-runs"
     with mock.patch("time.strftime", return_value=f"{runs}/at-{rank}"):

@@ -40,7 +40,8 @@ def whole(seed: int, scale: float = 1.0) -> Gradients:
 
 
 def placed(weights: Gradients, where: Callable[[str, Tensor], tuple | None]) -> Named:
-    """Parameters of which `where` tells the mesh and the placements; None leaves a plain tensor."""
+    """Parameters placed on the mesh and with the placements that `where` returns; None leaves a plain
+    tensor."""
     params = {}
     for name, weight in weights.items():
         at = where(name, weight)
@@ -82,7 +83,7 @@ PARTITIONS = {"tp": over_tp, "hsdp": over_hsdp, "ep": over_ep}
 
 
 def expected_of(oracles: dict, members: dict[str, list[str]], weights: Gradients, grads: Gradients):
-    """(what the gradients become, whether the step is skipped) where every group decides by itself."""
+    """(new gradients, whether the step is skipped), where every group decides by itself."""
     clipped: Gradients = {}
     skip = False
     for group, names in members.items():

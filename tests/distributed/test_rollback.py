@@ -1,4 +1,4 @@
-"""Ranks roll back together, whichever of them has seen the cause."""
+"""Ranks roll back together, whichever of them saw the cause."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ def experts_job() -> tuple[float, float]:
     stats = clipper.clip_()
     assert float(stats.total_norm) == pytest.approx(expected, rel=3e-7)
     torch.testing.assert_close(model.router.weight.grad, whole["router"] / 2, rtol=1e-5, atol=0)
-    # All plain tensors named different parts: the router then counts once a rank.
+    # If all plain tensors are declared different parts, the router counts once per rank.
     total = gradkern.get_total_norm([p.grad for p in model.parameters()], process_group=dist.group.WORLD)
     four = {"experts": torch.cat([whole[f"e{e}"].flatten() for e in range(6)])}
     four |= {f"router{r}": whole["router"] for r in range(4)}

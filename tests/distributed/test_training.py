@@ -70,7 +70,7 @@ def test_a_real_backward(ranks, world, partition, dtype):
 
 
 def mistakes_job() -> list[list[str]]:
-    """What is said of gradients that are gone, and of those that a step has used."""
+    """The warnings about gradients that are gone, and about gradients that a step has used."""
     said = []
     for call in (
         lambda model: gradkern.clip_grad_norm_(model.parameters(), 1.0),
@@ -139,7 +139,7 @@ def test_distributed_data_parallel(ranks, world, as_view):
 
 
 def pipeline_job(folder: str) -> tuple[float, list[str]]:
-    """A stage a rank, microbatches through `ScheduleGPipe`; one history for all stages."""
+    """One stage per rank, microbatches through `ScheduleGPipe`; one history for all stages."""
     rank, world = dist.get_rank(), dist.get_world_size()
     whole = models.build(blocks=world + 1)
     x = batch()

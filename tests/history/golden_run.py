@@ -43,7 +43,7 @@ DETAILS = {
 
 
 def step_row(number: int, layout: Layout, **more: Any) -> StepRow:
-    """A recorded step as version 1 has it; values repeat every five steps, so that files are small."""
+    """A recorded step in version 1; values repeat every five steps, so that files are small."""
     n = number % 5 + 1
     norm = np.array([n, 2 * n, -1 if n % 2 else 3 * n], np.float32)
     return StepRow(
@@ -66,7 +66,7 @@ def step_row(number: int, layout: Layout, **more: Any) -> StepRow:
 
 
 def periodic_rows(layout: Layout) -> list[Row]:
-    """Weights and a histogram of the last step, as version 1 has them."""
+    """Weights and a histogram of the last step, in version 1."""
     counts = np.zeros((3, len(format.EXPONENTS)), np.int64)
     counts[1, 5] = 2
     under = np.full((3, len(format.FORMATS)), 0.5, np.float32)
@@ -75,7 +75,7 @@ def periodic_rows(layout: Layout) -> list[Row]:
 
 
 def newer_values(number: int) -> dict[str, Any]:
-    """What version 2 has besides in a step."""
+    """The values that version 2 adds to a step."""
     return {
         "threshold": 2.0,
         "factor": np.array([1.0, 0.5, 1.0], np.float32) if number == 9 else None,
@@ -85,7 +85,7 @@ def newer_values(number: int) -> dict[str, Any]:
 
 
 def newer_rows(layout: Layout) -> list[Row]:
-    """What version 2 has besides steps."""
+    """The rows that version 2 adds, apart from steps."""
     return [
         ZerosRow(STEPS, layout, np.array([1, 0.5, np.nan], np.float32), np.array([-1, 1, -1])),
         EventRow(275, "finding", {"kind": "vanishing_gradient", "layers": ["a.weight"]}, 1000.0),

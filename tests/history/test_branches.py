@@ -1,4 +1,4 @@
-"""A run that is continued, from its end or from an earlier step."""
+"""Runs that are continued from their end or from an earlier step."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def test_a_run_that_is_read_while_it_ends_and_begins_again(tmp_path):
     late.close()
     writer.close()
     assert files(tmp_path) == [format.DATABASE]
-    with History.open(tmp_path) as idle:  # a reader of one file beside a writer that goes on in a WAL
+    with History.open(tmp_path) as idle:  # a reader of one file beside a writer that continues in a WAL
         writer = HistoryWriter(tmp_path, {})
         assert writer.journal == "WAL"
         writer.write([step_row(3, [3, 3], where)])

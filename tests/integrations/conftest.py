@@ -63,7 +63,7 @@ class Measured(list):
         return [float(np.linalg.norm(row)) for row in self]
 
     def losses_of_steps(self, micro=1):
-        """The sums over the micro-batches of each step."""
+        """The losses of each step, summed over its micro-batches."""
         return np.reshape(self.losses, (-1, micro)).sum(axis=1)
 
 
@@ -74,7 +74,8 @@ def measured():
 
 @pytest.fixture
 def assert_same_weights():
-    """That weights of two runs agree but for the last bits: gradkern's norm is float64 inside."""
+    """Asserts that the weights of two runs agree except for the last bits: gradkern computes norms in
+    float64."""
 
     def check(one, two, rtol=1e-5, atol=1e-7):
         pairs = list(zip(one.parameters(), two.parameters(), strict=True))

@@ -18,14 +18,14 @@ REQUIRED = bool(os.environ.get("GRADKERN_INTEGRATION"))
 
 
 def framework(name: str) -> ModuleType:
-    """The module; the tests of a file that has not got it are skipped."""
+    """Imports a framework and returns its module. Skips the tests of the file if it is not installed."""
     if REQUIRED:
         return importlib.import_module(name)
     return pytest.importorskip(name, reason=f"{name} is not installed")
 
 
 def needed(name: str) -> None:
-    """As `framework`, without importing it, for tests that run it in processes of their own."""
+    """Like `framework`, but without importing it, for tests that run it in separate processes."""
     if importlib.util.find_spec(name.split(".")[0]) is None:
         if REQUIRED:
             raise ModuleNotFoundError(name)
@@ -61,7 +61,7 @@ def run_page(page: str) -> dict[str, object]:
 
 
 def code_of(path: str, language: str, number: int = 0) -> str:
-    """A block of a page; of a diff what is there after the change."""
+    """A code block of a page. For a diff, the code after the change."""
     text = (Path(__file__).parents[2] / path).read_text(encoding="utf-8")
     block = re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)[number]
     return (

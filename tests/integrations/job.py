@@ -1,4 +1,4 @@
-"""What the trainings of the frameworks' tests have in common: data, model, checkpoints, learning rates."""
+"""The common parts of the frameworks' test trainings: data, model, checkpoints, learning rates."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ mse = nn.functional.mse_loss
 
 @dataclass
 class Job:
-    """What a recipe trains: batches `first` to `last`, from the checkpoint unless `first` is 0, and to it."""
+    """What a recipe trains: batches `first` to `last`. Resumes from the checkpoint unless `first` is 0, and
+    saves it."""
 
     run: Path | None  # None: without gradkern
     first: int = 0
@@ -42,7 +43,7 @@ class Job:
         return torch.utils.data.DataLoader(self.dataset(), SIZE // self.micro)
 
     def counted(self, batches):
-        """Micro-batches with the number of their step, and whether each is the last of it."""
+        """Micro-batches with the number of their step, and whether each is the last of its step."""
         for index, batch in enumerate(batches):
             yield self.first + index // self.micro + 1, (index + 1) % self.micro == 0, batch
 

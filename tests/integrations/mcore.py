@@ -74,7 +74,8 @@ CASES = {
 
 
 class OnCpu(TorchFunctionMode):
-    """Makes tensors on the CPU whatever device is named, and gives them the types that a GPU's would have."""
+    """Makes tensors on the CPU, whatever device is named, and reports the types that they would have on a
+    GPU."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})

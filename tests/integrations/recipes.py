@@ -1,4 +1,4 @@
-"""A small training for each framework that needs no class of ours, as docs/frameworks/others.md shows it."""
+"""A small training for each framework that needs no class of gradkern's, as in docs/frameworks/others.md."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def skorch(job):
     classes, more = (package.NeuralNetRegressor,), {}
     if job.low or job.micro > 1:
         classes = (framework("skorch.hf").AccelerateMixin, *classes)
-        framework("accelerate.state").AcceleratorState._reset_state()  # of another test's precision
+        framework("accelerate.state").AcceleratorState._reset_state()  # another test's precision
         more["accelerator"] = accelerator = framework("accelerate").Accelerator(
             cpu=True, mixed_precision="bf16" if job.low else "no", gradient_accumulation_steps=job.micro
         )

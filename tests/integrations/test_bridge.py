@@ -279,7 +279,7 @@ def test_the_patch_says_what_it_replaced_and_what_it_missed():
 
     module = types.ModuleType("a_training_script")
     module.measure = torch.nn.utils.get_total_norm
-    module.clip = torch.nn.utils.clip_grad_norm_  # reached all the same
+    module.clip = torch.nn.utils.clip_grad_norm_  # reached nevertheless
     sys.modules["a_training_script"] = module
     try:
         patch = gradkern.patch_torch()

@@ -78,7 +78,7 @@ def test_fabric(run, measured, assert_same_weights, precision):
 
 
 def test_resumed(tmp_path, run, measured):
-    """Steps after the checkpoint are replaced, as the monitor is in it."""
+    """Steps after the checkpoint are replaced, because it contains the monitor's state."""
     with measured.watching():
         trained()
     checkpoint = tmp_path / "state.ckpt"

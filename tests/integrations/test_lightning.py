@@ -175,7 +175,7 @@ def test_manual_optimization_with_two_optimizers(tmp_path, run, measured, clip):
     history = gradkern.History.open(run)
     assert history.steps.tolist() == list(range(1, 13))
     columns = {name: history.norm[:, column] for column, name in enumerate(history.names)}
-    rows = measured[:24]  # with its own measurement the second run adds as many
+    rows = measured[:24]  # the second run adds as many with its own measurement
     np.testing.assert_allclose(columns["critic.weight"], [row[0] for row in rows[0::2]], rtol=1e-4)
     np.testing.assert_allclose(columns["generator.weight"], [row[0] for row in rows[1::2]], rtol=1e-4)
     np.testing.assert_allclose(history.lr_groups, [[0.05, 0.02]] * 12)

@@ -17,7 +17,7 @@ STEPS = 4
 
 @pytest.fixture
 def losses(monkeypatch):
-    """Installed for the test."""
+    """The recorder of losses, installed for one test."""
     monkeypatch.setattr(torch.autograd, "backward", torch.autograd.backward)
     for cls in (torch.amp.GradScaler, ShardedGradScaler):
         monkeypatch.setattr(cls, "__init__", cls.__init__)

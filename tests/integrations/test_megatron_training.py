@@ -19,7 +19,7 @@ CASES = [
 ]  # fmt: skip
 #: Each rank has parameters of its own and records them.
 ALL_RANKS = ("pp", "vp", "ep", "ep-shards")
-#: The sharded optimizer's gradients are those of the other one, which are whole on every rank.
+#: The sharded optimizer has the gradients of these cases, in which every rank holds all of them.
 WHOLE = {"shards": "dp", "ep-shards": "ep", "bf16-shards": "bf16"}
 
 
@@ -35,7 +35,7 @@ def told_by(runs, case):
 
 
 def totals_of(case, told):
-    """Of the gradients of both ranks, those that both have counted once."""
+    """The total over the gradients of both ranks, in which those that both hold count once."""
     first, second = (np.square(entry["norms"]) for entry in told)
     if case in ("pp", "vp"):
         return np.sqrt(first.sum(axis=1) + second.sum(axis=1))

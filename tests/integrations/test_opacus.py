@@ -19,7 +19,7 @@ with warnings.catch_warnings():
 
 
 def norms_of(model, samples):
-    """Of the mean of the samples' gradients, each clipped."""
+    """Norms of the mean of the samples' clipped gradients."""
     sums = [torch.zeros_like(p, dtype=torch.float64) for p in model.parameters()]
     for x, y in samples:
         grads = torch.autograd.grad(mse(model(x[None]), y[None]), list(model.parameters()))
@@ -38,7 +38,7 @@ def made_private(model, optimizer, job):
 
 
 def trained(job):
-    """The model, and of each step the norms and the loss."""
+    """The model, and the norms and the loss of each step."""
     model, dtype = network(), torch.bfloat16 if job.low else torch.float32
     model.to(dtype)
     twin = network().to(dtype)  # without Opacus's hooks

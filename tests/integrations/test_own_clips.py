@@ -200,7 +200,7 @@ def test_a_monitor_is_opened_for_own_clips_of_a_script(tmp_path, way):
 
 
 def test_skipped_with_a_loss_and_a_clipper_that_unscales(tmp_path):
-    """The way that the docs name for loops that record a loss and train with a GradScaler."""
+    """What the docs recommend for loops that record a loss and train with a GradScaler."""
     loop, scaler = Loop(), torch.amp.GradScaler("cpu", init_scale=4.0)
     clipper = gradkern.GradClipper(loop.model, LIMIT)
     monitor = gradkern.GradMonitor(loop.model, loop.optimizer, tmp_path)
@@ -272,7 +272,7 @@ def test_several_clips_are_one_step_from_before_the_first(tmp_path, clips, thres
 
 
 def test_a_layer_then_all(tmp_path):
-    """The rows that come with the second clip were not changed by the first. The total is of both reads."""
+    """The rows of the second clip were not changed by the first. The total covers both reads."""
     loop = Loop()
 
     def clip(loop):

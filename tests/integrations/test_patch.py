@@ -97,7 +97,7 @@ def test_the_fallback_is_torch_s_own_while_torch_is_patched():
 
 
 def test_param_groups_through_a_patched_torch(tmp_path):
-    """The form that torch does not have; also where a monitor is made for parameters that none has."""
+    """A form that torch does not have; also if a monitor is made for parameters without one."""
     params = parameters([torch.full((4,), 3.0), torch.full((4,), 6.0)])
     groups = [{"params": iter(params[:1]), "max_norm": 1.0}, {"params": params[1:]}]
     made = []
@@ -136,7 +136,7 @@ def test_which_names_imported_early_are_reached():
         grad = torch.tensor([3.0, 4.0])
         ORIGINALS["torch.nn.utils", "clip_grads_with_norm_"](parameters([grad]), 100.0, torch.tensor(5.0))
         ORIGINALS["torch.nn.utils", "clip_grad_value_"](parameters([grad]), 100.0)
-        assert grad._version == 3  # torch writes always; gradkern only where there is something to clip
+        assert grad._version == 3  # torch always writes; gradkern writes only if there is something to clip
 
 
 def test_a_loop_that_accelerate_owns_is_reached():

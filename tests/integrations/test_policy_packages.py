@@ -1,4 +1,4 @@
-"""Policies against the packages that people use for them, where these are installed."""
+"""Policies compared with the packages that people use for them, if they are installed."""
 
 from __future__ import annotations
 

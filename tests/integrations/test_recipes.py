@@ -1,4 +1,4 @@
-"""Frameworks that need no class of ours: `patch_torch(monitor)`, as docs/frameworks says for each.
+"""Frameworks that need no class of gradkern's: `patch_torch(monitor)`, as docs/frameworks says for each.
 
 A recipe trains a small model with and without a monitor: weights agree, norms are those that a float64
 measurement at the clip gives, losses what `backward` was called on, and learning rates those that were set.
@@ -75,7 +75,7 @@ def test_recipe(tmp_path, run, measured, assert_same_weights, recipe, way):
 
 
 def looked_up_late(recipe):
-    """skorch has torch's function by name, from before it is watched."""
+    """Lets skorch look torch's function up at each call: it imported the function before it was patched."""
     if recipe is not recipes.skorch:
         return contextlib.nullcontext()
     module = framework("skorch.callbacks.regularization")
@@ -85,7 +85,7 @@ def looked_up_late(recipe):
 
 
 def trained(recipe, job, folder, way):
-    """The model after all steps. A resumed training goes on from the checkpoint of step 3."""
+    """The model after all steps. A resumed training continues from the checkpoint of step 3."""
     if way != "resumed":
         model = recipe(job)
         close()

@@ -27,7 +27,7 @@ PHASE = {"A2C": 1, "PPO": 4, "DQN": 1}
 
 
 class AddLoss(BaseCallback):
-    """As docs/frameworks/others.md has it, and for A2C, which logs the terms of its loss."""
+    """The class of docs/frameworks/others.md, extended to A2C, which logs the terms of its loss."""
 
     def __init__(self, monitor):
         super().__init__()

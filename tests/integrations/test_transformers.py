@@ -52,7 +52,7 @@ def plain(folder, callbacks, model=None, **more):
 
 
 def lora(folder, callbacks, **more):
-    """A Trainer of a PEFT model, of which it trains some parameters only."""
+    """A Trainer of a PEFT model, which trains only some of the parameters."""
     peft = framework("peft")
     config = peft.LoraConfig(r=2, target_modules=["c_attn"], fan_in_fan_out=True)
     torch.manual_seed(0)
@@ -94,7 +94,7 @@ def callback(*args, **kwargs):
 
 
 def assert_recorded(history, trainer, measured, rtol):
-    """That the rows are those of the clips that an unpatched run has measured, before clipping."""
+    """Asserts that the rows hold the norms before clipping that an unpatched run has measured."""
     model = trainer.model
     assert history.steps.tolist() == list(range(1, len(measured) + 1))
     assert history.names == tuple(name for name, _ in model.named_parameters())

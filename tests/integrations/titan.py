@@ -1,8 +1,8 @@
 """torchtitan's own Trainer on CPUs: ``titan.py FOLDER RANKS MODE…``, all ranks forked from one process.
 
-torchtitan is written for GPUs. What it asks of a GPU is answered here in its place; its Triton kernels, which
-one kind of expert parallelism uses, are left out; FlexAttention, which has no backward on a CPU, is causal
-attention; and the process groups keep their timeouts, since torch 2.13 has no ``set_timeout``.
+torchtitan is written for GPUs. This module answers its queries about the GPU. It leaves out the Triton
+kernels, which one kind of expert parallelism uses, replaces FlexAttention, which has no backward on a CPU, by
+causal attention, and keeps the timeouts of process groups, since torch 2.13 has no ``set_timeout``.
 """
 
 from __future__ import annotations

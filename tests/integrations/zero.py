@@ -84,7 +84,7 @@ def train(stage, precision, rank, run=None, steps=slice(None), checkpoint=None):
 
 
 def reference(world):
-    """The same in float64 and in one process: norms of every parameter at each step."""
+    """The same training in float64 and one process: norms of every parameter at each step."""
     module, rate, norms = model().double(), RATE, []
     for step in zip(*(batches(rank) for rank in range(world))):
         module.zero_grad()

@@ -18,14 +18,14 @@ STEPS, MICRO = 3, 2
 
 
 def settings():
-    """Those of `zero` that neither the Trainer nor Lightning sets."""
+    """The settings of `zero` that neither the Trainer nor Lightning sets."""
     given = zero.settings(2, "fp32")
     del given["gradient_accumulation_steps"], given["gradient_clipping"]
     return given
 
 
 def watched(engine_class, model_of, found):
-    """Notes float64 norms of what an engine steps with."""
+    """Collects float64 norms of the gradients that an engine steps with."""
     from deepspeed.utils import safe_get_full_grad
 
     step = engine_class.step

@@ -36,7 +36,7 @@ def check(weights, grads, clip=0.05, eps=1e-3):
     norms = C.agc_(weights, grads, clip, eps)
     assert norms is not None
     for g, (value, norm), version, *told in zip(grads, wanted, versions, *norms.tolist()):
-        # One rounding to the gradient's type; in float64 those of the factor besides.
+        # One rounding to the gradient's type; in float64 also those of the factor.
         rtol = (4 if g.dtype in (torch.float64, torch.complex128) else 1.01) * torch.finfo(g.dtype).eps
         np.testing.assert_allclose(wide(g), value, rtol=rtol, atol=1e-7 * (g.dtype == torch.float16))
         assert told == pytest.approx(norm, rel=1e-12)

@@ -44,7 +44,7 @@ CALLS = {
 
 
 def with_gradient(grad):
-    """A parameter that has it, or None where torch does not allow that."""
+    """A parameter with this gradient, or None if torch does not allow it."""
     try:
         trainable = grad.dtype.is_floating_point or grad.dtype.is_complex
         param = nn.Parameter(grad if grad.is_meta else grad.clone(), requires_grad=trainable)

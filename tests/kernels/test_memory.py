@@ -1,4 +1,4 @@
-"""The memory of a call besides the gradients: at most max(0.1 %, 64 bytes per tensor + 1 MiB)."""
+"""The memory that a call needs beyond the gradients: at most max(0.1 %, 64 bytes per tensor + 1 MiB)."""
 
 from __future__ import annotations
 

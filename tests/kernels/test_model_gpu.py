@@ -1,4 +1,5 @@
-"""tests/cuda on the model of a CUDA device (tests/support/model_gpu.py): what needs no graph."""
+"""tests/cuda on the model of a CUDA device (tests/support/model_gpu.py): the tests that need no CUDA
+graph."""
 
 from __future__ import annotations
 

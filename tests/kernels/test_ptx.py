@@ -35,7 +35,7 @@ def test_ptx_computes_what_the_source_computes():
 
 @pytest.mark.parametrize("arch", ["80", "86"])
 def test_ptx_of_other_architectures(arch):
-    """What differs: maxima of 16-bit types, and squares in pairs of float32."""
+    """Architectures differ in maxima of 16-bit types and in squares as pairs of float32."""
     tests = ("adversarial_sums", "units_of_all_kinds", "mixed_list", "one_nonfinite", "tiny_factors")
     assert " 0 failures" in run_ptx("--arch", arch, *tests)
 

@@ -40,7 +40,7 @@ def threads(request):
 
 
 def clipped(params, limit=1.0):
-    """The norm and gradients of a call beside what they should be."""
+    """The norm and gradients of a call, and their expected values."""
     distinct = {id(p.grad): p.grad for p in params if p.grad is not None}
     before = {key: grad.double().clone() for key, grad in distinct.items()}
     versions = {key: grad._version for key, grad in distinct.items()}

@@ -1,4 +1,4 @@
-"""Continuing a run: which models may continue it, and the warning if nothing says at which step."""
+"""Continuing a run: which models may continue it, and the warning if the step is unknown."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_nothing_is_said_where_the_step_is_told(run):
 
 @pytest.mark.parametrize("given", ["step", "a state"])
 def test_a_training_that_begins_again_is_said_once_and_keeps_the_old_steps(run, given):
-    """A new training to an old folder, in a framework that numbers its steps itself."""
+    """A new training that writes to an old folder, in a framework that numbers its steps itself."""
     if given == "step":
         (message,) = train(network(3, 4, 2), run, steps=1, step=1)
     else:

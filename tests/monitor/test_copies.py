@@ -107,7 +107,7 @@ def _work(module, queue):
 
 @pytest.mark.integration
 def test_a_spawned_process(trained, tmp_path):
-    """The model goes there by pickle, the statistics come back by pickle, and are recorded here."""
+    """The model is pickled to the process, and its statistics are pickled back and recorded here."""
     trained.net.share_memory()
     context = torch.multiprocessing.get_context("spawn")
     queue = context.SimpleQueue()

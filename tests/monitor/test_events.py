@@ -130,7 +130,7 @@ OTHERS = {
     "custom": lambda: custom(lambda stats: 0.5),
     "custom that skips": lambda: custom(lambda stats: Decision(1.0, stats.total_norm > 100)),
 }
-"""Policies that say nothing of outliers, all of which clip or skip here."""
+"""Policies without a notion of outliers, all of which clip or skip here."""
 
 
 @pytest.mark.parametrize("policy", OTHERS)

@@ -84,7 +84,7 @@ def test_what_happens_is_in_the_history_the_view_and_the_report(what: str, tmp_p
 
 
 def assert_shown(folder: Path, event: Event, title: str) -> None:
-    """In words, in the live view and in the report."""
+    """Asserts that the live view and the report describe an event."""
     line = notice_of(event.step, event.kind, event.data).line
     assert line.startswith(title)
 

@@ -33,7 +33,7 @@ class Residual(nn.Module):
     def __init__(self):
         super().__init__()
         self.unused = nn.Linear(2, 2)
-        self.head = nn.Linear(6, 3)  # registered before what comes earlier
+        self.head = nn.Linear(6, 3)  # registered before a layer that runs earlier
         self.stem = nn.Linear(4, 6)
         self.block = nn.Linear(6, 6)
 
@@ -198,7 +198,7 @@ def test_zeros_and_elements_that_are_never_other_than_zero(tmp_path):
     half = torch.zeros(3)
     half[0] = 1.0
 
-    def loss(step):  # of the last layer one output has a gradient, another one only at step 2
+    def loss(step):  # one output of the last layer has a gradient, another one only at step 2
         weight = half + torch.tensor([0.0, float(step == 2), 0.0])
         return (model(torch.randn(2, 4)) * weight).sum()
 

@@ -350,7 +350,8 @@ def in_16_bits(folder, dtype, clip, scale, batch=8, seed=0):
 
 
 def test_gradients_that_are_zero_at_every_step(tmp_path):
-    """As of zero_grad(set_to_none=False) before the clip; told of after 20 records, by the host's copy."""
+    """As after zero_grad(set_to_none=False) before the clip. The warning comes after 20 records, from the
+    host's copy."""
 
     def cleared(loop):
         loop.optimizer.zero_grad(set_to_none=False)
@@ -394,7 +395,7 @@ def test_gradients_clipped_after_the_step(tmp_path):
 
 
 def test_warnings_are_logged_too(tmp_path, caplog):
-    """Both those about mistakes and those about trouble while recording."""
+    """Warnings about mistakes as well as warnings about problems while recording."""
     with GradMonitor(small_model(), None, tmp_path / "run") as monitor, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         monitor.record()

@@ -48,7 +48,7 @@ def test_a_problem_with_known_noise(divided):
 
 
 def squared_norms(rng, steps, signal, size, sigma):
-    """Of mean gradients over the first SMALL samples, and over all BIG."""
+    """Squared norms of the mean gradient over the first SMALL samples, and over all BIG."""
     true = np.sqrt(signal / size)
     first = true + sigma / math.sqrt(SMALL) * rng.standard_normal((steps, size))
     rest = true + sigma / math.sqrt(BIG - SMALL) * rng.standard_normal((steps, size))

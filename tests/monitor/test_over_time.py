@@ -66,7 +66,7 @@ def test_what_is_no_module_is_refused():
 
 
 class Recall(nn.Module):
-    """Says at the end what was at the beginning."""
+    """Outputs at the end what it read at the beginning."""
 
     def __init__(self, kind):
         super().__init__()

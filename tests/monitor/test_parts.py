@@ -40,7 +40,7 @@ class Gan:
         return (on_fake + nn.functional.softplus(-discriminator(real))).mean()
 
     def step(self, part, record):
-        """One optimizer step of a part; `record` gets its loss after backward."""
+        """One optimizer step of a part; `record` gets the part's loss after backward."""
         optimizer = self.optimizers[part]
         optimizer.zero_grad()
         loss = self.loss(part)

@@ -14,7 +14,7 @@ from gradkern.diagnosis import Finding
 
 
 class Training:
-    """A regression that keeps a copy of its state each ten steps, as long as its weights are finite."""
+    """A regression that keeps a copy of its state every ten steps, as long as its weights are finite."""
 
     def __init__(self, **options):
         torch.manual_seed(0)

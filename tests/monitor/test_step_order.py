@@ -1,4 +1,4 @@
-"""Update ratios have the number of the call of `record` before or within the step."""
+"""Update ratios get the step number of the call of `record` before or within the step."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Loop:
             self.count += 1
             (self.weight * float(self.count)).sum().backward()
             self.monitor.record(step=number)
-            self.weight.grad.mul_(0.5)  # as something else may clip
+            self.weight.grad.mul_(0.5)  # as other code may clip
             if number not in skipped:
                 self.step(number)
             self.optimizer.zero_grad(set_to_none=not keep)
@@ -185,4 +185,4 @@ def test_weights_take_no_later_steps_with_them(tmp_path):
     writer.close()
     with History.open(tmp_path) as history:
         assert history.steps.tolist() == list(range(1, 11)) and not history.branches
-        assert history.update_steps.tolist() == [3, 5]  # 7 was of what came before the step back to 5
+        assert history.update_steps.tolist() == [3, 5]  # 7 belonged to the steps before the return to 5

@@ -88,11 +88,11 @@ LAYERS = (
     {"monitor", "compat"},
     {"report", "watch", "demo", "bench", "integrations"},
     {"cli", "policies"},  # policies: the public name of clipping/policies
-    {"__init__", "__main__"},  # what users import; nothing in here does
+    {"__init__", "__main__"},  # what users import; nothing in the package imports it
 )
 #: The rooms of monitor/, the lowest first. Files beside them are not ordered.
 ROOMS = ("events", "models", "captures", "checks", "periodic", "writing")
-#: Looking at a run: these import neither torch nor a room that does.
+#: Packages that look at a run: they import neither torch nor a package that does.
 TORCH_FREE = {"_util", "history", "diagnosis", "sinks", "watch", "report", "cli"}
 PACKAGE = ROOT / "gradkern"
 MODULES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")}
@@ -100,7 +100,7 @@ KNOWN = {*MODULES, "_C"}
 
 
 def module_named(name):
-    """The module of MODULES that a module's, a package's or an attribute's whole name is about."""
+    """The entry of MODULES to which the full name of a module, a package or an attribute belongs."""
     parts = name.split(".")[1:]
     for inside in (parts, [*parts, "__init__"], parts[:-1], [*parts[:-1], "__init__"]):
         if ".".join(inside) in KNOWN:
@@ -110,7 +110,7 @@ def module_named(name):
 
 @functools.cache
 def imported_by(module):
-    """What of gradkern a module's import statements name, in functions too."""
+    """The modules of gradkern that a module's import statements name, also in functions."""
     tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
     names = []
     for node in ast.walk(tree):
@@ -168,7 +168,7 @@ OPTIONAL = (
 
 
 def test_importing_is_cheap_and_pulls_no_optional_package(run_python):
-    """Beyond what torch itself pulls: the compiler alone would take as long as torch."""
+    """Apart from those that torch imports. The compiler alone would take as long as torch."""
     code = f"""
 import sys, torch
 before = set(sys.modules)

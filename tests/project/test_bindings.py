@@ -38,7 +38,7 @@ def only_binding(package):
 
 
 def make_it_for(package, *versions):
-    """Leaves bindings for other versions of torch, which are this one's under another name."""
+    """Leaves only bindings for other versions of torch: copies of this one under other names."""
     path = only_binding(package)
     for version in versions:
         shutil.copy2(path, path.with_name(path.name.replace(f"torch-{MINE}.", f"torch-{version}.")))
@@ -76,7 +76,7 @@ def remove_library(path):
 
 
 def other_interface(path):
-    """A library that has every function, of another version of the interface."""
+    """A library that has every function, but another version of the interface."""
     names = set(re.findall(r"(gradkern_\w+)\(", (ROOT / "csrc/library/kernels.h").read_text()))
     source = path.parent / "other.c"
     source.write_text("".join(f"int {name}(void) {{ return 999; }}\n" for name in sorted(names)))

@@ -1,4 +1,4 @@
-"""Code of the pages that is a part of a larger program: it compiles, and its calls of gradkern are right.
+"""Code of the pages that is part of a larger program: it compiles, and its calls of gradkern are right.
 
 The blocks of these pages that run are run in tests/integrations, tests/distributed and test_docs.py.
 """
@@ -34,7 +34,7 @@ DIFFS = blocks(ROOT / "README.md", "diff")
 
 
 def side(diff: str, sign: str) -> str:
-    """A side of a diff: its lines with the sign, and those of both sides."""
+    """One side of a diff: the lines with this sign and the unchanged ones."""
     return "\n".join(line[2:] for line in diff.splitlines() if line[:1] in (sign, " "))
 
 
@@ -58,7 +58,7 @@ def check_call(call: ast.Call, arguments: ast.arguments) -> None:
 
 
 def check_block(block: str) -> int:
-    """How many uses of gradkern a block has, all of which are right."""
+    """Checks every use of gradkern in a block, and returns their number."""
     tree = ast.parse(block)
     imported: dict[str, str] = {}
     uses = 0

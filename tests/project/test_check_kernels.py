@@ -1,4 +1,4 @@
-"""What scripts/check_kernels.py looks at: all that is written in PTX. Needs no nvcc."""
+"""scripts/check_kernels.py checks all code that is written in PTX. Needs no nvcc."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ def check(tmp_path):
     def run(*steps, limit=570, **tools):
         programs = {
             "nvidia-smi": 'case "$*" in *compute_cap*) echo 9.0;; esac',
-            # The program asked for says its name.
+            # The requested program prints its name.
             "nvcc": 'while [ "$1" != -o ]; do shift; done\n'
             'printf "#!/bin/sh\\necho $2\\n" > "$2"; chmod +x "$2"',
             "compute-sanitizer": "exit 0",
@@ -112,7 +112,7 @@ def test_the_shares_fit_the_limit():
 
 
 def test_a_step_leaves_the_later_ones_their_shares(check):
-    """`timeout` shows its limit instead of running: 570 less the shares of what is to come."""
+    """`timeout` prints its limit instead of running: 570 minus the shares of the later steps."""
     _, _, out = check("tests", "bench", timeout='echo "limit $1"')
     limits = [int(logs_of(out)[name].split()[1]) for name in ("build", "tests", "bench")]
     # A second may pass between two steps.

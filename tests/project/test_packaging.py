@@ -69,7 +69,7 @@ def test_without_one_the_message_says_what_to_do(torches, tmp_path, monkeypatch)
 
 
 def test_a_relative_folder_is_that_of_the_caller(torches, tmp_path, monkeypatch):
-    """CMake would look for it in its own folder."""
+    """CMake would resolve it from its own folder."""
     packages(tmp_path / "a", "2.12.0")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GRADKERN_TORCH", "a")

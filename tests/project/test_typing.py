@@ -32,7 +32,7 @@ KNOWN = {
     "gradkern.sinks.TensorBoardSink": "gradkern.sinks.tensorboard.TensorBoardSink",
     "gradkern.sinks.WandbSink": "gradkern.sinks.wandb.WandbSink",
 }
-#: The large packages are left out: they are not what is asked about.
+#: Large packages are not followed, because the tests are not about them.
 CONFIGURATION = """
 [mypy]
 [mypy-torch.*,numpy.*,matplotlib.*,rich.*]

@@ -84,7 +84,7 @@ def use(run: Path, what: object, capsys: pytest.CaptureFixture[str], uses: Seque
     return refused
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of the monitor that goes on with such a file
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # from the monitor that continues such a file
 def test_a_cell_that_holds_something_else(tmp_path, capsys):
     record(tmp_path / "good", steps=300)
     whole = (tmp_path / "good" / "history.db").read_bytes()

@@ -138,7 +138,7 @@ def test_what_happened_and_the_norms_of_groups(tmp_path: Path) -> None:
 
 
 def test_own_numbers_and_norms_over_time(tmp_path: Path) -> None:
-    """Each number has a chart; of the positions of a sequence five share one."""
+    """Each number has a chart; five positions of a sequence share one."""
     layout, one = Layout(("w",), np.array([4]), np.array([0])), np.ones(1, np.float32)
     writer = HistoryWriter(tmp_path, {})
     over_time = {f"gradient_over_time/core/{i}": 10.0**-i for i in range(41)}

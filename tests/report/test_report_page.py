@@ -54,7 +54,7 @@ def test_the_page_asks_for_nothing_outside_itself(page_of_3000: str) -> None:
     assert not re.search(r"\b(src|href|action|on\w+)=", markup)
     page_of_3000 = page_of_3000.replace(
         "https://github.com/leeoniya/uPlot (v", "(v"
-    )  # a comment: where it is from
+    )  # a comment that names its origin
     assert not re.search(r"https?:|@import|url\(|fetch\(|XMLHttpRequest|WebSocket|innerHTML", page_of_3000)
     assert "default-src 'none'" in page_of_3000
 

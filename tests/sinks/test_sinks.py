@@ -21,7 +21,7 @@ from tests.support.loops import layout, small_model, step_row, train
 
 
 class Kept(Sink):
-    """A sink that keeps what it is sent."""
+    """A sink that stores what it receives."""
 
     def open(self, run_dir):
         self.lines, self.images, self.closed = [], [], False
@@ -105,7 +105,7 @@ def test_every_nth_and_missing_gradients():
 
 
 def test_a_step_that_was_not_recorded_is_replaced_by_the_next(tmp_path):
-    """Of every 10th step, or of steps that the caller numbers, few or none are multiples of 3."""
+    """If every 10th step is recorded, or the caller numbers the steps, few or none are multiples of 3."""
     for steps, sent in ((range(10, 60, 10), [20, 30, 40, 50]), (range(1, 12, 2), [3, 7, 9])):
         sink = Kept(every=3)
         fed(sink).send([step_row(s, [1.0, 2.0], layout(2)) for s in steps])
@@ -372,7 +372,7 @@ def test_tensorboard_drops_what_was_replaced_in_its_own_folder(tmp_path, place):
 
 
 def plain_loop(model, optimizer, monitor, steps=range(6)):
-    """Norms from before torch's clip: whether `record` comes first shows at the third step only."""
+    """Norms from before torch's clip: only the third step shows whether `record` comes first."""
     for _ in steps:
         optimizer.zero_grad()
         model(torch.ones(2, 6)).square().sum().backward()
@@ -382,7 +382,7 @@ def plain_loop(model, optimizer, monitor, steps=range(6)):
 
 
 def every_tenth(model, optimizer, monitor):
-    """The update ratios are of the step after the last recorded one, and known with the next."""
+    """Update ratios belong to the step after the last recorded one, and are known at the next."""
     for number in range(1, 41):
         optimizer.zero_grad()
         model(torch.ones(2, 6)).square().sum().backward()
@@ -427,7 +427,7 @@ def test_sinks_are_told_where_the_run_begins_and_goes_back():
     feed = fed(sink)
     weights = WeightsRow(2, where, True, np.ones(2), np.ones(2))
     steps = [step_row(s, [1.0, 2.0], where) for s in (1, 2, 3, 4, 4, 5, 3, 4)]
-    feed.send([*steps[:3], weights, *steps[3:]])  # one that comes late goes nowhere
+    feed.send([*steps[:3], weights, *steps[3:]])  # a late one is dropped
     assert sink.told == [(1, 0), (4, 3), (3, 4)]
 
 

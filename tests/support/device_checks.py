@@ -1,4 +1,4 @@
-"""What has to hold on every device: run here on the CPU, and on a GPU by tests/cuda.
+"""Checks that have to hold on every device: run on the CPU, and on a GPU by tests/cuda.
 
 Every check takes the device it runs on; references are computed on the host, in long double.
 """
@@ -34,7 +34,7 @@ def host(tensors: list[Tensor]) -> list[Tensor]:
 
 
 def mixed_gradients(device: str, dtypes: tuple[torch.dtype, ...] = ref.DTYPES) -> list[Tensor]:
-    """Odd sizes, one a dtype, and an offset that 16 bytes do not divide."""
+    """Odd sizes, one per dtype, and an offset that is no multiple of 16 bytes."""
     made = []
     for i, dtype in enumerate(dtypes):
         memory = torch.randn(4099 + 1003 * i, dtype=torch.complex128 if dtype.is_complex else torch.float64)
@@ -74,7 +74,7 @@ def check_inv_scale(device: str, p: float, factor: float) -> None:
 
 
 def check_scaling_by_a_tensor(device: str, dtype: torch.dtype, factor: float) -> None:
-    """What a loss scale and a fold's coefficient go through: one rounding, whatever the type."""
+    """Scaling by a loss scale or a fold's coefficient: one rounding, whatever the type."""
     from gradkern.kernels.scale import scale_
 
     grads = mixed_gradients(device, (dtype, dtype))
@@ -114,7 +114,7 @@ def check_gradscaler(device: str, dtype: torch.dtype) -> None:
 
 
 def check_fold(device: str, kind: type[torch.optim.Optimizer]) -> None:
-    """The coefficient applied by the fused optimizer: the same training as clipped beforehand."""
+    """The coefficient applied by the fused optimizer: the same training as with a clip beforehand."""
     torch.manual_seed(0)
     folded = nn.Sequential(nn.Linear(16, 64), nn.Tanh(), nn.Linear(64, 3)).to(device)
     clipped = copy.deepcopy(folded)

@@ -1,4 +1,4 @@
-"""Helpers of the tests of a run's file."""
+"""Helpers for tests of a run's file."""
 
 from __future__ import annotations
 

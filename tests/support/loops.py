@@ -51,7 +51,7 @@ def step_row(step: int, values: Any, where: Layout, **more: Any) -> StepRow:
 
 
 def write_run(folder: Path, values: np.ndarray, first: int = 1, batch: int = 37, **more: Any) -> Layout:
-    """One row of norms a step."""
+    """Writes one row of norms per step."""
     where = layout(values.shape[1])
     writer = HistoryWriter(folder, {})
     for start in range(0, len(values), batch):

@@ -1,4 +1,4 @@
-"""What policies, groups and verdicts have to do on every device: run on the CPU, and on a GPU by tests/cuda.
+"""Checks of policies, groups and verdicts for every device: run on the CPU, and on a GPU by tests/cuda.
 
 The reference is the float64 norm of the gradients on the host, and each policy's formula in Python's floats.
 """
@@ -248,7 +248,7 @@ def check_skipped_outliers(device: str, quiet: Quiet) -> None:
 
 
 def check_policies_on_replay(device: str) -> None:
-    """Groups, what policies remember, and a limit that is set, in a CUDA graph; on the CPU the call again."""
+    """Groups, policies with state, and a limit that is set, in a CUDA graph; on the CPU, repeated calls."""
     model = model_on(device)
     fill(model)
     memory = ZClip(warmup_steps=3)

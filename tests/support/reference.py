@@ -16,7 +16,7 @@ from torch import Tensor
 #: The tolerances of the numeric contract; no test has its own.
 NORM_ULP = 1  # of float32, a tensor's norm
 TOTAL_ULP = 2  # of float32, a layer's and the total norm
-FLOAT64_RELATIVE = 1e-14  # where anything is float64 or complex128
+FLOAT64_RELATIVE = 1e-14  # if any gradient is float64 or complex128
 SCALED_ULP = 1  # of the gradient's own type, a scaled element
 
 REAL = (torch.float32, torch.bfloat16, torch.float16, torch.float64)

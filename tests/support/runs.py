@@ -98,7 +98,7 @@ def changed(evidence, **fields):
 
 
 def sloped(evidence, decades, *, biases=None):
-    """Gradients that change by so many decades from the input to the output."""
+    """Gradients that change by a number of decades from the input to the output."""
     rms = evidence.rms.astype(float)
     depth = np.linspace(0, 1, (rms.shape[1] + 1) // 2)
     rms[:, 0::2] *= 10.0 ** (decades * (depth - 1))

@@ -1,4 +1,4 @@
-"""Random lists of gradients: every size, type, layout and kind of value that has gone wrong somewhere."""
+"""Random lists of gradients, with every size, type, layout and kind of value that has ever caused a bug."""
 
 from __future__ import annotations
 

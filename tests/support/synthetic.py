@@ -1,4 +1,4 @@
-"""Runs made from formulas, already downsampled: what the pictures are drawn from."""
+"""Runs made from formulas, already downsampled, from which pictures are drawn."""
 
 from __future__ import annotations
 

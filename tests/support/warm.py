@@ -31,7 +31,7 @@ class WarmPython:
     def run(
         self, code: str, cwd: Path, environment: dict[str, str], timeout: float
     ) -> subprocess.CompletedProcess[str]:
-        """As `subprocess.run` of ``python -c code``."""
+        """Like `subprocess.run` of ``python -c code``."""
         if self._server is None:
             self._server = self._start()
         with tempfile.TemporaryDirectory() as folder:

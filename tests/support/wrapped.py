@@ -6,7 +6,7 @@ import torch
 
 
 class WrappedOptimizer(torch.optim.Optimizer):
-    """An optimizer by class only, as Accelerate's: `Optimizer.__init__` is never called."""
+    """An optimizer by class only, like Accelerate's: `Optimizer.__init__` is never called."""
 
     def __init__(self, optimizer):
         self.optimizer = optimizer

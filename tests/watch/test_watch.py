@@ -85,7 +85,7 @@ def test_a_frame_fits_the_terminal(recorded: Make, width: int, height: int) -> N
         recorded(steps=30, bad_step=7, names=tuple(f"layer.{i}.weight" for i in range(90))), width, height
     )
     assert max(cell_len(line.rstrip()) for line in lines) <= width
-    if width >= 40:  # narrower, the numbers alone may need more lines than there are
+    if width >= 40:  # in narrower views, the numbers alone may need more lines
         assert len(lines) <= max(height, 8)
 
 
@@ -124,7 +124,7 @@ def test_a_run_that_has_not_begun_is_waited_for(tmp_path: Path, there: bool) -> 
     with pytest.raises(HistoryError, match="no recorded run here: no such"):
         Watcher(folder).take(wait=False)
     folder.mkdir(exist_ok=True)
-    (folder / "history.db").touch()  # as a monitor does, before it puts its tables in
+    (folder / "history.db").touch()  # as a monitor does before it creates its tables
     assert watcher.take().status == "waiting for the run to begin"
     (folder / "history.db").unlink()
     HistoryWriter(folder, {}).close()

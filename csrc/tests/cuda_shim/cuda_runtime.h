@@ -108,13 +108,13 @@ using Work = std::vector<std::function<void()>>;
 extern bool deferred;            ///< streams keep their work
 extern int device;               ///< the current one, of two
 extern bool skip_kernels;        ///< kernels are counted and not run
-/// Does it, or keeps it.
+/// Does the work, or keeps it while `deferred` is set.
 void enqueue(cudaStream_t stream, std::function<void()> work);
-/// What a stream has kept, which it loses: the work of a graph, if it was captured.
+/// Removes and returns the work that a stream has kept: the work of a graph, if it was captured.
 Work take_work(cudaStream_t stream);
 void run(const Work& work);
 
-/// Runs a kernel, which the type of its parameters tells.
+/// Runs the kernel that the type of its parameters identifies.
 using RunKernel = void (*)(const std::type_info& type, dim3 grid, dim3 block, const void* params, size_t bytes);
 extern RunKernel run_kernel;     ///< in place of the kernel's source, if set: csrc/tests/ptx
 
@@ -127,7 +127,7 @@ void warp_barrier();
 void fence();
 void note_atomic(const void* location);
 void* shared_memory(const void* variable, size_t bytes);
-/// Every lane of the warp gives a value; returned is where the 32 values are.
+/// Every lane of the warp gives a value. Returns the address of the 32 values.
 const uint64_t* warp_exchange(uint64_t value);
 
 inline cudaError_t take_error() {

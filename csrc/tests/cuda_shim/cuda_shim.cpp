@@ -54,7 +54,7 @@ struct Warp {
   unsigned at_barrier;
 };
 
-/// A block's shared memory, of which variables take their parts as they are met, and the tokens of its barriers.
+/// A block's shared memory, in which a variable gets its place at its first use, and the tokens of its barriers.
 struct SharedMemory {
   static constexpr size_t kBytes = 48 << 10;
   static constexpr size_t kTokens = 2 + 2 * 32;  ///< of the block's barrier and of each warp's
@@ -70,7 +70,7 @@ struct SharedMemory {
 Context scheduler;
 void* scheduler_clock;
 SharedMemory shared;
-// Kept until the grid is done: what a later block finds at the same address would look like a race with an earlier one.
+// Kept until the grid is done: reused by a later block, an address would look like a race with the earlier one.
 std::vector<std::unique_ptr<char[]>> used_memory;
 std::vector<void*> used_clocks;
 struct Atomic {
@@ -126,7 +126,7 @@ bool ready(const Fiber& f) { return !f.finished && (!f.waits_for || *f.waits_for
 void block_barrier() {
   Fiber& f = fibers[threadIdx.x];
   ++block_arrived;
-  // Two tokens in turns: a thread that goes on must not be ordered after others' next barrier.
+  // Two alternating tokens: a thread that continues must not be ordered after the others' next barrier.
   char* token = shared.memory.get() + SharedMemory::kBytes + f.barriers % 2;
   race::release(token);
   wait_until(f, &block_arrived, ++f.barriers * blockDim.x);

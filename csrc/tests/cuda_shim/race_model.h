@@ -1,4 +1,4 @@
-// Test only: what ThreadSanitizer is told of CUDA's synchronisation. Without it all of this is empty.
+// Test only: describes CUDA's synchronisation to ThreadSanitizer. Without it all of this is empty.
 //
 // Every GPU thread is a fiber with a clock of its own, new for each block as are its stack and the block's shared memory.
 // A launch is ordered after what the host did and before what it does next; blocks are not ordered. A barrier orders the

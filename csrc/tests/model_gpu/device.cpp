@@ -48,7 +48,7 @@ struct ModelGuard final : c10::impl::DeviceGuardImplInterface {
 };
 C10_REGISTER_GUARD_IMPL(CUDA, ModelGuard)
 
-/// What torch asks of CUDA besides.
+/// The other functions that torch needs of CUDA.
 struct ModelHooks final : at::CUDAHooksInterface {
   explicit ModelHooks(at::CUDAHooksArgs) {}
   void init() const override {}
@@ -111,7 +111,7 @@ class OnCpu {
     return list;
   }
 
-  /// Of tensors that the operation has given another shape or memory, as resize_ does.
+  /// For tensors that the operation has given another shape or memory, as resize_ does.
   void take_changes() {
     for (const auto& [own, cpu] : tensors_) {
       if (own.sizes() == cpu.sizes() && own.strides() == cpu.strides() && own.const_data_ptr() == cpu.const_data_ptr())

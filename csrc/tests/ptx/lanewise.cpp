@@ -34,7 +34,7 @@ void add_integers(Table& t, const std::string& type) {
   t["setp.le." + type] = op([](T a, T b) { return a <= b; });
   t["setp.gt." + type] = op([](T a, T b) { return a > b; });
   t["setp.ge." + type] = op([](T a, T b) { return a >= b; });
-  // Larger shifts are as one by all bits.
+  // Larger shifts shift out all bits.
   t["shr." + type] = op([](T a, uint32_t n) { return n < 8 * sizeof(T) ? T(a >> n) : T(a < 0 ? -1 : 0); });
 }
 

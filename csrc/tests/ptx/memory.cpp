@@ -106,7 +106,7 @@ Handler memory_access(const std::string& opcode, Instruction& in) {
     const auto found = parts.size() == i + 2 ? atomics.find(parts[i] + "." + parts[i + 1]) : atomics.end();
     return found == atomics.end() ? nullptr : found->second;
   }
-  // The operands tell how many there are; hints change nothing.
+  // The number of operands tells the vector's length; hints change nothing.
   for (; i + 1 < parts.size(); ++i)
     if (parts[i] != "v2" && parts[i] != "v4" && parts[i] != "nc" && parts[i] != "L1::no_allocate") return nullptr;
   const auto found = handlers_of_types().find(parts.back());
