@@ -196,7 +196,7 @@ def _splits(placement: Any) -> bool:
 def _squares(x: Tensor, dims: tuple[int, ...]) -> Tensor:
     """The sum of squares of each unit, with the reduced dimensions kept."""
     dense = x.detach().to_dense() if x.is_sparse else x.detach()
-    real = dense.abs().double() if dense.is_complex() else dense.double()
+    real = dense.to(torch.complex128).abs() if dense.is_complex() else dense.double()
     return real.square().sum(dim=dims, keepdim=True) if dims else real.square()
 
 
