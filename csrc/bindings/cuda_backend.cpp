@@ -185,8 +185,6 @@ Results measure_lists(const std::vector<DeviceList>& lists, const Prepared& prep
   return results;
 }
 
-bool writes(double max_norm, OnNonfinite on_nonfinite) { return max_norm != infinity() || on_nonfinite == OnNonfinite::kZero; }
-
 /// Whether clip_at_once() can do a clip: on one device, in place, with nothing to read back.
 bool is_at_once(const std::vector<DeviceList>& lists, const Prepared& prepared, const ClipRequest& request) {
   return lists.size() == 1 && writable_in_place(prepared) && writes(request.max_norm, request.on_nonfinite) &&

@@ -7,6 +7,7 @@
 #include <atomic>
 #include <utility>
 
+#include "bindings/thread_pool.h"
 #include "core/prefetch.h"
 
 namespace gradkern {
@@ -26,6 +27,11 @@ c10::StorageImpl* storage_of(const at::Tensor& g) { return g.unsafeGetTensorImpl
 void* counter_of(const c10::TensorImpl& impl) {
   static_assert(sizeof(c10::VariableVersion) == sizeof(void*));  // consists of one private pointer
   return *reinterpret_cast<void* const*>(&impl.version_counter());
+}
+
+void take_back_version(const at::Tensor& grad) {
+  c10::VariableVersion counter = grad.unsafeGetTensorImpl()->version_counter();
+  if (grad.defined() && counter.enabled()) counter.set_version(int64_t(counter.current_version()) - 1);
 }
 
 /// The arrays of this thread's last list.
@@ -142,23 +148,30 @@ GradList::GradList(at::TensorList owned) : GradList() {
 
 GradList::~GradList() {
   if (!arrays_) return;  // moved
+  for (size_t i = 0; i < bumped_; ++i) take_back_version((*this)[i]);
   if (owned_)
     for (c10::TensorImpl* tensor : arrays_->tensors)
       c10::intrusive_ptr<c10::TensorImpl, c10::UndefinedTensorImpl>::reclaim(tensor);
   spare_arrays = std::move(arrays_);
 }
 
-void GradList::prefetch_memory(const at::Tensor& grad) {
+void GradList::prefetch_memory(const at::Tensor& grad) const {
   const c10::TensorImpl& tensor = *grad.unsafeGetTensorImpl();
   if (!tensor.unsafe_storage()) return;
-  prefetch_members(storage_of(grad), 0, sizeof(c10::DataPtr) + 10);  // to its size
+  prefetch_members(storage_of(grad), 0, sizeof(c10::DataPtr) + 14);  // its flags come last
+  if (bumps_early_) prefetch_members(counter_of(tensor), 0, 4);
 }
 
 bool GradList::set(size_t position, const at::Tensor& grad) {
   c10::TensorImpl* const tensor = grad.unsafeGetTensorImpl();
   arrays_->tensors[position] = tensor;
   arrays_->counters[position] = grad.defined() ? counter_of(*tensor) : nullptr;
-  return plain_ && plain_->set(position, grad);
+  if (!plain_ || !plain_->set(position, grad)) return false;
+  if (bumps_early_ && bumped_ == position) {
+    bump_version(grad);
+    ++bumped_;
+  }
+  return true;
 }
 
 void GradList::finish(bool plain) {
@@ -185,17 +198,19 @@ void bump_version(const at::Tensor& grad) {
 }
 
 void GradList::bump_versions() const {
+  const size_t done = std::exchange(bumped_, 0);
   const auto bump_run = [&](int64_t begin, int64_t end) {
     std::vector<void*>& counters = arrays_->counters;
     // While another thread may hold the GIL, it can replace a counter.
     const bool known = !owned_ && counters.size() == size();
-    for (int64_t i = begin; i < end; ++i) prefetch_members(known ? counters[size_t(i)] : arrays_->tensors[size_t(i)], 0, 4);
-    for (int64_t i = begin; i < end; ++i) {
-      if (!known) bump_version((*this)[size_t(i)]);
-      else if (counters[size_t(i)]) reinterpret_cast<c10::VariableVersion&>(counters[size_t(i)]).bump();
+    for (size_t i = done + size_t(begin); i < done + size_t(end); ++i)
+      prefetch_members(known ? counters[i] : arrays_->tensors[i], 0, 4);
+    for (size_t i = done + size_t(begin); i < done + size_t(end); ++i) {
+      if (!known) bump_version((*this)[i]);
+      else if (counters[i]) reinterpret_cast<c10::VariableVersion&>(counters[i]).bump();
     }
   };
-  for_each_run(int64_t(size()), bump_run, plain_ && plain_->device().is_cuda());
+  for_each_run(int64_t(size() - done), bump_run);
 }
 
 }  // namespace gradkern

@@ -143,7 +143,7 @@ class GradList {
   /// A list of `count` positions to set, before finish(). Borrowed.
   explicit GradList(size_t count);
   /// Prefetches what set() reads of a gradient, beyond prefetch_tensor().
-  static void prefetch_memory(const at::Tensor& grad);
+  void prefetch_memory(const at::Tensor& grad) const;
   /// Several threads may set positions. Returns false if the gradient is not plain.
   bool set(size_t position, const at::Tensor& grad);
   /// Called when all are set. `plain` is true if set() always returned true.
@@ -166,6 +166,9 @@ class GradList {
 
   /// Increments the version counters of all gradients, as in-place operations do.
   void bump_versions() const;
+  /// For a call that writes unless it fails: from now on, set() increments the version counters of plain gradients on CUDA,
+  /// which it has to read anyway. Without a call of bump_versions(), this is undone. Only one thread may set positions.
+  void bump_early() { bumps_early_ = true; }
 
  private:
   friend const Prepared& prepare(const CallSite& site, const GradList& grads);
@@ -174,6 +177,8 @@ class GradList {
   bool owned_ = false;
   std::optional<PlainGradients> plain_;
   mutable std::optional<Prepared> prepared_;  ///< of a list that is not plain
+  bool bumps_early_ = false;
+  mutable size_t bumped_ = 0;  ///< positions whose counters set() has incremented, without bump_versions()
 };
 
 /// Increments autograd's version counter, as in-place operations do. Inference tensors have none.

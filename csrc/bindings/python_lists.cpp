@@ -79,15 +79,17 @@ bool is_on_cuda(PyObject* const* items, size_t count) {
 
 /// Fills a list from Python objects. find(tensors, count, found) and lead(items, count, found, tensors) are two steps that
 /// replace the objects' tensors by those of the list. Empty if a step returns false: the objects must then be read one by
-/// one.
+/// one. `writes`: see gradients_of().
 template <class Find, class Lead>
-std::optional<GradList> fill(const py::object& list, const Find& find, const Lead& lead) {
+std::optional<GradList> fill(const py::object& list, const Find& find, const Lead& lead, bool writes = false) {
   struct Group {
     Found tensors, found;
   };
   const size_t count = size_t(PySequence_Fast_GET_SIZE(list.ptr()));
   PyObject* const* const items = PySequence_Fast_ITEMS(list.ptr());
+  const bool cuda = is_on_cuda(items, count);
   GradList grads(count);
+  if (writes && cuda) grads.bump_early();
   std::atomic<bool> simple{true}, plain{true};
   const auto check = [&](bool passed) { return passed || (simple.store(false, std::memory_order_relaxed), false); };
   const auto goes_on = [&] { return simple.load(std::memory_order_relaxed); };
@@ -102,7 +104,7 @@ std::optional<GradList> fill(const py::object& list, const Find& find, const Lea
         },
         [&](Group& g, int64_t first, int64_t last) {
           if (!goes_on()) return;
-          for (int64_t i = 0; i < last - first; ++i) GradList::prefetch_memory(*g.tensors[size_t(i)]);
+          for (int64_t i = 0; i < last - first; ++i) grads.prefetch_memory(*g.tensors[size_t(i)]);
         },
         [&](Group& g, int64_t first, int64_t last) {
           if (!goes_on()) return;
@@ -111,7 +113,8 @@ std::optional<GradList> fill(const py::object& list, const Find& find, const Lea
           if (!all_plain) plain.store(false, std::memory_order_relaxed);
         });
   };
-  for_each_run<kSpan>(int64_t(count), walk, is_on_cuda(items, count));
+  if (cuda) walk(0, int64_t(count));
+  else for_each_run<kSpan>(int64_t(count), walk);
   if (!simple) return std::nullopt;
   grads.finish(plain);
   return grads;
@@ -198,7 +201,7 @@ GradList gradients_one_by_one(const CallSite& site, const py::object& parameters
 
 }  // namespace
 
-GradList gradients_of(const CallSite& site, const py::sequence& parameters) {
+GradList gradients_of(const CallSite& site, const py::sequence& parameters, bool writes) {
   const py::object list = fast_sequence(parameters);
   std::atomic<bool> any_candidate{false};
   const auto lead = [&](PyObject* const* items, int64_t count, const Found& grads, Found& tensors) {
@@ -207,7 +210,7 @@ GradList gradients_of(const CallSite& site, const py::sequence& parameters) {
     if (candidate) any_candidate.store(true, std::memory_order_relaxed);
     return simple;
   };
-  std::optional<GradList> grads = fill(list, find_gradients, lead);
+  std::optional<GradList> grads = fill(list, find_gradients, lead, writes);
   if (!grads) return gradients_one_by_one(site, list);
   check_any_candidate(site, *grads, any_candidate);
   return std::move(*grads);
@@ -228,12 +231,9 @@ GradList tensors_of(const CallSite& site, const py::sequence& tensors, bool none
   return one_by_one;
 }
 
-py::tuple numels_of(const CallSite& site, const py::sequence& parameters) {
-  const py::object list = fast_sequence(parameters);
-  const size_t count = size_t(PySequence_Fast_GET_SIZE(list.ptr()));
-  py::tuple numels(count);
-  for (size_t i = 0; i < count; ++i) numels[i] = tensor_at(site, PySequence_Fast_GET_ITEM(list.ptr(), Py_ssize_t(i)), int64_t(i)).numel();
-  return numels;
+int64_t numel_at(const CallSite& site, const py::sequence& tensors, size_t index) {
+  const py::object item = tensors[index];
+  return tensor_at(site, item.ptr(), int64_t(index)).numel();
 }
 
 bool are_tensors(const py::sequence& items) {

@@ -95,8 +95,7 @@ struct ScaleLaunch {
 };
 void launch_scale(const ScaleLaunch& launch);
 
-/// launch_measure(measure) and launch_scale(scale) of one list, that of `measure`, over one table. The workspace is that of
-/// `measure`.
+/// launch_measure(measure) and then launch_scale(scale) over one table. The list and the workspace are those of `measure`.
 void launch_clip(const MeasureLaunch& measure, const ScaleLaunch& scale);
 
 /// x = clamp(x, -limit, limit). Writes only the 16-byte vectors in which an element changes. No complex tensors.

@@ -233,7 +233,9 @@ void launch_clip(const MeasureLaunch& measure, const ScaleLaunch& scale) {
   const TableOnDevice on_device(list, plan, static_cast<char*>(measure.workspace) + records, measure.workspace_bytes - records,
                                 kOperation);
   launch_measure_on(measure, plan, on_device.table, on_device.blocks);
-  if (plan.units) launch_scale_on(scale, on_device.table, on_device.blocks);
+  ScaleLaunch placed = scale;
+  placed.list = list;
+  if (plan.units) launch_scale_on(placed, on_device.table, on_device.blocks);
 }
 
 void launch_clamp(const ClampLaunch& launch) {
