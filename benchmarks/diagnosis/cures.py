@@ -30,7 +30,7 @@ _POISON = ("nan_batch", "inf_batch", "nan_loss", "nan_gradient", "spike", "outli
 _POISON += ("nan_target", "log_zero", "blank", "noise_inputs", "alternating")
 _POISON += ("root_zero", "nan_feature", "raw_batch", "one_class")
 #: Faults of the first weights, which another initialization removes.
-_WEIGHTS = ("dead", "negative", "stuck", "loud", "fill")
+_WEIGHTS = ("dead", "negative", "stuck", "loud", "fill", "states")
 
 
 def _set(**values: object) -> Cure:
@@ -75,6 +75,7 @@ CURES: dict[str, Cure] = {
     "normalization": _set(norm="layer"),
     "he_init": _initialized("he"),
     "xavier_init": _initialized("xavier"),
+    "orthogonal_init": _initialized("orthogonal"),
     "zero_bias": _drop("dead", "stuck", "fill"),
     "clip": _limit,
     "raise_max_norm": _limit,

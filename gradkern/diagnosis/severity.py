@@ -16,7 +16,9 @@ _SLOWING = ("dead_units", "saturation", "update_too_large", "weight_collapse")
 _STARVED = 4.0
 #: A model of which this part is off does not use its size, whatever the loss says.
 _LARGE_PART = 0.5
-#: A loss this near to that of guessing is it.
+#: A loss this near to that of guessing is it. Of the fifth and the sixth labelled set's 438 healthy runs of
+#: classifiers none ends between 0.97 and 0.99 of it, and three above it, which have nothing to learn; of 316
+#: faulty ones 96 end between 0.99 and 1 / 0.99, four between 0.98 and 0.99, and four between 1.01 and 1.02.
 GUESSING = 0.99
 
 
