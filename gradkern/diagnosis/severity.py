@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from gradkern.diagnosis.case import Case
 from gradkern.diagnosis.finding import Finding
+from gradkern.diagnosis.gain import GUESSING
 
 #: Kinds whose harm is that the model learns slowly or not at all. The others harm in other ways: a gradient
 #: that is missing, parameters that are left out, weights that grow, a first loss that is far too large.
@@ -16,10 +17,6 @@ _SLOWING = ("dead_units", "saturation", "update_too_large", "weight_collapse")
 _STARVED = 4.0
 #: A model of which this part is off does not use its size, whatever the loss says.
 _LARGE_PART = 0.5
-#: A loss this near to that of guessing is it. Of the fifth and the sixth labelled set's 438 healthy runs of
-#: classifiers none ends between 0.97 and 0.99 of it, and three above it, which have nothing to learn; of 316
-#: faulty ones 96 end between 0.99 and 1 / 0.99, four between 0.98 and 0.99, and four between 1.01 and 1.02.
-GUESSING = 0.99
 
 
 def eased(case: Case, findings: Sequence[Finding]) -> list[Finding]:
