@@ -22,16 +22,13 @@ HEALTHY: dict[str, Recipe] = {
     "tags_leaky": Recipe(task="tags", depth=6, width=44, activation="leaky_relu", init="he", lr=2e-3),
     "tags_sgd": Recipe(task="tags", depth=3, width=38, optimizer="sgd", lr=0.1),
     "regression_relu": Recipe(task="regression", depth=3, width=40, init="he"),
-    "regression_linear": Recipe(task="regression", depth=1, optimizer="sgd", lr=0.02),
     "regression_sgd": Recipe(task="regression", depth=3, width=32, init="he", optimizer="sgd", lr=0.01),
     "ribbon_gelu": Recipe(task="ribbon", depth=5, width=32, activation="gelu", lr=3e-3),
     "ribbon_tanh": Recipe(task="ribbon", depth=6, width=30, activation="tanh", init="xavier", lr=2e-3),
-    "ribbon_selu": Recipe(task="ribbon", depth=8, width=28, activation="selu", init="gain:1", lr=1e-3),
     "tumors_elu": Recipe(task="tumors", depth=3, width=26, activation="elu", lr=5e-3),
     "tumors_sgd": Recipe(task="tumors", depth=3, width=24, optimizer="nesterov", lr=0.01, batch=24),
     "wine_colors_silu": Recipe(task="wine_colors", depth=3, width=24, activation="silu", lr=5e-3, batch=24),
     "flower_gelu": Recipe(task="flower", depth=5, width=48, activation="gelu", lr=3e-3, batch=128),
-    "digits_softplus": Recipe(depth=3, width=44, activation="softplus", lr=5e-3),
     "digits_ten": Recipe(depth=10, width=40, init="he", lr=1e-3),
     "digits_mish": Recipe(depth=5, width=36, activation="mish", init="he", lr=2e-3),
     "cancer_relu": Recipe(task="cancer", depth=4, width=28, init="he", lr=2e-3),
@@ -72,9 +69,6 @@ HEALTHY: dict[str, Recipe] = {
     "cnn_disks": Recipe(arch="cnn", task="disks", depth=4, width=14, init="he", lr=5e-3, batch=24, steps=70),
     "cnn_colored": Recipe(arch="cnn", task="colored", depth=4, width=16, norm="batch", lr=3e-3, steps=70),
     "cnn_sgd": Recipe(arch="cnn", task="images", depth=3, width=16, init="he", optimizer="sgd", lr=0.05),
-    "lenet_two_digits": Recipe(
-        arch="lenet", task="two_digits", width=8, activation="relu", lr=4e-3, steps=120
-    ),
     "lenet_tanh": Recipe(arch="lenet", task="images", width=9, activation="tanh", optimizer="sgd", lr=0.05),
     "vgg_colored": Recipe(arch="vgg", task="colored", width=12, init="he", lr=2e-3, steps=70),
     "alexnet": Recipe(arch="alexnet", task="images", width=12, init="he", lr=2e-3, steps=80),
@@ -85,15 +79,8 @@ HEALTHY: dict[str, Recipe] = {
         arch="resnet", task="colored", width=12, depth=2, optimizer="sgd", lr=0.05, steps=60
     ),
     "bottleneck_net": Recipe(arch="bottleneck_net", task="images", width=20, depth=3, lr=3e-3, steps=60),
-    "efficient_net": Recipe(arch="efficient_net", task="images", width=12, depth=2, lr=3e-3, steps=60),
-    "separable_five": Recipe(
-        arch="separable", task="images", width=20, depth=2, norm="batch", lr=5e-3, steps=60
-    ),
-    "scales_net": Recipe(arch="scales_net", task="images", width=16, depth=2, lr=5e-3, steps=60),
     "ghost_net": Recipe(arch="ghost_net", task="images", width=24, depth=2, lr=5e-3, steps=60),
     "pool_net": Recipe(arch="pool_net", task="images", width=20, depth=2, lr=3e-3, steps=70),
-    "octave": Recipe(arch="octave", task="images", width=20, depth=2, activation="silu", lr=5e-3, steps=70),
-    "look_pool": Recipe(arch="look_pool", task="disks", width=14, depth=3, init="he", lr=5e-3, steps=70),
     "mender": Recipe(arch="mender", task="mended", width=8, activation="gelu", lr=5e-3, batch=24, steps=60),
     # sequences
     "lstm_english": Recipe(arch="lstm", task="english", depth=1, width=30, batch=12, lr=1e-2, steps=70),
@@ -101,9 +88,6 @@ HEALTHY: dict[str, Recipe] = {
     "lstm_long": Recipe(arch="lstm", task="long_drift", depth=1, width=14, batch=12, lr=1e-2, steps=40),
     "gru_writing": Recipe(arch="gru", task="writing", depth=1, width=24, lr=5e-3, steps=70),
     "gru_drift": Recipe(arch="gru", task="drift", depth=1, width=20, lr=5e-3, steps=60),
-    "gru_long": Recipe(
-        arch="gru", task="long_drift", depth=1, width=12, batch=10, lr=1e-2, max_norm=1.0, steps=40
-    ),
     "rnn_tides": Recipe(arch="rnn", task="tides", depth=1, width=24, lr=3e-3, max_norm=5.0),
     "rnn_drift": Recipe(arch="rnn", task="drift", depth=1, width=20, lr=3e-3, steps=60),
     "encoder_english": Recipe(
@@ -148,24 +132,16 @@ HEALTHY: dict[str, Recipe] = {
     "tied_english": Recipe(
         arch="transformer", task="english", depth=1, width=32, batch=8, lr=7e-3, warmup=8, extras=("tied",)
     ),
-    "llama_english": Recipe(
-        arch="llama", task="english", depth=1, width=24, batch=8, lr=7e-3, max_norm=1.0, steps=60
-    ),
     "sessions": Recipe(arch="encoder", task="sessions", depth=1, width=32, batch=48, lr=1e-2, steps=120),
     "grouped_queries": Recipe(
         arch="grouped_queries", task="english", depth=1, width=24, batch=8, lr=7e-3, steps=70
     ),
-    "latent_attention": Recipe(
-        arch="latent_attention", task="english", depth=2, width=24, batch=8, lr=5e-3, steps=60
-    ),
     "difference": Recipe(arch="difference", task="writing", depth=1, width=24, batch=16, lr=5e-3, steps=60),
-    "delta_rule": Recipe(arch="delta_rule", task="drift", depth=1, width=16, batch=16, lr=5e-3, steps=50),
     "receptance": Recipe(arch="receptance", task="english", depth=1, width=24, batch=8, lr=7e-3, steps=50),
     "patched": Recipe(arch="patched", task="tides", depth=1, width=24, lr=5e-3),
     "sentence_cnn": Recipe(arch="sentence_cnn", task="entities", width=20, dropout=0.2, lr=5e-3),
     "attentive": Recipe(arch="attentive", task="entities", width=18, lr=1e-2, steps=60),
     "peepholes": Recipe(arch="peepholes", task="tides", width=20, lr=1e-2, batch=24, steps=60),
-    "factors_ratings": Recipe(arch="factors", task="ratings", width=10, lr=2e-2, batch=128, steps=120),
     **SEVENTH_SETTINGS,
 }
 #: Recipes whose loss need not fall: opponents, rewards, moving targets, nothing to learn, resumed runs.
@@ -175,10 +151,8 @@ UNJUDGED = frozenset(
         "balance",
         "shares",
         "follows",
-        "bandit_shells",
         "joint",
         "random_shells",
-        "mislabeled_digits",
         "converged_five",
         "converged_ribbon",
         "single_shells",

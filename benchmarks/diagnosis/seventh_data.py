@@ -119,9 +119,9 @@ def at_least_five() -> Data:
 
 
 def shells() -> Data:
-    """Six features, and which of three shells around the center a point is in."""
+    """Three features, and which of three shells around the center a point is in."""
     x, y = sklearn_datasets().make_gaussian_quantiles(
-        n_samples=COUNT, n_features=6, n_classes=3, random_state=703
+        n_samples=COUNT, n_features=3, n_classes=3, random_state=703
     )
     return torch.tensor(x).float(), torch.tensor(y)
 
@@ -181,15 +181,6 @@ def mended() -> Data:
     holes = x.view(-1, 1, 8, 8).clone()
     holes[:, :, 2:6, 2:6] = 0
     return holes, x
-
-
-def two_digits() -> Data:
-    """Two digits side by side, and whether the left one is larger."""
-    found = sklearn_datasets().load_digits()
-    x = torch.tensor(found.data, dtype=torch.float32).view(-1, 8, 8)
-    x, y = (x - x.mean()) / x.std(), torch.tensor(found.target)
-    other = torch.randperm(len(y), generator=_random(707))
-    return torch.cat([x, x[other]], 2)[:, None], (y > y[other]).float()
 
 
 def disks() -> Data:
@@ -264,7 +255,7 @@ SEVENTH_DATA: dict[str, tuple[Callable[[], Data], str, int, int]] = {
     "together": (together, "mse", 64, 1),
     "tree_distances": (tree_distances, "mse", 64, 1),
     "at_least_five": (at_least_five, "binary", 64, 1),
-    "shells": (shells, "cross_entropy", 6, 3),
+    "shells": (shells, "cross_entropy", 3, 3),
     "tags": (tags, "binary", 20, 6),
     "regression": (regression, "mse", 25, 1),
     "ribbon": (ribbon, "mse", 3, 1),
@@ -273,7 +264,6 @@ SEVENTH_DATA: dict[str, tuple[Callable[[], Data], str, int, int]] = {
     "flower": (flower, "mse", 2, 3),
     "colored": (colored, "cross_entropy", 3, 4),
     "mended": (mended, "mse", 1, 64),
-    "two_digits": (two_digits, "binary", 1, 1),
     "disks": (disks, "mse", 1, 3),
     "tides": (tides, "mse", 1, 1),
     "beats": (beats, "cross_entropy", 1, 3),

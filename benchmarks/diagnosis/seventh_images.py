@@ -78,23 +78,6 @@ class BottleneckNet(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
-class Scales(nn.Module):
-    """Each quarter of the channels also sees the result of the one before it (Res2Net)."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.enter, self.leave = (nn.Conv2d(width, width, 1) for _ in range(2))
-        self.parts = nn.ModuleList(nn.Conv2d(width // 4, width // 4, 3, padding=1) for _ in range(3))
-        self.norm = nn.GroupNorm(2, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        first, *others = F.relu(self.enter(self.norm(x))).chunk(4, 1)
-        found = [first]
-        for part, conv in zip(others, self.parts):
-            found.append(F.relu(conv(part + found[-1])))
-        return x + self.leave(torch.cat(found, 1))
-
-
 class Ghost(nn.Module):
     """Half of the channels are cheap functions of the other half (GhostNet)."""
 
@@ -124,83 +107,12 @@ class PoolMixer(nn.Module):
         return x + self.down(F.gelu(self.up(self.norm2(x))))
 
 
-class Swish(nn.Module):
-    """Expanded channels, filtered one by one, weighted by their means, and narrowed (EfficientNet)."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        wide = 3 * width
-        self.expand = nn.Conv2d(width, wide, 1, bias=False)
-        self.depthwise = nn.Conv2d(wide, wide, 3, padding=1, groups=wide, bias=False)
-        self.squeeze, self.excite = nn.Conv2d(wide, width // 2, 1), nn.Conv2d(width // 2, wide, 1)
-        self.narrow = nn.Conv2d(wide, width, 1, bias=False)
-        self.norms = nn.ModuleList(nn.BatchNorm2d(n) for n in (wide, wide, width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = F.silu(self.norms[0](self.expand(x)))
-        h = F.silu(self.norms[1](self.depthwise(h)))
-        h = h * torch.sigmoid(self.excite(F.silu(self.squeeze(h.mean((2, 3), keepdim=True)))))
-        return x + self.norms[2](self.narrow(h))
-
-
-class ScalesNet(BottleneckNet):
-    one = Scales
-
-
 class GhostNet(BottleneckNet):
     one = Ghost
 
 
 class PoolNet(BottleneckNet):
     one = PoolMixer
-
-
-class EfficientNet(BottleneckNet):
-    one = Swish
-
-
-class Octave(nn.Module):
-    """Channels of full and of half size, which exchange what they see (Chen et al. 2019)."""
-
-    def __init__(self, recipe: Recipe) -> None:
-        super().__init__()
-        inputs, outputs = SIZES[recipe.task]
-        half = recipe.width // 2
-        self.stem = nn.Conv2d(inputs, half, 3, padding=1)
-        self.fine, self.coarse, self.up, self.down = (
-            nn.ModuleList(nn.Conv2d(half, half, 3, padding=1) for _ in range(recipe.depth)) for _ in range(4)
-        )
-        self.activation = ACTIVATIONS[recipe.activation]()
-        self.head = nn.Linear(2 * half, outputs)
-
-    def forward(self, x: Tensor) -> Tensor:
-        fine = self.activation(self.stem(x))
-        coarse = F.avg_pool2d(fine, 2)
-        for a, b, up, down in zip(self.fine, self.coarse, self.up, self.down):
-            above = F.interpolate(up(coarse), scale_factor=2)
-            below = down(F.avg_pool2d(fine, 2))
-            fine, coarse = self.activation(a(fine) + above), self.activation(b(coarse) + below)
-        return self.head(torch.cat([fine.mean((2, 3)), coarse.mean((2, 3))], 1))
-
-
-class LookPool(nn.Module):
-    """Filters, and a mean in which a learned query decides how much each place counts."""
-
-    def __init__(self, recipe: Recipe) -> None:
-        super().__init__()
-        inputs, outputs = SIZES[recipe.task]
-        widths = [inputs] + [recipe.width] * recipe.depth
-        self.blocks = nn.ModuleList(
-            Block(recipe, nn.Conv2d(a, b, 3, padding=1), b, False, dense=False) for a, b in pairwise(widths)
-        )
-        self.query = nn.Conv2d(recipe.width, 1, 1)
-        self.head = nn.Linear(recipe.width, outputs)
-
-    def forward(self, x: Tensor) -> Tensor:
-        for block in self.blocks:
-            x = block(x)
-        share = self.query(x).flatten(1).softmax(1)
-        return self.head(torch.einsum("bcp,bp->bc", x.flatten(2), share))
 
 
 class Mender(nn.Module):
@@ -230,11 +142,7 @@ class Mender(nn.Module):
 SEVENTH_IMAGES: dict[str, type[nn.Module]] = {
     "alexnet": AlexNet,
     "bottleneck_net": BottleneckNet,
-    "scales_net": ScalesNet,
     "ghost_net": GhostNet,
     "pool_net": PoolNet,
-    "efficient_net": EfficientNet,
-    "octave": Octave,
-    "look_pool": LookPool,
     "mender": Mender,
 }

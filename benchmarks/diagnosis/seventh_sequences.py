@@ -94,21 +94,6 @@ class GroupedQueries(Attending):
         return part["out"](mixed.transpose(1, 2).flatten(2))
 
 
-class LatentAttention(Attending):
-    """Keys and values from a short code of each position (DeepSeek-V2)."""
-
-    def mixer(self, width: int) -> nn.Module:
-        code = width // 3
-        sizes = {"q": (width, width), "code": (width, code), "kv": (code, 2 * width), "out": (width, width)}
-        return nn.ModuleDict({name: nn.Linear(a, b, bias=False) for name, (a, b) in sizes.items()})
-
-    def mix(self, part: nn.Module, x: Tensor) -> Tensor:
-        q = part["q"](x).unflatten(2, (2, -1)).transpose(1, 2)
-        k, v = part["kv"](part["code"](x)).unflatten(2, (2, 2, -1)).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=self.every)
-        return part["out"](mixed.transpose(1, 2).flatten(2))
-
-
 class Difference(Attending):
     """The difference of two attentions, the second of them weighted (Ye et al. 2024)."""
 
@@ -126,24 +111,6 @@ class Difference(Attending):
             scores = scores.masked_fill(torch.ones_like(scores[0, 0]).triu(1).bool(), -torch.inf)
         one, other = scores.softmax(3).unbind(1)
         return part["out"]((one - part["weight"]["second"] * other) @ part["v"](x))
-
-
-class DeltaRule(Attending):
-    """A matrix of memories; each step corrects what it says of one key (Schlag et al. 2021)."""
-
-    def mixer(self, width: int) -> nn.Module:
-        return nn.ModuleDict({"qkv": nn.Linear(width, 3 * width), "rate": nn.Linear(width, 1)})
-
-    def mix(self, part: nn.Module, x: Tensor) -> Tensor:
-        q, k, v = part["qkv"](x).chunk(3, 2)
-        k, rate = F.normalize(F.silu(k), dim=2), torch.sigmoid(part["rate"](x))
-        memory, found = x.new_zeros(len(x), x.shape[2], x.shape[2]), []
-        for i in range(x.shape[1]):
-            key = k[:, i, :, None]
-            off = v[:, i] - (memory @ key).squeeze(2)
-            memory = memory + (rate[:, i] * off)[:, :, None] * key.transpose(1, 2)
-            found.append((memory @ q[:, i, :, None]).squeeze(2))
-        return torch.stack(found, 1)
 
 
 class Receptance(Attending):
@@ -249,9 +216,7 @@ class Peepholes(Readout):
 SEVENTH_SEQUENCES: dict[str, type[nn.Module]] = {
     "encoder": Encoder,
     "grouped_queries": GroupedQueries,
-    "latent_attention": LatentAttention,
     "difference": Difference,
-    "delta_rule": DeltaRule,
     "receptance": Receptance,
     "patched": Patched,
     "sentence_cnn": SentenceCNN,

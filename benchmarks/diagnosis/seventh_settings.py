@@ -8,9 +8,6 @@ __all__ = ["SEVENTH_SETTINGS"]
 
 SEVENTH_SETTINGS: dict[str, Recipe] = {
     # codes, opponents, rewards, contrasts, adapters
-    "denoising_code": Recipe(
-        arch="autoencoder", task="reconstruct", width=48, activation="silu", lr=4e-3, extras=("noise:0.3",)
-    ),
     "sparse_code": Recipe(
         arch="coder",
         task="reconstruct",
@@ -42,9 +39,6 @@ SEVENTH_SETTINGS: dict[str, Recipe] = {
     "ladder": Recipe(arch="two_codes", task="reconstruct", width=48, lr=4e-3, extras=("training:ladder",)),
     "squares_gan": Recipe(arch="gan", width=44, lr=1e-3, extras=("training:squares",)),
     "joint": Recipe(arch="predicting", depth=3, width=48, lr=3e-3, batch=64, extras=("training:joint",)),
-    "supervised_twins": Recipe(
-        depth=3, width=44, lr=3e-3, batch=64, extras=("training:supervised_contrast",)
-    ),
     "contrastive": Recipe(
         task="tags", depth=3, width=40, norm="batch", lr=3e-3, batch=48, extras=("training:contrastive",)
     ),
@@ -55,7 +49,6 @@ SEVENTH_SETTINGS: dict[str, Recipe] = {
     "follows": Recipe(
         arch="actor_and_critic", task="moons", width=24, lr=1e-2, batch=64, extras=("training:follows",)
     ),
-    "bandit_shells": Recipe(task="shells", depth=3, width=32, lr=5e-3, extras=("training:bandit",)),
     "preference": Recipe(
         arch="encoder",
         task="english",
@@ -79,8 +72,6 @@ SEVENTH_SETTINGS: dict[str, Recipe] = {
     # losses
     "heavy": Recipe(task="diabetes", depth=2, width=22, lr=5e-3, extras=("training:heavy",)),
     "gamma": Recipe(task="tumors", depth=3, width=26, lr=5e-3, extras=("training:gamma",)),
-    "focal_digits": Recipe(depth=3, width=42, lr=3e-3, extras=("training:focal",)),
-    "smoothed_shells": Recipe(task="shells", depth=4, width=36, extras=("training:smoothed",)),
     "huber_ribbon": Recipe(
         task="ribbon", depth=3, width=28, optimizer="sgd", lr=0.05, extras=("training:huber",)
     ),
@@ -91,16 +82,8 @@ SEVENTH_SETTINGS: dict[str, Recipe] = {
     "nesterov_cosine": Recipe(
         task="at_least_five", depth=3, width=48, init="he", optimizer="nesterov", lr=0.03, schedule="cosine"
     ),
-    "rmsprop_ribbon": Recipe(task="ribbon", depth=4, width=30, optimizer="rmsprop", lr=1e-3),
-    "adagrad_tags": Recipe(task="tags", depth=2, width=40, optimizer="adagrad", lr=3e-2),
     "radam_shells": Recipe(task="shells", depth=4, width=34, optimizer="radam", lr=1e-2),
-    "adamax_flower": Recipe(
-        task="flower", depth=4, width=40, activation="gelu", optimizer="adamax", lr=1e-2, batch=128
-    ),
-    "nadam_beats": Recipe(arch="lstm", task="beats", depth=1, width=20, optimizer="nadam", lr=1e-2, steps=70),
     "lion_shells": Recipe(task="shells", depth=3, width=40, optimizer="lion", lr=1e-3),
-    "muon_five": Recipe(task="at_least_five", depth=4, width=40, optimizer="muon", lr=1e-2),
-    "adafactor_tags": Recipe(task="tags", depth=3, width=36, optimizer="adafactor", lr=2e-2),
     "one_cycle_shells": Recipe(
         task="shells", depth=4, width=44, optimizer="sgd", lr=0.3, schedule="one_cycle", batch=64
     ),
@@ -108,16 +91,13 @@ SEVENTH_SETTINGS: dict[str, Recipe] = {
     "steps_regression": Recipe(
         task="regression", depth=2, width=30, optimizer="sgd", lr=0.02, schedule="steps", max_norm=10.0
     ),
-    "triangles_shells": Recipe(task="shells", depth=3, width=36, lr=1e-2, schedule="triangles"),
     "plain_descent": Recipe(
         task="tags", depth=2, width=32, activation="tanh", optimizer="sgd", momentum=0.0, lr=0.5, steps=120
     ),
-    "sharp_shells": Recipe(task="shells", depth=3, width=34, optimizer="sgd", lr=0.1, extras=("sharp:0.05",)),
     # batches, precisions, noise, resumed runs
     "single_shells": Recipe(
         task="shells", batch=1, depth=2, width=32, optimizer="sgd", momentum=0.0, lr=0.02, steps=200
     ),
-    "batch_of_three": Recipe(task="ribbon", batch=3, depth=3, width=28, lr=1e-3, steps=150),
     "batch_of_1400": Recipe(task="shells", batch=1400, depth=3, width=36, lr=1e-2, steps=50),
     "accumulated_five": Recipe(
         task="at_least_five", batch=8, accumulate=4, depth=3, width=44, lr=3e-3, steps=60
@@ -140,13 +120,11 @@ SEVENTH_SETTINGS: dict[str, Recipe] = {
     ),
     "dropout_digits": Recipe(depth=3, width=90, dropout=0.5, lr=3e-3),
     "noisy_shells": Recipe(task="shells", depth=3, width=40, lr=5e-3, steps=120, extras=("label_noise:0.3",)),
-    "mislabeled_digits": Recipe(depth=3, width=40, lr=2e-3, extras=("label_noise:0.5",)),
     "random_shells": Recipe(task="shells", depth=3, width=32, lr=1e-3, extras=("random_labels",)),
     "converged_five": Recipe(task="at_least_five", depth=3, width=44, lr=2e-4, extras=("restart",), steps=60),
     "converged_ribbon": Recipe(
         task="ribbon", depth=3, width=32, optimizer="sgd", lr=0.01, extras=("restart",), steps=60
     ),
-    "long_tags": Recipe(task="tags", depth=3, width=30, activation="silu", lr=2e-3, steps=250),
     "loss_untold": Recipe(task="shells", depth=4, width=38, lr=5e-3, extras=("no_loss",)),
     "optimizer_untold": Recipe(task="tags", depth=3, width=34, extras=("no_optimizer",)),
     # losses in small units, such as means over very many elements

@@ -238,7 +238,7 @@ class SharesTask:
 
     def __init__(self, recipe: Recipe, seed: int) -> None:
         self._random, self._batch = torch.Generator().manual_seed(seed), recipe.batch
-        self._table = torch.randn(10, 6, generator=torch.Generator().manual_seed(721))
+        self._table = torch.randn(10, 3, generator=torch.Generator().manual_seed(721))
         self._slow: nn.Module | None = None
 
     def batch(self) -> Batch:
