@@ -17,7 +17,7 @@ HEALTHY: dict[str, Recipe] = {
     "five_relu": Recipe(task="at_least_five", depth=4, width=48, init="he"),
     "five_sgd": Recipe(task="at_least_five", depth=3, width=56, init="he", optimizer="sgd", lr=0.05),
     "shells_relu": Recipe(task="shells", depth=5, width=40, init="he", lr=5e-3),
-    "shells_tanh": Recipe(task="shells", depth=4, width=34, activation="tanh", init="xavier", lr=5e-3),
+    "shells_tanh": Recipe(task="shells", depth=3, width=40, activation="tanh", init="xavier", lr=2e-2),
     "shells_sigmoid": Recipe(task="shells", depth=2, width=60, activation="sigmoid", lr=3e-2, steps=120),
     "tags_leaky": Recipe(task="tags", depth=6, width=44, activation="leaky_relu", init="he", lr=2e-3),
     "tags_sgd": Recipe(task="tags", depth=3, width=38, optimizer="sgd", lr=0.1),

@@ -66,7 +66,7 @@ SEVENTH_SETTINGS: dict[str, Recipe] = {
     "marginal": Recipe(
         arch="deep_kernel", task="ribbon", depth=3, width=24, lr=5e-3, batch=40, extras=("training:marginal",)
     ),
-    "experts_shells": Recipe(arch="experts", task="shells", depth=4, width=30, lr=5e-3, batch=48),
+    "experts_shells": Recipe(arch="experts", task="shells", depth=3, width=36, lr=5e-3, batch=64),
     "lora_shells": Recipe(arch="lora", task="shells", depth=3, width=40, init="he", lr=2e-2),
     "frozen_tags": Recipe(arch="frozen", task="tags", depth=5, width=60, init="he", lr=5e-3),
     # losses
@@ -121,7 +121,7 @@ SEVENTH_SETTINGS: dict[str, Recipe] = {
     "dropout_digits": Recipe(depth=3, width=90, dropout=0.5, lr=3e-3),
     "noisy_shells": Recipe(task="shells", depth=3, width=40, lr=5e-3, steps=120, extras=("label_noise:0.3",)),
     "random_shells": Recipe(task="shells", depth=3, width=32, lr=1e-3, extras=("random_labels",)),
-    "converged_five": Recipe(task="at_least_five", depth=3, width=44, lr=2e-4, extras=("restart",), steps=60),
+    "converged_five": Recipe(task="at_least_five", depth=3, width=44, lr=1e-3, extras=("restart",), steps=60),
     "converged_ribbon": Recipe(
         task="ribbon", depth=3, width=32, optimizer="sgd", lr=0.01, extras=("restart",), steps=60
     ),
@@ -173,13 +173,19 @@ SEVENTH_SETTINGS: dict[str, Recipe] = {
         width=24,
         activation="tanh",
         optimizer="sgd",
-        momentum=0.0,
-        lr=0.2,
+        momentum=0.9,
+        lr=0.1,
         batch=500,
         extras=("same_batch", "label_noise:0.1"),
     ),
     "full_tags": Recipe(
-        task="tags", depth=1, optimizer="sgd", momentum=0.0, lr=0.2, batch=500, extras=("same_batch",)
+        task="tags",
+        depth=1,
+        optimizer="sgd",
+        momentum=0.0,
+        lr=2.0,
+        batch=500,
+        extras=("same_batch", "label_noise:0.2"),
     ),
     "full_tumors": Recipe(
         task="tumors",
@@ -193,14 +199,21 @@ SEVENTH_SETTINGS: dict[str, Recipe] = {
         extras=("same_batch",),
     ),
     "full_wine": Recipe(
-        task="wine_colors",
-        depth=2,
-        width=16,
-        activation="relu",
+        task="wine",
+        depth=1,
         optimizer="sgd",
         momentum=0.0,
-        lr=0.05,
+        lr=0.2,
         batch=178,
-        extras=("same_batch",),
+        extras=("same_batch", "label_noise:0.3"),
+    ),
+    "full_five": Recipe(
+        task="at_least_five",
+        depth=1,
+        optimizer="sgd",
+        momentum=0.0,
+        lr=0.1,
+        batch=600,
+        extras=("same_batch", "label_noise:0.1"),
     ),
 }
