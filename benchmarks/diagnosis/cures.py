@@ -81,6 +81,11 @@ CURES: dict[str, Cure] = {
     "raise_max_norm": _limit,
     "lower_lr": _rate,
     "raise_lr": _rate,
+    "check_schedule": lambda recipe, remedy: dataclasses.replace(
+        recipe, schedule="constant" if recipe.schedule == "growing" else recipe.schedule
+    ),
+    "less_momentum": _set(momentum=0.9),
+    "shuffle": _drop("one_class"),
     "find_lr": _set(schedule="range", lr=1.0, warmup=0, steps=100),
     "warmup": lambda recipe, remedy: dataclasses.replace(recipe, warmup=recipe.steps // 4),
     "zero_grad": _drop("no_zero_grad"),

@@ -51,7 +51,9 @@ _POWERS = {
 }
 #: 1 if something holds; nothing is shown for 0.
 _FLAGS = {
+    "in_turn": "batches of several kinds take turns",
     "nonfinite_loss": "the loss is not finite either",
+    "out_of_calm": "nothing was large before",
     "summed": "the gradient looks like a sum over steps",
     "uphill": "steps go up the loss",
 }

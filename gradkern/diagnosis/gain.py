@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 import numpy as np
@@ -13,6 +14,8 @@ from gradkern.diagnosis.profile import NORMALIZED_BIAS
 #: Losses that compare with a class, by the names of their operations and modules.
 CLASSIFYING = ("nll_loss", "cross_entropy", "nllloss", "crossentropyloss")
 
+#: A classifier that guesses has a loss of ln(classes). Wrong initial outputs have more, and fall to it.
+GUESSING = 0.97
 #: Names of parameters that multiply their input. The meaning of others with two dimensions (the log variances
 #: of a Bayesian layer) is not known.
 MULTIPLYING = re.compile(r"(^|[._])(w|kernel)\w*$|weight", re.IGNORECASE)
@@ -34,6 +37,12 @@ def classes_of(case: Case) -> int:
     if not loss.startswith(CLASSIFYING) or last is None or not last.shape or last.shape[0] < 2:
         return 0
     return last.shape[0]
+
+
+def guesses(case: Case) -> bool:
+    """Whether the loss ends at that of guessing, in a classifier."""
+    classes = classes_of(case)
+    return classes > 1 and GUESSING * math.log(classes) <= case.trend.end < math.log(classes) / GUESSING
 
 
 def input_rms(case: Case, layer: Layer | None = None, quantile: float = 0.5) -> float:

@@ -10,6 +10,7 @@ import numpy as np
 
 from gradkern.diagnosis import amounts, cures, optimizer, step_cures
 from gradkern.diagnosis.case import FEW_STEPS, Case
+from gradkern.diagnosis.climb import falls_without_end
 from gradkern.diagnosis.finding import Finding, Remedy
 from gradkern.diagnosis.gain import first_gain, first_offset, input_rms
 from gradkern.diagnosis.sums import starts_as_a_sum
@@ -24,6 +25,8 @@ OFFSET = 3.0
 TOO_SMALL = 5e-6
 #: A norm that grew by less than this in ten or more steps before it became NaN did not overflow.
 STEADY = 3.0
+#: Momentum above that of common settings (0.9, and 0.95 of large models).
+HIGH_MOMENTUM = 0.98
 #: A regression loss from which targets are regarded as large.
 LARGE_LOSS = 1e3
 
@@ -36,7 +39,10 @@ def with_remedies(case: Case, findings: Iterable[Finding]) -> list[Finding]:
     """The findings with their remedies."""
     found = list(findings)
     kinds = {f.kind for f in found} | {m for f in found for m in _MARKS if m in f.evidence}
-    kinds |= {"summed"} if starts_as_a_sum(case) else set()
+    if falls_without_end(case):
+        kinds = kinds - {"summed"} | {"endless"}
+    elif starts_as_a_sum(case):
+        kinds |= {"summed"}
     return [
         dataclasses.replace(f, remedies=_repeated(_distinct(_BY_KIND[f.kind](case, f, kinds)))) for f in found
     ]
@@ -106,8 +112,17 @@ def _zero(kinds: set[str]) -> list[Remedy]:
     return [cures.zero_grad()] if "summed" in kinds else []
 
 
-def _sign(kinds: set[str]) -> list[Remedy]:
+def _sign(case: Case, kinds: set[str]) -> list[Remedy]:
+    if "endless" in kinds:
+        return [cures.check_part(case)]
     return [cures.check_sign()] if "uphill" in kinds else []
+
+
+def _schedule(case: Case) -> list[Remedy]:
+    """The schedule, if the learning rate grows without end; momentum, if it is unusually high."""
+    high = optimizer.momentum(case) > HIGH_MOMENTUM
+    rising = [step_cures.check_schedule(case)] if amounts.rate_grows(case) else []
+    return rising + ([step_cures.less_momentum(case)] if high else [])
 
 
 def _skip(case: Case) -> list[Remedy]:
@@ -124,7 +139,7 @@ def _nonfinite(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
     thrown = bool(kinds & {"exploding_gradient", "weight_growth"})
     steady = growth < STEADY and f.first_step - case.evidence.steps[0] >= FEW_STEPS
     if growth >= 10 or thrown or ("update_too_large" in kinds and not steady):
-        first = _zero(kinds) + _sign(kinds) + _scaling(case, kinds)
+        first = _zero(kinds) + _sign(case, kinds) + _schedule(case) + _scaling(case, kinds)
         if "poor_initialization" in kinds:
             first += _initialization(case)
         lower = [step_cures.lower_lr(case), step_cures.find_lr(), step_cures.clip(case, hold=True)]
@@ -153,7 +168,7 @@ def _dead(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
     start, lower = _initialization(case), step_cures.lower_lr(case)
     if from_the_start:
         return [*_offset(case, f), *start, cures.leaky_relu(), lower]
-    return [*_zero(kinds), lower, cures.leaky_relu(), *start]
+    return [*_zero(kinds), *_schedule(case), lower, cures.leaky_relu(), *start]
 
 
 def _offset(case: Case, f: Finding) -> list[Remedy]:
@@ -205,7 +220,8 @@ def _exploding(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
             cures.residual(),
         ]
     return [
-        *_sign(kinds),
+        *_sign(case, kinds),
+        *_schedule(case),
         *_scaling(case, kinds),
         *_decay(kinds),
         step_cures.clip(case, hold=True),
@@ -224,7 +240,7 @@ def _initial(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
 
 
 def _too_large(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
-    first = [*_zero(kinds), *_sign(kinds), *_scaling(case, kinds)]
+    first = [*_zero(kinds), *_sign(case, kinds), *_schedule(case), *_scaling(case, kinds)]
     others = [step_cures.clip(case, hold=True), step_cures.warmup()]
     others = others[::-1] if optimizer.is_adaptive(case) else others
     return [*first, step_cures.lower_lr(case), step_cures.find_lr(), *others]
@@ -248,6 +264,8 @@ def _too_small(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
 def _growth(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
     return [
         *_zero(kinds),
+        *_sign(case, kinds),
+        *_schedule(case),
         *_decay(kinds),
         step_cures.lower_lr(case),
         cures.weight_decay(),
@@ -274,7 +292,10 @@ def _spike(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
 
 
 def _oscillating(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
-    return [*_zero(kinds), step_cures.lower_lr(case), step_cures.find_lr(), step_cures.clip(case)]
+    if "in_turn" in f.evidence:
+        return [cures.shuffle(), cures.check_labels(), step_cures.lower_lr(case)]
+    lower = [step_cures.lower_lr(case), step_cures.find_lr(), step_cures.clip(case)]
+    return [*_zero(kinds), *_schedule(case), *lower]
 
 
 def _not_decreasing(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:

@@ -122,6 +122,7 @@ class TestCode:
             "width": 4,
         }
         names |= {"block": torch.nn.Linear(4, 4), "activation": torch.nn.ReLU(), "batch": x, "max_norm": 1.0}
+        names |= {"dataset": x, "batch_size": 4}
         names |= {"loader": [x] * 3, "train_step": step, "lstm": torch.nn.LSTM(4, 4)}
         return names | {"loss": model(x).mean(), "log_likelihood": model(x).mean()}
 
