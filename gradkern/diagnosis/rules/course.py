@@ -7,6 +7,7 @@ Frequent spikes are regarded as noise of the run and not reported.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -214,9 +215,13 @@ def gradient_spike(case: Case) -> list[Finding]:
     finite = norm[case.finite]
     if len(finite) < BASELINE // 4:
         return []
-    level = max(OF_THE_START * float(np.median(finite[:20])), OF_THE_RUN * float(np.percentile(finite, 95)))
+    start = OF_THE_START * float(np.median(finite[:20]))
+    level = max(start, OF_THE_RUN * float(np.percentile(finite, 95)))
     with np.errstate(invalid="ignore", over="ignore"):
         far = np.flatnonzero(usable & (norm > TIMES * base) & (norm > level))
+        first = np.flatnonzero(usable & (norm > TIMES * base) & (norm > start))[:1]
+    if len(far) != len(first) and _out_of_calm(case, first, base):  # what follows is its consequence
+        far = first
     if not len(far) or len(far) > max(COMMON * len(norm), 3):
         return []
     largest = [_largest_before(norm, i, far) for i in far.tolist()]
@@ -233,16 +238,19 @@ def gradient_spike(case: Case) -> list[Finding]:
         "steps."
     )
     numbers = {"spikes": len(spikes), "largest": float(norm[worst]), "baseline": float(base[worst])}
-    if norm[spikes[0]] > TIMES_ALONE * base[spikes[0]] and _calm_before(case, spikes[0]):
+    if _out_of_calm(case, spikes[:1], base):
         numbers["out_of_calm"] = 1.0
     first, last = int(e.steps[spikes[0]]), int(e.steps[spikes[-1]])
     severity = "info" if clipped else "warning"
     return [case.finding("gradient_spike", severity, why, numbers, layers=layers, first=first, last=last)]
 
 
-def _calm_before(case: Case, i: int) -> bool:
-    """Whether no step before was large and the learning rate had not risen, so that neither is the cause."""
-    e = case.evidence
+def _out_of_calm(case: Case, at: Sequence[int] | NDArray[np.int64], base: Floats) -> bool:
+    """Whether a step is a hundred times the baseline, no step before was large, and the learning rate had not
+    risen, so that neither is the cause."""
+    if not len(at) or not case.evidence.total_norm[at[0]] > TIMES_ALONE * base[at[0]]:
+        return False
+    e, i = case.evidence, int(at[0])
     moved = case.movement[e.update_steps < e.steps[i]]
     rates = e.lr[max(0, i - 1) : i + 1]
     risen = rates[np.isfinite(rates)] > RISEN * np.nanmedian(np.append(e.lr[: i + 1], np.nan))
