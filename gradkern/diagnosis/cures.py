@@ -92,6 +92,17 @@ def xavier_init() -> Remedy:
     )
 
 
+def orthogonal_init() -> Remedy:
+    return Remedy(
+        "orthogonal_init",
+        "Start with orthogonal recurrent weights, which keep the size of the state at each time step.",
+        """\
+for name, parameter in model.named_parameters():
+    if "weight_hh" in name:
+        torch.nn.init.orthogonal_(parameter)""",
+    )
+
+
 def gated() -> Remedy:
     return Remedy(
         "gated",

@@ -14,6 +14,7 @@ _WORDS = {
     "crest": "gradient, largest element / rms",
     "dead_share": "part of the units that are inactive",
     "decay_a_step": "part of the weights that decay takes each step",
+    "first_error": "size of the first errors",
     "gain": "typical gain of a layer",
     "growth": "growth by a factor of",
     "input_rms": "rms of the inputs",

@@ -17,7 +17,7 @@ from gradkern.diagnosis.case import FEW_STEPS, Case, Floats
 from gradkern.diagnosis.climb import MOVED, climbs, falls_without_end
 from gradkern.diagnosis.finding import Finding
 from gradkern.diagnosis.gain import classes_of, input_rms
-from gradkern.diagnosis.rules.inputs import large_inputs
+from gradkern.diagnosis.rules.inputs import large_inputs, large_targets
 from gradkern.diagnosis.rules.uphill import climbed
 from gradkern.diagnosis.sums import starts_as_a_sum
 from gradkern.diagnosis.trend import trend_of
@@ -66,14 +66,14 @@ OF_THE_LARGEST = 4.0
 
 def exploding_over_time(case: Case) -> list[Finding]:
     """The norm grows a hundredfold and the loss with it, or starts a hundred times too large, or the inputs
-    are too large."""
+    or the targets are too large."""
     norm = _common_norm(case)
     at = np.flatnonzero(np.isfinite(norm) & (norm > 0))
     if len(at) < FEW_STEPS:
         return []
     values = norm[at]
     over_time = _summing(case, at, values) or _growing(case, at, values) or _starting(case, at, values)
-    return over_time or climbed(case) or large_inputs(case)
+    return over_time or climbed(case) or large_inputs(case) or large_targets(case)
 
 
 def _common_norm(case: Case) -> Floats:
