@@ -96,7 +96,7 @@ class TestSigns:
     def test_a_part_of_the_wrong_sign(self, depth, first):
         """The loss falls far below zero before the run breaks down."""
         loss = np.append(np.linspace(1, depth, 120), np.full(80, 200.0))
-        norm = healthy().total_norm * np.append(np.ones(100), np.full(100, 1e4))
+        norm = healthy().total_norm * np.append(np.ones(80), np.geomspace(1, 1e4, 120))
         found = diagnose(changed(healthy(), loss=loss, total_norm=norm))[0]
         assert found.kind == "exploding_gradient" and found.remedies[0].action == first
 
@@ -133,7 +133,9 @@ class TestOneBadBatch:
         run = self.thrown()
         norm, loss = run.total_norm.copy(), np.nan_to_num(run.loss, nan=9.0)
         norm[60:] = norm[58] * np.append([400, 2000, 6000, 40] * 5, np.full(120, 20.0))
-        found = diagnose(changed(run, total_norm=norm, loss=loss))
+        sizes = np.where(run.update_steps < 60, 1.0, 9.0)[:, None] * run.weight_norm
+        found = diagnose(changed(run, total_norm=norm, loss=loss, weight_norm=sizes))
+        assert "gradient_spike" not in alarms(changed(run, total_norm=norm, loss=loss))
         assert found[0].kind == "gradient_spike" and found[0].first_step == 60
 
     @pytest.mark.parametrize("changes", [{"moved": 0.3}, {"rate": 0.2}])

@@ -60,6 +60,8 @@ COMMON = 0.02
 OF_THE_START, OF_THE_RUN = 2.0, 3.0
 #: A learning rate above its median until then by this factor has risen.
 RISEN = 3.0
+#: Weights that a spike threw are this many times as large (measured: 4 and more).
+THREW = 2.0
 #: It also exceeds the largest of the norms before by this factor (measured for heavy tails: 3.3).
 OF_THE_LARGEST = 4.0
 
@@ -220,8 +222,8 @@ def gradient_spike(case: Case) -> list[Finding]:
     with np.errstate(invalid="ignore", over="ignore"):
         far = np.flatnonzero(usable & (norm > TIMES * base) & (norm > level))
         first = np.flatnonzero(usable & (norm > TIMES * base) & (norm > start))[:1]
-    if len(far) != len(first) and _out_of_calm(case, first, base):  # what follows is its consequence
-        far = first
+    if len(far) != len(first) and _out_of_calm(case, first, base) and _threw(case, int(first[0])):
+        far = first  # what follows is its consequence
     if not len(far) or len(far) > max(COMMON * len(norm), 3):
         return []
     largest = [_largest_before(norm, i, far) for i in far.tolist()]
@@ -255,6 +257,13 @@ def _out_of_calm(case: Case, at: Sequence[int] | NDArray[np.int64], base: Floats
     rates = e.lr[max(0, i - 1) : i + 1]
     risen = rates[np.isfinite(rates)] > RISEN * np.nanmedian(np.append(e.lr[: i + 1], np.nan))
     return bool((np.nan_to_num(moved) < MOVED).all()) and not risen.any()
+
+
+def _threw(case: Case, i: int) -> bool:
+    """Whether the weights are far larger, or not finite, at the first look after a step."""
+    e, size = case.evidence, case.weight_size
+    before, after = size[e.update_steps < e.steps[i]], size[e.update_steps >= e.steps[i]]
+    return len(before) > 0 and len(after) > 0 and not after[0] < THREW * before[-1]
 
 
 def _largest_before(norm: Floats, i: int, spikes: NDArray[np.int64]) -> float:
