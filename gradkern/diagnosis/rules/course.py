@@ -221,9 +221,9 @@ def gradient_spike(case: Case) -> list[Finding]:
     level = max(start, OF_THE_RUN * float(np.percentile(finite, 95)))
     with np.errstate(invalid="ignore", over="ignore"):
         far = np.flatnonzero(usable & (norm > TIMES * base) & (norm > level))
-        first = np.flatnonzero(usable & (norm > TIMES * base) & (norm > start))[:1]
-    if len(far) != len(first) and _out_of_calm(case, first, base) and _threw(case, int(first[0])):
-        far = first  # what follows is its consequence
+        onset = np.flatnonzero(usable & (norm > TIMES * base) & (norm > start))[:1]
+    if len(far) != len(onset) and _out_of_calm(case, onset, base) and _threw(case, int(onset[0])):
+        far = onset  # what follows is its consequence
     if not len(far) or len(far) > max(COMMON * len(norm), 3):
         return []
     largest = [_largest_before(norm, i, far) for i in far.tolist()]
