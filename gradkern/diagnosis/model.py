@@ -29,6 +29,8 @@ SQUASHING = {"sigmoid", "tanh", "softsign"}
 #: Other names of ReLU. They count only in a model without another activation, because they may also bound a
 #: ratio or a variance.
 CLAMPING = {"clamp", "clamp_min"}
+#: Operations and modules that multiply by the result of a softmax (attention, mixtures).
+ATTENDING = re.compile("attention|attn|bmm|matmul|^mul$|einsum")
 NORMALIZING = re.compile(r"(batch|layer|group|instance|rms|local_?response)_?norm|^norm$", re.IGNORECASE)
 RECURRENT = re.compile(r"^(RNN|LSTM|GRU)(Cell)?$", re.IGNORECASE)
 LOOKUP = re.compile(r"embedding", re.IGNORECASE)
@@ -146,6 +148,12 @@ class Model:
         return bool(self.words & SQUASHING)
 
     @property
+    def selects(self) -> bool:
+        """A softmax is its only activation, and nothing is weighted by it."""
+        others = self.gates or self.leaks or self.squashes or any(ATTENDING.search(w) for w in self.words)
+        return "softmax" in self.words and not others
+
+    @property
     def normalizes(self) -> bool:
         return any(NORMALIZING.search(w) for w in self.words)
 
@@ -165,8 +173,14 @@ class Model:
         for layer in members:
             by_role.setdefault(role_of(self._evidence.names[layer.weight]), []).append(layer)
             by_kind.setdefault(f"{self._part_of(layer)} {layer.kind or 'matrix'}", []).append(layer)
-        found = [*by_role.values(), *by_kind.values()]
+        found = [*by_role.values(), *filter(self._follow, by_kind.values())]
         return _distinct([chain for chain in found if len(chain) >= 3])
+
+    def _follow(self, chain: list[Layer]) -> bool:
+        """Whether layers of one kind are known to follow one another: by the order of execution, or because
+        half of them have one role. Others may be a branch that starts without effect (attention pooling)."""
+        roles = [role_of(self._evidence.names[layer.weight]) for layer in chain]
+        return bool(self._graph.get("order")) or 2 * max(map(roles.count, roles)) >= len(chain)
 
     def _part_of(self, layer: Layer) -> str:
         """The model that a layer belongs to, in a run of several; where the order of execution is unknown,

@@ -7,16 +7,17 @@ Frequent spikes are regarded as noise of the run and not reported.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from gradkern.diagnosis.case import FEW_STEPS, Case, Floats
-from gradkern.diagnosis.climb import MOVED, climbs
+from gradkern.diagnosis.climb import MOVED, climbs, falls_without_end
 from gradkern.diagnosis.finding import Finding
 from gradkern.diagnosis.gain import classes_of, input_rms
-from gradkern.diagnosis.rules.inputs import large_inputs
+from gradkern.diagnosis.rules.inputs import large_inputs, large_targets
 from gradkern.diagnosis.rules.uphill import climbed
 from gradkern.diagnosis.sums import starts_as_a_sum
 from gradkern.diagnosis.trend import trend_of
@@ -57,20 +58,24 @@ COMMON = 0.02
 #: A spike also exceeds twice the norm at the start of the run (converged runs have small norms), and three
 #: times the 95th percentile (norms are heavy-tailed near the end of training; measured: 1.9).
 OF_THE_START, OF_THE_RUN = 2.0, 3.0
+#: A learning rate above its median until then by this factor has risen.
+RISEN = 3.0
+#: Weights that a spike threw are this many times as large (measured: 4 and more).
+THREW = 2.0
 #: It also exceeds the largest of the norms before by this factor (measured for heavy tails: 3.3).
 OF_THE_LARGEST = 4.0
 
 
 def exploding_over_time(case: Case) -> list[Finding]:
     """The norm grows a hundredfold and the loss with it, or starts a hundred times too large, or the inputs
-    are too large."""
+    or the targets are too large."""
     norm = _common_norm(case)
     at = np.flatnonzero(np.isfinite(norm) & (norm > 0))
     if len(at) < FEW_STEPS:
         return []
     values = norm[at]
     over_time = _summing(case, at, values) or _growing(case, at, values) or _starting(case, at, values)
-    return over_time or climbed(case) or large_inputs(case)
+    return over_time or climbed(case) or large_inputs(case) or large_targets(case)
 
 
 def _common_norm(case: Case) -> Floats:
@@ -141,13 +146,15 @@ def _growing(case: Case, at: NDArray[np.int64], values: Floats) -> list[Finding]
     grew = diverged or (peak >= GROWTH * base and end >= STILL * base)
     grew |= sum(window >= FAR * float(np.median(values[:3])) for window in windows) >= FAR_LONG
     given_back = trend.end - trend.lowest > 0.5 * abs(trend.start - trend.lowest) + 3 * trend.error
-    worse = trend.rose or (given_back and not trend.fell) if trend.known else diverged
+    endless = falls_without_end(case)
+    worse = endless or trend.rose or (given_back and not trend.fell) if trend.known else diverged
     if not grew or not worse:
         return []
     peak = max(peak, float(tail[-1]))
     onset = int(e.steps[at[np.flatnonzero(values >= 10 * base)[0]]])
     stayed = " and stayed there" if end >= STILL * base else ""
-    why = f"The gradient norm grew from {base:.2g} to {peak:.2g}{stayed}, and the loss got worse."
+    course = "falls without end" if endless else "got worse"
+    why = f"The gradient norm grew from {base:.2g} to {peak:.2g}{stayed}, and the loss {course}."
     numbers = {"norm_at_start": base, "norm_at_end": end, "growth": peak / base}
     if climbs(case, int(np.searchsorted(e.steps, onset))):
         numbers["uphill"] = 1.0
@@ -163,7 +170,7 @@ def _has_effect(case: Case) -> bool:
     if not len(size) or not np.isfinite(e.total_norm).all():
         return True
     farthest = max(case.trend.end, case.trend.start - case.trend.lowest)  # also a part of the wrong sign
-    if case.trend.known and farthest > RUINED * abs(case.trend.start):
+    if falls_without_end(case) or (case.trend.known and farthest > RUINED * abs(case.trend.start)):
         return True
     return bool(np.nanmax(np.append(case.movement, 0.0)) >= MOVED or size.max() >= 2 * size[0])
 
@@ -210,9 +217,13 @@ def gradient_spike(case: Case) -> list[Finding]:
     finite = norm[case.finite]
     if len(finite) < BASELINE // 4:
         return []
-    level = max(OF_THE_START * float(np.median(finite[:20])), OF_THE_RUN * float(np.percentile(finite, 95)))
+    start = OF_THE_START * float(np.median(finite[:20]))
+    level = max(start, OF_THE_RUN * float(np.percentile(finite, 95)))
     with np.errstate(invalid="ignore", over="ignore"):
         far = np.flatnonzero(usable & (norm > TIMES * base) & (norm > level))
+        onset = np.flatnonzero(usable & (norm > TIMES * base) & (norm > start))[:1]
+    if len(far) != len(onset) and _out_of_calm(case, onset, base) and _threw(case, int(onset[0])):
+        far = onset  # what follows is its consequence
     if not len(far) or len(far) > max(COMMON * len(norm), 3):
         return []
     largest = [_largest_before(norm, i, far) for i in far.tolist()]
@@ -229,9 +240,30 @@ def gradient_spike(case: Case) -> list[Finding]:
         "steps."
     )
     numbers = {"spikes": len(spikes), "largest": float(norm[worst]), "baseline": float(base[worst])}
+    if _out_of_calm(case, spikes[:1], base):
+        numbers["out_of_calm"] = 1.0
     first, last = int(e.steps[spikes[0]]), int(e.steps[spikes[-1]])
     severity = "info" if clipped else "warning"
     return [case.finding("gradient_spike", severity, why, numbers, layers=layers, first=first, last=last)]
+
+
+def _out_of_calm(case: Case, at: Sequence[int] | NDArray[np.int64], base: Floats) -> bool:
+    """Whether a step is a hundred times the baseline, no step before was large, and the learning rate had not
+    risen, so that neither is the cause."""
+    if not len(at) or not case.evidence.total_norm[at[0]] > TIMES_ALONE * base[at[0]]:
+        return False
+    e, i = case.evidence, int(at[0])
+    moved = case.movement[e.update_steps < e.steps[i]]
+    rates = e.lr[max(0, i - 1) : i + 1]
+    risen = rates[np.isfinite(rates)] > RISEN * np.nanmedian(np.append(e.lr[: i + 1], np.nan))
+    return bool((np.nan_to_num(moved) < MOVED).all()) and not risen.any()
+
+
+def _threw(case: Case, i: int) -> bool:
+    """Whether the weights are far larger, or not finite, at the first look after a step."""
+    e, size = case.evidence, case.weight_size
+    before, after = size[e.update_steps < e.steps[i]], size[e.update_steps >= e.steps[i]]
+    return len(before) > 0 and len(after) > 0 and not after[0] < THREW * before[-1]
 
 
 def _largest_before(norm: Floats, i: int, spikes: NDArray[np.int64]) -> float:
