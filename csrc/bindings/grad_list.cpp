@@ -4,6 +4,7 @@
 #include <c10/core/impl/COW.h>
 #include <c10/core/impl/TorchDispatchModeTLS.h>
 
+#include <array>
 #include <atomic>
 #include <utility>
 
@@ -51,16 +52,27 @@ bool fills_own_storage(const at::Tensor& g, DType dtype) {
 
 }  // namespace
 
+namespace {
+
+/// The type of kernels of each of torch's, or -1. A table, because a switch would jump to an address that is not known.
+constexpr auto kKernelTypes = [] {
+  std::array<int8_t, size_t(at::ScalarType::NumOptions)> types{};
+  types.fill(-1);
+  types[size_t(at::kFloat)] = int8_t(DType::kFloat32);
+  types[size_t(at::kBFloat16)] = int8_t(DType::kBFloat16);
+  types[size_t(at::kHalf)] = int8_t(DType::kFloat16);
+  types[size_t(at::kDouble)] = int8_t(DType::kFloat64);
+  types[size_t(at::kComplexFloat)] = int8_t(DType::kComplex64);
+  types[size_t(at::kComplexDouble)] = int8_t(DType::kComplex128);
+  return types;
+}();
+
+}  // namespace
+
 bool has_kernel_dtype(at::ScalarType type, DType& dtype) {
-  switch (type) {
-    case at::kFloat: dtype = DType::kFloat32; return true;
-    case at::kBFloat16: dtype = DType::kBFloat16; return true;
-    case at::kHalf: dtype = DType::kFloat16; return true;
-    case at::kDouble: dtype = DType::kFloat64; return true;
-    case at::kComplexFloat: dtype = DType::kComplex64; return true;
-    case at::kComplexDouble: dtype = DType::kComplex128; return true;
-    default: return false;
-  }
+  const int8_t own = size_t(type) < kKernelTypes.size() ? kKernelTypes[size_t(type)] : int8_t(-1);
+  if (own >= 0) dtype = DType(own);
+  return own >= 0;
 }
 
 void PointerTable::clear(size_t count) {
@@ -75,14 +87,14 @@ PlainGradients::PlainGradients(ListArrays& arrays, size_t count) : arrays_(&arra
   arrays.prepared.refs.resize(count);
 }
 
-bool PlainGradients::is_on_same_device(const at::Tensor& grad) {
+inline bool PlainGradients::is_on_same_device(const at::Tensor& grad) {
   const int32_t own = grad.is_cuda() ? grad.device().index() : kCpu;
   const std::atomic_ref<int32_t> device(cuda_);
   int32_t known = device.load(std::memory_order_relaxed);
   return known == own || (known == kUnknown && (device.compare_exchange_strong(known, own) || known == own));
 }
 
-bool PlainGradients::set(size_t position, const at::Tensor& grad) {
+inline bool PlainGradients::set(size_t position, const at::Tensor& grad) {
   TensorRef ref{nullptr, 0, DType::kFloat32};
   if (grad.defined()) {
     if (!is_ordinary(grad) || !is_on_same_device(grad) || !has_kernel_dtype(grad.scalar_type(), ref.dtype) ||
@@ -158,8 +170,8 @@ GradList::~GradList() {
 void GradList::prefetch_memory(const at::Tensor& grad) const {
   const c10::TensorImpl& tensor = *grad.unsafeGetTensorImpl();
   if (!tensor.unsafe_storage()) return;
-  prefetch_members(storage_of(grad), 0, sizeof(c10::DataPtr) + 14);  // its flags come last
-  if (bumps_early_) prefetch_members(counter_of(tensor), 0, 4);
+  prefetch_members(storage_of(grad), 0, sizeof(c10::DataPtr) + 13);  // its memory, size and flags
+  if (bumps_early_) prefetch_member(counter_of(tensor), 0);
 }
 
 bool GradList::set(size_t position, const at::Tensor& grad) {
@@ -204,7 +216,7 @@ void GradList::bump_versions() const {
     // While another thread may hold the GIL, it can replace a counter.
     const bool known = !owned_ && counters.size() == size();
     for (size_t i = done + size_t(begin); i < done + size_t(end); ++i)
-      prefetch_members(known ? counters[i] : arrays_->tensors[i], 0, 4);
+      prefetch_member(known ? counters[i] : arrays_->tensors[i], 0);
     for (size_t i = done + size_t(begin); i < done + size_t(end); ++i) {
       if (!known) bump_version((*this)[i]);
       else if (counters[i]) reinterpret_cast<c10::VariableVersion&>(counters[i]).bump();

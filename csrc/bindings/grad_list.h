@@ -16,17 +16,21 @@ namespace gradkern {
 /// Where the members of torch's reference-counted objects begin, behind the counts.
 constexpr size_t kMembers = sizeof(c10::intrusive_ptr_target);
 
-/// Prefetches `bytes` bytes of such an object, from `begin` bytes behind its counts.
-inline void prefetch_members(const void* object, size_t begin, int64_t bytes) {
-  prefetch(static_cast<const char*>(object) + kMembers + begin, bytes);
+/// Prefetches the cache line of a member, by its distance from the counts, and the line of another one.
+inline void prefetch_member(const void* object, size_t first) {
+  __builtin_prefetch(static_cast<const char*>(object) + kMembers + first);
+}
+inline void prefetch_members(const void* object, size_t first, size_t last) {
+  prefetch_member(object, first);
+  prefetch_member(object, last);
 }
 
 /// Prefetches what is read of a tensor. Sizes and strides, which lie in the middle, are not.
 inline void prefetch_tensor(const at::TensorImpl* tensor) {
-  constexpr int64_t kHeadBytes = 32;  // storage, autograd metadata and version counter
-  constexpr int64_t kTailBytes = 32;  // from the offset in the storage on
-  prefetch_members(tensor, 0, kHeadBytes);
-  prefetch(reinterpret_cast<const char*>(tensor + 1) - kTailBytes, kTailBytes);
+  constexpr size_t kVersionCounter = 24;  // its head: storage, autograd metadata, another pointer, version counter
+  constexpr size_t kTail = 32;            // from the offset in the storage on
+  prefetch_members(tensor, 0, kVersionCounter);
+  prefetch_members(tensor, sizeof(at::TensorImpl) - kMembers - kTail, sizeof(at::TensorImpl) - kMembers - 1);
 }
 
 /// Whether the kernels support a type. Sets `dtype` if so.

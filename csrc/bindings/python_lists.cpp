@@ -30,7 +30,10 @@ using Found = std::array<const at::Tensor*, kGroup>;
 const at::Tensor kUndefined;
 
 void prefetch_objects(PyObject* const* items, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) prefetch(reinterpret_cast<const char*>(items[i]) + 8, 16);  // the class and the tensor
+  for (int64_t i = 0; i < count; ++i) {
+    __builtin_prefetch(&items[i]->ob_type);
+    __builtin_prefetch(&reinterpret_cast<THPVariable*>(items[i])->cdata);
+  }
 }
 
 /// The tensors of the objects; undefined for None. False if one is not exactly a Tensor or Parameter: the attributes of
@@ -40,7 +43,7 @@ bool unpack(PyObject* const* items, int64_t count, Found& tensors) {
     const bool none = items[i] == Py_None;
     if (!none && !THPVariable_CheckExact(items[i])) return false;
     tensors[size_t(i)] = none ? &kUndefined : &THPVariable_Unpack(items[i]);
-    prefetch_members(tensors[size_t(i)]->unsafeGetTensorImpl(), 8, 8);  // the autograd metadata
+    prefetch_member(tensors[size_t(i)]->unsafeGetTensorImpl(), 8);  // the autograd metadata
   }
   return true;
 }
@@ -52,7 +55,7 @@ bool find_gradients(const Found& parameters, int64_t count, Found& grads) {
     // The member and not the virtual function, whose table lies in another cache line.
     const auto* meta = static_cast<const torch::autograd::AutogradMeta*>(parameters[i]->unsafeGetTensorImpl()->autograd_meta());
     grads[i] = meta ? &meta->grad_ : &kUndefined;
-    prefetch(grads[i], sizeof(at::Tensor));
+    __builtin_prefetch(grads[i]);
   }
   return true;
 }
