@@ -133,8 +133,8 @@ HELPERS = (
     Helper("warp_total", r"redux\.sync\.add", r"REDUX\.SUM|REDUX\S*(SUM|ADD)"),
     Helper(
         "arrives_last",
-        r"(membar\.gl|fence\.acq_rel\.gpu|fence\.sc\.gpu).*atom.*add.*(membar\.gl|fence\.\w+\.gpu).*shfl.*bar\.warp\.sync",
-        r"MEMBAR\.\w+\.GPU.*ATOMG?\.E\.(ADD|INC)\S*STRONG\.GPU.*MEMBAR\.\w+\.GPU.*SHFL",
+        r"(membar\.gl|fence\.acq_rel\.gpu|fence\.sc\.gpu).*atom.*add.*atom.*exch.*(membar\.gl|fence\.\w+\.gpu)",
+        r"MEMBAR\.\w+\.GPU.*ATOMG?\.E\.(ADD|INC)\S*STRONG\.GPU.*MEMBAR\.\w+\.GPU",
     ),
     Helper("let_next_kernel_start", r"griddepcontrol\.launch_dependents", r"PREEXIT", first=90),
     Helper("wait_for_kernel_before", r"griddepcontrol\.wait.*ld\.global", r"ACQBULK.*LDG", first=90),

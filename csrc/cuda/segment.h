@@ -129,13 +129,6 @@ inline __device__ GRADKERN_NOINLINE PowerSum add_power(DType dtype, const char* 
   return combine_powers(order, sum, own);
 }
 
-/// Combines all lanes, lower lanes first. The result is in lane 0.
-__device__ __forceinline__ PowerSum warp_combine(const NormOrder& order, PowerSum sum) {
-#pragma unroll 1
-  for (int step = 1; step < int(kWarpSize); step *= 2) sum = combine_powers(order, sum, shuffle_down(sum, step));
-  return sum;
-}
-
 // ------------------------------------------------------------------------------- a segment
 
 /// The sums of a segment, in lane 0.

@@ -13,14 +13,14 @@ struct Visited {
 };
 
 /// All segments of a span, by one warp of the model.
-std::vector<Visited> walk(const cuda::TensorTable& table, uint32_t begin, uint32_t end, bool backwards) {
+std::vector<Visited> walk(const cuda::TensorTable& table, const cuda::Spans& spans, uint32_t span, bool backwards) {
   std::vector<Visited> visited;
   const auto note = [&](const cuda::Segment& s) {
     if (threadIdx.x == 0) visited.push_back({s.tensor, s.begin, s.end});
   };
   cuda_shim::run_grid(dim3(1), dim3(cuda::kWarpSize), [&] {
-    if (backwards) cuda::for_each_segment<true>(table, begin, end, note);
-    else cuda::for_each_segment<false>(table, begin, end, note);
+    if (backwards) cuda::for_each_segment<true>(table, spans, span, note);
+    else cuda::for_each_segment<false>(table, spans, span, note);
   });
   return visited;
 }
@@ -40,7 +40,7 @@ void check_walk(const std::vector<TensorRef>& refs, int processors) {
     const uint32_t begin = spans.begin(span), end = spans.begin(span + 1);
     if (begin == end) continue;
     CHECK(spans.of_unit(begin) == span && spans.of_unit(end - 1) == span, "span of units %u to %u", begin, end);
-    const std::vector<Visited> forward = walk(on_device.table, begin, end, false), back = walk(on_device.table, begin, end, true);
+    const std::vector<Visited> forward = walk(on_device.table, spans, span, false), back = walk(on_device.table, spans, span, true);
     CHECK(forward.size() == back.size(), "as many segments backwards");
     for (size_t i = 0; i < forward.size(); ++i) {
       const Visited &a = forward[i], &b = back[back.size() - 1 - i];
