@@ -51,14 +51,18 @@ struct Pieces {
 constexpr uint32_t kTotalWarp = 1;  ///< finishes the block's total; the first warp has two edges
 static_assert(kWarps >= kKinds, "a warp finishes each job");
 
-// Out of line, because it is called in several places.
-/// Writes the row of a tensor, or the total, in one thread.
+/// Writes the row of a tensor, or the total, in one thread. Out of line, because it is called in several places.
 template <Pass kPass>
-__device__ GRADKERN_NOINLINE void finish(const MeasureParams<kPass>& p, uint32_t tensor, const Sums<kPass> s) {
+__device__ GRADKERN_NOINLINE void finish(const MeasureParams<kPass>& p, uint32_t tensor, const Sums<kPass> sums) {
   const TensorTable& t = p.table;
-  if (tensor == Job<kPass>::kWhole) return store_total<kPass>(p.reporting, s, p.numel, t.tensors);
-  const uint32_t units = t.first_unit[tensor + 1] - t.first_unit[tensor];
-  store_row<kPass>(p.reporting, tensor, s, units == 0 ? 0 : numel_of(units, t.last_unit[tensor]));
+  const Reporting& reporting = p.reporting;
+  const bool whole = tensor == Job<kPass>::kWhole;
+  const uint32_t units = whole ? 0 : t.first_unit[tensor + 1] - t.first_unit[tensor];
+  const int64_t numel = whole ? p.numel : units == 0 ? 0 : numel_of(units, t.last_unit[tensor]);
+  const Partial s = partial_of<kPass>(reporting.order, sums, numel);
+  const double norm = scaled_norm<kPass>(reporting.order, s, reporting.inv_scale);
+  if (whole) store_total(reporting, norm, s, t.tensors);
+  else store_row(reporting, tensor, norm, s);
 }
 
 /// Writes the rows of empty tensors, in all threads of the grid.
@@ -188,7 +192,7 @@ struct CombineParams {
 __global__ void combine_kernel(const __grid_constant__ CombineParams p) {
   Partial s = empty_partial(p.reporting.order);
   for (uint32_t i = 0; i < p.count; ++i) s = combine(p.reporting.order, s, p.totals[i]);
-  store_total<Pass::kPower>(p.reporting, p.reporting.order, s, 0);
+  store_total(p.reporting, scaled_norm<Pass::kPower>(p.reporting.order, s, p.reporting.inv_scale), s, 0);
 }
 
 // ------------------------------------------------------------------------------- launchers

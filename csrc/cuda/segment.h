@@ -20,7 +20,8 @@ __device__ __forceinline__ LaneSums gather_unit(DType dtype, const char* at, uin
   using Lane = Gather<T, kPass>;
   Lane lane;
   uint32_t begin = 0;
-  const uint32_t whole = aligned ? bytes & ~(kBatchBytes - 1) : 0;
+  // The time of kPower is that of pow.
+  const uint32_t whole = aligned && kPass != Pass::kPower ? bytes & ~(kBatchBytes - 1) : 0;
 #pragma unroll 1
   for (; begin < whole; begin += kBatchBytes) {
     const Vectors v = load_batch(at + begin);

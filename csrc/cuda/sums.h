@@ -106,10 +106,9 @@ __device__ GRADKERN_NOINLINE Sums<kPass> combine_records(const NormOrder order, 
   return records.end - records.begin == 1 ? s : warp_combine<kPass>(order, s);
 }
 
-/// The sums as a Partial (core/norm.h). If there are non-finite elements, no sum was gathered. Out of line, because rows and
-/// totals share it.
+/// The sums as a Partial (core/norm.h). If there are non-finite elements, no sum was gathered.
 template <Pass kPass>
-__device__ GRADKERN_NOINLINE Partial partial_of(const NormOrder order, const Sums<kPass> s, int64_t numel) {
+__device__ __forceinline__ Partial partial_of(const NormOrder& order, const Sums<kPass>& s, int64_t numel) {
   Partial p;
   p.max_bits = s.max_bits;
   p.nonfinite = int64_t(s.nonfinite);
