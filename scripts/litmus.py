@@ -5,8 +5,8 @@
 Reads the operations of arrives_last() from csrc/cuda/warp.h and runs them for two and three blocks of three
 threads: a writer of a record, the one that counts the block, and another. After a second barrier the writer
 and the other thread of the last block read all records. Each read must be ordered after its write, exactly
-one block must be the last, and the counter must end as it began. It then removes each operation that orders something in turn, and
-must report a violation.
+one block must be the last, and the counter must end as it began. It then removes each operation that orders
+something in turn, and must report a violation.
 
 The memory model is that of PTX and C++11, restricted to atomics that are read-modify-writes of one counter.
 Such operations see each other in the order in which they run, so that interleavings and the happens-before

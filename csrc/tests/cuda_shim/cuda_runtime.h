@@ -101,6 +101,7 @@ extern int ptx_version;          ///< of every kernel
 extern bool capturing;           ///< every stream
 extern bool copies_pending;      ///< no event is ever reached
 extern int copies, allocations, early_launches;  ///< so far
+extern size_t copied;            ///< bytes of the last copy
 extern int loaded;               ///< kernels loaded so far
 extern size_t largest_params;    ///< bytes of the largest arguments a kernel was launched with
 
@@ -183,6 +184,7 @@ inline cudaError_t cudaHostAlloc(void** memory, size_t bytes, unsigned) { return
 inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t stream) {
   if (const cudaError_t e = cuda_shim::take_error()) return e;
   cuda_shim::enqueue(stream, [=] { std::memcpy(to, from, bytes); });
+  cuda_shim::copied = bytes;
   return ++cuda_shim::copies, cudaSuccess;
 }
 inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {

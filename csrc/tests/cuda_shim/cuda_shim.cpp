@@ -26,6 +26,7 @@ size_t largest_params = 0;
 int ptx_version = 90;
 bool capturing = false, copies_pending = false, deferred = false, skip_kernels = false;
 int copies = 0, allocations = 0, early_launches = 0;
+size_t copied = 0;
 RunKernel run_kernel = nullptr;
 
 namespace {
