@@ -48,8 +48,7 @@ struct Pieces {
   Edge edge[kTotal][kWarps];           ///< heads and tails
   Job<kPass> job[kKinds];
 };
-constexpr uint32_t kTotalWarp = 1;  ///< finishes the block's total; the first warp has two edges
-static_assert(kWarps >= kKinds, "a warp finishes each job");
+static_assert(kWarps > kKinds, "three warps leave the block's records, at least one writes its rows");
 
 /// Writes the row of a tensor, or the total, in one thread. Out of line, because it is called in several places.
 template <Pass kPass>
@@ -105,7 +104,7 @@ __device__ GRADKERN_NOINLINE void leave_record(const MeasureParams<kPass>& p, Ki
   if (arrives_last(p.table.arrived + counter, job.records.end - job.records.begin)) pieces.job[kind] = job;
 }
 
-/// Finishes the tensor at an edge of a warp's span, in this warp: combines its part of the warp and the heads of the warps
+/// Finishes the head or tail of a warp's span, in any one warp: combines the tensor's part in the span and those in the spans
 /// that follow. If other blocks have parts, too, the block leaves a record.
 template <Pass kPass>
 __device__ GRADKERN_NOINLINE void finish_edge(const MeasureParams<kPass>& p, Kind kind, uint32_t warp, Pieces<kPass>& pieces) {
@@ -134,6 +133,19 @@ __device__ GRADKERN_NOINLINE void finish_total(const MeasureParams<kPass>& p, Pi
   if (gridDim.x == 1 && !p.any_repeat) return finish<kPass>(p, Job<kPass>::kWhole, s);
   const Sums<kPass>* all = p.records[kTotal];
   leave_record<kPass>(p, kTotal, s, gridDim.x, {{all, all, 0, gridDim.x}}, pieces);
+}
+
+/// Finishes the edges of the block's spans and its total, side by side. Of the edges, the first and the last take longest,
+/// because they may be those of tensors of several blocks.
+template <Pass kPass>
+__device__ __forceinline__ void finish_spans(const MeasureParams<kPass>& p, uint32_t warp, Pieces<kPass>& pieces) {
+  if (warp == kHead) return finish_edge<kPass>(p, kHead, 0, pieces);
+  if (warp == kTail) return finish_edge<kPass>(p, kTail, kWarps - 1, pieces);
+  if (warp != kTotal) {
+    for (uint32_t of = warp - kKinds; of < kWarps - 1; of += kWarps - kKinds) finish_edge<kPass>(p, kTail, of, pieces);
+  } else if (!p.any_repeat) {
+    finish_total<kPass>(p, pieces);
+  }
 }
 
 /// Does the jobs that the block has taken, in all its warps.
@@ -168,13 +180,11 @@ __global__ void __launch_bounds__(kThreads, has_sums(kPass) ? 1 : kBlocksPerMult
   add_span<kPass>(p, blockIdx.x * kWarps + warp, pieces);
   let_next_kernel_start();
   __syncthreads();
-  if (warp == kTotalWarp && !p.any_repeat) finish_total<kPass>(p, pieces);
-  if (warp == 0) finish_edge<kPass>(p, kHead, warp, pieces);
-  finish_edge<kPass>(p, kTail, warp, pieces);
+  finish_spans<kPass>(p, warp, pieces);
   do_jobs<kPass>(p, pieces);
   if (!p.any_repeat) return;
   __syncthreads();  // this block's rows must be written before it arrives at the total
-  if (warp == kTotalWarp) {
+  if (warp == kTotal) {
     if (threadIdx.x % kWarpSize == 0) pieces.job[kHead] = pieces.job[kTail] = Job<kPass>();
     finish_total<kPass>(p, pieces);
   }
