@@ -124,7 +124,6 @@ void run_block(unsigned threads, const std::function<void()>& body);
 void run_grid(dim3 grid, dim3 block, const std::function<void()>& body);
 
 void block_barrier();
-void warp_barrier();
 void fence();
 void note_atomic(const void* location);
 void* shared_memory(const void* variable, size_t bytes);
@@ -222,7 +221,6 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
 }
 
 inline void __syncthreads() { cuda_shim::block_barrier(); }
-inline void __syncwarp() { cuda_shim::warp_barrier(); }
 inline void __threadfence() { cuda_shim::fence(); }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __ffs(int x) { return __builtin_ffs(x); }
