@@ -30,6 +30,11 @@ from benchmarks.diagnosis.further_training import FURTHER_TRAINED, FURTHER_TRAIN
 from benchmarks.diagnosis.initialize import initialize
 from benchmarks.diagnosis.loops import Lion
 from benchmarks.diagnosis.recipe import Recipe
+from benchmarks.diagnosis.seventh_dense import SEVENTH_DENSE
+from benchmarks.diagnosis.seventh_images import SEVENTH_IMAGES
+from benchmarks.diagnosis.seventh_pictures import SEVENTH_PICTURES
+from benchmarks.diagnosis.seventh_sequences import SEVENTH_SEQUENCES
+from benchmarks.diagnosis.seventh_training import SEVENTH_TRAININGS
 from benchmarks.diagnosis.sixth_dense import SIXTH_DENSE
 from benchmarks.diagnosis.sixth_images import SIXTH_IMAGES
 from benchmarks.diagnosis.sixth_links import SIXTH_LINKS
@@ -79,6 +84,10 @@ ARCHITECTURES: dict[str, Callable[[Recipe], nn.Module]] = {
     **SIXTH_IMAGES,
     **SIXTH_LINKS,
     **SIXTH_SEQUENCES,
+    **SEVENTH_DENSE,
+    **SEVENTH_IMAGES,
+    **SEVENTH_PICTURES,
+    **SEVENTH_SEQUENCES,
 }
 TRAININGS = {
     **special.TRAININGS,
@@ -88,6 +97,7 @@ TRAININGS = {
     **FOURTH_GAMES,
     **FIFTH_TRAININGS,
     **SIXTH_TRAININGS,
+    **SEVENTH_TRAININGS,
 }
 
 
@@ -172,6 +182,8 @@ def rate_at(recipe: Recipe, step: int) -> float:
         return float(10.0 ** (7 * done - 6))
     if recipe.schedule == "spent":  # one that ended before the run began
         return 1e-6
+    if recipe.schedule == "plunging":  # a decay for each epoch that is applied at each step
+        return 0.1**step
     if recipe.schedule == "growing":  # an exponential schedule whose base is above one by mistake
         return 1.15**step
     if recipe.schedule == "cosine":

@@ -29,8 +29,9 @@ Cure = Callable[[Recipe, Remedy], Recipe]
 _POISON = ("nan_batch", "inf_batch", "nan_loss", "nan_gradient", "spike", "outlier", "surge", "far_input")
 _POISON += ("nan_target", "log_zero", "blank", "noise_inputs", "alternating")
 _POISON += ("root_zero", "nan_feature", "raw_batch", "one_class")
+_POISON += ("holes", "flat", "exp_loss", "logged", "static", "sentinel", "sentinels")
 #: Faults of the first weights, which another initialization removes.
-_WEIGHTS = ("dead", "negative", "stuck", "loud", "fill")
+_WEIGHTS = ("dead", "negative", "stuck", "loud", "fill", "states")
 
 
 def _set(**values: object) -> Cure:
@@ -75,11 +76,17 @@ CURES: dict[str, Cure] = {
     "normalization": _set(norm="layer"),
     "he_init": _initialized("he"),
     "xavier_init": _initialized("xavier"),
+    "orthogonal_init": _initialized("orthogonal"),
     "zero_bias": _drop("dead", "stuck", "fill"),
     "clip": _limit,
     "raise_max_norm": _limit,
     "lower_lr": _rate,
     "raise_lr": _rate,
+    "check_schedule": lambda recipe, remedy: dataclasses.replace(
+        recipe, schedule="constant" if recipe.schedule == "growing" else recipe.schedule
+    ),
+    "less_momentum": _set(momentum=0.9),
+    "shuffle": _drop("one_class"),
     "find_lr": _set(schedule="range", lr=1.0, warmup=0, steps=100),
     "warmup": lambda recipe, remedy: dataclasses.replace(recipe, warmup=recipe.steps // 4),
     "zero_grad": _drop("no_zero_grad"),
@@ -91,14 +98,14 @@ CURES: dict[str, Cure] = {
     ),
     "less_weight_decay": _decay,
     "scale_inputs": lambda recipe, remedy: dataclasses.replace(
-        recipe, input_scale=1.0, extras=recipe.without("columns")
+        recipe, input_scale=1.0, extras=recipe.without("columns", "sentinels")
     ),
     "scale_targets": _set(target_scale=1.0),
     "skip_nonfinite": _set(on_nonfinite="skip"),
     "check_data": _drop(*_POISON),
     "check_labels": _drop("random_labels", "late_labels", "alternating", "rolled"),
     "check_sign": _drop("ascend", "praise", "weight"),
-    "use_parameters": _drop("detach", "unused", "zero_down", "cut", "blocked", "signed", "spare"),
+    "use_parameters": _drop("detach", "unused", "zero_down", "cut", "blocked", "signed", "hard", "spare"),
     "add_to_optimizer": _drop("missing", "standing", "unstepped"),
     "call_step": _drop("no_step"),
 }

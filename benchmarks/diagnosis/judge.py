@@ -16,6 +16,7 @@ from benchmarks.diagnosis.labels import fall, unreached
 from benchmarks.diagnosis.recipe import Recipe
 from benchmarks.diagnosis.reported import UNJUDGED as UNJUDGED_REPORTED
 from benchmarks.diagnosis.score import evidence_of, hit, latency, prefix, right_layers
+from benchmarks.diagnosis.seventh import UNJUDGED as UNJUDGED_SEVENTH
 from benchmarks.diagnosis.sixth import UNJUDGED as UNJUDGED_SIXTH
 from benchmarks.diagnosis.third import UNJUDGED as UNJUDGED_THIRD
 from benchmarks.diagnosis.trace import Trace
@@ -28,6 +29,8 @@ __all__ = ["Verdict", "is_strictly_well", "is_well", "judge_faulty", "judge_heal
 LEARNS = 0.1
 #: In a strictly healthy run, less than this fraction of a ReLU layer's units is zero for every input.
 DEAD = 0.8
+#: Strictly healthy runs whose loss may stay or return.
+_FREE = UNJUDGED_FOURTH | UNJUDGED_SIXTH | UNJUDGED_SEVENTH
 #: Steps at which a monitor diagnoses during a run.
 ONLINE = (10, 20, 50, 100)
 
@@ -68,7 +71,7 @@ def is_well(name: str, trace: Trace) -> bool:
     """Whether everything is finite, the weights move, and the loss falls if it has to."""
     finite = bool(np.isfinite(trace.loss).all() and not np.isinf(trace.rms).any())
     moves = bool(trace.moved[list(trace.matrices)].max() > 1e-5)
-    may_stay = name in UNJUDGED | UNJUDGED_REPORTED | UNJUDGED_THIRD | UNJUDGED_FOURTH | UNJUDGED_SIXTH
+    may_stay = name in UNJUDGED | UNJUDGED_REPORTED | UNJUDGED_THIRD | _FREE
     return finite and moves and (may_stay or fall(trace) > LEARNS)
 
 
@@ -85,7 +88,7 @@ def is_strictly_well(name: str, trace: Trace) -> bool:
     reached = not unreached(trace)
     thirds = [float(part.mean()) for part in np.array_split(trace.loss, 3)]
     returns = thirds[-1] > min(thirds) + 0.2 * (float(trace.loss[:3].mean()) - min(thirds))
-    return alive and reached and (name in UNJUDGED_FOURTH | UNJUDGED_SIXTH or not returns)
+    return alive and reached and (name in _FREE or not returns)
 
 
 def judge_healthy(

@@ -33,7 +33,7 @@ class Recipe:
     warmup: int = 0
     schedule: str = "constant"
     """"constant", "cosine", "restarts", "steps", "inverse_sqrt", "linear", "one_cycle", "triangles",
-    "range", "spent" or "growing"."""
+    "range", "spent", "plunging" or "growing"."""
     batch: int = 32
     steps: int = 80
     accumulate: int = 1

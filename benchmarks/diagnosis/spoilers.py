@@ -1,4 +1,4 @@
-"""Faults of the fifth set and the sixth that act in a model, a batch or a loss, as extras of a recipe.
+"""Faults of the fifth set and of later ones that act in a model, a batch or a loss, as extras of a recipe.
 
 cut:MODULE         the output of a module is detached
 blocked:MODULE     the output of a module is rounded, without a straight-through gradient
@@ -18,6 +18,14 @@ root_zero:K        the root of a square of zero is added to the loss of step K
 nan_feature        the first feature of all inputs is NaN (0 / 0, from a standardization)
 columns:F          features of the inputs are multiplied by factors from 1 to F
 blank              all inputs are zero
+hard:MODULE        only which element of the output of a module is largest is used
+holes:S            a share S of the elements of the inputs is NaN (missing values that nobody filled in)
+flat:K             the inputs of step K are divided by their spread, which is zero
+exp_loss:K         the exponential of a large multiple of the loss is added to the loss of step K
+logged             the targets are logarithms, though some are negative
+static:K           the inputs of step K are noise of 16-bit integers (a file that was read wrong)
+sentinel:K         the first target of step K is -9999, which stands for a missing one
+sentinels:S        a share S of the elements of the inputs is -999
 noise_inputs       inputs are noise
 rolled             each input has the label or the target of the next one of its batch
 one_class          a batch has only one class (data that nobody has shuffled)
@@ -42,7 +50,13 @@ __all__ = ["Spoiler", "spoil_loss", "spoil_model"]
 
 def spoil_model(model: nn.Module, recipe: Recipe) -> None:
     """Faults of the forward pass and of the first weights."""
-    for extra, change in (("cut", torch.Tensor.detach), ("blocked", torch.round), ("signed", torch.sign)):
+    changes = (
+        ("cut", torch.Tensor.detach),
+        ("blocked", torch.round),
+        ("signed", torch.sign),
+        ("hard", _hard),
+    )
+    for extra, change in changes:
         name = recipe.extra(extra)
         if name is not None:
             model.get_submodule(name).register_forward_hook(lambda m, i, out, change=change: change(out))
@@ -67,6 +81,10 @@ def spoil_model(model: nn.Module, recipe: Recipe) -> None:
     _spoil_block(model, recipe)
 
 
+def _hard(x: Tensor) -> Tensor:
+    return nn.functional.one_hot(x.argmax(-1), x.shape[-1]).to(x.dtype)
+
+
 def _spoil_block(model: nn.Module, recipe: Recipe) -> None:
     negative, stuck = recipe.extra("negative"), recipe.extra("stuck")
     if negative is not None:
@@ -86,6 +104,8 @@ def spoil_loss(loss: Tensor, model: nn.Module, recipe: Recipe, step: int) -> Ten
         loss = loss + (loss - loss.detach()).abs().log()
     if recipe.extra("root_zero") == str(step):
         loss = loss + (loss - loss.detach()).square().sqrt()
+    if recipe.extra("exp_loss") == str(step):
+        loss = loss + (1000 * loss).exp()
     praise = recipe.extra("praise")
     if praise is not None:
         squares = [p.square().sum() for p in model.parameters() if p.dim() > 1]
@@ -123,6 +143,7 @@ class Spoiler:
         recipe = self._recipe
         if recipe.extra("raw_batch") == str(step):
             x = x * 255
+        x, y = self._of_values(x, y, step)
         if recipe.extra("nan_feature") is not None:
             x = torch.cat([torch.full_like(x[..., :1], math.nan), x[..., 1:]], -1)
         if recipe.extra("columns") is not None:
@@ -132,4 +153,20 @@ class Spoiler:
         if recipe.extra("one_class") is not None:
             chosen = (y == step % (int(y.max()) + 1)).nonzero().squeeze(1)
             x, y = (x[chosen], y[chosen]) if len(chosen) else (x, y)
+        return x, y
+
+    def _of_values(self, x: Tensor, y: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """Values that are missing, that stand for missing ones, or that were computed or read wrong."""
+        recipe = self._recipe
+        for extra, value in (("holes", math.nan), ("sentinels", -999.0)):
+            if recipe.extra(extra) is not None:
+                x = x.masked_fill(torch.rand(x.shape) < float(recipe.extra(extra) or 0.01), value)
+        if recipe.extra("flat") == str(step):
+            x = (x - x) / (x - x).std()
+        if recipe.extra("static") == str(step):
+            x = torch.randint_like(x, -32768, 32768)
+        if recipe.extra("logged") is not None:
+            y = y.log()
+        if recipe.extra("sentinel") == str(step):
+            y = torch.cat([torch.full_like(y[:1], -9999.0), y[1:]])
         return x, y

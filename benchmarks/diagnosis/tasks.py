@@ -15,12 +15,13 @@ from torch.nn import functional as F
 from benchmarks.diagnosis.fifth_data import FIFTH_DATA
 from benchmarks.diagnosis.fourth_data import DATA as FOURTH_DATA
 from benchmarks.diagnosis.recipe import Recipe
+from benchmarks.diagnosis.seventh_data import SEVENTH_DATA
 from benchmarks.diagnosis.sixth_data import SIXTH_DATA
 from benchmarks.diagnosis.sklearn_data import sklearn_datasets
 
 __all__ = ["EVERY", "SIZES", "SYMBOLIC", "TASKS", "Batch", "Loss", "Task", "make_task"]
 
-DATA = FOURTH_DATA | FIFTH_DATA | SIXTH_DATA
+DATA = FOURTH_DATA | FIFTH_DATA | SIXTH_DATA | SEVENTH_DATA
 Batch = tuple[Tensor, Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]
 #: Modules whose text is training data; "origin" has a class for each.
@@ -28,8 +29,8 @@ MODULES = ("argparse", "textwrap", "json.decoder", "random", "heapq", "string", 
 SYMBOLS = 64
 LENGTH = 24
 #: Tasks whose inputs are symbols, and those of them that predict one at every position.
-SYMBOLIC = ("text", "origin", "opcodes", "families")
-EVERY = ("text", "opcodes")
+SYMBOLIC = ("text", "origin", "opcodes", "families", "english", "writing", "entities", "sessions")
+EVERY = ("text", "opcodes", "english")
 
 
 class Task:

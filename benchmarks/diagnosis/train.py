@@ -78,6 +78,8 @@ def _version() -> str:
     names += ("spoilers", *(f"fifth_{name}" for name in ("codes", "data", "dense", "losses", "optimizers")))
     names += tuple(f"fifth_{name}" for name in ("attention", "sequences", "spatial", "training", "weights"))
     names += tuple(f"sixth_{name}" for name in ("data", "dense", "images", "links", "sequences", "training"))
+    names += tuple(f"seventh_{name}" for name in ("data", "dense", "images", "pictures"))
+    names += ("seventh_sequences", "seventh_training")
     files = [here / f"{name}.py" for name in names]
     for room in ("monitor", "history", "clipping", "params"):
         files += sorted((ROOT / "gradkern" / room).rglob("*.py"))

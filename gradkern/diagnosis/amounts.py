@@ -17,6 +17,8 @@ LEAST_LOWER, MOST_LOWER = 1e-4, 0.3
 LEAST_RAISE, MOST_RAISE = 3.0, 1e7
 #: Norm at the end over norm at the start from which the norm has exploded.
 GREW = 100.0
+#: The same for a learning rate, from which its schedule is to blame (warm-up begins at a few percent).
+GROWN = 100.0
 
 
 def max_norm(case: Case) -> float:
@@ -77,6 +79,12 @@ def rate_is_zero(case: Case) -> bool:
     """Whether the learning rate is known, and 0 at every step."""
     rates = case.evidence.lr[np.isfinite(case.evidence.lr)]
     return bool(len(rates)) and not rates.any()
+
+
+def rate_grows(case: Case) -> bool:
+    """Whether the learning rate still rises at the end, to far more than at first."""
+    rates = case.evidence.lr[np.isfinite(case.evidence.lr)]
+    return len(rates) > 1 and rates[-1] > rates[-2] and rates[-1] >= GROWN * rates[0] > 0
 
 
 def has_half_weights(case: Case) -> bool:

@@ -13,7 +13,12 @@ from numpy.typing import NDArray
 from gradkern.diagnosis.evidence import RunEvidence
 from gradkern.diagnosis.finding import Finding
 from gradkern.diagnosis.model import Layer, Model
-from gradkern.diagnosis.profile import Profile, profile_of
+from gradkern.diagnosis.profile import (
+    NORMALIZED_BIAS,
+    NORMALIZED_BIAS_16_BIT,
+    Profile,
+    profile_of,
+)
 from gradkern.diagnosis.trend import WELL, LossTrend, loss_trend
 
 Floats = NDArray[np.floating[Any]]
@@ -63,7 +68,13 @@ class Case:
 
     @cached_property
     def profiles(self) -> list[Profile]:
-        return [profile_of(self.evidence, chain) for chain in self.model.chains]
+        return [profile_of(self.evidence, chain, self.rounding) for chain in self.model.chains]
+
+    @cached_property
+    def rounding(self) -> float:
+        """The gradient of a bias in front of a normalization, relative to its matrix's."""
+        half = self.model.normalizes and self.model.halves
+        return NORMALIZED_BIAS_16_BIT if half else NORMALIZED_BIAS
 
     @cached_property
     def movement(self) -> Floats:

@@ -1,4 +1,4 @@
-"""`climbs`: whether steps go up the gradient, because the loss has the wrong sign."""
+"""`climbs` and `falls_without_end`: whether the loss, or a part of it, has the wrong sign."""
 
 from __future__ import annotations
 
@@ -18,6 +18,15 @@ ALONG = 0.2
 BEYOND = 3.0
 #: Part of the steps before the onset that are looked at: the last ones, where noise of batches counts least.
 LATE = 2 / 3
+#: A positive loss that falls this many times below zero has no lower bound. Measured with a penalty or an
+#: activation praised: 100 … 8,000 times its start; healthy (reinforcement learning): up to 23 times.
+BELOW = 40.0
+
+
+def falls_without_end(case: Case) -> bool:
+    """Whether a positive loss falls far below zero, so that a part of it has the wrong sign."""
+    losses = case.evidence.loss[np.isfinite(case.evidence.loss)]
+    return case.trend.known and bool(case.trend.lowest < -BELOW * losses[0] < 0)
 
 
 def climbs(case: Case, onset: int) -> bool:

@@ -92,6 +92,17 @@ def xavier_init() -> Remedy:
     )
 
 
+def orthogonal_init() -> Remedy:
+    return Remedy(
+        "orthogonal_init",
+        "Start with orthogonal recurrent weights, which keep the size of the state at each time step.",
+        """\
+for name, parameter in model.named_parameters():
+    if "weight_hh" in name:
+        torch.nn.init.orthogonal_(parameter)""",
+    )
+
+
 def gated() -> Remedy:
     return Remedy(
         "gated",
@@ -270,12 +281,30 @@ def check_labels() -> Remedy:
     )
 
 
+def shuffle() -> Remedy:
+    return Remedy(
+        "shuffle",
+        "Shuffle the training data, so that each batch holds all kinds of examples: a step for one kind "
+        "undoes those for the others.",
+        "loader = torch.utils.data.DataLoader(dataset, batch_size, shuffle=True)",
+    )
+
+
 def check_sign() -> Remedy:
     return Remedy(
         "check_sign",
         "Check the sign of the loss: it rises from the first step on, although the steps are small. A reward "
         "or a log-likelihood has to be negated or maximized.",
         "# or optimizer = torch.optim.Adam(parameters, lr, maximize=True)\n(-log_likelihood).backward()",
+    )
+
+
+def check_part(case: Case) -> Remedy:
+    return Remedy(
+        "check_sign",
+        f"Check the sign of each part of the loss: it falls to {case.trend.lowest:.3g}, so that one part can "
+        "fall without end. A penalty has to be added.",
+        "loss = loss + 1e-4 * sum(p.square().sum() for p in model.parameters())",
     )
 
 

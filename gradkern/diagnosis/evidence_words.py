@@ -14,6 +14,7 @@ _WORDS = {
     "crest": "gradient, largest element / rms",
     "dead_share": "part of the units that are inactive",
     "decay_a_step": "part of the weights that decay takes each step",
+    "first_error": "size of the first errors",
     "gain": "typical gain of a layer",
     "growth": "growth by a factor of",
     "input_rms": "rms of the inputs",
@@ -51,7 +52,9 @@ _POWERS = {
 }
 #: 1 if something holds; nothing is shown for 0.
 _FLAGS = {
+    "in_turn": "batches of several kinds take turns",
     "nonfinite_loss": "the loss is not finite either",
+    "out_of_calm": "nothing was large before",
     "summed": "the gradient looks like a sum over steps",
     "uphill": "steps go up the loss",
 }

@@ -29,6 +29,8 @@ SQUASHING = {"sigmoid", "tanh", "softsign"}
 #: Other names of ReLU. They count only in a model without another activation, because they may also bound a
 #: ratio or a variance.
 CLAMPING = {"clamp", "clamp_min"}
+#: Operations and modules that multiply by the result of a softmax (attention, mixtures).
+ATTENDING = re.compile("attention|attn|bmm|matmul|^mul$|einsum")
 NORMALIZING = re.compile(r"(batch|layer|group|instance|rms|local_?response)_?norm|^norm$", re.IGNORECASE)
 RECURRENT = re.compile(r"^(RNN|LSTM|GRU)(Cell)?$", re.IGNORECASE)
 LOOKUP = re.compile(r"embedding", re.IGNORECASE)
@@ -146,8 +148,20 @@ class Model:
         return bool(self.words & SQUASHING)
 
     @property
+    def selects(self) -> bool:
+        """A softmax is its only activation, and nothing is weighted by it."""
+        others = self.gates or self.leaks or self.squashes or any(ATTENDING.search(w) for w in self.words)
+        return "softmax" in self.words and not others
+
+    @property
     def normalizes(self) -> bool:
         return any(NORMALIZING.search(w) for w in self.words)
+
+    @property
+    def halves(self) -> bool:
+        """It computes in 16 bits: under autocast, which casts, or with such parameters."""
+        kinds = {str(one.get("dtype", "")) for one in self._evidence.params.values()}
+        return "to_copy" in self.words or "tocopy" in self.words or any(k.endswith("float16") for k in kinds)
 
     @property
     def recurs(self) -> bool:

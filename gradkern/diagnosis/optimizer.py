@@ -56,6 +56,12 @@ def decay_a_step(case: Case) -> float:
     return taken
 
 
+def momentum(case: Case) -> float:
+    """The largest momentum of SGD's kind; 0 if there is none or it is unknown."""
+    groups = case.evidence.facts.get("optimizers") or []
+    return max((float(group.get("momentum") or 0) for group in groups), default=0.0)
+
+
 def asked_step(case: Case) -> float:
     """‖Δw‖ / ‖w‖ of a step without rounding, which suppresses small changes of 16-bit weights: of SGD's
     without its momentum, and of those that move each element by the learning rate; 0 if unknown."""

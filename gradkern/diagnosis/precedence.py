@@ -40,12 +40,14 @@ def _causes(cause: Finding, other: Finding) -> bool:
     if cause.kind == "update_too_small" and cause.layers:  # certain, while dead units of a branch may not be
         return other.kind == "dead_units" and other.severity == "warning"
     if cause.kind == "gradient_spike":  # the step at the spike changed the weights too much
-        return other.kind == "weight_growth" and later
+        return (later and other.kind == "weight_growth") or _threw(cause, other)
     if cause.kind == "poor_initialization":
         if "crest" in cause.evidence and other.kind in _AFTERMATH:  # units that are copies of each other
             return other.first_step >= cause.first_step
         if other.kind == "exploding_gradient":
             return _starts_large(cause) and _starts_with(cause, other)
+        if other.kind == "saturation":  # large weights put units at the ends of their range
+            return "gain" in cause.evidence and not later
         return other.kind == "dead_units" and later
     if cause.kind == "always_clipping":
         return other.kind == "update_too_small"
@@ -56,8 +58,17 @@ def _causes(cause: Finding, other: Finding) -> bool:
     if cause.kind == "update_too_large" and other.kind == "exploding_gradient":
         return _starts_before(cause, other)  # the steps were too large before the norm grew
     if cause.kind in ("vanishing_gradient", "exploding_gradient") and other.kind == "dead_units":
-        return other.evidence.get("dead_share", 1.0) < 1.0  # units are inactive because of the signal
+        late = other.first_step > cause.first_step + _EARLY  # steps that only the last layers got
+        return late or other.evidence.get("dead_share", 1.0) < 1.0  # inactive because of the signal
     return False
+
+
+def _threw(spike: Finding, other: Finding) -> bool:
+    """Whether a run that was calm before a spike broke down after it."""
+    broken = other.kind in ("nonfinite_gradient", "update_too_large", *_AFTERMATH)
+    after = other.first_step > spike.first_step and broken
+    after |= other.first_step >= spike.first_step and other.kind == "exploding_gradient"
+    return after and "out_of_calm" in spike.evidence
 
 
 def _starts_large(cause: Finding) -> bool:
@@ -80,5 +91,5 @@ def _changed_the_weights(cause: Finding) -> bool:
 
 
 def _starts_before(cause: Finding, other: Finding) -> bool:
-    of_its_own = not {"norm_later", "summed", "uphill", "input_rms"}.isdisjoint(other.evidence)
+    of_its_own = not {"norm_later", "summed", "uphill", "input_rms", "first_error"}.isdisjoint(other.evidence)
     return not of_its_own and cause.first_step <= max(other.first_step, _EARLY)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from gradkern.diagnosis.case import Case
 from gradkern.diagnosis.finding import Finding
+from gradkern.diagnosis.gain import GUESSING
 
 #: Kinds whose harm is that the model learns slowly or not at all. The others harm in other ways: a gradient
 #: that is missing, parameters that are left out, weights that grow, a first loss that is far too large.
@@ -16,8 +17,6 @@ _SLOWING = ("dead_units", "saturation", "update_too_large", "weight_collapse")
 _STARVED = 4.0
 #: A model of which this part is off does not use its size, whatever the loss says.
 _LARGE_PART = 0.5
-#: A loss this near to that of guessing is it.
-GUESSING = 0.99
 
 
 def eased(case: Case, findings: Sequence[Finding]) -> list[Finding]:

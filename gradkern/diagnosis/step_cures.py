@@ -8,6 +8,7 @@ from gradkern._util.text import percent
 from gradkern.diagnosis import amounts
 from gradkern.diagnosis.case import Case
 from gradkern.diagnosis.finding import Remedy
+from gradkern.diagnosis.optimizer import momentum
 
 
 def clip(case: Case, *, hold: bool = False) -> Remedy:
@@ -65,6 +66,26 @@ def _multiplied(case: Case, factor: float) -> str:
     rates = case.evidence.lr[np.isfinite(case.evidence.lr)]
     becomes = f"# {rates[0]:.2g} becomes {rates[0] * factor:.2g}\n" if len(rates) else ""
     return f'{becomes}for group in optimizer.param_groups:\n    group["lr"] *= {factor:.1g}'
+
+
+def check_schedule(case: Case) -> Remedy:
+    rates = case.evidence.lr[np.isfinite(case.evidence.lr)]
+    return Remedy(
+        "check_schedule",
+        f"Check the schedule: the learning rate rises from {rates[0]:.2g} to {rates[-1]:.2g} and does not "
+        "come down.",
+        f'# at most, for example\nfor group in optimizer.param_groups:\n    group["lr"] = {rates[0]:.2g}',
+    )
+
+
+def less_momentum(case: Case) -> Remedy:
+    now = momentum(case)
+    return Remedy(
+        "less_momentum",
+        f"Lower the momentum to 0.9: at {now:g} each gradient acts on {1 / max(1 - now, 1e-6):.3g} steps, in "
+        "all with as many times the learning rate.",
+        'for group in optimizer.param_groups:\n    group["momentum"] = 0.9',
+    )
 
 
 def find_lr() -> Remedy:

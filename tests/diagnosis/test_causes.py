@@ -39,6 +39,9 @@ class TestInitialWeights:
     def test_masked_elements_do_not_count(self, alive, found):
         """Only a fifth of the elements ever have a gradient. Without a mask, the reason is dead units."""
         run = self.scaled(3.2, slice(2, 10, 2), bias=True)
+        rms = run.rms.copy()
+        rms[:, 4::2] *= 2.0 ** np.arange(1, 5)  # the signal grows
+        run = changed(run, rms=rms)
         ever = np.where(np.arange(12) % 2, alive, 0.2).astype(np.float32)
         ever[[0, 10]] = 1.0
         assert [k for k in kinds(changed(run, ever_nonzero=ever)) if k != "dead_units"] == found

@@ -96,7 +96,7 @@ class TestFirstLoss:
         graph = {"operations": ["relu", "nll_loss"], "loss": "nll_loss"}
         rms = run.rms.copy()
         rms[:, 11] = bias_norm / np.sqrt(WIDTH)
-        loss = np.concatenate([[value] * 3, run.loss[3:]])
+        loss = np.concatenate([[value] * 3, run.loss[3:] + 3.0])
         return changed(run, loss=loss, rms=rms, facts={**run.facts, "graph": graph})
 
     def test_a_sum_over_the_batch_is_no_large_loss(self):

@@ -122,6 +122,7 @@ class TestCode:
             "width": 4,
         }
         names |= {"block": torch.nn.Linear(4, 4), "activation": torch.nn.ReLU(), "batch": x, "max_norm": 1.0}
+        names |= {"dataset": x, "batch_size": 4}
         names |= {"loader": [x] * 3, "train_step": step, "lstm": torch.nn.LSTM(4, 4)}
         return names | {"loss": model(x).mean(), "log_likelihood": model(x).mean()}
 
@@ -212,3 +213,23 @@ def test_a_bias_in_front_of_a_normalization_says_nothing_of_the_inputs():
     rms = run.rms.copy()
     rms[:, 0] *= 300
     assert actions(changed(run, rms=rms))[0] == "scale_inputs"
+
+
+def with_words(run, *operations):
+    return changed(run, facts={"modules": {}, "graph": {"operations": list(operations)}, "optimizers": []})
+
+
+def test_a_softmax_in_place_of_an_activation():
+    """One that weights something is attention."""
+    run = sloped(flat_loss(healthy()), 6.0)
+    assert actions(with_words(run, "addmm", "softmax", "nll_loss"))[0] == "relu"
+    assert "relu" not in actions(with_words(run, "addmm", "bmm", "softmax", "nll_loss"))
+
+
+def test_inputs_that_overflow():
+    run = healthy()
+    rms, loss, nonfinite = run.rms.copy(), run.loss.copy(), run.nonfinite.copy()
+    rms[:, 0] = 200 * rms[:, 1]
+    loss[50:], nonfinite[50:] = np.nan, 1
+    found = diagnose(changed(run, rms=rms, loss=loss, nonfinite=nonfinite))
+    assert found[0].kind == "nonfinite_gradient" and found[0].remedies[0].action == "scale_inputs"

@@ -112,7 +112,7 @@ class TestStartsAsASum:
 
 def test_spreads_of_a_bayesian_layer_multiply_nothing():
     """Two-dimensional parameters that are not named weights: their size is no gain."""
-    run = healthy(12)
+    run = healthy(12, bias=False)
     large = changed(run, weight_norm=8 * run.weight_norm)
     assert "poor_initialization" in alarms(large)
     names = tuple(name.replace("weight", "rho") for name in run.names)

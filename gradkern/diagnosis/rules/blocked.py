@@ -23,6 +23,25 @@ STEPS = {"round", "floor", "ceil", "trunc", "sign", "sgn"}
 STUCK = 3.0
 
 
+def unfed(case: Case) -> list[Finding]:
+    """Every layer without a gradient but for the bias of the outputs, although all biases are zero and no
+    matrix is: units that add up something would not all be inactive, so that the input is zero."""
+    e, layers = case.evidence, case.model.layers
+    if len(e.rows) < LEAST_STEPS or len(layers) < 2 or not len(e.weight_norm) or _unused_weights(case).any():
+        return []
+    columns = [c for x in layers for c in (x.weight, x.bias) if c is not None and c != layers[-1].bias]
+    zero = (e.has_grad[:, columns] & (e.rms[:, columns] == 0)).all()
+    biases = [x.bias for x in layers if x.bias is not None]
+    if (
+        not zero
+        or len(biases) < 2
+        or biases[-1] != layers[-1].bias
+        or (e.weight_norm[:, biases[:-1]] != 0).any()
+    ):
+        return []
+    return [_finding(case, columns, "nothing reaches it. Is its input zero in every step?")]
+
+
 def blocked(case: Case) -> list[Finding]:
     """Lookup tables, or the matrix of the inputs, with a gradient of zero in every step."""
     e = case.evidence

@@ -13,10 +13,10 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from gradkern.diagnosis.case import FEW_STEPS, Case, Floats
-from gradkern.diagnosis.climb import MOVED, climbs
+from gradkern.diagnosis.climb import MOVED, climbs, falls_without_end
 from gradkern.diagnosis.finding import Finding
 from gradkern.diagnosis.gain import classes_of, input_rms
-from gradkern.diagnosis.rules.inputs import large_inputs
+from gradkern.diagnosis.rules.inputs import large_inputs, large_targets
 from gradkern.diagnosis.rules.uphill import climbed
 from gradkern.diagnosis.sums import starts_as_a_sum
 from gradkern.diagnosis.trend import trend_of
@@ -57,20 +57,22 @@ COMMON = 0.02
 #: A spike also exceeds twice the norm at the start of the run (converged runs have small norms), and three
 #: times the 95th percentile (norms are heavy-tailed near the end of training; measured: 1.9).
 OF_THE_START, OF_THE_RUN = 2.0, 3.0
+#: A learning rate above its median until then by this factor has risen.
+RISEN = 3.0
 #: It also exceeds the largest of the norms before by this factor (measured for heavy tails: 3.3).
 OF_THE_LARGEST = 4.0
 
 
 def exploding_over_time(case: Case) -> list[Finding]:
     """The norm grows a hundredfold and the loss with it, or starts a hundred times too large, or the inputs
-    are too large."""
+    or the targets are too large."""
     norm = _common_norm(case)
     at = np.flatnonzero(np.isfinite(norm) & (norm > 0))
     if len(at) < FEW_STEPS:
         return []
     values = norm[at]
     over_time = _summing(case, at, values) or _growing(case, at, values) or _starting(case, at, values)
-    return over_time or climbed(case) or large_inputs(case)
+    return over_time or climbed(case) or large_inputs(case) or large_targets(case)
 
 
 def _common_norm(case: Case) -> Floats:
@@ -141,13 +143,15 @@ def _growing(case: Case, at: NDArray[np.int64], values: Floats) -> list[Finding]
     grew = diverged or (peak >= GROWTH * base and end >= STILL * base)
     grew |= sum(window >= FAR * float(np.median(values[:3])) for window in windows) >= FAR_LONG
     given_back = trend.end - trend.lowest > 0.5 * abs(trend.start - trend.lowest) + 3 * trend.error
-    worse = trend.rose or (given_back and not trend.fell) if trend.known else diverged
+    endless = falls_without_end(case)
+    worse = endless or trend.rose or (given_back and not trend.fell) if trend.known else diverged
     if not grew or not worse:
         return []
     peak = max(peak, float(tail[-1]))
     onset = int(e.steps[at[np.flatnonzero(values >= 10 * base)[0]]])
     stayed = " and stayed there" if end >= STILL * base else ""
-    why = f"The gradient norm grew from {base:.2g} to {peak:.2g}{stayed}, and the loss got worse."
+    course = "falls without end" if endless else "got worse"
+    why = f"The gradient norm grew from {base:.2g} to {peak:.2g}{stayed}, and the loss {course}."
     numbers = {"norm_at_start": base, "norm_at_end": end, "growth": peak / base}
     if climbs(case, int(np.searchsorted(e.steps, onset))):
         numbers["uphill"] = 1.0
@@ -163,7 +167,7 @@ def _has_effect(case: Case) -> bool:
     if not len(size) or not np.isfinite(e.total_norm).all():
         return True
     farthest = max(case.trend.end, case.trend.start - case.trend.lowest)  # also a part of the wrong sign
-    if case.trend.known and farthest > RUINED * abs(case.trend.start):
+    if falls_without_end(case) or (case.trend.known and farthest > RUINED * abs(case.trend.start)):
         return True
     return bool(np.nanmax(np.append(case.movement, 0.0)) >= MOVED or size.max() >= 2 * size[0])
 
@@ -229,9 +233,20 @@ def gradient_spike(case: Case) -> list[Finding]:
         "steps."
     )
     numbers = {"spikes": len(spikes), "largest": float(norm[worst]), "baseline": float(base[worst])}
+    if norm[spikes[0]] > TIMES_ALONE * base[spikes[0]] and _calm_before(case, spikes[0]):
+        numbers["out_of_calm"] = 1.0
     first, last = int(e.steps[spikes[0]]), int(e.steps[spikes[-1]])
     severity = "info" if clipped else "warning"
     return [case.finding("gradient_spike", severity, why, numbers, layers=layers, first=first, last=last)]
+
+
+def _calm_before(case: Case, i: int) -> bool:
+    """Whether no step before was large and the learning rate had not risen, so that neither is the cause."""
+    e = case.evidence
+    moved = case.movement[e.update_steps < e.steps[i]]
+    rates = e.lr[max(0, i - 1) : i + 1]
+    risen = rates[np.isfinite(rates)] > RISEN * np.nanmedian(np.append(e.lr[: i + 1], np.nan))
+    return bool((np.nan_to_num(moved) < MOVED).all()) and not risen.any()
 
 
 def _largest_before(norm: Floats, i: int, spikes: NDArray[np.int64]) -> float:

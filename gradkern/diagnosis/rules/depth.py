@@ -35,6 +35,10 @@ FIRST_STEPS, MARGIN = 2 * FEW_STEPS, 0.9
 NORMALIZED_SLOPE = 0.17
 #: Part of the second half of a run that must exceed the limit.
 LASTING = 0.5
+#: Part of a run, from its start, that counts if the gradient falls by `STARVING` decades and the loss stands
+#: still. Three of 740 healthy runs start above `VANISHING`, by 3.1 for a seventh of the run, and their loss
+#: falls.
+AT_FIRST, STARVING = 0.2, 4.0
 #: A layer is starved if its rms is this part of the best of its chain, or less.
 STARVED = 1e-2
 
@@ -125,17 +129,21 @@ def _lasts(affected: AffectedChain) -> bool:
 
 
 def _lasted_while_the_loss_stood_still(case: Case, affected: AffectedChain) -> bool:
-    """Whether the run recovered late: the first half of the points shows it, and the loss did not fall
-    during that time."""
+    """Whether the run recovered late: the first half of the points shows it (or a fifth, if hardly any
+    gradient is left and the run does not learn well), and the loss did not fall during that time."""
     known = np.flatnonzero(np.isfinite(affected.values))
     other = np.flatnonzero(~affected.mask[known])
     lead = int(other[0]) if len(other) else len(known)
-    if not len(known) or lead < LASTING * len(known):
+    if not lead:
         return False
     e = case.evidence
-    losses = e.loss[: int(e.rows[affected.profile.at[known[lead - 1]]]) + 1]
+    count = int(e.rows[affected.profile.at[known[lead - 1]]]) + 1
+    starved = float(np.median(affected.values[known[:lead]])) >= STARVING and not case.learns_well
+    if lead < LASTING * len(known) and not (starved and count >= AT_FIRST * len(e.steps)):
+        return False
+    losses = e.loss[:count]
     trend = trend_of(losses[np.isfinite(losses)])
-    return trend.count >= 2 * FEW_STEPS and not trend.fell
+    return trend.count >= (FEW_STEPS if starved else 2 * FEW_STEPS) and not trend.fell
 
 
 def _recovers(affected: AffectedChain) -> bool:

@@ -1,9 +1,10 @@
-"""The rule for inputs that are far larger than initializations assume.
+"""Rules for inputs and for targets that are far larger than initializations assume.
 
 May be wrong for a model that divides its input by a constant first. Nothing is reported for models with
 normalization, which undoes the scale, or without a bias in the first layer. Nor for linear models and those
 of sigmoids or tanh alone: the gradient of their biases may cancel over a balanced batch, so that the estimate
-is too large, and large inputs are found as saturation.
+is too large, and large inputs are found as saturation. Targets are judged for mean squared and absolute
+errors of models whose outputs have a bias.
 """
 
 from __future__ import annotations
@@ -13,10 +14,17 @@ import numpy as np
 from gradkern.diagnosis.case import FEW_STEPS, Case
 from gradkern.diagnosis.finding import Finding
 from gradkern.diagnosis.gain import input_rms
+from gradkern.diagnosis.rules.amplification import large_gain, raised_input
 
 #: Least estimate of the inputs' rms over the first steps, whose error is upwards. Measured: healthy runs
 #: 0.1 … 2.2, raw pixels 180 … 270.
 LARGE = 30.0
+#: Least estimate of the first errors, and the first loss, for targets that are large. Both are needed: a sum
+#: over many outputs makes a loss large, and a bias that is normalized away makes the estimate large. Measured
+#: on 180 healthy regressions: at most 14 if the loss is above 1 (it is below 120 in all of them), targets of
+#: a few hundred 850 … 2,900.
+LARGE_ERROR, LARGE_LOSS = 30.0, 1e3
+FIRST_STEPS = 5
 
 
 def large_inputs(case: Case) -> list[Finding]:
@@ -38,3 +46,36 @@ def large_inputs(case: Case) -> list[Finding]:
     better = case.trend.fell and case.trend.end < losses[0]  # the first steps may raise it by far
     severity = "info" if case.learns_well else "warning" if better else "severe"
     return [case.finding("exploding_gradient", severity, why, numbers)]
+
+
+def large_targets(case: Case) -> list[Finding]:
+    """The first errors of a regression are large, although its inputs and weights are not. The outputs have
+    to grow to their size, which takes adaptive optimizers many steps and throws SGD off its course."""
+    e = case.evidence
+    size = first_error(case)
+    if len(e.steps) < FEW_STEPS or size < LARGE_ERROR or not e.loss[0] >= LARGE_LOSS:
+        return []
+    if input_rms(case, quantile=0.0) >= LARGE / 3 or large_gain(case) or raised_input(case):
+        return []
+    why = (
+        f"The first loss is {e.loss[0]:.2g} and the first errors are about {size:.2g}, while initial outputs "
+        "are about 1: the targets are far too large for them, and so are the first gradients."
+    )
+    norm = e.total_norm[case.finite]
+    numbers = {"first_error": size, "norm_at_start": float(norm[0]) if len(norm) else np.nan}
+    severity = "info" if case.learns_well else "warning" if case.trend.fell else "severe"
+    return [case.finding("exploding_gradient", severity, why, numbers)]
+
+
+def first_error(case: Case) -> float:
+    """The error at the first steps, estimated from a loss ``c e²`` and the gradient ``2 c e`` of the output's
+    bias; 0 for other losses, or without this bias. Too large where the errors of a batch cancel."""
+    e = case.evidence
+    loss = str((e.facts.get("graph") or {}).get("loss", "")).lower()
+    last = case.model.layers[-1] if case.model.layers else None
+    if last is None or last.bias is None or not ("mse" in loss or "l1" in loss):
+        return 0.0
+    bias = e.rms[:FIRST_STEPS, last.bias] * e.numel[last.bias]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        errors = 2 * e.loss[e.rows[: len(bias)]] / bias
+    return float(np.min(errors[np.isfinite(errors)], initial=np.inf)) if np.isfinite(errors).any() else 0.0

@@ -12,7 +12,7 @@ from gradkern._util.text import percent
 from gradkern.diagnosis.case import FEW_STEPS, Case
 from gradkern.diagnosis.finding import Finding
 from gradkern.diagnosis.model import RECURRENT, Layer, role_of
-from gradkern.diagnosis.rules.blocked import blocked, kind_of_silence
+from gradkern.diagnosis.rules.blocked import blocked, kind_of_silence, unfed
 
 #: A layer is silent after so many steps with a gradient of exactly zero while others have one.
 SILENT_STEPS = 20
@@ -80,7 +80,7 @@ def _in_an_optimizer(case: Case) -> set[str] | None:
 
 def dead_units(case: Case) -> list[Finding]:
     """Layers whose gradient is exactly zero, or most of whose units have none, by what explains it."""
-    return _silent_layer(case) or blocked(case) or _dead_share(case)
+    return unfed(case) or _silent_layer(case) or blocked(case) or _dead_share(case)
 
 
 def _silent_layer(case: Case) -> list[Finding]:
@@ -149,7 +149,8 @@ def _nearest_output(
 
 
 def _zero_weights(case: Case) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    """[N] weights that are zero themselves: the initialization is at fault."""
+    """[N] weights that are zero themselves: the initialization is at fault. A bias of zero does not switch
+    units off, so that a layer with one is silent because of another."""
     norms = case.evidence.weight_norm
     if not len(norms):
         return np.zeros(len(case.evidence.names), dtype=bool)

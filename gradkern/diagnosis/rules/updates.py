@@ -2,10 +2,13 @@
 
 ‖Δw‖ / ‖w‖ is computed over all matrices together. May be wrong for weights that are meant to be small,
 although a zero-initialized adapter counts little. May also be wrong for a resumed run at the end of its
-schedule; nothing is reported if its learning rate is seen to fall.
+schedule; nothing is reported if its learning rate is seen to fall, unless its model is an untrained
+classifier.
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +16,7 @@ from numpy.typing import NDArray
 from gradkern._util.text import percent
 from gradkern.diagnosis.case import FALLING, FEW_STEPS, Case
 from gradkern.diagnosis.finding import Finding
-from gradkern.diagnosis.gain import first_gain, multiplies
+from gradkern.diagnosis.gain import classes_of, first_gain, multiplies
 
 #: ‖Δw‖ / ‖w‖ of a step. Healthy runs stay below 0.10, except for small weights that find their size in a few
 #: steps (linear regression: 0.83), at each of which the loss falls. Half of LARGE is enough if the loss ends
@@ -51,6 +54,8 @@ NEVER_STEPPED = 10
 COUNTS = 1e-2
 #: A schedule is at its end if its rate is below this part of the highest.
 DECAYED = 0.5
+#: First loss of an untrained classifier, over ln(classes), that of guessing.
+UNTRAINED = 0.9
 
 
 def update_too_large(case: Case) -> list[Finding]:
@@ -146,7 +151,7 @@ def _no_movement(case: Case) -> list[Finding]:
     if typical > limit or in_all > MOVED or not np.isfinite(e.total_norm).all() or not _reaches_weights(case):
         return []
     rates = e.lr[np.isfinite(e.lr)]
-    if len(rates) and rates[-1] < DECAYED * rates.max():
+    if _ends(case):
         return []
     if len(rates) and not rates.any():
         why = "The learning rate is 0 at every step, so the weights do not change at all."
@@ -163,6 +168,15 @@ def _no_movement(case: Case) -> list[Finding]:
     numbers = {"median_update_ratio": typical, "moved_in_all": in_all, "lr": float(e.lr[-1])}
     severity = "severe" if case.trend.known else "warning"
     return [case.finding("update_too_small", severity, why, numbers)]
+
+
+def _ends(case: Case) -> bool:
+    """Whether the run may be the end of a longer one: its learning rate only falls, and its first loss is not
+    that of an untrained classifier."""
+    rates, classes = case.evidence.lr[np.isfinite(case.evidence.lr)], classes_of(case)
+    untrained = classes > 1 and case.trend.start >= UNTRAINED * math.log(classes)
+    falls = len(rates) > 0 and rates[-1] < DECAYED * rates.max() and rates[0] == rates.max()
+    return bool(falls) and not untrained
 
 
 def _reaches_weights(case: Case) -> bool:

@@ -1,8 +1,8 @@
-"""The rule for the loss of a classifier that is climbed without a norm that grows a hundredfold.
+"""The rule for a loss that is climbed without a norm that grows a hundredfold.
 
 The gradient of a cross-entropy is bounded, and adaptive steps are of one size, so that a loss of the wrong
-sign rises steadily. Only classifiers are judged, because losses of games and of reinforcement learning may
-rise.
+sign rises steadily. Losses of games and of reinforcement learning may rise as well, so that one that is not
+known to be a classifier's has to rise much further. May be wrong for a generator whose critic wins by that.
 """
 
 from __future__ import annotations
@@ -16,14 +16,17 @@ from gradkern.diagnosis.gain import classes_of
 
 #: Loss at the end over that at the start, and over ln(classes), the loss of guessing.
 WORSE = 2.0
+#: The same for other losses over their start (a generator that loses to its critic has 10).
+FAR_WORSE = 30.0
 
 
 def climbed(case: Case) -> list[Finding]:
     """The steps go up the loss, to far more than that of guessing."""
     trend, classes, count = case.trend, classes_of(case), len(case.evidence.steps)
-    if classes < 2 or count < 2 * FEW_STEPS or trend.count < count:
+    if count < 2 * FEW_STEPS or trend.count < count or not trend.start > 0:
         return []
-    if trend.end < WORSE * max(trend.start, math.log(classes)) or not climbs(case, count):
+    least = WORSE * max(trend.start, math.log(classes)) if classes > 1 else FAR_WORSE * trend.start
+    if trend.end < least or not climbs(case, count):
         return []
     why = (
         f"The loss rose from {trend.start:.3g} to {trend.end:.3g}, although the steps are small, as far "

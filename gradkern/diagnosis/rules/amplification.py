@@ -1,0 +1,102 @@
+"""Rules for initial weights that are so large that the layers amplify the signal.
+
+The gain of a matrix is told by its norm, and what reaches an inner layer by its gradients (`profile`). May be
+wrong where something divides the signal between the layers by a constant, if no layer has a bias.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from gradkern.diagnosis.case import Case
+from gradkern.diagnosis.finding import Finding
+from gradkern.diagnosis.gain import first_gain, input_rms, multiplies
+
+#: Typical gain of the matrices (`gain`) before the first step: healthy 0.28 … 1.45, too large from 3.0 on. It
+#: counts if the layers together multiply the signal tenfold more than He's gain, sqrt(2), would, or if one of
+#: them does alone (the largest of a healthy run: 3.6).
+GAIN, MULTIPLIED = 2.5, 10.0
+#: In front of these, a matrix holds frequencies, which may be large (Tancik et al., "Fourier Features Let
+#: Networks Learn High Frequency Functions in Low Dimensional Domains", 2020).
+PERIODIC = {"sin", "cos"}
+#: Estimated rms of the input of an inner layer at the first steps, in itself and relative to the model's
+#: input. Healthy: up to 4.3 and 5.2 (585 runs without normalization); weights of torch.rand or a gain of 4
+#: and more: 16 … 7,700 (30 runs). Layers that each amplify have at least one `GAIN` behind them.
+LEVEL = 10.0
+#: Steps whose gradients tell the first signal.
+FIRST_STEPS = 5
+
+
+def severity_of(case: Case) -> str:
+    """The severity of bad first weights: a loss that falls all the same makes it a warning."""
+    return "warning" if case.trend.fell else "severe"
+
+
+def large_gain(case: Case) -> list[Finding]:
+    """The weights start so large that the layers together, or one of them alone, amplify the signal.
+    Normalization would undo this."""
+    layers = [layer for layer in case.model.layers if multiplies(case, layer)]
+    values = [first_gain(case, layer) for layer in layers]
+    if case.model.normalizes or not values:
+        return []
+    typical, largest = float(np.median(values)), max(values)
+    together = len(layers) * math.log(max(typical, 1e-9) / math.sqrt(2)) >= math.log(MULTIPLIED)
+    together &= len(layers) > 1 and typical >= GAIN and _is_passed_on(case)
+    if not together and (largest < MULTIPLIED * math.sqrt(2) or case.model.words & PERIODIC):
+        return []
+    names = case.names(x.weight for x, value in zip(layers, values) if value >= GAIN)
+    who = (
+        f"each of {len(layers)} layers"
+        if together
+        else case.evidence.names[layers[values.index(largest)].weight]
+    )
+    gain = typical if together else largest
+    why = (
+        f"Before the first step {who} multiplies its input by about {gain:.1f} (1.4 with He initialization): "
+        "the initial weights are too large."
+    )
+    numbers = {"gain": gain, "layers": len(layers) if together else len(names)}
+    return [case.finding("poor_initialization", severity_of(case), why, numbers, layers=names)]
+
+
+def _is_passed_on(case: Case) -> bool:
+    """Whether the signal is amplified where weights are: an inner layer's input is larger by at least `GAIN`.
+    It is not where a mask or a factor makes up for the weights. Assumed where it is not known, and where
+    activations are bounded."""
+    levels = _levels(case)
+    return case.model.squashes or not levels or max(levels.values()) >= GAIN
+
+
+def _levels(case: Case) -> dict[int, float]:
+    """Estimated rms of the inputs of all layers but the first, by their position. The least of the first
+    steps, because its error is upwards."""
+    e, found = case.evidence, {}
+    for at, layer in enumerate(case.model.layers):
+        if at and layer.bias is not None and multiplies(case, layer):
+            with np.errstate(divide="ignore", invalid="ignore"):
+                ratio = e.rms[:FIRST_STEPS, layer.weight] / e.rms[:FIRST_STEPS, layer.bias]
+            ratio = ratio[np.isfinite(ratio) & (ratio > 0)]
+            if len(ratio):
+                found[at] = float(ratio.min())
+    return found
+
+
+def raised_input(case: Case) -> list[Finding]:
+    """The input of a layer is far larger than the model's, behind weights that amplify. Weights whose mean is
+    not zero (torch.rand) amplify more than their rms tells."""
+    levels, layers = _levels(case), case.model.layers
+    if case.model.normalizes or not levels or case.model.words & PERIODIC:
+        return []
+    at = max(levels, key=lambda i: levels[i])
+    level, large = levels[at], [x for x in layers[:at] if multiplies(case, x) and first_gain(case, x) >= GAIN]
+    if level < LEVEL * max(input_rms(case, quantile=0.0), 1.0) or not large:
+        return []
+    why = (
+        f"At the first steps the input of {case.evidence.names[layers[at].weight]} has an rms of about "
+        f"{level:.2g}, far more than the model's: the initial weights before it are too large."
+    )
+    numbers = {"gain": max(first_gain(case, x) for x in large), "layers": len(large)}
+    names = case.names(x.weight for x in large)
+    return [case.finding("poor_initialization", severity_of(case), why, numbers, layers=names)]

@@ -1,0 +1,146 @@
+"""Batches in turn, single bad batches, signs of losses, schedules: what is said of them, and the remedies."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gradkern.diagnosis import diagnose
+from gradkern.diagnosis.rules.loss import repetition
+from tests.support.runs import changed, flat_loss, healthy, slow
+
+
+def alarms(run):
+    return [finding.kind for finding in diagnose(run) if finding.is_alarm]
+
+
+def actions(run):
+    return [remedy.action for remedy in diagnose(run)[0].remedies]
+
+
+def classifying(run, classes):
+    """The run as one of a classifier with so many outputs."""
+    last = list(run.names)[-2]
+    params = {**run.params, last: {**run.params[last], "shape": [classes, 32]}}
+    facts = {**run.facts, "graph": {"operations": ["relu", "nll_loss"], "loss": "nll_loss"}}
+    return changed(run, params=params, facts=facts)
+
+
+def with_group(run, **group):
+    return changed(run, facts={**run.facts, "optimizers": [{"name": "0", "class": "SGD", **group}]})
+
+
+class TestInTurn:
+    def rounds(self, period, height=0.5, noise=0.1, classes=5):
+        random = np.random.default_rng(0)
+        pattern = np.random.default_rng(1).permutation(np.linspace(-1, 1, period))
+        loss = 1.2 + np.exp(-np.arange(200) / 30) + noise * random.standard_normal(200)
+        return classifying(changed(healthy(), loss=loss + height * pattern[np.arange(200) % period]), classes)
+
+    def test_batches_of_one_class_at_a_time(self):
+        (finding,) = [f for f in diagnose(self.rounds(5)) if f.is_alarm]
+        assert finding.kind == "loss_oscillating" and "number of classes" in finding.why
+        assert [r.action for r in finding.remedies][:2] == ["shuffle", "check_labels"]
+
+    @pytest.mark.parametrize(
+        "changes", [{"period": 7}, {"classes": 11}, {"height": 0.05, "noise": 0.01}, {"noise": 0.6}]
+    )
+    def test_other_rounds_and_small_ones_are_left_alone(self, changes):
+        """A round of another length may be that of an epoch in a fixed order."""
+        assert alarms(self.rounds(**{"period": 5, **changes})) == []
+
+    @pytest.mark.parametrize("period", [2, 3, 8])
+    def test_repetition(self, period):
+        random = np.random.default_rng(2)
+        pattern = random.standard_normal(period)
+        pattern -= pattern.mean()
+        share, spread = repetition(pattern[np.arange(160) % period] - np.arange(160) / 10, period)
+        assert share == pytest.approx(1.0) and spread == pytest.approx(pattern.std())
+        share, _ = repetition(random.standard_normal(160), period)
+        assert abs(share) < 0.3
+        assert repetition(np.full(40, 2.0), period) == (0.0, 0.0)
+
+
+class TestSigns:
+    def climbing(self, factor):
+        """Steps up the gradient explain the rise of a loss that is not a classifier's."""
+        run = healthy()
+        growth = np.linspace(1, factor, 200)
+        sizes = 10.0 * np.ones_like(run.weight_norm)
+        norm = np.gradient(0.7 * growth) / (0.003 * 10 * np.sqrt(6))
+        return changed(run, loss=0.7 * growth, total_norm=norm, weight_norm=sizes)
+
+    def test_a_loss_that_is_climbed(self):
+        (finding,) = [f for f in diagnose(self.climbing(60)) if f.is_alarm]
+        assert finding.kind == "exploding_gradient" and finding.remedies[0].action == "check_sign"
+        assert alarms(self.climbing(10)) == []  # that of a generator whose critic wins
+
+    @pytest.mark.parametrize(("depth", "first"), [(-500, "check_sign"), (-1, "clip")])
+    def test_a_part_of_the_wrong_sign(self, depth, first):
+        """The loss falls far below zero before the run breaks down."""
+        loss = np.append(np.linspace(1, depth, 120), np.full(80, 200.0))
+        norm = healthy().total_norm * np.append(np.ones(100), np.full(100, 1e4))
+        found = diagnose(changed(healthy(), loss=loss, total_norm=norm))[0]
+        assert found.kind == "exploding_gradient" and found.remedies[0].action == first
+
+    @pytest.mark.parametrize(("end", "severity"), [(np.log(32) + 0.07, "warning"), (1.2, "info")])
+    def test_a_penalty_that_falls_is_no_learning(self, end, severity):
+        """The weights are gone; what is left of the loss is that of guessing, and a little of the penalty."""
+        run = healthy()
+        loss = end + 20 * np.exp(-np.arange(200) / 20)
+        norms = run.weight_norm[:1] * np.geomspace(1, 0.01, len(run.update_steps))[:, None]
+        found = next(f for f in diagnose(changed(run, loss=loss, weight_norm=norms)))
+        assert found.kind == "weight_collapse" and found.severity == severity
+
+
+class TestOneBadBatch:
+    def thrown(self, moved=3e-3, rate=1e-3):
+        """A batch at step 60 throws the weights; soon nothing is finite."""
+        run = flat_loss(healthy())
+        norm, loss, ratio, rates = run.total_norm.copy(), run.loss.copy(), run.update_ratio.copy(), run.lr
+        norm[59:62] *= (3e3, 1e6, 1e9)
+        loss[59:62] *= (1e3, 1e4, 1e8)
+        norm[62:], loss[62:] = np.nan, np.nan
+        ratio[run.update_steps < 60] = moved
+        rates = np.where(run.steps >= 59, rate, rates)
+        return changed(run, total_norm=norm, loss=loss, update_ratio=ratio, lr=rates)
+
+    def test_it_explains_what_follows(self):
+        found = diagnose(self.thrown())
+        assert found[0].kind == "gradient_spike" and found[0].first_step == 60
+        assert [r.action for r in found[0].remedies][:2] == ["clip", "check_data"]
+        assert "nonfinite_gradient" in alarms(self.thrown())
+
+    @pytest.mark.parametrize("changes", [{"moved": 0.3}, {"rate": 0.2}])
+    def test_unless_the_steps_were_large_before(self, changes):
+        assert alarms(self.thrown(**changes))[0] == "nonfinite_gradient"
+
+
+class TestSchedules:
+    def still(self, start, rates):
+        run = flat_loss(healthy(), start)
+        ratio = np.full_like(run.update_ratio, 1e-7)
+        return classifying(changed(run, update_ratio=ratio, lr=rates), 10)
+
+    @pytest.mark.parametrize(("start", "found"), [(2.3, ["update_too_small"]), (0.8, [])])
+    def test_an_untrained_model_is_at_no_end(self, start, found):
+        """A falling rate excuses small steps of a resumed run only."""
+        assert alarms(self.still(start, np.geomspace(1e-7, 1e-9, 200))) == found
+
+    def test_a_cycle_is_no_end(self):
+        cycles = 1e-7 * (1.1 + np.cos(np.pi * (1 + np.arange(200) / 40)))
+        assert alarms(self.still(0.8, cycles)) == ["update_too_small"]
+
+    def test_a_rate_that_grows_without_end(self):
+        run = slow(healthy())
+        ratio = run.update_ratio * np.geomspace(1, 1e3, len(run.update_steps))[:, None]
+        loss = run.loss + np.geomspace(1e-3, 30, 200)
+        grown = changed(run, update_ratio=ratio, loss=loss, lr=np.geomspace(1e-3, 10, 200))
+        assert diagnose(grown)[0].kind == "update_too_large" and actions(grown)[0] == "check_schedule"
+        warmed = changed(grown, lr=np.minimum(np.geomspace(1e-3, 10, 200), 1.0))
+        assert actions(warmed)[0] == "lower_lr"
+
+    @pytest.mark.parametrize(("momentum", "first"), [(0.999, "less_momentum"), (0.9, "lower_lr")])
+    def test_a_momentum_of_a_thousand_steps(self, momentum, first):
+        run = flat_loss(changed(healthy(), update_ratio=np.full_like(healthy().update_ratio, 0.9)))
+        assert actions(with_group(run, momentum=momentum))[0] == first
