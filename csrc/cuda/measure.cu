@@ -39,6 +39,9 @@ struct Job {
   static constexpr uint32_t kWhole = 0xffffffffu;  ///< in place of a tensor: the whole list
   RecordRange<kPass> records;
   uint32_t tensor = kWhole;
+
+  __device__ __forceinline__ bool any() const { return records.begin != records.end; }
+  __device__ __forceinline__ void clear() { records.begin = records.end = 0; }
 };
 
 /// What the warps of a block leave for each other, in shared memory.
@@ -82,7 +85,7 @@ __device__ __forceinline__ void add_span(const MeasureParams<kPass>& p, uint32_t
   if (writes) {
     pieces.record[kTotal][warp] = nothing<kPass>(order);
     pieces.edge[kHead][warp] = pieces.edge[kTail][warp] = Edge();
-    if (warp < kKinds) pieces.job[warp] = Job<kPass>();
+    if (warp < kKinds) pieces.job[warp].clear();
   }
   for_each_segment<false>(p.table, p.spans, span, [&](const Segment& segment) {
     const Sums<kPass> s = add_segment<kPass>(order, segment);
@@ -162,10 +165,9 @@ __device__ GRADKERN_NOINLINE void do_jobs(const MeasureParams<kPass>& p, Pieces<
     if (lane == 0) pieces.record[kind][warp] = s;
   }
   __syncthreads();
-  if (warp >= kKinds) return;
+  if (warp >= kKinds || !pieces.job[warp].any()) return;
   const Job<kPass>& job = pieces.job[warp];
   const uint32_t shares = (job.records.end - job.records.begin + kWarpSize - 1) / kWarpSize;
-  if (shares == 0) return;
   const Sums<kPass>* own = pieces.record[warp];
   const Sums<kPass> s = combine_records<kPass>(order, {own, own, 0, shares < kWarps ? shares : kWarps}, lane, kWarpSize);
   if (lane == 0) finish<kPass>(p, job.tensor, s);
@@ -185,11 +187,11 @@ __global__ void __launch_bounds__(kThreads, has_sums(kPass) ? 1 : kBlocksPerMult
   if (!p.any_repeat) return;
   __syncthreads();  // this block's rows must be written before it arrives at the total
   if (warp == kTotal) {
-    if (threadIdx.x % kWarpSize == 0) pieces.job[kHead] = pieces.job[kTail] = Job<kPass>();
+    if (threadIdx.x % kWarpSize == 0) pieces.job[kHead].clear(), pieces.job[kTail].clear();
     finish_total<kPass>(p, pieces);
   }
   do_jobs<kPass>(p, pieces);
-  if (pieces.job[kTotal].records.end != 0) repeat_rows(p.reporting.results, p.table);
+  if (pieces.job[kTotal].any()) repeat_rows(p.reporting.results, p.table);
 }
 
 struct CombineParams {
