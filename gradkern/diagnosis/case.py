@@ -68,13 +68,8 @@ class Case:
 
     @cached_property
     def profiles(self) -> list[Profile]:
-        return [profile_of(self.evidence, chain, self.rounding) for chain in self.model.chains]
-
-    @cached_property
-    def rounding(self) -> float:
-        """The gradient of a bias in front of a normalization, relative to its matrix's."""
-        half = self.model.normalizes and self.model.halves
-        return NORMALIZED_BIAS_16_BIT if half else NORMALIZED_BIAS
+        rounding = NORMALIZED_BIAS_16_BIT if self.model.normalizes else NORMALIZED_BIAS
+        return [profile_of(self.evidence, chain, rounding) for chain in self.model.chains]
 
     @cached_property
     def movement(self) -> Floats:

@@ -9,6 +9,7 @@ import numpy as np
 
 from gradkern.diagnosis.case import Case, Floats
 from gradkern.diagnosis.model import RECURRENT, Layer
+from gradkern.diagnosis.profile import NORMALIZED_BIAS
 
 #: Losses that compare with a class, by the names of their operations and modules.
 CLASSIFYING = ("nll_loss", "cross_entropy", "nllloss", "crossentropyloss")
@@ -65,7 +66,7 @@ def input_rms(case: Case, layer: Layer | None = None, quantile: float = 0.5) -> 
         ratio = rows[:, layer.weight] / rows[:, layer.bias]
     ratio = ratio[np.isfinite(ratio)]
     if case.model.normalizes:
-        ratio = ratio[ratio < 1 / case.rounding]
+        ratio = ratio[ratio < 1 / NORMALIZED_BIAS]
     return float(np.quantile(ratio, quantile)) if len(ratio) else 1.0
 
 

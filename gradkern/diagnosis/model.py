@@ -158,12 +158,6 @@ class Model:
         return any(NORMALIZING.search(w) for w in self.words)
 
     @property
-    def halves(self) -> bool:
-        """It computes in 16 bits: under autocast, which casts, or with such parameters."""
-        kinds = {str(one.get("dtype", "")) for one in self._evidence.params.values()}
-        return "to_copy" in self.words or "tocopy" in self.words or any(k.endswith("float16") for k in kinds)
-
-    @property
     def recurs(self) -> bool:
         return any(RECURRENT.search(w) for w in self.words)
 
@@ -179,8 +173,14 @@ class Model:
         for layer in members:
             by_role.setdefault(role_of(self._evidence.names[layer.weight]), []).append(layer)
             by_kind.setdefault(f"{self._part_of(layer)} {layer.kind or 'matrix'}", []).append(layer)
-        found = [*by_role.values(), *by_kind.values()]
+        found = [*by_role.values(), *filter(self._follow, by_kind.values())]
         return _distinct([chain for chain in found if len(chain) >= 3])
+
+    def _follow(self, chain: list[Layer]) -> bool:
+        """Whether layers of one kind are known to follow one another: by the order of execution, or because
+        half of them have one role. Others may be a branch that starts without effect (attention pooling)."""
+        roles = [role_of(self._evidence.names[layer.weight]) for layer in chain]
+        return bool(self._graph.get("order")) or 2 * max(map(roles.count, roles)) >= len(chain)
 
     def _part_of(self, layer: Layer) -> str:
         """The model that a layer belongs to, in a run of several; where the order of execution is unknown,

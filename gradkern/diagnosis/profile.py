@@ -18,7 +18,8 @@ from gradkern.diagnosis.model import Layer
 Floats = NDArray[np.floating[Any]]
 
 #: The gradient of a bias before a normalization consists of rounding errors: rms_b / rms_W was below 1e-4 in
-#: float32, and 1.1e-3 and 4.5e-3 under bfloat16 autocast, whose precision is 3.9e-3. Others have 0.8 … 10.
+#: float32, and 1.1e-3 and 4.5e-3 under bfloat16 autocast, whose precision is 3.9e-3. Others have 0.1 … 10. In
+#: models that normalize, the latter limit is used, because nothing tells whether autocast was on.
 NORMALIZED_BIAS, NORMALIZED_BIAS_16_BIT = 1e-4, 2e-2
 #: Rows that profiles are computed at, and rows that are averaged for each (medians over batches).
 POINTS, AVERAGED = 64, 5

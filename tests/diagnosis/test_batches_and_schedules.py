@@ -49,6 +49,23 @@ class TestInTurn:
         """A round of another length may be that of an epoch in a fixed order."""
         assert alarms(self.rounds(**{"period": 5, **changes})) == []
 
+    @pytest.mark.parametrize(
+        ("levels", "found"), [((1.0, 1.0), ["loss_oscillating"]), ((0.2, 1.8), []), ((0.02, 0.18), [])]
+    )
+    def test_two_data_sets_in_turn(self, levels, found):
+        """Their losses differ before the steps tell. Two kinds of one data set come apart later."""
+        random = np.random.default_rng(0)
+        later = np.minimum(np.arange(200) / 20, 1)
+        apart = np.where(np.arange(200) % 2, 0.4, -0.4) * later * (levels[0] == levels[1])
+        loss = np.array(levels)[np.arange(200) % 2] + apart + 0.02 * random.standard_normal(200) * levels[1]
+        moved = np.full_like(healthy().update_ratio, 0.03)
+        assert alarms(changed(healthy(), loss=loss, update_ratio=moved)) == found
+
+    def test_two_aims_in_turn_are_not_blamed_on_the_classes(self):
+        loss = 1.0 + np.where(np.arange(200) % 2, 0.3, -0.3) * np.linspace(0, 1, 200)
+        run = classifying(changed(healthy(), loss=loss), 6)
+        assert not any("classes" in finding.why for finding in diagnose(run))
+
     @pytest.mark.parametrize("period", [2, 3, 8])
     def test_repetition(self, period):
         random = np.random.default_rng(2)
@@ -79,7 +96,7 @@ class TestSigns:
     def test_a_part_of_the_wrong_sign(self, depth, first):
         """The loss falls far below zero before the run breaks down."""
         loss = np.append(np.linspace(1, depth, 120), np.full(80, 200.0))
-        norm = healthy().total_norm * np.append(np.ones(100), np.full(100, 1e4))
+        norm = healthy().total_norm * np.append(np.ones(80), np.geomspace(1, 1e4, 120))
         found = diagnose(changed(healthy(), loss=loss, total_norm=norm))[0]
         assert found.kind == "exploding_gradient" and found.remedies[0].action == first
 
@@ -110,6 +127,16 @@ class TestOneBadBatch:
         assert found[0].kind == "gradient_spike" and found[0].first_step == 60
         assert [r.action for r in found[0].remedies][:2] == ["clip", "check_data"]
         assert "nonfinite_gradient" in alarms(self.thrown())
+
+    def test_its_aftermath_is_no_noise(self):
+        """The steps after it are far above the baseline too, and so are more than 2 % of all."""
+        run = self.thrown()
+        norm, loss = run.total_norm.copy(), np.nan_to_num(run.loss, nan=9.0)
+        norm[60:] = norm[58] * np.append([400, 2000, 6000, 40] * 5, np.full(120, 20.0))
+        sizes = np.where(run.update_steps < 60, 1.0, 9.0)[:, None] * run.weight_norm
+        found = diagnose(changed(run, total_norm=norm, loss=loss, weight_norm=sizes))
+        assert "gradient_spike" not in alarms(changed(run, total_norm=norm, loss=loss))
+        assert found[0].kind == "gradient_spike" and found[0].first_step == 60
 
     @pytest.mark.parametrize("changes", [{"moved": 0.3}, {"rate": 0.2}])
     def test_unless_the_steps_were_large_before(self, changes):

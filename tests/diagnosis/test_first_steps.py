@@ -53,6 +53,20 @@ class TestSignalsThatAreRaised:
         assert alarms(signals(run, *0.5 * 1.5 ** np.arange(6))) == ["poor_initialization"]
 
 
+class TestFaintSignals:
+    def test_a_loss_that_stands_still(self):
+        """Two layers of a tanh network that starts small: too few for a profile over the depth."""
+        run = signals(gains(healthy(layers=2, activation="Tanh"), 0.05, 1.0), 0.8, 0.01)
+        still = flat_loss(run)
+        (finding,) = [f for f in diagnose(still) if f.is_alarm]
+        assert finding.kind == "poor_initialization" and finding.layers == ("0.weight",)
+        assert finding.remedies[0].action == "xavier_init"
+        assert alarms(run) == []  # it learns all the same
+
+    def test_an_ordinary_signal(self):
+        assert alarms(flat_loss(signals(healthy(layers=2), 0.8, 0.04))) == []
+
+
 class TestTargets:
     def run(self, first, error, op="mse_loss"):
         """A regression with a first loss, and the gradient of the output's bias for an error of that size."""
@@ -129,7 +143,7 @@ def test_a_bias_that_16_bits_round_away_tells_no_signal():
     rms = run.rms.copy()
     rms[:, 1:-1:2] = 3e-3 * rms[:, 0:-2:2]
     facts = {"modules": {**run.facts["modules"], "1": "BatchNorm1d"}, "optimizers": []}
-    graph = {"operations": ["relu", "to_copy", "native_batch_norm"], "loss": ""}
+    graph = {"operations": ["relu", "native_batch_norm"], "loss": ""}
     assert alarms(changed(run, rms=rms, facts={**facts, "graph": graph})) == []
 
 

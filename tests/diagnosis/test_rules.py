@@ -699,7 +699,7 @@ class TestLoss:
 
     def test_jumping_to_and_fro_with_large_steps(self):
         run = healthy()
-        loss = 2.3 + np.where(np.arange(200) % 2, 1.0, -1.0)
+        loss = 2.3 + np.where(np.arange(200) % 2, 1.0, -1.0) * np.minimum(np.arange(200) / 10, 1)
         ratio = np.full_like(run.update_ratio, 0.05)
         assert alarms(changed(run, loss=loss, update_ratio=ratio)) == ["loss_oscillating"]
         assert alarms(changed(run, loss=loss)) == []  # two batches in turn

@@ -120,6 +120,16 @@ def test_spreads_of_a_bayesian_layer_multiply_nothing():
     assert "poor_initialization" not in alarms(renamed)
 
 
+@pytest.mark.parametrize(("known", "found"), [(True, True), (False, False)])
+def test_a_branch_of_other_names_is_no_chain(known, found):
+    """Attention that pools starts uniform, so that its gradient is small. Only the graph tells the order."""
+    run = slow(sloped(healthy(4), 5.0))
+    names = tuple(f"{m}.{leaf}" for m in ("view", "gate", "weigh", "head") for leaf in ("weight", "bias"))
+    facts = {**run.facts, "graph": {"order": list(names), "serial": list(names)} if known else {}}
+    renamed = changed(run, names=names, params=dict(zip(names, run.params.values())), facts=facts)
+    assert ("vanishing_gradient" in alarms(renamed)) == found
+
+
 class TestPartsOfUnknownOrder:
     def two_models(self, graph):
         """A generator and its critic: gradients of each are level, the generator's are small."""

@@ -32,7 +32,7 @@ SICK = Growing(sloped(healthy(12), 6))
 SWINGING = Growing(
     changed(
         flat_loss(healthy()),
-        loss=2.3 + np.where(np.arange(200) % 2, 1.0, -1.0),
+        loss=2.3 + np.where(np.arange(200) % 2, 1.0, -1.0) * np.minimum(np.arange(200) / 10, 1),
         update_ratio=np.full((10, 12), 0.05, dtype=np.float32),
     )
 )

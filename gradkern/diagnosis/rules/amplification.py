@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from gradkern.diagnosis.case import Case
+from gradkern.diagnosis.case import Case, Floats
 from gradkern.diagnosis.finding import Finding
 from gradkern.diagnosis.gain import first_gain, input_rms, multiplies
 
@@ -65,13 +65,13 @@ def _is_passed_on(case: Case) -> bool:
     """Whether the signal is amplified where weights are: an inner layer's input is larger by at least `GAIN`.
     It is not where a mask or a factor makes up for the weights. Assumed where it is not known, and where
     activations are bounded."""
-    levels = _levels(case)
-    return case.model.squashes or not levels or max(levels.values()) >= GAIN
+    levels = signals(case)
+    return case.model.squashes or not levels or max(x.min() for x in levels.values()) >= GAIN
 
 
-def _levels(case: Case) -> dict[int, float]:
-    """Estimated rms of the inputs of all layers but the first, by their position. The least of the first
-    steps, because its error is upwards."""
+def signals(case: Case) -> dict[int, Floats]:
+    """Estimated rms of the inputs of all layers but the first at the first steps, by their position, with an
+    error upwards."""
     e, found = case.evidence, {}
     for at, layer in enumerate(case.model.layers):
         if at and layer.bias is not None and multiplies(case, layer):
@@ -79,14 +79,14 @@ def _levels(case: Case) -> dict[int, float]:
                 ratio = e.rms[:FIRST_STEPS, layer.weight] / e.rms[:FIRST_STEPS, layer.bias]
             ratio = ratio[np.isfinite(ratio) & (ratio > 0)]
             if len(ratio):
-                found[at] = float(ratio.min())
+                found[at] = ratio
     return found
 
 
 def raised_input(case: Case) -> list[Finding]:
     """The input of a layer is far larger than the model's, behind weights that amplify. Weights whose mean is
     not zero (torch.rand) amplify more than their rms tells."""
-    levels, layers = _levels(case), case.model.layers
+    levels, layers = {at: float(x.min()) for at, x in signals(case).items()}, case.model.layers
     if case.model.normalizes or not levels or case.model.words & PERIODIC:
         return []
     at = max(levels, key=lambda i: levels[i])

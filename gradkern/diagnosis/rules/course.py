@@ -7,6 +7,7 @@ Frequent spikes are regarded as noise of the run and not reported.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -59,6 +60,8 @@ COMMON = 0.02
 OF_THE_START, OF_THE_RUN = 2.0, 3.0
 #: A learning rate above its median until then by this factor has risen.
 RISEN = 3.0
+#: Weights that a spike threw are this many times as large (measured: 4 and more).
+THREW = 2.0
 #: It also exceeds the largest of the norms before by this factor (measured for heavy tails: 3.3).
 OF_THE_LARGEST = 4.0
 
@@ -214,9 +217,13 @@ def gradient_spike(case: Case) -> list[Finding]:
     finite = norm[case.finite]
     if len(finite) < BASELINE // 4:
         return []
-    level = max(OF_THE_START * float(np.median(finite[:20])), OF_THE_RUN * float(np.percentile(finite, 95)))
+    start = OF_THE_START * float(np.median(finite[:20]))
+    level = max(start, OF_THE_RUN * float(np.percentile(finite, 95)))
     with np.errstate(invalid="ignore", over="ignore"):
         far = np.flatnonzero(usable & (norm > TIMES * base) & (norm > level))
+        onset = np.flatnonzero(usable & (norm > TIMES * base) & (norm > start))[:1]
+    if len(far) != len(onset) and _out_of_calm(case, onset, base) and _threw(case, int(onset[0])):
+        far = onset  # what follows is its consequence
     if not len(far) or len(far) > max(COMMON * len(norm), 3):
         return []
     largest = [_largest_before(norm, i, far) for i in far.tolist()]
@@ -233,20 +240,30 @@ def gradient_spike(case: Case) -> list[Finding]:
         "steps."
     )
     numbers = {"spikes": len(spikes), "largest": float(norm[worst]), "baseline": float(base[worst])}
-    if norm[spikes[0]] > TIMES_ALONE * base[spikes[0]] and _calm_before(case, spikes[0]):
+    if _out_of_calm(case, spikes[:1], base):
         numbers["out_of_calm"] = 1.0
     first, last = int(e.steps[spikes[0]]), int(e.steps[spikes[-1]])
     severity = "info" if clipped else "warning"
     return [case.finding("gradient_spike", severity, why, numbers, layers=layers, first=first, last=last)]
 
 
-def _calm_before(case: Case, i: int) -> bool:
-    """Whether no step before was large and the learning rate had not risen, so that neither is the cause."""
-    e = case.evidence
+def _out_of_calm(case: Case, at: Sequence[int] | NDArray[np.int64], base: Floats) -> bool:
+    """Whether a step is a hundred times the baseline, no step before was large, and the learning rate had not
+    risen, so that neither is the cause."""
+    if not len(at) or not case.evidence.total_norm[at[0]] > TIMES_ALONE * base[at[0]]:
+        return False
+    e, i = case.evidence, int(at[0])
     moved = case.movement[e.update_steps < e.steps[i]]
     rates = e.lr[max(0, i - 1) : i + 1]
     risen = rates[np.isfinite(rates)] > RISEN * np.nanmedian(np.append(e.lr[: i + 1], np.nan))
     return bool((np.nan_to_num(moved) < MOVED).all()) and not risen.any()
+
+
+def _threw(case: Case, i: int) -> bool:
+    """Whether the weights are far larger, or not finite, at the first look after a step."""
+    e, size = case.evidence, case.weight_size
+    before, after = size[e.update_steps < e.steps[i]], size[e.update_steps >= e.steps[i]]
+    return len(before) > 0 and len(after) > 0 and not after[0] < THREW * before[-1]
 
 
 def _largest_before(norm: Floats, i: int, spikes: NDArray[np.int64]) -> float:

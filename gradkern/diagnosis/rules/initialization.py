@@ -16,7 +16,12 @@ from gradkern.diagnosis.finding import Finding
 from gradkern.diagnosis.gain import classes_of, first_gain, multiplies
 from gradkern.diagnosis.model import LOOKUP, Layer
 from gradkern.diagnosis.profile import decades
-from gradkern.diagnosis.rules.amplification import large_gain, raised_input, severity_of
+from gradkern.diagnosis.rules.amplification import (
+    large_gain,
+    raised_input,
+    severity_of,
+    signals,
+)
 from gradkern.diagnosis.trend import trend_of
 
 #: max_abs / rms of a matrix's gradient: 1.000 if all units are equal, otherwise 1.77 or more.
@@ -28,6 +33,12 @@ FIRST_STEPS = 5
 #: The part of the signal that is left behind all layers, relative to He's gain, and ``‖g‖ ‖w‖`` over the loss
 #: if nothing comes back either. Without biases 30 layers with PyTorch's initialization leave 1e-11 of it.
 FADED, NOTHING = 1e-4, 1e-3
+#: Largest estimate of the rms of the outputs' input at the first steps, if the loss stands still as well.
+#: Healthy: 0.036 or more (591 runs); weights of 0.01 and gains of 0.3: at most 0.008 (12 runs). And the gain
+#: of matrices that are named: less than PyTorch's, 0.58.
+FAINT, SMALL_GAIN = 0.015, 0.5
+#: Steps whose first half tells whether the loss stands still: small weights of four layers need 20 to grow.
+STILL = 40
 #: rms of a lookup table before the first step: PyTorch's is 1, others are smaller.
 TABLE = 10.0
 #: Gain of the recurrent matrix of an RNN: an orthogonal one has 1, PyTorch's 0.58; the state is multiplied by
@@ -53,6 +64,7 @@ def poor_initialization(case: Case) -> list[Finding]:
         raised_input,
         _faded,
         _forward,
+        _faint,
         _first_loss,
     ):
         found = rule(case)
@@ -222,6 +234,23 @@ def _forward(case: Case) -> list[Finding]:
     numbers = {"decades_of_forward_signal": worst, "layers_in_chain": at.depth}
     names = case.names(layer.weight for layer in at.chain)
     return [case.finding("poor_initialization", severity_of(case), why, numbers, layers=names)]
+
+
+def _faint(case: Case) -> list[Finding]:
+    """Hardly anything of the signal reaches the outputs, and the loss stays where it is for half of the
+    run."""
+    model, found = case.model, signals(case)
+    level = float(found.get(len(model.layers) - 1, np.ones(1)).max())
+    if model.normalizes or level > FAINT or case.trend.count < STILL or not _stands_still(case):
+        return []
+    name = case.evidence.names[model.layers[-1].weight]
+    why = (
+        f"At the first steps the input of {name} has an rms of about {level:.1g}: "
+        "hardly anything of the signal reaches the outputs, and no gradient comes back."
+    )
+    small = [x.weight for x in model.layers if multiplies(case, x) and 0 < first_gain(case, x) < SMALL_GAIN]
+    numbers = {"decades_of_forward_signal": math.log10(level), "layers": len(model.layers)}
+    return [case.finding("poor_initialization", severity_of(case), why, numbers, layers=case.names(small))]
 
 
 def _typical(values: Floats) -> float:

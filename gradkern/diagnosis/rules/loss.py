@@ -23,10 +23,15 @@ ALTERNATING, NOISE, ERRORS = -0.4, -1 / 9, 3.5
 #: Two kinds of batches in turn, each of which undoes the step of the other, come near to -1 (measured: -0.85;
 #: the lowest of a healthy run: -0.57). The loss may fall all the same.
 IN_TURN = -0.75
+#: Losses whose ratio is above this are of one level. The first two of batches of one class each have 0.66 …
+#: 0.81 (measured).
+LEVEL = 0.5
 #: Batches of one class at a time repeat their losses with the number of classes: the part of the deviations
 #: that does (measured for 3 to 12 classes: 0.57 … 0.95), and their spread relative to the loss, which is only
 #: required while that falls (a smooth fall seems to repeat a little). At least four rounds are looked at.
 REPEATED, SPREAD, ROUNDS = 0.5, 0.1, 4
+#: Of what repeats, the part from which a shorter round explains it (expected by chance: below a half).
+SHORTER = 0.9
 #: Typical change from one step to the next, relative to the fall of the loss.
 SWING = 0.25
 #: ‖Δw‖ / ‖w‖ of steps from which an oscillation is plausible.
@@ -40,13 +45,15 @@ def loss_oscillating(case: Case) -> list[Finding]:
     if len(loss) < LEAST_STEPS:
         return []
     tail = loss[len(loss) // 3 :]
-    if _by_classes(case, tail):
+    if not case.learns_well and _by_classes(case, tail):
         return [_in_turn(case, tail, "The loss repeats with the number of classes")]
     movement = case.movement[np.isfinite(case.movement)]
     if len(movement) and np.median(movement) < LARGE_STEPS / 4 and movement.max() < LARGE_STEPS:
         return []
     correlation, swing = alternation(tail)
-    in_turn = correlation <= IN_TURN
+    if correlation <= ALTERNATING and _two_levels(loss):
+        return []
+    in_turn = correlation <= IN_TURN and not case.learns_well
     level = min(_range(loss), abs(case.trend.end)) if in_turn else _range(loss)
     if correlation > min(ALTERNATING, NOISE - ERRORS / np.sqrt(len(tail))) or swing < SWING * max(
         level, 1e-12
@@ -59,6 +66,14 @@ def loss_oscillating(case: Case) -> list[Finding]:
     why = "The loss jumps up and down from step to step: the steps are too large to converge."
     numbers = {"lag_1_correlation": correlation, "swing": swing}
     return [case.finding("loss_oscillating", "warning", why, numbers)]
+
+
+def _two_levels(loss: Floats) -> bool:
+    """Whether the loss alternates between two levels from the first steps on, before these tell: then two
+    data sets take turns, not two kinds of one."""
+    pairs = np.sort(np.abs(loss[:4]).reshape(2, 2).T)
+    low, high = sorted(pairs.mean(axis=1).tolist())
+    return bool((pairs[:, 0] >= LEVEL * pairs[:, 1]).all()) and low < LEVEL * high
 
 
 def _in_turn(case: Case, tail: Floats, what: str) -> Finding:
@@ -75,6 +90,9 @@ def _by_classes(case: Case, tail: Floats) -> bool:
     if period < 2 or len(tail) < ROUNDS * period or not tail[-1]:
         return False
     share, spread = repetition(tail, period)
+    parts = [d for d in range(2, period) if period % d == 0]  # two aims in turn repeat every tenth step, too
+    if any(repetition(tail, d)[0] > SHORTER * share for d in parts):
+        return False
     harmed = not case.trend.fell or spread >= SPREAD * abs(float(np.median(tail[-2 * period :])))
     return share >= REPEATED and harmed
 

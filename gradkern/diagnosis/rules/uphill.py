@@ -14,8 +14,9 @@ from gradkern.diagnosis.climb import climbs
 from gradkern.diagnosis.finding import Finding
 from gradkern.diagnosis.gain import classes_of
 
-#: Loss at the end over that at the start, and over ln(classes), the loss of guessing.
-WORSE = 2.0
+#: Loss at the end over that at the start, and over ln(classes), the loss of guessing. Measured with the wrong
+#: sign and plain SGD: 1.45 after 100 steps; the steps alone have to explain the rise in any case (`climbs`).
+WORSE = 1.3
 #: The same for other losses over their start (a generator that loses to its critic has 10).
 FAR_WORSE = 30.0
 
