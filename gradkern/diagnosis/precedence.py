@@ -12,8 +12,8 @@ _EARLY = 20
 _DECAY = 0.5
 #: Healthy steps stay below a tenth of the weights; a decay of that size needs no other explanation.
 _LARGE_DECAY = 0.1
-#: ‖Δw‖ / ‖w‖ of steps that are too small (`rules.updates.SMALL`). If they would be without clipping, too, that
-#: is not the cause.
+#: ‖Δw‖ / ‖w‖ of steps that are too small (`rules.updates.SMALL`). If they would be without clipping, too,
+#: that is not the cause.
 SMALL = 5e-6
 #: Consequences of weights that changed too much.
 _AFTERMATH = ("saturation", "vanishing_gradient", "dead_units")
