@@ -8,7 +8,8 @@
 # OUT/bench_cuda.json the measurements, OUT/nvidia-smi.txt the machine. If the build fails, nothing else runs;
 # the other steps run even if an earlier one fails. Every step has its share of the common limit, plus what
 # earlier ones left over. The exit status says whether all passed. PYTHON chooses the interpreter, LIMIT the
-# seconds in all.
+# seconds in all. The benchmark measures Apex, Transformer Engine and NeMo Automodel, too, where they are installed,
+# and says how to install those that are missing.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 : "${OUT:?set OUT to the folder for the results}"
@@ -140,6 +141,7 @@ run_sanitize() {
 # shellcheck disable=SC2317
 run_bench() {
   step bench "$PYTHON" benchmarks/bench_cuda.py --quick --output "$OUT/bench_cuda.json"
+  grep '^peer .*: not here' "$OUT/log.txt"
   step bench-bars "$PYTHON" benchmarks/cuda_bars.py "$OUT/bench_cuda.json"
   step bench-predictions "$PYTHON" scripts/predict_cuda.py --measured "$OUT/bench_cuda.json"
   # shellcheck disable=SC2016

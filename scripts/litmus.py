@@ -3,10 +3,10 @@
     python scripts/litmus.py
 
 Reads the operations of arrives_last() from csrc/cuda/warp.h and runs them for two and three blocks of three
-threads: a writer of a record, the lane that counts the block, and another lane of its warp. Both lanes of
-the last block read all records. Each read must be ordered after its write, exactly one block must be the
-last, and the counter must end as it began. It then removes each operation that orders something in turn, and
-must report a violation.
+threads: a writer of a record, the one that counts the block, and another. After a second barrier the writer
+and the other thread of the last block read all records. Each read must be ordered after its write, exactly
+one block must be the last, and the counter must end as it began. It then removes each operation that orders
+something in turn, and must report a violation.
 
 The memory model is that of PTX and C++11, restricted to atomics that are read-modify-writes of one counter.
 Such operations see each other in the order in which they run, so that interleavings and the happens-before
@@ -14,8 +14,7 @@ relation suffice:
 
 - a barrier orders what its threads did before it ahead of what they do after it;
 - an atomic operation publishes what was before its thread's last fence;
-- what a thread has seen in the counter is ordered before it by its next fence;
-- a shuffle orders nothing.
+- what a thread has seen in the counter is ordered before it by its next fence.
 """
 
 from __future__ import annotations
@@ -29,12 +28,9 @@ SOURCE = Path(__file__).resolve().parents[1] / "csrc" / "cuda" / "warp.h"
 OPERATIONS = {
     r"__threadfence\(\)": "fence",
     r"atomicAdd\(counter": "add",
-    r"if \(last\) atomicExch\(counter": "reset",
-    r"__shfl_sync": "shuffle",
-    r"__syncwarp\(\)": "warp barrier",
+    r"atomicExch\(counter": "reset",
 }
-WRITER, COUNTER, OTHER = range(3)
-BARRIERS = {"block barrier": 3, "shuffle": 2, "warp barrier": 2}  #: and how many threads meet there
+BARRIERS = ("barrier before", "barrier after")  #: of a block, where its three threads meet
 
 
 def protocol() -> list[str]:
@@ -45,13 +41,9 @@ def protocol() -> list[str]:
 
 
 def programs(arrive: list[str]) -> list[list[str]]:
-    """The programs of a block's three threads. The two threads of one warp read if the block is the last."""
-    warp = arrive[arrive.index("shuffle") :]
-    return [
-        ["write", "block barrier"],
-        ["block barrier", *arrive, "read"],
-        ["block barrier", *warp, "read"],
-    ]
+    """The programs of a block's three threads. They read if the block is the last."""
+    before, after = BARRIERS
+    return [["write", before, after, "read"], [before, *arrive, after], [before, after, "read"]]
 
 
 @dataclass(frozen=True)
@@ -85,10 +77,10 @@ def step(state: State, i: int, operation: str, blocks: int) -> State | None:
     after, changed = replace(own, at=own.at + 1), state
     if operation in BARRIERS:
         came, known = next(((n, k) for name, b, n, k in state.met if (name, b) == (operation, block)), (0, 0))
-        if own.waits and came < BARRIERS[operation]:
+        if own.waits and came < 3:
             return None
         if own.waits:
-            after = replace(after, waits=False, known=own.known | (0 if operation == "shuffle" else known))
+            after = replace(after, waits=False, known=own.known | known)
         else:
             after = replace(own, waits=True)
             others = tuple(m for m in state.met if m[:2] != (operation, block))
@@ -153,9 +145,9 @@ def main() -> int:
     mutants = {
         f"{name} ({i + 1})": programs(arrive[:i] + arrive[i + 1 :])
         for i, name in enumerate(arrive)
-        if name in ("fence", "reset", "warp barrier")
+        if name in ("fence", "reset")
     }
-    mutants["block barrier"] = [[op for op in thread if op != "block barrier"] for thread in whole]
+    mutants |= {name: [[op for op in thread if op != name] for thread in whole] for name in BARRIERS}
     for name, code in mutants.items():
         states, violation = explore(2, code)
         print(f"without {name}: {violation or 'SURVIVES'}", flush=True)

@@ -70,16 +70,15 @@ class Design:
 
 
 #: Cycles of the steps that wait for each other in this version's kernel. Estimated from latencies of about
-#: 270 for a load from L2, 25 for a shuffle and 16 for a float64 operation.
+#: 270 for a load from L2, 25 for a shuffle or a reduction over a warp and 16 for a float64 operation.
 STEPS = {
-    "search": 300,  #: of the tensor of a warp's first unit: one load and a vote for every factor of 32
-    "entry": 270,  #: of the table
+    "start": 270,  #: which tensor a warp begins with
+    "entry": 270,  #: that of the table
     "unit": 300,  #: its lanes' sums and maximum
-    "row": 450,  #: digits to float64, root, store
-    "combine": 120,  #: two records of a warp or of a block, once for each doubling of their number
+    "add": 100,  #: to the sums of the warp's span
+    "combine": 250,  #: up to 32 records: barrier, load, alignment of the digits, 16 reductions side by side
     "publish": 1000,  #: a block's record: fence, atomic, fence
-    "records": 270,  #: the first load of the last block
-    "round": 100,  #: each 32 blocks
+    "records": 270,  #: all of them, each in a thread of the last block
     "total": 600,  #: digits to float64, root, coefficient, store
 }
 
@@ -106,8 +105,8 @@ NOW = Design(
 #: Instructions of main loops (scripts/check_kernels.py), and of the rest of a unit, without its four batches
 #: (sm_90, counted by hand).
 LOOPS = {
-    "sm_80": (148, 142, 62, 63, 95, 42),
-    "sm_86, sm_89": (212, 213, 113, 63, 95, 42),
+    "sm_80": (145, 158, 62, 63, 95, 42),
+    "sm_86, sm_89": (212, 213, 113, 65, 95, 42),
     "sm_90": (129, 159, 63, 70, 96, 45),
     "sm_100": (130, 160, 62, 67, 102, 45),
     "sm_103": (213, 214, 114, 69, 101, 49),
@@ -138,7 +137,7 @@ CASES = (
 
 #: For AGC: a model's tensors, their units (rows of weights and biases) and elements, in float32.
 AGC_CASES = (("ResNet-50", 161, 27_667, 25_557_032), ("GPT-2 small", 148, 115_891, 124_439_808))
-AGC_ENTRIES = 72  #: tensors of one launch of write_rows_kernel (csrc/cuda/agc.cu)
+AGC_ENTRIES = 71  #: tensors of one launch of write_rows_kernel (csrc/cuda/agc.cu)
 ROW_SECONDS = 0.5e-6  #: latency of a row of the table for a warp that has nothing to write
 
 
@@ -153,16 +152,14 @@ class Prediction:
 
 
 def chain(gpu: Gpu, tensors: int, size: int) -> float:
-    """Seconds of STEPS for one norm pass."""
+    """Seconds of STEPS for one norm pass. Rows are written beside them."""
     units = tensors * math.ceil(size / UNIT)
     blocks = min(math.ceil(units / WARPS), 2 * gpu.multiprocessors)
-    cycles = (
-        STEPS["search"] * math.ceil(math.log(tensors, 32)) + STEPS["entry"] + STEPS["unit"] + STEPS["row"]
-    )
-    cycles += STEPS["combine"] * math.ceil(math.log2(min(WARPS, units))) + STEPS["total"]
+    combines = (units > 1) + (blocks > 1) + (blocks > 32)  # of warps, of blocks, of the last block's warps
+    cycles = STEPS["start"] + STEPS["entry"] + STEPS["unit"] + STEPS["add"] + STEPS["total"]
+    cycles += STEPS["combine"] * combines
     if blocks > 1:
-        cycles += STEPS["publish"] + STEPS["records"] + STEPS["round"] * math.ceil(blocks / 32)
-        cycles += STEPS["combine"] * math.ceil(math.log2(min(32, blocks)))
+        cycles += STEPS["publish"] + STEPS["records"]
     return cycles / gpu.hertz
 
 
@@ -263,7 +260,8 @@ The tables show microseconds of one norm pass (`gradkern.get_total_norm`):
 
 A clip adds one launch (2.5 µs, or less if it is launched early) and, if it clips, a read and a write of the
 bytes: see the [end of the page](#clips-and-policies-on-h200-predicted). If pointers have changed since the
-last call, an asynchronous copy of 16 bytes per tensor comes first. It is not included.
+last call, an asynchronous copy of 8 bytes per tensor comes first; if sizes have changed, one of 16 bytes per
+tensor and 4 per warp. It is not included.
 
 Assumptions: the bandwidths, clocks and throughputs in the script (the bandwidth of H200 is measured; the
 others are assumed to reach the same share of their datasheet), 5 µs for a kernel that reads, 2.5 µs for the
@@ -292,16 +290,16 @@ STEPS_BEFORE = """Beyond the floor these times are steps that wait for each othe
 in cycles (those of *previous* are assumed to be 1.5 µs together):
 """
 STEPS_AFTER = """
-A warp searches the table for its first tensor, a *search* for every factor of 32 in their number, and reads
-the *entry*. When it has read a *unit*, it combines the sums of its lanes, and it writes the *row* of a
-tensor. A block combines the sums of its warps, a *combine* for every doubling of their number: none if only
-one has a unit. Of several blocks each publishes a record. The last block reads all records, 32 in a *round*,
-and combines them.
+A warp reads which tensor it begins with (*start*), and the *entry* of that tensor. When it has read a *unit*,
+it combines the sums of its lanes and *adds* them to those of its tensors before. A block combines the sums of
+its warps, unless only one has a unit. Of several blocks each publishes a record. In the last block every
+thread reads one of the *records*. Each of its warps combines 32 of them, and one warp combines the results.
 
-So one small tensor waits for four steps, and 10,000 tensors for three searches and the records of 264
-blocks. By these, 2,000 and 10,000 tensors miss their goals of 11 and 12 µs. A short list in the arguments
-of the kernel would save the entry (0.15 µs), but takes a second copy of the code. Only a GPU can show how
-long the steps take.
+The row of a warp's last tensor is not among the steps: it is written while the block publishes its record.
+
+So one small tensor waits for five steps, and any list of more than 32 blocks for ten. A short list in the
+arguments of the kernel would save the start and the entry (0.3 µs), but takes a second copy of the code. Only
+a GPU can show how long the steps take.
 """
 
 #: Microseconds of a norm pass on H200 that this version was designed to reach, by index into CASES.

@@ -3,7 +3,7 @@
     python scripts/race_mutants.py [--jobs N]
 
 Compiles csrc/tests/test_cuda_races.cpp once as it is (no report) and once for each `__syncthreads()`,
-`__syncwarp()`, `__threadfence()` and the reset of a counter (a report each, or a row that nobody finishes).
+`__threadfence()` and the reset of a counter (a report each, or a row that nobody finishes).
 Needs gcc with ThreadSanitizer, no GPU and no nvcc.
 """
 
@@ -23,9 +23,8 @@ ROOT = Path(__file__).resolve().parents[1]
 #: What is removed, and what stays in its place.
 REMOVED = {
     r"__syncthreads\(\);": ";",
-    r"__syncwarp\(\);": ";",
     r"__threadfence\(\);": ";",
-    r"if \(last\) atomicExch\(counter, 0u\);": ";",
+    r"atomicExch\(counter, 0u\);": ";",
 }
 #: Messages for a mutant that was caught.
 CAUGHT = ("data race", "waits for ever", "a row is missing")

@@ -75,7 +75,11 @@ GRADKERN_HD void deposit(ExactSum& s, const Term& term) {
 }
 
 GRADKERN_HD ExactSum combine(ExactSum a, ExactSum b) {
-  raise_bottom(a, b.bottom);
+  if (a.bottom < b.bottom) {
+    const ExactSum low = a;
+    a = b;
+    b = low;
+  }
   raise_bottom(b, a.bottom);
   for (int i = 0; i < ExactSum::kDigits; ++i) a.digit[i] += b.digit[i];
   return a;

@@ -26,13 +26,34 @@ struct Entry {
   uint32_t begin, grad_unit, weights_unit;
 };
 
+/// TensorTable::first_tensor of a grid, to write.
+struct SpanStarts {
+  uint32_t* first_tensor;
+  Spans spans;
+  uint32_t blocks;
+
+  /// For the spans that begin in units [begin, end), which are those of `row`.
+  __device__ __forceinline__ void write_row(uint32_t row, uint32_t begin, uint32_t end) const {
+    uint32_t span = spans.of_unit(begin);
+    if (spans.begin(span) < begin) ++span;
+    for (; spans.begin(span) < end; ++span) global(first_tensor)[span] = row;
+  }
+  /// For the spans that have no unit, and the end of the others, in one block.
+  __device__ __forceinline__ void write_rest(uint32_t rows) const {
+    const uint32_t count = blocks * kWarps;
+    for (uint32_t span = (spans.units ? count : spans.longer) + threadIdx.x; span <= count; span += kRowThreads)
+      global(first_tensor)[span] = rows - 1;
+  }
+};
+
 /// The table to write: rows of all gradients, then of all weights.
 struct RowTable {
   uint64_t* data;
   uint32_t* first_unit;
   uint32_t* last_unit;
   uint32_t* arrived;
-  uint32_t rows, units, counters;  ///< rows: of the gradients
+  SpanStarts all, grads;  ///< for the grids that measure all rows and that scale those of the gradients
+  uint32_t rows, units;   ///< rows: of the gradients
 };
 
 struct WriteRowsParams {
@@ -50,6 +71,9 @@ __device__ __forceinline__ void write_row(const RowTable& t, uint32_t at, uint32
   global(t.data)[at + i] = reinterpret_cast<uint64_t>(data) + i * bytes;
   global(t.first_unit)[at + i] = first_unit + i * units;
   global(t.last_unit)[at + i] = last << 3 | uint32_t(dtype);
+  const uint32_t begin = first_unit + i * units;
+  t.all.write_row(at + i, begin, begin + units);
+  if (at + i < t.rows) t.grads.write_row(at + i, begin, begin + units);
 }
 
 __global__ void __launch_bounds__(kRowThreads) write_rows_kernel(const __grid_constant__ WriteRowsParams p) {
@@ -61,7 +85,9 @@ __global__ void __launch_bounds__(kRowThreads) write_rows_kernel(const __grid_co
     write_row(p.table, p.table.rows + e.begin, i, t.weights, t.length, t.weights_dtype, e.weights_unit);
   }
   if (blockIdx.x != 0) return;
-  for (uint32_t i = threadIdx.x; i < p.table.counters; i += kRowThreads) global(p.table.arrived)[i] = 0;
+  for (uint32_t i = threadIdx.x; i <= p.table.all.blocks; i += kRowThreads) global(p.table.arrived)[i] = 0;
+  p.table.all.write_rest(2 * p.table.rows);
+  p.table.grads.write_rest(p.table.rows);
   if (threadIdx.x == 0) global(p.table.first_unit)[2 * p.table.rows] = p.table.units;
 }
 
@@ -124,7 +150,6 @@ class Parts {
 };
 
 struct Workspace {
-  uint32_t blocks;  ///< of the first measurement
   double *norms, *factors, *after;
   RowTable table;
   std::vector<TensorRef> whole;  ///< every gradient as the row of its rows' norms: before, then after
@@ -134,17 +159,17 @@ struct Workspace {
   Workspace(const AgcLaunch& launch, const Plan& plan) {
     Parts parts(launch.workspace);
     const auto units = uint32_t(plan.units);
-    blocks = blocks_for(units, multiprocessors(launch.device, kOperation));
     norms = parts.take<double>(2 * plan.rows);
     factors = parts.take<double>(plan.rows);
     after = parts.take<double>(plan.rows);
     table.data = parts.take<uint64_t>(2 * plan.rows);
     table.first_unit = parts.take<uint32_t>(2 * plan.rows + 1);
     table.last_unit = parts.take<uint32_t>(2 * plan.rows);
-    table.arrived = parts.take<uint32_t>(blocks + 1);
+    table.all = starts(launch, parts, units);
+    table.grads = starts(launch, parts, uint32_t(plan.grad_units));
+    table.arrived = parts.take<uint32_t>(table.all.blocks + 1);
     table.rows = uint32_t(plan.rows);
     table.units = units;
-    table.counters = blocks + 1;
     records = parts.take<char>(int64_t(records_bytes(units, launch.device, {norm_order(2.0)})));
     rest = parts.take<char>(0);
     bytes = parts.used();
@@ -157,6 +182,11 @@ struct Workspace {
   }
 
  private:
+  static SpanStarts starts(const AgcLaunch& launch, Parts& parts, uint32_t units) {
+    const uint32_t blocks = blocks_for(units, multiprocessors(launch.device, kOperation));
+    return {parts.take<uint32_t>(int64_t(blocks) * kWarps + 1), spans_of(units, blocks), blocks};
+  }
+
   void add_whole(const AgcLaunch& launch, const double* row_norms) {
     uint64_t at = reinterpret_cast<uint64_t>(row_norms);
     for (int64_t i = 0; i < launch.count; ++i) {
@@ -204,8 +234,8 @@ void launch_agc(const AgcLaunch& launch) {
   const RowTable& t = parts.table;
   if (t.rows) {
     write_rows(launch, plan, t);
-    const TensorTable all{t.data, t.first_unit, t.last_unit, t.arrived, 2 * t.rows, t.units};
-    launch_measure_on(norms_of(launch, parts.norms, parts.records), {t.units, false, true, 0}, all, parts.blocks);
+    const TensorTable all{t.data, t.first_unit, t.last_unit, t.all.first_tensor, t.arrived, 2 * t.rows, t.units};
+    launch_measure_on(norms_of(launch, parts.norms, parts.records), {t.units, false, true, 0}, all, t.all.blocks);
     const RowFactorParams p{parts.norms, parts.factors, parts.after, launch.clip_factor, launch.eps, t.rows};
     launch_kernel(row_factor_kernel, (t.rows + kRowThreads - 1) / kRowThreads, kRowThreads, launch.stream, p,
                   "cudaLaunchKernel(row_factor_kernel)", kOperation);
@@ -219,9 +249,8 @@ void launch_agc(const AgcLaunch& launch) {
   scale.list = {nullptr, 0, nullptr, launch.device, launch.stream};
   scale.factor = parts.factors;
   scale.factor_per_tensor = true;
-  const auto units = uint32_t(plan.grad_units);
-  const TensorTable grads{t.data, t.first_unit, t.last_unit, t.arrived, t.rows, units};
-  launch_scale_on(scale, grads, blocks_for(units, multiprocessors(launch.device, kOperation)));
+  const TensorTable grads{t.data, t.first_unit, t.last_unit, t.grads.first_tensor, t.arrived, t.rows, uint32_t(plan.grad_units)};
+  launch_scale_on(scale, grads, t.grads.blocks);
 }
 
 cudaError_t load_agc_kernels() { return load_kernels(write_rows_kernel, row_factor_kernel); }

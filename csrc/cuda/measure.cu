@@ -1,9 +1,9 @@
 // One kernel reads every tensor once and writes all rows and the total.
 //
-// A warp sums its span of the list. It writes the rows of tensors that lie within the span. A tensor that began before
-// the span (head) or continues after it (tail) is combined with the parts of other spans: within a block through
-// shared memory, between blocks through records in the workspace, by the last of its blocks to arrive. The last block
-// of the grid combines the totals of all blocks.
+// A warp sums its span of the list. It writes the rows of tensors that end within the span. One that began before the span
+// (head) or reaches its end (tail) is left for later: the block's warps first combine their parts through shared memory.
+// The parts of several blocks, and the totals of all, are records in the workspace. The last block to arrive combines them,
+// in all its warps.
 #include "cuda/on_table.h"
 #include "cuda/results.h"
 #include "cuda/segment.h"
@@ -14,44 +14,57 @@ namespace {
 
 constexpr const char* kOperation = "measure";
 
-/// The records that blocks leave for each other, in the workspace.
-template <Pass kPass>
-struct Records {
-  Sums<kPass>* head;   ///< [blocks]
-  Sums<kPass>* tail;   ///< [blocks]
-  Sums<kPass>* total;  ///< [blocks]
-};
+/// The kinds of records that warps and blocks leave for each other.
+enum Kind : uint32_t { kHead, kTail, kTotal, kKinds };
 
 template <Pass kPass>
 struct MeasureParams {
   TensorTable table;
   Spans spans;
-  Records<kPass> records;
+  Sums<kPass>* records[kKinds];  ///< [blocks], in the workspace
   Reporting reporting;
   int64_t numel;
   bool any_empty, any_repeat;
 };
 
-/// A tensor that is not within one span, with its units in the list, [begin, end).
-struct Straddler {
+/// A tensor at an end of a span, with its units in the list, [begin, end).
+struct Edge {
   static constexpr uint32_t kNone = 0xffffffffu;
   uint32_t tensor = kNone, begin = 0, end = 0;
 };
 
-/// The records that the warps of a block leave for each other, in shared memory.
+/// Records of several blocks that the last of them to arrive combines: to the row of a tensor or to the total.
 template <Pass kPass>
-struct Pieces {
-  Sums<kPass> head[kWarps], tail[kWarps], total[kWarps];
-  Straddler head_of[kWarps], tail_of[kWarps];
-  bool last_block;
+struct Job {
+  static constexpr uint32_t kWhole = 0xffffffffu;  ///< in place of a tensor: the whole list
+  RecordRange<kPass> records;
+  uint32_t tensor = kWhole;
+
+  __device__ __forceinline__ bool any() const { return records.begin != records.end; }
+  __device__ __forceinline__ void clear() { records.begin = records.end = 0; }
 };
 
-// Out of line, because they are called in several places.
+/// What the warps of a block leave for each other, in shared memory.
 template <Pass kPass>
-__device__ GRADKERN_NOINLINE void finish_row(const MeasureParams<kPass>& p, uint32_t tensor, const Sums<kPass> s) {
+struct Pieces {
+  Sums<kPass> record[kKinds][kWarps];  ///< of each warp's span; then of its share of a job's records
+  Edge edge[kTotal][kWarps];           ///< heads and tails
+  Job<kPass> job[kKinds];
+};
+static_assert(kWarps > kKinds, "three warps leave the block's records, at least one writes its rows");
+
+/// Writes the row of a tensor, or the total, in one thread. Out of line, because it is called in several places.
+template <Pass kPass>
+__device__ GRADKERN_NOINLINE void finish(const MeasureParams<kPass>& p, uint32_t tensor, const Sums<kPass> sums) {
   const TensorTable& t = p.table;
-  const uint32_t units = t.first_unit[tensor + 1] - t.first_unit[tensor];
-  store_row<kPass>(p.reporting, tensor, s, units == 0 ? 0 : numel_of(units, t.last_unit[tensor]));
+  const Reporting& reporting = p.reporting;
+  const bool whole = tensor == Job<kPass>::kWhole;
+  const uint32_t units = whole ? 0 : t.first_unit[tensor + 1] - t.first_unit[tensor];
+  const int64_t numel = whole ? p.numel : units == 0 ? 0 : numel_of(units, t.last_unit[tensor]);
+  const Partial s = partial_of<kPass>(reporting.order, sums, numel);
+  const double norm = scaled_norm<kPass>(reporting.order, s, reporting.inv_scale);
+  if (whole) store_total(reporting, norm, s, t.tensors);
+  else store_row(reporting, tensor, norm, s);
 }
 
 /// Writes the rows of empty tensors, in all threads of the grid.
@@ -59,93 +72,126 @@ template <Pass kPass>
 __device__ GRADKERN_NOINLINE void finish_empty_rows(const MeasureParams<kPass>& p) {
   const TensorTable& t = p.table;
   for (uint32_t i = blockIdx.x * kThreads + threadIdx.x; i < t.tensors; i += gridDim.x * kThreads)
-    if (t.first_unit[i] == t.first_unit[i + 1]) finish_row<kPass>(p, i, nothing<kPass>(p.reporting.order));
+    if (t.first_unit[i] == t.first_unit[i + 1]) finish<kPass>(p, i, nothing<kPass>(p.reporting.order));
 }
 
-/// Sums a warp's span into the warp's pieces.
+/// Sums a warp's span into the warp's pieces. The row of its last tensor is left for later, so that the block's total need
+/// not wait for it.
 template <Pass kPass>
 __device__ __forceinline__ void add_span(const MeasureParams<kPass>& p, uint32_t span, Pieces<kPass>& pieces) {
   const NormOrder& order = p.reporting.order;
   const uint32_t warp = threadIdx.x / kWarpSize, begin = p.spans.begin(span), end = p.spans.begin(span + 1);
   const bool writes = threadIdx.x % kWarpSize == 0;
   if (writes) {
-    pieces.total[warp] = nothing<kPass>(order);
-    pieces.head_of[warp] = pieces.tail_of[warp] = Straddler();
+    pieces.record[kTotal][warp] = nothing<kPass>(order);
+    pieces.edge[kHead][warp] = pieces.edge[kTail][warp] = Edge();
+    if (warp < kKinds) pieces.job[warp].clear();
   }
-  for_each_segment<false>(p.table, begin, end, [&](const Segment& segment) {
+  for_each_segment<false>(p.table, p.spans, span, [&](const Segment& segment) {
     const Sums<kPass> s = add_segment<kPass>(order, segment);
     if (!writes) return;
-    pieces.total[warp] = combine<kPass>(order, pieces.total[warp], s);
-    const Straddler here{segment.tensor, segment.first_unit, segment.first_unit + segment.units};
-    if (here.begin >= begin && here.end <= end) {
-      finish_row<kPass>(p, segment.tensor, s);
-    } else if (here.begin < begin) {
-      pieces.head[warp] = s;
-      pieces.head_of[warp] = here;
-    } else {
-      pieces.tail[warp] = s;
-      pieces.tail_of[warp] = here;
-    }
+    pieces.record[kTotal][warp] = combine<kPass>(order, pieces.record[kTotal][warp], s);
+    const Edge here{segment.tensor, segment.first_unit, segment.first_unit + segment.units};
+    if (here.begin >= begin && here.end < end) return finish<kPass>(p, here.tensor, s);
+    const Kind kind = here.begin < begin ? kHead : kTail;
+    pieces.record[kind][warp] = s;
+    pieces.edge[kind][warp] = here;
   });
 }
 
-/// Combines the block's parts of a straddler: that of warp `begin`, which is `own[begin]`, and the heads of the warps after
-/// it. If other blocks have parts too, the last of them to arrive finishes the row.
+/// Leaves a block's record for the last block to arrive at a counter, which takes the job. In one thread.
 template <Pass kPass>
-__device__ GRADKERN_NOINLINE void finish_straddler(const MeasureParams<kPass>& p, const Straddler& of, const Sums<kPass>* own,
-                                                   uint32_t begin, const Pieces<kPass>& pieces) {
-  const uint32_t tensor = of.tensor, lane = threadIdx.x % kWarpSize;
-  if (tensor == Straddler::kNone) return;
-  const bool same = lane > begin && lane < kWarps && pieces.head_of[lane].tensor == tensor;
-  const uint32_t warps = 1 + uint32_t(__popc(__ballot_sync(kFullMask, same)));
-  Sums<kPass> s = combine_records<kPass>(p.reporting.order, own + begin, pieces.head, begin, begin + warps);
-  const uint32_t first = p.spans.of_unit(of.begin) / kWarps, last = p.spans.of_unit(of.end - 1) / kWarps;
-  if (first != last) {
-    const Records<kPass>& r = p.records;
-    if (lane == 0) *global((first == blockIdx.x ? r.tail : r.head) + blockIdx.x) = s;
-    if (!arrives_last(p.table.arrived + first, last - first + 1)) return;
-    s = combine_records<kPass>(p.reporting.order, r.tail + first, r.head, first, last + 1);
-  }
-  if (lane == 0) finish_row<kPass>(p, tensor, s);
+__device__ GRADKERN_NOINLINE void leave_record(const MeasureParams<kPass>& p, Kind kind, const Sums<kPass> s, uint32_t counter,
+                                               const Job<kPass> job, Pieces<kPass>& pieces) {
+  global(p.records[kind])[blockIdx.x] = s;
+  if (arrives_last(p.table.arrived + counter, job.records.end - job.records.begin)) pieces.job[kind] = job;
 }
 
-/// Finishes the total, in one warp of each block. True in that of the last block to arrive.
+/// Finishes the head or tail of a warp's span, in any one warp: combines the tensor's part in the span and those in the spans
+/// that follow. If other blocks have parts, too, the block leaves a record.
 template <Pass kPass>
-__device__ GRADKERN_NOINLINE bool finish_total(const MeasureParams<kPass>& p, const Pieces<kPass>& pieces) {
-  const NormOrder order = p.reporting.order;
+__device__ GRADKERN_NOINLINE void finish_edge(const MeasureParams<kPass>& p, Kind kind, uint32_t warp, Pieces<kPass>& pieces) {
+  const Edge of = pieces.edge[kind][warp];
+  const uint32_t lane = threadIdx.x % kWarpSize;
+  if (of.tensor == Edge::kNone) return;
+  const bool same = lane > warp && lane < kWarps && pieces.edge[kHead][lane].tensor == of.tensor;
+  const uint32_t end = warp + 1 + uint32_t(__popc(__ballot_sync(kFullMask, same)));
+  const RecordRange<kPass> own{pieces.record[kind] + warp, pieces.record[kHead], warp, end};
+  const Sums<kPass> s = combine_records<kPass>(p.reporting.order, own, warp + lane, kWarpSize);
+  if (lane != 0) return;
+  const uint32_t first = p.spans.of_unit(of.begin) / kWarps, last = p.spans.of_unit(of.end - 1) / kWarps;
+  if (first == last) return finish<kPass>(p, of.tensor, s);
+  const RecordRange<kPass> all{p.records[kTail] + first, p.records[kHead], first, last + 1};
+  leave_record<kPass>(p, first == blockIdx.x ? kTail : kHead, s, first, {all, of.tensor}, pieces);
+}
+
+/// Finishes the block's total in a warp.
+template <Pass kPass>
+__device__ GRADKERN_NOINLINE void finish_total(const MeasureParams<kPass>& p, Pieces<kPass>& pieces) {
   const uint32_t first = blockIdx.x * kWarps, lane = threadIdx.x % kWarpSize;
   const uint32_t warps = p.spans.units != 0 || first + kWarps <= p.spans.longer ? kWarps : p.spans.longer - first;
-  Sums<kPass> s = combine_records<kPass>(order, pieces.total, pieces.total, 0, warps);
-  if (gridDim.x > 1) {
-    if (lane == 0) *global(p.records.total + blockIdx.x) = s;
-    if (!arrives_last(p.table.arrived + gridDim.x, gridDim.x)) return false;
-    s = combine_records<kPass>(order, p.records.total, p.records.total, 0, gridDim.x);
+  const Sums<kPass>* own = pieces.record[kTotal];
+  const Sums<kPass> s = combine_records<kPass>(p.reporting.order, {own, own, 0, warps}, lane, kWarpSize);
+  if (lane != 0) return;
+  if (gridDim.x == 1 && !p.any_repeat) return finish<kPass>(p, Job<kPass>::kWhole, s);
+  const Sums<kPass>* all = p.records[kTotal];
+  leave_record<kPass>(p, kTotal, s, gridDim.x, {{all, all, 0, gridDim.x}}, pieces);
+}
+
+/// Finishes the edges of the block's spans and its total, side by side. Of the edges, the first and the last take longest,
+/// because they may be those of tensors of several blocks.
+template <Pass kPass>
+__device__ __forceinline__ void finish_spans(const MeasureParams<kPass>& p, uint32_t warp, Pieces<kPass>& pieces) {
+  if (warp == kHead) return finish_edge<kPass>(p, kHead, 0, pieces);
+  if (warp == kTail) return finish_edge<kPass>(p, kTail, kWarps - 1, pieces);
+  if (warp != kTotal) {
+    for (uint32_t of = warp - kKinds; of < kWarps - 1; of += kWarps - kKinds) finish_edge<kPass>(p, kTail, of, pieces);
+  } else if (!p.any_repeat) {
+    finish_total<kPass>(p, pieces);
   }
-  if (lane == 0) store_total<kPass>(p.reporting, s, p.numel, p.table.tensors);
-  return true;
+}
+
+/// Does the jobs that the block has taken, in all its warps.
+template <Pass kPass>
+__device__ GRADKERN_NOINLINE void do_jobs(const MeasureParams<kPass>& p, Pieces<kPass>& pieces) {
+  const NormOrder order = p.reporting.order;
+  const uint32_t warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
+  __syncthreads();  // now every record of the block has been combined
+#pragma unroll 1
+  for (uint32_t kind = 0; kind < kKinds; ++kind) {
+    const RecordRange<kPass> records = pieces.job[kind].records;
+    if (records.begin + warp * kWarpSize >= records.end) continue;
+    const Sums<kPass> s = combine_records<kPass>(order, records, records.begin + threadIdx.x, kThreads);
+    if (lane == 0) pieces.record[kind][warp] = s;
+  }
+  __syncthreads();
+  if (warp >= kKinds || !pieces.job[warp].any()) return;
+  const Job<kPass>& job = pieces.job[warp];
+  const uint32_t shares = (job.records.end - job.records.begin + kWarpSize - 1) / kWarpSize;
+  const Sums<kPass>* own = pieces.record[warp];
+  const Sums<kPass> s = combine_records<kPass>(order, {own, own, 0, shares < kWarps ? shares : kWarps}, lane, kWarpSize);
+  if (lane == 0) finish<kPass>(p, job.tensor, s);
 }
 
 template <Pass kPass>
 __global__ void __launch_bounds__(kThreads, has_sums(kPass) ? 1 : kBlocksPerMultiprocessor)
     measure_kernel(const __grid_constant__ MeasureParams<kPass> p) {
   GRADKERN_SHARED(Pieces<kPass>, pieces);
-  constexpr uint32_t kTotalWarp = 1;  // the first has two straddlers
   const uint32_t warp = threadIdx.x / kWarpSize;
   if (p.any_empty) finish_empty_rows<kPass>(p);
   add_span<kPass>(p, blockIdx.x * kWarps + warp, pieces);
   let_next_kernel_start();
   __syncthreads();
-  if (warp == kTotalWarp && !p.any_repeat) finish_total<kPass>(p, pieces);
-  if (warp == 0) finish_straddler<kPass>(p, pieces.head_of[0], pieces.head, 0, pieces);
-  finish_straddler<kPass>(p, pieces.tail_of[warp], pieces.tail, warp, pieces);
+  finish_spans<kPass>(p, warp, pieces);
+  do_jobs<kPass>(p, pieces);
   if (!p.any_repeat) return;
   __syncthreads();  // this block's rows must be written before it arrives at the total
-  if (warp == kTotalWarp) {
-    const bool last = finish_total<kPass>(p, pieces);
-    if (threadIdx.x % kWarpSize == 0) pieces.last_block = last;
+  if (warp == kTotal) {
+    if (threadIdx.x % kWarpSize == 0) pieces.job[kHead].clear(), pieces.job[kTail].clear();
+    finish_total<kPass>(p, pieces);
   }
-  __syncthreads();
-  if (pieces.last_block) repeat_rows(p.reporting.results, p.table);
+  do_jobs<kPass>(p, pieces);
+  if (pieces.job[kTotal].any()) repeat_rows(p.reporting.results, p.table);
 }
 
 struct CombineParams {
@@ -158,7 +204,7 @@ struct CombineParams {
 __global__ void combine_kernel(const __grid_constant__ CombineParams p) {
   Partial s = empty_partial(p.reporting.order);
   for (uint32_t i = 0; i < p.count; ++i) s = combine(p.reporting.order, s, p.totals[i]);
-  store_total(p.reporting, p.reporting.order, s, 0);
+  store_total(p.reporting, scaled_norm<Pass::kPower>(p.reporting.order, s, p.reporting.inv_scale), s, 0);
 }
 
 // ------------------------------------------------------------------------------- launchers

@@ -25,8 +25,9 @@ __device__ __forceinline__ void store_real(void* to, int64_t i, double value, bo
 }
 
 /// The norm times inv_scale. A count (order 0) is not scaled.
+template <Pass kPass>
 __device__ __forceinline__ double scaled_norm(const NormOrder& order, const Partial& s, double inv_scale) {
-  const double norm = finish(order, s);
+  const double norm = norm_of<kPass>(order, s);
   return order.kind == NormKind::kZero ? norm : norm * inv_scale;
 }
 
@@ -35,25 +36,21 @@ inline __device__ GRADKERN_NOINLINE void store_packed(const Reporting& p, const 
   pack(order, s, global(p.results.packed_sums) + row * kPackedSums, global(p.results.packed_keys) + row * kPackedKeys);
 }
 
-template <Pass kPass>
-__device__ __forceinline__ void store_row(const Reporting& p, uint32_t tensor, const Sums<kPass>& sums, int64_t numel) {
+/// `norm` is that of the order, scaled.
+__device__ __forceinline__ void store_row(const Reporting& p, uint32_t tensor, double norm, const Partial& s) {
   const MeasureResults r = p.results;
-  const NormOrder order = order_in<kPass>(p.order);
-  const double inv_scale = p.inv_scale;
-  const Partial s = partial_of<kPass>(order, sums, numel);
-  const double l2 = finish(s.sq) * inv_scale;
-  store_real(r.norm, tensor, order.kind == NormKind::kTwo ? l2 : scaled_norm(order, s, inv_scale), r.is_double);
-  if (r.l2 != r.norm) store_real(r.l2, tensor, l2, r.is_double);
-  store_real(r.max_abs, tensor, max_abs(s) * inv_scale, r.is_double);
+  store_real(r.norm, tensor, norm, r.is_double);
+  if (r.l2 != r.norm) store_real(r.l2, tensor, l2_norm(s.sq) * p.inv_scale, r.is_double);
+  store_real(r.max_abs, tensor, max_abs(s) * p.inv_scale, r.is_double);
   if (r.nonfinite) global(r.nonfinite)[tensor] = s.nonfinite;
   if (r.zeros) global(r.zeros)[tensor] = s.zeros;
-  if (r.packed_rows) store_packed(p, order, tensor, s);
+  if (r.packed_rows) store_packed(p, p.order, tensor, s);
 }
 
 /// `tensors` is the length of the list, whose packed rows come before that of the total.
-__device__ __forceinline__ void store_total(const Reporting& p, const NormOrder& order, const Partial& s, int64_t tensors) {
+__device__ __forceinline__ void store_total(const Reporting& p, double norm, const Partial& s, int64_t tensors) {
   const MeasureResults r = p.results;
-  const double total = decision_norm(scaled_norm(order, s, p.inv_scale), r.is_double);
+  const double total = decision_norm(norm, r.is_double);
   const ClipDecision decision = decide_clip(p.max_norm, total, s.nonfinite, p.on_nonfinite);
   store_real(r.total_norm, 0, total, r.is_double);
   store_real(r.decision_norm, 0, total, true);
@@ -61,13 +58,7 @@ __device__ __forceinline__ void store_total(const Reporting& p, const NormOrder&
   if (r.total_nonfinite) *global(r.total_nonfinite) = s.nonfinite;
   if (r.skip_step) *global(r.skip_step) = s.nonfinite > 0;
   if (r.total) *global(r.total) = s;
-  if (r.packed_sums) store_packed(p, order, r.packed_rows ? tensors : 0, s);
-}
-
-template <Pass kPass>
-__device__ __forceinline__ void store_total(const Reporting& p, const Sums<kPass>& sums, int64_t numel, int64_t tensors) {
-  const NormOrder order = order_in<kPass>(p.order);
-  store_total(p, order, partial_of<kPass>(order, sums, numel), tensors);
+  if (r.packed_sums) store_packed(p, p.order, r.packed_rows ? tensors : 0, s);
 }
 
 /// Copies one of an array's rows, of so many 32-bit words.

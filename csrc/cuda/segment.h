@@ -20,7 +20,8 @@ __device__ __forceinline__ LaneSums gather_unit(DType dtype, const char* at, uin
   using Lane = Gather<T, kPass>;
   Lane lane;
   uint32_t begin = 0;
-  const uint32_t whole = aligned ? bytes & ~(kBatchBytes - 1) : 0;
+  // The time of kPower is that of pow.
+  const uint32_t whole = aligned && kPass != Pass::kPower ? bytes & ~(kBatchBytes - 1) : 0;
 #pragma unroll 1
   for (; begin < whole; begin += kBatchBytes) {
     const Vectors v = load_batch(at + begin);
@@ -127,13 +128,6 @@ inline __device__ GRADKERN_NOINLINE PowerSum add_power(DType dtype, const char* 
       add_compensated(own.hi, own.lo, power_term(magnitude_of(x), own.ref, order.p));
     });
   return combine_powers(order, sum, own);
-}
-
-/// Combines all lanes, lower lanes first. The result is in lane 0.
-__device__ __forceinline__ PowerSum warp_combine(const NormOrder& order, PowerSum sum) {
-#pragma unroll 1
-  for (int step = 1; step < int(kWarpSize); step *= 2) sum = combine_powers(order, sum, shuffle_down(sum, step));
-  return sum;
 }
 
 // ------------------------------------------------------------------------------- a segment

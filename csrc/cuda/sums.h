@@ -41,55 +41,74 @@ inline __device__ GRADKERN_NOINLINE PowerSum combine_powers(const NormOrder orde
   return combine(order, a, b);
 }
 
+inline __device__ GRADKERN_NOINLINE ExactSum combine_sums(const ExactSum a, const ExactSum b) { return combine(a, b); }
+
 /// `a` comes before `b`; the order matters for kPower only.
 template <Pass kPass>
 __device__ __forceinline__ Sums<kPass> combine(const NormOrder& order, const Sums<kPass>& a, const Sums<kPass>& b) {
   Sums<kPass> s;
-  s.sq = combine(a.sq, b.sq);
+  s.sq = combine_sums(a.sq, b.sq);
   s.max_bits = a.max_bits > b.max_bits ? a.max_bits : b.max_bits;
   s.nonfinite = a.nonfinite + b.nonfinite;
   if constexpr (has_sums(kPass)) {
-    s.absolute = combine(a.absolute, b.absolute);
+    s.absolute = combine_sums(a.absolute, b.absolute);
     s.nonzero = a.nonzero + b.nonzero;
   }
   if constexpr (kPass == Pass::kPower) s.power = combine_powers(order, a.power, b.power);
   return s;
 }
 
-/// Combines *first, an array's element `begin`, with rest[begin + 1 … end), in all lanes of a warp, which take them in
-/// turns. The result is in lane 0. Out of line, because it is called in several places.
-template <Pass kPass>
-__device__ GRADKERN_NOINLINE Sums<kPass> combine_records(const NormOrder order, const Sums<kPass>* first, const Sums<kPass>* rest,
-                                                         uint32_t begin, uint32_t end) {
-  Sums<kPass> s = nothing<kPass>(order), next = s;
-  uint32_t at = begin + threadIdx.x % kWarpSize;
-  if (at < end) next = at == begin ? *first : rest[at];
-#pragma unroll 1
-  while (at < end) {
-    const Sums<kPass> own = next;
-    at += kWarpSize;
-    if (at < end) next = rest[at];  // is loaded while the last is added
-    s = combine<kPass>(order, s, own);
-  }
-#pragma unroll 1
-  for (uint32_t step = 1; step < kWarpSize && step < end - begin; step *= 2) s = combine<kPass>(order, s, shuffle_down(s, int(step)));
+// Over all lanes of a warp, with the result in every lane.
+inline __device__ GRADKERN_NOINLINE ExactSum warp_sum(ExactSum s) {
+  constexpr uint32_t kSign = 1u << 31;  // turns an order of signed numbers into one of unsigned
+  raise_bottom(s, int32_t(warp_max(uint32_t(s.bottom) ^ kSign) ^ kSign));
+#pragma unroll
+  for (uint64_t& digit : s.digit) digit = warp_sum(digit);
   return s;
 }
 
-/// The order itself, as one of those that the pass is for (see pass_for() in measure.cu). So the compiler leaves out the
-/// code of the others.
+/// Combines all lanes, lower lanes first. The result is in lane 0.
+__device__ __forceinline__ PowerSum warp_combine(const NormOrder& order, PowerSum sum) {
+#pragma unroll 1
+  for (int step = 1; step < int(kWarpSize); step *= 2) sum = combine_powers(order, sum, shuffle_down(sum, step));
+  return sum;
+}
 template <Pass kPass>
-__device__ __forceinline__ NormOrder order_in(const NormOrder& order) {
-  if constexpr (kPass == Pass::kPower) return order;
-  const NormKind kind = order.kind;
-  const bool sum = has_sums(kPass) && (kind == NormKind::kOne || kind == NormKind::kZero);
-  return {sum ? kind == NormKind::kOne ? NormKind::kOne : NormKind::kZero : kind == NormKind::kInf ? NormKind::kInf : NormKind::kTwo};
+__device__ __forceinline__ Sums<kPass> warp_combine(const NormOrder& order, Sums<kPass> s) {
+  s.sq = warp_sum(s.sq);
+  s.max_bits = warp_max(s.max_bits);
+  s.nonfinite = warp_sum(s.nonfinite);
+  if constexpr (has_sums(kPass)) {
+    s.absolute = warp_sum(s.absolute);
+    s.nonzero = warp_sum(s.nonzero);
+  }
+  if constexpr (kPass == Pass::kPower) s.power = warp_combine(order, s.power);
+  return s;
 }
 
-/// The sums as a Partial (core/norm.h). If there are non-finite elements, no sum was gathered. Out of line, because rows and
-/// totals share it.
+/// The records [begin, end) of an array, of which the first may be elsewhere.
 template <Pass kPass>
-__device__ GRADKERN_NOINLINE Partial partial_of(const NormOrder order, const Sums<kPass> s, int64_t numel) {
+struct RecordRange {
+  const Sums<kPass>* first = nullptr;
+  const Sums<kPass>* rest = nullptr;
+  uint32_t begin = 0, end = 0;
+};
+
+/// Combines record `at` of each lane, and those that follow at a distance of `step`. The result is in lane 0. Out of line,
+/// because it is called in several places.
+template <Pass kPass>
+__device__ GRADKERN_NOINLINE Sums<kPass> combine_records(const NormOrder order, const RecordRange<kPass> records, uint32_t at,
+                                                         uint32_t step) {
+  Sums<kPass> s = nothing<kPass>(order);
+  if (at < records.end) s = at == records.begin ? *records.first : records.rest[at];
+#pragma unroll 1
+  while ((at += step) < records.end) s = combine<kPass>(order, s, records.rest[at]);
+  return records.end - records.begin == 1 ? s : warp_combine<kPass>(order, s);
+}
+
+/// The sums as a Partial (core/norm.h). If there are non-finite elements, no sum was gathered.
+template <Pass kPass>
+__device__ __forceinline__ Partial partial_of(const NormOrder& order, const Sums<kPass>& s, int64_t numel) {
   Partial p;
   p.max_bits = s.max_bits;
   p.nonfinite = int64_t(s.nonfinite);
@@ -109,6 +128,17 @@ __device__ GRADKERN_NOINLINE Partial partial_of(const NormOrder order, const Sum
   }
   if constexpr (kPass == Pass::kPower) p.power = s.power;
   return p;
+}
+
+inline __device__ GRADKERN_NOINLINE double l2_norm(const ScaledSum sq) { return finish(sq); }
+
+/// The norm of an order that the pass is for (see pass_for() in measure.cu). Passes other than kPower have no code for pow.
+template <Pass kPass>
+__device__ __forceinline__ double norm_of(const NormOrder& order, const Partial& s) {
+  if (order.kind == NormKind::kTwo) return l2_norm(s.sq);
+  if constexpr (kPass == Pass::kPower) return finish(order, s);
+  if (has_sums(kPass) && order.kind != NormKind::kInf) return compensated_value(s.power.hi, s.power.lo);
+  return max_abs(s);
 }
 
 }  // namespace gradkern::cuda

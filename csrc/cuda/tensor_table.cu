@@ -42,35 +42,50 @@ __global__ void __launch_bounds__(256) write_table_kernel(const __grid_constant_
   if (i < p.words) p.to[i] = p.word[i];
 }
 
-/// The offsets of the parts of a table.
+/// The offsets of the parts of a table. The first part, `data`, is the only one that changes with the tensors' addresses.
 struct Layout {
-  size_t first_unit, last_unit, arrived, bytes;
+  uint32_t spans;
+  size_t first_unit, last_unit, first_tensor, arrived, bytes;
 
   Layout(int64_t tensors, uint32_t blocks)
-      : first_unit(size_t(tensors) * sizeof(uint64_t)),
+      : spans(blocks * kWarps),
+        first_unit(size_t(tensors) * sizeof(uint64_t)),
         last_unit(first_unit + (size_t(tensors) + 1) * sizeof(uint32_t)),
-        arrived(last_unit + size_t(tensors) * sizeof(uint32_t)),
+        first_tensor(last_unit + size_t(tensors) * sizeof(uint32_t)),
+        arrived(first_tensor + (size_t(spans) + 1) * sizeof(uint32_t)),
         bytes((arrived + (size_t(blocks) + 1) * sizeof(uint32_t) + 15) / 16 * 16) {}
 
   TensorTable at(void* base, const TensorList& list, const ListPlan& plan) const {
     char* b = static_cast<char*>(base);
-    return {reinterpret_cast<uint64_t*>(b), reinterpret_cast<uint32_t*>(b + first_unit), reinterpret_cast<uint32_t*>(b + last_unit),
-            reinterpret_cast<uint32_t*>(b + arrived), uint32_t(list.count), plan.units};
+    const auto words = [b](size_t offset) { return reinterpret_cast<uint32_t*>(b + offset); };
+    return {reinterpret_cast<uint64_t*>(b), words(first_unit), words(last_unit), words(first_tensor), words(arrived),
+            uint32_t(list.count), plan.units};
   }
 };
 
 /// A table's bytes on the host.
 using Image = std::vector<uint64_t>;
 
-/// Brings an image up to date. Returns whether anything changed.
-bool update(Image& image, const Layout& layout, const TensorList& list) {
-  uint64_t changed = image.size() * sizeof(uint64_t) != layout.bytes;
-  if (changed) image.assign(layout.bytes / sizeof(uint64_t), 0);
+void find_first_tensors(uint32_t* first_tensor, uint32_t count, const uint32_t* first_unit, uint32_t tensors) {
+  const Spans spans = spans_of(first_unit[tensors], count / kWarps);
+  uint32_t tensor = 0;
+  for (uint32_t span = 0; span <= count; ++span) {
+    while (tensor + 1 < tensors && first_unit[tensor + 1] <= spans.begin(span)) ++tensor;
+    first_tensor[span] = tensor;
+  }
+}
+
+/// Brings an image up to date. Returns how many of its first bytes have changed: all or, where no size or dtype has
+/// changed, those of `data` at most.
+size_t update(Image& image, const Layout& layout, const TensorList& list) {
+  uint64_t sizes_changed = image.size() * sizeof(uint64_t) != layout.bytes, data_changed = 0;
+  if (sizes_changed) image.assign(layout.bytes / sizeof(uint64_t), 0);
   char* base = reinterpret_cast<char*>(image.data());
   uint64_t* data = image.data();
   uint32_t* first_unit = reinterpret_cast<uint32_t*>(base + layout.first_unit);
   uint32_t* last_unit = reinterpret_cast<uint32_t*>(base + layout.last_unit);
-  const auto put = [&changed](auto& at, auto value) {
+  uint32_t* first_tensor = reinterpret_cast<uint32_t*>(base + layout.first_tensor);
+  const auto put = [](uint64_t& changed, auto& at, auto value) {
     changed |= at ^ value;
     at = value;
   };
@@ -78,13 +93,15 @@ bool update(Image& image, const Layout& layout, const TensorList& list) {
   for (int64_t i = 0; i < list.count; ++i) {
     const TensorRef& t = list.tensors[i];
     const int64_t bytes = bytes_of(t), own = units_of(t);
-    put(data[i], own ? reinterpret_cast<uint64_t>(t.data) : list.first ? uint64_t(list.first[i]) + 1 : 0);
-    put(first_unit[i], unit);
-    put(last_unit[i], own ? uint32_t(bytes - ((own - 1) << kUnitLog2)) << 3 | uint32_t(t.dtype) : 0u);
+    put(data_changed, data[i], own ? reinterpret_cast<uint64_t>(t.data) : list.first ? uint64_t(list.first[i]) + 1 : 0);
+    put(sizes_changed, first_unit[i], unit);
+    put(sizes_changed, last_unit[i], own ? uint32_t(bytes - ((own - 1) << kUnitLog2)) << 3 | uint32_t(t.dtype) : 0u);
     unit += uint32_t(own);
   }
-  put(first_unit[list.count], unit);
-  return changed != 0;
+  put(sizes_changed, first_unit[list.count], unit);
+  if (!sizes_changed) return data_changed ? layout.first_unit : 0;
+  find_first_tensors(first_tensor, layout.spans, first_unit, uint32_t(list.count));
+  return layout.bytes;
 }
 
 template <int kBytes>
@@ -96,10 +113,9 @@ void write_part(char* to, const char* from, size_t bytes, cudaStream_t stream, c
   launch_kernel(write_table_kernel<kBytes>, (p.words + 255) / 256, 256, stream, p, "cudaLaunchKernel(write_table_kernel)", operation);
 }
 
-void write_by_kernels(void* to, const Image& image, cudaStream_t stream, const char* operation) {
+void write_by_kernels(void* to, const Image& image, size_t all, cudaStream_t stream, const char* operation) {
   const bool large = driver_version(operation) >= kLargeArgumentsDriver;
   const size_t most = 4 * size_t(large ? WriteParams<kLargestArguments>::kWords : WriteParams<kSmallArguments>::kWords);
-  const size_t all = image.size() * sizeof(uint64_t);
   const char* from = reinterpret_cast<const char*>(image.data());
   for (size_t done = 0; done < all;) {
     const size_t next = all - done < most ? all - done : most;
@@ -120,9 +136,8 @@ size_t capacity_for(size_t bytes) {
 /// for the device. All such buffers together are smaller than those in use.
 class PinnedRing {
  public:
-  /// Copies an image in stream order. False if the copies of all buffers are still in progress.
-  bool copy(void* to, const Image& image, cudaStream_t stream, const char* operation) {
-    const size_t bytes = image.size() * sizeof(uint64_t);
+  /// Copies an image's first bytes in stream order. False if the copies of all buffers are still in progress.
+  bool copy(void* to, const Image& image, size_t bytes, cudaStream_t stream, const char* operation) {
     Buffer& buffer = buffers_[next_];
     if (buffer.used && cudaEventQuery(buffer.copied) != cudaSuccess) return false;
     next_ = (next_ + 1) % buffers_.size();
@@ -167,11 +182,12 @@ class StreamTables {
  public:
   void* find(const TensorList& list, const ListPlan& plan, const Layout& layout, const char* operation) {
     KeptTable& kept = choose(list, plan);
-    if (update(kept.image, layout, list)) {
+    if (const size_t bytes = update(kept.image, layout, list)) {
       const DuringCaptures allowed;
       Image image = std::exchange(kept.image, {});  // empty while the contents on the device are unknown
       reserve(kept, layout.bytes, operation);
-      if (!ring_.copy(kept.memory, image, list.stream, operation)) write_by_kernels(kept.memory, image, list.stream, operation);
+      if (!ring_.copy(kept.memory, image, bytes, list.stream, operation))
+        write_by_kernels(kept.memory, image, bytes, list.stream, operation);
       kept.image = std::move(image);
     }
     return kept.memory;
@@ -231,8 +247,7 @@ TableOnDevice::TableOnDevice(const TensorList& list, const ListPlan& plan, void*
   if (is_capturing(list.device, list.stream)) {
     require(workspace && layout.bytes <= workspace_bytes, "a CUDA graph capture needs workspace for the tensor table", operation);
     Image image;
-    update(image, layout, list);
-    write_by_kernels(workspace, image, list.stream, operation);
+    write_by_kernels(workspace, image, update(image, layout, list), list.stream, operation);
     table = layout.at(workspace, list, plan);
     return;
   }

@@ -23,10 +23,11 @@ constexpr uint32_t kThreads = kWarps * kWarpSize;
 constexpr uint32_t kBlocksPerMultiprocessor = 2;  ///< with 64 registers per thread
 
 struct TensorTable {
-  const uint64_t* data;        ///< for an empty tensor: 1 + the index of the tensor whose row it repeats, or 0
-  const uint32_t* first_unit;  ///< [tensors + 1]; that of an empty tensor is its successor's
-  const uint32_t* last_unit;   ///< bytes of the tensor's last unit * 8 + dtype
-  uint32_t* arrived;           ///< [blocks + 1], zero before and after every kernel
+  const uint64_t* data;          ///< for an empty tensor: 1 + the index of the tensor whose row it repeats, or 0
+  const uint32_t* first_unit;    ///< [tensors + 1]; that of an empty tensor is its successor's
+  const uint32_t* last_unit;     ///< bytes of the tensor's last unit * 8 + dtype
+  const uint32_t* first_tensor;  ///< [spans + 1], that of the span's first unit; where there is none, the last tensor
+  uint32_t* arrived;             ///< [blocks + 1], zero before and after every kernel
   uint32_t tensors, units;
 };
 
@@ -66,32 +67,20 @@ GRADKERN_HD int64_t numel_of(uint32_t units, uint32_t last_unit) {
   return int64_t(bytes >> itemsize_log2(DType(last_unit & 7u)));
 }
 
-/// The tensor of a unit: the last one that begins at or before it. A search with 32 lanes.
-__device__ __forceinline__ uint32_t find_tensor(const TensorTable& table, uint32_t unit) {
-  const uint32_t lane = threadIdx.x % kWarpSize;
-  uint32_t low = 0, count = table.tensors;  // it is among `count` from `low` on
-  while (count > 1) {
-    const uint32_t step = (count + kWarpSize - 1) / kWarpSize, at = lane * step;
-    const bool before = at < count && table.first_unit[low + at] <= unit;
-    const uint32_t last = uint32_t(__popc(__ballot_sync(kFullMask, before))) - 1;
-    low += last * step;
-    count = count - last * step < step ? count - last * step : step;
-  }
-  return low;
-}
-
-/// Calls visit(segment) for the tensors of units [begin, end), in order or from the last to the first.
+/// Calls visit(segment) for the tensors of a span, in order or from the last to the first.
 template <bool kBackwards, class Visit>
-__device__ __forceinline__ void for_each_segment(const TensorTable& table, uint32_t begin, uint32_t end, const Visit& visit) {
+__device__ __forceinline__ void for_each_segment(const TensorTable& table, const Spans& spans, uint32_t span, const Visit& visit) {
+  const uint32_t begin = spans.begin(span), end = spans.begin(span + 1);
   if (begin >= end) return;
+  // Backwards from the tensor of the next span's first unit, which may begin there.
 #pragma unroll 1
-  for (uint32_t tensor = find_tensor(table, kBackwards ? end - 1 : begin);; tensor = kBackwards ? tensor - 1 : tensor + 1) {
+  for (uint32_t tensor = table.first_tensor[kBackwards ? span + 1 : span];; tensor = kBackwards ? tensor - 1 : tensor + 1) {
     // All of an entry is loaded at once. Without `volatile` the compiler moves two of the loads into the branch, where they
     // wait for the others.
     const uint64_t data = *const_cast<const volatile uint64_t*>(table.data + tensor);
     const uint32_t last = *const_cast<const volatile uint32_t*>(table.last_unit + tensor);
     const uint32_t first = table.first_unit[tensor], next = table.first_unit[tensor + 1];
-    if (next != first)
+    if (next != first && (!kBackwards || first < end))
       visit(Segment{data, tensor, begin > first ? begin - first : 0, (end < next ? end : next) - first, first, next - first,
                     last >> 3, DType(last & 7u)});
     if (kBackwards ? first <= begin : next >= end) return;

@@ -32,36 +32,40 @@ __device__ __forceinline__ double warp_sum(double x) {
   return x;
 }
 __device__ __forceinline__ uint32_t warp_sum(uint32_t x) { return __reduce_add_sync(kFullMask, x); }
+/// By sums of 27 bits, of which 32 fit into a word.
+__device__ __forceinline__ uint64_t warp_sum(uint64_t x) {
+  constexpr uint32_t kBits = 27, kMask = (1u << kBits) - 1;
+  const uint64_t low = warp_sum(uint32_t(x) & kMask), middle = warp_sum(uint32_t(x >> kBits) & kMask);
+  return low + (middle << kBits) + (uint64_t(warp_sum(uint32_t(x >> 2 * kBits))) << 2 * kBits);
+}
 __device__ __forceinline__ uint32_t warp_max(uint32_t x) { return __reduce_max_sync(kFullMask, x); }
 __device__ __forceinline__ uint64_t warp_max(uint64_t x) {
   const auto high = uint32_t(x >> 32), highest = warp_max(high);
   return uint64_t(highest) << 32 | warp_max(high == highest ? uint32_t(x) : 0u);
 }
 
-/// Whether this block is the last of `blocks` to arrive at a counter. If so, the writes of the other blocks before their
-/// arrival are visible to this warp. A block's own writes must precede a __syncthreads() that this warp has passed, or be
-/// those of lane 0. The last block sets the counter to zero, for the next kernel in stream order.
+/// Whether this block is the last of `blocks` to arrive at a counter; called by one thread of each. If so, the writes of
+/// the other blocks before their arrival are visible to this thread, and after a __syncthreads() to its block. A block's
+/// writes must be those of this thread or precede a __syncthreads() that it has passed. The last block sets the counter to
+/// zero, for the next kernel in stream order.
 ///
 /// By the PTX memory model (ISA, "Memory Consistency Model"): let w be a write of any thread of block B before B
-/// arrived, and r a read of it by a lane of this warp of the last block L.
-///   1. w precedes the fence of B's lane 0 in causality order, through the barrier that the two share.
+/// arrived, and r a read of it by a thread of the last block L.
+///   1. w precedes the fence of B's arriving thread in causality order, in program order or through B's barrier.
 ///   2. That fence and the atomicAdd after it are a release pattern; L's atomicAdd and the fence after it are an acquire
 ///      pattern. L's atomicAdd is the last of the modification order, so that it observes B's through the chain of
 ///      read-modify-writes between them. Both are morally strong (device scope, atomic): B's fence synchronises with L's.
-///   3. L's fence precedes r by __syncwarp(), which is a barrier of the warp's lanes.
+///   3. L's fence precedes r through L's barrier.
 /// Causality order is transitive, so that w precedes r. Fences in the writing threads, before the block's barrier, would
 /// not be enough: the atomicAdd is that of another thread, which needs a fence after the barrier.
 __device__ __forceinline__ bool arrives_last(uint32_t* counter, uint32_t blocks) {
-  uint32_t last = 0;
-  if (threadIdx.x % kWarpSize == 0) {
-    __threadfence();
-    last = atomicAdd(counter, 1u) == blocks - 1;
-    if (last) atomicExch(counter, 0u);
+  __threadfence();
+  const bool last = atomicAdd(counter, 1u) == blocks - 1;
+  if (last) {
+    atomicExch(counter, 0u);
     __threadfence();
   }
-  last = __shfl_sync(kFullMask, last, 0);
-  __syncwarp();
-  return last != 0;
+  return last;
 }
 
 // Programmatic dependent launch: blocks of the next kernel may start when blocks of this one are about to end. Both

@@ -104,8 +104,7 @@ __device__ __forceinline__ void zero_segment(const Segment& s) {
 /// The spans of the measure kernel, each from its end, because its warps have read that last and it may still be in L2.
 template <class Params, class Body>
 __device__ __forceinline__ void for_each_segment_backwards(const Params& p, const Body& body) {
-  const uint32_t span = blockIdx.x * kWarps + threadIdx.x / kWarpSize;
-  for_each_segment<true>(p.table, p.spans.begin(span), p.spans.begin(span + 1), body);
+  for_each_segment<true>(p.table, p.spans, blockIdx.x * kWarps + threadIdx.x / kWarpSize, body);
 }
 
 __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor) scale_kernel(const __grid_constant__ ScaleParams p) {

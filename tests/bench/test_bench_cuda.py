@@ -6,7 +6,9 @@ import contextlib
 import importlib
 import json
 import runpy
+import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -101,3 +103,39 @@ def test_bench_cuda_runs_to_its_end(bench, monkeypatch, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "measured on a stand-in" in printed
     assert "one tensor of 1024 bytes" in printed
+
+
+def test_peers_that_are_installed_are_found_and_others_are_explained(monkeypatch, capsys):
+    def module(name, **members):
+        made = types.ModuleType(name)
+        vars(made).update(members)
+        monkeypatch.setitem(sys.modules, name, made)
+
+    def applier(kernel, overflow, lists, per_tensor):
+        assert len({t.dtype for t in lists[0]}) == 1
+        return kernel(lists[0]), None
+
+    zeros = torch.zeros
+    monkeypatch.setattr(torch, "zeros", lambda *size, device=None, **options: zeros(*size, **options))
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    peers = importlib.import_module("cuda_peers")
+    for package in ("apex", "nemo_automodel", "nemo_automodel.components"):
+        module(package, __path__=[])
+    for package in ("nemo_automodel.components.training", "nemo_automodel.components.training.triton"):
+        module(package, __path__=[])
+    module("apex.multi_tensor_apply", multi_tensor_applier=applier)
+    module(
+        "amp_C", multi_tensor_l2norm=lambda grads: torch.stack([g.float().norm() for g in grads]).norm()[None]
+    )
+    module(
+        "nemo_automodel.components.training.triton.grad_norm",
+        multi_tensor_sumsq=lambda grads: sum(g.double().square().sum() for g in grads),
+    )
+    found = peers.find()
+    grads = [torch.full((4,), 1.0), torch.full((8,), 1.5, dtype=torch.bfloat16), torch.full((3,), 1.0)]
+    assert set(found) == {"apex", "nemo_automodel"}
+    for total_norm in found.values():
+        assert float(total_norm(grads)) == pytest.approx(5.0)
+    printed = capsys.readouterr().out
+    assert printed.startswith("peer transformer_engine: not here (") and printed.count("\n") == 1
+    assert "to install it: pip install --no-build-isolation 'transformer_engine[pytorch]'" in printed

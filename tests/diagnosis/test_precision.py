@@ -58,6 +58,17 @@ def test_zeros_behind_few_bits_are_an_underflow():
     assert kinds(autocast(-22, zero=range(8)))[0] == "low_precision_underflow"
 
 
+@pytest.mark.parametrize(("ever", "found"), [(0.1, True), (1.0, False)])
+def test_a_later_gradient_that_fills_a_few_elements(ever, found):
+    """Most elements of the first layers were zero at all steps, and the others come from one large step."""
+    run = autocast(-23)
+    counts, reached = run.histogram.copy(), run.ever_nonzero.copy()
+    counts[:, :8] = 0
+    counts[:, :8, EXPONENTS == -8] = 3
+    reached[:8] = ever
+    assert ("low_precision_underflow" in kinds(changed(run, histogram=counts, ever_nonzero=reached))) == found
+
+
 def test_zeros_behind_gradients_of_a_normal_size_are_dead_units():
     assert kinds(autocast(-8, zero=range(8)))[0] == "dead_units"
 

@@ -101,6 +101,7 @@ extern int ptx_version;          ///< of every kernel
 extern bool capturing;           ///< every stream
 extern bool copies_pending;      ///< no event is ever reached
 extern int copies, allocations, early_launches;  ///< so far
+extern size_t copied;            ///< bytes of the last copy
 extern int loaded;               ///< kernels loaded so far
 extern size_t largest_params;    ///< bytes of the largest arguments a kernel was launched with
 
@@ -123,7 +124,6 @@ void run_block(unsigned threads, const std::function<void()>& body);
 void run_grid(dim3 grid, dim3 block, const std::function<void()>& body);
 
 void block_barrier();
-void warp_barrier();
 void fence();
 void note_atomic(const void* location);
 void* shared_memory(const void* variable, size_t bytes);
@@ -183,6 +183,7 @@ inline cudaError_t cudaHostAlloc(void** memory, size_t bytes, unsigned) { return
 inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t stream) {
   if (const cudaError_t e = cuda_shim::take_error()) return e;
   cuda_shim::enqueue(stream, [=] { std::memcpy(to, from, bytes); });
+  cuda_shim::copied = bytes;
   return ++cuda_shim::copies, cudaSuccess;
 }
 inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
@@ -220,7 +221,6 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
 }
 
 inline void __syncthreads() { cuda_shim::block_barrier(); }
-inline void __syncwarp() { cuda_shim::warp_barrier(); }
 inline void __threadfence() { cuda_shim::fence(); }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __ffs(int x) { return __builtin_ffs(x); }

@@ -26,6 +26,7 @@ size_t largest_params = 0;
 int ptx_version = 90;
 bool capturing = false, copies_pending = false, deferred = false, skip_kernels = false;
 int copies = 0, allocations = 0, early_launches = 0;
+size_t copied = 0;
 RunKernel run_kernel = nullptr;
 
 namespace {
@@ -41,7 +42,6 @@ struct Fiber {
   bool finished = false;
   unsigned barriers = 0;           // it has arrived at so many
   unsigned exchanges = 0;          // warp operations, likewise
-  unsigned warp_barriers = 0;
   const unsigned* waits_for = nullptr;  // runs again when *waits_for >= target
   unsigned target = 0;
 };
@@ -51,13 +51,12 @@ struct Fiber {
 struct Warp {
   uint64_t values[2][kWarp];
   unsigned arrived[2];
-  unsigned at_barrier;
 };
 
-/// A block's shared memory, in which a variable gets its place at its first use, and the tokens of its barriers.
+/// A block's shared memory, in which a variable gets its place at its first use, and the tokens of its barrier.
 struct SharedMemory {
   static constexpr size_t kBytes = 48 << 10;
-  static constexpr size_t kTokens = 2 + 2 * 32;  ///< of the block's barrier and of each warp's
+  static constexpr size_t kTokens = 2;
   std::unique_ptr<char[]> memory;
   struct Variable {
     const void* key;
@@ -133,17 +132,6 @@ void block_barrier() {
   race::acquire(token);
 }
 
-void warp_barrier() {
-  Fiber& f = fibers[threadIdx.x];
-  const unsigned own = threadIdx.x / kWarp;
-  Warp& warp = warps[own];
-  ++warp.at_barrier;
-  char* token = shared.memory.get() + SharedMemory::kBytes + 2 + 2 * own + f.warp_barriers % 2;
-  race::release(token);
-  wait_until(f, &warp.at_barrier, ++f.warp_barriers * kWarp);
-  race::acquire(token);
-}
-
 void fence() {
   if (race::kOn) fibers[threadIdx.x].fences.fence();
 }
@@ -199,7 +187,7 @@ void run_block(unsigned threads, const std::function<void()>& body) {
     if (!fibers[i].stack) fibers[i].stack.reset(new char[kStackBytes]);
     start_context(fibers[i].context, fibers[i].stack.get(), kStackBytes, entry);
     fibers[i].finished = false;
-    fibers[i].barriers = fibers[i].exchanges = fibers[i].warp_barriers = 0;
+    fibers[i].barriers = fibers[i].exchanges = 0;
     fibers[i].waits_for = nullptr;
     fibers[i].clock = race::create();
   }

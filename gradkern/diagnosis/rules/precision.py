@@ -100,7 +100,8 @@ def _is_scaled(case: Case, columns: list[int]) -> bool:
 
 def _lost_columns(case: Case, columns: list[int]) -> list[int]:
     """Columns in which most elements keep at most two significant bits, or are zero next to such elements. A
-    column of zeros is lost if the next module towards the loss keeps few bits."""
+    column most of whose elements are zero at all steps is lost if the next module towards the loss keeps few
+    bits."""
     e = case.evidence
     counts = e.histogram[:, columns].sum(axis=0)
     total = counts.sum(axis=1)
@@ -115,9 +116,10 @@ def _lost_columns(case: Case, columns: list[int]) -> list[int]:
     after = modules[known[-1]] in few_bits if len(known) else _ends_ungated(case)
     lost = []
     for at in reversed(range(len(columns))):
-        if gone[at] if total[at] else after:
+        empty = not total[at] or ever[at] < UNDERFLOWING  # a later, larger gradient may fill a few elements
+        if gone[at] or (after and empty):
             lost.append(columns[at])
-        after = modules[at] in few_bits if total[at] else after
+        after = modules[at] in few_bits or (after and empty)
     return lost
 
 
