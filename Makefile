@@ -112,6 +112,7 @@ litmus:  ## the CUDA kernels' last-block protocol in every interleaving; each sy
 bench: build  ## gradkern beside torch and a raw read of the same memory
 	$(PY) benchmarks/bench_clip.py
 	$(PY) benchmarks/bench_value.py
+	$(PY) benchmarks/bench_instruction_sets.py
 
 diagnose: $(TOOLS) build  ## the labelled suite of the diagnosis: its figures
 	$(PY) -m benchmarks.diagnosis

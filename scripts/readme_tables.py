@@ -68,6 +68,21 @@ def value_table(record: dict) -> str:
     return "\n".join(lines)
 
 
+def instruction_set_table(record: dict) -> str:
+    names = list(record["rows"][0]["seconds"])
+    lines = [
+        f"{machine_line(record, record['threads'])} Medians of {record['rounds']} rounds.",
+        "",
+        f"| gradients | dtype | call | {' | '.join(names)} | {names[-1]} / {names[0]} |",
+        "|---|---|---|" + "---:|" * (len(names) + 1),
+    ]
+    for row in record["rows"]:
+        times = [row["seconds"][name] for name in names]
+        cells = [row["case"], row["dtype"], row["call"], *map(seconds, times), f"{times[-1] / times[0]:.1f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def distributed_table(record: dict) -> str:
     lines = [
         machine_line(record, 1),
@@ -227,6 +242,7 @@ def cuda_plot(record: dict, path: Path) -> None:
 TABLES = {
     "cpu": ("cpu", cpu_table),
     "value": ("value_cpu", value_table),
+    "instruction sets": ("instruction_sets_cpu", instruction_set_table),
     "cuda": ("cuda", cuda_table),
     "distributed": ("distributed_cpu", distributed_table),
     "scaler": ("scaler_cpu", scaler_table),

@@ -12,6 +12,9 @@ _EARLY = 20
 _DECAY = 0.5
 #: Healthy steps stay below a tenth of the weights; a decay of that size needs no other explanation.
 _LARGE_DECAY = 0.1
+#: ‖Δw‖ / ‖w‖ of steps that are too small (`rules.updates.SMALL`). If they would be without clipping, too,
+#: that is not the cause.
+SMALL = 5e-6
 #: Consequences of weights that changed too much.
 _AFTERMATH = ("saturation", "vanishing_gradient", "dead_units")
 
@@ -35,8 +38,9 @@ def _causes(cause: Finding, other: Finding) -> bool:
     if cause.kind == "weight_collapse":  # shrinking weights shrink gradients and make steps relatively large
         decay = other.evidence.get("largest_update_ratio", 1.0) < _DECAY  # the step is the decay itself
         decay |= cause.evidence.get("decay_a_step", 0.0) >= _LARGE_DECAY
-        fading = ("vanishing_gradient", "update_too_large", "dead_units")
-        return other.kind in fading and (other.first_step > 2 or decay)
+        fading = other.kind in ("vanishing_gradient", "update_too_large", "dead_units")
+        fading |= "norm_later" in other.evidence  # a norm that was larger at first
+        return fading and (other.first_step > 2 or decay)
     if cause.kind == "update_too_small" and cause.layers:  # certain, while dead units of a branch may not be
         return other.kind == "dead_units" and other.severity == "warning"
     if cause.kind == "gradient_spike":  # the step at the spike changed the weights too much
@@ -50,7 +54,9 @@ def _causes(cause: Finding, other: Finding) -> bool:
             return "gain" in cause.evidence and not later
         return other.kind == "dead_units" and later
     if cause.kind == "always_clipping":
-        return other.kind == "update_too_small"
+        factor = max(cause.evidence.get("median_factor", 0.0), 1e-30)
+        unclipped = other.evidence.get("median_update_ratio", SMALL) / factor
+        return other.kind == "update_too_small" and unclipped >= SMALL
     if other.kind in _AFTERMATH and later and _changed_the_weights(cause):  # the model was healthy at first
         return True
     if other.kind == "exploding_gradient" and "decades_over_depth" in other.evidence:

@@ -267,7 +267,10 @@ def _too_small(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
         return [step_cures.raise_lr(case), step_cures.find_lr(), cures.call_step()]
     if not f.evidence.get("median_update_ratio") and not (halves and len(case.evidence.update_steps)):
         return [cures.call_step(), step_cures.raise_lr(case)]
-    clipped = [step_cures.raise_max_norm(case)] if "always_clipping" in kinds else []
+    coef = case.evidence.clip_coef[np.isfinite(case.evidence.clip_coef)]
+    factor = max(float(np.median(coef)), 1e-30) if len(coef) else 1.0
+    held = "always_clipping" in kinds and f.evidence["median_update_ratio"] / factor >= TOO_SMALL
+    clipped = [step_cures.raise_max_norm(case)] if held else []
     raised = [step_cures.raise_lr(case), step_cures.find_lr()]
     if halves and 0 < optimizer.asked_step(case) < TOO_SMALL:  # too small for float32, too
         return [*clipped, *raised, *halves]

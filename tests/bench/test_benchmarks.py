@@ -106,6 +106,19 @@ def test_cuda_table_and_plot(tmp_path):
     assert (tmp_path / "cuda.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_instruction_set_table():
+    tables = load(ROOT / "scripts" / "readme_tables.py")
+    machine = {"cpu": "a processor", "cores": 2, "torch": "2.13", "commit": "abc"}
+    times = {"avx2": 2e-6, "baseline": 5e-6}
+    measured = {"case": "MLP", "dtype": "float32", "call": "clip_grad_norm_", "seconds": times}
+    lines = tables.instruction_set_table(
+        {"machine": machine, "threads": 2, "rounds": 3, "rows": [measured]}
+    ).splitlines()
+    assert "Medians of 3 rounds." in lines[0]
+    assert lines[2].endswith("| avx2 | baseline | baseline / avx2 |")
+    assert lines[4] == "| MLP | float32 | clip_grad_norm_ | 2 µs | 5 µs | 2.5 |"
+
+
 def test_without_results_the_table_says_so(monkeypatch, tmp_path):
     tables = load(ROOT / "scripts" / "readme_tables.py")
     monkeypatch.setattr(tables, "ROOT", tmp_path)

@@ -27,7 +27,7 @@ def classifying(run, classes):
 
 
 def with_group(run, **group):
-    return changed(run, facts={**run.facts, "optimizers": [{"name": "0", "class": "SGD", **group}]})
+    return changed(run, facts={**run.facts, "optimizers": [{"name": "0", "class": "SGD"} | group]})
 
 
 class TestInTurn:
@@ -141,6 +141,41 @@ class TestOneBadBatch:
     @pytest.mark.parametrize("changes", [{"moved": 0.3}, {"rate": 0.2}])
     def test_unless_the_steps_were_large_before(self, changes):
         assert alarms(self.thrown(**changes))[0] == "nonfinite_gradient"
+
+
+class TestClipping:
+    def clipped(self, factor, moved, group=None, loss=None):
+        run = flat_loss(healthy()) if loss is None else changed(healthy(), loss=loss)
+        ratio = np.full_like(run.update_ratio, moved)
+        limit = factor * run.total_norm
+        run = changed(run, update_ratio=ratio, clip_coef=np.full(200, factor), threshold=limit)
+        return with_group(run, **(group or {}))
+
+    @pytest.mark.parametrize(
+        ("factor", "first", "remedy"),
+        [(1e-4, "always_clipping", "raise_max_norm"), (0.05, "update_too_small", "raise_lr")],
+    )
+    def test_clipping_explains_small_steps_only_if_others_would_be_large(self, factor, first, remedy):
+        found = diagnose(self.clipped(factor, 1e-7))
+        assert found[0].kind == first and found[0].remedies[0].action == remedy
+
+    @pytest.mark.parametrize(("factor", "found"), [(1e-7, ["always_clipping"]), (1e-3, [])])
+    def test_adam_does_not_undo_a_clip_to_its_epsilon(self, factor, found):
+        loss = slow(healthy()).loss
+        assert alarms(self.clipped(factor, 3e-3, {"class": "Adam", "eps": 1e-8}, loss)) == found
+
+
+def test_a_decay_of_a_third_explains_norms_that_were_larger_at_first():
+    run = flat_loss(healthy())
+    norms = run.weight_norm[:1] * np.geomspace(1, 1e-3, len(run.update_steps))[:, None]
+    ratio = run.update_ratio.copy()
+    ratio[:4] = 0.3
+    sick = changed(run, weight_norm=norms, update_ratio=ratio)
+    sick = changed(sick, total_norm=np.append(run.total_norm[:2] * 500, run.total_norm[2:]))
+    assert alarms(sick)[0] == "exploding_gradient"
+    assert (
+        alarms(with_group(sick, lr=0.003, weight_decay=100.0, **{"class": "AdamW"}))[0] == "weight_collapse"
+    )
 
 
 class TestSchedules:

@@ -72,7 +72,8 @@ def _is_passed_on(case: Case) -> bool:
 def signals(case: Case) -> dict[int, Floats]:
     """Estimated rms of the inputs of all layers but the first at the first steps, by their position, with an
     error upwards."""
-    e, found = case.evidence, {}
+    e = case.evidence
+    found: dict[int, Floats] = {}
     for at, layer in enumerate(case.model.layers):
         if at and layer.bias is not None and multiplies(case, layer):
             with np.errstate(divide="ignore", invalid="ignore"):

@@ -30,6 +30,9 @@ LEVEL = 0.5
 #: that does (measured for 3 to 12 classes: 0.57 … 0.95), and their spread relative to the loss, which is only
 #: required while that falls (a smooth fall seems to repeat a little). At least four rounds are looked at.
 REPEATED, SPREAD, ROUNDS = 0.5, 0.1, 4
+#: F ratio of what repeats: noise exceeds 10 in fewer than one of 100,000 runs (measured in turn: 17 and
+#: more).
+CHANCE = 10.0
 #: Of what repeats, the part from which a shorter round explains it (expected by chance: below a half).
 SHORTER = 0.9
 #: Typical change from one step to the next, relative to the fall of the loss.
@@ -90,11 +93,19 @@ def _by_classes(case: Case, tail: Floats) -> bool:
     if period < 2 or len(tail) < ROUNDS * period or not tail[-1]:
         return False
     share, spread = repetition(tail, period)
+    if share < REPEATED or _ratio(share, len(tail) - period + 1, period) < CHANCE:
+        return False
     parts = [d for d in range(2, period) if period % d == 0]  # two aims in turn repeat every tenth step, too
     if any(repetition(tail, d)[0] > SHORTER * share for d in parts):
         return False
     harmed = not case.trend.fell or spread >= SPREAD * abs(float(np.median(tail[-2 * period :])))
-    return share >= REPEATED and harmed
+    return harmed
+
+
+def _ratio(share: float, count: int, period: int) -> float:
+    """The F ratio of the analysis of variance that a corrected share of the deviations stands for."""
+    left = (1 - share) * (count - period) / (count - 1)
+    return (1 - left) / max(left, 1e-12) * (count - period) / (period - 1)
 
 
 def repetition(loss: Floats, period: int) -> tuple[float, float]:
