@@ -43,6 +43,8 @@ def _causes(cause: Finding, other: Finding) -> bool:
         return fading and (other.first_step > 2 or decay)
     if cause.kind == "update_too_small" and cause.layers:  # certain, while dead units of a branch may not be
         return other.kind == "dead_units" and other.severity == "warning"
+    if cause.kind == "update_too_small" and other.kind == "poor_initialization":
+        return not cause.layers and other.evidence.get("decades_of_forward_signal", 0.0) < 0  # nothing moves
     if cause.kind == "gradient_spike":  # the step at the spike changed the weights too much
         return (later and other.kind == "weight_growth") or _threw(cause, other)
     if cause.kind == "poor_initialization":

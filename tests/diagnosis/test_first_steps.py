@@ -63,6 +63,12 @@ class TestFaintSignals:
         assert finding.remedies[0].action == "xavier_init"
         assert alarms(run) == []  # it learns all the same
 
+    def test_steps_that_do_not_move_the_weights(self):
+        """A loss that stands still is theirs."""
+        run = flat_loss(signals(gains(healthy(layers=2), 0.05, 1.0), 0.8, 0.01))
+        still = changed(run, update_ratio=np.full_like(run.update_ratio, 1e-8))
+        assert alarms(still)[0] == "update_too_small"
+
     def test_an_ordinary_signal(self):
         assert alarms(flat_loss(signals(healthy(layers=2), 0.8, 0.04))) == []
 
