@@ -27,11 +27,12 @@ struct DeviceList {
   const Prepared& prepared;
   std::vector<TensorRef> own;  ///< empty if there is one device, which uses prepared.refs
   gradkern_cuda_plan plan{};
+  CUstream_st* stream = current_cuda_stream(device);
 
   gradkern_list list(bool with_repeats) const {
     return as_list(own.empty() ? prepared.refs : own, with_repeats ? &prepared.first : nullptr);
   }
-  gradkern_cuda_place place() const { return {int32_t(device.index()), current_cuda_stream(device), &plan, nullptr, 0}; }
+  gradkern_cuda_place place() const { return {int32_t(device.index()), stream, &plan, nullptr, 0}; }
 };
 
 /// One entry for each device, in the order of the list. `prepared` must outlive them.
@@ -100,14 +101,16 @@ bool wants_counts(const ClipRequest& r) {
   return r.raise_if_nonfinite_norm || r.raise_if_nonfinite_elements;
 }
 
-Results allocate(at::Device device, const Prepared& prepared, const ClipRequest& request) {
+/// `at_once`: whether the launch that measures is followed by the one that writes, so that nothing else reads the numbers
+/// that the clip is decided by.
+Results allocate(at::Device device, const Prepared& prepared, const ClipRequest& request, bool at_once = false) {
   const MeasureRequest& m = request.measure;
   const at::ScalarType real = prepared.any_double ? at::kDouble : at::kFloat;
   const int64_t count = int64_t(prepared.refs.size());
   Results r;
   r.total_norm = empty_on(device, real, {});
-  r.decision_norm = empty_on(device, at::kDouble, {});
-  r.total_nonfinite = empty_on(device, at::kLong, {});
+  if (!at_once || m.decision_norm) r.decision_norm = empty_on(device, at::kDouble, {});
+  if (!at_once) r.total_nonfinite = empty_on(device, at::kLong, {});
   if (m.per_tensor || wants_counts(request)) r.nonfinite = empty_on(device, at::kLong, {count});
   if (request.on_nonfinite == OnNonfinite::kSkip) r.skip_step = empty_on(device, at::kBool, {});
   if (!m.per_tensor) return r;
@@ -182,6 +185,39 @@ Results measure_lists(const std::vector<DeviceList>& lists, const Prepared& prep
   return results;
 }
 
+/// Whether clip_at_once() can do a clip: on one device, in place, with nothing to read back.
+bool is_at_once(const std::vector<DeviceList>& lists, const Prepared& prepared, const ClipRequest& request) {
+  return lists.size() == 1 && writable_in_place(prepared) && writes(request.max_norm, request.on_nonfinite) &&
+         !wants_counts(request);
+}
+
+/// Measures and writes in one call of the library. The numbers that it decides by are in front of its workspace.
+Results clip_at_once(const DeviceList& list, const Prepared& prepared, const ClipRequest& request) {
+  struct alignas(16) Decision {
+    double norm;
+    int64_t nonfinite;
+  };
+  const c10::DeviceGuard guard(list.device);
+  const Results results = allocate(list.device, prepared, request, /*at_once=*/true);
+  const gradkern_list plain = list.list(prepared.any_duplicate && request.measure.per_tensor);
+  gradkern_cuda_place place = list.place();
+  gradkern_measure measure = measure_of(request, results);
+  check_library(gradkern_cuda_measure_workspace_bytes(&plain, &measure, &place, &place.workspace_bytes));
+  const at::Tensor memory = empty_on(list.device, at::kByte, {int64_t(sizeof(Decision) + place.workspace_bytes)});
+  auto* const decision = static_cast<Decision*>(memory.mutable_data_ptr());
+  place.workspace = decision + 1;
+  if (!measure.results.decision_norm) measure.results.decision_norm = &decision->norm;
+  measure.results.total_nonfinite = &decision->nonfinite;
+  gradkern_scale scale{};
+  scale.total_norm = measure.results.decision_norm;
+  scale.total_norm_is_double = true;
+  scale.max_norm = request.max_norm;
+  scale.on_nonfinite = uint8_t(request.on_nonfinite);
+  scale.total_nonfinite = measure.results.total_nonfinite;
+  check_library(gradkern_cuda_clip(&plain, &measure, &scale, &place));
+  return results;
+}
+
 Measurement as_measurement(const Results& r, const MeasureRequest& request, bool any_double) {
   Measurement m;
   m.norm = r.norm;
@@ -234,7 +270,7 @@ void write(const CallSite& site, const GradList& grads, const Prepared& prepared
     on_each(split_by_device(grads, writable), launch);
     write_back(writable);
   }
-  bump_versions(grads);
+  grads.bump_versions();
 }
 
 /// Calls launch(list, place) with a workspace for a write.
@@ -262,7 +298,7 @@ at::Tensor readable_norm(const at::Tensor& total_norm, at::Device device) {
 void apply(const CallSite& site, const GradList& grads, const Prepared& prepared,
            const std::vector<DeviceList>& lists, double max_norm, OnNonfinite on_nonfinite,
            const at::Tensor& total_norm, const at::Tensor& total_nonfinite) {
-  if (max_norm == infinity() && on_nonfinite != OnNonfinite::kZero) return;  // measures only
+  if (!writes(max_norm, on_nonfinite)) return;
   write(site, grads, prepared, lists, [&](const DeviceList& list) {
     const at::Tensor norm = readable_norm(total_norm, list.device);
     const at::Tensor count =
@@ -312,13 +348,15 @@ ClipResult clip(const CallSite& site, const GradList& grads, const ClipRequest& 
   at::NoGradGuard no_grad;
   const Prepared& prepared = prepare(site, grads);
   const std::vector<DeviceList> lists = split_by_device(grads, prepared);
-  const Results results = measure_lists(lists, prepared, request);
+  const bool at_once = is_at_once(lists, prepared, request);
+  const Results results = at_once ? clip_at_once(lists[0], prepared, request) : measure_lists(lists, prepared, request);
   ClipResult out;
   out.measured = as_measurement(results, request.measure, prepared.any_double);
   out.clip_coef = results.clip_coef;
   out.skip_step = results.skip_step;
   if (wants_counts(request)) raise_on_host(site, request, prepared, lists.front(), results, out.measured);
-  apply(site, grads, prepared, lists, request.max_norm, request.on_nonfinite, results.decision_norm,
+  if (at_once) grads.bump_versions();
+  else apply(site, grads, prepared, lists, request.max_norm, request.on_nonfinite, results.decision_norm,
         results.total_nonfinite);
   return out;
 }

@@ -111,7 +111,7 @@ void apply(const CallSite& site, const GradList& grads, const Prepared& prepared
   scale.zero = &zero;
   call_scale(target, scale);
   write_back(target);
-  bump_versions(grads);
+  grads.bump_versions();
 }
 
 /// Multiplies gradient i by factors[i].
@@ -291,7 +291,7 @@ void clip_value(const CallSite& site, const GradList& grads, double limit) {
   const gradkern_pool pool = intraop_pool();
   check_library(gradkern_cpu_clamp(&list, limit, &pool));
   write_back(target);
-  bump_versions(grads);
+  grads.bump_versions();
 }
 
 }  // namespace gradkern

@@ -63,6 +63,11 @@ struct ClipResult {
   at::Tensor skip_step;   ///< 0-d bool, for OnNonfinite::kSkip only
 };
 
+/// Whether a clip can change gradients, or only measures them.
+inline bool writes(double max_norm, OnNonfinite on_nonfinite) {
+  return max_norm != infinity() || on_nonfinite == OnNonfinite::kZero;
+}
+
 /// Whether `request` requires an error for m.total and m.total_nonfinite.
 bool must_raise(const ClipRequest& request, const Measurement& m);
 

@@ -3,6 +3,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <memory>
 #include <optional>
 #include <vector>
 
@@ -12,14 +13,24 @@
 
 namespace gradkern {
 
-/// The bytes of a TensorImpl with the pointers to its storage, autograd metadata and version counter.
-constexpr int64_t kHeadBytes = 48;
+/// Where the members of torch's reference-counted objects begin, behind the counts.
+constexpr size_t kMembers = sizeof(c10::intrusive_ptr_target);
+
+/// Prefetches the cache line of a member, by its distance from the counts, and the line of another one.
+inline void prefetch_member(const void* object, size_t first) {
+  __builtin_prefetch(static_cast<const char*>(object) + kMembers + first);
+}
+inline void prefetch_members(const void* object, size_t first, size_t last) {
+  prefetch_member(object, first);
+  prefetch_member(object, last);
+}
 
 /// Prefetches what is read of a tensor. Sizes and strides, which lie in the middle, are not.
 inline void prefetch_tensor(const at::TensorImpl* tensor) {
-  constexpr int64_t kTailBytes = 40;  // from the offset in the storage on
-  prefetch(tensor, kHeadBytes);
-  prefetch(reinterpret_cast<const char*>(tensor + 1) - kTailBytes, kTailBytes);
+  constexpr size_t kVersionCounter = 24;  // its head: storage, autograd metadata, another pointer, version counter
+  constexpr size_t kTail = 32;            // from the offset in the storage on
+  prefetch_members(tensor, 0, kVersionCounter);
+  prefetch_members(tensor, sizeof(at::TensorImpl) - kMembers - kTail, sizeof(at::TensorImpl) - kMembers - 1);
 }
 
 /// Whether the kernels support a type. Sets `dtype` if so.
@@ -47,7 +58,8 @@ struct Prepared {
 /// tensors are compared only if they are most likely the same.
 class PointerTable {
  public:
-  explicit PointerTable(size_t count);
+  /// Removes all entries, for a list of `count` positions.
+  void clear(size_t count);
 
   /// The first earlier position with this pointer for which equal(position) is true. Otherwise inserts `position` and
   /// returns -1. `seen` is set to whether the table has the pointer.
@@ -75,33 +87,45 @@ class PointerTable {
     uint32_t tag;
   };
   std::vector<Slot> slots_;
-  size_t mask_;
-  int shift_;
+  size_t mask_ = 0;
+  int shift_ = 0;
+};
+
+/// The arrays of a list. A thread keeps them for its next list, because new memory costs more than filling it, and so that
+/// a list of the same memory as the last one is recognized.
+struct ListArrays {
+  std::vector<c10::TensorImpl*> tensors;
+  std::vector<void*> counters;     ///< the version counter of each tensor, or null
+  Prepared prepared;               ///< of the last plain list
+  int64_t elements = 0;            ///< of the last plain list
+  bool distinct = false;           ///< whether the last list was plain, without duplicates
+  PointerTable positions;
 };
 
 /// The common kind of list, prepared in the same walk: strided gradients on the CPU or on one CUDA device, of a dtype with a
 /// kernel, each dense and filling its own storage. They need no further pass.
 class PlainGradients {
  public:
-  explicit PlainGradients(size_t count) { prepared_.refs.resize(count); }
+  PlainGradients(ListArrays& arrays, size_t count);
 
   /// Sets the gradient of a position, which may be undefined. Returns false if it is not plain. Several threads may set
   /// positions.
   bool set(size_t position, const at::Tensor& grad);
   /// Finds duplicates, after all are set. Returns false if the list is not plain.
-  bool finish(const std::vector<at::Tensor>& grads);
-  int64_t elements() const { return elements_; }
+  bool finish();
+  int64_t elements() const { return arrays_->elements; }
   /// The device of all gradients; the CPU if there are none.
   at::Device device() const { return cuda_ < 0 ? at::Device(at::kCPU) : at::Device(at::kCUDA, at::DeviceIndex(cuda_)); }
-  Prepared take() { return std::move(prepared_); }
+  const Prepared& prepared() const { return arrays_->prepared; }
 
  private:
   static constexpr int32_t kUnknown = -2, kCpu = -1;
 
   bool is_on_same_device(const at::Tensor& grad);
+  bool find_duplicates();
 
-  Prepared prepared_;
-  int64_t elements_ = 0;
+  ListArrays* arrays_;
+  bool changed_;             ///< whether the memory is not that of the last list; several threads set it
   int32_t cuda_ = kUnknown;  ///< index of the device; several threads set it
 };
 
@@ -111,7 +135,7 @@ class PlainGradients {
 /// not assign a parameter's .grad meanwhile, as for torch's own functions: torch may free the old one without the GIL.
 class GradList {
  public:
-  GradList() = default;
+  GradList();
   explicit GradList(at::TensorList owned);
   GradList(GradList&&) = default;
   GradList& operator=(GradList&&) = delete;
@@ -122,30 +146,46 @@ class GradList {
 
   /// A list of `count` positions to set, before finish(). Borrowed.
   explicit GradList(size_t count);
-  /// Sets at most kRun positions from `begin`. Several threads may set runs. Returns false if one is not plain.
-  bool set_run(size_t begin, const at::Tensor* const* grads, size_t count);
-  /// Called when all are set. `plain` is true if set_run() always returned true.
+  /// Prefetches what set() reads of a gradient, beyond prefetch_tensor().
+  void prefetch_memory(const at::Tensor& grad) const;
+  /// Several threads may set positions. Returns false if the gradient is not plain.
+  bool set(size_t position, const at::Tensor& grad);
+  /// Called when all are set. `plain` is true if set() always returned true.
   void finish(bool plain);
 
   /// Takes ownership of the gradients, also of those that are added later.
   void own();
 
-  size_t size() const { return tensors_.size(); }
-  bool empty() const { return tensors_.empty(); }
-  const at::Tensor& operator[](size_t i) const { return tensors_[i]; }
-  auto begin() const { return tensors_.begin(); }
-  auto end() const { return tensors_.end(); }
+  size_t size() const { return arrays_->tensors.size(); }
+  bool empty() const { return size() == 0; }
+  const at::Tensor& operator[](size_t i) const { return begin()[i]; }
+  const at::Tensor* begin() const {
+    static_assert(sizeof(at::Tensor) == sizeof(c10::TensorImpl*));  // consists of this pointer
+    return reinterpret_cast<const at::Tensor*>(arrays_->tensors.data());
+  }
+  const at::Tensor* end() const { return begin() + size(); }
 
   /// The prepared list if all gradients are plain, else null.
   const PlainGradients* plain() const { return plain_ ? &*plain_ : nullptr; }
 
+  /// Increments the version counters of all gradients, as in-place operations do.
+  void bump_versions() const;
+  /// For a call that writes unless it fails: from now on, set() increments the version counters of plain gradients on CUDA,
+  /// which it has to read anyway. Without a call of bump_versions(), this is undone. Only one thread may set positions.
+  void bump_early() { bumps_early_ = true; }
+
  private:
   friend const Prepared& prepare(const CallSite& site, const GradList& grads);
 
-  std::vector<at::Tensor> tensors_;
+  std::unique_ptr<ListArrays> arrays_;
   bool owned_ = false;
-  mutable std::optional<PlainGradients> plain_;
-  mutable std::optional<Prepared> prepared_;
+  std::optional<PlainGradients> plain_;
+  mutable std::optional<Prepared> prepared_;  ///< of a list that is not plain
+  bool bumps_early_ = false;
+  mutable size_t bumped_ = 0;  ///< positions whose counters set() has incremented, without bump_versions()
 };
+
+/// Increments autograd's version counter, as in-place operations do. Inference tensors have none.
+void bump_version(const at::Tensor& grad);
 
 }  // namespace gradkern

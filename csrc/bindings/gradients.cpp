@@ -15,7 +15,6 @@
 
 #include "bindings/cuda_backend.h"
 #include "bindings/overlap.h"
-#include "bindings/thread_pool.h"
 #include "core/prefetch.h"
 
 namespace gradkern {
@@ -175,7 +174,8 @@ Prepared prepare_any(const CallSite& site, const GradList& grads) {
   Prepared out;
   out.refs.resize(count);
   out.first.resize(count);
-  PointerTable table(count);
+  PointerTable table;
+  table.clear(count);
   for (size_t i = 0; i < count; ++i) {
     out.first[i] = int64_t(i);
     prefetch_ahead(grads, i);
@@ -213,7 +213,8 @@ Prepared prepare_any(const CallSite& site, const GradList& grads) {
 }  // namespace
 
 const Prepared& prepare(const CallSite& site, const GradList& grads) {
-  if (!grads.prepared_) grads.prepared_ = grads.plain_ ? grads.plain_->take() : prepare_any(site, grads);
+  if (grads.plain_) return grads.plain_->prepared();
+  if (!grads.prepared_) grads.prepared_ = prepare_any(site, grads);
   return *grads.prepared_;
 }
 
@@ -265,30 +266,6 @@ void write_back(const Prepared& prepared) {
     else
       s.target.index_copy_(0, s.offsets, values);
   }
-}
-
-namespace {
-
-const void* counter_of(const c10::TensorImpl& impl) {
-  static_assert(sizeof(c10::VariableVersion) == sizeof(void*));  // consists of one private pointer
-  return *reinterpret_cast<void* const*>(&impl.version_counter());
-}
-
-}  // namespace
-
-void bump_version(const at::Tensor& grad) {
-  if (grad.defined() && grad.unsafeGetTensorImpl()->version_counter().enabled()) grad.unsafeGetTensorImpl()->bump_version();
-}
-
-void bump_versions(const GradList& grads) {
-  for_each_run(int64_t(grads.size()), [&](int64_t begin, int64_t end) {
-    // A version counter is two pointers away from the tensor. Each loop follows one pointer for the whole run.
-    for (int64_t i = begin; i < end; ++i)
-      prefetch(grads[size_t(i)].unsafeGetTensorImpl(), kHeadBytes);
-    for (int64_t i = begin; i < end; ++i)
-      if (grads[size_t(i)].defined()) prefetch(counter_of(*grads[size_t(i)].unsafeGetTensorImpl()), 24);
-    for (int64_t i = begin; i < end; ++i) bump_version(grads[size_t(i)]);
-  });
 }
 
 }  // namespace gradkern

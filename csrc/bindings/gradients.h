@@ -33,8 +33,4 @@ std::optional<std::pair<int64_t, int64_t>> shared_by_groups(const GradList& grad
 /// Copies staged results back.
 void write_back(const Prepared& prepared);
 
-/// Increments autograd's version counter, as in-place operations do. Inference tensors have none.
-void bump_version(const at::Tensor& grad);
-void bump_versions(const GradList& grads);
-
 }  // namespace gradkern

@@ -4,6 +4,7 @@
 #include <ATen/record_function.h>
 
 #include <algorithm>
+#include <array>
 #include <optional>
 
 #include "bindings/build_info.h"
@@ -36,6 +37,11 @@ auto without_gil(const CallSite& site, GradList& list, Compute compute, bool rea
   return compute();
 }
 
+/// Whether a clip on a device is sure to write, unless it fails: not if it reads back whether to raise.
+bool is_sure_to_write(const ClipRequest& r) {
+  return writes(r.max_norm, r.on_nonfinite) && !r.raise_if_nonfinite_norm && !r.raise_if_nonfinite_elements;
+}
+
 bool raises_on_host(const ClipRequest& request, const GradList& list) {
   return (request.raise_if_nonfinite_norm || request.raise_if_nonfinite_elements) && cuda_backend::handles(list);
 }
@@ -62,6 +68,39 @@ py::tuple has_grad(const GradList& grads) {
   return flags;
 }
 
+/// Two columns of a result, and the numbers of elements that they were made of: -1 - n for n elements without a gradient.
+struct KeptColumns {
+  std::vector<int64_t> elements;
+  py::tuple has_grad, numel;
+};
+
+std::vector<int64_t> elements_of(const CallSite& site, const GradList& grads, const py::sequence& parameters) {
+  std::vector<int64_t> elements(grads.size());
+  const TensorRef* const refs = grads.plain() ? grads.plain()->prepared().refs.data() : nullptr;
+  for (size_t i = 0; i < grads.size(); ++i) {
+    if (refs && refs[i].numel) elements[i] = refs[i].numel;
+    else elements[i] = grads[i].defined() ? grads[i].numel() : -1 - numel_at(site, parameters, i);
+  }
+  return elements;
+}
+
+/// Adds "has_grad" and "numel". Those of the last lists are kept, because new tuples of thousands of objects would take as
+/// long as the rest of a call.
+void add_sizes(py::dict& out, const CallSite& site, const GradList& grads, const py::sequence& parameters) {
+  static auto& kept = *new std::array<KeptColumns, 4>;
+  static size_t uses = 0;
+  std::vector<int64_t> elements = elements_of(site, grads, parameters);
+  auto found = std::find_if(kept.begin(), kept.end(), [&](const KeptColumns& k) { return k.elements == elements; });
+  if (found == kept.end()) {
+    py::tuple numel(elements.size());
+    for (size_t i = 0; i < elements.size(); ++i) numel[i] = elements[i] < 0 ? -1 - elements[i] : elements[i];
+    found = kept.begin() + (uses++ % kept.size());
+    *found = {std::move(elements), has_grad(grads), std::move(numel)};
+  }
+  out["has_grad"] = found->has_grad;
+  out["numel"] = found->numel;
+}
+
 /// A call site whose messages name parameters. `names` is only read for an error.
 CallSite named_site(const char* operation, const py::object& names) {
   CallSite site{operation, "params"};
@@ -82,12 +121,12 @@ OnNonfinite policy_of(const std::string& name) {
 std::optional<at::Tensor> clip_grad_norm(const py::sequence& parameters, double max_norm,
                                          double norm_type, bool error_if_nonfinite) {
   const CallSite site{"clip_grad_norm_", "parameters"};
-  GradList grads = gradients_of(site, parameters);
-  if (!is_native(grads)) return std::nullopt;
   ClipRequest request;
   request.measure.norm_type = norm_type;
   request.max_norm = max_norm;
   request.raise_if_nonfinite_norm = error_if_nonfinite;
+  GradList grads = gradients_of(site, parameters, is_sure_to_write(request));
+  if (!is_native(grads)) return std::nullopt;
   return without_gil(
       site, grads, [&] { return clip(site, grads, request).measured.total_norm; }, raises_on_host(request, grads));
 }
@@ -124,50 +163,49 @@ bool clip_grad_value(const py::sequence& parameters, double limit) {
   return true;
 }
 
-std::optional<py::dict> measured(const CallSite& site, GradList grads, double norm_type,
-                                 bool count_zeros, double inv_scale) {
+std::optional<py::dict> measured(const CallSite& site, GradList& grads, double norm_type, bool count_zeros,
+                                 double inv_scale) {
   if (!is_native(grads)) return std::nullopt;
   const MeasureRequest request{norm_type, true, count_zeros, inv_scale, /*decision_norm=*/true};
-  const Measurement m = without_gil(site, grads, [&] { return measure(site, grads, request); });
-  py::dict out = as_dict(m);
-  out["has_grad"] = has_grad(grads);
-  return out;
+  return as_dict(without_gil(site, grads, [&] { return measure(site, grads, request); }));
 }
 
 std::optional<py::dict> measure_parameters(const py::sequence& parameters, double norm_type,
                                            bool count_zeros, double inv_scale,
                                            const py::object& names) {
   const CallSite site = named_site("measure", names);
-  std::optional<py::dict> out =
-      measured(site, gradients_of(site, parameters), norm_type, count_zeros, inv_scale);
-  if (out) (*out)["numel"] = numels_of(site, parameters);
+  GradList grads = gradients_of(site, parameters);
+  std::optional<py::dict> out = measured(site, grads, norm_type, count_zeros, inv_scale);
+  if (out) add_sizes(*out, site, grads, parameters);
   return out;
 }
 
 std::optional<py::dict> measure_gradients(const py::sequence& grads, double norm_type, bool count_zeros,
                                           double inv_scale, const py::object& names) {
   const CallSite site = named_site("measure", names);
-  return measured(site, tensors_of(site, grads, /*none_allowed=*/true), norm_type, count_zeros, inv_scale);
+  GradList list = tensors_of(site, grads, /*none_allowed=*/true);
+  std::optional<py::dict> out = measured(site, list, norm_type, count_zeros, inv_scale);
+  if (out) (*out)["has_grad"] = has_grad(list);
+  return out;
 }
 
 std::optional<py::dict> clip_parameters(const py::sequence& parameters, double max_norm,
                                         double norm_type, const std::string& on_nonfinite,
                                         bool count_zeros, const py::object& names) {
   const CallSite site = named_site("GradClipper.clip_", names);
-  GradList grads = gradients_of(site, parameters);
-  if (!is_native(grads)) return std::nullopt;
   ClipRequest request;
   request.measure = {norm_type, true, count_zeros};
   request.max_norm = max_norm;
   request.on_nonfinite = policy_of(on_nonfinite);
   request.raise_if_nonfinite_elements = on_nonfinite == "raise";
+  GradList grads = gradients_of(site, parameters, is_sure_to_write(request));
+  if (!is_native(grads)) return std::nullopt;
   const ClipResult result = without_gil(
       site, grads, [&] { return clip(site, grads, request); }, raises_on_host(request, grads));
   py::dict out = as_dict(result.measured);
   out["clip_coef"] = result.clip_coef;
   out["skip_step"] = optional_tensor(result.skip_step);
-  out["has_grad"] = has_grad(grads);
-  out["numel"] = numels_of(site, parameters);
+  add_sizes(out, site, grads, parameters);
   return out;
 }
 
@@ -230,8 +268,7 @@ std::optional<py::dict> clip_parameters_by_groups(const py::sequence& parameters
   out = as_dict(result.clip.measured);
   out["clip_coef"] = result.clip.clip_coef;
   out["skip_step"] = optional_tensor(result.clip.skip_step);
-  out["has_grad"] = has_grad(grads);
-  out["numel"] = numels_of(site, parameters);
+  add_sizes(out, site, grads, parameters);
   out["_factor"] = optional_tensor(result.factor);
   add_limits(out, plan, result);
   return out;

@@ -8,7 +8,9 @@
 #include <array>
 #include <atomic>
 #include <optional>
+#include <utility>
 
+#include "bindings/pipeline.h"
 #include "bindings/thread_pool.h"
 #include "core/prefetch.h"
 
@@ -21,65 +23,101 @@ const at::Tensor& tensor_at(const CallSite& site, PyObject* item, int64_t index)
   return THPVariable_Unpack(item);
 }
 
-/// A run of a list of Python objects. The data of a gradient are five pointers away from its object, and in a list of
-/// thousands each pointer is a cache miss. The loops below follow one pointer for all objects of a run before the next,
-/// so that the misses overlap.
-struct Run {
-  PyObject* const* items;
-  size_t begin, count;  ///< positions in the list
-};
-using Found = std::array<const at::Tensor*, kRun>;
+/// The tensors of a group of objects. The data of a gradient are five pointers away from its object, and in a list of
+/// thousands each pointer is a cache miss. Each step of the walks below follows one pointer.
+using Found = std::array<const at::Tensor*, kGroup>;
 
 const at::Tensor kUndefined;
 
+void prefetch_objects(PyObject* const* items, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) {
+    __builtin_prefetch(&items[i]->ob_type);
+    __builtin_prefetch(&reinterpret_cast<THPVariable*>(items[i])->cdata);
+  }
+}
+
 /// The tensors of the objects; undefined for None. False if one is not exactly a Tensor or Parameter: the attributes of
 /// subclasses must be read through Python.
-bool unpack(const Run& run, Found& tensors) {
-  for (size_t i = 0; i < run.count; ++i) prefetch(run.items[i], 32);
-  for (size_t i = 0; i < run.count; ++i) {
-    const bool none = run.items[i] == Py_None;
-    if (!none && !THPVariable_CheckExact(run.items[i])) return false;
-    tensors[i] = none ? &kUndefined : &THPVariable_Unpack(run.items[i]);
-    prefetch(tensors[i]->unsafeGetTensorImpl(), kHeadBytes);
+bool unpack(PyObject* const* items, int64_t count, Found& tensors) {
+  for (int64_t i = 0; i < count; ++i) {
+    const bool none = items[i] == Py_None;
+    if (!none && !THPVariable_CheckExact(items[i])) return false;
+    tensors[size_t(i)] = none ? &kUndefined : &THPVariable_Unpack(items[i]);
+    prefetch_member(tensors[size_t(i)]->unsafeGetTensorImpl(), 8);  // the autograd metadata
+  }
+  return true;
+}
+
+/// Finds the members of the parameters' metadata that hold gradients.
+bool find_gradients(const Found& parameters, int64_t count, Found& grads) {
+  for (size_t i = 0; i < size_t(count); ++i) {
+    if (parameters[i] == &kUndefined) return false;
+    // The member and not the virtual function, whose table lies in another cache line.
+    const auto* meta = static_cast<const torch::autograd::AutogradMeta*>(parameters[i]->unsafeGetTensorImpl()->autograd_meta());
+    grads[i] = meta ? &meta->grad_ : &kUndefined;
+    __builtin_prefetch(grads[i]);
   }
   return true;
 }
 
 /// Replaces parameters by their gradients. False if a parameter without a gradient is of a subclass.
-bool lead_to_gradients(const Run& run, Found& tensors, bool& any_candidate) {
-  Found grads;
-  for (size_t i = 0; i < run.count; ++i) {
-    if (tensors[i] == &kUndefined) return false;
-    // Its member and not its virtual function, whose table lies in another cache line.
-    const auto* meta = static_cast<const torch::autograd::AutogradMeta*>(tensors[i]->unsafeGetTensorImpl()->autograd_meta());
-    grads[i] = meta ? &meta->grad_ : &kUndefined;
-    prefetch(grads[i], sizeof(at::Tensor));
-  }
-  for (size_t i = 0; i < run.count; ++i) {
-    const at::Tensor& parameter = *tensors[i];
-    tensors[i] = grads[i];
-    if (!tensors[i]->defined() && parameter.key_set().has(c10::DispatchKey::Python)) return false;
-    any_candidate = any_candidate || tensors[i]->defined() || parameter.requires_grad() ||
-                    Py_TYPE(run.items[i]) == reinterpret_cast<PyTypeObject*>(ParameterClass);
+bool lead_to_gradients(PyObject* const* items, int64_t count, const Found& grads, Found& tensors, bool& any_candidate) {
+  for (size_t i = 0; i < size_t(count); ++i) {
+    const at::Tensor& parameter = *std::exchange(tensors[i], grads[i]);
+    if (grads[i]->defined()) {
+      any_candidate = true;
+      continue;
+    }
+    if (parameter.key_set().has(c10::DispatchKey::Python)) return false;
+    any_candidate = any_candidate || parameter.requires_grad() || Py_TYPE(items[i]) == reinterpret_cast<PyTypeObject*>(ParameterClass);
   }
   return true;
 }
 
-/// Fills a list from Python objects. `lead(run, tensors)` replaces the objects' tensors by those of the list. Empty if it
-/// or unpack() returns false: the objects must then be read one by one.
-template <class Lead>
-std::optional<GradList> fill(const py::object& list, const Lead& lead) {
+/// Whether a list is walked in one thread. Between backward on a device and the clip, torch's threads on the CPU sleep;
+/// waking them takes longer than they save.
+bool is_on_cuda(PyObject* const* items, size_t count) {
+  return count && THPVariable_CheckExact(items[0]) && THPVariable_Unpack(items[0]).is_cuda();
+}
+
+/// Fills a list from Python objects. find(tensors, count, found) and lead(items, count, found, tensors) are two steps that
+/// replace the objects' tensors by those of the list. Empty if a step returns false: the objects must then be read one by
+/// one. `writes`: see gradients_of().
+template <class Find, class Lead>
+std::optional<GradList> fill(const py::object& list, const Find& find, const Lead& lead, bool writes = false) {
+  struct Group {
+    Found tensors, found;
+  };
   const size_t count = size_t(PySequence_Fast_GET_SIZE(list.ptr()));
   PyObject* const* const items = PySequence_Fast_ITEMS(list.ptr());
+  const bool cuda = is_on_cuda(items, count);
   GradList grads(count);
+  if (writes && cuda) grads.bump_early();
   std::atomic<bool> simple{true}, plain{true};
-  for_each_run(int64_t(count), [&](int64_t begin, int64_t end) {
-    const Run run{items + begin, size_t(begin), size_t(end - begin)};
-    Found tensors;
-    if (!simple || !unpack(run, tensors) || !lead(run, tensors)) return simple.store(false);
-    for (size_t i = 0; i < run.count; ++i) prefetch_tensor(tensors[i]->unsafeGetTensorImpl());
-    if (!grads.set_run(run.begin, tensors.data(), run.count)) plain = false;
-  });
+  const auto check = [&](bool passed) { return passed || (simple.store(false, std::memory_order_relaxed), false); };
+  const auto goes_on = [&] { return simple.load(std::memory_order_relaxed); };
+  const auto walk = [&](int64_t begin, int64_t end) {
+    pipelined<Group>(
+        begin, end, [&](Group&, int64_t first, int64_t last) { prefetch_objects(items + first, last - first); },
+        [&](Group& g, int64_t first, int64_t last) { goes_on() && check(unpack(items + first, last - first, g.tensors)); },
+        [&](Group& g, int64_t first, int64_t last) { goes_on() && check(find(g.tensors, last - first, g.found)); },
+        [&](Group& g, int64_t first, int64_t last) {
+          if (!goes_on() || !check(lead(items + first, last - first, g.found, g.tensors))) return;
+          for (int64_t i = 0; i < last - first; ++i) prefetch_tensor(g.tensors[size_t(i)]->unsafeGetTensorImpl());
+        },
+        [&](Group& g, int64_t first, int64_t last) {
+          if (!goes_on()) return;
+          for (int64_t i = 0; i < last - first; ++i) grads.prefetch_memory(*g.tensors[size_t(i)]);
+        },
+        [&](Group& g, int64_t first, int64_t last) {
+          if (!goes_on()) return;
+          bool all_plain = true;
+          for (int64_t i = first; i < last; ++i) all_plain &= grads.set(size_t(i), *g.tensors[size_t(i - first)]);
+          if (!all_plain) plain.store(false, std::memory_order_relaxed);
+        });
+  };
+  if (cuda) walk(0, int64_t(count));
+  else for_each_run<kSpan>(int64_t(count), walk);
   if (!simple) return std::nullopt;
   grads.finish(plain);
   return grads;
@@ -166,15 +204,16 @@ GradList gradients_one_by_one(const CallSite& site, const py::object& parameters
 
 }  // namespace
 
-GradList gradients_of(const CallSite& site, const py::sequence& parameters) {
+GradList gradients_of(const CallSite& site, const py::sequence& parameters, bool writes) {
   const py::object list = fast_sequence(parameters);
   std::atomic<bool> any_candidate{false};
-  std::optional<GradList> grads = fill(list, [&](const Run& run, Found& tensors) {
+  const auto lead = [&](PyObject* const* items, int64_t count, const Found& grads, Found& tensors) {
     bool candidate = false;
-    const bool simple = lead_to_gradients(run, tensors, candidate);
+    const bool simple = lead_to_gradients(items, count, grads, tensors, candidate);
     if (candidate) any_candidate.store(true, std::memory_order_relaxed);
     return simple;
-  });
+  };
+  std::optional<GradList> grads = fill(list, find_gradients, lead, writes);
   if (!grads) return gradients_one_by_one(site, list);
   check_any_candidate(site, *grads, any_candidate);
   return std::move(*grads);
@@ -182,10 +221,10 @@ GradList gradients_of(const CallSite& site, const py::sequence& parameters) {
 
 GradList tensors_of(const CallSite& site, const py::sequence& tensors, bool none_allowed) {
   const py::object list = fast_sequence(tensors);
-  std::optional<GradList> filled = fill(list, [&](const Run& run, Found& found) {
-    return none_allowed || std::all_of(found.begin(), found.begin() + run.count,
-                                       [](const at::Tensor* t) { return t != &kUndefined; });
-  });
+  const auto find = [&](const Found& tensors, int64_t count, Found&) {
+    return none_allowed || std::find(tensors.begin(), tensors.begin() + count, &kUndefined) == tensors.begin() + count;
+  };
+  std::optional<GradList> filled = fill(list, find, [](auto&&...) { return true; });
   if (filled) return std::move(*filled);
   GradList one_by_one;
   for_each_item(list, [&](PyObject* item, int64_t index) {
@@ -195,21 +234,9 @@ GradList tensors_of(const CallSite& site, const py::sequence& tensors, bool none
   return one_by_one;
 }
 
-py::tuple numels_of(const CallSite& site, const py::sequence& parameters) {
-  const py::object list = fast_sequence(parameters);
-  const size_t count = size_t(PySequence_Fast_GET_SIZE(list.ptr()));
-  py::tuple numels(count);
-  for (size_t begin = 0; begin < count; begin += kRun) {
-    const Run run{PySequence_Fast_ITEMS(list.ptr()) + begin, begin, std::min(count - begin, size_t(kRun))};
-    Found tensors;
-    const bool simple = unpack(run, tensors);
-    for (size_t i = 0; simple && i < run.count; ++i) prefetch_tensor(tensors[i]->unsafeGetTensorImpl());
-    for (size_t i = 0; i < run.count; ++i) {
-      const at::Tensor& tensor = simple ? *tensors[i] : tensor_at(site, run.items[i], int64_t(begin + i));
-      numels[begin + i] = tensor.numel();
-    }
-  }
-  return numels;
+int64_t numel_at(const CallSite& site, const py::sequence& tensors, size_t index) {
+  const py::object item = tensors[index];
+  return tensor_at(site, item.ptr(), int64_t(index)).numel();
 }
 
 bool are_tensors(const py::sequence& items) {
@@ -229,7 +256,8 @@ std::pair<py::tuple, bool> identities_of(const py::sequence& items) {
   PyObject* const* const first = PySequence_Fast_ITEMS(list.ptr());
   const size_t count = size_t(PySequence_Fast_GET_SIZE(list.ptr()));
   py::tuple identities(count);
-  PointerTable table(count);
+  PointerTable table;
+  table.clear(count);
   bool distinct = true, seen;
   for (size_t i = 0; i < count; ++i) {
     identities[i] = py::reinterpret_steal<py::object>(PyLong_FromVoidPtr(first[i]));

@@ -2,7 +2,7 @@
 // allocate result memory, wait for the device or use torch. All can be captured in a CUDA graph.
 //
 // A clip is `launch_measure` followed by `launch_scale` on the same stream, one kernel each for any number of
-// tensors. If the list has changed since its last call on the stream, an asynchronous copy of the tensor table comes
+// tensors; `launch_clip` is both. If the list has changed since its last call on the stream, an asynchronous copy of the tensor table comes
 // first. During a capture, kernels write the table instead (tensor_table.cu), one for about 2,000 tensors.
 #pragma once
 
@@ -94,6 +94,9 @@ struct ScaleLaunch {
   size_t workspace_bytes = 0;
 };
 void launch_scale(const ScaleLaunch& launch);
+
+/// launch_measure(measure) and then launch_scale(scale) over one table. The list and the workspace are those of `measure`.
+void launch_clip(const MeasureLaunch& measure, const ScaleLaunch& scale);
 
 /// x = clamp(x, -limit, limit). Writes only the 16-byte vectors in which an element changes. No complex tensors.
 struct ClampLaunch {

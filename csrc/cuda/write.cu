@@ -185,6 +185,13 @@ bool may_start_early(int device) {
 }
 #endif
 
+void check(const ScaleLaunch& launch) {
+  require(launch.factor || launch.total_norm, "expected total_norm, got a null pointer", kScale);
+  require(launch.on_nonfinite == OnNonfinite::kPropagate || launch.total_nonfinite,
+          "expected total_nonfinite with this on_nonfinite, got a null pointer", kScale);
+  require(launch.factor || !launch.factor_per_tensor, "expected factor, got a null pointer", kScale);
+}
+
 }  // namespace
 
 size_t write_workspace_bytes(const TensorList& list) { return table_workspace_bytes(list); }
@@ -204,16 +211,30 @@ void launch_scale_on(const ScaleLaunch& launch, const TensorTable& table, uint32
 }
 
 void launch_scale(const ScaleLaunch& launch) {
-  require(launch.factor || launch.total_norm, "expected total_norm, got a null pointer", kScale);
-  require(launch.on_nonfinite == OnNonfinite::kPropagate || launch.total_nonfinite,
-          "expected total_nonfinite with this on_nonfinite, got a null pointer", kScale);
-  require(launch.factor || !launch.factor_per_tensor, "expected factor, got a null pointer", kScale);
+  check(launch);
   const TensorList& list = launch.list;
   const ListPlan plan = list.planned(kScale);
   DeviceGuard guard(list.device, kScale);
   if (plan.units == 0) return;
   const TableOnDevice on_device(list, plan, launch.workspace, launch.workspace_bytes, kScale);
   launch_scale_on(launch, on_device.table, on_device.blocks);
+}
+
+void launch_clip(const MeasureLaunch& measure, const ScaleLaunch& scale) {
+  constexpr const char* kOperation = "clip";
+  check(scale);
+  const TensorList& list = measure.list;
+  const ListPlan plan = list.planned(kOperation);
+  DeviceGuard guard(list.device, kOperation);
+  const size_t records = records_bytes(plan.units, list.device, measure.options);
+  require(measure.workspace && records <= measure.workspace_bytes,
+          "the workspace is smaller than measure_workspace_bytes() asks for", kOperation);
+  const TableOnDevice on_device(list, plan, static_cast<char*>(measure.workspace) + records, measure.workspace_bytes - records,
+                                kOperation);
+  launch_measure_on(measure, plan, on_device.table, on_device.blocks);
+  ScaleLaunch placed = scale;
+  placed.list = list;
+  if (plan.units) launch_scale_on(placed, on_device.table, on_device.blocks);
 }
 
 void launch_clamp(const ClampLaunch& launch) {

@@ -55,7 +55,7 @@ cuda::MeasureResults results_of(const gradkern_results& r) {
           .packed_rows = r.packed_rows != 0};
 }
 
-cuda::MeasureLaunch launch_of(const cuda::TensorList& list, const gradkern_measure& m) {
+cuda::MeasureLaunch launch_of(const cuda::TensorList& list, const gradkern_measure& m, const gradkern_cuda_place& place) {
   cuda::MeasureLaunch launch;
   launch.list = list;
   launch.options = options_of(m);
@@ -63,7 +63,23 @@ cuda::MeasureLaunch launch_of(const cuda::TensorList& list, const gradkern_measu
   launch.on_nonfinite = OnNonfinite(m.on_nonfinite);
   launch.inv_scale = m.inv_scale;
   launch.results = results_of(m.results);
+  launch.workspace = place.workspace;
+  launch.workspace_bytes = place.workspace_bytes;
   return launch;
+}
+
+cuda::ScaleLaunch launch_of(const cuda::TensorList& list, const gradkern_scale& s, const gradkern_cuda_place& place) {
+  return {.list = list,
+          .factor = s.factor,
+          .factor_per_tensor = s.factor_per_tensor != 0,
+          .zero = reinterpret_cast<const bool*>(s.zero),
+          .total_norm = s.total_norm,
+          .total_norm_is_double = s.total_norm_is_double != 0,
+          .max_norm = s.max_norm,
+          .on_nonfinite = OnNonfinite(s.on_nonfinite),
+          .total_nonfinite = s.total_nonfinite,
+          .workspace = place.workspace,
+          .workspace_bytes = place.workspace_bytes};
 }
 
 }  // namespace
@@ -102,10 +118,7 @@ int32_t gradkern_cuda_measure(const gradkern_list* list, const gradkern_measure*
                               const gradkern_cuda_place* place) {
   return guarded([&] {
     const PlacedList placed(*list, *place);
-    cuda::MeasureLaunch launch = library::launch_of(placed.get(), *measure);
-    launch.workspace = place->workspace;
-    launch.workspace_bytes = place->workspace_bytes;
-    cuda::launch_measure(launch);
+    cuda::launch_measure(library::launch_of(placed.get(), *measure, *place));
   });
 }
 
@@ -128,17 +141,15 @@ int32_t gradkern_cuda_scale(const gradkern_list* list, const gradkern_scale* sca
                             const gradkern_cuda_place* place) {
   return guarded([&] {
     const PlacedList placed(*list, *place);
-    cuda::launch_scale({.list = placed.get(),
-                        .factor = scale->factor,
-                        .factor_per_tensor = scale->factor_per_tensor != 0,
-                        .zero = reinterpret_cast<const bool*>(scale->zero),
-                        .total_norm = scale->total_norm,
-                        .total_norm_is_double = scale->total_norm_is_double != 0,
-                        .max_norm = scale->max_norm,
-                        .on_nonfinite = OnNonfinite(scale->on_nonfinite),
-                        .total_nonfinite = scale->total_nonfinite,
-                        .workspace = place->workspace,
-                        .workspace_bytes = place->workspace_bytes});
+    cuda::launch_scale(library::launch_of(placed.get(), *scale, *place));
+  });
+}
+
+int32_t gradkern_cuda_clip(const gradkern_list* list, const gradkern_measure* measure, const gradkern_scale* scale,
+                           const gradkern_cuda_place* place) {
+  return guarded([&] {
+    const PlacedList placed(*list, *place);
+    cuda::launch_clip(library::launch_of(placed.get(), *measure, *place), library::launch_of(placed.get(), *scale, *place));
   });
 }
 

@@ -17,7 +17,7 @@ extern "C" {
 #endif
 
 /* Changes with every change of this header. A binding compares it with gradkern_abi_version() when it is loaded. */
-#define GRADKERN_ABI_VERSION 4
+#define GRADKERN_ABI_VERSION 5
 
 #if defined(_WIN32)
 #define GRADKERN_API __declspec(dllexport)
@@ -224,6 +224,10 @@ GRADKERN_API int32_t gradkern_cuda_combine(const void *totals, int64_t count, co
                                            const gradkern_cuda_place *place);
 GRADKERN_API int32_t gradkern_cuda_scale(const gradkern_list *list, const gradkern_scale *scale,
                                          const gradkern_cuda_place *place);
+/* gradkern_cuda_measure, then gradkern_cuda_scale of the same list, whose tables are made once. The workspace is that of
+ * the measurement. */
+GRADKERN_API int32_t gradkern_cuda_clip(const gradkern_list *list, const gradkern_measure *measure,
+                                        const gradkern_scale *scale, const gradkern_cuda_place *place);
 GRADKERN_API int32_t gradkern_cuda_clamp(const gradkern_list *list, double limit, const gradkern_cuda_place *place);
 GRADKERN_API int32_t gradkern_cuda_policy_step(const gradkern_policy_step *step, const gradkern_cuda_place *place);
 /* gradkern_cpu_clip_units on a GPU, with `norms` in device memory. It needs a workspace of its own size. */

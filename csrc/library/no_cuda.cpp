@@ -34,6 +34,10 @@ int32_t gradkern_cuda_combine(const void*, int64_t, const gradkern_measure*, con
 int32_t gradkern_cuda_scale(const gradkern_list*, const gradkern_scale*, const gradkern_cuda_place*) {
   return missing();
 }
+int32_t gradkern_cuda_clip(const gradkern_list*, const gradkern_measure*, const gradkern_scale*,
+                           const gradkern_cuda_place*) {
+  return missing();
+}
 int32_t gradkern_cuda_clamp(const gradkern_list*, double, const gradkern_cuda_place*) { return missing(); }
 int32_t gradkern_cuda_policy_step(const gradkern_policy_step*, const gradkern_cuda_place*) { return missing(); }
 int32_t gradkern_cuda_units_workspace_bytes(const gradkern_units*, int64_t, const gradkern_cuda_place*, size_t*) {

@@ -267,10 +267,39 @@ void test_writers() {
   CHECK(cuda::write_workspace_bytes(list_of(set)) == 0, "workspace outside a capture");
 }
 
+/// The two kernels of a clip read one table.
+void test_clip() {
+  const std::vector<Spec> specs(100, Spec{DType::kFloat32, 30});
+  for (const bool capturing : {false, true}) {
+    context = capturing ? "clip in a capture" : "clip";
+    cuda_shim::capturing = capturing;
+    TensorSet set(specs, 5), want(specs, 5);
+    double total = 0;
+    cuda::MeasureLaunch measure;
+    measure.list = list_of(set);
+    measure.options = {norm_order(2)};
+    measure.results.decision_norm = &total;
+    GuardedBuffer workspace(int64_t(cuda::measure_workspace_bytes(measure.list, measure.options)), 0);
+    measure.workspace = workspace.data();
+    measure.workspace_bytes = cuda::measure_workspace_bytes(measure.list, measure.options);
+    cuda::ScaleLaunch scale;
+    scale.total_norm = &total;
+    scale.total_norm_is_double = true;
+    scale.max_norm = 1;
+    const Counts counts = counted([&] { cuda::launch_clip(measure, scale); });
+    CHECK(counts.copies == !capturing && counts.launches == 2 + capturing, "%d copies, %d launches", counts.copies, counts.launches);
+    CHECK(workspace.guards_intact(), "wrote outside the workspace");
+    cpu::apply(ChunkPlan(want.refs(), want.count()), decide_clip(1, total, 0, OnNonfinite::kPropagate), serial());
+    for (int64_t i = 0; i < set.count(); ++i) CHECK(set.bytes(i) == want.bytes(i), "tensor %lld", (long long)i);
+  }
+  cuda_shim::capturing = false;
+}
+
 }  // namespace
 
 const std::vector<NamedTest> kTableTests = {
     {"walks", test_walks}, {"giants", test_giants}, {"uploads", test_uploads}, {"turns", test_turns}, {"changes", test_changes},
-    {"in_flight", test_in_flight}, {"layouts", test_layouts}, {"graph", test_graph}, {"writers", test_writers}};
+    {"in_flight", test_in_flight}, {"layouts", test_layouts}, {"graph", test_graph}, {"writers", test_writers},
+    {"clip", test_clip}};
 
 }  // namespace gradkern::test

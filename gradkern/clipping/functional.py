@@ -91,7 +91,7 @@ def clip_grad_norm_(
     params = as_list(operation, cast(Parameters, parameters))
     max_norm = as_limit(operation, "max_norm", max_norm)
     norm_type = as_order(operation, norm_type)
-    groups = _named(process_group, pp_group)
+    groups = None if process_group is None and pp_group is None else (process_group, pp_group)
     arguments = (max_norm, norm_type, bool(error_if_nonfinite))
     total: Tensor = reported.run(operation, params, arguments, foreach, groups)
     return total
@@ -130,7 +130,7 @@ def get_total_norm(
     operation = "get_total_norm"
     items = as_list(operation, tensors, "tensors")
     norm_type = as_order(operation, norm_type)
-    groups = _named(process_group, pp_group)
+    groups = None if process_group is None and pp_group is None else (process_group, pp_group)
     total: Tensor = route.run(operation, items, (norm_type, bool(error_if_nonfinite)), foreach, groups)
     return total
 
@@ -204,9 +204,3 @@ def clip_grad_value_(
     params = as_list(operation, parameters)
     clip_value = as_limit(operation, "clip_value", clip_value)
     reported.run(operation, params, (clip_value,), foreach)
-
-
-def _named(
-    process_group: ProcessGroup | None, pp_group: ProcessGroup | None
-) -> tuple[ProcessGroup | None, ProcessGroup | None] | None:
-    return None if process_group is None and pp_group is None else (process_group, pp_group)

@@ -26,9 +26,9 @@ OPERATION = "clip_grad_norm_"
 
 def are_param_groups(parameters: Any) -> TypeGuard[ParamGroups]:
     """Whether an argument is a list of dicts, like ``optimizer.param_groups``."""
-    return (
-        isinstance(parameters, (list, tuple)) and len(parameters) > 0 and isinstance(parameters[0], Mapping)
-    )
+    if not isinstance(parameters, (list, tuple)) or not parameters or isinstance(parameters[0], Tensor):
+        return False
+    return isinstance(parameters[0], Mapping)
 
 
 def with_lists(groups: ParamGroups) -> list[dict[str, Any]]:

@@ -98,6 +98,8 @@ def as_order(operation: str, value: Any) -> float:
     Raises:
         TypeError, ValueError, OverflowError: as `as_number`.
     """
+    if type(value) is float and value == value:
+        return value
     if isinstance(value, str):
         with contextlib.suppress(ValueError):
             value = float(value)
@@ -155,6 +157,10 @@ def as_limit(operation: str, name: str, value: Any) -> Any:
         TypeError, ValueError, OverflowError: `value` cannot be converted, is NaN, or is negative, which would
             flip the signs of gradients.
     """
+    if (
+        type(value) is float and value >= 0
+    ):  # the usual case: after a backward pass every line is a cache miss
+        return value + 0.0
     if torch.compiler.is_compiling() and isinstance(value, torch.Tensor):
         return value
     number = as_number(operation, name, value)

@@ -29,7 +29,7 @@ class ParameterPlan:
 
     def _build(self, params: NamedParameters) -> None:
         self.names, self.params = resolve(self._operation, params)
-        self.numel = tuple(map(elements_of, self.params))
+        self.numel = self._measured = tuple(map(elements_of, self.params))
         self.identities, self.first = identify(self.params)
         modules = () if self._module is None else tuple(self._module.modules())
         owners = [owner for m in modules for owner in _containers(m)]
@@ -61,8 +61,10 @@ class ParameterPlan:
             The same tuple object as before while nothing changes, so that comparing is cheap.
         """
         numel = tuple(map(elements_of, self.params)) if measured is None else measured
-        if numel != self.numel:
-            self.numel = numel
+        if numel is not self._measured:
+            self._measured = numel
+            if numel != self.numel:
+                self.numel = numel
         return self.numel
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import gradkern
+from gradkern.kernels.backend import C
 from tests.cuda.cuda_cases import (
     DTYPES,
     ORDERS,
@@ -240,3 +241,50 @@ def test_several_devices() -> None:
     assert stats.total_norm.device == grads[0].device
     after = reference_norm([p.grad for p in params], 2.0)
     assert abs(after - 1) < 1e-3
+
+
+def version_counts(params: list[torch.nn.Parameter]) -> list[int]:
+    return [p.grad._version for p in params]
+
+
+def raised(before: list[int], params: list[torch.nn.Parameter]) -> set[int]:
+    return {after - count for after, count in zip(version_counts(params), before)}
+
+
+@pytest.mark.parametrize("last", [None, "view"])
+def test_a_write_increments_every_version_once(last: str | None) -> None:
+    params = [parameter(random(9, torch.float32)) for _ in range(40)]
+    if last == "view":  # is found when the others have been visited
+        params.append(parameter(random(60, torch.float32).reshape(6, 10)[:, ::2]))
+    clipper = gradkern.GradClipper(params, 1.0)
+    for call in (lambda: gradkern.clip_grad_norm_(params, 1.0), clipper.clip_):
+        before = version_counts(params)
+        call()
+        assert raised(before, params) == {1}
+
+
+def test_a_call_that_does_not_write_increments_no_version() -> None:
+    params = [parameter(random(9, torch.float32)) for _ in range(40)]
+    before = version_counts(params)
+    gradkern.clip_grad_norm_(params, math.inf)
+    gradkern.measure(params)
+    with pytest.raises(ValueError, match="max_norm"):
+        C.clip_grad_norm_(params, -1.0, 2.0, False)
+    with pytest.raises(TypeError, match="parameters\\[40\\]"):
+        gradkern.clip_grad_norm_([*params, 1.0], 1.0)
+    assert raised(before, params) == {0}
+
+
+def test_gradients_on_the_same_memory_as_in_the_last_call() -> None:
+    params = [parameter(random(100, torch.float32)) for _ in range(40)]
+    for turn in range(6):
+        if turn == 2:
+            params[7].grad = params[3].grad  # listed twice from now on
+        if turn == 4:
+            params[7].grad = random(100, torch.float32)
+        distinct = list({id(p.grad): p.grad for p in params}.values())
+        for grad in distinct:
+            grad.copy_(random(100, torch.float32))
+        want = reference_norm(distinct, 2.0)
+        assert_norm(gradkern.clip_grad_norm_(params, 1.0), want, total=True)
+        assert abs(reference_norm(distinct, 2.0) - 1) < 1e-3

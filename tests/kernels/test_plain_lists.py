@@ -62,3 +62,32 @@ def test_others_take_the_long_way(grad):
 def test_two_views_of_one_memory_take_the_long_way():
     grad = torch.ones(6)
     assert not is_plain(grad, grad.view(2, 3))
+
+
+def norm_of(*grads):
+    return float(EXTENSION.get_total_norm(grads, 2.0, False))
+
+
+def test_a_list_like_the_last_one_is_searched_again_where_memory_has_changed():
+    one, two = torch.tensor([3.0]), torch.tensor([4.0])
+    assert [norm_of(one, two) for _ in range(2)] == [5, 5]
+    assert [norm_of(one, one) for _ in range(2)] == [3, 3]  # a repeated gradient counts once
+    assert [norm_of(one, two) for _ in range(2)] == [5, 5]
+    assert norm_of(one, two.view(1, 1)) == 5  # another tensor of the same memory
+    assert not is_plain(two.view(1, 1), two)
+    assert norm_of(one, two) == 5
+    one.fill_(12)
+    assert norm_of(one, torch.tensor([5.0], dtype=torch.float64)) == 13
+
+
+def test_columns_of_lists_of_the_same_sizes():
+    def columns(*grads):
+        params = [torch.nn.Parameter(torch.zeros(n)) for n in (2, 3)]
+        for param, grad in zip(params, grads):
+            param.grad = grad
+        found = EXTENSION.measure(params, 2.0, False, 1.0, None)
+        return found["has_grad"], found["numel"]
+
+    assert columns(torch.ones(2), torch.ones(3)) == ((True, True), (2, 3))
+    assert columns(torch.ones(2), None) == ((True, False), (2, 3))
+    assert columns(torch.ones(2), torch.ones(3)) == ((True, True), (2, 3))

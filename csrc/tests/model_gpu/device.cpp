@@ -15,8 +15,11 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdlib>
+#include <mutex>
 #include <optional>
 #include <string>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -161,15 +164,39 @@ class OnCpu {
   std::optional<c10::Device> device_;  ///< of the results
 };
 
-/// Host memory of the current device.
+/// Host memory of the current device. What is freed is kept for the next allocation of its size, as torch's allocator for
+/// CUDA does: malloc would wait for the lock under which torch's own thread frees the graph of a backward.
 struct ModelAllocator final : c10::Allocator {
   c10::DataPtr allocate(size_t bytes) override {
-    c10::DataPtr host = c10::GetCPUAllocator()->allocate(bytes);
-    void* const memory = host.get();
-    const c10::DeleterFnPtr deleter = host.get_deleter();
-    return {memory, host.release_context(), deleter, cuda(current)};
+    if (!bytes) return {nullptr, cuda(current)};
+    const size_t blocks = (bytes + kBlock - 1) / kBlock;
+    char* const memory = take(blocks);
+    *reinterpret_cast<size_t*>(memory) = blocks;
+    return {memory + kHeader, memory, &release, cuda(current)};
   }
+  c10::DeleterFnPtr raw_deleter() const override { return nullptr; }
   void copy_data(void* to, const void* from, size_t bytes) const override { default_copy_data(to, from, bytes); }
+
+ private:
+  static constexpr size_t kBlock = 512, kHeader = 64;
+
+  static char* take(size_t blocks) {
+    const std::lock_guard alone(in_use);
+    std::vector<char*>& free = kept()[blocks];
+    if (free.empty()) return static_cast<char*>(std::aligned_alloc(kHeader, kHeader + blocks * kBlock));
+    char* const memory = free.back();
+    free.pop_back();
+    return memory;
+  }
+  static void release(void* memory) {
+    const std::lock_guard alone(in_use);
+    kept()[*static_cast<size_t*>(memory)].push_back(static_cast<char*>(memory));
+  }
+  static std::unordered_map<size_t, std::vector<char*>>& kept() {
+    static auto& kept = *new std::unordered_map<size_t, std::vector<char*>>;
+    return kept;
+  }
+  static inline std::mutex in_use;
 };
 
 /// As torch's own for CUDA, which takes no detour: a clip allocates its results with it.
