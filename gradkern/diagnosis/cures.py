@@ -299,6 +299,15 @@ def check_sign() -> Remedy:
     )
 
 
+def remove_minus() -> Remedy:
+    return Remedy(
+        "check_sign",
+        "Check the sign of the loss: remove the minus sign in front of a loss of PyTorch, which is to be "
+        "minimized as it is, or put one in front of a mean log-probability, which is to be maximized.",
+        "loss = torch.nn.functional.cross_entropy(outputs, targets)  # without a minus sign\nloss.backward()",
+    )
+
+
 def check_part(case: Case) -> Remedy:
     return Remedy(
         "check_sign",

@@ -54,6 +54,7 @@ _POWERS = {
 #: 1 if something holds; nothing is shown for 0.
 _FLAGS = {
     "in_turn": "batches of several kinds take turns",
+    "negated": "the loss is the negative of one that is never below zero",
     "nonfinite_loss": "the loss is not finite either",
     "out_of_calm": "nothing was large before",
     "summed": "the gradient looks like a sum over steps",

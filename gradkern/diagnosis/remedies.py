@@ -29,10 +29,8 @@ STEADY = 3.0
 HIGH_MOMENTUM = 0.98
 #: A regression loss from which targets are regarded as large.
 LARGE_LOSS = 1e3
-
-
 #: Evidence that decides on the remedies of other findings, too.
-_MARKS = ("summed", "uphill", "by_itself")
+_MARKS = ("summed", "uphill", "negated", "by_itself")
 
 
 def with_remedies(case: Case, findings: Iterable[Finding]) -> list[Finding]:
@@ -120,6 +118,8 @@ def _zero(kinds: set[str]) -> list[Remedy]:
 
 
 def _sign(case: Case, kinds: set[str]) -> list[Remedy]:
+    if "negated" in kinds:
+        return [cures.remove_minus()]
     if "endless" in kinds:
         return [cures.check_part(case)]
     return [cures.check_sign()] if "uphill" in kinds else []
@@ -152,9 +152,8 @@ def _nonfinite(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
         lower = [step_cures.lower_lr(case), step_cures.find_lr(), step_cures.clip(case, hold=True)]
         return [*first, *_decay(kinds), *lower, *_skip(case)]
     scale = [cures.dynamic_scale(case), cures.bfloat16()] if _scale_stands(case) else []
-    scale += (
-        [cures.scale_inputs(case)] if _input_is_large(case) else []
-    )  # exponentials and logarithms overflow
+    if _input_is_large(case):  # exponentials and logarithms overflow
+        scale += [cures.scale_inputs(case)]
     return [*scale, *_skip(case), cures.check_data(f), step_cures.clip(case)]
 
 
@@ -218,6 +217,8 @@ def _vanishing(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
 
 
 def _exploding(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
+    if "negated" in f.evidence:
+        return [*_sign(case, kinds), step_cures.lower_lr(case)]
     if "summed" in kinds:
         return [cures.zero_grad(), step_cures.lower_lr(case), step_cures.clip(case)]
     of_weights = "decades_over_depth" in f.evidence and "by_itself" not in kinds

@@ -18,7 +18,7 @@ from gradkern.diagnosis.climb import MOVED, climbs, falls_without_end
 from gradkern.diagnosis.finding import Finding
 from gradkern.diagnosis.gain import classes_of, input_rms
 from gradkern.diagnosis.rules.inputs import large_inputs, large_targets
-from gradkern.diagnosis.rules.uphill import climbed
+from gradkern.diagnosis.rules.uphill import climbed, negated
 from gradkern.diagnosis.sums import starts_as_a_sum
 from gradkern.diagnosis.trend import trend_of
 
@@ -69,6 +69,8 @@ OF_THE_LARGEST = 4.0
 def exploding_over_time(case: Case) -> list[Finding]:
     """The norm grows a hundredfold and the loss with it, or starts a hundred times too large, or the inputs
     or the targets are too large."""
+    if reversed_ := negated(case):
+        return reversed_
     norm = _common_norm(case)
     at = np.flatnonzero(np.isfinite(norm) & (norm > 0))
     if len(at) < FEW_STEPS:
