@@ -42,6 +42,7 @@ _WORDS = {
     "share_of_elements": "part of all elements",
     "shrinkage": "norm of the weights, end / start",
     "swing": "typical jump of the loss",
+    "travel": "length of the steps, relative to those of unrelated gradients",
     "zero_layers": "matrices that are zero",
 }
 #: Powers of ten, which are shown as factors.

@@ -308,6 +308,8 @@ def _spike(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
 
 
 def _oscillating(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
+    if "travel" in f.evidence:
+        return [cures.check_labels(), cures.shuffle(), step_cures.lower_lr(case)]
     if "in_turn" in f.evidence:
         return [cures.shuffle(), cures.check_labels(), step_cures.lower_lr(case)]
     lower = [step_cures.lower_lr(case), step_cures.find_lr(), step_cures.clip(case)]
