@@ -35,7 +35,9 @@ def with_remedies(case: Case, findings: Iterable[Finding]) -> list[Finding]:
     """The findings with their remedies."""
     found = list(findings)
     kinds = {f.kind for f in found} | {m for f in found for m in _MARKS if m in f.evidence}
-    if falls_without_end(case):
+    if "negated" in kinds:
+        kinds -= {"summed"}
+    elif falls_without_end(case):
         kinds = kinds - {"summed"} | {"endless"}
     elif starts_as_a_sum(case):
         kinds |= {"summed"}
