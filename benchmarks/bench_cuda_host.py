@@ -41,7 +41,7 @@ import gradkern  # noqa: E402
 
 #: Nanoseconds per tensor, by the number of tensors.
 GOALS = {2000: {"fresh": 120, "warm": 40}, 10000: {"fresh": 160, "warm": 40}}
-ROUNDS = {2000: 41, 10000: 15}
+ROUNDS = {2000: 21, 10000: 9}
 KINDS = ("fresh", "emptied", "warm")
 OTHER_MEMORY = torch.zeros(16 << 20)
 

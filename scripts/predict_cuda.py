@@ -76,7 +76,7 @@ STEPS = {
     "entry": 270,  #: that of the table
     "unit": 300,  #: its lanes' sums and maximum
     "add": 100,  #: to the sums of the warp's span
-    "combine": 250,  #: up to 32 records: barrier, load, alignment of the digits, 16 reductions side by side
+    "combine": 250,  #: up to 32 records: barrier, load, alignment of the digits, 18 reductions side by side
     "publish": 1000,  #: a block's record: fence, atomic, fence
     "records": 270,  #: all of them, each in a thread of the last block
     "total": 600,  #: digits to float64, root, coefficient, store

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <optional>
+#include <utility>
 
 #include "bindings/build_info.h"
 #include "bindings/cuda_backend.h"
@@ -74,8 +75,16 @@ struct KeptColumns {
   py::tuple has_grad, numel;
 };
 
+std::vector<int64_t>& spare_elements() {
+  static auto& spare = *new std::vector<int64_t>;
+  return spare;
+}
+
+/// The numbers for KeptColumns. Called before Python objects are made: the collector may then run code that frees gradients.
 std::vector<int64_t> elements_of(const CallSite& site, const GradList& grads, const py::sequence& parameters) {
-  std::vector<int64_t> elements(grads.size());
+  // Reused, because malloc would wait for the thread that frees the graph of the backward.
+  std::vector<int64_t> elements = std::exchange(spare_elements(), {});
+  elements.resize(grads.size());
   const TensorRef* const refs = grads.plain() ? grads.plain()->prepared().refs.data() : nullptr;
   for (size_t i = 0; i < grads.size(); ++i) {
     if (refs && refs[i].numel) elements[i] = refs[i].numel;
@@ -86,19 +95,22 @@ std::vector<int64_t> elements_of(const CallSite& site, const GradList& grads, co
 
 /// Adds "has_grad" and "numel". Those of the last lists are kept, because new tuples of thousands of objects would take as
 /// long as the rest of a call.
-void add_sizes(py::dict& out, const CallSite& site, const GradList& grads, const py::sequence& parameters) {
+void add_sizes(py::dict& out, std::vector<int64_t> elements) {
   static auto& kept = *new std::array<KeptColumns, 4>;
   static size_t uses = 0;
-  std::vector<int64_t> elements = elements_of(site, grads, parameters);
   auto found = std::find_if(kept.begin(), kept.end(), [&](const KeptColumns& k) { return k.elements == elements; });
   if (found == kept.end()) {
-    py::tuple numel(elements.size());
-    for (size_t i = 0; i < elements.size(); ++i) numel[i] = elements[i] < 0 ? -1 - elements[i] : elements[i];
+    py::tuple has_grad(elements.size()), numel(elements.size());
+    for (size_t i = 0; i < elements.size(); ++i) {
+      has_grad[i] = py::bool_(elements[i] >= 0);
+      numel[i] = elements[i] < 0 ? -1 - elements[i] : elements[i];
+    }
     found = kept.begin() + (uses++ % kept.size());
-    *found = {std::move(elements), has_grad(grads), std::move(numel)};
+    *found = {elements, std::move(has_grad), std::move(numel)};
   }
   out["has_grad"] = found->has_grad;
   out["numel"] = found->numel;
+  spare_elements() = std::move(elements);
 }
 
 /// A call site whose messages name parameters. `names` is only read for an error.
@@ -163,20 +175,17 @@ bool clip_grad_value(const py::sequence& parameters, double limit) {
   return true;
 }
 
-std::optional<py::dict> measured(const CallSite& site, GradList& grads, double norm_type, bool count_zeros,
-                                 double inv_scale) {
-  if (!is_native(grads)) return std::nullopt;
-  const MeasureRequest request{norm_type, true, count_zeros, inv_scale, /*decision_norm=*/true};
-  return as_dict(without_gil(site, grads, [&] { return measure(site, grads, request); }));
-}
-
 std::optional<py::dict> measure_parameters(const py::sequence& parameters, double norm_type,
                                            bool count_zeros, double inv_scale,
                                            const py::object& names) {
   const CallSite site = named_site("measure", names);
   GradList grads = gradients_of(site, parameters);
-  std::optional<py::dict> out = measured(site, grads, norm_type, count_zeros, inv_scale);
-  if (out) add_sizes(*out, site, grads, parameters);
+  if (!is_native(grads)) return std::nullopt;
+  const MeasureRequest request{norm_type, true, count_zeros, inv_scale, /*decision_norm=*/true};
+  const Measurement m = without_gil(site, grads, [&] { return measure(site, grads, request); });
+  std::vector<int64_t> elements = elements_of(site, grads, parameters);
+  py::dict out = as_dict(m);
+  add_sizes(out, std::move(elements));
   return out;
 }
 
@@ -184,8 +193,10 @@ std::optional<py::dict> measure_gradients(const py::sequence& grads, double norm
                                           double inv_scale, const py::object& names) {
   const CallSite site = named_site("measure", names);
   GradList list = tensors_of(site, grads, /*none_allowed=*/true);
-  std::optional<py::dict> out = measured(site, list, norm_type, count_zeros, inv_scale);
-  if (out) (*out)["has_grad"] = has_grad(list);
+  if (!is_native(list)) return std::nullopt;
+  const MeasureRequest request{norm_type, true, count_zeros, inv_scale, /*decision_norm=*/true};
+  py::dict out = as_dict(without_gil(site, list, [&] { return measure(site, list, request); }));
+  out["has_grad"] = has_grad(list);
   return out;
 }
 
@@ -202,10 +213,11 @@ std::optional<py::dict> clip_parameters(const py::sequence& parameters, double m
   if (!is_native(grads)) return std::nullopt;
   const ClipResult result = without_gil(
       site, grads, [&] { return clip(site, grads, request); }, raises_on_host(request, grads));
+  std::vector<int64_t> elements = elements_of(site, grads, parameters);
   py::dict out = as_dict(result.measured);
   out["clip_coef"] = result.clip_coef;
   out["skip_step"] = optional_tensor(result.skip_step);
-  add_sizes(out, site, grads, parameters);
+  add_sizes(out, std::move(elements));
   return out;
 }
 
@@ -260,6 +272,7 @@ std::optional<py::dict> clip_parameters_by_groups(const py::sequence& parameters
   const GroupedClip result =
       without_gil(site, grads, [&] { return clip_by_groups(site, grads, weights, request, plan); });
   if (!result.supported) return std::nullopt;
+  std::vector<int64_t> elements = elements_of(site, grads, parameters);
   py::dict out;
   if (result.shared) {
     out["shared"] = *result.shared;
@@ -268,7 +281,7 @@ std::optional<py::dict> clip_parameters_by_groups(const py::sequence& parameters
   out = as_dict(result.clip.measured);
   out["clip_coef"] = result.clip.clip_coef;
   out["skip_step"] = optional_tensor(result.clip.skip_step);
-  add_sizes(out, site, grads, parameters);
+  add_sizes(out, std::move(elements));
   out["_factor"] = optional_tensor(result.factor);
   add_limits(out, plan, result);
   return out;

@@ -2,8 +2,8 @@
 // allocate result memory, wait for the device or use torch. All can be captured in a CUDA graph.
 //
 // A clip is `launch_measure` followed by `launch_scale` on the same stream, one kernel each for any number of
-// tensors; `launch_clip` is both. If the list has changed since its last call on the stream, an asynchronous copy of the tensor table comes
-// first. During a capture, kernels write the table instead (tensor_table.cu), one for about 2,000 tensors.
+// tensors; `launch_clip` is both. If the list has changed since its last call on the stream, an asynchronous copy of the
+// tensor table comes first. During a capture, kernels write the table instead, 32 KB each (tensor_table.cu).
 #pragma once
 
 #include <cstddef>

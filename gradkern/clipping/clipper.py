@@ -260,7 +260,7 @@ class GradClipper:
             scaler = None  # GradScaler(enabled=False) neither scales nor skips
         self._optimizer.prepare()
         self._misuse.check_used(params)
-        report = observing.observed(params)
+        report = None if observing.observer is None else observing.observed(params)
         stats = self._clip(params, scaler, optimizer)
         if report is not None:
             report(stats)
@@ -276,16 +276,17 @@ class GradClipper:
             self._global.limit_on(params[0].device)
             plain = plain and not torch.cuda.is_current_stream_capturing()
         if self._global is not None and scaler is None and plain:
+            max_norm = self._global.max_norm
             columns = C.clip(
                 params,
-                self._global.max_norm,
+                max_norm,
                 self.norm_type,
                 self._treatment,
                 self._count_zeros,
                 self._plan.names,
             )
             if columns is not None:
-                columns["threshold"] = self._global.max_norm
+                columns["threshold"] = max_norm
                 return self._clipped(route.on_home_device(columns, params), params)
         elif scaler is None and plain and params and params[0].is_cpu:
             call = self._chosen.one_call(self._plan)

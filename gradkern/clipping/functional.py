@@ -15,11 +15,11 @@ The functions keep no state about the parameters.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from gradkern.clipping import param_groups, reported, route
+from gradkern.clipping import observing, param_groups, reported, route
 from gradkern.clipping.param_groups import ParamGroups
 from gradkern.clipping.route import RankGroups
 from gradkern.params.arguments import as_limit, as_list, as_norm, as_order
@@ -84,11 +84,26 @@ def clip_grad_norm_(
         ``torch.nn.utils.clip_grad_norm_(parameters, max_norm, norm_type, error_if_nonfinite)``
     """
     operation = "clip_grad_norm_"
+    if (
+        type(parameters) is list
+        and type(max_norm) is type(norm_type) is float
+        and max_norm >= 0
+        and norm_type == norm_type
+        and process_group is pp_group is None
+        and observing.observer is None
+        and parameters
+        and isinstance(parameters[0], Tensor)
+    ):
+        # The usual call needs no conversion. After a backward pass no code is cached: each function that is
+        # called on the way costs microseconds.
+        arguments = (max_norm + 0.0, norm_type, bool(error_if_nonfinite))
+        measured: Tensor = route.run(operation, parameters, arguments, foreach)
+        return measured
     if param_groups.are_param_groups(parameters):
         return param_groups.clip(
             parameters, max_norm, norm_type, bool(error_if_nonfinite), RankGroups(process_group, pp_group)
         )
-    params = as_list(operation, cast(Parameters, parameters))
+    params = as_list(operation, parameters)  # type: ignore[arg-type]  # no groups
     max_norm = as_limit(operation, "max_norm", max_norm)
     norm_type = as_order(operation, norm_type)
     groups = None if process_group is None and pp_group is None else (process_group, pp_group)

@@ -49,6 +49,15 @@ class TestInTurn:
         """A round of another length may be that of an epoch in a fixed order."""
         assert alarms(self.rounds(**{"period": 5, **changes})) == []
 
+    @pytest.mark.parametrize(("alone", "found"), [(True, ["loss_oscillating"]), (False, [])])
+    def test_weak_rounds_count_if_the_last_bias_sees_one_class(self, alone, found):
+        """Its gradient is then that of targets that are all the same."""
+        run = self.rounds(5, height=0.25, noise=0.24)
+        rms, last = run.rms.copy(), len(run.names) - 1
+        norm = (1 - np.exp(-run.loss)) * np.sqrt(5 / 4) * (1.0 if alone else 0.3)
+        rms[:, last] = norm / np.sqrt(run.numel[last])
+        assert alarms(changed(run, rms=rms, total_norm=run.total_norm)) == found
+
     @pytest.mark.parametrize(
         ("levels", "found"), [((1.0, 1.0), ["loss_oscillating"]), ((0.2, 1.8), []), ((0.02, 0.18), [])]
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import numpy
 import pytest
 import torch
@@ -91,3 +93,37 @@ def test_columns_of_lists_of_the_same_sizes():
     assert columns(torch.ones(2), torch.ones(3)) == ((True, True), (2, 3))
     assert columns(torch.ones(2), None) == ((True, False), (2, 3))
     assert columns(torch.ones(2), torch.ones(3)) == ((True, True), (2, 3))
+
+
+class Freeing:
+    """Frees the gradients, and uses their memory, when the collector finds it."""
+
+    def __init__(self, params):
+        self.params, self.cycle = params, self
+
+    def __del__(self):
+        for param in self.params:
+            param.grad = None
+        self.params[0].other = [torch.zeros(13) for _ in range(80)]
+
+
+def test_columns_when_the_collector_frees_gradients():
+    params = [torch.nn.Parameter(torch.zeros(50)) for _ in range(4)]
+    before, enabled = gc.get_threshold(), gc.isenabled()
+    try:
+        for objects in range(1, 60):  # the collector runs after so many
+            gc.disable()
+            for param in params:
+                param.grad = torch.ones(50)
+            params[1].grad = params[0].grad
+            Freeing(params)
+            gc.set_threshold(gc.get_count()[0] + objects, 10, 10)
+            gc.enable()
+            columns = EXTENSION.measure(params, 2.0, False, 1.0, None)
+            gc.disable()
+            assert (columns["numel"], columns["has_grad"]) == ((50,) * 4, (True,) * 4)
+            gc.collect()
+    finally:
+        gc.set_threshold(*before)
+        if enabled:
+            gc.enable()

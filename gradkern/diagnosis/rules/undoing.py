@@ -1,0 +1,45 @@
+"""The rule for steps each of which undoes a part of the one before, although they are small.
+
+May be wrong for a run whose steps are too large for its loss and therefore go to and fro. Nothing is reported
+for a run that is resumed near a minimum, where good steps do so as well.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gradkern.diagnosis.case import Case
+from gradkern.diagnosis.finding import Finding
+from gradkern.diagnosis.travel import travel
+
+#: The fewest losses, and steps whose lengths are known.
+LEAST_STEPS, LOOKS = 40, 3
+#: Geometric mean of `travel` from which steps undo each other. Measured where the loss does not fall: with
+#: targets turned around at every other step 0.2 … 0.55 (5 runs; 7 others, whose batches differ more, up to
+#: 1.3); with random labels 1.0 … 1.3 (6 runs), in games and reinforcement learning 2 and more.
+UNDONE = 0.6
+#: ‖g‖ ‖w‖ over the loss: how many times its own size a loss can change by if the weights change by theirs.
+#: Near a minimum it is large. Measured: from the first weights on 3 … 11, in resumed runs 53 … 116.
+NEAR_MINIMUM = 25.0
+
+
+def undoing(case: Case) -> list[Finding]:
+    """The loss does not fall, and the steps go less far than those of unrelated gradients."""
+    e, trend = case.evidence, case.trend
+    if trend.count < LEAST_STEPS or trend.fell or not np.isfinite(e.total_norm).all():
+        return []
+    size = case.weight_size[np.isfinite(case.weight_size)]
+    if not len(size) or not abs(trend.end) * NEAR_MINIMUM > float(np.median(e.total_norm)) * size[0]:
+        return []
+    found = travel(case)
+    if len(found) < LOOKS or not (found > 0).all():
+        return []
+    part = float(np.exp(np.log(found).mean()))
+    if part > UNDONE:
+        return []
+    why = (
+        f"The loss does not fall: it was {trend.start:.4g} at first and is {trend.end:.4g}. Steps go only "
+        f"{np.sqrt(part):.2g} times as far as those of unrelated gradients: each undoes a part of the one "
+        "before, as if targets contradicted each other from batch to batch."
+    )
+    return [case.finding("loss_oscillating", "warning", why, {"travel": np.sqrt(part), "in_turn": 1.0})]
