@@ -56,7 +56,9 @@ class TestEased:
     @pytest.mark.parametrize(("decades", "severity"), [(3.2, "info"), (6.0, "severe")])
     def test_a_gradient_that_fades_a_little(self, decades, severity):
         assert said(sloped(healthy(12), decades), "vanishing_gradient") == [severity]
-        assert said(slow(sloped(healthy(12), decades)), "vanishing_gradient") == ["severe" if decades > 4 else "warning"]
+        assert said(slow(sloped(healthy(12), decades)), "vanishing_gradient") == [
+            "severe" if decades > 4 else "warning"
+        ]
 
     def test_a_parameter_that_is_left_out_stays_an_alarm(self):
         run = healthy()
