@@ -56,7 +56,9 @@ class TestEased:
     @pytest.mark.parametrize(("decades", "severity"), [(3.2, "info"), (6.0, "severe")])
     def test_a_gradient_that_fades_a_little(self, decades, severity):
         assert said(sloped(healthy(12), decades), "vanishing_gradient") == [severity]
-        assert said(slow(sloped(healthy(12), decades)), "vanishing_gradient") == ["severe"]
+        assert said(slow(sloped(healthy(12), decades)), "vanishing_gradient") == [
+            "severe" if decades > 4 else "warning"
+        ]
 
     @pytest.mark.parametrize(("grown", "severity"), [(1.5, "info"), (40, "warning")])
     def test_large_steps_that_replace_the_first_weights(self, grown, severity):
