@@ -76,6 +76,7 @@ CURES: dict[str, Cure] = {
     "normalization": _set(norm="layer"),
     "he_init": _initialized("he"),
     "xavier_init": _initialized("xavier"),
+    "table_init": _drop("coarse"),
     "orthogonal_init": _initialized("orthogonal"),
     "zero_bias": _drop("dead", "stuck", "fill"),
     "clip": _limit,

@@ -25,6 +25,12 @@ Floats = NDArray[np.floating[Any]]
 
 #: With fewer steps, only NaN, constant weights and missing gradients can be found.
 FEW_STEPS = 10
+#: ‖Δw‖ / ‖w‖ of a typical step that is too small for weights of any precision. Healthy runs have a median
+#: above 2e-5.
+TOO_SMALL = 5e-6
+#: Decades by which the gradient falls over the depth where the first layers do not learn, whatever the loss
+#: says. Healthy runs start at up to 4.5, for five steps (1,128 runs).
+STARVING = 4.0
 #: Consecutive falls of the loss that noise makes with a probability of only 1/64.
 FALLING = 6
 
@@ -102,6 +108,15 @@ class Case:
         same = ((norms == first) | ~known).all(axis=0)
         still = same & (known.sum(axis=0) >= 3) & (np.nan_to_num(self.evidence.update_ratio) == 0).all(axis=0)
         return still & bool((~same & known.any(axis=0)).any())
+
+    @cached_property
+    def moved(self) -> NDArray[np.bool_]:
+        """[N] whether the weights of a parameter are known to have changed. A bias that starts at zero and
+        stays there has not."""
+        norms = self.evidence.weight_norm
+        first = norms[:1] if len(norms) else np.zeros((1, norms.shape[1]))
+        differs = np.isfinite(norms) & np.isfinite(first) & (norms != first)
+        return np.asarray((differs | (np.nan_to_num(self.evidence.update_ratio) > 0)).any(axis=0))
 
     @cached_property
     def finite(self) -> NDArray[np.int64]:

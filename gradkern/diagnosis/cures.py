@@ -83,6 +83,17 @@ def zero_bias(finding: Finding) -> Remedy:
     )
 
 
+def table_init(finding: Finding) -> Remedy:
+    name = finding.layers[0] if finding.layers else "embedding.weight"
+    rms = finding.evidence.get("table_rms", 1.0)
+    return Remedy(
+        "table_init",
+        f"Start the vectors of {name} with PyTorch's default, a normal distribution of standard deviation 1: "
+        f"their rms is {rms:.2g}.",
+        f'torch.nn.init.normal_(model.get_parameter("{name}"))',
+    )
+
+
 def xavier_init() -> Remedy:
     return Remedy(
         "xavier_init",

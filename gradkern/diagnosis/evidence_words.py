@@ -15,6 +15,7 @@ _WORDS = {
     "dead_share": "part of the units that are inactive",
     "decay_a_step": "part of the weights that decay takes each step",
     "first_error": "size of the first errors",
+    "first_slope": "norm of the first gradient times that of the weights, over the loss",
     "gain": "typical gain of a layer",
     "growth": "growth by a factor of",
     "input_rms": "rms of the inputs",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from gradkern.diagnosis.case import STARVING, TOO_SMALL
 from gradkern.diagnosis.finding import KINDS, SEVERITIES, Finding
 
 #: Large updates this near to the start of a growing norm are its cause.
@@ -12,9 +13,6 @@ _EARLY = 20
 _DECAY = 0.5
 #: Healthy steps stay below a tenth of the weights; a decay of that size needs no other explanation.
 _LARGE_DECAY = 0.1
-#: ‖Δw‖ / ‖w‖ of steps that are too small (`rules.updates.SMALL`). If they would be without clipping, too,
-#: that is not the cause.
-SMALL = 5e-6
 #: Consequences of weights that changed too much.
 _AFTERMATH = ("saturation", "vanishing_gradient", "dead_units")
 
@@ -43,22 +41,31 @@ def _causes(cause: Finding, other: Finding) -> bool:
         return fading and (other.first_step > 2 or decay)
     if cause.kind == "update_too_small" and cause.layers:  # certain, while dead units of a branch may not be
         return other.kind == "dead_units" and other.severity == "warning"
-    if cause.kind == "update_too_small" and other.kind == "poor_initialization":
-        return not cause.layers and other.evidence.get("decades_of_forward_signal", 0.0) < 0  # nothing moves
+    if cause.kind == "update_too_small" and other.kind == "poor_initialization":  # nothing moves
+        faint = other.evidence.get("decades_of_forward_signal", 0.0) < 0
+        return not cause.layers and faint and "first_slope" not in other.evidence  # for want of a gradient
+    if (
+        cause.kind == "update_too_small" and "summed" in other.evidence
+    ):  # nothing moves, so gradients are alike
+        return not cause.layers and cause.evidence.get("median_update_ratio") == 0
+    if cause.kind == "update_too_small" and other.kind == "vanishing_gradient":  # it stays as at the start
+        return not cause.layers and other.evidence.get("decades_over_depth", STARVING) < STARVING
     if cause.kind == "gradient_spike":  # the step at the spike changed the weights too much
         return (later and other.kind == "weight_growth") or _threw(cause, other)
     if cause.kind == "poor_initialization":
         if "crest" in cause.evidence and other.kind in _AFTERMATH:  # units that are copies of each other
             return other.first_step >= cause.first_step
         if other.kind == "exploding_gradient":
+            if "table_rms" in cause.evidence and "input_rms" in other.evidence:  # its vectors are the input
+                return True
             return _starts_large(cause) and _starts_with(cause, other)
         if other.kind == "saturation":  # large weights put units at the ends of their range
             return "gain" in cause.evidence and not later
         return other.kind == "dead_units" and later
     if cause.kind == "always_clipping":
         factor = max(cause.evidence.get("median_factor", 0.0), 1e-30)
-        unclipped = other.evidence.get("median_update_ratio", SMALL) / factor
-        return other.kind == "update_too_small" and unclipped >= SMALL
+        unclipped = other.evidence.get("median_update_ratio", TOO_SMALL) / factor  # not at fault if still so
+        return other.kind == "update_too_small" and unclipped >= TOO_SMALL
     if other.kind in _AFTERMATH and later and _changed_the_weights(cause):  # the model was healthy at first
         return True
     if other.kind == "exploding_gradient" and "decades_over_depth" in other.evidence:

@@ -9,12 +9,15 @@ errors of models whose outputs have a bias.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from gradkern.diagnosis.case import FEW_STEPS, Case
 from gradkern.diagnosis.finding import Finding
 from gradkern.diagnosis.gain import input_rms
 from gradkern.diagnosis.rules.amplification import large_gain, raised_input
+from gradkern.diagnosis.trend import WELL
 
 #: Least estimate of the inputs' rms over the first steps, whose error is upwards. Measured: healthy runs
 #: 0.1 … 2.2, raw pixels 180 … 270.
@@ -44,8 +47,20 @@ def large_inputs(case: Case) -> list[Finding]:
     numbers = {"input_rms": size, "norm_at_start": float(norm[0]) if len(norm) else np.nan}
     losses = case.evidence.loss[np.isfinite(case.evidence.loss)]
     better = case.trend.fell and case.trend.end < losses[0]  # the first steps may raise it by far
-    severity = "info" if case.learns_well else "warning" if better else "severe"
+    severity = "info" if _overcome(case, size) else "warning" if better else "severe"
     return [case.finding("exploding_gradient", severity, why, numbers)]
+
+
+def _overcome(case: Case, size: float) -> bool:
+    """Whether the run learns well in spite of large inputs. They raise the first loss as many times, or more
+    (mean squared errors), so that it falls by most of that when the outputs only shrink. A first loss below
+    that of guessing, or of errors of size one, was not raised."""
+    first, outputs = (
+        min(abs(float(case.evidence.loss[0])), abs(case.trend.start)),
+        case.model.layers[-1].shape,
+    )
+    guessing = math.log(max(outputs[0] if outputs else 2, 2))
+    return case.learns_well and case.trend.end < (1 - WELL) * min(first, max(first / size, guessing))
 
 
 def large_targets(case: Case) -> list[Finding]:

@@ -7,6 +7,7 @@ is not trained yet), and if outputs are masked, so that their bias has zeros wit
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gradkern._util.text import percent
 from gradkern.diagnosis.case import FEW_STEPS, Case
@@ -192,22 +193,39 @@ def _dead_share(case: Case) -> list[Finding]:
         return []
     worst = max(shares.values())
     named = case.of_layers([layers[i] for i in shares])
+    first = min(_dead_since(case, layers[i]) for i in shares)
+    since = "at any step" if first <= case.evidence.steps[0] else f"from step {first} on"
     why = (
-        f"In {named[0]}, {percent(worst)} of the units get no gradient at any step: they are inactive for "
+        f"In {named[0]}, {percent(worst)} of the units get no gradient {since}: they are inactive for "
         "all inputs."
     )
     severity = "severe" if worst >= NEARLY_ALL and not case.trend.fell else "warning"
-    return [
-        case.finding("dead_units", severity, why, {"dead_share": worst, "layers": len(shares)}, layers=named)
-    ]
+    numbers = {"dead_share": worst, "layers": len(shares)}
+    return [case.finding("dead_units", severity, why, numbers, layers=named, first=first)]
+
+
+def _counted(case: Case, column: int) -> NDArray[np.int64]:
+    """The rows in which the zeros of a gradient that is not zero are counted."""
+    e = case.evidence
+    return np.flatnonzero((e.zeros[:, column] >= 0) & (e.rms[:, column] > 0))
+
+
+def _dead_since(case: Case, layer: Layer) -> int:
+    """The first step from which most of a layer's units get no gradient at any step that is counted."""
+    e = case.evidence
+    rows = _counted(case, layer.bias) if layer.bias is not None else np.zeros(0, dtype=np.int64)
+    if not len(rows):
+        return int(e.steps[0])
+    alive = e.zeros[rows, layer.bias] < DEAD_SHARE * e.numel[layer.bias]
+    at = rows[min(_onset(~alive), len(rows) - 1)]
+    return case.step(int(at)) if alive.any() else int(e.steps[0])
 
 
 def _bias_share(case: Case, layer: Layer) -> float | None:
     e = case.evidence
     if layer.bias is None:
         return None
-    counted = (e.zeros[:, layer.bias] >= 0) & (e.rms[:, layer.bias] > 0)
-    rows = np.flatnonzero(counted)
+    rows = _counted(case, layer.bias)
     rows = rows[len(rows) // 2 :]
     if len(rows) < FEW_LOOKS:
         return None

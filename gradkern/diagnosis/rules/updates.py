@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradkern._util.text import percent
-from gradkern.diagnosis.case import FALLING, FEW_STEPS, Case
+from gradkern.diagnosis.case import FALLING, FEW_STEPS, TOO_SMALL, Case
 from gradkern.diagnosis.finding import Finding
-from gradkern.diagnosis.gain import classes_of, first_gain, multiplies
+from gradkern.diagnosis.gain import classes_of, first_gain, guesses, multiplies
 
 #: ‖Δw‖ / ‖w‖ of a step. Healthy runs stay below 0.10, except for small weights that find their size in a few
 #: steps (linear regression: 0.83), at each of which the loss falls. Half of LARGE is enough if the loss ends
@@ -25,8 +25,6 @@ LARGE, HUGE = 0.2, 0.7
 RUINED = 1.5
 #: A loss that jumped in the first steps is above its first value by this factor.
 JUMP = 1.5
-#: Healthy runs have a median above 2e-5.
-SMALL = 5e-6
 #: A loss is set back if the median after the first step is above the first loss by this part.
 SET_BACK = 0.1
 #: A loss has recovered from a set-back if this part of the first loss is gone.
@@ -87,12 +85,14 @@ def update_too_large(case: Case) -> list[Finding]:
 
 
 def _harmed(case: Case) -> bool:
-    """Whether the loss did not fall, is far above its best, or is not finite."""
+    """Whether the loss did not fall, or only to that of guessing, is far above its best, or is not finite."""
     e, trend = case.evidence, case.trend
     if (e.has_loss & ~np.isfinite(e.loss)).any() or not np.isfinite(e.total_norm).all():
         return True
     if not trend.known:
         return False
+    if trend.count >= SOON and guesses(case):
+        return True
     before = float(e.loss[np.isfinite(e.loss)][0])
     above = trend.end - trend.lowest > 0.25 * abs(before - trend.lowest) + 3 * trend.error
     return not trend.fell or trend.end > before or above
@@ -128,6 +128,8 @@ def _did_no_harm(case: Case) -> bool:
     loss, trend = case.evidence.loss[:FEW_STEPS], case.trend
     if not np.isfinite(loss).all() or loss.max() > JUMP * abs(loss[0]) or _set_back(case):
         return False
+    if trend.count >= SOON and guesses(case):
+        return False
     fell = trend.fell or trend.lowest < trend.start / 2
     return fell or (len(case.evidence.steps) < SOON and not trend.rose)
 
@@ -145,7 +147,7 @@ def _no_movement(case: Case) -> list[Finding]:
     if len(movement) < 2 or len(e.steps) < FEW_STEPS or _falls_slowly(case):
         return []
     half = any(str(e.params.get(n, {}).get("dtype", "")).endswith("float16") for n in e.names)
-    limit = SMALL_16_BIT if half else SMALL
+    limit = SMALL_16_BIT if half else TOO_SMALL
     steps = _steps(case)
     typical, in_all = float(np.median(movement)), float(np.mean(movement)) * steps
     if typical > limit or in_all > MOVED or not np.isfinite(e.total_norm).all() or not _reaches_weights(case):
@@ -227,6 +229,7 @@ def _left_out(case: Case) -> list[Finding]:
     columns = np.flatnonzero(left_out & (typical > COUNTS * np.median(typical[~case.unmoved])))
     if not len(columns):
         return []
+    columns = np.unique([*columns.tolist(), *_biases_at_zero(case, columns, typical)])
     names = case.names(columns.tolist())
     share = float(e.numel[columns].sum() / max(e.numel.sum(), 1))
     why = (
@@ -237,11 +240,18 @@ def _left_out(case: Case) -> list[Finding]:
     return [case.finding("update_too_small", "warning", why, numbers, layers=names)]
 
 
+def _biases_at_zero(case: Case, columns: NDArray[np.int64], typical: NDArray[np.floating]) -> list[int]:
+    """The biases beside some matrices that have a gradient, but are zero at every look."""
+    zero = (np.nan_to_num(case.evidence.weight_norm) == 0).all(axis=0) & (typical > 0)
+    layers = (x for x in case.model.layers if x.weight in set(columns.tolist()))
+    return [x.bias for x in layers if x.bias is not None and zero[x.bias]]
+
+
 def _stepped_on(case: Case) -> NDArray[np.bool_]:
     """[N] whether an optimizer that moves other parameters is known to have the parameter. If its weights do
     not change, its gradient is zero at the step (the last bias of a Wasserstein critic)."""
     names, groups = case.evidence.names, case.evidence.facts.get("optimizers") or []
-    moved = {name for name, still in zip(names, case.unmoved.tolist()) if not still}
+    moved = {name for name, known in zip(names, case.moved.tolist()) if known}
     active = {g.get("name", "") for g in groups if moved & set(g.get("parameters", ()))}
     listed = {
         name
