@@ -10,6 +10,9 @@ import torch
 from torch import nn
 
 from benchmarks.diagnosis import models, sequences, special
+from benchmarks.diagnosis.eighth_dense import EIGHTH_DENSE
+from benchmarks.diagnosis.eighth_images import EIGHTH_IMAGES
+from benchmarks.diagnosis.eighth_sequences import EIGHTH_SEQUENCES
 from benchmarks.diagnosis.fifth_attention import FIFTH_ATTENTION
 from benchmarks.diagnosis.fifth_codes import FIFTH_CODES
 from benchmarks.diagnosis.fifth_dense import FIFTH_DENSE
@@ -88,6 +91,9 @@ ARCHITECTURES: dict[str, Callable[[Recipe], nn.Module]] = {
     **SEVENTH_IMAGES,
     **SEVENTH_PICTURES,
     **SEVENTH_SEQUENCES,
+    **EIGHTH_DENSE,
+    **EIGHTH_IMAGES,
+    **EIGHTH_SEQUENCES,
 }
 TRAININGS = {
     **special.TRAININGS,

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.diagnosis.baselines import BASELINES
+from benchmarks.diagnosis.eighth import UNJUDGED as UNJUDGED_EIGHTH
 from benchmarks.diagnosis.faulty import Case
 from benchmarks.diagnosis.fourth import UNJUDGED as UNJUDGED_FOURTH
 from benchmarks.diagnosis.healthy import UNJUDGED
@@ -30,7 +31,7 @@ LEARNS = 0.1
 #: In a strictly healthy run, less than this fraction of a ReLU layer's units is zero for every input.
 DEAD = 0.8
 #: Strictly healthy runs whose loss may stay or return.
-_FREE = UNJUDGED_FOURTH | UNJUDGED_SIXTH | UNJUDGED_SEVENTH
+_FREE = UNJUDGED_FOURTH | UNJUDGED_SIXTH | UNJUDGED_SEVENTH | UNJUDGED_EIGHTH
 #: Steps at which a monitor diagnoses during a run.
 ONLINE = (10, 20, 50, 100)
 

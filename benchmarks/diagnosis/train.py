@@ -80,6 +80,7 @@ def _version() -> str:
     names += tuple(f"sixth_{name}" for name in ("data", "dense", "images", "links", "sequences", "training"))
     names += tuple(f"seventh_{name}" for name in ("data", "dense", "images", "pictures"))
     names += ("seventh_sequences", "seventh_training")
+    names += ("eighth_dense", "eighth_images", "eighth_sequences")
     files = [here / f"{name}.py" for name in names]
     for room in ("monitor", "history", "clipping", "params"):
         files += sorted((ROOT / "gradkern" / room).rglob("*.py"))

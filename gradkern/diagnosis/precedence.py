@@ -46,6 +46,10 @@ def _causes(cause: Finding, other: Finding) -> bool:
     if cause.kind == "update_too_small" and other.kind == "poor_initialization":  # nothing moves
         faint = other.evidence.get("decades_of_forward_signal", 0.0) < 0
         return not cause.layers and faint and "first_slope" not in other.evidence  # for want of a gradient
+    if (
+        cause.kind == "update_too_small" and "summed" in other.evidence
+    ):  # nothing moves, so gradients are alike
+        return not cause.layers and cause.evidence.get("median_update_ratio") == 0
     if cause.kind == "update_too_small" and other.kind == "vanishing_gradient":  # it stays as at the start
         return not cause.layers and other.evidence.get("decades_over_depth", STARVING) < STARVING
     if cause.kind == "gradient_spike":  # the step at the spike changed the weights too much

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from gradkern._util.text import percent
 from gradkern.diagnosis.case import FALLING, FEW_STEPS, TOO_SMALL, Case
 from gradkern.diagnosis.finding import Finding
-from gradkern.diagnosis.gain import classes_of, first_gain, multiplies
+from gradkern.diagnosis.gain import classes_of, first_gain, guesses, multiplies
 
 #: ‖Δw‖ / ‖w‖ of a step. Healthy runs stay below 0.10, except for small weights that find their size in a few
 #: steps (linear regression: 0.83), at each of which the loss falls. Half of LARGE is enough if the loss ends
@@ -85,12 +85,14 @@ def update_too_large(case: Case) -> list[Finding]:
 
 
 def _harmed(case: Case) -> bool:
-    """Whether the loss did not fall, is far above its best, or is not finite."""
+    """Whether the loss did not fall, or only to that of guessing, is far above its best, or is not finite."""
     e, trend = case.evidence, case.trend
     if (e.has_loss & ~np.isfinite(e.loss)).any() or not np.isfinite(e.total_norm).all():
         return True
     if not trend.known:
         return False
+    if trend.count >= SOON and guesses(case):
+        return True
     before = float(e.loss[np.isfinite(e.loss)][0])
     above = trend.end - trend.lowest > 0.25 * abs(before - trend.lowest) + 3 * trend.error
     return not trend.fell or trend.end > before or above
@@ -125,6 +127,8 @@ def _did_no_harm(case: Case) -> bool:
     it has fallen since or may still fall."""
     loss, trend = case.evidence.loss[:FEW_STEPS], case.trend
     if not np.isfinite(loss).all() or loss.max() > JUMP * abs(loss[0]) or _set_back(case):
+        return False
+    if trend.count >= SOON and guesses(case):
         return False
     fell = trend.fell or trend.lowest < trend.start / 2
     return fell or (len(case.evidence.steps) < SOON and not trend.rose)
