@@ -86,15 +86,6 @@ def test_severe_findings_may_be_warned_of_as_well():
     assert dog.take_severe().kind == "vanishing_gradient"
 
 
-@pytest.mark.parametrize(("decades", "steps", "stops"), [(3.9, 30, False), (3.9, 100, True), (6, 20, True)])
-def test_a_plateau_at_the_start_stops_only_a_run_that_is_starved(decades, steps, stops):
-    """Sigmoid networks of four and five layers leave theirs after 20 to 100 steps."""
-    found = []
-    run = flat_loss(sloped(healthy(12, steps, activation="Sigmoid"), decades))
-    Watchdog(found.append, lambda *_: None).diagnose(Growing(run))
-    assert [f.severity == "severe" for f in found if f.kind == "vanishing_gradient"] == [stops]
-
-
 def test_a_function_gets_every_finding():
     found = []
     Watchdog(found.append, lambda *_: None).diagnose(Growing(flat_loss(healthy())))
