@@ -310,6 +310,23 @@ def check_sign() -> Remedy:
     )
 
 
+def record_in_time() -> Remedy:
+    return Remedy(
+        "record_in_time",
+        "Call record() after backward() and before zero_grad(), so that it sees the gradients.",
+        "optimizer.zero_grad()\nloss.backward()\nmonitor.record(loss=loss)\noptimizer.step()",
+    )
+
+
+def plain_outputs(activation: str) -> Remedy:
+    return Remedy(
+        "plain_outputs",
+        f"Remove the {activation} behind the last layer: cross_entropy() takes outputs of any sign and size.",
+        "outputs = model(inputs)  # of the last Linear\n"
+        "loss = torch.nn.functional.cross_entropy(outputs, targets)",
+    )
+
+
 def remove_minus() -> Remedy:
     return Remedy(
         "check_sign",

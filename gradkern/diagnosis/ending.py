@@ -11,8 +11,8 @@ from gradkern.diagnosis.case import Case
 from gradkern.diagnosis.model import CLAMPING, GATING
 
 #: Losses of a prediction and a target that are never below zero. Others may be (the Kullback-Leibler
-#: divergence of what is no distribution), or are negated on purpose (binary cross-entropy, by a generator that
-#: plays against a critic).
+#: divergence of what is no distribution), or are negated on purpose (binary cross-entropy, by a generator
+#: that plays against a critic).
 NEVER_NEGATIVE = {"nll_loss", "nll_loss2d", "nll_loss_nd", "cross_entropy", "cross_entropy_loss"}
 NEVER_NEGATIVE |= {"mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss"}
 #: Operations behind a loss that keep its sign; `mul` does not: policy gradients multiply by an advantage.

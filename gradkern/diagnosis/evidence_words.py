@@ -59,6 +59,8 @@ _FLAGS = {
     "nonfinite_loss": "the loss is not finite either",
     "out_of_calm": "nothing was large before",
     "summed": "the gradient looks like a sum over steps",
+    "outputs_gated": "a ReLU is in front of the cross-entropy",
+    "reached": "the loss depends on the parameters",
     "uphill": "steps go up the loss",
 }
 #: Numbers that say nothing if they are smaller, or NaN: an ordinary course doubles or triples the norm.

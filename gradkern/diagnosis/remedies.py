@@ -169,10 +169,14 @@ def _underflow(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
 
 
 def _no_gradient(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
+    if "reached" in f.evidence:
+        return [cures.record_in_time()]
     return [cures.use_parameters(f), cures.freeze(f)]
 
 
 def _dead(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
+    if "outputs_gated" in f.evidence:
+        return [cures.plain_outputs("ReLU")]
     from_the_start = f.first_step <= case.evidence.steps[0] + 2
     start, lower = _initialization(case), step_cures.lower_lr(case)
     if from_the_start:
@@ -188,6 +192,8 @@ def _offset(case: Case, f: Finding) -> list[Remedy]:
 
 
 def _saturation(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
+    if "lowest_possible_loss" in f.evidence:
+        return [cures.plain_outputs("softmax")]
     late = [step_cures.lower_lr(case)] if f.first_step > case.evidence.steps[0] else []
     start = [*_scaling(case, kinds), *_offset(case, f)]
     return [*start, *late, cures.xavier_init(), cures.he_init(), cures.relu(), cures.normalization()]

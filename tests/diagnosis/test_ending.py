@@ -56,7 +56,9 @@ MEANT = {
     "policy gradient": lambda out, y, step: -(chosen(out, y) * np.cos(step)).mean(),
     "weighted": lambda out, y, step: F.cross_entropy(out, y) * -1.0,
     "entropy bonus": lambda out, y, _: (F.softmax(out, 1) * F.log_softmax(out, 1)).sum(1).mean(),
-    "likelihood of a density": lambda out, y, _: -torch.distributions.Normal(out, 0.1).log_prob(out[:1]).mean(),
+    "likelihood of a density": lambda out, y, _: (
+        -torch.distributions.Normal(out, 0.1).log_prob(out[:1]).mean()
+    ),
     "similarity": lambda out, y, _: -F.cosine_similarity(out, F.one_hot(y, 5).float()).mean(),
     "generator": lambda out, y, _: -F.binary_cross_entropy_with_logits(out, torch.zeros_like(out)),
     "two losses": lambda out, y, _: -F.mse_loss(out, torch.ones_like(out)) + F.cross_entropy(out, y),
@@ -100,3 +102,43 @@ class TestEvidence:
         nonfinite[150:] = 1
         found = diagnose(changed(run, loss=loss, total_norm=norm, nonfinite=nonfinite))
         assert [f.remedies[0].action for f in found[:2]] == ["check_sign", "check_sign"]
+
+
+def test_a_softmax_in_front_of_cross_entropy(tmp_path):
+    found = trained(tmp_path, lambda out, y, _: F.cross_entropy(out, y), head=[torch.nn.Softmax(1)])
+    assert (found[0].kind, found[0].severity, found[0].layers) == (
+        "saturation",
+        "warning",
+        ("2.weight", "2.bias"),
+    )
+    assert found[0].remedies[0].action == "plain_outputs" and "0.90" in found[0].why  # ln(1 + 4 / e)
+
+
+class TestOutputs:
+    """Synthetic losses of `WIDTH` classes: guessing has 3.47, and a second softmax allows 2.52 to 3.52."""
+
+    def run(self, *operations, end=3.3, zeros=0):
+        made = healthy()
+        zero = made.zeros.copy()
+        zero[:, -1] = zeros
+        loss = np.linspace(3.47, end, 200)
+        return of_graph(
+            changed(made, zeros=zero, loss=loss), *operations, "log_softmax", "nll_loss", loss="nll_loss"
+        )
+
+    @pytest.mark.parametrize(("end", "kinds"), [(3.3, ["saturation"]), (2.53, []), (1.5, [])])
+    def test_softmax(self, end, kinds):
+        """Nothing if all outputs are right, or if the losses show that it belongs to another branch."""
+        assert [f.kind for f in diagnose(self.run("softmax", end=end)) if f.is_alarm] == kinds
+
+    @pytest.mark.parametrize(
+        ("end", "zeros", "kinds"), [(3.0, 3, ["dead_units"]), (0.5, 3, []), (3.0, 0, [])]
+    )
+    def test_relu(self, end, zeros, kinds):
+        """Nothing if the model learns well, or if every output has a gradient."""
+        found = [f for f in diagnose(self.run("relu", end=end, zeros=zeros)) if f.is_alarm]
+        assert [f.kind for f in found] == kinds
+        assert all(f.remedies[0].action == "plain_outputs" for f in found)
+
+    def test_plain_outputs(self):
+        assert diagnose(self.run("addmm", end=3.0, zeros=3)) == []

@@ -238,8 +238,8 @@ def gradient_spike(case: Case) -> list[Finding]:
     layers = _most_raised(case, worst)
     why = (
         f"At step {e.steps[worst]} the norm was {norm[worst]:.3g}, {norm[worst] / base[worst]:.3g} times "
-        f"that of the steps before{', and was clipped' if clipped else ''}. The run has {len(spikes)} such "
-        "steps."
+        f"that of the steps before{', and was clipped' if clipped else ''}. The run has "
+        f"{len(spikes)} such {'step' if len(spikes) == 1 else 'steps'}."
     )
     numbers = {"spikes": len(spikes), "largest": float(norm[worst]), "baseline": float(base[worst])}
     if _out_of_calm(case, spikes[:1], base):

@@ -53,8 +53,8 @@ def negated(case: Case) -> list[Finding]:
     if not diverged and trend.start - trend.end <= ERRORS * trend.error:  # not what is minimized
         return []
     why = (
-        f"The loss is {trend.start:.3g} at first and {trend.end:.3g} later. It is the negative of one that is "
-        "never below zero, so that it has no lower bound: the steps make the predictions worse."
+        f"The loss is {trend.start:.3g} at first and {trend.end:.3g} later. It is the negative of one that "
+        "is never below zero, so that it has no lower bound: the steps make the predictions worse."
     )
     numbers = {"loss_at_start": trend.start, "loss_at_end": trend.end, "uphill": 1.0, "negated": 1.0}
     return [case.finding("exploding_gradient", "severe", why, numbers)]
