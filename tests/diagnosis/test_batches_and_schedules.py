@@ -258,3 +258,29 @@ class TestSchedules:
     def test_a_momentum_of_a_thousand_steps(self, momentum, first):
         run = flat_loss(changed(healthy(), update_ratio=np.full_like(healthy().update_ratio, 0.9)))
         assert actions(with_group(run, momentum=momentum))[0] == first
+
+
+@pytest.mark.parametrize(("base", "action"), [(0.5, "check_schedule"), (0.99, "raise_lr")])
+def test_a_rate_that_plunges(base, action):
+    """The steps end with it, and the loss stays where it is."""
+    run = flat_loss(healthy())
+    ratio = run.update_ratio * np.append(1e-4, np.zeros(len(run.update_steps) - 1))[:, None]
+    ratio[1:] = 1e-9 if action == "raise_lr" else 0
+    norms = np.repeat(run.weight_norm[:1], len(run.update_steps), axis=0)
+    norms[1:] *= 1 + 1e-6
+    plunging = changed(run, update_ratio=ratio, weight_norm=norms, lr=1e-3 * base ** np.arange(200))
+    assert diagnose(classifying(plunging, 10))[0].kind == "update_too_small"
+    assert actions(classifying(plunging, 10))[0] == action
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"), [("SGD", '"weight_decay"] = 0.0001'), ("Adam", "weight_decay=0.01")]
+)
+def test_weight_decay_fits_the_optimizer(kind, code):
+    run = healthy()
+    sizes = run.weight_norm[:1] * np.geomspace(1, 12, len(run.update_steps))[:, None]
+    found = diagnose(with_group(flat_loss(changed(run, weight_norm=sizes)), **{"class": kind}))
+    (decay,) = [
+        r for f in found if f.kind == "weight_growth" for r in f.remedies if r.action == "weight_decay"
+    ]
+    assert code in decay.code
