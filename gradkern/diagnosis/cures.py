@@ -319,11 +319,12 @@ def record_in_time() -> Remedy:
     )
 
 
-def plain_outputs(activation: str) -> Remedy:
+def plain_outputs(finding: Finding) -> Remedy:
+    activation = "softmax" if finding.kind == "saturation" else "ReLU"
     return Remedy(
         "plain_outputs",
         f"Remove the {activation} behind the last layer: cross_entropy() takes outputs of any sign and size.",
-        "outputs = model(inputs)  # of the last Linear\n"
+        "# where model ends with a Linear\noutputs = model(inputs)\n"
         "loss = torch.nn.functional.cross_entropy(outputs, targets)",
     )
 
@@ -333,7 +334,7 @@ def remove_minus() -> Remedy:
         "check_sign",
         "Check the sign of the loss: remove the minus sign in front of a loss of PyTorch, which is to be "
         "minimized as it is, or put one in front of a mean log-probability, which is to be maximized.",
-        "loss = torch.nn.functional.cross_entropy(outputs, targets)  # without a minus sign\nloss.backward()",
+        "# without a minus sign\nloss = torch.nn.functional.cross_entropy(outputs, targets)\nloss.backward()",
     )
 
 

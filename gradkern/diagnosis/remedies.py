@@ -176,7 +176,7 @@ def _no_gradient(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
 
 def _dead(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
     if "outputs_gated" in f.evidence:
-        return [cures.plain_outputs("ReLU")]
+        return [cures.plain_outputs(f)]
     from_the_start = f.first_step <= case.evidence.steps[0] + 2
     start, lower = _initialization(case), step_cures.lower_lr(case)
     if from_the_start:
@@ -193,7 +193,7 @@ def _offset(case: Case, f: Finding) -> list[Remedy]:
 
 def _saturation(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
     if "lowest_possible_loss" in f.evidence:
-        return [cures.plain_outputs("softmax")]
+        return [cures.plain_outputs(f)]
     late = [step_cures.lower_lr(case)] if f.first_step > case.evidence.steps[0] else []
     start = [*_scaling(case, kinds), *_offset(case, f)]
     return [*start, *late, cures.xavier_init(), cures.he_init(), cures.relu(), cures.normalization()]

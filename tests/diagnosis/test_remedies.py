@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import numpy as np
 import pytest
 import torch
@@ -123,6 +125,8 @@ class TestCode:
         }
         names |= {"block": torch.nn.Linear(4, 4), "activation": torch.nn.ReLU(), "batch": x, "max_norm": 1.0}
         names |= {"dataset": x, "batch_size": 4}
+        targets = torch.zeros(8, dtype=torch.long)
+        names |= {"inputs": x, "targets": targets, "outputs": model(x), "monitor": mock.MagicMock()}
         names |= {"loader": [x] * 3, "train_step": step, "lstm": torch.nn.LSTM(4, 4)}
         return names | {"loss": model(x).mean(), "log_likelihood": model(x).mean()}
 

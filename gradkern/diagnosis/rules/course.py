@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from gradkern.diagnosis.case import FEW_STEPS, Case, Floats
 from gradkern.diagnosis.climb import MOVED, climbs, falls_without_end
 from gradkern.diagnosis.finding import Finding
-from gradkern.diagnosis.gain import classes_of, input_rms
+from gradkern.diagnosis.gain import input_rms, possible_classes
 from gradkern.diagnosis.rules.inputs import large_inputs, large_targets
 from gradkern.diagnosis.rules.uphill import climbed, negated
 from gradkern.diagnosis.sums import starts_as_a_sum
@@ -205,7 +205,7 @@ def _converged(case: Case) -> bool:
     and falls nearly to zero."""
     if case.falls_at_once:
         return True
-    start, classes = case.trend.start, classes_of(case)
+    start, classes = case.trend.start, possible_classes(case)
     return bool(classes) and start < USUAL * math.log(classes) and case.trend.end < CONVERGED * start
 
 

@@ -36,7 +36,7 @@ def softmax_twice(case: Case) -> list[Finding]:
         return []
     why = (
         "The outputs pass through softmax() and then through cross_entropy(), which has a softmax of its "
-        f"own: the loss cannot fall below {lowest:.2f}, and the slope of the first softmax shrinks the gradients."
+        f"own: the loss cannot fall below {lowest:.2f}, and the slope of the first shrinks the gradients."
     )
     numbers = {"lowest_possible_loss": lowest, "loss_at_end": case.trend.end}
     layers = case.of_layers(case.model.layers[-1:])
