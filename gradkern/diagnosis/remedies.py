@@ -153,7 +153,9 @@ def _nonfinite(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
     scale += (
         [cures.scale_inputs(case)] if _input_is_large(case) else []
     )  # exponentials and logarithms overflow
-    return [*scale, *_skip(case), cures.check_data(f), step_cures.clip(case)]
+    skip, check = _skip(case), [cures.check_data(f)]
+    always = not np.isfinite(case.evidence.total_norm).any()  # there is no step to be taken
+    return [*scale, *(check + skip if always else skip + check), step_cures.clip(case)]
 
 
 def _scale_stands(case: Case) -> bool:
