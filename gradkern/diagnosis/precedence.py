@@ -84,7 +84,8 @@ def _threw(spike: Finding, other: Finding) -> bool:
     """Whether a run that was calm before a spike broke down after it."""
     broken = other.kind in ("nonfinite_gradient", "update_too_large", *_AFTERMATH)
     after = other.first_step > spike.first_step and broken
-    after |= other.first_step >= spike.first_step and other.kind == "exploding_gradient"
+    at_it = other.kind in ("exploding_gradient", "update_too_large")  # the step of the spike itself
+    after |= other.first_step >= spike.first_step and at_it
     return after and "out_of_calm" in spike.evidence
 
 

@@ -154,7 +154,9 @@ def _nonfinite(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
     scale = [cures.dynamic_scale(case), cures.bfloat16()] if _scale_stands(case) else []
     if _input_is_large(case):  # exponentials and logarithms overflow
         scale += [cures.scale_inputs(case)]
-    return [*scale, *_skip(case), cures.check_data(f), step_cures.clip(case)]
+    skip, check = _skip(case), [cures.check_data(f)]
+    always = not np.isfinite(case.evidence.total_norm).any()  # there is no step to be taken
+    return [*scale, *(check + skip if always else skip + check), step_cures.clip(case)]
 
 
 def _scale_stands(case: Case) -> bool:

@@ -176,8 +176,9 @@ class TestOneBadBatch:
         norm[59:63] = norm[58]
         run = changed(run, total_norm=norm, loss=np.append(run.loss[:59], np.full(141, 9.0)))
         ratio = np.where(run.update_steps == 64, 6.0, 3e-3)[:, None] * np.ones_like(run.update_ratio)
-        found = [f for f in diagnose(changed(run, update_ratio=ratio)) if f.kind == "gradient_spike"]
-        assert [f.first_step for f in found] == [64]
+        found = diagnose(changed(run, update_ratio=ratio))
+        assert [f.first_step for f in found if f.kind == "gradient_spike"] == [64]
+        assert found[0].kind == "gradient_spike" and "update_too_large" in [f.kind for f in found[1:]]
         assert not [f for f in diagnose(run) if f.kind == "gradient_spike"]
 
     def test_its_aftermath_is_no_noise(self):
@@ -284,3 +285,21 @@ def test_weight_decay_fits_the_optimizer(kind, code):
         r for f in found if f.kind == "weight_growth" for r in f.remedies if r.action == "weight_decay"
     ]
     assert code in decay.code
+
+
+@pytest.mark.parametrize(("first", "action"), [(0, "check_data"), (100, "skip_nonfinite")])
+def test_if_no_step_is_finite_there_is_none_to_keep(first, action):
+    run = flat_loss(healthy())
+    rms, loss, nonfinite = run.rms.copy(), run.loss.copy(), run.nonfinite.copy()
+    rms[first:], loss[first:], nonfinite[first:] = np.nan, np.nan, 1
+    broken = changed(run, rms=rms, loss=loss, nonfinite=nonfinite)
+    assert diagnose(broken)[0].kind == "nonfinite_gradient" and actions(broken)[0] == action
+
+
+@pytest.mark.parametrize(("start", "severity"), [(0.002, "info"), (2.3, "severe")])
+def test_a_classifier_that_was_trained_before_is_not_stuck(start, severity):
+    run = classifying(flat_loss(healthy(), start), 10)
+    run = changed(run, loss=start + (run.loss - start) / 100)
+    norms = np.repeat(run.weight_norm[:1], len(run.update_steps), axis=0)
+    found = diagnose(changed(run, update_ratio=np.full_like(run.update_ratio, 1e-7), weight_norm=norms))
+    assert [f.severity for f in found if f.kind == "update_too_small"] == [severity]

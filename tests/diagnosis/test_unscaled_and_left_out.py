@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from gradkern.diagnosis import diagnose
+from gradkern.diagnosis.case import Case
+from gradkern.diagnosis.sums import starts_as_a_sum
 from tests.support.runs import WIDTH, changed, flat_loss, healthy, sloped, slow
 
 
@@ -187,3 +189,13 @@ def test_gradients_that_add_up_where_nothing_moves(ratio):
     first = diagnose(run)[0]
     assert "summed" in first.evidence or first.kind == "update_too_small"
     assert (first.remedies[0].action == "call_step") == (ratio == 0)
+
+
+@pytest.mark.parametrize(("last", "adds_up"), [(10.5, True), (40.0, False)])
+def test_a_norm_that_nesterov_multiplies_while_the_loss_rises_a_little(last, adds_up):
+    """If the loss rises as the norm does, steps that are too large explain both."""
+    run = flat_loss(healthy())
+    growth = np.cumprod([1.0, 2.07, 2.24, 2.4, 2.43, 2.42, *[2.43] * 194])
+    loss = np.concatenate([[4.9, 9.3, 9.1, last, last], np.geomspace(21, 1e6, 195)])
+    case = Case(changed(run, total_norm=run.total_norm[0] * growth, loss=loss))
+    assert starts_as_a_sum(case) == adds_up

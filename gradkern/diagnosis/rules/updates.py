@@ -52,8 +52,9 @@ NEVER_STEPPED = 10
 COUNTS = 1e-2
 #: A schedule is at its end if its rate is below this part of the highest.
 DECAYED = 0.5
-#: First loss of an untrained classifier, over ln(classes), that of guessing.
-UNTRAINED = 0.9
+#: First loss of an untrained classifier, over ln(classes), that of guessing, and of one that was trained
+#: before.
+UNTRAINED, TRAINED = 0.9, 0.1
 
 
 def update_too_large(case: Case) -> list[Finding]:
@@ -169,7 +170,13 @@ def _no_movement(case: Case) -> list[Finding]:
         )
     numbers = {"median_update_ratio": typical, "moved_in_all": in_all, "lr": float(e.lr[-1])}
     severity = "severe" if case.trend.known else "warning"
+    severity = "info" if typical > 0 and _was_trained(case) else severity
     return [case.finding("update_too_small", severity, why, numbers)]
+
+
+def _was_trained(case: Case) -> bool:
+    """Whether the first loss of a classifier is far below that of guessing: it learned before the run."""
+    return case.trend.start < TRAINED * math.log(max(classes_of(case), 1))
 
 
 def _ends(case: Case) -> bool:
