@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from gradkern.diagnosis.case import FEW_STEPS, Case, Floats
 from gradkern.diagnosis.climb import MOVED, climbs, falls_without_end
 from gradkern.diagnosis.finding import Finding
-from gradkern.diagnosis.gain import input_rms, possible_classes
+from gradkern.diagnosis.gain import classes_of, input_rms, possible_classes
 from gradkern.diagnosis.rules.inputs import large_inputs, large_targets
 from gradkern.diagnosis.rules.uphill import climbed, negated
 from gradkern.diagnosis.sums import starts_as_a_sum
@@ -187,7 +187,7 @@ def _starting(case: Case, at: NDArray[np.int64], values: Floats) -> list[Finding
     from_inputs = (
         input_rms(case) >= INPUT and float(losses[0]) > START * abs(case.trend.end) if len(losses) else False
     )
-    if first < START * later or not (thrown or jumped or from_inputs) or _converged(case):
+    if first < START * later or not (thrown or jumped or from_inputs) or _converged(case, thrown):
         return []
     until = np.flatnonzero(values < 10 * later)
     last = int(e.steps[at[until[0]]]) if len(until) else case.last_step
@@ -200,12 +200,12 @@ def _starting(case: Case, at: NDArray[np.int64], values: Floats) -> list[Finding
     return [case.finding("exploding_gradient", severity, why, numbers, last=last)]
 
 
-def _converged(case: Case) -> bool:
+def _converged(case: Case, thrown: bool) -> bool:
     """Whether norms fall because the loss does: it falls at once, or a classifier's starts near ln(classes)
-    and falls nearly to zero."""
+    and falls nearly to zero. A loss of unknown kind may be one, unless the weights were thrown."""
     if case.falls_at_once:
         return True
-    start, classes = case.trend.start, possible_classes(case)
+    start, classes = case.trend.start, classes_of(case) if thrown else possible_classes(case)
     return bool(classes) and start < USUAL * math.log(classes) and case.trend.end < CONVERGED * start
 
 
