@@ -55,7 +55,7 @@ def _limit(recipe: Recipe, remedy: Remedy) -> Recipe:
 
 
 def _decay(recipe: Recipe, remedy: Remedy) -> Recipe:
-    found = re.search(r'"weight_decay"\] = ([-+.e\d]+)', remedy.code)
+    found = re.search(r"weight_decay(?:\"\])? ?= ?([-+.e\d]+)", remedy.code)
     return dataclasses.replace(recipe, weight_decay=float(found[1]) if found else 0.0)
 
 
@@ -84,7 +84,8 @@ CURES: dict[str, Cure] = {
     "lower_lr": _rate,
     "raise_lr": _rate,
     "check_schedule": lambda recipe, remedy: dataclasses.replace(
-        recipe, schedule="constant" if recipe.schedule == "growing" else recipe.schedule
+        recipe,
+        schedule="constant" if recipe.schedule in ("growing", "plunging") else recipe.schedule,
     ),
     "less_momentum": _set(momentum=0.9),
     "shuffle": _drop("one_class"),
@@ -95,7 +96,7 @@ CURES: dict[str, Cure] = {
     "bfloat16": _set(precision="amp_bfloat16"),
     "float32_weights": _full_precision,
     "weight_decay": lambda recipe, remedy: dataclasses.replace(
-        recipe, weight_decay=0.01, extras=recipe.without("inflate", "praise")
+        _decay(recipe, remedy), extras=recipe.without("inflate", "praise")
     ),
     "less_weight_decay": _decay,
     "scale_inputs": lambda recipe, remedy: dataclasses.replace(

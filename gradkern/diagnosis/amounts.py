@@ -89,6 +89,13 @@ def rate_grows(case: Case) -> bool:
     return len(rates) > 1 and rates[-1] > rates[-2] and rates[-1] >= GROWN * rates[0] > 0
 
 
+def rate_plunges(case: Case) -> bool:
+    """Whether the learning rate only falls, and is below a hundredth of the first one for half of the run."""
+    rates = case.evidence.lr[np.isfinite(case.evidence.lr)]
+    falls = len(rates) > 1 and bool((np.diff(rates) <= 0).all())
+    return falls and bool(np.median(rates) * GROWN < rates[0])
+
+
 def has_half_weights(case: Case) -> bool:
     """Whether some weights are held in 16 bits."""
     e = case.evidence

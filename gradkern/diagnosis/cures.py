@@ -187,12 +187,13 @@ def float32_weights() -> Remedy:
     )
 
 
-def weight_decay() -> Remedy:
-    return Remedy(
-        "weight_decay",
-        "Add weight decay, which keeps the weights from growing without limit.",
-        "optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.01)",
-    )
+def weight_decay(case: Case) -> Remedy:
+    kinds = classes(case)
+    code = f"optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay={DECOUPLED_DECAY:g})"
+    if kinds and all(kind == "SGD" for kind in kinds):
+        code = f'for group in optimizer.param_groups:\n    group["weight_decay"] = {COUPLED_DECAY:g}'
+    because = "Add weight decay, which keeps the weights from growing without limit."
+    return Remedy("weight_decay", because, code)
 
 
 def less_weight_decay(case: Case) -> Remedy:

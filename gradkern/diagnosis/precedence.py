@@ -44,6 +44,10 @@ def _causes(cause: Finding, other: Finding) -> bool:
     if cause.kind == "update_too_small" and other.kind == "poor_initialization":  # nothing moves
         faint = other.evidence.get("decades_of_forward_signal", 0.0) < 0
         return not cause.layers and faint and "first_slope" not in other.evidence  # for want of a gradient
+    if (
+        cause.kind == "update_too_small" and "summed" in other.evidence
+    ):  # nothing moves, so gradients are alike
+        return not cause.layers and cause.evidence.get("median_update_ratio") == 0
     if cause.kind == "update_too_small" and other.kind == "vanishing_gradient":  # it stays as at the start
         return not cause.layers and other.evidence.get("decades_over_depth", STARVING) < STARVING
     if cause.kind == "gradient_spike":  # the step at the spike changed the weights too much
@@ -78,7 +82,8 @@ def _threw(spike: Finding, other: Finding) -> bool:
     """Whether a run that was calm before a spike broke down after it."""
     broken = other.kind in ("nonfinite_gradient", "update_too_large", *_AFTERMATH)
     after = other.first_step > spike.first_step and broken
-    after |= other.first_step >= spike.first_step and other.kind == "exploding_gradient"
+    at_it = other.kind in ("exploding_gradient", "update_too_large")  # the step of the spike itself
+    after |= other.first_step >= spike.first_step and at_it
     return after and "out_of_calm" in spike.evidence
 
 

@@ -107,10 +107,10 @@ def _starts_small(case: Case) -> bool:
     return bool(values) and 0 < float(np.median(values)) < SMALL_GAIN
 
 
-def _decay(kinds: set[str]) -> list[Remedy]:
+def _decay(case: Case, kinds: set[str]) -> list[Remedy]:
     """Weight decay, if weights grow by themselves, or although no step is large."""
     grow = "weight_growth" in kinds and not kinds & {"update_too_large", "summed", "uphill"}
-    return [cures.weight_decay()] if grow or "by_itself" in kinds else []
+    return [cures.weight_decay(case)] if grow or "by_itself" in kinds else []
 
 
 def _zero(kinds: set[str]) -> list[Remedy]:
@@ -148,12 +148,14 @@ def _nonfinite(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
         if "poor_initialization" in kinds:
             first += _initialization(case)
         lower = [step_cures.lower_lr(case), step_cures.find_lr(), step_cures.clip(case, hold=True)]
-        return [*first, *_decay(kinds), *lower, *_skip(case)]
+        return [*first, *_decay(case, kinds), *lower, *_skip(case)]
     scale = [cures.dynamic_scale(case), cures.bfloat16()] if _scale_stands(case) else []
     scale += (
         [cures.scale_inputs(case)] if _input_is_large(case) else []
     )  # exponentials and logarithms overflow
-    return [*scale, *_skip(case), cures.check_data(f), step_cures.clip(case)]
+    skip, check = _skip(case), [cures.check_data(f)]
+    always = not np.isfinite(case.evidence.total_norm).any()  # there is no step to be taken
+    return [*scale, *(check + skip if always else skip + check), step_cures.clip(case)]
 
 
 def _scale_stands(case: Case) -> bool:
@@ -232,10 +234,10 @@ def _exploding(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
         *_sign(case, kinds),
         *_schedule(case),
         *_scaling(case, kinds),
-        *_decay(kinds),
+        *_decay(case, kinds),
         step_cures.clip(case, hold=True),
         step_cures.lower_lr(case),
-        cures.weight_decay(),
+        cures.weight_decay(case),
     ]
 
 
@@ -265,6 +267,8 @@ def _too_small(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
     halves = [cures.float32_weights()] if amounts.has_half_weights(case) else []
     if amounts.rate_is_zero(case):
         return [step_cures.raise_lr(case), step_cures.find_lr(), cures.call_step()]
+    if amounts.rate_plunges(case):
+        return [step_cures.check_schedule(case), step_cures.raise_lr(case)]
     if not f.evidence.get("median_update_ratio") and not (halves and len(case.evidence.update_steps)):
         return [cures.call_step(), step_cures.raise_lr(case)]
     coef = case.evidence.clip_coef[np.isfinite(case.evidence.clip_coef)]
@@ -282,9 +286,9 @@ def _growth(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
         *_zero(kinds),
         *_sign(case, kinds),
         *_schedule(case),
-        *_decay(kinds),
+        *_decay(case, kinds),
         step_cures.lower_lr(case),
-        cures.weight_decay(),
+        cures.weight_decay(case),
         step_cures.clip(case, hold=True),
     ]
 

@@ -70,11 +70,16 @@ def _multiplied(case: Case, factor: float) -> str:
 
 def check_schedule(case: Case) -> Remedy:
     rates = case.evidence.lr[np.isfinite(case.evidence.lr)]
+    course = f"rises from {rates[0]:.2g} to {rates[-1]:.2g} and does not come down"
+    if rates[-1] < rates[0]:
+        middle = float(np.median(rates))
+        course = (
+            f"falls from {rates[0]:.2g} to {middle:.2g} in half of the run, as if each step were an epoch"
+        )
     return Remedy(
         "check_schedule",
-        f"Check the schedule: the learning rate rises from {rates[0]:.2g} to {rates[-1]:.2g} and does not "
-        "come down.",
-        f'# at most, for example\nfor group in optimizer.param_groups:\n    group["lr"] = {rates[0]:.2g}',
+        f"Check the schedule: the learning rate {course}.",
+        f'# at first, for example\nfor group in optimizer.param_groups:\n    group["lr"] = {rates[0]:.2g}',
     )
 
 

@@ -16,8 +16,9 @@ BOUNDS = {1: (1.05, 3.0), 2: (1.4, 5.5), 5: (2.0, 15.0)}
 #: Nesterov's momentum is added to the gradient in place (by the multi-tensor code of torch.optim.SGD), so
 #: that what is not cleared grows by a constant factor: from the second step on by 2.2 … 2.5 (momentum 0.9),
 #: at the first one as two batches differ. Nothing else makes a norm sixteen times as large while the loss
-#: changes by less than it was (`LEFT`).
-FIRST, FACTOR, ALIKE, LEFT = (1.5, 4.0), (1.8, 3.0), 1.25, 1.0
+#: changes by less than twice what it was (`LEFT`; up to 1.1 times in eight runs, and none of 1,960 others
+#: has such norms).
+FIRST, FACTOR, ALIKE, LEFT = (1.5, 4.0), (1.8, 3.0), 1.25, 2.0
 
 
 def starts_as_a_sum(case: Case) -> bool:

@@ -33,7 +33,8 @@ def travel(case: Case) -> Floats:
         return np.zeros(0)
     norm = e.total_norm * np.where(np.isfinite(e.clip_coef), e.clip_coef, 1.0)
     at = np.searchsorted(e.steps, e.update_steps)
-    changes = e.update_ratio.astype(np.float64) * e.weight_norm
+    with np.errstate(invalid="ignore"):
+        changes = e.update_ratio.astype(np.float64) * e.weight_norm
     looks = [row for row, t in enumerate(at.tolist()) if SEVERAL <= t + 1 <= len(norm)]
     found = []
     for row in looks:

@@ -58,21 +58,27 @@ def as_action(operation: str, on_finding: OnFinding | None) -> OnFinding | None:
 class Watchdog:
     """Diagnoses a growing run from time to time and reports each finding once.
 
-    The writing thread calls `due` and `diagnose`, the training thread calls `check`.
+    The writing thread calls `due` and `diagnose`, the training thread calls `take_severe`.
 
     Args:
-        on_finding: "warn" warns of alarms. "raise" lets `check` raise after a severe one and warns of the
+        on_finding: "warn" warns of alarms. "raise" keeps a severe one for `take_severe` and warns of the
             others. A function is called with every finding, in the writing thread. None only notes them.
         note: called with a step, "finding" and the JSON of each finding, to record an event.
+        warns_of_severe: with "raise", warn of severe findings, too, because it may be long until one is
+            raised.
     """
 
     def __init__(
-        self, on_finding: OnFinding | None, note: Callable[[int, str, dict[str, Any]], None]
+        self,
+        on_finding: OnFinding | None,
+        note: Callable[[int, str, dict[str, Any]], None],
+        *,
+        warns_of_severe: bool = False,
     ) -> None:
-        self._on_finding, self._note = on_finding, note
+        self._on_finding, self._note, self._warns_of_severe = on_finding, note, warns_of_severe
         self._told: dict[tuple[str, bool], int] = {}
         self._diagnosed_at = 0
-        self._fatal: Finding | None = None
+        self._severe: Finding | None = None
 
     def due(self, rows: int) -> bool:
         """Whether the run should be diagnosed, given the number of recorded steps."""
@@ -88,15 +94,11 @@ class Watchdog:
             self._tell(finding)
         return new
 
-    def check(self) -> None:
-        """Raise the error of a severe finding, once.
-
-        Raises:
-            DiagnosisError: `diagnose` found something severe, and on_finding is "raise".
-        """
-        if self._fatal is not None:
-            finding, self._fatal = self._fatal, None
-            raise DiagnosisError(finding)
+    def take_severe(self) -> Finding | None:
+        """The severe finding that training should stop for, once; None if there is none, or on_finding is not
+        "raise"."""
+        finding, self._severe = self._severe, None
+        return finding
 
     def _is_new(self, finding: Finding) -> bool:
         known = self._told.get((finding.kind, bool(finding.layers)), -1)
@@ -105,9 +107,11 @@ class Watchdog:
     def _tell(self, finding: Finding) -> None:
         if callable(self._on_finding):
             self._on_finding(finding)
-        elif self._on_finding == "raise" and finding.severity == "severe":
-            self._fatal = self._fatal or finding
-        elif self._on_finding is not None and finding.is_alarm:
+            return
+        raises = self._on_finding == "raise" and finding.severity == "severe"
+        if raises:
+            self._severe = self._severe or finding
+        if self._on_finding is not None and finding.is_alarm and (self._warns_of_severe or not raises):
             warn(str(DiagnosisError(finding)), told=False)  # it is an event already
 
 

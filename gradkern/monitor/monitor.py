@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from gradkern.clipping import route
-from gradkern.diagnosis.watchdog import OnFinding, as_action
+from gradkern.diagnosis.finding import Finding
+from gradkern.diagnosis.watchdog import DiagnosisError, OnFinding, as_action
 from gradkern.history.facade import History
 from gradkern.history.format import read_json, write_json
 from gradkern.history.named import loss_of
@@ -24,7 +25,7 @@ from gradkern.monitor.lifetime import follow
 from gradkern.monitor.models.optimizers import Optimizers, as_optimizers
 from gradkern.monitor.models.parts import Part, Parts
 from gradkern.monitor.models.pending import PendingStep
-from gradkern.monitor.ranks import agree_on_step
+from gradkern.monitor.ranks import agree_on_step, first_finding, over_several_ranks
 from gradkern.monitor.recording import Options, Recording
 from gradkern.monitor.run_folder import run_folder
 from gradkern.monitor.statistics_arguments import PHASE_OF, check_statistics
@@ -72,8 +73,8 @@ class GradMonitor:
             thread. Findings become events of the run. In addition:
 
             - "warn": warn of each finding that is a warning or severe.
-            - "raise": raise `DiagnosisError` in the next `record` after a severe finding. Not over several
-              ranks, because only one of them would raise.
+            - "raise": raise `DiagnosisError` in the next `record` after a severe finding. Over several ranks
+              it warns, and `raise_if_severe` raises the error on all of them.
             - a function: call it with each `Finding`, in the writing thread.
 
     Examples:
@@ -125,6 +126,7 @@ class GradMonitor:
         on_finding: OnFinding | None = None,
     ) -> None:
         action = as_action("GradMonitor", on_finding)
+        self._raises_together = action == "raise" and over_several_ranks()
         self.every = as_count("every", every, 1)
         update_every = as_count("update_every", update_every, 0)
         histograms = None if histogram_every is None else as_count("histogram_every", histogram_every, 0)
@@ -209,7 +211,7 @@ class GradMonitor:
             ValueError, TypeError: an argument is invalid or contradicts `stats`. Nothing is recorded then.
                 Arguments are checked at every call, also at steps that `every` leaves out.
             RuntimeError: after `close`, or in a forked process.
-            DiagnosisError: a severe finding, with on_finding="raise".
+            DiagnosisError: a severe finding, with on_finding="raise", unless there are several ranks.
 
         Warns:
             GradkernWarning: the gradients are recorded at the wrong place of the training loop: after the
@@ -227,8 +229,8 @@ class GradMonitor:
         if self._use.reason:
             return self._use.refuse()
         recording = self._recording
-        if recording is not None:
-            recording.check()
+        if recording is not None and not self._raises_together:
+            self._raise(recording.take_severe())
         if type(stats) is not GradStats or after_clip is not None or inv_scale is not None:
             stats, inv_scale = check_statistics(stats, inv_scale, after_clip)
         target = self._target(stats, part)
@@ -248,6 +250,25 @@ class GradMonitor:
             clipped = stats.clip_coef is not None or stats.applied
             phase = "before_clip" if clipped else PHASE_OF[after_clip]
             recording.add(number, target, stats, start, loss, given, phase, extras)
+
+    def raise_if_severe(self) -> None:
+        """Raise `DiagnosisError` if the run has a new severe finding, with on_finding="raise".
+
+        `record` does this by itself in a program of one rank. Over several ranks every rank has to call it,
+        for example before each evaluation: if one rank has a finding, all of them raise it.
+
+        Raises:
+            DiagnosisError: a severe finding.
+            RuntimeError: after `close`, or in a forked process.
+
+        Notes:
+            Over several ranks this is a small collective over the default group, and synchronises. Otherwise
+            there is no synchronisation.
+        """
+        if self._use.reason:
+            return self._use.refuse("GradMonitor.raise_if_severe")
+        finding = None if self._recording is None else self._recording.take_severe()
+        self._raise(first_finding(finding) if self._raises_together else finding)
 
     def amend(
         self,
@@ -433,6 +454,11 @@ class GradMonitor:
         )
 
     # ---- inside ----
+
+    @staticmethod
+    def _raise(finding: Finding | None) -> None:
+        if finding is not None:
+            raise DiagnosisError(finding)
 
     def _begin(self, number: int, part: Part, told: bool) -> None:
         """Begin a step, after all checks of `record`. `told`: whether the caller gave its number."""

@@ -9,10 +9,13 @@ from typing import Any
 from gradkern.diagnosis.watchdog import OnFinding, Watchdog
 from gradkern.history import History
 from gradkern.history.rows import Row, StepRow
+from gradkern.monitor.ranks import over_several_ranks
 
 
 class OnlineDiagnosis:
-    """Diagnoses a run from time to time, in the thread that writes it. `check` is for the training thread.
+    """Diagnoses a run from time to time, in the thread that writes it.
+
+    `take_severe` is for the training thread.
 
     Args:
         folder: folder of the run.
@@ -27,9 +30,9 @@ class OnlineDiagnosis:
         recorded: int,
         note: Callable[[int, str, dict[str, Any]], None],
     ) -> None:
-        self._watchdog = Watchdog(on_finding, note)
+        self._watchdog = Watchdog(on_finding, note, warns_of_severe=over_several_ranks())
         self._folder, self._recorded = folder, recorded
-        self.check = self._watchdog.check
+        self.take_severe = self._watchdog.take_severe
 
     def committed(self, rows: Sequence[Row]) -> None:
         """Rows were committed: diagnose the run if a diagnosis is due."""

@@ -1,4 +1,4 @@
-"""Agreement of the ranks of a distributed program on the step and the folder of a run."""
+"""Agreement of the ranks of a distributed program on the step, the folder and the findings of a run."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from gradkern.diagnosis.finding import Finding
 from gradkern.kernels.dtensors import is_distributed
 
 
@@ -59,6 +60,16 @@ def made_by_rank_0(make: Callable[[], Path]) -> Path:
     if name[0] is None:
         raise RuntimeError("[GradMonitor] run_dir: rank 0 could not make the run folder; its error says why")
     return Path(name[0])
+
+
+def first_finding(own: Finding | None) -> Finding | None:
+    """The finding of the first rank that has one, on every rank: one small collective over the default
+    group."""
+    import torch.distributed as dist
+
+    found: list[Finding | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, own)
+    return next((finding for finding in found if finding is not None), None)
 
 
 def over_several_ranks() -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from gradkern._util.warning import LISTENERS
+from gradkern.diagnosis.finding import Finding
 from gradkern.diagnosis.watchdog import OnFinding
 from gradkern.history.facade import History
 from gradkern.history.lock import RunLock
@@ -27,7 +28,6 @@ from gradkern.monitor.models.optimizers import Optimizers, as_rates
 from gradkern.monitor.models.parts import Part, Parts
 from gradkern.monitor.online import OnlineDiagnosis
 from gradkern.monitor.periodic.part import PartCapture
-from gradkern.monitor.ranks import over_several_ranks
 from gradkern.monitor.step_counter import StepCounter
 from gradkern.monitor.writing.committer import Feed
 from gradkern.monitor.writing.thread import WritingThread
@@ -130,11 +130,6 @@ class Recording:
         return functools.partial(self._joiner.add, part.name)
 
     def _diagnose(self, folder: Path, on_finding: OnFinding) -> OnlineDiagnosis:
-        if on_finding == "raise" and over_several_ranks():
-            raise ValueError(
-                '[GradMonitor] on_finding: "raise" would stop one rank, and the others would wait for it; '
-                'use "warn" or a function'
-            )
         recorded = 0
         if self.thread.last_step is not None:
             with History.open(folder) as history:
@@ -145,10 +140,9 @@ class Recording:
 
     # ---- the training thread ----
 
-    def check(self) -> None:
-        """Raise the error of a finding, if `on_finding` asks for it."""
-        if self._online is not None:
-            self._online.check()
+    def take_severe(self) -> Finding | None:
+        """A severe finding that training should stop for, once."""
+        return None if self._online is None else self._online.take_severe()
 
     def begin(self, number: int, part: Part, is_new: bool) -> None:
         """`record` is called for a step; `is_new` if it is not another part of the last one."""

@@ -109,6 +109,27 @@ class TestSigns:
         found = diagnose(changed(healthy(), loss=loss, total_norm=norm))[0]
         assert found.kind == "exploding_gradient" and found.remedies[0].action == first
 
+    @pytest.mark.parametrize(
+        ("course", "loss", "found"),
+        [
+            (-np.geomspace(10, 120, 200), "mse_loss", ["weight_growth"]),  # a penalty from the start
+            (1 - np.geomspace(1, 20, 200), "nll_loss", ["weight_growth"]),
+            (-np.geomspace(10, 120, 200), "div", []),  # a log-likelihood
+            (-np.geomspace(10, 25, 200), "mse_loss", []),
+            (1 - 20 * np.sqrt(np.linspace(0, 1, 200)), "mse_loss", []),  # slower and slower
+            (1 - np.append(np.geomspace(1, 20, 180), np.ones(20)), "mse_loss", []),  # it comes back
+        ],
+    )
+    def test_a_loss_that_cannot_be_negative(self, course, loss, found):
+        run = healthy()
+        sizes = run.weight_norm[:1] * np.geomspace(1, 2.3, len(run.update_steps))[:, None]
+        facts = {**run.facts, "graph": {"operations": ["relu", loss], "loss": loss}}
+        fallen = changed(run, loss=course, weight_norm=sizes, facts=facts)
+        assert alarms(fallen) == found
+        if found:
+            assert actions(fallen)[0] == "check_sign" and "below zero" in diagnose(fallen)[0].why
+        assert alarms(changed(fallen, weight_norm=run.weight_norm)) == []
+
     @pytest.mark.parametrize(("end", "severity"), [(np.log(32) + 0.07, "warning"), (1.2, "info")])
     def test_a_penalty_that_falls_is_no_learning(self, end, severity):
         """The weights are gone; what is left of the loss is that of guessing, and a little of the penalty."""
@@ -136,6 +157,29 @@ class TestOneBadBatch:
         assert found[0].kind == "gradient_spike" and found[0].first_step == 60
         assert [r.action for r in found[0].remedies][:2] == ["clip", "check_data"]
         assert "nonfinite_gradient" in alarms(self.thrown())
+
+    def test_a_larger_step_of_its_aftermath_is_not_taken_for_it(self):
+        """So large a step far behind it that the others are not even spikes beside it."""
+        run = self.thrown()
+        norm = np.append(run.total_norm[:59], run.total_norm[58] * np.full(141, 3e3))
+        norm[80] *= 1e6
+        sizes = np.where(run.update_steps < 60, 1.0, 9.0)[:, None] * run.weight_norm
+        found = diagnose(
+            changed(run, total_norm=norm, loss=np.nan_to_num(run.loss, nan=9.0), weight_norm=sizes)
+        )
+        assert found[0].kind == "gradient_spike" and found[0].first_step == 60
+
+    def test_a_look_at_the_step_itself(self):
+        """It has the weights before the step, and how far the step moved them."""
+        run = self.thrown()
+        norm = np.append(run.total_norm[:63], run.total_norm[58] * np.append(400, np.full(136, 200.0)))
+        norm[59:63] = norm[58]
+        run = changed(run, total_norm=norm, loss=np.append(run.loss[:59], np.full(141, 9.0)))
+        ratio = np.where(run.update_steps == 64, 6.0, 3e-3)[:, None] * np.ones_like(run.update_ratio)
+        found = diagnose(changed(run, update_ratio=ratio))
+        assert [f.first_step for f in found if f.kind == "gradient_spike"] == [64]
+        assert found[0].kind == "gradient_spike" and "update_too_large" in [f.kind for f in found[1:]]
+        assert not [f for f in diagnose(run) if f.kind == "gradient_spike"]
 
     def test_its_aftermath_is_no_noise(self):
         """The steps after it are far above the baseline too, and so are more than 2 % of all."""
@@ -215,3 +259,47 @@ class TestSchedules:
     def test_a_momentum_of_a_thousand_steps(self, momentum, first):
         run = flat_loss(changed(healthy(), update_ratio=np.full_like(healthy().update_ratio, 0.9)))
         assert actions(with_group(run, momentum=momentum))[0] == first
+
+
+@pytest.mark.parametrize(("base", "action"), [(0.5, "check_schedule"), (0.99, "raise_lr")])
+def test_a_rate_that_plunges(base, action):
+    """The steps end with it, and the loss stays where it is."""
+    run = flat_loss(healthy())
+    ratio = run.update_ratio * np.append(1e-4, np.zeros(len(run.update_steps) - 1))[:, None]
+    ratio[1:] = 1e-9 if action == "raise_lr" else 0
+    norms = np.repeat(run.weight_norm[:1], len(run.update_steps), axis=0)
+    norms[1:] *= 1 + 1e-6
+    plunging = changed(run, update_ratio=ratio, weight_norm=norms, lr=1e-3 * base ** np.arange(200))
+    assert diagnose(classifying(plunging, 10))[0].kind == "update_too_small"
+    assert actions(classifying(plunging, 10))[0] == action
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"), [("SGD", '"weight_decay"] = 0.0001'), ("Adam", "weight_decay=0.01")]
+)
+def test_weight_decay_fits_the_optimizer(kind, code):
+    run = healthy()
+    sizes = run.weight_norm[:1] * np.geomspace(1, 12, len(run.update_steps))[:, None]
+    found = diagnose(with_group(flat_loss(changed(run, weight_norm=sizes)), **{"class": kind}))
+    (decay,) = [
+        r for f in found if f.kind == "weight_growth" for r in f.remedies if r.action == "weight_decay"
+    ]
+    assert code in decay.code
+
+
+@pytest.mark.parametrize(("first", "action"), [(0, "check_data"), (100, "skip_nonfinite")])
+def test_if_no_step_is_finite_there_is_none_to_keep(first, action):
+    run = flat_loss(healthy())
+    rms, loss, nonfinite = run.rms.copy(), run.loss.copy(), run.nonfinite.copy()
+    rms[first:], loss[first:], nonfinite[first:] = np.nan, np.nan, 1
+    broken = changed(run, rms=rms, loss=loss, nonfinite=nonfinite)
+    assert diagnose(broken)[0].kind == "nonfinite_gradient" and actions(broken)[0] == action
+
+
+@pytest.mark.parametrize(("start", "severity"), [(0.002, "info"), (2.3, "severe")])
+def test_a_classifier_that_was_trained_before_is_not_stuck(start, severity):
+    run = classifying(flat_loss(healthy(), start), 10)
+    run = changed(run, loss=start + (run.loss - start) / 100)
+    norms = np.repeat(run.weight_norm[:1], len(run.update_steps), axis=0)
+    found = diagnose(changed(run, update_ratio=np.full_like(run.update_ratio, 1e-7), weight_norm=norms))
+    assert [f.severity for f in found if f.kind == "update_too_small"] == [severity]

@@ -56,7 +56,28 @@ class TestEased:
     @pytest.mark.parametrize(("decades", "severity"), [(3.2, "info"), (6.0, "severe")])
     def test_a_gradient_that_fades_a_little(self, decades, severity):
         assert said(sloped(healthy(12), decades), "vanishing_gradient") == [severity]
-        assert said(slow(sloped(healthy(12), decades)), "vanishing_gradient") == ["severe"]
+        assert said(slow(sloped(healthy(12), decades)), "vanishing_gradient") == [
+            "severe" if decades > 4 else "warning"
+        ]
+
+    @pytest.mark.parametrize(("grown", "severity"), [(1.5, "info"), (40, "warning")])
+    def test_large_steps_that_replace_the_first_weights(self, grown, severity):
+        """The loss falls all the same."""
+        run = healthy()
+        ratio, norms = run.update_ratio.copy(), run.weight_norm[:1] * np.ones_like(run.weight_norm)
+        ratio[:2], norms[2:] = 0.9, norms[0] * grown
+        loss = np.append([2.3, 9, 8, 7, 6, 5], np.geomspace(2.3, 0.1, 194))
+        found = said(changed(run, update_ratio=ratio, weight_norm=norms, loss=loss), "update_too_large")
+        assert found == [severity]
+
+    @pytest.mark.parametrize(("end", "severity"), [(np.log(WIDTH), ["severe"]), (2.5, [])])
+    def test_a_large_first_step_of_a_classifier_that_ends_at_guessing(self, end, severity):
+        run = healthy()
+        ratio = run.update_ratio.copy()
+        ratio[0] = 0.3
+        facts = {**run.facts, "graph": {"operations": ["relu", "nll_loss"], "loss": "nll_loss"}}
+        loss = end + (4.3 - end) * np.exp(-np.arange(200) / 20)
+        assert said(changed(run, update_ratio=ratio, loss=loss, facts=facts), "update_too_large") == severity
 
     def test_a_parameter_that_is_left_out_stays_an_alarm(self):
         run = healthy()

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from gradkern.diagnosis import diagnose
+from gradkern.diagnosis.case import Case
+from gradkern.diagnosis.sums import starts_as_a_sum
 from tests.support.runs import WIDTH, changed, flat_loss, healthy, sloped, slow
 
 
@@ -166,3 +168,34 @@ def test_a_table_whose_vectors_are_large(size):
     found = [f for f in diagnose(run) if f.is_alarm]
     assert [f.kind for f in found] == (["poor_initialization", "exploding_gradient"] if size > 1 else [])
     assert not found or found[0].remedies[0].action == "table_init"
+
+
+@pytest.mark.parametrize(
+    ("decades", "steps", "found"), [(3.5, 40, ""), (3.5, 80, "warning"), (5.0, 40, "severe")]
+)
+def test_a_plateau_of_a_few_sigmoids(decades, steps, found):
+    """They start with little of the gradient and learn; only less than that stops a run at once."""
+    run = sloped(flat_loss(healthy(steps=steps, activation="Sigmoid")), decades)
+    assert [f.severity for f in diagnose(run) if f.is_alarm] == [found] * bool(found)
+
+
+@pytest.mark.parametrize("ratio", [0.0, 3e-3])
+def test_gradients_that_add_up_where_nothing_moves(ratio):
+    """The optimizer belongs to another model: it neither clears nor steps."""
+    run = flat_loss(healthy())
+    rms = run.rms[:1] * np.arange(1, 201, dtype=np.float32)[:, None]
+    norms = run.weight_norm[:1] * np.ones((len(run.update_steps), 1), dtype=np.float32)
+    run = changed(run, rms=rms, update_ratio=np.full_like(run.update_ratio, ratio), weight_norm=norms)
+    first = diagnose(run)[0]
+    assert "summed" in first.evidence or first.kind == "update_too_small"
+    assert (first.remedies[0].action == "call_step") == (ratio == 0)
+
+
+@pytest.mark.parametrize(("last", "adds_up"), [(10.5, True), (40.0, False)])
+def test_a_norm_that_nesterov_multiplies_while_the_loss_rises_a_little(last, adds_up):
+    """If the loss rises as the norm does, steps that are too large explain both."""
+    run = flat_loss(healthy())
+    growth = np.cumprod([1.0, 2.07, 2.24, 2.4, 2.43, 2.42, *[2.43] * 194])
+    loss = np.concatenate([[4.9, 9.3, 9.1, last, last], np.geomspace(21, 1e6, 195)])
+    case = Case(changed(run, total_norm=run.total_norm[0] * growth, loss=loss))
+    assert starts_as_a_sum(case) == adds_up

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 
 from gradkern import GradkernWarning
-from gradkern.diagnosis import DiagnosisError, Watchdog
+from gradkern.diagnosis import Watchdog
 from gradkern.diagnosis import watchdog as module
 from gradkern.diagnosis.watchdog import as_action, next_diagnosis
 from tests.support.runs import changed, flat_loss, healthy, sloped
@@ -62,19 +64,26 @@ def test_warn():
     dog = Watchdog("warn", lambda *_: None)
     with pytest.warns(GradkernWarning, match="vanishing gradient .* Over 12 layers"):
         dog.diagnose(SICK)
-    dog.check()
+    assert dog.take_severe() is None
 
 
-def test_raise_at_the_next_check_and_only_for_severe_ones():
+def test_raise_keeps_severe_findings_and_warns_of_the_others():
     dog = Watchdog("raise", lambda *_: None)
-    dog.diagnose(SICK)
-    with pytest.raises(DiagnosisError, match="vanishing gradient") as caught:
-        dog.check()
-    assert caught.value.finding.kind == "vanishing_gradient"
-    dog.check()  # once
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        dog.diagnose(SICK)
+    assert dog.take_severe().kind == "vanishing_gradient"
+    assert dog.take_severe() is None  # once
     with pytest.warns(GradkernWarning, match="loss oscillating"):
         dog.diagnose(SWINGING)
-    dog.check()
+    assert dog.take_severe() is None
+
+
+def test_severe_findings_may_be_warned_of_as_well():
+    dog = Watchdog("raise", lambda *_: None, warns_of_severe=True)
+    with pytest.warns(GradkernWarning, match="vanishing gradient .* Over 12 layers"):
+        dog.diagnose(SICK)
+    assert dog.take_severe().kind == "vanishing_gradient"
 
 
 def test_a_function_gets_every_finding():

@@ -222,7 +222,7 @@ def gradient_spike(case: Case) -> list[Finding]:
     with np.errstate(invalid="ignore", over="ignore"):
         far = np.flatnonzero(usable & (norm > TIMES * base) & (norm > level))
         onset = np.flatnonzero(usable & (norm > TIMES * base) & (norm > start))[:1]
-    if len(far) != len(onset) and _out_of_calm(case, onset, base) and _threw(case, int(onset[0])):
+    if not np.array_equal(far, onset) and _out_of_calm(case, onset, base) and _threw(case, int(onset[0])):
         far = onset  # what follows is its consequence
     if not len(far) or len(far) > max(COMMON * len(norm), 3):
         return []
@@ -260,9 +260,13 @@ def _out_of_calm(case: Case, at: Sequence[int] | NDArray[np.int64], base: Floats
 
 
 def _threw(case: Case, i: int) -> bool:
-    """Whether the weights are far larger, or not finite, at the first look after a step."""
+    """Whether a step moved the weights by their size, or they are far larger, or not finite, at the first
+    look after it. A look at the step itself has the weights before it, and its movement."""
     e, size = case.evidence, case.weight_size
-    before, after = size[e.update_steps < e.steps[i]], size[e.update_steps >= e.steps[i]]
+    moved = case.movement[e.update_steps == e.steps[i]]
+    if (moved >= THREW - 1).any():
+        return True
+    before, after = size[e.update_steps <= e.steps[i]], size[e.update_steps > e.steps[i]]
     return len(before) > 0 and len(after) > 0 and not after[0] < THREW * before[-1]
 
 

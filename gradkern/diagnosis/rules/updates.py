@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from gradkern._util.text import percent
 from gradkern.diagnosis.case import FALLING, FEW_STEPS, TOO_SMALL, Case
 from gradkern.diagnosis.finding import Finding
-from gradkern.diagnosis.gain import classes_of, first_gain, multiplies
+from gradkern.diagnosis.gain import classes_of, first_gain, guesses, multiplies
 
 #: ‖Δw‖ / ‖w‖ of a step. Healthy runs stay below 0.10, except for small weights that find their size in a few
 #: steps (linear regression: 0.83), at each of which the loss falls. Half of LARGE is enough if the loss ends
@@ -52,8 +52,9 @@ NEVER_STEPPED = 10
 COUNTS = 1e-2
 #: A schedule is at its end if its rate is below this part of the highest.
 DECAYED = 0.5
-#: First loss of an untrained classifier, over ln(classes), that of guessing.
-UNTRAINED = 0.9
+#: First loss of an untrained classifier, over ln(classes), that of guessing, and of one that was trained
+#: before.
+UNTRAINED, TRAINED = 0.9, 0.1
 
 
 def update_too_large(case: Case) -> list[Finding]:
@@ -85,12 +86,14 @@ def update_too_large(case: Case) -> list[Finding]:
 
 
 def _harmed(case: Case) -> bool:
-    """Whether the loss did not fall, is far above its best, or is not finite."""
+    """Whether the loss did not fall, or only to that of guessing, is far above its best, or is not finite."""
     e, trend = case.evidence, case.trend
     if (e.has_loss & ~np.isfinite(e.loss)).any() or not np.isfinite(e.total_norm).all():
         return True
     if not trend.known:
         return False
+    if trend.count >= SOON and guesses(case):
+        return True
     before = float(e.loss[np.isfinite(e.loss)][0])
     above = trend.end - trend.lowest > 0.25 * abs(before - trend.lowest) + 3 * trend.error
     return not trend.fell or trend.end > before or above
@@ -125,6 +128,8 @@ def _did_no_harm(case: Case) -> bool:
     it has fallen since or may still fall."""
     loss, trend = case.evidence.loss[:FEW_STEPS], case.trend
     if not np.isfinite(loss).all() or loss.max() > JUMP * abs(loss[0]) or _set_back(case):
+        return False
+    if trend.count >= SOON and guesses(case):
         return False
     fell = trend.fell or trend.lowest < trend.start / 2
     return fell or (len(case.evidence.steps) < SOON and not trend.rose)
@@ -165,7 +170,13 @@ def _no_movement(case: Case) -> list[Finding]:
         )
     numbers = {"median_update_ratio": typical, "moved_in_all": in_all, "lr": float(e.lr[-1])}
     severity = "severe" if case.trend.known else "warning"
+    severity = "info" if typical > 0 and _was_trained(case) else severity
     return [case.finding("update_too_small", severity, why, numbers)]
+
+
+def _was_trained(case: Case) -> bool:
+    """Whether the first loss of a classifier is far below that of guessing: it learned before the run."""
+    return case.trend.start < TRAINED * math.log(max(classes_of(case), 1))
 
 
 def _ends(case: Case) -> bool:
