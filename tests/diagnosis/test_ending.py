@@ -114,6 +114,14 @@ def test_a_softmax_in_front_of_cross_entropy(tmp_path):
     assert found[0].remedies[0].action == "plain_outputs" and "0.90" in found[0].why  # ln(1 + 4 / e)
 
 
+@pytest.mark.parametrize(("order", "first"), [(["0.weight"], "record_in_time"), ([], "use_parameters")])
+def test_gradients_that_were_cleared_before_they_were_recorded(order, first):
+    run = healthy()
+    none = changed(run, has_grad=np.zeros_like(run.has_grad), rms=np.zeros_like(run.rms))
+    none = changed(none, facts={**run.facts, "graph": {"order": order, "operations": ["addmm"]}})
+    assert diagnose(none)[0].kind == "no_gradient" and actions(diagnose(none))[0] == first
+
+
 class TestOutputs:
     """Synthetic losses of `WIDTH` classes: guessing has 3.47, and a second softmax allows 2.52 to 3.52."""
 

@@ -160,6 +160,17 @@ class TestCode:
         assert made in cures.add_to_optimizer(Case(with_optimizer(healthy(), kind)), finding).code
 
 
+@pytest.mark.parametrize(
+    ("size", "lowers", "raises"), [(0.3, True, False), (1e-4, False, True), (0.013, False, False)]
+)
+def test_the_size_of_a_step_is_stated_only_where_the_factor_gives_it(size, lowers, raises):
+    """Factors are bounded: a rate is lowered to 0.3 at most, and raised threefold at least."""
+    run = healthy()
+    case = Case(changed(run, update_ratio=np.full_like(run.update_ratio, size)))
+    assert ("so that the first steps move" in step_cures.lower_lr(case).because) == lowers
+    assert ("so that a step moves" in step_cures.raise_lr(case).because) == raises
+
+
 class TestOrder:
     def test_nan_in_data_is_not_blamed_on_the_rate(self):
         """Large first steps do not make a NaN in a run whose norm stays level."""
