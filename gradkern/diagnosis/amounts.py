@@ -59,22 +59,32 @@ def lower_factor(case: Case) -> float:
     It is computed from the first step, because later steps of a diverging run are large for that reason. If
     the first step was good, it is computed from the largest of the first half.
     """
+    basis = step_to_lower(case)
+    return _rounded(float(np.clip(FIRST_STEP / basis, LEAST_LOWER, MOST_LOWER))) if basis else 0.1
+
+
+def step_to_lower(case: Case) -> float:
+    """‖Δw‖ / ‖w‖ of the step from which `lower_factor` is computed; 0 if none is known."""
     movement = _moves(case)
     if not len(movement):
-        return 0.1
+        return 0.0
     first = float(movement[0])
-    basis = first if first > FIRST_STEP else float(movement[: max(len(movement) // 2, 1)].max())
-    return _rounded(float(np.clip(FIRST_STEP / basis, LEAST_LOWER, MOST_LOWER)))
+    return first if first > FIRST_STEP else float(movement[: max(len(movement) // 2, 1)].max())
 
 
 def raise_factor(case: Case) -> float:
     """The factor of the learning rate that lets a step move the weights by `GOOD_STEP`."""
-    movement = _moves(case)
-    asked = asked_step(case) if has_half_weights(case) or not len(movement) else 0.0
-    typical = asked or (float(np.median(movement)) if len(movement) else 0.0)
+    typical = step_to_raise(case)
     if not typical > 0:
         return LEAST_RAISE
     return _rounded(float(np.clip(GOOD_STEP / typical, LEAST_RAISE, MOST_RAISE)))
+
+
+def step_to_raise(case: Case) -> float:
+    """‖Δw‖ / ‖w‖ of a step, from which `raise_factor` is computed; 0 if none is known."""
+    movement = _moves(case)
+    asked = asked_step(case) if has_half_weights(case) or not len(movement) else 0.0
+    return asked or (float(np.median(movement)) if len(movement) else 0.0)
 
 
 def rate_is_zero(case: Case) -> bool:

@@ -55,9 +55,12 @@ _POWERS = {
 #: 1 if something holds; nothing is shown for 0.
 _FLAGS = {
     "in_turn": "batches of several kinds take turns",
+    "negated": "the loss is the negative of one that is never below zero",
     "nonfinite_loss": "the loss is not finite either",
     "out_of_calm": "nothing was large before",
     "summed": "the gradient looks like a sum over steps",
+    "outputs_gated": "a ReLU is in front of the cross-entropy",
+    "reached": "the loss depends on the parameters",
     "uphill": "steps go up the loss",
 }
 #: Numbers that say nothing if they are smaller, or NaN: an ordinary course doubles or triples the norm.

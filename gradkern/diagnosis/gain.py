@@ -46,6 +46,13 @@ def classes_of(case: Case) -> int:
     return last.shape[0]
 
 
+def possible_classes(case: Case) -> int:
+    """The number of classes; that of the outputs if nothing is known of the loss."""
+    last = case.model.layers[-1].shape if case.model.layers else ()
+    known = bool((case.evidence.facts.get("graph") or {}).get("loss"))
+    return classes_of(case) if known or not last else last[0] if last[0] > 1 else 0
+
+
 def guesses(case: Case) -> bool:
     """Whether the loss ends at that of guessing, in a classifier."""
     loss = str((case.evidence.facts.get("graph") or {}).get("loss", "")).lower()

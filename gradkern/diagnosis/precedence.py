@@ -19,7 +19,7 @@ _AFTERMATH = ("saturation", "vanishing_gradient", "dead_units")
 
 def in_order(findings: Sequence[Finding]) -> list[Finding]:
     """Alarms first, causes before their consequences; the first one is the headline."""
-    ranks = {id(f): float(KINDS.index(f.kind)) for f in findings}
+    ranks = {id(f): -1.0 if "negated" in f.evidence else float(KINDS.index(f.kind)) for f in findings}
     alarms = [f for f in findings if f.is_alarm]
     for cause in alarms:
         for other in alarms:
@@ -31,6 +31,8 @@ def in_order(findings: Sequence[Finding]) -> list[Finding]:
 def _causes(cause: Finding, other: Finding) -> bool:
     """Whether one finding explains another that `KINDS` puts first."""
     later = other.first_step > cause.first_step
+    if "negated" in other.evidence:  # known from the graph, and the cause of everything else
+        return False
     if cause.kind == "weight_growth" and "by_itself" in cause.evidence:
         return other.kind in ("exploding_gradient", "update_too_large", *_AFTERMATH)
     if cause.kind == "weight_collapse":  # shrinking weights shrink gradients and make steps relatively large

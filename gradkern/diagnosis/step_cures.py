@@ -37,11 +37,12 @@ def raise_max_norm(case: Case) -> Remedy:
 
 
 def lower_lr(case: Case) -> Remedy:
-    factor = amounts.lower_factor(case)
+    factor, step = amounts.lower_factor(case), amounts.step_to_lower(case)
+    aim = f", so that the first steps move the weights by about {percent(amounts.FIRST_STEP)} of their norm"
+    aim = aim if _is_near(factor * step, amounts.FIRST_STEP) else ""
     return Remedy(
         "lower_lr",
-        f"Multiply the learning rate by {factor:.1g}, so that the first steps move the weights by about "
-        f"{percent(amounts.FIRST_STEP)} of their norm.",
+        f"Multiply the learning rate by {factor:.1g}{aim}.",
         _multiplied(case, factor),
     )
 
@@ -53,13 +54,19 @@ def raise_lr(case: Case) -> Remedy:
             "Set a learning rate. It is 0, perhaps because of a scheduler; 1e-3 is common for Adam.",
             'for group in optimizer.param_groups:\n    group["lr"] = 1e-3',
         )
-    factor = amounts.raise_factor(case)
+    factor, step = amounts.raise_factor(case), amounts.step_to_raise(case)
+    aim = f", so that a step moves the weights by about {percent(amounts.GOOD_STEP, 1)} of their norm"
+    aim = aim if _is_near(factor * step, amounts.GOOD_STEP) else ""
     return Remedy(
         "raise_lr",
-        f"Multiply the learning rate by {factor:.1g}, so that a step moves the weights by about "
-        f"{percent(amounts.GOOD_STEP, 1)} of their norm.",
+        f"Multiply the learning rate by {factor:.1g}{aim}.",
         _multiplied(case, factor),
     )
+
+
+def _is_near(step: float, aim: float) -> bool:
+    """Whether a step has the size that is aimed at; a factor is rounded to one digit, and bounded."""
+    return 0.6 * aim <= step <= 1.5 * aim
 
 
 def _multiplied(case: Case, factor: float) -> str:

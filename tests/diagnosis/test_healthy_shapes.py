@@ -121,6 +121,7 @@ class TestRunningAway:
         graph = {"operations": ["relu", "nll_loss"], "loss": "nll_loss"}
         fell = changed(run, total_norm=run.total_norm * fall, loss=loss, facts={**run.facts, "graph": graph})
         assert alarms(fell) == []
+        assert alarms(changed(fell, facts=run.facts)) == []  # a loss that was recorded as a number
 
 
 def test_noise_that_happens_to_alternate_is_no_oscillation():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import numpy as np
 import pytest
 import torch
 
 import gradkern
-from gradkern.diagnosis import Finding, amounts, cures, diagnose, step_cures
+from gradkern.diagnosis import Finding, amounts, cures, diagnose, start_cures, step_cures
 from gradkern.diagnosis.case import Case
 from tests.support.runs import changed, flat_loss, healthy, sloped
 
@@ -92,7 +94,9 @@ class TestCode:
     def remedies(self):
         case = Case(with_optimizer(healthy(), "Adam"))
         finding = Finding("dead_units", "severe", ("2.bias",), evidence={"layers_in_chain": 14})
-        makers = [getattr(module, name) for module in (cures, step_cures) for name in vars(module)]
+        makers = [
+            getattr(module, name) for module in (cures, start_cures, step_cures) for name in vars(module)
+        ]
         makers = [f for f in makers if getattr(f, "__annotations__", {}).get("return") == "Remedy"]
         values = {"case": case, "finding": finding}
         return [f(*(values[k] for k in f.__annotations__ if k in values)) for f in makers]
@@ -123,6 +127,8 @@ class TestCode:
         }
         names |= {"block": torch.nn.Linear(4, 4), "activation": torch.nn.ReLU(), "batch": x, "max_norm": 1.0}
         names |= {"dataset": x, "batch_size": 4}
+        targets = torch.zeros(8, dtype=torch.long)
+        names |= {"inputs": x, "targets": targets, "outputs": model(x), "monitor": mock.MagicMock()}
         names |= {"loader": [x] * 3, "train_step": step, "lstm": torch.nn.LSTM(4, 4)}
         return names | {"loss": model(x).mean(), "log_likelihood": model(x).mean()}
 
@@ -154,6 +160,17 @@ class TestCode:
     def test_the_recorded_optimizer_is_named(self, kind, made):
         finding = Finding("update_too_small", "warning", ("2.bias",))
         assert made in cures.add_to_optimizer(Case(with_optimizer(healthy(), kind)), finding).code
+
+
+@pytest.mark.parametrize(
+    ("size", "lowers", "raises"), [(0.3, True, False), (1e-4, False, True), (0.013, False, False)]
+)
+def test_the_size_of_a_step_is_stated_only_where_the_factor_gives_it(size, lowers, raises):
+    """Factors are bounded: a rate is lowered to 0.3 at most, and raised threefold at least."""
+    run = healthy()
+    case = Case(changed(run, update_ratio=np.full_like(run.update_ratio, size)))
+    assert ("so that the first steps move" in step_cures.lower_lr(case).because) == lowers
+    assert ("so that a step moves" in step_cures.raise_lr(case).because) == raises
 
 
 class TestOrder:

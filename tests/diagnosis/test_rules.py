@@ -669,7 +669,7 @@ class TestSpikes:
     def test_a_hundredfold_norm(self):
         finding = only(self.spiked(300), "gradient_spike")
         assert finding.first_step == finding.last_step == 121
-        assert finding.remedies[0].action == "clip"
+        assert finding.remedies[0].action == "clip" and finding.why.endswith("has 1 such step.")
 
     def test_a_smaller_one_needs_the_loss(self):
         assert alarms(self.spiked(30)) == []

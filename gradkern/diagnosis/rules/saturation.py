@@ -14,6 +14,7 @@ from gradkern.diagnosis.case import FEW_STEPS, Case, Floats
 from gradkern.diagnosis.finding import Finding
 from gradkern.diagnosis.gain import first_gain, gains, input_rms, multiplies
 from gradkern.diagnosis.model import Layer
+from gradkern.diagnosis.rules.outputs import softmax_twice
 
 #: rms of the pre-activation. At a standard deviation of 4, three quarters of tanh's slopes are below 0.02.
 #: Xavier's initialization gives 1, trained healthy layers up to 2.4. A sigmoid is half as steep.
@@ -35,6 +36,11 @@ LOW = 0.0
 
 
 def saturation(case: Case) -> list[Finding]:
+    """Layers whose sigmoid or tanh has arguments that are too large, or outputs behind a second softmax."""
+    return softmax_twice(case) or _saturated(case)
+
+
+def _saturated(case: Case) -> list[Finding]:
     """Layers whose sigmoid or tanh has arguments that are too large."""
     e, model = case.evidence, case.model
     mixed = model.gates or model.leaks

@@ -14,6 +14,7 @@ from gradkern.diagnosis.case import FEW_STEPS, Case
 from gradkern.diagnosis.finding import Finding
 from gradkern.diagnosis.model import RECURRENT, Layer, role_of
 from gradkern.diagnosis.rules.blocked import blocked, kind_of_silence, unfed
+from gradkern.diagnosis.rules.outputs import gated_outputs
 
 #: A layer is silent after so many steps with a gradient of exactly zero while others have one.
 SILENT_STEPS = 20
@@ -44,8 +45,7 @@ def no_gradient(case: Case) -> list[Finding]:
         why = "The loss and all gradients are exactly zero at every step: nothing reaches the loss."
         return [case.finding("no_gradient", "severe", why, {"parameters": int(trainable.sum())})]
     if (never | ~trainable).all() and trainable.any():
-        why = "No trainable parameter has ever had a gradient, so nothing is learned. Was backward() called?"
-        return [case.finding("no_gradient", "severe", why, {"parameters": int(trainable.sum())})]
+        return [_none_at_all(case, int(trainable.sum()))]
     columns = np.flatnonzero(never & trainable)
     if not len(columns):
         return []
@@ -65,6 +65,18 @@ def no_gradient(case: Case) -> list[Finding]:
     return [case.finding("no_gradient", "warning" if asked else "info", why, numbers, layers=layers)]
 
 
+def _none_at_all(case: Case, count: int) -> Finding:
+    """No parameter ever had a gradient, although the graph of the loss may reach them."""
+    if not (case.evidence.facts.get("graph") or {}).get("order"):
+        why = "No trainable parameter has ever had a gradient, so nothing is learned. Was backward() called?"
+        return case.finding("no_gradient", "severe", why, {"parameters": count})
+    why = (
+        "No trainable parameter had a gradient when it was recorded, although the loss depends on them: "
+        "backward() was not called before, or zero_grad() was called between backward() and record()."
+    )
+    return case.finding("no_gradient", "severe", why, {"parameters": count, "reached": 1.0})
+
+
 def _conditional_roles(case: Case) -> set[str]:
     """Roles whose members are absent from some steps: experts, heads in turn."""
     e = case.evidence
@@ -81,7 +93,7 @@ def _in_an_optimizer(case: Case) -> set[str] | None:
 
 def dead_units(case: Case) -> list[Finding]:
     """Layers whose gradient is exactly zero, or most of whose units have none, by what explains it."""
-    return unfed(case) or _silent_layer(case) or blocked(case) or _dead_share(case)
+    return unfed(case) or _silent_layer(case) or blocked(case) or _dead_share(case) or gated_outputs(case)
 
 
 def _silent_layer(case: Case) -> list[Finding]:
