@@ -112,7 +112,15 @@ CURES: dict[str, Cure] = {
     "call_step": _drop("no_step"),
 }
 #: Actions that a recipe cannot follow.
-ADVICE = ("gated", "open_forget_gate", "fewer_layers", "freeze", "overfit_one_batch")
+ADVICE = (
+    "record_in_time",
+    "plain_outputs",
+    "gated",
+    "open_forget_gate",
+    "fewer_layers",
+    "freeze",
+    "overfit_one_batch",
+)
 
 
 def found_rate(recipe: Recipe, losses: NDArray[np.floating]) -> float:

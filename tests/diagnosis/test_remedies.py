@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import gradkern
-from gradkern.diagnosis import Finding, amounts, cures, diagnose, step_cures
+from gradkern.diagnosis import Finding, amounts, cures, diagnose, start_cures, step_cures
 from gradkern.diagnosis.case import Case
 from tests.support.runs import changed, flat_loss, healthy, sloped
 
@@ -94,7 +94,9 @@ class TestCode:
     def remedies(self):
         case = Case(with_optimizer(healthy(), "Adam"))
         finding = Finding("dead_units", "severe", ("2.bias",), evidence={"layers_in_chain": 14})
-        makers = [getattr(module, name) for module in (cures, step_cures) for name in vars(module)]
+        makers = [
+            getattr(module, name) for module in (cures, start_cures, step_cures) for name in vars(module)
+        ]
         makers = [f for f in makers if getattr(f, "__annotations__", {}).get("return") == "Remedy"]
         values = {"case": case, "finding": finding}
         return [f(*(values[k] for k in f.__annotations__ if k in values)) for f in makers]

@@ -155,7 +155,9 @@ def test_interval_of_clopper_and_pearson(hits: int, count: int, low: float, high
 
 
 def test_every_action_is_followed_or_is_advice() -> None:
-    files = [ROOT / "gradkern" / "diagnosis" / name for name in ("cures.py", "step_cures.py")]
+    files = [
+        ROOT / "gradkern" / "diagnosis" / name for name in ("cures.py", "start_cures.py", "step_cures.py")
+    ]
     source = "".join(file.read_text(encoding="utf-8") for file in files)
     actions = set(re.findall(r'Remedy\(\s*"(\w+)"', source))
     assert "relu" in actions

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from gradkern.diagnosis.case import Case
 from gradkern.diagnosis.finding import Finding
 from gradkern.diagnosis.rules.clipping import always_clipping, never_clipping
-from gradkern.diagnosis.rules.course import exploding_over_time, gradient_spike
+from gradkern.diagnosis.rules.course import exploding_over_time
 from gradkern.diagnosis.rules.depth import exploding_over_depth, vanishing_gradient
 from gradkern.diagnosis.rules.initialization import poor_initialization
 from gradkern.diagnosis.rules.loss import loss_not_decreasing, loss_oscillating
@@ -16,6 +16,7 @@ from gradkern.diagnosis.rules.over_time import vanishing_over_time
 from gradkern.diagnosis.rules.precision import low_precision_underflow
 from gradkern.diagnosis.rules.saturation import saturation
 from gradkern.diagnosis.rules.silence import dead_units, no_gradient
+from gradkern.diagnosis.rules.spikes import gradient_spike
 from gradkern.diagnosis.rules.updates import update_too_large, update_too_small
 from gradkern.diagnosis.rules.weights import weight_collapse, weight_growth
 

@@ -48,6 +48,8 @@ SLOW_FALL = 0.005
 BEYOND, SMALL_FALL = 10.0, 0.1
 #: Recorded steps without a step of the optimizer from which that is reported.
 NEVER_STEPPED = 10
+#: Steps in which a second optimizer, which may step at every tenth of them only, gets its turn.
+TURNS = 20
 #: A parameter whose gradient is less than this part of the others' may stay unchanged because of rounding.
 COUNTS = 1e-2
 #: A schedule is at its end if its rate is below this part of the highest.
@@ -229,7 +231,7 @@ def _never_stepped(case: Case) -> Finding:
 def _left_out(case: Case) -> list[Finding]:
     """Parameters with a gradient whose weights never changed: no optimizer has them."""
     e = case.evidence
-    if not case.unmoved.any() or not len(e.rows):
+    if not case.unmoved.any() or not len(e.rows) or len(e.steps) < TURNS:
         return []
     typical = np.nanmedian(np.where(e.has_grad, np.nan_to_num(e.rms), 0.0), axis=0)
     left_out = case.unmoved & ~_stepped_on(case)
