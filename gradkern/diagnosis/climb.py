@@ -58,7 +58,7 @@ def climbs(case: Case, onset: int) -> bool:
     early = case.movement[e.update_steps <= e.steps[min(3, len(e.steps) - 1)]]
     early = early[np.isfinite(early)]
     losses = e.loss[: max(onset, FEW_STEPS)]
-    if not len(early) or early.max() >= MOVED or grows_by_itself(case):
+    if not (early > 0).any() or early.max() >= MOVED or grows_by_itself(case):
         return False
     if not np.isfinite(losses).all() or not trend_of(losses).rose:
         return False

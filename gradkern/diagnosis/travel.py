@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gradkern.diagnosis.case import Case, Floats
 
@@ -26,23 +27,32 @@ def travel(case: Case) -> Floats:
     """[L] squared lengths of steps, relative to those of independent gradients, at the steps with weights.
 
     1 for noise. Empty for other optimizers than SGD with momentum, Adam and AdamW, for groups that differ in
-    their settings, and where steps were left out or skipped.
+    their settings, and where steps were skipped. Of long runs only the steps before the first gap in the rows
+    of gradients count.
     """
     e, group = case.evidence, _settings(case)
-    if group is None or e.skipped.any() or (np.diff(e.steps) != 1).any():
+    if group is None or e.skipped.any():
         return np.zeros(0)
-    norm = e.total_norm * np.where(np.isfinite(e.clip_coef), e.clip_coef, 1.0)
-    at = np.searchsorted(e.steps, e.update_steps)
+    whole = _without_gap(case)
+    clipped = np.where(np.isfinite(e.clip_coef), e.clip_coef, 1.0)[:whole, None]
+    squares = np.square(np.nan_to_num(e.rms[:whole].astype(np.float64)) * clipped)
     with np.errstate(invalid="ignore"):
         changes = e.update_ratio.astype(np.float64) * e.weight_norm
-    looks = [row for row, t in enumerate(at.tolist()) if SEVERAL <= t + 1 <= len(norm)]
-    found = []
-    for row in looks:
-        known = np.isfinite(changes[row]) & e.has_grad.any(axis=0)
-        length = _independent(case, group, norm[: at[row] + 1], known)
+    at, found = np.searchsorted(e.steps, e.update_steps), []
+    for row in np.flatnonzero((at + 1 >= SEVERAL) & (at < whole)).tolist():
+        known = np.isfinite(changes[row]) & e.has_grad[at[row]]
+        length = _independent(case, group, squares[: at[row] + 1], known)
         found.append(float(np.square(changes[row, known]).sum()) / length if length > 0 else np.nan)
     ratios = np.array(found)
     return ratios[np.isfinite(ratios)]
+
+
+def _without_gap(case: Case) -> int:
+    """How many steps from the first on have a row of gradients."""
+    e = case.evidence
+    same = np.flatnonzero(e.rows != np.arange(len(e.rows)))
+    gaps = np.flatnonzero(np.diff(e.steps) != 1) + 1
+    return min([len(e.rows), *same[:1].tolist(), *gaps[:1].tolist()])
 
 
 def _settings(case: Case) -> Mapping[str, Any] | None:
@@ -59,20 +69,18 @@ def _settings(case: Case) -> Mapping[str, Any] | None:
     return first if known else None
 
 
-def _independent(case: Case, group: Mapping[str, Any], norm: Floats, known: np.ndarray[Any, Any]) -> float:
-    """The expected square of the length of the last of some steps."""
-    e, rate = case.evidence, float(case.evidence.lr[len(norm) - 1])
-    squares = np.square(norm[::-1].astype(np.float64))
-    k = np.arange(len(squares))
+def _independent(case: Case, group: Mapping[str, Any], squares: Floats, known: NDArray[np.bool_]) -> float:
+    """The expected square of the length of the last of some steps, from [T, N] mean squares of gradients."""
+    e, rate = case.evidence, float(case.evidence.lr[len(squares) - 1])
+    squares, k = squares[::-1, known], np.arange(len(squares))[:, None]
     if group["class"] == "SGD":
         keep = float(group["momentum"])
-        parts = keep**k if not group.get("nesterov") else np.append(1 + keep, keep ** (k[1:] + 1))
-        return float(rate**2 * (parts**2 * squares).sum())
+        parts = keep * keep**k + (k == 0) if group.get("nesterov") else keep**k
+        return float(rate**2 * (e.numel[known] * (parts**2 * squares).sum(axis=0)).sum())
     first, second = (float(beta) for beta in group["betas"])
     parts = (1 - first) * first**k / (1 - first ** len(k))
-    mean = float(((1 - second) * second**k * squares).sum() / (1 - second ** len(k)))
-    size = float(e.numel[known].sum())
-    if not np.sqrt(mean) > ABOVE_EPSILON * float(group.get("eps") or 1e-8) * np.sqrt(size):
+    mean = ((1 - second) * second**k * squares).sum(axis=0) / (1 - second ** len(k))
+    if (np.sqrt(mean) < ABOVE_EPSILON * float(group.get("eps") or 1e-8)).any():
         return 0.0
-    moving = float((e.numel * np.where(np.isfinite(e.ever_nonzero), e.ever_nonzero, 1.0))[known].sum())
-    return float(rate**2 * (parts**2 * squares).sum() / mean) * moving
+    moving = e.numel * np.where(np.isfinite(e.ever_nonzero), e.ever_nonzero, 1.0)
+    return float(rate**2 * (moving[known] * (parts**2 * squares).sum(axis=0) / mean).sum())

@@ -68,6 +68,15 @@ def test_a_loss_that_fell_first_is_not_climbed():
     assert "check_sign" not in {r.action for f in found for r in f.remedies}
 
 
+def test_weights_that_never_move_climb_nothing():
+    """Their loss may rise in the first steps all the same, with the difficulty of the batches."""
+    run = healthy(steps=12)
+    still = np.repeat(run.weight_norm[:1], len(run.weight_norm), axis=0)
+    loss = 0.8 + 0.03 * np.arange(12)
+    fixed = changed(run, loss=loss, weight_norm=still, update_ratio=np.zeros_like(run.update_ratio))
+    assert "uphill" not in {name for f in diagnose(fixed) for name in f.evidence}
+
+
 def classifier(folder, *, sign=1.0, depth=2, constant=False, bias=True, factor=1.0, steps=80):
     """The findings on blobs, by Adam."""
     torch.manual_seed(0)

@@ -39,8 +39,10 @@ def trained(name, course, steps=200, **fields):
     shares = np.sqrt(run.numel / run.numel.sum())
     settings = {key: group[key] for key in ("lr", "momentum", "betas", "nesterov", "eps") if key in group}
     kind = type(optimizer).__name__
+    rms = np.array(norms)[:, None] / np.sqrt(run.numel.sum())
     made = changed(
         run,
+        rms=np.repeat(rms, len(run.names), axis=1),
         total_norm=np.array(norms),
         lr=np.full(steps, 0.01),
         weight_norm=size[:, None] * shares,
@@ -71,7 +73,7 @@ class TestTravel:
 
     def test_clipped_gradients_are_what_the_optimizer_sees(self):
         run = trained("SGD", "noise")
-        clipped = changed(run, total_norm=run.total_norm * 5, clip_coef=np.full(200, 0.2))
+        clipped = changed(run, rms=run.rms * 5, clip_coef=np.full(200, 0.2))
         assert travel(Case(clipped)) == pytest.approx(travel(Case(run)))
 
     @pytest.mark.parametrize(
@@ -86,8 +88,14 @@ class TestTravel:
         assert len(travel(Case(changed(run, facts=facts)))) == 0
 
     def test_steps_that_were_left_out(self):
+        """Only the steps before them are judged."""
         run = trained("SGD", "turned")
         assert len(travel(Case(changed(run, steps=run.steps * 2)))) == 0
+        rows = np.append(np.arange(40), np.arange(100, 200))
+        late = {
+            name: getattr(run, name)[rows] for name in ("rms", "max_abs", "has_grad", "nonfinite", "zeros")
+        }
+        assert len(travel(Case(changed(run, rows=rows, total_norm=run.total_norm, **late)))) == 3
         assert len(travel(Case(changed(run, skipped=run.steps == 9)))) == 0
 
 
@@ -110,6 +118,13 @@ class TestUndoing:
         """Near a minimum the loss is small, and its gradient is not."""
         run = trained("SGD", "turned")
         assert alarms(changed(run, loss=run.loss / 500)) == []
+
+    def test_layers_without_a_gradient_are_not_judged(self):
+        """Adam divides what is left of it by epsilon, so that the steps are short for that reason."""
+        run = trained("Adam", "turned")
+        rms = run.rms.copy()
+        rms[:, :8] = 1e-12
+        assert len(travel(Case(changed(run, rms=rms, total_norm=run.total_norm)))) == 0
 
     def test_a_few_looks_do_not_suffice(self):
         run = trained("SGD", "turned")
