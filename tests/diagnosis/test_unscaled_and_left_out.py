@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from benchmarks.diagnosis.score import prefix
 from gradkern.diagnosis import diagnose
 from gradkern.diagnosis.case import Case
 from gradkern.diagnosis.sums import starts_as_a_sum
@@ -86,6 +87,12 @@ class TestASecondOptimizer:
         found = diagnose(with_optimizers(run, [n for n in run.names if n not in still], still))[0]
         assert found.kind == "update_too_small" and set(found.layers) == set(still)
         assert found.remedies[0].action == "add_to_optimizer"
+
+    @pytest.mark.parametrize(("steps", "found"), [(12, []), (40, ["update_too_small"])])
+    def test_that_steps_seldom_gets_its_turn(self, steps, found):
+        run, still = self.run(0.0)
+        run = with_optimizers(run, [n for n in run.names if n not in still], still)
+        assert alarms(prefix(run, steps)) == found
 
     def test_the_optimizer_moves_others(self):
         """The gradient was zero at each of its steps (the last bias of a Wasserstein critic)."""
