@@ -369,7 +369,7 @@ def host_reading(rows: list[dict[str, Any]]) -> list[str]:
         "A fresh list costs mostly cache misses: what has to be read of a parameter and its gradient lies",
         "in about nine cache lines. A call's own code and data have left the caches as well. Of the time",
         "per tensor, the walk is the floor; the call is that on one tensor, divided among all; the rest is",
-        "the Python object, the checks and the entries of the table.",
+        "all else that the call does for a tensor.",
         "",
         "| call | tensors | gradients | ns | walk | call | rest | goal | |",
         "|---|---|---|---|---|---|---|---|---|",

@@ -50,10 +50,6 @@ bool fills_own_storage(const at::Tensor& g, DType dtype) {
   return storage.resizable() && int64_t(storage.nbytes()) <= g.numel() * itemsize(dtype);
 }
 
-}  // namespace
-
-namespace {
-
 /// The type of kernels of each of torch's, or -1. A table, because a switch would jump to an address that is not known.
 constexpr auto kKernelTypes = [] {
   std::array<int8_t, size_t(at::ScalarType::NumOptions)> types{};

@@ -30,45 +30,65 @@ def in_order(findings: Sequence[Finding]) -> list[Finding]:
 
 def _causes(cause: Finding, other: Finding) -> bool:
     """Whether one finding explains another that `KINDS` puts first."""
-    later = other.first_step > cause.first_step
     if "negated" in other.evidence:  # known from the graph, and the cause of everything else
         return False
     if cause.kind == "weight_growth" and "by_itself" in cause.evidence:
         return other.kind in ("exploding_gradient", "update_too_large", *_AFTERMATH)
-    if cause.kind == "weight_collapse":  # shrinking weights shrink gradients and make steps relatively large
-        decay = other.evidence.get("largest_update_ratio", 1.0) < _DECAY  # the step is the decay itself
-        decay |= cause.evidence.get("decay_a_step", 0.0) >= _LARGE_DECAY
-        fading = other.kind in ("vanishing_gradient", "update_too_large", "dead_units")
-        fading |= "norm_later" in other.evidence  # a norm that was larger at first
-        return fading and (other.first_step > 2 or decay)
-    if cause.kind == "update_too_small" and cause.layers:  # certain, while dead units of a branch may not be
+    explains = _EXPLAINS.get(cause.kind, _changed_weights_explain)
+    return explains(cause, other)
+
+
+def _collapse_explains(cause: Finding, other: Finding) -> bool:
+    """Shrinking weights shrink gradients and make steps relatively large."""
+    decay = other.evidence.get("largest_update_ratio", 1.0) < _DECAY  # the step is the decay itself
+    decay |= cause.evidence.get("decay_a_step", 0.0) >= _LARGE_DECAY
+    fading = other.kind in ("vanishing_gradient", "update_too_large", "dead_units")
+    fading |= "norm_later" in other.evidence  # a norm that was larger at first
+    return fading and (other.first_step > 2 or decay)
+
+
+def _standstill_explains(cause: Finding, other: Finding) -> bool:
+    """Weights that hardly move. For some layers this is certain, while dead units of a branch may not be."""
+    if cause.layers:
         return other.kind == "dead_units" and other.severity == "warning"
-    if cause.kind == "update_too_small" and other.kind == "poor_initialization":  # nothing moves
+    if other.kind == "poor_initialization":  # unless nothing moves for want of a gradient
         faint = other.evidence.get("decades_of_forward_signal", 0.0) < 0
-        return not cause.layers and faint and "first_slope" not in other.evidence  # for want of a gradient
-    if (
-        cause.kind == "update_too_small" and "summed" in other.evidence
-    ):  # nothing moves, so gradients are alike
-        return not cause.layers and cause.evidence.get("median_update_ratio") == 0
-    if cause.kind == "update_too_small" and other.kind == "vanishing_gradient":  # it stays as at the start
-        return not cause.layers and other.evidence.get("decades_over_depth", STARVING) < STARVING
-    if cause.kind == "gradient_spike":  # the step at the spike changed the weights too much
-        return (later and other.kind == "weight_growth") or _threw(cause, other)
-    if cause.kind == "poor_initialization":
-        if "crest" in cause.evidence and other.kind in _AFTERMATH:  # units that are copies of each other
-            return other.first_step >= cause.first_step
-        if other.kind == "exploding_gradient":
-            if "table_rms" in cause.evidence and "input_rms" in other.evidence:  # its vectors are the input
-                return True
-            return _starts_large(cause) and _starts_with(cause, other)
-        if other.kind == "saturation":  # large weights put units at the ends of their range
-            return "gain" in cause.evidence and not later
-        return other.kind == "dead_units" and later
-    if cause.kind == "always_clipping":
-        factor = max(cause.evidence.get("median_factor", 0.0), 1e-30)
-        unclipped = other.evidence.get("median_update_ratio", TOO_SMALL) / factor  # not at fault if still so
-        return other.kind == "update_too_small" and unclipped >= TOO_SMALL
-    if other.kind in _AFTERMATH and later and _changed_the_weights(cause):  # the model was healthy at first
+        return faint and "first_slope" not in other.evidence
+    if "summed" in other.evidence:  # nothing moves, so gradients are alike
+        return cause.evidence.get("median_update_ratio") == 0
+    fades = other.kind == "vanishing_gradient"  # which stays as at the start
+    return fades and other.evidence.get("decades_over_depth", STARVING) < STARVING
+
+
+def _spike_explains(cause: Finding, other: Finding) -> bool:
+    """The step at the spike changed the weights too much."""
+    return (other.first_step > cause.first_step and other.kind == "weight_growth") or _threw(cause, other)
+
+
+def _first_weights_explain(cause: Finding, other: Finding) -> bool:
+    later = other.first_step > cause.first_step
+    if "crest" in cause.evidence and other.kind in _AFTERMATH:  # units that are copies of each other
+        return other.first_step >= cause.first_step
+    if other.kind == "exploding_gradient":
+        if "table_rms" in cause.evidence and "input_rms" in other.evidence:  # its vectors are the input
+            return True
+        return _starts_large(cause) and _starts_with(cause, other)
+    if other.kind == "saturation":  # large weights put units at the ends of their range
+        return "gain" in cause.evidence and not later
+    return other.kind == "dead_units" and later
+
+
+def _clipping_explains(cause: Finding, other: Finding) -> bool:
+    """Steps are small because of clipping, unless they would be without it."""
+    factor = max(cause.evidence.get("median_factor", 0.0), 1e-30)
+    unclipped = other.evidence.get("median_update_ratio", TOO_SMALL) / factor
+    return other.kind == "update_too_small" and unclipped >= TOO_SMALL
+
+
+def _changed_weights_explain(cause: Finding, other: Finding) -> bool:
+    """Weights that changed too much, or a signal that fades or explodes, explain what follows."""
+    later = other.first_step > cause.first_step
+    if other.kind in _AFTERMATH and later and _changed_the_weights(cause):
         return True
     if other.kind == "exploding_gradient" and "decades_over_depth" in other.evidence:
         return later and _changed_the_weights(cause)  # the weights did not have this gain at first
@@ -78,6 +98,16 @@ def _causes(cause: Finding, other: Finding) -> bool:
         late = other.first_step > cause.first_step + _EARLY  # steps that only the last layers got
         return late or other.evidence.get("dead_share", 1.0) < 1.0  # inactive because of the signal
     return False
+
+
+#: By the kind of the cause; `_changed_weights_explain` for the others.
+_EXPLAINS = {
+    "weight_collapse": _collapse_explains,
+    "update_too_small": _standstill_explains,
+    "gradient_spike": _spike_explains,
+    "poor_initialization": _first_weights_explain,
+    "always_clipping": _clipping_explains,
+}
 
 
 def _threw(spike: Finding, other: Finding) -> bool:

@@ -157,9 +157,8 @@ def as_limit(operation: str, name: str, value: Any) -> Any:
         TypeError, ValueError, OverflowError: `value` cannot be converted, is NaN, or is negative, which would
             flip the signs of gradients.
     """
-    if (
-        type(value) is float and value >= 0
-    ):  # the usual case: after a backward pass every line is a cache miss
+    # The usual case first: after a backward pass every line is a cache miss.
+    if type(value) is float and value >= 0:
         return value + 0.0
     if torch.compiler.is_compiling() and isinstance(value, torch.Tensor):
         return value

@@ -55,10 +55,8 @@ def _overcome(case: Case, size: float) -> bool:
     """Whether the run learns well in spite of large inputs. They raise the first loss as many times, or more
     (mean squared errors), so that it falls by most of that when the outputs only shrink. A first loss below
     that of guessing, or of errors of size one, was not raised."""
-    first, outputs = (
-        min(abs(float(case.evidence.loss[0])), abs(case.trend.start)),
-        case.model.layers[-1].shape,
-    )
+    first = min(abs(float(case.evidence.loss[0])), abs(case.trend.start))
+    outputs = case.model.layers[-1].shape
     guessing = math.log(max(outputs[0] if outputs else 2, 2))
     return case.learns_well and case.trend.end < (1 - WELL) * min(first, max(first / size, guessing))
 
