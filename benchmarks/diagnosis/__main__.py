@@ -12,8 +12,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,72 +20,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import machine
 
-from benchmarks.diagnosis import (
-    eighth,
-    eighth_faults,
-    faulty,
-    fifth,
-    fifth_faults,
-    fourth,
-    fourth_faults,
-    healthy,
-    reported,
-    reported_faults,
-    second,
-    seventh,
-    seventh_faults,
-    sixth,
-    sixth_faults,
-    third,
-)
 from benchmarks.diagnosis.cures import Outcome
-from benchmarks.diagnosis.faulty import Case
-from benchmarks.diagnosis.judge import Verdict, is_strictly_well, is_well, judge_faulty, judge_healthy
+from benchmarks.diagnosis.judge import Verdict, judge_faulty, judge_healthy
 from benchmarks.diagnosis.parallel import cure_all, record_all
-from benchmarks.diagnosis.recipe import Recipe
+from benchmarks.diagnosis.registry import SETS
 from benchmarks.diagnosis.report import as_markdown, figures, with_figures
-from benchmarks.diagnosis.trace import Trace
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "diagnosis-suite.md"
-
-
-@dataclass(frozen=True)
-class RunSet:
-    """Recipes and cases, and the seeds of healthy and faulty runs."""
-
-    recipes: dict[str, Recipe]
-    cases: Callable[[], list[Case]]
-    well: range
-    sick: range
-    confirms: Callable[[str, Trace], bool] = is_well
-    """Whether a trace is that of a healthy run."""
-
-
-SETS = {
-    "tuning": RunSet(
-        healthy.TUNED | second.HEALTHY,
-        lambda: [*faulty.tuning_cases(), *second.second_cases()],
-        range(2),
-        range(2),
-    ),
-    "reported": RunSet(reported.HEALTHY, reported_faults.reported_cases, range(200, 204), range(200, 201)),
-    "third": RunSet(third.HEALTHY, third.third_cases, range(500, 503), range(500, 503)),
-    "fourth": RunSet(
-        fourth.HEALTHY, fourth_faults.fourth_cases, range(800, 803), range(800, 802), is_strictly_well
-    ),
-    "fifth": RunSet(
-        fifth.HEALTHY, fifth_faults.fifth_cases, range(1100, 1103), range(1100, 1102), is_strictly_well
-    ),
-    "sixth": RunSet(
-        sixth.HEALTHY, sixth_faults.sixth_cases, range(1400, 1403), range(1400, 1402), is_strictly_well
-    ),
-    "seventh": RunSet(
-        seventh.HEALTHY, seventh_faults.seventh_cases, range(1700, 1703), range(1700, 1702), is_strictly_well
-    ),
-    "eighth": RunSet(
-        eighth.HEALTHY, eighth_faults.eighth_cases, range(1900, 1903), range(1900, 1902), is_strictly_well
-    ),
-}
 
 
 def main() -> int:

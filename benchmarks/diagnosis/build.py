@@ -10,43 +10,43 @@ import torch
 from torch import nn
 
 from benchmarks.diagnosis import models, sequences, special
-from benchmarks.diagnosis.eighth_dense import EIGHTH_DENSE
-from benchmarks.diagnosis.eighth_images import EIGHTH_IMAGES
-from benchmarks.diagnosis.eighth_sequences import EIGHTH_SEQUENCES
-from benchmarks.diagnosis.fifth_attention import FIFTH_ATTENTION
-from benchmarks.diagnosis.fifth_codes import FIFTH_CODES
-from benchmarks.diagnosis.fifth_dense import FIFTH_DENSE
-from benchmarks.diagnosis.fifth_optimizers import FIFTH_OPTIMIZERS
-from benchmarks.diagnosis.fifth_sequences import FIFTH_SEQUENCES
-from benchmarks.diagnosis.fifth_spatial import FIFTH_SPATIAL
-from benchmarks.diagnosis.fifth_training import FIFTH_TRAININGS
-from benchmarks.diagnosis.fifth_weights import FIFTH_WEIGHTS
-from benchmarks.diagnosis.fourth_attention import FOURTH_ATTENTION
-from benchmarks.diagnosis.fourth_dense import FOURTH_DENSE
-from benchmarks.diagnosis.fourth_fields import FOURTH_FIELDS
-from benchmarks.diagnosis.fourth_games import FOURTH_GAMES
-from benchmarks.diagnosis.fourth_images import FOURTH_IMAGES
-from benchmarks.diagnosis.fourth_sequences import FOURTH_SEQUENCES
-from benchmarks.diagnosis.fourth_training import FOURTH_TRAININGS
-from benchmarks.diagnosis.further import FURTHER
-from benchmarks.diagnosis.further_training import FURTHER_TRAINED, FURTHER_TRAININGS
 from benchmarks.diagnosis.initialize import initialize
 from benchmarks.diagnosis.loops import Lion
 from benchmarks.diagnosis.recipe import Recipe
-from benchmarks.diagnosis.seventh_dense import SEVENTH_DENSE
-from benchmarks.diagnosis.seventh_images import SEVENTH_IMAGES
-from benchmarks.diagnosis.seventh_pictures import SEVENTH_PICTURES
-from benchmarks.diagnosis.seventh_sequences import SEVENTH_SEQUENCES
-from benchmarks.diagnosis.seventh_training import SEVENTH_TRAININGS
-from benchmarks.diagnosis.sixth_dense import SIXTH_DENSE
-from benchmarks.diagnosis.sixth_images import SIXTH_IMAGES
-from benchmarks.diagnosis.sixth_links import SIXTH_LINKS
-from benchmarks.diagnosis.sixth_sequences import SIXTH_SEQUENCES
-from benchmarks.diagnosis.sixth_training import SIXTH_TRAININGS
+from benchmarks.diagnosis.sets.eighth.dense import EIGHTH_DENSE
+from benchmarks.diagnosis.sets.eighth.images import EIGHTH_IMAGES
+from benchmarks.diagnosis.sets.eighth.sequences import EIGHTH_SEQUENCES
+from benchmarks.diagnosis.sets.fifth.attention import FIFTH_ATTENTION
+from benchmarks.diagnosis.sets.fifth.codes import FIFTH_CODES
+from benchmarks.diagnosis.sets.fifth.dense import FIFTH_DENSE
+from benchmarks.diagnosis.sets.fifth.optimizers import FIFTH_OPTIMIZERS
+from benchmarks.diagnosis.sets.fifth.sequences import FIFTH_SEQUENCES
+from benchmarks.diagnosis.sets.fifth.spatial import FIFTH_SPATIAL
+from benchmarks.diagnosis.sets.fifth.training import FIFTH_TRAININGS
+from benchmarks.diagnosis.sets.fifth.weights import FIFTH_WEIGHTS
+from benchmarks.diagnosis.sets.fourth.attention import FOURTH_ATTENTION
+from benchmarks.diagnosis.sets.fourth.dense import FOURTH_DENSE
+from benchmarks.diagnosis.sets.fourth.fields import FOURTH_FIELDS
+from benchmarks.diagnosis.sets.fourth.games import FOURTH_GAMES
+from benchmarks.diagnosis.sets.fourth.images import FOURTH_IMAGES
+from benchmarks.diagnosis.sets.fourth.sequences import FOURTH_SEQUENCES
+from benchmarks.diagnosis.sets.fourth.training import FOURTH_TRAININGS
+from benchmarks.diagnosis.sets.reported.models import UNSEEN
+from benchmarks.diagnosis.sets.reported.training import UNSEEN_TRAININGS
+from benchmarks.diagnosis.sets.seventh.dense import SEVENTH_DENSE
+from benchmarks.diagnosis.sets.seventh.images import SEVENTH_IMAGES
+from benchmarks.diagnosis.sets.seventh.pictures import SEVENTH_PICTURES
+from benchmarks.diagnosis.sets.seventh.sequences import SEVENTH_SEQUENCES
+from benchmarks.diagnosis.sets.seventh.training import SEVENTH_TRAININGS
+from benchmarks.diagnosis.sets.sixth.dense import SIXTH_DENSE
+from benchmarks.diagnosis.sets.sixth.images import SIXTH_IMAGES
+from benchmarks.diagnosis.sets.sixth.links import SIXTH_LINKS
+from benchmarks.diagnosis.sets.sixth.sequences import SIXTH_SEQUENCES
+from benchmarks.diagnosis.sets.sixth.training import SIXTH_TRAININGS
+from benchmarks.diagnosis.sets.third.models import FURTHER
+from benchmarks.diagnosis.sets.third.training import FURTHER_TRAINED, FURTHER_TRAININGS
 from benchmarks.diagnosis.spoilers import spoil_model
 from benchmarks.diagnosis.tasks import make_task
-from benchmarks.diagnosis.unseen import UNSEEN
-from benchmarks.diagnosis.unseen_training import UNSEEN_TRAININGS
 
 ARCHITECTURES: dict[str, Callable[[Recipe], nn.Module]] = {
     "mlp": models.MLP,

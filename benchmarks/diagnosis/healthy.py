@@ -1,4 +1,4 @@
-"""The healthy runs of the tuning set. Those to report on are in `reported`."""
+"""The healthy runs of the tuning set. Those to report on are in `sets.reported`."""
 
 from __future__ import annotations
 

@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.diagnosis.baselines import BASELINES
-from benchmarks.diagnosis.eighth import UNJUDGED as UNJUDGED_EIGHTH
 from benchmarks.diagnosis.faulty import Case
-from benchmarks.diagnosis.fourth import UNJUDGED as UNJUDGED_FOURTH
 from benchmarks.diagnosis.healthy import UNJUDGED
 from benchmarks.diagnosis.labels import fall, unreached
 from benchmarks.diagnosis.recipe import Recipe
-from benchmarks.diagnosis.reported import UNJUDGED as UNJUDGED_REPORTED
 from benchmarks.diagnosis.score import evidence_of, hit, latency, prefix, right_layers
-from benchmarks.diagnosis.seventh import UNJUDGED as UNJUDGED_SEVENTH
-from benchmarks.diagnosis.sixth import UNJUDGED as UNJUDGED_SIXTH
-from benchmarks.diagnosis.third import UNJUDGED as UNJUDGED_THIRD
+from benchmarks.diagnosis.sets.eighth.healthy import UNJUDGED as UNJUDGED_EIGHTH
+from benchmarks.diagnosis.sets.fourth.healthy import UNJUDGED as UNJUDGED_FOURTH
+from benchmarks.diagnosis.sets.reported.healthy import UNJUDGED as UNJUDGED_REPORTED
+from benchmarks.diagnosis.sets.seventh.healthy import UNJUDGED as UNJUDGED_SEVENTH
+from benchmarks.diagnosis.sets.sixth.healthy import UNJUDGED as UNJUDGED_SIXTH
+from benchmarks.diagnosis.sets.third.cases import UNJUDGED as UNJUDGED_THIRD
 from benchmarks.diagnosis.trace import Trace
 from benchmarks.diagnosis.train import train
 from gradkern.diagnosis import Finding, diagnose

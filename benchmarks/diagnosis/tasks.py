@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.diagnosis.fifth_data import FIFTH_DATA
-from benchmarks.diagnosis.fourth_data import DATA as FOURTH_DATA
 from benchmarks.diagnosis.recipe import Recipe
-from benchmarks.diagnosis.seventh_data import SEVENTH_DATA
-from benchmarks.diagnosis.sixth_data import SIXTH_DATA
+from benchmarks.diagnosis.sets.fifth.data import FIFTH_DATA
+from benchmarks.diagnosis.sets.fourth.data import DATA as FOURTH_DATA
+from benchmarks.diagnosis.sets.seventh.data import SEVENTH_DATA
+from benchmarks.diagnosis.sets.sixth.data import SIXTH_DATA
 from benchmarks.diagnosis.sklearn_data import sklearn_datasets
 
 __all__ = ["EVERY", "SIZES", "SYMBOLIC", "TASKS", "Batch", "Loss", "Task", "make_task"]

@@ -72,16 +72,9 @@ def _version() -> str:
     """A hash of all code that a run depends on."""
     here = Path(__file__).parent
     names = ("recipe", "tasks", "models", "sequences", "special", "initialize", "build", "train", "trace")
-    names += ("unseen", "unseen_training", "further", "further_training", "loops")
-    names += tuple(f"fourth_{name}" for name in ("attention", "data", "dense", "fields", "games"))
-    names += tuple(f"fourth_{name}" for name in ("images", "sequences", "training"))
-    names += ("spoilers", *(f"fifth_{name}" for name in ("codes", "data", "dense", "losses", "optimizers")))
-    names += tuple(f"fifth_{name}" for name in ("attention", "sequences", "spatial", "training", "weights"))
-    names += tuple(f"sixth_{name}" for name in ("data", "dense", "images", "links", "sequences", "training"))
-    names += tuple(f"seventh_{name}" for name in ("data", "dense", "images", "pictures"))
-    names += ("seventh_sequences", "seventh_training")
-    names += ("eighth_dense", "eighth_images", "eighth_sequences")
-    files = [here / f"{name}.py" for name in names]
+    files = [here / f"{name}.py" for name in (*names, "loops", "spoilers")]
+    labels = ("cases", "draw", "faults", "healthy", "second")
+    files += sorted(f for f in (here / "sets").rglob("*.py") if f.stem not in labels)
     for room in ("monitor", "history", "clipping", "params"):
         files += sorted((ROOT / "gradkern" / room).rglob("*.py"))
     digest = hashlib.sha1()

@@ -6,9 +6,9 @@ from collections import Counter
 
 from benchmarks.diagnosis.__main__ import SETS
 from benchmarks.diagnosis.build import build_model
-from benchmarks.diagnosis.eighth import HEALTHY, UNJUDGED
-from benchmarks.diagnosis.eighth_draw import EACH, SEED, applies
-from benchmarks.diagnosis.eighth_faults import CHANGES, eighth_cases
+from benchmarks.diagnosis.sets.eighth.draw import EACH, SEED, applies
+from benchmarks.diagnosis.sets.eighth.faults import CHANGES, eighth_cases
+from benchmarks.diagnosis.sets.eighth.healthy import HEALTHY, UNJUDGED
 
 
 def test_no_recipe_is_that_of_another_set():

@@ -13,25 +13,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.diagnosis import (
-    cures,
-    faulty,
-    fifth,
-    fifth_faults,
-    fourth,
-    fourth_faults,
-    healthy,
-    labels,
-    parallel,
-    report,
-    reported,
-    reported_faults,
-    score,
-    second,
-    third,
-)
+from benchmarks.diagnosis import cures, faulty, healthy, labels, parallel, report, score
 from benchmarks.diagnosis.judge import is_strictly_well, judge_faulty, judge_healthy
 from benchmarks.diagnosis.recipe import Recipe
+from benchmarks.diagnosis.sets import second
+from benchmarks.diagnosis.sets.fifth.faults import fifth_cases
+from benchmarks.diagnosis.sets.fifth.healthy import HEALTHY as FIFTH
+from benchmarks.diagnosis.sets.fourth.faults import fourth_cases
+from benchmarks.diagnosis.sets.fourth.healthy import HEALTHY as FOURTH
+from benchmarks.diagnosis.sets.reported.faults import reported_cases
+from benchmarks.diagnosis.sets.reported.healthy import HEALTHY as REPORTED
+from benchmarks.diagnosis.sets.third import cases as third
 from benchmarks.diagnosis.train import train
 from gradkern.diagnosis import Finding, Remedy, diagnose
 
@@ -102,9 +94,9 @@ def test_first_remedies_cure(folder: Path) -> None:
 @pytest.mark.timeout(1800)
 def test_a_further_seed_of_the_reported_set(folder: Path) -> None:
     """Every third of its cases, with a seed that no figure was taken from; `make diagnose` runs all."""
-    recipes = {name: reported.HEALTHY[name] for name in list(reported.HEALTHY)[::3]}
+    recipes = {name: REPORTED[name] for name in list(REPORTED)[::3]}
     well = [v for v in judge_healthy(recipes, [300], folder, reuse=False) if v.confirmed]
-    cases = list(reported_faults.reported_cases())[::3]
+    cases = list(reported_cases())[::3]
     sick = [v for v in judge_faulty(cases, [300], folder, reuse=False) if v.confirmed]
     assert len(well) > 20 and len(sick) > 30
     alarms = [v.name for v in well if not v.hit]
@@ -179,16 +171,16 @@ def _recipes(side: Callable[[], list[faulty.Case]]) -> set[Recipe]:
 def test_sets_share_no_recipe() -> None:
     sides = [
         set(healthy.TUNED.values()) | _recipes(faulty.tuning_cases),
-        set(reported.HEALTHY.values()) | _recipes(reported_faults.reported_cases),
+        set(REPORTED.values()) | _recipes(reported_cases),
         set(second.HEALTHY.values()) | _recipes(second.second_cases),
         set(third.HEALTHY.values()) | _recipes(third.third_cases),
-        set(fourth.HEALTHY.values()) | _recipes(fourth_faults.fourth_cases),
-        set(fifth.HEALTHY.values()) | _recipes(fifth_faults.fifth_cases),
+        set(FOURTH.values()) | _recipes(fourth_cases),
+        set(FIFTH.values()) | _recipes(fifth_cases),
     ]
     assert sum(map(len, sides)) == len(set.union(*sides))
 
 
-@pytest.mark.parametrize("cases", [fourth_faults.fourth_cases, fifth_faults.fifth_cases])
+@pytest.mark.parametrize("cases", [fourth_cases, fifth_cases])
 def test_newer_halves_have_five_cases_of_each_kind(cases: Callable[[], list[faulty.Case]]) -> None:
     kinds = Counter(case.label.kind for case in cases())
     assert len(kinds) == 17

@@ -1,0 +1,1 @@
+"""The sets of labelled runs; `registry` has them by name."""

@@ -1,0 +1,1 @@
+"""The seventh set: its healthy recipes, its faults, and the models and tasks that no earlier set has."""
