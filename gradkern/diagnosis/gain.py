@@ -46,6 +46,12 @@ def classes_of(case: Case) -> int:
     return last.shape[0]
 
 
+def decides(case: Case) -> bool:
+    """Whether the loss is known to compare each output with 0 or 1."""
+    loss = str((case.evidence.facts.get("graph") or {}).get("loss", "")).lower()
+    return loss.startswith(YES_OR_NO) and bool(case.model.layers)
+
+
 def possible_classes(case: Case) -> int:
     """The number of classes; that of the outputs if nothing is known of the loss."""
     last = case.model.layers[-1].shape if case.model.layers else ()
@@ -55,8 +61,7 @@ def possible_classes(case: Case) -> int:
 
 def guesses(case: Case) -> bool:
     """Whether the loss ends at that of guessing, in a classifier."""
-    loss = str((case.evidence.facts.get("graph") or {}).get("loss", "")).lower()
-    classes = 2 if loss.startswith(YES_OR_NO) else classes_of(case)
+    classes = 2 if decides(case) else classes_of(case)
     return classes > 1 and GUESSING * math.log(classes) <= case.trend.end < math.log(classes) / GUESSING
 
 
