@@ -41,7 +41,7 @@ def falls_without_end(case: Case) -> bool:
 def is_below_zero(case: Case) -> bool:
     """Whether a loss that is never negative falls below zero: a part of it is subtracted, and grows."""
     trend, name = case.trend, str((case.evidence.facts.get("graph") or {}).get("loss", "")).lower()
-    return name.startswith(NEVER_NEGATIVE) and trend.known and trend.fell and trend.kept and trend.end < 0
+    return name.startswith(NEVER_NEGATIVE) and trend.known and trend.fell and trend.end < 0
 
 
 def _falls_faster(case: Case) -> bool:

@@ -90,6 +90,13 @@ def _clipping_explains(cause: Finding, other: Finding) -> bool:
     return other.kind == "update_too_small" and unclipped >= TOO_SMALL
 
 
+def _exploded_explains(cause: Finding, other: Finding) -> bool:
+    """Large inputs put units at the ends of their range, and switch others off, from the first step on."""
+    if "input_rms" in cause.evidence and other.kind == "vanishing_gradient":
+        return True
+    return _changed_weights_explain(cause, other)
+
+
 def _stuck_units_explain(cause: Finding, other: Finding) -> bool:
     """Units that are at the ends of their range from the first step on are no consequence of the steps."""
     overflowed = other.kind == "nonfinite_gradient" and "norm_growth_before" in other.evidence
@@ -119,6 +126,7 @@ _EXPLAINS = {
     "poor_initialization": _first_weights_explain,
     "always_clipping": _clipping_explains,
     "saturation": _stuck_units_explain,
+    "exploding_gradient": _exploded_explains,
 }
 
 

@@ -97,10 +97,15 @@ def raised_input(case: Case) -> list[Finding]:
     """The input of a layer is far larger than the model's, behind weights that amplify. Weights whose mean is
     not zero (torch.rand) amplify more than their rms tells."""
     levels, layers = {at: float(x.min()) for at, x in signals(case).items()}, case.model.layers
-    if case.model.normalizes or not levels:
+    if case.model.normalizes:  # a branch that is not normalized may reach the outputs
+        levels = {at: level for at, level in levels.items() if at == len(layers) - 1}
+    if not levels:
         return []
-    at = max(levels, key=lambda i: levels[i])
-    level, large = levels[at], [x for x in layers[:at] if multiplies(case, x) and first_gain(case, x) >= GAIN]
+    at, least = max(levels, key=lambda i: levels[i]), MULTIPLIED if case.model.normalizes else GAIN
+    level, large = (
+        levels[at],
+        [x for x in layers[:at] if multiplies(case, x) and first_gain(case, x) >= least],
+    )
     if level < LEVEL * max(input_rms(case, quantile=0.0), 1.0) or not large:
         return []
     why = (

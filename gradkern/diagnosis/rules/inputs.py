@@ -15,7 +15,7 @@ import numpy as np
 
 from gradkern.diagnosis.case import FEW_STEPS, Case
 from gradkern.diagnosis.finding import Finding
-from gradkern.diagnosis.gain import input_rms
+from gradkern.diagnosis.gain import classes_of, decides, input_rms
 from gradkern.diagnosis.model import Layer
 from gradkern.diagnosis.rules.amplification import large_gain, raised_input
 from gradkern.diagnosis.trend import WELL
@@ -30,6 +30,8 @@ LARGE = 10.0
 LARGE_ERROR, LARGE_LOSS = 30.0, 1e3
 #: The same for the first quartile over the steps: healthy up to 3.7.
 LARGE_OFTEN, INPUT_STEPS = 30.0, 16
+#: First loss over that of guessing (healthy runs: up to 4.4).
+RAISED = 10.0
 FIRST_STEPS = 5
 
 
@@ -81,13 +83,18 @@ def _input_at_first(case: Case, layer: Layer) -> float:
 
 
 def _overcome(case: Case, size: float) -> bool:
-    """Whether the run learns well in spite of large inputs. They raise the first loss as many times, or more
-    (mean squared errors), so that it falls by most of that when the outputs only shrink. A first loss below
-    that of guessing, or of errors of size one, was not raised."""
+    """Whether the run learns well in spite of large inputs. They raise the first loss as many times, or the
+    square of that (mean squared errors), so that it falls by most of that when the outputs only shrink. A
+    first loss below that of guessing, or of errors of size one, was not raised. One that was raised tenfold
+    has thrown the first steps."""
     first = min(abs(float(case.evidence.loss[0])), abs(case.trend.start))
-    outputs = case.model.layers[-1].shape
+    outputs, classes = case.model.layers[-1].shape, classes_of(case) or 2 * decides(case)
     guessing = math.log(max(outputs[0] if outputs else 2, 2))
-    return case.learns_well and case.trend.end < (1 - WELL) * min(first, max(first / size, guessing))
+    squared = "mse" in str((case.evidence.facts.get("graph") or {}).get("loss", "")).lower()
+    if classes and first >= RAISED * math.log(classes):
+        return False
+    raised = max(first / size ** (2 if squared else 1), guessing)
+    return case.learns_well and case.trend.end < (1 - WELL) * min(first, raised)
 
 
 def large_targets(case: Case) -> list[Finding]:

@@ -54,14 +54,9 @@ def _saturated(case: Case) -> list[Finding]:
     known = [(i, layer) for i, layer in enumerate(layers) if multiplies(case, layer)]
     courses = {i: _arguments(case, layer, first=i == 0) for i, layer in known}
     sick = {i: c for i, c in courses.items() if len(c) and np.median(c) >= limit}
-    certain = (
-        bool(sick) and _bias_size(case, layers[0])[:1].max(initial=0.0) >= limit
-    )  # whatever the input is
-    if (
-        set(sick) == {0}
-        and not certain
-        and _first_slope(case) > SLOPE * (STEEPEST_SIGMOID if sigmoid else STEEPEST_TANH)
-    ):
+    steepest = STEEPEST_SIGMOID if sigmoid else STEEPEST_TANH
+    by_bias = bool(sick) and _bias_size(case, layers[0])[:1].max(initial=0.0) >= limit
+    if set(sick) == {0} and not by_bias and _first_slope(case) > SLOPE * steepest:
         sick = {}
     if not sick:
         return []

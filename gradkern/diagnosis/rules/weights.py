@@ -49,10 +49,9 @@ def weight_growth(case: Case) -> list[Finding]:
     goes_on = size[-1] >= (1 + GOES_ON) * size[-max(len(size) // 4, 2)]
     slows = _slows(e.update_steps[at], size)
     by_itself, endless = grows_by_itself(case) and not slows, falls_without_end(case)
-    least = _least(case, by_itself, endless)
-    if max(factor, _to_the_end(case, at, factor) if by_itself else 0.0) < least or not (
-        goes_on or factor >= HOPELESS
-    ):
+    lasts, least = by_itself or is_below_zero(case), _least(case, by_itself, endless)
+    expected = max(factor, _to_the_end(case, at, factor)) if lasts else factor
+    if expected < least or not (goes_on or factor >= HOPELESS):
         return []
     onset = int(e.update_steps[at[np.flatnonzero(size >= min(2, factor) * size[0])[0]]])
     norms = e.weight_norm[:, case.model.matrices].astype(np.float64)
