@@ -109,7 +109,7 @@ class TestEveryOther:
 
     @pytest.mark.parametrize(
         "changes",
-        [{"first": 0.02}, {"later": 0.0}, {"noise": 0.3}, {"steps": 30}, {"later": 1e-4}],
+        [{"first": 0.05}, {"later": 0.0}, {"noise": 0.3}, {"steps": 30}, {"later": 1e-4}],
     )
     def test_what_differs_from_the_start_or_hardly(self, changes):
         """Two data sets have losses of their own before the first step."""

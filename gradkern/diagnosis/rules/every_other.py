@@ -16,8 +16,9 @@ LEAST_STEPS = 40
 #: with targets turned around 5 … 69 and 5 … 24 (8 runs); in 1,000 healthy runs up to 7, and both never beyond
 #: 5 unless the model learned well.
 ALONE, BOTH = 8.0, 5.0
-#: Difference of the first four losses over that of later ones, from which it was there from the beginning.
-FROM_THE_START = 0.5
+#: Difference of the first four losses over that of later ones, and over the losses, from which it was there
+#: from the beginning.
+FROM_THE_START, CLEAR = 0.5, 0.02
 
 
 def differs_at_every_other(case: Case) -> bool:
@@ -33,7 +34,8 @@ def differs_at_every_other(case: Case) -> bool:
         return False
     first = float(e.loss[:4] @ np.array([1.0, -3.0, 3.0, -1.0])) / 8  # without a trend
     signed = first if (len(e.loss) // 4) % 2 == 0 else -first
-    return signed * np.sign(later) < FROM_THE_START * abs(later)
+    least = max(FROM_THE_START * abs(later), CLEAR * float(np.abs(e.loss[:4]).mean()))
+    return bool(signed * np.sign(later) < least)
 
 
 def contrast(values: Floats) -> tuple[float, float]:
