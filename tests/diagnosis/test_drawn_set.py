@@ -10,7 +10,7 @@ from benchmarks.diagnosis.build import build_model
 from benchmarks.diagnosis.draw import DRAWINGS, applies, drawn
 from benchmarks.diagnosis.registry import SETS
 
-NAMES = ("eighth",)
+NAMES = tuple(DRAWINGS)
 
 
 @pytest.mark.parametrize("name", NAMES)
