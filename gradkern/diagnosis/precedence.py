@@ -85,6 +85,12 @@ def _clipping_explains(cause: Finding, other: Finding) -> bool:
     return other.kind == "update_too_small" and unclipped >= TOO_SMALL
 
 
+def _batches_explain(cause: Finding, other: Finding) -> bool:
+    """What is known of the batches is a cause; steps for one class after the other may then go too far."""
+    explained = ("update_too_large", "weight_growth", "exploding_gradient", *_AFTERMATH)
+    return "batches_of_one_class" in cause.evidence and other.kind in explained
+
+
 def _changed_weights_explain(cause: Finding, other: Finding) -> bool:
     """Weights that changed too much, or a signal that fades or explodes, explain what follows."""
     later = other.first_step > cause.first_step
@@ -107,6 +113,7 @@ _EXPLAINS = {
     "gradient_spike": _spike_explains,
     "poor_initialization": _first_weights_explain,
     "always_clipping": _clipping_explains,
+    "loss_oscillating": _batches_explain,
 }
 
 

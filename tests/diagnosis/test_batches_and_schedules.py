@@ -274,6 +274,12 @@ def test_a_rate_that_plunges(base, action):
     plunging = changed(run, update_ratio=ratio, weight_norm=norms, lr=1e-3 * base ** np.arange(200))
     assert diagnose(classifying(plunging, 10))[0].kind == "update_too_small"
     assert actions(classifying(plunging, 10))[0] == action
+    assert (alarms(plunging) == ["update_too_small"]) == (
+        action == "check_schedule"
+    )  # or a resumed run's end
+    ratio[0] = 3e-3  # the looks are closer together at first
+    assert ratio.mean() * 200 > 0.01
+    assert diagnose(classifying(changed(plunging, update_ratio=ratio), 10))[0].kind == "update_too_small"
 
 
 @pytest.mark.parametrize(
