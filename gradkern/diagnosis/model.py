@@ -36,6 +36,17 @@ MATRICES = re.compile(r"mm$|^mv$|^linear$|convolution|einsum|rnn|lstm|gru|attent
 NORMALIZING = re.compile(r"(batch|layer|group|instance|rms|local_?response)_?norm|^norm$", re.IGNORECASE)
 RECURRENT = re.compile(r"^(RNN|LSTM|GRU)(Cell)?$", re.IGNORECASE)
 LOOKUP = re.compile(r"embedding", re.IGNORECASE)
+#: Modules that are a loss, by their class, and the operation of each.
+LOSS_MODULES = {
+    "CrossEntropyLoss": "cross_entropy",
+    "NLLLoss": "nll_loss",
+    "MSELoss": "mse_loss",
+    "L1Loss": "l1_loss",
+    "SmoothL1Loss": "smooth_l1_loss",
+    "HuberLoss": "huber_loss",
+    "BCELoss": "binary_cross_entropy",
+    "BCEWithLogitsLoss": "binary_cross_entropy_with_logits",
+}
 #: How torch.nn.utils names what a weight is made of: "0.parametrizations.weight.original1", "0.weight_orig".
 PARAMETRIZED = re.compile(r"(?:parametrizations\.)?(weight\w*?)(?:\.original\d*|_orig|_v)$")
 
@@ -118,7 +129,41 @@ class Model:
         known = [i for i, s in enumerate(shapes) if len(s) >= 2]
         return known or [layer.weight for layer in self._all_layers()]
 
+    @property
+    def knows_order(self) -> bool:
+        """Whether the order of execution is known, from the graph or from a model that is a Sequential."""
+        return (
+            bool(self._graph.get("order")) or self._evidence.facts.get("modules", {}).get("") == "Sequential"
+        )
+
     # ---- modules and operations ----
+
+    @cached_property
+    def loss(self) -> str:
+        """The operation of the loss, from the graph or else from the only module that is a loss; "" if it is
+        not known."""
+        modules = {str(kind) for kind in self._evidence.facts.get("modules", {}).values()}
+        owned = modules & LOSS_MODULES.keys()
+        of_module = LOSS_MODULES[owned.pop()] if len(owned) == 1 else ""
+        return str(self._graph.get("loss") or of_module).lower()
+
+    @cached_property
+    def ending(self) -> list[str]:
+        """The operations up to the loss, in the order of execution; those behind what is opaque at least."""
+        return [str(o).lower() for o in self._graph.get("operations") or self._graph.get("ending") or ()]
+
+    @cached_property
+    def last_module(self) -> str:
+        """The class, in lower case, of the module that ends a Sequential model; "" of other models, which may
+        use their modules in any order."""
+        modules = {str(n): str(k) for n, k in self._evidence.facts.get("modules", {}).items()}
+        at = ""
+        while modules.get(at) == "Sequential":
+            children = [name for name in modules if name and name.rpartition(".")[0] == at]
+            if not children:
+                break
+            at = children[-1]
+        return modules.get(at, "").lower() if at else ""
 
     @cached_property
     def words(self) -> set[str]:
@@ -139,9 +184,14 @@ class Model:
         return self.words - (set(names[last + 1 :]) - set(names[: last + 1]) - modules)
 
     @property
+    def knows_operations(self) -> bool:
+        """Whether all operations are known, from the graph."""
+        return bool(self._graph.get("operations"))
+
+    @property
     def knows_activations(self) -> bool:
         """Whether the activations are known, from the graph or from modules."""
-        return bool(self._graph.get("operations")) or self.gates or self.leaks or self.squashes
+        return self.knows_operations or self.gates or self.leaks or self.squashes
 
     @property
     def gates(self) -> bool:

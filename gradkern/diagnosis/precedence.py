@@ -103,6 +103,12 @@ def _stuck_units_explain(cause: Finding, other: Finding) -> bool:
     return overflowed and cause.first_step <= 1 and other.first_step > cause.first_step + FEW_STEPS
 
 
+def _batches_explain(cause: Finding, other: Finding) -> bool:
+    """What is known of the batches is a cause; steps for one class after the other may then go too far."""
+    explained = ("update_too_large", "weight_growth", "exploding_gradient", *_AFTERMATH)
+    return "batches_of_one_class" in cause.evidence and other.kind in explained
+
+
 def _changed_weights_explain(cause: Finding, other: Finding) -> bool:
     """Weights that changed too much, or a signal that fades or explodes, explain what follows."""
     later = other.first_step > cause.first_step
@@ -127,6 +133,7 @@ _EXPLAINS = {
     "always_clipping": _clipping_explains,
     "saturation": _stuck_units_explain,
     "exploding_gradient": _exploded_explains,
+    "loss_oscillating": _batches_explain,
 }
 
 

@@ -39,6 +39,8 @@ def starts_as_a_sum(case: Case) -> bool:
 
 def _multiplies(norm: Floats, loss: Floats) -> bool:
     """Whether the norm grows by about the same factor at each step, while the loss stays where it was."""
+    if not (norm > 0).all():
+        return False
     first, *times = (norm[1:] / norm[:-1]).tolist()
     alike = FACTOR[0] <= min(times) and max(times) <= min(FACTOR[1], ALIKE * min(times))
     stays = bool(np.abs(loss - loss[0]).max() < LEFT * abs(loss[0]))

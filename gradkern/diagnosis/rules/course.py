@@ -33,8 +33,9 @@ THROWN = 0.3
 SMOOTH, JITTER, EARLY, SUMMED, HIGH = 4.0, 2.0, 1.5, 5.0, 0.6
 #: Steps from which a smooth second half is not due to chance.
 SETTLED = 40
-#: While the loss falls, a norm may grow as smoothly when a run leaves a plateau (measured: up to 13 times).
-LEFT_PLATEAU = 30.0
+#: While the loss falls, a norm may grow as smoothly when a run leaves a plateau (measured: up to 13 times;
+#: sums grow 28 times and more).
+LEFT_PLATEAU = 20.0
 #: rms of inputs that explains a first gradient that is too large, if the loss falls a hundredfold too.
 INPUT = 100.0
 #: A classifier has converged if its loss starts below USUAL * ln(classes) and ends below CONVERGED of its

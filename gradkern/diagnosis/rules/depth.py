@@ -197,4 +197,6 @@ def _finding(
     }
     numbers = {k: v for k, v in numbers.items() if np.isfinite(v)}
     first, last = case.step(int(profile.at[at[0]])), case.step(int(profile.at[at[-1]]))
+    if not case.model.knows_order:
+        why += " The layers are taken in the order in which the model lists them."
     return case.finding(kind, severity, why, numbers, layers=layers, first=first, last=last)

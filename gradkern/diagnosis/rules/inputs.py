@@ -15,7 +15,7 @@ import numpy as np
 
 from gradkern.diagnosis.case import FEW_STEPS, Case
 from gradkern.diagnosis.finding import Finding
-from gradkern.diagnosis.gain import classes_of, decides, input_rms
+from gradkern.diagnosis.gain import classes_of, decides, input_rms, is_bounded
 from gradkern.diagnosis.model import Layer
 from gradkern.diagnosis.rules.amplification import large_gain, raised_input
 from gradkern.diagnosis.trend import WELL
@@ -90,7 +90,7 @@ def _overcome(case: Case, size: float) -> bool:
     first = min(abs(float(case.evidence.loss[0])), abs(case.trend.start))
     outputs, classes = case.model.layers[-1].shape, classes_of(case) or 2 * decides(case)
     guessing = math.log(max(outputs[0] if outputs else 2, 2))
-    squared = "mse" in str((case.evidence.facts.get("graph") or {}).get("loss", "")).lower()
+    squared = "mse" in case.model.loss
     if classes and first >= RAISED * math.log(classes):
         return False
     raised = max(first / size ** (2 if squared else 1), guessing)
@@ -113,16 +113,20 @@ def large_targets(case: Case) -> list[Finding]:
     norm = e.total_norm[case.finite]
     numbers = {"first_error": size, "norm_at_start": float(norm[0]) if len(norm) else np.nan}
     severity = "info" if case.learns_well else "warning" if case.trend.fell else "severe"
+    if not case.model.loss:
+        severity, why = "info", f"{why} This holds if the loss is a mean of squares or absolute values."
     return [case.finding("exploding_gradient", severity, why, numbers)]
 
 
 def first_error(case: Case) -> float:
     """The error at the first steps, estimated from a loss ``c e²`` and the gradient ``2 c e`` of the output's
-    bias; 0 for other losses, or without this bias. Too large where the errors of a batch cancel."""
+    bias; 0 for other losses, or without this bias. Too large where the errors of a batch cancel. A loss of
+    unknown kind is no mean cross-entropy, if the gradient is larger than that of one can be."""
     e = case.evidence
-    loss = str((e.facts.get("graph") or {}).get("loss", "")).lower()
+    loss = case.model.loss
     last = case.model.layers[-1] if case.model.layers else None
-    if last is None or last.bias is None or not ("mse" in loss or "l1" in loss):
+    fits = "mse" in loss or "l1" in loss if loss else not is_bounded(case)
+    if last is None or last.bias is None or not fits:
         return 0.0
     bias = e.rms[:FIRST_STEPS, last.bias] * e.numel[last.bias]
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -11,7 +11,9 @@ import numpy as np
 
 from gradkern.diagnosis.case import Case, Floats
 from gradkern.diagnosis.finding import Finding
-from gradkern.diagnosis.gain import classes_of, guesses, of_one_class
+from gradkern.diagnosis.gain import guesses, of_one_class, possible_classes
+from gradkern.diagnosis.rules.every_other import differs_at_every_other
+from gradkern.diagnosis.rules.one_class import batches_of_one_class
 from gradkern.diagnosis.rules.undoing import undoing
 from gradkern.diagnosis.trend import comparable_losses
 
@@ -46,8 +48,8 @@ LARGE_STEPS = 0.02
 
 
 def loss_oscillating(case: Case) -> list[Finding]:
-    """The loss jumps up and down, or the steps undo each other."""
-    return _jumping(case) or undoing(case)
+    """Batches have one class each, or the loss jumps up and down, or the steps undo each other."""
+    return batches_of_one_class(case) or _jumping(case) or undoing(case)
 
 
 def _jumping(case: Case) -> list[Finding]:
@@ -62,6 +64,8 @@ def _jumping(case: Case) -> list[Finding]:
     movement = case.movement[np.isfinite(case.movement)]
     if len(movement) and np.median(movement) < LARGE_STEPS / 4 and movement.max() < LARGE_STEPS:
         return []
+    if not case.learns_well and differs_at_every_other(case):
+        return [_in_turn(case, tail, "The loss goes up and down at every other step")]
     correlation, swing = alternation(tail)
     if correlation <= ALTERNATING and _two_levels(loss):
         return []
@@ -98,7 +102,7 @@ def _in_turn(case: Case, tail: Floats, what: str) -> Finding:
 
 def _by_classes(case: Case, tail: Floats) -> bool:
     """Whether the losses of a classifier repeat with the number of classes, and differ much in a round."""
-    period = classes_of(case)
+    period = possible_classes(case)  # a round of just so many batches tells that they are classes
     if period < 2 or len(tail) < ROUNDS * period or not tail[-1]:
         return False
     share, spread = repetition(tail, period)

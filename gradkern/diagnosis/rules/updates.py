@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradkern._util.text import percent
+from gradkern.diagnosis.amounts import rate_plunges
 from gradkern.diagnosis.case import FALLING, FEW_STEPS, TOO_SMALL, Case
 from gradkern.diagnosis.finding import Finding
-from gradkern.diagnosis.gain import classes_of, first_gain, guesses, multiplies
+from gradkern.diagnosis.gain import classes_of, first_gain, guesses, multiplies, possible_classes
 
 #: ‖Δw‖ / ‖w‖ of a step. Healthy runs stay below 0.10, except for small weights that find their size in a few
 #: steps (linear regression: 0.83), at each of which the loss falls. Half of LARGE is enough if the loss ends
@@ -151,8 +152,7 @@ def _no_movement(case: Case) -> list[Finding]:
         return []
     half = any(str(e.params.get(n, {}).get("dtype", "")).endswith("float16") for n in e.names)
     limit = SMALL_16_BIT if half else TOO_SMALL
-    steps = _steps(case)
-    typical, in_all = float(np.median(movement)), float(np.mean(movement)) * steps
+    steps, typical, in_all = _steps(case), float(np.median(movement)), _distance(case)
     if typical > limit or in_all > MOVED or not np.isfinite(e.total_norm).all() or not _reaches_weights(case):
         return []
     rates = e.lr[np.isfinite(e.lr)]
@@ -172,22 +172,25 @@ def _no_movement(case: Case) -> list[Finding]:
         )
     numbers = {"median_update_ratio": typical, "moved_in_all": in_all, "lr": float(e.lr[-1])}
     severity = "severe" if case.trend.known else "warning"
-    severity = "info" if typical > 0 and _was_trained(case) else severity
+    if typical > 0 and _was_trained(case):
+        severity = "info" if case.model.loss else "warning"
     return [case.finding("update_too_small", severity, why, numbers)]
 
 
 def _was_trained(case: Case) -> bool:
-    """Whether the first loss of a classifier is far below that of guessing: it learned before the run."""
-    return case.trend.start < TRAINED * math.log(max(classes_of(case), 1))
+    """Whether the first loss of a classifier is far below that of guessing: it learned before the run. A loss
+    of unknown kind may be one, unless it is negative."""
+    trained = case.trend.start < TRAINED * math.log(max(possible_classes(case), 1))
+    return trained and (bool(case.model.loss) or case.trend.start > 0)
 
 
 def _ends(case: Case) -> bool:
-    """Whether the run may be the end of a longer one: its learning rate only falls, and its first loss is not
-    that of an untrained classifier."""
+    """Whether the run may be the end of a longer one: its learning rate only falls, but not so fast that most
+    of the run is lost, and its first loss is not that of an untrained classifier."""
     rates, classes = case.evidence.lr[np.isfinite(case.evidence.lr)], classes_of(case)
     untrained = classes > 1 and case.trend.start >= UNTRAINED * math.log(classes)
     falls = len(rates) > 0 and rates[-1] < DECAYED * rates.max() and rates[0] == rates.max()
-    return bool(falls) and not untrained
+    return bool(falls) and not untrained and not rate_plunges(case)
 
 
 def _reaches_weights(case: Case) -> bool:
@@ -210,10 +213,18 @@ def _falls_slowly(case: Case) -> bool:
 def _reach(case: Case) -> float:
     """The most by which the steps can lower the loss: the gradient's norm times their distance."""
     norm, size = case.evidence.total_norm[case.finite], case.weight_size[np.isfinite(case.weight_size)]
-    movement = case.movement[np.isfinite(case.movement)]
-    if not len(norm) or not len(size) or not len(movement):
+    if not len(norm) or not len(size) or not np.isfinite(case.movement).any():
         return float("inf")
-    return float(norm.max() * size.max() * movement.mean()) * _steps(case)
+    return float(norm.max() * size.max()) * _distance(case)
+
+
+def _distance(case: Case) -> float:
+    """‖Δw‖ / ‖w‖ summed over the run. Between two looks, which lie closest together at first, steps are taken
+    to be as large as the larger of the two."""
+    e, known = case.evidence, np.isfinite(case.movement)
+    movement, at = case.movement[known], np.append(e.update_steps[known], case.last_step + 1)
+    at[0] = e.steps[0]
+    return float((np.maximum(movement, np.append(movement[1:], 0.0)) * np.diff(at)).sum())
 
 
 def _steps(case: Case) -> int:
