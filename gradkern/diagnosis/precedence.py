@@ -56,7 +56,7 @@ def _standstill_explains(cause: Finding, other: Finding) -> bool:
         return other.kind == "dead_units" and other.severity == "warning"
     if other.kind == "poor_initialization":  # unless nothing moves for want of a gradient
         faint = other.evidence.get("decades_of_forward_signal", 0.0) < 0
-        return faint and "first_slope" not in other.evidence
+        return faint and "first_slope" not in other.evidence and not other.layers  # none is small
     if "summed" in other.evidence:  # nothing moves, so gradients are alike
         return cause.evidence.get("median_update_ratio") == 0
     fades = other.kind == "vanishing_gradient"  # which stays as at the start

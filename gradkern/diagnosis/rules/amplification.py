@@ -12,7 +12,7 @@ import numpy as np
 
 from gradkern.diagnosis.case import Case, Floats
 from gradkern.diagnosis.finding import Finding
-from gradkern.diagnosis.gain import classes_of, first_gain, input_rms, multiplies
+from gradkern.diagnosis.gain import first_gain, input_rms, is_bounded, multiplies, possible_classes
 
 #: Typical gain of the matrices (`gain`) before the first step: healthy 0.28 … 1.51, too large from 2.9 on. It
 #: counts if the layers together multiply the signal fivefold more than He's gain, sqrt(2), would, or if one
@@ -72,8 +72,13 @@ def _is_passed_on(case: Case) -> bool:
     """Whether the signal is amplified where weights are: an inner layer's input is larger by at least `GAIN`.
     It is not where a mask or a factor makes up for the weights. Assumed where it is not known, and where
     activations are bounded. Behind normalization the first loss of a classifier tells it."""
-    levels, classes = signals(case), classes_of(case)
-    if case.model.normalizes and classes and case.evidence.loss[0] >= RAISED_LOSS * math.log(classes):
+    levels, classes = signals(case), possible_classes(case)
+    if (
+        case.model.normalizes
+        and classes
+        and is_bounded(case)
+        and case.evidence.loss[0] >= RAISED_LOSS * math.log(classes)
+    ):
         return True
     return case.model.squashes or not levels or max(x.min() for x in levels.values()) >= GAIN
 
