@@ -34,6 +34,8 @@ def is_negated(case: Case) -> bool:
     if not case.model.loss:
         return mirrors_guessing(case)
     ending = [o for o in case.model.ending if o not in KEEPING]
+    if case.evidence.facts.get("loss_scale") and ending[-1:] == ["mul"]:
+        ending = ending[:-1]  # the scale, where the loss of `backward` was seen
     losses = [o for o in ending if "loss" in o or o.endswith("cross_entropy")]
     if len(losses) == 1 and losses[0] in NEVER_NEGATIVE:
         return ending[-2:] == [losses[0], "neg"]

@@ -99,7 +99,8 @@ class _Seen:
     """What was found in one graph, or in several of one part."""
 
     order: tuple[str, ...]
-    """Parameters; empty if a part of the graph is opaque. Then only the operations behind it are known."""
+    """Parameters; empty if a part of the graph is opaque, or if all of them are other tensors (FSDP gathers
+    them). Then only the operations behind that are known."""
     operations: tuple[str, ...]
     serial: frozenset[str]
     loss: str
@@ -137,7 +138,7 @@ class _Walk:
             return None
         leaves: dict[str, Any] = {}
         operations: list[tuple[int, str]] = []
-        loss = ""
+        loss, views = "", False
         for node in reversed(self.order):  # the loss first
             if node in self.opaque:
                 continue
@@ -145,16 +146,16 @@ class _Walk:
                 name = names.get(id(node.variable))
                 if name is not None:
                     leaves[name] = node
+                views |= name is None and isinstance(node.variable, torch.nn.Parameter)
                 continue
             name = operation_of(node)
             loss = loss or (name if "loss" in name or name in LOSSES else "")
             if name not in LAYOUT_OPERATIONS:
                 operations.append((node._sequence_nr(), name))
         in_order = tuple(name for _, name in sorted(operations, key=lambda pair: pair[0]))
-        if self.opaque and in_order:
-            return _Seen((), in_order, frozenset(), loss or in_order[-1], frozenset())
         if not leaves or self.opaque:
-            return None
+            ends = in_order and (self.opaque or views)
+            return _Seen((), in_order, frozenset(), loss or in_order[-1], frozenset()) if ends else None
         order = sorted(leaves, key=lambda name: min(n._sequence_nr() for n in self.users[leaves[name]]))
         half = (name for name, leaf in leaves.items() if any(map(_casts_float16, self.users[leaf])))
         return _Seen(

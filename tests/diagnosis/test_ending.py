@@ -95,6 +95,15 @@ class TestEvidence:
         fallen = changed(run, loss=-np.log(WIDTH) * np.geomspace(1, 100, 200))
         assert actions(diagnose(fallen))[0] == "check_sign"
 
+    @pytest.mark.parametrize(("scaled", "first"), [(True, ["check_sign"]), (False, [])])
+    def test_a_loss_scale_behind_it(self, scaled, first, graph):
+        """It multiplies the loss that `backward` is called on. What else multiplies may be an advantage."""
+        run = of_graph(healthy(), "nll_loss", "neg", "mul", loss="nll_loss")
+        fallen = changed(
+            run, loss=-2.3 * np.geomspace(1, 100, 200), facts={**run.facts, "loss_scale": scaled}
+        )
+        assert actions(diagnose(fallen))[:1] == (first if graph else [])
+
     def test_a_score_that_is_recorded_with_a_minus(self):
         """It rises to zero as the model learns."""
         run = of_graph(healthy(), "nll_loss", "neg", loss="nll_loss")

@@ -69,6 +69,22 @@ def test_behind_a_reentrant_checkpoint_only_the_ending_is_known(tmp_path, given)
     assert facts == {"ending": ["log_softmax", "nll_loss"], "loss": "nll_loss"}
 
 
+def test_of_parameters_that_are_gathered_only_the_ending_is_known(tmp_path):
+    """As with FSDP, whose layers use other tensors than the model lists."""
+    model, gathered = network(), network()
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    with GradMonitor(model, optimizer, tmp_path) as monitor:
+        loss = loss_of(gathered)
+        loss.backward()
+        monitor.record(loss=loss)
+        facts = monitor.history().facts["graph"]
+    assert facts == {
+        "ending": ["addmm", "relu", "addmm", "log_softmax", "nll_loss"],
+        "loss": "nll_loss",
+        "walks": 1,
+    }
+
+
 def test_several_losses_in_one_backward_are_left_alone(tmp_path):
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), 0.01)
