@@ -55,8 +55,10 @@ def _standstill_explains(cause: Finding, other: Finding) -> bool:
     if cause.layers:
         return other.kind == "dead_units" and other.severity == "warning"
     if other.kind == "poor_initialization":  # unless nothing moves for want of a gradient
-        faint = other.evidence.get("decades_of_forward_signal", 0.0) < 0
-        return faint and "first_slope" not in other.evidence and not other.layers  # none is small
+        decades = other.evidence.get("decades_of_forward_signal", 0.0)
+        if other.layers and cause.evidence.get("median_update_ratio", 0.0) >= TOO_SMALL * 10.0**decades:
+            return False  # with a signal of ordinary size, gradients and steps would be as many times larger
+        return decades < 0 and "first_slope" not in other.evidence
     if "summed" in other.evidence:  # nothing moves, so gradients are alike
         return cause.evidence.get("median_update_ratio") == 0
     fades = other.kind == "vanishing_gradient"  # which stays as at the start

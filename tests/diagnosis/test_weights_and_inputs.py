@@ -264,3 +264,50 @@ def test_ones_overflow_sixteen_bits_at_once():
     nan = np.full_like(run.rms, np.nan)
     bad = changed(run, rms=nan, nonfinite=np.ones_like(run.nonfinite), loss=np.full(200, np.nan))
     assert headline(bad).kind == "poor_initialization"
+
+
+def test_inputs_that_pass_beside_normalization(tmp_path, graph):
+    """The stream of a residual network is not normalized in front of its outputs. The kind of the loss tells
+    that its first value was raised tenfold, which is an alarm even if the run learns well."""
+
+    class Beside(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.norm = nn.Linear(8, 24), nn.LayerNorm(24)
+            self.inner, self.head = nn.Linear(24, 24), nn.Linear(24, 4)
+
+        def forward(self, x):
+            x = self.stem(x)
+            return self.head(x + torch.relu(self.inner(self.norm(x))))
+
+    torch.manual_seed(0)
+    finding = diagnose(recorded(tmp_path, Beside(), spoil=lambda x, step: 200 * x))[0]
+    assert finding.kind == "exploding_gradient" and finding.evidence["input_rms"] > 50
+    assert finding.is_alarm == graph
+    torch.manual_seed(0)
+    assert alarms(recorded(tmp_path / "well", Beside())) == []
+
+
+def test_targets_of_hundreds_of_outputs_without_a_bias(tmp_path, graph):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 24), nn.Tanh(), nn.Linear(24, 1, bias=False))
+
+    def far(outputs, targets):
+        return F.mse_loss(outputs, 300 * targets)
+
+    evidence = recorded(tmp_path, model, loss=far)
+    if not graph:
+        assert "exploding_gradient" not in alarms(evidence)
+        return
+    finding = headline(evidence)
+    assert finding.kind == "exploding_gradient" and finding.evidence["first_error"] > 100
+
+
+def test_outputs_whose_inputs_are_alike(tmp_path):
+    """Where the signal has faded, a softmax passes on the same number for all units."""
+    torch.manual_seed(0)
+    parts = [nn.Linear(8, 24)]
+    for _ in range(3):
+        parts += [nn.Softmax(dim=-1), nn.Linear(24, 24)]
+    model = nn.Sequential(*parts, nn.Softmax(dim=-1), nn.Linear(24, 1))
+    assert headline(recorded(tmp_path, model, loss=F.mse_loss)).kind == "vanishing_gradient"
