@@ -114,6 +114,17 @@ class TestGrowth:
         assert found == (["weight_growth"] if graph else [])
 
 
+@pytest.mark.parametrize("last", [1.6, 1.7, 1.8, 1.9])
+def test_a_growth_up_to_the_last_look(last):
+    """Something multiplies the weights until the last look, whose size is the first one times the growth, but
+    for rounding."""
+    run = changed(healthy(), loss=np.full(200, 2.3))
+    norms = np.ones_like(run.weight_norm) / 3 * last ** ((run.update_steps[:, None] - 1) / 199)
+    found = diagnose(changed(run, weight_norm=norms, update_ratio=np.full_like(run.update_ratio, 1e-6)))
+    (finding,) = [f for f in found if f.kind == "weight_growth"]
+    assert finding.first_step <= 200 and finding.evidence["growth"] == pytest.approx(last, rel=1e-5)
+
+
 class TestCollapse:
     @pytest.mark.parametrize("decay", [2.0, 60.0])
     def test_a_decay_inside_an_adaptive_step(self, tmp_path, decay):
@@ -242,6 +253,12 @@ class TestSpikes:
 
     def test_not_where_norms_are_spread_widely(self):
         assert alarms(self.spiked(50, 0.2, spread=1.0)) == []
+
+    def test_a_cliff_of_a_recurrent_network_does_not_show_in_the_loss(self):
+        run = self.spiked(300, 0.0)
+        recurrent = {**run.facts, "modules": {**run.facts["modules"], "core": "LSTM"}}
+        assert alarms(run) == ["gradient_spike"] and alarms(changed(run, facts=recurrent)) == []
+        assert alarms(changed(self.spiked(300, 3.0), facts=recurrent)) == ["gradient_spike"]
 
     def test_a_clipped_one_whose_batch_is_bad(self):
         run = self.spiked(300, 5.0)
