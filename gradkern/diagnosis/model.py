@@ -34,6 +34,8 @@ ATTENDING = re.compile("attention|attn|bmm|matmul|^mul$|einsum")
 NORMALIZING = re.compile(r"(batch|layer|group|instance|rms|local_?response)_?norm|^norm$", re.IGNORECASE)
 RECURRENT = re.compile(r"^(RNN|LSTM|GRU)(Cell)?$", re.IGNORECASE)
 LOOKUP = re.compile(r"embedding", re.IGNORECASE)
+#: Names that models give to the layer of their outputs, which some register before others.
+HEAD = re.compile(r"(module\.|model\.)?(head|lm_head|classifier|logits|readout|fc|fc_out|output)\.")
 #: Modules that are a loss, by their class, and the operation of each.
 LOSS_MODULES = {
     "CrossEntropyLoss": "cross_entropy",
@@ -70,11 +72,12 @@ class Model:
 
     @cached_property
     def order(self) -> list[int]:
-        """Columns in the order of execution if it is known, else in the order of the model."""
+        """Columns in the order of execution if it is known, else in the order of the model, with a layer that
+        is named as that of the outputs at the end."""
         first = [self._column[n] for n in self._graph.get("order", ()) if n in self._column]
         seen = set(first)
         if not first:
-            return list(range(len(self._evidence.names)))
+            return sorted(self._column.values(), key=lambda i: bool(HEAD.match(self._evidence.names[i])))
         return first + [i for i in range(len(self._evidence.names)) if i not in seen]
 
     @cached_property

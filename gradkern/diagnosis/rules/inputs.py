@@ -15,7 +15,7 @@ import numpy as np
 
 from gradkern.diagnosis.case import FEW_STEPS, Case
 from gradkern.diagnosis.finding import Finding
-from gradkern.diagnosis.gain import input_rms, is_bounded
+from gradkern.diagnosis.gain import input_rms, is_bounded, possible_classes
 from gradkern.diagnosis.rules.amplification import large_gain, raised_input
 from gradkern.diagnosis.trend import WELL
 
@@ -77,7 +77,7 @@ def large_targets(case: Case) -> list[Finding]:
     norm = e.total_norm[case.finite]
     numbers = {"first_error": size, "norm_at_start": float(norm[0]) if len(norm) else np.nan}
     severity = "info" if case.learns_well else "warning" if case.trend.fell else "severe"
-    if not case.model.loss:
+    if not case.model.loss and possible_classes(case):  # it may be a cross-entropy that is a sum over a batch
         severity, why = "info", f"{why} This holds if the loss is a mean of squares or absolute values."
     return [case.finding("exploding_gradient", severity, why, numbers)]
 
