@@ -42,6 +42,12 @@ def falls_without_end(case: Case) -> bool:
     return bool(case.trend.lowest < -BELOW * losses[0] < 0 or bottomless) or _falls_faster(case)
 
 
+def is_below_zero(case: Case) -> bool:
+    """Whether a loss that is never negative falls below zero: a part of it is subtracted, and grows."""
+    trend, name = case.trend, case.model.loss
+    return name.startswith(NEVER_NEGATIVE) and trend.known and trend.fell and trend.end < 0
+
+
 def _falls_faster(case: Case) -> bool:
     trend, losses = case.trend, case.evidence.loss[np.isfinite(case.evidence.loss)]
     if not case.model.loss.startswith(NEVER_NEGATIVE) or not (trend.fell and trend.kept):

@@ -52,6 +52,11 @@ def classes_of(case: Case) -> int:
     return classes
 
 
+def decides(case: Case) -> bool:
+    """Whether the loss is known to compare each output with 0 or 1."""
+    return case.model.loss.startswith(YES_OR_NO) and bool(case.model.layers)
+
+
 def possible_classes(case: Case) -> int:
     """The number of classes; that of the outputs if nothing is known of the loss."""
     last = case.model.layers[-1].shape if case.model.layers else ()
@@ -80,7 +85,7 @@ def is_bounded(case: Case) -> bool:
 def guesses(case: Case) -> bool:
     """Whether the loss ends at that of guessing, in a classifier. One of unknown kind has to end closer."""
     known = bool(case.model.loss) or classes_of(case) > 0
-    classes = 2 if case.model.loss.startswith(YES_OR_NO) else possible_classes(case)
+    classes = 2 if decides(case) else possible_classes(case)
     least = GUESSING if known else EXACTLY
     return classes > 1 and least * math.log(classes) <= case.trend.end < math.log(classes) / least
 

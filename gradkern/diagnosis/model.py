@@ -31,6 +31,8 @@ SQUASHING = {"sigmoid", "tanh", "softsign"}
 CLAMPING = {"clamp", "clamp_min"}
 #: Operations and modules that multiply by the result of a softmax (attention, mixtures).
 ATTENDING = re.compile("attention|attn|bmm|matmul|^mul$|einsum")
+#: Operations that multiply by a matrix or a filter.
+MATRICES = re.compile(r"mm$|^mv$|^linear$|convolution|einsum|rnn|lstm|gru|attention|^matmul$|bilinear")
 NORMALIZING = re.compile(r"(batch|layer|group|instance|rms|local_?response)_?norm|^norm$", re.IGNORECASE)
 RECURRENT = re.compile(r"^(RNN|LSTM|GRU)(Cell)?$", re.IGNORECASE)
 LOOKUP = re.compile(r"embedding", re.IGNORECASE)
@@ -174,6 +176,16 @@ class Model:
         kinds = {self.kind(i).lower() for i in range(len(self._evidence.names))}
         return {w for w in modules | operations | kinds if w}
 
+    @cached_property
+    def _between(self) -> set[str]:
+        """`words` without the operations behind the last matrix, which belong to the loss: its softplus, tanh
+        or clamp says nothing of the units."""
+        names = [str(o).lower().removesuffix("backward0") for o in self._graph.get("operations", ())]
+        matrices = [i for i, name in enumerate(names) if MATRICES.search(name)]
+        last = matrices[-1] if len(matrices) > 1 else len(names) - 1
+        modules = {str(kind).lower() for kind in self._evidence.facts.get("modules", {}).values()}
+        return self.words - (set(names[last + 1 :]) - set(names[: last + 1]) - modules)
+
     @property
     def knows_operations(self) -> bool:
         """Whether all operations are known, from the graph."""
@@ -187,18 +199,18 @@ class Model:
     @property
     def gates(self) -> bool:
         """It has activations with a derivative of exactly 0 (ReLU)."""
-        others = self.words & (LEAKY | SQUASHING)
-        return bool(self.words & GATING) or (bool(self.words & CLAMPING) and not others)
+        others = self._between & (LEAKY | SQUASHING)
+        return bool(self._between & GATING) or (bool(self._between & CLAMPING) and not others)
 
     @property
     def leaks(self) -> bool:
         """It has activations that always let some gradient through."""
-        return bool(self.words & LEAKY)
+        return bool(self._between & LEAKY)
 
     @property
     def squashes(self) -> bool:
         """It has activations that saturate (sigmoid, tanh)."""
-        return bool(self.words & SQUASHING)
+        return bool(self._between & SQUASHING)
 
     @property
     def selects(self) -> bool:
@@ -229,6 +241,16 @@ class Model:
         found = [*by_role.values(), *filter(self._follow, by_kind.values())]
         return _distinct([chain for chain in found if len(chain) >= 3])
 
+    @cached_property
+    def bypassed(self) -> list[list[Layer]]:
+        """Layers of one role, at least four, that are not on every path from the loss, because of
+        straight-through estimators or several passes, as far as `chains` does not have them."""
+        by_role: dict[str, list[Layer]] = {}
+        for layer in self.layers:
+            if not RECURRENT.search(layer.kind) and self._is_always_there(layer):
+                by_role.setdefault(role_of(self._evidence.names[layer.weight]), []).append(layer)
+        return [chain for chain in by_role.values() if len(chain) >= 4 and chain not in self.chains]
+
     def _follow(self, chain: list[Layer]) -> bool:
         """Whether layers of one kind are known to follow one another: by the order of execution, or because
         half of them have one role. Others may be a branch that starts without effect (attention pooling)."""
@@ -251,6 +273,9 @@ class Model:
         serial = self._graph.get("serial")
         if serial and self._evidence.names[layer.weight] not in serial:
             return False
+        return self._is_always_there(layer)
+
+    def _is_always_there(self, layer: Layer) -> bool:
         seen = self._evidence.has_grad[:, layer.weight]
         return bool(len(seen)) and float(seen.mean()) >= 0.9
 
