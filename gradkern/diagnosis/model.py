@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from gradkern.diagnosis.evidence import RunEvidence
+from gradkern.diagnosis.losses import LOSS_MODULES
 
 #: Modules, and operations of the graph, in lower case, by what they do to a gradient: zero for a part of the
 #: inputs; never quite zero; nearly zero at both ends. LogSigmoid and Softplus are also losses.
@@ -38,17 +39,6 @@ RECURRENT = re.compile(r"^(RNN|LSTM|GRU)(Cell)?$", re.IGNORECASE)
 LOOKUP = re.compile(r"embedding", re.IGNORECASE)
 #: Names that models give to the layer of their outputs, which some register before others.
 HEAD = re.compile(r"(module\.|model\.)?(head|lm_head|classifier|logits|readout|fc|fc_out|output)\.")
-#: Modules that are a loss, by their class, and the operation of each.
-LOSS_MODULES = {
-    "CrossEntropyLoss": "cross_entropy",
-    "NLLLoss": "nll_loss",
-    "MSELoss": "mse_loss",
-    "L1Loss": "l1_loss",
-    "SmoothL1Loss": "smooth_l1_loss",
-    "HuberLoss": "huber_loss",
-    "BCELoss": "binary_cross_entropy",
-    "BCEWithLogitsLoss": "binary_cross_entropy_with_logits",
-}
 #: How torch.nn.utils names what a weight is made of: "0.parametrizations.weight.original1", "0.weight_orig".
 PARAMETRIZED = re.compile(r"(?:parametrizations\.)?(weight\w*?)(?:\.original\d*|_orig|_v)$")
 

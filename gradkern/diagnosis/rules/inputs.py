@@ -16,6 +16,7 @@ import numpy as np
 from gradkern.diagnosis.case import FEW_STEPS, Case
 from gradkern.diagnosis.finding import Finding
 from gradkern.diagnosis.gain import classes_of, decides, input_rms, is_bounded, possible_classes
+from gradkern.diagnosis.losses import LARGE_LOSS
 from gradkern.diagnosis.model import Layer
 from gradkern.diagnosis.rules.amplification import large_gain, raised_input
 from gradkern.diagnosis.trend import WELL
@@ -23,13 +24,13 @@ from gradkern.diagnosis.trend import WELL
 #: Least estimate of the inputs' rms over the first steps, whose error is upwards. Measured: healthy runs
 #: 0.1 … 2.2 (872 runs), raw pixels 180 … 270, images with -999 for a fiftieth of the values 20 … 60.
 LARGE = 10.0
-#: Least estimate of the first errors, and the first loss, for targets that are large. Both are needed: a sum
+#: The same for the first quartile over the steps: healthy up to 3.7.
+LARGE_OFTEN, INPUT_STEPS = 30.0, 16
+#: Least estimate of the first errors for targets that are large. The first loss has to be LARGE_LOSS: a sum
 #: over many outputs makes a loss large, and a bias that is normalized away makes the estimate large. Measured
 #: on 180 healthy regressions: at most 14 if the loss is above 1 (it is below 120 in all of them), targets of
 #: a few hundred 850 … 2,900.
-LARGE_ERROR, LARGE_LOSS = 30.0, 1e3
-#: The same for the first quartile over the steps: healthy up to 3.7.
-LARGE_OFTEN, INPUT_STEPS = 30.0, 16
+LARGE_ERROR = 30.0
 #: First loss over that of guessing (healthy runs: up to 4.4).
 RAISED = 10.0
 FIRST_STEPS = 5
