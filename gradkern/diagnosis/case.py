@@ -74,8 +74,16 @@ class Case:
 
     @cached_property
     def profiles(self) -> list[Profile]:
+        return [self._profile(chain) for chain in self.model.chains]
+
+    @cached_property
+    def bypassed(self) -> list[Profile]:
+        """The profiles of `Model.bypassed`."""
+        return [self._profile(chain) for chain in self.model.bypassed]
+
+    def _profile(self, chain: list[Layer]) -> Profile:
         rounding = NORMALIZED_BIAS_16_BIT if self.model.normalizes else NORMALIZED_BIAS
-        return [profile_of(self.evidence, chain, rounding) for chain in self.model.chains]
+        return profile_of(self.evidence, chain, rounding)
 
     @cached_property
     def movement(self) -> Floats:

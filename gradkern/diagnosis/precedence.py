@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gradkern.diagnosis.case import STARVING, TOO_SMALL
+from gradkern.diagnosis.case import FEW_STEPS, STARVING, TOO_SMALL
 from gradkern.diagnosis.finding import KINDS, SEVERITIES, Finding
 
 #: Large updates this near to the start of a growing norm are its cause.
@@ -36,6 +36,8 @@ def _causes(cause: Finding, other: Finding) -> bool:
     if "negated" in other.evidence:  # known from the graph, and the cause of everything else
         return False
     if cause.kind == "weight_growth" and "by_itself" in cause.evidence:
+        if other.kind == "saturation" and other.first_step <= 1:  # before the weights could grow
+            return False
         return other.kind in ("exploding_gradient", "update_too_large", *_AFTERMATH)
     explains = _EXPLAINS.get(cause.kind, _changed_weights_explain)
     return explains(cause, other)
@@ -47,6 +49,7 @@ def _collapse_explains(cause: Finding, other: Finding) -> bool:
     decay |= cause.evidence.get("decay_a_step", 0.0) >= _LARGE_DECAY
     fading = other.kind in ("vanishing_gradient", "update_too_large", "dead_units")
     fading |= "norm_later" in other.evidence  # a norm that was larger at first
+    fading |= "decades_over_depth" in other.evidence and other.first_step > cause.first_step
     return fading and (other.first_step > 2 or decay)
 
 
@@ -56,7 +59,7 @@ def _standstill_explains(cause: Finding, other: Finding) -> bool:
         return other.kind == "dead_units" and other.severity == "warning"
     if other.kind == "poor_initialization":  # unless nothing moves for want of a gradient
         faint = other.evidence.get("decades_of_forward_signal", 0.0) < 0
-        return faint and "first_slope" not in other.evidence
+        return faint and "first_slope" not in other.evidence and not other.layers  # none is small
     if "summed" in other.evidence:  # nothing moves, so gradients are alike
         return cause.evidence.get("median_update_ratio") == 0
     fades = other.kind == "vanishing_gradient"  # which stays as at the start
@@ -72,6 +75,8 @@ def _first_weights_explain(cause: Finding, other: Finding) -> bool:
     later = other.first_step > cause.first_step
     if "crest" in cause.evidence and other.kind in _AFTERMATH:  # units that are copies of each other
         return other.first_step >= cause.first_step
+    if other.kind == "nonfinite_gradient":  # ones in place of random weights overflow 16 bits at once
+        return "crest" in cause.evidence and other.first_step <= cause.first_step + _EARLY
     if other.kind == "exploding_gradient":
         if "table_rms" in cause.evidence and "input_rms" in other.evidence:  # its vectors are the input
             return True
@@ -94,6 +99,19 @@ def _clipping_explains(cause: Finding, other: Finding) -> bool:
     factor = max(cause.evidence.get("median_factor", 0.0), 1e-30)
     unclipped = other.evidence.get("median_update_ratio", TOO_SMALL) / factor
     return other.kind == "update_too_small" and unclipped >= TOO_SMALL
+
+
+def _exploded_explains(cause: Finding, other: Finding) -> bool:
+    """Large inputs put units at the ends of their range, and switch others off, from the first step on."""
+    if "input_rms" in cause.evidence and other.kind == "vanishing_gradient":
+        return True
+    return _changed_weights_explain(cause, other)
+
+
+def _stuck_units_explain(cause: Finding, other: Finding) -> bool:
+    """Units that are at the ends of their range from the first step on are no consequence of the steps."""
+    overflowed = other.kind == "nonfinite_gradient" and "norm_growth_before" in other.evidence
+    return overflowed and cause.first_step <= 1 and other.first_step > cause.first_step + FEW_STEPS
 
 
 def _batches_explain(cause: Finding, other: Finding) -> bool:
@@ -124,6 +142,8 @@ _EXPLAINS = {
     "gradient_spike": _spike_explains,
     "poor_initialization": _first_weights_explain,
     "always_clipping": _clipping_explains,
+    "saturation": _stuck_units_explain,
+    "exploding_gradient": _exploded_explains,
     "loss_oscillating": _batches_explain,
 }
 
@@ -134,6 +154,7 @@ def _threw(spike: Finding, other: Finding) -> bool:
     after = other.first_step > spike.first_step and broken
     at_it = other.kind in ("exploding_gradient", "update_too_large")  # the step of the spike itself
     after |= other.first_step >= spike.first_step and at_it
+    after |= other.kind == "update_too_large" and other.last_step < spike.first_step  # the loss fell since
     return after and "out_of_calm" in spike.evidence
 
 

@@ -26,7 +26,7 @@ def input_is_large(case: Case) -> bool:
 
 def targets_are_large(case: Case) -> bool:
     e = case.evidence
-    loss = str((e.facts.get("graph") or {}).get("loss", "")).lower()
+    loss = case.model.loss
     first = e.loss[np.isfinite(e.loss)][:1]
     regression = "mse" in loss or "l1" in loss or not loss
     return bool(len(first)) and regression and float(first[0]) >= LARGE_LOSS and input_rms(case) < LARGE_INPUT

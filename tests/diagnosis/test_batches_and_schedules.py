@@ -120,7 +120,9 @@ class TestSigns:
             (1 - np.append(np.geomspace(1, 20, 180), np.ones(20)), "mse_loss", []),  # it comes back
         ],
     )
-    def test_a_loss_that_cannot_be_negative(self, course, loss, found):
+    def test_a_loss_that_cannot_be_negative(self, course, loss, found, graph):
+        """Only the graph tells it from a log-likelihood."""
+        found = found if graph else []
         run = healthy()
         sizes = run.weight_norm[:1] * np.geomspace(1, 2.3, len(run.update_steps))[:, None]
         facts = {**run.facts, "graph": {"operations": ["relu", loss], "loss": loss}}
@@ -315,7 +317,9 @@ def test_if_no_step_is_finite_there_is_none_to_keep(first, action):
 
 
 @pytest.mark.parametrize(("start", "severity"), [(0.002, "info"), (2.3, "severe")])
-def test_a_classifier_that_was_trained_before_is_not_stuck(start, severity):
+def test_a_classifier_that_was_trained_before_is_not_stuck(start, severity, graph):
+    """Without the graph it may be a regression that is stuck."""
+    severity = "warning" if severity == "info" and not graph else severity
     run = classifying(flat_loss(healthy(), start), 10)
     run = changed(run, loss=start + (run.loss - start) / 100)
     norms = np.repeat(run.weight_norm[:1], len(run.update_steps), axis=0)

@@ -73,7 +73,14 @@ def test_layers_in_front_of_a_rounding():
     graph = {"operations": ["addmm", "silu", "round"]}
     (finding,) = alarms(changed(run, rms=rms, facts={**run.facts, "graph": graph}))
     assert finding.kind == "no_gradient" and finding.layers == run.names[:6] and "round" in finding.why
-    assert kinds(changed(run, rms=rms)) == ["dead_units"]
+
+
+def test_smooth_units_that_a_bias_may_have_switched_off():
+    run = healthy(activation="SiLU")
+    rms, norms = run.rms.copy(), run.weight_norm.copy()
+    rms[:, :6] = 0
+    norms[:, 5] = 30 * np.sqrt(32)
+    assert kinds(changed(run, rms=rms, weight_norm=norms)) == ["dead_units"]
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,8 @@ from gradkern.diagnosis.model import LOOKUP, Layer
 LEAST_STEPS = 20
 #: Operations of the graph whose slope is zero everywhere. A straight-through estimator keeps them out of it.
 STEPS = {"round", "floor", "ceil", "trunc", "sign", "sgn"}
+#: The smallest normal float16.
+TINY = 2.0**-14
 #: Standard deviation of the argument, or its offset in standard deviations, from which a sigmoid or tanh can
 #: be so saturated that its slope rounds to zero.
 STUCK = 3.0
@@ -78,8 +80,24 @@ def kind_of_silence(case: Case, layer: Layer, from_the_start: bool) -> tuple[str
     model = case.model
     if from_the_start and model.words & STEPS:
         return "no_gradient", f"an operation without a slope ({min(model.words & STEPS)}) cuts it off"
+    last = model.layers[-1] if model.layers else None
+    if layer == last and layer.bias is not None and _is_tiny(case):
+        return (
+            "no_gradient",
+            "the loss is so small that its gradients may be below what float16 can hold",
+        )
+    stuck = not from_the_start or max(first_offset(case, layer), first_gain(case, layer)) >= STUCK
+    smooth = model.leaks and not model.gates and not model.squashes
+    if smooth and not stuck:  # SiLU and GELU are flat only far below zero
+        return "no_gradient", "an operation without a slope (rounding, argmax) cuts it off"
     if not model.squashes or model.gates or model.leaks:
         return "dead_units", "none of its units is active for any input"
-    if not from_the_start or max(first_offset(case, layer), first_gain(case, layer)) >= STUCK:
+    if stuck:
         return "saturation", "its units are at the ends of their range, where the slope rounds to zero"
     return "no_gradient", "an operation without a slope (rounding, argmax) cuts it off"
+
+
+def _is_tiny(case: Case) -> bool:
+    """Whether the loss is below the smallest normal float16, and not zero."""
+    losses = np.abs(case.evidence.loss[np.isfinite(case.evidence.loss)])
+    return bool(len(losses)) and 0 < float(np.median(losses)) < TINY

@@ -16,7 +16,7 @@ import numpy as np
 
 from gradkern.diagnosis.case import Case, Floats
 from gradkern.diagnosis.finding import Finding
-from gradkern.diagnosis.gain import YES_OR_NO, classes_of
+from gradkern.diagnosis.gain import YES_OR_NO, possible_classes
 
 #: The fewest steps.
 LEAST_STEPS = 20
@@ -58,15 +58,15 @@ def batches_of_one_class(case: Case) -> list[Finding]:
 
 
 def _classes(case: Case) -> int:
-    loss = str((case.evidence.facts.get("graph") or {}).get("loss", "")).lower()
-    return 2 if loss.startswith(YES_OR_NO) else classes_of(case)
+    """A loss of unknown kind may be that of a classifier: its gradients tell."""
+    return 2 if case.model.loss.startswith(YES_OR_NO) else possible_classes(case)
 
 
 def _parts(case: Case) -> Floats:
     """The largest elements of the last bias's gradients over those of targets that are all the same; none if
     they do not follow these."""
     e, last = case.evidence, case.model.layers[-1] if case.model.layers else None
-    if last is None or last.bias is None or (last.shape[:1] == (1,)) != (classes_of(case) == 0):
+    if last is None or last.bias is None or (last.shape[:1] == (1,)) != (possible_classes(case) == 0):
         return np.zeros(0)
     loss, largest = e.loss[e.rows].astype(np.float64), e.max_abs[:, last.bias].astype(np.float64)
     known = np.isfinite(loss) & (loss > TOLD) & np.isfinite(largest) & (largest > 0)

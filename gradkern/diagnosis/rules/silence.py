@@ -66,8 +66,9 @@ def no_gradient(case: Case) -> list[Finding]:
 
 
 def _none_at_all(case: Case, count: int) -> Finding:
-    """No parameter ever had a gradient, although the graph of the loss may reach them."""
-    if not (case.evidence.facts.get("graph") or {}).get("order"):
+    """No parameter ever had a gradient when it was recorded, although the loss may depend on them: so says
+    its graph, or a weight that moves, which an optimizer leaves where it is without a gradient."""
+    if not (case.evidence.facts.get("graph") or {}).get("order") and not case.moved.any():
         why = "No trainable parameter has ever had a gradient, so nothing is learned. Was backward() called?"
         return case.finding("no_gradient", "severe", why, {"parameters": count})
     why = (

@@ -17,7 +17,7 @@ from gradkern._util.text import percent
 from gradkern.diagnosis.amounts import rate_grows, rate_plunges
 from gradkern.diagnosis.case import FALLING, FEW_STEPS, TOO_SMALL, Case
 from gradkern.diagnosis.finding import Finding
-from gradkern.diagnosis.gain import classes_of, first_gain, guesses, multiplies
+from gradkern.diagnosis.gain import classes_of, first_gain, guesses, multiplies, possible_classes
 
 #: ‖Δw‖ / ‖w‖ of a step. Healthy runs stay below 0.10, except for small weights that find their size in a few
 #: steps (linear regression: 0.83), at each of which the loss falls. Half of LARGE is enough if the loss ends
@@ -190,13 +190,16 @@ def _no_movement(case: Case) -> list[Finding]:
         )
     numbers = {"median_update_ratio": typical, "moved_in_all": in_all, "lr": float(e.lr[-1])}
     severity = "severe" if case.trend.known else "warning"
-    severity = "info" if typical > 0 and _was_trained(case) else severity
+    if typical > 0 and _was_trained(case):
+        severity = "info" if case.model.loss else "warning"
     return [case.finding("update_too_small", severity, why, numbers)]
 
 
 def _was_trained(case: Case) -> bool:
-    """Whether the first loss of a classifier is far below that of guessing: it learned before the run."""
-    return case.trend.start < TRAINED * math.log(max(classes_of(case), 1))
+    """Whether the first loss of a classifier is far below that of guessing: it learned before the run. A loss
+    of unknown kind may be one, unless it is negative."""
+    trained = case.trend.start < TRAINED * math.log(max(possible_classes(case), 1))
+    return trained and (bool(case.model.loss) or case.trend.start > 0)
 
 
 def _ends(case: Case) -> bool:
