@@ -13,6 +13,9 @@ _EARLY = 20
 _DECAY = 0.5
 #: Healthy steps stay below a tenth of the weights; a decay of that size needs no other explanation.
 _LARGE_DECAY = 0.1
+#: Amplification of the signal over all layers from which float16, which ends at 65,504, overflows in sums of
+#: a few dozen terms; layers that are counted, so that the product stays finite.
+_OVERFLOW, _DEEP = 1e3, 100
 #: Consequences of weights that changed too much.
 _AFTERMATH = ("saturation", "vanishing_gradient", "dead_units")
 
@@ -78,9 +81,17 @@ def _first_weights_explain(cause: Finding, other: Finding) -> bool:
         if "table_rms" in cause.evidence and "input_rms" in other.evidence:  # its vectors are the input
             return True
         return _starts_large(cause) and _starts_with(cause, other)
+    if other.kind == "nonfinite_gradient":
+        return other.first_step <= cause.first_step and _overflows(cause, other)
     if other.kind == "saturation":  # large weights put units at the ends of their range
         return "gain" in cause.evidence and not later
     return other.kind == "dead_units" and later
+
+
+def _overflows(cause: Finding, other: Finding) -> bool:
+    """Whether the initial weights amplify the signal so much that a loss in float16 is not finite."""
+    amplified = cause.evidence.get("gain", 1.0) ** min(cause.evidence.get("layers", 0.0), _DEEP)
+    return amplified >= _OVERFLOW and other.evidence.get("nonfinite_loss", 0.0) > 0
 
 
 def _clipping_explains(cause: Finding, other: Finding) -> bool:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradkern._util.text import percent
-from gradkern.diagnosis.amounts import rate_plunges
+from gradkern.diagnosis.amounts import rate_grows, rate_plunges
 from gradkern.diagnosis.case import FALLING, FEW_STEPS, TOO_SMALL, Case
 from gradkern.diagnosis.finding import Finding
 from gradkern.diagnosis.gain import classes_of, first_gain, guesses, multiplies, possible_classes
@@ -68,7 +68,7 @@ def update_too_large(case: Case) -> list[Finding]:
     with np.errstate(invalid="ignore"):
         at = np.flatnonzero((movement >= (LARGE / 2 if ruined else LARGE)) | np.isinf(movement))
     if not len(at):
-        return []
+        return _outgrown(case) if ruined else []
     largest = float(np.nanmax(movement))
     harmed, set_back = _harmed(case), _set_back(case)
     overwritten = len(at) > 1 and _overwritten(case)
@@ -86,6 +86,24 @@ def update_too_large(case: Case) -> list[Finding]:
     numbers = {"largest_update_ratio": largest, "steps_above_0.2": len(at), "lr": float(e.lr[0])}
     first, last = int(e.update_steps[at[0]]), int(e.update_steps[at[-1]])
     return [case.finding("update_too_large", severity, why, numbers, first=first, last=last)]
+
+
+def _outgrown(case: Case) -> list[Finding]:
+    """Steps that are large by now, because the learning rate has grown far since the last look at them."""
+    e, known = case.evidence, np.flatnonzero(np.isfinite(case.movement))
+    if not rate_grows(case) or not len(known):
+        return []
+    last, moved = int(e.update_steps[known[-1]]), float(case.movement[known[-1]])
+    growth = e.lr / e.lr[np.searchsorted(e.steps, last)]
+    large = np.flatnonzero((e.steps > last) & (moved * growth >= LARGE))
+    if not len(large):
+        return []
+    why = (
+        f"At step {last} one optimizer step changed the weights by {percent(moved)} of their norm. The "
+        f"learning rate has grown {growth[-1]:.2g} times since then, and the loss has risen."
+    )
+    numbers = {"largest_update_ratio": moved, "lr": float(e.lr[-1])}
+    return [case.finding("update_too_large", "severe", why, numbers, first=int(e.steps[large[0]]))]
 
 
 def _harmed(case: Case) -> bool:
