@@ -13,13 +13,9 @@ import numpy as np
 
 from gradkern.diagnosis.case import Case
 from gradkern.diagnosis.gain import NEAR_GUESSING, is_bounded, possible_classes
+from gradkern.diagnosis.losses import NEVER_NEGATED
 from gradkern.diagnosis.model import CLAMPING, GATING
 
-#: Losses of a prediction and a target that are never below zero. Others may be (the Kullback-Leibler
-#: divergence of what is no distribution), or are negated on purpose (binary cross-entropy, by a generator
-#: that plays against a critic).
-NEVER_NEGATIVE = {"nll_loss", "nll_loss2d", "nll_loss_nd", "cross_entropy", "cross_entropy_loss"}
-NEVER_NEGATIVE |= {"mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss"}
 #: Operations behind a loss that keep its sign; `mul` does not: policy gradients multiply by an advantage.
 KEEPING = {"mean", "sum", "div"}
 #: A loss of unknown kind that starts at minus that of guessing is a cross-entropy with the wrong sign if it
@@ -37,7 +33,7 @@ def is_negated(case: Case) -> bool:
     if case.evidence.facts.get("loss_scale") and ending[-1:] == ["mul"]:
         ending = ending[:-1]  # the scale, where the loss of `backward` was seen
     losses = [o for o in ending if "loss" in o or o.endswith("cross_entropy")]
-    if len(losses) == 1 and losses[0] in NEVER_NEGATIVE:
+    if len(losses) == 1 and losses[0].startswith(NEVER_NEGATED):
         return ending[-2:] == [losses[0], "neg"]
     return not losses and len(ending) > 1 and ending[-2] == "log_softmax" and ending[-1] in TAKING
 

@@ -8,13 +8,9 @@ import re
 import numpy as np
 
 from gradkern.diagnosis.case import Case, Floats
+from gradkern.diagnosis.losses import CLASSIFYING, YES_OR_NO
 from gradkern.diagnosis.model import RECURRENT, Layer
 from gradkern.diagnosis.profile import NORMALIZED_BIAS
-
-#: Losses that compare with a class, by the names of their operations and modules.
-CLASSIFYING = ("nll_loss", "cross_entropy", "nllloss", "crossentropyloss")
-#: The same for losses that compare each output with 0 or 1.
-YES_OR_NO = ("binary_cross_entropy", "bceloss", "bcewithlogits")
 
 #: A classifier that guesses has a loss of ln(classes). Wrong initial outputs have more and fall to it. Of 438
 #: healthy runs of classifiers (the fifth and the sixth labelled set) three end between 0.97 and 1.02 of it,

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from gradkern.diagnosis.evidence import RunEvidence
+from gradkern.diagnosis.losses import LOSS_MODULES
 
 #: Modules, and operations of the graph, in lower case, by what they do to a gradient: zero for a part of the
 #: inputs; never quite zero; nearly zero at both ends. LogSigmoid and Softplus are also losses.
@@ -36,17 +37,8 @@ MATRICES = re.compile(r"mm$|^mv$|^linear$|convolution|einsum|rnn|lstm|gru|attent
 NORMALIZING = re.compile(r"(batch|layer|group|instance|rms|local_?response)_?norm|^norm$", re.IGNORECASE)
 RECURRENT = re.compile(r"^(RNN|LSTM|GRU)(Cell)?$", re.IGNORECASE)
 LOOKUP = re.compile(r"embedding", re.IGNORECASE)
-#: Modules that are a loss, by their class, and the operation of each.
-LOSS_MODULES = {
-    "CrossEntropyLoss": "cross_entropy",
-    "NLLLoss": "nll_loss",
-    "MSELoss": "mse_loss",
-    "L1Loss": "l1_loss",
-    "SmoothL1Loss": "smooth_l1_loss",
-    "HuberLoss": "huber_loss",
-    "BCELoss": "binary_cross_entropy",
-    "BCEWithLogitsLoss": "binary_cross_entropy_with_logits",
-}
+#: Names that models give to the layer of their outputs, which some register before others.
+HEAD = re.compile(r"(module\.|model\.)?(head|lm_head|classifier|logits|readout|fc|fc_out|output)\.")
 #: How torch.nn.utils names what a weight is made of: "0.parametrizations.weight.original1", "0.weight_orig".
 PARAMETRIZED = re.compile(r"(?:parametrizations\.)?(weight\w*?)(?:\.original\d*|_orig|_v)$")
 
@@ -72,11 +64,12 @@ class Model:
 
     @cached_property
     def order(self) -> list[int]:
-        """Columns in the order of execution if it is known, else in the order of the model."""
+        """Columns in the order of execution if it is known, else in the order of the model, with a layer that
+        is named as that of the outputs at the end."""
         first = [self._column[n] for n in self._graph.get("order", ()) if n in self._column]
         seen = set(first)
         if not first:
-            return list(range(len(self._evidence.names)))
+            return sorted(self._column.values(), key=lambda i: bool(HEAD.match(self._evidence.names[i])))
         return first + [i for i in range(len(self._evidence.names)) if i not in seen]
 
     @cached_property

@@ -257,6 +257,18 @@ class TestSchedules:
         warmed = changed(grown, lr=np.minimum(np.geomspace(1e-3, 10, 200), 1.0))
         assert actions(warmed)[0] == "lower_lr"
 
+    @pytest.mark.parametrize(("end", "found"), [(10, ["update_too_large"]), (0.02, [])])
+    def test_a_rate_that_grows_after_the_last_look(self, end, found):
+        """The loss has risen since."""
+        run = slow(healthy())
+        early = run.update_steps <= 64
+        looks = {name: getattr(run, name)[early] for name in ("update_steps", "weight_norm", "update_ratio")}
+        rates = np.append(np.full(64, 1e-3), np.geomspace(1e-3, end, 136))
+        grown = changed(
+            run, lr=rates, loss=run.loss + np.append(np.zeros(150), np.linspace(0, 90, 50)), **looks
+        )
+        assert alarms(grown) == found
+
     @pytest.mark.parametrize(("momentum", "first"), [(0.999, "less_momentum"), (0.9, "lower_lr")])
     def test_a_momentum_of_a_thousand_steps(self, momentum, first):
         run = flat_loss(changed(healthy(), update_ratio=np.full_like(healthy().update_ratio, 0.9)))

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from gradkern.diagnosis import Finding, diagnose
+from gradkern.diagnosis.case import Case
 from gradkern.diagnosis.precedence import in_order
+from gradkern.diagnosis.remedies import with_remedies
 from tests.support.runs import changed, flat_loss, healthy
 
 
@@ -88,6 +90,31 @@ def test_copies_of_one_unit_explain_what_they_do_to_gradients(evidence, first):
     constant = Finding("poor_initialization", "severe", (), 1, 80, evidence, "All are equal.")
     vanishing = Finding("vanishing_gradient", "severe", (), 1, 80, {}, "The first layers hardly learn.")
     assert in_order([vanishing, constant])[0].kind == first
+
+
+@pytest.mark.parametrize(
+    ("evidence", "lossy", "first"),
+    [
+        ({"gain": 6.0, "layers": 4.0}, 1.0, "poor_initialization"),
+        ({"gain": 6.0, "layers": 4.0}, 0.0, "nonfinite_gradient"),  # the loss is still finite
+        ({"gain": 3.0, "layers": 2.0}, 1.0, "nonfinite_gradient"),
+    ],
+)
+def test_weights_that_overflow_at_the_first_step(evidence, lossy, first):
+    large = Finding("poor_initialization", "severe", (), 1, 80, evidence, "The weights are too large.")
+    bad = Finding("nonfinite_gradient", "severe", (), 1, 80, {"nonfinite_loss": lossy}, "All are NaN.")
+    assert in_order([bad, large])[0].kind == first
+    late = Finding("nonfinite_gradient", "severe", (), 9, 80, {"nonfinite_loss": lossy}, "All are NaN.")
+    assert in_order([late, large])[0].kind == "nonfinite_gradient"
+
+
+def test_the_sign_of_the_loss_comes_before_the_weights():
+    """Steps up the loss soon change the gain of all layers."""
+    grown = Finding("exploding_gradient", "severe", (), 9, 80, {"decades_over_depth": -5.0}, "It grows.")
+    climbed = Finding("exploding_gradient", "severe", (), 1, 80, {"uphill": 1.0}, "The loss rises.")
+    found = with_remedies(Case(healthy()), [grown, climbed])
+    assert [f.remedies[0].action for f in found] == ["check_sign", "check_sign"]
+    assert with_remedies(Case(healthy()), [grown])[0].remedies[0].action == "he_init"
 
 
 class TestNormThatComesBack:

@@ -93,6 +93,12 @@ class TestTargets:
         assert found[0].evidence["first_error"] == pytest.approx(300, rel=0.01)
         assert found[0].remedies[0].action == "scale_targets"
 
+    def test_hundreds_of_one_output(self):
+        """No cross-entropy has one output."""
+        run = self.run(1e5, 300.0)
+        params = {**run.params, "10.weight": {**run.params["10.weight"], "shape": [1, 1024]}}
+        assert diagnose(changed(run, params=params))[0].is_alarm
+
     @pytest.mark.parametrize(
         ("first", "error", "op"),
         [(1e5, 3.0, "mse_loss"), (2.0, 1e6, "mse_loss"), (1e5, 300.0, "nll_loss")],

@@ -77,6 +77,8 @@ def _summing(case: Case, at: NDArray[np.int64], values: Floats) -> list[Finding]
     both = starts and settled and _is_smooth(values, SMOOTH)
     growth = float(np.median(values[-5:])) / float(values[0])
     high = float(np.median(values[-max(len(values) // 10, 3) :])) >= HIGH * float(values.max())
+    if not starts and climbs(case, FEW_STEPS):
+        return []
     if values.max() > GROWTH * values[-5:].min():  # a sum may shrink, but not to a hundredth
         return []
     if not (high or both) or growth < (SUMMED if level or both else LEFT_PLATEAU):

@@ -22,7 +22,9 @@ from gradkern.diagnosis.gain import (
     input_rms,
     is_bounded,
     multiplies,
+    possible_classes,
 )
+from gradkern.diagnosis.losses import LARGE_LOSS
 from gradkern.diagnosis.model import Layer
 from gradkern.diagnosis.profile import NORMALIZED_BIAS
 from gradkern.diagnosis.rules.amplification import GAIN, large_gain, raised_input
@@ -31,13 +33,13 @@ from gradkern.diagnosis.trend import WELL
 #: Least estimate of the inputs' rms over the first steps, whose error is upwards. Measured: healthy runs
 #: 0.1 … 2.2 (872 runs), raw pixels 180 … 270, images with -999 for a fiftieth of the values 20 … 60.
 LARGE = 10.0
-#: Least estimate of the first errors, and the first loss, for targets that are large. Both are needed: a sum
+#: The same for the first quartile over the steps: healthy up to 3.7.
+LARGE_OFTEN, INPUT_STEPS = 30.0, 16
+#: Least estimate of the first errors for targets that are large. The first loss has to be LARGE_LOSS: a sum
 #: over many outputs makes a loss large, and a bias that is normalized away makes the estimate large. Measured
 #: on 180 healthy regressions: at most 14 if the loss is above 1 (it is below 120 in all of them), targets of
 #: a few hundred 850 … 2,900.
-LARGE_ERROR, LARGE_LOSS = 30.0, 1e3
-#: The same for the first quartile over the steps: healthy up to 3.7.
-LARGE_OFTEN, INPUT_STEPS = 30.0, 16
+LARGE_ERROR = 30.0
 #: The same for the inputs of the first and of the last layer, the smaller one: healthy runs of all kinds up
 #: to 2.7 (1,146 runs).
 LARGE_BOTH = 6.0
@@ -137,7 +139,7 @@ def large_targets(case: Case) -> list[Finding]:
     norm = e.total_norm[case.finite]
     numbers = {"first_error": size, "norm_at_start": float(norm[0]) if len(norm) else np.nan}
     severity = "info" if case.learns_well else "warning" if case.trend.fell else "severe"
-    if not case.model.loss:
+    if not case.model.loss and possible_classes(case):  # it may be a cross-entropy that is a sum over a batch
         severity, why = "info", f"{why} This holds if the loss is a mean of squares or absolute values."
     return [case.finding("exploding_gradient", severity, why, numbers)]
 

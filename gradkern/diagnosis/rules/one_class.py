@@ -16,7 +16,8 @@ import numpy as np
 
 from gradkern.diagnosis.case import Case, Floats
 from gradkern.diagnosis.finding import Finding
-from gradkern.diagnosis.gain import YES_OR_NO, possible_classes
+from gradkern.diagnosis.gain import possible_classes
+from gradkern.diagnosis.losses import YES_OR_NO
 
 #: The fewest steps.
 LEAST_STEPS = 20
