@@ -27,7 +27,7 @@ Floats = NDArray[np.floating[Any]]
 FEW_STEPS = 10
 #: ‖Δw‖ / ‖w‖ of a typical step that is too small for weights of any precision. Healthy runs have a median
 #: above 2e-5.
-TOO_SMALL = 1e-5
+TOO_SMALL = 1.5e-5
 #: Decades by which the gradient falls over the depth where the first layers do not learn, whatever the loss
 #: says. Healthy runs start at up to 4.5, for five steps (1,128 runs).
 STARVING = 4.0

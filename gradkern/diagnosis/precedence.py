@@ -13,6 +13,8 @@ _EARLY = 20
 _DECAY = 0.5
 #: Healthy steps stay below a tenth of the weights; a decay of that size needs no other explanation.
 _LARGE_DECAY = 0.1
+#: Steps below this part of `TOO_SMALL` are not due to small weights.
+_STILL = 0.01
 #: Amplification of the signal over all layers from which float16, which ends at 65,504, overflows in sums of
 #: a few dozen terms; layers that are counted, so that the product stays finite.
 _OVERFLOW, _DEEP = 1e3, 100
@@ -59,7 +61,8 @@ def _standstill_explains(cause: Finding, other: Finding) -> bool:
         return other.kind == "dead_units" and other.severity == "warning"
     if other.kind == "poor_initialization":  # unless nothing moves for want of a gradient
         faint = other.evidence.get("decades_of_forward_signal", 0.0) < 0
-        return faint and "first_slope" not in other.evidence and not other.layers  # none is small
+        still = cause.evidence.get("median_update_ratio", TOO_SMALL) < _STILL * TOO_SMALL
+        return faint and "first_slope" not in other.evidence and (still or not other.layers)  # none is small
     if "summed" in other.evidence:  # nothing moves, so gradients are alike
         return cause.evidence.get("median_update_ratio") == 0
     fades = other.kind == "vanishing_gradient"  # which stays as at the start
@@ -75,14 +78,13 @@ def _first_weights_explain(cause: Finding, other: Finding) -> bool:
     later = other.first_step > cause.first_step
     if "crest" in cause.evidence and other.kind in _AFTERMATH:  # units that are copies of each other
         return other.first_step >= cause.first_step
-    if other.kind == "nonfinite_gradient":  # ones in place of random weights overflow 16 bits at once
-        return "crest" in cause.evidence and other.first_step <= cause.first_step + _EARLY
     if other.kind == "exploding_gradient":
         if "table_rms" in cause.evidence and "input_rms" in other.evidence:  # its vectors are the input
             return True
         return _starts_large(cause) and _starts_with(cause, other)
-    if other.kind == "nonfinite_gradient":
-        return other.first_step <= cause.first_step and _overflows(cause, other)
+    if other.kind == "nonfinite_gradient":  # ones in place of random weights overflow 16 bits at once
+        copies = "crest" in cause.evidence and other.first_step <= cause.first_step + _EARLY
+        return copies or (other.first_step <= cause.first_step and _overflows(cause, other))
     if other.kind == "saturation":  # large weights put units at the ends of their range
         return "gain" in cause.evidence and not later
     return other.kind == "dead_units" and later

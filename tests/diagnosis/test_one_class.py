@@ -115,6 +115,14 @@ class TestEveryOther:
         """Two data sets have losses of their own before the first step."""
         assert not differs_at_every_other(Case(self.turned(**changes)))
 
+    def test_what_the_first_step_drives_apart(self):
+        """Two data sets keep a part of their difference, or both their losses fall."""
+        height = np.where(np.arange(STEPS) % 2, 1.0, -1.0) * (0.3 * np.exp(-np.arange(STEPS) / 4) + 0.01)
+        loss = 1.0 + height + 0.002 * np.random.default_rng(0).standard_normal(STEPS)
+        assert differs_at_every_other(Case(changed(healthy(steps=STEPS), loss=loss)))
+        falling = loss - np.linspace(0, 0.5, STEPS)
+        assert not differs_at_every_other(Case(changed(healthy(steps=STEPS), loss=falling)))
+
     def test_losses_and_norms_together(self):
         """Neither is enough alone."""
         run = self.turned(noise=0.05)

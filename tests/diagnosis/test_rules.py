@@ -651,6 +651,16 @@ class TestClipping:
         assert alarms(run) == found
         assert alarms(changed(run, lr=np.linspace(1e-6, 1e-3, 200))) == []  # it warms up
 
+    @pytest.mark.parametrize(("moved", "found"), [(1e-9, ["always_clipping"]), (1e-5, [])])
+    def test_always_with_a_fall_that_such_steps_cannot_make(self, moved, found):
+        """The first losses happen to be high."""
+        run = self.clipped(1e-3)
+        facts = {**run.facts, "optimizers": [{"class": "SGD", "lr": 0.1, "parameters": []}]}
+        loss = 2.3 + 0.05 * np.random.default_rng(0).standard_normal(200)
+        loss[:3] += 1.0
+        run = changed(run, facts=facts, loss=loss, update_ratio=np.full_like(run.update_ratio, moved))
+        assert alarms(changed(run, total_norm=100 * run.total_norm)) == found
+
     @pytest.mark.parametrize("coef", [0.5, 1e-3])
     def test_always_with_progress_is_information(self, coef):
         assert alarms(self.clipped(coef)) == [] and kinds(self.clipped(coef)) == ["always_clipping"]

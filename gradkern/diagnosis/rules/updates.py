@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from gradkern._util.text import percent
 from gradkern.diagnosis.amounts import rate_grows, rate_plunges
 from gradkern.diagnosis.case import FALLING, FEW_STEPS, TOO_SMALL, Case
+from gradkern.diagnosis.distance import BEYOND, distance, reach, steps_in_all
 from gradkern.diagnosis.finding import Finding
 from gradkern.diagnosis.gain import classes_of, first_gain, guesses, multiplies, possible_classes
 
@@ -44,9 +45,8 @@ MOVED = 0.01
 #: A loss that falls by more than this part falls slowly. Weights that move by 1e-4 in all lower it by up to
 #: 0.3 % at the beginning of training, where ‖g‖ ‖w‖ is up to 30 times the loss.
 SLOW_FALL = 0.005
-#: While the gradient stays the same, a loss falls by at most its norm times the distance of the steps. A
-#: larger fall (`BEYOND`) is noise if it is less than this part of the loss.
-BEYOND, SMALL_FALL = 10.0, 0.1
+#: A fall of less than this part of the loss is noise if the steps cannot make it.
+SMALL_FALL = 0.1
 #: Recorded steps without a step of the optimizer from which that is reported.
 NEVER_STEPPED = 10
 #: Steps in which a second optimizer, which may step at every tenth of them only, gets its turn.
@@ -170,7 +170,7 @@ def _no_movement(case: Case) -> list[Finding]:
         return []
     half = any(str(e.params.get(n, {}).get("dtype", "")).endswith("float16") for n in e.names)
     limit = SMALL_16_BIT if half else TOO_SMALL
-    steps, typical, in_all = _steps(case), float(np.median(movement)), _distance(case)
+    steps, typical, in_all = steps_in_all(case), float(np.median(movement)), distance(case)
     if typical > limit or in_all > MOVED or not np.isfinite(e.total_norm).all() or not _reaches_weights(case):
         return []
     rates = e.lr[np.isfinite(e.lr)]
@@ -223,31 +223,9 @@ def _falls_slowly(case: Case) -> bool:
     fall is noise if it is far larger than the steps can make it."""
     trend, least = case.trend, SLOW_FALL * abs(case.trend.start)
     fall = trend.start - trend.end
-    if fall < SMALL_FALL * abs(trend.start) and fall > BEYOND * _reach(case):
+    if fall < SMALL_FALL * abs(trend.start) and fall > BEYOND * reach(case):
         return False
     return trend.fell or fall > max(3 * trend.error, least)
-
-
-def _reach(case: Case) -> float:
-    """The most by which the steps can lower the loss: the gradient's norm times their distance."""
-    norm, size = case.evidence.total_norm[case.finite], case.weight_size[np.isfinite(case.weight_size)]
-    if not len(norm) or not len(size) or not np.isfinite(case.movement).any():
-        return float("inf")
-    return float(norm.max() * size.max()) * _distance(case)
-
-
-def _distance(case: Case) -> float:
-    """‖Δw‖ / ‖w‖ summed over the run. Between two looks, which lie closest together at first, steps are taken
-    to be as large as the larger of the two."""
-    e, known = case.evidence, np.isfinite(case.movement)
-    movement, at = case.movement[known], np.append(e.update_steps[known], case.last_step + 1)
-    at[0] = e.steps[0]
-    return float((np.maximum(movement, np.append(movement[1:], 0.0)) * np.diff(at)).sum())
-
-
-def _steps(case: Case) -> int:
-    """Steps of the run, also those that `every` left out."""
-    return case.last_step - int(case.evidence.steps[0]) + 1
 
 
 def _never_stepped(case: Case) -> Finding:
