@@ -73,6 +73,13 @@ class TestOneClass:
     def test_batches_of_several_classes(self, size):
         assert not batches_of_one_class(Case(classifying(mixed(size))))
 
+    @pytest.mark.parametrize(("size", "found"), [(16, True), (2, False)])
+    def test_two_classes(self, size, found):
+        """Two examples at random are of one class in half of the steps; here they are in two of three."""
+        batches = of_one_class(size, classes=2) if found else mixed(size, classes=2)
+        batches = [b if found or step % 3 else b[:1].repeat(2) for step, b in enumerate(batches)]
+        assert bool(batches_of_one_class(Case(classifying(batches, classes=2)))) == found
+
     def test_batches_of_one_example(self):
         """They have one class each in any case."""
         assert not batches_of_one_class(Case(classifying(of_one_class(1))))
