@@ -328,3 +328,23 @@ def test_outputs_whose_inputs_are_alike(tmp_path):
         parts += [nn.Softmax(dim=-1), nn.Linear(24, 24)]
     model = nn.Sequential(*parts, nn.Softmax(dim=-1), nn.Linear(24, 1))
     assert headline(recorded(tmp_path, model, loss=F.mse_loss)).kind == "vanishing_gradient"
+
+
+@pytest.mark.parametrize(("scale", "found"), [(300.0, ["poor_initialization"]), (1.0, [])])
+def test_outputs_whose_bias_is_frozen(tmp_path, graph, scale, found):
+    """It does not tell whether a large first loss is a mean or a sum. A sum of guesses is steady."""
+    torch.manual_seed(0)
+    model = net()
+    model[-1].bias.requires_grad_(False)
+    model[0].bias.requires_grad_(False)
+
+    def cost(outputs, targets):
+        signs = (targets[:, 0] > 0).long()
+        return F.cross_entropy(outputs, signs, reduction="mean" if scale > 1 else "sum")
+
+    def spoil(x, step):
+        return x * (scale if step % 2 else scale**0.8)
+
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], 1e-4)
+    got = alarms(recorded(tmp_path, model, optimizer=optimizer, loss=cost, spoil=spoil, steps=30))
+    assert got == found if graph else set(got) <= set(found), got

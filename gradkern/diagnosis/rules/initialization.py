@@ -47,7 +47,7 @@ RECURRENT_GAIN = 1.8
 #: First loss over ln(classes), the loss of guessing. Healthy: 0.9 … 3, and 11 for a frozen network with
 #: adapters, which ended at 0.57. Runs whose first loss alone is bad end at 0.99 or more (10 runs).
 FIRST_LOSS, RECOVERED = 10.0, 0.8
-LONGEST = 1.5
+LONGEST, THROWN = 1.5, 1.5
 
 
 def poor_initialization(case: Case) -> list[Finding]:
@@ -142,6 +142,16 @@ def _is_mean(case: Case, last: Layer) -> bool:
     return bool(np.isfinite(norms).any() and np.nanmax(norms) <= LONGEST)
 
 
+def _is_thrown_about(case: Case, last: Layer) -> bool:
+    """Whether the first losses rise by half from one step to the next, if the output's bias does not tell
+    whether they are means. Guesses have nearly the same loss in all batches, also as a sum."""
+    e = case.evidence
+    if last.bias is not None and np.isfinite(e.rms[:FIRST_STEPS, last.bias]).any():
+        return False
+    losses = e.loss[: 2 * FIRST_STEPS]
+    return bool((losses[1:] >= THROWN * np.abs(losses[:-1])).any()) and bool(np.isfinite(losses).all())
+
+
 def _recurrent(case: Case) -> list[Finding]:
     """A recurrent matrix that multiplies the state at each time step."""
     e = case.evidence
@@ -220,7 +230,7 @@ def _first_loss(case: Case) -> list[Finding]:
     last, expected = case.model.layers[-1], math.log(classes)
     if not math.isfinite(e.loss[0]) or e.loss[0] < FIRST_LOSS * expected:
         return []
-    if not (_is_mean(case, last) or guesses(case)):
+    if not (_is_mean(case, last) or guesses(case) or _is_thrown_about(case, last)):
         return []
     why = (
         f"The first loss is {e.loss[0]:.3g}, while guessing gives ln {classes} = {expected:.2f}: the initial "
