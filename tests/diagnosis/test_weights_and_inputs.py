@@ -114,6 +114,17 @@ class TestGrowth:
         assert found == (["weight_growth"] if graph else [])
 
 
+@pytest.mark.parametrize("last", [1.6, 1.7, 1.8, 1.9])
+def test_a_growth_up_to_the_last_look(last):
+    """Something multiplies the weights until the last look, whose size is the first one times the growth, but
+    for rounding."""
+    run = changed(healthy(), loss=np.full(200, 2.3))
+    norms = np.ones_like(run.weight_norm) / 3 * last ** ((run.update_steps[:, None] - 1) / 199)
+    found = diagnose(changed(run, weight_norm=norms, update_ratio=np.full_like(run.update_ratio, 1e-6)))
+    (finding,) = [f for f in found if f.kind == "weight_growth"]
+    assert finding.first_step <= 200 and finding.evidence["growth"] == pytest.approx(last, rel=1e-5)
+
+
 class TestCollapse:
     @pytest.mark.parametrize("decay", [2.0, 60.0])
     def test_a_decay_inside_an_adaptive_step(self, tmp_path, decay):
@@ -243,6 +254,12 @@ class TestSpikes:
     def test_not_where_norms_are_spread_widely(self):
         assert alarms(self.spiked(50, 0.2, spread=1.0)) == []
 
+    def test_a_cliff_of_a_recurrent_network_does_not_show_in_the_loss(self):
+        run = self.spiked(300, 0.0)
+        recurrent = {**run.facts, "modules": {**run.facts["modules"], "core": "LSTM"}}
+        assert alarms(run) == ["gradient_spike"] and alarms(changed(run, facts=recurrent)) == []
+        assert alarms(changed(self.spiked(300, 3.0), facts=recurrent)) == ["gradient_spike"]
+
     def test_a_clipped_one_whose_batch_is_bad(self):
         run = self.spiked(300, 5.0)
         coef = np.ones(200)
@@ -264,3 +281,50 @@ def test_ones_overflow_sixteen_bits_at_once():
     nan = np.full_like(run.rms, np.nan)
     bad = changed(run, rms=nan, nonfinite=np.ones_like(run.nonfinite), loss=np.full(200, np.nan))
     assert headline(bad).kind == "poor_initialization"
+
+
+def test_inputs_that_pass_beside_normalization(tmp_path, graph):
+    """The stream of a residual network is not normalized in front of its outputs. The kind of the loss tells
+    that its first value was raised tenfold, which is an alarm even if the run learns well."""
+
+    class Beside(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.norm = nn.Linear(8, 24), nn.LayerNorm(24)
+            self.inner, self.head = nn.Linear(24, 24), nn.Linear(24, 4)
+
+        def forward(self, x):
+            x = self.stem(x)
+            return self.head(x + torch.relu(self.inner(self.norm(x))))
+
+    torch.manual_seed(0)
+    finding = diagnose(recorded(tmp_path, Beside(), spoil=lambda x, step: 200 * x))[0]
+    assert finding.kind == "exploding_gradient" and finding.evidence["input_rms"] > 50
+    assert finding.is_alarm == graph
+    torch.manual_seed(0)
+    assert alarms(recorded(tmp_path / "well", Beside())) == []
+
+
+def test_targets_of_hundreds_of_outputs_without_a_bias(tmp_path, graph):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 24), nn.Tanh(), nn.Linear(24, 1, bias=False))
+
+    def far(outputs, targets):
+        return F.mse_loss(outputs, 300 * targets)
+
+    evidence = recorded(tmp_path, model, loss=far)
+    if not graph:
+        assert "exploding_gradient" not in alarms(evidence)
+        return
+    finding = headline(evidence)
+    assert finding.kind == "exploding_gradient" and finding.evidence["first_error"] > 100
+
+
+def test_outputs_whose_inputs_are_alike(tmp_path):
+    """Where the signal has faded, a softmax passes on the same number for all units."""
+    torch.manual_seed(0)
+    parts = [nn.Linear(8, 24)]
+    for _ in range(3):
+        parts += [nn.Softmax(dim=-1), nn.Linear(24, 24)]
+    model = nn.Sequential(*parts, nn.Softmax(dim=-1), nn.Linear(24, 1))
+    assert headline(recorded(tmp_path, model, loss=F.mse_loss)).kind == "vanishing_gradient"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import gc
 import io
 import threading
+import weakref
 
 import pytest
 import torch
@@ -140,6 +142,18 @@ def test_hooks_are_few_and_go_with_the_monitor(tmp_path):
     torch.save(model, io.BytesIO())
     monitor.close()
     assert hooks(model) == 0
+
+
+def test_a_monitor_that_is_dropped_takes_its_hooks_along(tmp_path):
+    model = network()
+    monitor = GradMonitor(model, torch.optim.SGD(model.parameters(), 0.1), tmp_path)
+    loss_of(model).backward()
+    monitor.record(loss=1.0)
+    assert hooks(model)
+    dropped = weakref.ref(monitor)
+    del monitor
+    gc.collect()
+    assert dropped() is None and hooks(model) == 0
 
 
 def test_nothing_is_watched_where_backward_is_compiled():

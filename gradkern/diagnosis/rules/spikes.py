@@ -84,17 +84,19 @@ def gradient_spike(case: Case) -> list[Finding]:
 
 def _stands_out(case: Case, i: int, base: float) -> bool:
     """Whether a norm is far above the baseline; or less far, but outside the spread of those before it, with
-    a loss that is the largest for a while."""
+    a loss that is the largest for a while. Recurrent networks have cliffs, where the gradient alone is huge
+    (Pascanu et al., "On the difficulty of training recurrent neural networks", 2013): the loss counts."""
     norm, loss = case.evidence.total_norm, case.evidence.loss
-    if norm[i] > TIMES_ALONE * base or norm[i] <= TIMES_CALM * base:
-        return bool(norm[i] > TIMES_ALONE * base)
+    recent = loss[max(0, i - RECENT) : i]
+    recent = recent[np.isfinite(recent)]
+    shows = len(recent) > 0 and bool(loss[i] > recent.max() + (ABOVE - 1) * abs(recent.max()))
+    if norm[i] > TIMES_ALONE * base:
+        return shows or not case.model.recurs
     with np.errstate(divide="ignore", invalid="ignore"):
         logs = np.log(norm[max(0, i - BASELINE) : i] / base)
     spread = 1.4826 * float(np.median(np.abs(logs[np.isfinite(logs)])))
-    recent = loss[max(0, i - RECENT) : i]
-    recent = recent[np.isfinite(recent)]
-    shows = len(recent) > 0 and loss[i] > recent.max() + (ABOVE - 1) * abs(recent.max())
-    return bool(shows) and float(np.log(norm[i] / base)) > OF_CALM * max(spread, LEAST_SPREAD)
+    far = norm[i] > TIMES_CALM * base and np.log(norm[i] / base) > OF_CALM * max(spread, LEAST_SPREAD)
+    return shows and bool(far)
 
 
 def _out_of_calm(case: Case, at: Sequence[int] | NDArray[np.int64], base: Floats) -> bool:

@@ -53,7 +53,7 @@ def weight_growth(case: Case) -> list[Finding]:
     expected = max(factor, _to_the_end(case, at, factor)) if lasts else factor
     if expected < least or not (goes_on or factor >= HOPELESS):
         return []
-    onset = int(e.update_steps[at[np.flatnonzero(size >= min(2, factor) * size[0])[0]]])
+    onset = int(e.update_steps[at[np.argmax(size >= min(2, 0.999 * factor) * size[0])]])  # rounding
     norms = e.weight_norm[:, case.model.matrices].astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
         grew = norms[at[-1]] / norms[at[0]]
@@ -108,9 +108,7 @@ def weight_collapse(case: Case) -> list[Finding]:
     outweighed = factor <= HALVED and (taken >= FAST_DECAY or (not learned and shrinks_by_steps(case)))
     if factor > SHRANK and not gone and not outweighed:
         return []
-    onset = (
-        int(e.update_steps[at[np.flatnonzero(size <= (1 + factor) / 2 * size[0])[0]]]) if factor < 1 else None
-    )
+    onset = int(e.update_steps[at[np.argmax(size <= (1 + factor) / 2 * size[0])]]) if factor < 1 else None
     of_one = factor > SHRANK and bool(gone)
     what = case.names(gone)[0] if of_one else "the weights"
     left = float(np.nanmin(ratios)) if of_one else factor
