@@ -83,6 +83,32 @@ def test_smooth_units_that_a_bias_may_have_switched_off():
     assert kinds(changed(run, rms=rms, weight_norm=norms)) == ["dead_units"]
 
 
+@pytest.mark.parametrize(("rest", "found"), [([], "no_gradient"), (["abs"], "dead_units")])
+def test_a_sign_beside_an_absolute_value_has_a_slope(graph, rest, found):
+    """As in ``x.sign() * x.abs().sqrt()``. Without the graph neither is seen."""
+    run = healthy()
+    rms = run.rms.copy()
+    rms[:, :6] = 0
+    facts = {**run.facts, "graph": {"operations": ["addmm", "relu", "sign", *rest]}}
+    assert kinds(changed(run, rms=rms, facts=facts)) == [found if graph else "dead_units"]
+
+
+@pytest.mark.parametrize(("shifted", "bias", "found"), [(0, 0.0, True), (2, 0.0, True), (0, 0.1, False)])
+def test_units_of_a_frozen_layer_that_are_inactive(shifted, bias, found):
+    """What is behind them gets no gradient, but for the last bias."""
+    run = healthy()
+    params = {n: {**p, "trainable": n[0] not in "02"} for n, p in run.params.items()}
+    rms, norms, there = run.rms.copy(), run.weight_norm.copy(), run.has_grad.copy()
+    rms[:, 4:-1], there[:, :4], norms[:, 1::2] = 0, False, 0
+    norms[:, 5], norms[:, 3] = bias, 20 * norms[:, 2] * (shifted > 0)
+    rms[:, :4] = np.nan
+    run = changed(run, rms=rms, has_grad=there, weight_norm=norms, params=params, total_norm=run.total_norm)
+    findings = [f for f in alarms(run) if "frozen" in f.why]
+    assert bool(findings) == found and all(f.kind == "dead_units" for f in findings)
+    if found:
+        assert findings[0].layers == (("2.weight", "2.bias") if shifted else run.names[:4])
+
+
 @pytest.mark.parametrize(
     ("evidence", "first"), [({"crest": 1.0}, "poor_initialization"), ({}, "vanishing_gradient")]
 )

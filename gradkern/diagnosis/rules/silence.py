@@ -13,7 +13,7 @@ from gradkern._util.text import percent
 from gradkern.diagnosis.case import FEW_STEPS, Case
 from gradkern.diagnosis.finding import Finding
 from gradkern.diagnosis.model import RECURRENT, Layer, role_of
-from gradkern.diagnosis.rules.blocked import blocked, kind_of_silence, unfed
+from gradkern.diagnosis.rules.blocked import behind_frozen, blocked, kind_of_silence, unfed
 from gradkern.diagnosis.rules.outputs import gated_outputs
 
 #: A layer is silent after so many steps with a gradient of exactly zero while others have one.
@@ -94,7 +94,14 @@ def _in_an_optimizer(case: Case) -> set[str] | None:
 
 def dead_units(case: Case) -> list[Finding]:
     """Layers whose gradient is exactly zero, or most of whose units have none, by what explains it."""
-    return unfed(case) or _silent_layer(case) or blocked(case) or _dead_share(case) or gated_outputs(case)
+    return (
+        unfed(case)
+        or behind_frozen(case)
+        or _silent_layer(case)
+        or blocked(case)
+        or _dead_share(case)
+        or gated_outputs(case)
+    )
 
 
 def _silent_layer(case: Case) -> list[Finding]:
