@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from gradkern import GradMonitor, History
 from gradkern.diagnosis import diagnose
 from gradkern.diagnosis.load import read_evidence
-from tests.support.runs import changed, healthy, sloped
+from tests.support.runs import changed, healthy, sloped, slow
 
 STEPS = 60
 
@@ -180,6 +180,25 @@ class TestFirstWeights:
         model = filled(net(activation=nn.Tanh, depth=6), lambda w: w.normal_(0, 0.01))
         finding = headline(recorded(tmp_path, model))
         assert finding.kind in ("poor_initialization", "vanishing_gradient")
+
+    def test_tanh_that_is_too_deep_for_the_defaults(self, tmp_path):
+        """Steps are tiny, because hardly any signal passes 16 layers, and not because of the rate."""
+        torch.manual_seed(0)
+        model = net(activation=nn.Tanh, depth=16)
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        found = diagnose(recorded(tmp_path, model, optimizer=optimizer))
+        assert found[0].kind in ("vanishing_gradient", "poor_initialization")
+        faded = [f.evidence for f in found if f.kind == "poor_initialization" and f.is_alarm]
+        assert faded and faded[0]["decades_of_forward_signal"] < -3
+
+    def test_units_that_amplify_until_they_die(self):
+        """The first two steps tell that the signal was passed on."""
+        run = slow(healthy(layers=3))
+        gain = np.array([[1.0, 1, 3, 1, 3, 1]]) / np.nan_to_num(run.weight_norm[:1, :1]) * np.sqrt(32)
+        norms = np.repeat(run.weight_norm[:1, :1] * gain, len(run.update_steps), axis=0).astype(np.float32)
+        rms = run.rms.copy()
+        rms[:2, 4] = 8 * rms[:2, 5]
+        assert alarms(changed(run, weight_norm=norms, rms=rms)) == ["poor_initialization"]
 
 
 class TestUnits:
