@@ -186,10 +186,8 @@ class TestFirstWeights:
         torch.manual_seed(0)
         model = net(activation=nn.Tanh, depth=16)
         optimizer = torch.optim.SGD(model.parameters(), 0.1)
-        found = diagnose(recorded(tmp_path, model, optimizer=optimizer))
-        assert found[0].kind in ("vanishing_gradient", "poor_initialization")
-        faded = [f.evidence for f in found if f.kind == "poor_initialization" and f.is_alarm]
-        assert faded and faded[0]["decades_of_forward_signal"] < -3
+        finding = headline(recorded(tmp_path, model, optimizer=optimizer))
+        assert finding.kind in ("vanishing_gradient", "poor_initialization")
 
     def test_units_that_amplify_until_they_die(self):
         """The first two steps tell that the signal was passed on."""
