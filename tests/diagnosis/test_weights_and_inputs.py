@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from gradkern import GradMonitor, History
 from gradkern.diagnosis import diagnose
 from gradkern.diagnosis.load import read_evidence
-from tests.support.runs import changed, healthy, sloped
+from tests.support.runs import changed, healthy, sloped, slow
 
 STEPS = 60
 
@@ -181,6 +181,23 @@ class TestFirstWeights:
         finding = headline(recorded(tmp_path, model))
         assert finding.kind in ("poor_initialization", "vanishing_gradient")
 
+    def test_tanh_that_is_too_deep_for_the_defaults(self, tmp_path):
+        """Steps are tiny, because hardly any signal passes 16 layers, and not because of the rate."""
+        torch.manual_seed(0)
+        model = net(activation=nn.Tanh, depth=16)
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        finding = headline(recorded(tmp_path, model, optimizer=optimizer))
+        assert finding.kind in ("vanishing_gradient", "poor_initialization")
+
+    def test_units_that_amplify_until_they_die(self):
+        """The first two steps tell that the signal was passed on."""
+        run = slow(healthy(layers=3))
+        gain = np.array([[1.0, 1, 3, 1, 3, 1]]) / np.nan_to_num(run.weight_norm[:1, :1]) * np.sqrt(32)
+        norms = np.repeat(run.weight_norm[:1, :1] * gain, len(run.update_steps), axis=0).astype(np.float32)
+        rms = run.rms.copy()
+        rms[:2, 4] = 8 * rms[:2, 5]
+        assert alarms(changed(run, weight_norm=norms, rms=rms)) == ["poor_initialization"]
+
 
 class TestUnits:
     def test_a_softplus_of_the_loss_is_no_activation(self, tmp_path):
@@ -328,3 +345,23 @@ def test_outputs_whose_inputs_are_alike(tmp_path):
         parts += [nn.Softmax(dim=-1), nn.Linear(24, 24)]
     model = nn.Sequential(*parts, nn.Softmax(dim=-1), nn.Linear(24, 1))
     assert headline(recorded(tmp_path, model, loss=F.mse_loss)).kind == "vanishing_gradient"
+
+
+@pytest.mark.parametrize(("scale", "found"), [(300.0, ["poor_initialization"]), (1.0, [])])
+def test_outputs_whose_bias_is_frozen(tmp_path, graph, scale, found):
+    """It does not tell whether a large first loss is a mean or a sum. A sum of guesses is steady."""
+    torch.manual_seed(0)
+    model = net()
+    model[-1].bias.requires_grad_(False)
+    model[0].bias.requires_grad_(False)
+
+    def cost(outputs, targets):
+        signs = (targets[:, 0] > 0).long()
+        return F.cross_entropy(outputs, signs, reduction="mean" if scale > 1 else "sum")
+
+    def spoil(x, step):
+        return x * (scale if step % 2 else scale**0.8)
+
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], 1e-4)
+    got = alarms(recorded(tmp_path, model, optimizer=optimizer, loss=cost, spoil=spoil, steps=30))
+    assert got == found if graph else set(got) <= set(found), got

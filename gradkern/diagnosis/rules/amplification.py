@@ -80,7 +80,7 @@ def _is_passed_on(case: Case) -> bool:
         and case.evidence.loss[0] >= RAISED_LOSS * math.log(classes)
     ):
         return True
-    return case.model.squashes or not levels or max(x.min() for x in levels.values()) >= GAIN
+    return case.model.squashes or not levels or max(x[:2].min() for x in levels.values()) >= GAIN
 
 
 def signals(case: Case) -> dict[int, Floats]:

@@ -115,8 +115,8 @@ def _overcome(case: Case, size: float) -> bool:
     has thrown the first steps."""
     first = min(abs(float(case.evidence.loss[0])), abs(case.trend.start))
     outputs, classes = case.model.layers[-1].shape, classes_of(case) or 2 * decides(case)
-    guessing = math.log(max(outputs[0] if outputs else 2, 2))
     squared = "mse" in case.model.loss
+    guessing = 1.0 if squared else math.log(max(outputs[0] if outputs else 2, 2))
     if classes and first >= RAISED * math.log(classes):
         return False
     raised = max(first / size ** (2 if squared else 1), guessing)
