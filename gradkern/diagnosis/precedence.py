@@ -13,6 +13,8 @@ _EARLY = 20
 _DECAY = 0.5
 #: Healthy steps stay below a tenth of the weights; a decay of that size needs no other explanation.
 _LARGE_DECAY = 0.1
+#: A step of about the size of the weights.
+_OWN_SIZE = 0.7
 #: Steps below this part of `TOO_SMALL` are not due to small weights.
 _STILL = 0.01
 #: Amplification of the signal over all layers from which float16, which ends at 65,504, overflows in sums of
@@ -117,9 +119,13 @@ def _stuck_units_explain(cause: Finding, other: Finding) -> bool:
 
 
 def _batches_explain(cause: Finding, other: Finding) -> bool:
-    """What is known of the batches is a cause; steps for one class after the other may then go too far."""
-    explained = ("update_too_large", "weight_growth", "exploding_gradient", *_AFTERMATH)
-    return "batches_of_one_class" in cause.evidence and other.kind in explained
+    """What is known of the batches is a cause; steps for one class after the other may then go too far. Steps
+    for two kinds in turn may as well, unless they have the size of the weights and go to and fro for it."""
+    if "batches_of_one_class" in cause.evidence:
+        return other.kind in ("update_too_large", "weight_growth", "exploding_gradient", *_AFTERMATH)
+    in_turn = {"in_turn", "lag_1_correlation"} <= cause.evidence.keys()
+    largest = other.evidence.get("largest_update_ratio", _OWN_SIZE)
+    return in_turn and other.kind == "update_too_large" and largest < _OWN_SIZE
 
 
 def _changed_weights_explain(cause: Finding, other: Finding) -> bool:

@@ -49,6 +49,13 @@ class TestInTurn:
         """A round of another length may be that of an epoch in a fixed order."""
         assert alarms(self.rounds(**{"period": 5, **changes})) == []
 
+    @pytest.mark.parametrize(("height", "found"), [(0.35, ["loss_oscillating"]), (0.15, [])])
+    def test_weaker_rounds_count_if_the_whole_run_has_them(self, height, found):
+        """They are too weak for the last two thirds of it."""
+        run = self.rounds(5, height=height, noise=0.33)
+        share, _ = repetition(run.loss[len(run.loss) // 3 :], 5)
+        assert share < 0.5 and alarms(run) == found
+
     @pytest.mark.parametrize(("alone", "found"), [(True, ["loss_oscillating"]), (False, [])])
     def test_weak_rounds_count_if_the_last_bias_sees_one_class(self, alone, found):
         """Its gradient is then that of targets that are all the same."""

@@ -134,6 +134,22 @@ def test_weights_that_overflow_at_the_first_step(evidence, lossy, first):
     assert in_order([late, large])[0].kind == "nonfinite_gradient"
 
 
+@pytest.mark.parametrize(
+    ("largest", "numbers", "first"),
+    [
+        (0.3, {"lag_1_correlation": -0.9}, "loss_oscillating"),
+        (0.9, {"lag_1_correlation": -0.9}, "update_too_large"),  # they go to and fro by themselves
+        (0.3, {"travel": 0.5}, "update_too_large"),
+    ],
+)
+def test_kinds_of_batches_in_turn_explain_large_steps(largest, numbers, first):
+    turns = Finding(
+        "loss_oscillating", "warning", (), 1, 80, {"in_turn": 1.0, **numbers}, "It goes up and down."
+    )
+    large = Finding("update_too_large", "severe", (), 1, 80, {"largest_update_ratio": largest}, "Large.")
+    assert in_order([large, turns])[0].kind == first
+
+
 def test_the_sign_of_the_loss_comes_before_the_weights():
     """Steps up the loss soon change the gain of all layers."""
     grown = Finding("exploding_gradient", "severe", (), 9, 80, {"decades_over_depth": -5.0}, "It grows.")

@@ -137,6 +137,13 @@ class TestEveryOther:
         norm = run.total_norm * np.where(np.arange(STEPS) % 2, 1.2, 0.8)
         assert differs_at_every_other(Case(changed(run, total_norm=norm)))
 
+    def test_parts_that_are_trained_in_turn(self):
+        """A generator and its critic."""
+        run = self.turned()
+        there = run.has_grad.copy()
+        there[0::2, :4], there[1::2, 4:] = False, False
+        assert not differs_at_every_other(Case(changed(run, has_grad=there)))
+
     def test_steps_that_were_left_out(self):
         assert not differs_at_every_other(Case(changed(self.turned(), steps=2 * np.arange(1, STEPS + 1))))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from gradkern.diagnosis.case import Case, Floats
+from gradkern.diagnosis.trend import comparable_losses
 
 #: The fewest steps.
 LEAST_STEPS = 40
@@ -27,6 +28,8 @@ def differs_at_every_other(case: Case) -> bool:
     if len(e.steps) < LEAST_STEPS or not np.isfinite(e.loss).all() or not np.isfinite(e.total_norm).all():
         return False
     if (np.diff(e.steps) != 1).any() or not (e.total_norm > 0).all():
+        return False
+    if len(comparable_losses(e)) < len(e.loss):  # parts that are trained in turn have a loss each
         return False
     later, of_loss = contrast(e.loss[len(e.loss) // 4 :])
     _, of_norm = contrast(np.log(e.total_norm[len(e.loss) // 4 :]))
