@@ -113,7 +113,7 @@ def weight_collapse(case: Case) -> list[Finding]:
     taken = max(decay_a_step(case), pulled(case))
     learned = case.trend.fall > LEARNED and case.trend.kept  # the first weights may have been of no use
     by_steps = shrinks_by_steps(case) and (not learned or decay_outweighs(case))
-    outweighed = factor <= HALVED and (taken >= FAST_DECAY or by_steps)
+    outweighed = factor <= HALVED and (decay_a_step(case) >= FAST_DECAY or by_steps)
     if factor > SHRANK and not gone and not outweighed:
         return []
     onset = int(e.update_steps[at[np.argmax(size <= (1 + factor) / 2 * size[0])]]) if factor < 1 else None
