@@ -324,13 +324,16 @@ def goals() -> list[str]:
     ]
 
 
+#: Results of benchmarks/bench_cuda_host.py on two machines.
+HOSTS = ("cuda_host", "cuda_host_avx2")
+
+
 def host() -> list[str]:
     """The host's share, as measured by benchmarks/bench_cuda_host.py."""
-    results = ROOT / "benchmarks" / "results" / "cuda_host.json"
-    if not results.exists():
-        return []
-    record = json.loads(results.read_text(encoding="utf-8"))
-    machine = record["machine"]
+    records = [
+        json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text(encoding="utf-8"))
+        for name in HOSTS
+    ]
     lines = [
         "## Host time (measured on a CPU with a model of the device)",
         "",
@@ -344,9 +347,36 @@ def host() -> list[str]:
         "- Floor: a walk that only reads what has to be read, on one thread, in turns with the calls.",
         "- One tensor: a whole call with a list of one, in microseconds.",
         "",
-        "Medians over rounds in which all calls take turns.",
+        "Medians over rounds in which all calls take turns, on two machines. The memory of the second one is",
+        "several times as slow.",
         "",
-        f"{machine['cpu']}, {machine['cores']} cores, torch {machine['torch']}, commit {machine['commit']}.",
+    ]
+    for record in records:
+        lines += host_table(record)
+    lines += [
+        "A fresh list costs mostly cache misses: what has to be read of a parameter and its gradient lies",
+        "in about nine cache lines. A call's own code and data have left the caches as well. Of the time",
+        "per tensor, the walk is the floor; the call is that on one tensor, divided among all; the rest is",
+        "all else that the call does for a tensor.",
+        "",
+    ]
+    for record in records:
+        lines += host_reading(record)
+    return lines
+
+
+def host_machine(record: dict[str, Any]) -> str:
+    machine = record["machine"]
+    kernels = machine["gradkern_cpu_instruction_set_in_use"].upper().replace("AVX512", "AVX-512")
+    return (
+        f"{machine['cpu']} with {kernels}, {machine['cores']} cores, torch {machine['torch']}, "
+        f"commit {machine['commit']}."
+    )
+
+
+def host_table(record: dict[str, Any]) -> list[str]:
+    lines = [
+        host_machine(record),
         "",
         "| call | tensors | fresh | floor | goal | one tensor | emptied | floor | one tensor | warm | floor "
         "| goal | one tensor |",
@@ -359,29 +389,25 @@ def host() -> list[str]:
             cells += [str(row["goals"][kind])] if kind in row["goals"] else []
             cells.append(f"{row['one'][kind] / 1e3:.0f}")
         lines.append(f"| `{row['call']}` | {row['tensors']:,} | {' | '.join(cells)} |")
-    return [*lines, *host_reading(record["rows"]), ""]
+    return [*lines, ""]
 
 
-def host_reading(rows: list[dict[str, Any]]) -> list[str]:
-    """What the time of a fresh list consists of, and which goals are met."""
+def host_reading(record: dict[str, Any]) -> list[str]:
+    """What the time of a list consists of, and which goals are met."""
     lines = [
-        "",
-        "A fresh list costs mostly cache misses: what has to be read of a parameter and its gradient lies",
-        "in about nine cache lines. A call's own code and data have left the caches as well. Of the time",
-        "per tensor, the walk is the floor; the call is that on one tensor, divided among all; the rest is",
-        "all else that the call does for a tensor.",
+        host_machine(record),
         "",
         "| call | tensors | gradients | ns | walk | call | rest | goal | |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for row in rows:
+    for row in record["rows"]:
         for kind, goal in row["goals"].items():
             ns, floor, call = row["ns"][kind], row["floor"][kind], row["one"][kind] / row["tensors"]
             alone = "; walk and call alone exceed it" if floor + call > goal else ""
             verdict = "met" if ns <= goal else f"missed{alone}"
             cells = f"{ns:.0f} | {floor:.0f} | {call:.0f} | {ns - floor - call:.0f} | {goal} | {verdict} |"
             lines.append(f"| `{row['call']}` | {row['tensors']:,} | {kind} | {cells}")
-    return lines
+    return [*lines, ""]
 
 
 def page() -> str:

@@ -16,10 +16,8 @@ def seconds(value: float) -> str:
 
 
 def cpu_table(record: dict) -> str:
-    machine = record["machine"]
-    what = f"{machine['cpu']}, {record['threads']} threads, torch {machine['torch']}"
     lines = [
-        f"{what}, commit {machine['commit']}.",
+        machine_line(record, record["threads"]),
         "",
         "| gradients | dtype | clips | gradkern | `measure` | torch | torch, foreach=False "
         "| torch / gradkern | gradkern / floor |",
@@ -45,8 +43,10 @@ def cpu_table(record: dict) -> str:
 def machine_line(record: dict, threads: int) -> str:
     machine = record["machine"]
     plural = "s" if threads > 1 else ""
+    kernels = {"avx512": " with AVX-512", "avx2": " with AVX2"}
     return (
-        f"{machine['cpu']}, {machine['cores']} cores, {threads} thread{plural} a process, "
+        f"{machine['cpu']}{kernels.get(machine.get('gradkern_cpu_instruction_set_in_use'), '')}, "
+        f"{machine['cores']} cores, {threads} thread{plural} a process, "
         f"torch {machine['torch']}, commit {machine['commit']}."
     )
 
@@ -241,7 +241,9 @@ def cuda_plot(record: dict, path: Path) -> None:
 #: Name: file in benchmarks/results/ and how it is shown.
 TABLES = {
     "cpu": ("cpu", cpu_table),
+    "cpu avx2": ("cpu_avx2", cpu_table),
     "value": ("value_cpu", value_table),
+    "value avx2": ("value_cpu_avx2", value_table),
     "instruction sets": ("instruction_sets_cpu", instruction_set_table),
     "cuda": ("cuda", cuda_table),
     "distributed": ("distributed_cpu", distributed_table),

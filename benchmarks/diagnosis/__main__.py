@@ -1,9 +1,7 @@
-"""Train, record and judge the labelled suite: ``python -m benchmarks.diagnosis``.
+"""Train, record and judge the labelled suite: ``python -m benchmarks.diagnosis [--set NAME]``.
 
-The default is the eighth set, whose figures go to benchmarks/results/diagnosis.json and into
-docs/diagnosis-suite.md. It has new recipes and the faults of earlier sets. ``--set seventh``, ``sixth``,
-``fifth``, ``fourth``, ``third`` or ``reported`` runs an earlier set, which also brought new faults.
-``--set tuning`` runs the set on which rules were developed, and lists the misjudged runs.
+Prints the figures of a set and lists the misjudged runs. ``--save`` keeps the figures of a first measurement
+in benchmarks/results/diagnosis.json and writes them into docs/diagnosis-suite.md.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ from benchmarks.diagnosis.cures import Outcome
 from benchmarks.diagnosis.judge import Verdict, judge_faulty, judge_healthy
 from benchmarks.diagnosis.parallel import cure_all, record_all
 from benchmarks.diagnosis.registry import SETS
-from benchmarks.diagnosis.report import as_markdown, figures, with_figures
+from benchmarks.diagnosis.report import as_history, as_markdown, figures, with_part
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "diagnosis-suite.md"
 
@@ -36,7 +34,7 @@ def main() -> int:
 
 
 def judge(name: str, options: argparse.Namespace) -> None:
-    """Train, judge and cure the runs of a set; save or list the results."""
+    """Train, judge and cure the runs of a set; list or save the results."""
     start = time.time()
     chosen = SETS[name]
     cases = {case.name: case for case in chosen.cases()}
@@ -50,28 +48,32 @@ def judge(name: str, options: argparse.Namespace) -> None:
     outcomes = cure_all(curable, *where, options.jobs)
     result = figures(healthies, faulties, outcomes) | {"seconds": round(time.time() - start)}
     print(as_markdown(result))
-    if name == "tuning" or options.list:
-        _list(healthies, faulties, outcomes)
-    else:
+    _list(healthies, faulties, outcomes)
+    if options.save:
         save(name, result)
 
 
 def save(name: str, result: dict[str, Any]) -> None:
-    """Write the figures to benchmarks/results/diagnosis.json, beside those of other sets, and to the page."""
-    before = machine.RESULTS / "diagnosis.json"
-    known = json.loads(before.read_text(encoding="utf-8")) if before.exists() else {}
-    machine.save("diagnosis", known | {name: {"machine": machine.describe(), **result}})
-    page = with_figures(DOCS.read_text(encoding="utf-8"), name, as_markdown(result))
-    DOCS.write_text(page, encoding="utf-8")
+    """Add the figures to benchmarks/results/diagnosis.json and to the page."""
+    known = json.loads((machine.RESULTS / "diagnosis.json").read_text(encoding="utf-8"))
+    results = known | {name: {"machine": machine.describe(), **result}}
+    machine.save("diagnosis", results)
+    DOCS.write_text(with_results(DOCS.read_text(encoding="utf-8"), results), encoding="utf-8")
+
+
+def with_results(page: str, results: dict[str, Any]) -> str:
+    """The page with a line for each set and all figures of the newest one."""
+    newest = list(results.values())[-1]
+    return with_part(with_part(page, "history", as_history(results)), "figures", as_markdown(newest))
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.diagnosis", description=__doc__)
-    parser.add_argument("--set", choices=SETS, default="eighth")
+    parser.add_argument("--set", choices=SETS, default=list(SETS)[-1])
     parser.add_argument("--folder", type=Path, default=Path("build/diagnosis"), help="recorded runs")
     parser.add_argument("--jobs", type=int, default=2, help="processes that train")
     parser.add_argument("--reuse", action="store_true", help="take runs that another version has recorded")
-    parser.add_argument("--list", action="store_true", help="list misjudged runs instead of saving figures")
+    parser.add_argument("--save", action="store_true", help="keep the figures, of a first measurement")
     return parser.parse_args()
 
 

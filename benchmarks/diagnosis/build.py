@@ -31,6 +31,12 @@ from benchmarks.diagnosis.sets.fourth.games import FOURTH_GAMES
 from benchmarks.diagnosis.sets.fourth.images import FOURTH_IMAGES
 from benchmarks.diagnosis.sets.fourth.sequences import FOURTH_SEQUENCES
 from benchmarks.diagnosis.sets.fourth.training import FOURTH_TRAININGS
+from benchmarks.diagnosis.sets.ninth.attention import NINTH_ATTENTION
+from benchmarks.diagnosis.sets.ninth.columns import NINTH_COLUMNS
+from benchmarks.diagnosis.sets.ninth.dense import NINTH_DENSE
+from benchmarks.diagnosis.sets.ninth.images import NINTH_IMAGES
+from benchmarks.diagnosis.sets.ninth.recurrent import NINTH_RECURRENT
+from benchmarks.diagnosis.sets.ninth.training import NINTH_TRAININGS
 from benchmarks.diagnosis.sets.reported.models import UNSEEN
 from benchmarks.diagnosis.sets.reported.training import UNSEEN_TRAININGS
 from benchmarks.diagnosis.sets.seventh.dense import SEVENTH_DENSE
@@ -94,6 +100,11 @@ ARCHITECTURES: dict[str, Callable[[Recipe], nn.Module]] = {
     **EIGHTH_DENSE,
     **EIGHTH_IMAGES,
     **EIGHTH_SEQUENCES,
+    **NINTH_ATTENTION,
+    **NINTH_COLUMNS,
+    **NINTH_DENSE,
+    **NINTH_IMAGES,
+    **NINTH_RECURRENT,
 }
 TRAININGS = {
     **special.TRAININGS,
@@ -104,6 +115,7 @@ TRAININGS = {
     **FIFTH_TRAININGS,
     **SIXTH_TRAININGS,
     **SEVENTH_TRAININGS,
+    **NINTH_TRAININGS,
 }
 
 

@@ -55,8 +55,11 @@ def _limit(recipe: Recipe, remedy: Remedy) -> Recipe:
 
 
 def _decay(recipe: Recipe, remedy: Remedy) -> Recipe:
+    """Set the weight decay as the remedy's code does, which may replace Adam by AdamW."""
     found = re.search(r"weight_decay(?:\"\])? ?= ?([-+.e\d]+)", remedy.code)
-    return dataclasses.replace(recipe, weight_decay=float(found[1]) if found else 0.0)
+    decoupled = recipe.optimizer == "adam" and "torch.optim.AdamW(" in remedy.code
+    kind = "adamw" if decoupled else recipe.optimizer
+    return dataclasses.replace(recipe, weight_decay=float(found[1]) if found else 0.0, optimizer=kind)
 
 
 def _initialized(name: str) -> Cure:

@@ -16,6 +16,7 @@ from benchmarks.diagnosis.recipe import Recipe
 from benchmarks.diagnosis.score import evidence_of, hit, latency, prefix, right_layers
 from benchmarks.diagnosis.sets.eighth.healthy import UNJUDGED as UNJUDGED_EIGHTH
 from benchmarks.diagnosis.sets.fourth.healthy import UNJUDGED as UNJUDGED_FOURTH
+from benchmarks.diagnosis.sets.ninth.healthy import UNJUDGED as UNJUDGED_NINTH
 from benchmarks.diagnosis.sets.reported.healthy import UNJUDGED as UNJUDGED_REPORTED
 from benchmarks.diagnosis.sets.seventh.healthy import UNJUDGED as UNJUDGED_SEVENTH
 from benchmarks.diagnosis.sets.sixth.healthy import UNJUDGED as UNJUDGED_SIXTH
@@ -31,7 +32,7 @@ LEARNS = 0.1
 #: In a strictly healthy run, less than this fraction of a ReLU layer's units is zero for every input.
 DEAD = 0.8
 #: Strictly healthy runs whose loss may stay or return.
-_FREE = UNJUDGED_FOURTH | UNJUDGED_SIXTH | UNJUDGED_SEVENTH | UNJUDGED_EIGHTH
+_FREE = UNJUDGED_FOURTH | UNJUDGED_SIXTH | UNJUDGED_SEVENTH | UNJUDGED_EIGHTH | UNJUDGED_NINTH
 #: Steps at which a monitor diagnoses during a run.
 ONLINE = (10, 20, 50, 100)
 

@@ -16,6 +16,8 @@ from benchmarks.diagnosis.sets.fifth.faults import fifth_cases
 from benchmarks.diagnosis.sets.fifth.healthy import HEALTHY as FIFTH
 from benchmarks.diagnosis.sets.fourth.faults import fourth_cases
 from benchmarks.diagnosis.sets.fourth.healthy import HEALTHY as FOURTH
+from benchmarks.diagnosis.sets.ninth.faults import ninth_cases
+from benchmarks.diagnosis.sets.ninth.healthy import HEALTHY as NINTH
 from benchmarks.diagnosis.sets.reported.faults import reported_cases
 from benchmarks.diagnosis.sets.reported.healthy import HEALTHY as REPORTED
 from benchmarks.diagnosis.sets.seventh.faults import seventh_cases
@@ -54,4 +56,5 @@ SETS = {
     "sixth": RunSet(SIXTH, sixth_cases, range(1400, 1403), range(1400, 1402), is_strictly_well),
     "seventh": RunSet(SEVENTH, seventh_cases, range(1700, 1703), range(1700, 1702), is_strictly_well),
     "eighth": RunSet(EIGHTH, eighth_cases, range(1900, 1903), range(1900, 1902), is_strictly_well),
+    "ninth": RunSet(NINTH, ninth_cases, range(2100, 2103), range(2100, 2102), is_strictly_well),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -13,10 +14,10 @@ from benchmarks.diagnosis.cures import Outcome
 from benchmarks.diagnosis.judge import Verdict
 from benchmarks.diagnosis.score import clopper_pearson
 
-__all__ = ["as_markdown", "figures", "with_figures"]
+__all__ = ["as_history", "as_markdown", "figures", "with_part"]
 
-#: The markers around the figures of a set in a page.
-BEGIN, END = "<!-- figures: {name} -->\n", "<!-- end: {name} -->\n"
+#: The markers around a generated part of a page.
+BEGIN, END = "<!-- {name} -->\n", "<!-- end: {name} -->\n"
 
 
 def rate(hits: int, count: int) -> dict[str, Any]:
@@ -112,11 +113,29 @@ def as_markdown(result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def with_figures(page: str, name: str, figures: str) -> str:
-    """The page with its figures of that set replaced by these."""
+def with_part(page: str, name: str, text: str) -> str:
+    """The page with the generated part of that name replaced."""
     begin, end = BEGIN.format(name=name), END.format(name=name)
     before, _, rest = page.partition(begin)
-    return f"{before}{begin}\n{figures}\n{end}{rest.partition(end)[2]}"
+    return f"{before}{begin}\n{text}\n{end}{rest.partition(end)[2]}"
+
+
+def as_history(results: dict[str, dict[str, Any]]) -> str:
+    """One line for each set."""
+    lines = [
+        "| Set | False alarms | Recall | Right layers | Cured by the first or second remedy | Delay "
+        "| Best other tool: recall, and fewest false alarms |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    keys = ("false_alarms", "recall", "right_layer", "cured_by_first_or_second")
+    for name, result in results.items():
+        tools = result["baselines"].values()
+        recall = max(tool["recall"]["rate"] for tool in tools)
+        alarms = min(tool["false_alarms"]["rate"] for tool in tools)
+        cells = [name.capitalize(), *(_cell(result[key]) for key in keys)]
+        cells += [f"{result['median_latency_of_run']:.0%}", f"{recall:.0%}, {alarms:.1%}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 def _table_of_rates(result: dict[str, Any]) -> list[str]:
@@ -152,7 +171,7 @@ def _table_of_kinds(result: dict[str, Any]) -> list[str]:
 
 
 def _lists(misjudged: dict[str, list[str]]) -> list[str]:
-    """Every run that was judged wrong."""
+    """Every run that was judged wrong, by recipe and fault; runs that were not found had no remedy to try."""
     lines = []
     for title, key in (
         ("False alarms", "false_alarms"),
@@ -160,7 +179,10 @@ def _lists(misjudged: dict[str, list[str]]) -> list[str]:
         ("Found, but of other layers", "wrong_layers"),
         ("Not cured by the first two remedies", "not_cured"),
     ):
-        lines += ["", f"**{title}**: {'; '.join(misjudged[key]) or 'none'}."]
+        runs = (run for run in misjudged[key] if not run.endswith(", "))
+        counts = Counter(re.sub(", seed [0-9]+", "", run) for run in runs)
+        lines += ["", f"{title}:" if counts else f"{title}: none.", ""]
+        lines += [f"- {run}{f' ({n} seeds)' if n > 1 else ''}" for run, n in counts.items()]
     return lines
 
 

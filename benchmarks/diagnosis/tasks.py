@@ -15,13 +15,14 @@ from torch.nn import functional as F
 from benchmarks.diagnosis.recipe import Recipe
 from benchmarks.diagnosis.sets.fifth.data import FIFTH_DATA
 from benchmarks.diagnosis.sets.fourth.data import DATA as FOURTH_DATA
+from benchmarks.diagnosis.sets.ninth.data import NINTH_DATA
 from benchmarks.diagnosis.sets.seventh.data import SEVENTH_DATA
 from benchmarks.diagnosis.sets.sixth.data import SIXTH_DATA
 from benchmarks.diagnosis.sklearn_data import sklearn_datasets
 
 __all__ = ["EVERY", "SIZES", "SYMBOLIC", "TASKS", "Batch", "Loss", "Task", "make_task"]
 
-DATA = FOURTH_DATA | FIFTH_DATA | SIXTH_DATA | SEVENTH_DATA
+DATA = FOURTH_DATA | FIFTH_DATA | SIXTH_DATA | SEVENTH_DATA | NINTH_DATA
 Batch = tuple[Tensor, Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]
 #: Modules whose text is training data; "origin" has a class for each.
@@ -29,8 +30,11 @@ MODULES = ("argparse", "textwrap", "json.decoder", "random", "heapq", "string", 
 SYMBOLS = 64
 LENGTH = 24
 #: Tasks whose inputs are symbols, and those of them that predict one at every position.
-SYMBOLIC = ("text", "origin", "opcodes", "families", "english", "writing", "entities", "sessions")
-EVERY = ("text", "opcodes", "english")
+SYMBOLIC = (
+    *("text", "origin", "opcodes", "families", "english", "writing", "entities", "sessions"),
+    *("manual", "kinds", "numerals"),
+)
+EVERY = ("text", "opcodes", "english", "manual")
 
 
 class Task:

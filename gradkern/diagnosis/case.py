@@ -27,7 +27,7 @@ Floats = NDArray[np.floating[Any]]
 FEW_STEPS = 10
 #: ‖Δw‖ / ‖w‖ of a typical step that is too small for weights of any precision. Healthy runs have a median
 #: above 2e-5.
-TOO_SMALL = 5e-6
+TOO_SMALL = 1.5e-5
 #: Decades by which the gradient falls over the depth where the first layers do not learn, whatever the loss
 #: says. Healthy runs start at up to 4.5, for five steps (1,128 runs).
 STARVING = 4.0
@@ -74,8 +74,16 @@ class Case:
 
     @cached_property
     def profiles(self) -> list[Profile]:
+        return [self._profile(chain) for chain in self.model.chains]
+
+    @cached_property
+    def bypassed(self) -> list[Profile]:
+        """The profiles of `Model.bypassed`."""
+        return [self._profile(chain) for chain in self.model.bypassed]
+
+    def _profile(self, chain: list[Layer]) -> Profile:
         rounding = NORMALIZED_BIAS_16_BIT if self.model.normalizes else NORMALIZED_BIAS
-        return [profile_of(self.evidence, chain, rounding) for chain in self.model.chains]
+        return profile_of(self.evidence, chain, rounding)
 
     @cached_property
     def movement(self) -> Floats:

@@ -7,7 +7,7 @@ import numpy as np
 from gradkern.diagnosis.case import Case
 from gradkern.diagnosis.finding import Finding, Remedy
 from gradkern.diagnosis.gain import input_rms
-from gradkern.diagnosis.optimizer import DECAYING, classes
+from gradkern.diagnosis.optimizer import DECAYING, classes, grows_by_itself
 from gradkern.diagnosis.start_cures import INIT
 
 _SCALER = """\
@@ -125,6 +125,11 @@ def weight_decay(case: Case) -> Remedy:
     if kinds and all(kind == "SGD" for kind in kinds):
         code = f'for group in optimizer.param_groups:\n    group["weight_decay"] = {COUPLED_DECAY:g}'
     because = "Add weight decay, which keeps the weights from growing without limit."
+    if grows_by_itself(case):
+        because = (
+            "Look for what multiplies the weights at each step, such as a decay or a penalty of the wrong "
+            "sign: no gradient does. Use a weight decay that shrinks them."
+        )
     return Remedy("weight_decay", because, code)
 
 

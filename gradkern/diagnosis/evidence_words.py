@@ -10,6 +10,7 @@ from gradkern._util.text import number
 _WORDS = {
     "argument_std": "rms of the pre-activations",
     "baseline": "typical norm around it",
+    "batches_of_one_class": "part of the batches of one class",
     "clip_rate": "part of the steps that were clipped",
     "crest": "gradient, largest element / rms",
     "dead_share": "part of the units that are inactive",

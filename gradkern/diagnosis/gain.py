@@ -8,18 +8,20 @@ import re
 import numpy as np
 
 from gradkern.diagnosis.case import Case, Floats
+from gradkern.diagnosis.losses import CLASSIFYING, YES_OR_NO
 from gradkern.diagnosis.model import RECURRENT, Layer
 from gradkern.diagnosis.profile import NORMALIZED_BIAS
-
-#: Losses that compare with a class, by the names of their operations and modules.
-CLASSIFYING = ("nll_loss", "cross_entropy", "nllloss", "crossentropyloss")
-#: The same for losses that compare each output with 0 or 1.
-YES_OR_NO = ("binary_cross_entropy", "bceloss", "bcewithlogits")
 
 #: A classifier that guesses has a loss of ln(classes). Wrong initial outputs have more and fall to it. Of 438
 #: healthy runs of classifiers (the fifth and the sixth labelled set) three end between 0.97 and 1.02 of it,
 #: which have nothing to learn, and two between 0.95 and 0.97; of 316 faulty ones 105 end in the former.
 GUESSING = 0.97
+#: The same for a loss of unknown kind, which may be there by chance.
+EXACTLY = 0.99
+#: First loss over that of guessing of a classifier with ordinary initial outputs. A run with a loss of
+#: unknown kind is taken for one if it starts in between, and the norm of the gradient of the output's bias is
+#: below BOUND (`is_bounded`).
+NEAR_GUESSING, BOUND = (0.9, 1.15), 1.5
 #: What the gradient of the last bias has of that of batches of one class, at nine of ten steps and typically.
 #: Measured: such batches 0.94 … 1.02, mixed ones of two examples 0.6, of more examples below 0.5.
 ALONE = 0.9
@@ -38,26 +40,50 @@ def multiplies(case: Case, layer: Layer) -> bool:
 
 
 def classes_of(case: Case) -> int:
-    """The number of classes; 0 if the loss is not known to be that of a classifier."""
-    loss = str((case.evidence.facts.get("graph") or {}).get("loss", "")).lower()
-    last = case.model.layers[-1] if case.model.layers else None
-    if not loss.startswith(CLASSIFYING) or last is None or not last.shape or last.shape[0] < 2:
+    """The number of classes; 0 if the loss is not that of a classifier. One of unknown kind is, if the run
+    starts at the loss of guessing."""
+    classes = possible_classes(case)
+    if not case.model.loss and not (classes and _starts_at_guessing(case, classes)):
         return 0
-    return last.shape[0]
+    return classes
+
+
+def decides(case: Case) -> bool:
+    """Whether the loss is known to compare each output with 0 or 1."""
+    return case.model.loss.startswith(YES_OR_NO) and bool(case.model.layers)
 
 
 def possible_classes(case: Case) -> int:
     """The number of classes; that of the outputs if nothing is known of the loss."""
     last = case.model.layers[-1].shape if case.model.layers else ()
-    known = bool((case.evidence.facts.get("graph") or {}).get("loss"))
-    return classes_of(case) if known or not last else last[0] if last[0] > 1 else 0
+    if not last or last[0] < 2 or (case.model.loss and not case.model.loss.startswith(CLASSIFYING)):
+        return 0
+    return last[0]
+
+
+def _starts_at_guessing(case: Case, classes: int) -> bool:
+    losses = case.evidence.loss[np.isfinite(case.evidence.loss)]
+    first = float(losses[0]) / math.log(classes) if len(losses) else 0.0
+    return NEAR_GUESSING[0] <= first <= NEAR_GUESSING[1] and is_bounded(case)
+
+
+def is_bounded(case: Case) -> bool:
+    """Whether the gradient of the output's bias is never larger than that of a mean cross-entropy can be: a
+    difference of two distributions, whose norm is at most sqrt(2)."""
+    e = case.evidence
+    last = case.model.layers[-1] if case.model.layers else None
+    if last is None or last.bias is None:
+        return last is not None
+    norms = e.rms[:, last.bias].astype(np.float64) * math.sqrt(e.numel[last.bias])
+    return bool(np.nanmax(np.append(norms, 0.0)) <= BOUND)
 
 
 def guesses(case: Case) -> bool:
-    """Whether the loss ends at that of guessing, in a classifier."""
-    loss = str((case.evidence.facts.get("graph") or {}).get("loss", "")).lower()
-    classes = 2 if loss.startswith(YES_OR_NO) else classes_of(case)
-    return classes > 1 and GUESSING * math.log(classes) <= case.trend.end < math.log(classes) / GUESSING
+    """Whether the loss ends at that of guessing, in a classifier. One of unknown kind has to end closer."""
+    known = bool(case.model.loss) or classes_of(case) > 0
+    classes = 2 if decides(case) else possible_classes(case)
+    least = GUESSING if known else EXACTLY
+    return classes > 1 and least * math.log(classes) <= case.trend.end < math.log(classes) / least
 
 
 def of_one_class(case: Case) -> bool:
@@ -66,7 +92,7 @@ def of_one_class(case: Case) -> bool:
     The gradient of the last bias is the mean of p - t. If all targets t are one of C classes, its norm is
     about ``(1 - exp(-loss)) sqrt(C / (C - 1))``. Different targets cancel.
     """
-    e, classes = case.evidence, classes_of(case)
+    e, classes = case.evidence, possible_classes(case)
     last = case.model.layers[-1] if case.model.layers else None
     if classes < 2 or last is None or last.bias is None or not len(e.rows):
         return False

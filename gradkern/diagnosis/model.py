@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from gradkern.diagnosis.evidence import RunEvidence
+from gradkern.diagnosis.losses import LOSS_MODULES
 
 #: Modules, and operations of the graph, in lower case, by what they do to a gradient: zero for a part of the
 #: inputs; never quite zero; nearly zero at both ends. LogSigmoid and Softplus are also losses.
@@ -31,9 +32,13 @@ SQUASHING = {"sigmoid", "tanh", "softsign"}
 CLAMPING = {"clamp", "clamp_min"}
 #: Operations and modules that multiply by the result of a softmax (attention, mixtures).
 ATTENDING = re.compile("attention|attn|bmm|matmul|^mul$|einsum")
+#: Operations that multiply by a matrix or a filter.
+MATRICES = re.compile(r"mm$|^mv$|^linear$|convolution|einsum|rnn|lstm|gru|attention|^matmul$|bilinear")
 NORMALIZING = re.compile(r"(batch|layer|group|instance|rms|local_?response)_?norm|^norm$", re.IGNORECASE)
 RECURRENT = re.compile(r"^(RNN|LSTM|GRU)(Cell)?$", re.IGNORECASE)
 LOOKUP = re.compile(r"embedding", re.IGNORECASE)
+#: Names that models give to the layer of their outputs, which some register before others.
+HEAD = re.compile(r"(module\.|model\.)?(head|lm_head|classifier|logits|readout|fc|fc_out|output)\.")
 #: How torch.nn.utils names what a weight is made of: "0.parametrizations.weight.original1", "0.weight_orig".
 PARAMETRIZED = re.compile(r"(?:parametrizations\.)?(weight\w*?)(?:\.original\d*|_orig|_v)$")
 
@@ -59,11 +64,12 @@ class Model:
 
     @cached_property
     def order(self) -> list[int]:
-        """Columns in the order of execution if it is known, else in the order of the model."""
+        """Columns in the order of execution if it is known, else in the order of the model, with a layer that
+        is named as that of the outputs at the end."""
         first = [self._column[n] for n in self._graph.get("order", ()) if n in self._column]
         seen = set(first)
         if not first:
-            return list(range(len(self._evidence.names)))
+            return sorted(self._column.values(), key=lambda i: bool(HEAD.match(self._evidence.names[i])))
         return first + [i for i in range(len(self._evidence.names)) if i not in seen]
 
     @cached_property
@@ -116,7 +122,41 @@ class Model:
         known = [i for i, s in enumerate(shapes) if len(s) >= 2]
         return known or [layer.weight for layer in self._all_layers()]
 
+    @property
+    def knows_order(self) -> bool:
+        """Whether the order of execution is known, from the graph or from a model that is a Sequential."""
+        return (
+            bool(self._graph.get("order")) or self._evidence.facts.get("modules", {}).get("") == "Sequential"
+        )
+
     # ---- modules and operations ----
+
+    @cached_property
+    def loss(self) -> str:
+        """The operation of the loss, from the graph or else from the only module that is a loss; "" if it is
+        not known."""
+        modules = {str(kind) for kind in self._evidence.facts.get("modules", {}).values()}
+        owned = modules & LOSS_MODULES.keys()
+        of_module = LOSS_MODULES[owned.pop()] if len(owned) == 1 else ""
+        return str(self._graph.get("loss") or of_module).lower()
+
+    @cached_property
+    def ending(self) -> list[str]:
+        """The operations up to the loss, in the order of execution; those behind what is opaque at least."""
+        return [str(o).lower() for o in self._graph.get("operations") or self._graph.get("ending") or ()]
+
+    @cached_property
+    def last_module(self) -> str:
+        """The class, in lower case, of the module that ends a Sequential model; "" of other models, which may
+        use their modules in any order."""
+        modules = {str(n): str(k) for n, k in self._evidence.facts.get("modules", {}).items()}
+        at = ""
+        while modules.get(at) == "Sequential":
+            children = [name for name in modules if name and name.rpartition(".")[0] == at]
+            if not children:
+                break
+            at = children[-1]
+        return modules.get(at, "").lower() if at else ""
 
     @cached_property
     def words(self) -> set[str]:
@@ -126,26 +166,41 @@ class Model:
         kinds = {self.kind(i).lower() for i in range(len(self._evidence.names))}
         return {w for w in modules | operations | kinds if w}
 
+    @cached_property
+    def _between(self) -> set[str]:
+        """`words` without the operations behind the last matrix, which belong to the loss: its softplus, tanh
+        or clamp says nothing of the units."""
+        names = [str(o).lower().removesuffix("backward0") for o in self._graph.get("operations", ())]
+        matrices = [i for i, name in enumerate(names) if MATRICES.search(name)]
+        last = matrices[-1] if len(matrices) > 1 else len(names) - 1
+        modules = {str(kind).lower() for kind in self._evidence.facts.get("modules", {}).values()}
+        return self.words - (set(names[last + 1 :]) - set(names[: last + 1]) - modules)
+
+    @property
+    def knows_operations(self) -> bool:
+        """Whether all operations are known, from the graph."""
+        return bool(self._graph.get("operations"))
+
     @property
     def knows_activations(self) -> bool:
         """Whether the activations are known, from the graph or from modules."""
-        return bool(self._graph.get("operations")) or self.gates or self.leaks or self.squashes
+        return self.knows_operations or self.gates or self.leaks or self.squashes
 
     @property
     def gates(self) -> bool:
         """It has activations with a derivative of exactly 0 (ReLU)."""
-        others = self.words & (LEAKY | SQUASHING)
-        return bool(self.words & GATING) or (bool(self.words & CLAMPING) and not others)
+        others = self._between & (LEAKY | SQUASHING)
+        return bool(self._between & GATING) or (bool(self._between & CLAMPING) and not others)
 
     @property
     def leaks(self) -> bool:
         """It has activations that always let some gradient through."""
-        return bool(self.words & LEAKY)
+        return bool(self._between & LEAKY)
 
     @property
     def squashes(self) -> bool:
         """It has activations that saturate (sigmoid, tanh)."""
-        return bool(self.words & SQUASHING)
+        return bool(self._between & SQUASHING)
 
     @property
     def selects(self) -> bool:
@@ -176,6 +231,16 @@ class Model:
         found = [*by_role.values(), *filter(self._follow, by_kind.values())]
         return _distinct([chain for chain in found if len(chain) >= 3])
 
+    @cached_property
+    def bypassed(self) -> list[list[Layer]]:
+        """Layers of one role, at least four, that are not on every path from the loss, because of
+        straight-through estimators or several passes, as far as `chains` does not have them."""
+        by_role: dict[str, list[Layer]] = {}
+        for layer in self.layers:
+            if not RECURRENT.search(layer.kind) and self._is_always_there(layer):
+                by_role.setdefault(role_of(self._evidence.names[layer.weight]), []).append(layer)
+        return [chain for chain in by_role.values() if len(chain) >= 4 and chain not in self.chains]
+
     def _follow(self, chain: list[Layer]) -> bool:
         """Whether layers of one kind are known to follow one another: by the order of execution, or because
         half of them have one role. Others may be a branch that starts without effect (attention pooling)."""
@@ -198,6 +263,9 @@ class Model:
         serial = self._graph.get("serial")
         if serial and self._evidence.names[layer.weight] not in serial:
             return False
+        return self._is_always_there(layer)
+
+    def _is_always_there(self, layer: Layer) -> bool:
         seen = self._evidence.has_grad[:, layer.weight]
         return bool(len(seen)) and float(seen.mean()) >= 0.9
 

@@ -25,11 +25,20 @@ FASTER = 1.5
 #: than multiply them. If a loss is climbed instead, growth slows down (an adaptive optimizer's steps are of
 #: one size) or speeds up (SGD's grow).
 ALONG, STEADY = 0.75, 1.5
+#: The same for weights that shrink. Adam's step along a decay, which is of one size for all elements, makes
+#: normally distributed weights shorter by 0.8 of its length. Measured: 0.7 … 1 with a decay that outweighs
+#: the gradient (10 runs), 0.5 if weights go back half of the way every few steps.
+SHRINKING = 0.4
+#: Cosine between a step and the weights from which the step is a decay (-0.8 if all elements move alike).
+BACKWARDS = -0.75
 #: Looks at weights that have doubled at one rate. Those that learn grow linearly or slower, so that the rate
 #: would have halved. Measured with a penalty of the wrong sign: 2.0 % a step, within 6 %, up to a factor of
 #: 7, while half of a step made them longer. Steps of size m in all directions make them grow by m² / 2.
 #: Steps beyond a tenth of the weights (`SMALL`) may diverge at one rate as well.
 LOOKS, DOUBLED, PART, SMALL = 5, 2.0, 0.4, 0.1
+#: Single parameters that grow this much faster than their own steps (the scales of normalizations hardly
+#: move), and which share of all. The same factor for all of them, within `STEADY`.
+MULTIPLIED, SHARED = 2.0, 0.3
 
 
 def classes(case: Case) -> list[str]:
@@ -98,7 +107,59 @@ def grows_by_itself(case: Case) -> bool:
     one_rate &= float(np.median(case.movement[known])) < SMALL
     if one_rate and size[known[-1]] >= DOUBLED * size[known[0]] and np.median(rates / step) >= PART:
         return True
+    if multiplied(case):
+        return True
     growth, step = rates[-3:], step[-3:]
     lately = growth[-2:]
     steady = lately.min() > 0 and lately.max() < STEADY * lately.min()
     return bool((growth > FASTER * step).all() or (steady and (lately > ALONG * step[-2:]).all()))
+
+
+def multiplied(case: Case) -> bool:
+    """Whether many parameters lately grow by one factor, faster than their own steps can make them.
+
+    A step changes the norm of a parameter by at most its own length. All matrices together hide this where
+    some of them learn fast.
+    """
+    e = case.evidence
+    if len(e.update_steps) < 4:
+        return False
+    norms, ratios = e.weight_norm[-3:].astype(np.float64), e.update_ratio[-3:].astype(np.float64)
+    known = (np.isfinite(norms) & (norms > 0) & np.isfinite(ratios)).all(axis=0) & (ratios > 0).any(axis=0)
+    if not known.any():
+        return False
+    rates = np.diff(np.log(norms[:, known]), axis=0) / np.diff(e.update_steps[-3:])[:, None]
+    steps = np.log1p(np.maximum(ratios[1:, known], ratios[:-1, known]))
+    faster = (rates > MULTIPLIED * steps).all(axis=0)
+    found = rates[:, faster]
+    if faster.sum() < 2:
+        return False
+    typical = float(np.median(found))
+    alike = ((found > typical / STEADY) & (found < typical * STEADY)).all(axis=0)
+    return bool(alike.sum() >= max(2, SHARED * known.sum()))
+
+
+def pulled(case: Case) -> float:
+    """The part of the weights by which one of the first steps moves them straight back to zero; 0 if it does
+    not. Told by their norms before and after the step, and its length."""
+    e, size = case.evidence, case.weight_size
+    for i in range(min(len(size) - 1, 3)):
+        part = float(case.movement[i])
+        if e.update_steps[i + 1] == e.update_steps[i] + 1 and part > 0 and size[i] > 0:
+            cosine = (float(size[i + 1] / size[i]) ** 2 - 1 - part**2) / (2 * part)
+            if -1.1 <= cosine <= BACKWARDS:
+                return part
+    return 0.0
+
+
+def shrinks_by_steps(case: Case) -> bool:
+    """Whether the optimizer's steps do little else than shrink the weights: their norm falls by a good part
+    of the length of the steps, from the first look to the last. Steps in all directions leave it."""
+    e, size = case.evidence, case.weight_size
+    known = np.flatnonzero(np.isfinite(size) & (size > 0) & np.isfinite(case.movement))
+    if len(known) < 3:
+        return False
+    rates = -np.diff(np.log(size[known])) / np.diff(e.update_steps[known])
+    moves = -np.log1p(-np.minimum(case.movement[known], 0.99))
+    part = float(np.median(rates / np.maximum(moves[1:], moves[:-1])))
+    return bool((rates > 0).all()) and SHRINKING <= part <= FASTER

@@ -166,6 +166,7 @@ def _exploding(case: Case, f: Finding, kinds: set[str]) -> list[Remedy]:
     if of_weights or "poor_initialization" in kinds:
         norm = [] if case.model.normalizes else [cures.normalization()]
         return [
+            *shared_cures.sign(case, kinds),
             *shared_cures.scaling(case, kinds),
             *shared_cures.initializations(case),
             *norm,

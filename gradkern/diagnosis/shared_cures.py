@@ -8,6 +8,7 @@ from gradkern.diagnosis import amounts, cures, optimizer, start_cures, step_cure
 from gradkern.diagnosis.case import FEW_STEPS, Case
 from gradkern.diagnosis.finding import Remedy
 from gradkern.diagnosis.gain import first_gain, input_rms
+from gradkern.diagnosis.losses import LARGE_LOSS
 
 #: Estimated rms of the input from which scaling it is the first remedy.
 LARGE_INPUT = 10.0
@@ -15,8 +16,6 @@ LARGE_INPUT = 10.0
 SMALL_GAIN = 0.9
 #: Momentum above that of common settings (0.9, and 0.95 of large models).
 HIGH_MOMENTUM = 0.98
-#: A regression loss from which targets are regarded as large.
-LARGE_LOSS = 1e3
 
 
 def input_is_large(case: Case) -> bool:
@@ -26,7 +25,7 @@ def input_is_large(case: Case) -> bool:
 
 def targets_are_large(case: Case) -> bool:
     e = case.evidence
-    loss = str((e.facts.get("graph") or {}).get("loss", "")).lower()
+    loss = case.model.loss
     first = e.loss[np.isfinite(e.loss)][:1]
     regression = "mse" in loss or "l1" in loss or not loss
     return bool(len(first)) and regression and float(first[0]) >= LARGE_LOSS and input_rms(case) < LARGE_INPUT

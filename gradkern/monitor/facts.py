@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gradkern._util.names import canonical_names, distinct
 from gradkern.history.rows import FactsRow
+from gradkern.monitor.backward import BackwardWatch
 from gradkern.monitor.graph import GraphFacts
 from gradkern.monitor.models.layouts import Plan
 from gradkern.params.stats import GradStats
@@ -40,6 +41,9 @@ class FactFinder:
         self._plan, self._parts, self._modules = plan, parts, modules
         self._optimizers, self._submit = optimizers, submit
         self._graph = GraphFacts()
+        self._watches: dict[str, BackwardWatch] = {}
+        self._walked = set[str]()
+        """Parts whose losses were found by their `BackwardWatch` since their last step."""
         self._policies: dict[str, Any] = {}
         """`GradStats.policy` of each part's last step; the same object while nothing changes."""
         self._settled = False
@@ -52,7 +56,8 @@ class FactFinder:
         """A step was recorded.
 
         Args:
-            loss: as the caller gave it. At the first steps its graph is walked.
+            loss: as the caller gave it. At the first steps its graph is walked; without one, that of the
+                next `backward`.
         """
         facts: dict[str, Any] = {}
         names = dict(zip(self._plan.identities, distinct(self._plan.names)))
@@ -61,12 +66,39 @@ class FactFinder:
         if part not in self._policies or stats.policy is not self._policies[part]:
             self._policies[part] = stats.policy
             facts["policy"] = self._policy_fact()
-        if self._graph.left(part) and self._graph.add(loss, names, part):
+        if self._graph.left(part) and self._sees_graph(loss, names, part):
             trainable = [names[id(p)] for p in self._plan.params if p.requires_grad]
             facts["graph"] = self._graph.to_json(trainable)
         if facts:
             self._submit(FactsRow(step, facts))
+        if not self._graph.left(part) and part in self._watches:
+            self._watches.pop(part).close()
         self._settled = not any(self._graph.left(part) for part in self._policies)
+
+    def _sees_graph(self, loss: Any, names: Mapping[int, str], part: str) -> bool:
+        has_graph = isinstance(loss, Tensor) and loss.grad_fn is not None
+        found = self._graph.add(loss, names, part)
+        return found if has_graph else self._watched(names, part)
+
+    def _watched(self, names: Mapping[int, str], part: str) -> bool:
+        """The step's loss has no graph: watch the next `backward`. Returns whether the last one was seen."""
+
+        def found(root: Any) -> None:
+            if self._graph.walk(root, names, part):
+                self._walked.add(part)
+
+        if part not in self._watches:
+            self._watches[part] = BackwardWatch(found)
+        own = [p for p in self._plan.params if not part or names[id(p)].startswith(f"{part}.")]
+        self._watches[part].arm(own)
+        seen = part in self._walked
+        self._walked.discard(part)
+        return seen
+
+    def close(self) -> None:
+        """Remove all hooks."""
+        for watch in self._watches.values():
+            watch.close()
 
     def _policy_fact(self) -> dict[str, Any]:
         if set(self._policies) == {""}:

@@ -55,7 +55,11 @@ class GraphFacts:
         """
         self._left[part] = self.left(part) - 1
         root = loss.grad_fn if isinstance(loss, Tensor) else None
-        if root is None or self._seconds <= 0:
+        return root is not None and self.walk(root, names, part)
+
+    def walk(self, root: Any, names: Mapping[int, str], part: str = "") -> bool:
+        """Walk the graph behind the node of a loss; see `add`."""
+        if self._seconds <= 0:
             return False
         start = time.perf_counter()
         walk = _Walk(self._nodes, start + self._seconds)
@@ -72,7 +76,10 @@ class GraphFacts:
         """The fact "graph"; empty if no graph could be seen."""
         if not self._parts:
             return {}
-        parts = self._parts.values()
+        parts = [part for part in self._parts.values() if part.order]
+        if not parts:
+            ending = next(iter(self._parts.values()))
+            return {"ending": list(ending.operations), "loss": ending.loss, "walks": self._walks}
         order = list(dict.fromkeys(name for part in parts for name in part.order))
         reached = set(order)
         half = [name for name in order if any(name in part.half for part in parts)]
@@ -80,7 +87,7 @@ class GraphFacts:
             "order": order,
             "operations": [name for part in parts for name in part.operations][:MOST_OPERATIONS],
             "serial": [name for name in order if any(name in part.serial for part in parts)],
-            "loss": next(iter(parts)).loss,
+            "loss": parts[0].loss,
             "unused": [name for name in trainable if name not in reached],
             "walks": self._walks,
             **({"float16": half} if half else {}),
@@ -92,6 +99,8 @@ class _Seen:
     """What was found in one graph, or in several of one part."""
 
     order: tuple[str, ...]
+    """Parameters; empty if a part of the graph is opaque, or if all of them are other tensors (FSDP gathers
+    them). Then only the operations behind that are known."""
     operations: tuple[str, ...]
     serial: frozenset[str]
     loss: str
@@ -100,8 +109,10 @@ class _Seen:
 
     def after(self, before: _Seen | None) -> _Seen:
         """Joined with earlier graphs: serial parameters are serial in all of them."""
-        if before is None:
+        if before is None or not before.order:
             return self
+        if not self.order:
+            return before
         first, second = (before, self) if len(before.order) >= len(self.order) else (self, before)
         order = tuple(dict.fromkeys(first.order + second.order))
         return _Seen(
@@ -119,28 +130,33 @@ class _Walk:
     inputs: dict[Any, list[Any]] = field(default_factory=dict)
     users: dict[Any, list[Any]] = field(default_factory=dict)
     width: dict[Any, int] = field(default_factory=dict)
+    opaque: set[Any] = field(default_factory=set)
 
     def run(self, root: Any, names: Mapping[int, str]) -> _Seen | None:
-        """What is found; None if the graph is too large, opaque, or of other parameters."""
+        """What is found; None if the graph is too large, or of other parameters."""
         if not self._collect(root):
             return None
         leaves: dict[str, Any] = {}
         operations: list[tuple[int, str]] = []
-        loss = ""
+        loss, views = "", False
         for node in reversed(self.order):  # the loss first
+            if node in self.opaque:
+                continue
             if hasattr(node, "variable"):
                 name = names.get(id(node.variable))
                 if name is not None:
                     leaves[name] = node
+                views |= name is None and isinstance(node.variable, torch.nn.Parameter)
                 continue
             name = operation_of(node)
             loss = loss or (name if "loss" in name or name in LOSSES else "")
             if name not in LAYOUT_OPERATIONS:
                 operations.append((node._sequence_nr(), name))
-        if not leaves:
-            return None
-        order = sorted(leaves, key=lambda name: min(n._sequence_nr() for n in self.users[leaves[name]]))
         in_order = tuple(name for _, name in sorted(operations, key=lambda pair: pair[0]))
+        if not leaves or self.opaque:
+            ends = in_order and (self.opaque or views)
+            return _Seen((), in_order, frozenset(), loss or in_order[-1], frozenset()) if ends else None
+        order = sorted(leaves, key=lambda name: min(n._sequence_nr() for n in self.users[leaves[name]]))
         half = (name for name, leaf in leaves.items() if any(map(_casts_float16, self.users[leaf])))
         return _Seen(
             order=tuple(order),
@@ -163,15 +179,22 @@ class _Walk:
             self.users.setdefault(child, []).append(node)
             if child in self.inputs:
                 continue
-            if child.name().startswith(OPAQUE) or len(self.inputs) >= self.most:
+            if len(self.inputs) >= self.most:
                 return False
             if not len(self.inputs) % _CHECK and time.perf_counter() > self.deadline:
                 return False
             stack.append((child, self._enter(child)))
         return True
 
+    def _is_opaque(self, node: Any) -> bool:
+        """Whether nothing can be seen behind a node; it is noted."""
+        found = bool(node.name().startswith(OPAQUE))
+        if found:
+            self.opaque.add(node)
+        return found
+
     def _enter(self, node: Any) -> Iterator[Any]:
-        below = node.next_functions
+        below = () if self._is_opaque(node) else node.next_functions
         self.width[node] = len(below)
         self.inputs[node] = [child for child, _ in below if child is not None]
         return iter(self.inputs[node])

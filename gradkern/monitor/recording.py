@@ -208,6 +208,7 @@ class Recording:
     def close(self) -> None:
         """Write everything that was recorded, and stop listening to the optimizers and to warnings."""
         try:
+            self._facts.close()
             for capture in self._captures.values():
                 capture.weights.close()
             self._joiner.release()
@@ -218,5 +219,6 @@ class Recording:
     def detach(self) -> None:
         """Stop listening to the optimizers and to warnings; nothing is written."""
         LISTENERS.discard(self)
+        self._facts.close()
         for capture in self._captures.values():
             capture.weights.detach()

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from gradkern.diagnosis import Finding, diagnose
+from gradkern.diagnosis.case import Case
 from gradkern.diagnosis.precedence import in_order
+from gradkern.diagnosis.remedies import with_remedies
 from tests.support.runs import changed, flat_loss, healthy
 
 
@@ -71,7 +73,40 @@ def test_layers_in_front_of_a_rounding():
     graph = {"operations": ["addmm", "silu", "round"]}
     (finding,) = alarms(changed(run, rms=rms, facts={**run.facts, "graph": graph}))
     assert finding.kind == "no_gradient" and finding.layers == run.names[:6] and "round" in finding.why
-    assert kinds(changed(run, rms=rms)) == ["dead_units"]
+
+
+def test_smooth_units_that_a_bias_may_have_switched_off():
+    run = healthy(activation="SiLU")
+    rms, norms = run.rms.copy(), run.weight_norm.copy()
+    rms[:, :6] = 0
+    norms[:, 5] = 30 * np.sqrt(32)
+    assert kinds(changed(run, rms=rms, weight_norm=norms)) == ["dead_units"]
+
+
+@pytest.mark.parametrize(("rest", "found"), [([], "no_gradient"), (["abs"], "dead_units")])
+def test_a_sign_beside_an_absolute_value_has_a_slope(graph, rest, found):
+    """As in ``x.sign() * x.abs().sqrt()``. Without the graph neither is seen."""
+    run = healthy()
+    rms = run.rms.copy()
+    rms[:, :6] = 0
+    facts = {**run.facts, "graph": {"operations": ["addmm", "relu", "sign", *rest]}}
+    assert kinds(changed(run, rms=rms, facts=facts)) == [found if graph else "dead_units"]
+
+
+@pytest.mark.parametrize(("shifted", "bias", "found"), [(0, 0.0, True), (2, 0.0, True), (0, 0.1, False)])
+def test_units_of_a_frozen_layer_that_are_inactive(shifted, bias, found):
+    """What is behind them gets no gradient, but for the last bias."""
+    run = healthy()
+    params = {n: {**p, "trainable": n[0] not in "02"} for n, p in run.params.items()}
+    rms, norms, there = run.rms.copy(), run.weight_norm.copy(), run.has_grad.copy()
+    rms[:, 4:-1], there[:, :4], norms[:, 1::2] = 0, False, 0
+    norms[:, 5], norms[:, 3] = bias, 20 * norms[:, 2] * (shifted > 0)
+    rms[:, :4] = np.nan
+    run = changed(run, rms=rms, has_grad=there, weight_norm=norms, params=params, total_norm=run.total_norm)
+    findings = [f for f in alarms(run) if "frozen" in f.why]
+    assert bool(findings) == found and all(f.kind == "dead_units" for f in findings)
+    if found:
+        assert findings[0].layers == (("2.weight", "2.bias") if shifted else run.names[:4])
 
 
 @pytest.mark.parametrize(
@@ -81,6 +116,47 @@ def test_copies_of_one_unit_explain_what_they_do_to_gradients(evidence, first):
     constant = Finding("poor_initialization", "severe", (), 1, 80, evidence, "All are equal.")
     vanishing = Finding("vanishing_gradient", "severe", (), 1, 80, {}, "The first layers hardly learn.")
     assert in_order([vanishing, constant])[0].kind == first
+
+
+@pytest.mark.parametrize(
+    ("evidence", "lossy", "first"),
+    [
+        ({"gain": 6.0, "layers": 4.0}, 1.0, "poor_initialization"),
+        ({"gain": 6.0, "layers": 4.0}, 0.0, "nonfinite_gradient"),  # the loss is still finite
+        ({"gain": 3.0, "layers": 2.0}, 1.0, "nonfinite_gradient"),
+    ],
+)
+def test_weights_that_overflow_at_the_first_step(evidence, lossy, first):
+    large = Finding("poor_initialization", "severe", (), 1, 80, evidence, "The weights are too large.")
+    bad = Finding("nonfinite_gradient", "severe", (), 1, 80, {"nonfinite_loss": lossy}, "All are NaN.")
+    assert in_order([bad, large])[0].kind == first
+    late = Finding("nonfinite_gradient", "severe", (), 9, 80, {"nonfinite_loss": lossy}, "All are NaN.")
+    assert in_order([late, large])[0].kind == "nonfinite_gradient"
+
+
+@pytest.mark.parametrize(
+    ("largest", "numbers", "first"),
+    [
+        (0.3, {"lag_1_correlation": -0.9}, "loss_oscillating"),
+        (0.9, {"lag_1_correlation": -0.9}, "update_too_large"),  # they go to and fro by themselves
+        (0.3, {"travel": 0.5}, "update_too_large"),
+    ],
+)
+def test_kinds_of_batches_in_turn_explain_large_steps(largest, numbers, first):
+    turns = Finding(
+        "loss_oscillating", "warning", (), 1, 80, {"in_turn": 1.0, **numbers}, "It goes up and down."
+    )
+    large = Finding("update_too_large", "severe", (), 1, 80, {"largest_update_ratio": largest}, "Large.")
+    assert in_order([large, turns])[0].kind == first
+
+
+def test_the_sign_of_the_loss_comes_before_the_weights():
+    """Steps up the loss soon change the gain of all layers."""
+    grown = Finding("exploding_gradient", "severe", (), 9, 80, {"decades_over_depth": -5.0}, "It grows.")
+    climbed = Finding("exploding_gradient", "severe", (), 1, 80, {"uphill": 1.0}, "The loss rises.")
+    found = with_remedies(Case(healthy()), [grown, climbed])
+    assert [f.remedies[0].action for f in found] == ["check_sign", "check_sign"]
+    assert with_remedies(Case(healthy()), [grown])[0].remedies[0].action == "he_init"
 
 
 class TestNormThatComesBack:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from gradkern import GradMonitor, History
 from gradkern.diagnosis import diagnose
-from tests.support.runs import changed, healthy
+from tests.support.runs import WIDTH, changed, healthy
 
 STEPS = 40
 
@@ -65,16 +65,26 @@ MEANT = {
 }
 
 
-@pytest.mark.parametrize("loss_of", NEGATED.values(), ids=NEGATED)
-def test_a_negated_loss(tmp_path, loss_of):
-    found = trained(tmp_path, loss_of)
+#: Their numbers could be those of a score, such as a log-likelihood. Only the graph tells.
+LIKE_SCORES = {"mse", "accumulated"}
+
+
+@pytest.mark.parametrize("name", NEGATED)
+def test_a_negated_loss(tmp_path, name, graph):
+    found = trained(tmp_path, NEGATED[name])
+    if name in LIKE_SCORES and not graph:
+        assert [f.kind for f in found if f.is_alarm] == []
+        return
     assert (found[0].kind, found[0].severity) == ("exploding_gradient", "severe")
     assert found[0].remedies[0].action == "check_sign" and "minus" in found[0].remedies[0].because
 
 
-@pytest.mark.parametrize("loss_of", MEANT.values(), ids=MEANT)
-def test_a_loss_that_is_meant_to_be_negative(tmp_path, loss_of):
-    assert "negated" not in {name for f in trained(tmp_path, loss_of) for name in f.evidence}
+@pytest.mark.parametrize("name", MEANT)
+def test_a_loss_that_is_meant_to_be_negative(tmp_path, name, graph):
+    """The graph leaves a cross-entropy alone that something multiplies; its numbers are those of a negated
+    one."""
+    found = {evidence for f in trained(tmp_path, MEANT[name]) for evidence in f.evidence}
+    assert ("negated" in found) == (name == "weighted" and not graph)
 
 
 class TestEvidence:
@@ -82,8 +92,17 @@ class TestEvidence:
 
     def test_a_loss_that_falls_below_zero(self):
         run = of_graph(healthy(), "nll_loss", "neg", loss="nll_loss")
-        fallen = changed(run, loss=-2.3 * np.geomspace(1, 100, 200))
+        fallen = changed(run, loss=-np.log(WIDTH) * np.geomspace(1, 100, 200))
         assert actions(diagnose(fallen))[0] == "check_sign"
+
+    @pytest.mark.parametrize(("scaled", "first"), [(True, ["check_sign"]), (False, [])])
+    def test_a_loss_scale_behind_it(self, scaled, first, graph):
+        """It multiplies the loss that `backward` is called on. What else multiplies may be an advantage."""
+        run = of_graph(healthy(), "nll_loss", "neg", "mul", loss="nll_loss")
+        fallen = changed(
+            run, loss=-2.3 * np.geomspace(1, 100, 200), facts={**run.facts, "loss_scale": scaled}
+        )
+        assert actions(diagnose(fallen))[:1] == (first if graph else [])
 
     def test_a_score_that_is_recorded_with_a_minus(self):
         """It rises to zero as the model learns."""
@@ -114,9 +133,19 @@ def test_a_softmax_in_front_of_cross_entropy(tmp_path):
     assert found[0].remedies[0].action == "plain_outputs" and "0.90" in found[0].why  # ln(1 + 4 / e)
 
 
-@pytest.mark.parametrize(("order", "first"), [(["0.weight"], "record_in_time"), ([], "use_parameters")])
-def test_gradients_that_were_cleared_before_they_were_recorded(order, first):
+@pytest.mark.parametrize(
+    ("order", "moved", "first"),
+    [
+        (["0.weight"], True, "record_in_time"),
+        ([], True, "record_in_time"),  # steps move weights only by gradients
+        ([], False, "use_parameters"),
+    ],
+)
+def test_gradients_that_were_cleared_before_they_were_recorded(order, moved, first):
     run = healthy()
+    if not moved:
+        norms = np.broadcast_to(run.weight_norm[:1], run.weight_norm.shape)
+        run = changed(run, weight_norm=norms, update_ratio=np.zeros_like(run.update_ratio))
     none = changed(run, has_grad=np.zeros_like(run.has_grad), rms=np.zeros_like(run.rms))
     none = changed(none, facts={**run.facts, "graph": {"order": order, "operations": ["addmm"]}})
     assert diagnose(none)[0].kind == "no_gradient" and actions(diagnose(none))[0] == first
@@ -130,9 +159,10 @@ class TestOutputs:
         zero = made.zeros.copy()
         zero[:, -1] = zeros
         loss = np.linspace(3.47, end, 200)
-        return of_graph(
-            changed(made, zeros=zero, loss=loss), *operations, "log_softmax", "nll_loss", loss="nll_loss"
-        )
+        last = {"softmax": "Softmax", "relu": "ReLU"}.get(operations[0])
+        modules = made.facts["modules"] | ({"11": last} if last else {})
+        made = changed(made, zeros=zero, loss=loss, facts={**made.facts, "modules": modules})
+        return of_graph(made, *operations, "log_softmax", "nll_loss", loss="nll_loss")
 
     @pytest.mark.parametrize(("end", "kinds"), [(3.3, ["saturation"]), (2.53, []), (1.5, [])])
     def test_softmax(self, end, kinds):

@@ -99,9 +99,9 @@ class TestFirstLoss:
         loss = np.concatenate([[value] * 3, run.loss[3:] + 3.0])
         return changed(run, loss=loss, rms=rms, facts={**run.facts, "graph": graph})
 
-    def test_a_sum_over_the_batch_is_no_large_loss(self):
+    def test_a_sum_over_the_batch_is_no_large_loss(self, graph):
         """The gradient of the outputs' bias is longer than that of a mean can be."""
-        assert alarms(self.first(400.0, 1.2)) == ["poor_initialization"]
+        assert alarms(self.first(400.0, 1.2)) == (["poor_initialization"] if graph else [])
         assert alarms(self.first(400.0, 6.0)) == []
 
 

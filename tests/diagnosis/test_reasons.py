@@ -10,6 +10,8 @@ import torch
 
 from gradkern import GradMonitor, History
 from gradkern.diagnosis import diagnose
+from gradkern.diagnosis.case import Case
+from gradkern.diagnosis.load import read_evidence
 from tests.support.runs import WIDTH, changed, healthy, slow
 
 STEPS = 120
@@ -54,6 +56,24 @@ class TestFirstRemedy:
         """The multi-tensor code adds the momentum to the gradient itself."""
         found = trained(tmp_path, 3e-4, clear=False, nesterov=True, seed=seed)
         assert found[0].remedies[0].action == "zero_grad"
+
+
+def test_a_loss_that_adam_climbs_with_large_steps(tmp_path):
+    """The first steps move small weights by a tenth, and the norm grows as smoothly as that of a sum."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Sigmoid(), torch.nn.Linear(16, 1))
+    optimizer = torch.optim.Adam(model.parameters(), 0.025)
+    with GradMonitor(model, optimizer, tmp_path) as monitor:
+        for _ in range(STEPS):
+            optimizer.zero_grad()
+            x = torch.randn(32, 8)
+            loss = torch.nn.functional.mse_loss(model(x), x[:, :1])
+            (-loss).backward()
+            monitor.record(loss=loss)
+            optimizer.step()
+    with History.open(tmp_path) as history:
+        assert np.nanmax(Case(read_evidence(history)).movement[:2]) > 0.1
+        assert first_remedy(diagnose(history)) == "check_sign"
 
 
 def test_a_loss_that_fell_first_is_not_climbed():

@@ -232,15 +232,17 @@ def test_a_bias_in_front_of_a_normalization_says_nothing_of_the_inputs():
     assert actions(changed(run, rms=rms))[0] == "scale_inputs"
 
 
-def with_words(run, *operations):
-    return changed(run, facts={"modules": {}, "graph": {"operations": list(operations)}, "optimizers": []})
+def with_words(run, *operations, modules=()):
+    kinds = {str(at): kind for at, kind in enumerate(modules)}
+    return changed(run, facts={"modules": kinds, "graph": {"operations": list(operations)}, "optimizers": []})
 
 
 def test_a_softmax_in_place_of_an_activation():
-    """One that weights something is attention."""
+    """One that weights something is attention. Both are known from modules, too."""
     run = sloped(flat_loss(healthy()), 6.0)
-    assert actions(with_words(run, "addmm", "softmax", "nll_loss"))[0] == "relu"
-    assert "relu" not in actions(with_words(run, "addmm", "bmm", "softmax", "nll_loss"))
+    alone, attending = ["Linear", "Softmax"], ["MultiheadAttention", "Softmax"]
+    assert actions(with_words(run, "addmm", "softmax", "nll_loss", modules=alone))[0] == "relu"
+    assert "relu" not in actions(with_words(run, "addmm", "bmm", "softmax", "nll_loss", modules=attending))
 
 
 def test_inputs_that_overflow():

@@ -111,16 +111,22 @@ class TestVanishing:
         rms[:, 0:2] *= 1e-5
         assert "vanishing_gradient" not in alarms(changed(healthy(12), rms=rms))
 
-    def test_layers_in_parallel_do_not_count(self):
+    def test_layers_in_parallel_do_not_count(self, graph):
+        """Without the graph they look like layers in a row, and the text says what was assumed."""
         run = sloped(healthy(12), 6)
-        graph = {"order": list(run.names), "serial": ["0.weight", "22.weight"], "operations": ["relu"]}
-        assert alarms(changed(run, facts={**run.facts, "graph": graph})) == []
+        walked = {"order": list(run.names), "serial": ["0.weight", "22.weight"], "operations": ["relu"]}
+        run = changed(run, facts={**run.facts, "modules": {}, "graph": walked})
+        assert alarms(run) == ([] if graph else ["vanishing_gradient"])
+        assert graph or "in the order in which the model lists them" in diagnose(run)[0].why
 
-    def test_the_order_of_execution_counts(self):
-        """Layers that are registered from the output to the input: the gradient vanishes as before."""
+    def test_the_order_of_execution_counts(self, graph):
+        """Layers that are registered from the output to the input: the gradient vanishes as before. Without
+        the graph they are taken to run in the order in which they are registered."""
         run = sloped(healthy(12, activation="Sigmoid"), -6)
-        graph = {"order": list(run.names[::-1]), "operations": ["sigmoid"]}
-        only(changed(run, facts={**run.facts, "graph": graph}), "vanishing_gradient")
+        walked = {"order": list(run.names[::-1]), "operations": ["sigmoid"]}
+        run = changed(run, facts={"modules": {"": "Net", "1": "Sigmoid"}, "graph": walked})
+        finding = only(run, "vanishing_gradient" if graph else "exploding_gradient")
+        assert graph != ("in the order in which the model lists them" in finding.why)
 
     def test_biases_in_front_of_a_normalization_are_left_out(self):
         assert alarms(sloped(healthy(12), 0, biases=0)) == []
@@ -185,6 +191,13 @@ class TestExploding:
         assert only(run, "exploding_gradient").remedies[0].action == "zero_grad"
         noisy = norm * np.exp(0.1 * np.random.default_rng(0).standard_normal(200))
         assert alarms(changed(slow(healthy()), total_norm=noisy)) == []
+
+    @pytest.mark.parametrize(("dips", "found"), [([3], True), ([3, 5], False)])
+    def test_one_dip_at_the_start(self, dips, found):
+        norm = 1 + 9 * (1 - np.exp(-np.arange(200) / 15))
+        for at in dips:
+            norm[at] = 0.95 * norm[at - 1]
+        assert bool(alarms(changed(slow(healthy()), total_norm=norm))) == found
 
     def test_a_loss_that_is_climbed_is_no_sum(self):
         run = self.grown(1e4, 50.0)
@@ -382,8 +395,10 @@ class TestInitialization:
         assert alarms(flat_loss(changed(run, rms=rms, weight_norm=norms)))[0] == "poor_initialization"
 
     @pytest.mark.parametrize(("first", "found"), [(2.4, []), (9.0, []), (400.0, ["poor_initialization"])])
-    def test_a_first_loss_far_above_guessing(self, first, found):
-        """It is no alarm once the outputs are far better than guessing."""
+    def test_a_first_loss_far_above_guessing(self, first, found, graph):
+        """It is no alarm once the outputs are far better than guessing. A loss of unknown kind may be that of
+        a regression."""
+        found = found if graph else []
         run = healthy()
         graph = {"operations": ["relu", "nll_loss"], "loss": "nll_loss"}
         run = changed(run, facts={**run.facts, "graph": graph})
@@ -576,7 +591,7 @@ class TestWeights:
         """lr * weight_decay / (1 - momentum) of SGD: the decay itself moves the weights this much."""
         run = self.course(1e-2)
         group = {"class": "SGD", "lr": 0.1, "momentum": 0.9, "weight_decay": decay, "parameters": []}
-        ratio = np.full_like(run.update_ratio, 0.8)
+        ratio = np.full_like(run.update_ratio, 3.0)  # not straight back to zero
         only(changed(run, update_ratio=ratio, facts={**run.facts, "optimizers": [group]}), headline)
 
     @pytest.mark.parametrize(
@@ -642,6 +657,16 @@ class TestClipping:
         run = changed(run, facts=facts, loss=loss, update_ratio=ratio)
         assert alarms(run) == found
         assert alarms(changed(run, lr=np.linspace(1e-6, 1e-3, 200))) == []  # it warms up
+
+    @pytest.mark.parametrize(("moved", "found"), [(1e-9, ["always_clipping"]), (1e-5, [])])
+    def test_always_with_a_fall_that_such_steps_cannot_make(self, moved, found):
+        """The first losses happen to be high."""
+        run = self.clipped(1e-3)
+        facts = {**run.facts, "optimizers": [{"class": "SGD", "lr": 0.1, "parameters": []}]}
+        loss = 2.3 + 0.05 * np.random.default_rng(0).standard_normal(200)
+        loss[:3] += 1.0
+        run = changed(run, facts=facts, loss=loss, update_ratio=np.full_like(run.update_ratio, moved))
+        assert alarms(changed(run, total_norm=100 * run.total_norm)) == found
 
     @pytest.mark.parametrize("coef", [0.5, 1e-3])
     def test_always_with_progress_is_information(self, coef):

@@ -114,6 +114,19 @@ class TestUndoing:
     def test_a_loss_that_falls_is_left_alone(self):
         assert alarms(trained("Adam", "turned", loss=healthy().loss)) == []
 
+    @pytest.mark.parametrize(
+        ("loss", "above", "found"), [("mse_loss", 2.0, ["loss_oscillating"]), ("nll_loss", 1.0, [])]
+    )
+    def test_a_regression_whose_loss_falls_only_at_first(self, loss, above, found):
+        """From where it starts to what it costs to say nothing. A classifier's may be on a plateau; without
+        the graph it is known by a loss that starts at that of guessing."""
+        run = trained("Adam", "turned")
+        level = run.loss + np.append(np.geomspace(above, 0.01, 20), np.zeros(180))
+        facts = {**run.facts, "graph": {"operations": ["relu", loss], "loss": loss}}
+        assert [f.kind for f in alarms(changed(run, loss=level, facts=facts))] == found
+        still = level - np.append(np.zeros(40), np.linspace(0, 0.3, 160))
+        assert alarms(changed(run, loss=still, facts=facts)) == []
+
     def test_a_resumed_run_is_left_alone(self):
         """Near a minimum the loss is small, and its gradient is not."""
         run = trained("SGD", "turned")

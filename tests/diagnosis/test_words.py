@@ -72,3 +72,14 @@ def test_normalizations(kind):
 def test_a_plain_model_has_none_of_it():
     plain = walked()
     assert told(plain) == (False, False, False) and not plain.normalizes and plain.knows_activations
+
+
+@pytest.mark.parametrize(("head", "last"), [("head", True), ("model.lm_head", True), ("header", False)])
+def test_a_head_that_is_registered_first_is_the_last_layer(head, last):
+    run = healthy(layers=3)
+    names = tuple(name.replace("0.", f"{head}.") for name in run.names)
+    model = Model(changed(run, names=names, params=dict(zip(names, run.params.values()))))
+    assert (names[model.layers[-1].weight] == f"{head}.weight") == last
+    walked = {"order": list(names), "operations": ["addmm"]}
+    seen = changed(run, names=names, facts={"graph": walked})
+    assert names[Model(seen).layers[-1].weight] == "4.weight"  # what was seen counts

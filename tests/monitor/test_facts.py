@@ -103,25 +103,6 @@ def test_recurrent_and_tied_parameters_are_serial(tmp_path):
     assert {"cell.weight_hh", "cell.bias_hh", "head.weight", "head.bias"} <= set(facts["serial"])
 
 
-@pytest.mark.parametrize(
-    "as_given", [lambda loss: loss.detach(), lambda loss: loss.item(), lambda loss: None]
-)
-def test_a_loss_without_a_graph_is_opaque(tmp_path, as_given):
-    model = Residual()
-    assert recorded(tmp_path, model, cross_entropy(model), as_given=as_given).facts["graph"] == {}
-
-
-def test_reentrant_checkpoints_are_opaque(tmp_path):
-    from torch.utils.checkpoint import checkpoint
-
-    model = nn.Linear(4, 3)
-
-    def loss(step):
-        return checkpoint(model, torch.randn(5, 4, requires_grad=True), use_reentrant=True).square().mean()
-
-    assert recorded(tmp_path, model, loss).facts["graph"] == {}
-
-
 def test_walks_are_bounded_and_keep_no_graph(tmp_path, monkeypatch):
     model = nn.Linear(4, 4)
     x = torch.randn(2, 4)
@@ -142,12 +123,13 @@ def test_walks_are_bounded_and_keep_no_graph(tmp_path, monkeypatch):
     assert node() is None
 
 
-def test_no_walk_is_made_after_the_fourth_step(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("as_given", "count"), [(lambda loss: loss, 4), (lambda loss: loss.item(), 3)])
+def test_no_walk_is_made_after_the_fourth_step(tmp_path, monkeypatch, as_given, count):
     walked = []
     monkeypatch.setattr(graph._Walk, "run", lambda *_: walked.append(1))
     model = Residual()
-    recorded(tmp_path, model, cross_entropy(model), steps=7)
-    assert len(walked) == 4
+    recorded(tmp_path, model, cross_entropy(model), steps=7, as_given=as_given)
+    assert len(walked) == count
 
 
 def test_paths_beyond_any_number_are_counted(tmp_path):

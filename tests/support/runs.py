@@ -35,8 +35,7 @@ def healthy(
     if bias:
         values[:, 1::2] *= 2  # rms(gW) / rms(gb) = 0.5: the rms of each layer's input
     falling = 0.1 + 2.2 * np.exp(-np.arange(steps) / (steps / 5)) + 0.02 * random.standard_normal(steps)
-    modules = {str(2 * i): kind for i in range(layers)}
-    modules |= {str(2 * i + 1): activation for i in range(layers - 1)}
+    modules = {"": "Sequential"} | {str(i): activation if i % 2 else kind for i in range(2 * layers - 1)}
     details = {"dtype": "float32", "kind": kind, "trainable": True}
     return RunEvidence(
         **_plain(steps, [len(shape) == 1 for shape in shapes.values()]),

@@ -18,6 +18,8 @@ from gradkern.diagnosis.model import LOOKUP, Layer
 LEAST_STEPS = 20
 #: Operations of the graph whose slope is zero everywhere. A straight-through estimator keeps them out of it.
 STEPS = {"round", "floor", "ceil", "trunc", "sign", "sgn"}
+#: The smallest normal float16.
+TINY = 2.0**-14
 #: Standard deviation of the argument, or its offset in standard deviations, from which a sigmoid or tanh can
 #: be so saturated that its slope rounds to zero.
 STUCK = 3.0
@@ -40,6 +42,31 @@ def unfed(case: Case) -> list[Finding]:
     ):
         return []
     return [_finding(case, columns, "nothing reaches it. Is its input zero in every step?")]
+
+
+def behind_frozen(case: Case) -> list[Finding]:
+    """Every layer that learns is without a gradient but for the bias of the outputs, and its biases are zero:
+    what the frozen layers before them pass on is zero for all inputs."""
+    e, model = case.evidence, case.model
+    frozen = [x for x in model.layers if not model.trainable(x.weight)]
+    learning = [x for x in model.layers if model.trainable(x.weight)]
+    if len(e.rows) < LEAST_STEPS or not model.gates or not frozen or not learning or not len(e.weight_norm):
+        return []
+    last = learning[-1].bias
+    columns = [c for x in learning for c in (x.weight, x.bias) if c is not None and c != last]
+    biases = [x.bias for x in learning[:-1] if x.bias is not None]
+    if last is None or not np.nan_to_num(e.rms[:, last]).any() or (e.weight_norm[:, biases] != 0).any():
+        return []
+    if not (e.has_grad[:, columns] & (e.rms[:, columns] == 0)).all() or _unused_weights(case).any():
+        return []
+    shifted = [x for x in frozen if first_offset(case, x) >= STUCK]
+    shifted = shifted or [x for x in frozen if x.bias is not None and e.weight_norm[0, x.bias] != 0]
+    why = (
+        f"No layer behind the frozen ones has a gradient in any of {len(e.steps)} steps, but the last bias "
+        "has: what they pass on is zero for all inputs, so that units of a frozen layer are all inactive."
+    )
+    numbers = {"dead_share": 1.0, "layers_cut_off": len(learning)}
+    return [case.finding("dead_units", "severe", why, numbers, layers=case.of_layers(shifted or frozen))]
 
 
 def blocked(case: Case) -> list[Finding]:
@@ -76,10 +103,27 @@ def kind_of_silence(case: Case, layer: Layer, from_the_start: bool) -> tuple[str
     their range, if weights or a bias can have put them there, or something behind them has no slope. An
     operation without one that was seen in the graph explains a layer that never had a gradient."""
     model = case.model
-    if from_the_start and model.words & STEPS:
-        return "no_gradient", f"an operation without a slope ({min(model.words & STEPS)}) cuts it off"
+    steps = STEPS - ({"sign", "sgn"} if "abs" in model.words else set())  # a root of either sign has a slope
+    if from_the_start and model.words & steps:
+        return "no_gradient", f"an operation without a slope ({min(model.words & steps)}) cuts it off"
+    last = model.layers[-1] if model.layers else None
+    if layer == last and layer.bias is not None and _is_tiny(case):
+        return (
+            "no_gradient",
+            "the loss is so small that its gradients may be below what float16 can hold",
+        )
+    stuck = not from_the_start or max(first_offset(case, layer), first_gain(case, layer)) >= STUCK
+    smooth = model.leaks and not model.gates and not model.squashes
+    if smooth and not stuck:  # SiLU and GELU are flat only far below zero
+        return "no_gradient", "an operation without a slope (rounding, argmax) cuts it off"
     if not model.squashes or model.gates or model.leaks:
         return "dead_units", "none of its units is active for any input"
-    if not from_the_start or max(first_offset(case, layer), first_gain(case, layer)) >= STUCK:
+    if stuck:
         return "saturation", "its units are at the ends of their range, where the slope rounds to zero"
     return "no_gradient", "an operation without a slope (rounding, argmax) cuts it off"
+
+
+def _is_tiny(case: Case) -> bool:
+    """Whether the loss is below the smallest normal float16, and not zero."""
+    losses = np.abs(case.evidence.loss[np.isfinite(case.evidence.loss)])
+    return bool(len(losses)) and 0 < float(np.median(losses)) < TINY

@@ -10,6 +10,7 @@ import numpy as np
 
 from gradkern._util.text import percent
 from gradkern.diagnosis.case import Case
+from gradkern.diagnosis.distance import BEYOND, reach
 from gradkern.diagnosis.finding import Finding
 from gradkern.diagnosis.optimizer import ELEMENTWISE, classes, is_adaptive
 
@@ -56,12 +57,14 @@ def always_clipping(case: Case) -> list[Finding]:
 
 def _holds_back(case: Case) -> bool:
     """Whether steps of an optimizer that follows the size of the gradient are too small, and the loss hardly
-    falls. Not while the learning rate still rises."""
+    falls, or by far more than they can lower it, which is noise. Not while the learning rate still rises."""
     movement, rates = case.movement[np.isfinite(case.movement)], case.evidence.lr
     small = len(movement) > 1 and float(np.median(movement)) <= SMALL
     if rates[-1] > rates[len(rates) // 2]:
         return False
-    return small and bool(classes(case)) and not is_adaptive(case) and case.trend.fall < HARDLY
+    if not small or not classes(case) or is_adaptive(case):
+        return False
+    return case.trend.fall < HARDLY or case.trend.start - case.trend.end > BEYOND * reach(case)
 
 
 def _below_epsilon(case: Case) -> bool:

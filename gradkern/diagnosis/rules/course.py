@@ -33,8 +33,9 @@ THROWN = 0.3
 SMOOTH, JITTER, EARLY, SUMMED, HIGH = 4.0, 2.0, 1.5, 5.0, 0.6
 #: Steps from which a smooth second half is not due to chance.
 SETTLED = 40
-#: While the loss falls, a norm may grow as smoothly when a run leaves a plateau (measured: up to 13 times).
-LEFT_PLATEAU = 30.0
+#: While the loss falls, a norm may grow as smoothly when a run leaves a plateau (measured: up to 13 times;
+#: sums grow 28 times and more).
+LEFT_PLATEAU = 20.0
 #: rms of inputs that explains a first gradient that is too large, if the loss falls a hundredfold too.
 INPUT = 100.0
 #: A classifier has converged if its loss starts below USUAL * ln(classes) and ends below CONVERGED of its
@@ -73,9 +74,11 @@ def _summing(case: Case, at: NDArray[np.int64], values: Floats) -> list[Finding]
     if len(values) < 2 * FEW_STEPS:
         return []
     starts, level, settled = starts_as_a_sum(case), _is_level(case), len(values) >= SETTLED
-    both = starts and settled and _is_smooth(values, SMOOTH)
+    both = settled and starts_as_a_sum(case, dips=1) and _is_smooth(values, SMOOTH)
     growth = float(np.median(values[-5:])) / float(values[0])
     high = float(np.median(values[-max(len(values) // 10, 3) :])) >= HIGH * float(values.max())
+    if not starts and climbs(case, FEW_STEPS):
+        return []
     if values.max() > GROWTH * values[-5:].min():  # a sum may shrink, but not to a hundredth
         return []
     if not (high or both) or growth < (SUMMED if level or both else LEFT_PLATEAU):

@@ -22,6 +22,9 @@ COARSE_EXPONENT, LOST_EXPONENT = -20, -22
 #: The smallest float16. If this part of the elements is smaller, they were divided by a loss scale: at a
 #: median of 2**-20 and a scale of 2**16, 3 % of a normal distribution are.
 LEAST_EXPONENT, SCALED = -24, 0.01
+#: Part and number of the elements from it to COARSE_EXPONENT that show float16, if none is smaller: of a
+#: density that is smooth around zero every sixteenth would be.
+CUT, LEAST_CUT = 0.2, 300
 #: Part of the elements below it. Measured: at least 0.9 in runs that stall, below 0.3 in those that learn.
 UNDERFLOWING = 0.5
 #: Median magnitude of a normal distribution, relative to its rms.
@@ -70,9 +73,10 @@ def _float16_backward(case: Case) -> list[Finding]:
     Dead units have zeros beside gradients of a normal size, an underflow beside the smallest there are.
     """
     e = case.evidence
-    stated = set(e.facts.get("graph", {}).get("float16", ()))
-    columns = [i for i in case.model.order if e.names[i] in stated and e.has_grad[:, i].any()]
-    if not columns or not len(e.histogram_steps) or _is_scaled(case, columns):
+    if not len(e.histogram_steps):
+        return []
+    columns = _from_float16(case)
+    if not columns or _is_scaled(case, columns):
         return []
     lost = _lost_columns(case, columns)
     share = float(e.numel[lost].sum() / e.numel[columns].sum())
@@ -89,6 +93,22 @@ def _float16_backward(case: Case) -> list[Finding]:
             layers=case.names(lost) if len(lost) < len(columns) else (),
         )
     ]
+
+
+def _from_float16(case: Case) -> list[int]:
+    """Columns whose gradients were float16 on the way. The graph tells; without it their elements do, if many
+    are near the smallest float16 and none is smaller, as is the case for no other format."""
+    e, graph = case.evidence, case.evidence.facts.get("graph") or {}
+    used = [i for i in case.model.order if e.has_grad[:, i].any()]
+    if graph.get("order"):
+        stated = set(graph.get("float16", ()))
+        return [i for i in used if e.names[i] in stated]
+    counts = e.histogram[:, used].sum(axis=(0, 1))
+    near = counts[(e.histogram_exponents >= LEAST_EXPONENT) & (e.histogram_exponents < COARSE_EXPONENT)].sum()
+    cut = near >= max(CUT * counts.sum(), LEAST_CUT)
+    below = counts[e.histogram_exponents < LEAST_EXPONENT].sum()
+    plain = {"torch.float16", "torch.bfloat16"}.isdisjoint(e.facts.get("gradient_dtypes") or {})
+    return used if cut and not below and plain else []
 
 
 def _is_scaled(case: Case, columns: list[int]) -> bool:

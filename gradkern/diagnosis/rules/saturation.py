@@ -54,7 +54,9 @@ def _saturated(case: Case) -> list[Finding]:
     known = [(i, layer) for i, layer in enumerate(layers) if multiplies(case, layer)]
     courses = {i: _arguments(case, layer, first=i == 0) for i, layer in known}
     sick = {i: c for i, c in courses.items() if len(c) and np.median(c) >= limit}
-    if set(sick) == {0} and _first_slope(case) > SLOPE * (STEEPEST_SIGMOID if sigmoid else STEEPEST_TANH):
+    steepest = STEEPEST_SIGMOID if sigmoid else STEEPEST_TANH
+    by_bias = bool(sick) and _bias_size(case, layers[0])[:1].max(initial=0.0) >= limit
+    if set(sick) == {0} and not by_bias and _first_slope(case) > SLOPE * steepest:
         sick = {}
     if not sick:
         return []
@@ -73,13 +75,17 @@ def _saturated(case: Case) -> list[Finding]:
 
 def _arguments(case: Case, layer: Layer, first: bool) -> Floats:
     """[U] rms of the argument, at the steps with weight norms."""
-    e = case.evidence
     signal = input_rms(case, quantile=LOW) if first else min(input_rms(case, layer), 1.0)
     weighted = gains(case, layer) * signal
-    if layer.bias is None or not len(weighted):
-        return weighted
-    bias = np.nan_to_num(e.weight_norm[:, layer.bias].astype(np.float64)) / np.sqrt(e.numel[layer.bias])
-    return np.hypot(weighted, bias)
+    return np.hypot(weighted, _bias_size(case, layer)) if len(weighted) else weighted
+
+
+def _bias_size(case: Case, layer: Layer) -> Floats:
+    """[U] rms of a layer's bias, 0 without one."""
+    e = case.evidence
+    if layer.bias is None:
+        return np.zeros(len(e.weight_norm))
+    return np.nan_to_num(e.weight_norm[:, layer.bias].astype(np.float64)) / np.sqrt(e.numel[layer.bias])
 
 
 def _bounded(case: Case) -> bool:

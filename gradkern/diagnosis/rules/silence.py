@@ -13,7 +13,7 @@ from gradkern._util.text import percent
 from gradkern.diagnosis.case import FEW_STEPS, Case
 from gradkern.diagnosis.finding import Finding
 from gradkern.diagnosis.model import RECURRENT, Layer, role_of
-from gradkern.diagnosis.rules.blocked import blocked, kind_of_silence, unfed
+from gradkern.diagnosis.rules.blocked import behind_frozen, blocked, kind_of_silence, unfed
 from gradkern.diagnosis.rules.outputs import gated_outputs
 
 #: A layer is silent after so many steps with a gradient of exactly zero while others have one.
@@ -66,8 +66,9 @@ def no_gradient(case: Case) -> list[Finding]:
 
 
 def _none_at_all(case: Case, count: int) -> Finding:
-    """No parameter ever had a gradient, although the graph of the loss may reach them."""
-    if not (case.evidence.facts.get("graph") or {}).get("order"):
+    """No parameter ever had a gradient when it was recorded, although the loss may depend on them: so says
+    its graph, or a weight that moves, which an optimizer leaves where it is without a gradient."""
+    if not (case.evidence.facts.get("graph") or {}).get("order") and not case.moved.any():
         why = "No trainable parameter has ever had a gradient, so nothing is learned. Was backward() called?"
         return case.finding("no_gradient", "severe", why, {"parameters": count})
     why = (
@@ -93,7 +94,14 @@ def _in_an_optimizer(case: Case) -> set[str] | None:
 
 def dead_units(case: Case) -> list[Finding]:
     """Layers whose gradient is exactly zero, or most of whose units have none, by what explains it."""
-    return unfed(case) or _silent_layer(case) or blocked(case) or _dead_share(case) or gated_outputs(case)
+    return (
+        unfed(case)
+        or behind_frozen(case)
+        or _silent_layer(case)
+        or blocked(case)
+        or _dead_share(case)
+        or gated_outputs(case)
+    )
 
 
 def _silent_layer(case: Case) -> list[Finding]:

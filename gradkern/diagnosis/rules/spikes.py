@@ -12,9 +12,10 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from gradkern.diagnosis.case import Case, Floats
+from gradkern.diagnosis.case import FEW_STEPS, Case, Floats
 from gradkern.diagnosis.climb import MOVED
 from gradkern.diagnosis.finding import Finding
+from gradkern.diagnosis.trend import trend_of
 
 #: Steps of a baseline.
 BASELINE = 64
@@ -23,6 +24,10 @@ BASELINE = 64
 DEVIATIONS, TIMES = 8.0, 10.0
 #: The factor of the baseline for a spike without a jump of the loss.
 TIMES_ALONE = 100.0
+#: Or this factor, and so many deviations of the logarithms of the norms before, with a loss above all of the
+#: last `RECENT` ones by a tenth. Measured: a batch of noise 15 deviations; heavy tails of a healthy run,
+#: whose loss contains a logarithm, 5. The cliffs of recurrent networks do not show in the loss.
+TIMES_CALM, OF_CALM, LEAST_SPREAD, RECENT, ABOVE = 30.0, 10.0, 0.1, 16, 1.1
 #: Spikes at more than this part of the steps are noise.
 COMMON = 0.02
 #: A spike also exceeds twice the norm at the start of the run (converged runs have small norms), and three
@@ -57,15 +62,16 @@ def gradient_spike(case: Case) -> list[Finding]:
         return []
     largest = [_largest_before(norm, i, far) for i in far.tolist()]
     alone = [i for i, before in zip(far.tolist(), largest) if norm[i] > OF_THE_LARGEST * before]
-    spikes = [i for i in alone if norm[i] > TIMES_ALONE * base[i] or _shows_in_the_loss(case, i, base[i])]
+    jumps = [i for i in alone if _shows_in_the_loss(case, i, base[i])]
+    spikes = [i for i in alone if i in jumps or _stands_out(case, i, base[i])]
     if not spikes:
         return []
     worst = max(spikes, key=lambda i: norm[i] / base[i])
-    clipped = all(e.clip_coef[i] < 1 for i in spikes)
+    clipped = all(e.clip_coef[i] < 1 for i in spikes) and not jumps
     layers = _most_raised(case, worst)
     why = (
         f"At step {e.steps[worst]} the norm was {norm[worst]:.3g}, {norm[worst] / base[worst]:.3g} times "
-        f"that of the steps before{', and was clipped' if clipped else ''}. The run has "
+        f"that of the steps before{', and was clipped' if e.clip_coef[worst] < 1 else ''}. The run has "
         f"{len(spikes)} such {'step' if len(spikes) == 1 else 'steps'}."
     )
     numbers = {"spikes": len(spikes), "largest": float(norm[worst]), "baseline": float(base[worst])}
@@ -76,13 +82,34 @@ def gradient_spike(case: Case) -> list[Finding]:
     return [case.finding("gradient_spike", severity, why, numbers, layers=layers, first=first, last=last)]
 
 
+def _stands_out(case: Case, i: int, base: float) -> bool:
+    """Whether a norm is far above the baseline; or less far, but outside the spread of those before it, with
+    a loss that is the largest for a while. Recurrent networks have cliffs, where the gradient alone is huge
+    (Pascanu et al., "On the difficulty of training recurrent neural networks", 2013): the loss counts."""
+    norm, loss = case.evidence.total_norm, case.evidence.loss
+    recent = loss[max(0, i - RECENT) : i]
+    recent = recent[np.isfinite(recent)]
+    shows = len(recent) > 0 and bool(loss[i] > recent.max() + (ABOVE - 1) * abs(recent.max()))
+    if norm[i] > TIMES_ALONE * base:
+        return shows or not case.model.recurs
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = np.log(norm[max(0, i - BASELINE) : i] / base)
+    spread = 1.4826 * float(np.median(np.abs(logs[np.isfinite(logs)])))
+    far = norm[i] > TIMES_CALM * base and np.log(norm[i] / base) > OF_CALM * max(spread, LEAST_SPREAD)
+    return shows and bool(far)
+
+
 def _out_of_calm(case: Case, at: Sequence[int] | NDArray[np.int64], base: Floats) -> bool:
-    """Whether a step is a hundred times the baseline, no step before was large, and the learning rate had not
-    risen, so that neither is the cause."""
+    """Whether a step is a hundred times the baseline, no step before was large (or none in the second half of
+    them, in which the loss was lowest), and the learning rate had not risen, so that neither is the cause."""
     if not len(at) or not case.evidence.total_norm[at[0]] > TIMES_ALONE * base[at[0]]:
         return False
     e, i = case.evidence, int(at[0])
-    moved = case.movement[e.update_steps < e.steps[i]]
+    losses = e.loss[:i][np.isfinite(e.loss[:i])]
+    falls = len(losses) >= FEW_STEPS and trend_of(losses).fell and trend_of(losses).kept
+    moved = case.movement[
+        (e.update_steps < e.steps[i]) & (e.update_steps >= (e.steps[i // 2] if falls else 0))
+    ]
     rates = e.lr[max(0, i - 1) : i + 1]
     risen = rates[np.isfinite(rates)] > RISEN * np.nanmedian(np.append(e.lr[: i + 1], np.nan))
     return bool((np.nan_to_num(moved) < MOVED).all()) and not risen.any()

@@ -14,9 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradkern._util.text import percent
+from gradkern.diagnosis.amounts import rate_grows, rate_plunges
 from gradkern.diagnosis.case import FALLING, FEW_STEPS, TOO_SMALL, Case
+from gradkern.diagnosis.distance import BEYOND, distance, reach, steps_in_all
 from gradkern.diagnosis.finding import Finding
-from gradkern.diagnosis.gain import classes_of, first_gain, guesses, multiplies
+from gradkern.diagnosis.gain import classes_of, first_gain, guesses, multiplies, possible_classes
 
 #: ‖Δw‖ / ‖w‖ of a step. Healthy runs stay below 0.10, except for small weights that find their size in a few
 #: steps (linear regression: 0.83), at each of which the loss falls. Half of LARGE is enough if the loss ends
@@ -43,9 +45,8 @@ MOVED = 0.01
 #: A loss that falls by more than this part falls slowly. Weights that move by 1e-4 in all lower it by up to
 #: 0.3 % at the beginning of training, where ‖g‖ ‖w‖ is up to 30 times the loss.
 SLOW_FALL = 0.005
-#: While the gradient stays the same, a loss falls by at most its norm times the distance of the steps. A
-#: larger fall (`BEYOND`) is noise if it is less than this part of the loss.
-BEYOND, SMALL_FALL = 10.0, 0.1
+#: A fall of less than this part of the loss is noise if the steps cannot make it.
+SMALL_FALL = 0.1
 #: Recorded steps without a step of the optimizer from which that is reported.
 NEVER_STEPPED = 10
 #: Steps in which a second optimizer, which may step at every tenth of them only, gets its turn.
@@ -67,7 +68,7 @@ def update_too_large(case: Case) -> list[Finding]:
     with np.errstate(invalid="ignore"):
         at = np.flatnonzero((movement >= (LARGE / 2 if ruined else LARGE)) | np.isinf(movement))
     if not len(at):
-        return []
+        return _outgrown(case) if ruined else []
     largest = float(np.nanmax(movement))
     harmed, set_back = _harmed(case), _set_back(case)
     overwritten = len(at) > 1 and _overwritten(case)
@@ -85,6 +86,24 @@ def update_too_large(case: Case) -> list[Finding]:
     numbers = {"largest_update_ratio": largest, "steps_above_0.2": len(at), "lr": float(e.lr[0])}
     first, last = int(e.update_steps[at[0]]), int(e.update_steps[at[-1]])
     return [case.finding("update_too_large", severity, why, numbers, first=first, last=last)]
+
+
+def _outgrown(case: Case) -> list[Finding]:
+    """Steps that are large by now, because the learning rate has grown far since the last look at them."""
+    e, known = case.evidence, np.flatnonzero(np.isfinite(case.movement))
+    if not rate_grows(case) or not len(known):
+        return []
+    last, moved = int(e.update_steps[known[-1]]), float(case.movement[known[-1]])
+    growth = e.lr / e.lr[np.searchsorted(e.steps, last)]
+    large = np.flatnonzero((e.steps > last) & (moved * growth >= LARGE))
+    if not len(large):
+        return []
+    why = (
+        f"At step {last} one optimizer step changed the weights by {percent(moved)} of their norm. The "
+        f"learning rate has grown {growth[-1]:.2g} times since then, and the loss has risen."
+    )
+    numbers = {"largest_update_ratio": moved, "lr": float(e.lr[-1])}
+    return [case.finding("update_too_large", "severe", why, numbers, first=int(e.steps[large[0]]))]
 
 
 def _harmed(case: Case) -> bool:
@@ -151,8 +170,7 @@ def _no_movement(case: Case) -> list[Finding]:
         return []
     half = any(str(e.params.get(n, {}).get("dtype", "")).endswith("float16") for n in e.names)
     limit = SMALL_16_BIT if half else TOO_SMALL
-    steps = _steps(case)
-    typical, in_all = float(np.median(movement)), float(np.mean(movement)) * steps
+    steps, typical, in_all = steps_in_all(case), float(np.median(movement)), distance(case)
     if typical > limit or in_all > MOVED or not np.isfinite(e.total_norm).all() or not _reaches_weights(case):
         return []
     rates = e.lr[np.isfinite(e.lr)]
@@ -172,22 +190,25 @@ def _no_movement(case: Case) -> list[Finding]:
         )
     numbers = {"median_update_ratio": typical, "moved_in_all": in_all, "lr": float(e.lr[-1])}
     severity = "severe" if case.trend.known else "warning"
-    severity = "info" if typical > 0 and _was_trained(case) else severity
+    if typical > 0 and _was_trained(case):
+        severity = "info" if case.model.loss else "warning"
     return [case.finding("update_too_small", severity, why, numbers)]
 
 
 def _was_trained(case: Case) -> bool:
-    """Whether the first loss of a classifier is far below that of guessing: it learned before the run."""
-    return case.trend.start < TRAINED * math.log(max(classes_of(case), 1))
+    """Whether the first loss of a classifier is far below that of guessing: it learned before the run. A loss
+    of unknown kind may be one, unless it is negative."""
+    trained = case.trend.start < TRAINED * math.log(max(possible_classes(case), 1))
+    return trained and (bool(case.model.loss) or case.trend.start > 0)
 
 
 def _ends(case: Case) -> bool:
-    """Whether the run may be the end of a longer one: its learning rate only falls, and its first loss is not
-    that of an untrained classifier."""
+    """Whether the run may be the end of a longer one: its learning rate only falls, but not so fast that most
+    of the run is lost, and its first loss is not that of an untrained classifier."""
     rates, classes = case.evidence.lr[np.isfinite(case.evidence.lr)], classes_of(case)
     untrained = classes > 1 and case.trend.start >= UNTRAINED * math.log(classes)
     falls = len(rates) > 0 and rates[-1] < DECAYED * rates.max() and rates[0] == rates.max()
-    return bool(falls) and not untrained
+    return bool(falls) and not untrained and not rate_plunges(case)
 
 
 def _reaches_weights(case: Case) -> bool:
@@ -202,23 +223,9 @@ def _falls_slowly(case: Case) -> bool:
     fall is noise if it is far larger than the steps can make it."""
     trend, least = case.trend, SLOW_FALL * abs(case.trend.start)
     fall = trend.start - trend.end
-    if fall < SMALL_FALL * abs(trend.start) and fall > BEYOND * _reach(case):
+    if fall < SMALL_FALL * abs(trend.start) and fall > BEYOND * reach(case):
         return False
     return trend.fell or fall > max(3 * trend.error, least)
-
-
-def _reach(case: Case) -> float:
-    """The most by which the steps can lower the loss: the gradient's norm times their distance."""
-    norm, size = case.evidence.total_norm[case.finite], case.weight_size[np.isfinite(case.weight_size)]
-    movement = case.movement[np.isfinite(case.movement)]
-    if not len(norm) or not len(size) or not len(movement):
-        return float("inf")
-    return float(norm.max() * size.max() * movement.mean()) * _steps(case)
-
-
-def _steps(case: Case) -> int:
-    """Steps of the run, also those that `every` left out."""
-    return case.last_step - int(case.evidence.steps[0]) + 1
 
 
 def _never_stepped(case: Case) -> Finding:

@@ -1,32 +1,36 @@
-"""Draw the faulty runs of the eighth set: ``python -m benchmarks.diagnosis.sets.eighth.draw [KIND ...]``.
+"""Draw the faulty runs of a set: ``python -m benchmarks.diagnosis.draw ninth [KIND ...]``.
 
 The faults are those of the fourth to the seventh set. If two of these give a name to different changes, the
 later one counts. For each expected kind, all pairs of a fault and a healthy recipe to which it applies are
-shuffled by ``random.Random(8)``, kinds in alphabetical order. Pairs are tried in this order until `EACH` are
-accepted: the twin is healthy and the trace at the first seed shows the label. A pair that cannot be built is
-passed over. Nothing is diagnosed. The result is printed and kept in `faults`.
+shuffled by ``random.Random`` with a seed of the set, kinds in alphabetical order. Pairs are tried in this
+order until enough are accepted: the twin is healthy and the trace at the first seed shows the label. A pair
+that cannot be built is passed over. Nothing is diagnosed. The result is printed and kept in the set's
+`faults`.
 """
 
 from __future__ import annotations
 
+import argparse
 import random
-import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
 
 from benchmarks.diagnosis.build import build_model
+from benchmarks.diagnosis.faulty import Change
 from benchmarks.diagnosis.judge import is_strictly_well
 from benchmarks.diagnosis.labels import LABELS
 from benchmarks.diagnosis.models import Block
 from benchmarks.diagnosis.recipe import Recipe
-from benchmarks.diagnosis.sets.eighth.faults import CHANGES
-from benchmarks.diagnosis.sets.eighth.healthy import HEALTHY, UNJUDGED
+from benchmarks.diagnosis.sets.eighth import faults as eighth_faults
+from benchmarks.diagnosis.sets.eighth import healthy as eighth
+from benchmarks.diagnosis.sets.ninth import healthy as ninth
 from benchmarks.diagnosis.train import train
 
-SEED = 1900
-#: Pairs of each expected kind.
-EACH = 9
+__all__ = ["DRAWINGS", "Drawing", "applies", "drawn"]
+
 FOLDER = Path("build/diagnosis")
 DESCENT = ("sgd", "nesterov")
 #: Faults that say which part they are in, by what follows their name.
@@ -36,25 +40,51 @@ _OF_PARAMETERS, _OF_MODULES = (
 )
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """What the pairs of a set are drawn from, and how."""
+
+    recipes: Mapping[str, Recipe]
+    unjudged: frozenset[str]
+    changes: Mapping[str, tuple[str, Change]]
+    seed: int
+    """The first seed of the set's runs, with which a label has to be confirmed."""
+    chance: int
+    """The seed of the shuffle."""
+    each: int
+    """Pairs of each expected kind."""
+
+
+DRAWINGS = {
+    "eighth": Drawing(eighth.HEALTHY, eighth.UNJUDGED, eighth_faults.CHANGES, seed=1900, chance=8, each=9),
+    "ninth": Drawing(ninth.HEALTHY, ninth.UNJUDGED, eighth_faults.CHANGES, seed=2100, chance=9, each=10),
+}
+
+
 def main() -> None:
-    wanted = sys.argv[1:]
-    for kind, pairs in drawn().items():
-        if not wanted or kind in wanted:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("set", choices=DRAWINGS)
+    parser.add_argument("kinds", nargs="*", metavar="KIND", help="all of them if none is given")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="where runs are recorded")
+    options = parser.parse_args()
+    drawing = DRAWINGS[options.set]
+    for kind, pairs in drawn(drawing).items():
+        if not options.kinds or kind in options.kinds:
             found: list[str] = []
             for name, fault in pairs:
-                if len(found) < EACH and _accepted(name, fault):
+                if len(found) < drawing.each and _accepted(drawing, name, fault, options.folder):
                     found.append(f"{name}/{fault}")
             print(kind, *found, flush=True)
 
 
-def drawn() -> dict[str, list[tuple[str, str]]]:
+def drawn(drawing: Drawing) -> dict[str, list[tuple[str, str]]]:
     """The pairs of each kind in the order in which they are tried."""
-    chance = random.Random(8)
-    models = {name: build_model(recipe, SEED) for name, recipe in HEALTHY.items()}
+    chance = random.Random(drawing.chance)
+    models = {name: build_model(recipe, drawing.seed) for name, recipe in drawing.recipes.items()}
     by_kind: dict[str, list[tuple[str, str]]] = {}
-    for name, recipe in sorted(HEALTHY.items()):
-        for fault, (key, change) in sorted(CHANGES.items()):
-            if name not in UNJUDGED and applies(recipe, change(recipe), key, models[name]):
+    for name, recipe in sorted(drawing.recipes.items()):
+        for fault, (key, change) in sorted(drawing.changes.items()):
+            if name not in drawing.unjudged and applies(recipe, change(recipe), key, models[name]):
                 by_kind.setdefault(LABELS[key].kind, []).append((name, fault))
     for _, pairs in sorted(by_kind.items()):
         chance.shuffle(pairs)
@@ -97,16 +127,17 @@ def _reaches(recipe: Recipe, sick: Recipe, model: nn.Module) -> bool:
     return True
 
 
-def _accepted(name: str, fault: str) -> bool:
-    key, change = CHANGES[fault]
+def _accepted(drawing: Drawing, name: str, fault: str, folder: Path) -> bool:
+    key, change = drawing.changes[fault]
+    recipe, seed = drawing.recipes[name], drawing.seed
     try:
-        trace = train(change(HEALTHY[name]), SEED, FOLDER, reuse=True)[1]
+        trace = train(change(recipe), seed, folder, reuse=True)[1]
     except Exception:  # whatever a model or a task says to a change that does not fit it
         return False
-    twin = train(HEALTHY[name], SEED, FOLDER, reuse=True)[1]
+    twin = train(recipe, seed, folder, reuse=True)[1]
     if not is_strictly_well(name, twin) or LABELS[key].symptom(trace, twin) is None:
         return False
-    return key != "unclipped" or bool(trace.norm.max() < 0.1 * change(HEALTHY[name]).max_norm)
+    return key != "unclipped" or bool(trace.norm.max() < 0.1 * change(recipe).max_norm)
 
 
 if __name__ == "__main__":
