@@ -38,7 +38,7 @@ BACKWARDS = -0.75
 LOOKS, DOUBLED, PART, SMALL = 5, 2.0, 0.4, 0.1
 #: Single parameters that grow this much faster than their own steps (the scales of normalizations hardly
 #: move), and which share of all. The same factor for all of them, within `STEADY`.
-MULTIPLIED, SHARED = 2.0, 0.3
+MULTIPLIED, SHARED = 2.0, 0.15
 
 
 def classes(case: Case) -> list[str]:
