@@ -96,7 +96,7 @@ GRADKERN_HD double times_power_of_two(double x, int32_t exponent) {
 }
 
 /// The sum divided by 2^(1200 * bin), to twice the precision of float64.
-GRADKERN_HD ScaledSum value_of(const ExactSum& s, int32_t bin) {
+GRADKERN_HD_LONG ScaledSum value_of(const ExactSum s, int32_t bin) {
   ScaledSum out;
   out.bin = bin;
   uint64_t carry = 0;

@@ -120,7 +120,7 @@ struct PowerSum {
   double ref = 0, hi = 0, lo = 0;
 };
 
-GRADKERN_HD double power_term(double magnitude, double ref, double p) {
+GRADKERN_HD_LONG double power_term(double magnitude, double ref, double p) {
   // Equality covers 0/0 and inf/inf. A chunk of zeros has ref 0, and its norm is 0 * n^(1/p) = 0.
   return magnitude == ref ? 1.0 : pow(magnitude / ref, p);
 }
@@ -232,7 +232,7 @@ GRADKERN_HD double finish(const NormOrder& order, const Partial& s) {
     case NormKind::kZero: return compensated_value(s.power.hi, s.power.lo);
     case NormKind::kPower: break;
   }
-  return s.power.ref * pow(compensated_value(s.power.hi, s.power.lo), 1.0 / order.p);
+  return s.power.ref * power_term(compensated_value(s.power.hi, s.power.lo), 1.0, 1.0 / order.p);
 }
 
 }  // namespace gradkern

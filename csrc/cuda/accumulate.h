@@ -17,8 +17,8 @@
 //     sum has an error of 39 u, and the norm of 21 u with that of the root: 2.4e-15. The contract allows 1e-14.
 //
 // A warp first reads a unit in the fast way. The unit's largest magnitude then shows whether the sums are valid. If it is
-// near the ends of the range, the unit is read again (segment.h). Non-finite elements are counted while they are in
-// registers; a unit that has some has no sums.
+// near the ends of the range, or not finite, the unit is read again (segment.h). A unit with non-finite elements has no sums;
+// they are counted.
 #pragma once
 
 #include <type_traits>
@@ -39,35 +39,30 @@
 #endif
 #endif
 
+// See Gather::kHoldsBatch. For float16 it costs about 10 instructions on sm_90.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+#define GRADKERN_HOLDS_FLOAT16 1
+#else
+#define GRADKERN_HOLDS_FLOAT16 0
+#endif
+
 namespace gradkern::cuda {
 
 /// The sums of one lane. Magnitudes are the bits of |x| in float64, or of |z|^2 for complex numbers.
 struct LaneSums {
   double sq = 0, absolute = 0;
   uint64_t largest = 0;
-  uint32_t nonfinite = 0, nonzero = 0;
+  uint32_t nonzero = 0;
   uint64_t usual_from = 0, usual_to = 0;  ///< the sums are valid if the largest magnitude of all lanes is in [from, to)
 };
 
 // The members of a Gather:
-//   add(vectors)            adds a batch;
-//   add_compactly(vectors)  the same in a loop over its rows, with the same bits;
-//   nonfinite               the number of non-finite elements;
-//   to_count()              whether there are any, and they are left to count_nonfinite();
+//   add(vectors)            adds a batch, by add_squares(vectors) and add_largest(vectors);
+//   add_compactly(vectors)  the same in a loop, with the same bits;
+//   kHoldsBatch             whether a branch between these two should hold the batch in registers;
 //   squares(), absolutes()  the sums of the lane;
 //   largest_bits()          the largest magnitude, see LaneSums;
 //   kUsualFrom, kUsualTo    see LaneSums.
-
-/// The next row is moved to the place of the first, because registers have no index.
-template <class Lane>
-__device__ __forceinline__ void add_by_rows(Lane& lane, Vectors v) {
-#pragma unroll 1
-  for (int row = 0; row < kRows; ++row) {
-    lane.add(VectorRows<1>{v.row[0]});
-#pragma unroll
-    for (int i = 1; i < kRows; ++i) v.row[i - 1] = v.row[i];
-  }
-}
 
 // ---------------------------------------------------------------- float32, bfloat16, float16
 
@@ -102,9 +97,14 @@ __device__ __forceinline__ double squares_in_pairs(const Vectors& v, int32_t e, 
 /// largest: bits of the type. Within a lane, 16-bit types keep two, side by side, with arbitrary signs.
 template <class T, Pass kPass>
 struct Gather {
-  static constexpr bool kSums = has_sums(kPass), kHalves = sizeof(T) == 2;
+  static constexpr bool kCounts = has_counts(kPass), kSums = has_absolutes(kPass), kHalves = sizeof(T) == 2;
   static constexpr bool kBFloat16 = std::is_same_v<T, BFloat16>, kFloat16 = std::is_same_v<T, Float16>;
+  static constexpr int kStep = kSums ? 2 : 1;  ///< rows of a step of add_compactly()
   static constexpr bool kPairs = GRADKERN_COMPENSATED && kPass == Pass::kPlain;
+  /// Each number in float64 needs a register of zeros. If the batch takes registers to the end, fewer numbers are there at a
+  /// time: for bfloat16 zeros are moved less often (130 instructions instead of 155 on sm_100), and sm_100 does not delay
+  /// loads until others have been used.
+  static constexpr bool kHoldsBatch = !kPairs && (!kFloat16 || GRADKERN_HOLDS_FLOAT16);
   static constexpr double kUnscale = kPairs || InFloat64<T>::kScaleLog2 == 0 ? 1 : 0x1p+128;
   static_assert(InFloat64<T>::kScaleLog2 == 0 || InFloat64<T>::kScaleLog2 == -128);
   /// For bfloat16, see above. For pairs also the largest that squares_in_pairs() takes. Others have no limits.
@@ -115,17 +115,19 @@ struct Gather {
   static constexpr uint32_t kPairsLeast = 127 - 43, kPairsMost = 127 + kMostExponent - 1;  ///< biased, of squares_in_pairs()
 
   double sq[2] = {0, 0}, absolute[2] = {0, 0};
-  uint32_t largest = 0, nonfinite = 0, nonzero = 0;
+  uint32_t largest = 0;
+  std::conditional_t<kHalves, uint32_t, float> nonzero = 0;  ///< two counts side by side; or one, which is cheap in float32
 
-  __device__ __forceinline__ void add_one(uint32_t w, int slot, int half, uint32_t bits) {
+  __device__ __forceinline__ void add_one(uint32_t w, int slot, int half) {
     const double x = InFloat64<T>::one(w, half);
     sq[slot] = fma(x, x, sq[slot]);
     if (kSums) absolute[slot] += fabs(x);
-    if (kSums) nonzero += bits != 0;
   }
 
   template <int kCount>
-  __device__ __forceinline__ void add(const VectorRows<kCount>& v) {
+  __device__ __forceinline__ void add_squares(const VectorRows<kCount>& v) {
+    if constexpr (kCounts && kHalves) for_each_word(v, [&](uint32_t w, int) { nonzero += nonzero_halves(w); });
+    if constexpr (kCounts && !kHalves) for_each_element<float>(v, [&](float x) { nonzero += x != 0 ? 1.0f : 0.0f; });
     if constexpr (kPairs) {
       const uint32_t own = larger_magnitude<T>(0, v);
       const uint32_t exponent = bit_cast<uint32_t>(larger(own)) >> 23;
@@ -135,21 +137,32 @@ struct Gather {
     } else {
       for_each_word(v, [&](uint32_t w, int slot) {
         if constexpr (kHalves) {
-          add_one(w, 0, 0, w & 0x7fffu);
-          add_one(w, 1, 1, w & 0x7fff0000u);
+          add_one(w, 0, 0);
+          add_one(w, 1, 1);
         } else {
-          add_one(w, slot, 0, w & 0x7fffffffu);
+          add_one(w, slot, 0);
         }
       });
-      largest = larger_magnitude<T>(largest, v);
     }
+  }
+  template <int kCount>
+  __device__ __forceinline__ void add_largest(const VectorRows<kCount>& v) {
+    if constexpr (!kPairs) largest = larger_magnitude<T>(largest, v);
+  }
+  template <int kCount>
+  __device__ __forceinline__ void add(const VectorRows<kCount>& v) {
+    add_squares(v);
+    add_largest(v);
   }
 
   __device__ __forceinline__ void add_compactly(const Vectors& v) {
     if constexpr (kPairs) add(v);
-    else add_by_rows(*this, v);
+    else for_each_rows<kStep>(v, [&](const VectorRows<kStep>& rows) { add(rows); });
   }
-  __device__ __forceinline__ bool to_count() const { return nonfinite_bits<T>(largest) != 0; }
+  __device__ __forceinline__ uint32_t nonzeros() const {
+    const auto count = uint32_t(nonzero);
+    return kHalves ? (count & 0xffffu) + (count >> 16) : count;
+  }
   __device__ __forceinline__ double squares() const { return (sq[0] + sq[1]) * kUnscale * kUnscale; }
   __device__ __forceinline__ double absolutes() const { return (absolute[0] + absolute[1]) * kUnscale; }
   __device__ __forceinline__ uint64_t largest_bits() const { return abs_bits(double(larger(largest))); }
@@ -171,17 +184,19 @@ struct Gather {
 /// Sums in float64, without scaling. largest: the bits of the largest |x| or |z|^2.
 template <class T, Pass kPass>
 struct WideGather {
-  static constexpr bool kSums = has_sums(kPass);
+  static constexpr bool kCounts = has_counts(kPass), kSums = has_absolutes(kPass);
+  static constexpr int kStep = kSums && !std::is_same_v<T, Complex<double>> ? 2 : 1;  ///< rows of a step of add_compactly()
+  static constexpr bool kHoldsBatch = false;
 
   double sq = 0, absolute = 0;
   uint64_t largest = 0;
-  uint32_t nonfinite = 0, nonzero = 0;
+  uint32_t nonzero = 0;
 
   __device__ __forceinline__ void add_one(double x) {
     take(abs_bits(x));
     sq = fma(x, x, sq);
     if (kSums) absolute += fabs(x);
-    if (kSums) nonzero += cuda::nonzero(x);
+    if (kCounts) nonzero += cuda::nonzero(x);
   }
   template <class Real>
   __device__ __forceinline__ void add_one(Complex<Real> z) {
@@ -189,19 +204,20 @@ struct WideGather {
     take(abs_bits(square));
     sq += square;
     if (kSums) absolute += sqrt(square);
-    if (kSums) nonzero += cuda::nonzero(z);
+    if (kCounts) nonzero += cuda::nonzero(z);
   }
   __device__ __forceinline__ void take(uint64_t bits) { largest = bits > largest ? bits : largest; }
 
   template <int kCount>
   __device__ __forceinline__ void add(const VectorRows<kCount>& v) {
     for_each_element<T>(v, [&](T x) { add_one(x); });
-    // |z|^2 of complex128 may be infinite for a finite z. Such units are read again, and counted then.
-    if (!std::is_same_v<T, Complex<double>> && __builtin_expect(largest >= kInfBits, 0))
-      for_each_element<T>(v, [&](T x) { nonfinite += !cuda::finite(x); });
   }
-  __device__ __forceinline__ void add_compactly(const Vectors& v) { add_by_rows(*this, v); }
-  __device__ __forceinline__ bool to_count() const { return false; }
+  __device__ __forceinline__ void add_squares(const Vectors& v) { add(v); }
+  __device__ __forceinline__ void add_largest(const Vectors&) {}  // add_one() has done it
+  __device__ __forceinline__ void add_compactly(const Vectors& v) {
+    for_each_rows<kStep>(v, [&](const VectorRows<kStep>& rows) { add(rows); });
+  }
+  __device__ __forceinline__ uint32_t nonzeros() const { return nonzero; }
   __device__ __forceinline__ double squares() const { return sq; }
   __device__ __forceinline__ double absolutes() const { return absolute; }
   __device__ __forceinline__ uint64_t largest_bits() const { return largest; }

@@ -85,16 +85,21 @@ __device__ __forceinline__ void set_element(uint4& v, int i, double x) {
   word(v, 2 * i + 1) = uint32_t(bits >> 32);
 }
 
-template <class T>
-__device__ __forceinline__ bool finite(T x) { return is_finite(double(widen(x))); }
 template <class Real>
 __device__ __forceinline__ bool finite(Complex<Real> z) {
   return is_finite(double(z.re)) && is_finite(double(z.im));
 }
 
-__device__ __forceinline__ bool nonzero(double x) { return abs_bits(x) != 0; }
-template <class Real>
-__device__ __forceinline__ bool nonzero(Complex<Real> z) { return z.re != 0 || z.im != 0; }
+/// Whether any of a number's 32-bit words has a bit that is not a sign: two operations of three operands at most.
+__device__ __forceinline__ uint32_t any_bits(double x) {
+  const auto bits = bit_cast<uint64_t>(x);
+  return (uint32_t(bits >> 32) & 0x7fffffffu) | uint32_t(bits);
+}
+__device__ __forceinline__ bool nonzero(double x) { return any_bits(x) != 0; }
+__device__ __forceinline__ bool nonzero(Complex<float> z) {
+  return ((bit_cast<uint32_t>(z.re) | bit_cast<uint32_t>(z.im)) & 0x7fffffffu) != 0;
+}
+__device__ __forceinline__ bool nonzero(Complex<double> z) { return (any_bits(z.re) | any_bits(z.im)) != 0; }
 
 /// Calls visit(element) for the elements of a lane in a batch.
 template <class T, int kCount, class Visit>

@@ -56,6 +56,17 @@ __device__ __forceinline__ uint32_t magnitudes_of_halves(uint32_t w) {
   return w & 0x7fff7fffu;
 #endif
 }
+/// 1 for each of two 16-bit numbers, of either type, that is not zero: the least subnormal is smaller than all others.
+__device__ __forceinline__ uint32_t nonzero_halves(uint32_t w) {
+  constexpr uint32_t kLeast = 0x00010001u;
+#if defined(__CUDA_ARCH__)
+  uint32_t out;
+  asm("min.f16x2 %0, %1, %2;" : "=r"(out) : "r"(magnitudes_of_halves(w)), "r"(kLeast));
+  return out;
+#else
+  return std::min(w & 0x7fffu, kLeast & 0xffffu) | std::min(w & 0x7fff0000u, kLeast & 0xffff0000u);
+#endif
+}
 /// By way of float32, in which every float16 except zero is a normal number. Zero becomes 2^-127.
 template <>
 struct InFloat64<Float16> {
@@ -107,20 +118,23 @@ __device__ __forceinline__ uint32_t larger_magnitude(uint32_t a, const VectorRow
   return a;
 }
 
-/// Nonzero if the float32, or one of two 16-bit numbers, is not finite.
-template <class T>
-__device__ __forceinline__ uint32_t nonfinite_bits(uint32_t w) {
-  if (sizeof(T) == 4) return (w & 0x7fffffffu) >= 0x7f800000u;
-  return ((w & 0x7fff7fffu) + (std::is_same_v<T, BFloat16> ? 0x00800080u : 0x04000400u)) & 0x80008000u;
-}
-
-/// The number of elements of a batch of float32, bfloat16 or float16 that are not finite. Adding one to the exponent of
-/// inf and NaN carries into the sign. Out of line, because the types share it.
-inline __device__ GRADKERN_NOINLINE uint32_t count_nonfinite(const Vectors v, DType dtype) {
-  const uint32_t signs = dtype == DType::kFloat32 ? 0x80000000u : 0x80008000u;
-  const uint32_t one = dtype == DType::kFloat32 ? 0x00800000u : dtype == DType::kBFloat16 ? 0x00800080u : 0x04000400u;
-  uint32_t count = 0;
-  for_each_word(v, [&](uint32_t w, int) { count += uint32_t(__popc(((w & ~signs) + one) & signs)); });
+/// The number of elements of a row that are not finite, of any type but complex128. Adding one to the exponent of inf and NaN
+/// carries into the sign.
+__device__ __forceinline__ uint32_t count_nonfinite(DType dtype, const VectorRows<1>& row) {
+  const bool halves = itemsize_log2(dtype) == 1, pairs = itemsize_log2(dtype) == 3;
+  const uint32_t signs = halves ? 0x80008000u : 0x80000000u;
+  const uint32_t one = dtype == DType::kFloat16    ? 0x04000400u
+                       : dtype == DType::kBFloat16 ? 0x00800080u
+                       : dtype == DType::kFloat64  ? 0x00100000u
+                                                   : 0x00800000u;
+  // Of the words of a pair: the first counts alone, together with the second, or not at all.
+  const uint32_t alone = pairs ? 0 : signs, together = dtype == DType::kComplex64 ? signs : 0;
+  uint32_t count = 0, before = 0;
+  for_each_word(row, [&](uint32_t w, int slot) {
+    const uint32_t marks = ((w & ~signs) + one) & signs;
+    count += uint32_t(__popc(slot == 0 ? marks & alone : marks | before));
+    before = marks & together;
+  });
   return count;
 }
 

@@ -62,9 +62,12 @@ __device__ GRADKERN_NOINLINE void finish(const MeasureParams<kPass>& p, uint32_t
   const uint32_t units = whole ? 0 : t.first_unit[tensor + 1] - t.first_unit[tensor];
   const int64_t numel = whole ? p.numel : units == 0 ? 0 : numel_of(units, t.last_unit[tensor]);
   const Partial s = partial_of<kPass>(reporting.order, sums, numel);
-  const double norm = scaled_norm<kPass>(reporting.order, s, reporting.inv_scale);
-  if (whole) store_total(reporting, norm, s, t.tensors);
-  else store_row(reporting, tensor, norm, s);
+  const double l2 = l2_norm(s.sq), norm = scaled_norm<kPass>(reporting.order, s, l2, reporting.inv_scale);
+  if (whole) store_total(reporting, norm, s);
+  else store_row(reporting, tensor, norm, l2, s);
+  // The packed rows of the list come before that of the total.
+  const bool rows = reporting.results.packed_rows, packed = whole ? reporting.results.packed_sums != nullptr : rows;
+  if (packed) store_packed(reporting, reporting.order, !whole ? tensor : rows ? t.tensors : 0, s);
 }
 
 /// Writes the rows of empty tensors, in all threads of the grid.
@@ -142,13 +145,17 @@ __device__ GRADKERN_NOINLINE void finish_total(const MeasureParams<kPass>& p, Pi
 /// because they may be those of tensors of several blocks.
 template <Pass kPass>
 __device__ __forceinline__ void finish_spans(const MeasureParams<kPass>& p, uint32_t warp, Pieces<kPass>& pieces) {
-  if (warp == kHead) return finish_edge<kPass>(p, kHead, 0, pieces);
-  if (warp == kTail) return finish_edge<kPass>(p, kTail, kWarps - 1, pieces);
-  if (warp != kTotal) {
-    for (uint32_t of = warp - kKinds; of < kWarps - 1; of += kWarps - kKinds) finish_edge<kPass>(p, kTail, of, pieces);
-  } else if (!p.any_repeat) {
-    finish_total<kPass>(p, pieces);
+  if (warp == kTotal) {
+    if (!p.any_repeat) finish_total<kPass>(p, pieces);
+    return;
   }
+  const Kind kind = warp == kHead ? kHead : kTail;
+  uint32_t of = warp == kHead ? 0 : warp == kTail ? kWarps - 1 : warp - kKinds;
+#pragma unroll 1
+  do {
+    finish_edge<kPass>(p, kind, of, pieces);
+    of += kWarps - kKinds;
+  } while (warp >= kKinds && of < kWarps - 1);
 }
 
 /// Does the jobs that the block has taken, in all its warps.
@@ -174,7 +181,7 @@ __device__ GRADKERN_NOINLINE void do_jobs(const MeasureParams<kPass>& p, Pieces<
 }
 
 template <Pass kPass>
-__global__ void __launch_bounds__(kThreads, has_sums(kPass) ? 1 : kBlocksPerMultiprocessor)
+__global__ void __launch_bounds__(kThreads, has_counts(kPass) ? 1 : kBlocksPerMultiprocessor)
     measure_kernel(const __grid_constant__ MeasureParams<kPass> p) {
   GRADKERN_SHARED(Pieces<kPass>, pieces);
   const uint32_t warp = threadIdx.x / kWarpSize;
@@ -204,7 +211,8 @@ struct CombineParams {
 __global__ void combine_kernel(const __grid_constant__ CombineParams p) {
   Partial s = empty_partial(p.reporting.order);
   for (uint32_t i = 0; i < p.count; ++i) s = combine(p.reporting.order, s, p.totals[i]);
-  store_total(p.reporting, scaled_norm<Pass::kPower>(p.reporting.order, s, p.reporting.inv_scale), s, 0);
+  store_total(p.reporting, scaled_norm<Pass::kPower>(p.reporting.order, s, l2_norm(s.sq), p.reporting.inv_scale), s);
+  if (p.reporting.results.packed_sums) store_packed(p.reporting, p.reporting.order, 0, s);
 }
 
 // ------------------------------------------------------------------------------- launchers
@@ -217,7 +225,7 @@ Pass pass_for(const MeasureOptions& options, bool is_double) {
 }
 
 size_t record_bytes(Pass pass) {
-  return pass == Pass::kPower ? sizeof(Sums<Pass::kPower>) : has_sums(pass) ? sizeof(Sums<Pass::kSums>) : sizeof(Sums<Pass::kWide>);
+  return pass == Pass::kPower ? sizeof(Sums<Pass::kPower>) : pass == Pass::kSums ? sizeof(Sums<Pass::kSums>) : sizeof(Sums<Pass::kWide>);
 }
 
 template <class Launch>

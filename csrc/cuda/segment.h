@@ -13,46 +13,46 @@ struct UnitSums {
   uint32_t nonfinite = 0, nonzero = 0;
 };
 
-/// Gathers a lane's part of a unit of any length, at any even address. Whole batches are read in line until one has a
-/// non-finite element, with which the unit has no sums.
+/// Gathers a lane's part of a unit of any length, at any even address.
 template <class T, Pass kPass>
-__device__ __forceinline__ LaneSums gather_unit(DType dtype, const char* at, uint32_t bytes, bool aligned) {
+__device__ __forceinline__ LaneSums gather_unit(const char* at, uint32_t bytes, bool aligned) {
   using Lane = Gather<T, kPass>;
   Lane lane;
   uint32_t begin = 0;
-  // The time of kPower is that of pow.
-  const uint32_t whole = aligned && kPass != Pass::kPower ? bytes & ~(kBatchBytes - 1) : 0;
+  const uint32_t whole = aligned ? bytes & ~(kBatchBytes - 1) : 0;
+  if constexpr (kPass == Pass::kPower) {  // whose time is that of pow
 #pragma unroll 1
-  for (; begin < whole; begin += kBatchBytes) {
-    const Vectors v = load_batch(at + begin);
-    lane.add(v);
-    if (__builtin_expect(lane.to_count(), 0)) {
-      lane.nonfinite = count_nonfinite(v, dtype);
-      begin += kBatchBytes;
-      break;
+    for (; begin < bytes; begin += kRowBytes) lane.add(load_rows_carefully<1>(at, begin, bytes));
+  } else if constexpr (kPass == Pass::kSums) {
+#pragma unroll 1
+    for (; begin < bytes; begin += kBatchBytes)
+      lane.add_compactly(begin < whole ? load_batch(at + begin + lane_offset()) : load_rows_carefully<kRows>(at, begin, bytes));
+  } else {
+#pragma unroll 1
+    for (; begin < whole; begin += kBatchBytes) {
+      const Vectors v = load_batch(at + begin + lane_offset());
+      lane.add_squares(v);
+      if (Lane::kHoldsBatch && __builtin_expect(begin > bytes, 0)) break;  // never
+      lane.add_largest(v);
     }
-  }
 #pragma unroll 1
-  for (; begin < bytes; begin += kBatchBytes) {
-    const Vectors v = load_batch_carefully(at, begin, bytes);
-    lane.add_compactly(v);
-    if (lane.to_count()) lane.nonfinite += count_nonfinite(v, dtype);
+    for (; begin < bytes; begin += kBatchBytes) lane.add_compactly(load_rows_carefully<kRows>(at, begin, bytes));
   }
-  return {lane.squares(), lane.absolutes(), lane.largest_bits(), lane.nonfinite, lane.nonzero, Lane::kUsualFrom, Lane::kUsualTo};
+  return {lane.squares(), lane.absolutes(), lane.largest_bits(), lane.nonzeros(), Lane::kUsualFrom, Lane::kUsualTo};
 }
 
 template <Pass kPass>
 __device__ __forceinline__ LaneSums gather_unit(DType dtype, const char* at, uint32_t bytes, bool aligned) {
   switch (dtype) {
-    case DType::kFloat32: return gather_unit<float, kPass>(dtype, at, bytes, aligned);
-    case DType::kBFloat16: return gather_unit<BFloat16, kPass>(dtype, at, bytes, aligned);
-    case DType::kFloat16: return gather_unit<Float16, kPass>(dtype, at, bytes, aligned);
-    case DType::kComplex64: return gather_unit<Complex<float>, kPass>(dtype, at, bytes, aligned);
+    case DType::kFloat32: return gather_unit<float, kPass>(at, bytes, aligned);
+    case DType::kBFloat16: return gather_unit<BFloat16, kPass>(at, bytes, aligned);
+    case DType::kFloat16: return gather_unit<Float16, kPass>(at, bytes, aligned);
+    case DType::kComplex64: return gather_unit<Complex<float>, kPass>(at, bytes, aligned);
     case DType::kFloat64:
-      if constexpr (kPass != Pass::kPlain) return gather_unit<double, kPass>(dtype, at, bytes, aligned);
+      if constexpr (kPass != Pass::kPlain) return gather_unit<double, kPass>(at, bytes, aligned);
       break;
     case DType::kComplex128:
-      if constexpr (kPass != Pass::kPlain) return gather_unit<Complex<double>, kPass>(dtype, at, bytes, aligned);
+      if constexpr (kPass != Pass::kPlain) return gather_unit<Complex<double>, kPass>(at, bytes, aligned);
       break;
   }
   return {};
@@ -73,23 +73,46 @@ template <Pass kPass>
 __device__ GRADKERN_NOINLINE UnitSums exact_unit(DType dtype, const char* at, uint32_t bytes) {
   const auto magnitude_in_pass = [](const AnyElement& x) { return kPass == Pass::kPlain ? fabs(x.value.re) : magnitude_of(x); };
   UnitSums unit;
-  for_each_element(dtype, at, bytes, [&](const AnyElement& x) {
-    const uint64_t bits = abs_bits(magnitude_in_pass(x));
-    unit.max_bits = bits > unit.max_bits ? bits : unit.max_bits;
-    unit.nonfinite += !finite(x.value);
-  });
-  unit.max_bits = warp_max(unit.max_bits);
-  if (unit.max_bits >= kInfBits) return unit;  // |z| may be infinite where neither part is
-  unit.bin = bin_of(bit_cast<double>(unit.max_bits));
-  const double scale = bin_scale(unit.bin);
-  for_each_element(dtype, at, bytes, [&](const AnyElement& x) {
-    const double re = x.value.re * scale, im = x.value.im * scale;
-    unit.sq += re * re + im * im;
-    if (has_sums(kPass)) unit.absolute += magnitude_in_pass(x);
-  });
+  double scale = 0;
+#pragma unroll 1
+  for (bool measured = false;; measured = true) {
+    for_each_element(dtype, at, bytes, [&](const AnyElement& x) {
+      if (measured) {
+        const double re = x.value.re * scale, im = x.value.im * scale;
+        unit.sq += re * re + im * im;
+        if (!has_absolutes(kPass)) return;
+      }
+      const double magnitude = magnitude_in_pass(x);
+      if (measured) {
+        unit.absolute += magnitude;
+      } else {
+        unit.max_bits = abs_bits(magnitude) > unit.max_bits ? abs_bits(magnitude) : unit.max_bits;
+        unit.nonfinite += !finite(x.value);
+      }
+    });
+    if (measured) break;
+    unit.max_bits = warp_max(unit.max_bits);
+    if (unit.max_bits >= kInfBits) return unit;  // |z| may be infinite where neither part is
+    unit.bin = bin_of(bit_cast<double>(unit.max_bits));
+    scale = bin_scale(unit.bin);
+  }
   unit.sq = warp_sum(unit.sq);
-  if (has_sums(kPass)) unit.absolute = warp_sum(unit.absolute);
+  if (has_absolutes(kPass)) unit.absolute = warp_sum(unit.absolute);
   return unit;
+}
+
+/// A lane's number of elements of a unit that are not finite.
+template <Pass kPass>
+__device__ GRADKERN_NOINLINE uint32_t count_nonfinite(DType dtype, const char* at, uint32_t bytes) {
+  constexpr int kCount = kPass == Pass::kPower ? 1 : kRows;
+  uint32_t count = 0;
+#pragma unroll 1
+  for (uint32_t begin = 0; begin < bytes; begin += kCount * kRowBytes) {
+    const VectorRows<kCount> v = load_rows_carefully<kCount>(at, begin, bytes);
+    if constexpr (kCount == 1) count += count_nonfinite(dtype, v);
+    else for_each_rows<1>(v, [&](const VectorRows<1>& row) { count += count_nonfinite(dtype, row); });
+  }
+  return count;
 }
 
 /// The sums of a unit with any values. Those of a unit of zeros, or with a non-finite element, are 0.
@@ -97,16 +120,18 @@ template <Pass kPass>
 __device__ __forceinline__ UnitSums read_unit(DType dtype, const char* at, uint32_t bytes, bool aligned) {
   const LaneSums lane = gather_unit<kPass>(dtype, at, bytes, aligned);
   const uint64_t largest = warp_max(lane.largest);
-  UnitSums unit{0, 0, largest, 0, lane.nonfinite, lane.nonzero};
+  UnitSums unit{0, 0, largest, 0, 0, lane.nonzero};
   if (largest >= lane.usual_from && largest < lane.usual_to && largest != 0) {
     unit.sq = warp_sum(lane.sq);
-    if constexpr (has_sums(kPass)) unit.absolute = warp_sum(lane.absolute);
+    if constexpr (has_absolutes(kPass)) unit.absolute = warp_sum(lane.absolute);
   } else if ((kPass != Pass::kPlain && dtype == DType::kComplex128) || (largest != 0 && largest < kInfBits)) {
     unit = exact_unit<kPass>(dtype, at, bytes);
     unit.nonzero = lane.nonzero;
     return unit;
+  } else if (largest != 0) {
+    unit.nonfinite = count_nonfinite<kPass>(dtype, at, bytes);
   }
-  if (is_complex(dtype)) unit.max_bits = abs_bits(sqrt(bit_cast<double>(largest)));
+  if (is_complex(dtype)) unit.max_bits = abs_bits(l2_norm({bit_cast<double>(largest)}));
   return unit;
 }
 
@@ -146,14 +171,12 @@ __device__ __forceinline__ Sums<kPass> add_segment(const NormOrder& order, const
     deposit(s.sq, term_of(unit.sq, unit.bin));
     s.max_bits = unit.max_bits > s.max_bits ? unit.max_bits : s.max_bits;
     nonfinite += unit.nonfinite;
-    if constexpr (has_sums(kPass)) {
-      deposit(s.absolute, term_of(unit.absolute));
-      nonzero += unit.nonzero;
-    }
+    if constexpr (has_absolutes(kPass)) deposit(s.absolute, term_of(unit.absolute));
+    if constexpr (has_counts(kPass)) nonzero += unit.nonzero;
     if constexpr (kPass == Pass::kPower) s.power = add_power(segment.dtype, at, bytes, order, s.power);
   }
   s.nonfinite = warp_sum(nonfinite);
-  if constexpr (has_sums(kPass)) s.nonzero = warp_sum(nonzero);
+  if constexpr (has_counts(kPass)) s.nonzero = warp_sum(nonzero);
   if constexpr (kPass == Pass::kPower) s.power = warp_combine(order, s.power);
   return s;
 }

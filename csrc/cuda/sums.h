@@ -7,9 +7,11 @@
 namespace gradkern::cuda {
 
 /// The statistics that are gathered. kPlain: squares and magnitudes, to the precision of float32, of lists without float64
-/// and complex128. kWide: the same of any list, to the precision of float64. kSums: also the sum of |x| and the number of zeros. kPower: also those of -inf and any other p.
+/// and complex128. kWide: the same of any list, to the precision of float64. kSums: also the number of zeros and the sum of
+/// |x|. kPower: also the number of zeros and the sums of the orders -inf and any other p.
 enum class Pass { kPlain, kWide, kSums, kPower };
-GRADKERN_HD constexpr bool has_sums(Pass pass) { return pass == Pass::kSums || pass == Pass::kPower; }
+GRADKERN_HD constexpr bool has_counts(Pass pass) { return pass == Pass::kSums || pass == Pass::kPower; }
+GRADKERN_HD constexpr bool has_absolutes(Pass pass) { return pass == Pass::kSums; }
 
 template <Pass kPass>
 struct Sums {
@@ -21,11 +23,12 @@ template <>
 struct Sums<Pass::kWide> : Sums<Pass::kPlain> {};
 template <>
 struct Sums<Pass::kSums> : Sums<Pass::kPlain> {
-  ExactSum absolute;
   uint64_t nonzero = 0;
+  ExactSum absolute;
 };
 template <>
-struct Sums<Pass::kPower> : Sums<Pass::kSums> {
+struct Sums<Pass::kPower> : Sums<Pass::kPlain> {
+  uint64_t nonzero = 0;
   PowerSum power;
 };
 
@@ -50,10 +53,8 @@ __device__ __forceinline__ Sums<kPass> combine(const NormOrder& order, const Sum
   s.sq = combine_sums(a.sq, b.sq);
   s.max_bits = a.max_bits > b.max_bits ? a.max_bits : b.max_bits;
   s.nonfinite = a.nonfinite + b.nonfinite;
-  if constexpr (has_sums(kPass)) {
-    s.absolute = combine_sums(a.absolute, b.absolute);
-    s.nonzero = a.nonzero + b.nonzero;
-  }
+  if constexpr (has_counts(kPass)) s.nonzero = a.nonzero + b.nonzero;
+  if constexpr (has_absolutes(kPass)) s.absolute = combine_sums(a.absolute, b.absolute);
   if constexpr (kPass == Pass::kPower) s.power = combine_powers(order, a.power, b.power);
   return s;
 }
@@ -62,8 +63,13 @@ __device__ __forceinline__ Sums<kPass> combine(const NormOrder& order, const Sum
 inline __device__ GRADKERN_NOINLINE ExactSum warp_sum(ExactSum s) {
   constexpr uint32_t kSign = 1u << 31;  // turns an order of signed numbers into one of unsigned
   raise_bottom(s, int32_t(warp_max(uint32_t(s.bottom) ^ kSign) ^ kSign));
-#pragma unroll
-  for (uint64_t& digit : s.digit) digit = warp_sum(digit);
+  // The next digit is moved to the place of the first, because registers have no index.
+#pragma unroll 1
+  for (int i = 0; i < ExactSum::kDigits; ++i) {
+    const uint64_t sum = warp_sum(s.digit[0]);
+    for (int j = 1; j < ExactSum::kDigits; ++j) s.digit[j - 1] = s.digit[j];
+    s.digit[ExactSum::kDigits - 1] = sum;
+  }
   return s;
 }
 
@@ -78,10 +84,8 @@ __device__ __forceinline__ Sums<kPass> warp_combine(const NormOrder& order, Sums
   s.sq = warp_sum(s.sq);
   s.max_bits = warp_max(s.max_bits);
   s.nonfinite = warp_sum(s.nonfinite);
-  if constexpr (has_sums(kPass)) {
-    s.absolute = warp_sum(s.absolute);
-    s.nonzero = warp_sum(s.nonzero);
-  }
+  if constexpr (has_counts(kPass)) s.nonzero = warp_sum(s.nonzero);
+  if constexpr (has_absolutes(kPass)) s.absolute = warp_sum(s.absolute);
   if constexpr (kPass == Pass::kPower) s.power = warp_combine(order, s.power);
   return s;
 }
@@ -100,9 +104,13 @@ template <Pass kPass>
 __device__ GRADKERN_NOINLINE Sums<kPass> combine_records(const NormOrder order, const RecordRange<kPass> records, uint32_t at,
                                                          uint32_t step) {
   Sums<kPass> s = nothing<kPass>(order);
-  if (at < records.end) s = at == records.begin ? *records.first : records.rest[at];
+  const auto record = [&] { return *(at == records.begin ? records.first : records.rest + at); };
+  if (!has_counts(kPass) && at < records.end) {  // faster, but a second time the code
+    s = record();
+    at += step;
+  }
 #pragma unroll 1
-  while ((at += step) < records.end) s = combine<kPass>(order, s, records.rest[at]);
+  for (; at < records.end; at += step) s = combine<kPass>(order, s, record());
   return records.end - records.begin == 1 ? s : warp_combine<kPass>(order, s);
 }
 
@@ -117,8 +125,8 @@ __device__ __forceinline__ Partial partial_of(const NormOrder& order, const Sums
   const double largest = max_abs(p);
   if (finite) p.sq = value_of(s.sq, bin_of(largest));
   else p.sq.hi = largest;
-  if constexpr (has_sums(kPass)) {
-    p.zeros = numel - int64_t(s.nonzero);
+  if constexpr (has_counts(kPass)) p.zeros = numel - int64_t(s.nonzero);
+  if constexpr (has_absolutes(kPass)) {
     if (order.kind == NormKind::kZero) p.power.hi = double(s.nonzero);
     if (order.kind == NormKind::kOne && finite) {
       const ScaledSum sum = value_of(s.absolute, 0);
@@ -134,10 +142,10 @@ inline __device__ GRADKERN_NOINLINE double l2_norm(const ScaledSum sq) { return 
 
 /// The norm of an order that the pass is for (see pass_for() in measure.cu). Passes other than kPower have no code for pow.
 template <Pass kPass>
-__device__ __forceinline__ double norm_of(const NormOrder& order, const Partial& s) {
-  if (order.kind == NormKind::kTwo) return l2_norm(s.sq);
+__device__ __forceinline__ double norm_of(const NormOrder& order, const Partial& s, double l2) {
+  if (order.kind == NormKind::kTwo) return l2;
   if constexpr (kPass == Pass::kPower) return finish(order, s);
-  if (has_sums(kPass) && order.kind != NormKind::kInf) return compensated_value(s.power.hi, s.power.lo);
+  if (has_absolutes(kPass) && order.kind != NormKind::kInf) return compensated_value(s.power.hi, s.power.lo);
   return max_abs(s);
 }
 

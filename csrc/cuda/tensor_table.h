@@ -38,7 +38,8 @@ struct Spans {
   GRADKERN_HD uint32_t begin(uint32_t span) const { return span * units + (span < longer ? span : longer); }
   GRADKERN_HD uint32_t of_unit(uint32_t unit) const {
     const uint32_t in_longer = longer * (units + 1);
-    return unit < in_longer ? unit / (units + 1) : longer + (unit - in_longer) / units;
+    const bool is_longer = unit < in_longer;  // one division: it is long
+    return (is_longer ? 0 : longer) + (is_longer ? unit : unit - in_longer) / (units + is_longer);
   }
 };
 

@@ -135,25 +135,42 @@ __device__ __forceinline__ uint32_t valid_bytes(uint32_t bytes, uint32_t offset)
 }
 
 /// One vector of a misaligned or incomplete unit. load_across() is used only if both aligned vectors lie within the unit.
-__device__ __forceinline__ uint4 load_carefully(const char* unit, uint32_t offset, uint32_t bytes) {
-  const uint32_t valid = valid_bytes(bytes, offset);
-  if (valid == kVectorBytes && is_aligned(unit)) return load_once(unit + offset);
-  if (valid == kVectorBytes && offset != 0 && offset + 2 * kVectorBytes <= bytes) return load_across(unit + offset);
-  return load_part(unit + offset, valid);
+inline __device__ GRADKERN_NOINLINE uint4 load_carefully(const char* unit, uint32_t offset, uint32_t bytes) {
+  if (offset != 0 && offset + 2 * kVectorBytes <= bytes) return load_across(unit + offset);
+  return load_part(unit + offset, valid_bytes(bytes, offset));
 }
 
-/// The batch at `begin` of a unit of `bytes` bytes. Out of line, because all types share it.
-inline __device__ GRADKERN_NOINLINE Vectors load_batch_carefully(const char* unit, uint32_t begin, uint32_t bytes) {
-  Vectors v;
+/// The batch, or the rows of one, at `begin` of a unit of `bytes` bytes. Out of line, because all types share it.
+template <int kCount>
+__device__ GRADKERN_NOINLINE VectorRows<kCount> load_rows_carefully(const char* unit, uint32_t begin, uint32_t bytes) {
+  VectorRows<kCount> v;
 #pragma unroll
-  for (int r = 0; r < kRows; ++r) v.row[r] = load_carefully(unit, begin + lane_offset() + uint32_t(r) * kRowBytes, bytes);
+  for (int r = 0; r < kCount; ++r) {
+    const uint32_t offset = begin + lane_offset() + uint32_t(r) * kRowBytes;
+    const bool whole = is_aligned(unit) && offset + kVectorBytes <= bytes;
+    v.row[r] = whole ? load_once(unit + offset) : load_carefully(unit, offset, bytes);
+  }
   return v;
 }
 
-/// A whole batch at an aligned address.
-__device__ __forceinline__ Vectors load_batch(const char* batch) {
+/// Calls visit(VectorRows<kStep>) for so many rows of a batch at a time, in a loop. The next rows are moved to the place of
+/// the first, because registers have no index.
+template <int kStep, class Visit>
+__device__ __forceinline__ void for_each_rows(Vectors v, const Visit& visit) {
+#pragma unroll 1
+  for (int row = 0; row < kRows; row += kStep) {
+    VectorRows<kStep> first;
+#pragma unroll
+    for (int i = 0; i < kStep; ++i) first.row[i] = v.row[i];
+    visit(first);
+#pragma unroll
+    for (int i = kStep; i < kRows; ++i) v.row[i - kStep] = v.row[i];
+  }
+}
+
+/// A lane's part of a whole batch, `from` an aligned address in its first row.
+__device__ __forceinline__ Vectors load_batch(const char* from) {
   Vectors v;
-  const char* from = batch + lane_offset();
 #pragma unroll
   for (int r = 0; r < kRows; ++r) v.row[r] = load_once(from + uint32_t(r) * kRowBytes);
   return v;

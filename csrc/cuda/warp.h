@@ -26,14 +26,16 @@ __device__ __forceinline__ T shuffle_down(const T& value, int step) {
 
 // Reductions over all lanes, with the result in every lane. Sums are trees of a fixed order.
 
-__device__ __forceinline__ double warp_sum(double x) {
+// Where the compiler cannot show that a warp is together, it adds a second, longer sequence for the case that it is not. So
+// what is long is out of line.
+inline __device__ GRADKERN_NOINLINE double warp_sum(double x) {
 #pragma unroll
   for (int lanes = 1; lanes < int(kWarpSize); lanes *= 2) x += __shfl_xor_sync(kFullMask, x, lanes);
   return x;
 }
 __device__ __forceinline__ uint32_t warp_sum(uint32_t x) { return __reduce_add_sync(kFullMask, x); }
 /// By sums of 27 bits, of which 32 fit into a word.
-__device__ __forceinline__ uint64_t warp_sum(uint64_t x) {
+inline __device__ GRADKERN_NOINLINE uint64_t warp_sum(uint64_t x) {
   constexpr uint32_t kBits = 27, kMask = (1u << kBits) - 1;
   const uint64_t low = warp_sum(uint32_t(x) & kMask), middle = warp_sum(uint32_t(x >> kBits) & kMask);
   return low + (middle << kBits) + (uint64_t(warp_sum(uint32_t(x >> 2 * kBits))) << 2 * kBits);

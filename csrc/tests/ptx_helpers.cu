@@ -21,6 +21,7 @@ __global__ void use_larger_bfloat16(uint32_t* a, uint32_t w) { *a = larger_magni
 __global__ void use_larger_half(uint32_t* a, uint32_t w) { *a = larger_magnitude(*a, w, Float16()); }
 __global__ void use_mask_and_set(uint32_t* w) { *w = mask_and_set(*w, 0x0fffe000u, 0x30000000u); }
 __global__ void use_magnitudes_of_halves(uint32_t* w) { *w = magnitudes_of_halves(*w); }
+__global__ void use_nonzero_halves(uint32_t* w) { *w = nonzero_halves(*w); }
 __global__ void use_warp_max(uint32_t* x) { *x = warp_max(x[threadIdx.x]); }
 __global__ void use_warp_total(uint32_t* x) { *x = warp_sum(x[threadIdx.x]); }
 __global__ void use_arrives_last(uint32_t* counter, bool* to) { *to = arrives_last(counter, gridDim.x); }

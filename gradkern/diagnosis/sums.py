@@ -13,6 +13,9 @@ from gradkern.diagnosis.climb import climbs
 #: labelled suite), of 1,001 others 4.
 RISING = 6
 BOUNDS = {1: (1.05, 3.0), 2: (1.4, 5.5), 5: (2.0, 15.0)}
+#: Fall of a norm that is a dip. Of 18 sums that do not rise at each step 9 have one such dip, and of 1,980
+#: healthy runs 8, whose later norms are not as smooth as those of a sum.
+DIP = 0.12
 #: Nesterov's momentum is added to the gradient in place (by the multi-tensor code of torch.optim.SGD), so
 #: that what is not cleared grows by a constant factor: from the second step on by 2.2 … 2.5 (momentum 0.9),
 #: at the first one as two batches differ. Nothing else makes a norm sixteen times as large while the loss
@@ -21,10 +24,10 @@ BOUNDS = {1: (1.05, 3.0), 2: (1.4, 5.5), 5: (2.0, 15.0)}
 FIRST, FACTOR, ALIKE, LEFT = (1.5, 4.0), (1.8, 3.0), 1.25, 2.0
 
 
-def starts_as_a_sum(case: Case) -> bool:
-    """Whether the norm rises at each of the first steps, as that of a sum does. A loop without zero_grad()
-    shows this before anything else, and also where it clips or diverges later. If the loss rises at each of
-    them too, the sign of the loss is wrong, because the first sums still point downhill."""
+def starts_as_a_sum(case: Case, dips: int = 0) -> bool:
+    """Whether the norm rises at each of the first steps, as that of a sum does, but for some small dips. A
+    loop without zero_grad() shows this before anything else, and also where it clips or diverges later. If
+    the loss rises at each of them too, the sign of the loss is wrong: the first sums still point downhill."""
     norm, loss = case.evidence.total_norm[:RISING], case.evidence.loss[:RISING]
     if len(norm) < RISING or not np.isfinite(norm).all() or not norm[0] > 0:
         return False
@@ -34,7 +37,8 @@ def starts_as_a_sum(case: Case) -> bool:
         return False
     times = norm / norm[0]
     inside = all(low <= times[at] <= high for at, (low, high) in BOUNDS.items())
-    return inside and bool((np.diff(norm) > 0).all())
+    rises = norm[1:] / norm[:-1]
+    return inside and int((rises <= 1).sum()) <= dips and bool(rises.min() > 1 - DIP)
 
 
 def _multiplies(norm: Floats, loss: Floats) -> bool:

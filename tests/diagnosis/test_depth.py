@@ -126,6 +126,13 @@ class TestExploding:
         noisy = norm * np.exp(0.1 * np.random.default_rng(0).standard_normal(200))
         assert alarms(changed(slow(healthy()), total_norm=noisy)) == []
 
+    @pytest.mark.parametrize(("dips", "found"), [([3], True), ([3, 5], False)])
+    def test_one_dip_at_the_start(self, dips, found):
+        norm = 1 + 9 * (1 - np.exp(-np.arange(200) / 15))
+        for at in dips:
+            norm[at] = 0.95 * norm[at - 1]
+        assert bool(alarms(changed(slow(healthy()), total_norm=norm))) == found
+
     def test_a_loss_that_is_climbed_is_no_sum(self):
         run = self.grown(1e4, 50.0)
         norm, loss = np.linspace(1, 3, 20), np.geomspace(2.3, 50, 200)

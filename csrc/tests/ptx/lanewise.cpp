@@ -157,6 +157,17 @@ uint32_t larger_halves(uint32_t a, uint32_t b) {
   return result;
 }
 
+/// The smaller of two float16 of each register; of a number and a NaN, the number.
+uint32_t smaller_halves(uint32_t a, uint32_t b) {
+  uint32_t result = 0;
+  for (const int shift : {0, 16}) {
+    const auto x = gradkern::to_float(Float16{uint16_t(a >> shift)}), y = gradkern::to_float(Float16{uint16_t(b >> shift)});
+    const float least = std::fmin(x, y);
+    result |= uint32_t(least == least ? gradkern::from_float<Float16>(least).bits : 0x7fffu) << shift;
+  }
+  return result;
+}
+
 // ------------------------------------------------------------------------------ conversions
 
 /// Nearest, ties to even, or towards zero; numbers out of the range become its ends.
@@ -243,6 +254,7 @@ Table make_table() {
   t["rcp.approx.ftz.f64"] = op([](double x) { return coarse(1 / coarse(x)); });
   t["rsqrt.approx.ftz.f64"] = op([](double x) { return coarse(1 / std::sqrt(coarse(x))); });
   t["abs.f16x2"] = op([](uint32_t a) { return a & 0x7fff7fffu; });
+  t["min.f16x2"] = op([](uint32_t a, uint32_t b) { return smaller_halves(a, b); });
   t["max.NaN.f16x2"] = op([](uint32_t a, uint32_t b) { return larger_halves<Float16, false>(a, b); });
   t["max.NaN.bf16x2"] = op([](uint32_t a, uint32_t b) { return larger_halves<BFloat16, false>(a, b); });
   t["max.NaN.xorsign.abs.f16x2"] = op([](uint32_t a, uint32_t b) { return larger_halves<Float16, true>(a, b); });

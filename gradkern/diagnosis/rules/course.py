@@ -74,7 +74,7 @@ def _summing(case: Case, at: NDArray[np.int64], values: Floats) -> list[Finding]
     if len(values) < 2 * FEW_STEPS:
         return []
     starts, level, settled = starts_as_a_sum(case), _is_level(case), len(values) >= SETTLED
-    both = starts and settled and _is_smooth(values, SMOOTH)
+    both = settled and starts_as_a_sum(case, dips=1) and _is_smooth(values, SMOOTH)
     growth = float(np.median(values[-5:])) / float(values[0])
     high = float(np.median(values[-max(len(values) // 10, 3) :])) >= HIGH * float(values.max())
     if not starts and climbs(case, FEW_STEPS):
