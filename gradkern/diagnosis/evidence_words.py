@@ -55,6 +55,7 @@ _POWERS = {
 }
 #: 1 if something holds; nothing is shown for 0.
 _FLAGS = {
+    "by_steps": "steps do little else than shrink the weights",
     "in_turn": "batches of several kinds take turns",
     "negated": "the loss is the negative of one that is never below zero",
     "nonfinite_loss": "the loss is not finite either",

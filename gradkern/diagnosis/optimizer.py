@@ -152,6 +152,18 @@ def pulled(case: Case) -> float:
     return 0.0
 
 
+def decay_outweighs(case: Case) -> bool:
+    """Whether the optimizer's weight decay, as a gradient, is typically larger than that of the loss. Both
+    make up the direction of an adaptive step such as Adam's."""
+    e, groups = case.evidence, case.evidence.facts.get("optimizers") or []
+    decay = max((float(group.get("weight_decay") or 0) for group in groups), default=0.0)
+    at = np.searchsorted(e.steps, e.update_steps)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        parts = decay * case.weight_size / e.total_norm[at]
+    parts = parts[np.isfinite(parts)]
+    return len(parts) > 0 and float(np.median(parts)) >= 1
+
+
 def shrinks_by_steps(case: Case) -> bool:
     """Whether the optimizer's steps do little else than shrink the weights: their norm falls by a good part
     of the length of the steps, from the first look to the last. Steps in all directions leave it."""

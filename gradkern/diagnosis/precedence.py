@@ -50,7 +50,7 @@ def _causes(cause: Finding, other: Finding) -> bool:
 def _collapse_explains(cause: Finding, other: Finding) -> bool:
     """Shrinking weights shrink gradients and make steps relatively large."""
     decay = other.evidence.get("largest_update_ratio", 1.0) < _DECAY  # the step is the decay itself
-    decay |= cause.evidence.get("decay_a_step", 0.0) >= _LARGE_DECAY
+    decay |= cause.evidence.get("decay_a_step", 0.0) >= _LARGE_DECAY or "by_steps" in cause.evidence
     fading = other.kind in ("vanishing_gradient", "update_too_large", "dead_units")
     fading |= "norm_later" in other.evidence  # a norm that was larger at first
     fading |= "decades_over_depth" in other.evidence and other.first_step > cause.first_step

@@ -134,6 +134,22 @@ class TestCollapse:
         finding = headline(recorded(tmp_path, model, optimizer=optimizer))
         assert finding.kind == "weight_collapse" and finding.remedies[0].action == "less_weight_decay"
 
+    @pytest.mark.parametrize(("decay", "found"), [(2.0, ["weight_collapse"]), (1e-3, [])])
+    def test_a_decay_that_outweighs_the_gradient_of_a_loss_that_falls(self, decay, found):
+        run = slow(healthy(steps=100))
+        norms = run.weight_norm[:1] * np.exp(-0.01 * (run.update_steps[:, None] - 1.0))
+        group = {"class": "Adam", "lr": 1e-3, "weight_decay": decay, "parameters": []}
+        facts = {**run.facts, "optimizers": [group]}
+        ratio = np.full_like(run.update_ratio, 0.0125)
+        assert alarms(changed(run, weight_norm=norms, update_ratio=ratio, facts=facts)) == found
+
+    def test_it_explains_gradients_that_vanish_from_the_first_step_on(self):
+        run = sloped(changed(healthy(steps=100), loss=np.full(100, 2.3)), 5)
+        norms = run.weight_norm[:1] * np.exp(-0.02 * (run.update_steps[:, None] - 1.0))
+        ratio = np.full_like(run.update_ratio, 0.025)
+        found = alarms(changed(run, weight_norm=norms, update_ratio=ratio))
+        assert found[:2] == ["weight_collapse", "vanishing_gradient"]
+
     def test_a_first_step_straight_back(self):
         """It moves the weights by 0.9 of their norm, and leaves a tenth of it."""
         run = changed(healthy(), loss=np.full(200, 2.3))

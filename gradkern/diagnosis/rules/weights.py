@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 from gradkern.diagnosis.case import Case, Floats
 from gradkern.diagnosis.climb import falls_without_end, is_below_zero
 from gradkern.diagnosis.finding import Finding
-from gradkern.diagnosis.optimizer import decay_a_step, grows_by_itself, multiplied, pulled, shrinks_by_steps
+from gradkern.diagnosis.optimizer import (
+    decay_a_step,
+    decay_outweighs,
+    grows_by_itself,
+    multiplied,
+    pulled,
+    shrinks_by_steps,
+)
 
 #: Norm of all matrices at the end over that at the start: healthy runs have 0.6 … 5.
 GREW, SHRANK = 10.0, 0.2
@@ -105,7 +112,8 @@ def weight_collapse(case: Case) -> list[Finding]:
     gone = [c for c, r in zip(case.model.matrices, ratios) if r <= LAYER_SHRANK]
     taken = max(decay_a_step(case), pulled(case))
     learned = case.trend.fall > LEARNED and case.trend.kept  # the first weights may have been of no use
-    outweighed = factor <= HALVED and (taken >= FAST_DECAY or (not learned and shrinks_by_steps(case)))
+    by_steps = shrinks_by_steps(case) and (not learned or decay_outweighs(case))
+    outweighed = factor <= HALVED and (decay_a_step(case) >= FAST_DECAY or by_steps)
     if factor > SHRANK and not gone and not outweighed:
         return []
     onset = int(e.update_steps[at[np.argmax(size <= (1 + factor) / 2 * size[0])]]) if factor < 1 else None
@@ -119,6 +127,6 @@ def weight_collapse(case: Case) -> list[Finding]:
     severity = "warning" if case.trend.fell else "severe"
     layers = case.names(gone) if gone and len(gone) < len(case.model.matrices) else ()
     numbers = {"shrinkage": factor, "layers_gone": len(gone)}
-    if taken:
-        numbers["decay_a_step"] = taken
+    numbers |= {"decay_a_step": taken} if taken else {}
+    numbers |= {"by_steps": 1.0} if by_steps else {}
     return [case.finding("weight_collapse", severity, why, numbers, layers=layers, first=onset)]
