@@ -135,6 +135,9 @@ def _changed_weights_explain(cause: Finding, other: Finding) -> bool:
         return True
     if other.kind == "exploding_gradient" and "decades_over_depth" in other.evidence:
         return later and _changed_the_weights(cause)  # the weights did not have this gain at first
+    if cause.kind == "update_too_large" and "first_slope" in other.evidence:
+        thrown = cause.severity == "severe" and cause.evidence.get("largest_update_ratio", 0.0) >= _OWN_SIZE
+        return thrown and other.severity == "warning" and not later  # there was no want of a gradient
     if cause.kind == "update_too_large" and other.kind == "exploding_gradient":
         return _starts_before(cause, other)  # the steps were too large before the norm grew
     if cause.kind in ("vanishing_gradient", "exploding_gradient") and other.kind == "dead_units":

@@ -150,6 +150,17 @@ def test_kinds_of_batches_in_turn_explain_large_steps(largest, numbers, first):
     assert in_order([large, turns])[0].kind == first
 
 
+@pytest.mark.parametrize(
+    ("severity", "largest", "first"),
+    [("severe", 12.0, "update_too_large"), ("warning", 12.0, "poor_initialization"), ("severe", 0.3, None)],
+)
+def test_weights_that_are_thrown_at_once_did_not_want_a_gradient(severity, largest, first):
+    numbers = {"decades_of_forward_signal": -4.0, "first_slope": 0.005}
+    faint = Finding("poor_initialization", "warning", (), 1, 80, numbers, "The signal fades.")
+    thrown = Finding("update_too_large", severity, (), 1, 80, {"largest_update_ratio": largest}, "Large.")
+    assert in_order([faint, thrown])[0].kind == (first or "poor_initialization")
+
+
 def test_the_sign_of_the_loss_comes_before_the_weights():
     """Steps up the loss soon change the gain of all layers."""
     grown = Finding("exploding_gradient", "severe", (), 9, 80, {"decades_over_depth": -5.0}, "It grows.")

@@ -127,6 +127,9 @@ class TestEveryOther:
         height = np.where(np.arange(STEPS) % 2, 1.0, -1.0) * (0.3 * np.exp(-np.arange(STEPS) / 4) + 0.01)
         loss = 1.0 + height + 0.002 * np.random.default_rng(0).standard_normal(STEPS)
         assert differs_at_every_other(Case(changed(healthy(steps=STEPS), loss=loss)))
+        assert differs_at_every_other(
+            Case(changed(healthy(steps=STEPS), loss=loss - 0.001 * np.arange(STEPS)))
+        )
         falling = loss - np.linspace(0, 0.5, STEPS)
         assert not differs_at_every_other(Case(changed(healthy(steps=STEPS), loss=falling)))
 

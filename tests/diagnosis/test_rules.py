@@ -60,6 +60,11 @@ class TestSpikes:
 
 
 class TestLoss:
+    @pytest.mark.parametrize(("part", "found"), [(0.05, ["loss_not_decreasing"]), (0.15, [])])
+    def test_a_loss_that_hardly_falls(self, part, found):
+        said = diagnose(changed(healthy(), loss=2.3 - part * 2.3 * np.linspace(0, 1, 200)))
+        assert [f.kind for f in said] == found and all("hardly fell" in f.why for f in said)
+
     def test_not_falling_is_information(self):
         found = diagnose(flat_loss(healthy()))
         assert [(f.kind, f.severity) for f in found] == [("loss_not_decreasing", "info")]

@@ -18,8 +18,9 @@ LEAST_STEPS = 40
 #: 5 unless the model learned well.
 ALONE, BOTH = 8.0, 5.0
 #: Difference of the first four losses over that of later ones, and over the losses, from which it was there
-#: from the beginning. Unless it shrinks to a third while the loss does not fall: then the first step made it.
-FROM_THE_START, CLEAR, SHRUNK = 0.5, 0.02, 3.0
+#: from the beginning. Unless it shrinks to a third while the loss falls by less than a fifth: then the
+#: first step made it.
+FROM_THE_START, CLEAR, SHRUNK, HARDLY = 0.5, 0.02, 3.0, 0.2
 
 
 def differs_at_every_other(case: Case) -> bool:
@@ -38,7 +39,7 @@ def differs_at_every_other(case: Case) -> bool:
     first = float(e.loss[:4] @ np.array([1.0, -3.0, 3.0, -1.0])) / 8  # without a trend
     signed = first if (len(e.loss) // 4) % 2 == 0 else -first
     least = max(FROM_THE_START * abs(later), CLEAR * float(np.abs(e.loss[:4]).mean()))
-    shrinks = abs(first) > SHRUNK * abs(later) and not case.trend.fell
+    shrinks = abs(first) > SHRUNK * abs(later) and case.trend.fall < HARDLY
     return shrinks or bool(signed * np.sign(later) < least)
 
 
