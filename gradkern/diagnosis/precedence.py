@@ -87,8 +87,10 @@ def _first_weights_explain(cause: Finding, other: Finding) -> bool:
     if other.kind == "nonfinite_gradient":  # ones in place of random weights overflow 16 bits at once
         copies = "crest" in cause.evidence and other.first_step <= cause.first_step + _EARLY
         return copies or (other.first_step <= cause.first_step and _overflows(cause, other))
-    if other.kind == "saturation":  # large weights put units at the ends of their range
-        return "gain" in cause.evidence and not later
+    if other.kind == "saturation" or (other.kind == "vanishing_gradient" and later):
+        return (
+            "gain" in cause.evidence
+        )  # large weights drive units to the ends, at once or by their gradients
     return other.kind == "dead_units" and later
 
 

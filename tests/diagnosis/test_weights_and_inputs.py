@@ -381,3 +381,12 @@ def test_outputs_whose_bias_is_frozen(tmp_path, graph, scale, found):
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], 1e-4)
     got = alarms(recorded(tmp_path, model, optimizer=optimizer, loss=cost, spoil=spoil, steps=30))
     assert got == found if graph else set(got) <= set(found), got
+
+
+def test_a_loud_output_explains_units_that_saturate_later():
+    """Its gradients are as many times too large, and drive the units before it to the ends of their range."""
+    run = slow(healthy(layers=4, activation="Tanh"))
+    norms = run.weight_norm.copy()
+    norms[:, -2] *= 20
+    norms[4:, 2:6:2] *= 12
+    assert alarms(changed(run, weight_norm=norms))[0] == "poor_initialization"
