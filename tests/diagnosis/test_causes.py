@@ -231,3 +231,13 @@ class TestFirstSteps:
     def test_of_weights_that_start_small_on_purpose(self):
         run = self.overwritten(2.5)
         assert kinds(changed(run, weight_norm=0.1 * run.weight_norm)) == []
+
+
+def test_a_norm_that_is_thrown_far_within_ten_steps():
+    """Its later size is that of most of the first ten steps, too."""
+    noise = np.exp(0.3 * np.random.default_rng(0).standard_normal(197))
+    norm = np.append(np.ones(3), 1e6 * noise)
+    loss = np.append(np.full(3, 1.0), np.full(197, 500.0))
+    found = diagnose(changed(healthy(), total_norm=norm, loss=loss))
+    finding = next(f for f in found if f.kind == "exploding_gradient")
+    assert finding.first_step == 4 and finding.evidence["growth"] == pytest.approx(1e6, rel=0.5)

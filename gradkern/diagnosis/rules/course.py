@@ -125,7 +125,9 @@ def _growing(case: Case, at: NDArray[np.int64], values: Floats) -> list[Finding]
     peak, end = max(max(windows), float(np.median(tail))), float(np.median(tail))
     diverged = not np.isfinite(e.total_norm).all() and float(tail[-1]) >= GROWTH * base
     grew = diverged or (peak >= GROWTH * base and end >= STILL * base)
-    grew |= sum(window >= FAR * float(np.median(values[:3])) for window in windows) >= FAR_LONG
+    first = float(np.median(values[:3]))
+    if sum(window >= FAR * first for window in windows) >= FAR_LONG:  # may have grown in less than ten steps
+        grew, base = True, min(base, first)
     given_back = trend.end - trend.lowest > 0.5 * abs(trend.start - trend.lowest) + 3 * trend.error
     endless = falls_without_end(case)
     worse = endless or trend.rose or (given_back and not trend.fell) if trend.known else diverged
