@@ -17,8 +17,8 @@
 //     sum has an error of 39 u, and the norm of 21 u with that of the root: 2.4e-15. The contract allows 1e-14.
 //
 // A warp first reads a unit in the fast way. The unit's largest magnitude then shows whether the sums are valid. If it is
-// near the ends of the range, or not finite, the unit is read again (segment.h). A unit with non-finite elements has no sums;
-// they are counted.
+// near the ends of the range, the unit is read again (segment.h). Non-finite elements are counted while they are in
+// registers; a unit that has some has no sums.
 #pragma once
 
 #include <type_traits>
@@ -39,11 +39,11 @@
 #endif
 #endif
 
-// See Gather::kHoldsBatch. For float16 it costs about 10 instructions on sm_90.
+// See Gather::kHoldsBatch.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
-#define GRADKERN_HOLDS_FLOAT16 1
+#define GRADKERN_HOLDS_BFLOAT16 1
 #else
-#define GRADKERN_HOLDS_FLOAT16 0
+#define GRADKERN_HOLDS_BFLOAT16 0
 #endif
 
 namespace gradkern::cuda {
@@ -52,7 +52,7 @@ namespace gradkern::cuda {
 struct LaneSums {
   double sq = 0, absolute = 0;
   uint64_t largest = 0;
-  uint32_t nonzero = 0;
+  uint32_t nonfinite = 0, nonzero = 0;
   uint64_t usual_from = 0, usual_to = 0;  ///< the sums are valid if the largest magnitude of all lanes is in [from, to)
 };
 
@@ -60,6 +60,8 @@ struct LaneSums {
 //   add(vectors)            adds a batch, by add_squares(vectors) and add_largest(vectors);
 //   add_compactly(vectors)  the same in a loop, with the same bits;
 //   kHoldsBatch             whether a branch between these two should hold the batch in registers;
+//   kStep                   rows of a step of a compact loop;
+//   all_finite()            whether all elements so far were finite; in float64, also their squares;
 //   squares(), absolutes()  the sums of the lane;
 //   largest_bits()          the largest magnitude, see LaneSums;
 //   kUsualFrom, kUsualTo    see LaneSums.
@@ -99,12 +101,11 @@ template <class T, Pass kPass>
 struct Gather {
   static constexpr bool kCounts = has_counts(kPass), kSums = has_absolutes(kPass), kHalves = sizeof(T) == 2;
   static constexpr bool kBFloat16 = std::is_same_v<T, BFloat16>, kFloat16 = std::is_same_v<T, Float16>;
-  static constexpr int kStep = kSums ? 2 : 1;  ///< rows of a step of add_compactly()
+  static constexpr int kStep = kSums ? 2 : 1;
   static constexpr bool kPairs = GRADKERN_COMPENSATED && kPass == Pass::kPlain;
-  /// Each number in float64 needs a register of zeros. If the batch takes registers to the end, fewer numbers are there at a
-  /// time: for bfloat16 zeros are moved less often (130 instructions instead of 155 on sm_100), and sm_100 does not delay
-  /// loads until others have been used.
-  static constexpr bool kHoldsBatch = !kPairs && (!kFloat16 || GRADKERN_HOLDS_FLOAT16);
+  /// Each number in float64 needs a register of zeros. With a branch between squares and magnitudes, sm_100 moves zeros less
+  /// often: 138 instructions instead of 160.
+  static constexpr bool kHoldsBatch = GRADKERN_HOLDS_BFLOAT16 && kBFloat16 && !kPairs;
   static constexpr double kUnscale = kPairs || InFloat64<T>::kScaleLog2 == 0 ? 1 : 0x1p+128;
   static_assert(InFloat64<T>::kScaleLog2 == 0 || InFloat64<T>::kScaleLog2 == -128);
   /// For bfloat16, see above. For pairs also the largest that squares_in_pairs() takes. Others have no limits.
@@ -159,6 +160,7 @@ struct Gather {
     if constexpr (kPairs) add(v);
     else for_each_rows<kStep>(v, [&](const VectorRows<kStep>& rows) { add(rows); });
   }
+  __device__ __forceinline__ bool all_finite() const { return cuda::all_finite<T>(largest); }
   __device__ __forceinline__ uint32_t nonzeros() const {
     const auto count = uint32_t(nonzero);
     return kHalves ? (count & 0xffffu) + (count >> 16) : count;
@@ -181,19 +183,19 @@ struct Gather {
 
 // ------------------------------------------------------------------- float64, complex64, complex128
 
-/// Sums in float64, without scaling. largest: the bits of the largest |x| or |z|^2.
+/// Sums in float64, without scaling. largest: the bits of the largest |x| or |z|^2, with any sign.
 template <class T, Pass kPass>
 struct WideGather {
   static constexpr bool kCounts = has_counts(kPass), kSums = has_absolutes(kPass);
-  static constexpr int kStep = kSums && !std::is_same_v<T, Complex<double>> ? 2 : 1;  ///< rows of a step of add_compactly()
   static constexpr bool kHoldsBatch = false;
+  static constexpr int kStep = kSums && std::is_same_v<T, double> ? 2 : 1;
 
   double sq = 0, absolute = 0;
   uint64_t largest = 0;
   uint32_t nonzero = 0;
 
   __device__ __forceinline__ void add_one(double x) {
-    take(abs_bits(x));
+    take(x);
     sq = fma(x, x, sq);
     if (kSums) absolute += fabs(x);
     if (kCounts) nonzero += cuda::nonzero(x);
@@ -201,12 +203,16 @@ struct WideGather {
   template <class Real>
   __device__ __forceinline__ void add_one(Complex<Real> z) {
     const double re = z.re, im = z.im, square = fma(re, re, im * im);
-    take(abs_bits(square));
+    take(square);
     sq += square;
     if (kSums) absolute += sqrt(square);
     if (kCounts) nonzero += cuda::nonzero(z);
   }
-  __device__ __forceinline__ void take(uint64_t bits) { largest = bits > largest ? bits : largest; }
+  /// On architectures with many float64 units, by one comparison in float64. It loses NaN, which the squares keep.
+  __device__ __forceinline__ void take(double x) {
+    if constexpr (GRADKERN_COMPENSATED) largest = abs_bits(x) > largest ? abs_bits(x) : largest;
+    else largest = fabs(x) > fabs(bit_cast<double>(largest)) ? bit_cast<uint64_t>(x) : largest;
+  }
 
   template <int kCount>
   __device__ __forceinline__ void add(const VectorRows<kCount>& v) {
@@ -217,10 +223,13 @@ struct WideGather {
   __device__ __forceinline__ void add_compactly(const Vectors& v) {
     for_each_rows<kStep>(v, [&](const VectorRows<kStep>& rows) { add(rows); });
   }
+  __device__ __forceinline__ bool all_finite() const { return sq < infinity(); }
   __device__ __forceinline__ uint32_t nonzeros() const { return nonzero; }
   __device__ __forceinline__ double squares() const { return sq; }
   __device__ __forceinline__ double absolutes() const { return absolute; }
-  __device__ __forceinline__ uint64_t largest_bits() const { return largest; }
+  __device__ __forceinline__ uint64_t largest_bits() const {
+    return sq == sq ? abs_bits(bit_cast<double>(largest)) : abs_bits(quiet_nan());
+  }
 };
 
 template <Pass kPass>

@@ -37,13 +37,21 @@ __device__ __forceinline__ uint32_t mask_and_set(uint32_t w, uint32_t mask, uint
   return (w & mask) | set;
 #endif
 }
+/// A float64 whose lower word is zero. From a shift by 32 bits, the compiler moves the zero more often (sm_80).
+__device__ __forceinline__ double with_high_word(uint32_t bits) {
+#if defined(__CUDA_ARCH__)
+  return __hiloint2double(int(bits), 0);
+#else
+  return bit_cast<double>(uint64_t(bits) << 32);
+#endif
+}
 /// Shifts exponent and fraction to their places in float64 and sets the two upper bits of the exponent. Exact for normal
 /// numbers. Zero becomes 2^-127, and a subnormal a value below 2^-126, before scaling.
 template <>
 struct InFloat64<BFloat16> {
   static constexpr int kScaleLog2 = -128;
   static __device__ __forceinline__ double one(uint32_t w, int half) {
-    return bit_cast<double>(uint64_t(mask_and_set(half ? w >> 3 : w << 13, 0x0fffe000u, 0x30000000u)) << 32);
+    return with_high_word(mask_and_set(half ? w >> 3 : w << 13, 0x0fffe000u, 0x30000000u));
   }
 };
 /// Two float16 without their signs, in one instruction.
@@ -118,14 +126,40 @@ __device__ __forceinline__ uint32_t larger_magnitude(uint32_t a, const VectorRow
   return a;
 }
 
-/// The number of elements of a row that are not finite, of any type but complex128. Adding one to the exponent of inf and NaN
-/// carries into the sign.
+/// All bits set if each of two 16-bit numbers is finite.
+template <class T>
+__device__ __forceinline__ uint32_t finite_halves(uint32_t w) {
+  constexpr uint32_t kInfinities = std::is_same_v<T, BFloat16> ? 0x7f807f80u : 0x7c007c00u, kSigns = 0x80008000u;
+#if defined(__CUDA_ARCH__)
+  uint32_t out;
+  if constexpr (std::is_same_v<T, Float16>) {
+    asm("set.lt.u32.f16x2 %0, %1, %2;" : "=r"(out) : "r"(magnitudes_of_halves(w)), "r"(kInfinities));
+    return out;
+  }
+#if __CUDA_ARCH__ >= 900
+  asm("abs.bf16x2 %0, %1;" : "=r"(out) : "r"(w));
+  asm("set.lt.u32.bf16x2 %0, %1, %2;" : "=r"(out) : "r"(out), "r"(kInfinities));
+  return out;
+#endif
+#endif
+  // With its sign set, infinity is the least number that this sum carries beyond the sign, which is then zero.
+  return (((w | kSigns) + (kSigns - kInfinities)) & kSigns) == kSigns ? ~0u : 0;
+}
+
+/// Whether the float32, or each of two 16-bit numbers, is finite.
+template <class T>
+__device__ __forceinline__ bool all_finite(uint32_t w) {
+  if constexpr (sizeof(T) == 4) return fabsf(bit_cast<float>(w)) <= 0x1.fffffep127f;
+  else return finite_halves<T>(w) == ~0u;
+}
+
+/// The number of elements of a row that are not finite. Adding one to the exponent of inf and NaN carries into the sign.
 __device__ __forceinline__ uint32_t count_nonfinite(DType dtype, const VectorRows<1>& row) {
-  const bool halves = itemsize_log2(dtype) == 1, pairs = itemsize_log2(dtype) == 3;
+  const bool halves = itemsize_log2(dtype) == 1, pairs = itemsize_log2(dtype) >= 3;
   const uint32_t signs = halves ? 0x80008000u : 0x80000000u;
   const uint32_t one = dtype == DType::kFloat16    ? 0x04000400u
                        : dtype == DType::kBFloat16 ? 0x00800080u
-                       : dtype == DType::kFloat64  ? 0x00100000u
+                       : is_double(dtype)          ? 0x00100000u
                                                    : 0x00800000u;
   // Of the words of a pair: the first counts alone, together with the second, or not at all.
   const uint32_t alone = pairs ? 0 : signs, together = dtype == DType::kComplex64 ? signs : 0;
@@ -135,6 +169,14 @@ __device__ __forceinline__ uint32_t count_nonfinite(DType dtype, const VectorRow
     count += uint32_t(__popc(slot == 0 ? marks & alone : marks | before));
     before = marks & together;
   });
+  return dtype == DType::kComplex128 && count > 1 ? 1 : count;
+}
+
+/// The same of several rows. Out of line, because all types share it.
+template <int kCount>
+__device__ GRADKERN_NOINLINE uint32_t count_nonfinite(DType dtype, const VectorRows<kCount> v) {
+  uint32_t count = 0;
+  for_each_rows<1>(v, [&](const VectorRows<1>& row) { count += count_nonfinite(dtype, row); });
   return count;
 }
 

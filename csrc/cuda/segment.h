@@ -13,46 +13,64 @@ struct UnitSums {
   uint32_t nonfinite = 0, nonzero = 0;
 };
 
-/// Gathers a lane's part of a unit of any length, at any even address.
+/// Gathers a lane's part of a unit of any length, at any even address. Once an element is not finite, the non-finite ones of
+/// each batch are counted while it is in registers. kPower leaves that to add_power().
 template <class T, Pass kPass>
-__device__ __forceinline__ LaneSums gather_unit(const char* at, uint32_t bytes, bool aligned) {
+__device__ __forceinline__ LaneSums gather_unit(DType dtype, const char* at, uint32_t bytes, bool aligned) {
   using Lane = Gather<T, kPass>;
   Lane lane;
-  uint32_t begin = 0;
+  uint32_t begin = 0, nonfinite = 0;
   const uint32_t whole = aligned ? bytes & ~(kBatchBytes - 1) : 0;
   if constexpr (kPass == Pass::kPower) {  // whose time is that of pow
 #pragma unroll 1
     for (; begin < bytes; begin += kRowBytes) lane.add(load_rows_carefully<1>(at, begin, bytes));
   } else if constexpr (kPass == Pass::kSums) {
 #pragma unroll 1
-    for (; begin < bytes; begin += kBatchBytes)
-      lane.add_compactly(begin < whole ? load_batch(at + begin + lane_offset()) : load_rows_carefully<kRows>(at, begin, bytes));
+    for (; begin < bytes; begin += kBatchBytes) {
+      const Vectors v = begin < whole ? load_batch(at + begin + lane_offset()) : load_rows_carefully<kRows>(at, begin, bytes);
+      for_each_rows<Lane::kStep>(v, [&](const VectorRows<Lane::kStep>& rows) {
+        lane.add(rows);
+        const uint4 second = Lane::kStep == 1 ? zero_vector() : rows.row[Lane::kStep - 1];
+        if (!lane.all_finite()) nonfinite += count_nonfinite<2>(dtype, {rows.row[0], second});
+      });
+    }
   } else {
 #pragma unroll 1
-    for (; begin < whole; begin += kBatchBytes) {
-      const Vectors v = load_batch(at + begin + lane_offset());
-      lane.add_squares(v);
-      if (Lane::kHoldsBatch && __builtin_expect(begin > bytes, 0)) break;  // never
-      lane.add_largest(v);
-    }
+    while (begin < bytes) {
+      Vectors v;
+      if (begin < whole) {
 #pragma unroll 1
-    for (; begin < bytes; begin += kBatchBytes) lane.add_compactly(load_rows_carefully<kRows>(at, begin, bytes));
+        do {
+          v = load_batch(at + begin + lane_offset());
+          lane.add_squares(v);
+          if (Lane::kHoldsBatch && __builtin_expect(begin > bytes, 0)) break;  // never
+          lane.add_largest(v);
+          begin += kBatchBytes;
+          if (__builtin_expect(!lane.all_finite(), 0)) break;
+        } while (begin < whole);
+      } else {
+        v = load_rows_carefully<kRows>(at, begin, bytes);
+        lane.add_compactly(v);
+        begin += kBatchBytes;
+      }
+      if (!lane.all_finite()) nonfinite += count_nonfinite(dtype, v);
+    }
   }
-  return {lane.squares(), lane.absolutes(), lane.largest_bits(), lane.nonzeros(), Lane::kUsualFrom, Lane::kUsualTo};
+  return {lane.squares(), lane.absolutes(), lane.largest_bits(), nonfinite, lane.nonzeros(), Lane::kUsualFrom, Lane::kUsualTo};
 }
 
 template <Pass kPass>
 __device__ __forceinline__ LaneSums gather_unit(DType dtype, const char* at, uint32_t bytes, bool aligned) {
   switch (dtype) {
-    case DType::kFloat32: return gather_unit<float, kPass>(at, bytes, aligned);
-    case DType::kBFloat16: return gather_unit<BFloat16, kPass>(at, bytes, aligned);
-    case DType::kFloat16: return gather_unit<Float16, kPass>(at, bytes, aligned);
-    case DType::kComplex64: return gather_unit<Complex<float>, kPass>(at, bytes, aligned);
+    case DType::kFloat32: return gather_unit<float, kPass>(dtype, at, bytes, aligned);
+    case DType::kBFloat16: return gather_unit<BFloat16, kPass>(dtype, at, bytes, aligned);
+    case DType::kFloat16: return gather_unit<Float16, kPass>(dtype, at, bytes, aligned);
+    case DType::kComplex64: return gather_unit<Complex<float>, kPass>(dtype, at, bytes, aligned);
     case DType::kFloat64:
-      if constexpr (kPass != Pass::kPlain) return gather_unit<double, kPass>(at, bytes, aligned);
+      if constexpr (kPass != Pass::kPlain) return gather_unit<double, kPass>(dtype, at, bytes, aligned);
       break;
     case DType::kComplex128:
-      if constexpr (kPass != Pass::kPlain) return gather_unit<Complex<double>, kPass>(at, bytes, aligned);
+      if constexpr (kPass != Pass::kPlain) return gather_unit<Complex<double>, kPass>(dtype, at, bytes, aligned);
       break;
   }
   return {};
@@ -87,7 +105,7 @@ __device__ GRADKERN_NOINLINE UnitSums exact_unit(DType dtype, const char* at, ui
         unit.absolute += magnitude;
       } else {
         unit.max_bits = abs_bits(magnitude) > unit.max_bits ? abs_bits(magnitude) : unit.max_bits;
-        unit.nonfinite += !finite(x.value);
+        if (kPass != Pass::kPower) unit.nonfinite += !finite(x.value);
       }
     });
     if (measured) break;
@@ -101,43 +119,35 @@ __device__ GRADKERN_NOINLINE UnitSums exact_unit(DType dtype, const char* at, ui
   return unit;
 }
 
-/// A lane's number of elements of a unit that are not finite.
-template <Pass kPass>
-__device__ GRADKERN_NOINLINE uint32_t count_nonfinite(DType dtype, const char* at, uint32_t bytes) {
-  constexpr int kCount = kPass == Pass::kPower ? 1 : kRows;
-  uint32_t count = 0;
-#pragma unroll 1
-  for (uint32_t begin = 0; begin < bytes; begin += kCount * kRowBytes) {
-    const VectorRows<kCount> v = load_rows_carefully<kCount>(at, begin, bytes);
-    if constexpr (kCount == 1) count += count_nonfinite(dtype, v);
-    else for_each_rows<1>(v, [&](const VectorRows<1>& row) { count += count_nonfinite(dtype, row); });
-  }
-  return count;
-}
-
 /// The sums of a unit with any values. Those of a unit of zeros, or with a non-finite element, are 0.
 template <Pass kPass>
 __device__ __forceinline__ UnitSums read_unit(DType dtype, const char* at, uint32_t bytes, bool aligned) {
   const LaneSums lane = gather_unit<kPass>(dtype, at, bytes, aligned);
   const uint64_t largest = warp_max(lane.largest);
-  UnitSums unit{0, 0, largest, 0, 0, lane.nonzero};
+  UnitSums unit{0, 0, largest, 0, lane.nonfinite, lane.nonzero};
+  // |z|^2 may be infinite or zero where z is not.
+  const bool may_overflow = kPass != Pass::kPlain && dtype == DType::kComplex128;
   if (largest >= lane.usual_from && largest < lane.usual_to && largest != 0) {
     unit.sq = warp_sum(lane.sq);
     if constexpr (has_absolutes(kPass)) unit.absolute = warp_sum(lane.absolute);
-  } else if ((kPass != Pass::kPlain && dtype == DType::kComplex128) || (largest != 0 && largest < kInfBits)) {
+  } else if (largest >= kInfBits ? may_overflow && warp_max(lane.nonfinite) == 0 : largest != 0 || may_overflow) {
     unit = exact_unit<kPass>(dtype, at, bytes);
     unit.nonzero = lane.nonzero;
     return unit;
-  } else if (largest != 0) {
-    unit.nonfinite = count_nonfinite<kPass>(dtype, at, bytes);
   }
   if (is_complex(dtype)) unit.max_bits = abs_bits(l2_norm({bit_cast<double>(largest)}));
   return unit;
 }
 
-/// Adds a lane's part of a unit to `sum`, for the orders -inf and any other p: the smallest magnitude, or the powers
-/// relative to the dominant one (core/norm.h).
-inline __device__ GRADKERN_NOINLINE PowerSum add_power(DType dtype, const char* at, uint32_t bytes, const NormOrder order, PowerSum sum) {
+/// The sum of powers and the number of elements that are not finite, of one lane.
+struct Powers {
+  PowerSum sum;
+  uint32_t nonfinite = 0;
+};
+
+/// Adds a lane's part of a unit to `powers`, for the orders -inf and any other p: the smallest magnitude, or the powers
+/// relative to the dominant one (core/norm.h). Counts the elements that are not finite, because it reads all of them anyway.
+inline __device__ GRADKERN_NOINLINE Powers add_power(DType dtype, const char* at, uint32_t bytes, const NormOrder order, Powers powers) {
   double smallest = infinity();
   uint64_t largest = 0;
   for_each_element(dtype, at, bytes, [&](const AnyElement& x) {
@@ -145,6 +155,7 @@ inline __device__ GRADKERN_NOINLINE PowerSum add_power(DType dtype, const char* 
     const uint64_t bits = abs_bits(m);
     if (!(m >= smallest) && smallest == smallest) smallest = m;  // the first NaN stays
     largest = bits > largest ? bits : largest;
+    powers.nonfinite += !finite(x.value);
   });
   PowerSum own;
   own.ref = order.kind == NormKind::kNegInf || order.p < 0 ? smallest : largest > kInfBits ? quiet_nan() : bit_cast<double>(largest);
@@ -152,7 +163,8 @@ inline __device__ GRADKERN_NOINLINE PowerSum add_power(DType dtype, const char* 
     for_each_element(dtype, at, bytes, [&](const AnyElement& x) {
       add_compensated(own.hi, own.lo, power_term(magnitude_of(x), own.ref, order.p));
     });
-  return combine_powers(order, sum, own);
+  powers.sum = combine_powers(order, powers.sum, own);
+  return powers;
 }
 
 // ------------------------------------------------------------------------------- a segment
@@ -170,10 +182,14 @@ __device__ __forceinline__ Sums<kPass> add_segment(const NormOrder& order, const
     const UnitSums unit = read_unit<kPass>(segment.dtype, at, bytes, aligned);
     deposit(s.sq, term_of(unit.sq, unit.bin));
     s.max_bits = unit.max_bits > s.max_bits ? unit.max_bits : s.max_bits;
-    nonfinite += unit.nonfinite;
+    if constexpr (kPass != Pass::kPower) nonfinite += unit.nonfinite;
     if constexpr (has_absolutes(kPass)) deposit(s.absolute, term_of(unit.absolute));
     if constexpr (has_counts(kPass)) nonzero += unit.nonzero;
-    if constexpr (kPass == Pass::kPower) s.power = add_power(segment.dtype, at, bytes, order, s.power);
+    if constexpr (kPass == Pass::kPower) {
+      const Powers powers = add_power(segment.dtype, at, bytes, order, {s.power, nonfinite});
+      s.power = powers.sum;
+      nonfinite = powers.nonfinite;
+    }
   }
   s.nonfinite = warp_sum(nonfinite);
   if constexpr (has_counts(kPass)) s.nonzero = warp_sum(nonzero);

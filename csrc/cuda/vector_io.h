@@ -155,16 +155,16 @@ __device__ GRADKERN_NOINLINE VectorRows<kCount> load_rows_carefully(const char* 
 
 /// Calls visit(VectorRows<kStep>) for so many rows of a batch at a time, in a loop. The next rows are moved to the place of
 /// the first, because registers have no index.
-template <int kStep, class Visit>
-__device__ __forceinline__ void for_each_rows(Vectors v, const Visit& visit) {
+template <int kStep, int kCount, class Visit>
+__device__ __forceinline__ void for_each_rows(VectorRows<kCount> v, const Visit& visit) {
 #pragma unroll 1
-  for (int row = 0; row < kRows; row += kStep) {
+  for (int row = 0; row < kCount; row += kStep) {
     VectorRows<kStep> first;
 #pragma unroll
     for (int i = 0; i < kStep; ++i) first.row[i] = v.row[i];
     visit(first);
 #pragma unroll
-    for (int i = kStep; i < kRows; ++i) v.row[i - kStep] = v.row[i];
+    for (int i = kStep; i < kCount; ++i) v.row[i - kStep] = v.row[i];
   }
 }
 

@@ -77,6 +77,31 @@ void compare(const NamedTest& test) {
   std::fflush(stdout);
 }
 
+/// Every byte of aligned tensors is read once, also where nothing is finite, for orders that need no second look. `other` is
+/// the type of a second tensor; float64 chooses the kernel that takes all types.
+void check_reads(DType d, DType other, double p, bool finite) {
+  context = "reads, dtype " + std::to_string(int(d)) + " and " + std::to_string(int(other)) + ", p " + std::to_string(p);
+  const int64_t bytes = 2 * cuda::kUnitBytes + 2048 + 512 + 32, second = 32, numel = bytes / itemsize(d);
+  const TensorSet set({{d, numel}, {other, second / itemsize(other)}});
+  if (!finite) std::memset(set[0].data, 0xff, size_t(bytes));  // NaN in every type
+  Request r;
+  r.p = p;
+  const uint64_t before = ptx::vectors_loaded;
+  const Measured m = run_measure(set, r);
+  const auto read = int64_t(ptx::vectors_loaded - before) * 16;
+  CHECK(read == bytes + second, "read %lld bytes of %lld", (long long)read, (long long)(bytes + second));
+  CHECK(m.nonfinite[0] == (finite ? 0 : numel), "counted %lld", (long long)m.nonfinite[0]);
+}
+
+void test_reads_once() {
+  cuda_shim::run_kernel = run_ptx;
+  for (DType d : kDTypes)
+    for (DType other : {DType::kFloat32, DType::kFloat64})
+      for (double p : {2.0, 1.0})
+        for (bool finite : {true, false}) check_reads(d, other, p, finite);
+  cuda_shim::run_kernel = nullptr;
+}
+
 void load(const std::string& path) {
   std::stringstream text;
   text << std::ifstream(path).rdbuf();
@@ -92,9 +117,13 @@ int run(const std::vector<std::string>& arguments) {
     else if (ends_with(arguments[i], ".ptx")) load(arguments[i]);
     else names.push_back(arguments[i]);
   }
+  const auto chosen = [&](const char* name) {
+    return names.empty() || std::find(names.begin(), names.end(), name) != names.end();
+  };
   for (const auto* tests : {&kMeasureTests, &kWriteTests, &kAgcTests})
     for (const NamedTest& test : *tests)
-      if (names.empty() || std::find(names.begin(), names.end(), test.name) != names.end()) compare(test);
+      if (chosen(test.name)) compare(test);
+  if (chosen("reads_once")) test_reads_once();
   for (const Module& m : modules) {
     const auto executed = std::count(m.executed.begin(), m.executed.end(), 1);
     std::printf("%s: %zu of %zu instructions executed\n", m.program.name.c_str(), size_t(executed), m.executed.size());

@@ -13,6 +13,9 @@ struct Order {
   uint64_t seed = 0;
 };
 
+/// Counts the 16-byte vectors that lanes have loaded from global memory.
+extern uint64_t vectors_loaded;
+
 void run_grid(const Launch& launch, const Order& order, Pool& pool);
 
 }  // namespace ptx

@@ -168,6 +168,15 @@ uint32_t smaller_halves(uint32_t a, uint32_t b) {
   return result;
 }
 
+/// 0xffff for each half of a that is less than that of b.
+template <class Half>
+uint32_t less_halves(uint32_t a, uint32_t b) {
+  uint32_t result = 0;
+  for (const int shift : {0, 16})
+    if (gradkern::to_float(Half{uint16_t(a >> shift)}) < gradkern::to_float(Half{uint16_t(b >> shift)})) result |= 0xffffu << shift;
+  return result;
+}
+
 // ------------------------------------------------------------------------------ conversions
 
 /// Nearest, ties to even, or towards zero; numbers out of the range become its ends.
@@ -254,6 +263,9 @@ Table make_table() {
   t["rcp.approx.ftz.f64"] = op([](double x) { return coarse(1 / coarse(x)); });
   t["rsqrt.approx.ftz.f64"] = op([](double x) { return coarse(1 / std::sqrt(coarse(x))); });
   t["abs.f16x2"] = op([](uint32_t a) { return a & 0x7fff7fffu; });
+  t["abs.bf16x2"] = t["abs.f16x2"];
+  t["set.lt.u32.f16x2"] = op([](uint32_t a, uint32_t b) { return less_halves<Float16>(a, b); });
+  t["set.lt.u32.bf16x2"] = op([](uint32_t a, uint32_t b) { return less_halves<BFloat16>(a, b); });
   t["min.f16x2"] = op([](uint32_t a, uint32_t b) { return smaller_halves(a, b); });
   t["max.NaN.f16x2"] = op([](uint32_t a, uint32_t b) { return larger_halves<Float16, false>(a, b); });
   t["max.NaN.bf16x2"] = op([](uint32_t a, uint32_t b) { return larger_halves<BFloat16, false>(a, b); });

@@ -1,9 +1,13 @@
 // Loads, stores, atomic operations and addresses.
 #include <sstream>
 
+#include "grid.h"
 #include "lanes.h"
 
 namespace ptx {
+
+uint64_t vectors_loaded = 0;
+
 namespace {
 
 template <class T>
@@ -15,6 +19,7 @@ void load(Warp& w, const Instruction& in) {
     for (int i = 0; i < in.to_count; ++i) std::memcpy(&values[i], from + size_t(i) * sizeof(T), sizeof(T));
     for (int i = 0; i < in.to_count; ++i) w.at(in.to[i])[lane] = put(values[i]);
   });
+  if (in.space == Space::kGlobal && in.to_count * sizeof(T) == 16) vectors_loaded += uint64_t(__builtin_popcount(w.active()));
 }
 
 template <class T>
