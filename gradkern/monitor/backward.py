@@ -38,7 +38,8 @@ class BackwardWatch:
             able = [p for p in params if type(p) in (Tensor, torch.nn.Parameter) and p.requires_grad]
             able = [p for p in able if p.is_leaf]
             every = max(-(-len(able) // MOST_HOOKS), 1)
-            self._handles = [p.register_post_accumulate_grad_hook(self._hook) for p in able[::-every]]
+            for p in able[::-every]:
+                self._handles.append(p.register_post_accumulate_grad_hook(self._hook))  # type: ignore[no-untyped-call]
 
     def close(self) -> None:
         """Remove the hooks."""
@@ -71,7 +72,7 @@ def _root_of_backward() -> Any:
     calls = [own] if own else [one for one in map(_outermost, frames.values()) if one]
     if len(calls) != 1:
         return None
-    outputs = calls[0].f_locals.get("t_outputs") or ()
+    outputs: Sequence[Any] = calls[0].f_locals.get("t_outputs") or ()
     return outputs[0].grad_fn if len(outputs) == 1 and isinstance(outputs[0], Tensor) else None
 
 
