@@ -22,8 +22,9 @@ ALONG = 0.2
 BEYOND = 3.0
 #: Part of the steps before the onset that are looked at: the last ones, where noise of batches counts least.
 LATE = 2 / 3
-#: A positive loss that falls this many times below zero has no lower bound. Measured with a penalty or an
-#: activation praised: 100 … 8,000 times its start; healthy (reinforcement learning): up to 23 times.
+#: A positive loss that falls below zero by this many times its first value and its first changes has no lower
+#: bound. Measured with a penalty or an activation praised: 100 … 8,000 times; healthy (reinforcement
+#: learning): up to 23 times.
 BELOW = 40.0
 #: A loss that is negative from the start has no lower bound if it falls this far. The log-likelihood of an
 #: image of 3,072 numbers in float32 is at most 2.7e5.
@@ -41,7 +42,16 @@ def falls_without_end(case: Case) -> bool:
     if not case.trend.known:
         return False
     bottomless = case.trend.lowest < -BOTTOMLESS * max(1.0, abs(float(losses[0])))
-    return bool(case.trend.lowest < -BELOW * losses[0] < 0 or bottomless) or _falls_faster(case)
+    return bottomless or _falls_far(case, losses) or _falls_faster(case)
+
+
+def _falls_far(case: Case, losses: Floats) -> bool:
+    """Whether a positive loss falls far below zero and does not come back. The surrogate loss of a policy is
+    zero, up to rounding, at the first step with each batch, and of ordinary size a step later."""
+    scale = max(float(losses[0]), float(np.median(np.abs(np.diff(losses[:FEW_STEPS])))))
+    deep = losses[: int(np.argmin(losses)) + 1]
+    returns = float(deep[-max(len(deep) // 4, 1) :].max()) > -scale
+    return bool(losses[0] > 0 and case.trend.lowest < -BELOW * scale and not returns)
 
 
 def is_below_zero(case: Case) -> bool:

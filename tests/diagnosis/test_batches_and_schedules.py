@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from gradkern.diagnosis import diagnose
-from gradkern.diagnosis.rules.loss import repetition
+from gradkern.diagnosis.case import Case
+from gradkern.diagnosis.climb import falls_without_end
+from gradkern.diagnosis.rounds import repetition
 from tests.support.runs import changed, flat_loss, healthy, slow
 
 
@@ -115,6 +117,14 @@ class TestSigns:
         norm = healthy().total_norm * np.append(np.ones(80), np.geomspace(1, 1e4, 120))
         found = diagnose(changed(healthy(), loss=loss, total_norm=norm))[0]
         assert found.kind == "exploding_gradient" and found.remedies[0].action == first
+
+    @pytest.mark.parametrize("first", [7e-9, -7e-9, 0.0])
+    @pytest.mark.parametrize("epochs", [4, 10])
+    def test_the_loss_of_a_policy_starts_at_zero(self, first, epochs):
+        """It is zero up to rounding wherever a batch is new, and falls while the batch is used."""
+        loss = -0.03 * np.sin(np.arange(200) % epochs / epochs)
+        loss[::epochs] = first
+        assert not falls_without_end(Case(changed(healthy(), loss=loss)))
 
     @pytest.mark.parametrize(
         ("course", "loss", "found"),

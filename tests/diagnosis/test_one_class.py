@@ -8,7 +8,7 @@ import torch
 
 from gradkern.diagnosis import diagnose
 from gradkern.diagnosis.case import Case
-from gradkern.diagnosis.rules.every_other import contrast, differs_at_every_other
+from gradkern.diagnosis.rules.every_other import BOTH, contrast, differs_at_every_other
 from gradkern.diagnosis.rules.one_class import batches_of_one_class
 from tests.support.runs import changed, healthy
 
@@ -146,6 +146,22 @@ class TestEveryOther:
         there = run.has_grad.copy()
         there[0::2, :4], there[1::2, 4:] = False, False
         assert not differs_at_every_other(Case(changed(run, has_grad=there)))
+
+    @pytest.mark.parametrize("epochs", [4, 10])
+    def test_a_batch_that_is_used_for_several_steps(self, epochs):
+        """Its losses fall while it is used, so that those of odd steps are lower."""
+        used = 0.02 * (np.arange(400) % epochs)
+        loss = 0.5 - used + 0.002 * np.random.default_rng(0).standard_normal(400)
+        run = changed(healthy(steps=400), loss=loss)
+        assert abs(contrast(loss)[1]) > BOTH
+        assert not differs_at_every_other(Case(changed(run, total_norm=np.exp(loss))))
+
+    def test_two_aims_of_which_one_starts_at_zero(self):
+        """A cross-entropy, and a consistency of outputs that agree at first."""
+        at, odd = np.arange(STEPS), np.arange(STEPS) % 2 == 1
+        loss = np.where(odd, 2.3 * np.exp(-at / 30), 0.05 * (1 - np.exp(-at / 10)) + 1e-3)
+        loss *= np.exp(0.05 * np.random.default_rng(0).standard_normal(STEPS))
+        assert not differs_at_every_other(Case(changed(healthy(steps=STEPS), loss=loss)))
 
     def test_steps_that_were_left_out(self):
         assert not differs_at_every_other(Case(changed(self.turned(), steps=2 * np.arange(1, STEPS + 1))))

@@ -12,6 +12,7 @@ import numpy as np
 from gradkern.diagnosis.case import Case, Floats
 from gradkern.diagnosis.finding import Finding
 from gradkern.diagnosis.gain import guesses, of_one_class, possible_classes
+from gradkern.diagnosis.rounds import repetition
 from gradkern.diagnosis.rules.every_other import differs_at_every_other
 from gradkern.diagnosis.rules.one_class import batches_of_one_class
 from gradkern.diagnosis.rules.undoing import undoing
@@ -134,20 +135,6 @@ def _ratio(share: float, count: int, period: int) -> float:
     """The F ratio of the analysis of variance that a corrected share of the deviations stands for."""
     left = (1 - share) * (count - period) / (count - 1)
     return (1 - left) / max(left, 1e-12) * (count - period) / (period - 1)
-
-
-def repetition(loss: Floats, period: int) -> tuple[float, float]:
-    """(part of the deviations from the mean over a period that repeats, corrected for their number; standard
-    deviation of what repeats)."""
-    mean = np.convolve(loss, np.ones(period) / period, mode="valid")
-    deviation = loss[(period - 1) // 2 :][: len(mean)] - mean
-    phase = np.arange(len(deviation)) % period
-    each = np.bincount(phase, weights=deviation) / np.bincount(phase)
-    total = float(np.square(deviation).sum())
-    if total == 0 or len(deviation) <= period:
-        return 0.0, 0.0
-    left = (1 - float(np.square(each[phase]).sum()) / total) * (len(deviation) - 1)
-    return 1 - left / (len(deviation) - period), float(each.std())
 
 
 def alternation(loss: Floats) -> tuple[float, float]:
