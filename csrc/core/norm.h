@@ -127,10 +127,13 @@ GRADKERN_HD_LONG double power_term(double magnitude, double ref, double p) {
 /// ref * sum^(1/p). Near p = 0 the power alone may be beyond the range of float64 while the product is not.
 GRADKERN_HD double power_norm(double ref, double sum, double p) {
   if (ref == 0) return 0.0;
-  const double root = power_term(sum, 1.0, 1.0 / p);
-  if (is_finite(root) && root >= 0x1p-1022) return ref * root;
-  const double third = power_term(sum, 1.0, 1.0 / (3.0 * p));
-  return ref * third * third * third;
+  double norm = ref;
+  for (int parts = 1; parts <= 3; parts += 2) {  // a loop, because each call of pow is long code
+    const double root = power_term(sum, 1.0, 1.0 / (parts * p));
+    norm = parts == 1 ? ref * root : ref * root * root * root;
+    if (is_finite(root) && root >= 0x1p-1022) break;
+  }
+  return norm;
 }
 
 GRADKERN_HD PowerSum combine(const NormOrder& order, PowerSum a, PowerSum b) {
