@@ -40,7 +40,7 @@ OTHER_CODE = ("scale_by_factors", "agc_same_bits", "policies")
 
 
 @pytest.mark.parametrize(
-    "arch, more", [("80", ()), ("86", ()), ("100", OTHER_CODE), ("103", ()), ("120", ())]
+    ("arch", "more"), [("80", ()), ("86", ()), ("100", OTHER_CODE), ("103", ()), ("120", ())]
 )
 def test_ptx_of_other_architectures(arch, more):
     assert " 0 failures" in run_ptx("--arch", arch, *PARTS, *more)
