@@ -7,12 +7,20 @@ for the call. It therefore excludes the host, except for torch's single-tensor p
 holds about a thousand launches. Host time is how long the same calls take to return, in a loop of their own.
 All figures are medians.
 
+Lists are also measured right after a step of training (`gradkern_fresh`): `zero_grad(set_to_none=True)`,
+forward, backward. Autograd has then just made every gradient, at another address, and the call copies its
+table to the device. `gradkern_warm` is the host time of a call on the same gradients as before.
+
 There are two floors for the same bytes in the same run: `read` reduces one flat tensor, and `copy` copies one
 on the device, which reads and writes its bytes. A clip that changes nothing takes at least `read`; one that
 scales, `read` plus a read and a write.
 
-    python benchmarks/bench_cuda.py --output results.json      everything (minutes)
-    python benchmarks/bench_cuda.py --quick --output …         the part that fits four minutes
+    python benchmarks/bench_cuda.py --output results.json      everything
+    python benchmarks/bench_cuda.py --quick --output …         fewer sizes, and no lists of several dtypes
+
+The most important cases come first: 1 GiB, the lists of 2,000 and 10,000 tensors, and whole training steps.
+Results are saved after every case, because `scripts/gpu_check.sh` stops a run that takes too long. How long
+either way takes depends on the GPU and has not been measured.
 
 `cuda_bars.py` compares the results with the goals.
 """
@@ -68,14 +76,19 @@ def llama_70b_shard() -> list[tuple[int, ...]]:
     return shapes
 
 
+#: Lists whose host time has a goal.
+MANY = (
+    Case("2,000 tensors of 4,096", lambda: [(4096,)] * 2000),
+    Case("10,000 tensors of 1,024", lambda: [(1024,)] * 10000),
+)
 MODELS = (
     Case("GPT-2 small", gpt2_small),
     Case("Llama 7B", llama_7b),
     Case("Llama 70B, one shard of 64", llama_70b_shard),
-    Case("2,000 tensors of 4,096", lambda: [(4096,)] * 2000),
-    Case("10,000 tensors of 1,024", lambda: [(1024,)] * 10000),
 )
-SIZES = (KIB, 16 * KIB, 256 * KIB, MIB, 4 * MIB, 16 * MIB, 64 * MIB, 256 * MIB, GIB, 4 * GIB, 30 * GIB)
+#: Bytes of one tensor, beside 1 GiB, and those that --quick leaves out; by importance.
+SIZES = (256 * MIB, 16 * MIB, KIB, MIB, 4 * GIB)
+MORE_SIZES = (64 * MIB, 4 * MIB, 256 * KIB, 16 * KIB, 30 * GIB)
 
 
 def one_tensor(size: int, dtype: torch.dtype) -> Case:
@@ -137,19 +150,51 @@ def host_seconds(call: Callable[[], object], rounds: int = 9) -> float:
     return statistics.median(times)
 
 
-def fresh_host_seconds(params: list[nn.Parameter], rounds: int = 9) -> float:
-    """How long a clip takes to return when every gradient is new, as after `zero_grad(set_to_none=True)`."""
+class TrainingSteps:
+    """Steps of training up to the clip, in which autograd makes every gradient.
+
+    The allocator may hand out the addresses of the step before again. Therefore every step keeps one more
+    small tensor, which moves the gradients that are made after it.
+    """
+
+    def __init__(self, params: list[nn.Parameter]) -> None:
+        self.params = params
+        largest, self.smallest = max(params, key=nn.Parameter.numel), min(params, key=nn.Parameter.numel)
+        noise = torch.empty(largest.numel(), device=DEVICE).normal_()
+        of_dtype = {dtype: noise.to(dtype) for dtype in {p.dtype for p in params}}
+        #: What each parameter is multiplied by, and therefore its gradient. All share memory.
+        self.factors = [of_dtype[p.dtype][: p.numel()].view(p.shape) for p in params]
+        self.kept: list[torch.Tensor] = []
+
+    def run(self) -> None:
+        for p in self.params:
+            p.grad = None
+        self.kept.append(torch.empty(self.smallest.shape, dtype=self.smallest.dtype, device=DEVICE))
+        torch.autograd.backward([(p * factor).sum() for p, factor in zip(self.params, self.factors)])
+
+
+def measure_fresh(
+    params: list[nn.Parameter], rounds: int, flush: Callable[[], object]
+) -> tuple[float, float, int]:
+    """A clip right after a step of training: seconds on the host, seconds on the GPU, kernels and copies."""
+    steps = TrainingSteps(params)
+    clip = partial(gradkern.clip_grad_norm_, params, 1e30)
     times = []
-    for _ in range(rounds):
-        for p in params:
-            assert p.grad is not None
-            p.grad = p.grad.clone()
+    for _ in range(9):
+        steps.run()
         torch.cuda.synchronize()
         begin = time.perf_counter()
-        gradkern.clip_grad_norm_(params, 1e30)
+        clip()
         times.append(time.perf_counter() - begin)
-    torch.cuda.synchronize()
-    return statistics.median(times)
+    host = statistics.median(times)
+
+    def step_and_flush() -> None:
+        steps.run()
+        flush()
+
+    (gpu,) = gpu_seconds([clip], rounds, [host], step_and_flush)
+    steps.run()
+    return host, gpu, kernel_count(clip)
 
 
 def replay(params: list[nn.Parameter]) -> Callable[[], object]:
@@ -183,8 +228,11 @@ def floors_of(total_bytes: int, copies: int) -> dict[str, Callable[[], object]]:
     # Not zeros: a GPU reads those faster than other numbers.
     flats = [torch.empty(max(1, total_bytes // 4), device=DEVICE).normal_() for _ in range(copies)]
 
-    # Within one buffer, half to half and back, so that no second buffer of 30 GB is needed.
+    # A buffer without another one is copied half to half and back, so that 30 GB need no second buffer.
     def copy(i: int) -> None:
+        if copies > 1:
+            flats[i].copy_(flats[i - 1])
+            return
         half = flats[i].numel() // 2
         if half:
             flats[i][:half].copy_(flats[i][half : 2 * half])
@@ -235,11 +283,19 @@ def measure_case(
     flush = cache_flush()
     hosts = {name: host_seconds(call) for name, call in calls.items()}
     seconds = dict(zip(calls, gpu_seconds(list(calls.values()), rounds, list(hosts.values()), flush)))
-    # Profile one call only, because a profile takes seconds.
+    # Profile few calls, because a profile takes seconds.
     kernels = {"gradkern": kernel_count(calls["gradkern"])}
-    hosts["gradkern_fresh"] = fresh_host_seconds(lists[0])
-    hosts["gradkern_warm"] = host_seconds(partial(gradkern.clip_grad_norm_, lists[0], 1e30))
-    del calls, lists
+    with_fresh = len(shapes) > 1 and not clipping
+    if with_fresh:
+        kernels["gradkern_graph"] = kernel_count(calls["gradkern_graph"])
+    params = lists[0]
+    del calls, lists  # which hold the gradients
+    if with_fresh:
+        hosts["gradkern_warm"] = host_seconds(partial(gradkern.clip_grad_norm_, params, 1e30))
+        hosts["gradkern_fresh"], seconds["gradkern_fresh"], kernels["gradkern_fresh"] = measure_fresh(
+            params, rounds, flush
+        )
+    del params
     gc.collect()
     torch.cuda.empty_cache()
     floors = floors_of(total, copies)
@@ -284,12 +340,24 @@ def driver() -> str:
         return "unknown"
 
 
-def plan(quick: bool) -> list[tuple[Case, list[torch.dtype], bool]]:
+Plan = list[tuple[Case, list[torch.dtype], bool]]
+
+
+def plan(quick: bool) -> tuple[Plan, Plan]:
+    """Cases, dtypes and whether to clip, by importance: those ahead of whole training steps, and the rest."""
     bf16, fp32, mixed = [torch.bfloat16], [torch.float32], [torch.bfloat16, torch.float32]
-    sizes = [s for s in SIZES if not quick or s in (KIB, MIB, 16 * MIB, 256 * MIB, 4 * GIB)]
-    cases = [(one_tensor(s, d[0]), d, c) for s in sizes for d in (bf16, fp32) for c in (False, True)]
-    dtypes = (bf16, fp32) if quick else (bf16, fp32, mixed)
-    return cases + [(m, d, c) for m in MODELS for d in dtypes for c in (False, True)]
+
+    def of_sizes(sizes: tuple[int, ...]) -> Plan:
+        return [(one_tensor(s, d[0]), d, c) for s in sizes for d in (bf16, fp32) for c in (False, True)]
+
+    def of_lists(cases: tuple[Case, ...], *dtypes: list[torch.dtype]) -> Plan:
+        return [(case, d, c) for case in cases for d in dtypes for c in (False, True)]
+
+    first = of_sizes((GIB,)) + of_lists(MANY, bf16, fp32)
+    rest = of_sizes(SIZES) + of_lists(MODELS, bf16, fp32)
+    if not quick:
+        rest += of_sizes(MORE_SIZES) + of_lists(MANY + MODELS, mixed)
+    return first, rest
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -309,25 +377,35 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     if not torch.cuda.is_available():
         raise SystemExit("bench_cuda: needs a GPU")
-    record: dict[str, object] = {"machine": {**describe(), "driver": driver()}, "rows": []}
     rows: list[dict[str, object]] = []
+    record: dict[str, object] = {"machine": {**describe(), "driver": driver()}, "rows": rows}
     peers = find(arguments.peer)
-    for case, dtypes, clipping in plan(arguments.quick):
-        if torch.cuda.mem_get_info()[0] < 1.2 * max(ROTATED_BYTES, bytes_of(case.shapes(), dtypes)):
-            print(f"{case.name}: skipped, needs more device memory")
-            continue
-        row = measure_case(case, dtypes, clipping, arguments.rounds, peers)
-        rows.append(row)
-        micro = {k: f"{v * 1e6:.1f}" for k, v in row["gpu_seconds"].items()}  # type: ignore[attr-defined]
-        print(f"{case.name:34}{'+'.join(row['dtypes']):18}{'clip' if clipping else '':5}{micro}", flush=True)
-        # Saved as results come in, so that an interrupted run keeps them.
-        arguments.output.write_text(json.dumps({**record, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+
+    def save() -> None:
+        arguments.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+    def measure_all(cases: Plan) -> None:
+        for case, dtypes, clipping in cases:
+            if torch.cuda.mem_get_info()[0] < 1.2 * max(ROTATED_BYTES, bytes_of(case.shapes(), dtypes)):
+                print(f"{case.name}: skipped, needs more device memory")
+                continue
+            row = measure_case(case, dtypes, clipping, arguments.rounds, peers)
+            rows.append(row)
+            micro = {k: f"{v * 1e6:.1f}" for k, v in row["gpu_seconds"].items()}  # type: ignore[attr-defined]
+            print(
+                f"{case.name:34}{'+'.join(row['dtypes']):18}{'clip' if clipping else '':5}{micro}", flush=True
+            )
+            save()
+
+    first, rest = plan(arguments.quick)
+    measure_all(first)
     record["training_step_gpu_seconds"] = {
         "no_clipping": training_step(None),
         "gradkern": training_step(gradkern.clip_grad_norm_),
         "torch": training_step(torch.nn.utils.clip_grad_norm_),
     }
-    arguments.output.write_text(json.dumps({**record, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    save()
+    measure_all(rest)
 
 
 if __name__ == "__main__":

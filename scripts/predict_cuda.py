@@ -403,7 +403,7 @@ def host_reading(record: dict[str, Any]) -> list[str]:
     for row in record["rows"]:
         for kind, goal in row["goals"].items():
             ns, floor, call = row["ns"][kind], row["floor"][kind], row["one"][kind] / row["tensors"]
-            alone = "; walk and call alone exceed it" if floor + call > goal else ""
+            alone = "; walk and one call exceed it" if floor + call > goal else ""
             verdict = "met" if ns <= goal else f"missed{alone}"
             cells = f"{ns:.0f} | {floor:.0f} | {call:.0f} | {ns - floor - call:.0f} | {goal} | {verdict} |"
             lines.append(f"| `{row['call']}` | {row['tensors']:,} | {kind} | {cells}")

@@ -2,8 +2,9 @@
 
     python scripts/race_mutants.py [--jobs N]
 
-Compiles csrc/tests/test_cuda_races.cpp once as it is (no report) and once for each `__syncthreads()`,
-`__threadfence()` and the reset of a counter (a report each, or a row that nobody finishes).
+Compiles the two race tests of csrc/tests once as they are (no report), and the test of a source once for each
+`__syncthreads()`, `team.sync()`, `__threadfence()` and the reset of a counter (a report each, or a row that
+nobody finishes).
 Needs gcc with ThreadSanitizer, no GPU and no nvcc.
 """
 
@@ -23,18 +24,23 @@ ROOT = Path(__file__).resolve().parents[1]
 #: What is removed, and what stays in its place.
 REMOVED = {
     r"__syncthreads\(\);": ";",
+    r"team\.sync\(\);": ";",
     r"__threadfence\(\);": ";",
     r"atomicExch\(counter, 0u\);": ";",
 }
 #: Messages for a mutant that was caught.
 CAUGHT = ("data race", "waits for ever", "a row is missing")
-#: The sources to change. Kernels that write have no synchronisation.
-SOURCES = ("csrc/cuda/warp.h", "csrc/cuda/measure.cu")
+#: The race tests, and the sources to change for each. Kernels that write have no synchronisation.
+SOURCES = {
+    "test_cuda_races": ("csrc/cuda/warp.h", "csrc/cuda/measure.cu"),
+    "test_cuda_policy_races": ("csrc/cuda/policy.cu", "csrc/core/policies.h"),
+}
+Mutant = tuple[str, str, int]
 
 
-def mutants() -> list[tuple[str, str, int]]:
+def mutants(sources: tuple[str, ...]) -> list[Mutant]:
     found = []
-    for source in SOURCES:
+    for source in sources:
         text = (ROOT / source).read_text()
         for pattern in REMOVED:
             found += [(source, pattern, n) for n in range(len(re.findall(pattern, text)))]
@@ -56,11 +62,11 @@ def compile_model(to: Path) -> None:
     subprocess.run(["g++", *COMMON, f"-I{shim}", "-O2", "-c", str(source), "-o", str(to)], check=True)
 
 
-def run_kernels(folder: Path, model: Path) -> tuple[bool, str]:
-    """Compile and run the race test of the sources in `folder`. Returns whether it finds nothing, and its
+def run_kernels(folder: Path, test: str, model: Path) -> tuple[bool, str]:
+    """Compile and run a race test of the sources in `folder`. Returns whether it finds nothing, and its
     output."""
     includes = [f"-I{folder / 'csrc/tests/cuda_shim'}", f"-I{folder / 'csrc'}"]
-    source, program = folder / "csrc/tests/test_cuda_races.cpp", folder / "races"
+    source, program = folder / f"csrc/tests/{test}.cpp", folder / "races"
     command = ["g++", *COMMON, *includes, "-O1", "-fsanitize=thread", str(source), str(model)]
     subprocess.run([*command, "-o", str(program)], check=True)
     # TSan of gcc 12 does not know the addresses of a kernel with more random bits.
@@ -70,7 +76,7 @@ def run_kernels(folder: Path, model: Path) -> tuple[bool, str]:
     return done.returncode == 0, done.stdout + done.stderr
 
 
-def try_mutant(mutant: tuple[str, str, int] | None, model: Path) -> tuple[bool, str]:
+def try_mutant(test: str, mutant: Mutant | None, model: Path) -> tuple[bool, str]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         shutil.copytree(ROOT / "csrc", folder / "csrc")
@@ -78,7 +84,7 @@ def try_mutant(mutant: tuple[str, str, int] | None, model: Path) -> tuple[bool, 
             source, pattern, nth = mutant
             path = folder / source
             path.write_text(without(path.read_text(), pattern, nth))
-        return run_kernels(folder, model)
+        return run_kernels(folder, test, model)
 
 
 def main() -> int:
@@ -87,19 +93,22 @@ def main() -> int:
     )
     parser.add_argument("--jobs", type=int, default=2)
     arguments = parser.parse_args()
-    found = mutants()
+    jobs: list[tuple[str, Mutant | None]] = [(test, None) for test in SOURCES]
+    jobs += [(test, mutant) for test, sources in SOURCES.items() for mutant in mutants(sources)]
+    failures = 0
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(arguments.jobs) as pool:
         model = Path(name) / "model.o"
         compile_model(model)
-        silent, output = try_mutant(None, model)
-        print("as it is:", "no race" if silent else f"FAILED\n{output[:4000]}", flush=True)
-        failures = 0 if silent else 1
-        tried = pool.map(try_mutant, found, [model] * len(found))
-        for mutant, (lives, output) in zip(found, tried, strict=True):
-            caught = "caught" if not lives and any(word in output for word in CAUGHT) else ""
-            print(*mutant, caught or f"SURVIVES\n{output[-1500:]}", flush=True)
-            failures += not caught
-    print(f"{len(found)} mutants, {failures} failures")
+        tried = pool.map(lambda job: try_mutant(job[0], job[1], model), jobs)
+        for (test, mutant), (silent, output) in zip(jobs, tried, strict=True):
+            if mutant is None:
+                passed = silent
+                print(f"{test} as it is:", "no race" if passed else f"FAILED\n{output[:4000]}", flush=True)
+            else:
+                passed = not silent and any(word in output for word in CAUGHT)
+                print(*mutant, "caught" if passed else f"SURVIVES\n{output[-1500:]}", flush=True)
+            failures += not passed
+    print(f"{len(jobs) - len(SOURCES)} mutants, {failures} failures")
     return 1 if failures else 0
 
 

@@ -121,8 +121,19 @@ struct PowerSum {
 };
 
 GRADKERN_HD_LONG double power_term(double magnitude, double ref, double p) {
-  // Equality covers 0/0 and inf/inf. A chunk of zeros has ref 0, and its norm is 0 * n^(1/p) = 0.
-  return magnitude == ref ? 1.0 : pow(magnitude / ref, p);
+  return magnitude == ref ? 1.0 : pow(magnitude / ref, p);  // equality covers 0/0 and inf/inf
+}
+
+/// ref * sum^(1/p). Near p = 0 the power alone may be beyond the range of float64 while the product is not.
+GRADKERN_HD double power_norm(double ref, double sum, double p) {
+  if (ref == 0) return 0.0;
+  double norm = ref;
+  for (int parts = 1; parts <= 3; parts += 2) {  // a loop, because each call of pow is long code
+    const double root = power_term(sum, 1.0, 1.0 / (parts * p));
+    norm = parts == 1 ? ref * root : ref * root * root * root;
+    if (is_finite(root) && root >= 0x1p-1022) break;
+  }
+  return norm;
 }
 
 GRADKERN_HD PowerSum combine(const NormOrder& order, PowerSum a, PowerSum b) {
@@ -232,7 +243,7 @@ GRADKERN_HD double finish(const NormOrder& order, const Partial& s) {
     case NormKind::kZero: return compensated_value(s.power.hi, s.power.lo);
     case NormKind::kPower: break;
   }
-  return s.power.ref * power_term(compensated_value(s.power.hi, s.power.lo), 1.0, 1.0 / order.p);
+  return power_norm(s.power.ref, compensated_value(s.power.hi, s.power.lo), order.p);
 }
 
 }  // namespace gradkern

@@ -94,29 +94,23 @@ GRADKERN_HD double percentile_of(const double* sorted, int64_t count, double per
   return sorted[below] + (at - double(below)) * (sorted[below + 1] - sorted[below]);
 }
 
-/// Inserts x into `sorted` and removes the number at `leaving` (none if leaving == count).
+/// Inserts x into `sorted` and removes the number at `leaving` (none if leaving == count). Writes nothing before the
+/// first sync(), so that `leaving` may have been found in `sorted`.
 template <class Team>
 GRADKERN_HD void replace_in_order(double* sorted, int64_t count, int64_t leaving, double x, const Team& team) {
   int64_t entering = numbers_below(sorted, count, x);
-  if (entering > leaving) {  // numbers in between move down
-    --entering;
-    for (int64_t begin = leaving; begin < entering; begin += team.size) {
-      const int64_t i = begin + team.rank;
-      const double next = i < entering ? sorted[i + 1] : 0;
-      team.sync();
-      if (i < entering) sorted[i] = next;
-      team.sync();
-    }
-  } else {  // up, from the far end on
-    for (int64_t end = leaving; end > entering; end -= team.size) {
-      const int64_t i = end - team.rank;
-      const double previous = i > entering ? sorted[i - 1] : 0;
-      team.sync();
-      if (i > entering) sorted[i] = previous;
-      team.sync();
-    }
-  }
-  team.sync();
+  if (entering > leaving) --entering;
+  // Numbers in between move by one place, those beside `leaving` first. A round reads nothing that an earlier one has
+  // written, so that each needs a single sync(), before it overwrites what others read.
+  const int64_t step = entering > leaving ? 1 : -1, distance = step * (entering - leaving);
+  int64_t begin = 0;
+  do {
+    const int64_t k = begin + team.rank, i = leaving + step * k;
+    const double neighbour = k < distance ? sorted[i + step] : 0;
+    team.sync();
+    if (k < distance) sorted[i] = neighbour;
+    begin += team.size;
+  } while (begin < distance);
   if (team.rank == 0) sorted[entering] = x;
 }
 
@@ -144,7 +138,6 @@ GRADKERN_HD double auto_clip_threshold(const PolicyStep& p, double total, const 
   if (!is_finite(total)) return threshold;
   const double oldest = ring[seen % window];
   const int64_t leaving = count < window ? count : numbers_below(sorted, count, oldest);
-  team.sync();
   replace_in_order(sorted, count, leaving, total, team);
   if (team.rank == 0) {
     ring[seen % window] = total;
@@ -173,14 +166,14 @@ GRADKERN_HD double zclip_limit(const ZClipConstants& c, double total, double mea
 }
 
 /// State: the number of norms, their mean, their variance (in warm-up the sum of squared deviations, by Welford).
-GRADKERN_HD double zclip_threshold(const PolicyStep& p, double total, bool writes) {
+GRADKERN_HD double zclip_threshold(const PolicyStep& p, double total) {
   const ZClipConstants c = bit_cast<ZClipConstants>(p.constants);
   double seen = p.state[0], mean = p.state[1], variance = p.state[2];
   const bool warming_up = seen < c.warmup;
   const double limit = warming_up || !is_finite(total) ? infinity() : zclip_limit(c, total, mean, variance);
   const double threshold = limit < c.max_norm ? limit : c.max_norm;
   const bool spike = limit < infinity();
-  if (!writes || !is_finite(total) || (spike && c.skip_update != 0)) return threshold;
+  if (!is_finite(total) || (spike && c.skip_update != 0)) return threshold;
   if (warming_up) {
     const double off = total - mean;
     mean += off / (seen + 1);
@@ -274,10 +267,12 @@ GRADKERN_HD void take_policy_step(const PolicyStep& p, const Team& team) {
   if (p.kind == PolicyKind::kNothing) return step_global_norm(p, infinity(), total, team);
   if (p.kind == PolicyKind::kGlobalNorm) return step_global_norm(p, p.constants[0], total, team);
   if (p.kind == PolicyKind::kAdaGC) return step_adagc(p, total, team);
+  // Only AutoClip needs the others. They must not read what the first thread writes.
+  if (p.kind != PolicyKind::kAutoClip && team.rank != 0) return;
   double threshold = infinity(), limit = infinity();
   switch (p.kind) {
     case PolicyKind::kAutoClip: limit = threshold = auto_clip_threshold(p, total, team); break;
-    case PolicyKind::kZClip: limit = threshold = zclip_threshold(p, total, team.rank == 0); break;
+    case PolicyKind::kZClip: limit = threshold = zclip_threshold(p, total); break;
     case PolicyKind::kSkipOutliers:
       threshold = outlier_limit(p);
       limit = p.constants[4];

@@ -170,6 +170,12 @@ void test_orders() {
     if (p != 0) CHECK_EQ(norm_of(p, {0, 0}), 0);
   }
   CHECK_EQ(norm_of(-1, {kInfinity, kInfinity}), kInfinity);
+  // Beyond the range of float64 is the power alone, 2^1000 and more, or 2^-1100.
+  CHECK_EQ(norm_of(1e-3, {0, 0, 0}), 0);
+  CHECK_EQ(norm_of(1e-3, {1, 1, 1}), kInfinity);
+  CHECK_NEAR(norm_of(1.0 / 1100, {0x1p-500, 0x1p-500}), 0x1p600, 1e-11);
+  CHECK_NEAR(norm_of(-1.0 / 1100, {0x1p500, 0x1p500}), 0x1p-600, 1e-11);
+  CHECK_EQ(norm_of(-1e-3, {kInfinity, kInfinity, kInfinity}), kInfinity);
   CHECK_EQ(norm_of(-1, {2, kInfinity}), 2);
 }
 

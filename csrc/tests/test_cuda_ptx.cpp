@@ -3,7 +3,8 @@
 //
 //     test_cuda_ptx [--seed N] FILE.ptx ... [NAME ...]
 //
-// With a seed, blocks run at once and warps take turns at random. Without names: all tests that run kernels.
+// With a seed, blocks run at once and warps take turns at random. Without names: all tests that run kernels, and one of the
+// interpreter's instructions.
 #include <cxxabi.h>
 
 #include <algorithm>
@@ -13,6 +14,7 @@
 
 #include "tests/kernel_runs.h"
 #include "tests/ptx/grid.h"
+#include "tests/ptx/instructions.h"
 
 namespace gradkern::test {
 namespace {
@@ -124,6 +126,7 @@ int run(const std::vector<std::string>& arguments) {
     for (const NamedTest& test : *tests)
       if (chosen(test.name)) compare(test);
   if (chosen("reads_once")) test_reads_once();
+  if (chosen("instructions")) ptx::test_instructions();
   for (const Module& m : modules) {
     const auto executed = std::count(m.executed.begin(), m.executed.end(), 1);
     std::printf("%s: %zu of %zu instructions executed\n", m.program.name.c_str(), size_t(executed), m.executed.size());

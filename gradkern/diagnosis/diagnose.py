@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+import numpy as np
+
 from gradkern.diagnosis.case import Case
 from gradkern.diagnosis.evidence import RunEvidence
 from gradkern.diagnosis.finding import Finding
@@ -48,5 +50,7 @@ def diagnose(run: History | RunEvidence | str | os.PathLike[str]) -> list[Findin
         )
     evidence = run if isinstance(run, RunEvidence) else read_evidence(run)
     case = Case(evidence)
-    found = [finding for rule in RULES for finding in rule(case)] if len(evidence.steps) else []
-    return with_remedies(case, in_order(eased(case, found)))
+    # What a rule makes of inf, NaN and 0 / 0 is not finite either, and meets no threshold.
+    with np.errstate(all="ignore"):
+        found = [finding for rule in RULES for finding in rule(case)] if len(evidence.steps) else []
+        return with_remedies(case, in_order(eased(case, found)))

@@ -173,5 +173,7 @@ def shrinks_by_steps(case: Case) -> bool:
         return False
     rates = -np.diff(np.log(size[known])) / np.diff(e.update_steps[known])
     moves = -np.log1p(-np.minimum(case.movement[known], 0.99))
-    part = float(np.median(rates / np.maximum(moves[1:], moves[:-1])))
-    return bool((rates > 0).all()) and SHRINKING <= part <= FASTER
+    longest = np.maximum(moves[1:], moves[:-1])
+    if not (longest > 0).all() or not (rates > 0).all():
+        return False
+    return SHRINKING <= float(np.median(rates / longest)) <= FASTER

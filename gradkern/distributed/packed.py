@@ -21,6 +21,7 @@ from torch import Tensor
 
 from gradkern._util import moved
 from gradkern.kernels.measured import Measured, decision_norm
+from gradkern.kernels.torch_ops import power_norm
 
 SQ_HI, SQ_LO = slice(0, 3), slice(3, 6)
 POWER_HI, POWER_LO, NONFINITE, ZEROS, NUMEL, SUMS = 6, 7, 8, 9, 10, 11
@@ -116,7 +117,7 @@ def finish(packed: Packed, norm_type: float) -> Tensor:
     power = _compensated(packed.sums[:, POWER_HI], packed.sums[:, POWER_LO])
     if not is_power(norm_type):
         return power
-    root = decode_reference(packed.keys[:, REF_KEY], norm_type) * power ** (1.0 / norm_type)
+    root = power_norm(decode_reference(packed.keys[:, REF_KEY], norm_type), power, norm_type)
     return torch.where(power == 0, 0.0, root)
 
 

@@ -229,7 +229,19 @@ def vector_norm(x: Tensor, norm_type: float) -> Tensor:
     reference = x.amax() if norm_type > 0 else x.amin()
     safe = torch.where((reference > 0) & reference.isfinite(), reference, torch.ones_like(reference))
     # Not linalg.vector_norm: it adds element by element, whereas sum() adds pairwise.
-    return ((x / safe) ** norm_type).sum() ** (1 / norm_type) * safe
+    return power_norm(safe, ((x / safe) ** norm_type).sum(), norm_type)
+
+
+def power_norm(reference: Tensor, powers: Tensor, norm_type: float) -> Tensor:
+    """``reference * powers ** (1 / norm_type)``, as in csrc/core/norm.h; 0 where `reference` is 0.
+
+    Near order 0 the power alone may be beyond the range of the format while the product is not.
+    """
+    root = powers ** (1 / norm_type)
+    third = powers ** (1 / (3 * norm_type))
+    usual = root.isfinite() & (root >= torch.finfo(root.dtype).tiny)
+    norm = torch.where(usual, reference * root, reference * third * third * third)
+    return torch.where(reference == 0, 0.0, norm)
 
 
 def named_magnitudes(where: str, grad: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from gradkern._util.names import canonical_names, distinct
 from gradkern.history.rows import FactsRow
 from gradkern.monitor.backward import BackwardWatch
-from gradkern.monitor.graph import GraphFacts
+from gradkern.monitor.graph import GraphFacts, Seen
 from gradkern.monitor.models.layouts import Plan
 from gradkern.params.stats import GradStats
 
@@ -42,8 +42,8 @@ class FactFinder:
         self._optimizers, self._submit = optimizers, submit
         self._graph = GraphFacts()
         self._watches: dict[str, BackwardWatch] = {}
-        self._walked = set[str]()
-        """Parts whose losses were found by their `BackwardWatch` since their last step."""
+        self._seen: dict[str, list[Seen | None]] = {}
+        """What was seen in each `backward` since a part's last step."""
         self._policies: dict[str, Any] = {}
         """`GradStats.policy` of each part's last step; the same object while nothing changes."""
         self._settled = False
@@ -67,8 +67,8 @@ class FactFinder:
             self._policies[part] = stats.policy
             facts["policy"] = self._policy_fact()
         if self._graph.left(part) and self._sees_graph(loss, names, part):
-            trainable = [names[id(p)] for p in self._plan.params if p.requires_grad]
-            facts["graph"] = self._graph.to_json(trainable)
+            idle = [names[id(p)] for p in self._plan.params if p.requires_grad and p.grad is None]
+            facts["graph"] = self._graph.to_json(idle)
         if facts:
             self._submit(FactsRow(step, facts))
         if not self._graph.left(part) and part in self._watches:
@@ -81,19 +81,19 @@ class FactFinder:
         return found if has_graph else self._watched(names, part)
 
     def _watched(self, names: Mapping[int, str], part: str) -> bool:
-        """The step's loss has no graph: watch the next `backward`. Returns whether the last one was seen."""
+        """The step's loss has no graph: watch the calls of `backward` until the next one. Returns whether
+        those before this one change the fact."""
 
         def found(root: Any) -> None:
-            if self._graph.walk(root, names, part):
-                self._walked.add(part)
+            self._seen[part].append(None if root is None else self._graph.look(root, names))
 
+        changed = self._graph.take(self._seen.get(part, ()), part)
+        self._seen[part] = []
         if part not in self._watches:
             self._watches[part] = BackwardWatch(found)
         own = [p for p in self._plan.params if not part or names[id(p)].startswith(f"{part}.")]
         self._watches[part].arm(own)
-        seen = part in self._walked
-        self._walked.discard(part)
-        return seen
+        return changed
 
     def close(self) -> None:
         """Remove all hooks."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from gradkern._util.warning import LOGGER
 
 #: Walks for each part of a run.
 WALKS = 4
@@ -40,7 +42,7 @@ class GraphFacts:
         self._left: dict[str, int] = {}
         self._nodes, self._seconds = NODES, SECONDS
         self._walks = 0
-        self._parts: dict[str, _Seen] = {}
+        self._parts: dict[str, Seen] = {}
 
     def left(self, part: str) -> int:
         """How many losses of a part are to be walked."""
@@ -55,25 +57,48 @@ class GraphFacts:
         """
         self._left[part] = self.left(part) - 1
         root = loss.grad_fn if isinstance(loss, Tensor) else None
-        return root is not None and self.walk(root, names, part)
+        return root is not None and self.take([self.look(root, names)], part)
 
-    def walk(self, root: Any, names: Mapping[int, str], part: str = "") -> bool:
-        """Walk the graph behind the node of a loss; see `add`."""
+    def look(self, root: Any, names: Mapping[int, str]) -> Seen | None:
+        """Walk the graph behind the node of a loss; None if nothing is found. It runs inside of `backward`,
+        so that no error may leave it."""
         if self._seconds <= 0:
-            return False
+            return None
         start = time.perf_counter()
         walk = _Walk(self._nodes, start + self._seconds)
-        seen = walk.run(root, names)
+        try:
+            seen = walk.run(root, names)
+        except Exception:
+            LOGGER.debug("the graph of the loss cannot be read", exc_info=True)
+            seen = None
         self._nodes -= len(walk.order)
         self._seconds -= time.perf_counter() - start
-        if seen is None:
+        return seen
+
+    def take(self, seen: Sequence[Seen | None], part: str = "") -> bool:
+        """Add what was seen at one step, behind each of its losses; returns whether the fact changes.
+
+        Micro-batches have one graph each, all alike. Losses that differ are no single one: then nothing is
+        said of the part, and its graphs are not walked any more.
+        """
+        known = [one for one in seen if one is not None]
+        if len({(one.loss, frozenset(one.order)) for one in known}) > 1:
+            self._left[part] = 0
+            return self._parts.pop(part, None) is not None
+        if not known or len(known) < len(seen):
             return False
         self._walks += 1
-        self._parts[part] = seen.after(self._parts.get(part))
+        for one in known:
+            self._parts[part] = one.after(self._parts.get(part))
         return True
 
     def to_json(self, trainable: list[str]) -> dict[str, Any]:
-        """The fact "graph"; empty if no graph could be seen."""
+        """The fact "graph"; empty if no graph could be seen.
+
+        Args:
+            trainable: parameters that are unused if no graph has them, as far as the graphs of all parts are
+                known.
+        """
         if not self._parts:
             return {}
         parts = [part for part in self._parts.values() if part.order]
@@ -82,20 +107,21 @@ class GraphFacts:
             return {"ending": list(ending.operations), "loss": ending.loss, "walks": self._walks}
         order = list(dict.fromkeys(name for part in parts for name in part.order))
         reached = set(order)
+        complete = all(part in self._parts and self._parts[part].order for part in self._left)
         half = [name for name in order if any(name in part.half for part in parts)]
         return {
             "order": order,
             "operations": [name for part in parts for name in part.operations][:MOST_OPERATIONS],
             "serial": [name for name in order if any(name in part.serial for part in parts)],
             "loss": parts[0].loss,
-            "unused": [name for name in trainable if name not in reached],
+            **({"unused": [name for name in trainable if name not in reached]} if complete else {}),
             "walks": self._walks,
             **({"float16": half} if half else {}),
         }
 
 
 @dataclass(frozen=True)
-class _Seen:
+class Seen:
     """What was found in one graph, or in several of one part."""
 
     order: tuple[str, ...]
@@ -107,7 +133,7 @@ class _Seen:
     half: frozenset[str]
     """Parameters whose gradients are cast from float16, as under autocast."""
 
-    def after(self, before: _Seen | None) -> _Seen:
+    def after(self, before: Seen | None) -> Seen:
         """Joined with earlier graphs: serial parameters are serial in all of them."""
         if before is None or not before.order:
             return self
@@ -115,7 +141,7 @@ class _Seen:
             return before
         first, second = (before, self) if len(before.order) >= len(self.order) else (self, before)
         order = tuple(dict.fromkeys(first.order + second.order))
-        return _Seen(
+        return Seen(
             order, first.operations, first.serial & second.serial, first.loss, first.half | second.half
         )
 
@@ -132,7 +158,7 @@ class _Walk:
     width: dict[Any, int] = field(default_factory=dict)
     opaque: set[Any] = field(default_factory=set)
 
-    def run(self, root: Any, names: Mapping[int, str]) -> _Seen | None:
+    def run(self, root: Any, names: Mapping[int, str]) -> Seen | None:
         """What is found; None if the graph is too large, or of other parameters."""
         if not self._collect(root):
             return None
@@ -142,7 +168,7 @@ class _Walk:
         for node in reversed(self.order):  # the loss first
             if node in self.opaque:
                 continue
-            if hasattr(node, "variable"):
+            if hasattr(type(node), "variable"):
                 name = names.get(id(node.variable))
                 if name is not None:
                     leaves[name] = node
@@ -151,14 +177,14 @@ class _Walk:
             name = operation_of(node)
             loss = loss or (name if "loss" in name or name in LOSSES else "")
             if name not in LAYOUT_OPERATIONS:
-                operations.append((node._sequence_nr(), name))
+                operations.append((number_of(node), name))
         in_order = tuple(name for _, name in sorted(operations, key=lambda pair: pair[0]))
         if not leaves or self.opaque:
             ends = in_order and (self.opaque or views)
-            return _Seen((), in_order, frozenset(), loss or in_order[-1], frozenset()) if ends else None
-        order = sorted(leaves, key=lambda name: min(n._sequence_nr() for n in self.users[leaves[name]]))
+            return Seen((), in_order, frozenset(), loss or in_order[-1], frozenset()) if ends else None
+        order = sorted(leaves, key=lambda name: min(number_of(n) for n in self.users[leaves[name]]))
         half = (name for name, leaf in leaves.items() if any(map(_casts_float16, self.users[leaf])))
-        return _Seen(
+        return Seen(
             order=tuple(order),
             operations=in_order,
             serial=self._serial(leaves),
@@ -188,7 +214,7 @@ class _Walk:
 
     def _is_opaque(self, node: Any) -> bool:
         """Whether nothing can be seen behind a node; it is noted."""
-        found = bool(node.name().startswith(OPAQUE))
+        found = _name_of(node).startswith(OPAQUE)
         if found:
             self.opaque.add(node)
         return found
@@ -213,7 +239,7 @@ class _Walk:
                 depth[child] = max(depth.get(child, 0), depth[node] + 1)
                 above[child] = (above.get(child, 0) + above[node]) % _PRIME
         touching = {node for leaf in leaves.values() for node in self.users[leaf]}
-        furthest = max(touching, key=lambda node: (depth[node], -node._sequence_nr()))
+        furthest = max(touching, key=lambda node: (depth[node], -number_of(node)))
         below: dict[Any, int] = {}
         for node in self.order:
             paths = sum(below[child] for child in self.inputs[node]) % _PRIME
@@ -247,7 +273,18 @@ def _casts_float16(node: Any) -> bool:
     return operation_of(node) == "to_copy" and any(one.dtype == torch.float16 for one in received)
 
 
+def number_of(node: Any) -> int:
+    """The number of a node in the order in which the operations of a thread ran."""
+    return int(type(node)._sequence_nr(node))
+
+
+def _name_of(node: Any) -> str:
+    """The name that torch gives to a node. The node of a `torch.autograd.Function` is its `ctx`, whose
+    attributes may be anything; those of its class are torch's."""
+    return str(type(node).name(node))
+
+
 def operation_of(node: Any) -> str:
     """The operation of a node as torch names it: "addmm" for "AddmmBackward0"."""
-    name = re.sub(r"Backward\d*$", "", node.name().rpartition("::")[2])
+    name = re.sub(r"Backward\d*$", "", _name_of(node).rpartition("::")[2])
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()

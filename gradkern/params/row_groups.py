@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from gradkern.kernels.torch_ops import power_norm
+
 
 class RowGroups:
     """Rows gathered by group through a padded index matrix, so that sums run in a fixed order.
@@ -56,4 +58,4 @@ def _scaled_norm(matrix: Tensor, reference: Tensor, norm_type: float) -> Tensor:
     safe = torch.where(usable, reference, torch.ones_like(reference))
     powers = ((matrix / safe) ** norm_type).sum(dim=1, keepdim=True)
     # A reference of 0, inf or NaN is the norm itself, whatever the sign of the order.
-    return torch.where(usable, safe * powers ** (1.0 / norm_type), reference)
+    return torch.where(usable, power_norm(safe, powers, norm_type), reference)

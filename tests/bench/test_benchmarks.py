@@ -1,6 +1,7 @@
 """Tables and goals computed from the benchmarks' results, here from invented ones."""
 
 import importlib.util
+import itertools
 import json
 import sys
 import time
@@ -26,6 +27,7 @@ def row(case="one tensor", tensors=1, size=1 << 30, clipping=False, **gpu):
         "gradkern": 1.05 * read + (2 * read if clipping else 0),
         "gradkern_norm": 1.05 * read,
         "gradkern_statistics": 1.06 * read,
+        "gradkern_graph": 1.06 * read,
         "torch_foreach": 4 * read,
         "read": read,
         "copy": 2 * read,
@@ -43,7 +45,7 @@ def row(case="one tensor", tensors=1, size=1 << 30, clipping=False, **gpu):
             "gradkern_warm": 60e-6,
             "torch_foreach": 3e-3,
         },
-        "kernels": {"gradkern": 2, "torch_foreach": 5},
+        "kernels": {"gradkern": 2, "gradkern_fresh": 3},
     }
 
 
@@ -61,11 +63,13 @@ def test_bars_that_are_met(cuda_bars):
     names = {bar.name for bar in cuda_bars.bars([row(tensors=2000), row(clipping=True)])}
     assert names == {
         "norm pass",
-        "clip that clips",
+        "scale",
         "clip that clips nothing",
+        "clip that clips nothing, in a graph",
         "all statistics",
         "no slower than torch_foreach",
         "launches",
+        "launches and copies, fresh gradients",
         "host time, fresh gradients",
         "host time, warm",
     }
@@ -75,16 +79,46 @@ def test_bars_that_are_missed(cuda_bars):
     read = (1 << 30) / 4e12
     assert missed(cuda_bars, row(gradkern_norm=1.2 * read)) == ["norm pass"]
     assert missed(cuda_bars, row(gradkern=1.05 * read + 9e-6)) == ["clip that clips nothing"]
-    assert missed(cuda_bars, row(clipping=True, gradkern=3.6 * read)) == ["clip that clips"]
+    assert missed(cuda_bars, row(gradkern_graph=1.05 * read + 9e-6)) == [
+        "clip that clips nothing, in a graph"
+    ]
     assert missed(cuda_bars, row(gradkern_statistics=1.2 * read)) == ["all statistics"]
     assert missed(cuda_bars, row(torch_foreach=1.01 * read)) == ["no slower than torch_foreach"]
     assert missed(cuda_bars, row(**{"peer:apex": 1.01 * read})) == ["no slower than peer:apex"]
     many = row()
-    many["kernels"]["gradkern"] = 3
-    assert missed(cuda_bars, many) == ["launches"]
+    many["kernels"].update(gradkern=3, gradkern_fresh=4)
+    assert missed(cuda_bars, many) == ["launches", "launches and copies, fresh gradients"]
     slow = row(tensors=2000)
     slow["host_seconds"].update(gradkern_warm=81e-6, gradkern_fresh=241e-6)
     assert missed(cuda_bars, slow) == ["host time, fresh gradients", "host time, warm"]
+
+
+def test_the_bar_of_a_scale_is_a_copy(cuda_bars):
+    read = (1 << 30) / 4e12
+    copy = 2 * read
+    for norm, names in ((1.05 * read, []), (1.5 * read, ["norm pass"])):
+        times = {"clipping": True, "gradkern_norm": norm, "torch_foreach": 1.0}
+        assert missed(cuda_bars, row(**times, gradkern=norm + 1.09 * copy)) == names
+        # A slower norm gives the scale no more room.
+        assert missed(cuda_bars, row(**times, gradkern=norm + 1.14 * copy)) == [*names, "scale"]
+
+
+@pytest.mark.parametrize(
+    ("gradkern_step", "named"),
+    [
+        (1.0, []),
+        (1.1, ["whole step, no slower than torch: a transformer: 1100000.0 µs, at most 1000000.0 µs"]),
+    ],
+)
+def test_missed_bars_are_named_and_change_the_exit_status(cuda_bars, tmp_path, capsys, gradkern_step, named):
+    results, file = tmp_path / "bench_cuda.json", tmp_path / "missed.json"
+    steps = {"no_clipping": 0.9, "gradkern": gradkern_step, "torch": 1.0}
+    results.write_text(json.dumps({"rows": [row()], "training_step_gpu_seconds": steps}))
+    assert cuda_bars.main([str(results), "--missed", str(file)]) == (3 if named else 0)
+    assert json.loads(file.read_text()) == named
+    printed = capsys.readouterr().out.splitlines()
+    assert [line for line in printed if line.startswith("MISSED")] == [f"MISSED {name}" for name in named]
+    assert printed[-1] == f"{len(named)} of {len(printed) - 1} bars missed"
 
 
 def test_a_small_tensor_has_more_room(cuda_bars):
@@ -172,7 +206,7 @@ def test_the_cuda_benchmark_runs_and_its_bars_are_judged(
     several = bench_cuda.Case("three", lambda: [(5,), (7, 9), (100,)])
     dtypes = [torch.bfloat16, torch.float32]
     cases = [(small, [torch.float32], True), (several, dtypes, False), (large, dtypes[1:], False)]
-    monkeypatch.setattr(bench_cuda, "plan", lambda quick: cases)
+    monkeypatch.setattr(bench_cuda, "plan", lambda quick: (cases, []))
     # The profiler has no CUDA here.
     monkeypatch.setattr(bench_cuda, "kernel_count", lambda call: call() is None or 2)
     monkeypatch.setattr(bench_cuda, "replay", lambda params: lambda: None)
@@ -194,8 +228,10 @@ def test_the_cuda_benchmark_runs_and_its_bars_are_judged(
     for row in record["rows"]:
         assert {"read", "copy", "peer:mine", "gradkern", "torch_foreach"} <= set(row["gpu_seconds"])
         assert all(seconds > 0 for seconds in row["gpu_seconds"].values())
-        assert row["kernels"] == {"gradkern": 2}
-        assert {"gradkern_fresh", "gradkern_warm", "torch_foreach", "peer:mine"} <= set(row["host_seconds"])
+        assert row["kernels"]["gradkern"] == 2
+        assert {"torch_foreach", "peer:mine"} <= set(row["host_seconds"])
+    assert {"gradkern_fresh", "gradkern_warm"} <= set(second["host_seconds"])
+    assert {"gradkern_fresh", "gradkern_graph"} <= set(second["gpu_seconds"])
     assert min(bench_cuda.slept) >= 2_000_000  # a millisecond at least, and twice the host's time
     printed = capsys.readouterr().out
     assert "one tensor of 1073741824 bytes: skipped, needs more device memory" in printed
@@ -205,7 +241,9 @@ def test_the_cuda_benchmark_runs_and_its_bars_are_judged(
 
 
 def test_quick_is_a_part_of_the_whole_plan(bench_cuda):
-    whole, quick = ({(c.name, tuple(d), x) for c, d, x in bench_cuda.plan(q)} for q in (False, True))
+    whole, quick = (
+        {(c.name, tuple(d), x) for c, d, x in itertools.chain(*bench_cuda.plan(q))} for q in (False, True)
+    )
     assert quick < whole
     names = {name for name, _, _ in whole}
     assert {"one tensor of 1024 bytes", "GPT-2 small", "Llama 7B", "10,000 tensors of 1,024"} <= names

@@ -12,6 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import gradkern
+from gradkern.distributed import packed
+from gradkern.distributed.packing import pack
+from gradkern.kernels import torch_ops
 from tests.support import reference as ref
 from tests.support.strategies import CHUNK, DTYPES, LAYOUTS, NORM_TYPES, lists, parameters, values
 
@@ -186,3 +189,28 @@ def test_sparse_of_every_type(dtype):
         torch.tensor([[0, 2, 0]]), torch.tensor([3.0, 4.0, 0.0], dtype=dtype), (5,)
     )
     assert gradkern.get_total_norm([grad]).item() == 5.0
+
+
+@pytest.mark.parametrize("norm_type", [1e-3, 0.01, -1e-3])
+def test_zeros_have_norm_zero_near_order_zero(norm_type):
+    """n^(1/p) alone is inf, or 0."""
+    params = parameters([torch.zeros(1500), torch.zeros(5)])
+    stats = gradkern.measure(params, norm_type=norm_type)
+    assert stats.norm.tolist() == [0.0, 0.0]
+    assert gradkern.clip_grad_norm_(params, 1.0, norm_type=norm_type).item() == 0.0
+    assert not any(p.grad.any() for p in params)
+
+
+#: n^(1/p) alone is beyond the range of float64, the norm is not.
+NEAR_ZERO = [(1 / 1100, 2.0**-500, 2.0**600), (-1 / 1100, 2.0**500, 2.0**-600)]
+
+
+@pytest.mark.parametrize(("norm_type", "value", "norm"), NEAR_ZERO)
+def test_norms_near_order_zero_that_are_in_range(norm_type, value, norm):
+    grad = torch.full((2,), value, dtype=torch.float64)
+    assert gradkern.get_total_norm([grad], norm_type).item() == pytest.approx(norm, rel=1e-11)
+    assert torch_ops.vector_norm(grad, norm_type).item() == pytest.approx(norm, rel=1e-11)
+    apart = gradkern.get_total_norm([grad[:1], grad[1:]], norm_type)
+    assert apart.item() == pytest.approx(norm, rel=1e-11)
+    rows = packed.finish(pack([grad], norm_type, torch.device("cpu"), per_tensor=True), norm_type)
+    assert rows.tolist() == pytest.approx([norm, norm], rel=1e-11)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import gc
 import io
+import itertools
 import threading
+import warnings
 import weakref
 
 import pytest
@@ -14,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from gradkern import GradMonitor
+from gradkern.monitor import backward, graph
 from gradkern.monitor.backward import MOST_HOOKS, BackwardWatch
 
 
@@ -170,3 +173,157 @@ def test_of_a_compiled_model_only_the_ending_is_known(tmp_path, given):
     compiled = torch.compile(model, backend="aot_eager")
     facts, _ = recorded(tmp_path, model, lambda: loss_of(compiled), given=given)
     assert facts["ending"] == ["log_softmax", "nll_loss"] and facts["loss"] == "nll_loss"
+
+
+@pytest.mark.parametrize("given", [lambda loss: loss, lambda loss: loss.item()], ids=["tensor", "number"])
+@pytest.mark.parametrize("name", ["name", "_sequence_nr", "variable"])
+def test_a_context_of_a_function_may_have_any_attributes(tmp_path, name, given):
+    class Twice(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            setattr(ctx, name, "any")
+            return 2 * x
+
+        @staticmethod
+        def backward(ctx, grad):
+            return 2 * grad
+
+    model = network()
+
+    def make_loss():
+        outputs = Twice.apply(model(torch.randn(5, 4)))
+        return Twice.apply(F.cross_entropy(outputs, torch.randint(0, 3, (5,))))
+
+    facts, _ = recorded(tmp_path, model, make_loss, given=given)
+    assert facts["operations"] == ["addmm", "relu", "addmm", "twice", "log_softmax", "nll_loss", "twice"]
+    assert len(facts["order"]) == 4 and facts["unused"] == []
+
+
+@pytest.mark.parametrize("given", [lambda loss: loss, lambda loss: loss.item()], ids=["tensor", "number"])
+def test_a_graph_that_cannot_be_read_stops_no_training(tmp_path, monkeypatch, given):
+    monkeypatch.setattr(graph._Walk, "run", lambda *_: 1 / 0)
+    model = network()
+    assert recorded(tmp_path, model, lambda: loss_of(model), given=given)[0] == {}
+
+
+def test_an_error_of_a_hook_stops_no_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(backward, "_root_of_backward", lambda: 1 / 0)
+    model = network()
+    assert recorded(tmp_path, model, lambda: loss_of(model))[0] == {}
+
+
+@pytest.mark.parametrize("calls", [2, 5])
+def test_micro_batches_have_one_loss(tmp_path, calls):
+    model = network()
+
+    def make_loss():
+        for _ in range(calls - 1):
+            loss_of(model).backward()
+        return loss_of(model)
+
+    facts, counts = recorded(tmp_path / "several", model, make_loss)
+    assert facts == recorded(tmp_path / "one", model, lambda: loss_of(model))[0]
+    assert counts == [4, 4, 4, 0, 0, 0]
+
+
+class TwoHeads(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.policy, self.value = nn.Linear(4, 8), nn.Linear(8, 3), nn.Linear(8, 1)
+
+
+@pytest.mark.parametrize("from_step", [1, 3])
+def test_of_several_losses_no_single_one_is_described(tmp_path, from_step):
+    """As of an actor and a critic, which call `backward` one after the other."""
+    model, steps = TwoHeads(), itertools.count(1)
+
+    def make_loss():
+        hidden = torch.tanh(model.body(torch.randn(5, 4)))
+        if next(steps) >= from_step:
+            model.value(hidden).square().mean().backward(retain_graph=True)
+        return F.cross_entropy(model.policy(hidden), torch.randint(0, 3, (5,)))
+
+    facts, counts = recorded(tmp_path / "number", model, make_loss)
+    assert facts == {} and counts[-1] == 0
+
+
+def test_a_critic_is_not_described_by_the_loss_of_its_generator(tmp_path):
+    generator, critic = nn.Sequential(nn.Linear(2, 4), nn.Tanh()), nn.Linear(4, 1)
+    models = {"generator": generator, "critic": critic}
+    optimizers = {name: torch.optim.SGD(model.parameters(), 0.01) for name, model in models.items()}
+    with GradMonitor(models, optimizers, tmp_path) as monitor:
+        for _ in range(6):
+            loss = F.softplus(critic(generator(torch.randn(5, 2)))).mean()
+            loss.backward()
+            monitor.record(loss=loss.item(), part="generator")
+            critic.zero_grad()
+            loss = critic(torch.randn(5, 4)).square().mean()
+            loss.backward()
+            monitor.record(loss=loss.item(), part="critic")
+            generator.zero_grad()
+            critic.zero_grad()
+        facts = monitor.history().facts["graph"]
+    assert facts["operations"] == ["addmm", "tanh", "addmm", "softplus", "mean"]
+    assert "unused" not in facts
+
+
+def test_a_parameter_with_a_gradient_is_not_unused(tmp_path):
+    """It may have it from a loss that was not recorded."""
+    model = TwoHeads()
+
+    def make_loss():
+        model.value(torch.randn(5, 8)).sum().backward()
+        return model.body(torch.randn(5, 4)).sum()
+
+    facts, _ = recorded(tmp_path, model, make_loss, given=lambda loss: loss)
+    assert facts["unused"] == ["policy.weight", "policy.bias"] and len(facts["order"]) == 2
+
+
+def test_not_all_parameters_are_asked_for_a_hook(monkeypatch):
+    params = [nn.Parameter(torch.zeros(1)) for _ in range(1000)]
+    asked, takes = [], backward._takes_hook
+    monkeypatch.setattr(backward, "_takes_hook", lambda p: asked.append(p) or takes(p))
+    watch = BackwardWatch(print)
+    watch.arm(params)
+    places = [next(i for i, p in enumerate(params) if p is one) for one in asked]
+    assert len(places) == MOST_HOOKS and places[0] == 999 and places[-1] < 1000 / MOST_HOOKS
+    watch.close()
+    for p in params[10:]:
+        p.requires_grad_(False)
+    watch.arm(params)
+    assert sum(bool(p._post_accumulate_grad_hooks) for p in params) == 10
+    watch.close()
+
+
+def test_dynamo_leaves_the_hooks_alone(tmp_path):
+    """As where `backward` is called by a compiled function."""
+    from torch._dynamo.utils import counters
+
+    def traced(given):
+        torch._dynamo.reset()
+        counters.clear()
+        model = network()
+        optimizer = torch.optim.SGD(model.parameters(), 0.01)
+
+        @torch.compile(backend="aot_eager")
+        def step(x, y):
+            loss = F.cross_entropy(model(x), y)
+            loss.backward()
+            return loss.detach()
+
+        counts = []
+        with (
+            GradMonitor(model, optimizer, tmp_path / str(given)) as monitor,
+            warnings.catch_warnings(record=True) as caught,
+        ):
+            warnings.simplefilter("always")
+            for _ in range(5):
+                loss = step(torch.randn(5, 4), torch.randint(0, 3, (5,)))
+                monitor.record(loss=loss.item() if given else torch.tensor(0.0).requires_grad_() * 1)
+                counts.append(hooks(model))
+                optimizer.zero_grad()
+        assert counts == ([4, 4, 4, 0, 0] if given else [0] * 5)
+        breaks = {reason.partition("\n")[0] for reason in counters["graph_break"]}
+        return breaks, {str(warning.message) for warning in caught}
+
+    assert traced(True) == traced(False)

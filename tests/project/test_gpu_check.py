@@ -15,6 +15,15 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "gpu_check.sh"
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="a bash script")
 
 
+def bars(*missed, status=0):
+    """A stand-in for python, for which cuda_bars.py names bars as missed, and ends with a status."""
+    names = json.dumps(missed)
+    lines = "".join(f"echo 'MISSED {name}'; " for name in missed)
+    file = 'eval "file=\\${$#}"; '  # the last argument
+    return f"""echo "$*"
+case "$*" in *cuda_bars.py*) {file} echo '{names}' > "$file"; {lines} exit {status};; esac"""
+
+
 @pytest.fixture
 def check(tmp_path):
     """Runs the script; `tools` maps a program to the shell text it runs."""
@@ -26,7 +35,7 @@ def check(tmp_path):
             "nvcc": 'while [ "$1" != -o ]; do shift; done\n'
             'printf "#!/bin/sh\\necho $2\\n" > "$2"; chmod +x "$2"',
             "compute-sanitizer": "exit 0",
-            "python": 'echo "$*"',
+            "python": bars(),
             **{name.replace("_", "-"): text for name, text in tools.items()},
         }
         for name, text in programs.items():
@@ -72,7 +81,7 @@ def test_all_steps(check):
     ]
     assert {file.name for file in out.iterdir()} == {"log.txt", "nvidia-smi.txt", "summary.json"}
     summary = json.loads((out / "summary.json").read_text())
-    assert (summary["failed"], summary["limit"]) == (0, 570)
+    assert (summary["failed"], summary["limit"], summary["missed_bars"]) == (0, 570, [])
 
 
 def test_nothing_runs_without_a_build(check):
@@ -88,6 +97,32 @@ def test_a_failing_step_is_told_and_the_next_runs(check):
     assert statuses["sanitize-memcheck"] == 9
     assert statuses["sanitize-racecheck"] == 0
     assert statuses["bench"] == 0
+
+
+@pytest.mark.parametrize(("memcheck", "failed", "code"), [(0, 0, 3), (9, 1, 1)])
+def test_missed_bars_are_named_and_are_no_failure_of_a_step(check, memcheck, failed, code):
+    names = ["norm pass: 1 KiB: 9.0 µs, at most 7.0 µs", "launches: 1 KiB: 3 launches, at most 2"]
+    tool = f'case "$*" in *memcheck*) exit {memcheck};; esac'
+    done, statuses, out = check(python=bars(*names, status=3), compute_sanitizer=tool)
+    assert done.returncode == code
+    assert statuses["bench-bars"] == 3 and statuses["bench-accumulation"] == 0
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["failed"], summary["missed_bars"]) == (failed, names)
+    assert all(f"MISSED {name}" in done.stdout for name in names)
+
+
+def test_bars_that_cannot_be_judged_are_a_failure(check):
+    done, statuses, out = check("bench", python='case "$*" in *cuda_bars.py*) exit 1;; esac')
+    assert done.returncode == 1 and statuses["bench-bars"] == 1
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["failed"], summary["missed_bars"]) == (1, None)
+
+
+def test_results_of_an_earlier_run_are_not_judged(check, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "bench_cuda.json").write_text("{}")
+    check("bench")
+    assert not (tmp_path / "out" / "bench_cuda.json").exists()
 
 
 def test_no_step_runs_past_the_limit(check):

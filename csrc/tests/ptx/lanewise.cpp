@@ -62,6 +62,15 @@ uint64_t insert(uint64_t a, uint64_t b, uint32_t at, uint32_t length, uint32_t b
   return b;
 }
 
+/// `length` bits of a from bit `at` on, and zeros for those that a does not have.
+uint32_t extract(uint32_t a, uint32_t at, uint32_t length) {
+  at &= 255;
+  length &= 255;
+  uint32_t result = 0;
+  for (uint32_t i = 0; i < length && at + i < 32; ++i) result |= (a >> (at + i) & 1) << i;
+  return result;
+}
+
 /// Four bytes out of eight, chosen by four bits each, of which the highest asks for the byte's sign.
 uint32_t permute(uint32_t a, uint32_t b, uint32_t selector) {
   const uint64_t bytes = uint64_t(b) << 32 | a;
@@ -258,6 +267,7 @@ Table make_table() {
   t["popc.b32"] = op([](uint32_t a) { return uint32_t(__builtin_popcount(a)); });
   t["bfi.b32"] = op([](uint32_t a, uint32_t b, uint32_t at, uint32_t n) { return uint32_t(insert(a, b, at, n, 32)); });
   t["bfi.b64"] = op([](uint64_t a, uint64_t b, uint32_t at, uint32_t n) { return insert(a, b, at, n, 64); });
+  t["bfe.u32"] = op([](uint32_t a, uint32_t at, uint32_t n) { return extract(a, at, n); });
   t["prmt.b32"] = op([](uint32_t a, uint32_t b, uint32_t c) { return permute(a, b, c); });
   t["lop3.b32"] = op([](uint32_t a, uint32_t b, uint32_t c, uint32_t d) { return logic(a, b, c, d); });
   t["rcp.approx.ftz.f64"] = op([](double x) { return coarse(1 / coarse(x)); });

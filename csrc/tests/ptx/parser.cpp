@@ -417,6 +417,7 @@ class Parser {
       return constant(std::strtoull(word.c_str() + 2, nullptr, 16));
     char* end;
     const uint64_t value = std::strtoull(word.c_str(), &end, 0);
+    if (*end == 'U') ++end;  // unsigned
     if (end == word.c_str() || *end) fail("an unknown operand " + word);
     return constant(value);
   }
