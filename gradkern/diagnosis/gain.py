@@ -25,6 +25,8 @@ NEAR_GUESSING, BOUND = (0.9, 1.15), 1.5
 #: What the gradient of the last bias has of that of batches of one class, at nine of ten steps and typically.
 #: Measured: such batches 0.94 … 1.02, mixed ones of two examples 0.6, of more examples below 0.5.
 ALONE = 0.9
+#: The same at nine of ten steps below which batches hold several classes.
+MIXED = 0.5
 #: Names of parameters that multiply their input. The meaning of others with two dimensions (the log variances
 #: of a Bayesian layer) is not known.
 MULTIPLYING = re.compile(r"(^|[._])(w|kernel)\w*$|weight", re.IGNORECASE)
@@ -87,7 +89,21 @@ def guesses(case: Case) -> bool:
 
 
 def of_one_class(case: Case) -> bool:
-    """Whether the batches of a classifier hold one class each, or one example.
+    """Whether the batches of a classifier hold one class each, or one example."""
+    parts = _parts_of_one_class(case)
+    if not len(parts):
+        return False
+    return float(np.quantile(parts, 0.1)) >= ALONE and float(np.median(parts)) <= 1 / ALONE
+
+
+def of_many_classes(case: Case) -> bool:
+    """Whether the batches of a classifier are known to hold several classes."""
+    parts = _parts_of_one_class(case)
+    return bool(case.model.loss) and len(parts) > 0 and float(np.quantile(parts, 0.9)) < MIXED
+
+
+def _parts_of_one_class(case: Case) -> Floats:
+    """The norms of the last bias's gradients over those of batches of one class; none if they are not known.
 
     The gradient of the last bias is the mean of p - t. If all targets t are one of C classes, its norm is
     about ``(1 - exp(-loss)) sqrt(C / (C - 1))``. Different targets cancel.
@@ -95,14 +111,11 @@ def of_one_class(case: Case) -> bool:
     e, classes = case.evidence, possible_classes(case)
     last = case.model.layers[-1] if case.model.layers else None
     if classes < 2 or last is None or last.bias is None or not len(e.rows):
-        return False
+        return np.zeros(0)
     norm = e.rms[:, last.bias].astype(np.float64) * math.sqrt(e.numel[last.bias])
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         parts = norm / (1 - np.exp(-e.loss[e.rows])) / math.sqrt(classes / (classes - 1))
-    parts = parts[np.isfinite(parts)]
-    if not len(parts):
-        return False
-    return float(np.quantile(parts, 0.1)) >= ALONE and float(np.median(parts)) <= 1 / ALONE
+    return parts[np.isfinite(parts)]
 
 
 def input_rms(case: Case, layer: Layer | None = None, quantile: float = 0.5) -> float:

@@ -37,7 +37,10 @@ class TestInTurn:
         random = np.random.default_rng(0)
         pattern = np.random.default_rng(1).permutation(np.linspace(-1, 1, period))
         loss = 1.2 + np.exp(-np.arange(200) / 30) + noise * random.standard_normal(200)
-        return classifying(changed(healthy(), loss=loss + height * pattern[np.arange(200) % period]), classes)
+        rms = healthy().rms.copy()
+        rms[:, -1] = 0.7 * (1 - np.exp(-1.2)) / np.sqrt(healthy().numel[-1])  # mostly of one class
+        loss = loss + height * pattern[np.arange(200) % period]
+        return classifying(changed(healthy(), loss=loss, rms=rms), classes)
 
     def test_batches_of_one_class_at_a_time(self):
         (finding,) = [f for f in diagnose(self.rounds(5)) if f.is_alarm]
@@ -50,6 +53,13 @@ class TestInTurn:
     def test_other_rounds_and_small_ones_are_left_alone(self, changes):
         """A round of another length may be that of an epoch in a fixed order."""
         assert alarms(self.rounds(**{"period": 5, **changes})) == []
+
+    def test_as_many_data_sets_as_classes(self, graph):
+        """The last bias says that each batch holds several classes, where the loss is known."""
+        run = self.rounds(5)
+        rms = run.rms.copy()
+        rms[:, -1] = 0.1 / np.sqrt(run.numel[-1])
+        assert alarms(changed(run, rms=rms)) == ([] if graph else ["loss_oscillating"])
 
     @pytest.mark.parametrize(("height", "found"), [(0.35, ["loss_oscillating"]), (0.15, [])])
     def test_weaker_rounds_count_if_the_whole_run_has_them(self, height, found):

@@ -74,6 +74,15 @@ class TestDeadUnits:
         zeros[:, 5] = WIDTH
         assert alarms(changed(healthy(activation="Tanh"), zeros=zeros)) == []
 
+    def test_units_that_leak_are_never_off(self):
+        """The biases of a critic may have no gradient, because its terms cancel. The generator has ReLUs."""
+        run = healthy(activation="LeakyReLU")
+        zeros = np.full_like(run.zeros, -1)
+        zeros[:, 5] = int(0.9 * WIDTH)
+        facts = {**run.facts, "modules": {**run.facts["modules"], "g": "Sequential", "g.0": "ReLU"}}
+        assert alarms(slow(changed(run, zeros=zeros, facts=facts))) == []
+        assert alarms(slow(changed(healthy(), zeros=zeros))) == ["dead_units"]
+
     @pytest.mark.parametrize(("bias", "kind"), [(30.0, "saturation"), (0.01, "no_gradient")])
     def test_sigmoids_do_not_die(self, bias, kind):
         """Either the bias holds them at an end of their range, or the layers behind them have no slope."""

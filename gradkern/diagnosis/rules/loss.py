@@ -11,7 +11,7 @@ import numpy as np
 
 from gradkern.diagnosis.case import Case, Floats
 from gradkern.diagnosis.finding import Finding
-from gradkern.diagnosis.gain import guesses, of_one_class, possible_classes
+from gradkern.diagnosis.gain import guesses, of_many_classes, of_one_class, possible_classes
 from gradkern.diagnosis.rounds import repetition
 from gradkern.diagnosis.rules.every_other import differs_at_every_other
 from gradkern.diagnosis.rules.one_class import batches_of_one_class
@@ -111,6 +111,8 @@ def _in_turn(case: Case, tail: Floats, what: str) -> Finding:
 def _by_classes(case: Case, tail: Floats) -> bool:
     """Whether the losses of a classifier repeat with the number of classes, and differ much in a round."""
     period = possible_classes(case)  # a round of just so many batches tells that they are classes
+    if of_many_classes(case):  # as many data sets in turn as there are classes
+        return False
     if period < 2 or len(tail) < ROUNDS * period or not tail[-1]:
         return False
     least, chance = (REPEATED_ALONE, CHANCE_ALONE) if of_one_class(case) else (REPEATED, CHANCE)

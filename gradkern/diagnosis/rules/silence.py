@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from gradkern._util.text import percent
 from gradkern.diagnosis.case import FEW_STEPS, Case
 from gradkern.diagnosis.finding import Finding
-from gradkern.diagnosis.model import RECURRENT, Layer, role_of
+from gradkern.diagnosis.model import LEAKY, RECURRENT, Layer, role_of
 from gradkern.diagnosis.rules.blocked import behind_frozen, blocked, kind_of_silence, unfed
 from gradkern.diagnosis.rules.outputs import gated_outputs
 
@@ -207,7 +207,7 @@ def _dead_share(case: Case) -> list[Finding]:
         share = _bias_share(case, layer)
         if share is None and index and layer.bias is None:
             share = _matrix_share(case, layer)
-        if share is not None and share >= DEAD_SHARE:
+        if share is not None and share >= DEAD_SHARE and not _leaks(case, layer):
             shares[index] = share
     if not shares:
         return []
@@ -222,6 +222,18 @@ def _dead_share(case: Case) -> list[Finding]:
     severity = "severe" if worst >= NEARLY_ALL and not case.trend.fell else "warning"
     numbers = {"dead_share": worst, "layers": len(shares)}
     return [case.finding("dead_units", severity, why, numbers, layers=named, first=first)]
+
+
+def _leaks(case: Case, layer: Layer) -> bool:
+    """Whether the next module of a Sequential lets some gradient through for every input. Zeros then say that
+    the terms of a bias's gradient cancel (a Wasserstein critic's: as many with each sign)."""
+    modules = {str(n): str(k) for n, k in case.evidence.facts.get("modules", {}).items()}
+    name = case.evidence.names[layer.weight].rpartition(".")[0]
+    parent = name.rpartition(".")[0]
+    siblings = [n for n in modules if n and n.rpartition(".")[0] == parent]
+    if modules.get(parent) != "Sequential" or name not in siblings[:-1]:
+        return False
+    return modules[siblings[siblings.index(name) + 1]].lower() in LEAKY
 
 
 def _counted(case: Case, column: int) -> NDArray[np.int64]:
