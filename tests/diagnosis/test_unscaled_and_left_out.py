@@ -41,6 +41,15 @@ class TestLargeInputs:
     def test_the_same_loss_with_inputs_of_ordinary_size(self):
         assert alarms(changed(healthy(), loss=400 * self.fall + 1.0)) == []
 
+    @pytest.mark.parametrize(("steps", "severities"), [(20, []), (200, ["warning"])])
+    def test_an_estimate_that_does_not_last(self, steps, severities):
+        """Inputs keep their size; at first the gradients of a critic's biases cancel."""
+        run = changed(healthy(), loss=40 * self.fall + 1.0)
+        rms = run.rms.copy()
+        rms[:steps, 0] = 20 * rms[:steps, 1]
+        found = [f for f in diagnose(changed(run, rms=rms)) if f.kind == "exploding_gradient"]
+        assert [f.severity for f in found] == severities
+
 
 class TestInputsThatSaturate:
     def run(self, early, late, size):

@@ -35,6 +35,10 @@ from gradkern.diagnosis.trend import WELL
 LARGE = 10.0
 #: The same for the median over the steps: healthy up to 5.5 (733 runs).
 LARGE_OFTEN, INPUT_STEPS = 30.0, 16
+#: Inputs keep their size. If the median of the estimates over the run is below this part of the first ones,
+#: the gradients of the biases had cancelled, as those of a critic, whose loss is a difference of two means.
+#: Measured: two such critics 14 … 21 at first, and a median of 1.5 … 1.8.
+LASTS = 1 / 3
 #: Least estimate of the first errors for targets that are large. The first loss has to be LARGE_LOSS: a sum
 #: over many outputs makes a loss large, and a bias that is normalized away makes the estimate large. Measured
 #: on 180 healthy regressions: at most 14 if the loss is above 1 (it is below 120 in all of them), targets of
@@ -101,11 +105,13 @@ def _input_at_first(case: Case, layer: Layer) -> float:
         return 0.0
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = e.rms[:, layer.weight] / e.rms[:, layer.bias]
-    ratio = ratio[np.isfinite(ratio)][:INPUT_STEPS]
+    ratio = ratio[np.isfinite(ratio)]
     if not len(ratio):
         return 0.0
-    middle = float(np.median(ratio))
-    return middle if middle >= LARGE_OFTEN else float(ratio.min())
+    first, middle = ratio[:INPUT_STEPS], float(np.median(ratio))
+    at_first = float(np.median(first))
+    size = at_first if at_first >= LARGE_OFTEN else float(first.min())
+    return size if middle >= LASTS * size else middle
 
 
 def _overcome(case: Case, size: float) -> bool:
