@@ -103,7 +103,7 @@ NOW = Design(
 )
 
 #: Instructions of main loops (scripts/check_kernels.py), and of the rest of a unit, without its four batches
-#: (sm_90, counted by hand).
+#: (sm_90, counted by hand in a version with other loops).
 LOOPS = {
     "sm_80": (145, 132, 60, 43, 75, 35),
     "sm_86, sm_89": (212, 211, 110, 59, 91, 43),
@@ -277,7 +277,7 @@ def instructions() -> list[str]:
         "## Instructions per 64 bytes and lane (counted)",
         "",
         "Main loops of the measure kernel. A unit of 8 KiB has four iterations and about "
-        f"{UNIT_INSTRUCTIONS} further instructions.",
+        f"{UNIT_INSTRUCTIONS} further instructions (counted in an earlier version).",
         "",
         "| code for | bfloat16 | float16 | float32 | float64 | complex64 | complex128 |",
         "|---|---|---|---|---|---|---|",
